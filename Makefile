@@ -1,0 +1,48 @@
+# The one door. Every target sets itself up: only Python 3.11+ with venv, make and git are needed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install serve demo test check bench lock clean
+
+serve: install
+	$(BIN)/tocsin serve
+
+demo: install
+	$(BIN)/tocsin demo
+
+install: .venv/.runtime
+
+test: check
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: .venv/.dev
+	$(BIN)/python -m bench
+
+# uv comes from PyPI into the environment itself, so nothing is needed beforehand.
+.venv/.uv: requirements/uv.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	touch $@
+
+.venv/.runtime: .venv/.uv requirements/runtime.txt pyproject.toml
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/runtime.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.dev: .venv/.runtime requirements/dev.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
+	touch $@
+
+lock: .venv/.uv
+	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes uv.in -o uv.txt
+	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes ../pyproject.toml build.in -o runtime.txt
+	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes -c runtime.txt --group ../pyproject.toml:dev -o dev.txt
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

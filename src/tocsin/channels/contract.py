@@ -1,0 +1,190 @@
+"""What a channel is: a settings struct and a few pure functions. Channels do no I/O; `net` does.
+
+A channel file defines its settings as a struct whose fields carry a `Field`, writes `render` and `classify`, and ends in
+`CHANNEL = Channel(...)`. One line in registry.py makes it known to everything else: validation, masking, OpenAPI, forms.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, TypeAlias, TypeVar, cast, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from tocsin.model import (
+    SECOND,
+    Hidden,
+    HttpReply,
+    Later,
+    Message,
+    Micros,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+    Request,
+    Unknown,
+)
+from tocsin.settings import Settings
+
+
+class Field(Struct, frozen=True):
+    """One setting of a channel, as the form, the reference page and the validation need it.
+
+    `check` gives what is wrong with a value as a sentence that does not repeat the value, or None. `hide` makes a secret value
+    showable; None means that the value is no secret.
+    """
+
+    title: str
+    help: str
+    example: str
+    check: Callable[[str], str | None]
+    hide: Callable[[str], Hidden] | None = None
+
+
+class HandlerSettings(Struct, frozen=True):
+    """Base of every channel's settings: all fields are required strings. The repr names no value."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+
+S = TypeVar("S", bound=HandlerSettings)
+SettingsType: TypeAlias = type[S]  # inside Channel the name `type` is a field
+
+
+class Pace(Struct, frozen=True):
+    """At most `count` starts within any `seconds`, for everything that shares `key`. `key` must hold no secret in the clear."""
+
+    key: str
+    count: int
+    seconds: float
+
+
+class Context(Struct, frozen=True):
+    """What `render` and `classify` may know of the attempt, so that they need no clock, no dice and no store.
+
+    `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
+    and must say for when it was meant. `suffix` makes a repeated text differ where the provider refuses repeats.
+    """
+
+    key: str
+    handler_id: int
+    now: Micros
+    nonce: str
+    service: Settings
+    notification_id: int | None = None
+    delivery_id: int | None = None
+    attempt: int = 1
+    meant_for: Micros | None = None
+    may_have_arrived: bool = False
+    suffix: str = ""
+    signing_secrets: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Context(delivery_id={self.delivery_id}, attempt={self.attempt})"
+
+
+def _not_public(_: Any) -> bool:
+    return False
+
+
+def _no_budget(_: Settings) -> int | None:
+    return None
+
+
+class Channel(Struct, Generic[S], frozen=True, kw_only=True):
+    """Everything the service knows of a provider type."""
+
+    type: str
+    title: str
+    settings: SettingsType[S]
+    target: Callable[[S], str]
+    """Where it goes, for people ("#alerts", an address, a host); never a secret."""
+    paces: Callable[[S, Settings], tuple[Pace, ...]]
+    """The first one's key is the credential: a throttle pauses it."""
+    render: Callable[[Message, S, Context], Sequence[Request]]
+    """The native request(s), in the order in which they must go out."""
+    classify: Callable[[Reply, Context], Outcome]
+    """What an answer means. Total: every status code, every broken body."""
+    signs: bool = False
+    """Its handlers have a signing secret."""
+    in_flight: int = 8
+    """Attempts of one handler at the same time, at most."""
+    unknown_wait_seconds: float = 0.0
+    """Least wait after an attempt whose answer was lost."""
+    max_attempts: int | None = None
+    """Attempts at most, where the provider's price or rules allow fewer than the schedule."""
+    refuses_repeats: bool = False
+    """The provider refuses a text that was sent within 24 h; render then uses `context.suffix`."""
+    daily_budget: Callable[[Settings], int | None] = _no_budget
+    """Deliveries a day at most for each credential; None: no budget."""
+    is_public: Callable[[S], bool] = _not_public
+    """Strangers read it, so the owner's private notices do not go there."""
+
+
+AnyChannel = Channel[Any]
+
+
+@functools.cache
+def fields_of(settings: type[HandlerSettings]) -> dict[str, Field]:
+    """The `Field` of each setting, in order, from `Annotated[str, Field(...)]`."""
+    hints = get_type_hints(settings, include_extras=True)
+    return {name: next(mark for mark in hints[name].__metadata__ if isinstance(mark, Field)) for name in settings.__struct_fields__}
+
+
+def settings_of(channel: Channel[S], values: object) -> S:
+    """The typed settings of stored values. Raises msgspec.ValidationError where they do not fit."""
+    return msgspec.convert(values, channel.settings)
+
+
+def classify_no_reply(reply: NoReply) -> Outcome:
+    """The same for every provider: never dead from a network, TLS or DNS error; sent without an answer is unknown."""
+    if reply.reason is Reason.BLOCKED:
+        return Refused(Reason.BLOCKED, reply.detail, ours=True)
+    if reply.sent:
+        return Unknown(reply.reason, reply.detail)
+    return Later(reply.reason, detail=reply.detail)
+
+
+def json_body(reply: HttpReply) -> dict[str, Any]:
+    """The answer's JSON object, or an empty one: providers and what stands before them answer anything."""
+    try:
+        decoded = msgspec.json.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return cast(dict[str, Any], decoded) if isinstance(decoded, dict) else {}
+
+
+def said(reply: HttpReply, limit: int = 200) -> str:
+    """The answer's status and the beginning of its text, for people; not yet scrubbed of secrets."""
+    text = " ".join(reply.body[:1000].decode("utf-8", "replace").split())
+    return f"{reply.status} {text}"[:limit].strip()
+
+
+def retry_after(reply: HttpReply, now: Micros) -> float | None:
+    """Seconds that a Retry-After header asks for, as integer, decimal or HTTP date (RFC 9110 10.2.3); None if none can be read."""
+    value = reply.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,10}(\.\d{1,10})?", value):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now / SECOND)
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def classify_rest(reply: HttpReply, now: Micros) -> Outcome:
+    """What a status means where the provider's own table says nothing: throttles wait, 4xx is a refusal, all else is tried again."""
+    wait = retry_after(reply, now)
+    if reply.status == 429 or (reply.status == 503 and wait is not None):
+        return Later(Reason.THROTTLED, wait, counts=False, detail=said(reply))
+    if reply.status in {408, 425} or reply.status >= 500:
+        return Later(Reason.SERVER_ERROR, detail=said(reply))
+    if 300 <= reply.status < 400:
+        return Later(Reason.REDIRECTED, detail=said(reply))
+    if 400 <= reply.status < 500:
+        return Refused(Reason.REJECTED, said(reply))
+    return Later(Reason.BAD_ANSWER, detail=said(reply))

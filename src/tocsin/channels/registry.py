@@ -1,0 +1,17 @@
+"""Every channel, one line each. The order is that of the reference page."""
+
+from tocsin.channels import discord, email, microsoft_teams, slack, telegram, webhook, x
+from tocsin.channels.contract import AnyChannel
+
+CHANNELS: dict[str, AnyChannel] = {
+    channel.type: channel
+    for channel in (
+        email.CHANNEL,
+        webhook.CHANNEL,
+        slack.CHANNEL,
+        discord.CHANNEL,
+        telegram.CHANNEL,
+        microsoft_teams.CHANNEL,
+        x.CHANNEL,
+    )
+}

@@ -1,0 +1,1 @@
+"""Markdown -> a small tree -> one renderer per dialect."""

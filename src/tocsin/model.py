@@ -1,0 +1,348 @@
+"""The nouns and verdicts of the service, as frozen structs. Imports nothing of ours.
+
+Times inside the service are integers, microseconds since 1970 in UTC (`Micros`); waits are floats in seconds.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from typing import TypeAlias
+
+from msgspec import Struct
+
+Micros: TypeAlias = int
+SECOND: Micros = 1_000_000
+MASK = "••••"
+
+# ---------------------------------------------------------------------------------------------------------------- enums
+
+
+class Severity(StrEnum):
+    """How loud a notification is."""
+
+    INFO = "info"
+    SUCCESS = "success"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Status(IntEnum):
+    """Where a delivery stands. The integer is what the store keeps; `word` is what people and the API read."""
+
+    PENDING = 0
+    DELIVERED = 1
+    FAILED = 2
+    EXPIRED = 3
+    CANCELLED = 4
+    SKIPPED = 5
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Reason(StrEnum):
+    """Why an attempt or a delivery ended as it did: a closed list, at once metric label, log field and filter."""
+
+    OK = "ok"
+    # The wire: nothing came back, or nothing usable.
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    CUT = "cut"
+    BAD_ANSWER = "bad_answer"
+    ANSWER_TOO_LARGE = "answer_too_large"
+    BLOCKED = "blocked"
+    # The provider's word.
+    THROTTLED = "throttled"
+    THROTTLED_TOO_LONG = "throttled_too_long"
+    SERVER_ERROR = "server_error"
+    REJECTED = "rejected"
+    REDIRECTED = "redirected"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    GONE = "gone"
+    MOVED = "moved"
+    PAYLOAD = "payload"
+    TOO_LARGE = "too_large"
+    DUPLICATE = "duplicate"
+    NO_CREDITS = "no_credits"
+    MAILBOX = "mailbox"
+    POLICY = "policy"
+    # Ours.
+    BUDGET = "budget"
+    MAIL_NOT_CONFIGURED = "mail_not_configured"
+    MAIL_ACCOUNT = "mail_account"
+    HANDLER_DISABLED = "handler_disabled"
+    HANDLER_PAUSED = "handler_paused"
+    HANDLER_DELETED = "handler_deleted"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    SETTINGS = "settings"
+    INTERNAL = "internal"
+
+
+# -------------------------------------------------------------------------------------------------- what is sent, to whom
+
+
+class Message(Struct, frozen=True):
+    """Channel-neutral content. `text` is Markdown as sent; `kind` is `notification` or one of the service's own."""
+
+    text: str
+    title: str = ""
+    severity: Severity = Severity.INFO
+    url: str = ""
+    fields: tuple[tuple[str, str], ...] = ()
+    at: Micros = 0
+    kind: str = "notification"
+
+
+class Notification(Struct, frozen=True):
+    """An accepted request. `send_at` and `expires_at` are None where none was given."""
+
+    id: int
+    user_id: int
+    message: Message
+    send_at: Micros | None = None
+    expires_at: Micros | None = None
+
+
+class Draft(Struct, frozen=True):
+    """A notification that was checked but not yet accepted. `handlers` None means all enabled ones of the user."""
+
+    message: Message
+    handlers: tuple[int, ...] | None = None
+    send_at: Micros | None = None
+    expires_at: Micros | None = None
+
+
+class SigningSecret(Struct, frozen=True):
+    """The secrets that sign a handler's webhooks; `previous` signs too until `previous_until`."""
+
+    current: str
+    previous: str | None = None
+    previous_until: Micros | None = None
+
+    def __repr__(self) -> str:
+        return "SigningSecret(...)"
+
+
+class Handler(Struct, frozen=True):
+    """What a user registered. `settings` are in the clear: never log or format them; the repr leaves them out."""
+
+    id: int
+    user_id: int
+    type: str
+    name: str
+    settings: Mapping[str, str]
+    is_enabled: bool
+    created_at: Micros
+    last_delivered_at: Micros | None = None
+    disabled_reason: str | None = None
+    version: int = 1
+    secret: SigningSecret | None = None
+
+    def __repr__(self) -> str:
+        return f"Handler(id={self.id}, type={self.type!r}, version={self.version})"
+
+
+class Delivery(Struct, frozen=True):
+    """One notification to one handler: the durable row."""
+
+    id: int
+    notification_id: int
+    handler_id: int
+    user_id: int
+    status: Status
+    attempt_count: int = 0
+    step: int = 0
+    throttles: int = 0
+    due_at: Micros = 0
+    created_at: Micros = 0
+    delivered_at: Micros | None = None
+    first_due_at: Micros = 0
+    late: bool | None = None
+    may_have_arrived: bool = False
+    part: int = 0
+    replays: int = 0
+    last_reason: Reason | None = None
+    last_error: str | None = None
+
+
+class Attempt(Struct, frozen=True):
+    """One try of a delivery, as it is kept. `response` is the provider's answer, capped and scrubbed of secrets."""
+
+    delivery_id: int
+    number: int
+    at: Micros
+    duration_us: int
+    outcome: str
+    reason: Reason
+    status_code: int | None = None
+    response: str | None = None
+    next_at: Micros | None = None
+
+
+class Hidden(Struct, frozen=True):
+    """A secret value as people may see it, and the parts of it that must appear nowhere."""
+
+    shown: str
+    secrets: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Hidden({self.shown!r})"
+
+
+# ------------------------------------------------------------------------------------------------------- what goes out
+
+
+class HttpRequest(Struct, frozen=True):
+    """One HTTP request to a provider. `shown_url` is what people may see of it.
+
+    `guarded`: the address came from a user, so it must pass the egress guard. `timeout_seconds` is for the whole exchange.
+    """
+
+    url: str
+    shown_url: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    method: str = "POST"
+    guarded: bool = True
+    timeout_seconds: float = 15.0
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method} {self.shown_url}, {len(self.body)} bytes)"
+
+
+class Mail(Struct, frozen=True):
+    """One e-mail: the envelope's two addresses and the whole message in wire form (CRLF)."""
+
+    sender: str
+    recipient: str
+    content: bytes
+
+    def __repr__(self) -> str:
+        return f"Mail(to {self.recipient}, {len(self.content)} bytes)"
+
+
+class HttpReply(Struct, frozen=True):
+    """A provider's HTTP answer; header names in lower case, the last of a repeated one; `body` capped by net."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class MailReply(Struct, frozen=True):
+    """The SMTP server's decisive answer. `stage`: connect, hello, starttls, auth, mail, rcpt, data or final.
+
+    `enhanced` is the X.Y.Z code of RFC 3463 where the server gave one, else empty.
+    """
+
+    code: int
+    text: str
+    stage: str
+    enhanced: str = ""
+
+
+class NoReply(Struct, frozen=True):
+    """The exchange ended without an answer. `sent`: the provider may have taken the message all the same."""
+
+    reason: Reason
+    sent: bool
+    detail: str = ""
+
+
+Request: TypeAlias = HttpRequest | Mail
+Reply: TypeAlias = HttpReply | MailReply | NoReply
+
+# ------------------------------------------------------------------------------------------------- a channel's verdicts
+
+
+class Delivered(Struct, frozen=True):
+    """The provider said yes. `provider_id`: its id for the message, where it gave one."""
+
+    provider_id: str | None = None
+    detail: str = ""
+
+
+class Later(Struct, frozen=True):
+    """Not now. `wait_seconds`: the provider's own wait, if it named one. `counts` False: a throttle, uses up no step."""
+
+    reason: Reason
+    wait_seconds: float | None = None
+    counts: bool = True
+    detail: str = ""
+
+
+class Refused(Struct, frozen=True):
+    """This message never; the handler is fine. `ours`: the fault is on our side and never counts against the handler."""
+
+    reason: Reason
+    detail: str = ""
+    ours: bool = False
+
+
+class Gone(Struct, frozen=True):
+    """The handler is dead: webhook deleted, token revoked, bot thrown out. `detail` says so in plain words."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class Moved(Struct, frozen=True):
+    """The target has a new address: these settings replace the old ones of the same names, then try again at once."""
+
+    settings: Mapping[str, str]
+    detail: str = ""
+
+    def __repr__(self) -> str:
+        return f"Moved({', '.join(self.settings)})"
+
+
+class Unknown(Struct, frozen=True):
+    """The request went out and the answer was lost: it may have arrived."""
+
+    reason: Reason
+    detail: str = ""
+
+
+Outcome: TypeAlias = Delivered | Later | Refused | Gone | Moved | Unknown
+
+# ---------------------------------------------------------------------------------------------------------------- faults
+
+
+class Fault(Struct, frozen=True):
+    """One thing wrong with a request, as the API reports it; `parameter` names the field or query parameter."""
+
+    code: str
+    title: str
+    detail: str
+    parameter: str | None = None
+    status: int = 422
+
+
+class Invalid(Exception):
+    """The request is not usable; carries every fault at once."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("; ".join(fault.detail for fault in faults))
+        self.faults = faults
+
+
+class Missing(Exception):
+    """No such thing, or another user's: the two look the same."""
+
+
+class InFlight(Exception):
+    """A request with this idempotency key is still being answered."""
+
+
+class Busy(Exception):
+    """The service cannot take this now; ask again in `retry_after` seconds."""
+
+    def __init__(self, why: str, retry_after: int = 1) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after

@@ -1,0 +1,1 @@
+"""The two outgoing wires and the addresses they may reach."""

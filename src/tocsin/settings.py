@@ -1,0 +1,245 @@
+"""Every TOCSIN_* option, once: its sentence, its unit, its default and how its text is read.
+
+Values come from the environment, else from a `.env` in the working directory; a secret also from the file that `NAME_FILE` names.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from msgspec import Struct
+
+Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+class SettingsError(Exception):
+    """One or more options cannot be used; the message has one line for each."""
+
+
+# ----------------------------------------------------------------------------------------------------- reading a value
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _boolean(value: str) -> bool:
+    word = value.lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError("must be on or off")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", value) or not least <= int(value) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(value)
+
+    return read
+
+
+def _number(value: str) -> float:
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value):
+        raise ValueError("must be a number, 0 or more")
+    return float(value)
+
+
+def _networks(value: str) -> Networks:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"must be networks in CIDR form, separated by commas ({error})") from None
+
+
+def _schedule(value: str) -> tuple[float, ...]:
+    waits: list[float] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d{1,7}(?:\.\d+)?)\s*(s|m|min|h|d|)\s*", part)
+        if not match:
+            raise ValueError("must be waits such as 5s,30s,5m,2h, separated by commas")
+        waits.append(float(match[1]) * _UNITS[match[2]])
+    return tuple(waits)
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value.lower() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return value.lower()
+
+    return read
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an http or https URL without a query")
+    return value.rstrip("/")
+
+
+def _smtp_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or parts.query not in {"", "tls=optional"}:
+        raise ValueError("must read smtp://user:password@host:587 or smtps://..., with ?tls=optional at most")
+    _ = parts.port
+    return value
+
+
+def _api_key(value: str) -> str:
+    if not re.fullmatch(r"tk_[A-Za-z0-9]{20,200}", value):
+        raise ValueError("must be tk_ and 20 or more letters and digits")
+    return value
+
+
+def _only_sqlite(value: str) -> str:
+    if value:
+        raise ValueError("is not supported yet: this version keeps its store in SQLite in TOCSIN_DATA_DIR, leave it empty")
+    return value
+
+
+def _only_local(value: str) -> str:
+    if value:
+        raise ValueError("is not supported yet: this version delivers from its own process, leave it empty")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------- options
+
+
+class Option(Struct, frozen=True):
+    """One option. `default` is its text form; None means not set."""
+
+    name: str
+    default: str | None
+    sentence: str
+    read: Callable[[str], Any] = _text
+    secret: bool = False
+
+    @property
+    def variable(self) -> str:
+        return f"TOCSIN_{self.name.upper()}"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("host", "127.0.0.1", "Address the service listens on."),
+    Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, 65535)),
+    Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
+    Option("database_url", "", "Where the store is; empty: SQLite in the data folder.", _only_sqlite, secret=True),
+    Option("engine_url", "", "Where the engine is; empty: in this process.", _only_local, secret=True),
+    Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _base_url),
+    Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", _networks),
+    Option("secret_key", None, "Key that encrypts settings at rest; comma-separated list for rotation, the first encrypts.", secret=True),
+    Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),
+    Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", _api_key, secret=True),
+    Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
+    Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
+    Option("smtp_rate", "0", "Mails a second at most; 0: no pacing.", _number),
+    Option("email_from", None, "Sender of e-mails, such as `tocsin <alarm@example.com>`."),
+    Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", _networks),
+    Option("proxy", None, "HTTP proxy for outgoing requests, http://host:port.", _base_url, secret=True),
+    Option("telegram_api_url", "https://api.telegram.org", "Telegram Bot API server.", _base_url),
+    Option("x_api_url", "https://api.x.com", "X API server.", _base_url),
+    Option("x_links", "on", "Whether posts on X carry links (a post with a link costs more).", _boolean),
+    Option("x_daily_limit", "50", "Posts a day at most for each X access token.", _whole(0, 100_000)),
+    Option("max_parts", "5", "Parts that a long message may be split into.", _whole(1, 20)),
+    Option("retry_schedule", "5s,30s,5m,30m,2h,6h,12h", "Waits between the attempts of a delivery.", _schedule),
+    Option("unknown", "retry", "What follows an attempt whose answer was lost: retry or stop.", _choice("retry", "stop")),
+    Option("retention_days", "30", "Days after which settled notifications are deleted.", _whole(1, 36_500)),
+    Option("rate_limit", "0", "Requests a minute for each key; 0: no limit.", _whole(0, 1_000_000)),
+    Option("metrics_token", None, "Bearer token that /metrics asks for; unset: open.", secret=True),
+    Option("log_level", "info", "Least severe log line that is written.", _choice("debug", "info", "warning", "error")),
+    Option("log_format", "auto", "Log lines as json or text; auto: text on a terminal.", _choice("auto", "json", "text")),
+    Option("url", "http://127.0.0.1:8700", "Service that the client commands talk to.", _base_url),
+    Option("api_key", None, "API key of the client commands.", secret=True),
+)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The options' values. The repr shows none of them: some are secrets."""
+
+    host: str
+    port: int
+    data_dir: str
+    database_url: str
+    engine_url: str
+    base_url: str | None
+    trusted_proxies: Networks
+    secret_key: str | None
+    bootstrap_email: str | None
+    bootstrap_api_key: str | None
+    bootstrap_password: str | None
+    smtp_url: str | None
+    smtp_rate: float
+    email_from: str | None
+    allow_networks: Networks
+    proxy: str | None
+    telegram_api_url: str
+    x_api_url: str
+    x_links: bool
+    x_daily_limit: int
+    max_parts: int
+    retry_schedule: tuple[float, ...]
+    unknown: str
+    retention_days: int
+    rate_limit: int
+    metrics_token: str | None
+    log_level: str
+    log_format: str
+    url: str
+    api_key: str | None
+
+    def __repr__(self) -> str:
+        return "Settings(...)"
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir).expanduser()
+
+
+def raw_values(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> dict[str, str]:
+    """The texts that are set, by variable name, the environment before `.env`.
+
+    An empty variable counts as unset. A name that no option has is left alone: a typo is reported by `check`.
+    """
+    found = {name: value for name, value in dotenv_values(dotenv or Path(".env"), interpolate=False).items() if value}
+    found.update({name: value for name, value in (os.environ if environ is None else environ).items() if value})
+    return {name: value for name, value in found.items() if name.startswith("TOCSIN_")}
+
+
+def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None, **given: object) -> Settings:
+    """Read every option; `given` (from the command line) wins. Raises SettingsError naming all that is wrong at once."""
+    texts = raw_values(environ, dotenv)
+    values: dict[str, Any] = {}
+    complaints: list[str] = []
+    for option in OPTIONS:
+        try:
+            text = _value_of(option, texts)
+            values[option.name] = None if text is None else option.read(text)
+        except (ValueError, OSError) as error:
+            complaints.append(f"{option.variable} {error}")
+    if complaints:
+        raise SettingsError("\n".join(complaints))
+    values.update({name: value for name, value in given.items() if value is not None})
+    return Settings(**values)
+
+
+def _value_of(option: Option, texts: Mapping[str, str]) -> str | None:
+    file = texts.get(f"{option.variable}_FILE") if option.secret else None
+    if file is None:
+        return texts.get(option.variable, option.default)
+    if option.variable in texts:
+        raise ValueError(f"and {option.variable}_FILE are both set: keep one")
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read from the file that {option.variable}_FILE names: {type(error).__name__}") from None

@@ -1,0 +1,113 @@
+"""Secrets: encryption at rest with rotation, masking, scrubbing, and the hashes of keys and passwords."""
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from tocsin.model import MASK, Hidden
+
+_BASE62 = string.digits + string.ascii_letters
+_SHORTEST_SCRUBBED = 6  # a shorter "secret" would blank out ordinary words of an answer
+_passwords = PasswordHasher()
+
+
+class WrongKey(Exception):
+    """None of the keys opens this."""
+
+
+class Vault:
+    """Encrypts with the first key, decrypts with any (https://cryptography.io/en/latest/fernet/)."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        if not keys:
+            raise ValueError("a vault needs a key")
+        self._fernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
+
+    def seal(self, values: Mapping[str, object]) -> bytes:
+        return self._fernet.encrypt(json.dumps(values).encode())
+
+    def open(self, sealed: bytes) -> dict[str, object]:
+        """Raises WrongKey."""
+        try:
+            return json.loads(self._fernet.decrypt(sealed))
+        except InvalidToken:
+            raise WrongKey from None
+
+    def rotate(self, sealed: bytes) -> bytes:
+        """The same content under the first key. Raises WrongKey."""
+        try:
+            return self._fernet.rotate(sealed)
+        except InvalidToken:
+            raise WrongKey from None
+
+
+def _fernet_key(key: str) -> bytes:
+    return base64.urlsafe_b64encode(hashlib.sha256(b"tocsin settings\0" + key.strip().encode()).digest())
+
+
+def new_secret_key() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def random_base62(length: int) -> str:
+    return "".join(secrets.choice(_BASE62) for _ in range(length))
+
+
+def new_api_key() -> str:
+    """`tk_` and 32 random bytes in base62 (43 digits)."""
+    number = int.from_bytes(secrets.token_bytes(32))
+    digits: list[str] = []
+    for _ in range(43):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "tk_" + "".join(digits)
+
+
+def new_signing_secret() -> str:
+    """A Standard Webhooks secret (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def hash_api_key(key: str) -> bytes:
+    """Keys are long and random, so one round of SHA-256 is enough and quick."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def hash_password(password: str) -> str:
+    return _passwords.hash(password)
+
+
+def check_password(hashed: str, password: str) -> bool:
+    try:
+        return _passwords.verify(hashed, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def hide_all(value: str) -> Hidden:
+    """Nothing of the value stays."""
+    return Hidden(MASK, (value,)) if value else Hidden("", ())
+
+
+def scrub(text: str, hidden: Iterable[str]) -> str:
+    """`text` without the secrets in it, whichever way they are written: as they are, percent-encoded, or escaped in JSON."""
+    for secret in sorted(hidden, key=len, reverse=True):
+        if len(secret) < _SHORTEST_SCRUBBED:
+            continue
+        for form in {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], secret.replace("/", "\\/")}:
+            text = re.sub(re.escape(form), MASK, text, flags=re.IGNORECASE)
+    return text
+
+
+def fingerprint(text: str) -> str:
+    """16 hex digits that stand for a secret, in pacing keys for instance."""
+    return hashlib.sha256(b"tocsin fingerprint\0" + text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
