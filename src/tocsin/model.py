@@ -149,20 +149,25 @@ class Handler(Struct, frozen=True):
 
 
 class Delivery(Struct, frozen=True):
-    """One notification to one handler: the durable row."""
+    """One notification to one handler: the durable row.
+
+    `step`: steps of the retry schedule that are used up. `throttles`: throttle answers in a row. `late` is None until the first
+    attempt decides it. `may_have_arrived`: the last attempt's answer was lost. `part`: parts that have arrived. `replays`: how often
+    it was sent again by hand.
+    """
 
     id: int
     notification_id: int
     handler_id: int
     user_id: int
     status: Status
+    due_at: Micros
+    first_due_at: Micros
+    created_at: Micros
     attempt_count: int = 0
     step: int = 0
     throttles: int = 0
-    due_at: Micros = 0
-    created_at: Micros = 0
-    delivered_at: Micros | None = None
-    first_due_at: Micros = 0
+    last_attempt_at: Micros | None = None
     late: bool | None = None
     may_have_arrived: bool = False
     part: int = 0

@@ -1,12 +1,13 @@
 """Secrets: encryption at rest with rotation, masking, scrubbing, and the hashes of keys and passwords."""
 
 import base64
+import functools
 import hashlib
 import json
 import re
 import secrets
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from argon2 import PasswordHasher
@@ -98,14 +99,22 @@ def hide_all(value: str) -> Hidden:
     return Hidden(MASK, (value,)) if value else Hidden("", ())
 
 
-def scrub(text: str, hidden: Iterable[str]) -> str:
+def scrub(text: str, hidden: Sequence[str]) -> str:
     """`text` without the secrets in it, whichever way they are written: as they are, percent-encoded, or escaped in JSON."""
-    for secret in sorted(hidden, key=len, reverse=True):
-        if len(secret) < _SHORTEST_SCRUBBED:
-            continue
-        for form in {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], secret.replace("/", "\\/")}:
-            text = re.sub(re.escape(form), MASK, text, flags=re.IGNORECASE)
-    return text
+    if len(text) < _SHORTEST_SCRUBBED or not hidden:
+        return text
+    pattern = _scrubber(tuple(hidden))
+    return pattern.sub(MASK, text) if pattern else text
+
+
+@functools.lru_cache(maxsize=4096)
+def _scrubber(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
+    forms: set[str] = set()
+    for secret in hidden:
+        if len(secret) >= _SHORTEST_SCRUBBED:
+            forms |= {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], secret.replace("/", "\\/")}
+    longest_first = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None
 
 
 def fingerprint(text: str) -> str:

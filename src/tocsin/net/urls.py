@@ -50,9 +50,9 @@ def ascii_host(host: str) -> str | None:
 
 def wire_url(value: str) -> str:
     """The same URL in ASCII: host in IDNA, what is not ASCII in path and query percent-encoded, the rest byte for byte."""
-    parts = urlsplit(value)
     if value.isascii():
         return value
+    parts = urlsplit(value)
     netloc = _netloc(parts)
     path, query = (re.sub(r"[^\x21-\x7e]+", lambda match: quote(match[0]), text) for text in (parts.path, parts.query))
     return parts._replace(netloc=netloc, path=path, query=query, fragment="").geturl()

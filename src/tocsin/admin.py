@@ -1,0 +1,126 @@
+"""Users and keys, administered on the store itself, also beside a running service."""
+
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import Connection, Engine
+
+from tocsin import datadir, observe
+from tocsin.app import shown_key
+from tocsin.flow.access import SCOPES
+from tocsin.model import SECOND, Micros
+from tocsin.settings import Settings
+from tocsin.store import StoreError, people
+from tocsin.store.people import KeyLine, UserLine
+from tocsin.store.sql import write_now
+from tocsin.vault import hash_api_key, hash_password, new_api_key
+
+SIGN_IN_LINK_LASTS: Micros = 24 * 3600 * SECOND
+T = TypeVar("T")
+
+
+class AdminError(Exception):
+    """One sentence about what cannot be done."""
+
+
+class Admin:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _do(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return write_now(self._engine, work)
+        except StoreError as error:
+            raise AdminError(str(error)) from error
+
+    def add_user(self, email: str, is_admin: bool) -> tuple[int, str]:
+        """Id and one-time sign-in token of a new user."""
+        try:
+            address = validate_email(email, check_deliverability=False, globally_deliverable=False).normalized
+        except EmailNotValidError as error:
+            raise AdminError(f"{email!r} is not an e-mail address: {error}") from None
+        token = secrets.token_urlsafe(32)
+
+        def work(connection: Connection) -> int:
+            now = observe.now()
+            user = people.add_user(connection, address, is_admin, now)
+            if user is None:
+                raise AdminError(f"There is a user {address} already.")
+            people.set_sign_in(connection, user, hash_api_key(token), now + SIGN_IN_LINK_LASTS)
+            return user
+
+        return self._do(work), token
+
+    def set_password(self, email: str, password: str) -> None:
+        hashed = hash_password(password)
+        self._do(lambda connection: people.set_password(connection, _user(connection, email), hashed))
+
+    def disable_user(self, email: str) -> None:
+        """Ends their keys, removes their handlers with all secrets, cancels what waits; keeps the history."""
+        self._do(lambda connection: people.disable_user(connection, _user(connection, email), observe.now()))
+
+    def delete_user(self, email: str) -> None:
+        """Removes the user and everything of theirs, the history too."""
+
+        def work(connection: Connection) -> None:
+            user = _user(connection, email)
+            people.disable_user(connection, user, observe.now())
+            people.delete_user(connection, user)
+
+        self._do(work)
+
+    def users(self) -> list[UserLine]:
+        return self._do(people.list_users)
+
+    def add_key(self, email: str, name: str, scopes: tuple[str, ...]) -> str:
+        """The new key, which nothing can show again."""
+        unknown = [scope for scope in scopes if scope not in SCOPES]
+        if unknown:
+            raise AdminError(f"There is no scope {', '.join(unknown)}; there are {', '.join(SCOPES)}.")
+        key = new_api_key()
+
+        def work(connection: Connection) -> int:
+            user = _user(connection, email)
+            return people.add_key(connection, user, name, hash_api_key(key), shown_key(key), tuple(dict.fromkeys(scopes)), observe.now())
+
+        self._do(work)
+        return key
+
+    def keys(self) -> list[KeyLine]:
+        return self._do(people.list_keys)
+
+    def revoke_key(self, which: str) -> KeyLine:
+        """`which`: a key's id, its name, or its beginning. A running service notices within two seconds."""
+
+        def work(connection: Connection) -> KeyLine:
+            live = [key for key in people.list_keys(connection) if key.revoked_at is None]
+            found = [key for key in live if str(key.id) == which] or [key for key in live if which in {key.name, key.shown}]
+            if len(found) != 1:
+                raise AdminError(f"There is no key {which!r}." if not found else f"Several keys are called {which!r}: name the id.")
+            people.revoke_key(connection, found[0].id, observe.now())
+            return found[0]
+
+        return self._do(work)
+
+
+def _user(connection: Connection, email: str) -> int:
+    user = people.user_id(connection, email)
+    if user is None:
+        raise AdminError(f"There is no user {email}.")
+    return user
+
+
+@contextmanager
+def open_admin(settings: Settings) -> Generator[Admin, None, None]:
+    """Raises AdminError where there is no store, or its key is missing."""
+    try:
+        engine, _ = datadir.open_existing(settings)
+    except StoreError as error:
+        raise AdminError(str(error)) from error
+    try:
+        yield Admin(engine)
+    finally:
+        engine.dispose()

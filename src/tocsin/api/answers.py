@@ -1,0 +1,188 @@
+"""What the API's answers hold, one struct each, in the contract's key order. They encode the answers and make the OpenAPI schemas."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from tocsin.api import times
+from tocsin.flow.deliveries import Event
+from tocsin.flow.handlers import shown_settings
+from tocsin.flow.trial import Trial
+from tocsin.model import Attempt, Delivery, Handler, Notification, SigningSecret, Status
+
+
+class Made(Struct):
+    """The id of what was made or changed."""
+
+    id: int
+
+
+class HandlerAnswer(Struct):
+    """A notification handler. `last_datetime`: its last successful delivery."""
+
+    id: int
+    type: str
+    name: str
+    settings: dict[str, str]
+    is_enabled: bool
+    last_datetime: str | None
+    datetime: str
+
+
+def handler(row: Handler, *, clear: bool) -> HandlerAnswer:
+    """`clear`: the caller may read the settings' secrets."""
+    settings = shown_settings(row, clear)
+    last = times.show_if(row.last_delivered_at)
+    return HandlerAnswer(row.id, row.type, row.name, settings, row.is_enabled, last, times.show(row.created_at))
+
+
+class Counts(Struct):
+    """How many of a notification's deliveries stand how."""
+
+    pending: int
+    delivered: int
+    failed: int
+    expired: int
+    cancelled: int
+    skipped: int
+
+
+class NotificationAnswer(Struct):
+    """An accepted notification."""
+
+    id: int
+    title: str
+    message: str
+    severity: str
+    url: str | None
+    fields: dict[str, str]
+    send_at: str | None
+    expires_at: str | None
+    datetime: str
+    deliveries: Counts
+
+
+def notification(row: Notification, counts: dict[Status, int]) -> NotificationAnswer:
+    message = row.message
+    return NotificationAnswer(
+        id=row.id,
+        title=message.title,
+        message=message.text,
+        severity=message.severity.value,
+        url=message.url or None,
+        fields=dict(message.fields),
+        send_at=times.show_if(row.send_at),
+        expires_at=times.show_if(row.expires_at),
+        datetime=times.show(message.at),
+        deliveries=Counts(*(counts.get(status, 0) for status in Status)),
+    )
+
+
+class Cancelled(Struct):
+    """How many waiting deliveries were cancelled."""
+
+    id: int
+    cancelled: int
+
+
+class DeliveryAnswer(Struct):
+    """One notification to one handler. `next_attempt_datetime` while it waits; `last_datetime`: its last attempt."""
+
+    id: int
+    notification_id: int
+    notification_handler_id: int
+    status: str
+    attempt_count: int
+    next_attempt_datetime: str | None
+    last_error: str | None
+    datetime: str
+    last_datetime: str | None
+
+
+class AttemptAnswer(Struct):
+    """One try of a delivery."""
+
+    number: int
+    datetime: str
+    outcome: str
+    reason: str
+    duration_ms: int
+    status_code: int | None
+    response: str | None
+
+
+class EventAnswer(Struct):
+    """A decision in plain words."""
+
+    datetime: str
+    text: str
+
+
+class DeliveryDetail(DeliveryAnswer):
+    """A delivery with its attempts and events, oldest first."""
+
+    attempts: list[AttemptAnswer]
+    events: list[EventAnswer]
+
+
+def delivery(row: Delivery) -> DeliveryAnswer:
+    return DeliveryAnswer(*_delivery_values(row))
+
+
+def delivery_detail(row: Delivery, attempts: Sequence[Attempt], events: Sequence[Event]) -> DeliveryDetail:
+    return DeliveryDetail(
+        *_delivery_values(row),
+        attempts=[_attempt(one) for one in attempts],
+        events=[EventAnswer(times.show(one.at), one.text) for one in events],
+    )
+
+
+def _delivery_values(row: Delivery) -> tuple[int, int, int, str, int, str | None, str | None, str, str | None]:
+    due = times.show(row.due_at) if row.status is Status.PENDING else None
+    created, last = times.show(row.created_at), times.show_if(row.last_attempt_at)
+    return row.id, row.notification_id, row.handler_id, row.status.word, row.attempt_count, due, row.last_error, created, last
+
+
+def _attempt(one: Attempt) -> AttemptAnswer:
+    duration_ms = round(one.duration_us / 1000)
+    return AttemptAnswer(one.number, times.show(one.at), one.outcome, one.reason.value, duration_ms, one.status_code, one.response)
+
+
+class Retried(Struct):
+    """How many deliveries start again."""
+
+    retried: int
+
+
+class TrialAnswer(Struct):
+    """What came of a test send: `status` is delivered, failed or unknown; the request is masked."""
+
+    status: str
+    reason: str
+    duration_ms: int
+    request: str | None
+    response: str | None
+    hint: str
+
+
+def trial(one: Trial) -> TrialAnswer:
+    return TrialAnswer(one.status, one.reason, one.duration_ms, one.request, one.response, one.hint)
+
+
+class SecretAnswer(Struct):
+    """The secrets that sign a webhook handler's messages; `previous` signs too until `previous_until`."""
+
+    secret: str
+    previous: str | None
+    previous_until: str | None
+
+
+def secret(one: SigningSecret) -> SecretAnswer:
+    return SecretAnswer(one.current, one.previous, times.show_if(one.previous_until))
+
+
+class Health(Struct):
+    """`status`: ok, or unready for the reasons in `complaints`."""
+
+    status: str
+    complaints: list[str]

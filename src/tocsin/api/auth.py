@@ -1,0 +1,119 @@
+"""Who is asking, whether they may, and how often."""
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from tocsin.api.errors import Refusal, fault
+from tocsin.api.proxies import client_address
+from tocsin.flow.access import Access, Caller
+from tocsin.settings import Settings
+
+FAILURES_A_MINUTE = 30
+WINDOW_SECONDS = 60.0
+MAX_REMEMBERED = 20_000
+MAX_KEY = 512
+
+_NO_KEY = "Send your API key as `Authorization: Bearer {api_key}`."
+_BAD_KEY = "This API key is unknown or was revoked."
+
+
+class Standing(Struct, frozen=True):
+    """Where someone stands in the present window of a minute."""
+
+    limit: int
+    used: int
+    reset_seconds: int
+
+    @property
+    def is_over(self) -> bool:
+        return self.used > self.limit
+
+    def headers(self) -> dict[str, str]:
+        left = max(0, self.limit - self.used)
+        return {"ratelimit-limit": str(self.limit), "ratelimit-remaining": str(left), "ratelimit-reset": str(self.reset_seconds)}
+
+
+class Windows:
+    """Counts by key, each in a window of a minute that begins with its first one. Remembers a bounded number of keys."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._windows: OrderedDict[object, tuple[float, int]] = OrderedDict()
+
+    def count(self, key: object) -> Standing:
+        now = self._clock()
+        start, used = self._windows.get(key, (now, 0))
+        if now - start >= WINDOW_SECONDS:
+            start, used = now, 0
+        if not used:  # a new window goes to the end, so the oldest stands first
+            _ = self._windows.pop(key, None)
+            if len(self._windows) >= MAX_REMEMBERED:
+                _ = self._windows.popitem(last=False)
+        self._windows[key] = (start, used + 1)
+        return Standing(self._limit, used + 1, max(1, math.ceil(start + WINDOW_SECONDS - now)))
+
+
+class Doorkeeper:
+    """Lets a request in or refuses it."""
+
+    def __init__(self, access: Access, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._access = access
+        self._settings = settings
+        self._failures = Windows(FAILURES_A_MINUTE, clock)
+        self._requests = Windows(settings.rate_limit, clock) if settings.rate_limit else None
+
+    async def caller(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> Caller:
+        """The caller whose key the request carries, even from an address with too many failures. Raises Refusal."""
+        header = headers.get(b"authorization", b"")
+        scheme, _, key = header.decode("latin-1").partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key:
+            raise self._failed(scope, headers, _NO_KEY)
+        caller = await self._access.caller(key) if len(key) <= MAX_KEY and key.isascii() else None
+        if caller is None:
+            raise self._failed(scope, headers, _BAD_KEY)
+        return caller
+
+    def _failed(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], detail: str) -> Refusal:
+        standing = self._failures.count(_neighbourhood(client_address(scope, headers, self._settings)))
+        if standing.is_over:
+            return _too_many("Authentication failed too often from this address.", standing)
+        return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})
+
+    def count(self, caller: Caller) -> Iterable[tuple[bytes, bytes]]:
+        """Counts this request; the headers that tell where the key stands, none where nothing is limited. Raises Refusal (429)."""
+        if self._requests is None:
+            return ()
+        standing = self._requests.count(caller.key_id)
+        if standing.is_over:
+            raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
+        return [(name.encode(), value.encode()) for name, value in standing.headers().items()]
+
+
+def permit(caller: Caller, scopes: tuple[str, ...]) -> None:
+    """Raises Refusal (403) unless the key has every one of the scopes."""
+    lacking = [scope for scope in scopes if not caller.may(scope)]
+    if lacking:
+        raise Refusal(fault("forbidden", f"Your API key lacks what this needs: {', '.join(lacking)}."), {})
+
+
+def _too_many(detail: str, standing: Standing) -> Refusal:
+    return Refusal(fault("rate_limited", detail), {**standing.headers(), "retry-after": str(standing.reset_seconds)})
+
+
+def _neighbourhood(address: str) -> str:
+    """What is counted together: an IPv4 address, or the /64 that one IPv6 host has for itself."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64]
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
+        return str(ipaddress.IPv6Network((ip, 64), strict=False))
+    return str(ip)

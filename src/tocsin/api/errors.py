@@ -1,0 +1,129 @@
+"""What goes wrong, as JSON:API error objects: the stable codes, each with a sentence, and the answer to every exception."""
+
+import secrets
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from msgspec import Struct, json
+
+from tocsin.model import Busy, Fault, InFlight, Invalid, Missing
+
+MAX_SHOWN_NAME = 80
+JSON_TYPE = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
+
+_log = structlog.get_logger("tocsin.api")
+
+
+class Code(Struct, frozen=True):
+    """A stable error code. `status` is the usual one; an unusable query parameter has 400 instead of 422."""
+
+    status: int
+    title: str
+    sentence: str
+
+
+CODES: dict[str, Code] = {
+    "unreadable": Code(
+        400, "Unreadable request", "The body or the query cannot be read: broken JSON, multipart, form or character encoding."
+    ),
+    "invalid_id": Code(400, "Unusable id", "The id in the path is no number."),
+    "empty": Code(400, "Empty parameter", "A query parameter was given without a value."),
+    "no_filter": Code(400, "No filter", "Replaying many deliveries asks for at least one filter."),
+    "idempotency_key": Code(400, "Unusable idempotency key", "Idempotency-Key must be 1 to 255 printable ASCII characters."),
+    "unauthorized": Code(401, "No valid API key", "There is no key in the Authorization header, or it is unknown or revoked."),
+    "forbidden": Code(403, "Not allowed", "The key lacks the scope that this request needs."),
+    "not_found": Code(404, "Not found", "There is no such thing, or it belongs to another user."),
+    "method_not_allowed": Code(405, "Method not allowed", "The path exists, but not for this method; see the Allow header."),
+    "in_flight": Code(409, "Still in flight", "A request with this idempotency key is still being answered."),
+    "body_too_large": Code(413, "Body too large", "A body may have 1 MiB, a batch 16 MiB."),
+    "unsupported_media_type": Code(415, "Unsupported media type", "The body is in a form that this path does not take."),
+    "unknown": Code(422, "Unknown parameter", "There is no parameter of this name here."),
+    "repeated": Code(422, "Repeated parameter", "A parameter was given more than once."),
+    "required": Code(422, "Required field", "A value that must be there is missing or blank."),
+    "invalid": Code(422, "Not a usable value", "A value is not of the kind that the parameter takes, or against its rules."),
+    "invalid_choice": Code(422, "Not an allowed value", "A value is none of those that the parameter takes."),
+    "too_long": Code(422, "Too long", "A text or a list is longer than allowed."),
+    "unusable_text": Code(422, "Unusable text", "A text has a NUL or a lone surrogate in it, which cannot be stored."),
+    "file": Code(422, "A file", "A field came as a file; the API takes texts only."),
+    "wrong_type": Code(422, "Field of another type", "A field was filled that belongs to another handler type."),
+    "masked": Code(422, "Masked value", "A secret was sent masked, and is not the one that is stored."),
+    "unknown_handler": Code(422, "Unknown handler", "A notification names a handler that is not there, or is another user's."),
+    "no_handlers": Code(422, "Nothing to send to", "The list of handlers is empty, or none is enabled."),
+    "too_many_deliveries": Code(422, "Too many deliveries", "A request may make 10,000 deliveries."),
+    "idempotency_mismatch": Code(422, "Idempotency key reused", "The idempotency key was used with other content."),
+    "rate_limited": Code(429, "Too many requests", "The key, or failed authentication from an address, is over its requests a minute."),
+    "internal": Code(500, "Our fault", "Something failed inside the service; the reference stands in its log too."),
+    "busy": Code(503, "Busy", "The service cannot take this right now; Retry-After says when to ask again."),
+}
+"""All of them, flow's too."""
+
+
+class Answer(Struct, frozen=True):
+    """What goes back to the client."""
+
+    status: int
+    content: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (JSON_TYPE, NO_STORE)
+
+
+class Refusal(Exception):
+    """The request ends here, with headers of its own in the answer."""
+
+    def __init__(self, fault: Fault, headers: Mapping[str, str]) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+        self.headers = headers
+
+
+class ClientGone(Exception):
+    """The client went away before its request was complete: nobody waits for an answer."""
+
+
+def fault(code: str, detail: str, parameter: str | None = None) -> Fault:
+    return Fault(code, CODES[code].title, _storable(detail), parameter and shown(parameter), CODES[code].status)
+
+
+def shown(name: str) -> str:
+    """A name that the client made up, fit to be repeated in an answer."""
+    text = _storable(name)
+    return text if len(text) <= MAX_SHOWN_NAME else text[:MAX_SHOWN_NAME] + "…"
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def answer_to(error: Exception, method: str, path: str) -> Answer:
+    """The answer to whatever failed; our own failures are logged here, under the reference that the client gets."""
+    if isinstance(error, Refusal):
+        return _answer([error.fault], error.headers)
+    if isinstance(error, Invalid):
+        return _answer(error.faults)
+    if isinstance(error, Missing):
+        return _answer([fault("not_found", "There is no such thing here.")])
+    if isinstance(error, InFlight):
+        return _answer([fault("in_flight", "A request with this idempotency key is still being answered; ask again in a moment.")])
+    if isinstance(error, Busy):
+        return _answer([fault("busy", f"{error}")], {"retry-after": str(error.retry_after)})
+    reference = secrets.token_hex(8)
+    # Formatted here and without local variables, which hold secrets.
+    _log.error("request failed", reference=reference, method=method, path=path, exception="".join(traceback.format_exception(error)))
+    return _answer([fault("internal", f"The service failed on this request. Reference: {reference}.")])
+
+
+def _answer(faults: Sequence[Fault], headers: Mapping[str, str] | None = None) -> Answer:
+    status = min((one.status for one in faults), default=500)
+    more = tuple((name.encode(), value.encode()) for name, value in (headers or {}).items())
+    return Answer(status, json.encode({"errors": list(_objects(faults))}), (JSON_TYPE, NO_STORE, *more))
+
+
+def _objects(faults: Iterable[Fault]) -> Iterable[dict[str, Any]]:
+    for one in faults:
+        title = CODES[one.code].title if one.code in CODES else one.title
+        error: dict[str, Any] = {"status": str(one.status), "code": one.code, "title": title, "detail": one.detail}
+        if one.parameter:
+            error["source"] = {"parameter": one.parameter}
+        yield error

@@ -1,0 +1,76 @@
+"""The notification-handlers endpoints: register, read, change, delete, test, and the signing secret."""
+
+from typing import Any
+
+from tocsin.api import answers, envelope
+from tocsin.api.endpoint import Call
+from tocsin.api.errors import Answer
+from tocsin.flow.handlers import HandlerDraft, HandlerFilter, check
+from tocsin.model import Handler
+
+
+async def page(call: Call) -> Answer:
+    values = call.values
+    filter = HandlerFilter(
+        search=values["search"],
+        is_enabled=values["is_enabled"],
+        type=values["type"],
+        datetime_field=values["datetime_field"],
+        datetime_start=values["datetime_start"],
+        datetime_end=values["datetime_end"],
+        order_by=values["order_by"],
+        descending=values["order_type"] == "DESC",
+    )
+    rows, total = await call.service.handlers.page(call.user_id, filter, values["page"], values["results_per_page"])
+    clear = call.caller.sees_secrets
+    return envelope.page(call, [answers.handler(row, clear=clear) for row in rows], total)
+
+
+async def get(call: Call) -> Answer:
+    row = await call.service.handlers.get(call.user_id, call.id)
+    return envelope.data(answers.handler(row, clear=call.caller.sees_secrets))
+
+
+async def create(call: Call) -> Answer:
+    handler_id = await call.service.handlers.create(call.user_id, _draft(call, None))
+    return envelope.data(answers.Made(handler_id), 201)
+
+
+async def change(call: Call) -> Answer:
+    current = await call.service.handlers.get(call.user_id, call.id)
+    handler_id = await call.service.handlers.change(call.user_id, call.id, _draft(call, current))
+    return envelope.data(answers.Made(handler_id))
+
+
+async def delete(call: Call) -> Answer:
+    await call.service.handlers.delete(call.user_id, call.id)
+    return envelope.NOTHING
+
+
+async def test_saved(call: Call) -> Answer:
+    _ = call.body()
+    call.check()
+    return envelope.data(answers.trial(await call.service.trials.saved(call.user_id, call.id)))
+
+
+async def test_draft(call: Call) -> Answer:
+    return envelope.data(answers.trial(await call.service.trials.draft(call.user_id, _draft(call, None))))
+
+
+async def secret(call: Call) -> Answer:
+    return envelope.data(answers.secret(await call.service.handlers.secret(call.user_id, call.id)))
+
+
+async def rotate_secret(call: Call) -> Answer:
+    _ = call.body()
+    call.check()
+    return envelope.data(answers.secret(await call.service.handlers.rotate_secret(call.user_id, call.id)))
+
+
+def _draft(call: Call, current: Handler | None) -> HandlerDraft:
+    """What is to be written. Raises Invalid with the faults of the table and of the types' rules together."""
+    values: dict[str, Any] = dict(call.body())
+    is_enabled: bool | None = values.pop("is_enabled", None)
+    draft, faults = check(values, is_enabled, current)
+    call.check(*faults)
+    return draft

@@ -1,0 +1,53 @@
+"""From the typed fields of a notification to its draft, and the rules that look at more than one field."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import msgpack
+
+from tocsin.api import endpoint
+from tocsin.api.bodies import Pairs
+from tocsin.api.errors import fault
+from tocsin.api.parameters import NOTIFICATION_FIELDS
+from tocsin.model import SECOND, Draft, Fault, Message, Micros, Severity
+
+LONGEST_WAIT: Micros = 366 * 86_400 * SECOND
+
+
+def read_draft(given: Pairs, now: Micros, prefix: str = "") -> tuple[Draft, list[Fault]]:
+    """The draft of one notification's fields. Where there are faults it has gaps, and is good for checking its handlers only."""
+    values, faults = endpoint.read_body(given, NOTIFICATION_FIELDS, prefix)
+    return draft_of(values), [*faults, *time_faults(values.get("send_at"), values.get("expires_at"), now, prefix)]
+
+
+def draft_of(values: Mapping[str, Any]) -> Draft:
+    message = Message(
+        text=values.get("message", ""),
+        title=values.get("title", ""),
+        severity=Severity(values.get("severity", Severity.INFO)),
+        url=values.get("url", ""),
+        fields=values.get("fields", ()),
+    )
+    return Draft(message, values.get("handlers"), values.get("send_at"), values.get("expires_at"))
+
+
+def time_faults(send_at: Micros | None, expires_at: Micros | None, now: Micros, prefix: str = "") -> list[Fault]:
+    faults: list[Fault] = []
+    if send_at is not None and send_at > now + LONGEST_WAIT:
+        faults.append(fault("invalid", f"{prefix}send_at may be a year ahead at most.", f"{prefix}send_at"))
+    if expires_at is not None and expires_at <= max(now, send_at or now):
+        what = "send_at" if send_at is not None and send_at > now else "the present"
+        faults.append(fault("invalid", f"{prefix}expires_at must be after {what}.", f"{prefix}expires_at"))
+    return faults
+
+
+def fingerprint(drafts: Sequence[Draft]) -> bytes:
+    """What makes two requests the same, whichever body type and key order they came in."""
+    content = [_essence(draft.message, draft) for draft in drafts]
+    return hashlib.sha256(msgpack.encode(content)).digest()
+
+
+def _essence(message: Message, draft: Draft) -> tuple[object, ...]:
+    given = (draft.handlers, draft.send_at, draft.expires_at)
+    return (message.text, message.title, message.severity, message.url, sorted(message.fields), *given)

@@ -1,0 +1,82 @@
+"""The notifications endpoints: send one or many, read, cancel."""
+
+import time
+
+from tocsin.api import answers, envelope, messages, quick
+from tocsin.api.bodies import Pairs
+from tocsin.api.endpoint import Call
+from tocsin.api.errors import Answer, fault
+from tocsin.flow.accept import Idempotency
+from tocsin.model import Draft, Fault, Micros
+
+
+async def send(call: Call) -> Answer:
+    now = time.time_ns() // 1000
+    draft = quick.one(call.content, now) if _is_plain(call) else None
+    if draft is None:
+        draft = await _read_one(call, now)
+    ids = await call.service.accepting.accept(call.user_id, [draft], _idempotency(call, [draft]))
+    return envelope.data(answers.Made(ids[0]), 202)
+
+
+async def send_batch(call: Call) -> Answer:
+    now = time.time_ns() // 1000
+    drafts = quick.batch(call.content, now) if _is_plain(call) else None
+    if drafts is None:
+        drafts = await _read_batch(call, now)
+    ids = await call.service.accepting.accept(call.user_id, drafts, _idempotency(call, drafts), batch=True)
+    return envelope.data([answers.Made(one) for one in ids], 202)
+
+
+async def page(call: Call) -> Answer:
+    number, size = call.values["page"], call.values["results_per_page"]
+    found = await call.service.deliveries.notifications(call.user_id, number, size)
+    return envelope.page(call, [answers.notification(row, counts) for row, counts in found.rows], found.total, exact=found.exact)
+
+
+async def get(call: Call) -> Answer:
+    row, counts = await call.service.deliveries.notification(call.user_id, call.id)
+    return envelope.data(answers.notification(row, counts))
+
+
+async def cancel(call: Call) -> Answer:
+    cancelled = await call.service.deliveries.cancel(call.user_id, call.id)
+    return envelope.data(answers.Cancelled(call.id, cancelled))
+
+
+def _is_plain(call: Call) -> bool:
+    return not call.faults and call.headers.get(b"content-type") in quick.CONTENT_TYPES
+
+
+def _idempotency(call: Call, drafts: list[Draft]) -> Idempotency | None:
+    return call.idempotency(messages.fingerprint(drafts)) if b"idempotency-key" in call.headers else None
+
+
+async def _read_one(call: Call, now: Micros) -> Draft:
+    values = call.body()
+    draft = messages.draft_of(values)
+    call.faults.extend(messages.time_faults(draft.send_at, draft.expires_at, now))
+    call.check(*(await _handler_faults(call, draft, "handlers") if call.faults else ()))
+    return draft
+
+
+async def _read_batch(call: Call, now: Micros) -> list[Draft]:
+    drafts: list[tuple[str, Draft]] = []
+    for index, item in enumerate(call.body().get("notifications", ())):
+        prefix = f"notifications[{index}]"
+        if isinstance(item, Pairs):
+            draft, found = messages.read_draft(item, now, f"{prefix}.")
+            drafts.append((f"{prefix}.handlers", draft))
+            call.faults.extend(found)
+        else:
+            call.faults.append(fault("invalid", f"{prefix} must be an object.", prefix))
+    more: list[Fault] = []
+    if call.faults:
+        for parameter, draft in drafts:
+            more += await _handler_faults(call, draft, parameter)
+    call.check(*more)
+    return [draft for _, draft in drafts]
+
+
+async def _handler_faults(call: Call, draft: Draft, parameter: str) -> list[Fault]:
+    return await call.service.accepting.handler_faults(call.user_id, draft.handlers, parameter)

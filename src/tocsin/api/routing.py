@@ -1,0 +1,131 @@
+"""The ASGI application of the API: finds the endpoint, lets the caller in, reads the request, answers whatever happens."""
+
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tocsin.api import bodies
+from tocsin.api.auth import Doorkeeper, permit
+from tocsin.api.endpoint import Call, Endpoint, read_query
+from tocsin.api.errors import NO_STORE, Answer, ClientGone, Refusal, answer_to, fault, shown
+from tocsin.api.kinds import MAX_ID
+from tocsin.api.table import TABLE
+from tocsin.flow.access import Caller
+from tocsin.flow.service import Service
+from tocsin.model import Fault, Missing
+
+Methods: TypeAlias = dict[str, Endpoint]
+
+_NOBODY = Caller(0, 0, frozenset())
+_NUMBER = re.compile(r"-?[0-9]+")
+_ID_AT = 3  # /api/{things}/{id}: where the id stands in a path cut at its slashes
+
+
+class Api:
+    """Serves /api and the probes; every other path goes to `otherwise`."""
+
+    def __init__(self, service: Service, otherwise: ASGIApp | None = None) -> None:
+        self._service = service
+        self._otherwise = otherwise or PlainTextResponse("There is nothing here.\n", 404)
+        self._doorkeeper = Doorkeeper(service.access, service.settings)
+        self._routes: dict[str, Methods] = {}
+        for endpoint in TABLE:
+            self._routes.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+        self._others = frozenset(path for path in self._routes if not path.startswith("/api/"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await _not_http(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if not path.startswith("/api/") and path != "/api" and _bare(path) not in self._others:
+            await self._otherwise(scope, receive, send)
+            return
+        limits: list[tuple[bytes, bytes]] = []
+        try:
+            answer = await self._answer(scope, receive, limits)
+        except ClientGone:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever failed, the client gets its envelope
+            answer = answer_to(error, scope["method"], path)
+        length = (b"content-length", b"%d" % len(answer.content))
+        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, *limits, length]})
+        await send({"type": "http.response.body", "body": answer.content})
+
+    async def _answer(self, scope: Scope, receive: Receive, limits: list[tuple[bytes, bytes]]) -> Answer:
+        """Raises whatever is wrong. `limits` takes the headers that tell where the key stands."""
+        path = _bare(scope["path"])
+        methods, id_text = self._find(path)
+        method: str = scope["method"]
+        if method == "OPTIONS":
+            return Answer(200, b"", (NO_STORE, (b"allow", _allowed(methods).encode())))
+        endpoint = methods.get("GET" if method == "HEAD" else method)
+        if endpoint is None:
+            raise Refusal(fault("method_not_allowed", f"This path takes {_allowed(methods)}."), {"allow": _allowed(methods)})
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        caller = _NOBODY
+        if endpoint.scopes is not None:
+            caller = await self._doorkeeper.caller(scope, headers)
+            limits.extend(self._doorkeeper.count(caller))
+            permit(caller, endpoint.scopes)
+        pairs, values, faults = read_query(scope["query_string"], endpoint.query)
+        row_id = 0 if id_text is None else _row_id(id_text, faults)
+        content = await _content(endpoint, headers, receive) if method == "POST" else b""
+        call = Call(self._service, endpoint, path, scope, headers, caller, row_id, content, pairs, values, faults)
+        if method != "POST":
+            call.check()
+        return await endpoint.handle(call)
+
+    def _find(self, path: str) -> tuple[Methods, str | None]:
+        """The path's endpoints by method, and the text of its id where it has one. Raises Missing."""
+        methods = self._routes.get(path)
+        if methods is not None and "{" not in path:
+            return methods, None
+        parts = path.split("/")
+        if len(parts) > _ID_AT and parts[_ID_AT]:
+            methods = self._routes.get("/".join([*parts[:_ID_AT], "{id}", *parts[_ID_AT + 1 :]]))
+            if methods is not None:
+                return methods, parts[_ID_AT]
+        raise Missing
+
+
+def _bare(path: str) -> str:
+    """Both spellings of a path are one: without the slash at its end."""
+    return path.removesuffix("/")
+
+
+def _allowed(methods: Methods) -> str:
+    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+
+
+def _row_id(text: str, faults: list[Fault]) -> int:
+    """The id in the path. Raises Missing for a number that no row can have; what is no number joins the faults."""
+    if not _NUMBER.fullmatch(text):
+        faults.append(fault("invalid_id", f"The id must be a number; it is {shown(text)}.", "id"))
+        return 0
+    if len(text) > 40 or not 1 <= int(text) <= MAX_ID:
+        raise Missing
+    return int(text)
+
+
+async def _content(endpoint: Endpoint, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    content = await bodies.content_of(receive, endpoint.most_bytes)
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if encoding != "identity":
+        raise Refusal(fault("unsupported_media_type", f"The body must come as it is, without Content-Encoding: {shown(encoding)}."), {})
+    return content
+
+
+async def _not_http(scope: Scope, receive: Receive, send: Send) -> None:
+    """The life of the process is app's business, and there are no web sockets."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    while scope["type"] == "lifespan":
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,225 @@
+"""The composition root: the only place that names a concrete store and engine."""
+
+import asyncio
+import contextlib
+import resource
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TextIO
+
+import structlog
+import uvicorn
+import uvloop
+from sqlalchemy import Connection, Engine
+
+from tocsin import datadir, observe
+from tocsin.api import make_app
+from tocsin.engine.ledger import Ledger
+from tocsin.engine.local import LocalEngine
+from tocsin.flow.accept import Accepting, Repeats
+from tocsin.flow.access import Access
+from tocsin.flow.deliver import Delivering, TwoWires
+from tocsin.flow.deliveries import Deliveries
+from tocsin.flow.directory import Directory
+from tocsin.flow.handlers import Handlers
+from tocsin.flow.health import Health
+from tocsin.flow.housekeeping import keep_house
+from tocsin.flow.pace import Pacer
+from tocsin.flow.service import Service
+from tocsin.flow.trial import Trials
+from tocsin.net import mail
+from tocsin.net.http import HttpWire
+from tocsin.net.mail import MailWire
+from tocsin.settings import Settings
+from tocsin.store import StoreError, people
+from tocsin.store.sql import SqlStore, write_now
+from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key
+
+GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
+FIRST_EMAIL = "admin@localhost"
+log = structlog.get_logger(__name__)
+
+
+# ------------------------------------------------------------------------------------------------------- the service
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, engine: Engine, vault: Vault, listens_on: Callable[[], list[tuple[str, int]]]
+) -> AsyncGenerator[Service, None]:
+    """Everything between the request and the wire, started; stopped again, in order, at the end."""
+
+    def changed() -> None:
+        directory.forget_all()
+        access.forget_all()
+
+    store = SqlStore(engine, changed)
+    metrics = observe.Metrics()
+    pacer = Pacer()
+    directory = Directory(store, vault, settings)
+    access = Access(store)
+    wires = HttpWire(settings, listens_on), MailWire(settings)
+    wire = TwoWires(*wires)
+    local = LocalEngine(store)
+    repeats = Repeats(store)
+    accepting = Accepting(store, directory, local, repeats, metrics)
+    health = Health(store, directory, local, accepting, vault)
+    ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
+    delivering = Delivering(store, directory, pacer, wire, health, ledger, metrics, settings, datadir.store_id(engine))
+
+    def unready() -> list[str]:
+        return [
+            *([] if store.is_alive else ["The store does not take writes."]),
+            *([] if local.is_alive else ["The engine does not run."]),
+        ]
+
+    _watch(metrics, store, local)
+    await delivering.recover(ledger.found)
+    await local.start(delivering)
+    house = asyncio.create_task(keep_house(store, access, settings))
+    try:
+        yield Service(
+            settings=settings,
+            access=access,
+            handlers=Handlers(store, directory, local, vault),
+            accepting=accepting,
+            deliveries=Deliveries(store, local, repeats),
+            trials=Trials(directory, pacer, wire, settings),
+            metrics=metrics,
+            unready=unready,
+        )
+    finally:
+        house.cancel()
+        await local.stop(GRACE_SECONDS)
+        await access.note_use()
+        await asyncio.gather(house, *(one.close() for one in wires), return_exceptions=True)
+        await store.close()
+        ledger.close()
+
+
+def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine) -> None:
+    def age() -> float:
+        oldest = local.oldest_due()
+        return 0.0 if oldest is None else max(0.0, (observe.now() - oldest) / 1e6)
+
+    metrics.watch("tocsin_backlog_age_seconds", "How long the oldest delivery that is due has been waiting.", age)
+    metrics.watch("tocsin_deliveries_running", "Attempts in flight.", lambda: local.running)
+    metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: local.in_memory)
+    metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: store.writes_waiting)
+    metrics.watch("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
+
+
+# --------------------------------------------------------------------------------------------------------- the server
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals in our hands: it would end the process by the signal, and the exit code with it."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. What cannot be mended by waiting is said in one sentence on standard error."""
+    observe.set_up_logs(settings)
+    _raise_file_limit()
+    try:
+        with datadir.locked(settings.data_path):
+            engine, vault = datadir.open_store(settings)
+            listener = _listen(settings)
+            first = _bootstrap(engine, settings, show_password=out.isatty())
+            uvloop.run(_serve(settings, engine, vault, listener, out, first))
+    except StoreError as error:
+        print(f"tocsin: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: TextIO, first: list[str]) -> None:
+    host, port = listener.getsockname()[:2]
+    async with running(settings, engine, vault, lambda: [(host, port)]) as service:
+        config = uvicorn.Config(
+            make_app(service),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(GRACE_SECONDS),
+        )
+        server = _Server(config)
+
+        def stop() -> None:
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        for sentence in mail.complaints(settings):
+            log.warning("mail", complaint=sentence)
+        print(*first, f"tocsin serves http://{_in_url(host)}:{port}", sep="\n", file=out, flush=True)
+        log.info("started", host=host, port=port)
+        await server.serve(sockets=[listener])
+    log.info("stopped")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise StoreError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.") from error
+
+
+def _in_url(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:  # noqa: S104  # shown, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _raise_file_limit() -> None:
+    """Each attempt in flight holds a socket; the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    with contextlib.suppress(ValueError, OSError):  # not ours to raise: then fewer attempts at once
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _bootstrap(engine: Engine, settings: Settings, show_password: bool) -> list[str]:
+    """On a store without users make the first one; what is to be printed, once."""
+    email = settings.bootstrap_email or FIRST_EMAIL
+    key = settings.bootstrap_api_key or new_api_key()
+    password = settings.bootstrap_password or (secrets.token_urlsafe(12) if show_password else None)
+
+    def first_user(connection: Connection) -> bool:
+        if people.has_users(connection):
+            return False
+        now = observe.now()
+        user = people.add_user(connection, email, True, now)
+        if user is None:
+            return False
+        people.add_key(connection, user, "first key", hash_api_key(key), shown_key(key), (), now)
+        if password:
+            people.set_password(connection, user, hash_password(password))
+        return True
+
+    if not write_now(engine, first_user):
+        return []
+    lines = [f"First user: {email}"]
+    if settings.bootstrap_api_key is None:
+        lines.append(f"API key (shown once): {key}")
+    if password and settings.bootstrap_password is None:
+        lines.append(f"Password (shown once): {password}")
+    return lines
+
+
+def shown_key(key: str) -> str:
+    """The beginning of a key: enough to tell it from others."""
+    return key[:7]

@@ -1,0 +1,44 @@
+"""What the chat channels say alike around the message itself."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from tocsin import __version__
+from tocsin.channels.contract import Context
+from tocsin.markup.length import clean, clean_line
+from tocsin.model import SECOND, Message, Micros, Severity
+
+JSON_HEADERS = (("content-type", "application/json; charset=utf-8"), ("user-agent", f"tocsin/{__version__}"))
+EMOJI = {Severity.INFO: "ℹ️", Severity.SUCCESS: "✅", Severity.WARNING: "⚠️", Severity.CRITICAL: "🚨"}
+
+
+def title(message: Message) -> str:
+    """The title, or the severity's word where there is none."""
+    return clean_line(message.title) or message.severity.value.capitalize()
+
+
+def heading(message: Message) -> str:
+    """The title behind the severity's emoji, on one line."""
+    return f"{EMOJI[message.severity]} {title(message)}"
+
+
+def late_note(context: Context) -> str:
+    """For when a late message was meant; empty for one in time."""
+    return f"Late: this was meant for {moment(context.meant_for):%Y-%m-%d %H:%M:%S} UTC" if context.meant_for is not None else ""
+
+
+def moment(at: Micros) -> datetime:
+    return datetime.fromtimestamp(at // SECOND, UTC)
+
+
+def fields_of(message: Message) -> list[tuple[str, str]]:
+    """Names and values without control characters; what is empty altogether is left out."""
+    cleaned = [(clean_line(name), clean(value).strip()) for name, value in message.fields]
+    return [(name, value) for name, value in cleaned if name or value]
+
+
+def seconds(value: Any) -> float | None:
+    """A wait that an answer's JSON names, None where it is no usable number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < 1e9 and math.isfinite(value) else None

@@ -1,0 +1,263 @@
+"""Discord webhooks (https://docs.discord.com/developers/resources/webhook#execute-webhook) and servers that offer the same."""
+
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tocsin.channels import chat
+from tocsin.channels.contract import (
+    Channel,
+    Context,
+    Field,
+    HandlerSettings,
+    Pace,
+    classify_no_reply,
+    classify_rest,
+    json_body,
+    retry_after,
+    said,
+)
+from tocsin.markup import discord as dialect
+from tocsin.markup.cut import fit
+from tocsin.markup.length import cut, share, utf16
+from tocsin.markup.parse import parse
+from tocsin.model import (
+    MASK,
+    Delivered,
+    Gone,
+    Hidden,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+    Severity,
+)
+from tocsin.net.urls import check_url, hide_after_host, origin
+from tocsin.settings import Settings
+from tocsin.vault import fingerprint
+
+# https://docs.discord.com/developers/resources/message#embed-object-embed-limits, in UTF-16 units to be on the safe side
+MAX_TITLE = 256
+MAX_DESCRIPTION = 4096
+MAX_FIELD_NAME = 256
+MAX_FIELD_VALUE = 1024
+MAX_EMBED = 6000
+LEAST_FOR_FIELDS = 2500  # what fields may take of the embed even where the message is long
+CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again makes it longer
+COLORS = {Severity.INFO: 0x3498DB, Severity.SUCCESS: 0x2ECC71, Severity.WARNING: 0xF1C40F, Severity.CRITICAL: 0xE74C3C}
+_BLANK = "\u200b"  # Discord takes no empty name or value
+
+_OFFICIAL_HOSTS = frozenset(
+    f"{prefix}{domain}" for domain in ("discord.com", "discordapp.com") for prefix in ("", "www.", "ptb.", "canary.")
+)
+_OFFICIAL = re.compile(
+    r"(https://(?:(?:www|ptb|canary)\.)?discord(?:app)?\.com/api(?:/v\d{1,2})?/webhooks/(\d{17,20})/)([\w-]{60,100})/?(?:\?([^#]*))?",
+    re.ASCII,
+)
+_QUERY = re.compile(r"(?:(?:thread_id=\d{17,20}|wait=\w+)(?:&|$))*", re.ASCII)
+_THREAD = re.compile(r"(?:^|&)(thread_id=\d+)", re.ASCII)
+_WAIT = re.compile(r"(?:^|&)wait=[^&]*")
+
+# https://docs.discord.com/developers/topics/opcodes-and-status-codes#json
+_GONE = {
+    10003: "Discord says that the webhook's channel does not exist any more.",
+    10015: "Discord says that this webhook was deleted.",
+    50027: "Discord says that this webhook's token is not valid any more.",
+}
+_PAYLOAD = frozenset({40005, 50006, 50035, 50109})
+_REFUSED = {
+    220001: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
+    220003: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
+    240000: (Reason.POLICY, "Discord takes a link in this message for harmful."),
+    10004: (Reason.NOT_FOUND, "Discord does not know the webhook's server."),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def _check(value: str) -> str | None:
+    if (fault := check_url(value)) is not None:
+        return fault
+    parts = urlsplit(value)
+    if (parts.hostname or "").rstrip(".") not in _OFFICIAL_HOSTS:
+        return None
+    match = _OFFICIAL.fullmatch(value)
+    if match and _QUERY.fullmatch(match[4] or ""):
+        return None
+    if parts.path.rstrip("/").endswith(("/slack", "/github")):
+        return "The URL must end after the token: /slack and /github are for other dialects."
+    return "A Discord webhook reads https://discord.com/api/webhooks/ID/TOKEN, with ?thread_id=… at most."
+
+
+def _hide(value: str) -> Hidden:
+    match = _OFFICIAL.fullmatch(value)
+    return Hidden(match[1] + MASK, (match[3],)) if match else hide_after_host(value)
+
+
+class DiscordSettings(HandlerSettings, frozen=True):
+    discord: Annotated[
+        str,
+        Field(
+            title="Webhook URL",
+            help="In Discord: the channel's settings, Integrations, Webhooks, Copy Webhook URL. For a thread add ?thread_id=…",
+            example="https://discord.com/api/webhooks/123456789012345678/" + "x" * 68,
+            check=_check,
+            hide=_hide,
+        ),
+    ]
+
+
+def _target(settings: DiscordSettings) -> str:
+    match = _OFFICIAL.fullmatch(settings.discord)
+    return f"Discord webhook {match[2]}" if match else origin(settings.discord).partition("://")[2]
+
+
+def _paces(settings: DiscordSettings, _: Settings) -> tuple[Pace, ...]:
+    """5 in 2 s and 30 a minute (https://github.com/discord/discord-api-docs/issues/367); 50 a second for our address, we stay below."""
+    match = _OFFICIAL.fullmatch(settings.discord)
+    key = f"discord:{fingerprint(f'{match[2]}/{match[3]}' if match else settings.discord)}"
+    paces = (Pace(key, 5, 2.0), Pace(key, 30, 60.0))
+    return (*paces, Pace("discord", 40, 1.0)) if match else paces
+
+
+# ------------------------------------------------------------------------------------------------------------ render
+
+
+def render(message: Message, settings: DiscordSettings, context: Context) -> tuple[HttpRequest]:
+    body = msgspec.json.encode({"embeds": [_embed(message, context)], "allowed_mentions": {"parse": []}})
+    return (HttpRequest(_wire_url(settings.discord), _hide(settings.discord).shown, body, chat.JSON_HEADERS),)
+
+
+def _wire_url(value: str) -> str:
+    """With `wait=true`, so that the answer comes after the message was saved; on Discord's own hosts as API v10.
+
+    A URL without a version runs on v6, whose waits are in milliseconds; v10 is not served on discordapp.com.
+    """
+    match = _OFFICIAL.fullmatch(value)
+    if match:
+        thread = _THREAD.search(match[4] or "")
+        return f"https://discord.com/api/v10/webhooks/{match[2]}/{match[3]}?{thread[1] + '&' if thread else ''}wait=true"
+    url, _, query = value.partition("#")[0].partition("?")
+    query = _WAIT.sub("", query).strip("&")
+    return f"{url}?{query}&wait=true" if query else f"{url}?wait=true"
+
+
+def _embed(message: Message, context: Context) -> dict[str, Any]:
+    title = cut(chat.heading(message), MAX_TITLE, _escaped_size)
+    late = chat.late_note(context)
+    embed: dict[str, Any] = {"title": dialect.escape(title), "color": COLORS[message.severity]}
+    room = MAX_EMBED - utf16(embed["title"]) - utf16(late)
+    fields, description = _fields_and_description(message, room)
+    if description:
+        embed["description"] = description
+    if message.url:
+        embed["url"] = message.url
+    if fields:
+        embed["fields"] = fields
+    if late:
+        embed["footer"] = {"text": late}
+    if message.at:
+        embed["timestamp"] = f"{chat.moment(message.at):%Y-%m-%dT%H:%M:%SZ}"
+    return embed
+
+
+def _fields_and_description(message: Message, room: int) -> tuple[list[dict[str, Any]], str]:
+    """Both whole if they fit; else the fields give way down to `LEAST_FOR_FIELDS`, and the description takes what is left."""
+    document = parse(message.text)
+    description = fit(document, MAX_DESCRIPTION, dialect.discord, utf16)
+    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(description)))
+    left = room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields)
+    if utf16(description) > left:
+        description = fit(document, left, dialect.discord, utf16)
+    return fields, description
+
+
+def _fields(message: Message, room: int) -> list[dict[str, Any]]:
+    pairs = chat.fields_of(message)
+    cap = share([min(_escaped_size(text), MAX_FIELD_VALUE) for pair in pairs for text in pair], room - 2 * len(pairs))
+    return [
+        {"name": _field_text(name, min(cap, MAX_FIELD_NAME)), "value": _field_text(value, min(cap, MAX_FIELD_VALUE)), "inline": True}
+        for name, value in pairs
+    ]
+
+
+def _field_text(text: str, limit: int) -> str:
+    return dialect.escape(cut(text, limit, _escaped_size)) or _BLANK
+
+
+def _escaped_size(text: str) -> int:
+    return utf16(dialect.escape(text))
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+
+def classify(reply: Reply, context: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case MailReply():
+            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
+        case HttpReply():
+            return _classify(reply, context)
+
+
+def _classify(reply: HttpReply, context: Context) -> Outcome:
+    body = json_body(reply)
+    if 200 <= reply.status < 300:
+        message_id = body.get("id")
+        return Delivered(message_id if isinstance(message_id, str) else None)
+    if reply.status == 429:
+        return _throttled(reply, body, context)
+    if reply.status == 403 and not body:
+        # Cloudflare stands before Discord and answers HTML: it is our address that is refused, not the webhook.
+        return Later(Reason.FORBIDDEN, CLOUDFLARE_WAIT_SECONDS, detail=said(reply))
+    if 400 <= reply.status < 500:
+        return _refused(reply, body, context)
+    return classify_rest(reply, context.now)
+
+
+def _refused(reply: HttpReply, body: dict[str, Any], context: Context) -> Outcome:
+    code = body.get("code")
+    code = code if isinstance(code, int) else 0
+    if code in _GONE:
+        return Gone(Reason.GONE, _GONE[code])
+    if code in _PAYLOAD:
+        return Refused(Reason.PAYLOAD, said(reply), ours=True)
+    if code in _REFUSED:
+        reason, detail = _REFUSED[code]
+        return Refused(reason, detail)
+    if reply.status == 413:
+        return Refused(Reason.TOO_LARGE, said(reply), ours=True)
+    if reply.status == 410:
+        return Gone(Reason.GONE, "The server says that this webhook is gone.")
+    if reply.status in {401, 403}:
+        return Refused(Reason.UNAUTHORIZED if reply.status == 401 else Reason.FORBIDDEN, said(reply))
+    return classify_rest(reply, context.now)
+
+
+def _throttled(reply: HttpReply, body: dict[str, Any], context: Context) -> Later:
+    """The longer of the waits in header and body, both in seconds (https://docs.discord.com/developers/topics/rate-limits)."""
+    waits = [wait for wait in (retry_after(reply, context.now), chat.seconds(body.get("retry_after"))) if wait is not None]
+    wait = max(waits, default=None if body else CLOUDFLARE_WAIT_SECONDS)
+    return Later(Reason.THROTTLED, wait, counts=False, detail=said(reply))
+
+
+CHANNEL = Channel(
+    type="discord",
+    title="Discord",
+    settings=DiscordSettings,
+    target=_target,
+    paces=_paces,
+    render=render,
+    classify=classify,
+)

@@ -1,0 +1,275 @@
+"""E-mail through the operator's mail server."""
+
+import functools
+import hashlib
+import math
+import re
+from email.header import Header
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime, quote
+from html import escape
+from pathlib import Path
+from typing import Annotated
+
+import css_inline
+import jinja2
+from markupsafe import Markup
+
+from tocsin.channels.chat import fields_of, late_note, moment
+from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, classify_no_reply
+from tocsin.markup.cut import fit
+from tocsin.markup.html import html
+from tocsin.markup.length import clean_line, cut, cut_characters, share, utf8
+from tocsin.markup.parse import parse
+from tocsin.markup.plain import plain
+from tocsin.model import (
+    Delivered,
+    Gone,
+    HttpReply,
+    Later,
+    Mail,
+    MailReply,
+    Message,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+    Severity,
+)
+from tocsin.net.addresses import Address, read_address
+from tocsin.net.mail import default_sender, sender
+from tocsin.settings import Settings
+
+MAX_HTML_BYTES = 100_000  # Gmail hides what is over about 102 KB: https://github.com/hteumeuleu/email-bugs/issues/41
+_FIELD_NAME_BYTES = 16_000  # of that, for the names of all fields
+_FIELD_VALUE_BYTES = 30_000
+_LEAST_BODY_BYTES = 1_000
+_SUBJECT_FROM_TEXT = 100
+_SHOWN_URL = 300
+_LONGEST_PLAIN_WORD = 60  # a longer one would stand alone on its line, behind an empty one
+_COLOURS = {Severity.INFO: "#3498db", Severity.SUCCESS: "#2ecc71", Severity.WARNING: "#f1c40f", Severity.CRITICAL: "#e74c3c"}
+_LOUD = (Severity.WARNING, Severity.CRITICAL)
+_POLICY = SMTP.clone(cte_type="7bit")  # quoted-printable or base64: no line grows too long, no server needs 8BITMIME
+
+# RFC 3463, https://www.iana.org/assignments/smtp-enhanced-status-codes
+_NO_SUCH_MAILBOX = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
+_BAD_SENDER = frozenset({"5.1.7", "5.1.8"})
+_FULL = frozenset({"4.2.2", "5.2.2"})
+_TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
+_LOGIN = frozenset({"5.7.8", "5.7.9"})
+_BEFORE_RECIPIENT = frozenset({"connect", "hello", "starttls", "auth", "mail"})
+
+
+def _check(value: str) -> str | None:
+    try:
+        read_address(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+class EmailSettings(HandlerSettings, frozen=True):
+    email: Annotated[
+        str,
+        Field(
+            "E-mail address", "Where the e-mails go. Addresses of your own network, such as root@nas, are fine.", "me@example.com", _check
+        ),
+    ]
+
+
+def _paces(_: EmailSettings, service: Settings) -> tuple[Pace, ...]:
+    rate = service.smtp_rate
+    if rate <= 0:
+        return ()
+    count = max(1, math.floor(rate))
+    return (Pace("smtp", count, count / rate),)
+
+
+# ------------------------------------------------------------------------------------------------------------- rendering
+
+
+def _render(message: Message, settings: EmailSettings, context: Context) -> list[Mail]:
+    origin, recipient = _origin(context.service), read_address(settings.email)
+    body = EmailMessage(policy=_POLICY)
+    body.set_content(_text(message, context))
+    body.add_alternative(_html(message, context), subtype="html")
+    body.set_boundary("=_" + hashlib.sha256(context.key.encode("utf-8", "replace")).hexdigest()[:32])
+    headers = "".join([f"{name}: {value}\r\n" for name, value in _headers(message, origin, recipient, context)])
+    return [Mail(origin.mailbox, recipient.mailbox, headers.encode() + body.as_bytes())]
+
+
+def _origin(service: Settings) -> Address:
+    try:
+        return sender(service)
+    except ValueError:
+        return default_sender()  # the wire sends nothing until TOCSIN_EMAIL_FROM is mended
+
+
+def _headers(message: Message, origin: Address, recipient: Address, context: Context) -> list[tuple[str, str]]:
+    """Written by ourselves: EmailMessage decodes what looks like an encoded word in a title and would send what it stands for."""
+    key = re.sub(r"[^A-Za-z0-9._-]", "-", context.key)
+    return [
+        ("From", f"{_phrase(origin.name)} <{origin.mailbox}>" if origin.name else origin.mailbox),
+        ("To", recipient.mailbox),
+        ("Subject", _encoded("Subject", _subject(message))),
+        ("Date", format_datetime(moment(message.at or context.now))),
+        ("Message-ID", f"<{key}@{origin.domain}>"),
+        ("List-Id", f"<handler-{context.handler_id}.{origin.domain}>"),
+        ("Auto-Submitted", "auto-generated"),
+    ]
+
+
+def _phrase(name: str) -> str:
+    name = clean_line(name)
+    return f'"{quote(name)}"' if name.isascii() else _encoded("From", name)
+
+
+def _encoded(header: str, text: str) -> str:
+    """One header's value in ASCII, folded. What reads like an encoded word is encoded itself (RFC 2047)."""
+    is_foldable = all(len(word) <= _LONGEST_PLAIN_WORD for word in text.split(" "))
+    charset = "us-ascii" if text.isascii() and "=?" not in text and is_foldable else "utf-8"
+    return Header(text, charset, header_name=header).encode(linesep="\r\n")
+
+
+def _subject(message: Message) -> str:
+    title = clean_line(message.title)
+    if not title:
+        lines = (clean_line(line) for line in plain(parse(message.text)).split("\n"))
+        title = cut_characters(next(filter(None, lines), "Notification"), _SUBJECT_FROM_TEXT)
+    return f"[{_word(message)}] {title}" if message.severity in _LOUD else title
+
+
+def _word(message: Message) -> str:
+    return message.severity.value.capitalize()
+
+
+def _text(message: Message, context: Context) -> str:
+    fields = "\n".join([f"{name}: {value}" if "\n" not in value else f"{name}:\n{value}" for name, value in fields_of(message)])
+    heading = f"[{_word(message)}] {clean_line(message.title)}".rstrip()
+    parts = [heading, late_note(context), plain(parse(message.text)), fields, clean_line(message.url), "-- \nSent by tocsin\n"]
+    return "\n\n".join(filter(None, parts))
+
+
+def _html(message: Message, context: Context) -> str:
+    whole = fields_of(message)
+    names = _shared([name for name, _ in whole], _FIELD_NAME_BYTES)
+    values = _shared([value for _, value in whole], _FIELD_VALUE_BYTES)
+    fields = list(zip(names, values, strict=True))
+
+    def page(body: str, is_cut: bool) -> str:
+        return _template().render(
+            subject=_subject(message),
+            colour=_COLOURS[message.severity],
+            severity=_word(message),
+            title=clean_line(message.title),
+            late=late_note(context),
+            body=Markup(body),  # noqa: S704 - markup.html has escaped it
+            fields=fields,
+            url=clean_line(message.url),
+            shown_url=cut_characters(clean_line(message.url), _SHOWN_URL),
+            is_cut=is_cut,
+        )
+
+    document = parse(message.text)
+    body = html(document)
+    room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)))
+    if _wire_bytes(body) <= room:
+        return page(body, is_cut=fields != whole)
+    return page(fit(document, room, html, _wire_bytes), is_cut=True)
+
+
+def _shared(texts: list[str], room: int) -> list[str]:
+    """The texts cut so that together they take at most `room` bytes of HTML; long ones give way first."""
+    limit = share([_html_bytes(text) for text in texts], room)
+    return [cut(text, limit, _html_bytes) for text in texts]
+
+
+def _html_bytes(text: str) -> int:
+    return _wire_bytes(escape(text))
+
+
+def _wire_bytes(text: str) -> int:
+    return utf8(text) + text.count("\n")  # each goes out as CRLF
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """The page with its rules as style attributes, because many mail programs drop the style element.
+
+    Jinja's statements stand in comments, which every HTML parser leaves where they are.
+    """
+    source = (Path(__file__).parent / "templates" / "email.html").read_text(encoding="utf-8")
+    inlined = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True).inline(source)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, block_start_string="<!--%", block_end_string="%-->", trim_blocks=True
+    )
+    return environment.from_string(inlined)
+
+
+# -------------------------------------------------------------------------------------------------------------- verdicts
+
+
+def _classify(reply: Reply, _: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case HttpReply():
+            return Later(Reason.BAD_ANSWER, detail="an HTTP answer to an e-mail")
+        case MailReply():
+            return _classify_answer(reply)
+
+
+def _classify_answer(reply: MailReply) -> Outcome:
+    """The enhanced code's class first, the basic code's where there is none (RFC 3463, RFC 5321 4.2.1)."""
+    detail = f"{reply.code} {reply.text}".strip()
+    if reply.stage == "final" and 200 <= reply.code < 300:
+        queued = re.search(r"\bqueued as ([\w.-]{1,100})", reply.text)
+        return Delivered(queued[1] if queued else None, detail)
+    if not 400 <= reply.code < 600:
+        return Later(Reason.BAD_ANSWER, detail=detail)
+    if reply.enhanced in _FULL:
+        return Later(Reason.MAILBOX, detail=detail)
+    if reply.stage in _BEFORE_RECIPIENT and reply.stage != "mail":
+        return Later(Reason.MAIL_ACCOUNT, detail=detail)
+    kind = reply.enhanced[:1] if reply.enhanced[:2] in {"4.", "5."} else str(reply.code)[:1]
+    return Later(Reason.SERVER_ERROR, detail=detail) if kind == "4" else _classify_refusal(reply, detail)
+
+
+def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
+    code, enhanced = reply.code, reply.enhanced
+    if enhanced in _TOO_LARGE or (code == 552 and not enhanced and reply.stage != "rcpt"):
+        return Refused(Reason.TOO_LARGE, detail, ours=True)
+    if code == 552 and not enhanced:
+        return Later(Reason.MAILBOX, detail=detail)  # at RCPT it says that the mailbox is full (RFC 5321 4.2.3)
+    if reply.stage == "mail" or enhanced in _BAD_SENDER or enhanced in _LOGIN or code in {530, 534, 535, 538}:
+        return Later(Reason.MAIL_ACCOUNT, detail=detail)
+    if enhanced in _NO_SUCH_MAILBOX:
+        return Gone(Reason.MAILBOX, f"the mail server says that there is no such mailbox: {detail}")
+    if code == 550 and not enhanced and reply.stage == "rcpt":
+        return Gone(Reason.MAILBOX, f"the mail server refuses this address: {detail}")
+    if enhanced.startswith("5.6."):
+        return Refused(Reason.PAYLOAD, detail, ours=True)
+    if enhanced.startswith("5.7."):
+        return Refused(Reason.POLICY, detail)
+    if enhanced.startswith("5.2."):
+        return Refused(Reason.MAILBOX, detail)
+    return Refused(Reason.REJECTED, detail)
+
+
+def _target(settings: EmailSettings) -> str:
+    return settings.email
+
+
+CHANNEL = Channel(
+    type="email",
+    title="E-mail",
+    settings=EmailSettings,
+    target=_target,
+    paces=_paces,
+    render=_render,
+    classify=_classify,
+    in_flight=4,
+    unknown_wait_seconds=300.0,
+)

@@ -1,0 +1,240 @@
+"""Microsoft Teams through a Workflows webhook, as an Adaptive Card.
+
+https://support.microsoft.com/office/create-incoming-webhooks-with-workflows-for-microsoft-teams-8ae491c7-0394-4861-ba59-055e33f75498
+"""
+
+import functools
+import re
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from tocsin.channels.chat import JSON_HEADERS, fields_of, heading, late_note
+from tocsin.channels.contract import (
+    Channel,
+    Context,
+    Field,
+    HandlerSettings,
+    Pace,
+    classify_no_reply,
+    classify_rest,
+    retry_after,
+    said,
+)
+from tocsin.markup.cut import fit
+from tocsin.markup.length import cut, share
+from tocsin.markup.parse import parse
+from tocsin.markup.teams import Element, escape, teams, text_block
+from tocsin.model import (
+    Delivered,
+    Gone,
+    Hidden,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+    Severity,
+)
+from tocsin.net.urls import check_url, hide_after, hide_after_host, origin
+from tocsin.settings import Settings
+from tocsin.vault import fingerprint
+
+# Messages over 28 KB are refused, inside the flow where nobody sees it: https://learn.microsoft.com/microsoftteams/limits-specifications-teams
+MAX_BYTES = 25_000
+FACTS_BYTES = 10_000  # of these, so that the message keeps its room
+MAX_LINK_BYTES = 4_000
+VERSION = "1.4"  # newer cards "couldn't be displayed" for some tenants: https://github.com/prometheus/alertmanager/issues/3920
+PACE, PACE_SECONDS = 2, 2.0  # the Teams action behind the webhook posts about one a second
+
+_COLOURS = {Severity.INFO: "Accent", Severity.SUCCESS: "Good", Severity.WARNING: "Warning", Severity.CRITICAL: "Attention"}
+_WORKFLOW_HOST = re.compile(r".+\.environment\.api\.powerplatform\.com|.+\.logic\.azure\.com")
+_CONNECTOR_HOST = re.compile(r"(?:.+\.)?webhook\.office\.com|outlook\.office(?:365)?\.com")
+_WORKFLOW_PATH = re.compile(
+    r"(?P<public>(?:/powerautomate/automations/direct(?:/cu/[^/]+)?)?/workflows/[0-9A-Za-z-]+)/triggers/[^/]+/paths/invoke/?"
+)
+_SENDING_FAILED = re.compile(r"returned HTTP error (\d+)")
+
+_GONE = {
+    401: (Reason.UNAUTHORIZED, "The workflow does not take this address's signature, or is limited to users of its tenant."),
+    404: (Reason.NOT_FOUND, "The workflow was deleted, or its address has changed."),
+    410: (Reason.GONE, "The workflow is gone."),
+}
+
+
+def _check(value: str) -> str | None:
+    if (wrong := check_url(value)) is not None:
+        return wrong
+    parts = urlsplit(value)
+    host = (parts.hostname or "").rstrip(".")
+    if _CONNECTOR_HOST.fullmatch(host):
+        return "Microsoft has retired Office 365 connectors: make a webhook with the Workflows app in Teams and give its URL."
+    if not _WORKFLOW_HOST.fullmatch(host):
+        return None
+    if parts.scheme != "https" or "@" in parts.netloc:
+        return "The URL of a workflow must begin with https:// and the host's name."
+    if not _WORKFLOW_PATH.fullmatch(parts.path):
+        return "This is not the URL of a workflow's webhook trigger: its path ends in /workflows/.../triggers/manual/paths/invoke."
+    if not dict(parse_qsl(parts.query)).get("sig"):
+        return "The URL must be copied whole: its end, with sig=, is missing."
+    return None
+
+
+def _hide(value: str) -> Hidden:
+    """Host and workflow id stay. The signature is hidden on its own, too, as it is and decoded: answers may repeat only that."""
+    parts = urlsplit(value)
+    match = _WORKFLOW_PATH.fullmatch(parts.path)
+    hidden = hide_after(value, value.index(parts.path, len(origin(value))) + match.end("public") + 1) if match else hide_after_host(value)
+    signature = re.search(r"(?:^|&)sig=([^&#]+)", parts.query)
+    more = {signature[1], unquote(signature[1])} if signature else set[str]()
+    return Hidden(hidden.shown, (*hidden.secrets, *sorted(more)))
+
+
+class TeamsSettings(HandlerSettings, frozen=True):
+    microsoft_teams: Annotated[
+        str,
+        Field(
+            title="Workflows webhook URL",
+            help="In Teams, at the channel's menu: Workflows, 'Send webhook alerts to a channel', open to anyone; copy its URL whole.",
+            example="https://example.environment.api.powerplatform.com/powerautomate/automations/direct/workflows/"
+            "0123456789abcdef0123456789abcdef/triggers/manual/paths/invoke?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=...",
+            check=_check,
+            hide=_hide,
+        ),
+    ]
+
+
+def target(settings: TeamsSettings) -> str:
+    match = _WORKFLOW_PATH.fullmatch(urlsplit(settings.microsoft_teams).path)
+    host = origin(settings.microsoft_teams).partition("://")[2]
+    return f"{host}, workflow {match['public'].rpartition('/')[2][:8]}" if match else host
+
+
+# -------------------------------------------------------------------------------------------------------------- render
+
+
+def render(message: Message, settings: TeamsSettings, context: Context) -> tuple[HttpRequest]:
+    body = msgspec.json.encode(_envelope(message, context))
+    return (HttpRequest(settings.microsoft_teams, _shown(settings.microsoft_teams), body, JSON_HEADERS),)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _shown(url: str) -> str:
+    return _hide(url).shown
+
+
+def _envelope(message: Message, context: Context) -> dict[str, Any]:
+    """The card with as much of the message as fits beside title, facts and link; `fit` says what it left out."""
+    facts, actions = _facts(message), _actions(message)
+
+    def envelope(inside: list[Element]) -> dict[str, Any]:
+        return _message_of([*_head(message, context), *inside, *facts], actions)
+
+    room = MAX_BYTES - _size(envelope([]))
+    elements = fit(parse(message.text), room, teams, _size)
+    return envelope(elements)
+
+
+def _message_of(body: list[Element], actions: list[Element]) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": VERSION,
+        "msteams": {"width": "Full"},
+        "body": body,
+    }
+    if actions:
+        card["actions"] = actions
+    attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}
+    return {"type": "message", "attachments": [attachment]}
+
+
+def _size(content: object) -> int:
+    return len(msgspec.json.encode(content))
+
+
+def _head(message: Message, context: Context) -> list[Element]:
+    title = text_block(escape(heading(message)), size="Large", weight="Bolder", color=_COLOURS[message.severity])
+    late = late_note(context)
+    return [title, text_block(escape(late), isSubtle=True, spacing="None")] if late else [title]
+
+
+def _facts(message: Message) -> list[Element]:
+    """The fields; where they are too long together, the longest give way alike."""
+    fields = fields_of(message)
+    texts = [text for field in fields for text in field]
+    cap = share([_fact_size(text) for text in texts], FACTS_BYTES)
+    facts = [{"title": escape(cut(name, cap, _fact_size)), "value": escape(cut(value, cap, _fact_size))} for name, value in fields]
+    return [{"type": "FactSet", "facts": facts}] if facts else []
+
+
+def _fact_size(text: str) -> int:
+    return _size(escape(text))
+
+
+def _actions(message: Message) -> list[Element]:
+    if not re.match(r"https?://", message.url, re.IGNORECASE):
+        return []
+    if _size(message.url) > MAX_LINK_BYTES:
+        return []
+    return [{"type": "Action.OpenUrl", "title": "Open", "url": message.url}]
+
+
+# ------------------------------------------------------------------------------------------------------------ classify
+
+
+def classify(reply: Reply, context: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case MailReply():
+            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
+        case HttpReply(status=status) if 200 <= status < 300:
+            return _accepted(reply, context)
+        case HttpReply(status=status) if status in _GONE:
+            reason, words = _GONE[status]
+            return Gone(reason, f"{words} It answered {said(reply)}")
+        case HttpReply(status=403):
+            return Refused(Reason.FORBIDDEN, said(reply))
+        case HttpReply(status=413):
+            return Refused(Reason.TOO_LARGE, said(reply), ours=True)
+        case HttpReply():
+            return classify_rest(reply, context.now)
+
+
+def _accepted(reply: HttpReply, context: Context) -> Outcome:
+    """A workflow's 202 means that the card was taken, not that it was posted: more is never said.
+
+    Connectors, and gateways made after them, answer 200 and put the error into the text:
+    https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using#rate-limiting-for-connectors
+    """
+    failed = _SENDING_FAILED.search(reply.body[:10_000].decode("utf-8", "replace"))
+    if not failed:
+        return Delivered()
+    if failed[1] == "429":
+        return Later(Reason.THROTTLED, retry_after(reply, context.now), counts=False, detail=said(reply))
+    return Later(Reason.SERVER_ERROR, detail=said(reply))
+
+
+# ------------------------------------------------------------------------------------------------------------- channel
+
+
+def _paces(settings: TeamsSettings, _service: Settings) -> tuple[Pace, ...]:
+    return (Pace(f"teams:{fingerprint(settings.microsoft_teams)}", PACE, PACE_SECONDS),)
+
+
+CHANNEL = Channel(
+    type="microsoft_teams",
+    title="Microsoft Teams",
+    settings=TeamsSettings,
+    target=target,
+    paces=_paces,
+    render=render,
+    classify=classify,
+)

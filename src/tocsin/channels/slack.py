@@ -1,0 +1,273 @@
+"""Slack incoming webhooks (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks) and servers that offer the same.
+
+Mattermost, Rocket.Chat and others take the same body but show only `text`, so it carries the whole message by itself.
+"""
+
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tocsin.channels import chat
+from tocsin.channels.contract import (
+    Channel,
+    Context,
+    Field,
+    HandlerSettings,
+    Pace,
+    classify_no_reply,
+    classify_rest,
+    json_body,
+    retry_after,
+    said,
+)
+from tocsin.markup import slack as dialect
+from tocsin.markup.cut import fit
+from tocsin.markup.length import clean_line, cut, cut_characters, share, utf16
+from tocsin.markup.parse import parse
+from tocsin.model import (
+    Delivered,
+    Gone,
+    Hidden,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+)
+from tocsin.net.urls import check_url, hide_after, hide_after_host, origin
+from tocsin.settings import Settings
+from tocsin.vault import fingerprint
+
+# https://docs.slack.dev/reference/block-kit/blocks
+MAX_HEADER = 150
+MAX_FIELD = 2000
+FIELDS_IN_SECTION = 10
+MAX_TEXT = 39_000  # Slack cuts at 40,000 without a word
+MAX_IN_BLOCKS = 10_900  # https://github.com/slackapi/bolt-js/issues/2509: msg_blocks_too_long somewhere above 12,000
+MAX_FIELDS = 4_500
+_OFFICIAL_HOSTS = frozenset({"hooks.slack.com", "hooks.slack-gov.com"})
+_OFFICIAL = re.compile(r"https://hooks\.slack(?:-gov)?\.com/services/(T[A-Z0-9]+)/[AB][A-Z0-9]+/[A-Za-z0-9]{20,}")
+
+# https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling-errors
+_GONE = {
+    "no_service": "Slack says that this webhook was deleted or switched off.",
+    "no_service_id": "Slack says that this webhook was deleted or switched off.",
+    "no_team": "Slack says that this workspace does not exist any more.",
+    "no_active_hooks": "Slack says that the workspace has switched its incoming webhooks off.",
+    "invalid_token": "Slack says that this webhook's token is not valid any more.",
+    "team_disabled": "Slack says that this workspace was disabled.",
+    "channel_is_archived": "Slack says that the webhook's channel was archived.",
+}
+_REFUSED = {
+    "action_prohibited": (Reason.FORBIDDEN, "Slack says that an admin of the workspace does not allow this."),
+    "posting_to_general_channel_denied": (Reason.FORBIDDEN, "Slack says that this webhook may not post to the general channel."),
+    "channel_not_found": (Reason.NOT_FOUND, "Slack says that the webhook's channel does not exist."),
+    "user_not_found": (Reason.NOT_FOUND, "Slack says that the webhook's user does not exist."),
+}
+_PAYLOAD = frozenset(
+    {
+        "invalid_payload",
+        "invalid_attachments",
+        "invalid_blocks",
+        "invalid_blocks_format",
+        "missing_text_or_fallback_or_attachments",
+        "msg_blocks_too_long",
+        "msg_too_long",
+        "no_text",
+        "too_many_attachments",
+    }
+)
+_WORD = re.compile(r"\s*([a-z][a-z_]{3,60})\b")
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def _is_official(url: str) -> bool:
+    return (urlsplit(url).hostname or "").rstrip(".") in _OFFICIAL_HOSTS
+
+
+def _check(value: str) -> str | None:
+    if (fault := check_url(value)) is not None:
+        return fault
+    if not _is_official(value) or _OFFICIAL.fullmatch(value):
+        return None
+    if urlsplit(value).path.startswith(("/workflows/", "/triggers/")):
+        return "This is the URL of a Slack workflow, which takes no messages: make an incoming webhook instead."
+    return "A Slack incoming webhook reads https://hooks.slack.com/services/T…/B…/…"
+
+
+def _hide(value: str) -> Hidden:
+    match = _OFFICIAL.fullmatch(value)
+    return hide_after(value, value.rindex("/") + 1) if match else hide_after_host(value)
+
+
+class SlackSettings(HandlerSettings, frozen=True):
+    slack: Annotated[
+        str,
+        Field(
+            title="Incoming-webhook URL",
+            help="In Slack: the app's settings, Incoming Webhooks, Add New Webhook. Mattermost and Rocket.Chat offer the same.",
+            example="https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX",
+            check=_check,
+            hide=_hide,
+        ),
+    ]
+
+
+def _target(settings: SlackSettings) -> str:
+    match = _OFFICIAL.fullmatch(settings.slack)
+    return f"Slack workspace {match[1]}" if match else origin(settings.slack).partition("://")[2]
+
+
+def _paces(settings: SlackSettings, _: Settings) -> tuple[Pace, ...]:
+    """One message a second, short bursts are fine (https://docs.slack.dev/apis/web-api/rate-limits)."""
+    return (Pace(f"slack:{fingerprint(settings.slack)}", 3, 3.0),)
+
+
+# ------------------------------------------------------------------------------------------------------------ render
+
+
+def render(message: Message, settings: SlackSettings, context: Context) -> tuple[HttpRequest]:
+    body = msgspec.json.encode({"text": _text(message, context), "blocks": _blocks(message, context)})
+    return (HttpRequest(settings.slack, _hide(settings.slack).shown, body, chat.JSON_HEADERS),)
+
+
+def _text(message: Message, context: Context) -> str:
+    """The whole message, readable by itself."""
+    late = chat.late_note(context)
+    head = dialect.neutral(chat.heading(message)) + (f"\n{late}" if late else "")
+    below = _text_fields(message)
+    link = dialect.link(message.url) if message.url else ""
+    body = fit(parse(message.text), MAX_TEXT - len(head) - len(below) - len(link) - 6, dialect.text, len)
+    return "\n\n".join(part for part in (head, body, below, link) if part)
+
+
+def _text_fields(message: Message) -> str:
+    lines = [f"{name}: {value}" if name else value for name, value in chat.fields_of(message)]
+    cap = share([_neutral_size(line) for line in lines], MAX_TEXT // 2)
+    return "\n".join(dialect.neutral(cut(line, cap, _neutral_size)) for line in lines)
+
+
+def _neutral_size(text: str) -> int:
+    return len(dialect.neutral(text))
+
+
+def _blocks(message: Message, context: Context) -> list[dict[str, Any]]:
+    heading, late = chat.heading(message), chat.late_note(context)
+    fields = _fields(message)
+    used = len(heading) + len(late) + sum(len(field["text"]) for field in fields) + 20
+    body = fit(parse(message.text), MAX_IN_BLOCKS - used, dialect.rich_text, dialect.length)
+    if utf16(heading) > MAX_HEADER:
+        body.insert(0, dialect.section([dialect.words_element(heading, bold=True)]))
+        blocks: list[dict[str, Any]] = []
+    else:
+        blocks = [{"type": "header", "text": _plain_text(heading)}]
+    blocks.extend(_rich_text_blocks(body))
+    for start in range(0, len(fields), FIELDS_IN_SECTION):
+        blocks.append({"type": "section", "fields": fields[start : start + FIELDS_IN_SECTION]})
+    if message.url:
+        button = {"type": "button", "text": _plain_text("Open"), "url": message.url, "action_id": "open"}
+        blocks.append({"type": "actions", "elements": [button]})
+    if late:
+        blocks.append({"type": "context", "elements": [_plain_text(late)]})
+    return blocks
+
+
+def _plain_text(text: str) -> dict[str, Any]:
+    return {"type": "plain_text", "text": text, "emoji": False}
+
+
+def _fields(message: Message) -> list[dict[str, Any]]:
+    """Plain text, in which nothing is markup: mrkdwn has no escape for what an author may write in a field."""
+    texts = [f"{name}\n{value}".strip() for name, value in chat.fields_of(message)]
+    cap = min(MAX_FIELD, share([len(text) for text in texts], MAX_FIELDS))
+    return [_plain_text(cut_characters(text, cap)) for text in texts]
+
+
+def _rich_text_blocks(elements: list[dialect.Element]) -> list[dict[str, Any]]:
+    """As few blocks as hold the elements at `dialect.MAX_TEXT` characters each."""
+    blocks: list[dict[str, Any]] = []
+    room = 0
+    for element in elements:
+        size = dialect.length([element])
+        if not blocks or size > room:
+            blocks.append({"type": "rich_text", "elements": []})
+            room = dialect.MAX_TEXT
+        blocks[-1]["elements"].append(element)
+        room -= size
+    return blocks
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+
+def classify(reply: Reply, context: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case MailReply():
+            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
+        case HttpReply():
+            return _classify(reply, context)
+
+
+def _classify(reply: HttpReply, context: Context) -> Outcome:
+    word = _word(reply)
+    if 200 <= reply.status < 300:
+        return _accepted(reply, word)
+    if reply.status == 429:
+        return Later(Reason.THROTTLED, retry_after(reply, context.now), counts=False, detail=said(reply))
+    if 400 <= reply.status < 500:
+        if word in _GONE:
+            return Gone(Reason.GONE, _GONE[word])
+        if word in _REFUSED:
+            reason, detail = _REFUSED[word]
+            return Refused(reason, detail)
+        if word in _PAYLOAD:
+            return Refused(Reason.PAYLOAD, said(reply), ours=True)
+        if reply.status == 413:
+            return Refused(Reason.TOO_LARGE, said(reply), ours=True)
+        if reply.status == 410:
+            return Gone(Reason.GONE, "The server says that this webhook is gone.")
+    return classify_rest(reply, context.now)
+
+
+def _accepted(reply: HttpReply, word: str) -> Outcome:
+    """Slack's yes is `ok` and nothing else; of other servers any 2xx is one.
+
+    Slack is known by its x-slack-* headers, or by one of its words of refusal.
+    """
+    if reply.body.strip() == b"ok":
+        return Delivered()
+    is_slack = any(name.startswith("x-slack") for name in reply.headers)
+    if is_slack or word in _GONE or word in _REFUSED or word in _PAYLOAD or word == "rollup_error":
+        return Later(Reason.BAD_ANSWER, detail=said(reply))
+    return Delivered()
+
+
+def _word(reply: HttpReply) -> str:
+    """The word that Slack refuses with: the body's first, or `error` of a JSON body."""
+    error = json_body(reply).get("error")
+    if isinstance(error, str):
+        return clean_line(error)
+    match = _WORD.match(reply.body[:200].decode("utf-8", "replace"))
+    return match[1] if match else ""
+
+
+CHANNEL = Channel(
+    type="slack",
+    title="Slack",
+    settings=SlackSettings,
+    target=_target,
+    paces=_paces,
+    render=render,
+    classify=classify,
+)

@@ -1,0 +1,257 @@
+"""Telegram's Bot API (https://core.telegram.org/bots/api#sendmessage), Telegram's own or a self-hosted server."""
+
+import re
+from typing import Annotated, Any, cast
+
+import msgspec
+
+from tocsin.channels import chat
+from tocsin.channels.contract import (
+    Channel,
+    Context,
+    Field,
+    HandlerSettings,
+    Pace,
+    classify_no_reply,
+    classify_rest,
+    json_body,
+    retry_after,
+    said,
+)
+from tocsin.markup import telegram as dialect
+from tocsin.markup.cut import fit
+from tocsin.markup.length import cut, share, utf8, utf16
+from tocsin.markup.parse import parse
+from tocsin.model import (
+    MASK,
+    Delivered,
+    Gone,
+    Hidden,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    Moved,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+    Severity,
+)
+from tocsin.settings import Settings
+from tocsin.vault import fingerprint
+
+MAX_TEXT = 4096  # after parsing; Telegram counts code points, its offsets UTF-16 units: we count the latter
+MAX_BYTES = 32_768  # before parsing: "text is too long" above
+BYTES_PER_UNIT = 5  # "&amp;"; so words take 20,480 bytes at most, which leaves enough for the link's 2,048 characters
+TIMEOUT_SECONDS = 30.0
+_TOKEN = re.compile(r"([1-9]\d{0,15}):([A-Za-z0-9_-]{30,64})", re.ASCII)
+_CHAT_NUMBER = re.compile(r"-?[1-9]\d{0,18}", re.ASCII)
+_CHAT_NAME = re.compile(r"@[A-Za-z][A-Za-z0-9_]{3,31}", re.ASCII)
+
+_GONE = (
+    "bot was blocked by the user",
+    "user is deactivated",
+    "bot was kicked from",
+    "bot is not a member of",
+    "the group chat was deleted",
+    "bot can't initiate conversation with a user",
+)
+_NOT_FOUND = ("chat not found", "chat_id is empty", "message thread not found", "peer_id_invalid")
+_FORBIDDEN = ("have no rights to send", "not enough rights to send", "need administrator rights")
+_PAYLOAD = (
+    "can't parse entities",
+    "message is too long",
+    "text is too long",
+    "text must be non-empty",
+    "message text is empty",
+    "text must be encoded in utf-8",
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def _check_token(value: str) -> str | None:
+    return None if _TOKEN.fullmatch(value) else "A bot token reads 123456789:ABC…, as @BotFather gives it."
+
+
+def _hide_token(value: str) -> Hidden:
+    bot, _, secret = value.partition(":")
+    return Hidden(f"{bot}:{MASK}", (secret,)) if secret else Hidden(MASK, (value,))
+
+
+def _check_chat(value: str) -> str | None:
+    if _CHAT_NAME.fullmatch(value) or (_CHAT_NUMBER.fullmatch(value) and -(2**63) <= int(value) < 2**63):
+        return None
+    return "A chat id is a whole number, negative for groups, or @ and a public channel's name."
+
+
+class TelegramSettings(HandlerSettings, frozen=True):
+    telegram: Annotated[
+        str,
+        Field(
+            title="Bot token",
+            help="From @BotFather in Telegram: /newbot, or /token for a bot that you have.",
+            example="123456789:AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr",
+            check=_check_token,
+            hide=_hide_token,
+        ),
+    ]
+    telegram_chat_id: Annotated[
+        str,
+        Field(
+            title="Chat id",
+            help="Number of the user, group or channel (write to the bot, or add it to the group, first), or @name of a public channel.",
+            example="-1001234567890",
+            check=_check_chat,
+        ),
+    ]
+
+
+def _target(settings: TelegramSettings) -> str:
+    chat_id = settings.telegram_chat_id
+    return chat_id if chat_id.startswith("@") else f"chat {chat_id}"
+
+
+def _paces(settings: TelegramSettings, _: Settings) -> tuple[Pace, ...]:
+    """Messages by bot, by chat, and by group (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this)."""
+    bot = f"telegram:{fingerprint(settings.telegram)}"
+    target = f"{bot}:{fingerprint(settings.telegram_chat_id)}"
+    paces = (Pace(bot, 25, 1.0), Pace(target, 1, 1.0))
+    return (*paces, Pace(target, 20, 60.0)) if settings.telegram_chat_id[:1] in {"-", "@"} else paces
+
+
+def _is_public(settings: TelegramSettings) -> bool:
+    return settings.telegram_chat_id.startswith("@")
+
+
+# ------------------------------------------------------------------------------------------------------------ render
+
+
+def render(message: Message, settings: TelegramSettings, context: Context) -> tuple[HttpRequest]:
+    chat_id = settings.telegram_chat_id
+    body = msgspec.json.encode(
+        {
+            "chat_id": int(chat_id) if _CHAT_NUMBER.fullmatch(chat_id) else chat_id,
+            "text": _text(message, context),
+            "parse_mode": "HTML",
+            "link_preview_options": {"is_disabled": True},
+            "disable_notification": message.severity is Severity.INFO,
+        }
+    )
+    url, shown = (
+        f"{context.service.telegram_api_url}/bot{token}/sendMessage" for token in (settings.telegram, _hide_token(settings.telegram).shown)
+    )
+    return (HttpRequest(url, shown, body, chat.JSON_HEADERS, guarded=False, timeout_seconds=TIMEOUT_SECONDS),)
+
+
+def _text(message: Message, context: Context) -> str:
+    late = chat.late_note(context)
+    head = f"<b>{dialect.escape(chat.heading(message))}</b>" + (f"\n<i>{late}</i>" if late else "")
+    link = dialect.link(message.url, "Open") if message.url else ""
+    room = MAX_TEXT - dialect.visible(head) - dialect.visible(link) - 6
+    body = fit(parse(message.text), room, dialect.telegram, _size)
+    fields = _fields(message, max(room // 2, room - dialect.visible(body)))
+    if dialect.visible(fields) + _size(body) > room:
+        body = fit(parse(message.text), room - dialect.visible(fields), dialect.telegram, _size)
+    return "\n\n".join(part for part in (head, body, fields, link) if part)
+
+
+def _fields(message: Message, room: int) -> str:
+    pairs = chat.fields_of(message)
+    cap = share([utf16(text) for pair in pairs for text in pair], room - 4 * len(pairs))
+    cut_pairs = [tuple(dialect.escape(cut(text, cap, utf16)) for text in pair) for pair in pairs]
+    return "\n".join(f"<b>{name}:</b> {value}" if name else value for name, value in cut_pairs)
+
+
+def _size(html: str) -> int:
+    """Against MAX_TEXT: what is visible, or the bytes of the markup where they are more than words of that length can need."""
+    return max(dialect.visible(html), -(-utf8(html) // BYTES_PER_UNIT))
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+
+def classify(reply: Reply, context: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case MailReply():
+            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
+        case HttpReply():
+            return _classify(reply, context)
+
+
+def _classify(reply: HttpReply, context: Context) -> Outcome:
+    body = json_body(reply)
+    if 200 <= reply.status < 300:
+        return _accepted(reply, body)
+    parameters = _object(body.get("parameters"))
+    if reply.status == 429:
+        return _throttled(reply, parameters, context)
+    if body.get("ok") is not False:
+        return _not_telegram(reply, context)
+    moved_to = parameters.get("migrate_to_chat_id")
+    if isinstance(moved_to, int) and not isinstance(moved_to, bool):
+        return Moved({"telegram_chat_id": str(moved_to)}, "The group became a supergroup and has a new id.")
+    description = body.get("description")
+    return _refused(reply, description.lower() if isinstance(description, str) else "", context)
+
+
+def _accepted(reply: HttpReply, body: dict[str, Any]) -> Outcome:
+    if body.get("ok") is not True:
+        return Later(Reason.BAD_ANSWER, detail=said(reply))
+    message_id = _object(body.get("result")).get("message_id")
+    return Delivered(str(message_id) if isinstance(message_id, int) else None)
+
+
+def _refused(reply: HttpReply, description: str, context: Context) -> Outcome:
+    def says(*phrases: str) -> bool:
+        return any(phrase in description for phrase in phrases)
+
+    if reply.status in {401, 404}:  # 404: the token has not even the form of one
+        return Gone(Reason.UNAUTHORIZED, "Telegram does not know this bot token: it was revoked, or the bot was deleted.")
+    if reply.status == 403:
+        return Gone(Reason.FORBIDDEN, said(reply)) if says(*_GONE) else Refused(Reason.FORBIDDEN, said(reply))
+    if reply.status == 413:
+        return Refused(Reason.TOO_LARGE, said(reply), ours=True)
+    if reply.status == 400:
+        if says(*_PAYLOAD):
+            return Refused(Reason.PAYLOAD, said(reply), ours=True)
+        if says(*_NOT_FOUND):
+            return Refused(Reason.NOT_FOUND, said(reply))
+        if says(*_FORBIDDEN):
+            return Refused(Reason.FORBIDDEN, said(reply))
+    return classify_rest(reply, context.now)
+
+
+def _not_telegram(reply: HttpReply, context: Context) -> Outcome:
+    """Something before the Bot API answered, or TOCSIN_TELEGRAM_API_URL leads elsewhere: nothing that the handler has done."""
+    if 400 <= reply.status < 500 and reply.status not in {408, 425}:
+        return Later(Reason.BAD_ANSWER, detail=said(reply))
+    return classify_rest(reply, context.now)
+
+
+def _throttled(reply: HttpReply, parameters: dict[str, Any], context: Context) -> Later:
+    """https://core.telegram.org/bots/api#responseparameters: seconds, in the body and in the header."""
+    waits = [wait for wait in (retry_after(reply, context.now), chat.seconds(parameters.get("retry_after"))) if wait is not None]
+    return Later(Reason.THROTTLED, max(waits, default=None), counts=False, detail=said(reply))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+CHANNEL = Channel(
+    type="telegram",
+    title="Telegram",
+    settings=TelegramSettings,
+    target=_target,
+    paces=_paces,
+    render=render,
+    classify=classify,
+    is_public=_is_public,
+)

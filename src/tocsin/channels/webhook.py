@@ -1,0 +1,155 @@
+"""A generic webhook after Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
+
+import functools
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from msgspec import Struct
+from standardwebhooks import Webhook as Signer
+
+from tocsin import __version__
+from tocsin.channels.contract import (
+    Channel,
+    Context,
+    Field,
+    HandlerSettings,
+    Pace,
+    classify_no_reply,
+    classify_rest,
+    said,
+)
+from tocsin.model import (
+    SECOND,
+    Delivered,
+    Gone,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    Micros,
+    NoReply,
+    Outcome,
+    Reason,
+    Reply,
+    Severity,
+)
+from tocsin.net.urls import check_url, hide_after_host, origin
+from tocsin.settings import Settings
+
+TIMEOUT_SECONDS = 20.0  # the spec asks senders to wait 15 to 30 s
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HEADERS = (("content-type", "application/json"), ("user-agent", f"tocsin/{__version__}"))
+_REASONS = {401: Reason.UNAUTHORIZED, 403: Reason.UNAUTHORIZED, 404: Reason.NOT_FOUND}
+
+
+class WebhookSettings(HandlerSettings, frozen=True):
+    webhook: Annotated[
+        str,
+        Field(
+            title="Webhook URL",
+            help="Every notification is sent there as a signed JSON POST; any answer from 200 to 299 counts as received.",
+            example="https://example.com/hooks/alarms",
+            check=check_url,
+            hide=hide_after_host,
+        ),
+    ]
+
+
+class _Data(Struct):
+    id: int | None
+    title: str
+    message: str
+    severity: Severity
+    url: str | None
+    fields: dict[str, str]
+    datetime: str
+    handler_id: int
+    delivery_id: int | None
+
+
+class _Body(Struct):
+    type: str
+    timestamp: str
+    data: _Data
+
+
+_encoder = msgspec.json.Encoder()
+_signer = functools.lru_cache(maxsize=10_000)(Signer)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _shown(url: str) -> str:
+    return hide_after_host(url).shown
+
+
+def _moment(at: Micros) -> datetime:
+    # Timezone-aware on purpose: the signing library replaces the zone without converting.
+    return _EPOCH + timedelta(microseconds=at)
+
+
+def render(message: Message, settings: WebhookSettings, context: Context) -> tuple[HttpRequest]:
+    body = _encoder.encode(_body(message, context))
+    headers = (*_HEADERS, *_signature(body, context))
+    return (HttpRequest(settings.webhook, _shown(settings.webhook), body, headers, timeout_seconds=TIMEOUT_SECONDS),)
+
+
+def _body(message: Message, context: Context) -> _Body:
+    at = _moment(message.at).isoformat(timespec="microseconds")
+    return _Body(
+        type=message.kind,
+        timestamp=f"{at[:26]}Z",
+        data=_Data(
+            id=context.notification_id,
+            title=message.title,
+            message=message.text,
+            severity=message.severity,
+            url=message.url or None,
+            fields=dict(message.fields),
+            datetime=f"{at[:10]} {at[11:19]}",
+            handler_id=context.handler_id,
+            delivery_id=context.delivery_id,
+        ),
+    )
+
+
+def _signature(body: bytes, context: Context) -> tuple[tuple[str, str], ...]:
+    """The spec's three headers; while a secret is being rotated, both sign and the receiver takes either."""
+    now, text = _moment(context.now), body.decode()
+    signatures = " ".join(_signer(secret).sign(context.key, now, text) for secret in context.signing_secrets)
+    stamp = str(context.now // SECOND)
+    return (("webhook-id", context.key), ("webhook-timestamp", stamp), ("webhook-signature", signatures))
+
+
+def classify(reply: Reply, context: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case MailReply():
+            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
+        case HttpReply(status=status) if 200 <= status < 300:
+            return Delivered()
+        case HttpReply(status=410):
+            return Gone(Reason.GONE, "The receiver answered 410 Gone: it wants no more of these.")
+        case HttpReply(status=status) if 400 <= status < 500 and status not in {408, 425, 429}:
+            # Any answer but 2xx is a failed attempt that is tried again; only 410 says "never again".
+            return Later(_REASONS.get(status, Reason.REJECTED), detail=said(reply))
+        case HttpReply():
+            return classify_rest(reply, context.now)
+
+
+def _paces(_settings: WebhookSettings, _service: Settings) -> tuple[Pace, ...]:
+    return ()
+
+
+CHANNEL = Channel(
+    type="webhook",
+    title="Webhook",
+    settings=WebhookSettings,
+    target=lambda settings: origin(settings.webhook).partition("://")[2],
+    paces=_paces,
+    render=render,
+    classify=classify,
+    signs=True,
+)

@@ -1,0 +1,249 @@
+"""Posts on X (https://docs.x.com/x-api/posts/create-post), signed with OAuth 1.0a. Every post costs money."""
+
+import logging
+import re
+from typing import Annotated, Any, cast
+
+import msgspec
+from oauthlib.oauth1 import Client
+
+from tocsin.channels.chat import JSON_HEADERS, fields_of
+from tocsin.channels.contract import (
+    Channel,
+    Context,
+    Field,
+    HandlerSettings,
+    Pace,
+    classify_no_reply,
+    classify_rest,
+    json_body,
+    retry_after,
+    said,
+)
+from tocsin.markup import weighted
+from tocsin.markup.length import clean, clean_line
+from tocsin.markup.parse import parse
+from tocsin.markup.plain import plain
+from tocsin.model import (
+    SECOND,
+    Delivered,
+    Gone,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    Micros,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+    Severity,
+    Unknown,
+)
+from tocsin.net.urls import origin
+from tocsin.settings import Settings
+from tocsin.vault import fingerprint, hide_all
+
+POSTS, WINDOW_SECONDS = 100, 15 * 60  # per user: https://docs.x.com/x-api/fundamentals/rate-limits
+MAX_ATTEMPTS = 4  # each one that arrives is paid for
+_LEAST_TEXT = 100  # weight that a link must leave for the words
+_LINK_LEFT_OUT = " (link left out: too long)"
+_MARKS = {Severity.INFO: "", Severity.SUCCESS: "✅ ", Severity.WARNING: "⚠️ ", Severity.CRITICAL: "🚨 "}
+_SECRET = re.compile(r"[\x21-\x7e]{1,256}")
+_DEAD = re.compile(r"permission|suspended|client-forbidden|not-enrolled|write actions")
+_LIMITS = ("x-rate-limit", "x-app-limit-24hour", "x-user-limit-24hour")
+
+# At DEBUG oauthlib writes what it signs, keys and tokens in the clear.
+logging.getLogger("oauthlib").setLevel(logging.WARNING)
+
+
+def _check(value: str) -> str | None:
+    return None if _SECRET.fullmatch(value) else "This must be 1 to 256 printable ASCII characters without spaces."
+
+
+class XSettings(HandlerSettings, frozen=True):
+    x_consumer_key: Annotated[
+        str,
+        Field(
+            title="API key",
+            help="Of your app in X's developer console, under Keys and tokens; also called consumer key.",
+            example="k3yOfYourApp00000000000",
+            check=_check,
+            hide=hide_all,
+        ),
+    ]
+    x_consumer_secret: Annotated[
+        str,
+        Field(
+            title="API key secret",
+            help="Shown once beside the API key; also called consumer secret.",
+            example="s3cretOfYourApp0000000000000000000000000000000000",
+            check=_check,
+            hide=hide_all,
+        ),
+    ]
+    x_access_token: Annotated[
+        str,
+        Field(
+            title="Access token",
+            help="Of the account that posts; make it after the app was given the permission to read and write.",
+            example="1234567890-t0kenOfYourAccount00000000000000000000",
+            check=_check,
+            hide=hide_all,
+        ),
+    ]
+    x_access_token_secret: Annotated[
+        str,
+        Field(
+            title="Access token secret",
+            help="Shown once beside the access token.",
+            example="s3cretOfYourToken000000000000000000000000000",
+            check=_check,
+            hide=hide_all,
+        ),
+    ]
+
+
+def target(settings: XSettings) -> str:
+    account = re.match(r"(\d{1,25})-", settings.x_access_token)  # the digits are the account's public id
+    return f"X account {account[1]}" if account else "X account"
+
+
+# -------------------------------------------------------------------------------------------------------------- render
+
+
+def render(message: Message, settings: XSettings, context: Context) -> tuple[HttpRequest]:
+    url = f"{context.service.x_api_url}/2/tweets"
+    body = msgspec.json.encode({"text": _text(message, context)})
+    headers = (("authorization", _authorization(url, settings, context)), *JSON_HEADERS)
+    return (HttpRequest(url, f"{origin(context.service.x_api_url)}/2/tweets", body, headers, guarded=False),)
+
+
+def _authorization(url: str, settings: XSettings, context: Context) -> str:
+    """A JSON body is no part of an OAuth 1.0a signature (RFC 5849 3.4.1.3.1)."""
+    client = Client(
+        settings.x_consumer_key,
+        client_secret=settings.x_consumer_secret,
+        resource_owner_key=settings.x_access_token,
+        resource_owner_secret=settings.x_access_token_secret,
+        nonce=context.nonce,
+        timestamp=str(context.now // SECOND),
+    )
+    _, headers, _ = cast(tuple[str, dict[str, str], object], client.sign(url, "POST"))
+    return headers["Authorization"]
+
+
+def _text(message: Message, context: Context) -> str:
+    words, tail = _words(message), f" ({context.suffix})" if context.suffix else ""
+    if context.service.x_links:
+        tail += _link(message.url)
+    else:
+        words = weighted.defuse(words[: weighted.LIMIT * 10])
+    return weighted.cut(words, weighted.LIMIT - weighted.weight(tail)) + tail
+
+
+def _words(message: Message) -> str:
+    said_first = [clean_line(message.title), plain(parse(message.text))]
+    text = " — ".join(part for part in said_first if part)
+    fields = [f"{name}: {clean_line(value)}" for name, value in fields_of(message)]
+    text = "\n".join([text, *fields] if text else fields)
+    return _MARKS[message.severity] + (_beginning(text) or "(no text)")
+
+
+def _beginning(text: str) -> str:
+    """As much as can ever fit, links at their reduced weight included: nobody counts 64 KiB for a post of 280."""
+    return text[: weighted.LIMIT * 100]
+
+
+def _link(url: str) -> str:
+    link = f" {weighted.clean(clean(url))}" if url else ""
+    return link if weighted.weight(link) <= weighted.LIMIT - _LEAST_TEXT else _LINK_LEFT_OUT
+
+
+# ------------------------------------------------------------------------------------------------------------ classify
+
+
+def classify(reply: Reply, context: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case MailReply():
+            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
+        case HttpReply(status=status) if 200 <= status < 300:
+            return _accepted(reply)
+        case HttpReply(status=400):
+            return Refused(Reason.PAYLOAD, said(reply), ours=True)
+        case HttpReply(status=401):
+            return Gone(Reason.UNAUTHORIZED, f"X does not accept the keys and tokens any more: {said(reply)}")
+        case HttpReply(status=402):
+            # https://docs.x.com/x-api/getting-started/pricing: nothing goes out until the owner buys credits and switches it on again.
+            return Gone(Reason.NO_CREDITS, f"The X developer account has no credits left: {said(reply)}")
+        case HttpReply(status=403):
+            return _forbidden(reply, context)
+        case HttpReply(status=413):
+            return Refused(Reason.TOO_LARGE, said(reply), ours=True)
+        case HttpReply(status=429):
+            return Later(Reason.THROTTLED, _wait_seconds(reply, context.now), counts=False, detail=said(reply))
+        case HttpReply():
+            return classify_rest(reply, context.now)
+
+
+def _accepted(reply: HttpReply) -> Outcome:
+    body = json_body(reply)
+    data: Any = body.get("data")
+    post_id: Any = cast(dict[str, Any], data).get("id") if isinstance(data, dict) else None
+    if isinstance(post_id, str) and post_id:
+        return Delivered(post_id)
+    if body.get("errors"):  # X answers 200 with errors, too
+        return Refused(Reason.REJECTED, said(reply))
+    # Without the post's id nothing says whether it is there; the next attempt's duplicate refusal will.
+    return Delivered() if reply.status == 201 else Unknown(Reason.BAD_ANSWER, said(reply))
+
+
+def _forbidden(reply: HttpReply, context: Context) -> Outcome:
+    if not json_body(reply):
+        return Later(Reason.FORBIDDEN, detail=said(reply))  # not X itself, but what stands before it
+    words = reply.body[:10_000].decode("utf-8", "replace").lower()
+    if "duplicate" in words:
+        if context.may_have_arrived:
+            return Delivered(detail="X refused it as a duplicate: an earlier attempt had arrived.")
+        return Refused(Reason.DUPLICATE, said(reply))
+    if _DEAD.search(words):
+        return Gone(Reason.FORBIDDEN, f"X does not let this app or account post: {said(reply)}")
+    if "too long" in words or "shorter" in words:
+        return Refused(Reason.TOO_LARGE, said(reply), ours=True)
+    return Refused(Reason.FORBIDDEN, said(reply))
+
+
+def _wait_seconds(reply: HttpReply, now: Micros) -> float | None:
+    """The longest wait that the answer names; X's own headers give the moment in seconds since 1970."""
+    waits = [wait] if (wait := retry_after(reply, now)) is not None else []
+    for name in _LIMITS:
+        reset, remaining = (reply.headers.get(f"{name}-{part}", "").strip() for part in ("reset", "remaining"))
+        if re.fullmatch(r"[0-9]{1,11}", reset) and (remaining == "0" or name == _LIMITS[0]):
+            waits.append(max(0.0, int(reset) - now / SECOND))
+    return max(waits, default=None)
+
+
+# ------------------------------------------------------------------------------------------------------------- channel
+
+
+def _paces(settings: XSettings, _service: Settings) -> tuple[Pace, ...]:
+    return (Pace(f"x:{fingerprint(settings.x_access_token)}", POSTS, WINDOW_SECONDS),)
+
+
+CHANNEL = Channel(
+    type="x",
+    title="X",
+    settings=XSettings,
+    target=target,
+    paces=_paces,
+    render=render,
+    classify=classify,
+    max_attempts=MAX_ATTEMPTS,
+    refuses_repeats=True,
+    daily_budget=lambda service: service.x_daily_limit,
+    is_public=lambda _: True,
+)

@@ -1,0 +1,50 @@
+"""The `tocsin` command."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main() -> None:
+    """Entry of the console script: runs the command line and exits with its code."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line. Exit codes: 0 done, 1 not done, 2 wrong usage, 130 interrupted."""
+    from cyclopts import CycloptsError
+
+    from tocsin.cli import show
+    from tocsin.cli.commands import app
+    from tocsin.cli.failure import Failure
+
+    try:
+        result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+    except Failure as failure:
+        for line in str(failure).splitlines():
+            show.complain(line)
+        return failure.exit_code
+    except CycloptsError as error:
+        error.verbose = False
+        show.complain(f"{' '.join(str(error).split())} Try `{_help_for(error.command_chain)}`.")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _help_for(chain: Sequence[str] | None) -> str:
+    return " ".join(["tocsin", *(chain or ()), "--help"])
+
+
+def _drop_output() -> None:
+    """Whoever read standard output has gone (`tocsin ... | head`): nothing more can be flushed there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,249 @@
+"""`tocsin users` and `tocsin keys`: on the store itself, also beside a running service."""
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tocsin.cli import show
+from tocsin.cli.failure import Failure
+from tocsin.cli.options import load_settings
+from tocsin.model import SECOND, Micros
+from tocsin.settings import Settings
+
+if TYPE_CHECKING:
+    from tocsin.admin import Admin
+
+DataDir = Annotated[str | None, Parameter(help="Folder of the SQLite file and the key file (TOCSIN_DATA_DIR).")]
+
+
+@contextmanager
+def _store(settings: Settings) -> Generator["Admin", None, None]:
+    from tocsin.admin import AdminError, open_admin
+
+    try:
+        with open_admin(settings) as admin:
+            yield admin
+    except AdminError as error:
+        raise Failure(str(error)) from None
+
+
+def add_user(email: str, /, *, admin: bool = False, data_dir: DataDir = None) -> None:
+    """Add a user, and print a link with which they sign in once.
+
+    Parameters
+    ----------
+    email
+        E-mail address of the user.
+    admin
+        Whether the user is an administrator.
+    """
+    settings = load_settings(data_dir=data_dir)
+    with _store(settings) as store:
+        _, token = store.add_user(email, admin)
+    show.note(f"Added {show.one_line(email)}. This link signs them in once; it is not shown again:")
+    show.say(f"{_base_url(settings)}/sign-in/{token}")
+
+
+def set_password(email: str, /, *, data_dir: DataDir = None) -> None:
+    """Set a user's password: asked for on a terminal, else the first line of standard input.
+
+    Parameters
+    ----------
+    email
+        E-mail address of the user.
+    """
+    with _store(load_settings(data_dir=data_dir)) as store:
+        if not any(user.email.lower() == email.lower() for user in store.users()):
+            raise Failure(f"There is no user {show.one_line(email)}.")
+        store.set_password(email, _new_password())
+    show.note(f"The password of {show.one_line(email)} is set.")
+
+
+def disable_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -> None:
+    """Disable a user: their keys and sessions end, their handlers go with all secrets, what waits is cancelled.
+
+    Parameters
+    ----------
+    email
+        E-mail address of the user.
+    yes
+        Do not ask on a terminal.
+    """
+    with _store(load_settings(data_dir=data_dir)) as store:
+        _confirm(f"Disable {show.one_line(email)}? Keys, sessions, handlers and waiting deliveries of theirs end for good.", yes)
+        store.disable_user(email)
+    show.note(f"{show.one_line(email)} is disabled; the history stays.")
+
+
+def delete_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -> None:
+    """Delete a user with everything of theirs, the history too.
+
+    Parameters
+    ----------
+    email
+        E-mail address of the user.
+    yes
+        Do not ask on a terminal.
+    """
+    with _store(load_settings(data_dir=data_dir)) as store:
+        _confirm(f"Delete {show.one_line(email)}? Keys, handlers, notifications and the whole history of theirs go for good.", yes)
+        store.delete_user(email)
+    show.note(f"{show.one_line(email)} is deleted.")
+
+
+def list_users(*, json: bool = False, data_dir: DataDir = None) -> None:
+    """List the users.
+
+    Parameters
+    ----------
+    json
+        Print JSON instead of a table.
+    """
+    with _store(load_settings(data_dir=data_dir)) as store:
+        users = store.users()
+    if json:
+        show.as_json(
+            [
+                {
+                    "id": u.id,
+                    "email": u.email,
+                    "is_admin": u.is_admin,
+                    "datetime": _time(u.created_at),
+                    "disabled_datetime": _time(u.disabled_at),
+                }
+                for u in users
+            ]
+        )
+        return
+    rows = (
+        (
+            str(u.id),
+            u.email,
+            "admin" if u.is_admin else "user",
+            "enabled" if u.disabled_at is None else "disabled",
+            _time(u.created_at) or "-",
+        )
+        for u in users
+    )
+    show.table(("ID", "E-MAIL", "ROLE", "STATE", "CREATED (UTC)"), rows)
+
+
+def add_key(
+    name: str,
+    /,
+    *,
+    user: str,
+    scope: list[str] | None = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Add an API key and print it, once: nothing can show it again.
+
+    Parameters
+    ----------
+    name
+        What the key is called.
+    user
+        E-mail address of its user.
+    scope
+        What it may do: handlers:read, handlers:write, notifications:send, deliveries:read or deliveries:write; may be repeated.
+        Everything unless told.
+    """
+    with _store(load_settings(data_dir=data_dir)) as store:
+        key = store.add_key(user, name, tuple(scope or ()))
+    show.note("This is the key; it is not shown again:")
+    show.say(key)
+
+
+def list_keys(*, json: bool = False, data_dir: DataDir = None) -> None:
+    """List the API keys, by their beginnings.
+
+    Parameters
+    ----------
+    json
+        Print JSON instead of a table.
+    """
+    with _store(load_settings(data_dir=data_dir)) as store:
+        keys = store.keys()
+    if json:
+        show.as_json(
+            [
+                {
+                    "id": k.id,
+                    "name": k.name,
+                    "user": k.email,
+                    "beginning": k.shown,
+                    "scopes": list(k.scopes),
+                    "datetime": _time(k.created_at),
+                    "last_datetime": _time(k.last_used_at),
+                    "revoked_datetime": _time(k.revoked_at),
+                }
+                for k in keys
+            ]
+        )
+        return
+    show.table(
+        ("ID", "NAME", "USER", "BEGINS", "SCOPES", "STATE", "LAST USED (UTC)"),
+        (
+            (
+                str(k.id),
+                k.name,
+                k.email,
+                f"{k.shown}…",
+                ", ".join(k.scopes) or "all",
+                "valid" if k.revoked_at is None else "revoked",
+                _time(k.last_used_at) or "never",
+            )
+            for k in keys
+        ),
+    )
+
+
+def revoke_key(key: str, /, *, data_dir: DataDir = None) -> None:
+    """Revoke an API key; a running service notices within two seconds.
+
+    Parameters
+    ----------
+    key
+        The key's id, its name, or the beginning that `tocsin keys list` shows.
+    """
+    with _store(load_settings(data_dir=data_dir)) as store:
+        revoked = store.revoke_key(key)
+    show.note(f"The key {show.one_line(revoked.name)} of {show.one_line(revoked.email)} is revoked.")
+
+
+def _base_url(settings: Settings) -> str:
+    if settings.base_url:
+        return settings.base_url
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - shown, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _new_password() -> str:
+    if not sys.stdin.isatty():
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        from getpass import getpass
+
+        password = getpass("New password: ")
+        if getpass("Again: ") != password:
+            raise Failure("The two passwords differ.")
+    if not password:
+        raise Failure("The password is empty.")
+    return password
+
+
+def _confirm(question: str, is_confirmed: bool) -> None:
+    """Ask on a terminal; a script has nobody to ask and means what it says."""
+    if is_confirmed or not sys.stdin.isatty():
+        return
+    show.note(question)
+    if input("yes/no: ").strip().lower() not in {"y", "yes"}:
+        raise Failure("Nothing was changed.")
+
+
+def _time(at: Micros | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at / SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,146 @@
+"""`tocsin check`: what is misconfigured, and how to mend it."""
+
+import difflib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from tocsin import settings as options
+from tocsin.cli import show
+from tocsin.cli.options import set_values
+from tocsin.settings import OPTIONS, Settings, SettingsError
+
+_SHORTEST_KEY = 16
+
+
+class Finding(Struct, frozen=True):
+    """One sentence about the configuration. `is_fault` False: worth knowing, but it may be meant."""
+
+    text: str
+    is_fault: bool = True
+
+
+def check(*, data_dir: str | None = None) -> int:
+    """Say what is misconfigured and how to mend it; exit code 1 if anything is.
+
+    Parameters
+    ----------
+    data_dir
+        Folder of the SQLite file and the key file (TOCSIN_DATA_DIR).
+    """
+    values = set_values()
+    findings = [*names(values), *_unusable(values)]
+    settings = _usable(values, data_dir)
+    for look in LOOKS:
+        findings.extend(look(settings))
+    for finding in sorted(findings, key=lambda finding: not finding.is_fault):
+        show.console().print(f"{'wrong' if finding.is_fault else 'note '}  {show.one_line(finding.text)}", soft_wrap=True)
+    faults = sum(finding.is_fault for finding in findings)
+    show.say("Nothing is misconfigured." if not faults else f"{faults} thing{'s are' if faults > 1 else ' is'} misconfigured.")
+    return 1 if faults else 0
+
+
+def names(values: Mapping[str, str]) -> Iterator[Finding]:
+    """Names that no option has: most likely typos."""
+    known = {option.variable for option in OPTIONS} | {f"{option.variable}_FILE" for option in OPTIONS if option.secret}
+    plain_files = {f"{option.variable}_FILE": option.variable for option in OPTIONS if not option.secret}
+    for name in sorted(set(values) - known):
+        if name in plain_files:
+            yield Finding(f"{name} has no effect: only secrets are read from files, set {plain_files[name]} itself.")
+            continue
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        yield Finding(f"{name} is no setting" + (f": did you mean {close[0]}?" if close else "; `tocsin settings` lists them all."))
+
+
+def _unusable(values: Mapping[str, str]) -> list[Finding]:
+    try:
+        options.load(values, Path(os.devnull))
+    except SettingsError as error:
+        return [Finding(f"{line}.") for line in str(error).splitlines()]
+    return []
+
+
+def _usable(values: Mapping[str, str], data_dir: str | None) -> Settings:
+    """The settings with what cannot be read left at its default, so that everything else can be looked at."""
+    broken = {finding.text.split()[0] for finding in _unusable(values)}
+    kept = {name: value for name, value in values.items() if name.removesuffix("_FILE") not in broken}
+    return options.load(kept, Path(os.devnull), data_dir=data_dir)
+
+
+# ------------------------------------------------------------------------------------------------------- what is looked at
+
+
+def data_folder(settings: Settings) -> Iterator[Finding]:
+    from tocsin.datadir import KEY_FILE, STORE_FILE
+
+    folder = settings.data_path
+    if folder.exists() and not folder.is_dir():
+        yield Finding(f"TOCSIN_DATA_DIR: {folder} is no folder.")
+        return
+    present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(present, os.W_OK | os.X_OK):
+        yield Finding(f"TOCSIN_DATA_DIR: {present} is not writable for this user; change its owner or choose another folder.")
+        return
+    for file, mode, what in ((folder / STORE_FILE, os.R_OK | os.W_OK, "written"), (folder / KEY_FILE, os.R_OK, "read")):
+        if file.exists() and not os.access(file, mode):
+            yield Finding(f"{file} cannot be {what} by this user; change its owner.")
+
+
+def secret_key(settings: Settings) -> Iterator[Finding]:
+    """The key that opens the store: there, right, strong, and nobody else's to read."""
+    from tocsin.datadir import KEY_FILE, has_store, open_existing
+    from tocsin.store import StoreError
+
+    folder = settings.data_path
+    file = folder / KEY_FILE
+    if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
+        yield Finding(f"{file} can be read by others: run `chmod 600 {file}`.")
+    keys = [key.strip() for key in (settings.secret_key or "").split(",")]
+    if settings.secret_key and not all(keys):
+        yield Finding("TOCSIN_SECRET_KEY holds an empty key: keep one comma between two keys.")
+    elif settings.secret_key and min(map(len, keys)) < _SHORTEST_KEY:
+        yield Finding(f"TOCSIN_SECRET_KEY holds a key of fewer than {_SHORTEST_KEY} characters: take a long random one.")
+    if has_store(folder):
+        try:
+            open_existing(settings)[0].dispose()
+        except StoreError as error:
+            yield Finding(str(error))
+
+
+def mail(settings: Settings) -> Iterator[Finding]:
+    from tocsin.net.mail import complaints
+
+    for complaint in complaints(settings):
+        yield Finding(_sentence(complaint), is_fault=settings.smtp_url is not None)
+
+
+def reach(settings: Settings) -> Iterator[Finding]:
+    """Where the service listens, and what it believes about where requests come from."""
+    if any(network.prefixlen == 0 for network in settings.trusted_proxies):
+        yield Finding("TOCSIN_TRUSTED_PROXIES believes everybody: name only the networks of your own proxies.")
+    elif settings.trusted_proxies and settings.base_url is None:
+        yield Finding(
+            "Behind a proxy the links in answers are made from what it forwards: set TOCSIN_BASE_URL to be sure of them.", is_fault=False
+        )
+    is_open = settings.host not in {"localhost", "::1"} and not settings.host.startswith("127.")
+    if is_open and not settings.trusted_proxies and not (settings.base_url or "").startswith("https:"):
+        yield Finding(
+            f"TOCSIN_HOST: on {settings.host} API keys travel unencrypted; "
+            "put a TLS proxy in front and set TOCSIN_BASE_URL and TOCSIN_TRUSTED_PROXIES.",
+            is_fault=False,
+        )
+
+
+def egress(settings: Settings) -> Iterator[Finding]:
+    if any(network.prefixlen == 0 for network in settings.allow_networks):
+        yield Finding("TOCSIN_ALLOW_NETWORKS opens every network to all users: name only the ones that handlers must reach.")
+
+
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, mail, reach, egress)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

@@ -1,0 +1,198 @@
+"""The service's HTTP API, as the client commands use it."""
+
+import http.client
+import ipaddress
+import re
+import secrets
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from tocsin.cli.failure import Failure
+from tocsin.cli.show import one_line
+from tocsin.model import MASK
+
+TIMEOUT_SECONDS = 30.0
+PAGE_SIZES = (10, 25, 50, 100, 250, 500, 1000)
+_BUSY = {429, 503}
+_TRIES = 4
+_LONGEST_PAUSE_SECONDS = 10.0
+
+Query = Sequence[tuple[str, str]]
+
+
+class Meta(Struct):
+    total: int = 0
+    total_pages: int = 0
+
+
+class Envelope(Struct):
+    """What every successful answer looks like; `meta` only on lists."""
+
+    data: Any = None
+    meta: Meta | None = None
+
+
+class _Source(Struct):
+    parameter: str = ""
+
+
+class _Error(Struct):
+    detail: str = ""
+    title: str = ""
+    source: _Source | None = None
+
+
+class _Errors(Struct):
+    errors: list[_Error]
+
+
+class Denied(Failure):
+    """The key lacks the scope."""
+
+
+class Client:
+    """Speaks to one service with one key. Every method raises Failure with a sentence."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._url = url.rstrip("/")
+        self._api_key = api_key
+        self._opener = _opener(url)
+
+    def get(self, path: str, query: Query = ()) -> Envelope:
+        return self._call("GET", path + (f"?{urlencode(query)}" if query else ""))
+
+    def post(self, path: str, content: object = None, *, idempotency_key: str | None = None) -> Envelope:
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": idempotency_key} if idempotency_key else {})
+        return self._call("POST", path, msgspec.json.encode(content if content is not None else {}), headers)
+
+    def post_form(self, path: str, fields: Mapping[str, str]) -> Envelope:
+        """multipart/form-data, as the reference document has it."""
+        boundary = secrets.token_hex(16)
+        parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
+        body = "".join([*parts, f"--{boundary}--\r\n"]).encode()
+        return self._call("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+
+    def rows(self, path: str, query: Query = (), limit: int | None = None) -> Iterator[Any]:
+        """The rows of all pages, or the first `limit` of them."""
+        size = next((size for size in PAGE_SIZES if limit is not None and size >= limit), PAGE_SIZES[-1])
+        page, given = 1, 0
+        while True:
+            envelope = self.get(path, [*query, ("results_per_page", str(size)), ("page", str(page))])
+            for row in envelope.data:
+                if given == limit:
+                    return
+                given += 1
+                yield row
+            if given == limit or envelope.meta is None or page >= envelope.meta.total_pages:
+                return
+            page += 1
+
+    def _call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Envelope:
+        """Repeats what the service was too busy to take: it says so before it has done anything."""
+        for last in [False] * (_TRIES - 1) + [True]:
+            status, answered, content = self._exchange(method, path, body, headers or {})
+            pause_seconds = _pause(answered.get("retry-after"))
+            if last or status not in _BUSY or pause_seconds is None:
+                return self._read(status, answered, content)
+            time.sleep(pause_seconds)
+        raise AssertionError("unreachable")
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+        asked = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json", "User-Agent": "tocsin", **headers}
+        request = urllib.request.Request(self._url + path, data=body, headers=asked, method=method)  # noqa: S310 - settings allow http and https only
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
+                return reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(
+                f"No answer from {shown_url(self._url)} ({_why(error)}). Is the service running there? TOCSIN_URL says where."
+            ) from None
+
+    def _read(self, status: int, headers: Mapping[str, str], content: bytes) -> Envelope:
+        if 300 <= status < 400:
+            where = shown_url(headers.get("location") or "elsewhere")
+            raise Failure(f"{shown_url(self._url)} redirects to {where}: put the service's own address into TOCSIN_URL.")
+        if status == 401:
+            raise Failure(f"{shown_url(self._url)} does not know this API key: put a valid one into TOCSIN_API_KEY.")
+        if status == 403:
+            raise Denied(_sentences(status, content))
+        if status >= 400:
+            raise Failure(_sentences(status, content))
+        try:
+            return msgspec.json.decode(content, type=Envelope) if content else Envelope()
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Failure(f"{shown_url(self._url)} does not answer like tocsin: look at TOCSIN_URL.") from None
+
+
+def connect() -> Client:
+    """The client that TOCSIN_URL and TOCSIN_API_KEY describe."""
+    from tocsin.cli.options import load_settings
+
+    settings = load_settings()
+    if not settings.api_key:
+        raise Failure("TOCSIN_API_KEY is not set: put an API key of the service into the environment or into .env.")
+    if not re.fullmatch(r"[\x21-\x7e]+", settings.api_key):
+        raise Failure("TOCSIN_API_KEY holds characters that no API key has.")
+    return Client(settings.url, settings.api_key)
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Gives every answer as it is. A redirect is reported, not followed: the key must not travel to wherever it points."""
+    opener = urllib.request.OpenerDirector()
+    proxies = urllib.request.ProxyHandler({} if _is_loopback(url) else None)
+    for handler in (proxies, urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
+        opener.add_handler(handler)
+    return opener
+
+
+def shown_url(url: str) -> str:
+    """A URL without its userinfo and query."""
+    parts = urlsplit(url)
+    userinfo, at, place = parts.netloc.rpartition("@")
+    return one_line(parts._replace(netloc=f"{MASK}@{place}" if userinfo or at else place, query="", fragment="").geturl())
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _pause(retry_after: str | None) -> float | None:
+    if retry_after is None or not re.fullmatch(r"\d{1,6}", retry_after):
+        return None
+    pause_seconds = float(retry_after)
+    return pause_seconds if pause_seconds <= _LONGEST_PAUSE_SECONDS else None
+
+
+def _why(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, TimeoutError):
+        return f"nothing came within {TIMEOUT_SECONDS:.0f} s"
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror.lower()
+    return one_line(str(reason)) or type(reason).__name__
+
+
+def _sentences(status: int, content: bytes) -> str:
+    try:
+        errors = msgspec.json.decode(content, type=_Errors).errors
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        errors = []
+    if not errors:
+        return f"The service answered {status} without saying why."
+    return "\n".join(_sentence(error) for error in errors)
+
+
+def _sentence(error: _Error) -> str:
+    parameter = error.source.parameter if error.source else ""
+    detail = one_line(error.detail or error.title)
+    return f"{one_line(parameter)}: {detail}" if parameter and parameter not in detail else detail

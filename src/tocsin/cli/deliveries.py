@@ -1,0 +1,132 @@
+"""`tocsin deliveries`: what became of what was sent."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from msgspec import Struct
+
+from tocsin.cli import show
+from tocsin.cli.client import Client, Denied, connect
+from tocsin.cli.failure import Usage
+
+StatusWord = Literal["pending", "delivered", "failed", "expired", "cancelled", "skipped"]
+_RETRIED_AT_ONCE = 10_000
+
+
+class DeliveryRow(Struct):
+    """A delivery as the API's lists have it."""
+
+    id: int
+    notification_id: int
+    notification_handler_id: int
+    status: str
+    attempt_count: int
+    next_attempt_datetime: str | None
+    last_error: str | None
+    datetime: str
+    last_datetime: str | None
+
+
+def handler_names(client: Client) -> dict[int, str]:
+    """Names of the handlers by id; none where the key may not read handlers."""
+    try:
+        return {row["id"]: row["name"] for row in client.rows("/api/notification-handlers")}
+    except Denied:
+        return {}
+
+
+def list_deliveries(
+    *,
+    status: StatusWord | None = None,
+    notification: int | None = None,
+    handler: int | None = None,
+    search: str | None = None,
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 25,
+    json: bool = False,
+) -> None:
+    """List deliveries, newest first.
+
+    Parameters
+    ----------
+    status
+        Only those that stand there.
+    notification
+        Only those of this notification.
+    handler
+        Only those to this handler.
+    search
+        Only those with this in title, message or last error.
+    limit
+        How many at most.
+    json
+        Print JSON instead of a table.
+    """
+    client = connect()
+    raw = list(client.rows("/api/deliveries", list(_filters(status, notification, handler, search).items()), limit))
+    if json:
+        show.as_json(raw)
+        return
+    if not raw:
+        show.note("No deliveries.")
+        return
+    names = handler_names(client)
+    rows = msgspec.convert(raw, list[DeliveryRow])
+    show.table(
+        ("ID", "NOTIFICATION", "HANDLER", "STATUS", "ATTEMPTS", "ACCEPTED (UTC)", "NEXT ATTEMPT", "LAST ERROR"),
+        (
+            (
+                str(row.id),
+                str(row.notification_id),
+                names.get(row.notification_handler_id, str(row.notification_handler_id)),
+                show.status_text(row.status),
+                str(row.attempt_count),
+                row.datetime,
+                row.next_attempt_datetime or "-",
+                row.last_error or "-",
+            )
+            for row in rows
+        ),
+    )
+
+
+def retry(
+    delivery: int | None = None,
+    /,
+    *,
+    status: StatusWord | None = None,
+    notification: int | None = None,
+    handler: int | None = None,
+    search: str | None = None,
+) -> None:
+    """Deliver again what failed, expired, was cancelled or skipped: one delivery, or all that the filters name.
+
+    Parameters
+    ----------
+    delivery
+        Id of one delivery.
+    status
+        Those that stand there.
+    notification
+        Those of this notification.
+    handler
+        Those to this handler.
+    search
+        Those with this in title, message or last error.
+    """
+    filters = _filters(status, notification, handler, search)
+    if (delivery is None) == (not filters):
+        raise Usage("Name one delivery by its id, or several by --status, --notification, --handler or --search.")
+    client = connect()
+    answer = client.post(f"/api/deliveries/{delivery}/retry") if delivery is not None else client.post("/api/deliveries/retry", filters)
+    retried = msgspec.convert(answer.data["retried"], int)
+    show.say(f"{retried:,} to be delivered again.")
+    if retried == _RETRIED_AT_ONCE:
+        show.note("That is the most that one request takes: run it again for the rest.")
+
+
+def _filters(status: str | None, notification: int | None, handler: int | None, search: str | None) -> Mapping[str, str]:
+    given = {"notification_id": notification, "notification_handler_id": handler, "status": status, "search": search}
+    return {name: str(value) for name, value in given.items() if value is not None}

@@ -1,0 +1,48 @@
+"""`tocsin serve` and `tocsin demo`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from tocsin.cli.failure import Failure
+from tocsin.cli.options import load_settings
+
+Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
+
+
+def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | None = None, role: str | None = None) -> int:
+    """Run the service: API and delivery in one process, until SIGINT or SIGTERM.
+
+    Parameters
+    ----------
+    host
+        Address to listen on (TOCSIN_HOST).
+    port
+        Port to listen on; 0 takes a free one (TOCSIN_PORT).
+    data_dir
+        Folder of the SQLite file and the key file (TOCSIN_DATA_DIR).
+    role
+        Not supported yet.
+    """
+    if role is not None:
+        raise Failure("--role is not supported yet: this version does everything in one process, leave it out.")
+    settings = load_settings(host=host, port=port, data_dir=data_dir)
+    from tocsin import app
+
+    return app.serve(settings)
+
+
+def demo(*, port: Port = 8700, once: bool = False) -> int:
+    """Show everything without an account anywhere: a throw-away store, local receivers for all types, and traffic.
+
+    Parameters
+    ----------
+    port
+        Port of the service; another free one is taken if it is in use.
+    once
+        Stop as soon as every type has received one delivery; exit code 1 if that takes more than 30 seconds.
+    """
+    from tocsin.cli.demo.stage import run_demo
+
+    return run_demo(port, once)

@@ -1,0 +1,71 @@
+"""How commands print: tables and plain lines for people, JSON for programs, complaints on standard error."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_PIPED_WIDTH = 400  # a pipe has no width: nothing is wrapped or cut there
+
+Stream = Literal["stdout", "stderr"]
+STYLES = {
+    "delivered": "green",
+    "pending": "yellow",
+    "failed": "red",
+    "expired": "red",
+    "cancelled": "dim",
+    "skipped": "dim",
+    "unknown": "yellow",
+}
+
+
+def console(stream: Stream = "stdout") -> Console:
+    """A console that takes text literally: what handlers are called is never markup."""
+    on_error = stream == "stderr"
+    is_terminal = (sys.stderr if on_error else sys.stdout).isatty()
+    return Console(stderr=on_error, markup=False, emoji=False, highlight=False, width=None if is_terminal else _PIPED_WIDTH)
+
+
+def one_line(text: str) -> str:
+    """Text from elsewhere made fit for a terminal: no control characters, no line breaks."""
+    return _CONTROL.sub(" ", text).strip()
+
+
+def say(text: str) -> None:
+    """One line of result on standard output."""
+    console().print(text, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """One line on standard error."""
+    console("stderr").print(f"tocsin: {text}", soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One line for people on standard error, so that standard output stays the bare result."""
+    console("stderr").print(text, soft_wrap=True)
+
+
+def as_json(value: object) -> None:
+    """The value as indented JSON on standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def status_text(status: str) -> Text:
+    return Text(status, style=STYLES.get(status, ""))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Rows under their headings on standard output; numbers are no special case."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        shown.add_column(heading, overflow="fold")
+    for row in rows:
+        shown.add_row(*(cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row))
+    console().print(shown)

@@ -1,0 +1,327 @@
+"""The engine of one process: a lane per handler, taken round robin; retries and scheduled work come from the store when due.
+
+Fresh deliveries are handed over in memory after their commit; what does not fit stays in the store, and its lane is refilled from
+there in due order, so a sick handler's backlog costs neither memory nor anyone else's time.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Coroutine, Iterable, Sequence
+
+import structlog
+
+from tocsin import observe
+from tocsin.engine import Done, Worker
+from tocsin.model import SECOND, Busy, Micros
+from tocsin.store import Store, Waiting
+
+MOST_RUNNING = 2000  # attempts at the same time; each holds a socket
+MOST_IN_LANE = 256  # deliveries of one handler in memory
+MOST_IN_MEMORY = 10_000  # deliveries in memory
+MOST_BYTES = 32 << 20  # of message text in memory
+REFILLS_AT_ONCE = 2  # reads of the store at the same time
+SWEEP_SECONDS = 30.0
+FIRST_LIMIT = 2  # attempts of a handler at the same time; doubled by every answer, so that dead ones never take many places
+UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
+log = structlog.get_logger(__name__)
+
+
+class Lane:
+    """What is known of one handler's work. `spilled`: the store holds due work that is not in `jobs`."""
+
+    __slots__ = ("dropped", "filling", "handler_id", "in_ring", "jobs", "known", "limit", "running", "spilled", "unanswered", "waits")
+
+    def __init__(self, handler_id: int) -> None:
+        self.handler_id = handler_id
+        self.jobs: deque[Waiting] = deque()
+        self.known: set[int] = set()  # delivery ids in `jobs` or running
+        self.dropped: set[int] = set()  # left `known` while a refill was reading
+        self.running = 0
+        self.limit = FIRST_LIMIT
+        self.unanswered = 0
+        self.in_ring = False
+        self.waits = False  # for its turn in the pacing
+        self.filling = False
+        self.spilled = False
+
+
+class LocalEngine:
+    """See `tocsin.engine.Engine` for what each method promises."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lanes: dict[int, Lane] = {}
+        self._ring: deque[Lane] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._due: list[tuple[Micros, int]] = []
+        self._earliest: dict[int, Micros] = {}  # the entry of `_due` that counts, per handler
+        self._timer: asyncio.TimerHandle | None = None
+        self._to_fill: deque[int] = deque()
+        self._fillers = 0
+        self._jobs = 0
+        self._bytes = 0
+        self._stopping = False
+
+    async def start(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        await self._sweep()
+        self._spawn(self._sweep_now_and_then())
+
+    async def stop(self, grace_seconds: float) -> None:
+        self._stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._background:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+
+    # --------------------------------------------------------------------------------------------------- what comes in
+
+    def hand_over(self, jobs: Sequence[Waiting]) -> None:
+        for job in jobs:
+            lane = self._lane(job.delivery.handler_id)
+            # Once some are left in the store, later ones must not overtake them.
+            if lane.spilled or lane.filling or len(lane.jobs) >= MOST_IN_LANE or self._is_full:
+                lane.spilled = True
+                self._ask_to_fill(lane)
+                continue
+            self._add(lane, job)
+        self._pump()
+
+    def wake(self, handler_id: int, due_at: Micros) -> None:
+        known = self._earliest.get(handler_id)
+        if known is not None and known <= due_at:
+            return
+        self._earliest[handler_id] = due_at
+        heapq.heappush(self._due, (due_at, handler_id))
+        if self._due[0] == (due_at, handler_id):
+            self._set_timer()
+
+    def forget(self, delivery_ids: Iterable[int]) -> None:
+        gone = set(delivery_ids)
+        for lane in self._lanes.values():
+            if not gone.isdisjoint(lane.known):
+                self._drop(lane, gone)
+
+    def forget_handler(self, handler_id: int) -> None:
+        lane = self._lanes.get(handler_id)
+        if lane is not None:
+            self._drop(lane, set(lane.known))
+
+    @property
+    def _is_full(self) -> bool:
+        return self._jobs >= MOST_IN_MEMORY or self._bytes >= MOST_BYTES
+
+    @property
+    def in_memory(self) -> int:
+        return self._jobs
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._stopping and any(not task.done() for task in self._background)
+
+    def oldest_due(self) -> Micros | None:
+        waiting = [lane.jobs[0].delivery.first_due_at for lane in self._lanes.values() if lane.jobs]
+        return min([*waiting, *([self._due[0][0]] if self._due else [])], default=None)
+
+    # ------------------------------------------------------------------------------------------------------- the lanes
+
+    def _lane(self, handler_id: int) -> Lane:
+        lane = self._lanes.get(handler_id)
+        if lane is None:
+            lane = self._lanes[handler_id] = Lane(handler_id)
+        return lane
+
+    def _add(self, lane: Lane, job: Waiting) -> None:
+        lane.jobs.append(job)
+        lane.known.add(job.delivery.id)
+        self._jobs += 1
+        self._bytes += len(job.notification.message.text)
+        self._to_ring(lane)
+
+    def _drop(self, lane: Lane, delivery_ids: set[int]) -> None:
+        kept: deque[Waiting] = deque()
+        for job in lane.jobs:
+            if job.delivery.id in delivery_ids:
+                self._left(lane, job)
+                lane.known.discard(job.delivery.id)
+            else:
+                kept.append(job)
+        lane.jobs = kept
+        if lane.filling:
+            lane.dropped |= delivery_ids
+
+    def _left(self, lane: Lane, job: Waiting) -> None:
+        self._jobs -= 1
+        self._bytes -= len(job.notification.message.text)
+        if lane.spilled and len(lane.jobs) <= MOST_IN_LANE // 4:
+            self._ask_to_fill(lane)
+
+    def _to_ring(self, lane: Lane) -> None:
+        if not lane.in_ring and not lane.waits and lane.jobs:
+            lane.in_ring = True
+            self._ring.append(lane)
+
+    def _tidy(self, lane: Lane) -> None:
+        idle = not (lane.jobs or lane.running or lane.in_ring or lane.waits or lane.filling or lane.spilled)
+        if idle and lane.unanswered < UNANSWERED_FOR_ONE_AT_A_TIME:
+            self._lanes.pop(lane.handler_id, None)
+
+    # ---------------------------------------------------------------------------------------------------- taking turns
+
+    def _pump(self) -> None:
+        """Start whatever may start: one job of each lane in turn."""
+        ring = self._ring
+        while ring and len(self._tasks) < MOST_RUNNING and not self._stopping:
+            lane = ring.popleft()
+            lane.in_ring = False
+            if not lane.jobs or lane.running >= self._limit(lane):
+                continue  # it comes back when one of its attempts ends
+            wait = self._worker.turn(lane.handler_id)
+            if wait > 0:
+                lane.waits = True
+                self._loop.call_later(wait, self._turn_came, lane)
+                continue
+            job = lane.jobs.popleft()
+            self._left(lane, job)
+            lane.running += 1
+            task = self._loop.create_task(self._run(lane, job))
+            self._tasks.add(task)
+            self._to_ring(lane)
+
+    def _limit(self, lane: Lane) -> int:
+        """A handler that keeps not answering is tried one delivery at a time."""
+        return min(lane.limit, self._worker.in_flight(lane.handler_id))
+
+    def _turn_came(self, lane: Lane) -> None:
+        lane.waits = False
+        self._to_ring(lane)
+        self._pump()
+
+    async def _run(self, lane: Lane, job: Waiting) -> None:
+        done = Done(observe.now() + SECOND, answered=False)
+        try:
+            done = await self._worker.deliver(job)
+        finally:
+            self._tasks.discard(asyncio.current_task())  # pyright: ignore[reportArgumentType]
+            self._finished(lane, job, done)
+
+    def _finished(self, lane: Lane, job: Waiting, done: Done) -> None:
+        lane.running -= 1
+        if done.answered:
+            lane.unanswered = 0
+            lane.limit = min(lane.limit * 2, MOST_IN_LANE)
+        else:
+            lane.unanswered += 1
+            if lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
+                lane.limit = 1
+        lane.known.discard(job.delivery.id)
+        if lane.filling:
+            lane.dropped.add(job.delivery.id)
+        if done.due_at is not None:
+            self.wake(lane.handler_id, done.due_at)
+        self._to_ring(lane)
+        self._tidy(lane)
+        self._pump()
+
+    # ------------------------------------------------------------------------------------------------- from the store
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._due and not self._stopping:
+            delay = max(0.0, (self._due[0][0] - observe.now()) / SECOND)
+            self._timer = self._loop.call_later(min(delay, SWEEP_SECONDS), self._time_came)
+
+    def _time_came(self) -> None:
+        now = observe.now()
+        while self._due and self._due[0][0] <= now:
+            due_at, handler_id = heapq.heappop(self._due)
+            if self._earliest.get(handler_id) == due_at:
+                del self._earliest[handler_id]
+                lane = self._lane(handler_id)
+                lane.spilled = True
+                self._ask_to_fill(lane)
+        self._set_timer()
+
+    def _ask_to_fill(self, lane: Lane) -> None:
+        if lane.filling or self._stopping:
+            return
+        lane.filling = True
+        self._to_fill.append(lane.handler_id)
+        if self._fillers < REFILLS_AT_ONCE:
+            self._fillers += 1
+            self._spawn(self._fill())
+
+    async def _fill(self) -> None:
+        """Refill lanes, one after the other, until none asks."""
+        try:
+            while self._to_fill:
+                lane = self._lanes[self._to_fill.popleft()]
+                try:
+                    await self._fill_lane(lane)
+                except Busy as busy:
+                    log.error("engine.refill_waits", why=str(busy))
+                    self.wake(lane.handler_id, observe.now() + SECOND)
+                finally:
+                    lane.filling = False
+                    lane.dropped.clear()
+                if lane.spilled and len(lane.jobs) <= MOST_IN_LANE // 4 and not self._is_full:
+                    self._ask_to_fill(lane)  # more came while this was read
+                self._tidy(lane)
+        finally:
+            self._fillers -= 1
+
+    async def _fill_lane(self, lane: Lane) -> None:
+        if self._is_full and not lane.jobs:  # of others' work: ask again
+            self.wake(lane.handler_id, observe.now() + SECOND // 10)
+        if self._is_full or len(lane.jobs) > MOST_IN_LANE // 4:
+            return
+        lane.spilled = False
+        limit = MOST_IN_LANE - len(lane.jobs) + len(lane.known)
+        await self._worker.prepare([lane.handler_id])
+        found, next_due = await self._store.due(lane.handler_id, observe.now(), limit)
+        lane.spilled = lane.spilled or len(found) >= limit
+        for job in found:
+            if job.delivery.id not in lane.known and job.delivery.id not in lane.dropped:
+                self._add(lane, job)
+        if next_due is not None:
+            self.wake(lane.handler_id, next_due)
+        self._pump()
+
+    async def _sweep(self) -> None:
+        """Every handler that has something waiting is known to the clock, whatever went by unheard."""
+        for handler_id, due_at in await self._store.waiting_handlers():
+            self.wake(handler_id, due_at)
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._sweep()
+            except Busy as busy:
+                log.error("engine.sweep_waits", why=str(busy))
+            self._set_timer()
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("engine.task_failed", exc_info=task.exception())

@@ -1,0 +1,1 @@
+"""The corridor: accept, plan, deliver, pace, settle."""

@@ -1,0 +1,128 @@
+"""From checked drafts to durable rows, and the hand-over to the engine."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from tocsin import observe
+from tocsin.engine import Engine
+from tocsin.flow.directory import Directory
+from tocsin.flow.plan import MOST_DELIVERIES, faults, plan
+from tocsin.model import Delivery, Draft, Fault, InFlight, Invalid, Micros, Notification, Status
+from tocsin.store import Accept, Accepted, Planned, Remembered, Store, Waiting
+
+IDEMPOTENCY_WINDOW: Micros = 86_400_000_000  # a day
+
+
+class Idempotency(Struct, frozen=True):
+    """An Idempotency-Key with the path it came to and a hash of the parsed content."""
+
+    path: str
+    key: str
+    content: bytes
+
+
+class Repeats:
+    """Requests with an idempotency key: one at a time, answered as before if the key was used."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._in_flight: set[tuple[int, str, str]] = set()
+
+    async def begin(self, user_id: int, idempotency: Idempotency) -> tuple[int, ...] | None:
+        """The answer of a day at most ago, or None: then `end` must follow. Raises InFlight, Invalid."""
+        mark = (user_id, idempotency.path, idempotency.key)
+        if mark in self._in_flight:
+            raise InFlight
+        self._in_flight.add(mark)
+        answer: tuple[int, ...] | None = None
+        is_new = False
+        try:
+            answer = await self._answer_of(user_id, idempotency)
+            is_new = answer is None
+        finally:
+            if not is_new:
+                self._in_flight.discard(mark)
+        return answer
+
+    async def _answer_of(self, user_id: int, idempotency: Idempotency) -> tuple[int, ...] | None:
+        since = observe.now() - IDEMPOTENCY_WINDOW
+        found = await self._store.remembered(user_id, idempotency.path, idempotency.key, since)
+        if found is None:
+            return None
+        if found.content != idempotency.content:
+            detail = "This idempotency key was used with other content."
+            raise Invalid(Fault("idempotency_mismatch", "Idempotency key reused", detail, "Idempotency-Key"))
+        return found.answer
+
+    def end(self, user_id: int, idempotency: Idempotency) -> None:
+        self._in_flight.discard((user_id, idempotency.path, idempotency.key))
+
+
+def to_remember(idempotency: Idempotency | None) -> Remembered | None:
+    return None if idempotency is None else Remembered(idempotency.path, idempotency.key, idempotency.content)
+
+
+class Accepting:
+    def __init__(self, store: Store, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
+        self._store = store
+        self._directory = directory
+        self._engine = engine
+        self._repeats = repeats
+        self._metrics = metrics
+
+    async def accept(self, user_id: int, drafts: Sequence[Draft], idempotency: Idempotency | None = None, batch: bool = False) -> list[int]:
+        """Ids of the kept notifications, after their commit. All or none.
+
+        Raises Invalid (unknown or no handlers, too many deliveries, an idempotency key used with other content), InFlight, Busy.
+        """
+        if idempotency is None:
+            return await self._accept(user_id, drafts, None, batch)
+        answer = await self._repeats.begin(user_id, idempotency)
+        if answer is not None:
+            return list(answer)
+        try:
+            return await self._accept(user_id, drafts, idempotency, batch)
+        finally:
+            self._repeats.end(user_id, idempotency)
+
+    async def handler_faults(self, user_id: int, handlers: tuple[int, ...] | None, parameter: str) -> list[Fault]:
+        """What `accept` would say of these handlers, to be reported together with other faults."""
+        return faults(handlers, await self._directory.briefs(user_id), parameter)
+
+    async def _accept(self, user_id: int, drafts: Sequence[Draft], idempotency: Idempotency | None, batch: bool) -> list[int]:
+        briefs = await self._directory.briefs(user_id)
+        found = [
+            fault
+            for index, draft in enumerate(drafts)
+            for fault in faults(draft.handlers, briefs, f"notifications[{index}].handlers" if batch else "handlers")
+        ]
+        if found:
+            raise Invalid(*found)
+        now = observe.now()
+        planned = [plan(draft, briefs, now) for draft in drafts]
+        count = sum(len(one.deliveries) for one in planned)
+        if count > MOST_DELIVERIES:
+            detail = f"The request would make {count:,} deliveries; at most {MOST_DELIVERIES:,} are allowed."
+            raise Invalid(Fault("too_many_deliveries", "Too many deliveries", detail, None if batch else "handlers"))
+        accepted = await self._store.accept(Accept(user_id, now, planned, to_remember(idempotency)))
+        self._metrics.accepted(len(planned), count)
+        self._hand_over(user_id, now, planned, accepted)
+        return [one.notification_id for one in accepted]
+
+    def _hand_over(self, user_id: int, now: Micros, planned: Sequence[Planned], accepted: Sequence[Accepted]) -> None:
+        jobs: list[Waiting] = []
+        for one, ids in zip(planned, accepted, strict=True):
+            notification = Notification(ids.notification_id, user_id, one.message, one.send_at, one.expires_at)
+            for delivery_id, made in enumerate(one.deliveries, ids.first_delivery_id):
+                if made.status is not Status.PENDING:
+                    continue
+                if made.due_at > now:
+                    self._engine.wake(made.handler_id, made.due_at)
+                    continue
+                delivery = Delivery(
+                    delivery_id, ids.notification_id, made.handler_id, user_id, Status.PENDING, made.due_at, made.due_at, now
+                )
+                jobs.append(Waiting(delivery, notification))
+        if jobs:
+            self._engine.hand_over(jobs)

@@ -1,0 +1,70 @@
+"""Looking at what was sent, cancelling what waits, sending again what did not arrive."""
+
+from collections.abc import Sequence
+
+from tocsin import observe
+from tocsin.engine import Engine
+from tocsin.flow.accept import Idempotency, Repeats, to_remember
+from tocsin.flow.words import Event, events
+from tocsin.model import Attempt, Delivery, Missing, Notification, Status
+from tocsin.store import DeliveryFilter, Page, Store
+
+MOST_RETRIED = 10_000  # deliveries of one request
+
+
+class Deliveries:
+    def __init__(self, store: Store, engine: Engine, repeats: Repeats) -> None:
+        self._store = store
+        self._engine = engine
+        self._repeats = repeats
+
+    async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
+        """Newest first, each with how many of its deliveries are in which status."""
+        return await self._store.notifications(user_id, page, size)
+
+    async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]]:
+        """Raises Missing."""
+        found = await self._store.notification(user_id, notification_id)
+        if found is None:
+            raise Missing
+        return found
+
+    async def cancel(self, user_id: int, notification_id: int) -> int:
+        """How many deliveries were cancelled; what is in flight may still arrive. Raises Missing."""
+        await self.notification(user_id, notification_id)
+        cancelled = await self._store.cancel(user_id, notification_id)
+        self._engine.forget(cancelled)
+        return len(cancelled)
+
+    async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
+        """Newest first."""
+        return await self._store.deliveries(user_id, which, page, size)
+
+    async def get(self, user_id: int, delivery_id: int) -> tuple[Delivery, list[Attempt], list[Event]]:
+        """Raises Missing."""
+        found = await self._store.delivery(user_id, delivery_id)
+        if found is None:
+            raise Missing
+        delivery, notification, attempts = found
+        return delivery, attempts, events(delivery, notification, attempts)
+
+    async def retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None = None) -> int:
+        """How many settled, undelivered deliveries wait again. Raises Missing where one is named that is not there."""
+        if idempotency is None:
+            return len(await self._retry(user_id, which, None))
+        answer = await self._repeats.begin(user_id, idempotency)
+        if answer is not None:
+            return answer[0]
+        try:
+            return len(await self._retry(user_id, which, idempotency))
+        finally:
+            self._repeats.end(user_id, idempotency)
+
+    async def _retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None) -> Sequence[tuple[int, int]]:
+        if isinstance(which, int) and await self._store.delivery(user_id, which) is None:
+            raise Missing
+        now = observe.now()
+        retried = await self._store.retry(user_id, which, now, MOST_RETRIED, to_remember(idempotency))
+        for handler_id in {handler_id for _, handler_id in retried}:
+            self._engine.wake(handler_id, now)
+        return retried

@@ -1,0 +1,159 @@
+"""Handlers in memory, opened and typed, as deliveries need them; dropped when anything about them changes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
+from tocsin.channels.registry import CHANNELS
+from tocsin.model import Handler, Micros, SigningSecret
+from tocsin.settings import Settings
+from tocsin.store import HandlerBrief, HandlerRow, Store
+from tocsin.vault import Vault, WrongKey
+
+MOST_IN_MEMORY = 50_000  # handlers
+
+
+class Loaded(Struct, frozen=True):
+    """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None."""
+
+    handler: Handler
+    channel: AnyChannel
+    settings: HandlerSettings | None
+    paces: tuple[Pace, ...] = ()
+    credential: str = ""
+    secrets: tuple[str, ...] = ()
+    problem: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Loaded({self.handler!r})"
+
+
+def load(handler: Handler, service: Settings) -> Loaded:
+    """Type a handler's settings. The credential's key is that of the first pace; without one, the handler is its own."""
+    channel = CHANNELS[handler.type]
+    try:
+        typed = settings_of(channel, handler.settings)
+    except msgspec.ValidationError:
+        return Loaded(handler, channel, None, credential=f"handler:{handler.id}", problem="the stored settings do not fit this type")
+    paces = channel.paces(typed, service)
+    return Loaded(
+        handler,
+        channel,
+        typed,
+        paces,
+        paces[0].key if paces else f"handler:{handler.id}",
+        secrets_of(channel, handler),
+    )
+
+
+def secrets_of(channel: AnyChannel, handler: Handler) -> tuple[str, ...]:
+    """All that must be scrubbed from whatever a provider answers."""
+    found: list[str] = []
+    for name, field in fields_of(channel.settings).items():
+        if field.hide is not None and name in handler.settings:
+            found.extend(field.hide(handler.settings[name]).secrets)
+    if handler.secret is not None:
+        found.extend(secret for secret in (handler.secret.current, handler.secret.previous) if secret)
+    return tuple(dict.fromkeys(found))
+
+
+def open_handler(row: HandlerRow, vault: Vault) -> Handler:
+    """The row with its secrets in the clear. Raises WrongKey."""
+    settings: dict[str, Any] = vault.open(row.settings) if row.settings else {}
+    secret = msgspec.convert(vault.open(row.secret), SigningSecret) if row.secret else None
+    return Handler(
+        id=row.id,
+        user_id=row.user_id,
+        type=row.type,
+        name=row.name,
+        settings=settings,
+        is_enabled=row.is_enabled,
+        created_at=row.created_at,
+        last_delivered_at=row.last_delivered_at,
+        disabled_reason=row.disabled_reason,
+        version=row.version,
+        secret=secret,
+    )
+
+
+class Directory:
+    """A cache that never outlives a change: what was read while something changed is used once and not kept."""
+
+    def __init__(self, store: Store, vault: Vault, service: Settings) -> None:
+        self._store = store
+        self._vault = vault
+        self._service = service
+        self._loaded: dict[int, Loaded] = {}
+        self._briefs: dict[int, dict[int, HandlerBrief]] = {}
+        self._paces: dict[int, tuple[str, tuple[Pace, ...]]] = {}
+        self._changes = 0
+
+    def pace_of(self, handler_id: int) -> tuple[str, tuple[Pace, ...]]:
+        """Credential and paces as last known, even while a change is being read again."""
+        return self._paces.get(handler_id) or (f"handler:{handler_id}", ())
+
+    def cached(self, handler_id: int) -> Loaded | None:
+        return self._loaded.get(handler_id)
+
+    async def loaded(self, handler_id: int) -> Loaded | None:
+        """None: deleted, or never there."""
+        found = self._loaded.get(handler_id)
+        if found is not None:
+            return found
+        changes = self._changes
+        row = await self._store.handler(handler_id)
+        if row is None or row.deleted_at is not None:
+            return None
+        found = self._open(row)
+        if changes == self._changes:
+            if len(self._loaded) >= MOST_IN_MEMORY:
+                oldest = next(iter(self._loaded))
+                del self._loaded[oldest], self._paces[oldest]
+            self._loaded[handler_id] = found
+            self._paces[handler_id] = (found.credential, found.paces)
+        return found
+
+    def _open(self, row: HandlerRow) -> Loaded:
+        try:
+            return load(open_handler(row, self._vault), self._service)
+        except WrongKey:
+            bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
+            problem = "the stored settings cannot be opened with the service's key"
+            return Loaded(bare, CHANNELS[row.type], None, credential=f"handler:{row.id}", problem=problem)
+
+    async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
+        """Every handler of a user that is not deleted, by id."""
+        found = self._briefs.get(user_id)
+        if found is None:
+            changes = self._changes
+            found = {brief.id: brief for brief in await self._store.handler_briefs(user_id)}
+            if changes == self._changes:
+                self._briefs[user_id] = found
+        return found
+
+    async def prepare(self, handler_ids: Iterable[int]) -> None:
+        for handler_id in handler_ids:
+            await self.loaded(handler_id)
+
+    def forget(self, user_id: int, handler_id: int) -> None:
+        self._changes += 1
+        self._loaded.pop(handler_id, None)
+        self._briefs.pop(user_id, None)
+
+    def forget_all(self) -> None:
+        """Another process wrote to the store: anything may have changed."""
+        self._changes += 1
+        self._loaded.clear()
+        self._briefs.clear()
+
+
+def signing_secrets(secret: SigningSecret | None, now: Micros) -> tuple[str, ...]:
+    """The secrets that sign at this moment, the current one first."""
+    if secret is None:
+        return ()
+    if secret.previous and secret.previous_until and secret.previous_until > now:
+        return (secret.current, secret.previous)
+    return (secret.current,)

@@ -1,0 +1,211 @@
+"""Registering, changing and removing handlers: the rules for their fields, and what follows from a change."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from tocsin import observe
+from tocsin.channels.contract import AnyChannel, fields_of
+from tocsin.channels.registry import CHANNELS
+from tocsin.engine import Engine
+from tocsin.flow.directory import Directory, open_handler
+from tocsin.flow.health import end_waiting
+from tocsin.model import MASK, SECOND, Fault, Handler, Micros, Missing, Reason, SigningSecret, Status
+from tocsin.store import HandlerChange, HandlerFilter, HandlerRow, Store
+from tocsin.vault import Vault, new_signing_secret
+
+MOST_NAME_CHARACTERS = 256
+ROTATION: Micros = 86_400 * SECOND  # both secrets sign for so long
+_MASK_SIGN = MASK[:2]
+_MANY = 50  # rows: opening more of them takes longer than the event loop should be held
+
+
+class HandlerDraft(Struct, frozen=True):
+    """Checked values to be written. None leaves as it was; `settings` holds only what was given."""
+
+    name: str | None = None
+    type: str | None = None
+    settings: dict[str, str] | None = None
+    is_enabled: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"HandlerDraft(type={self.type!r})"
+
+
+# -------------------------------------------------------------------------------------------------- the rules for fields
+
+
+def check(fields: Mapping[str, str], is_enabled: bool | None, current: Handler | None) -> tuple[HandlerDraft, list[Fault]]:
+    """Check name, type and settings as given; `current` None is a create. Every fault at once."""
+    faults: list[Fault] = []
+    name = _name(fields, current, faults)
+    channel = _channel(fields, current, faults)
+    settings: dict[str, str] | None = None
+    new_type = None
+    if channel is not None:
+        fresh = current is None or current.type != channel.type
+        new_type = channel.type if fresh else None
+        settings = _settings(fields, channel, None if fresh else current, faults)
+    return HandlerDraft(name, new_type, settings or None, is_enabled), faults
+
+
+def _name(fields: Mapping[str, str], current: Handler | None, faults: list[Fault]) -> str | None:
+    if "name" not in fields and current is not None:
+        return None
+    name = fields.get("name", "").strip()
+    if not name:
+        faults.append(Fault("required", "Required field", "A name is required.", "name"))
+    elif len(name) > MOST_NAME_CHARACTERS:
+        faults.append(Fault("too_long", "Too long", f"The name may be {MOST_NAME_CHARACTERS} characters long at most.", "name"))
+    return name
+
+
+def _channel(fields: Mapping[str, str], current: Handler | None, faults: list[Fault]) -> AnyChannel | None:
+    if "type" not in fields and current is not None:
+        return CHANNELS[current.type]
+    given = fields.get("type", "")
+    channel = CHANNELS.get(given)
+    if not given:
+        faults.append(Fault("required", "Required field", f"A type is required: one of {', '.join(CHANNELS)}.", "type"))
+    elif channel is None:
+        faults.append(Fault("invalid_choice", "Not an allowed value", f"The type must be one of {', '.join(CHANNELS)}.", "type"))
+    return channel
+
+
+def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler | None, faults: list[Fault]) -> dict[str, str]:
+    """The usable settings among the fields. `current`: the handler whose settings stay where none is given."""
+    own = fields_of(channel.settings)
+    for name, value in fields.items():
+        if name not in own and name not in {"name", "type"} and value:
+            detail = f"The field {name} does not belong to the type {channel.type}."
+            faults.append(Fault("wrong_type", "Field of another type", detail, name))
+    settings: dict[str, str] = {}
+    for name, field in own.items():
+        if name not in fields and current is not None:
+            continue
+        value = fields.get(name, "")
+        if not value:
+            faults.append(Fault("required", "Required field", f"{field.title} is required for the type {channel.type}.", name))
+        elif _MASK_SIGN in value:
+            if current is None or field.hide is None or field.hide(current.settings[name]).shown != value:
+                detail = f"{field.title} holds a mask (••): send the whole value, or leave the field out to keep what is stored."
+                faults.append(Fault("masked", "Masked value", detail, name))
+        elif (complaint := field.check(value)) is not None:
+            faults.append(Fault("invalid", "Not a usable value", complaint, name))
+        else:
+            settings[name] = value
+    return settings
+
+
+def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
+    """The settings in the channel's order, secret values masked unless `clear`."""
+    shown: dict[str, str] = {}
+    for name, field in fields_of(CHANNELS[handler.type].settings).items():
+        value = handler.settings.get(name, "")
+        shown[name] = value if clear or field.hide is None else field.hide(value).shown
+    return shown
+
+
+# ---------------------------------------------------------------------------------------------------------- what is done
+
+
+class Handlers:
+    def __init__(self, store: Store, directory: Directory, engine: Engine, vault: Vault) -> None:
+        self._store = store
+        self._directory = directory
+        self._engine = engine
+        self._vault = vault
+
+    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
+        """One page and how many there are in all."""
+        found = await self._store.handlers(user_id, which, page, size)
+        if len(found.rows) > _MANY:
+            return await asyncio.to_thread(self._opened, found.rows), found.total
+        return self._opened(found.rows), found.total
+
+    def _opened(self, rows: list[HandlerRow]) -> list[Handler]:
+        return [open_handler(row, self._vault) for row in rows]
+
+    async def get(self, user_id: int, handler_id: int) -> Handler:
+        """Raises Missing."""
+        return open_handler(await self._row(user_id, handler_id), self._vault)
+
+    async def create(self, user_id: int, draft: HandlerDraft) -> int:
+        """The new id. The draft must have come from `check` without faults."""
+        channel = CHANNELS[draft.type or ""]
+        change = HandlerChange(
+            type=channel.type,
+            name=draft.name,
+            settings=self._vault.seal(draft.settings or {}),
+            secret=self._new_secret(channel),
+            is_enabled=True if draft.is_enabled is None else draft.is_enabled,
+        )
+        handler_id = await self._store.add_handler(user_id, change, observe.now())
+        self._directory.forget(user_id, handler_id)
+        return handler_id
+
+    async def change(self, user_id: int, handler_id: int, draft: HandlerDraft) -> int:
+        """Write what the draft holds. Raises Missing."""
+        while True:
+            row = await self._row(user_id, handler_id)
+            if await self._store.change_handler(handler_id, self._change(row, draft), expected_version=row.version):
+                break
+        self._directory.forget(user_id, handler_id)
+        if draft.is_enabled is False and row.is_enabled:
+            await end_waiting(self._store, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
+        return handler_id
+
+    def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
+        settings = draft.settings
+        if settings is not None and draft.type in (None, row.type) and row.settings is not None:
+            settings = {**open_handler(row, self._vault).settings, **settings}
+        return HandlerChange(
+            type=draft.type,
+            name=draft.name,
+            settings=None if settings is None else self._vault.seal(settings),
+            # Another type: the old secrets go, all of them.
+            secret=None if draft.type in (None, row.type) else self._new_secret(CHANNELS[draft.type]) or b"",
+            is_enabled=draft.is_enabled,
+        )
+
+    async def delete(self, user_id: int, handler_id: int) -> None:
+        """Cancel what waits, erase the secrets, keep the history. Raises Missing."""
+        await self._row(user_id, handler_id)
+        if not await self._store.delete_handler(handler_id, observe.now()):
+            raise Missing
+        self._directory.forget(user_id, handler_id)
+        await end_waiting(self._store, self._engine, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED)
+
+    async def secret(self, user_id: int, handler_id: int) -> SigningSecret:
+        """The signing secrets. Raises Missing, also for a type that does not sign."""
+        return self._secret_of(await self._row(user_id, handler_id))
+
+    async def rotate_secret(self, user_id: int, handler_id: int) -> SigningSecret:
+        """A new signing secret; the present one signs too for a day. Raises Missing."""
+        while True:
+            row = await self._row(user_id, handler_id)
+            until = observe.now() + ROTATION
+            rotated = SigningSecret(new_signing_secret(), self._secret_of(row).current, until)
+            change = HandlerChange(secret=self._vault.seal(msgspec.to_builtins(rotated)))
+            if await self._store.change_handler(handler_id, change, expected_version=row.version):
+                self._directory.forget(user_id, handler_id)
+                return rotated
+
+    async def _row(self, user_id: int, handler_id: int) -> HandlerRow:
+        row = await self._store.handler(handler_id)
+        if row is None or row.deleted_at is not None or row.user_id != user_id:
+            raise Missing
+        return row
+
+    def _secret_of(self, row: HandlerRow) -> SigningSecret:
+        secret = open_handler(row, self._vault).secret
+        if secret is None:
+            raise Missing
+        if secret.previous_until is not None and secret.previous_until <= observe.now():
+            return SigningSecret(secret.current)
+        return secret
+
+    def _new_secret(self, channel: AnyChannel) -> bytes | None:
+        return self._vault.seal(msgspec.to_builtins(SigningSecret(new_signing_secret()))) if channel.signs else None

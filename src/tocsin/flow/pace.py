@@ -1,0 +1,59 @@
+"""How often a provider may be called: windows of starts, and pauses after a throttle. Pure but for the memory of past starts."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from tocsin.channels.contract import Pace
+
+_TIDY_ABOVE = 10_000  # keys in memory before idle ones are dropped
+
+
+def wait_in_window(starts: "deque[float]", pace: Pace, now: float) -> float:
+    """Seconds until a start is free, given the past starts, oldest first. Drops those that have left the window."""
+    while starts and starts[0] + pace.seconds <= now:
+        starts.popleft()
+    return starts[0] + pace.seconds - now if len(starts) >= pace.count else 0.0
+
+
+class Pacer:
+    """Windows and pauses by key. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._starts: dict[tuple[str, int, float], deque[float]] = {}
+        self._paused_until: dict[str, float] = {}
+
+    def take(self, credential: str, paces: Sequence[Pace], now: float) -> float:
+        """0 and a start is taken in every window, or the seconds to wait; nothing is taken then."""
+        paused = self._paused_until.get(credential)
+        if paused is not None:
+            if paused > now:
+                return paused - now
+            del self._paused_until[credential]
+        if not paces:
+            return 0.0
+        windows = [self._window(pace) for pace in paces]
+        wait = max(wait_in_window(window, pace, now) for window, pace in zip(windows, paces, strict=True))
+        if wait > 0:
+            return wait
+        for window in windows:
+            window.append(now)
+        return 0.0
+
+    def pause(self, credential: str, until: float) -> None:
+        """A throttle: no start for this credential before then."""
+        self._paused_until[credential] = max(until, self._paused_until.get(credential, 0.0))
+
+    def _window(self, pace: Pace) -> "deque[float]":
+        key = (pace.key, pace.count, pace.seconds)
+        window = self._starts.get(key)
+        if window is None:
+            if len(self._starts) > _TIDY_ABOVE:
+                self._tidy()
+            window = self._starts[key] = deque()
+        return window
+
+    def _tidy(self) -> None:
+        newest = max((window[-1] for window in self._starts.values() if window), default=0.0)
+        idle = [key for key, window in self._starts.items() if not window or window[-1] < newest - key[2]]
+        for key in idle:
+            del self._starts[key]

@@ -1,0 +1,40 @@
+"""Which deliveries a notification becomes. Pure."""
+
+from collections.abc import Mapping
+
+from tocsin.model import Draft, Fault, Micros, Reason, Status
+from tocsin.store import HandlerBrief, Planned, PlannedDelivery
+
+MOST_DELIVERIES = 10_000  # of one request
+
+
+def plan(draft: Draft, handlers: Mapping[int, HandlerBrief], now: Micros) -> Planned:
+    """One delivery per handler, in the order given, duplicates once. The ids must be known: see `faults`."""
+    due_at = now if draft.send_at is None else max(now, draft.send_at)
+    if draft.handlers is None:
+        chosen = [brief for brief in handlers.values() if brief.is_enabled]
+    else:
+        chosen = [handlers[handler_id] for handler_id in dict.fromkeys(draft.handlers)]
+    deliveries = tuple(_planned(brief, due_at) for brief in chosen)
+    return Planned(draft.message, draft.send_at, draft.expires_at, deliveries)
+
+
+def _planned(brief: HandlerBrief, due_at: Micros) -> PlannedDelivery:
+    if brief.is_enabled:
+        return PlannedDelivery(brief.id, Status.PENDING, due_at)
+    return PlannedDelivery(brief.id, Status.SKIPPED, due_at, Reason.HANDLER_DISABLED if brief.disabled_reason else Reason.HANDLER_PAUSED)
+
+
+def faults(wanted: tuple[int, ...] | None, handlers: Mapping[int, HandlerBrief], parameter: str) -> list[Fault]:
+    """What is wrong with the handlers that a draft names; `parameter` is what the fault points at."""
+    if wanted is None:
+        if any(brief.is_enabled for brief in handlers.values()):
+            return []
+        return [Fault("no_handlers", "Nothing to send to", "There is no enabled handler to send to.", parameter)]
+    if not wanted:
+        return [Fault("no_handlers", "Nothing to send to", "The list of handlers is empty.", parameter)]
+    unknown = [str(one) for one in dict.fromkeys(wanted) if one not in handlers]
+    if unknown:
+        named = ", ".join(unknown[:10]) + (" and more" if len(unknown) > 10 else "")
+        return [Fault("unknown_handler", "Unknown handler", f"There is no notification handler with id {named}.", parameter)]
+    return []

@@ -1,0 +1,26 @@
+"""The rooms of the flow as one thing that the API, the pages and the commands are given."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from tocsin.flow.accept import Accepting
+from tocsin.flow.access import Access
+from tocsin.flow.deliveries import Deliveries
+from tocsin.flow.handlers import Handlers
+from tocsin.flow.trial import Trials
+from tocsin.observe import Metrics
+from tocsin.settings import Settings
+
+
+class Service(Struct, frozen=True):
+    """`unready` gives what keeps the service from working, one sentence each; empty: ready."""
+
+    settings: Settings
+    access: Access
+    handlers: Handlers
+    accepting: Accepting
+    deliveries: Deliveries
+    trials: Trials
+    metrics: Metrics
+    unready: Callable[[], list[str]]

@@ -1,0 +1,123 @@
+"""What follows from an outcome. Channels decide what an answer means, settle decides what to do about it. Pure."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tocsin.channels.contract import AnyChannel
+from tocsin.model import SECOND, Delivered, Delivery, Gone, Later, Micros, Moved, Outcome, Reason, Refused, Status, Unknown
+from tocsin.settings import Settings
+
+LEAST_THROTTLE_SECONDS = 0.2
+LONGEST_THROTTLE_SECONDS = 86_400.0
+THROTTLES_TAKEN_AT_THEIR_WORD = 10  # in a row; from then on the waits double, so that a provider that always throttles costs little
+LONGEST_OWN_THROTTLE_SECONDS = 300.0
+MOST_THROTTLES = 500  # in a row
+JITTER = 0.2
+MOST_MOVES = 3  # new addresses in a row before we stop believing them
+
+
+class Decision(Struct, frozen=True):
+    """What is done about an outcome.
+
+    `delivery` is the row as it shall stand. `pause_seconds`: nothing goes out on this credential for so long. `switch_off`: why
+    the handler is disabled, in plain words. `new_settings`: values that replace the handler's of the same names.
+    """
+
+    delivery: Delivery
+    reason: Reason
+    pause_seconds: float = 0.0
+    switch_off: str | None = None
+    new_settings: Mapping[str, str] | None = None
+
+    @property
+    def due_at(self) -> Micros | None:
+        return self.delivery.due_at if self.delivery.status is Status.PENDING else None
+
+
+def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: Settings, now: Micros, dice: float) -> Decision:
+    """`delivery` already counts the attempt; `dice` is a random number from 0 to 1."""
+    match outcome:
+        case Delivered():
+            row = replace(delivery, status=Status.DELIVERED, last_reason=Reason.OK, last_error=None, may_have_arrived=False, throttles=0)
+            return Decision(row, Reason.OK)
+        case Later(counts=False):
+            return _throttled(outcome, delivery, now, dice)
+        case Later():
+            return _again(outcome.reason, outcome.detail, delivery, channel, settings, now, dice, outcome.wait_seconds or 0.0)
+        case Unknown():
+            row = replace(delivery, may_have_arrived=True)
+            detail = f"no answer came back ({outcome.reason}), it may have arrived; {outcome.detail}".rstrip("; ")
+            if settings.unknown == "stop":
+                return _ended(row, Reason.UNKNOWN, detail)
+            return _again(outcome.reason, detail, row, channel, settings, now, dice, channel.unknown_wait_seconds)
+        case Refused():
+            return _ended(delivery, outcome.reason, outcome.detail)
+        case Gone():
+            ended = _ended(delivery, outcome.reason, outcome.detail)
+            return replace(ended, switch_off=outcome.detail or outcome.reason.value)
+        case Moved():
+            return _moved(outcome, delivery, channel, settings, now, dice)
+
+
+def _ended(delivery: Delivery, reason: Reason, detail: str, status: Status = Status.FAILED) -> Decision:
+    row = replace(delivery, status=status, last_reason=reason, last_error=error_text(reason, detail))
+    return Decision(row, reason)
+
+
+def _again(
+    reason: Reason, detail: str, delivery: Delivery, channel: AnyChannel, settings: Settings, now: Micros, dice: float, least_wait: float
+) -> Decision:
+    schedule = settings.retry_schedule
+    out_of_tries = channel.max_attempts is not None and delivery.step + 1 >= channel.max_attempts
+    if delivery.step >= len(schedule) or out_of_tries:
+        return _ended(delivery, reason, detail)
+    wait = max(schedule[delivery.step], least_wait) * (1 + JITTER * dice)
+    row = replace(
+        delivery,
+        step=delivery.step + 1,
+        throttles=0,
+        due_at=now + int(wait * SECOND),
+        last_reason=reason,
+        last_error=error_text(reason, detail),
+    )
+    return Decision(row, reason)
+
+
+def _throttled(outcome: Later, delivery: Delivery, now: Micros, dice: float) -> Decision:
+    wait = outcome.wait_seconds or LEAST_THROTTLE_SECONDS
+    doublings = delivery.throttles if outcome.wait_seconds is None else delivery.throttles - THROTTLES_TAKEN_AT_THEIR_WORD
+    if outcome.wait_seconds is None or doublings > 0:
+        wait = max(wait, min(2.0 ** min(doublings, 20), LONGEST_OWN_THROTTLE_SECONDS))
+    waited_seconds = (now - max(delivery.first_due_at, delivery.created_at)) / SECOND
+    is_endless = delivery.throttles > 0 and delivery.replays == 0 and waited_seconds > LONGEST_THROTTLE_SECONDS
+    if wait > LONGEST_THROTTLE_SECONDS or is_endless or delivery.throttles >= MOST_THROTTLES:
+        return _ended(delivery, Reason.THROTTLED_TOO_LONG, outcome.detail)
+    wait = max(wait, LEAST_THROTTLE_SECONDS)
+    due_at = now + int(wait * (1 + JITTER * dice / 4) * SECOND)
+    row = replace(
+        delivery,
+        throttles=delivery.throttles + 1,
+        due_at=due_at,
+        last_reason=outcome.reason,
+        last_error=error_text(outcome.reason, outcome.detail),
+    )
+    return Decision(row, outcome.reason, pause_seconds=wait)
+
+
+def _moved(outcome: Moved, delivery: Delivery, channel: AnyChannel, settings: Settings, now: Micros, dice: float) -> Decision:
+    if delivery.throttles >= MOST_MOVES:  # counted like throttles: neither uses up a step
+        return _again(Reason.MOVED, outcome.detail, delivery, channel, settings, now, dice, 0.0)
+    row = replace(delivery, throttles=delivery.throttles + 1, due_at=now, last_reason=Reason.MOVED)
+    return Decision(row, Reason.MOVED, new_settings=outcome.settings)
+
+
+def error_text(reason: Reason, detail: str) -> str:
+    """`last_error` of a delivery: the reason's word, then what was said."""
+    return f"{reason.value}: {detail}" if detail else reason.value
+
+
+def ended_without_attempt(delivery: Delivery, status: Status, reason: Reason, detail: str = "") -> Decision:
+    """Expired, or its handler is not to be used."""
+    return _ended(delivery, reason, detail, status)

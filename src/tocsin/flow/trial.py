@@ -1,0 +1,100 @@
+"""Test sends: the delivery's own path, its turn in the pacing included, but no row and no trace."""
+
+import asyncio
+import secrets
+import time
+
+from msgspec import Struct
+
+from tocsin import observe
+from tocsin.channels.contract import Context
+from tocsin.flow.attempt import Tried, Wire, attempt, shown_reply, shown_request
+from tocsin.flow.directory import Directory, Loaded, load, signing_secrets
+from tocsin.flow.handlers import HandlerDraft
+from tocsin.flow.pace import Pacer
+from tocsin.flow.words import hint, sentence
+from tocsin.model import Delivered, Handler, Message, Missing, NoReply, Reason, Severity, SigningSecret, Unknown
+from tocsin.settings import Settings
+from tocsin.vault import MASK, new_signing_secret, scrub
+
+TRIAL_SECONDS = 30.0
+
+
+class Trial(Struct, frozen=True):
+    """How a test send went. `request` and `response` are masked for everybody."""
+
+    status: str
+    reason: str
+    duration_ms: int
+    request: str | None
+    response: str | None
+    hint: str
+
+
+class Trials:
+    def __init__(self, directory: Directory, pacer: Pacer, wire: Wire, settings: Settings) -> None:
+        self._directory = directory
+        self._pacer = pacer
+        self._wire = wire
+        self._settings = settings
+
+    async def saved(self, user_id: int, handler_id: int) -> Trial:
+        """Test a registered handler, paused or not. Raises Missing."""
+        loaded = await self._directory.loaded(handler_id)
+        if loaded is None or loaded.handler.user_id != user_id:
+            raise Missing
+        return await self._try(loaded)
+
+    async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
+        """Test what is not registered yet; nothing is saved."""
+        now = observe.now()
+        secret = SigningSecret(new_signing_secret())
+        handler = Handler(0, user_id, draft.type or "", draft.name or "", draft.settings or {}, True, now, secret=secret)
+        return await self._try(load(handler, self._settings))
+
+    async def _try(self, loaded: Loaded) -> Trial:
+        deadline = time.monotonic() + TRIAL_SECONDS
+        while (wait := self._pacer.take(loaded.credential, loaded.paces, time.monotonic())) > 0:
+            if time.monotonic() + wait > deadline:
+                return Trial("failed", Reason.THROTTLED.value, 0, None, None, "Its turn does not come within 30 seconds: try again later.")
+            await asyncio.sleep(wait)
+        now = observe.now()
+        message = Message(
+            title="Test from tocsin",
+            text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",
+            severity=Severity.INFO,
+            at=now,
+            kind="test",
+        )
+        context = Context(
+            key=f"test_{secrets.token_hex(12)}",
+            handler_id=loaded.handler.id,
+            now=now,
+            nonce=secrets.token_hex(16),
+            service=self._settings,
+            suffix=time.strftime("%H:%M:%S", time.gmtime()),
+            signing_secrets=signing_secrets(loaded.handler.secret, now),
+        )
+        task = asyncio.ensure_future(attempt(loaded, message, context, self._wire, self._pacer))
+        done, _ = await asyncio.wait([task], timeout=max(0.1, deadline - time.monotonic()))
+        if not done:
+            task.cancel()  # the attempt takes it as an answer that was lost
+        return _trial(await task, loaded)
+
+
+def _trial(tried: Tried, loaded: Loaded) -> Trial:
+    outcome = tried.outcome
+    reason = Reason.OK if isinstance(outcome, Delivered) else getattr(outcome, "reason", Reason.MOVED)
+    status = "delivered" if isinstance(outcome, Delivered) else "unknown" if isinstance(outcome, Unknown) else "failed"
+    detail = scrub(outcome.detail, loaded.secrets)
+    _, response = shown_reply(tried.reply, loaded.secrets)
+    if isinstance(tried.reply, NoReply):
+        response = None
+    shown = "\n\n".join(shown_request(request, loaded.secrets) for request in tried.requests) or None
+    advice = " ".join(part for part in (sentence(reason), detail if status != "delivered" else "", hint(reason)) if part)
+    return Trial(status, reason.value, tried.duration_us // 1000, shown, response, advice)
+
+
+def _plain(name: str) -> str:
+    """A name inside Markdown, with nothing in it that could be markup."""
+    return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-.!|~&" else character for character in name).replace(MASK, "")

@@ -1,0 +1,123 @@
+"""Reasons, hints and events in plain words."""
+
+from msgspec import Struct
+
+from tocsin.model import SECOND, Attempt, Delivery, Micros, Notification, Reason, Status
+
+_SENTENCES: dict[Reason, str] = {
+    Reason.OK: "It arrived.",
+    Reason.DNS: "The host name could not be resolved.",
+    Reason.CONNECT: "No connection could be made.",
+    Reason.TLS: "No secure connection could be made.",
+    Reason.TIMEOUT: "The provider did not answer in time.",
+    Reason.CUT: "The connection ended before the answer.",
+    Reason.BAD_ANSWER: "The answer could not be understood.",
+    Reason.ANSWER_TOO_LARGE: "The answer was too large.",
+    Reason.BLOCKED: "The address may not be reached from here.",
+    Reason.THROTTLED: "The provider asked to wait.",
+    Reason.THROTTLED_TOO_LONG: "The provider asked to wait for more than a day.",
+    Reason.SERVER_ERROR: "The provider had an error of its own.",
+    Reason.REJECTED: "The provider refused the request.",
+    Reason.REDIRECTED: "The provider answered with a redirect, which is not followed.",
+    Reason.UNAUTHORIZED: "The provider did not accept the credential.",
+    Reason.FORBIDDEN: "The provider does not allow this.",
+    Reason.NOT_FOUND: "The provider does not know this target.",
+    Reason.GONE: "The target is gone.",
+    Reason.MOVED: "The target has moved.",
+    Reason.PAYLOAD: "The provider refused the content.",
+    Reason.TOO_LARGE: "The message was too large for the provider.",
+    Reason.DUPLICATE: "The provider refused a repeated text.",
+    Reason.NO_CREDITS: "The provider's account has no credits left.",
+    Reason.MAILBOX: "The mailbox does not take this mail.",
+    Reason.POLICY: "The mail was refused as unwanted.",
+    Reason.BUDGET: "The daily budget is used up.",
+    Reason.MAIL_NOT_CONFIGURED: "No mail server is configured.",
+    Reason.MAIL_ACCOUNT: "The mail server refused this service.",
+    Reason.HANDLER_DISABLED: "The handler was switched off.",
+    Reason.HANDLER_PAUSED: "The handler is paused.",
+    Reason.HANDLER_DELETED: "The handler was deleted.",
+    Reason.EXPIRED: "It was not delivered before it expired.",
+    Reason.CANCELLED: "It was cancelled.",
+    Reason.UNKNOWN: "It may have arrived: the answer was lost.",
+    Reason.SETTINGS: "The handler's stored settings cannot be used.",
+    Reason.INTERNAL: "The service made a mistake.",
+}
+
+_HINTS: dict[Reason, str] = {
+    Reason.OK: "All is well.",
+    Reason.DNS: "Check the host name in the URL, and the resolver of the machine that the service runs on.",
+    Reason.CONNECT: "Check that the host and port are right and that a firewall lets the service out.",
+    Reason.TLS: "Check the certificate of the host: it must be valid for its name and from a known authority.",
+    Reason.TIMEOUT: "Check whether the provider is slow or down; the service goes on trying.",
+    Reason.BLOCKED: "Private addresses are closed to handlers; the operator can open networks with TOCSIN_ALLOW_NETWORKS.",
+    Reason.THROTTLED: "Wait for as long as the provider asks; the service paces itself.",
+    Reason.REDIRECTED: "Enter the address that the redirect leads to.",
+    Reason.UNAUTHORIZED: "Make a new credential at the provider and enter it here.",
+    Reason.FORBIDDEN: "Check the permissions of the credential at the provider.",
+    Reason.NOT_FOUND: "Check the target: the channel or chat may be misspelled, or the bot is not a member of it.",
+    Reason.GONE: "Make a new webhook at the provider and enter it here.",
+    Reason.NO_CREDITS: "Buy credits at the provider, then switch the handler on again.",
+    Reason.MAILBOX: "Check the address.",
+    Reason.BUDGET: "Wait a day, or let the operator raise TOCSIN_X_DAILY_LIMIT.",
+    Reason.MAIL_NOT_CONFIGURED: "The operator sets TOCSIN_SMTP_URL to the mail server.",
+    Reason.MAIL_ACCOUNT: "The operator checks user and password in TOCSIN_SMTP_URL, and the sender in TOCSIN_EMAIL_FROM.",
+    Reason.HANDLER_DISABLED: "Mend the handler and switch it on again; then retry the delivery.",
+    Reason.HANDLER_PAUSED: "Switch the handler on, then retry the delivery.",
+    Reason.SETTINGS: "Enter the handler's settings again.",
+}
+
+
+def sentence(reason: Reason) -> str:
+    """What happened."""
+    return _SENTENCES[reason]
+
+
+def hint(reason: Reason) -> str:
+    """What to do about it; empty where there is nothing to do."""
+    return _HINTS.get(reason, "")
+
+
+class Event(Struct, frozen=True):
+    at: Micros
+    text: str
+
+
+def events(delivery: Delivery, notification: Notification, attempts: list[Attempt]) -> list[Event]:
+    """A delivery's story, derived from its rows: every decision in plain words, oldest first."""
+    story = [Event(delivery.created_at, "Accepted.")]
+    if notification.send_at is not None and notification.send_at > delivery.created_at:
+        story.append(Event(delivery.created_at, f"Waits to be sent in {_span(notification.send_at - delivery.created_at)}."))
+    previous_at = delivery.first_due_at
+    for attempt in attempts:
+        waited = attempt.at - previous_at
+        if waited > SECOND and attempt.number == 1:
+            story.append(Event(attempt.at, f"Had waited {_span(waited)} for its turn."))
+        story.append(Event(attempt.at + attempt.duration_us, _told(attempt)))
+        previous_at = attempt.next_at or attempt.at
+    last = attempts[-1] if attempts else None
+    if last is not None and delivery.status is Status.FAILED and delivery.last_reason == last.reason:
+        story.append(Event(last.at + last.duration_us, "Failed: it is not tried again."))
+    elif delivery.status in {Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED} and delivery.last_reason:
+        moment = max(delivery.created_at, delivery.last_attempt_at or 0)
+        story.append(Event(moment, f"{delivery.status.word.capitalize()}: {sentence(delivery.last_reason)}"))
+    if delivery.replays and delivery.status is Status.PENDING and (last is None or last.next_at != delivery.due_at):
+        story.append(Event(delivery.due_at, "To be sent again, by request."))
+    return story
+
+
+def _told(attempt: Attempt) -> str:
+    code = f" ({attempt.status_code})" if attempt.status_code is not None else ""
+    following = "" if attempt.next_at is None else f" Next attempt in {_span(attempt.next_at - attempt.at - attempt.duration_us)}."
+    if attempt.outcome == "delivered":
+        return f"Attempt {attempt.number}: delivered{code} after {attempt.duration_us / 1000:.0f} ms."
+    unknown = "It may have arrived. " if attempt.outcome == "unknown" else ""
+    return f"Attempt {attempt.number}: {unknown}{sentence(attempt.reason)[:-1]}{code}.{following}"
+
+
+def _span(length: Micros) -> str:
+    seconds = max(0, length) / SECOND
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} d"

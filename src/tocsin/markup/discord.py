@@ -1,0 +1,90 @@
+"""Markdown for Discord: its own dialect, everything the author did not mean as markup escaped with a backslash.
+
+https://support.discord.com/hc/en-us/articles/210298617 (Markdown Text 101)
+"""
+
+import re
+
+from tocsin.markup import tree
+from tocsin.markup.renderer import Renderer, bare_url, fenced, grid, is_bare, prefixed, words
+
+_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
+_LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
+_FENCE_RUN = re.compile("`+")
+MAX_HEADING = 3
+
+
+def discord(document: tree.Document) -> str:
+    return _DISCORD.document(document)
+
+
+def escape(text: str) -> str:
+    """Words that nothing in turns into markup, a mention or an emoji."""
+    return _escape_line_starts(text.translate(_ESCAPES))
+
+
+def _escape_line_starts(text: str) -> str:
+    return _LINE_START.sub(lambda match: match[1] + (f"\\{match[2]}" if match[2] else f"{match[3]}\\{match[4]}"), text)
+
+
+class _Discord(Renderer):
+    def __init__(self, quoted: bool = False) -> None:
+        self._quoted = quoted
+
+    def text(self, text: str) -> str:
+        return text.translate(_ESCAPES)
+
+    def code(self, text: str) -> str:
+        fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)
+        pad = " " if text.startswith("`") or text.endswith("`") else ""
+        return f"{fence}{pad}{text}{pad}{fence}"
+
+    def strong(self, node: tree.Strong) -> str:
+        return _marked("**", self.inlines(node.inside))
+
+    def emphasis(self, node: tree.Emphasis) -> str:
+        return _marked("*", self.inlines(node.inside))
+
+    def strike(self, node: tree.Strike) -> str:
+        return _marked("~~", self.inlines(node.inside))
+
+    def link(self, node: tree.Link) -> str:
+        """Angle brackets keep an address from being read as markup. A label that looks like an address is not taken as a link."""
+        if node.url.startswith("mailto:"):
+            address = self.text(bare_url(node.url))
+            return address if is_bare(node) else f"{self.inlines(node.inside)} ({address})"
+        if is_bare(node):
+            return f"<{node.url}>"
+        label = self.inlines(node.inside).replace("\n", " ")
+        if "://" in words(node.inside):
+            return f"{label} (<{node.url}>)"
+        return f"[{label}]({node.url.replace('(', '%28').replace(')', '%29')})"
+
+    def paragraph(self, block: tree.Paragraph) -> str:
+        return _escape_line_starts(self.inlines(block.inside))
+
+    def heading(self, block: tree.Heading) -> str:
+        line = _escape_line_starts(super().heading(block))
+        if not line:
+            return ""
+        return f"{'#' * block.level} {line}" if block.level <= MAX_HEADING else _marked("**", line)
+
+    def code_block(self, block: tree.CodeBlock) -> str:
+        return fenced(block.text, block.language)
+
+    def table(self, block: tree.Table) -> str:
+        return fenced(grid(block))
+
+    def quote(self, block: tree.Quote) -> str:
+        """Quotes do not nest in Discord: an inner one becomes part of the outer."""
+        if self._quoted:
+            return self.blocks(block.inside)
+        return prefixed(_QUOTED.blocks(block.inside), "> ")
+
+
+def _marked(mark: str, inside: str) -> str:
+    return f"{mark}{inside}{mark}" if inside.strip() else inside
+
+
+_DISCORD = _Discord()
+_QUOTED = _Discord(quoted=True)

@@ -1,0 +1,311 @@
+"""Markdown -> tree: CommonMark with tables, strikethrough and task lists. Raw HTML is text.
+
+What the renderers may rely on: `Text` holds no line break and no control character; a `Link` or `Image` has an http, https or mailto
+URL in printable form without white space, quotes, angle brackets, backslashes or pipes, something to read inside, and no other link in
+it; nothing is nested deeper than `MAX_DEPTH`.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, cast
+from urllib.parse import quote, urlsplit
+
+import pyromark
+
+from tocsin.markup import tree
+from tocsin.markup.length import clean
+
+_Tagged: TypeAlias = dict[str, Any]  # an event of the parser or its tag: one key, the kind
+_Cells: TypeAlias = tuple[tuple[tree.Inline, ...], ...]
+
+MAX_DEPTH = 30
+MAX_LINK = 2048
+_MOST_CELLS = 50_000
+_OPTIONS = pyromark.Options.ENABLE_STRIKETHROUGH | pyromark.Options.ENABLE_TASKLISTS
+_MARKDOWN = pyromark.Markdown(options=_OPTIONS | pyromark.Options.ENABLE_TABLES)
+_WITHOUT_TABLES = pyromark.Markdown(options=_OPTIONS)
+
+# Only ASCII: in "https://example.com에서" the URL ends where Korean begins.
+_BARE_URL = re.compile(r"(?<![A-Za-z0-9])[Hh][Tt][Tt][Pp][Ss]?://[\w!#$%&'()*+,\-./:;=?@\[\]~]+", re.ASCII)
+_SCHEME = re.compile(r"(?i:https?://|mailto:)")
+_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\u2028\u2029]")
+_LANGUAGE = re.compile(r"\s*([\w+#.-]{1,40})(?:[\s,{]|$)", re.ASCII)
+
+_INLINE = frozenset({tree.Text, tree.Code, tree.Break, tree.Strong, tree.Emphasis, tree.Strike, tree.Link, tree.Image})
+_CONTAINERS = frozenset({"BlockQuote", "List", "Item"})
+_NESTING = _CONTAINERS | {"Emphasis", "Strong", "Strikethrough"}
+_LINKS = frozenset({"Link", "Image"})
+
+
+@functools.lru_cache(maxsize=256)
+def parse(text: str) -> tree.Document:
+    """The tree of a Markdown text; never raises. A text that would show as nothing is shown as it was written."""
+    source = clean(text)
+    builder = _Builder(has_entities="&" in source)
+    document = builder.build(cast("Iterable[str | _Tagged]", _flavour(source).events(source)))
+    if builder.is_visible or not source.strip():
+        return document
+    return (tree.Paragraph(tuple(_lines(source.strip()))),)
+
+
+def _flavour(source: str) -> pyromark.Markdown:
+    """Without tables where the parser would fill up short rows to very many cells."""
+    if source.count("|") < _MOST_CELLS // 100:
+        return _MARKDOWN
+    lines = source.split("\n")
+    return _WITHOUT_TABLES if len(lines) * max(line.count("|") for line in lines) > _MOST_CELLS else _MARKDOWN
+
+
+class _Frame:
+    """One open element. `kind` is empty for one that is nested too deep: what is inside goes to the element around it."""
+
+    __slots__ = ("checked", "data", "kind", "loose", "nodes")
+
+    def __init__(self, kind: str, data: Any = None) -> None:
+        self.kind = kind
+        self.data = data
+        self.nodes: list[Any] = []
+        self.loose = False
+        self.checked: bool | None = None
+
+
+class _Builder:
+    def __init__(self, has_entities: bool) -> None:
+        self.has_entities = has_entities
+        self.is_visible = False
+        self._stack = [_Frame("Document")]
+        self._open_links = 0
+        self._on: dict[str, Callable[[Any], None]] = {
+            "Text": self._text,
+            "Start": self._start,
+            "End": self._end,
+            "Code": self._code,
+            "Html": self._html,
+            "InlineHtml": self._html,
+            "TaskListMarker": self._task,
+        }
+
+    def build(self, events: Iterable[str | _Tagged]) -> tree.Document:
+        on, stack = self._on, self._stack
+        for event in events:
+            if not isinstance(event, str):
+                ((key, value),) = event.items()
+                on[key](value)
+            elif event == "Rule":
+                self.is_visible = True
+                stack[-1].nodes.append(tree.Rule())
+            else:
+                stack[-1].nodes.append(tree.Break(hard=event == "HardBreak"))
+        return tuple(_blocks(stack[0].nodes))
+
+    def _text(self, text: str) -> None:
+        frame = self._stack[-1]
+        if self.has_entities:  # an entity may stand for a control character or a line break
+            text = clean(text)
+        self.is_visible = self.is_visible or not text.isspace()
+        if frame.kind == "CodeBlock":
+            frame.nodes.append(text)
+        elif "\n" in text:
+            frame.nodes.extend(_lines(text))
+        elif "://" in text and not self._open_links:
+            frame.nodes.extend(_autolinked(text))
+        elif text:
+            frame.nodes.append(tree.Text(text))
+
+    def _code(self, text: str) -> None:
+        self.is_visible = True
+        self._stack[-1].nodes.append(tree.Code(text))
+
+    def _html(self, text: str) -> None:
+        self.is_visible = True
+        self._stack[-1].nodes.extend(_lines(text))
+
+    def _task(self, checked: bool) -> None:
+        for frame in reversed(self._stack):
+            if frame.kind == "Item":
+                frame.checked = checked
+                return
+
+    def _start(self, tag: str | _Tagged) -> None:
+        kind, data = (tag, None) if isinstance(tag, str) else next(iter(tag.items()))
+        if kind in _LINKS:
+            self._open_links += 1
+        stack = self._stack
+        stack.append(_Frame("" if len(stack) > MAX_DEPTH and kind in _NESTING else kind, (kind, data)))
+
+    def _end(self, _: Any) -> None:
+        stack = self._stack
+        frame = stack.pop()
+        kind, data = frame.data
+        around = stack[-1]
+        if kind in _LINKS:
+            self._open_links -= 1
+        if not frame.kind:
+            around.nodes.extend(_blocks(frame.nodes) if kind in _CONTAINERS else frame.nodes)
+        elif kind == "Table":
+            around.nodes.extend(_table(frame.nodes))
+        elif kind in _LINKS:
+            around.nodes.extend(self._link(frame, data["dest_url"], data["link_type"] == "Email"))
+        else:
+            if kind == "Paragraph" or (kind == "Item" and frame.loose):
+                around.loose = True
+            around.nodes.append(_CLOSERS[kind](frame, data))
+
+    def _link(self, frame: _Frame, url: str, is_mail: bool) -> Sequence[tree.Inline]:
+        inside = tuple(frame.nodes)
+        if self._open_links:  # no link inside a link
+            return inside
+        if not is_mail and _SCHEME.match(url) is None:
+            return (*inside, *_unlinked(inside, url))
+        target = _link_url(f"mailto:{url}" if is_mail else url)
+        if target is None:
+            return (*inside, *_unlinked(inside, url))
+        self.is_visible = True
+        inside = inside or (tree.Text(target.removeprefix("mailto:")),)
+        return (tree.Image(target, inside),) if frame.kind == "Image" else (tree.Link(target, inside),)
+
+
+# ------------------------------------------------------------------------------------------------------------- links
+
+
+def _link_url(url: str) -> str | None:
+    """A URL in the form that the renderers rely on, None if it is not one to open."""
+    url = _UNSAFE_IN_URL.sub(lambda match: quote(match[0]), clean(url).strip())
+    if len(url) > MAX_LINK or not url.isprintable():
+        return None
+    if url[:7].lower() == "mailto:":
+        return "mailto:" + url[7:] if "@" in url else None
+    scheme, _, rest = url.partition("://")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return f"{scheme.lower()}://{rest}" if parts.hostname else None
+
+
+def _unlinked(inside: Sequence[tree.Inline], url: str) -> list[tree.Inline]:
+    """What is read of a link that cannot be opened: its address, as words. Embedded data is left out."""
+    shown = " ".join(clean(url).split())
+    if not shown or shown[:5].lower() == "data:" or inside == (tree.Text(shown),):
+        return []
+    return [tree.Text(f" ({shown})" if inside else shown)]
+
+
+def _autolinked(text: str) -> list[tree.Inline]:
+    nodes: list[tree.Inline] = []
+    done = 0
+    for match in _BARE_URL.finditer(text):
+        end = _url_end(match[0])
+        url = _link_url(match[0][:end])
+        if url is None:
+            continue
+        start = match.start()
+        if start > done:
+            nodes.append(tree.Text(text[done:start]))
+        done = start + end
+        nodes.append(tree.Link(url, (tree.Text(text[start:done]),)))
+    if done < len(text):
+        nodes.append(tree.Text(text[done:]))
+    return nodes
+
+
+def _url_end(url: str) -> int:
+    """Where a bare URL ends: punctuation and an unmatched closing bracket behind it belong to the sentence."""
+    extra = {")": url.count(")") - url.count("("), "]": url.count("]") - url.count("[")}
+    end = len(url)
+    while end:
+        last = url[end - 1]
+        if last in ")]" and extra[last] > 0:
+            extra[last] -= 1
+        elif last not in ".,;:!?'*_~":
+            break
+        end -= 1
+    return end
+
+
+# ------------------------------------------------------------------------------------------------------------- nodes
+
+
+def _lines(text: str) -> list[tree.Inline]:
+    nodes: list[tree.Inline] = []
+    for index, line in enumerate(text.split("\n")):
+        if index:
+            nodes.append(tree.Break(hard=True))
+        if line:
+            nodes.append(tree.Text(line))
+    return nodes
+
+
+def _blocks(nodes: list[Any]) -> list[tree.Block]:
+    """Blocks as they are, and runs of words between them (a tight list has such) as paragraphs."""
+    blocks: list[tree.Block] = []
+    words: list[tree.Inline] = []
+    for node in nodes:
+        if type(node) in _INLINE:
+            words.append(node)
+            continue
+        if words:
+            blocks.append(tree.Paragraph(_trimmed(words)))
+            words = []
+        blocks.append(node)
+    if words:
+        blocks.append(tree.Paragraph(_trimmed(words)))
+    return blocks
+
+
+def _trimmed(words: Sequence[tree.Inline]) -> tuple[tree.Inline, ...]:
+    """Without line breaks at either end."""
+    start, end = 0, len(words)
+    while start < end and isinstance(words[start], tree.Break):
+        start += 1
+    while end > start and isinstance(words[end - 1], tree.Break):
+        end -= 1
+    return tuple(words[start:end])
+
+
+def _code_block(frame: _Frame, kind: Any) -> tree.CodeBlock:
+    fence: str = "" if kind == "Indented" else kind["Fenced"]
+    match = _LANGUAGE.match(fence)
+    return tree.CodeBlock("".join(frame.nodes).removesuffix("\n"), match[1] if match else "")
+
+
+def _listing(frame: _Frame, start: int | None) -> tree.Listing:
+    items = tuple(node if isinstance(node, tree.Item) else tree.Item((node,)) for node in frame.nodes)  # no Item: it was too deep
+    return tree.Listing(items, start, not frame.loose)
+
+
+def _item(frame: _Frame, _: Any) -> tree.Item:
+    return tree.Item(tuple(_blocks(frame.nodes)), frame.checked)
+
+
+def _table(nodes: list[Any]) -> list[tree.Block]:
+    """The table, and behind it what the parser leaves in it as words once it gives up on its size."""
+    rows = cast("list[_Cells]", [node for node in nodes if type(node) is tuple])
+    return [tree.Table(tuple(rows)), *_blocks([node for node in nodes if type(node) is not tuple])]
+
+
+def _row(frame: _Frame, _: Any) -> _Cells:
+    """The cells of a row, without the empty ones that the parser adds at the end of a short one."""
+    cells = frame.nodes
+    while cells and not cells[-1]:
+        cells.pop()
+    return tuple(cells)
+
+
+_CLOSERS: dict[str, Callable[[_Frame, Any], Any]] = {
+    "Paragraph": lambda frame, _: tree.Paragraph(_trimmed(frame.nodes)),
+    "HtmlBlock": lambda frame, _: tree.Paragraph(_trimmed(frame.nodes)),
+    "Heading": lambda frame, data: tree.Heading(int(data["level"][1]), _trimmed(frame.nodes)),
+    "CodeBlock": _code_block,
+    "BlockQuote": lambda frame, _: tree.Quote(tuple(_blocks(frame.nodes))),
+    "List": _listing,
+    "Item": _item,
+    "TableHead": _row,
+    "TableRow": _row,
+    "TableCell": lambda frame, _: tuple(frame.nodes),
+    "Emphasis": lambda frame, _: tree.Emphasis(tuple(frame.nodes)),
+    "Strong": lambda frame, _: tree.Strong(tuple(frame.nodes)),
+    "Strikethrough": lambda frame, _: tree.Strike(tuple(frame.nodes)),
+}

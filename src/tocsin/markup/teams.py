@@ -1,0 +1,128 @@
+"""Markdown for Microsoft Teams: the elements of an Adaptive Card, their texts in the card's own small subset of Markdown.
+
+https://learn.microsoft.com/microsoftteams/platform/task-modules-and-cards/cards/cards-format: bold, italic, lists and links; headings,
+tables, code, quotes and HTML would be shown as they are written.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from tocsin.markup import tree
+from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare
+
+Element: TypeAlias = dict[str, object]
+
+_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_[]()"})
+_LINE_START = re.compile(r"^([ \t]*)(?:([#+-])|(\d{1,9})(\.))", re.MULTILINE)
+# A card replaces {{DATE(...)}} and {{TIME(...)}} (https://learn.microsoft.com/adaptive-cards/authoring-cards/text-features).
+_FUNCTION = re.compile(r"\{(?=\{(?:DATE|TIME)\()")
+_PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
+_SPACES = re.compile(r"(?m)^ +| {2,}")
+_TAB = "    "
+_PARAGRAPH = "\n\n"  # what begins a new line in a text
+_LIST_LINE = "\r"  # and in a list
+
+
+def teams(document: tree.Document) -> list[Element]:
+    """The elements for the body of a card."""
+    return [element for block in document for element in _elements(block)]
+
+
+def escape(text: str) -> str:
+    """Words of one or more lines of which nothing turns into markup."""
+    return _lines(_LINE_START.sub(_escaped_start, _inert(text)))
+
+
+def text_block(text: str, **looks: object) -> Element:
+    """A text that wraps; `text` is in the card's Markdown already."""
+    return {"type": "TextBlock", "text": text, "wrap": True, **looks}
+
+
+def _inert(text: str) -> str:
+    return _FUNCTION.sub("{\u200b", text.translate(_ESCAPES))
+
+
+def _escaped_start(match: re.Match[str]) -> str:
+    return match[1] + (f"\\{match[2]}" if match[2] else f"{match[3]}\\.")
+
+
+def _lines(text: str) -> str:
+    return _PARAGRAPH.join(line for line in text.split("\n") if line.strip())
+
+
+# -------------------------------------------------------------------------------------------------------------- blocks
+
+
+def _elements(block: tree.Block) -> Sequence[Element]:
+    match block:
+        case tree.Paragraph():
+            return _unless_empty(_lines(_TEXT.paragraph(block)))
+        case tree.Heading():
+            return _unless_empty(_TEXT.heading(block), weight="Bolder", size="Medium" if block.level <= 2 else "Default")
+        case tree.Listing():
+            return _unless_empty(_LIST_LINE.join(line for line in _TEXT.listing(block).split("\n") if line.strip()))
+        case tree.CodeBlock():
+            return _unless_empty(_fixed_width(block.text), fontType="Monospace")
+        case tree.Table():
+            return _unless_empty(_fixed_width(grid(block)), fontType="Monospace")
+        case tree.Quote():
+            inside = teams(block.inside)
+            return [{"type": "Container", "style": "emphasis", "items": inside}] if inside else []
+        case tree.Rule():
+            return [text_block(_TEXT.rule(), isSubtle=True)]
+
+
+def _unless_empty(text: str, **looks: object) -> list[Element]:
+    return [text_block(text, **looks)] if text.strip() else []
+
+
+def _fixed_width(text: str) -> str:
+    """Lines whose spaces stay: runs of them would shrink to one."""
+    hard = _SPACES.sub(lambda run: "\u00a0" * len(run[0]), text.replace("\t", _TAB))
+    return _PARAGRAPH.join(_LINE_START.sub(_escaped_start, _inert(line)) if line.strip() else "\u00a0" for line in hard.split("\n"))
+
+
+# -------------------------------------------------------------------------------------------------------------- inline
+
+
+class _Text(Renderer):
+    """The inside of a text, its lines ending in a plain line feed until it is known what they stand in."""
+
+    def text(self, text: str) -> str:
+        return _inert(text)
+
+    def strong(self, node: tree.Strong) -> str:
+        return _marked("**", self.inlines(node.inside))
+
+    def emphasis(self, node: tree.Emphasis) -> str:
+        return _marked("_", self.inlines(node.inside))
+
+    def link(self, node: tree.Link) -> str:
+        label = self.text(bare_url(node.url)) if is_bare(node) else self.inlines(node.inside).replace("\n", " ")
+        return f"[{label}]({node.url.translate(_PARENTHESES)})"
+
+    def paragraph(self, block: tree.Paragraph) -> str:
+        return _LINE_START.sub(_escaped_start, self.inlines(block.inside))
+
+    def heading(self, block: tree.Heading) -> str:
+        return _LINE_START.sub(_escaped_start, super().heading(block))
+
+    def code_block(self, block: tree.CodeBlock) -> str:
+        return _LINE_START.sub(_escaped_start, _inert(block.text))
+
+
+def _marked(mark: str, inside: str) -> str:
+    """Marks that hold on to their words and end with the line: otherwise they would be shown."""
+    return "\n".join(_marked_line(mark, line) for line in inside.split("\n"))
+
+
+def _marked_line(mark: str, line: str) -> str:
+    words = line.strip()
+    if not words:
+        return line
+    before, _, after = line.partition(words)
+    return f"{before}{mark}{words}{mark}{after}"
+
+
+_TEXT = _Text()

@@ -1,0 +1,100 @@
+"""Markdown as the HTML of Telegram's Bot API: its tags only, always balanced (https://core.telegram.org/bots/api#html-style)."""
+
+import re
+from urllib.parse import urlsplit
+
+from tocsin.markup import tree
+from tocsin.markup.length import utf16
+from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare, marker
+
+_TAG = re.compile(r"<[^<>]*>")
+_PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
+_ENTITY = re.compile(r"&(?:lt|gt|amp|quot);")
+
+
+def telegram(document: tree.Document) -> str:
+    return _TELEGRAM.document(document)
+
+
+def escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def link(url: str, label: str) -> str:
+    """A link with `label`, which is escaped already; address and label as text where Telegram would silently drop the link."""
+    if not takes_link(url):
+        address = escape(bare_url(url))
+        return address if address == label else f"{label} ({address})"
+    return f'<a href="{escape(url).replace(chr(34), "&quot;")}">{label}</a>'
+
+
+def takes_link(url: str) -> bool:
+    """Telegram makes no link of an address whose host has no dot (localhost, nas), and says nothing."""
+    if not url.lower().startswith(("http://", "https://")):
+        return False
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return "." in host.strip(".") or ":" in host
+
+
+def visible(html: str) -> int:
+    """UTF-16 units that are left of our own HTML after Telegram has parsed it."""
+    return utf16(_ENTITY.sub("x", _TAG.sub("", html)))
+
+
+class _Telegram(Renderer):
+    def __init__(self, quoted: bool = False) -> None:
+        self._quoted = quoted
+
+    def text(self, text: str) -> str:
+        return escape(text)
+
+    def code(self, text: str) -> str:
+        return f"<code>{escape(text)}</code>"
+
+    def strong(self, node: tree.Strong) -> str:
+        return f"<b>{self.inlines(node.inside)}</b>"
+
+    def emphasis(self, node: tree.Emphasis) -> str:
+        return f"<i>{self.inlines(node.inside)}</i>"
+
+    def strike(self, node: tree.Strike) -> str:
+        return f"<s>{self.inlines(node.inside)}</s>"
+
+    def link(self, node: tree.Link) -> str:
+        return link(node.url, escape(bare_url(node.url)) if is_bare(node) else self.inlines(node.inside))
+
+    def heading(self, block: tree.Heading) -> str:
+        line = super().heading(block)
+        return f"<b>{line}</b>" if line else ""
+
+    def code_block(self, block: tree.CodeBlock) -> str:
+        if not block.text:
+            return ""
+        if not block.language:
+            return f"<pre>{escape(block.text)}</pre>"
+        return f'<pre><code class="language-{escape(block.language)}">{escape(block.text)}</code></pre>'
+
+    def table(self, block: tree.Table) -> str:
+        return f"<pre>{escape(grid(block))}</pre>"
+
+    def quote(self, block: tree.Quote) -> str:
+        """Quotes must not nest in Telegram: an inner one becomes part of the outer."""
+        if self._quoted:
+            return self.blocks(block.inside)
+        inside = _QUOTED.blocks(block.inside)
+        return f"<blockquote>{inside}</blockquote>" if inside else ""
+
+    def marker(self, block: tree.Listing, index: int) -> str:
+        return "• " if block.start is None else marker(block, index)
+
+    def indented(self, text: str, width: int) -> str:
+        """Code keeps its own indentation."""
+        parts = _PREFORMATTED.split(text)
+        return "".join([part if index % 2 else super(_Telegram, self).indented(part, width) for index, part in enumerate(parts)])
+
+
+_TELEGRAM = _Telegram()
+_QUOTED = _Telegram(quoted=True)

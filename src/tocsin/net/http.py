@@ -1,0 +1,256 @@
+"""The HTTP wire: sends a channel's requests through libcurl and gives back the answer, or why there is none."""
+
+import asyncio
+import functools
+import io
+import socket
+import ssl
+from pathlib import Path
+from typing import Any, cast
+
+import pycurl
+
+from tocsin import __version__
+from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
+from tocsin.net.curl_failures import no_reply, was_sent
+from tocsin.net.guard import Closed, Guard
+from tocsin.net.multi import Multi
+from tocsin.net.urls import wire_url
+from tocsin.settings import Settings
+
+MAX_BODY = 65_536
+CONNECT_SECONDS = 5.0
+_FREE_HANDLES = 256
+_AGENT = f"tocsin/{__version__}"
+
+# Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
+_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
+
+
+class HttpWire:
+    """Sends HTTP requests, many at a time, on the loop it is first used on.
+
+    Guarded and unguarded requests share nothing: a connection that was opened without the guard never carries a guarded request.
+    """
+
+    def __init__(self, settings: Settings, closed: Closed = tuple) -> None:
+        self._guard = Guard(settings.allow_networks, closed)
+        self._checks_targets = bool(settings.proxy)
+        self._lanes = {True: _Lane(self._guard, settings.proxy), False: _Lane(None, settings.proxy)}
+        self._is_closed = False
+
+    async def send(self, request: HttpRequest) -> HttpReply | NoReply:
+        """The answer, whatever its status, or what became of the request instead. Raises only CancelledError, which aborts the transfer."""
+        if self._checks_targets and request.guarded and (refused := await _check_target(request, self._guard)):
+            return refused
+        if self._is_closed:
+            return NoReply(Reason.CONNECT, sent=False, detail="The service is stopping.")
+        return await self._lanes[request.guarded].send(request)
+
+    async def close(self) -> None:
+        """Close all connections; requests under way come back as cut."""
+        self._is_closed = True
+        for lane in self._lanes.values():
+            lane.close()
+
+
+class _Lane:
+    """One cache of connections, for the guarded or for the unguarded requests, and the handles that wait to be used again."""
+
+    def __init__(self, guard: Guard | None, proxy: str | None) -> None:
+        self._guard = guard
+        self._proxy = proxy
+        self._free: list[_Exchange] = []
+        self._multi: Multi | None = None
+
+    async def send(self, request: HttpRequest) -> HttpReply | NoReply:
+        multi = self._multi = self._multi or Multi()
+        exchange = self._free.pop() if self._free else _Exchange(self._guard, self._proxy)
+        try:
+            exchange.prepare(request)
+        except (ValueError, pycurl.error):
+            return NoReply(Reason.SETTINGS, sent=False, detail="The request cannot be written as HTTP: its URL or a header is malformed.")
+        try:
+            code = await multi.start(exchange.curl)
+            if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(exchange.curl):
+                # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
+                exchange.prepare(request, fresh=True)
+                code = await multi.start(exchange.curl)
+            return exchange.result(code)
+        finally:
+            multi.abort(exchange.curl)
+            if len(self._free) < _FREE_HANDLES:
+                self._free.append(exchange)
+
+    def close(self) -> None:
+        self._free.clear()
+        if self._multi:
+            self._multi.close()
+
+
+class _Exchange:
+    """A libcurl handle and what it heard; used for one request after another."""
+
+    def __init__(self, guard: Guard | None, proxy: str | None) -> None:
+        self.curl = pycurl.Curl()
+        self._guard = guard
+        self._lines: list[bytes] = []
+        self._body = bytearray()
+        self._is_capped = False
+        self._method = "POST"
+        self._is_fresh = False
+        self._objection = ""
+        self._sockets = 0
+        for option, value in {**_OPTIONS, **_authorities()}.items():
+            self.curl.setopt(option, value)
+        self.curl.setopt(pycurl.PROXY, proxy or "")
+        self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)  # libcurl itself ends answers with over 300 KB of headers
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
+        if guard and not proxy:
+            self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_connect)
+
+    def prepare(self, request: HttpRequest, fresh: bool = False) -> None:
+        """Set what differs from request to request. `fresh` keeps it off idle connections.
+
+        Raises ValueError or pycurl.error where libcurl cannot send it.
+        """
+        self._lines.clear()
+        self._body.clear()
+        self._is_capped = False
+        self._objection = ""
+        self._sockets = 0
+        curl = self.curl
+        if fresh != self._is_fresh:
+            curl.setopt(pycurl.FRESH_CONNECT, fresh)
+            self._is_fresh = fresh
+        if request.method != self._method:
+            self._set_method(request.method)
+        curl.setopt(pycurl.URL, wire_url(request.url))
+        curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
+        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout_seconds * 1000)))
+        if request.method not in {"GET", "HEAD"}:
+            # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
+            curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(request.body))
+            curl.setopt(pycurl.READFUNCTION, io.BytesIO(request.body).read)
+
+    def result(self, code: int) -> HttpReply | NoReply:
+        """The reply that a finished transfer got."""
+        if code == 0 or self._is_capped:
+            headers = _headers(self._lines)
+            if headers is None:
+                return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
+            return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
+        if self._objection and not self._sockets:
+            return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
+        return no_reply(self.curl, code)
+
+    def _set_method(self, method: str) -> None:
+        if not method.isascii() or not method.isalpha():
+            raise ValueError("not a method")
+        self.curl.setopt(pycurl.NOBODY, 0)
+        self.curl.setopt({"GET": pycurl.HTTPGET, "HEAD": pycurl.NOBODY}.get(method, pycurl.POST), 1)
+        self.curl.setopt(pycurl.CUSTOMREQUEST, method)
+        self._method = method
+
+    def _on_body(self, piece: bytes) -> int | None:
+        room = MAX_BODY - len(self._body)
+        if len(piece) <= room:
+            self._body += piece
+            return None
+        self._body += piece[:room]
+        self._is_capped = True
+        return 0  # ends the transfer
+
+    def _on_connect(self, _purpose: int, peer: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
+        """libcurl is about to connect to `peer`: (family, type, protocol, (address, port, ...)). Must not raise."""
+        family, kind, protocol, (address, port, *_) = peer
+        objection = self._guard.objection(address, port) if self._guard else None
+        if objection:
+            self._objection = objection
+            return pycurl.SOCKET_BAD
+        self._sockets += 1
+        try:
+            return socket.socket(family, kind, protocol)
+        except OSError:
+            return pycurl.SOCKET_BAD
+
+
+_OPTIONS = {
+    pycurl.NOSIGNAL: 1,
+    pycurl.TCP_NODELAY: 1,
+    pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
+    pycurl.PATH_AS_IS: 1,
+    pycurl.NOPROXY: "",  # or no_proxy of the environment would send some requests past TOCSIN_PROXY
+    pycurl.NETRC: pycurl.NETRC_IGNORED,
+    pycurl.FOLLOWLOCATION: 0,
+    pycurl.HTTP_CONTENT_DECODING: 0,
+    pycurl.USERAGENT: _AGENT,
+    pycurl.CONNECTTIMEOUT_MS: int(CONNECT_SECONDS * 1000),
+    # Idle connections live long, kept awake past the routers that forget them after a few minutes, but not past a change of DNS.
+    pycurl.MAXAGE_CONN: 300,
+    pycurl.MAXLIFETIME_CONN: 1800,
+    pycurl.TCP_KEEPALIVE: 1,
+    pycurl.TCP_KEEPIDLE: 60,
+    pycurl.TCP_KEEPINTVL: 30,
+    pycurl.POST: 1,
+}
+
+
+@functools.cache
+def _authorities() -> dict[int, str]:
+    """The options that name the trusted certificate authorities; SSL_CERT_FILE and SSL_CERT_DIR count."""
+    paths = ssl.get_default_verify_paths()
+    for file in (paths.cafile, *_AUTHORITIES):
+        if file and Path(file).is_file():
+            return {pycurl.CAINFO: file}
+    return {pycurl.CAPATH: paths.capath} if paths.capath else {}
+
+
+def _header_lines(headers: tuple[tuple[str, str], ...]) -> list[str]:
+    """The header lines in libcurl's notation: `Name;` is an empty header, `Name:` one that is left out."""
+    lines = [f"{name}: {value}" if value else f"{name};" for name, value in headers]
+    if any(not line.isascii() or not line.isprintable() for line in lines):
+        raise ValueError("a header with control characters")
+    names = {name.lower() for name, _ in headers}
+    lines.append("Expect:")
+    if "content-type" not in names:
+        lines.append("Content-Type:")
+    if "accept-encoding" not in names:
+        lines.append("Accept-Encoding: identity")
+    return lines
+
+
+def _headers(lines: list[bytes]) -> dict[str, str] | None:
+    """The headers of the last answer heard, None if they were cut. 1xx answers and a proxy's may stand before, trailers behind."""
+    headers: dict[str, str] = {}
+    in_head = False
+    for line in lines:
+        if not in_head:
+            if line.startswith(b"HTTP/"):
+                headers.clear()
+                in_head = True
+        elif line in {b"\r\n", b"\n"}:
+            in_head = False
+        else:
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.rstrip().lower()] = value.strip()
+    return None if in_head else headers
+
+
+async def _check_target(request: HttpRequest, guard: Guard) -> NoReply | None:
+    """With a proxy, libcurl's socket is the proxy's: so the addresses of the target itself are resolved and judged beforehand."""
+    try:
+        parts = cast(Any, pycurl).CurlUrl(wire_url(request.url))  # libcurl's own reading of the URL, so that nothing is read in two ways
+        host, port = parts.host.strip("[]"), int(parts.port or (443 if parts.scheme == "https" else 80))
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_SECONDS):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        return NoReply(Reason.TIMEOUT, sent=False, detail="Resolving the host name took too long.")
+    except OSError:
+        return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
+    except (ValueError, pycurl.error):
+        return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be read.")
+    objections = [objection for *_, peer in found if (objection := guard.objection(str(peer[0]), port))]
+    return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else None

@@ -1,0 +1,165 @@
+"""libcurl's transfers on an asyncio event loop, through its multi-socket interface. Works on uvloop and on asyncio's own loop.
+
+libcurl's sockets sit in an epoll of their own, and the loop watches only that: at many hosts this costs a sixth less per request
+than a reader and a writer of the loop for each socket. https://curl.se/libcurl/c/libcurl-multi.html
+
+Idle connections stay in the epoll. libcurl looks whether a connection is still alive only if it was idle for a second, so one
+that the other side closed before is shut down here: then a request that libcurl puts on it fails before a byte of it is out.
+"""
+
+import asyncio
+import contextlib
+import resource
+import select
+import socket
+
+import pycurl
+
+_IDLE = select.EPOLLIN | select.EPOLLRDHUP
+_EVENTS = {
+    pycurl.POLL_IN: _IDLE,
+    pycurl.POLL_OUT: select.EPOLLOUT,
+    pycurl.POLL_INOUT: _IDLE | select.EPOLLOUT,
+}
+_BROKEN = select.EPOLLERR | select.EPOLLHUP
+_CLOSED = _BROKEN | select.EPOLLRDHUP
+_EVENTS_AT_ONCE = 128
+_IDLE_CONNECTIONS = 2000
+
+
+class Multi:
+    """One set of transfers with one cache of connections, bound to the running loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._watched: dict[int, int] = {}
+        self._waiting: dict[pycurl.Curl, asyncio.Future[int]] = {}
+        self._is_closed = False
+        self._due: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, min(_IDLE_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._loop.add_reader(self._epoll.fileno(), self._on_sockets)
+
+    def start(self, curl: pycurl.Curl) -> asyncio.Future[int]:
+        """Begin a transfer. The future gives libcurl's result code, 0 for success; it is never set to an exception."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        if self._is_closed:
+            future.set_result(pycurl.E_ABORTED_BY_CALLBACK)
+        else:
+            self._multi.add_handle(curl)
+            self._waiting[curl] = future
+        return future
+
+    def abort(self, curl: pycurl.Curl) -> None:
+        """End a transfer that nobody waits for any more; its connection is closed."""
+        if self._waiting.pop(curl, None) is not None:
+            self._multi.remove_handle(curl)
+
+    def close(self) -> None:
+        """Close every connection. Transfers under way end as aborted."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for curl in list(self._waiting):
+            self._end(curl, pycurl.E_ABORTED_BY_CALLBACK)
+        self._multi.close()
+        for handle in (self._timer, self._soon):
+            if handle:
+                handle.cancel()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _watch(self, what: int, fd: int, _multi: object, _data: object) -> None:
+        """libcurl says what it wants to know of a socket. POLL_REMOVE: it is idle now, or about to be closed."""
+        before = self._watched.get(fd)
+        if what == pycurl.POLL_REMOVE:
+            self._watched.pop(fd, None)
+            if before is not None and before != _IDLE:
+                self._register(fd, _IDLE)
+        elif before != (events := _EVENTS.get(what, 0)):
+            self._watched[fd] = events
+            self._register(fd, events)
+
+    def _register(self, fd: int, events: int) -> None:
+        try:
+            self._epoll.modify(fd, events)
+        except FileNotFoundError:
+            self._epoll.register(fd, events)
+
+    def _on_sockets(self) -> None:
+        act = self._multi.socket_action
+        running = len(self._waiting)
+        for fd, event in self._epoll.poll(0, _EVENTS_AT_ONCE):
+            if fd not in self._watched:
+                self._on_idle_socket(fd, event)
+                continue
+            mask = (pycurl.CSELECT_IN if event & select.EPOLLIN else 0) | (pycurl.CSELECT_OUT if event & select.EPOLLOUT else 0)
+            _, running = act(fd, mask | pycurl.CSELECT_ERR if event & _BROKEN else mask)
+        if running < len(self._waiting):
+            self._collect()
+
+    def _on_idle_socket(self, fd: int, event: int) -> None:
+        with contextlib.suppress(OSError):  # libcurl may have closed it just now
+            if not event & _CLOSED:
+                self._epoll.modify(fd, select.EPOLLRDHUP)  # libcurl reads what came when it uses the connection again
+                return
+            self._epoll.unregister(fd)
+            idle = socket.socket(fileno=fd)
+            try:
+                idle.shutdown(socket.SHUT_RDWR)
+            finally:
+                idle.detach()
+
+    def _set_timer(self, wait_ms: int) -> None:
+        """libcurl's one timer. It moves with nearly every request, so a running one is left to fire early rather than set anew."""
+        self._due = None
+        if wait_ms == 0:
+            self._soon = self._soon or self._loop.call_soon(self._on_soon)
+        elif wait_ms > 0:
+            self._due = self._loop.time() + wait_ms / 1000
+            if self._timer is None or self._timer.when() > self._due:
+                self._set_alarm(self._due)
+
+    def _set_alarm(self, due: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._due is None:
+            return
+        if self._loop.time() < self._due:
+            self._set_alarm(self._due)
+        else:
+            self._act_on_time()
+
+    def _on_soon(self) -> None:
+        self._soon = None
+        self._on_sockets()  # so that libcurl hears of connections that closed before it picks one for a new request
+        self._act_on_time()
+
+    def _act_on_time(self) -> None:
+        _, running = self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        if running < len(self._waiting):
+            self._collect()
+
+    def _collect(self) -> None:
+        _, done, failed = self._multi.info_read()
+        for curl in done:
+            self._end(curl, 0)
+        for curl, code, _ in failed:
+            self._end(curl, code)
+
+    def _end(self, curl: pycurl.Curl, code: int) -> None:
+        future = self._waiting.pop(curl, None)
+        if future is None:
+            return
+        self._multi.remove_handle(curl)
+        if not future.done():
+            future.set_result(code)

@@ -1,0 +1,226 @@
+"""The store, in the flow's words: what is written, what is asked, and the protocol of whatever keeps it.
+
+Every write returns after its commit. Reads see committed rows only. Secrets come and go sealed (`bytes`): the store never sees
+them in the clear.
+"""
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from tocsin.model import Attempt, Delivery, Message, Micros, Notification, Reason, Status
+
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """The store cannot be used; the message is one sentence for the operator."""
+
+
+# ---------------------------------------------------------------------------------------------------------- what is asked
+
+
+class Page(Struct, Generic[T], frozen=True):
+    """Rows of one page and how many there are in all; `exact` False: counted to a cap only."""
+
+    rows: list[T]
+    total: int
+    exact: bool = True
+
+
+class HandlerFilter(Struct, frozen=True):
+    search: str = ""
+    is_enabled: bool | None = None
+    type: str | None = None
+    datetime_field: str = "datetime"
+    datetime_start: Micros | None = None
+    datetime_end: Micros | None = None
+    order_by: str = "notification_handler_id"
+    descending: bool = False
+
+
+class DeliveryFilter(Struct, frozen=True):
+    notification_id: int | None = None
+    notification_handler_id: int | None = None
+    status: Status | None = None
+    datetime_start: Micros | None = None
+    datetime_end: Micros | None = None
+    search: str = ""
+
+    @property
+    def only_status(self) -> bool:
+        """Nothing but the status is asked for, so that the kept totals are exact."""
+        return self == DeliveryFilter(status=self.status)
+
+
+# ------------------------------------------------------------------------------------------------------- what is kept
+
+
+class HandlerRow(Struct, frozen=True):
+    """A handler as it is kept: settings and signing secret sealed, both None once it is deleted."""
+
+    id: int
+    user_id: int
+    type: str
+    name: str
+    settings: bytes | None
+    secret: bytes | None
+    is_enabled: bool
+    created_at: Micros
+    last_delivered_at: Micros | None
+    disabled_reason: str | None
+    version: int
+    deleted_at: Micros | None
+
+
+class HandlerBrief(Struct, frozen=True):
+    """What planning needs to know of a handler."""
+
+    id: int
+    is_enabled: bool
+    disabled_reason: str | None
+
+
+class HandlerChange(Struct, frozen=True):
+    """What is to be written; None leaves a column as it was."""
+
+    type: str | None = None
+    name: str | None = None
+    settings: bytes | None = None
+    secret: bytes | None = None
+    is_enabled: bool | None = None
+    disabled_reason: str | None = None
+
+
+class KeyRow(Struct, frozen=True):
+    """An API key that may be used: neither it nor its user is revoked or disabled. No scopes means all."""
+
+    id: int
+    user_id: int
+    scopes: tuple[str, ...]
+
+
+class PlannedDelivery(Struct, frozen=True):
+    handler_id: int
+    status: Status
+    due_at: Micros
+    reason: Reason | None = None
+
+
+class Planned(Struct, frozen=True):
+    """A notification and its deliveries, ready to be kept."""
+
+    message: Message
+    send_at: Micros | None
+    expires_at: Micros | None
+    deliveries: tuple[PlannedDelivery, ...]
+
+
+class Remembered(Struct, frozen=True):
+    """What an idempotency key was used for: the hash of the content and the ids (or the count) it was answered with."""
+
+    path: str
+    key: str
+    content: bytes
+    answer: tuple[int, ...] = ()
+
+
+class Accept(Struct, frozen=True):
+    user_id: int
+    at: Micros
+    planned: Sequence[Planned]
+    idempotency: Remembered | None = None
+
+
+class Accepted(Struct, frozen=True):
+    """Ids of one kept notification; those of its deliveries count on from `first_delivery_id`."""
+
+    notification_id: int
+    first_delivery_id: int
+
+
+class Settlement(Struct, frozen=True):
+    """How a delivery stands after an attempt (None: ended without one). Applied only while the row is pending, but an arrival always."""
+
+    delivery: Delivery
+    attempt: Attempt | None
+    at: Micros
+
+
+class Waiting(Struct, frozen=True):
+    """A pending delivery with what it takes to send it."""
+
+    delivery: Delivery
+    notification: Notification
+
+
+class PostFacts(Struct, frozen=True):
+    """Of a credential's last 24 hours: whether the budget is used up, and whether an earlier delivery had the same text."""
+
+    over_budget: bool
+    repeated: bool
+
+
+class Store(Protocol):
+    """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
+
+    # hot path
+    async def accept(self, accept: Accept) -> list[Accepted]: ...
+    async def settle(self, settlement: Settlement) -> bool:
+        """True if the settlement was applied, False if the delivery was no longer pending."""
+        ...
+
+    # what is due
+    async def waiting_handlers(self) -> list[tuple[int, Micros]]:
+        """Each handler with pending deliveries and when the first of them is due."""
+        ...
+
+    async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
+        """Pending deliveries of a handler that are due, in due order, and when the next one after `now` is due."""
+        ...
+
+    async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]: ...
+
+    # deliveries
+    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int) -> int:
+        """End up to `limit` pending deliveries of a handler; how many were ended."""
+        ...
+
+    async def cancel(self, user_id: int, notification_id: int) -> list[int]: ...
+    async def retry(
+        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
+    ) -> list[tuple[int, int]]:
+        """Make settled, undelivered deliveries pending again; (delivery id, handler id) of each."""
+        ...
+
+    async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]: ...
+    async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None: ...
+    async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]: ...
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None: ...
+    async def remembered(self, user_id: int, path: str, key: str, since: Micros) -> Remembered | None: ...
+    async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
+        """Note that a delivery posts this text under a credential, unless its last 24 hours hold `limit` others already."""
+        ...
+
+    # handlers
+    async def handler_briefs(self, user_id: int) -> list[HandlerBrief]: ...
+    async def handlers(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]: ...
+    async def handler(self, handler_id: int) -> HandlerRow | None:
+        """The row, of a deleted handler too."""
+        ...
+
+    async def add_handler(self, user_id: int, change: HandlerChange, at: Micros) -> int: ...
+    async def change_handler(self, handler_id: int, change: HandlerChange, expected_version: int | None = None) -> bool:
+        """False if it is deleted, or is no longer at the version expected."""
+        ...
+
+    async def delete_handler(self, handler_id: int, at: Micros) -> bool: ...
+
+    # keys, housekeeping
+    async def key(self, key_hash: bytes) -> KeyRow | None: ...
+    async def touch_keys(self, used: dict[int, Micros]) -> None: ...
+    async def forget_idempotency(self, before: Micros) -> None: ...
+    async def tidy(self, before: Micros, limit: int) -> int:
+        """Delete up to `limit` notifications that were accepted before then and are wholly settled; how many went."""
+        ...

@@ -1,0 +1,1 @@
+"""The store's forms, oldest first (Alembic)."""

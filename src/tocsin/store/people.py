@@ -1,0 +1,109 @@
+"""Users and their keys: written by the commands beside the service, rarely, so as functions of an open transaction."""
+
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from tocsin.model import Micros, Reason, Status
+from tocsin.store.tables import attempts, deliveries, handlers, idempotency, keys, notifications, totals, users
+from tocsin.store.writing import delete_handler, end_pending
+
+_ROWS_AT_ONCE = 100_000
+
+
+class UserLine(Struct, frozen=True):
+    id: int
+    email: str
+    is_admin: bool
+    created_at: Micros
+    disabled_at: Micros | None
+    handlers: int
+
+
+class KeyLine(Struct, frozen=True):
+    """`shown` is the beginning of the key: enough to tell it from others, not to use it."""
+
+    id: int
+    email: str
+    name: str
+    shown: str
+    scopes: tuple[str, ...]
+    created_at: Micros
+    last_used_at: Micros | None
+    revoked_at: Micros | None
+
+
+def has_users(connection: Connection) -> bool:
+    return connection.scalar(select(users.c.id).limit(1)) is not None
+
+
+def add_user(connection: Connection, email: str, is_admin: bool, at: Micros) -> int | None:
+    """The new id; None if there is one with this address already."""
+    if user_id(connection, email) is not None:
+        return None
+    made = insert(users).values(email=email, is_admin=is_admin, created_at=at).returning(users.c.id)
+    return connection.execute(made).scalar_one()
+
+
+def user_id(connection: Connection, email: str) -> int | None:
+    return connection.scalar(select(users.c.id).where(func.lower(users.c.email) == email.lower()))
+
+
+def set_password(connection: Connection, user: int, password_hash: str) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(password_hash=password_hash))
+
+
+def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Micros) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(sign_in_hash=token_hash, sign_in_until=until))
+
+
+def disable_user(connection: Connection, user: int, at: Micros) -> None:
+    """Their keys end, their handlers go with their secrets, what waits is cancelled; the history stays until retention."""
+    connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
+    connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
+    for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
+        delete_handler(connection, handler_id, at)
+        while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE) == _ROWS_AT_ONCE:
+            pass
+
+
+def delete_user(connection: Connection, user: int) -> None:
+    """The user and everything of theirs."""
+    theirs = select(deliveries.c.id).where(deliveries.c.user_id == user)
+    connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(theirs)))
+    for table in (deliveries, notifications, handlers, keys, totals, idempotency):
+        connection.execute(delete(table).where(table.c.user_id == user))
+    connection.execute(delete(users).where(users.c.id == user))
+
+
+def list_users(connection: Connection) -> list[UserLine]:
+    count = (
+        select(func.count())
+        .select_from(handlers)
+        .where(handlers.c.user_id == users.c.id, handlers.c.deleted_at.is_(None))
+        .scalar_subquery()
+    )
+    rows = connection.execute(select(users, count.label("handler_count")).order_by(users.c.id))
+    return [UserLine(row.id, row.email, bool(row.is_admin), row.created_at, row.disabled_at, row.handler_count) for row in rows]
+
+
+def add_key(connection: Connection, user: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
+    made = insert(keys).values(user_id=user, name=name, hash=key_hash, shown=shown, scopes=" ".join(scopes), created_at=at)
+    return connection.execute(made.returning(keys.c.id)).scalar_one()
+
+
+def list_keys(connection: Connection) -> list[KeyLine]:
+    rows = connection.execute(select(keys, users.c.email).join(users, users.c.id == keys.c.user_id).order_by(keys.c.id))
+    return [_key_line(row) for row in rows]
+
+
+def _key_line(row: Row[Any]) -> KeyLine:
+    scopes = tuple(row.scopes.split())
+    return KeyLine(row.id, row.email, row.name, row.shown, scopes, row.created_at, row.last_used_at, row.revoked_at)
+
+
+def revoke_key(connection: Connection, key_id: int, at: Micros) -> bool:
+    """False if there is no such key, or it was revoked before."""
+    done = connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=at))
+    return done.rowcount == 1

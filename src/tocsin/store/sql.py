@@ -1,0 +1,242 @@
+"""The store in SQL: one implementation for both dialects, SQLAlchemy Core, synchronous drivers.
+
+Writes go through the group commit of writer.py; reads run in a few threads with connections of their own and are interrupted
+after `READ_SECONDS`, so that none holds up a delivery.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import DBAPIError
+
+from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Status
+from tocsin.store import (
+    Accept,
+    Accepted,
+    DeliveryFilter,
+    HandlerBrief,
+    HandlerChange,
+    HandlerFilter,
+    HandlerRow,
+    KeyRow,
+    Page,
+    PostFacts,
+    Remembered,
+    Settlement,
+    StoreError,
+    Waiting,
+    reading,
+    writing,
+)
+from tocsin.store.tables import meta
+from tocsin.store.writer import Writer
+
+READ_SECONDS = 5.0
+READ_THREADS = 4
+_STEPS_BETWEEN_LOOKS = 50_000  # virtual machine instructions, about a millisecond
+T = TypeVar("T")
+
+
+def sqlite_engine(path: Path) -> Engine:
+    """An engine on a SQLite file: WAL, every commit on the disk, foreign keys on, transactions begun by us."""
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, pool_size=READ_THREADS + 2)
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: sqlite3.Connection, _: object) -> None:  # pyright: ignore[reportUnusedFunction]
+        connection.isolation_level = None
+        for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _begin_by_hand(engine: Engine, statement: str) -> Engine:
+    """The same pool, its transactions begun with `statement`: writers take the lock at once instead of failing half-way."""
+    view = engine.execution_options()
+
+    @event.listens_for(view, "begin")
+    def begun(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
+        connection.exec_driver_sql(statement)
+
+    return view
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables to this version's form; all or nothing."""
+    config = Config()
+    config.set_main_option("script_location", "tocsin.store:migrations")
+    with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+class SqlStore:
+    """See `tocsin.store.Store` for what each method promises."""
+
+    def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
+        self._reads = _begin_by_hand(engine, "BEGIN")
+        self._writer = Writer(_begin_by_hand(engine, "BEGIN IMMEDIATE"), changed)
+        self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
+        self._loop = asyncio.get_running_loop()
+        self._engine = engine
+
+    async def close(self) -> None:
+        await self._writer.close()
+        self._threads.shutdown(wait=True)
+        self._engine.dispose()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._writer.is_alive
+
+    @property
+    def writes_waiting(self) -> int:
+        return self._writer.waiting
+
+    # ------------------------------------------------------------------------------------------------------ machinery
+
+    async def _read(self, read: Callable[..., T], *args: object) -> T:
+        return await self._loop.run_in_executor(self._threads, partial(self._read_in_thread, read, *args))
+
+    def _read_in_thread(self, read: Callable[..., T], *args: object) -> T:
+        with self._reads.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            deadline = time.monotonic() + READ_SECONDS
+            driver.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+            try:
+                with connection.begin():
+                    return read(connection, *args)
+            except DBAPIError as error:
+                why = "this reading took too long: ask for less" if "interrupt" in str(error.orig) else "the store cannot be read now"
+                raise Busy(why, 5) from error
+            finally:
+                driver.set_progress_handler(None, 0)
+
+    def _write(self, write: Callable[..., T], *args: object) -> "asyncio.Future[T]":
+        def run(connection: Connection) -> T:
+            return write(connection, *args)
+
+        return self._writer.submit(run)
+
+    # ------------------------------------------------------------------------------------------------------- hot path
+
+    async def accept(self, accept: Accept) -> list[Accepted]:
+        return await self._writer.submit(accept, writing.AcceptAll)
+
+    async def settle(self, settlement: Settlement) -> bool:
+        return await self._writer.submit(settlement, writing.SettleAll)
+
+    # ----------------------------------------------------------------------------------------------------- what is due
+
+    async def waiting_handlers(self) -> list[tuple[int, Micros]]:
+        return await self._read(reading.waiting_handlers)
+
+    async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
+        return await self._read(reading.due, handler_id, now, limit)
+
+    async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
+        return await self._read(reading.waiting, delivery_ids)
+
+    # ------------------------------------------------------------------------------------------------------ deliveries
+
+    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int) -> int:
+        return await self._write(writing.end_pending, handler_id, status, reason, limit)
+
+    async def cancel(self, user_id: int, notification_id: int) -> list[int]:
+        return await self._write(writing.cancel, user_id, notification_id)
+
+    async def retry(
+        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
+    ) -> list[tuple[int, int]]:
+        return await self._write(writing.retry, user_id, which, at, limit, idempotency)
+
+    async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
+        return await self._read(reading.notifications_page, user_id, page, size)
+
+    async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None:
+        return await self._read(reading.notification, user_id, notification_id)
+
+    async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
+        return await self._read(reading.deliveries_page, user_id, which, page, size)
+
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
+        return await self._read(reading.delivery, user_id, delivery_id)
+
+    async def remembered(self, user_id: int, path: str, key: str, since: Micros) -> Remembered | None:
+        return await self._read(reading.remembered, user_id, path, key, since)
+
+    async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
+        return await self._write(writing.posted, key, text_hash, delivery_id, at, limit)
+
+    # -------------------------------------------------------------------------------------------------------- handlers
+
+    async def handler_briefs(self, user_id: int) -> list[HandlerBrief]:
+        return await self._read(reading.handler_briefs, user_id)
+
+    async def handlers(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
+        return await self._read(reading.handlers_page, user_id, which, page, size)
+
+    async def handler(self, handler_id: int) -> HandlerRow | None:
+        return await self._read(reading.handler, handler_id)
+
+    async def add_handler(self, user_id: int, change: HandlerChange, at: Micros) -> int:
+        return await self._write(writing.add_handler, user_id, change, at)
+
+    async def change_handler(self, handler_id: int, change: HandlerChange, expected_version: int | None = None) -> bool:
+        return await self._write(writing.change_handler, handler_id, change, expected_version)
+
+    async def delete_handler(self, handler_id: int, at: Micros) -> bool:
+        return await self._write(writing.delete_handler, handler_id, at)
+
+    # -------------------------------------------------------------------------------------------- keys, housekeeping
+
+    async def key(self, key_hash: bytes) -> KeyRow | None:
+        return await self._read(reading.key, key_hash)
+
+    async def touch_keys(self, used: dict[int, Micros]) -> None:
+        await self._write(writing.touch_keys, used)
+
+    async def tidy(self, before: Micros, limit: int) -> int:
+        return await self._write(writing.tidy, before, limit)
+
+    async def forget_idempotency(self, before: Micros) -> None:
+        await self._write(writing.forget_idempotency, before)
+
+    def backlog(self) -> int:
+        """Pending deliveries, due or not; a quick look at the totals."""
+        return self._read_in_thread(reading.backlog)
+
+
+# ------------------------------------------------------------------------------------------------------ beside the service
+
+
+def is_empty(engine: Engine) -> bool:
+    """No tables yet: nobody has used this store."""
+    with engine.connect() as connection:
+        return not engine.dialect.has_table(connection, "meta")
+
+
+def write_now(engine: Engine, write: Callable[[Connection], T]) -> T:
+    """One write in a transaction of its own, for commands that run beside the service or before it."""
+    try:
+        with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
+            return write(connection)
+    except DBAPIError as error:
+        raise StoreError(f"the store cannot be written: {error.orig}") from error
+
+
+def read_meta(connection: Connection, name: str) -> bytes | None:
+    return connection.scalar(select(meta.c.value).where(meta.c.name == name))
+
+
+def write_meta(connection: Connection, name: str, value: bytes) -> None:
+    connection.execute(insert(meta).values(name=name, value=value))

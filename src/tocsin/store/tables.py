@@ -1,0 +1,174 @@
+"""The tables. Times are microseconds since 1970 in UTC; a status is the integer of `model.Status`."""
+
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text, text
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite's AUTOINCREMENT needs INTEGER; elsewhere ids are 64 bits wide. It keeps a deleted highest id from being handed out again.
+Id = BigInteger().with_variant(Integer, "sqlite")
+Time = BigInteger
+
+
+meta = Table("meta", metadata, Column("name", Text, primary_key=True), Column("value", LargeBinary, nullable=False))
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("email", Text, nullable=False, unique=True),
+    Column("password_hash", Text),
+    Column("sign_in_hash", LargeBinary),
+    Column("sign_in_until", Time),
+    Column("is_admin", Boolean, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("disabled_at", Time),
+    sqlite_autoincrement=True,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False, unique=True),
+    Column("shown", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("last_used_at", Time),
+    Column("revoked_at", Time),
+    sqlite_autoincrement=True,
+)
+
+handlers = Table(
+    "handlers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id"), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("settings", LargeBinary),
+    Column("secret", LargeBinary),
+    Column("is_enabled", Boolean, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("last_delivered_at", Time),
+    Column("disabled_reason", Text),
+    Column("version", Integer, nullable=False),
+    Column("deleted_at", Time),
+    Index(
+        "ix_handlers_user_id_live", "user_id", "id", sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")
+    ),
+    sqlite_autoincrement=True,
+)
+
+# The message lives apart from the small, hot delivery rows.
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id"), nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("send_at", Time),
+    Column("expires_at", Time),
+    Column("kind", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("fields", Text, nullable=False),
+    Index("ix_notifications_user_id_id", "user_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Lists are read status by status and merged, so one index serves them filtered by status and unfiltered.
+# The partial index on what is pending makes an idle poll cheap however much history there is.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("notification_id", Id, ForeignKey("notifications.id"), nullable=False, index=True),
+    Column("handler_id", Id, ForeignKey("handlers.id"), nullable=False),
+    Column("user_id", Id, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("due_at", Time, nullable=False),
+    Column("first_due_at", Time, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("throttles", Integer, nullable=False),
+    Column("last_attempt_at", Time),
+    Column("late", Boolean),
+    Column("may_have_arrived", Boolean, nullable=False),
+    Column("part", Integer, nullable=False),
+    Column("replays", Integer, nullable=False),
+    Column("last_reason", Text),
+    Column("last_error", Text),
+    Index("ix_deliveries_user_id_status_id", "user_id", "status", "id"),
+    Index("ix_deliveries_handler_id_status_id", "handler_id", "status", "id"),
+    Index(
+        "ix_deliveries_pending",
+        "handler_id",
+        "due_at",
+        sqlite_where=text("status = 0"),
+        postgresql_where=text("status = 0"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("delivery_id", Id, ForeignKey("deliveries.id"), primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Time, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("status_code", Integer),
+    Column("response", Text),
+    Column("next_at", Time),
+    sqlite_with_rowid=False,
+)
+
+# Totals that lists show exactly however long they are: `what` is a delivery status, or one of the two below.
+totals = Table(
+    "totals",
+    metadata,
+    Column("user_id", Id, primary_key=True, autoincrement=False),
+    Column("what", SmallInteger, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+TOTAL_NOTIFICATIONS = 100
+TOTAL_HANDLERS = 101
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("user_id", Id, primary_key=True, autoincrement=False),
+    Column("path", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("created_at", Time, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+# What went out under a credential whose provider counts posts or refuses a repeated text.
+posts = Table(
+    "posts",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("delivery_id", Id, primary_key=True, autoincrement=False),
+    Column("text_hash", LargeBinary, nullable=False),
+    Column("at", Time, nullable=False),
+    Index("ix_posts_key_at", "key", "at"),
+    sqlite_with_rowid=False,
+)

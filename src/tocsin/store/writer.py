@@ -1,0 +1,153 @@
+"""Group commit: one thread takes whatever writes are waiting, runs them in one transaction, commits, and answers them all."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from tocsin.model import Busy
+
+MOST_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
+MOST_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
+
+log = structlog.get_logger(__name__)
+
+Write: TypeAlias = Callable[[Connection], Any]
+
+
+class Bulk(Protocol):
+    """A kind of write of which many run better together than one by one."""
+
+    @staticmethod
+    def run_all(connection: Connection, writes: Sequence[Any]) -> list[Any]: ...
+
+
+class _Job:
+    __slots__ = ("bulk", "future", "write")
+
+    def __init__(self, write: Any, bulk: type[Bulk] | None, future: "asyncio.Future[Any]") -> None:
+        self.write = write
+        self.bulk = bulk
+        self.future = future
+
+
+class Writer:
+    """The only writer of the service's own process. `changed` is called, on the event loop, when another process wrote."""
+
+    def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
+        self._engine = engine
+        self._changed = changed
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        self._data_version: int | None = None
+        self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, write: Any, bulk: type[Bulk] | None = None) -> "asyncio.Future[Any]":
+        """Queue a write: a `Write`, or a value that `bulk` knows how to run. The future is done after the commit."""
+        if self._waiting >= MOST_WAITING:
+            raise Busy("the store does not keep up", 1)
+        future = self._loop.create_future()
+        self._waiting += 1
+        self._queue.put(_Job(write, bulk, future))
+        return future
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    async def close(self) -> None:
+        """Commit what is queued, then end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # ------------------------------------------------------------------------------------------------ in the thread
+
+    def _run(self) -> None:
+        with self._engine.connect() as connection:
+            while True:
+                jobs, last = self._take()
+                if jobs:
+                    results = self._commit(connection, jobs)
+                    self._loop.call_soon_threadsafe(self._answer, jobs, results)
+                self._look_for_others(connection)
+                if last:
+                    return
+
+    def _take(self) -> tuple[list[_Job], bool]:
+        jobs: list[_Job] = []
+        try:
+            job = self._queue.get(timeout=1.0)
+            while job is not None and len(jobs) < MOST_IN_ONE_COMMIT - 1:
+                jobs.append(job)
+                job = self._queue.get_nowait()
+        except queue.Empty:
+            return jobs, False
+        if job is not None:
+            jobs.append(job)
+        return jobs, job is None
+
+    def _commit(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
+        try:
+            return self._transaction(connection, jobs)
+        except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one
+            if len(jobs) == 1:
+                return [_known(error)]
+            return [result for job in jobs for result in self._commit(connection, [job])]
+
+    def _transaction(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
+        results: list[Any] = [None] * len(jobs)
+        kinds: dict[type[Bulk], list[int]] = {}
+        with connection.begin():
+            for index, job in enumerate(jobs):
+                if job.bulk is None:
+                    results[index] = job.write(connection)
+                else:
+                    kinds.setdefault(job.bulk, []).append(index)
+            for bulk, indexes in kinds.items():
+                for index, result in zip(indexes, bulk.run_all(connection, [jobs[i].write for i in indexes]), strict=True):
+                    results[index] = result
+        return results
+
+    def _look_for_others(self, connection: Connection) -> None:
+        """SQLite's data_version moves only when another connection commits (https://www.sqlite.org/pragma.html#pragma_data_version)."""
+        if self._engine.dialect.name != "sqlite":
+            return
+        try:
+            version = connection.connection.driver_connection.execute("PRAGMA data_version").fetchone()[0]  # pyright: ignore[reportOptionalMemberAccess]
+        except Exception:
+            log.exception("store.data_version")
+            return
+        if self._data_version is not None and version != self._data_version:
+            self._loop.call_soon_threadsafe(self._changed)
+        self._data_version = version
+
+    # --------------------------------------------------------------------------------------------- on the event loop
+
+    def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
+        self._waiting -= len(jobs)
+        for job, result in zip(jobs, results, strict=True):
+            if job.future.done():
+                continue
+            if isinstance(result, BaseException):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
+
+
+def _known(error: Exception) -> Exception:
+    """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
+    if isinstance(error, DBAPIError):
+        log.error("store.write_failed", error=str(error.orig))
+        return Busy("the store cannot be written now", 5)
+    return error

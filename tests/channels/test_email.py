@@ -1,0 +1,468 @@
+"""E-mail: the mail itself read back by the standard library, hostile input, verdicts, and the whole way to a real server."""
+
+import asyncio
+import email
+import email.policy
+import re
+import time
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from mailserver import MailServer
+from tocsin import settings
+from tocsin.channels.contract import Context, Pace, fields_of
+from tocsin.channels.email import CHANNEL, MAX_HTML_BYTES, EmailSettings
+from tocsin.model import Delivered, Gone, HttpReply, Later, Mail, MailReply, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.net.mail import MailWire
+
+AT = 1_795_514_400_123_456  # 2026-11-24 10:00:00.123456 UTC
+HANDLER = EmailSettings("me@example.com")
+MESSAGE = Message(
+    "**db-1** is full, see [the runbook](https://example.com/run?a=1&b=2)\n\n- one\n- two",
+    "Disk full",
+    Severity.CRITICAL,
+    "https://example.com/a?b=c&d=e",
+    (("host", "db-1"), ("가", "나")),
+    AT,
+)
+HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "List-Id", "Auto-Submitted", "MIME-Version", "Content-Type"]
+STAGES = ("connect", "hello", "starttls", "auth", "mail", "rcpt", "data", "final")
+
+
+def service(**options: str) -> settings.Settings:
+    return settings.load({"TOCSIN_EMAIL_FROM": "tocsin <alarm@example.org>"} | options, Path("/nonexistent"))
+
+
+def context(**changes: object) -> Context:
+    given = {"key": "msg_9", "handler_id": 3, "now": time.time_ns() // 1000, "nonce": "n" * 32, "service": service()}
+    return Context(**(given | {"notification_id": 7, "delivery_id": 9} | changes))
+
+
+def rendered(message: Message, handler: EmailSettings = HANDLER, **changes: object) -> Mail:
+    (mail,) = CHANNEL.render(message, handler, context(**changes))
+    assert isinstance(mail, Mail)
+    return mail
+
+
+def read(mail: Mail) -> EmailMessage:
+    parsed = email.message_from_bytes(mail.content, policy=email.policy.SMTP)
+    assert isinstance(parsed, EmailMessage)
+    assert parsed.keys() == HEADERS
+    assert not parsed.defects
+    for part in parsed.walk():
+        assert not part.defects
+    return parsed
+
+
+def parts(mail: Mail) -> tuple[str, str]:
+    parsed = read(mail)
+    assert [part.get_content_type() for part in parsed.walk()] == ["multipart/alternative", "text/plain", "text/html"]
+    plain, html = parsed.iter_parts()
+    return plain.get_content().replace("\r\n", "\n"), html.get_content().replace("\r\n", "\n")
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.in_style = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_style = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.in_style:
+            self.words.append(data)
+
+
+def page(html: str) -> _Page:
+    reader = _Page()
+    reader.feed(html)
+    return reader
+
+
+# ------------------------------------------------------------------------------------------------------------- the mail
+
+
+def test_headers_and_envelope():
+    mail = rendered(MESSAGE)
+    assert (mail.sender, mail.recipient) == ("alarm@example.org", "me@example.com")
+    parsed = read(mail)
+    assert parsed["From"] == "tocsin <alarm@example.org>"
+    assert parsed["To"] == "me@example.com"
+    assert parsed["Subject"] == "[Critical] Disk full"
+    assert parsed["Message-ID"] == "<msg_9@example.org>"
+    assert parsed["List-Id"] == "<handler-3.example.org>"
+    assert parsed["Auto-Submitted"] == "auto-generated"
+    assert parsed["Date"].datetime == datetime(2026, 11, 24, 10, 0, 0, tzinfo=UTC)
+
+
+def test_both_parts_say_everything():
+    plain, html = parts(rendered(MESSAGE, meant_for=AT))
+    assert plain.startswith("[Critical] Disk full\n\nLate: this was meant for 2026-11-24 10:00:00 UTC\n\n")
+    assert plain.endswith("\n\nhost: db-1\n가: 나\n\nhttps://example.com/a?b=c&d=e\n\n-- \nSent by tocsin\n")
+    assert "the runbook (https://example.com/run?a=1&b=2)" in plain
+    reader = page(html)
+    words = " ".join(" ".join(reader.words).split())
+    for expected in (
+        "Critical",
+        "Disk full",
+        "2026-11-24 10:00:00 UTC",
+        "db-1",
+        "가",
+        "나",
+        "Sent by tocsin",
+        "https://example.com/a?b=c&d=e",
+    ):
+        assert expected in words
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    assert links == ["https://example.com/run?a=1&b=2", "https://example.com/a?b=c&d=e"]
+    assert "#e74c3c" in html
+
+
+@pytest.mark.parametrize(
+    ("severity", "subject", "colour"),
+    [
+        (Severity.INFO, "t", "#3498db"),
+        (Severity.SUCCESS, "t", "#2ecc71"),
+        (Severity.WARNING, "[Warning] t", "#f1c40f"),
+        (Severity.CRITICAL, "[Critical] t", "#e74c3c"),
+    ],
+)
+def test_severity_shows(severity: Severity, subject: str, colour: str):
+    mail = rendered(Message("m", "t", severity, at=AT))
+    plain, html = parts(mail)
+    assert read(mail)["Subject"] == subject
+    assert plain.startswith(f"[{severity.capitalize()}] t\n")
+    assert colour in html
+    assert severity.capitalize() in page(html).words
+
+
+def test_without_a_title_the_first_line_is_the_subject():
+    assert read(rendered(Message("\n\n# Backup **failed**\n\nmore")))["Subject"] == "Backup failed"
+    subject = str(read(rendered(Message("word " * 100)))["Subject"])
+    assert len(subject) <= 100
+    assert subject.endswith("…")
+    assert read(rendered(Message("\x07")))["Subject"]
+
+
+def test_every_attempt_sends_the_same_bytes():
+    first = rendered(MESSAGE, now=1, nonce="a" * 32, attempt=1)
+    second = rendered(MESSAGE, now=2, nonce="b" * 32, attempt=2, may_have_arrived=True)
+    assert first == second
+    another = rendered(MESSAGE, key="msg_10")
+    assert another.content != first.content
+
+
+def test_the_page_loads_nothing_and_styles_itself():
+    _, html = parts(
+        rendered(
+            Message(
+                "![x](https://example.com/x.png) `code`\n\n> quote\n\n```\npre\n```\n\n|a|b|\n|-|-|\n|c|d|", "t", url="https://e.example"
+            )
+        )
+    )
+    reader = page(html)
+    assert not {tag for tag, _ in reader.tags} & {"img", "link", "script", "iframe", "object", "video", "form"}
+    assert "url(" not in html
+    assert "@import" not in html
+    for tag, attributes in reader.tags:
+        assert "src" not in attributes
+        if tag in {"body", "div", "p", "pre", "blockquote", "th", "td", "h1"}:
+            assert attributes.get("style"), tag
+    assert '<meta name="color-scheme" content="light dark">' in html
+    assert "@media (prefers-color-scheme: dark)" in html
+    assert "{{" not in html
+    assert "%-->" not in html
+
+
+# -------------------------------------------------------------------------------------------------------- hostile input
+
+HOSTILE = [
+    "x\r\nBcc: a@b.example",
+    "x\nBcc: a@b.example",
+    "x\rBcc: a@b.example",
+    "x\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029Bcc: a@b.example",
+    "=?utf-8?q?x=0D=0ABcc:_a@b.example?=",
+    "=?utf-8?b?eA0KQmNjOiBhQGIuZXhhbXBsZQ==?= and more",
+    "</title><script>alert(1)</script>",
+    '" onmouseover="alert(1)',
+    "{{ 7*7 }} <!--% for x in y %-->",
+    "한글 제목입니다 " * 20,
+    "👨‍👩‍👧‍👦🇰🇷" * 20,
+    "long" * 64,
+    "한" * 256,
+    "\ufeffa\x00b\x1bc\x7f",
+    ', ; : < > @ ( ) \\ "',
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text(text: str):
+    mail = rendered(Message(text, text, url="https://example.com/", fields=((text, text),), at=AT))
+    parsed = read(mail)
+    assert (mail.sender, mail.recipient) == ("alarm@example.org", "me@example.com")
+    dropped = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]", "", text)
+    shown = " ".join(dropped.split())
+    assert parsed["Subject"] == shown
+    _, html = parts(mail)
+    reader = page(html)
+    assert "script" not in {tag for tag, _ in reader.tags}
+    assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+    assert shown in " ".join(" ".join(reader.words).split())
+    check_wire_form(mail)
+
+
+def check_wire_form(mail: Mail) -> None:
+    assert mail.content.isascii()
+    assert b"\x00" not in mail.content
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", mail.content)
+    assert all(len(line) <= 998 for line in mail.content.split(b"\r\n"))
+    assert mail.content.endswith(b"\r\n")
+
+
+@examples(max_examples=150, deadline=None)
+@given(
+    st.text(max_size=300),
+    st.text(min_size=1, max_size=2000),
+    st.lists(st.tuples(st.text(max_size=60), st.text(max_size=200)), max_size=5),
+    st.sampled_from(Severity),
+)
+def test_any_text_makes_a_sound_mail(title: str, text: str, fields: list[tuple[str, str]], severity: Severity):
+    mail = rendered(Message(text, title, severity, "https://example.com/?q=<>", tuple(fields), AT))
+    check_wire_form(mail)
+    _, html = parts(mail)
+    known = "html head meta title style body div p h1 h2 h3 h4 h5 h6 a table tbody tr th td pre code blockquote ul ol li strong em s hr br"
+    assert {tag for tag, _ in page(html).tags} <= set(known.split())
+
+
+@examples(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=256))
+def test_a_title_comes_back_as_it_was(title: str):
+    expected = " ".join(title.replace("\ufeff", "").split())
+    parsed = read(rendered(Message("m", title or "x", at=AT)))
+    assert parsed["Subject"] == (expected or ("m" if title else "x"))
+
+
+@pytest.mark.parametrize(
+    "text", ["한글 메시지 " * 8000, "&" * 65536, "x" * 65536, "> " * 2000 + "deep", "* a\n" * 16384, "`&` " * 16384, "👍" * 16384]
+)
+def test_the_html_stays_under_gmail_s_limit_and_the_text_is_whole(text: str):
+    fields = tuple((f"{index}" + "&" * 250, "<" * 1024) for index in range(25))
+    for message in (
+        Message(text, "t", url="https://example.com/", at=AT),
+        Message(text, "&" * 256, url="https://example.com/?" + "&" * 2000, fields=fields),
+    ):
+        mail = rendered(message)
+        plain, html = parts(mail)
+        assert len(html.replace("\n", "\r\n").encode()) <= MAX_HTML_BYTES
+        check_wire_form(mail)
+        if "more characters" in html:
+            assert "shortened" in html
+            assert "more characters" not in plain
+    assert "<" * 1024 in plain
+    assert "shortened" in html  # the fields alone are too much
+
+
+def test_nothing_is_called_shortened_that_is_whole():
+    assert "shortened" not in parts(rendered(MESSAGE))[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- senders
+
+
+def test_the_default_sender_and_names_outside_ascii():
+    mail = rendered(MESSAGE, service=settings.load({}, Path("/nonexistent")))
+    assert re.fullmatch(r"tocsin@[a-z0-9.-]+", mail.sender)
+    assert read(mail)["From"] == f"tocsin <{mail.sender}>"
+    parsed = read(rendered(MESSAGE, service=service(TOCSIN_EMAIL_FROM="알림 서비스 <alarm@example.org>")))
+    assert parsed["From"].addresses[0].display_name == "알림 서비스"
+    parsed = read(rendered(MESSAGE, service=service(TOCSIN_EMAIL_FROM='"Ops, \\"night\\"" <alarm@example.org>')))
+    assert parsed["From"].addresses[0].display_name == 'Ops, "night"'
+
+
+def test_recipients_outside_ascii():
+    mail = rendered(MESSAGE, EmailSettings("root@한국.kr"))
+    assert mail.recipient == "root@xn--3e0b707e.kr"
+    assert read(mail)["To"] == mail.recipient
+    mail = rendered(MESSAGE, EmailSettings("받는이@example.com"))
+    assert mail.recipient == "받는이@example.com"
+    assert "To: 받는이@example.com\r\n".encode() in mail.content
+
+
+# -------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hey@example.com",
+        "root@nas",
+        "root@localhost",
+        "a+b.c@x.local",
+        "me@nas.home.arpa",
+        "o'brien=x?@e.example",
+        "받는이@한국.kr",
+        f"{'a' * 64}@example.com",
+    ],
+)
+def test_good_addresses(value: str):
+    assert fields_of(EmailSettings)["email"].check(value) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "nobody",
+        "@example.com",
+        "a@",
+        "a@b@c",
+        "a b@example.com",
+        " a@example.com",
+        "a@example.com ",
+        "a@example.com\r\nBcc: b@example.com",
+        "a@example.com\n",
+        "Me <me@example.com>",
+        "<me@example.com>",
+        "a@exa_mple..com",
+        "a,b@example.com",
+        '"a b"@example.com',
+        f"{'a' * 65}@example.com",
+        f"{'가' * 22}@example.com",
+        f"a@{'b.' * 130}com",
+        "a\x00@example.com",
+    ],
+)
+def test_bad_addresses(value: str):
+    complaint = fields_of(EmailSettings)["email"].check(value)
+    assert complaint
+    assert len(value) < 5 or value not in complaint
+
+
+def test_pacing_is_the_operator_s():
+    assert CHANNEL.paces(HANDLER, service()) == ()
+    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="5")) == (Pace("smtp", 5, 1.0),)
+    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="0.1")) == (Pace("smtp", 1, 10.0),)
+    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="2.5")) == (Pace("smtp", 2, 0.8),)
+
+
+def test_what_the_engine_reads():
+    assert CHANNEL.target(HANDLER) == "me@example.com"
+    assert (CHANNEL.in_flight, CHANNEL.unknown_wait_seconds, CHANNEL.signs) == (4, 300, False)
+    assert fields_of(EmailSettings)["email"].hide is None
+
+
+# -------------------------------------------------------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "stage", "outcome", "reason"),
+    [
+        (421, "", "final", Later, Reason.SERVER_ERROR),
+        (450, "4.2.0", "rcpt", Later, Reason.SERVER_ERROR),
+        (451, "4.7.1", "rcpt", Later, Reason.SERVER_ERROR),
+        (452, "4.2.2", "rcpt", Later, Reason.MAILBOX),
+        (452, "", "mail", Later, Reason.SERVER_ERROR),
+        (550, "5.1.1", "rcpt", Gone, Reason.MAILBOX),
+        (551, "5.1.6", "rcpt", Gone, Reason.MAILBOX),
+        (553, "5.1.3", "rcpt", Gone, Reason.MAILBOX),
+        (554, "5.1.10", "final", Gone, Reason.MAILBOX),
+        (550, "5.1.2", "final", Gone, Reason.MAILBOX),
+        (550, "", "rcpt", Gone, Reason.MAILBOX),
+        (550, "", "data", Refused, Reason.REJECTED),
+        (554, "", "rcpt", Refused, Reason.REJECTED),
+        (550, "5.2.1", "rcpt", Refused, Reason.MAILBOX),
+        (552, "5.2.2", "rcpt", Later, Reason.MAILBOX),
+        (552, "", "rcpt", Later, Reason.MAILBOX),
+        (552, "", "final", Refused, Reason.TOO_LARGE),
+        (552, "5.3.4", "mail", Refused, Reason.TOO_LARGE),
+        (554, "5.6.1", "final", Refused, Reason.PAYLOAD),
+        (553, "5.6.7", "rcpt", Refused, Reason.PAYLOAD),
+        (554, "5.7.1", "rcpt", Refused, Reason.POLICY),
+        (550, "5.7.26", "final", Refused, Reason.POLICY),
+        (550, "4.7.1", "final", Later, Reason.SERVER_ERROR),
+        (550, "5.1.1", "mail", Later, Reason.MAIL_ACCOUNT),
+        (553, "5.1.8", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (530, "5.7.0", "mail", Later, Reason.MAIL_ACCOUNT),
+        (530, "5.7.0", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (535, "5.7.8", "auth", Later, Reason.MAIL_ACCOUNT),
+        (454, "4.7.0", "auth", Later, Reason.MAIL_ACCOUNT),
+        (554, "5.7.1", "connect", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.1", "hello", Later, Reason.MAIL_ACCOUNT),
+        (454, "", "starttls", Later, Reason.MAIL_ACCOUNT),
+        (354, "", "final", Later, Reason.BAD_ANSWER),
+        (250, "", "rcpt", Later, Reason.BAD_ANSWER),
+    ],
+)
+def test_verdicts(code: int, enhanced: str, stage: str, outcome: type, reason: Reason):
+    verdict = CHANNEL.classify(MailReply(code, f"{enhanced} said so".strip(), stage, enhanced), context())
+    assert isinstance(verdict, outcome)
+    assert verdict.reason is reason
+    assert str(code) in verdict.detail
+    assert getattr(verdict, "counts", True)
+    assert getattr(verdict, "ours", False) == (reason in {Reason.TOO_LARGE, Reason.PAYLOAD})
+
+
+def test_yes():
+    verdict = CHANNEL.classify(MailReply(250, "2.0.0 Ok: queued as 4F2A1", "final", "2.0.0"), context())
+    assert isinstance(verdict, Delivered)
+    assert verdict.provider_id == "4F2A1"
+    assert CHANNEL.classify(MailReply(250, "OK", "final"), context()) == Delivered(None, "250 OK")
+
+
+def test_no_answer():
+    assert CHANNEL.classify(NoReply(Reason.TIMEOUT, True), context()) == Unknown(Reason.TIMEOUT)
+    assert CHANNEL.classify(NoReply(Reason.CUT, False, "x"), context()) == Later(Reason.CUT, detail="x")
+    assert CHANNEL.classify(NoReply(Reason.MAIL_NOT_CONFIGURED, False), context()) == Later(Reason.MAIL_NOT_CONFIGURED)
+    assert isinstance(CHANNEL.classify(HttpReply(200, {}, b""), context()), Later)
+
+
+def test_every_answer_has_a_verdict():
+    codes = ["", *(f"{a}.{b}.{c}" for a in (2, 4, 5, 9) for b in range(10) for c in range(12)), "x", "5.", "5.1.999"]
+    for stage in (*STAGES, "", "odd"):
+        for code in range(-1, 1000):
+            verdict = CHANNEL.classify(MailReply(code, "text", stage), context())
+            assert isinstance(verdict, Delivered) == (stage == "final" and 200 <= code < 300)
+            if isinstance(verdict, Gone):
+                assert (stage, code) == ("rcpt", 550)
+        for code in (250, 421, 450, 550, 552, 554):
+            for enhanced in codes:
+                verdict = CHANNEL.classify(MailReply(code, "text", stage, enhanced), context())
+                if isinstance(verdict, Gone | Refused) and verdict.reason is not Reason.TOO_LARGE:
+                    assert stage not in {"connect", "hello", "starttls", "auth", "mail"}
+
+
+# --------------------------------------------------------------------------------------------------------- the whole way
+
+
+def test_to_a_real_server_and_back():
+    async def run(url: str) -> object:
+        given = service(TOCSIN_SMTP_URL=url)
+        wire = MailWire(given)
+        (mail,) = CHANNEL.render(MESSAGE, HANDLER, context(service=given))
+        assert isinstance(mail, Mail)
+        reply = await wire.send(mail)
+        await wire.close()
+        return CHANNEL.classify(reply, context())
+
+    with MailServer() as server:
+        verdict = asyncio.run(run(server.url()))
+        assert isinstance(verdict, Delivered)
+        [received] = server.mails
+        assert (received.sender, received.recipients) == ("alarm@example.org", ["me@example.com"])
+        assert received.content == rendered(MESSAGE).content
+        server.answer("rcpt", "550 5.1.1 <me@example.com>: no such user")
+        assert isinstance(asyncio.run(run(server.url())), Gone)

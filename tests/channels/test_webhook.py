@@ -1,0 +1,157 @@
+"""The generic webhook: body, signature (checked by the spec's own verifier), verdicts."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from tocsin import settings, vault
+from tocsin.channels.contract import Context
+from tocsin.channels.webhook import CHANNEL, WebhookSettings
+from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+
+SERVICE = settings.load({})
+AT = 1_795_514_400_123_456  # 2026-11-24 10:00:00.123456 UTC
+SECRET = vault.new_signing_secret()
+OLD_SECRET = vault.new_signing_secret()
+HANDLER = WebhookSettings("https://user:pw-secret@example.com:8443/hooks/abcdef?key=1")
+MESSAGE = Message(
+    "**db-1** is\n\x07 full ✓", 'A "title"', Severity.CRITICAL, "https://example.com/a?b=c", (("host", "db-1"), ("가", "나")), AT
+)
+
+
+def context(**changes: object) -> Context:
+    given = {"key": "msg_9", "handler_id": 3, "now": time.time_ns() // 1000, "nonce": "n" * 32, "service": SERVICE}
+    return Context(**(given | {"notification_id": 7, "delivery_id": 9, "signing_secrets": (SECRET,)} | changes))
+
+
+def verify(secret: str, request, **headers: str) -> dict:
+    return Webhook(secret).verify(request.body, dict(request.headers) | headers)
+
+
+def test_the_body_is_the_contracts_to_the_byte():
+    (request,) = CHANNEL.render(MESSAGE, HANDLER, context())
+    assert request.body.decode() == (
+        '{"type":"notification","timestamp":"2026-11-24T10:00:00.123456Z","data":{"id":7,"title":"A \\"title\\"",'
+        '"message":"**db-1** is\\n\\u0007 full ✓","severity":"critical","url":"https://example.com/a?b=c",'
+        '"fields":{"host":"db-1","가":"나"},"datetime":"2026-11-24 10:00:00","handler_id":3,"delivery_id":9}}'
+    )
+    assert (request.method, request.url, request.guarded, request.timeout_seconds) == ("POST", HANDLER.webhook, True, 20.0)
+    headers = dict(request.headers)
+    assert headers["content-type"] == "application/json"
+    assert headers["user-agent"].startswith("tocsin/")
+
+
+def test_what_is_not_given_is_null_or_empty():
+    (request,) = CHANNEL.render(Message("m", kind="handler.disabled"), HANDLER, context(notification_id=None, delivery_id=None))
+    body = json.loads(request.body)
+    assert body["type"] == "handler.disabled"
+    assert body["timestamp"] == "1970-01-01T00:00:00.000000Z"
+    assert body["data"] == {
+        "id": None,
+        "title": "",
+        "message": "m",
+        "severity": "info",
+        "url": None,
+        "fields": {},
+        "datetime": "1970-01-01 00:00:00",
+        "handler_id": 3,
+        "delivery_id": None,
+    }
+
+
+def test_the_late_stamp_is_left_out():
+    assert (
+        CHANNEL.render(MESSAGE, HANDLER, context(now=AT))[0].body == CHANNEL.render(MESSAGE, HANDLER, context(now=AT, meant_for=1))[0].body
+    )
+
+
+def test_the_receiver_can_verify_and_a_forgery_fails():
+    (request,) = CHANNEL.render(MESSAGE, HANDLER, context())
+    assert verify(SECRET, request)["data"]["message"] == MESSAGE.text
+    assert dict(request.headers)["webhook-id"] == "msg_9"
+    for forged in ({"webhook-id": "msg_8"}, {"webhook-timestamp": str(int(time.time()) + 1)}):
+        with pytest.raises(WebhookVerificationError):
+            verify(SECRET, request, **forged)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(request.body.replace(b"full", b"fine"), dict(request.headers))
+    with pytest.raises(WebhookVerificationError):
+        verify(OLD_SECRET, request)
+
+
+def test_while_rotating_both_secrets_verify():
+    (request,) = CHANNEL.render(MESSAGE, HANDLER, context(signing_secrets=(SECRET, OLD_SECRET)))
+    signatures = dict(request.headers)["webhook-signature"].split(" ")
+    assert len(signatures) == 2
+    assert all(signature.startswith("v1,") for signature in signatures)
+    assert verify(SECRET, request) == verify(OLD_SECRET, request) == json.loads(request.body)
+    with pytest.raises(WebhookVerificationError):
+        verify(vault.new_signing_secret(), request)
+
+
+def test_each_attempt_has_its_own_timestamp_and_the_same_id():
+    first, second = (dict(CHANNEL.render(MESSAGE, HANDLER, context(now=now))[0].headers) for now in (1_999_999, 2_000_000))
+    assert (first["webhook-timestamp"], second["webhook-timestamp"]) == ("1", "2")
+    assert first["webhook-id"] == second["webhook-id"]
+    assert first["webhook-signature"] != second["webhook-signature"]
+
+
+@examples(max_examples=200)
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+    names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True, max_size=5),
+    at=st.integers(0, 4_000_000_000_000_000),
+)
+def test_any_text_arrives_as_it_was_and_verifies(text: str, names: list[str], at: int):
+    message = Message(text, fields=tuple((name, text) for name in names), at=at)
+    body = verify(SECRET, CHANNEL.render(message, HANDLER, context())[0])
+    assert body["data"]["message"] == text
+    assert list(body["data"]["fields"].items()) == [(name, text) for name in names]
+    assert len(body["timestamp"]) == 27
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "outcome"),
+    [
+        (200, {}, Delivered()),
+        (299, {}, Delivered()),
+        (301, {}, Later(Reason.REDIRECTED, detail="301 so")),
+        (400, {}, Later(Reason.REJECTED, detail="400 so")),
+        (401, {}, Later(Reason.UNAUTHORIZED, detail="401 so")),
+        (403, {}, Later(Reason.UNAUTHORIZED, detail="403 so")),
+        (404, {}, Later(Reason.NOT_FOUND, detail="404 so")),
+        (408, {}, Later(Reason.SERVER_ERROR, detail="408 so")),
+        (413, {"retry-after": "9"}, Later(Reason.REJECTED, detail="413 so")),
+        (429, {}, Later(Reason.THROTTLED, None, counts=False, detail="429 so")),
+        (429, {"retry-after": "7.5"}, Later(Reason.THROTTLED, 7.5, counts=False, detail="429 so")),
+        (503, {"retry-after": "Tue, 24 Nov 2026 10:01:00 GMT"}, Later(Reason.THROTTLED, 60.0, counts=False, detail="503 so")),
+        (503, {}, Later(Reason.SERVER_ERROR, detail="503 so")),
+        (502, {}, Later(Reason.SERVER_ERROR, detail="502 so")),
+        (504, {}, Later(Reason.SERVER_ERROR, detail="504 so")),
+        (100, {}, Later(Reason.BAD_ANSWER, detail="100 so")),
+    ],
+)
+def test_what_an_answer_means(status, headers, outcome):
+    assert CHANNEL.classify(HttpReply(status, headers, b"so"), context(now=AT - 123_456)) == outcome
+
+
+def test_only_410_ends_the_handler():
+    gone = [status for status in range(100, 600) if isinstance(CHANNEL.classify(HttpReply(status, {}, b""), context()), Gone)]
+    assert gone == [410]
+
+
+def test_without_an_answer():
+    assert CHANNEL.classify(NoReply(Reason.TIMEOUT, sent=True), context()) == Unknown(Reason.TIMEOUT)
+    assert CHANNEL.classify(NoReply(Reason.CONNECT, sent=False), context()) == Later(Reason.CONNECT)
+    assert CHANNEL.classify(NoReply(Reason.BLOCKED, sent=False), context()) == Refused(Reason.BLOCKED, ours=True)
+
+
+def test_the_target_and_the_shown_url_hold_no_secret():
+    (request,) = CHANNEL.render(MESSAGE, HANDLER, context())
+    assert CHANNEL.target(HANDLER) == "example.com:8443"
+    assert request.shown_url == "https://example.com:8443/••••"
+    assert CHANNEL.paces(HANDLER, SERVICE) == ()

@@ -1,0 +1,56 @@
+"""What every test may use: settings of its own, a store of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+
+from tocsin import datadir
+from tocsin.model import Severity
+from tocsin.settings import Settings, load
+from tocsin.store import tables
+from tocsin.store.sql import SqlStore, write_now
+from tocsin.vault import Vault
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings on a folder of the test's own: `make_settings(TOCSIN_UNKNOWN="stop")`."""
+
+    def make(**variables: str) -> Settings:
+        environ = {"TOCSIN_DATA_DIR": str(tmp_path / "data"), "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8,::1/128", **variables}
+        return load(environ, dotenv=tmp_path / "none.env")
+
+    return make
+
+
+@asynccontextmanager
+async def opened_store(folder: Path, changed: Callable[[], None] = lambda: None) -> AsyncIterator[SqlStore]:
+    """A store with one user (id 1) in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = load({"TOCSIN_DATA_DIR": str(folder)}, dotenv=folder / "none.env")
+    engine, _ = datadir.open_store(settings)
+    write_now(
+        engine, lambda c: c.execute(insert(tables.users).prefix_with("OR IGNORE").values(id=1, email="a@b", is_admin=True, created_at=1))
+    )
+    store = SqlStore(engine, changed)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(coroutine)
+
+
+@pytest.fixture
+def vault() -> Vault:
+    return Vault(["test key"])
+
+
+SEVERITIES = list(Severity)

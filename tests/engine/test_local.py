@@ -1,0 +1,275 @@
+"""The behaviour of an engine: nothing twice, nothing lost, nobody waits for another."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+import pytest
+from test_store import accepting, add_handler
+
+from conftest import opened_store, run
+from tocsin import observe
+from tocsin.engine import Done
+from tocsin.engine import local as local_module
+from tocsin.engine.local import LocalEngine
+from tocsin.model import SECOND, Attempt, Notification, Reason, Status
+from tocsin.store import Settlement, Waiting
+from tocsin.store.sql import SqlStore
+
+
+class Worker:
+    """Delivers by a script: settles as delivered unless `outcome` says otherwise. Starts are recorded in order."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.store = store
+        self.started: list[int] = []
+        self.now_running: dict[int, int] = {}
+        self.most_running: dict[int, int] = {}
+        self.hold: dict[int, asyncio.Event] = {}
+        self.waits: dict[int, float] = {}
+        self.done = asyncio.Event()
+        self.expected = 0
+        self.outcome: Callable[[Waiting], Awaitable[Done | None]] | None = None
+
+    def turn(self, handler_id: int) -> float:
+        return self.waits.pop(handler_id, 0.0)
+
+    def in_flight(self, handler_id: int) -> int:
+        return 8
+
+    async def prepare(self, handler_ids: Iterable[int]) -> None:
+        pass
+
+    async def deliver(self, job: Waiting) -> Done:
+        handler = job.delivery.handler_id
+        self.started.append(job.delivery.id)
+        if len(self.started) >= self.expected:
+            self.done.set()
+        self.now_running[handler] = self.now_running.get(handler, 0) + 1
+        self.most_running[handler] = max(self.most_running.get(handler, 0), self.now_running[handler])
+        try:
+            if handler in self.hold:
+                await self.hold[handler].wait()
+            done = await self.outcome(job) if self.outcome else None
+            return done or await self.settle(job)
+        finally:
+            self.now_running[handler] -= 1
+
+    async def settle(self, job: Waiting) -> Done:
+        from msgspec.structs import replace
+
+        delivery = replace(job.delivery, status=Status.DELIVERED, attempt_count=job.delivery.attempt_count + 1)
+        await self.store.settle(Settlement(delivery, Attempt(delivery.id, delivery.attempt_count, 1, 1, "delivered", Reason.OK), 1))
+        return Done(None)
+
+    async def until(self, count: int) -> None:
+        self.expected = count
+        self.done.clear()
+        if len(self.started) < count:
+            await asyncio.wait_for(self.done.wait(), 20)
+
+
+async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> list[Waiting]:
+    """Accept one notification to these handlers, due now unless told; its deliveries as they would be handed over."""
+    now = observe.now()
+    (ids,) = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
+    found = await store.waiting(range(ids.first_delivery_id, ids.first_delivery_id + len(handlers)))
+    assert all(isinstance(job.notification, Notification) for job in found)
+    return sorted(found, key=lambda job: job.delivery.id)
+
+
+def scenario(folder: Path, body: Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with opened_store(folder) as store:
+            engine = LocalEngine(store)
+            worker = Worker(store)
+            try:
+                await body(store, engine, worker)
+            finally:
+                for event in worker.hold.values():
+                    event.set()
+                await engine.stop(5)
+
+    run(main())
+
+
+def test_what_waits_at_the_start_is_picked_up_once_and_in_order(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        ids = [job.delivery.id for _ in range(1000) for job in await accept(store, handler)]
+        await engine.start(worker)
+        await worker.until(1000)
+        assert worker.started == ids
+        assert worker.most_running[handler] <= 8
+
+    scenario(tmp_path, body)
+
+
+def test_fresh_ones_are_started_in_order_even_past_what_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "MOST_IN_LANE", 16)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        await engine.start(worker)
+        ids: list[int] = []
+        for _ in range(300):
+            jobs = await accept(store, handler)
+            ids.extend(job.delivery.id for job in jobs)
+            engine.hand_over(jobs)
+            assert engine.in_memory <= 17
+        await worker.until(300)
+        assert worker.started == ids
+
+    scenario(tmp_path, body)
+
+
+def test_a_handler_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        sick, well = await add_handler(store), await add_handler(store)
+        worker.hold[sick] = asyncio.Event()
+        await engine.start(worker)
+        engine.hand_over([job for _ in range(50) for job in await accept(store, sick)])
+        healthy = [job for _ in range(50) for job in await accept(store, well)]
+        engine.hand_over(healthy)
+        await worker.until(50 + 2)
+        assert {job.delivery.id for job in healthy} <= set(worker.started)
+        assert worker.most_running[sick] == 2
+
+    scenario(tmp_path, body)
+
+
+def test_one_that_never_answers_is_tried_one_at_a_time(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+
+        async def no_answer(job: Waiting) -> Done:
+            await asyncio.sleep(0)
+            await worker.settle(job)
+            return Done(None, answered=False)
+
+        worker.outcome = no_answer
+        await engine.start(worker)
+        engine.hand_over([job for _ in range(10) for job in await accept(store, handler)])
+        await worker.until(10)
+        worker.most_running.clear()
+        engine.hand_over([job for _ in range(10) for job in await accept(store, handler)])
+        await worker.until(20)
+        assert worker.most_running[handler] == 1
+
+    scenario(tmp_path, body)
+
+
+def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        from msgspec.structs import replace
+
+        handler = await add_handler(store)
+        first, second = (await accept(store, handler))[0], (await accept(store, handler))[0]
+
+        async def later_once(job: Waiting) -> Done | None:
+            if job.delivery.id != first.delivery.id or job.delivery.attempt_count:
+                return None
+            due_at = observe.now() + SECOND // 5
+            again = replace(job.delivery, attempt_count=1, due_at=due_at)
+            await store.settle(Settlement(again, Attempt(again.id, 1, 1, 1, "later", Reason.SERVER_ERROR), 1))
+            return Done(due_at)
+
+        worker.outcome = later_once
+        await engine.start(worker)
+        await worker.until(3)
+        assert worker.started == [first.delivery.id, second.delivery.id, first.delivery.id]
+
+    scenario(tmp_path, body)
+
+
+def test_scheduled_ones_wait_in_the_store_until_they_are_due(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        await engine.start(worker)
+        due_at = observe.now() + SECOND // 4
+        await accept(store, *[handler] * 40, due_at=due_at)
+        engine.wake(handler, due_at)
+        assert engine.in_memory == 0
+        await worker.until(40)
+        assert observe.now() >= due_at
+
+    scenario(tmp_path, body)
+
+
+def test_what_is_forgotten_is_not_started(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        worker.hold[handler] = asyncio.Event()
+        await engine.start(worker)
+        jobs = [job for _ in range(10) for job in await accept(store, handler)]
+        engine.hand_over(jobs)
+        await worker.until(2)
+        for job in jobs[2:9]:
+            await store.cancel(1, job.notification.id)
+        engine.forget([job.delivery.id for job in jobs[2:9]])
+        worker.hold.pop(handler).set()
+        await worker.until(3)
+        assert worker.started == [jobs[0].delivery.id, jobs[1].delivery.id, jobs[9].delivery.id]
+
+    scenario(tmp_path, body)
+
+
+def test_a_doubled_wake_up_changes_nothing(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        worker.hold[handler] = asyncio.Event()
+        await engine.start(worker)
+        jobs = [job for _ in range(5) for job in await accept(store, handler)]
+        engine.hand_over(jobs)
+        for _ in range(5):
+            engine.wake(handler, observe.now())
+            await asyncio.sleep(0.01)
+        worker.hold.pop(handler).set()
+        marker = await accept(store, handler)
+        engine.hand_over(marker)
+        await worker.until(6)
+        assert worker.started == [job.delivery.id for job in [*jobs, *marker]]
+
+    scenario(tmp_path, body)
+
+
+def test_a_lost_wake_up_is_found_by_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "SWEEP_SECONDS", 0.1)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        await engine.start(worker)
+        jobs = await accept(store, handler)
+        await worker.until(1)
+        assert worker.started == [jobs[0].delivery.id]
+
+    scenario(tmp_path, body)
+
+
+def test_pacing_holds_up_its_own_handler_only(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        slow, quick = await add_handler(store), await add_handler(store)
+        worker.waits[slow] = 0.3
+        await engine.start(worker)
+        first, second = (await accept(store, slow))[0], (await accept(store, quick))[0]
+        engine.hand_over([first, second])
+        await worker.until(2)
+        assert worker.started == [second.delivery.id, first.delivery.id]
+
+    scenario(tmp_path, body)
+
+
+def test_stopping_lets_attempts_end_and_starts_no_more(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        worker.hold[handler] = asyncio.Event()
+        await engine.start(worker)
+        jobs = [job for _ in range(6) for job in await accept(store, handler)]
+        engine.hand_over(jobs)
+        await worker.until(2)
+        asyncio.get_running_loop().call_later(0.1, worker.hold[handler].set)
+        await engine.stop(5)
+        assert worker.started == [job.delivery.id for job in jobs[:2]]
+        assert (await store.due(handler, observe.now(), 10))[0][0].delivery.id == jobs[2].delivery.id
+
+    scenario(tmp_path, body)

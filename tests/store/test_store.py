@@ -1,0 +1,411 @@
+"""The behaviour of a store, whatever keeps it."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import text
+
+from conftest import opened_store, run
+from tocsin import datadir
+from tocsin.model import Attempt, Busy, Delivery, Message, Reason, Status
+from tocsin.settings import load
+from tocsin.store import (
+    Accept,
+    DeliveryFilter,
+    HandlerChange,
+    HandlerFilter,
+    Planned,
+    PlannedDelivery,
+    Remembered,
+    Settlement,
+    reading,
+)
+from tocsin.store.sql import SqlStore, write_now
+
+MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1"),), at=100)
+
+
+async def add_handler(store: SqlStore, name: str = "hook", user_id: int = 1) -> int:
+    return await store.add_handler(user_id, HandlerChange(type="webhook", name=name, settings=b"sealed", is_enabled=True), 10)
+
+
+def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING, **more) -> Accept:
+    deliveries = tuple(PlannedDelivery(handler_id, status, more.get("due_at", at)) for handler_id in handler_ids)
+    return Accept(1, at, [Planned(MESSAGE, None, None, deliveries)], more.get("idempotency"))
+
+
+async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
+    ids = (await store.accept(accepting(handler_id, **more)))[0]
+    found = await store.delivery(1, ids.first_delivery_id)
+    assert found is not None
+    return found[0]
+
+
+def attempt(delivery: Delivery, number: int = 1, outcome: str = "delivered", reason: Reason = Reason.OK) -> Attempt:
+    return Attempt(delivery.id, number, 200, 1500, outcome, reason, 200, "ok")
+
+
+def delivered(delivery: Delivery) -> Settlement:
+    return Settlement(replace(delivery, status=Status.DELIVERED, attempt_count=1, last_attempt_at=200), attempt(delivery), 200)
+
+
+def test_what_is_accepted_is_there_with_its_message(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            first, second = await add_handler(store), await add_handler(store)
+            (ids,) = await store.accept(accepting(first, second))
+            found = await store.notification(1, ids.notification_id)
+            assert found is not None
+            assert found[0].message == MESSAGE
+            assert found[1][Status.PENDING] == 2
+            waiting, later = await store.due(second, 100, 10)
+            assert [job.delivery.id for job in waiting] == [ids.first_delivery_id + 1]
+            assert later is None
+            assert await store.notification(2, ids.notification_id) is None
+
+    run(main())
+
+
+def test_many_at_once_share_commits_and_get_their_own_ids(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            answers = await asyncio.gather(*(store.accept(accepting(handler)) for _ in range(300)))
+            ids = [answer[0].notification_id for answer in answers]
+            assert sorted(ids) == list(range(1, 301))
+            assert (await store.notifications(1, 1, 25)).total == 300
+
+    run(main())
+
+
+def test_a_write_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            good = [store.accept(accepting(handler)) for _ in range(5)]
+            bad = store.accept(accepting(999_999))
+            results = await asyncio.gather(*good, bad, return_exceptions=True)
+            assert all(isinstance(result, list) for result in results[:5])
+            assert isinstance(results[5], Busy)
+            assert (await store.notifications(1, 1, 25)).total == 5
+
+    run(main())
+
+
+def test_settling_keeps_outcome_attempt_and_totals(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            delivery = await accept_one(store, handler)
+            assert await store.settle(delivered(delivery))
+            found = await store.delivery(1, delivery.id)
+            assert found is not None
+            assert found[0].status is Status.DELIVERED
+            assert found[2] == [attempt(delivery)]
+            assert (await store.deliveries(1, DeliveryFilter(status=Status.DELIVERED), 1, 25)).total == 1
+            assert (await store.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 0
+            row = await store.handler(handler)
+            assert row is not None
+            assert row.last_delivered_at == 200
+            assert await store.waiting_handlers() == []
+
+    run(main())
+
+
+def test_a_cancelled_delivery_stays_cancelled_unless_it_arrived(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            for outcome, expected in (
+                (Status.PENDING, Status.CANCELLED),
+                (Status.FAILED, Status.CANCELLED),
+                (Status.DELIVERED, Status.DELIVERED),
+            ):
+                delivery = await accept_one(store, handler)
+                assert await store.cancel(1, delivery.notification_id) == [delivery.id]
+                settled = replace(delivery, status=outcome, attempt_count=1, last_attempt_at=200)
+                applied = await store.settle(Settlement(settled, attempt(delivery), 200))
+                assert applied is (outcome is Status.DELIVERED)
+                found = await store.delivery(1, delivery.id)
+                assert found is not None
+                assert found[0].status is expected
+                assert found[0].attempt_count == 1
+                assert len(found[2]) == 1
+            totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            assert totals == {**dict.fromkeys(Status, 0), Status.CANCELLED: 2, Status.DELIVERED: 1}
+
+    run(main())
+
+
+def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler, other = await add_handler(store), await add_handler(store)
+            made = [await accept_one(store, handler) for _ in range(4)]
+            for delivery, status in zip(made, (Status.FAILED, Status.DELIVERED, Status.EXPIRED), strict=False):
+                await store.settle(Settlement(replace(delivery, status=status, step=7, attempt_count=8), None, 200))
+            skipped = await accept_one(store, other, status=Status.SKIPPED)
+            assert await store.retry(1, DeliveryFilter(notification_handler_id=other), 500, 10, None) == [(skipped.id, other)]
+            retried = await store.retry(1, DeliveryFilter(), 500, 10, None)
+            assert sorted(retried) == [(made[0].id, handler), (made[2].id, handler)]
+            found = await store.delivery(1, made[0].id)
+            assert found is not None
+            assert (found[0].status, found[0].step, found[0].attempt_count, found[0].due_at) == (Status.PENDING, 0, 8, 500)
+            assert await store.retry(1, made[1].id, 500, 10, None) == []
+            assert await store.retry(2, made[0].id, 500, 10, None) == []
+            assert await store.retry(1, DeliveryFilter(status=Status.DELIVERED), 500, 10, None) == []
+
+    run(main())
+
+
+def test_retry_by_filter_takes_no_more_than_its_limit(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            await store.accept(accepting(*[handler] * 30, status=Status.SKIPPED))
+            assert len(await store.retry(1, DeliveryFilter(status=Status.SKIPPED), 500, 10, None)) == 10
+            assert (await store.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 10
+
+    run(main())
+
+
+def test_lists_are_newest_first_and_filtered(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            first, second = await add_handler(store), await add_handler(store)
+            made = [await accept_one(store, first if index % 2 else second, at=100 + index) for index in range(40)]
+            for delivery in made[:30]:
+                await store.settle(delivered(delivery))
+            ids = [delivery.id for delivery in made]
+            page = await store.deliveries(1, DeliveryFilter(), 1, 25)
+            assert [row.id for row in page.rows] == ids[::-1][:25]
+            assert [row.id for row in (await store.deliveries(1, DeliveryFilter(), 2, 25)).rows] == ids[::-1][25:]
+            assert (await store.deliveries(1, DeliveryFilter(), 3, 25)).rows == []
+            waiting = await store.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)
+            assert [row.id for row in waiting.rows] == ids[30:][::-1]
+            of_first = await store.deliveries(1, DeliveryFilter(notification_handler_id=first), 1, 25)
+            assert ([row.id for row in of_first.rows], of_first.total) == (ids[1::2][::-1], 20)
+            between = await store.deliveries(1, DeliveryFilter(datetime_start=110, datetime_end=114), 1, 25)
+            assert [row.id for row in between.rows] == ids[10:15][::-1]
+            of_one = await store.deliveries(1, DeliveryFilter(notification_id=made[7].notification_id), 1, 25)
+            assert [row.id for row in of_one.rows] == [ids[7]]
+            assert (await store.deliveries(1, DeliveryFilter(search="TITLE"), 1, 25)).total == 40
+            assert (await store.deliveries(1, DeliveryFilter(search="%"), 1, 25)).total == 0
+            assert (await store.deliveries(2, DeliveryFilter(), 1, 25)).rows == []
+
+    run(main())
+
+
+def test_handlers_are_listed_filtered_and_ordered(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            made = [await add_handler(store, name) for name in ("beta", "Alpha", "gamma_x")]
+            await store.change_handler(made[2], HandlerChange(is_enabled=False))
+            page = await store.handlers(1, HandlerFilter(order_by="name"), 1, 10)
+            assert [row.name for row in page.rows] == ["Alpha", "beta", "gamma_x"]
+            assert [row.id for row in (await store.handlers(1, HandlerFilter(descending=True), 1, 2)).rows] == made[::-1][:2]
+            assert [row.name for row in (await store.handlers(1, HandlerFilter(search="A_X"), 1, 10)).rows] == ["gamma_x"]
+            assert (await store.handlers(1, HandlerFilter(is_enabled=True), 1, 10)).total == 2
+            assert await store.delete_handler(made[0], 20)
+            assert not await store.delete_handler(made[0], 20)
+            page = await store.handlers(1, HandlerFilter(), 1, 10)
+            assert ([row.id for row in page.rows], page.total) == (made[1:], 2)
+            gone = await store.handler(made[0])
+            assert gone is not None
+            assert (gone.settings, gone.secret, gone.deleted_at) == (None, None, 20)
+            assert await add_handler(store) == made[2] + 1
+
+    run(main())
+
+
+def test_a_change_that_expects_another_version_is_not_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            assert await store.change_handler(handler, HandlerChange(name="new"), expected_version=1)
+            assert not await store.change_handler(handler, HandlerChange(name="newer"), expected_version=1)
+            row = await store.handler(handler)
+            assert row is not None
+            assert row.name == "new"
+
+    run(main())
+
+
+def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            wanted = Remembered("/api/notifications", "key", b"hash")
+            (ids,) = await store.accept(accepting(handler, idempotency=wanted))
+            assert await store.remembered(1, wanted.path, "key", 0) == replace(wanted, answer=(ids.notification_id,))
+            assert await store.remembered(2, wanted.path, "key", 0) is None
+            assert await store.remembered(1, wanted.path, "key", 101) is None
+            with pytest.raises(Busy):
+                await store.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
+            assert await store.remembered(1, wanted.path, "refused", 0) is None
+            await store.forget_idempotency(101)
+            assert await store.remembered(1, wanted.path, "key", 0) is None
+
+    run(main())
+
+
+def test_pending_ones_of_a_handler_end_in_steps(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            await store.accept(accepting(*[handler] * 12))
+            ended = [await store.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 5) for _ in range(3)]
+            assert ended == [5, 5, 2]
+            page = await store.deliveries(1, DeliveryFilter(status=Status.SKIPPED), 1, 25)
+            assert page.total == 12
+            assert {row.last_reason for row in page.rows} == {Reason.HANDLER_PAUSED}
+
+    run(main())
+
+
+def test_posts_know_the_budget_and_repeats(tmp_path: Path) -> None:
+    async def main() -> None:
+        day = 86_400_000_000
+        async with opened_store(tmp_path) as store:
+            first = await store.posted("x:1", b"same", 1, day, 2)
+            again = await store.posted("x:1", b"same", 1, day + 5, 2)
+            second = await store.posted("x:1", b"same", 2, day + 6, 2)
+            over = await store.posted("x:1", b"other", 3, day + 7, 2)
+            elsewhere = await store.posted("x:2", b"same", 4, day + 8, 2)
+            tomorrow = await store.posted("x:1", b"same", 5, 2 * day + 7, 2)
+            assert [(facts.over_budget, facts.repeated) for facts in (first, again, second, over, elsewhere, tomorrow)] == [
+                (False, False),
+                (False, False),
+                (False, True),
+                (True, False),
+                (False, False),
+                (False, False),
+            ]
+
+    run(main())
+
+
+def test_tidying_takes_only_what_is_old_and_settled(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            old, waiting, young = [await accept_one(store, handler, at=at) for at in (100, 101, 5000)]
+            for delivery in (old, young):
+                await store.settle(delivered(delivery))
+            assert await store.tidy(1000, 10) == 1
+            assert await store.tidy(1000, 10) == 0
+            left = await store.deliveries(1, DeliveryFilter(), 1, 25)
+            assert ([row.id for row in left.rows], left.total) == ([young.id, waiting.id], 2)
+            assert (await store.notifications(1, 1, 25)).total == 2
+            assert await store.delivery(1, old.id) is None
+
+    run(main())
+
+
+def test_ids_are_never_used_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            delivery = await accept_one(store, handler)
+            await store.settle(delivered(delivery))
+            assert await store.tidy(1000, 10) == 1
+            later = await accept_one(store, handler)
+            assert later.id == delivery.id + 1
+            assert later.notification_id == delivery.notification_id + 1
+
+    run(main())
+
+
+def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
+    async def main() -> None:
+        noticed = asyncio.Event()
+        async with opened_store(tmp_path, noticed.set) as store:
+            await add_handler(store)
+            await asyncio.sleep(0)
+            assert not noticed.is_set()
+            settings = load({"TOCSIN_DATA_DIR": str(tmp_path)}, dotenv=tmp_path / "none.env")
+            other, _ = datadir.open_existing(settings)
+            await asyncio.to_thread(write_now, other, lambda c: c.execute(text("UPDATE users SET is_admin = 0")))
+            await asyncio.wait_for(noticed.wait(), 2)
+            other.dispose()
+
+    run(main())
+
+
+def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    monkeypatch.setattr("tocsin.store.sql.READ_SECONDS", 0.5)
+
+    async def main() -> None:
+        started = threading.Event()
+
+        def read(connection):
+            started.set()
+            return connection.execute(text(endless)).scalar()
+
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            stuck = asyncio.ensure_future(store._read(read))
+            await asyncio.to_thread(started.wait)
+            await store.accept(accepting(handler))
+            assert not stuck.done()
+            with pytest.raises(Busy, match="too long"):
+                await stuck
+            assert (await store.notifications(1, 1, 25)).total == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("read", "index"),
+    [
+        (lambda c: reading.due(c, 1, 5, 5), "ix_deliveries_pending"),
+        (lambda c: reading.waiting_handlers(c), "ix_deliveries_pending"),
+        (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
+        (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),
+        (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(notification_handler_id=1), 1, 25), "ix_deliveries_handler_id_status_id"),
+        (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(notification_id=1), 1, 25), "ix_deliveries_notification_id"),
+        (lambda c: reading.handlers_page(c, 1, HandlerFilter(), 1, 25), "ix_handlers_user_id_live"),
+        (lambda c: reading.notifications_page(c, 1, 1, 25), "ix_notifications_user_id_id"),
+    ],
+)
+def test_hot_reads_use_their_index_and_scan_no_table(tmp_path: Path, read, index: str) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            await accept_one(store, handler)
+            plans: list[str] = []
+
+            def explained(connection):
+                seen: list[tuple[str, object]] = []
+                driver = connection.connection.driver_connection
+                driver.set_trace_callback(lambda statement: seen.append(statement))
+                read(connection)
+                driver.set_trace_callback(None)
+                for statement in seen:
+                    if statement.lstrip().upper().startswith(("SELECT", "WITH")):
+                        plans.extend(row[3] for row in driver.execute("EXPLAIN QUERY PLAN " + statement))
+
+            await store._read(explained)
+            assert any(index in plan for plan in plans), plans
+            tables = ("deliveries", "notifications", "handlers")
+            scans = [plan for plan in plans if plan.startswith(tuple(f"SCAN {table}" for table in tables)) and "INDEX" not in plan]
+            assert scans == []
+
+    run(main())
+
+
+def test_tables_and_migrations_agree(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from tocsin.store.sql import migrate, sqlite_engine
+    from tocsin.store.tables import metadata
+
+    engine = sqlite_engine(tmp_path / "x.db")
+    migrate(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []

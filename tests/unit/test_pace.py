@@ -1,0 +1,50 @@
+"""A published limit is never hit on purpose."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin.channels.contract import Pace
+from tocsin.flow.pace import Pacer
+
+FIVE_IN_TWO = Pace("k", 5, 2.0)
+
+
+def test_a_burst_goes_and_then_waits_for_the_window() -> None:
+    pacer = Pacer()
+    assert [pacer.take("k", [FIVE_IN_TWO], 100.0) for _ in range(5)] == [0.0] * 5
+    assert pacer.take("k", [FIVE_IN_TWO], 100.5) == 1.5
+    assert pacer.take("k", [FIVE_IN_TWO], 102.0) == 0.0
+
+
+def test_all_windows_must_have_room_and_none_is_used_up_in_vain() -> None:
+    pacer = Pacer()
+    chat, bot = Pace("chat", 1, 1.0), Pace("bot", 2, 1.0)
+    assert pacer.take("bot", [bot, chat], 0.0) == 0.0
+    assert pacer.take("bot", [bot, chat], 0.5) == 0.5
+    assert pacer.take("bot", [bot], 0.5) == 0.0
+
+
+def test_a_pause_holds_everything_of_the_credential_and_nothing_else() -> None:
+    pacer = Pacer()
+    pacer.pause("k", 110.0)
+    pacer.pause("k", 105.0)
+    assert pacer.take("k", [], 100.0) == 10.0
+    assert pacer.take("other", [], 100.0) == 0.0
+    assert pacer.take("k", [], 110.0) == 0.0
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=60), st.integers(1, 6), st.floats(0.1, 5))
+def test_never_more_starts_than_allowed_in_any_window(gaps: list[float], count: int, seconds: float) -> None:
+    pacer, pace, now = Pacer(), Pace("k", count, seconds), 0.0
+    starts: list[float] = []
+    for gap in gaps:
+        now += gap
+        wait = pacer.take("k", [pace], now)
+        if wait > 0:
+            now += wait
+            wait = pacer.take("k", [pace], now)
+        if wait == 0:
+            starts.append(now)
+    assert starts
+    for first in starts:
+        assert sum(1 for start in starts if first <= start < first + seconds * 0.999_999) <= count
