@@ -232,7 +232,6 @@ class _Session(SMTP):
             tls_context=tls,
             authenticator=self._check,
             auth_require_tls=False,
-            auth_required=bool(owner.user),
             auth_exclude_mechanism=[name for name in ("PLAIN", "LOGIN") if name not in owner.methods or not owner.user],
             loop=asyncio.get_running_loop(),
         )
@@ -304,7 +303,12 @@ class _Session(SMTP):
             await super().smtp_AUTH(arg)
 
     async def smtp_MAIL(self, arg: str | None) -> None:
-        if not await self._staged("mail", "MAIL", arg or ""):
+        assert self.session
+        if await self._staged("mail", "MAIL", arg or ""):
+            return
+        if self.owner.user and not self.session.authenticated:
+            await self.push("530 5.7.0 log in first")
+        else:
             await super().smtp_MAIL(arg)
 
     async def smtp_RCPT(self, arg: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from tocsin import __version__
 from tocsin.model import SECOND, Attempt, Micros, Reason
@@ -24,6 +24,7 @@ class Metrics:
     """The service's numbers, in the Prometheus text format."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # pyright: ignore[reportUnknownMemberType]  # twice the lines, and nobody reads them
         self._registry = CollectorRegistry()
         registry = self._registry
         Gauge("tocsin_info", "Version of the service.", ["version"], registry=registry).labels(__version__).set(1)

@@ -157,10 +157,10 @@ def serving(folder: Path, **environ: str) -> Iterator[Server]:
 
     def run() -> None:
         try:
-            uvloop.run(serve())
+            with datadir.locked(settings.data_path):
+                uvloop.run(serve())
         except BaseException as error:
             started.put(error)
-            raise
 
     thread = threading.Thread(target=run, name="tocsin server")
     thread.start()

@@ -109,7 +109,7 @@ def test_allowed_networks_open_nothing_else():
 
 def test_an_ambiguous_translated_address_must_be_allowed_on_every_reading():
     two_faced = "64:ff9b:1:a00:0:100::"  # 10.0.0.1 for a prefix of 48 bits, something else for longer ones
-    assert ip_address("10.0.1.0") in embedded(ip_address(two_faced)) or ip_address("10.0.0.1") in embedded(ip_address(two_faced))
+    assert embedded(ip_address(two_faced))[0] == ip_address("10.0.0.1")
     assert guard("10.0.0.0/8").objection(two_faced, 80) is not None
     assert guard("64:ff9b:1::/48").objection(two_faced, 80) is None
 

@@ -241,6 +241,23 @@ def test_a_wrong_password_is_the_account_s_fault(trust: Callable[[MailServer], N
         assert asyncio.run(run()) == MailReply(535, "5.7.8 Authentication credentials invalid", "auth", "5.7.8")
 
 
+def test_a_connection_whose_login_failed_is_not_kept(trust: Callable[[MailServer], None]) -> None:
+    async def work(wire: MailWire) -> MailReply | NoReply:
+        first = await wire.send(MAIL)
+        assert isinstance(first, MailReply)
+        assert first.stage == "auth"
+        await server.wait_closed()
+        return await wire.send(MAIL)
+
+    with MailServer(tls=True, user="me", password=PASSWORD) as server:
+        trust(server)
+        server.answer("auth", "454 4.7.0 try later")
+        reply = using(server, work)
+        assert isinstance(reply, MailReply)
+        assert reply.code == 250
+        assert (server.mails[0].connection, server.mails[0].user) == (2, "me")
+
+
 def test_a_method_that_is_offered_but_unknown_is_passed_over(trust: Callable[[MailServer], None]) -> None:
     with MailServer(tls=True, user="me", password=PASSWORD) as server:
         trust(server)
@@ -349,6 +366,23 @@ def test_a_connection_that_breaks_within_the_content_did_not_get_the_dot() -> No
     with MailServer() as server:
         server.answer("body", HANG)
         reply = using(server, work)
+        assert isinstance(reply, NoReply)
+        assert (reply.reason, reply.sent) == (Reason.CUT, False)
+
+
+def test_a_server_that_leaves_right_after_its_hello() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hi\r\n")
+        await reader.readline()
+        writer.write(b"250 hello\r\n")
+        writer.close()
+
+    async def run() -> list[MailReply | NoReply]:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            wire = MailWire(options(f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+            return [await wire.send(MAIL) for _ in range(20)]
+
+    for reply in asyncio.run(run()):
         assert isinstance(reply, NoReply)
         assert (reply.reason, reply.sent) == (Reason.CUT, False)
 

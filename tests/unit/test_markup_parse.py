@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from msgspec import structs
-from wild import markdown
 
 from tocsin.markup.html import html
 from tocsin.markup.parse import MAX_DEPTH, parse
@@ -32,6 +31,7 @@ from tocsin.markup.tree import (
     Table,
     Text,
 )
+from wild import markdown
 
 
 def line(text: str):
@@ -155,7 +155,6 @@ def test_what_is_no_link_to_open_is_words(text, shown):
 )
 def test_bare_addresses_become_links(text, urls):
     assert [node.url for node in nodes(parse(text)) if isinstance(node, Link)] == urls
-    assert plain(parse(text)).replace("`", "").startswith(plain(parse(text))[:3])
 
 
 @pytest.mark.parametrize("text", ["#", "-", ">", "[a]: http://x.y", "[](/x)"])

@@ -6,15 +6,39 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
-from wild import markdown
 
 from tocsin.markup.html import html
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
 from tocsin.markup.renderer import display_width
 from tocsin.markup.tree import Link, Paragraph, Text
+from wild import markdown
 
-TAGS = set("p h1 h2 h3 h4 h5 h6 pre code blockquote ul ol li table tr th td hr br a strong em s".split())
+TAGS = {
+    "p",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "pre",
+    "code",
+    "blockquote",
+    "ul",
+    "ol",
+    "li",
+    "table",
+    "tr",
+    "th",
+    "td",
+    "hr",
+    "br",
+    "a",
+    "strong",
+    "em",
+    "s",
+}
 
 
 class Checker(HTMLParser):
@@ -61,11 +85,11 @@ class Checker(HTMLParser):
         ("- a\n- b\n  - c\n\n3. d\n   ```\n   e\n\n   f\n   ```", "- a\n- b\n  - c\n\n3. d\n   e\n\n   f"),
         ("- [ ] a\n- [x] b", "- ☐ a\n- ☑ b"),
         ("> a\n> > b\n>\n> c", "> a\n> \n> > b\n> \n> c"),
-        ("|a|한국|\n|-|-|\n|long|x|", "a    | 한국\n-----+-----\nlong | x".replace("-----+-----", "-----+-----")),
+        ("|a|한국|\n|-|-|\n|long|x|", "a    | 한국\n-----+-----\nlong | x"),
     ],
 )
 def test_plain(text, expected):
-    assert plain(parse(text)) == expected.replace("-----+-----", "-----+-----")
+    assert plain(parse(text)) == expected
 
 
 def test_the_columns_of_a_table_line_up_with_wide_characters():
@@ -79,11 +103,11 @@ def test_one_long_cell_does_not_blow_up_the_table():
 
 
 def test_html_escapes_and_links():
-    fragment = html(parse("<script>alert('x')</script> \"&\" [a](http://x.y/?a=b&c=d) ![i](https://x.y/i.png) `<b>`"))
+    fragment = html(parse("a <script>alert('x')</script> \"&\" [a](http://x.y/?a=b&c=d) ![i](https://x.y/i.png) `<b>`"))
     checked = Checker(fragment)
     assert not checked.faults
     assert checked.links == ["http://x.y/?a=b&c=d", "https://x.y/i.png"]
-    assert "".join(checked.words) == "<script>alert('x')</script> \"&\" a i <b>"
+    assert "".join(checked.words) == "a <script>alert('x')</script> \"&\" a i <b>"
     assert "<img" not in fragment
 
 

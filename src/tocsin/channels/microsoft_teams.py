@@ -89,11 +89,17 @@ def _check(value: str) -> str | None:
 def _hide(value: str) -> Hidden:
     """Host and workflow id stay. The signature is hidden on its own, too, as it is and decoded: answers may repeat only that."""
     parts = urlsplit(value)
-    match = _WORKFLOW_PATH.fullmatch(parts.path)
-    hidden = hide_after(value, value.index(parts.path, len(origin(value))) + match.end("public") + 1) if match else hide_after_host(value)
+    match = _workflow(value)
+    hidden = hide_after(value, len(origin(value)) + match.end("public") + 1) if match else hide_after_host(value)
     signature = re.search(r"(?:^|&)sig=([^&#]+)", parts.query)
     more = {signature[1], unquote(signature[1])} if signature else set[str]()
     return Hidden(hidden.shown, (*hidden.secrets, *sorted(more)))
+
+
+def _workflow(value: str) -> re.Match[str] | None:
+    """The path of a workflow's URL on Microsoft's own hosts; None for any other."""
+    parts = urlsplit(value)
+    return _WORKFLOW_PATH.fullmatch(parts.path) if _WORKFLOW_HOST.fullmatch(parts.hostname or "") and "@" not in parts.netloc else None
 
 
 class TeamsSettings(HandlerSettings, frozen=True):
@@ -111,7 +117,7 @@ class TeamsSettings(HandlerSettings, frozen=True):
 
 
 def target(settings: TeamsSettings) -> str:
-    match = _WORKFLOW_PATH.fullmatch(urlsplit(settings.microsoft_teams).path)
+    match = _workflow(settings.microsoft_teams)
     host = origin(settings.microsoft_teams).partition("://")[2]
     return f"{host}, workflow {match['public'].rpartition('/')[2][:8]}" if match else host
 
@@ -131,14 +137,15 @@ def _shown(url: str) -> str:
 
 def _envelope(message: Message, context: Context) -> dict[str, Any]:
     """The card with as much of the message as fits beside title, facts and link; `fit` says what it left out."""
-    facts, actions = _facts(message), _actions(message)
+    after, actions = _facts(message), _actions(message)
+    if message.url and not actions:
+        after.append(text_block("Link left out: too long or not for the web", isSubtle=True))
 
     def envelope(inside: list[Element]) -> dict[str, Any]:
-        return _message_of([*_head(message, context), *inside, *facts], actions)
+        return _message_of([*_head(message, context), *inside, *after], actions)
 
     room = MAX_BYTES - _size(envelope([]))
-    elements = fit(parse(message.text), room, teams, _size)
-    return envelope(elements)
+    return envelope(fit(parse(message.text), room, teams, _size))
 
 
 def _message_of(body: list[Element], actions: list[Element]) -> dict[str, Any]:
@@ -179,9 +186,8 @@ def _fact_size(text: str) -> int:
 
 
 def _actions(message: Message) -> list[Element]:
-    if not re.match(r"https?://", message.url, re.IGNORECASE):
-        return []
-    if _size(message.url) > MAX_LINK_BYTES:
+    is_for_the_web = re.match(r"https?://", message.url, re.IGNORECASE)
+    if not is_for_the_web or _size(message.url) > MAX_LINK_BYTES:
         return []
     return [{"type": "Action.OpenUrl", "title": "Open", "url": message.url}]
 

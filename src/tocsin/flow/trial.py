@@ -88,11 +88,11 @@ def _trial(tried: Tried, loaded: Loaded) -> Trial:
     status = "delivered" if isinstance(outcome, Delivered) else "unknown" if isinstance(outcome, Unknown) else "failed"
     detail = scrub(outcome.detail, loaded.secrets)
     _, response = shown_reply(tried.reply, loaded.secrets)
-    if isinstance(tried.reply, NoReply):
-        response = None
+    told = [sentence(reason), detail if status != "delivered" else "", hint(reason)]
+    if isinstance(tried.reply, NoReply):  # its detail is the whole story, in our own words
+        response, told[0] = None, ""
     shown = "\n\n".join(shown_request(request, loaded.secrets) for request in tried.requests) or None
-    advice = " ".join(part for part in (sentence(reason), detail if status != "delivered" else "", hint(reason)) if part)
-    return Trial(status, reason.value, tried.duration_us // 1000, shown, response, advice)
+    return Trial(status, reason.value, tried.duration_us // 1000, shown, response, " ".join(part for part in told if part))
 
 
 def _plain(name: str) -> str:

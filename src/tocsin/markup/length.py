@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 _DROPPED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
 _RETURN = re.compile("\r\n?")
-_NOTE_ROOM = 200  # under this limit a count of what is missing would take too much of the text's own room
+_NOTE_ROOM = 300  # under this limit a count of what is missing would take too much of the text's own room
 _LONGEST_CLUSTER = 32
 _JOINER = "\u200d"
 

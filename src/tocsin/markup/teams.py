@@ -15,8 +15,6 @@ Element: TypeAlias = dict[str, object]
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_[]()"})
 _LINE_START = re.compile(r"^([ \t]*)(?:([#+-])|(\d{1,9})(\.))", re.MULTILINE)
-# A card replaces {{DATE(...)}} and {{TIME(...)}} (https://learn.microsoft.com/adaptive-cards/authoring-cards/text-features).
-_FUNCTION = re.compile(r"\{(?=\{(?:DATE|TIME)\()")
 _PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
@@ -40,7 +38,8 @@ def text_block(text: str, **looks: object) -> Element:
 
 
 def _inert(text: str) -> str:
-    return _FUNCTION.sub("{\u200b", text.translate(_ESCAPES))
+    # The parentheses disarm {{DATE(...)}} too: https://learn.microsoft.com/adaptive-cards/authoring-cards/text-features
+    return text.translate(_ESCAPES)
 
 
 def _escaped_start(match: re.Match[str]) -> str:
@@ -89,6 +88,14 @@ def _fixed_width(text: str) -> str:
 class _Text(Renderer):
     """The inside of a text, its lines ending in a plain line feed until it is known what they stand in."""
 
+    def inlines(self, nodes: Sequence[tree.Inline]) -> str:
+        parts = [self.inline(node) for node in nodes]
+        for index, node in enumerate(nodes):
+            if isinstance(node, tree.Emphasis) and _touches_word(parts, index):
+                # Underscores within a word are shown; Korean endings always stand so.
+                parts[index] = _marked("*", self.inlines(node.inside))
+        return "".join(parts)
+
     def text(self, text: str) -> str:
         return _inert(text)
 
@@ -110,6 +117,12 @@ class _Text(Renderer):
 
     def code_block(self, block: tree.CodeBlock) -> str:
         return _LINE_START.sub(_escaped_start, _inert(block.text))
+
+
+def _touches_word(parts: Sequence[str], index: int) -> bool:
+    before = parts[index - 1][-1:] if index else ""
+    after = parts[index + 1][:1] if index + 1 < len(parts) else ""
+    return before.isalnum() or after.isalnum()
 
 
 def _marked(mark: str, inside: str) -> str:

@@ -94,10 +94,12 @@ class _Exchange:
     def __init__(self, guard: Guard | None, proxy: str | None) -> None:
         self.curl = pycurl.Curl()
         self._guard = guard
+        self._proxy = proxy
         self._lines: list[bytes] = []
         self._body = bytearray()
         self._is_capped = False
         self._method = "POST"
+        self._has_target = False
         self._is_fresh = False
         self._objection = ""
         self._sockets = 0
@@ -125,7 +127,12 @@ class _Exchange:
             self._is_fresh = fresh
         if request.method != self._method:
             self._set_method(request.method)
-        curl.setopt(pycurl.URL, wire_url(request.url))
+        url = wire_url(request.url)
+        curl.setopt(pycurl.URL, url)
+        if self._has_target or ("%" in url and not self._proxy):
+            # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
+            curl.setopt(pycurl.REQUEST_TARGET, _target(url))
+            self._has_target = True
         curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout_seconds * 1000)))
         if request.method not in {"GET", "HEAD"}:
@@ -207,6 +214,14 @@ def _authorities() -> dict[int, str]:
     return {pycurl.CAPATH: paths.capath} if paths.capath else {}
 
 
+def _target(url: str) -> str:
+    """What stands in the request line: all of a URL behind its host, byte for byte, less the fragment."""
+    authority_on = url.partition("://")[2].partition("#")[0]
+    end = next((at for at, character in enumerate(authority_on) if character in "/?"), len(authority_on))
+    target = authority_on[end:]
+    return target if target.startswith("/") else f"/{target}"
+
+
 def _header_lines(headers: tuple[tuple[str, str], ...]) -> list[str]:
     """The header lines in libcurl's notation: `Name;` is an empty header, `Name:` one that is left out."""
     lines = [f"{name}: {value}" if value else f"{name};" for name, value in headers]
@@ -248,7 +263,7 @@ async def _check_target(request: HttpRequest, guard: Guard) -> NoReply | None:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except TimeoutError:
         return NoReply(Reason.TIMEOUT, sent=False, detail="Resolving the host name took too long.")
-    except OSError:
+    except (OSError, UnicodeError):
         return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
     except (ValueError, pycurl.error):
         return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be read.")

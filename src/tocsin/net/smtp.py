@@ -94,7 +94,7 @@ class Connection:
             result = self._answer(error.code, error.message)
         except (aiosmtplib.SMTPException, OSError, ValueError, RuntimeError) as error:
             result = self._no_answer(error)
-        self.is_usable = isinstance(result, MailReply) and result.code != 421 and self._client is not None and self._client.is_connected
+        self.is_usable = isinstance(result, MailReply) and result.code != 421 and self._writer is not None and self.is_connected
         return result
 
     async def leave(self) -> None:
@@ -147,9 +147,10 @@ class Connection:
             await self._start_tls(client)
         if server.user:
             await self._login(client)
+        if client.protocol is None or client.transport is None:
+            raise aiosmtplib.SMTPServerDisconnected("Connection lost")
         transport = cast(asyncio.WriteTransport, client.transport)
         transport.set_write_buffer_limits(high=1, low=0)  # drain() then waits until nothing is left; asyncio's TLS pauses for ever at 0
-        assert client.protocol is not None  # noqa: S101 - connected just above
         self._writer = asyncio.StreamWriter(transport, client.protocol, None, asyncio.get_running_loop())
 
     async def _hello(self, client: aiosmtplib.SMTP) -> None:
@@ -203,8 +204,8 @@ class Connection:
         self._stage = "data"
         await self._ask(b"DATA", wanted=3)
         await self._write(writer, _dotted(content))
-        self._stage, self._dot_sent = "final", True
         client.protocol.write(b".\r\n")
+        self._stage, self._dot_sent = "final", True
         response = await client.protocol.read_response(timeout=self._timeouts.final_seconds)
         self._needs_reset = not 200 <= response.code < 300
         return self._reply(response.code, response.message)

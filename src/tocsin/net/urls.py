@@ -74,15 +74,15 @@ def origin(value: str) -> str:
 
 
 def hide_after_host(value: str) -> Hidden:
-    """Only scheme and host stay; userinfo, path and query are secret."""
+    """Only scheme and host stay; userinfo, path and query are secret, together and each: an answer may repeat the path alone."""
     shown = origin(value)
     if value.removesuffix("/") == shown:
         return Hidden(value, ())
     parts = urlsplit(value)
     userinfo = parts.netloc.rpartition("@")[0]
-    rest = value.split(parts.netloc, 1)[1].lstrip("/")
-    secrets = tuple(part for part in (rest, userinfo, userinfo.partition(":")[2]) if part)
-    return Hidden(f"{shown}/{MASK}", secrets)
+    rest = value.partition("://")[2][len(parts.netloc) :].lstrip("/")
+    secrets = dict.fromkeys((rest, parts.path.lstrip("/"), parts.query, userinfo, userinfo.partition(":")[2]))
+    return Hidden(f"{shown}/{MASK}", tuple(secret for secret in secrets if secret))
 
 
 def hide_after(value: str, public: int) -> Hidden:

@@ -19,7 +19,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 _TEXT_KEYS = {"title", "text", "value", "description"}
 _ids = itertools.count(1)
 _TAG = re.compile(r"<[^<>]*>")
-_LEADING_MARKS = re.compile(r"^[\W_]+")
+_LEADING_MARKS = re.compile(r"^(\[\w+\]\s*|[\W_]+)")
 
 
 class Taken(Struct, frozen=True):

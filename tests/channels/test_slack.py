@@ -1,0 +1,289 @@
+"""Slack: settings, blocks (checked by Slack's own models), text, limits, verdicts."""
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from slack_sdk.models.blocks import Block
+
+from receiver import Receiver
+from tocsin import settings as options
+from tocsin.channels.contract import fields_of
+from tocsin.channels.slack import CHANNEL, SlackSettings
+from tocsin.model import Delivered, Gone, HttpReply, Later, MailReply, Message, NoReply, Outcome, Reason, Refused, Severity, Unknown
+from tocsin.net.http import HttpWire
+from wild import AT, context, messages
+
+TOKEN = "AbCdEfGhIjKlMnOpQrStUvWx"
+URL = f"https://hooks.slack.com/services/T0123/B0456/{TOKEN}"
+HANDLER = SlackSettings(URL)
+FIELD = fields_of(SlackSettings)["slack"]
+FULL = Message(
+    "**db-1** is at `99 %`, see [the *graph*](https://example.com/g?a=b&c=d)\n\n- one\n- two <!channel>",
+    "Disk *full* & <hot>",
+    Severity.CRITICAL,
+    "https://example.com/a?b=c&d=e",
+    (("host", "db_1 *x*"), ("", "alone"), ("name", ""), ("", "")),
+    AT,
+)
+
+
+def body_of(message: Message, **changes: object) -> dict:
+    (request,) = CHANNEL.render(message, HANDLER, context(**changes))
+    return json.loads(request.body)
+
+
+def strings(value: object, key: str = "text"):
+    """Every text in blocks."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name == key and isinstance(inner, str):
+                yield inner
+            else:
+                yield from strings(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner, key)
+
+
+def check_blocks(blocks: list[dict]) -> None:
+    parsed = Block.parse_all(blocks)
+    assert len(parsed) == len(blocks) <= 50
+    for block, source in zip(parsed, blocks, strict=True):
+        assert block is not None
+        block.validate_json()
+        assert type(block) is not Block
+        assert block.to_dict()["type"] == source["type"]
+    assert all(strings(blocks))
+    assert sum(map(len, strings(blocks))) < 11_000
+    for block in blocks:
+        match block["type"]:
+            case "header":
+                assert len(block["text"]["text"].encode("utf-16-le")) // 2 <= 150
+            case "section":
+                assert 1 <= len(block["fields"]) <= 10
+                assert all(len(field["text"]) <= 2000 for field in block["fields"])
+            case "actions":
+                assert all(len(button["url"]) <= 3000 for button in block["elements"])
+            case "rich_text":
+                assert block["elements"]
+                assert all(len(text) <= 3000 for text in strings(block))
+            case _:
+                pass
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        URL,
+        URL.replace("slack.com", "slack-gov.com"),
+        "https://mattermost.example.com/hooks/xyz",
+        "http://10.0.0.5:8065/hooks/xyz?a=b",
+        "https://example.com/services/T/B/x",
+    ],
+)
+def test_accepted(url):
+    assert FIELD.check(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        (URL.replace("https", "http"), "https://hooks.slack.com/services/"),
+        (URL.replace("services", "workflows"), "workflow"),
+        ("https://hooks.slack.com/triggers/T0123/456/abc", "workflow"),
+        ("https://hooks.slack.com/services/T0123/B0456", "https://hooks.slack.com/services/"),
+        ("https://hooks.slack.com./services/T0123/B0456/x", "https://hooks.slack.com/services/"),
+        (URL + "?x=1", "https://hooks.slack.com/services/"),
+        (URL.replace("hooks.", "u:p@hooks."), "https://hooks.slack.com/services/"),
+        ("ftp://x.y", "http"),
+        ("", "http"),
+    ],
+)
+def test_refused_in_a_sentence_without_the_value(url, word):
+    said = FIELD.check(url)
+    assert word in said
+    assert TOKEN not in said
+
+
+def test_what_is_shown_hides_the_token():
+    assert FIELD.hide(URL).shown == "https://hooks.slack.com/services/T0123/B0456/••••"
+    assert FIELD.hide(URL).secrets == (TOKEN,)
+    assert FIELD.hide("https://u:p@mm.example.com/hooks/abc").shown == "https://mm.example.com/••••"
+    assert CHANNEL.target(HANDLER) == "Slack workspace T0123"
+    assert CHANNEL.target(SlackSettings("https://u:p@mm.example.com:8443/hooks/abc")) == "mm.example.com:8443"
+    (request,) = CHANNEL.render(FULL, HANDLER, context())
+    (pace,) = CHANNEL.paces(HANDLER, options.load({}))
+    assert (pace.count, pace.seconds) == (3, 3.0)
+    assert all(TOKEN not in text for text in (repr(request), request.shown_url, repr(HANDLER), repr(pace), request.body.decode()))
+
+
+# ------------------------------------------------------------------------------------------------------------ render
+
+
+def test_the_whole_message_is_in_text():
+    assert body_of(FULL, meant_for=AT)["text"] == (
+        "🚨 Disk *full* &amp; &lt;hot&gt;\nLate: this was meant for 2026-11-24 10:00:00 UTC\n\n"
+        "db-1 is at `99 %`, see <https://example.com/g?a=b&amp;c=d|the graph>\n\n- one\n- two &lt;!channel&gt;\n\n"
+        "host: db_1 *x*\nalone\nname: \n\n<https://example.com/a?b=c&amp;d=e>"
+    )
+
+
+def test_the_blocks():
+    blocks = body_of(FULL, meant_for=AT)["blocks"]
+    check_blocks(blocks)
+    assert [block["type"] for block in blocks] == ["header", "rich_text", "section", "actions", "context"]
+    assert blocks[0]["text"] == {"type": "plain_text", "text": "🚨 Disk *full* & <hot>", "emoji": False}
+    assert [field["text"] for field in blocks[2]["fields"]] == ["host\ndb_1 *x*", "alone", "name"]
+    assert blocks[3]["elements"][0]["url"] == FULL.url
+    assert blocks[4]["elements"][0]["text"] == "Late: this was meant for 2026-11-24 10:00:00 UTC"
+
+
+def test_a_message_of_words_alone():
+    blocks = body_of(Message("done"))["blocks"]
+    assert [block["type"] for block in blocks] == ["header", "rich_text"]
+    assert blocks[0]["text"]["text"] == "ℹ️ Info"
+
+
+def test_a_title_too_long_for_a_header_is_not_cut():
+    blocks = body_of(Message("m", "t" * 256))["blocks"]
+    check_blocks(blocks)
+    assert blocks[0]["elements"][0]["elements"][0]["text"] == "ℹ️ " + "t" * 256
+
+
+def test_the_longest_message_fits_and_says_that_it_was_cut():
+    message = Message("word " * 13_000, "t" * 256, Severity.WARNING, "https://x.y/" + "z" * 2036, (("n" * 256, "v" * 1024),) * 25, AT)
+    body = body_of(message, meant_for=AT)
+    check_blocks(body["blocks"])
+    assert len(body["text"]) < 40_000
+    for text in (body["text"], "".join(strings(body["blocks"]))):
+        assert "more characters" in text
+    assert sum(len(block.get("fields", ())) for block in body["blocks"]) == 25
+
+
+@examples(max_examples=200, deadline=None)
+@given(messages, st.booleans())
+def test_anything_makes_sound_blocks(message, late):
+    body = body_of(message, meant_for=AT if late else None)
+    check_blocks(body["blocks"])
+    assert 0 < len(body["text"]) < 40_000
+    without_links = body["text"]
+    assert "<!" not in without_links
+    assert "<@" not in without_links
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+
+def verdict(status: int, body: bytes = b"", **headers: str) -> Outcome:
+    return CHANNEL.classify(HttpReply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body), context())
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, b"ok", Delivered),
+        (200, b"ok\n", Delivered),
+        (200, b"no_service", Later),
+        (200, b"invalid_payload", Later),
+        (201, b"", Delivered),
+        (200, b'{"success":true}', Delivered),
+        (204, b"", Delivered),
+        (404, b"no_service", Gone),
+        (404, b"no_service_id", Gone),
+        (404, b"no_team", Gone),
+        (404, b"no_active_hooks", Gone),
+        (403, b"invalid_token", Gone),
+        (403, b"team_disabled", Gone),
+        (410, b"channel_is_archived", Gone),
+        (410, b"whatever", Gone),
+        (403, b"action_prohibited", Refused),
+        (404, b"channel_not_found", Refused),
+        (403, b"posting_to_general_channel_denied", Refused),
+        (400, b"user_not_found", Refused),
+        (404, b"<html>not found</html>", Refused),
+        (500, b"rollup_error", Later),
+        (503, b"", Later),
+        (302, b"", Later),
+    ],
+)
+def test_verdicts(status, body, expected):
+    assert isinstance(verdict(status, body), expected)
+
+
+@pytest.mark.parametrize(
+    "word", ["invalid_payload", "no_text", "invalid_blocks", "invalid_blocks_format", "too_many_attachments", "msg_blocks_too_long"]
+)
+def test_what_is_wrong_with_the_content_is_ours(word):
+    for body in (word.encode(), b'{"ok":false,"error":"%b"}' % word.encode()):
+        outcome = verdict(400, body)
+        assert isinstance(outcome, Refused)
+        assert (outcome.reason, outcome.ours) == (Reason.PAYLOAD, True)
+
+
+def test_slack_itself_must_say_ok():
+    assert verdict(200, b"<html>login</html>", x_slack_req_id="1").reason is Reason.BAD_ANSWER
+    assert verdict(200, b"", x_slack_backend="r").reason is Reason.BAD_ANSWER
+
+
+def test_a_throttle_waits_as_long_as_it_says():
+    assert verdict(429, b"rate_limited", retry_after="30") == Later(Reason.THROTTLED, 30.0, False, "429 rate_limited")
+    assert verdict(429, b"") == Later(Reason.THROTTLED, None, False, "429")
+
+
+def test_lost_answers():
+    assert isinstance(CHANNEL.classify(NoReply(Reason.TIMEOUT, True), context()), Unknown)
+    assert isinstance(CHANNEL.classify(NoReply(Reason.DNS, False), context()), Later)
+    assert isinstance(CHANNEL.classify(NoReply(Reason.BLOCKED, False), context()), Refused)
+    assert isinstance(CHANNEL.classify(MailReply(250, "ok", "final"), context()), Later)
+
+
+BROKEN = [
+    b"",
+    b"ok",
+    b"<html>",
+    b"x" * 100_000,
+    b"[" * 100_000,
+    b'{"ok": true}',
+    b"[1]",
+    b"null",
+    b'"ok"',
+    b'{"error": 5}',
+    b"\xff\xfe",
+    b'{"error":["no_service"]}',
+]
+
+
+@pytest.mark.parametrize("body", BROKEN)
+def test_total_over_every_status(body):
+    for status in range(100, 600):
+        outcome = verdict(status, body)
+        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, Delivered) <= (200 <= status < 300)
+
+
+# ---------------------------------------------------------------------------------------------------------- the wire
+
+
+def test_over_the_wire():
+    async def send() -> None:
+        with Receiver() as server:
+            server.answer("/hooks/x", 200, body=b"ok")
+            wire = HttpWire(options.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"}))
+            (request,) = CHANNEL.render(FULL, SlackSettings(server.url("/hooks/x")), context())
+            reply = await wire.send(request)
+            await wire.close()
+            assert CHANNEL.classify(reply, context()) == Delivered()
+            (received,) = server.requests
+            assert received.headers["content-type"].startswith("application/json")
+            assert received.headers["user-agent"].startswith("tocsin/")
+            assert received.json() == msgspec.json.decode(request.body)
+
+    asyncio.run(send())

@@ -1,0 +1,352 @@
+"""Telegram: settings, HTML (checked by a small parser with the Bot API's rules), limits, verdicts."""
+
+import asyncio
+import json
+import re
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from receiver import Receiver
+from tocsin import settings as options
+from tocsin.channels.contract import fields_of
+from tocsin.channels.telegram import CHANNEL, TelegramSettings
+from tocsin.model import Delivered, Gone, HttpReply, Later, MailReply, Message, Moved, NoReply, Outcome, Reason, Refused, Severity, Unknown
+from tocsin.net.http import HttpWire
+from wild import AT, context, messages
+
+SECRET = "AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr"
+TOKEN = f"123456789:{SECRET}"
+HANDLER = TelegramSettings(TOKEN, "-1001234567890")
+FIELDS = fields_of(TelegramSettings)
+FULL = Message(
+    "**db-1** is `full`, see [graph](https://example.com/g?a=b&c=d) and [nas](http://nas:8080/)",
+    "Disk <full>",
+    Severity.CRITICAL,
+    "https://example.com/a?b=c&d=e",
+    (("host", "db_1"), ("", "alone"), ("name", ""), ("", "")),
+    AT,
+)
+TAGS = {"b", "i", "s", "a", "code", "pre", "blockquote"}
+
+
+def body_of(message: Message, handler: TelegramSettings = HANDLER, **changes: object) -> dict:
+    (request,) = CHANNEL.render(message, handler, context(**changes))
+    return json.loads(request.body)
+
+
+def parsed(html: str) -> str:
+    """What is read of the HTML, by the rules of https://core.telegram.org/bots/api#html-style; fails where the Bot API would."""
+    words: list[str] = []
+    stack: list[str] = []
+    for token in re.findall(r"<[^>]*>?|&[^;\s]{0,10};?|[^<&]+", html):
+        if token.startswith("<"):
+            match = re.fullmatch(r'<(/?)([a-z]+)(?: (href|class)="([^"<>]*)")?>', token)
+            assert match, token
+            closing, tag, name, value = match.groups()
+            assert tag in TAGS, token
+            if closing:
+                assert stack.pop() == tag, token
+                continue
+            assert name == {"a": "href"}.get(tag) or (tag == "code" and name == "class" and stack[-1] == "pre"), token
+            assert tag not in {"a", "blockquote", "pre"} or tag not in stack, f"{tag} in itself"
+            assert not {"code", "pre"} & set(stack) or (tag == "code" and stack[-1] == "pre" and name), f"{token} in code"
+            if name == "href":
+                assert not re.search(r"&(?!(?:lt|gt|amp|quot);)", value), value
+            stack.append(tag)
+        elif token.startswith("&"):
+            words.append({"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"'}[token])
+        else:
+            words.append(token)
+    assert not stack
+    return "".join(words)
+
+
+def check_text(text: str) -> str:
+    shown = parsed(text)
+    assert 0 < len(shown.encode("utf-16-le")) // 2 <= 4096
+    assert len(text.encode()) <= 32_768
+    return shown
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("value", "fine"),
+    [
+        (TOKEN, True),
+        ("1:" + "a" * 30, True),
+        ("0" + TOKEN, False),
+        ("123", False),
+        (TOKEN + "/x", False),
+        ("", False),
+        (TOKEN + "\n", False),
+        ("１" + TOKEN, False),
+    ],
+)
+def test_tokens(value, fine):
+    said = FIELDS["telegram"].check(value)
+    assert (said is None) == fine
+    assert SECRET not in (said or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "fine"),
+    [
+        ("1", True),
+        ("-1001234567890", True),
+        (str(2**63 - 1), True),
+        (str(-(2**63)), True),
+        (str(2**63), False),
+        ("0", False),
+        ("+5", False),
+        ("@name", True),
+        ("@abcd", True),
+        ("@abc", False),
+        ("@" + "a" * 32, True),
+        ("@" + "a" * 33, False),
+        ("@a-bcd", False),
+        ("name", False),
+        ("", False),
+        ("5\n", False),
+        ("٥", False),
+    ],
+)
+def test_chat_ids(value, fine):
+    assert (FIELDS["telegram_chat_id"].check(value) is None) == fine
+
+
+def test_what_is_shown_hides_the_token():
+    hidden = FIELDS["telegram"].hide(TOKEN)
+    assert (hidden.shown, hidden.secrets) == ("123456789:••••", (SECRET,))
+    assert FIELDS["telegram_chat_id"].hide is None
+    (request,) = CHANNEL.render(FULL, HANDLER, context())
+    assert request.url == f"https://api.telegram.org/bot{TOKEN}/sendMessage"
+    assert request.shown_url == "https://api.telegram.org/bot123456789:••••/sendMessage"
+    paces = CHANNEL.paces(HANDLER, options.load({}))
+    shown = (repr(request), request.shown_url, repr(HANDLER), repr(paces), CHANNEL.target(HANDLER), request.body.decode())
+    assert all(SECRET not in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("chat_id", "windows"),
+    [("5", [(25, 1.0), (1, 1.0)]), ("-5", [(25, 1.0), (1, 1.0), (20, 60.0)]), ("@name", [(25, 1.0), (1, 1.0), (20, 60.0)])],
+)
+def test_paces(chat_id, windows):
+    paces = CHANNEL.paces(TelegramSettings(TOKEN, chat_id), options.load({}))
+    assert [(pace.count, pace.seconds) for pace in paces] == windows
+    assert paces[0].key == CHANNEL.paces(HANDLER, options.load({}))[0].key
+    assert paces[1].key != paces[0].key
+
+
+def test_strangers_read_a_channel():
+    assert CHANNEL.is_public(TelegramSettings(TOKEN, "@name"))
+    assert not CHANNEL.is_public(HANDLER)
+
+
+# ------------------------------------------------------------------------------------------------------------ render
+
+
+def test_the_request():
+    assert body_of(FULL, meant_for=AT) == {
+        "chat_id": -1001234567890,
+        "text": (
+            "<b>🚨 Disk &lt;full&gt;</b>\n<i>Late: this was meant for 2026-11-24 10:00:00 UTC</i>\n\n"
+            '<b>db-1</b> is <code>full</code>, see <a href="https://example.com/g?a=b&amp;c=d">graph</a> and nas (http://nas:8080/)\n\n'
+            '<b>host:</b> db_1\nalone\n<b>name:</b> \n\n<a href="https://example.com/a?b=c&amp;d=e">Open</a>'
+        ),
+        "parse_mode": "HTML",
+        "link_preview_options": {"is_disabled": True},
+        "disable_notification": False,
+    }
+    (request,) = CHANNEL.render(FULL, HANDLER, context())
+    assert (request.guarded, request.timeout_seconds, request.method) == (False, 30.0, "POST")
+
+
+def test_a_message_of_words_alone():
+    body = body_of(Message("done"), TelegramSettings(TOKEN, "@name"))
+    assert (body["chat_id"], body["text"], body["disable_notification"]) == ("@name", "<b>ℹ️ Info</b>\n\ndone", True)
+
+
+def test_a_url_without_a_dot_is_printed():
+    assert body_of(Message("m", url="http://nas:8080/x"))["text"].endswith("\n\nOpen (http://nas:8080/x)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word " * 13_000,
+        "**a** & " * 8000,
+        "[a](https://example.com/%s) " % ("&" * 300) * 200,
+        "한국어 " * 6000,
+        "🚨" * 16_000,
+        "<&>" * 20_000,
+    ],
+)
+@pytest.mark.parametrize("url", ["https://x.y/" + "&" * 2036, "http://nas/" + "z" * 2037])
+def test_the_longest_message_fits_and_says_that_it_was_cut(text, url):
+    message = Message(text, "<t>" * 85, Severity.WARNING, url, (("<n>" * 85, "v&" * 512),) * 25, AT)
+    shown = check_text(body_of(message, meant_for=AT)["text"])
+    assert "more characters" in shown
+    assert "…:" in shown
+    assert "Late: this was meant for" in shown
+    assert "Open" in shown
+
+
+def test_a_long_text_alone_uses_the_room():
+    assert len(check_text(body_of(Message("word " * 13_000))["text"])) > 4000
+
+
+@examples(max_examples=200, deadline=None)
+@given(messages, st.booleans())
+def test_anything_makes_sound_html(message, late):
+    check_text(body_of(message, meant_for=AT if late else None)["text"])
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+
+def verdict(status: int, body: object = b"", **headers: str) -> Outcome:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return CHANNEL.classify(HttpReply(status, {name.replace("_", "-"): value for name, value in headers.items()}, content), context())
+
+
+def refusal(status: int, description: str, **more: object) -> dict:
+    return {"ok": False, "error_code": status, "description": description, **more}
+
+
+def test_success():
+    assert verdict(200, {"ok": True, "result": {"message_id": 42}}) == Delivered("42")
+    assert verdict(200, {"ok": True}) == Delivered()
+    for body in (b"", b"ok", {"ok": False}, {"ok": 1}, {"ok": "true"}):
+        assert verdict(200, body).reason is Reason.BAD_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("status", "description"),
+    [
+        (401, "Unauthorized"),
+        (404, "Not Found"),
+        (403, "Forbidden: bot was blocked by the user"),
+        (403, "Forbidden: user is deactivated"),
+        (403, "Forbidden: bot was kicked from the supergroup chat"),
+        (403, "Forbidden: bot was kicked from the channel chat"),
+        (403, "Forbidden: bot is not a member of the channel chat"),
+        (403, "Forbidden: the group chat was deleted"),
+        (403, "Forbidden: bot can't initiate conversation with a user"),
+    ],
+)
+def test_gone(status, description):
+    assert isinstance(verdict(status, refusal(status, description)), Gone)
+
+
+@pytest.mark.parametrize(
+    ("status", "description", "reason", "ours"),
+    [
+        (400, "Bad Request: chat not found", Reason.NOT_FOUND, False),
+        (400, "Bad Request: chat_id is empty", Reason.NOT_FOUND, False),
+        (400, "Bad Request: message thread not found", Reason.NOT_FOUND, False),
+        (400, "Bad Request: have no rights to send a message", Reason.FORBIDDEN, False),
+        (400, "Bad Request: not enough rights to send text messages to the chat", Reason.FORBIDDEN, False),
+        (403, "Forbidden: something new", Reason.FORBIDDEN, False),
+        (400, 'Bad Request: can\'t parse entities: Unsupported start tag "x" at byte offset 0', Reason.PAYLOAD, True),
+        (400, "Bad Request: message is too long", Reason.PAYLOAD, True),
+        (400, "Bad Request: text must be non-empty", Reason.PAYLOAD, True),
+        (400, "Bad Request: message text is empty", Reason.PAYLOAD, True),
+        (413, "Request Entity Too Large", Reason.TOO_LARGE, True),
+        (400, "Bad Request: something new", Reason.REJECTED, False),
+    ],
+)
+def test_refused(status, description, reason, ours):
+    outcome = verdict(status, refusal(status, description))
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, outcome.ours) == (reason, ours)
+
+
+def test_a_group_that_became_a_supergroup_has_moved():
+    body = refusal(400, "Bad Request: group chat was upgraded to a supergroup chat", parameters={"migrate_to_chat_id": -1009876543210})
+    outcome = verdict(400, body)
+    assert isinstance(outcome, Moved)
+    assert outcome.settings == {"telegram_chat_id": "-1009876543210"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "header", "wait"),
+    [
+        ({"retry_after": 17}, "17", 17.0),
+        ({"retry_after": 5}, "9", 9.0),
+        ({"retry_after": 12}, None, 12.0),
+        ({}, "3", 3.0),
+        (None, None, None),
+        ([1], None, None),
+        ({"retry_after": "x"}, None, None),
+    ],
+)
+def test_a_throttle_waits_for_the_longer_of_both(parameters, header, wait):
+    body = refusal(429, "Too Many Requests: retry after 17", parameters=parameters)
+    outcome = verdict(429, body, **({"retry_after": header} if header else {}))
+    assert isinstance(outcome, Later)
+    assert (outcome.reason, outcome.wait_seconds, outcome.counts) == (Reason.THROTTLED, wait, False)
+
+
+def test_an_answer_that_is_not_telegrams_never_ends_a_handler():
+    for status in (401, 403, 404):
+        assert verdict(status, b"<html>nginx</html>").reason is Reason.BAD_ANSWER
+    assert verdict(500, refusal(500, "Internal Server Error: restart")).reason is Reason.SERVER_ERROR
+    assert verdict(502, b"").reason is Reason.SERVER_ERROR
+
+
+def test_lost_answers():
+    assert isinstance(CHANNEL.classify(NoReply(Reason.CUT, True), context()), Unknown)
+    assert isinstance(CHANNEL.classify(NoReply(Reason.CONNECT, False), context()), Later)
+    assert isinstance(CHANNEL.classify(MailReply(250, "ok", "final"), context()), Later)
+
+
+BROKEN = [
+    b"",
+    b"ok",
+    b"<html>",
+    b"x" * 100_000,
+    b"[" * 100_000,
+    b'{"ok": true}',
+    b"[1]",
+    b"null",
+    b'{"ok": false}',
+    b"\xff\xfe",
+    b'{"ok": false, "description": 5, "parameters": 5}',
+    b'{"ok": false, "parameters": {"migrate_to_chat_id": "x"}}',
+    b'{"ok": true, "result": []}',
+]
+
+
+@pytest.mark.parametrize("body", BROKEN)
+def test_total_over_every_status(body):
+    for status in range(100, 600):
+        outcome = verdict(status, body)
+        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, Delivered) <= (200 <= status < 300)
+        assert not isinstance(outcome, Moved)
+
+
+# ---------------------------------------------------------------------------------------------------------- the wire
+
+
+def test_over_the_wire():
+    async def send() -> None:
+        with Receiver() as server:
+            service = options.load({"TOCSIN_TELEGRAM_API_URL": server.url("")})
+            server.answer(f"/bot{TOKEN}/sendMessage", 200, body=b'{"ok":true,"result":{"message_id":7}}')
+            wire = HttpWire(service)
+            (request,) = CHANNEL.render(FULL, HANDLER, context(service=service))
+            reply = await wire.send(request)
+            await wire.close()
+            assert CHANNEL.classify(reply, context()) == Delivered("7")
+            (received,) = server.requests
+            assert received.target == f"/bot{TOKEN}/sendMessage"
+            assert received.json() == msgspec.json.decode(request.body)
+
+    asyncio.run(send())

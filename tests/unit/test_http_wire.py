@@ -1,0 +1,659 @@
+"""The HTTP wire against a real server that misbehaves in every way we know, on both event loops."""
+
+import asyncio
+import contextlib
+import gzip
+import logging
+import os
+import socket
+import time
+from ipaddress import ip_network
+
+import msgspec
+import pycurl
+import pytest
+import uvloop
+
+from receiver import Receiver
+from tocsin import settings
+from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
+from tocsin.net import http
+from tocsin.net.http import MAX_BODY, HttpWire
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request):
+    return request.param
+
+
+@pytest.fixture
+def receiver():
+    with Receiver() as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_authorities():
+    """The trusted authorities are read once; this test changes them."""
+    http._authorities.cache_clear()
+    yield
+    http._authorities.cache_clear()
+
+
+@contextlib.asynccontextmanager
+async def wire(*allowed, closed=(), proxy=None):
+    options = msgspec.structs.replace(settings.load({}), allow_networks=tuple(ip_network(network) for network in allowed), proxy=proxy)
+    it = HttpWire(options, lambda: closed)
+    try:
+        yield it
+    finally:
+        await it.close()
+
+
+def request(url, body=b'{"text": "hello"}', **details):
+    details.setdefault("timeout_seconds", 5.0)
+    return HttpRequest(url=url, shown_url="https://example.com/••••", body=body, **details)
+
+
+def send(run, *requests, allowed=LOOPBACK, **details):
+    """Send one after the other on one wire; the last one's reply."""
+
+    async def all_of_them():
+        async with wire(*allowed, **details) as it:
+            return [await it.send(each) for each in requests]
+
+    return run(all_of_them())[-1]
+
+
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --------------------------------------------------------------------------------------------------------- what goes out
+
+
+def test_a_request_and_its_answer(run, receiver):
+    receiver.answer("/hook", 201, headers=[("X-One", "1"), ("X-Two", " a "), ("x-two", "b"), ("Retry-After", "7")], body=b"made")
+    reply = send(run, request(receiver.url("/hook"), headers=(("Content-Type", "application/json"), ("webhook-id", "msg_1"))))
+    assert reply == HttpReply(201, {"x-one": "1", "x-two": "b", "retry-after": "7", "content-length": "4"}, b"made")
+    (got,) = receiver.requests
+    assert (got.method, got.target, got.body) == ("POST", "/hook", b'{"text": "hello"}')
+    assert got.headers == {
+        "host": f"127.0.0.1:{receiver.port}",
+        "user-agent": http._AGENT,
+        "accept": "*/*",
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "content-length": "17",
+        "webhook-id": "msg_1",
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/a/../b/./c//d",
+        "/%2e%2E/%41%zz",
+        "/?x=%2f",
+        "/%2f?x=%2f&y=http://a/b",
+        "/?q=[1]&r={a|b}^`'\"",
+        "/a;b=c:d@e!$&'()*+,~",
+        "/" + "x" * 2000,
+    ],
+)
+def test_the_path_goes_out_byte_for_byte(run, receiver, path):
+    send(run, request(receiver.url(path)))
+    assert receiver.requests[0].target == path
+
+
+def test_a_path_outside_ascii_is_percent_encoded_and_a_fragment_stays_home(run, receiver):
+    send(run, request(receiver.url("/알림/é?q=ü#part")))
+    assert receiver.requests[0].target == "/%EC%95%8C%EB%A6%BC/%C3%A9?q=%C3%BC"
+
+
+def test_userinfo_goes_out_as_basic_authorization(run, receiver):
+    send(run, request(receiver.url("/hook").replace("://", "://us%40er:pa%3Ass@")))
+    assert receiver.requests[0].headers["authorization"] == "Basic dXNAZXI6cGE6c3M="
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 3_000_000])
+def test_a_body_of_any_size_arrives_and_is_not_asked_for_leave(run, receiver, size):
+    body = os.urandom(size)
+    assert send(run, request(receiver.url("/hook"), body)).status == 200
+    assert receiver.requests[0].body == body
+    assert "expect" not in receiver.requests[0].headers
+
+
+def test_methods_follow_each_other_on_one_handle(run, receiver):
+    methods = ["POST", "GET", "PUT", "HEAD", "DELETE", "POST", "GET", "PATCH"]
+    replies = [request(receiver.url("/hook"), method=method) for method in methods]
+    send(run, *replies)
+    assert [got.method for got in receiver.requests] == methods
+    assert [bool(got.body) for got in receiver.requests] == [method not in {"GET", "HEAD"} for method in methods]
+
+
+def test_an_empty_header_is_sent_and_a_given_agent_wins(run, receiver):
+    send(run, request(receiver.url("/hook"), headers=(("X-Empty", ""), ("User-Agent", "mine"), ("Accept-Encoding", "br"))))
+    got = receiver.requests[0].headers
+    assert (got["x-empty"], got["user-agent"], got["accept-encoding"]) == ("", "mine", "br")
+
+
+def test_nothing_of_one_request_stays_for_the_next(run, receiver):
+    send(run, request(receiver.url("/%2f")), request(receiver.url("/plain")))
+    assert [got.target for got in receiver.requests] == ["/%2f", "/plain"]
+    receiver.requests.clear()
+    send(run, request(receiver.url("/one"), headers=(("Authorization", "Bearer one"),)), request(receiver.url("/two"), b""))
+    assert "authorization" not in receiver.requests[1].headers
+    assert receiver.requests[1].body == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "method"),
+    [
+        ("http://127.0.0.1:{port}/", (("X-A", "b\r\nX-C: d"),), "POST"),
+        ("http://127.0.0.1:{port}/", (("X-A\nX-C", "b"),), "POST"),
+        ("http://127.0.0.1:{port}/", (("X-A", "ü"),), "POST"),
+        ("http://127.0.0.1:{port}/", (), "POST / HTTP/1.1\r\nX:"),
+        ("http://127.0.0.1:{port}/\x00", (), "POST"),
+        ("http://127.0.0.1:{port}/a b", (), "POST"),
+        ("http://127.0.0.1:{port}/a\r\nX-C: d", (), "POST"),
+        ("http://127.0.0.1:99999/", (), "POST"),
+        ("http://[::1/", (), "POST"),
+        ("http://[ü/", (), "POST"),
+        ("http://exa mple/", (), "POST"),
+        ("ftp://127.0.0.1:{port}/", (), "POST"),
+        ("file:///etc/passwd", (), "POST"),
+        ("gopher://127.0.0.1:{port}/_x", (), "POST"),
+        ("", (), "POST"),
+    ],
+)
+def test_what_cannot_be_sent_is_a_reply_and_no_exception(run, receiver, url, headers, method):
+    bad = request(url.format(port=receiver.port), headers=headers, method=method)
+    reply = send(run, bad)
+    assert (reply.reason, reply.sent) == (Reason.SETTINGS, False)
+    assert receiver.requests == []
+    assert send(run, bad, request(receiver.url("/hook"))).status == 200, "the next request is fine"
+
+
+# ------------------------------------------------------------------------------------------------------ what comes back
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 302, 307, 308, 400, 404, 410, 429, 500, 503, 599])
+def test_every_status_is_an_answer_and_no_redirect_is_followed(run, receiver, status):
+    receiver.answer("/hook", status, headers={"Location": receiver.url("/elsewhere")}, body=b"" if status == 204 else b"text")
+    reply = send(run, request(receiver.url("/hook")))
+    assert reply.status == status
+    assert [got.path for got in receiver.requests] == ["/hook"]
+
+
+@pytest.mark.parametrize("how", ["whole", "chunked", "dribble"])
+def test_an_answer_is_whole_however_it_is_written(run, receiver, how):
+    receiver.answer("/hook", how=how, body=b"abc", pause=0.001)
+    assert send(run, request(receiver.url("/hook"))).body == b"abc"
+
+
+def test_http_1_0(run, receiver):
+    receiver.answer("/hook", how="raw", body=b"HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nuntil the end")
+    assert send(run, request(receiver.url("/hook"))) == HttpReply(200, {"x-a": "b"}, b"until the end")
+
+
+def test_answers_before_the_answer_and_trailers_behind_it_do_not_count(run, receiver):
+    before = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\nRetry-After: 1\r\n\r\n"
+    chunks = b"HTTP/1.1 202 Fine\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nRetry-After: 99\r\n\r\n"
+    receiver.answer("/hook", how="raw", body=before + chunks)
+    assert send(run, request(receiver.url("/hook"))) == HttpReply(202, {"transfer-encoding": "chunked"}, b"ok")
+
+
+@pytest.mark.parametrize("length", [MAX_BODY - 1, MAX_BODY])
+def test_a_body_up_to_the_cap_is_kept_whole(run, receiver, length):
+    receiver.answer("/hook", body=b"x" * length)
+    assert send(run, request(receiver.url("/hook"))).body == b"x" * length
+
+
+@pytest.mark.parametrize(
+    ("status", "how", "size"), [(200, "whole", MAX_BODY + 1), (200, "whole", 10_000_000), (200, "endless", 10), (404, "endless", 10)]
+)
+def test_a_larger_body_is_cut_and_the_status_still_counts(run, receiver, status, how, size):
+    receiver.answer("/hook", status, body=b"0123456789" * (size // 10 + 1), how=how)
+    began = time.monotonic()
+    reply = send(run, request(receiver.url("/hook")))
+    assert (reply.status, len(reply.body)) == (status, MAX_BODY)
+    assert reply.body.startswith(b"0123456789012")
+    assert time.monotonic() - began < 3
+
+
+def test_a_gzip_bomb_stays_packed(run, receiver):
+    bomb = gzip.compress(b"\0" * 20_000_000)
+    receiver.answer("/hook", headers={"Content-Encoding": "gzip"}, body=bomb)
+    assert send(run, request(receiver.url("/hook"))).body == bomb[:MAX_BODY]
+
+
+BROKEN = {
+    "cut_headers": Reason.CUT,
+    "cut_body": Reason.CUT,
+    "close": Reason.CUT,
+    "reset": Reason.CUT,
+    "broken_chunks": Reason.BAD_ANSWER,
+    "hang": Reason.TIMEOUT,
+    "endless_headers": Reason.ANSWER_TOO_LARGE,
+}
+
+
+@pytest.mark.parametrize(("how", "reason"), BROKEN.items(), ids=BROKEN.keys())
+def test_an_answer_that_breaks_may_have_been_taken(run, receiver, how, reason):
+    receiver.answer("/hook", how=how, body=b"a body of some length")
+    began = time.monotonic()
+    reply = send(run, request(receiver.url("/hook"), timeout_seconds=0.5 if how == "hang" else 5.0))
+    assert isinstance(reply, NoReply)
+    assert (reply.reason, reply.sent) == (reason, True)
+    assert reply.detail.endswith(".")
+    assert time.monotonic() - began < 4
+    assert len(receiver.requests) == 1
+
+
+def test_a_server_that_dribbles_for_ever_is_left(run, receiver):
+    receiver.answer("/hook", how="dribble", body=b"x" * 10_000)
+    began = time.monotonic()
+    reply = send(run, request(receiver.url("/hook"), timeout_seconds=0.5))
+    assert (reply.reason, reply.sent) == (Reason.TIMEOUT, True)
+    assert 0.4 < time.monotonic() - began < 3
+
+
+RAW = {
+    "no HTTP": (b"220 smtp.example.com ESMTP\r\n", Reason.BAD_ANSWER),
+    "nothing but a line end": (b"\r\n\r\n", Reason.BAD_ANSWER),
+    "status line only": (b"HTTP/1.1 200 OK\r\n", Reason.CUT),
+    "half a status line": (b"HTTP/1.1 2", Reason.CUT),
+    "no status": (b"HTTP/1.1 OK\r\nContent-Length: 0\r\n\r\n", Reason.BAD_ANSWER),
+    "more promised than sent": (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort", Reason.CUT),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc", Reason.BAD_ANSWER),
+    "length below zero": (b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nabc", Reason.BAD_ANSWER),
+    "length no number": (b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nabc", Reason.BAD_ANSWER),
+    "NUL in a header": (b"HTTP/1.1 200 OK\r\nX-A: b\0c\r\nContent-Length: 0\r\n\r\n", Reason.BAD_ANSWER),
+    "cut chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", Reason.CUT),
+    "one endless line": (b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 400_000 + b"\r\n\r\n", Reason.ANSWER_TOO_LARGE),
+    "1xx without an end": (b"HTTP/1.1 102 Processing\r\n\r\n" * 50_000, Reason.ANSWER_TOO_LARGE),
+    "packed transfer": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Reason.BAD_ANSWER),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), RAW.values(), ids=RAW.keys())
+def test_nonsense_for_an_answer(run, receiver, answer, reason):
+    receiver.answer("/hook", how="raw", body=answer)
+    reply = send(run, request(receiver.url("/hook"), timeout_seconds=3))
+    assert isinstance(reply, NoReply), reply
+    assert (reply.reason, reply.sent) == (reason, True)
+
+
+def test_bytes_after_the_answer_do_not_reach_the_next_request(run, receiver):
+    receiver.answer(
+        "/one", how="raw", body=b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 Forged\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert send(run, request(receiver.url("/one")), request(receiver.url("/two"))).status == 200
+    assert receiver.connections == 2
+
+
+# ------------------------------------------------------------------------------------- what fails before anything is sent
+
+
+def test_refused(run):
+    reply = send(run, request(f"http://127.0.0.1:{closed_port()}/"))
+    assert reply == NoReply(Reason.CONNECT, sent=False, detail="No connection was made: Connection refused.")
+
+
+def test_a_name_that_does_not_exist(run):
+    reply = send(run, request("http://nowhere.invalid/hook"))
+    assert reply == NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
+
+
+def test_a_server_that_never_takes_the_connection(run):
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            filler = waiting.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        reply = send(run, request(f"http://127.0.0.1:{full.getsockname()[1]}/", timeout_seconds=0.5))
+    assert (reply.reason, reply.sent) == (Reason.TIMEOUT, False)
+
+
+@pytest.mark.parametrize("greeting", ["hang", "close", "reset"])
+def test_a_secure_connection_that_is_never_made_sent_nothing(run, greeting):
+    with Receiver(greeting=greeting) as server:
+        reply = send(run, request(server.url("/hook").replace("http:", "https:"), timeout_seconds=0.5))
+    assert reply.sent is False
+    assert reply.reason in ({Reason.TIMEOUT} if greeting == "hang" else {Reason.TLS, Reason.CONNECT})
+
+
+@pytest.mark.parametrize("greeting", ["close", "reset", "hang"])
+def test_a_server_that_takes_the_connection_and_reads_nothing(run, greeting):
+    with Receiver(greeting=greeting) as server:
+        reply = send(run, request(server.url("/hook"), timeout_seconds=0.5))
+    assert isinstance(reply, NoReply)
+    assert reply.reason in ({Reason.TIMEOUT} if greeting == "hang" else {Reason.CUT, Reason.CONNECT})
+
+
+# ------------------------------------------------------------------------------------------------------------------ TLS
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused(run):
+    with Receiver(tls=True) as server:
+        reply = send(run, request(server.url("/hook")), request(server.url("/hook")))
+        assert (reply.reason, reply.sent) == (Reason.TLS, False)
+        assert server.requests == []
+
+
+def test_a_certificate_of_a_trusted_authority_is_accepted_for_its_own_name_only(run, tmp_path, monkeypatch, fresh_authorities):
+    with Receiver(tls=True, names=("127.0.0.1",)) as server:
+        server.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert send(run, request(server.url("/hook")), request(server.url("/hook"))).status == 200
+        assert server.connections == 1
+        reply = send(run, request(server.url("/hook", host="localhost")))
+        assert (reply.reason, reply.sent) == (Reason.TLS, False)
+        assert len(server.requests) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- connections
+
+
+def test_connections_are_used_again(run, receiver):
+    send(run, *(request(receiver.url(f"/{number}")) for number in range(20)))
+    assert len(receiver.requests) == 20
+    assert receiver.connections == 1
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_an_idle_connection_that_died_costs_nothing(run, tls, tmp_path, monkeypatch, fresh_authorities):
+    async def scenario(server):
+        async with wire(*LOOPBACK) as it:
+            for _ in range(5):
+                assert (await it.send(request(server.url("/hook")))).status == 200
+                server.close_connections()
+                await server.wait_closed()
+                await asyncio.sleep(0)  # one turn of the loop, in which it hears of the closing
+
+    with Receiver(tls=tls) as server:
+        if tls:
+            server.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        run(scenario(server))
+        assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_used_connection_that_dies_under_a_request_does_not_send_it_twice(run, receiver, how):
+    receiver.answer("/second", how=how)
+    reply = send(run, request(receiver.url("/first")), request(receiver.url("/second")))
+    assert (reply.reason, reply.sent) == (Reason.CUT, True)
+    assert [got.path for got in receiver.requests] == ["/first", "/second"]
+
+
+def test_a_server_that_went_away_sent_nothing(run):
+    async def scenario():
+        with Receiver() as server:
+            async with wire(*LOOPBACK) as it:
+                first = await it.send(request(server.url("/hook")))
+                await asyncio.to_thread(server.stop)
+                await asyncio.sleep(0)
+                return first, await it.send(request(server.url("/hook")))
+
+    first, second = run(scenario())
+    assert first.status == 200
+    assert (second.reason, second.sent) == (Reason.CONNECT, False)
+
+
+def test_many_at_once(run, receiver):
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            requests = [request(receiver.url(f"/{number}", host=f"127.0.0.{1 + number % 40}"), timeout_seconds=20) for number in range(800)]
+            return await asyncio.gather(*(it.send(each) for each in requests))
+
+    with Receiver("0.0.0.0") as receiver:
+        replies = run(scenario())
+        assert {reply.status for reply in replies} == {200}
+        assert sorted(int(got.path[1:]) for got in receiver.requests) == list(range(800))
+
+
+def test_no_descriptor_is_left_behind(run, receiver):
+    blocked, refused = request("http://10.0.0.1/"), request(f"http://127.0.0.1:{closed_port()}/")
+    receiver.answer("/cut", how="cut_body")
+    send(run, request(receiver.url("/hook")))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        send(run, request(receiver.url("/hook")), blocked, refused, request(receiver.url("/cut")))
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+def test_cancelling_aborts_the_transfer_and_leaves_the_wire_usable(run, receiver):
+    receiver.answer("/held", hold=True)
+
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            tasks = [asyncio.ensure_future(it.send(request(receiver.url("/held"), timeout_seconds=60))) for _ in range(5)]
+            await receiver.wait_for(5)
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            receiver.release()
+            await receiver.wait_closed()
+            return outcomes, await it.send(request(receiver.url("/next")))
+
+    outcomes, after = run(scenario())
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert after.status == 200
+
+
+def test_cancelling_before_the_first_turn_sends_nothing(run, receiver):
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            task = asyncio.ensure_future(it.send(request(receiver.url("/never"))))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return await it.send(request(receiver.url("/next")))
+
+    assert run(scenario()).status == 200
+    assert [got.path for got in receiver.requests] == ["/next"]
+
+
+def test_closing_ends_what_is_under_way_and_refuses_what_comes(run, receiver):
+    receiver.answer("/held", hold=True)
+
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            task = asyncio.ensure_future(it.send(request(receiver.url("/held"), timeout_seconds=60)))
+            await receiver.wait_for(1)
+            await it.close()
+            await it.close()
+            return await task, await it.send(request(receiver.url("/late")))
+
+    held, late = run(scenario())
+    assert (held.reason, held.sent) == (Reason.CUT, True)
+    assert (late.reason, late.sent) == (Reason.CONNECT, False)
+    assert [got.path for got in receiver.requests] == ["/held"]
+
+
+# --------------------------------------------------------------------------------------------------------------- guard
+
+FORMS = {
+    "plain": "127.0.0.1",
+    "decimal": "2130706433",
+    "octal": "0177.0.0.1",
+    "hexadecimal": "0x7f.1",
+    "one hexadecimal number": "0x7f000001",
+    "short": "127.1",
+    "zero": "0",
+    "trailing dot": "127.0.0.1.",
+    "localhost": "localhost",
+    "localhost with a dot": "localhost.",
+    "localhost in capitals": "LOCALHOST",
+    "name under localhost": "a.localhost",
+    "full-width digits": "１２７.0.0.1",
+    "circled digits": "①②⑦.⓪.⓪.①",
+    "ideographic full stops": "127。0。0。1",
+    "IPv6": "[::1]",
+    "IPv6 unspecified": "[::]",
+    "IPv4-mapped": "[::ffff:127.0.0.1]",
+    "IPv4-mapped in hex": "[::ffff:7f00:1]",
+    "IPv4-compatible": "[::127.0.0.1]",
+    "NAT64": "[64:ff9b::127.0.0.1]",
+    "6to4": "[2002:7f00:1::]",
+    "zone": "[fe80::1%25lo]",
+    "site-local": "[fec0::1]",
+    "unique-local": "[fd00::1]",
+    "metadata": "169.254.169.254",
+    "userinfo in front": "example.com@127.0.0.1",
+    "percent-encoded": "%31%32%37.0.0.1",
+}
+
+
+@pytest.mark.parametrize("host", FORMS.values(), ids=FORMS.keys())
+def test_a_guarded_request_reaches_no_private_address_in_any_spelling(run, receiver, host):
+    reply = send(run, request(f"http://{host}:{receiver.port}/"), allowed=())
+    assert isinstance(reply, NoReply)
+    assert reply.sent is False
+    assert reply.reason in {Reason.BLOCKED, Reason.DNS, Reason.SETTINGS}
+    if host not in {"a.localhost", FORMS["full-width digits"], FORMS["circled digits"], FORMS["ideographic full stops"], "127.0.0.1."}:
+        assert reply.reason is Reason.BLOCKED
+        assert "TOCSIN_ALLOW_NETWORKS" in reply.detail
+    assert receiver.connections == 0
+
+
+def test_the_operators_own_addresses_are_not_guarded(run, receiver):
+    assert send(run, request(receiver.url("/hook"), guarded=False), allowed=()).status == 200
+
+
+def test_a_connection_opened_without_the_guard_never_carries_a_guarded_request(run, receiver):
+    reply = send(run, request(receiver.url("/one"), guarded=False), request(receiver.url("/two")), allowed=())
+    assert reply.reason is Reason.BLOCKED
+    assert [got.path for got in receiver.requests] == ["/one"]
+
+
+def test_the_service_itself_stays_closed_in_an_allowed_network(run, receiver):
+    reply = send(run, request(receiver.url("/hook")), closed=[("0.0.0.0", receiver.port)])
+    assert reply.reason is Reason.BLOCKED
+    assert receiver.connections == 0
+
+
+def test_the_address_counts_that_the_name_has_at_connect(run, receiver, monkeypatch):
+    """A name that stood for an allowed address a moment ago stands for another now."""
+    answers = iter(["127.0.0.1", "127.0.0.2"])
+    prepare = http._Exchange.prepare
+
+    def prepare_with_dns(exchange, each, fresh=False):
+        prepare(exchange, each, fresh)
+        exchange.curl.setopt(pycurl.RESOLVE, [f"changing.example:{receiver.port}:{next(answers)}"])
+        exchange.curl.setopt(pycurl.FRESH_CONNECT, 1)
+
+    monkeypatch.setattr(http._Exchange, "prepare", prepare_with_dns)
+    changing = request(receiver.url("/hook", host="changing.example"))
+    reply = send(run, changing, changing, allowed=("127.0.0.1/32",))
+    assert reply.reason is Reason.BLOCKED
+    assert "127.0.0.2" in reply.detail
+    assert len(receiver.requests) == 1
+
+
+def test_of_several_addresses_only_the_allowed_one_is_used(run, receiver, monkeypatch):
+    prepare = http._Exchange.prepare
+
+    def prepare_with_dns(exchange, each, fresh=False):
+        prepare(exchange, each, fresh)
+        exchange.curl.setopt(pycurl.RESOLVE, [f"several.example:{receiver.port}:10.0.0.1,127.0.0.2,127.0.0.1"])
+
+    monkeypatch.setattr(http._Exchange, "prepare", prepare_with_dns)
+    reply = send(run, request(receiver.url("/hook", host="several.example")), allowed=("127.0.0.1/32",))
+    assert reply.status == 200
+
+
+# --------------------------------------------------------------------------------------------------------------- proxies
+
+
+def test_proxies_of_the_environment_get_nothing(run, receiver, monkeypatch):
+    with Receiver() as proxy:
+        for name in PROXY_VARIABLES:
+            monkeypatch.setenv(name, proxy.url(""))
+        assert send(run, request(receiver.url("/hook"))).status == 200
+        assert send(run, request(receiver.url("/hook"), guarded=False)).status == 200
+        assert send(run, request("http://10.0.0.1/"), allowed=()).reason is Reason.BLOCKED
+        send(run, request(receiver.url("/hook").replace("http:", "https:"), timeout_seconds=0.3))
+        assert proxy.connections == 0
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_operators_proxy_gets_everything_whatever_no_proxy_says(run, receiver, monkeypatch, guarded):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Receiver() as proxy:
+        proxy.answer("*", 200)
+        assert send(run, request(receiver.url("/hook?a=b"), guarded=guarded), proxy=proxy.url("")).status == 200
+        assert proxy.requests[0].target == receiver.url("/hook?a=b")
+        assert receiver.connections == 0
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "2130706433", "0x7f.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[fe80::1%25lo]"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_with_a_proxy_the_target_is_judged_before(run, host, scheme):
+    with Receiver() as proxy:
+        reply = send(run, request(f"{scheme}://{host}/hook"), allowed=(), proxy=proxy.url(""))
+        assert (reply.reason, reply.sent) == (Reason.BLOCKED, False)
+        assert proxy.connections == 0
+
+
+def test_with_a_proxy_a_name_that_does_not_exist_is_not_sent_to_it(run):
+    with Receiver() as proxy:
+        reply = send(run, request("http://nowhere.invalid/"), request("http://" + "a" * 70 + ".invalid/"), proxy=proxy.url(""))
+        assert (reply.reason, reply.sent) == (Reason.DNS, False)
+        assert send(run, request("http://[::1/"), proxy=proxy.url("")).reason is Reason.SETTINGS
+        assert proxy.connections == 0
+
+
+def test_a_proxy_that_refuses_the_tunnel_and_one_that_is_not_there(run, receiver):
+    secure = request(receiver.url("/secret-path").replace("http:", "https:"))
+    with Receiver() as proxy:
+        proxy.answer(f"127.0.0.1:{receiver.port}", 403)
+        reply = send(run, secure, proxy=proxy.url(""))
+        assert proxy.requests[0].method == "CONNECT"
+    assert (reply.reason, reply.sent) == (Reason.CONNECT, False)
+    reply = send(run, secure, proxy=f"http://127.0.0.1:{closed_port()}")
+    assert (reply.reason, reply.sent) == (Reason.CONNECT, False)
+
+
+# --------------------------------------------------------------------------------------------------------------- secrets
+
+
+def test_no_part_of_a_url_but_its_host_is_in_any_reply_or_log(run, receiver, caplog, capfd):
+    secrets = ["userSecret", "passSecret", "pathSecret", "querySecret", "headerSecret", "bodySecret"]
+    caplog.set_level(logging.DEBUG)
+    authority = "userSecret:passSecret@127.0.0.1"
+    shown = []
+    hows = ["whole", *BROKEN]
+    for how in hows:
+        receiver.answer(f"/pathSecret/{how}", how=how)
+    ports = [receiver.port, closed_port(), 99999]
+    urls = [f"http://{authority}:{receiver.port}/pathSecret/{how}?querySecret" for how in hows]
+    urls += [f"{scheme}://{authority}:{port}/pathSecret?querySecret" for scheme in ("http", "https", "ftp") for port in ports]
+    urls += [f"http://userSecret:passSecret@{host}/pathSecret?querySecret" for host in ("10.0.0.1", "nowhere.invalid", "exa mple", "[::1")]
+
+    async def scenario():
+        requests = [
+            request(url, b"bodySecret", headers=(("X-A", "headerSecret" + end),), timeout_seconds=0.4) for url in urls for end in ("", "\n")
+        ]
+        shown.extend(map(repr, requests))
+        async with wire(*LOOPBACK) as direct, wire(*LOOPBACK, proxy=receiver.url("")) as through_proxy:
+            return [await it.send(each) for it in (direct, through_proxy) for each in requests]
+
+    with Receiver(tls=True) as secure:
+        urls.append(f"https://{authority}:{secure.port}/pathSecret?querySecret")
+        replies = run(scenario())
+    assert {Reason.CUT, Reason.TIMEOUT, Reason.CONNECT, Reason.DNS, Reason.BLOCKED, Reason.SETTINGS, Reason.TLS} <= {
+        reply.reason for reply in replies if isinstance(reply, NoReply)
+    }
+    shown += [repr(replies), caplog.text, *capfd.readouterr()]
+    assert [secret for secret in secrets if secret in "".join(shown)] == []
