@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 from msgspec import Struct
@@ -41,7 +41,7 @@ def _boolean(value: str) -> bool:
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def read(value: str) -> int:
-        if not re.fullmatch(r"\d{1,9}", value) or not least <= int(value) <= most:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not least <= int(value) <= most:
             raise ValueError(f"must be a whole number from {least} to {most}")
         return int(value)
 
@@ -49,7 +49,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def _number(value: str) -> float:
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value):
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", value):
         raise ValueError("must be a number, 0 or more")
     return float(value)
 
@@ -64,7 +64,7 @@ def _networks(value: str) -> Networks:
 def _schedule(value: str) -> tuple[float, ...]:
     waits: list[float] = []
     for part in value.split(","):
-        match = re.fullmatch(r"\s*(\d{1,7}(?:\.\d+)?)\s*(s|m|min|h|d|)\s*", part)
+        match = re.fullmatch(r"\s*([0-9]{1,7}(?:\.[0-9]+)?)\s*(s|m|min|h|d|)\s*", part)
         if not match:
             raise ValueError("must be waits such as 5s,30s,5m,2h, separated by commas")
         waits.append(float(match[1]) * _UNITS[match[2]])
@@ -80,18 +80,27 @@ def _choice(*words: str) -> Callable[[str], str]:
     return read
 
 
+def _split(value: str) -> SplitResult:
+    """urlsplit, whose own complaints repeat parts of the URL, and so of a password."""
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("cannot be read as a URL: special characters in user and password must be percent-encoded") from None
+    return parts
+
+
 def _base_url(value: str) -> str:
-    parts = urlsplit(value)
+    parts = _split(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be an http or https URL without a query")
     return value.rstrip("/")
 
 
 def _smtp_url(value: str) -> str:
-    parts = urlsplit(value)
+    parts = _split(value)
     if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or parts.query not in {"", "tls=optional"}:
         raise ValueError("must read smtp://user:password@host:587 or smtps://..., with ?tls=optional at most")
-    _ = parts.port
     return value
 
 

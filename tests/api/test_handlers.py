@@ -5,8 +5,8 @@ import urllib.parse
 from typing import Any
 
 import pytest
-from receiver import Receiver
 
+from receiver import Receiver
 from tocsin.model import MASK
 
 PATH = "/api/notification-handlers"

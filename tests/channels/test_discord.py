@@ -108,6 +108,10 @@ def test_refused_in_a_sentence_without_the_value(url, word):
     assert TOKEN not in said
 
 
+def test_the_example_is_accepted():
+    assert FIELD.check(FIELD.example) is None
+
+
 def test_what_is_shown_hides_the_token():
     hidden = FIELD.hide(f"{URL}?thread_id={ID}")
     assert hidden.shown == f"https://discord.com/api/webhooks/{ID}/••••"

@@ -113,6 +113,10 @@ def test_refused_in_a_sentence_without_the_value(url, word):
     assert TOKEN not in said
 
 
+def test_the_example_is_accepted():
+    assert FIELD.check(FIELD.example) is None
+
+
 def test_what_is_shown_hides_the_token():
     assert FIELD.hide(URL).shown == "https://hooks.slack.com/services/T0123/B0456/••••"
     assert FIELD.hide(URL).secrets == (TOKEN,)

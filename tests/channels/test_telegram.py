@@ -120,6 +120,10 @@ def test_chat_ids(value, fine):
     assert (FIELDS["telegram_chat_id"].check(value) is None) == fine
 
 
+def test_the_examples_are_accepted():
+    assert all(field.check(field.example) is None for field in FIELDS.values())
+
+
 def test_what_is_shown_hides_the_token():
     hidden = FIELDS["telegram"].hide(TOKEN)
     assert (hidden.shown, hidden.secrets) == ("123456789:••••", (SECRET,))

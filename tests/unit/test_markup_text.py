@@ -127,6 +127,10 @@ def test_html_structure():
     )
 
 
+def test_a_task_has_its_box_beside_its_words():
+    assert re.sub(' style="[^"]*"', "", html(parse("- [x] a\n\n- [ ] b"))) == "<ul>\n<li><p>☑ a</p></li>\n<li><p>☐ b</p></li>\n</ul>"
+
+
 @examples(max_examples=200, deadline=None)
 @given(markdown)
 def test_html_of_anything_is_sound(text):

@@ -19,7 +19,9 @@ Part: TypeAlias = Literal["one", "list", "page", "nothing", "bare", "document", 
 
 
 class Parameter(Struct, frozen=True):
-    """One query parameter or body field. `empty_is_absent`: an empty text counts as not given."""
+    """One query parameter or body field. `empty_is_absent`: an empty text counts as not given. `items`: the fields of each of a
+    list's objects.
+    """
 
     name: str
     kind: Kind
@@ -30,6 +32,7 @@ class Parameter(Struct, frozen=True):
     empty_is_absent: bool = False
     repeats: bool = False
     example: Any = None
+    items: tuple["Parameter", ...] = ()
 
 
 class Result(Struct, frozen=True):
@@ -89,7 +92,7 @@ class Call(Struct):
         if key is None:
             return None
         if not 1 <= len(key) <= 255 or any(not 0x20 <= byte < 0x7F for byte in key):
-            raise Invalid(fault("idempotency_key", "Idempotency-Key must be 1 to 255 printable ASCII characters."))
+            raise Invalid(fault("idempotency_key", "Idempotency-Key must be 1 to 255 printable ASCII characters.", "Idempotency-Key"))
         return Idempotency(self.path, key.decode("ascii"), content)
 
 

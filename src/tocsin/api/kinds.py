@@ -172,7 +172,8 @@ def _read_time(value: object, name: str) -> int:
         raise Invalid(fault("invalid", f"{name} {times.WANTED}.", name)) from None
 
 
-TIME = Kind("time", _read_time, {"type": "string", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}"})
+_PLAIN_TIME = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01]) ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
+TIME = Kind("time", _read_time, {"type": "string", "anyOf": [{"pattern": _PLAIN_TIME}, {"format": "date-time"}]})
 
 
 # -------------------------------------------------------------------------------------------------- what has parts in it

@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 document, made from the table, so that it is true to what runs."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from msgspec import Struct, json
@@ -133,22 +134,25 @@ def _query_schema(parameter: Parameter) -> Object:
 
 def _request_body(endpoint: Endpoint) -> Object:
     is_required = any(parameter.required for parameter in endpoint.body)
-    content: Object = {media_type: {"schema": _body_schema(endpoint, media_type)} for media_type in endpoint.media_types}
+    content: Object = {one: {"schema": _body_schema(endpoint.body, as_json=one == bodies.JSON)} for one in endpoint.media_types}
     return {"required": is_required, "content": content}
 
 
-def _body_schema(endpoint: Endpoint, media_type: str) -> Object:
-    properties = {one.name: _body_property(one, as_json=media_type == bodies.JSON) for one in endpoint.body}
-    schema: Object = {"type": "object", "properties": properties, "additionalProperties": False}
-    required = [one.name for one in endpoint.body if one.required]
-    if required:
-        schema["required"] = required
-    example = {one.name: one.example for one in endpoint.body if one.required and one.example is not None}
+def _body_schema(fields: Sequence[Parameter], *, as_json: bool) -> Object:
+    schema = {
+        "type": "object",
+        "properties": {one.name: _body_property(one, as_json=as_json) for one in fields},
+        "additionalProperties": False,
+        "required": [one.name for one in fields if one.required],
+    }
+    example = {one.name: one.example for one in fields if one.required and one.example is not None}
     return schema | ({"example": example} if example else {})
 
 
 def _body_property(parameter: Parameter, *, as_json: bool) -> Object:
     schema: Object = dict(parameter.kind.schema if as_json else parameter.kind.form_schema or parameter.kind.schema)
+    if parameter.items:
+        schema["items"] = _body_schema(parameter.items, as_json=as_json)
     if parameter.empty_is_absent:
         schema = {"anyOf": [schema, {"const": ""}]}
     if as_json and not parameter.required:

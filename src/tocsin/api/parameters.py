@@ -113,4 +113,12 @@ NOTIFICATION_FIELDS = (
     Parameter("expires_at", kinds.TIME, "What is not delivered by then is not delivered any more. After `send_at`.", empty_is_absent=True),
 )
 
-BATCH = (Parameter("notifications", kinds.objects(MAX_BATCH_ITEMS), "1 to 1000 notifications; all are accepted, or none.", required=True),)
+BATCH = (
+    Parameter(
+        "notifications",
+        kinds.objects(MAX_BATCH_ITEMS),
+        f"1 to {MAX_BATCH_ITEMS} notifications; all are accepted, or none.",
+        required=True,
+        items=NOTIFICATION_FIELDS,
+    ),
+)

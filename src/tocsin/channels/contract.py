@@ -145,6 +145,8 @@ def classify_no_reply(reply: NoReply) -> Outcome:
     """The same for every provider: never dead from a network, TLS or DNS error; sent without an answer is unknown."""
     if reply.reason is Reason.BLOCKED:
         return Refused(Reason.BLOCKED, reply.detail, ours=True)
+    if reply.reason is Reason.SETTINGS:
+        return Refused(Reason.SETTINGS, reply.detail)
     if reply.sent:
         return Unknown(reply.reason, reply.detail)
     return Later(reply.reason, detail=reply.detail)

@@ -139,6 +139,8 @@ def connect() -> Client:
         raise Failure("TOCSIN_API_KEY is not set: put an API key of the service into the environment or into .env.")
     if not re.fullmatch(r"[\x21-\x7e]+", settings.api_key):
         raise Failure("TOCSIN_API_KEY holds characters that no API key has.")
+    if "@" in urlsplit(settings.url).netloc:
+        raise Failure("TOCSIN_URL holds a user name: take it out, the API key is all that the service asks for.")
     return Client(settings.url, settings.api_key)
 
 

@@ -119,7 +119,7 @@ class Delivering:
     # -------------------------------------------------------------------------------------------------- one delivery
 
     async def _deliver(self, job: Waiting) -> Done:
-        delivery, notification = job.delivery, job.notification
+        delivery, notification = job.delivery, _as_meant(job.notification)
         now = observe.now()
         loaded = self._directory.cached(delivery.handler_id) or await self._directory.loaded(delivery.handler_id)
         unwanted = self._unwanted(delivery, notification, loaded, now)
@@ -255,6 +255,14 @@ class Delivering:
             decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
             log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
             await self._settle(decision, log_row, loaded, observe.now())
+
+
+def _as_meant(notification: Notification) -> Notification:
+    """A scheduled notification is about the time it was meant for, not about when it was accepted."""
+    if notification.send_at is None:
+        return notification
+    at = max(notification.send_at, notification.message.at)
+    return replace(notification, message=replace(notification.message, at=at))
 
 
 def _scrubbed(outcome: Outcome, hidden: tuple[str, ...]) -> Outcome:

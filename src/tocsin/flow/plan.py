@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from tocsin.model import Draft, Fault, Micros, Reason, Status
 from tocsin.store import HandlerBrief, Planned, PlannedDelivery
 
@@ -16,7 +18,7 @@ def plan(draft: Draft, handlers: Mapping[int, HandlerBrief], now: Micros) -> Pla
     else:
         chosen = [handlers[handler_id] for handler_id in dict.fromkeys(draft.handlers)]
     deliveries = tuple(_planned(brief, due_at) for brief in chosen)
-    return Planned(draft.message, draft.send_at, draft.expires_at, deliveries)
+    return Planned(replace(draft.message, at=now), draft.send_at, draft.expires_at, deliveries)
 
 
 def _planned(brief: HandlerBrief, due_at: Micros) -> PlannedDelivery:

@@ -69,8 +69,10 @@ class _Html(Renderer):
         return f"<ol{start} {_BLOCK}>\n{items}</ol>"
 
     def _item_inside(self, item: tree.Item, tight: bool) -> str:
-        box = "" if item.checked is None else self.task(item.checked)
-        parts = [self.inlines(block.inside) if tight and isinstance(block, tree.Paragraph) else self.block(block) for block in item.inside]
+        blocks, box = item.inside, "" if item.checked is None else self.task(item.checked)
+        if box and blocks and isinstance(blocks[0], tree.Paragraph):
+            blocks, box = (tree.Paragraph((tree.Text(box), *blocks[0].inside)), *blocks[1:]), ""
+        parts = [self.inlines(block.inside) if tight and isinstance(block, tree.Paragraph) else self.block(block) for block in blocks]
         return box + "\n".join(parts)
 
     def table(self, block: tree.Table) -> str:

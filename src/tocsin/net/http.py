@@ -197,6 +197,7 @@ _OPTIONS = {
     # Idle connections live long, kept awake past the routers that forget them after a few minutes, but not past a change of DNS.
     pycurl.MAXAGE_CONN: 300,
     pycurl.MAXLIFETIME_CONN: 1800,
+    pycurl.DNS_CACHE_TIMEOUT: 300,
     pycurl.TCP_KEEPALIVE: 1,
     pycurl.TCP_KEEPIDLE: 60,
     pycurl.TCP_KEEPINTVL: 30,

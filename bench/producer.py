@@ -1,0 +1,105 @@
+"""The load: a few keep-alive connections that send requests made beforehand and keep the ids of every 202."""
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
+_ID = re.compile(rb'"id": ?(\d+)')
+
+
+class Refused(Exception):
+    """The service answered something else than 202 or 503, or closed the connection."""
+
+
+class Producer:
+    """Sends all requests once; 503 is sent again after the wait it asks for."""
+
+    def __init__(self, requests: Sequence[bytes]) -> None:
+        self.accepted: dict[int, int] = {}  # id: when its 202 came, nanoseconds since 1970
+        self.first_sent_at = 0
+        self.busy_answers = 0
+        self._loop = asyncio.get_running_loop()
+        self._waiting = deque(requests)
+        self._left = len(requests)
+        self._idle: list[_Connection] = []
+        self._paced = False
+        self._done: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self, port: int, connections: int, interval_seconds: float = 0.0) -> None:
+        """As fast as the answers come, or one request every interval. Raises Refused."""
+        opened = [await self._loop.create_connection(lambda: _Connection(self), "127.0.0.1", port) for _ in range(connections)]
+        self._idle = [connection for _, connection in opened]
+        self.first_sent_at = time.time_ns()
+        self._paced = interval_seconds > 0
+        if self._paced:
+            self._tick(self._loop.time(), interval_seconds)
+        else:
+            while self._idle and self._waiting:
+                self._idle.pop().send(self._waiting.popleft())
+        try:
+            await self._done
+        finally:
+            self._done.cancel()
+            for transport, _ in opened:
+                transport.close()
+
+    def _tick(self, at: float, interval: float) -> None:
+        if self._waiting and not self._done.done():
+            if self._idle:  # else all connections wait for answers: the next tick sends it
+                self._idle.pop().send(self._waiting.popleft())
+            self._loop.call_at(at + interval, self._tick, at + interval, interval)
+
+    def answered(self, connection: "_Connection", request: bytes, head: bytes, body: bytes) -> None:
+        status = head[9:12]
+        if status == b"503":
+            self.busy_answers += 1
+            wait = _RETRY_AFTER.search(head)
+            self._loop.call_later(int(wait[1]) if wait else 1, connection.send, request)
+            return
+        if status != b"202":
+            self.failed(Refused(f"{head[:40]!r} {body[:300]!r}"))
+            return
+        now = time.time_ns()
+        for found in _ID.findall(body):
+            self.accepted[int(found)] = now
+        self._left -= 1
+        if not self._left and not self._done.done():
+            self._done.set_result(None)
+        elif self._waiting and not self._paced:
+            connection.send(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+
+    def failed(self, error: Refused) -> None:
+        if not self._done.done():
+            self._done.set_exception(error)
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._request = b""
+        self._answer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def send(self, request: bytes) -> None:
+        self._request = request
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        head = self._answer.find(b"\r\n\r\n")
+        length = _LENGTH.search(self._answer, 0, head + 2) if head >= 0 else None
+        if length is None or len(self._answer) < head + 4 + int(length[1]):
+            return
+        answer, self._answer = self._answer, b""
+        self._producer.answered(self, self._request, answer[: head + 2], answer[head + 4 :])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._producer.failed(Refused(f"the service closed a connection: {exc}"))

@@ -1,0 +1,112 @@
+"""What was measured, as a table for people and as JSON."""
+
+import platform
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import pycurl
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import cpu_model
+
+
+class Row(Struct, kw_only=True):
+    """One scenario. Latencies run from the 202 at the client to the arrival at the receiver; without a service there are none."""
+
+    name: str
+    messages: int
+    rate: float
+    seconds: float
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    settled_seconds: float | None = None
+    settled_within_25_ms: float | None = None
+    peak_mb: float | None = None
+    core_used: float | None = None
+    busy_answers: int | None = None
+    of_bare: float | None = None
+    of_apprise: float | None = None
+
+
+class Check(Struct):
+    """A goal and what came of it. Not asserted: a busy machine is not a fault of the code."""
+
+    goal: str
+    measured: float
+    is_met: bool
+
+
+class Reconciliation(Struct):
+    """Ids that were accepted (202, or the sender's word) against those that arrived."""
+
+    accepted: int
+    arrived: int
+    missing: int
+    duplicates: int
+    never_accepted: int
+    store_delivered: int
+
+    @property
+    def is_complete(self) -> bool:
+        return self.missing == 0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def machine() -> dict[str, Any]:
+    packages = ("tocsin", "apprise", "uvloop", "uvicorn", "pycurl", "requests")
+    return {
+        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+        "cpu": cpu_model(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "libcurl": pycurl.version_info()[1],
+        **{name: version(name) for name in packages},
+    }
+
+
+def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], found: Reconciliation) -> None:
+    console = Console(width=132)
+    console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
+    table = Table(title="Messages of about 500 bytes to 200 webhook handlers; the sender on one core")
+    table.add_column("scenario")
+    for heading in ("messages", "a second", "× bare", "× Apprise", "p50 ms", "p99 ms", "core used", "peak MB"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.messages:,}",
+            f"{row.rate:,.0f}",
+            *(_number(value, 2) for value in (row.of_bare, row.of_apprise)),
+            *(_number(value, 1) for value in (row.p50_ms, row.p99_ms)),
+            "" if row.core_used is None else f"{row.core_used:.0%}",
+            _number(row.peak_mb, 0),
+        )
+    console.print(table)
+    for check in checks:
+        console.print(f"{'met   ' if check.is_met else 'MISSED'}  {check.goal}: {check.measured:.2f}", highlight=False)
+    console.print(
+        f"{'complete' if found.is_complete else 'INCOMPLETE'}: {found.accepted:,} accepted, {found.arrived:,} arrived, {found.missing:,} missing, "
+        f"{found.duplicates:,} more than once, {found.never_accepted:,} never accepted; "
+        f"the store holds {found.store_delivered:,} as delivered",
+        highlight=False,
+    )
+
+
+def as_json(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], found: Reconciliation, more: dict[str, Any]) -> bytes:
+    document = {"machine": about, "scenarios": rows, "goals": checks, "reconciliation": found, **more}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"

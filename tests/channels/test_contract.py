@@ -1,0 +1,516 @@
+"""What every channel must keep, whichever it is: one suite over the registry."""
+
+import email
+import email.policy
+import json
+import math
+import re
+from typing import get_args
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from tocsin import vault
+from tocsin.channels.contract import AnyChannel, Context, HandlerSettings, fields_of, settings_of
+from tocsin.channels.registry import CHANNELS
+from tocsin.markup import weighted
+from tocsin.model import (
+    MASK,
+    Gone,
+    Hidden,
+    HttpReply,
+    HttpRequest,
+    Later,
+    Mail,
+    MailReply,
+    Message,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Request,
+    Severity,
+    Unknown,
+)
+from tocsin.settings import load
+from wild import AT, context, messages
+
+TOKEN = "S3cretT0kenOfTheSampleHandler0000abcDEF-_"
+WORKFLOW = "/powerautomate/automations/direct/workflows/0123456789abcdef0123456789abcdef/triggers/manual/paths/invoke"
+SAMPLES: dict[str, list[dict[str, str]]] = {
+    "email": [{"email": "hey@example.com"}, {"email": "root@nas"}],
+    "webhook": [
+        {"webhook": f"https://user:{TOKEN}@example.com/hooks/{TOKEN}?key={TOKEN}"},
+        {"webhook": f"http://[::1]:8080/{TOKEN}"},
+        {"webhook": f"https://{TOKEN}:x@예시.한국/{TOKEN}#{TOKEN}"},
+        {"webhook": "https://example.com"},
+    ],
+    "slack": [
+        {"slack": f"https://hooks.slack.com/services/T0123ABCD/B0123ABCD/{re.sub(r'[^A-Za-z0-9]', '', TOKEN)}"},
+        {"slack": f"http://chat.example.com/hooks/{TOKEN}"},
+    ],
+    "discord": [
+        {"discord": f"https://discord.com/api/webhooks/123456789012345678/{TOKEN * 2}"[:121]},
+        {"discord": f"https://chat.example.com/api/webhooks/1/{TOKEN}"},
+    ],
+    "telegram": [
+        {"telegram": f"123456789:{TOKEN}", "telegram_chat_id": "-1001234567890"},
+        {"telegram": f"123456789:{TOKEN}", "telegram_chat_id": "@channel"},
+    ],
+    "microsoft_teams": [
+        {"microsoft_teams": f"https://a.01.environment.api.powerplatform.com:443{WORKFLOW}?api-version=1&sv=1.0&sig={TOKEN}%2B"},
+        {"microsoft_teams": f"https://me:{TOKEN}@proxy.example.com{WORKFLOW}?sig={TOKEN}"},
+    ],
+    "x": [{name: f"{name}-{TOKEN}" for name in ("x_consumer_key", "x_consumer_secret", "x_access_token", "x_access_token_secret")}],
+}
+CASES = [pytest.param(CHANNELS[kind], values, id=f"{kind}-{number}") for kind in CHANNELS for number, values in enumerate(SAMPLES[kind])]
+each_sample = pytest.mark.parametrize(("channel", "values"), CASES)
+each_channel = pytest.mark.parametrize("channel", CHANNELS.values(), ids=CHANNELS)
+
+FIELDS = tuple((f"name{number:02} " + "n" * 249, f"value{number:02} " + "v" * 1016) for number in range(25))
+SMALL = Message("a **small** body", "A title", Severity.CRITICAL, "https://example.com/link", (("host", "db-1"),), AT)
+SIGNED = {"signing_secrets": ("whsec_" + "A" * 43 + "=",)}
+
+
+def made(channel: AnyChannel, values: dict[str, str], message: Message, **changes: object) -> list[Request]:
+    return list(channel.render(message, settings_of(channel, values), context(**(SIGNED | changes))))
+
+
+def hidden(channel: AnyChannel, values: dict[str, str]) -> dict[str, Hidden]:
+    return {name: field.hide(values[name]) for name, field in fields_of(channel.settings).items() if field.hide}
+
+
+def secrets_of(channel: AnyChannel, values: dict[str, str]) -> list[str]:
+    return [secret for hide in hidden(channel, values).values() for secret in hide.secrets]
+
+
+def strings(content: object) -> list[str]:
+    match content:
+        case str():
+            return [content]
+        case dict():
+            return [text for pair in content.items() for text in [*strings(pair[1]), str(pair[0])]]
+        case list():
+            return [text for item in content for text in strings(item)]
+        case _:
+            return []
+
+
+def seen(requests: list[Request]) -> str:
+    """Everything that a reader may get to see, escapes left out."""
+    texts: list[str] = []
+    for request in requests:
+        if isinstance(request, HttpRequest):
+            texts += strings(json.loads(request.body))
+        else:
+            parsed = email.message_from_bytes(request.content, policy=email.policy.default)
+            texts += [parsed["Subject"], parsed.get_body(("plain",)).get_content(), parsed.get_body(("html",)).get_content()]
+    return "\n".join(texts).replace("\\", "")
+
+
+# ------------------------------------------------------------------------------------------------------------- registry
+
+
+def test_every_channel_has_samples_and_is_known_by_its_type():
+    assert set(SAMPLES) == set(CHANNELS)
+    assert all(kind == channel.type for kind, channel in CHANNELS.items())
+
+
+@each_channel
+def test_the_settings_describe_themselves(channel: AnyChannel):
+    assert issubclass(channel.settings, HandlerSettings)
+    assert channel.title
+    for name, field in fields_of(channel.settings).items():
+        assert name == channel.type or name.startswith(f"{channel.type}_")  # a field of another type is refused by name
+        assert field.title
+        assert field.help.endswith((".", ")"))
+        if "..." not in field.example:
+            assert field.check(field.example) is None, name
+
+
+def test_no_two_channels_share_a_field():
+    names = [name for channel in CHANNELS.values() for name in fields_of(channel.settings)]
+    assert len(names) == len(set(names))
+
+
+@each_sample
+def test_the_sample_is_valid_and_typed(channel: AnyChannel, values: dict[str, str]):
+    assert {name: field.check(values[name]) for name, field in fields_of(channel.settings).items()} == dict.fromkeys(values)
+    assert msgspec.to_builtins(settings_of(channel, values)) == values
+    for name in values:
+        with pytest.raises(msgspec.ValidationError):
+            settings_of(channel, {key: value for key, value in values.items() if key != name})
+
+
+@each_channel
+@examples(max_examples=200)
+@given(
+    value=st.text(max_size=100)
+    | st.text(st.characters(max_codepoint=0x7F), max_size=300)
+    | st.sampled_from(["http://[", "http://a:b", "@", "a@b@c"])
+)
+def test_any_value_is_checked_without_being_repeated(channel: AnyChannel, value: str):
+    for field in fields_of(channel.settings).values():
+        wrong = field.check(value)
+        assert wrong is None or (wrong and "\n" not in wrong)
+        if wrong and len(value) > 12:
+            assert value not in wrong
+        if wrong is None and field.hide:
+            check_hidden(value, field.hide(value))
+
+
+# -------------------------------------------------------------------------------------------------------------- secrets
+
+
+def check_hidden(value: str, hide: Hidden) -> None:
+    """A mask, which the API never takes for a value, wherever something is secret; the value itself where nothing is."""
+    if hide.secrets:
+        assert MASK in hide.shown
+        assert all(secret in value or quote(secret, safe="") in value for secret in hide.secrets)
+    else:
+        assert hide.shown in {value, f"{value}/{MASK}", MASK}
+
+
+@each_sample
+def test_masks_stand_where_secrets_are(channel: AnyChannel, values: dict[str, str]):
+    for name, hide in hidden(channel, values).items():
+        check_hidden(values[name], hide)
+        assert TOKEN not in hide.shown
+        assert (TOKEN in values[name] or "hooks.slack.com" in values[name]) is bool(hide.secrets)
+        assert TOKEN not in repr(hide)
+
+
+@each_sample
+def test_no_secret_in_what_people_or_logs_may_see(channel: AnyChannel, values: dict[str, str]):
+    settings, secrets = settings_of(channel, values), secrets_of(channel, values)
+    shown = [channel.target(settings), repr(settings), str(settings), repr(context(**SIGNED))]
+    shown += [pace.key for pace in channel.paces(settings, load({"TOCSIN_SMTP_RATE": "5"}))]
+    for request in made(channel, values, SMALL):
+        shown += [repr(request), str(request)] + ([request.shown_url] if isinstance(request, HttpRequest) else [])
+    for text in shown:
+        assert TOKEN not in text
+        assert not [secret for secret in secrets if secret in text]
+    assert channel.target(settings).strip()
+
+
+@each_sample
+def test_no_secret_in_a_shown_request(channel: AnyChannel, values: dict[str, str]):
+    """A preview shows body and headers after scrubbing: nothing of the credentials may be left in an unknown form."""
+    secrets = secrets_of(channel, values)
+    for request in made(channel, values, SMALL):
+        if isinstance(request, HttpRequest):
+            for text in (request.body.decode(), vault.scrub("\n".join(map(": ".join, request.headers)), secrets)):
+                assert TOKEN not in text
+
+
+def echoes(secret: str) -> list[str]:
+    return [secret, quote(secret, safe=""), json.dumps(secret), secret.replace("/", "\\/"), secret.upper()]
+
+
+@each_sample
+@pytest.mark.parametrize("status", [200, 201, 302, 400, 401, 402, 403, 404, 410, 413, 429, 500, 503])
+def test_no_secret_in_a_verdict_after_scrubbing(channel: AnyChannel, values: dict[str, str], status: int):
+    secrets = secrets_of(channel, values)
+    for secret in [*values.values(), *secrets] if secrets else []:
+        for echo in echoes(secret):
+            body = json.dumps({"description": f"no such {echo[:150]}", "message": echo[:150], "detail": echo[:150]}).encode()
+            outcome = channel.classify(HttpReply(status, {}, body), context())
+            detail = vault.scrub(getattr(outcome, "detail", ""), secrets)
+            assert secret.lower() not in detail.lower() or not hidden_by(secret, secrets)
+        assert secret not in repr(outcome) or getattr(outcome, "detail", "")
+
+
+def hidden_by(value: str, secrets: list[str]) -> bool:
+    return any(secret in value for secret in secrets if len(secret) >= 6)
+
+
+PATHS = st.lists(st.text("ABCDEFGHJK0123456789", min_size=12, max_size=20), min_size=1, max_size=3).map("/".join)
+URL_TYPES = [kind for kind, channel in CHANNELS.items() if list(fields_of(channel.settings)) == [kind] and kind != "email"]
+
+
+@pytest.mark.parametrize("kind", URL_TYPES)
+@examples(max_examples=200)
+@given(
+    path=PATHS,
+    query=st.just("") | PATHS.map("?k={}".format),
+    user=st.just("") | PATHS.map(lambda text: text.replace("/", ":", 1).replace("/", "") + "@"),
+)
+def test_of_any_url_elsewhere_only_the_host_is_shown(kind: str, path: str, query: str, user: str):
+    value = f"https://{user}relay.example.com:8443/{path}{query}"
+    field = fields_of(CHANNELS[kind].settings)[kind]
+    assert field.check(value) is None
+    hide = field.hide(value)
+    assert hide.shown == f"https://relay.example.com:8443/{MASK}"
+    said = vault.scrub(f"no {value} here: /{path} {query} {user}", hide.secrets)
+    assert not re.search("[ABCDEFGHJK0-9]{12}", said.replace("8443", ""))
+
+
+# --------------------------------------------------------------------------------------------------------------- render
+
+
+@each_sample
+def test_rendering_twice_gives_the_same(channel: AnyChannel, values: dict[str, str]):
+    first, second = (made(channel, values, SMALL, meant_for=AT - 1) for _ in range(2))
+    assert [msgspec.structs.astuple(request) for request in first] == [msgspec.structs.astuple(request) for request in second]
+
+
+@each_sample
+def test_all_that_was_said_is_seen(channel: AnyChannel, values: dict[str, str]):
+    text = seen(made(channel, values, SMALL))
+    for word in ("A title", "small", "https://example.com/link", "host", "db-1"):
+        assert word in text
+    assert re.search("critical|🚨", text, re.IGNORECASE)
+
+
+@each_sample
+def test_late_is_said_but_by_webhook_and_x(channel: AnyChannel, values: dict[str, str]):
+    stamp = "2026-11-23 10:00:00"
+    late = seen(made(channel, values, SMALL, meant_for=AT - 86_400_000_000))
+    assert (stamp in late) is (channel.type not in {"webhook", "x"})
+    assert stamp not in seen(made(channel, values, SMALL))
+
+
+@each_channel
+def test_the_suffix_is_used_where_repeats_are_refused(channel: AnyChannel):
+    values = SAMPLES[channel.type][0]
+    texts = {seen(made(channel, values, SMALL, suffix=suffix)) for suffix in ("", "10:42:05", "10:42:06")}
+    assert len(texts) == (3 if channel.refuses_repeats else 1)
+
+
+def fits(channel: AnyChannel, requests: list[Request]) -> None:
+    """The provider's own limit on the whole; finer ones are in each channel's tests. None for what has no limit."""
+    for request in requests:
+        match channel.type, request:
+            case "slack", HttpRequest(body=body):
+                assert len(json.loads(body)["text"]) <= 40_000
+                assert len(json.loads(body)["blocks"]) <= 50
+            case "discord", HttpRequest(body=body):
+                embeds = json.loads(body)["embeds"]
+                assert sum(len(text.encode("utf-16-le")) // 2 for embed in embeds for text in shown_of_embed(embed)) <= 6000
+            case "telegram", HttpRequest(body=body):
+                assert len(json.loads(body)["text"].encode()) <= 32_768
+            case "microsoft_teams", HttpRequest(body=body):
+                assert len(body) <= 25_000
+            case "x", HttpRequest(body=body):
+                assert weighted.weight(json.loads(body)["text"]) <= 280
+            case "email", Mail(content=content):
+                assert max(map(len, content.split(b"\r\n"))) <= 998
+            case "webhook", HttpRequest(body=body):
+                assert len(body) < 1_000_000
+            case kind, _:
+                pytest.fail(f"say here what the limits of {kind} are")
+
+
+def shown_of_embed(embed: dict) -> list[str]:
+    fields = [text for field in embed.get("fields", []) for text in (field["name"], field["value"])]
+    return [embed.get("title", ""), embed.get("description", ""), embed.get("footer", {}).get("text", ""), *fields]
+
+
+LONGEST = {
+    "words": "lorem ipsum dolor " * 3640 + " the end!",
+    "one word": "x" * 65_520 + " the end!",
+    "Korean": "가나다 " * 6550 + " the end!",
+    "markup": "**[a](https://example.com/b)** `c` _d_ " * 1680 + " the end!",
+    "list": "- an item of a list\n" * 3270 + "\n the end!",
+    "code": "```\n" + "if a < b & c:\n" * 4670 + "the end!\n```",
+    "escapes": '<&>"*_[]()\\\\' * 5450 + " the end!",
+}
+
+
+@each_sample
+@pytest.mark.parametrize("shape", LONGEST)
+def test_the_longest_message_fits_and_says_that_it_was_cut(channel: AnyChannel, values: dict[str, str], shape: str):
+    text = LONGEST[shape]
+    assert 65_000 < len(text.encode()) <= 65_536
+    message = Message(text, "T" * 256, Severity.WARNING, "https://example.com/" + "u" * 2000, FIELDS, AT)
+    requests = made(channel, values, message, meant_for=1)
+    assert requests
+    fits(channel, requests)
+    words = seen(requests)
+    whole = "the end!" in words and all(field[1] in words for field in FIELDS)
+    assert whole or re.search(r"more characters|…", words)
+
+
+@each_sample
+@examples(max_examples=200, deadline=None)
+@given(message=messages)
+def test_any_message_renders_within_limits(channel: AnyChannel, values: dict[str, str], message: Message):
+    requests = made(channel, values, message, meant_for=1, suffix="10:42:05")
+    assert requests
+    fits(channel, requests)
+    for request in requests:
+        if isinstance(request, HttpRequest):
+            assert all("\n" not in name + value and "\r" not in name + value for name, value in request.headers)
+            assert request.timeout_seconds > 0
+
+
+@each_sample
+def test_only_addresses_of_the_operator_are_unguarded(channel: AnyChannel, values: dict[str, str]):
+    for request in made(channel, values, SMALL):
+        if isinstance(request, HttpRequest):
+            assert request.guarded is (channel.type not in {"telegram", "x"})
+            assert request.guarded is any(value.partition("://")[2][:8] in request.url for value in values.values())
+
+
+# ------------------------------------------------------------------------------------------------------------- classify
+
+BODIES = [
+    b"",
+    b"ok",
+    b"<!doctype html><title>502 Bad Gateway</title>",
+    b"null",
+    b"[]",
+    b'[{"ok": true}]',
+    b'"ok"',
+    b"17",
+    b"{}",
+    b'{"ok": true}',
+    b'{"ok": true, "result": null, "data": null, "errors": null, "id": null}',
+    b'{"ok": "no", "error_code": "x", "parameters": [], "description": 5, "result": 7, "data": [1], "errors": 7, "code": "50027"}',
+    b'{"ok": false, "parameters": {"retry_after": -5, "migrate_to_chat_id": true}, "retry_after": "soon", "global": 1, "id": {}}',
+    b'{"ok": false, "parameters": {"retry_after": 1e308, "migrate_to_chat_id": 1.5}, "retry_after": 1e308, "errors": [null, 1, {}]}',
+    b'{"retry_after": NaN, "message": "rate"}',
+    b'{"code": 99999999999999999999999999999999, "title": [], "detail": {}}',
+    b"\xff\xfe{\x00}",
+    b'{"description": "\xed\xa0\x80"}',
+    b"[" * 5000,
+    b'{"a":' * 5000,
+]
+HEADERS = [
+    {},
+    {"retry-after": "soon", "x-ratelimit-reset-after": "x", "x-ratelimit-scope": "", "x-rate-limit-reset": "-1", "content-type": ""},
+    {"retry-after": "3", "x-ratelimit-reset-after": "1.5", "x-rate-limit-reset": "99999999999", "x-rate-limit-remaining": "0"},
+    {"retry-after": "Tue, 24 Nov 2026 10:01:00 GMT"},
+    {"retry-after": "Sun, 06 Nov 0994 08:49:37 GMT", "x-ratelimit-reset-after": "inf"},
+    {"retry-after": "9" * 400},
+]
+
+
+def check_outcome(outcome: Outcome) -> Outcome:
+    assert isinstance(outcome, get_args(Outcome))
+    assert isinstance(getattr(outcome, "reason", Reason.OK), Reason)
+    assert isinstance(outcome.detail, str)
+    assert len(outcome.detail) < 2_000
+    if isinstance(outcome, Later):
+        assert outcome.wait_seconds is None or (outcome.wait_seconds >= 0 and math.isfinite(outcome.wait_seconds))
+        assert outcome.counts is (outcome.reason is not Reason.THROTTLED)
+    return outcome
+
+
+@each_channel
+def test_every_answer_means_something(channel: AnyChannel):
+    for status in range(100, 600):
+        for body in BODIES:
+            for headers in HEADERS:
+                check_outcome(channel.classify(HttpReply(status, headers, body), context()))
+                check_outcome(channel.classify(HttpReply(status, headers, body), context(may_have_arrived=True)))
+
+
+@each_channel
+@pytest.mark.parametrize("body", [b"x" * 10_000_000, b"[" * 10_000_000, b'{"description": "' + b"\xea\xb0\x80" * 3_000_000 + b'"}'])
+def test_a_huge_answer_means_something(channel: AnyChannel, body: bytes):
+    for status in (100, 200, 201, 302, 400, 401, 403, 404, 413, 429, 500, 503):
+        check_outcome(channel.classify(HttpReply(status, {}, body), context()))
+
+
+@each_channel
+@examples(max_examples=200)
+@given(
+    status=st.integers(100, 599),
+    body=st.binary(max_size=300)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "ok",
+                        "code",
+                        "retry_after",
+                        "parameters",
+                        "migrate_to_chat_id",
+                        "description",
+                        "data",
+                        "id",
+                        "errors",
+                        "result",
+                        "message",
+                        "detail",
+                    ]
+                ),
+                inner,
+            )
+        ),
+        max_leaves=12,
+    ).map(lambda content: json.dumps(content).encode()),
+    headers=st.dictionaries(
+        st.sampled_from(["retry-after", "x-ratelimit-reset-after", "x-rate-limit-reset", "x-ratelimit-scope"]), st.text(max_size=30)
+    ),
+)
+def test_any_answer_means_something(channel: AnyChannel, status: int, body: bytes, headers: dict[str, str]):
+    check_outcome(channel.classify(HttpReply(status, headers, body), context()))
+
+
+@each_channel
+def test_a_reply_of_the_wrong_kind_means_something(channel: AnyChannel):
+    for reason in set(Reason) - {Reason.THROTTLED}:  # that one is a provider's word, never the wire's
+        for sent in (True, False):
+            outcome = check_outcome(channel.classify(NoReply(reason, sent, "why"), context()))
+            assert not isinstance(outcome, Gone)
+            if reason is Reason.BLOCKED:
+                assert outcome == Refused(Reason.BLOCKED, "why", ours=True)
+            else:
+                assert isinstance(outcome, Unknown if sent else Later)
+    for code in (0, 200, 220, 250, 354, 421, 450, 452, 500, 535, 550, 552, 554, 599, 999):
+        for stage in ("connect", "hello", "starttls", "auth", "mail", "rcpt", "data", "final", "?"):
+            for enhanced in ("", "2.0.0", "4.7.1", "5.1.1", "5.7.1", "5.7.8", "9.9.9", "x"):
+                check_outcome(channel.classify(MailReply(code, "words \x00 \ufffd" * 3, stage, enhanced), context()))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CHANNELS if kind != "email"])
+def test_throttles_use_up_no_step_and_errors_of_the_server_end_nothing(kind: str):
+    for body in BODIES:
+        throttled = CHANNELS[kind].classify(HttpReply(429, {"retry-after": "3"}, body), context())
+        assert isinstance(throttled, Later)
+        assert (throttled.reason, throttled.counts) == (Reason.THROTTLED, False)
+        busy = CHANNELS[kind].classify(HttpReply(503, {"retry-after": "3"}, body), context())
+        assert (busy.reason, busy.counts, busy.wait_seconds) == (Reason.THROTTLED, False, 3.0)
+        for status in (500, 502, 504):
+            assert isinstance(CHANNELS[kind].classify(HttpReply(status, {}, body), context()), Later)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CHANNELS if kind != "email"])
+def test_a_redirect_is_a_failure(kind: str):
+    for status in (300, 301, 302, 303, 307, 308):
+        outcome = CHANNELS[kind].classify(HttpReply(status, {"location": "https://example.com/"}, b""), context())
+        assert outcome.reason is Reason.REDIRECTED
+
+
+# --------------------------------------------------------------------------------------------------------------- paces
+
+
+@each_sample
+def test_paces_are_usable_and_differ_by_credential(channel: AnyChannel, values: dict[str, str]):
+    service = load({"TOCSIN_SMTP_RATE": "0.5"})
+    paces = channel.paces(settings_of(channel, values), service)
+    for pace in paces:
+        assert pace.count >= 1
+        assert pace.seconds > 0
+    if paces and channel.type != "email":
+        other = settings_of(channel, {name: f"{value}9" for name, value in values.items()})
+        assert channel.paces(other, service)[0].key != paces[0].key
+
+
+@each_channel
+def test_the_numbers_of_a_channel_make_sense(channel: AnyChannel):
+    assert channel.in_flight >= 1
+    assert channel.unknown_wait_seconds >= 0
+    assert channel.max_attempts is None or channel.max_attempts >= 1
+    budget = channel.daily_budget(load({}))
+    assert budget is None or budget > 0
+    assert isinstance(context(), Context)

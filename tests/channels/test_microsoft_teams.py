@@ -1,0 +1,301 @@
+"""Microsoft Teams: which URLs, the card and its size, the small Markdown (read back by an independent parser), verdicts."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from tocsin.channels.contract import fields_of
+from tocsin.channels.microsoft_teams import CHANNEL, MAX_BYTES, TeamsSettings
+from tocsin.markup.parse import parse
+from tocsin.markup.teams import escape, teams
+from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from wild import SERVICE, context, messages
+
+ID = "0123456789abcdef" * 2
+SIGNATURE = "AbC-dEf%2Bghijk_1234567890mnopqrstuvwxyzABCDE"
+QUERY = f"?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig={SIGNATURE}"
+HOST = "default0123.45.environment.api.powerplatform.com"
+URL = f"https://{HOST}:443/powerautomate/automations/direct/workflows/{ID}/triggers/manual/paths/invoke{QUERY}"
+HANDLER = TeamsSettings(URL)
+FIELD = fields_of(TeamsSettings)["microsoft_teams"]
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        URL,
+        URL.replace(":443", ""),
+        URL.replace("/direct/", "/direct/cu/01/"),
+        f"https://prod-161.westeurope.logic.azure.com:443/workflows/{ID}/triggers/manual/paths/invoke{QUERY}",
+        "http://127.0.0.1:8080/any/path",
+        "https://proxy.example.com/workflows/x",
+    ],
+)
+def test_urls_that_are_taken(url: str):
+    assert FIELD.check(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (URL.replace("https:", "http:"), "https"),
+        (URL.replace("https://", "https://user@"), "https"),
+        (URL.replace("/invoke", "/invoke/more"), "path"),
+        (f"https://{HOST}/", "path"),
+        (URL.partition("&sig")[0], "sig="),
+        (URL.partition("sig=")[0] + "sig=", "sig="),
+        ("https://contoso.webhook.office.com/webhookb2/a@b/IncomingWebhook/c/d", "retired"),
+        ("https://outlook.office.com/webhook/a@b/IncomingWebhook/c/d", "retired"),
+        ("ftp://x", "http"),
+    ],
+)
+def test_urls_that_are_refused_in_one_sentence(url: str, says: str):
+    wrong = FIELD.check(url)
+    assert wrong is not None
+    assert says in wrong
+    assert url not in wrong
+    assert SIGNATURE not in wrong
+
+
+def test_the_host_and_the_workflows_id_stay_readable():
+    hidden = FIELD.hide(URL)
+    assert hidden.shown == f"https://{HOST}:443/powerautomate/automations/direct/workflows/{ID}/••••"
+    assert SIGNATURE in hidden.secrets
+    assert SIGNATURE.replace("%2B", "+") in hidden.secrets  # as an answer may repeat it
+    assert CHANNEL.target(HANDLER) == f"{HOST}:443, workflow 01234567"
+
+
+def test_elsewhere_only_the_host_stays():
+    url = f"https://user:password@proxy.example.com/workflows/{ID}/triggers/manual/paths/invoke{QUERY}"
+    assert FIELD.hide(url).shown == "https://proxy.example.com/••••"
+    assert {"user:password", "password", SIGNATURE} <= set(FIELD.hide(url).secrets)
+    assert CHANNEL.target(TeamsSettings(url)) == "proxy.example.com"
+
+
+# ----------------------------------------------------------------------------------------------------------------- card
+
+KNOWN = {  # https://adaptivecards.io/explorer/, all of them in version 1.4
+    "TextBlock": {"type", "text", "wrap", "size", "weight", "color", "isSubtle", "fontType", "spacing"},
+    "Container": {"type", "style", "items"},
+    "FactSet": {"type", "facts"},
+}
+LOOKS = {
+    "size": {"Default", "Medium", "Large"},
+    "weight": {"Bolder"},
+    "color": {"Accent", "Good", "Warning", "Attention"},
+    "fontType": {"Monospace"},
+    "spacing": {"None"},
+}
+
+
+def check_elements(elements: list[dict]) -> None:
+    for element in elements:
+        assert set(element) <= KNOWN[element["type"]]
+        assert all(element[look] in words for look, words in LOOKS.items() if look in element)
+        if element["type"] == "TextBlock":
+            assert element["wrap"] is True
+            assert element["text"].strip()
+        check_elements(element.get("items", []))
+        for fact in element.get("facts", []):
+            assert set(fact) == {"title", "value"}
+
+
+def card_of(message: Message, **changes: object) -> dict:
+    (request,) = CHANNEL.render(message, HANDLER, context(**changes))
+    assert len(request.body) <= MAX_BYTES
+    assert dict(request.headers)["content-type"] == "application/json; charset=utf-8"
+    assert (request.url, request.guarded, request.method) == (URL, True, "POST")
+    envelope = json.loads(request.body)
+    (attachment,) = envelope["attachments"]
+    assert envelope["type"] == "message"
+    assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
+    assert attachment["contentUrl"] is None
+    card = attachment["content"]
+    assert (card["type"], card["version"]) == ("AdaptiveCard", "1.4")
+    assert set(card) <= {"$schema", "type", "version", "msteams", "body", "actions"}
+    assert all(set(action) == {"type", "title", "url"} and action["type"] == "Action.OpenUrl" for action in card.get("actions", []))
+    check_elements(card["body"])
+    return card
+
+
+def texts(card: dict) -> list[str]:
+    return [element["text"] for element in card["body"] if element["type"] == "TextBlock"]
+
+
+def test_title_colour_body_fields_link_and_late_note():
+    message = Message("all *well*\nor not", "Disk_1", Severity.CRITICAL, "https://example.com/x?y=1", (("host", "db_1"), ("two", "a\nb")))
+    card = card_of(message, meant_for=1_795_428_000_000_000)
+    title, late, body, facts = card["body"]
+    assert title == {"type": "TextBlock", "text": "🚨 Disk\\_1", "wrap": True, "size": "Large", "weight": "Bolder", "color": "Attention"}
+    assert late["text"] == "Late: this was meant for 2026-11-23 10:00:00 UTC"
+    assert body["text"] == "all _well_\n\nor not"
+    assert facts["facts"] == [{"title": "host", "value": "db\\_1"}, {"title": "two", "value": "a\n\nb"}]
+    assert card["actions"] == [{"type": "Action.OpenUrl", "title": "Open", "url": "https://example.com/x?y=1"}]
+
+
+def test_what_is_not_given_is_not_shown():
+    card = card_of(Message("m"))
+    assert texts(card) == ["ℹ️ Info", "m"]
+    assert "actions" not in card
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "mailto:x@example.com", "https://example.com/" + "x" * 5000])
+def test_a_link_that_cannot_be_a_button_is_left_out_aloud(url: str):
+    card = card_of(Message("m", url=url))
+    assert "actions" not in card
+    assert texts(card)[-1].startswith("Link left out")
+
+
+def test_blocks_become_elements_that_teams_knows():
+    text = "# Head\n\n- a\n  - b\n1. c\n\n> quoted\n\n```\nif x:\n    y  = *1*\n```\n\n|k|v|\n|-|-|\n|1|**2**|\n\n---"
+    _, head, bullets, numbers, quote, code, table, rule = card_of(Message(text))["body"]
+    assert (head["text"], head["weight"], head["size"]) == ("Head", "Bolder", "Medium")
+    assert bullets["text"] == "- a\r  - b"
+    assert numbers["text"] == "1. c"
+    assert (quote["type"], quote["style"], quote["items"][0]["text"]) == ("Container", "emphasis", "quoted")
+    assert code["text"] == "if x:\n\n\u00a0\u00a0\u00a0\u00a0y\u00a0\u00a0= \\*1\\*"
+    assert table["text"] == "k | v\n\n\\--+--\n\n1 | 2"
+    assert code["fontType"] == table["fontType"] == "Monospace"
+    assert rule["isSubtle"]
+
+
+def test_emphasis_holds_on_to_korean_endings():
+    assert texts(card_of(Message("*강조*는 **굵게**는 *it*")))[1] == "*강조*는 **굵게**는 _it_"
+
+
+@examples(max_examples=200, deadline=None)
+@given(message=messages)
+def test_any_message_becomes_a_card_that_fits(message: Message):
+    card_of(message, meant_for=1)
+
+
+LONG = [
+    "words and *more* " * 3800,
+    "(*_[" * 16000,
+    "가" * 21845,
+    "- x\n" * 16000,
+    "|a|b|\n|-|-|\n" + "|c|d|\n" * 9000,
+    "> x\n\n" * 13000,
+    "```\n" + "a b\n" * 16000,
+]
+
+
+@pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
+def test_what_is_too_long_is_cut_and_says_so(text: str):
+    fields = tuple((f"{number} " + "n" * 250, "v(" * 512) for number in range(25))
+    begin = time.process_time()
+    (request,) = CHANNEL.render(
+        Message(text[:65536], "T" * 256, url="https://example.com/" + "u" * 2000, fields=fields), HANDLER, context()
+    )
+    assert time.process_time() - begin < 3
+    assert MAX_BYTES - 400 < len(request.body) <= MAX_BYTES
+    assert "more characters" in json.loads(request.body)["attachments"][0]["content"]["body"][-2]["text"]
+
+
+# ------------------------------------------------------------------------------------------------------------- Markdown
+
+SUBSET = MarkdownIt("zero").enable(["emphasis", "link", "list", "escape", "text"])  # what Teams documents
+WORDS = st.text(st.sampled_from("\\*_[]()-#1.+ ab가\n!:"), max_size=40)
+
+
+def read(text: str) -> tuple[str, set[str]]:
+    """What a reader of the subset sees, line by line, and which marks there were."""
+    lines, marks = [], set()
+    for token in SUBSET.parse(text.replace("\r", "\n")):
+        marks.add(token.type)
+        for child in token.children or []:
+            marks.add(child.type)
+        if token.type == "inline":
+            lines.append(
+                "".join(
+                    child.content if child.type in {"text", "text_special"} else "\n" * (child.type == "softbreak")
+                    for child in token.children
+                )
+            )
+    return "\n".join(lines), marks - {"inline", "text", "text_special", "softbreak", "paragraph_open", "paragraph_close"}
+
+
+def squeezed(text: str) -> list[str]:
+    return [line for line in (" ".join(line.split()) for line in text.split("\n")) if line]
+
+
+@examples(max_examples=200)
+@given(text=WORDS)
+def test_escaped_words_are_read_as_they_were_written(text: str):
+    seen, marks = read(escape(text))
+    assert squeezed(seen) == squeezed(text)
+    assert marks == set()
+
+
+def test_marks_are_read_as_marks():
+    (element,) = teams(parse("**bold *both*** and [label (1)](https://example.com/a_(b)) <https://example.com/x_y_z>"))
+    assert read(element["text"]) == (
+        "bold both and label (1) https://example.com/x_y_z",
+        {"strong_open", "strong_close", "em_open", "em_close", "link_open", "link_close"},
+    )
+    (listing,) = teams(parse("1. one\n2. two\n   - inner *x*\n3. three"))
+    assert read(listing["text"])[0].split("\n") == ["one", "two", "inner x", "three"]
+
+
+def test_marks_end_with_their_line():
+    (element,) = teams(parse("**two\nlines** and ** not"))
+    assert element["text"] == "**two**\n\n**lines** and \\*\\* not"
+
+
+# ------------------------------------------------------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "kind", "reason"),
+    [
+        (202, {}, b"", Delivered, None),
+        (200, {}, b"1", Delivered, None),
+        (
+            200,
+            {"retry-after": "9"},
+            b"Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429",
+            Later,
+            Reason.THROTTLED,
+        ),
+        (
+            200,
+            {},
+            b"Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 503",
+            Later,
+            Reason.SERVER_ERROR,
+        ),
+        (400, {}, b'{"error":{"code":"TriggerInputSchemaMismatch"}}', Refused, Reason.REJECTED),
+        (401, {}, b"", Gone, Reason.UNAUTHORIZED),
+        (403, {}, b"", Refused, Reason.FORBIDDEN),
+        (404, {}, b'{"error":{"code":"WorkflowNotFound"}}', Gone, Reason.NOT_FOUND),
+        (410, {}, b"", Gone, Reason.GONE),
+        (413, {}, b"", Refused, Reason.TOO_LARGE),
+        (429, {"retry-after": "9"}, b"", Later, Reason.THROTTLED),
+        (502, {}, b"", Later, Reason.SERVER_ERROR),
+    ],
+)
+def test_what_an_answer_means(status, headers, body, kind, reason):
+    outcome = CHANNEL.classify(HttpReply(status, headers, body), context())
+    assert isinstance(outcome, kind)
+    assert getattr(outcome, "reason", None) is reason
+    if reason is Reason.THROTTLED:
+        assert (outcome.wait_seconds, outcome.counts) == (9.0, False)
+    assert getattr(outcome, "ours", False) is (reason is Reason.TOO_LARGE)
+
+
+def test_without_an_answer():
+    assert CHANNEL.classify(NoReply(Reason.CUT, sent=True), context()) == Unknown(Reason.CUT)
+
+
+def test_the_pace_is_the_urls():
+    (pace,) = CHANNEL.paces(HANDLER, SERVICE)
+    assert (pace.count, pace.seconds) == (2, 2.0)
+    assert SIGNATURE not in pace.key
+    assert CHANNEL.paces(TeamsSettings(URL + "x"), SERVICE)[0].key != pace.key

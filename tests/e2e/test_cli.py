@@ -1,0 +1,541 @@
+"""The command line against a real service, and against servers that are none."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from receiver import Receiver
+from tocsin.cli import run
+
+KEY = "tk_" + "k" * 40
+COMMAND = Path(sys.executable).parent / "tocsin"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Running(NamedTuple):
+    url: str
+    data_dir: Path
+
+
+Cli = Callable[..., Result]
+
+
+def clean_environ(**variables: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")} | variables
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """`tocsin serve` as a process of its own, on a free port."""
+    folder = tmp_path_factory.mktemp("service")
+    environ = clean_environ(
+        TOCSIN_BOOTSTRAP_API_KEY=KEY,
+        TOCSIN_BOOTSTRAP_EMAIL="first@example.com",
+        TOCSIN_ALLOW_NETWORKS="127.0.0.0/8",
+        TOCSIN_RETRY_SCHEDULE="1h",
+        TOCSIN_LOG_LEVEL="warning",
+    )
+    command = [COMMAND, "serve", "--port", "0", "--data-dir", folder / "data"]
+    process = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    url = next(match[1] for line in process.stdout if (match := re.search(r"serves (http://\S+)", line)))
+    yield Running(url, folder / "data")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Runs one command line in an empty folder: `cli("send", "hello", stdin=b"", TOCSIN_URL=...)`."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TOCSIN_")]:
+        monkeypatch.delenv(name)
+
+    def call(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
+        with monkeypatch.context() as here:
+            for name, value in variables.items():
+                here.setenv(name, value)
+            here.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            capfd.readouterr()
+            code = run(arguments)
+            out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Result(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def client(cli: Cli, service: Running) -> Cli:
+    """Runs a client command with the address and key of the running service."""
+    return lambda *arguments, **more: cli(*arguments, **({"TOCSIN_URL": service.url, "TOCSIN_API_KEY": KEY} | more))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+def added(client: Cli, receiver: Receiver, path: str, name: str = "Hook") -> int:
+    result = client("handlers", "add", "webhook", name, f"webhook={receiver.url(path)}")
+    assert result.code == 0, result.err
+    return int(result.out.split()[-1].rstrip("."))
+
+
+# ---------------------------------------------------------------------------------------------------------------- send
+
+
+def test_a_notification_with_everything_arrives(client: Cli, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/all")
+    arguments = [
+        "--title",
+        "Disk [full]",
+        "--severity",
+        "critical",
+        "--url",
+        "https://example.com/1",
+        "--field",
+        "host=db-1",
+        "--field",
+        "q=a=b",
+    ]
+    result = client("send", "**91 %** 사용", *arguments, "--handler", str(handler), "--wait")
+    assert (result.code, result.err) == (0, "")
+    [arrived] = receiver.wait(1)
+    data = arrived.json()["data"]
+    assert (data["title"], data["message"], data["severity"]) == ("Disk [full]", "**91 %** 사용", "critical")
+    assert (data["url"], data["fields"]) == ("https://example.com/1", {"host": "db-1", "q": "a=b"})
+    accepted, fate = result.out.splitlines()
+    assert accepted == f"Accepted as notification {data['id']}."
+    assert re.fullmatch(rf"delivered +Hook \(delivery {data['delivery_id']}, 1 attempt\)", fate)
+
+
+def test_a_minus_reads_standard_input(client: Cli, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/stdin")
+    assert client("send", "-", "--handler", str(handler), "--wait", stdin="첫 줄\n둘째 줄\n".encode()).code == 0
+    assert receiver.wait(1)[0].json()["data"]["message"] == "첫 줄\n둘째 줄"
+
+
+def test_standard_input_that_is_no_text_is_refused(client: Cli) -> None:
+    assert client("send", "-", stdin=b"\xff\xfe") == Result(1, "", "tocsin: Standard input is not UTF-8 text.\n")
+
+
+def test_without_wait_it_returns_once_accepted(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/slow", hold=True)
+    handler = added(client, receiver, "/slow")
+    result = client("send", "x", "--handler", str(handler))
+    assert result.code == 0 and result.out.startswith("Accepted as notification ")
+    receiver.wait(1)
+    receiver.release()
+
+
+def test_with_wait_one_failure_among_the_deliveries_is_exit_code_1(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/gone", 410)
+    good, bad = added(client, receiver, "/good", "Good"), added(client, receiver, "/gone", "Bad")
+    result = client("send", "x", "--handler", str(good), "--handler", str(bad), "--wait")
+    assert result.code == 1
+    _, first, second = result.out.splitlines()
+    assert first.startswith("delivered  Good (") and second.startswith("failed     Bad (") and "410" in second
+
+
+def test_what_still_waits_when_time_is_up_is_exit_code_1(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/broken", 500)
+    handler = added(client, receiver, "/broken")
+    result = client("send", "x", "--handler", str(handler), "--wait", "--timeout", "0.5")
+    assert result.code == 1
+    assert result.out.splitlines()[1].startswith("pending ")
+    assert result.err == "tocsin: After 0.5 s 1 of 1 deliveries were still waiting.\n"
+
+
+def test_a_notification_for_later_waits(client: Cli, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/later")
+    result = client("send", "x", "--handler", str(handler), "--send-at", "2026-01-01T00:00:00Z", "--expires-at", "2020-01-01 00:00:00")
+    assert result.code == 1
+    assert "expires_at" in result.err
+
+
+def test_every_fault_of_a_notification_is_one_sentence(client: Cli) -> None:
+    result = client("send", "x", "--url", "ftp://x", "--send-at", "soon", "--handler", "987654")
+    assert (result.code, result.out) == (1, "")
+    lines = result.err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("tocsin: ") and line.endswith(".") for line in lines)
+    assert [name in result.err for name in ("url", "send_at", "987654")] == [True] * 3
+
+
+@pytest.mark.parametrize("fields", [["novalue"], ["=x"], ["a=1", "a=2"]])
+def test_fields_that_make_no_sense_are_wrong_usage(client: Cli, fields: list[str]) -> None:
+    result = client("send", "x", *(part for field in fields for part in ("--field", field)))
+    assert result.code == 2 and result.err.startswith("tocsin: --field ")
+
+
+# ------------------------------------------------------------------------------------------------------------ handlers
+
+
+def test_handlers_are_listed_without_their_settings(client: Cli, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/secret-path", "Listed")
+    result = client("handlers", "list")
+    assert result.code == 0
+    [line] = [line for line in result.out.splitlines() if line.startswith(f"{handler} ")]
+    assert line.split()[1:5] == ["webhook", "Listed", "enabled", "never"]
+    assert "secret-path" not in result.out
+    rows = json.loads(client("handlers", "list", "--json").out)
+    assert next(row for row in rows if row["id"] == handler)["settings"] == {"webhook": receiver.url("/secret-path")}
+
+
+def test_a_setting_can_be_piped_in(client: Cli) -> None:
+    result = client("handlers", "add", "email", "Piped", "email=-", stdin=b"hey@example.com\n")
+    assert result.code == 0
+    rows = json.loads(client("handlers", "list", "--json").out)
+    assert next(row for row in rows if row["name"] == "Piped")["settings"] == {"email": "hey@example.com"}
+
+
+def test_a_handler_that_is_refused_is_explained(client: Cli) -> None:
+    result = client("handlers", "add", "email", "Mixed", "slack=https://example.com/x")
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 2
+    assert client("handlers", "add", "email", "x", "email").code == 2
+    assert client("handlers", "add", "telegram", "x", "telegram=-", "telegram_chat_id=-").code == 2
+
+
+def test_a_test_send_says_what_came_of_it(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/bad", 418, body=b"I am a teapot")
+    good, bad = added(client, receiver, "/fine"), added(client, receiver, "/bad")
+    assert re.fullmatch(r"Delivered \([\d,]+ ms\)\.\n", client("handlers", "test", str(good)).out)
+    result = client("handlers", "test", str(bad))
+    assert result.code == 1
+    assert result.out.startswith("Failed, rejected (")
+    assert "teapot" in result.err
+    assert client("handlers", "test", "987654").code == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- deliveries
+
+
+def test_deliveries_are_listed_and_retried(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/heals", 400, body=b"invalid_payload")
+    receiver.answer("/heals", 200)
+    handler = int(client("handlers", "add", "slack", "Healing", f"slack={receiver.url('/heals')}").out.split()[-1].rstrip("."))
+    which = ["--handler", str(handler)]
+    assert client("send", "first", *which, "--wait").code == 1
+    [row] = json.loads(client("deliveries", "list", *which, "--status", "failed", "--json").out)
+    table = client("deliveries", "list", *which).out.splitlines()
+    assert table[1].split()[:4] == [str(row["id"]), str(row["notification_id"]), "Healing", "failed"]
+    assert client("deliveries", "list", *which, "--status", "delivered").err == "No deliveries.\n"
+
+    assert client("deliveries", "retry", str(row["id"])).out == "1 to be delivered again.\n"
+    receiver.wait(2)
+    ends_at = time.monotonic() + 10
+    while json.loads(client("deliveries", "list", *which, "--json").out)[0]["status"] != "delivered":
+        assert time.monotonic() < ends_at
+    assert client("deliveries", "retry", *which).out == "0 to be delivered again.\n"
+
+
+def test_a_retry_needs_one_delivery_or_filters(client: Cli) -> None:
+    assert client("deliveries", "retry").code == 2
+    assert client("deliveries", "retry", "1", "--status", "failed").code == 2
+    assert client("deliveries", "retry", "987654").code == 1
+
+
+def test_lists_go_on_over_pages(client: Cli, receiver: Receiver) -> None:
+    """12 deliveries at --limit 11 is more than the smallest page."""
+    handler = added(client, receiver, "/many")
+    for number in range(12):
+        assert client("send", str(number), "--handler", str(handler)).code == 0
+    assert len(json.loads(client("deliveries", "list", "--handler", str(handler), "--limit", "11", "--json").out)) == 11
+
+
+def test_a_narrow_key_can_send_and_wait(client: Cli, service: Running, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/narrow")
+    scopes = ["--scope", "notifications:send", "--scope", "deliveries:read"]
+    key = client("keys", "add", "narrow", "--user", "first@example.com", *scopes, "--data-dir", str(service.data_dir)).out.strip()
+    result = client("send", "x", "--handler", str(handler), "--wait", TOCSIN_API_KEY=key)
+    assert (result.code, f"handler {handler} (" in result.out) == (0, True)
+    refused = client("handlers", "list", TOCSIN_API_KEY=key)
+    assert refused.code == 1 and "handlers:read" in refused.err
+
+
+# --------------------------------------------------------------------------------------------- what is no running service
+
+
+def test_a_service_that_is_not_there_is_named(cli: Cli) -> None:
+    result = cli("handlers", "list", TOCSIN_URL="http://127.0.0.1:9", TOCSIN_API_KEY=KEY)
+    assert result.code == 1
+    assert "http://127.0.0.1:9 (connection refused)" in result.err and "TOCSIN_URL" in result.err
+
+
+def test_an_address_with_a_password_in_it_is_refused_unseen(cli: Cli) -> None:
+    result = cli("handlers", "list", TOCSIN_URL="http://user:hunter2@127.0.0.1:9", TOCSIN_API_KEY=KEY)
+    assert result.code == 1
+    assert "TOCSIN_URL" in result.err and "hunter2" not in result.err
+
+
+def test_the_key_is_asked_for_and_judged_by_its_variable(cli: Cli, service: Running) -> None:
+    assert cli("handlers", "list", TOCSIN_URL=service.url).err.startswith("tocsin: TOCSIN_API_KEY is not set")
+    wrong = cli("handlers", "list", TOCSIN_URL=service.url, TOCSIN_API_KEY="tk_" + "x" * 30)
+    assert wrong.code == 1 and "TOCSIN_API_KEY" in wrong.err and "xxx" not in wrong.err
+    odd = cli("handlers", "list", TOCSIN_URL=service.url, TOCSIN_API_KEY="hunter2\r\nX: y")
+    assert odd.code == 1 and "hunter2" not in odd.err
+
+
+def test_address_and_key_come_from_dotenv_too(cli: Cli, service: Running, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"TOCSIN_URL={service.url}\nTOCSIN_API_KEY={KEY}\n")
+    assert cli("handlers", "list").code == 0
+
+
+def test_a_redirect_is_reported_and_the_key_stays_at_home(cli: Cli, receiver: Receiver) -> None:
+    receiver.answer("/api/notification-handlers", 301, headers={"Location": receiver.url("/elsewhere")})
+    result = cli("handlers", "list", TOCSIN_URL=receiver.url("/").rstrip("/"), TOCSIN_API_KEY=KEY)
+    assert result.code == 1 and "redirects to" in result.err and "TOCSIN_URL" in result.err
+    assert [request.path for request in receiver.requests] == ["/api/notification-handlers"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ({"body": b"<html>"}, "does not answer like tocsin"),
+        ({"body": b"\xff"}, "does not answer like tocsin"),
+        ({"status": 502, "body": b"<html>Bad gateway"}, "answered 502 without saying why"),
+        ({"status": 500, "body": b'{"errors": []}'}, "answered 500 without saying why"),
+        ({"how": "close"}, "No answer from"),
+        ({"how": "cut_body"}, "No answer from"),
+    ],
+)
+def test_strange_answers_are_one_sentence(cli: Cli, receiver: Receiver, answer: dict[str, object], sentence: str) -> None:
+    receiver.answer("/api/notification-handlers", **answer)
+    result = cli("handlers", "list", TOCSIN_URL=receiver.url("/").rstrip("/"), TOCSIN_API_KEY=KEY)
+    assert result.code == 1 and sentence in result.err and len(result.err.splitlines()) == 1
+
+
+def test_a_busy_service_is_asked_again_with_the_same_idempotency_key(cli: Cli, receiver: Receiver) -> None:
+    receiver.answer("/api/notifications", 503, headers={"Retry-After": "0"}, body=b"{}")
+    receiver.answer("/api/notifications", 202, body=b'{"data": {"id": 7}}')
+    result = cli("send", "x", TOCSIN_URL=receiver.url("/").rstrip("/"), TOCSIN_API_KEY=KEY)
+    assert (result.code, result.out) == (0, "Accepted as notification 7.\n")
+    first, second = (request.headers["idempotency-key"] for request in receiver.requests)
+    assert first == second and len(first) >= 32
+
+
+# ---------------------------------------------------------------------------------------------------- users and keys
+
+
+def test_users_and_keys_beside_a_running_service(client: Cli, service: Running) -> None:
+    here = ["--data-dir", str(service.data_dir)]
+    link = client("users", "add", "second@example.com", "--admin", *here)
+    assert link.code == 0 and re.fullmatch(r"http://127\.0\.0\.1:8700/sign-in/[\w-]{40,}\n", link.out)
+    assert client("users", "add", "second@example.com", *here).code == 1
+    assert client("users", "add", "no address", *here).code == 1
+    assert client("users", "password", "second@example.com", *here, stdin=b"correct horse\n").code == 0
+    assert client("users", "password", "second@example.com", *here, stdin=b"\n").err == "tocsin: The password is empty.\n"
+    assert client("users", "password", "nobody@example.com", *here, stdin=b"x\n").code == 1
+
+    key = client("keys", "add", "laptop", "--user", "second@example.com", *here).out.strip()
+    assert re.fullmatch(r"tk_[A-Za-z0-9]{43}", key)
+    assert client("keys", "add", "odd", "--user", "second@example.com", "--scope", "everything", *here).code == 1
+    assert client("handlers", "list", TOCSIN_API_KEY=key).err.startswith("No handlers yet")
+
+    users = {user["email"]: user for user in json.loads(client("users", "list", "--json", *here).out)}
+    assert users["second@example.com"]["is_admin"] is True and users["first@example.com"]["disabled_datetime"] is None
+    assert "second@example.com" in client("users", "list", *here).out
+    [row] = [row for row in json.loads(client("keys", "list", "--json", *here).out) if row["name"] == "laptop"]
+    assert row["user"] == "second@example.com" and key.startswith(row["beginning"])
+    assert key not in client("keys", "list", *here).out
+
+    assert client("keys", "revoke", str(row["id"]), *here).code == 0
+    ends_at = time.monotonic() + 2.5
+    while client("handlers", "list", TOCSIN_API_KEY=key).code == 0:
+        assert time.monotonic() < ends_at, "a revoked key still works"
+    assert client("keys", "revoke", "no such key", *here).code == 1
+
+    assert client("users", "disable", "second@example.com", *here).code == 0
+    assert "disabled" in client("users", "list", *here).out
+    assert client("users", "delete", "second@example.com", *here).code == 0
+    assert "second@example.com" not in client("users", "list", *here).out
+    assert client("users", "delete", "second@example.com", *here).code == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["users", "list"], ["users", "add", "a@example.com"], ["keys", "list"], ["keys", "add", "x", "--user", "a@example.com"]]
+)
+def test_without_a_store_nothing_is_made(cli: Cli, tmp_path: Path, arguments: list[str]) -> None:
+    result = cli(*arguments, "--data-dir", str(tmp_path / "nothing"))
+    assert (result.code, result.out, len(result.err.splitlines())) == (1, "", 1)
+    assert "There is no store" in result.err
+    assert not (tmp_path / "nothing").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- serve
+
+
+def test_a_second_service_on_the_same_data_is_refused(service: Running) -> None:
+    done = subprocess.run(
+        [COMMAND, "serve", "--port", "0", "--data-dir", service.data_dir], env=clean_environ(), capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Another tocsin serves the data directory" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_roles_are_not_supported_yet(cli: Cli) -> None:
+    result = cli("serve", "--role", "worker")
+    assert result.code == 1 and "--role is not supported yet" in result.err and len(result.err.splitlines()) == 1
+
+
+def test_bad_settings_are_all_said_before_anything_starts(cli: Cli, tmp_path: Path) -> None:
+    result = cli("serve", TOCSIN_PORT="x", TOCSIN_UNKNOWN="maybe", TOCSIN_DATABASE_URL="postgresql://h/d")
+    assert result.code == 1
+    assert sorted(line.split()[1] for line in result.err.splitlines()) == ["TOCSIN_DATABASE_URL", "TOCSIN_PORT", "TOCSIN_UNKNOWN"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+def test_settings_lists_every_option_and_no_secret(cli: Cli) -> None:
+    from tocsin.settings import OPTIONS
+
+    result = cli("settings", TOCSIN_SMTP_URL="smtp://u:hunter2@h", TOCSIN_PORT="9000", TOCSIN_RATE_LIMIT="not a number")
+    assert result.code == 0
+    lines = {line.split()[0]: line for line in result.out.splitlines()[1:]}
+    assert list(lines) == [option.variable for option in OPTIONS]
+    assert "set (environment)" in lines["TOCSIN_SMTP_URL"] and "hunter2" not in result.out
+    assert "9000 (environment)" in lines["TOCSIN_PORT"] and "8700" in lines["TOCSIN_PORT"]
+    rows = {row["variable"]: row for row in json.loads(cli("settings", "--json", TOCSIN_SMTP_URL="smtp://u:hunter2@h").out)}
+    assert rows["TOCSIN_SMTP_URL"]["value"] == "set" and rows["TOCSIN_PORT"]["value"] is None
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
+    result = cli("check")
+    assert result.code == 0
+    assert "wrong" not in result.out and "TOCSIN_SMTP_URL" in result.out and "Nothing is misconfigured." in result.out
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"TOCSIN_PROT": "1"}, "did you mean TOCSIN_PORT?"),
+        ({"TOCSIN_COMPLETELY_ELSE": "1"}, "TOCSIN_COMPLETELY_ELSE is no setting"),
+        ({"TOCSIN_PORT_FILE": "/x"}, "only secrets are read from files"),
+        ({"TOCSIN_PORT": "x"}, "TOCSIN_PORT must be a whole number"),
+        ({"TOCSIN_API_KEY_FILE": "/no/such/file"}, "TOCSIN_API_KEY cannot be read"),
+        ({"TOCSIN_TRUSTED_PROXIES": "0.0.0.0/0"}, "TOCSIN_TRUSTED_PROXIES believes everybody"),
+        ({"TOCSIN_ALLOW_NETWORKS": "::/0"}, "TOCSIN_ALLOW_NETWORKS opens every network"),
+        ({"TOCSIN_SECRET_KEY": "short"}, "fewer than 16 characters"),
+        ({"TOCSIN_SECRET_KEY": "a" * 20 + ",,"}, "empty key"),
+        ({"TOCSIN_SMTP_URL": "smtps://hunter2@mail.example.com"}, "no password"),
+    ],
+)
+def test_what_is_wrong_is_found(cli: Cli, variables: dict[str, str], said: str) -> None:
+    result = cli("check", **variables)
+    assert result.code == 1
+    assert [line for line in result.out.splitlines() if line.startswith("wrong  ") and said in line]
+    assert "hunter2" not in result.out
+
+
+def test_one_broken_setting_does_not_hide_the_others(cli: Cli) -> None:
+    result = cli("check", TOCSIN_PORT="x", TOCSIN_PROT="y", TOCSIN_ALLOW_NETWORKS="0.0.0.0/0")
+    assert result.out.count("wrong  ") == 3 and "3 things are misconfigured." in result.out
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"), [({"TOCSIN_HOST": "0.0.0.0"}, "unencrypted"), ({"TOCSIN_TRUSTED_PROXIES": "10.0.0.0/8"}, "TOCSIN_BASE_URL")]
+)
+def test_what_may_be_meant_is_only_noted(cli: Cli, variables: dict[str, str], said: str) -> None:
+    result = cli("check", **variables)
+    assert result.code == 0
+    assert [line for line in result.out.splitlines() if line.startswith("note   ") and said in line]
+
+
+def test_the_data_folder_is_looked_at(cli: Cli, service: Running, tmp_path: Path) -> None:
+    assert cli("check", "--data-dir", str(service.data_dir)).code == 0
+    (tmp_path / "file").write_text("")
+    assert "is no folder" in cli("check", "--data-dir", str(tmp_path / "file")).out
+    key = service.data_dir / "secret.key"
+    key.chmod(0o644)
+    try:
+        result = cli("check", TOCSIN_DATA_DIR=str(service.data_dir))
+        assert result.code == 1 and f"chmod 600 {key}" in result.out
+        assert key.read_text().strip() not in result.out
+    finally:
+        key.chmod(0o600)
+    assert "another key" in cli("check", TOCSIN_DATA_DIR=str(service.data_dir), TOCSIN_SECRET_KEY="w" * 40).out
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_that_cannot_be_written_is_found(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "not writable" in cli("check", "--data-dir", str(tmp_path / "locked" / "data")).out
+
+
+def test_a_dotenv_that_cannot_be_read_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"TOCSIN_HOST=\xff\xfe\n")
+    for command in (["check"], ["settings"], ["handlers", "list"], ["serve"]):
+        assert cli(*command) == Result(1, "", "tocsin: The file .env cannot be read: UnicodeDecodeError.\n")
+
+
+# ------------------------------------------------------------------------------------------------------- the command itself
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["send"], ["serve", "--port", "65536"], ["send", "x", "--severity", "loud"], ["users", "add"]]
+)
+def test_wrong_usage_is_exit_code_2_and_one_line(cli: Cli, arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
+    assert "--help" in result.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "serve", "demo", "send", "handlers", "handlers list", "handlers add", "handlers test", "deliveries", "deliveries list"]
+    + ["deliveries retry", "users", "users add", "users password", "users disable", "users delete", "users list"]
+    + ["keys", "keys add", "keys list", "keys revoke", "settings", "check"],
+)
+def test_every_command_has_help_for_itself_and_its_options(cli: Cli, command: str) -> None:
+    result = cli(*command.split(), "--help")
+    assert result.code == 0 and result.out.startswith(f"Usage: {f'tocsin {command}'.strip()}")
+    assert "  :param" not in result.out and "Parameters\n" not in result.out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("sqlalchemy", "uvicorn", "starlette", "pycurl", "aiosmtpd", "alembic", "css_inline", "tocsin.app", "tocsin.channels")
+    code = (
+        f"import sys, tocsin.cli; tocsin.cli.run(['--help']); print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]"
+
+
+def test_the_console_script_prints_its_version() -> None:
+    from tocsin import __version__
+
+    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, f"tocsin {__version__}")
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """As in `tocsin settings --json | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [COMMAND, "settings", "--json"], stdout=writing, stderr=subprocess.PIPE, env=clean_environ(), cwd=tmp_path, timeout=60
+    )
+    os.close(writing)
+    assert done.stderr == b""
