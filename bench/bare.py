@@ -15,16 +15,15 @@ from tocsin.net.http import HttpWire
 from tocsin.settings import load
 from tocsin.vault import new_signing_secret
 
-
 Work: TypeAlias = Callable[[Iterator[tuple[int, HttpRequest]]], Coroutine[None, None, None]]
 
 
-def run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, int, list[int]]:
-    """When it began and ended, nanoseconds since 1970, and the ids that were answered with 200; a warm-up goes before, with id 0."""
+def run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, int, int, list[int]]:
+    """How many of the messages were the warm-up, when the rest began and ended (nanoseconds since 1970), and the ids answered with 200."""
     return uvloop.run(_run(ports, first_id, count, in_flight))
 
 
-async def _run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, int, list[int]]:
+async def _run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, int, int, list[int]]:
     settings = load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"})
     secrets = [new_signing_secret() for _ in ports]
 
@@ -52,7 +51,7 @@ async def _run(ports: list[int], first_id: int, count: int, in_flight: int) -> t
     await _all(work, iter(requests[warm:]), in_flight)
     ended = time.time_ns()
     await wire.close()
-    return started, ended, arrived
+    return warm, started, ended, arrived
 
 
 async def _all(work: Work, left: Iterator[tuple[int, HttpRequest]], in_flight: int) -> None:

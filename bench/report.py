@@ -50,6 +50,7 @@ class Reconciliation(Struct):
     missing: int
     duplicates: int
     never_accepted: int
+    service_accepted: int
     store_delivered: int
 
     @property
@@ -96,15 +97,15 @@ def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], fo
     for check in checks:
         console.print(f"{'met   ' if check.is_met else 'MISSED'}  {check.goal}: {check.measured:.2f}", highlight=False)
     console.print(
-        f"{'complete' if found.is_complete else 'INCOMPLETE'}: {found.accepted:,} accepted, {found.arrived:,} arrived, {found.missing:,} missing, "
-        f"{found.duplicates:,} more than once, {found.never_accepted:,} never accepted; "
-        f"the store holds {found.store_delivered:,} as delivered",
+        f"{'complete' if found.is_complete else 'INCOMPLETE'}: {found.accepted:,} accepted, {found.arrived:,} arrived, "
+        f"{found.missing:,} missing, {found.duplicates:,} more than once, {found.never_accepted:,} never accepted; "
+        f"the service accepted {found.service_accepted:,} and holds {found.store_delivered:,} as delivered",
         highlight=False,
     )
 
 
-def as_json(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], found: Reconciliation, more: dict[str, Any]) -> bytes:
-    document = {"machine": about, "scenarios": rows, "goals": checks, "reconciliation": found, **more}
+def as_json(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], found: Reconciliation) -> bytes:
+    document = {"machine": about, "scenarios": rows, "goals": checks, "reconciliation": found}
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 

@@ -85,7 +85,7 @@ class Service:
 
     def delivered(self) -> int:
         """Deliveries that the store holds as delivered."""
-        return self.call("GET", "/api/deliveries?status=delivered&results_per_page=1")["meta"]["total"]
+        return self.call("GET", "/api/deliveries?status=delivered&results_per_page=10")["meta"]["total"]
 
 
 @contextmanager

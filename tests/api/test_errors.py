@@ -124,6 +124,23 @@ def test_a_body_in_chunks(server: Any, client: Any) -> None:
         assert b"".join(iter(lambda: wire.recv(65536), b"")).startswith(b"HTTP/1.1 202 ")
 
 
+def test_bodies_made_to_hurt(client: Any) -> None:
+    """Large in number instead of size; each is answered at once, and briefly."""
+    hook(client)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    part = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
+    for body, headers, wanted in (
+        (b'{"message": "m", "fields": [' + b"{}," * 20_000 + b"{}]}", JSON, {("unreadable", None)}),
+        (b'{"message": "m"' + b',"a":1' * 150_000 + b"}", JSON, {("repeated", "a"), ("unknown", "a")}),
+        (b"a&" * 500_000, form, {("unreadable", None)}),
+        (part * 20_000 + b"--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}, {("unreadable", None)}),
+    ):
+        assert set(client("POST", "/api/notifications", body, headers).faults()) == wanted
+    assert len(client.post("/api/notifications", {f"n{number}": 1 for number in range(50_000)}).json["errors"]) == 101
+    items = [{"message": "", "title": 1, "url": 1, "severity": 1}] * 1000
+    assert len(client.post("/api/notifications/batch", {"notifications": items}).json["errors"]) == 1000
+
+
 def test_the_connection_goes_on_after_a_large_body(server: Any, client: Any) -> None:
     hook(client)
     head = f"POST /api/notifications HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {client.key}\r\nContent-Type: application/json\r\n"

@@ -176,11 +176,10 @@ def test_a_key_without_named_scopes_has_all(server: Any) -> None:
 # --------------------------------------------------------------------------------------------------- another user's things
 
 
-@pytest.mark.parametrize("end", ["", "/test", "/secret"])
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize(
+    ("method", "end"), [("GET", ""), ("POST", ""), ("DELETE", ""), ("POST", "/test"), ("GET", "/secret"), ("POST", "/secret")]
+)
 def test_anothers_is_as_missing(server: Any, client: Any, method: str, end: str) -> None:
-    if (method, end) in {("GET", "/test"), ("DELETE", "/test"), ("DELETE", "/secret")}:
-        pytest.skip("no such endpoint")
     theirs = add(server.client(), {"name": "W", "type": "webhook", "webhook": "https://example.com/"})
     answers = [client(method, f"{PATH}/{one}{end}") for one in (theirs, 2**62, 2**63, 10**30, 0, -1)]
     assert {answer.status for answer in answers} == {404}

@@ -202,7 +202,8 @@ class Service:
 
     def launch(self) -> subprocess.Popen[str]:
         """Run it without waiting for it to serve."""
-        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", **self.environ}
+        inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        environ = {**inherited, "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", **self.environ}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tocsin", "serve"], cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True

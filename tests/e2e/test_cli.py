@@ -198,6 +198,13 @@ def test_handlers_are_listed_without_their_settings(client: Cli, receiver: Recei
     assert next(row for row in rows if row["id"] == handler)["settings"] == {"webhook": receiver.url("/secret-path")}
 
 
+def test_a_name_cannot_steer_the_terminal(client: Cli, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/evil", "evil\x1b[2J\n[bold]name[/bold]\u009b1m")
+    assert client("send", "x", "--handler", str(handler), "--wait").out.count("evil [2J [bold]name[/bold] 1m") == 1
+    result = client("handlers", "list")
+    assert "evil [2J [bold]name[/bold] 1m" in result.out and not set(result.out) & {"\x1b", "\u009b"}
+
+
 def test_a_setting_can_be_piped_in(client: Cli) -> None:
     result = client("handlers", "add", "email", "Piped", "email=-", stdin=b"hey@example.com\n")
     assert result.code == 0
@@ -502,12 +509,13 @@ def test_wrong_usage_is_exit_code_2_and_one_line(cli: Cli, arguments: list[str])
     assert "--help" in result.err
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["", "serve", "demo", "send", "handlers", "handlers list", "handlers add", "handlers test", "deliveries", "deliveries list"]
-    + ["deliveries retry", "users", "users add", "users password", "users disable", "users delete", "users list"]
-    + ["keys", "keys add", "keys list", "keys revoke", "settings", "check"],
+COMMANDS = (
+    "|serve|demo|send|handlers|handlers list|handlers add|handlers test|deliveries|deliveries list|deliveries retry|users|users add"
+    "|users password|users disable|users delete|users list|keys|keys add|keys list|keys revoke|settings|check"
 )
+
+
+@pytest.mark.parametrize("command", COMMANDS.split("|"))
 def test_every_command_has_help_for_itself_and_its_options(cli: Cli, command: str) -> None:
     result = cli(*command.split(), "--help")
     assert result.code == 0 and result.out.startswith(f"Usage: {f'tocsin {command}'.strip()}")

@@ -12,7 +12,7 @@ import pytest
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, until
 from mailserver import MailServer
-from receiver import Received, Receiver
+from receiver import Receiver
 
 _numbers = itertools.count(1)
 TWEETS = "/2/tweets"
@@ -497,7 +497,3 @@ def test_another_user_sees_and_reaches_nothing(client: OwnedClient, service: Ser
     assert [stranger.post(f"{path}/{verb}").status for path, verb in ((paths[0], "test"), (paths[2], "retry"))] == [404, 404]
     assert stranger.post(f"/api/deliveries/retry?notification_handler_id={handler}").data == {"retried": 0}
     assert len(receiver.requests) == 1
-
-
-def times(requests: list[Received]) -> list[float]:
-    return [one.at for one in requests]

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from test_store import accepting, add_handler
 
 from conftest import opened_store, run
 from tocsin import observe
-from tocsin.engine import Done
+from tocsin.engine import Tried
 from tocsin.engine import local as local_module
 from tocsin.engine.local import LocalEngine
 from tocsin.model import SECOND, Attempt, Notification, Reason, Status
@@ -17,8 +18,12 @@ from tocsin.store import Settlement, Waiting
 from tocsin.store.sql import SqlStore
 
 
+class TriedJob(Tried):
+    job: Waiting
+
+
 class Worker:
-    """Delivers by a script: settles as delivered unless `outcome` says otherwise. Starts are recorded in order."""
+    """Delivers by a script: settles as delivered unless `settling` says otherwise. Starts are recorded in order."""
 
     def __init__(self, store: SqlStore) -> None:
         self.store = store
@@ -29,7 +34,8 @@ class Worker:
         self.waits: dict[int, float] = {}
         self.done = asyncio.Event()
         self.expected = 0
-        self.outcome: Callable[[Waiting], Awaitable[Done | None]] | None = None
+        self.answers = True
+        self.settling: Callable[[Waiting], Awaitable[int | None]] = self.delivered
 
     def turn(self, handler_id: int) -> float:
         return self.waits.pop(handler_id, 0.0)
@@ -40,7 +46,7 @@ class Worker:
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
 
-    async def deliver(self, job: Waiting) -> Done:
+    async def attempt(self, job: Waiting) -> TriedJob:
         handler = job.delivery.handler_id
         self.started.append(job.delivery.id)
         if len(self.started) >= self.expected:
@@ -50,17 +56,18 @@ class Worker:
         try:
             if handler in self.hold:
                 await self.hold[handler].wait()
-            done = await self.outcome(job) if self.outcome else None
-            return done or await self.settle(job)
+            else:
+                await asyncio.sleep(0)
         finally:
             self.now_running[handler] -= 1
+        return TriedJob(self.answers, job)
 
-    async def settle(self, job: Waiting) -> Done:
-        from msgspec.structs import replace
+    async def settle(self, tried: TriedJob) -> int | None:
+        return await self.settling(tried.job)
 
+    async def delivered(self, job: Waiting) -> None:
         delivery = replace(job.delivery, status=Status.DELIVERED, attempt_count=job.delivery.attempt_count + 1)
         await self.store.settle(Settlement(delivery, Attempt(delivery.id, delivery.attempt_count, 1, 1, "delivered", Reason.OK), 1))
-        return Done(None)
 
     async def until(self, count: int) -> None:
         self.expected = count
@@ -142,12 +149,7 @@ def test_one_that_never_answers_is_tried_one_at_a_time(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
 
-        async def no_answer(job: Waiting) -> Done:
-            await asyncio.sleep(0)
-            await worker.settle(job)
-            return Done(None, answered=False)
-
-        worker.outcome = no_answer
+        worker.answers = False
         await engine.start(worker)
         engine.hand_over([job for _ in range(10) for job in await accept(store, handler)])
         await worker.until(10)
@@ -161,20 +163,18 @@ def test_one_that_never_answers_is_tried_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
-        from msgspec.structs import replace
-
         handler = await add_handler(store)
         first, second = (await accept(store, handler))[0], (await accept(store, handler))[0]
 
-        async def later_once(job: Waiting) -> Done | None:
+        async def later_once(job: Waiting) -> int | None:
             if job.delivery.id != first.delivery.id or job.delivery.attempt_count:
-                return None
+                return await worker.delivered(job)
             due_at = observe.now() + SECOND // 5
             again = replace(job.delivery, attempt_count=1, due_at=due_at)
             await store.settle(Settlement(again, Attempt(again.id, 1, 1, 1, "later", Reason.SERVER_ERROR), 1))
-            return Done(due_at)
+            return due_at
 
-        worker.outcome = later_once
+        worker.settling = later_once
         await engine.start(worker)
         await worker.until(3)
         assert worker.started == [first.delivery.id, second.delivery.id, first.delivery.id]

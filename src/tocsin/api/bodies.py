@@ -1,5 +1,6 @@
 """Bodies in: multipart, urlencoded and JSON become the same thing, an object of what was given."""
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -16,6 +17,8 @@ from tocsin.model import Invalid
 MAX_BODY = 1024 * 1024
 MAX_BATCH = 16 * MAX_BODY
 MAX_READ = 16 * MAX_BODY
+MAX_OBJECTS = 10_000  # far more than any body needs, few enough to be read without holding up anyone
+MAX_FORM_FIELDS = 11_000
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -33,11 +36,12 @@ class Pairs(dict[str, Any]):
 
     def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
         super().__init__()
-        self.repeated: tuple[str, ...] = ()
+        repeated: dict[str, None] = {}
         for name, value in pairs:
             if name in self:
-                self.repeated += (name,)
+                repeated[name] = None
             self[name] = value
+        self.repeated = tuple(repeated)
 
 
 class Decimal(str):
@@ -113,15 +117,22 @@ def object_of(content: bytes, content_type: str, accepted: Collection[str], list
 
 def load_json(content: bytes | str) -> Any:
     """JSON with objects as Pairs and fractions as Decimal. Raises Invalid."""
+    count = itertools.count(1)
+
+    def pairs(given: list[tuple[str, Any]]) -> Pairs:
+        if next(count) > MAX_OBJECTS:
+            raise ValueError("too many objects")
+        return Pairs(given)
+
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        return json.loads(text, object_pairs_hook=Pairs, parse_float=Decimal, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=pairs, parse_float=Decimal, parse_constant=_no_constant)
     except UnicodeDecodeError:
         raise unreadable("The body must be in UTF-8.") from None
     except json.JSONDecodeError as error:
         raise unreadable(f"The JSON cannot be read: {error.msg} at line {error.lineno}, column {error.colno}.") from None
     except (RecursionError, ValueError):
-        raise unreadable("The JSON cannot be read: it is nested too deeply, or has a number in it that is none.") from None
+        raise unreadable("The JSON cannot be read: it is too deep or too large a structure, or has a number in it that is none.") from None
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -141,9 +152,11 @@ def _json_object(content: bytes) -> Pairs:
 def form_pairs(content: bytes) -> list[tuple[str, Any]]:
     """The pairs of a urlencoded form or a query, in their order. Raises Invalid."""
     try:
-        return [*parse_qsl(content.decode(), keep_blank_values=True, errors="strict")]
+        return [*parse_qsl(content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)]
     except UnicodeDecodeError:
         raise unreadable("What the percent signs encode must be in UTF-8.") from None
+    except ValueError:
+        raise unreadable(f"There are more than {MAX_FORM_FIELDS:,} fields.") from None
 
 
 def _multipart_pairs(content: bytes, boundary: bytes) -> list[tuple[str, Any]]:
@@ -182,6 +195,8 @@ class _Parts:
         }
 
     def _begin(self) -> None:
+        if len(self.pairs) >= MAX_FORM_FIELDS:
+            raise unreadable(f"There are more than {MAX_FORM_FIELDS:,} fields.")
         self._value = bytearray()
         self._headers: dict[bytes, bytes] = {}
         self._name = self._text = b""

@@ -1,5 +1,6 @@
 """What an endpoint is: what it takes, what it answers, and one request to it, already read."""
 
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +15,8 @@ from tocsin.flow.accept import Idempotency
 from tocsin.flow.access import Caller
 from tocsin.flow.service import Service
 from tocsin.model import Fault, Invalid
+
+MAX_WRONG_NAMES = 100
 
 Part: TypeAlias = Literal["one", "list", "page", "nothing", "bare", "document", "text"]
 
@@ -129,9 +132,7 @@ def read_query(text: bytes, parameters: tuple[Parameter, ...]) -> tuple[list[tup
         return [], {}, []
     pairs = bodies.form_pairs(text)
     given = Pairs(pairs)
-    known = {parameter.name for parameter in parameters}
-    faults = [fault("repeated", f"{shown(name)} is given more than once.", name) for name in dict.fromkeys(given.repeated)]
-    faults += [fault("unknown", f"There is no parameter {shown(name)} here.", name) for name in given if name not in known]
+    faults = _wrong_names(given, parameters, "")
     values: dict[str, Any] = {}
     for parameter in parameters:
         value = given.get(parameter.name)
@@ -150,9 +151,7 @@ def _bad_query(one: Fault) -> Fault:
 
 def read_body(given: Pairs, parameters: tuple[Parameter, ...], prefix: str = "") -> tuple[dict[str, Any], list[Fault]]:
     """The typed values of what was given, and every fault. `prefix` stands before the parameters' names, inside a list."""
-    known = {parameter.name for parameter in parameters}
-    faults = [fault("repeated", f"{shown(name)} is given more than once.", prefix + name) for name in dict.fromkeys(given.repeated)]
-    faults += [fault("unknown", f"There is no field {shown(name)} here.", prefix + name) for name in given if name not in known]
+    faults = _wrong_names(given, parameters, prefix)
     values: dict[str, Any] = {}
     for parameter in parameters:
         name = parameter.name
@@ -165,6 +164,16 @@ def read_body(given: Pairs, parameters: tuple[Parameter, ...], prefix: str = "")
             if found is not None:
                 values[name] = found
     return values, faults
+
+
+def _wrong_names(given: Pairs, parameters: tuple[Parameter, ...], prefix: str) -> list[Fault]:
+    """What came more than once, and what there is not; the first of each, for a body may have a million of them."""
+    known = {parameter.name for parameter in parameters}
+    unknown = (name for name in given if name not in known)
+    return [
+        *(fault("repeated", f"{shown(name)} is given more than once.", prefix + name) for name in given.repeated[:MAX_WRONG_NAMES]),
+        *(fault("unknown", f"There is no {shown(name)} here.", prefix + name) for name in itertools.islice(unknown, MAX_WRONG_NAMES)),
+    ]
 
 
 def _read(parameter: Parameter, value: object, name: str, faults: list[Fault]) -> Any:

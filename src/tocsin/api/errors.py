@@ -1,5 +1,6 @@
 """What goes wrong, as JSON:API error objects: the stable codes, each with a sentence, and the answer to every exception."""
 
+import itertools
 import secrets
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from msgspec import Struct, json
 from tocsin.model import Busy, Fault, InFlight, Invalid, Missing
 
 MAX_SHOWN_NAME = 80
+MAX_SHOWN_FAULTS = 1000
 JSON_TYPE = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
 
@@ -121,7 +123,7 @@ def _answer(faults: Sequence[Fault], headers: Mapping[str, str] | None = None) -
 
 
 def _objects(faults: Iterable[Fault]) -> Iterable[dict[str, Any]]:
-    for one in faults:
+    for one in itertools.islice(faults, MAX_SHOWN_FAULTS):
         title = CODES[one.code].title if one.code in CODES else one.title
         error: dict[str, Any] = {"status": str(one.status), "code": one.code, "title": title, "detail": one.detail}
         if one.parameter:

@@ -30,6 +30,8 @@ from tocsin.model import (
 )
 from tocsin.settings import Settings
 
+_MOST_READ = 1000  # bytes of an answer, for what people read of it
+
 
 class Field(Struct, frozen=True):
     """One setting of a channel, as the form, the reference page and the validation need it.
@@ -162,9 +164,15 @@ def json_body(reply: HttpReply) -> dict[str, Any]:
 
 
 def said(reply: HttpReply, limit: int = 200) -> str:
-    """The answer's status and the beginning of its text, for people; not yet scrubbed of secrets."""
-    text = " ".join(reply.body[:1000].decode("utf-8", "replace").split())
-    return f"{reply.status} {text}"[:limit].strip()
+    """The answer's status and the beginning of its text, for people; not yet scrubbed of secrets.
+
+    Only whole words are kept: scrubbing would not know a secret that was cut in the middle.
+    """
+    words = reply.body[:_MOST_READ].decode("utf-8", "replace").split()
+    if len(reply.body) > _MOST_READ:
+        words = words[:-1]
+    text = " ".join((str(reply.status), *words))
+    return text if len(text) <= limit else text[: limit + 1].rpartition(" ")[0]
 
 
 def retry_after(reply: HttpReply, now: Micros) -> float | None:

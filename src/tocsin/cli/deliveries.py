@@ -75,7 +75,7 @@ def list_deliveries(
     names = handler_names(client)
     rows = msgspec.convert(raw, list[DeliveryRow])
     show.table(
-        ("ID", "NOTIFICATION", "HANDLER", "STATUS", "ATTEMPTS", "ACCEPTED (UTC)", "NEXT ATTEMPT", "LAST ERROR"),
+        ("ID", "NOTIFICATION", "HANDLER", "STATUS", "ATTEMPTS", "ACCEPTED (UTC)", "REMARK"),
         (
             (
                 str(row.id),
@@ -84,8 +84,7 @@ def list_deliveries(
                 show.status_text(row.status),
                 str(row.attempt_count),
                 row.datetime,
-                row.next_attempt_datetime or "-",
-                row.last_error or "-",
+                _remark(row),
             )
             for row in rows
         ),
@@ -125,6 +124,12 @@ def retry(
     show.say(f"{retried:,} to be delivered again.")
     if retried == _RETRIED_AT_ONCE:
         show.note("That is the most that one request takes: run it again for the rest.")
+
+
+def _remark(row: DeliveryRow) -> str:
+    """When a waiting one is tried next, and what went wrong with the last attempt."""
+    following = f"next attempt {row.next_attempt_datetime}" if row.status == "pending" and row.next_attempt_datetime else ""
+    return ", ".join(part for part in (following, row.last_error) if part) or "-"
 
 
 def _filters(status: str | None, notification: int | None, handler: int | None, search: str | None) -> Mapping[str, str]:

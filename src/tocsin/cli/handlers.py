@@ -19,7 +19,6 @@ class HandlerRow(Struct):
     name: str
     is_enabled: bool
     last_datetime: str | None
-    datetime: str
 
 
 class TrialRow(Struct):
@@ -48,9 +47,9 @@ def list_handlers(*, json: bool = False) -> None:
         show.note("No handlers yet: `tocsin handlers add TYPE NAME FIELD=VALUE` makes one.")
         return
     show.table(
-        ("ID", "TYPE", "NAME", "STATE", "LAST DELIVERY (UTC)", "CREATED (UTC)"),
+        ("ID", "TYPE", "NAME", "STATE", "LAST DELIVERY (UTC)"),
         (
-            (str(row.id), row.type, row.name, "enabled" if row.is_enabled else "disabled", row.last_datetime or "never", row.datetime)
+            (str(row.id), row.type, row.name, "enabled" if row.is_enabled else "disabled", row.last_datetime or "never")
             for row in msgspec.convert(raw, list[HandlerRow])
         ),
     )

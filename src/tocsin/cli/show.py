@@ -7,11 +7,9 @@ from typing import Literal
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_PIPED_WIDTH = 400  # a pipe has no width: nothing is wrapped or cut there
 
 Stream = Literal["stdout", "stderr"]
 STYLES = {
@@ -27,9 +25,7 @@ STYLES = {
 
 def console(stream: Stream = "stdout") -> Console:
     """A console that takes text literally: what handlers are called is never markup."""
-    on_error = stream == "stderr"
-    is_terminal = (sys.stderr if on_error else sys.stdout).isatty()
-    return Console(stderr=on_error, markup=False, emoji=False, highlight=False, width=None if is_terminal else _PIPED_WIDTH)
+    return Console(stderr=stream == "stderr", markup=False, emoji=False, highlight=False)
 
 
 def one_line(text: str) -> str:
@@ -62,10 +58,13 @@ def status_text(status: str) -> Text:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Rows under their headings on standard output; numbers are no special case."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        shown.add_column(heading, overflow="fold")
-    for row in rows:
-        shown.add_row(*(cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row))
-    console().print(shown)
+    """Rows under their headings on standard output. Nothing is cut: a narrow terminal wraps the lines itself."""
+    lines = [[Text(heading, style="bold") for heading in headings]]
+    lines += [[cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    out = console()
+    for *first, last in lines:
+        line = Text()
+        for cell, width in zip(first, widths, strict=False):
+            line.append_text(cell).append(" " * (width - cell.cell_len + 2))
+        out.print(line.append_text(last), soft_wrap=True)

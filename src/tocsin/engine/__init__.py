@@ -4,7 +4,7 @@ A lost wake-up is found by the sweep; a doubled one changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -12,15 +12,17 @@ from tocsin.model import Micros
 from tocsin.store import Waiting
 
 
-class Done(Struct, frozen=True):
-    """What a worker reports: when the delivery is due again (None: it is settled), and whether the provider was there at all."""
+class Tried(Struct):
+    """What a worker brings back from an attempt. `answered`: the provider was there at all."""
 
-    due_at: Micros | None
-    answered: bool = True
+    answered: bool
 
 
-class Worker(Protocol):
-    """The flow, as the engine sees it."""
+R = TypeVar("R", bound=Tried)
+
+
+class Worker(Protocol[R]):
+    """The flow, as the engine sees it. An attempt is kept apart from its settling, so that waiting for a commit blocks no place."""
 
     def turn(self, handler_id: int) -> float:
         """0 and a start is taken from the handler's pace, or the seconds until one may be free."""
@@ -34,13 +36,17 @@ class Worker(Protocol):
         """Have what `turn` needs in memory before the handlers' work is started."""
         ...
 
-    async def deliver(self, job: Waiting) -> Done:
-        """One attempt, settled and committed. Never raises."""
+    async def attempt(self, job: Waiting) -> R:
+        """Send once. Never raises."""
+        ...
+
+    async def settle(self, tried: R) -> Micros | None:
+        """Keep what the attempt came to; when the delivery is due again, after the commit (None: it is settled). Never raises."""
         ...
 
 
 class Engine(Protocol):
-    async def start(self, worker: Worker) -> None:
+    async def start(self, worker: Worker[R]) -> None:
         """Pick up everything unsettled, then run until stopped."""
         ...
 
@@ -65,10 +71,14 @@ class Engine(Protocol):
         ...
 
     @property
-    def in_memory(self) -> int: ...
+    def in_memory(self) -> int:
+        """Due deliveries that are kept in memory."""
+        ...
 
     @property
-    def running(self) -> int: ...
+    def running(self) -> int:
+        """Attempts that are not settled yet."""
+        ...
 
     @property
     def is_alive(self) -> bool: ...

@@ -8,15 +8,17 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 import structlog
 
 from tocsin import observe
-from tocsin.engine import Done, Worker
+from tocsin.engine import R, Worker
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
 
-MOST_RUNNING = 2000  # attempts at the same time; each holds a socket
+MOST_RUNNING = 2000  # attempts that are not settled yet
+MANY_SENDING = 256  # attempts on the wire; from here on a handler has one at a time: more costs memory and gains nothing
 MOST_IN_LANE = 256  # deliveries of one handler in memory
 MOST_IN_MEMORY = 10_000  # deliveries in memory
 MOST_BYTES = 32 << 20  # of message text in memory
@@ -30,14 +32,14 @@ log = structlog.get_logger(__name__)
 class Lane:
     """What is known of one handler's work. `spilled`: the store holds due work that is not in `jobs`."""
 
-    __slots__ = ("dropped", "filling", "handler_id", "in_ring", "jobs", "known", "limit", "running", "spilled", "unanswered", "waits")
+    __slots__ = ("dropped", "filling", "handler_id", "in_ring", "jobs", "known", "limit", "sending", "spilled", "unanswered", "waits")
 
     def __init__(self, handler_id: int) -> None:
         self.handler_id = handler_id
         self.jobs: deque[Waiting] = deque()
         self.known: set[int] = set()  # delivery ids in `jobs` or running
         self.dropped: set[int] = set()  # left `known` while a refill was reading
-        self.running = 0
+        self.sending = 0
         self.limit = FIRST_LIMIT
         self.unanswered = 0
         self.in_ring = False
@@ -60,12 +62,13 @@ class LocalEngine:
         self._timer: asyncio.TimerHandle | None = None
         self._to_fill: deque[int] = deque()
         self._fillers = 0
+        self._sending = 0
         self._jobs = 0
         self._bytes = 0
         self._stopping = False
 
-    async def start(self, worker: Worker) -> None:
-        self._worker = worker
+    async def start(self, worker: Worker[R]) -> None:
+        self._worker: Worker[Any] = worker
         self._loop = asyncio.get_running_loop()
         await self._sweep()
         self._spawn(self._sweep_now_and_then())
@@ -175,7 +178,7 @@ class LocalEngine:
             self._ring.append(lane)
 
     def _tidy(self, lane: Lane) -> None:
-        idle = not (lane.jobs or lane.running or lane.in_ring or lane.waits or lane.filling or lane.spilled)
+        idle = not (lane.known or lane.in_ring or lane.waits or lane.filling or lane.spilled)
         if idle and lane.unanswered < UNANSWERED_FOR_ONE_AT_A_TIME:
             self._lanes.pop(lane.handler_id, None)
 
@@ -187,7 +190,7 @@ class LocalEngine:
         while ring and len(self._tasks) < MOST_RUNNING and not self._stopping:
             lane = ring.popleft()
             lane.in_ring = False
-            if not lane.jobs or lane.running >= self._limit(lane):
+            if not lane.jobs or lane.sending >= self._limit(lane):
                 continue  # it comes back when one of its attempts ends
             wait = self._worker.turn(lane.handler_id)
             if wait > 0:
@@ -196,13 +199,16 @@ class LocalEngine:
                 continue
             job = lane.jobs.popleft()
             self._left(lane, job)
-            lane.running += 1
+            lane.sending += 1
+            self._sending += 1
             task = self._loop.create_task(self._run(lane, job))
             self._tasks.add(task)
             self._to_ring(lane)
 
     def _limit(self, lane: Lane) -> int:
         """A handler that keeps not answering is tried one delivery at a time."""
+        if self._sending >= MANY_SENDING:
+            return 1
         return min(lane.limit, self._worker.in_flight(lane.handler_id))
 
     def _turn_came(self, lane: Lane) -> None:
@@ -211,30 +217,43 @@ class LocalEngine:
         self._pump()
 
     async def _run(self, lane: Lane, job: Waiting) -> None:
-        done = Done(observe.now() + SECOND, answered=False)
+        due_at: Micros | None = observe.now() + SECOND
+        answered = False
         try:
-            done = await self._worker.deliver(job)
+            tried = await self._worker.attempt(job)
+            answered = tried.answered
+        finally:
+            self._came_back(lane, answered)
+        try:
+            due_at = await self._worker.settle(tried)
         finally:
             self._tasks.discard(asyncio.current_task())  # pyright: ignore[reportArgumentType]
-            self._finished(lane, job, done)
+            self._settled(lane, job, due_at)
 
-    def _finished(self, lane: Lane, job: Waiting, done: Done) -> None:
-        lane.running -= 1
-        if done.answered:
+    def _came_back(self, lane: Lane, answered: bool) -> None:
+        """The attempt's place on the wire is free."""
+        lane.sending -= 1
+        self._sending -= 1
+        if answered:
             lane.unanswered = 0
             lane.limit = min(lane.limit * 2, MOST_IN_LANE)
         else:
             lane.unanswered += 1
             if lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
                 lane.limit = 1
+        self._to_ring(lane)
+        self._pump()
+
+    def _settled(self, lane: Lane, job: Waiting, due_at: Micros | None) -> None:
         lane.known.discard(job.delivery.id)
         if lane.filling:
             lane.dropped.add(job.delivery.id)
-        if done.due_at is not None:
-            self.wake(lane.handler_id, done.due_at)
-        self._to_ring(lane)
-        self._tidy(lane)
-        self._pump()
+        if due_at is not None:
+            self.wake(lane.handler_id, due_at)
+        if not lane.known:
+            self._tidy(lane)
+        if len(self._tasks) == MOST_RUNNING - 1:
+            self._pump()
 
     # ------------------------------------------------------------------------------------------------- from the store
 

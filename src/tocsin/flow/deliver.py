@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import random
-import secrets
 import time
 from collections.abc import Iterable
 from typing import Protocol
@@ -11,9 +10,8 @@ from typing import Protocol
 import structlog
 from msgspec.structs import replace
 
-from tocsin import observe
+from tocsin import engine, observe
 from tocsin.channels.contract import Context
-from tocsin.engine import Done
 from tocsin.flow.attempt import Tried, Wire, attempt, render, shown_reply
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.flow.health import Health
@@ -56,6 +54,15 @@ class InFlightLedger(Protocol):
     def leave(self, slot: int) -> None: ...
 
 
+class Attempted(engine.Tried):
+    """An attempt to be settled. `log_row` is None if the delivery ended without one; `slot` is its place in the ledger."""
+
+    decision: Decision
+    log_row: Attempt | None
+    loaded: Loaded | None
+    slot: int = -1
+
+
 class Delivering:
     """The engine's worker."""
 
@@ -94,52 +101,60 @@ class Delivering:
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         await self._directory.prepare(handler_ids)
 
-    async def deliver(self, job: Waiting) -> Done:
+    async def attempt(self, job: Waiting) -> Attempted:
         try:
-            return await self._deliver(job)
+            return await self._attempt(job)
         except Exception:
-            log.exception("deliver.failed", delivery=job.delivery.id)
-        try:
-            return await self._broken(job)
-        except Exception:
-            # The row stays pending and the sweep finds it again, so nothing is lost.
-            log.exception("deliver.failed_twice", delivery=job.delivery.id)
-            return Done(observe.now() + 30 * SECOND, answered=False)
-
-    async def _broken(self, job: Waiting) -> Done:
-        """A fault of ours becomes a visible attempt that is made again on the schedule, never a poison message."""
-        loaded = await self._directory.loaded(job.delivery.handler_id)
-        if loaded is None:
-            return Done(None)
+            # A fault of ours becomes a visible attempt that is made again on the schedule, never a poison message.
+            log.exception("attempt.failed", delivery=job.delivery.id)
         now = observe.now()
         delivery = replace(job.delivery, attempt_count=job.delivery.attempt_count + 1, last_attempt_at=now)
         outcome = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
-        return await self._conclude(Tried(outcome, 0, delivery.part), delivery, loaded, now)
+        loaded = self._directory.cached(delivery.handler_id)
+        if loaded is None:
+            return Attempted(False, ended_without_attempt(delivery, Status.FAILED, Reason.INTERNAL), None, None)
+        return self._decided(Tried(outcome, 0, delivery.part), delivery, loaded)
+
+    async def settle(self, tried: Attempted) -> Micros | None:
+        decision, loaded = tried.decision, tried.loaded
+        try:
+            if decision.new_settings is not None and loaded is not None:
+                await self._health.move(loaded, decision.new_settings)
+            applied = await self._keep(decision, tried.log_row, loaded)
+            if decision.switch_off is not None and loaded is not None:
+                await self._health.switch_off(loaded, decision.reason, decision.switch_off)
+        except Exception:
+            # The row stays pending and the sweep finds it again, so nothing is lost.
+            log.exception("settle.failed", delivery=decision.delivery.id)
+            return observe.now() + 30 * SECOND
+        finally:
+            self._ledger.leave(tried.slot)
+        return decision.due_at if applied else None
 
     # -------------------------------------------------------------------------------------------------- one delivery
 
-    async def _deliver(self, job: Waiting) -> Done:
+    async def _attempt(self, job: Waiting) -> Attempted:
         delivery, notification = job.delivery, _as_meant(job.notification)
         now = observe.now()
         loaded = self._directory.cached(delivery.handler_id) or await self._directory.loaded(delivery.handler_id)
         unwanted = self._unwanted(delivery, notification, loaded, now)
         if loaded is None or unwanted is not None:
-            await self._settle(unwanted or ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED), None, loaded, now)
-            return Done(None)
+            unwanted = unwanted or ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED)
+            return Attempted(True, unwanted, None, loaded)
         late = now - delivery.first_due_at > LATE_AFTER if delivery.late is None else delivery.late
         number = delivery.attempt_count + 1
         delivery = replace(delivery, attempt_count=number, last_attempt_at=now, late=late)
-        context = self._context(loaded, delivery, notification, now)
         slot = self._ledger.enter(delivery.id, number, now)
         try:
-            refused, context = await self._within_budget(loaded, notification, context)
+            refused, context = await self._within_budget(loaded, notification, self._context(loaded, delivery, notification, now))
             if refused is not None:
                 tried = Tried(refused, 0, delivery.part)
             else:
                 tried = await attempt(loaded, notification.message, context, self._wire, self._pacer, delivery.part)
-            return await self._conclude(tried, replace(delivery, part=tried.part), loaded, now)
-        finally:
+        except BaseException:
             self._ledger.leave(slot)
+            raise
+        return self._decided(tried, replace(delivery, part=tried.part), loaded, slot)
 
     def _unwanted(self, delivery: Delivery, notification: Notification, loaded: Loaded | None, now: Micros) -> Decision | None:
         """How a delivery ends that is not to be attempted."""
@@ -158,7 +173,7 @@ class Delivering:
             key=f"msg_{self._store_id}_{delivery.id}",
             handler_id=loaded.handler.id,
             now=now,
-            nonce=secrets.token_hex(16),
+            nonce=f"{_random.getrandbits(128):032x}",
             service=self._settings,
             notification_id=notification.id,
             delivery_id=delivery.id,
@@ -190,15 +205,16 @@ class Delivering:
 
     # ---------------------------------------------------------------------------------------------------- afterwards
 
-    async def _conclude(self, tried: Tried, delivery: Delivery, loaded: Loaded, started_at: Micros) -> Done:
-        now = observe.now()
+    def _decided(self, tried: Tried, delivery: Delivery, loaded: Loaded, slot: int = -1) -> Attempted:
         outcome = _scrubbed(tried.outcome, loaded.secrets)
-        decision = decide(outcome, delivery, loaded.channel, self._settings, now, _random.random())
+        decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
+        if decision.pause_seconds:
+            self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
         status_code, response = shown_reply(tried.reply, loaded.secrets)
         log_row = Attempt(
             delivery_id=delivery.id,
             number=delivery.attempt_count,
-            at=started_at,
+            at=delivery.last_attempt_at or 0,
             duration_us=tried.duration_us,
             outcome=outcome.__class__.__name__.lower(),
             reason=decision.reason,
@@ -206,17 +222,11 @@ class Delivering:
             response=response,
             next_at=decision.due_at,
         )
-        if decision.pause_seconds:
-            self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
-        if decision.new_settings is not None:
-            await self._health.move(loaded, decision.new_settings)
-        applied = await self._settle(decision, log_row, loaded, now)
-        if decision.switch_off is not None:
-            await self._health.switch_off(loaded, decision.reason, decision.switch_off)
-        return Done(decision.due_at if applied else None, answered=not isinstance(tried.reply, NoReply))
+        return Attempted(not isinstance(tried.reply, NoReply), decision, log_row, loaded, slot)
 
-    async def _settle(self, decision: Decision, log_row: Attempt | None, loaded: Loaded | None, now: Micros) -> bool:
+    async def _keep(self, decision: Decision, log_row: Attempt | None, loaded: Loaded | None) -> bool:
         """Keep the outcome, however long the store needs: the attempt cannot be undone."""
+        now = observe.now()
         settlement = Settlement(decision.delivery, log_row, now)
         while True:
             try:
@@ -254,7 +264,7 @@ class Delivering:
             outcome = Unknown(Reason.CUT, "the service ended while the attempt was under way")
             decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
             log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
-            await self._settle(decision, log_row, loaded, observe.now())
+            await self._keep(decision, log_row, loaded)
 
 
 def _as_meant(notification: Notification) -> Notification:

@@ -94,11 +94,19 @@ def cut(text: str, limit: int) -> str:
     for piece, piece_weight in _pieces(text):
         total += piece_weight
         if total > limit:
-            return _at_word(text, kept) + ELLIPSIS
+            return _shortened(text, kept, limit)
         fitting += len(piece)
         if total <= limit - _ELLIPSIS_WEIGHT:
             kept = fitting
     return text
+
+
+def _shortened(text: str, kept: int, limit: int) -> str:
+    cut_text = _at_word(text, kept) + ELLIPSIS
+    while kept and weight(cut_text) > limit:  # the ellipsis itself may make an address of what stands before it
+        kept -= 1
+        cut_text = _at_word(text, kept) + ELLIPSIS
+    return cut_text
 
 
 def _at_word(text: str, kept: int) -> str:

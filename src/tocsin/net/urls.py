@@ -8,6 +8,7 @@ import idna
 from tocsin.model import MASK, Hidden
 
 MAX_URL = 2048
+_SHORTEST_TOKEN = 12  # shorter parts of a path are words such as "webhooks", which answers use, too
 _HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%\x00-\x20\x7f]+")
 
 
@@ -74,14 +75,15 @@ def origin(value: str) -> str:
 
 
 def hide_after_host(value: str) -> Hidden:
-    """Only scheme and host stay; userinfo, path and query are secret, together and each: an answer may repeat the path alone."""
+    """Only scheme and host stay; the rest is secret, as a whole and in its parts: an answer may repeat the path or a token alone."""
     shown = origin(value)
     if value.removesuffix("/") == shown:
         return Hidden(value, ())
     parts = urlsplit(value)
     userinfo = parts.netloc.rpartition("@")[0]
     rest = value.partition("://")[2][len(parts.netloc) :].lstrip("/")
-    secrets = dict.fromkeys((rest, parts.path.lstrip("/"), parts.query, userinfo, userinfo.partition(":")[2]))
+    tokens = [part for part in re.split("[/?&=#]", rest) if len(part) >= _SHORTEST_TOKEN]
+    secrets = dict.fromkeys((rest, parts.path.lstrip("/"), parts.query, userinfo, userinfo.partition(":")[2], *tokens))
     return Hidden(f"{shown}/{MASK}", tuple(secret for secret in secrets if secret))
 
 

@@ -75,6 +75,7 @@ class Writer:
 
     def _run(self) -> None:
         with self._engine.connect() as connection:
+            self._look_for_others(connection)  # from here on a change is a change
             while True:
                 jobs, last = self._take()
                 if jobs:

@@ -1,0 +1,91 @@
+"""`python -m bench`: the table, bench/results.json, and exit code 1 if an accepted message is missing at the receiver."""
+
+import argparse
+import os
+import pstats
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import report, service
+from bench.machine import cores
+from bench.receiver import Receiver
+from bench.report import Check, Row
+from bench.scenarios import Bench, Length
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results.json"
+HANDLERS = 200
+WHOLE = Length(seconds=8, paced_seconds=20, apprise_seconds=4, most_messages=120_000)
+QUICK = Length(seconds=2, paced_seconds=4, apprise_seconds=1, most_messages=30_000)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a look of about 20 seconds")
+    parser.add_argument("--profile", action="store_true", help="only the batches, the service under cProfile: where its time goes")
+    options = parser.parse_args()
+    length = QUICK if options.quick else WHOLE
+    # On the disk that the repository is on: /tmp may be memory, where a commit costs nothing.
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as folder:
+        return _profile(Path(folder), length) if options.profile else _measure(Path(folder), length)
+
+
+def _measure(folder: Path, length: Length) -> int:
+    core, others = cores()
+    os.sched_setaffinity(0, others)
+    receiver = Receiver(others, HANDLERS)
+    with service.running(folder, core) as running:
+        bench = Bench(running, receiver, core, length)
+        rows = [bench.bare("bare client loop", length.seconds / 2), bench.paced(), bench.one_a_request(), bench.many_a_request()]
+        rows += [bench.bare("bare client loop, again", length.seconds / 2), *bench.apprise()]
+        found = bench.books.reconcile(running)
+    receiver.close()
+    bare_rate = (rows[0].rate + rows[4].rate) / 2
+    for row in rows:
+        row.of_bare, row.of_apprise = row.rate / bare_rate, row.rate / rows[5].rate
+    rows[1].of_bare = rows[1].of_apprise = None
+    about, checks = report.machine(), _checks(*rows[1:4])
+    report.show(about, rows, checks, found)
+    RESULTS.write_bytes(report.as_json(about, rows, checks, found))
+    return 0 if found.is_complete else 1
+
+
+def _checks(paced: Row, one: Row, many: Row) -> list[Check]:
+    peak = max(row.peak_mb or 0 for row in (paced, one, many))
+    latency = paced.p99_ms or 0
+    of_bare, many_of_apprise, one_of_apprise = many.of_bare or 0, many.of_apprise or 0, one.of_apprise or 0
+    return [
+        Check("100 a request, at least 0.5 of the bare client loop", of_bare, of_bare >= 0.5),
+        Check("100 a request, at least 12 times Apprise", many_of_apprise, many_of_apprise >= 12),
+        Check("1 a request, at least 5 times Apprise", one_of_apprise, one_of_apprise >= 5),
+        Check("50 a second, 99 % arrive within 25 ms of their 202", latency, latency < 25),
+        Check("less than 120 MB resident", peak, peak < 120),
+    ]
+
+
+def _profile(folder: Path, length: Length) -> int:
+    core, others = cores()
+    os.sched_setaffinity(0, others)
+    receiver = Receiver(others, HANDLERS)
+    with service.running(folder, core, folder) as running:
+        row = Bench(running, receiver, core, length).many_a_request()
+    receiver.close()
+    print(f"{row.messages:,} messages, {row.rate:,.0f} a second under the profiler")
+    for name, orders in (("loop", ("tottime", "cumulative")), ("writer", ("tottime",))):
+        _print_profile(folder / f"{name}.prof", orders)
+    return 0
+
+
+def _print_profile(path: Path, orders: Sequence[str]) -> None:
+    stats = pstats.Stats(str(path)).strip_dirs()
+    for order in orders:
+        print(f"\n{path.stem} thread by {order}")
+        stats.sort_stats(order).print_stats(45)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""kill -9, SIGTERM and long outages: what was accepted arrives, and what may arrive twice is counted."""
+
+import contextlib
+import http.client
+import sqlite3
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from e2e.conftest import Starter
+from e2e.service import Client, Service, until
+from receiver import Receiver
+
+KILLS = 10
+SENDS = 2000
+SENDERS = 8
+HANDLERS = 10
+
+
+def in_flight(service: Service) -> set[tuple[int, int]]:
+    """(delivery, attempt number) of what was under way when the process died, from the file that it leaves."""
+    entries = struct.iter_unpack("<qqq", (service.data / "in-flight").read_bytes())
+    return {(delivery, number) for delivery, number, _ in entries if delivery > 0}
+
+
+class Senders:
+    """Threads that send numbered messages, each with an idempotency key, again and again until it is accepted."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.accepted: dict[int, int] = {}
+        """Number of the message to id of the notification."""
+        self.changed = threading.Condition()
+        self._numbers = iter(range(SENDS))
+        self._is_up = threading.Event()
+        self._failure: BaseException | None = None
+        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(SENDERS)]
+        self._is_up.set()
+        for thread in self._threads:
+            thread.start()
+
+    def down(self) -> None:
+        self._is_up.clear()
+
+    def up(self, port: int) -> None:
+        self.client.port = port
+        self._is_up.set()
+
+    def wait(self, count: int) -> None:
+        with self.changed:
+            enough = self.changed.wait_for(lambda: len(self.accepted) >= count or self._failure, 40)
+        assert enough and not self._failure, (len(self.accepted), count, self._failure)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(40)
+            assert not thread.is_alive()
+        assert not self._failure, self._failure
+
+    def _send(self) -> None:
+        try:
+            while (number := self._next()) is not None:
+                while (notification := self._try(number)) is None:
+                    self._is_up.wait(40)
+                with self.changed:
+                    self.accepted[number] = notification
+                    self.changed.notify_all()
+        except BaseException as failure:
+            self._failure = failure
+            with self.changed:
+                self.changed.notify_all()
+            raise
+
+    def _next(self) -> int | None:
+        with self.changed:
+            return next(self._numbers, None)
+
+    def _try(self, number: int) -> int | None:
+        content = {"message": f"{number}", "handlers": [1 + number % HANDLERS]}
+        try:
+            reply = self.client.post("/api/notifications", content, Idempotency_Key=f"number {number}")
+        except (OSError, http.client.HTTPException):
+            return None  # it was killed before it had answered
+        assert reply.status == 202, reply.content
+        return reply.data["id"]
+
+
+@contextmanager
+def sending(client: Client) -> Iterator[Senders]:
+    senders = Senders(client)
+    yield senders
+    senders.join()
+
+
+def arrivals(receiver: Receiver) -> Counter[int]:
+    """How often each delivery has arrived."""
+    return Counter(one.json()["data"]["delivery_id"] for one in list(receiver.requests))
+
+
+def nothing_waits(client: Client) -> Callable[[], bool]:
+    return lambda: client.get("/api/deliveries?status=pending").json["meta"]["total"] == 0
+
+
+@pytest.fixture
+def hook(receiver: Receiver) -> str:
+    """Slow enough that attempts are always in flight."""
+    receiver.answer("/hook", 200, delay=0.02)
+    return receiver.url("/hook")
+
+
+def test_nothing_is_lost_over_ten_kills_and_only_what_was_in_flight_repeats(
+    start_service: Starter, receiver: Receiver, hook: str
+) -> None:
+    service = start_service(TOCSIN_RETRY_SCHEDULE="0.1s,0.2s,0.4s,1s,1s")
+    client = service.first()
+    assert [client.add_handler("webhook", webhook=hook) for _ in range(HANDLERS)] == list(range(1, HANDLERS + 1))
+    cut_off: set[tuple[int, int]] = set()
+    with sending(client) as senders:
+        for kill in range(1, KILLS + 1):
+            senders.wait(kill * SENDS // (KILLS + 1))
+            senders.down()
+            service.kill()
+            cut_off |= in_flight(service)
+            senders.up(service.start().port)
+    until(nothing_waits(client), 40, "deliveries still wait")
+
+    # Nothing is lost, and a request that was sent again made nothing twice.
+    notifications = {one.json()["data"]["id"]: one.json()["data"]["message"] for one in receiver.requests}
+    assert len(senders.accepted) == SENDS
+    assert notifications == {notification: str(number) for number, notification in senders.accepted.items()}
+    assert client.get("/api/notifications").json["meta"]["total"] == SENDS
+    assert client.get("/api/deliveries?status=delivered").json["meta"]["total"] == SENDS
+
+    # What repeats was in flight at a kill, and the same id stands on it for the receiver.
+    arrived = arrivals(receiver)
+    repeated = {delivery for delivery, count in arrived.items() if count > 1}
+    print(f"in flight at the kills: {len(cut_off)}, arrived more than once: {len(repeated)}")
+    assert cut_off
+    assert repeated <= {delivery for delivery, _ in cut_off}
+    assert sum(arrived.values()) - SENDS <= len(cut_off)
+    ids = {(one.json()["data"]["delivery_id"], one.headers["webhook-id"]) for one in receiver.requests}
+    assert len(ids) == SENDS
+
+    # The log tells of each attempt that was cut off: unknown, unless its outcome was kept before the kill.
+    kept = {
+        (delivery, number): outcome
+        for delivery, number, outcome in service.rows("SELECT delivery_id, number, outcome FROM attempts")
+        if (delivery, number) in cut_off
+    }
+    assert set(kept) == cut_off
+    assert set(kept.values()) <= {"unknown", "delivered"}
+    for delivery in repeated:
+        assert any(kept.get((delivery, number)) == "unknown" for number in range(1, 10)), delivery
+    unknown = [delivery for (delivery, _), outcome in kept.items() if outcome == "unknown"]
+    assert unknown
+    shown = client.delivery(unknown[0])
+    assert any(one["outcome"] == "unknown" for one in shown["attempts"])
+    assert any("may have arrived" in one["text"] for one in shown["events"])
+    # And the totals that the lists show still are what the rows say.
+    assert dict(service.rows("SELECT what, n FROM totals WHERE what < 100 AND n != 0")) == {1: SENDS}
+
+
+def test_sigterm_under_load_ends_in_order_and_nothing_arrives_twice(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/hook", 200, delay=0.3)
+    service = start_service()
+    client = service.first()
+    for _ in range(HANDLERS):
+        client.add_handler("webhook", webhook=receiver.url("/hook"))
+    with sending(client) as senders:
+        senders.wait(SENDS // 4)
+        senders.down()
+        code = service.terminate(14)
+        arrived_before = len(receiver.requests)
+        assert code == 0
+        assert not in_flight(service)
+        assert '"event":"stopped"' in service.log()
+        told = dict(service.rows("SELECT outcome, count(*) FROM attempts GROUP BY outcome"))
+        assert told == {"delivered": arrived_before}  # all that were in flight have ended, and their ends are kept
+        receiver.forget("/hook")
+        senders.up(service.start().port)
+    until(nothing_waits(client), 40, "deliveries still wait")
+    assert len(senders.accepted) == SENDS
+    arrived = Counter(one.json()["data"]["id"] for one in receiver.requests)
+    assert set(arrived) == set(senders.accepted.values())
+    assert set(arrived.values()) == {1}
+
+
+def test_sigterm_does_not_wait_for_ever_for_a_hanging_receiver(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/hangs", 200, how="hang")
+    service = start_service(TOCSIN_RETRY_SCHEDULE="1h")
+    client = service.first()
+    notification = client.send("Hello", handlers=[client.add_handler("webhook", webhook=receiver.url("/hangs"))])
+    receiver.wait(1)
+    assert service.terminate(14) == 0
+    [(outcome, response)] = service.rows("SELECT outcome, response FROM attempts")
+    assert outcome == "unknown", response
+    client.port = service.start().port
+    [delivery] = client.deliveries(notification)
+    assert (delivery["status"], delivery["attempt_count"]) == ("pending", 1)
+
+
+def pending_over_an_outage(service: Service, client: Client, handler: int, minutes: int) -> None:
+    """Kill it, and let all that waits have been due for so long."""
+    service.kill()
+    back = minutes * 60_000_000
+    due = "UPDATE deliveries SET due_at = created_at - ?, first_due_at = created_at - ? WHERE handler_id = ? AND status = 0"
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
+        assert connection.execute(due, (back, back, handler)).rowcount
+    client.port = service.start().port
+
+
+def in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def test_late_is_said_after_an_outage_and_kept(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/slack", 500)
+    receiver.answer("/slack", 200)
+    service = start_service(TOCSIN_RETRY_SCHEDULE="0.2s,0.2s")
+    client = service.first()
+    handler = client.add_handler("slack", slack=receiver.url("/slack"))
+    notification = client.send("Hello", handlers=[handler], send_at=in_an_hour())
+    pending_over_an_outage(service, client, handler, 10)
+    [delivery] = client.settled(notification)
+    assert delivery["status"] == "delivered"
+    first, second = receiver.requests
+    assert "Late: this was meant for " in first.json()["text"]
+    assert first.body == second.body
+    in_time = client.send("Hello", handlers=[handler])
+    client.settled(in_time)
+    assert "Late" not in receiver.requests[-1].json()["text"]
+
+
+def test_after_an_outage_critical_ones_go_first_and_the_oldest_first_among_equals(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    severities = ["info", "critical", "warning", "success"] * 10
+    for number, severity in enumerate(severities):
+        client.send(f"{number}", handlers=[handler], severity=severity, send_at=in_an_hour())
+    receiver.answer("/hook", 200, delay=0.05)
+    pending_over_an_outage(service, client, handler, 1)
+    until(nothing_waits(client))
+    rows = service.rows("SELECT d.id FROM deliveries d JOIN attempts a ON a.delivery_id = d.id ORDER BY a.at, d.id")
+    order = [severities[delivery - 1] == "critical" for (delivery,) in rows]
+    assert order == sorted(order, reverse=True)
+    critical, others = [one for one, in rows[:10]], [one for one, in rows[10:]]
+    assert critical == sorted(critical) and others == sorted(others)
