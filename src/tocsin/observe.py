@@ -86,7 +86,9 @@ def set_up_logs(settings: Settings) -> None:
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _time]
     if as_text:
-        renderers: list[Any] = [structlog.dev.ConsoleRenderer()]
+        renderers: list[Any] = [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        ]  # others print local variables, secrets too
         factory: Any = structlog.PrintLoggerFactory(sys.stderr)
     else:
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_encode)]

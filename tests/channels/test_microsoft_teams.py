@@ -1,5 +1,6 @@
 """Microsoft Teams: which URLs, the card and its size, the small Markdown (read back by an independent parser), verdicts."""
 
+import asyncio
 import json
 import time
 
@@ -9,11 +10,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from receiver import Receiver
+from tocsin import settings
 from tocsin.channels.contract import fields_of
 from tocsin.channels.microsoft_teams import CHANNEL, MAX_BYTES, TeamsSettings
 from tocsin.markup.parse import parse
 from tocsin.markup.teams import escape, teams
 from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.net.http import HttpWire
 from wild import SERVICE, context, messages
 
 ID = "0123456789abcdef" * 2
@@ -299,3 +303,21 @@ def test_the_pace_is_the_urls():
     assert (pace.count, pace.seconds) == (2, 2.0)
     assert SIGNATURE not in pace.key
     assert CHANNEL.paces(TeamsSettings(URL + "x"), SERVICE)[0].key != pace.key
+
+
+def test_over_the_wire_the_query_arrives_byte_for_byte():
+    async def send() -> None:
+        with Receiver() as server:
+            path = f"/workflows/{ID}/triggers/manual/paths/invoke"
+            server.answer(path, 202, body=b"")
+            wire = HttpWire(settings.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"}))
+            (request,) = CHANNEL.render(Message("한국어"), TeamsSettings(server.url(path + QUERY)), context())
+            reply = await wire.send(request)
+            await wire.close()
+            assert CHANNEL.classify(reply, context()) == Delivered()
+            (received,) = server.requests
+            assert received.target == path + QUERY
+            assert received.headers["content-type"] == "application/json; charset=utf-8"
+            assert received.body == request.body
+
+    asyncio.run(send())

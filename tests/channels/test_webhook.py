@@ -1,5 +1,6 @@
 """The generic webhook: body, signature (checked by the spec's own verifier), verdicts."""
 
+import asyncio
 import json
 import time
 
@@ -9,10 +10,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from receiver import Receiver
 from tocsin import settings, vault
 from tocsin.channels.contract import Context
 from tocsin.channels.webhook import CHANNEL, WebhookSettings
 from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.net.http import HttpWire
 
 SERVICE = settings.load({})
 AT = 1_795_514_400_123_456  # 2026-11-24 10:00:00.123456 UTC
@@ -155,3 +158,20 @@ def test_the_target_and_the_shown_url_hold_no_secret():
     assert CHANNEL.target(HANDLER) == "example.com:8443"
     assert request.shown_url == "https://example.com:8443/••••"
     assert CHANNEL.paces(HANDLER, SERVICE) == ()
+
+
+def test_over_the_wire_the_receiver_verifies_what_arrived():
+    async def send() -> None:
+        with Receiver() as server:
+            server.answer("/hook", 204, body=b"")
+            wire = HttpWire(settings.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"}))
+            (request,) = CHANNEL.render(MESSAGE, WebhookSettings(server.url("/hook?a=%2Fb")), context())
+            reply = await wire.send(request)
+            await wire.close()
+            assert CHANNEL.classify(reply, context()) == Delivered()
+            (received,) = server.requests
+            assert received.query == "a=%2Fb"
+            assert received.headers["content-type"] == "application/json"
+            assert Webhook(SECRET).verify(received.body, received.headers)["data"]["title"] == MESSAGE.title
+
+    asyncio.run(send())

@@ -1,5 +1,6 @@
 """X: weights against the official counter's answers, the signature checked by a server, text, verdicts."""
 
+import asyncio
 import json
 import logging
 import re
@@ -11,11 +12,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from oauthlib.oauth1 import RequestValidator, SignatureOnlyEndpoint
 
+from receiver import Receiver
 from tocsin import settings
 from tocsin.channels.contract import Context
 from tocsin.channels.x import CHANNEL, XSettings
 from tocsin.markup import weighted
 from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.net.http import HttpWire
 
 SERVICE = settings.load({})
 NO_LINKS = settings.load({"TOCSIN_X_LINKS": "off"})
@@ -213,7 +216,7 @@ def test_any_post_fits(text: str, title: str, links: bool, suffix: str):
 class Verifier(RequestValidator):
     """X's side of it: knows the secrets and checks the signature."""
 
-    enforce_ssl = True
+    enforce_ssl = False  # the test over the wire is plain HTTP
     client_key_length = access_token_length = (1, 256)
     nonce_length = (8, 64)
     safe_characters = {chr(code) for code in range(0x21, 0x7F)}
@@ -358,3 +361,23 @@ def test_the_channel_is_public_dear_and_named_without_a_secret():
     (pace,) = CHANNEL.paces(HANDLER, SERVICE)
     assert (pace.count, pace.seconds) == (100, 900)
     assert "access" not in pace.key
+
+
+def test_over_the_wire_the_server_takes_what_arrived():
+    async def send() -> None:
+        with Receiver() as server:
+            server.answer("/2/tweets", 201, body=b'{"data": {"id": "1790", "text": "m"}}')
+            service = settings.load({"TOCSIN_X_API_URL": server.url("")})
+            wire = HttpWire(service)
+            (request,) = CHANNEL.render(Message("한국어 & more"), HANDLER, context(service=service))
+            reply = await wire.send(request)
+            await wire.close()
+            assert CHANNEL.classify(reply, context()) == Delivered("1790")
+            (received,) = server.requests
+            url = f"http://{received.headers['host']}{received.target}"
+            headers = {"Authorization": received.headers["authorization"], "Content-Type": received.headers["content-type"]}
+            is_valid, _ = SignatureOnlyEndpoint(Verifier(HANDLER)).validate_request(url, "POST", received.body.decode(), headers)
+            assert is_valid
+            assert received.json() == {"text": "한국어 & more"}
+
+    asyncio.run(send())

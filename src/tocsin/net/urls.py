@@ -8,6 +8,7 @@ import idna
 from tocsin.model import MASK, Hidden
 
 MAX_URL = 2048
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _SHORTEST_TOKEN = 12  # shorter parts of a path are words such as "webhooks", which answers use, too
 _HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%\x00-\x20\x7f]+")
 
@@ -19,7 +20,7 @@ def check_url(value: str) -> str | None:
     """
     if len(value) > MAX_URL:
         return f"The URL may be {MAX_URL:,} characters long at most."
-    if any(character <= " " or character == "\x7f" for character in value):
+    if _UNPRINTABLE.search(value):
         return "The URL must not contain spaces or control characters."
     try:
         parts = urlsplit(value)
