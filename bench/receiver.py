@@ -1,6 +1,7 @@
 """The receiver: one process, a listening port for each handler, the least work that HTTP/1.1 allows for each request."""
 
 import asyncio
+import os
 import re
 import time
 from array import array
@@ -10,7 +11,7 @@ import uvloop
 
 from bench.machine import start_pinned
 
-_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _ID = re.compile(rb'"data":\{"id":(\d+)|"message": ?"#(\d+)')  # the webhook's notification id, or the number in Apprise's text
 
@@ -68,7 +69,7 @@ class _Exchange(asyncio.Protocol):
             found = _ID.search(data, head, end)
             self._arrivals.ids.append(int(found[1] or found[2]) if found else -1)
             self._arrivals.times.append(time.time_ns())
-            self._transport.write(_ANSWER)
+            self._transport.write(_OK)
             data = data[end:]
         self._rest = data
 
@@ -85,17 +86,28 @@ async def _serve(pipe: Connection) -> None:
     pipe.send([server.sockets[0].getsockname()[1] for server in servers])
 
     def asked() -> None:
-        match pipe.recv() if pipe.poll() else None:
-            case "count":
-                pipe.send(len(arrivals.ids))
-            case "take":
-                pipe.send_bytes(arrivals.ids.tobytes())
-                pipe.send_bytes(arrivals.times.tobytes())
-                arrivals.ids, arrivals.times = array("q"), array("q")
-            case "end":
+        try:
+            if _answer(pipe, arrivals):
                 ended.set_result(None)
-            case _:
-                pass
+        except OSError as error:
+            ended.set_exception(error)  # the parent then reads the end of the pipe instead of waiting
 
     loop.add_reader(pipe.fileno(), asked)
+    os.set_blocking(pipe.fileno(), True)  # uvloop made it non-blocking, and answers are larger than its buffer
     await ended
+
+
+def _answer(pipe: Connection, arrivals: _Arrivals) -> bool:
+    """Answer the parent; whether that was all."""
+    match pipe.recv() if pipe.poll() else None:
+        case "count":
+            pipe.send(len(arrivals.ids))
+        case "take":
+            pipe.send_bytes(arrivals.ids.tobytes())
+            pipe.send_bytes(arrivals.times.tobytes())
+            arrivals.ids, arrivals.times = array("q"), array("q")
+        case "end":
+            return True
+        case _:
+            pass
+    return False

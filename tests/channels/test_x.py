@@ -107,6 +107,7 @@ OVERRATED = [  # there the count may be over X's, never under it
     ("https://user.name:pw@example.com/x", 40),
     ("java.lang.NullPointerException", 30),
     ("https://t.co/abc", 23),
+    ("https://t.co/abc/def", 27),
     ("©", 1),
     ("net.kr.kr@x", 29),
 ]
@@ -140,6 +141,13 @@ def test_what_is_defused_holds_no_address_and_stays_as_it_is(text: str):
     once = weighted.defuse(text)
     assert weighted.defuse(once) == once
     assert not re.search(r"[^\W_]\.(?!https?://)[a-z]{2,}", once)
+
+
+def test_an_ellipsis_that_makes_an_address_is_counted():
+    text = "y" * 50 + "http://0000000./" + "z" * 300
+    cut = weighted.cut(text, 50 + len("http://0000000.") + 2)
+    assert weighted.weight(cut) <= 67
+    assert cut.startswith("y" * 50)
 
 
 def test_what_x_never_links_is_left_alone():

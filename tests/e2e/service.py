@@ -14,6 +14,7 @@ import http.client
 import itertools
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -202,8 +203,7 @@ class Service:
 
     def launch(self) -> subprocess.Popen[str]:
         """Run it without waiting for it to serve."""
-        inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        environ = {**inherited, "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", **self.environ}
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", **self.environ}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tocsin", "serve"], cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
@@ -230,6 +230,11 @@ class Service:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self._ended(seconds)
+
+    def limit_files(self, most_bytes: int) -> None:
+        """No file of the running service may grow beyond this: to it, the disk is full. -1 lifts the limit."""
+        assert self.process is not None
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
 
     def _ended(self, seconds: float = 20.0) -> int:
         assert self.process is not None

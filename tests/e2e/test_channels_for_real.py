@@ -7,7 +7,7 @@ import email
 import email.policy
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
@@ -350,7 +350,8 @@ class Tags(HTMLParser):
         return tags
 
 
-TELEGRAMS = frozenset("b strong i em u ins s strike del a code pre blockquote tg-spoiler span".split())
+# https://core.telegram.org/bots/api#html-style
+TELEGRAMS = frozenset({"b", "strong", "i", "em", "u", "ins", "s", "strike", "del", "a", "code", "pre", "blockquote", "tg-spoiler", "span"})
 
 
 def test_telegram_gets_balanced_tags_of_its_own_list(sent: Sent) -> None:
@@ -464,6 +465,8 @@ def test_no_secret_in_previews_of_what_went_wrong_for_anybody(sent: Sent) -> Non
         if not path.startswith("/api/notification-handlers"):
             assert not _gives_away(content, secrets), path
     for handler in (*sent.handlers.values(), *sent.broken):
+        sent.receiver.forget(TWEETS)
+        sent.receiver.answer(TWEETS, 400, body=echo(*sent.settings[handler].values()))
         trial = sent.client.post(f"/api/notification-handlers/{handler}/test")
         assert trial.status == 200, trial.content
         assert not _gives_away(trial.content.decode(), secrets), handler
@@ -490,9 +493,8 @@ def _with_its_use_logged(sent: Sent) -> str:
     return sent.service.log()
 
 
-@pytest.mark.parametrize("read", [_with_its_use_logged], ids=["log"])
-def test_no_secret_in_the_log(sent: Sent, read: Callable[[Sent], str]) -> None:
-    log = read(sent)
+def test_no_secret_in_the_log(sent: Sent) -> None:
+    log = _with_its_use_logged(sent)
     assert '"event":"attempt"' in log
     assert not _gives_away(log, _secrets(sent))
     assert "127.0.0.1:1" not in log and urlsplit(sent.receiver.url("/")).netloc not in log  # no URL at all

@@ -14,6 +14,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, Service, until
+from mailserver import HANG, MailServer
 from receiver import Receiver
 
 KILLS = 10
@@ -113,9 +114,7 @@ def hook(receiver: Receiver) -> str:
     return receiver.url("/hook")
 
 
-def test_nothing_is_lost_over_ten_kills_and_only_what_was_in_flight_repeats(
-    start_service: Starter, receiver: Receiver, hook: str
-) -> None:
+def test_nothing_is_lost_over_ten_kills_and_only_what_was_in_flight_repeats(start_service: Starter, receiver: Receiver, hook: str) -> None:
     service = start_service(TOCSIN_RETRY_SCHEDULE="0.1s,0.2s,0.4s,1s,1s")
     client = service.first()
     assert [client.add_handler("webhook", webhook=hook) for _ in range(HANDLERS)] == list(range(1, HANDLERS + 1))
@@ -204,6 +203,61 @@ def test_sigterm_does_not_wait_for_ever_for_a_hanging_receiver(start_service: St
     assert (delivery["status"], delivery["attempt_count"]) == ("pending", 1)
 
 
+def test_what_was_cut_off_ends_where_unknown_means_stop(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/hook", 200, hold=True)
+    service = start_service(TOCSIN_UNKNOWN="stop")
+    client = service.first()
+    handlers = [client.add_handler("webhook", webhook=receiver.url("/hook")) for _ in range(3)]
+    notification = client.send("Hello", handlers=handlers)
+    receiver.wait(3)
+    service.kill()
+    receiver.release()
+    client.port = service.start().port
+    for delivery in client.settled(notification):
+        assert (delivery["status"], delivery["attempt_count"]) == ("failed", 1)
+        assert [(one["outcome"], one["reason"]) for one in delivery["attempts"]] == [("unknown", "unknown")]
+        assert client.handler(delivery["notification_handler_id"])["is_enabled"] is True
+    assert len(receiver.requests) == 3
+
+
+def test_a_mail_that_was_cut_off_waits_at_least_five_minutes(start_service: Starter, mail_server: MailServer) -> None:
+    mail_server.answer("final", HANG)
+    service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_RETRY_SCHEDULE="0.1s,0.1s")
+    client = service.first()
+    notification = client.send("cut off here", handlers=[client.add_handler("email", email="root@nas")])
+    until(lambda: any(b"cut off here" in one.content for one in list(mail_server.mails)), what="the mail did not come")
+    service.kill()
+    client.port = service.start().port
+    delivery = client.attempted(notification)
+    assert (delivery["status"], delivery["attempts"][0]["outcome"]) == ("pending", "unknown")
+    waits = datetime.fromisoformat(delivery["next_attempt_datetime"]) - datetime.now(UTC).replace(tzinfo=None)
+    assert timedelta(seconds=270) < waits < timedelta(seconds=370)
+
+
+def test_a_full_disk_is_said_and_survived(start_service: Starter, receiver: Receiver) -> None:
+    """Its log goes nowhere, so that only the store is hit."""
+    receiver.answer("/held", 200, hold=True)
+    service = start_service(TOCSIN_LOG_LEVEL="error")
+    client = service.first()
+    hook, held = (client.add_handler("webhook", webhook=receiver.url(path)) for path in ("/hook", "/held"))
+    before = client.send("before", handlers=[held])
+    receiver.wait(1)
+    service.limit_files((service.data / "tocsin.db-wal").stat().st_size)
+    refused = client.post("/api/notifications", {"message": "while it is full", "handlers": [hook]})
+    assert (refused.status, refused.codes()) == (503, [("busy", None)])
+    assert int(refused.headers["retry-after"]) >= 1
+    assert client.get("/healthz").status == 200
+    assert client.get("/api/notifications").json["meta"]["total"] == 1  # reading goes on
+    receiver.release()  # what arrives meanwhile cannot be written down yet
+    until(lambda: "settle.waits" in service.log(), what="the outcome was kept in spite of it")
+
+    service.limit_files(-1)
+    assert [one["status"] for one in client.settled(before)] == ["delivered"]
+    assert [one["status"] for one in client.settled(client.send("after", handlers=[hook]))] == ["delivered"]
+    assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "after"]
+    assert service.terminate() == 0
+
+
 def pending_over_an_outage(service: Service, client: Client, handler: int, minutes: int) -> None:
     """Kill it, and let all that waits have been due for so long."""
     service.kill()
@@ -249,5 +303,5 @@ def test_after_an_outage_critical_ones_go_first_and_the_oldest_first_among_equal
     rows = service.rows("SELECT d.id FROM deliveries d JOIN attempts a ON a.delivery_id = d.id ORDER BY a.at, d.id")
     order = [severities[delivery - 1] == "critical" for (delivery,) in rows]
     assert order == sorted(order, reverse=True)
-    critical, others = [one for one, in rows[:10]], [one for one, in rows[10:]]
+    critical, others = [one for (one,) in rows[:10]], [one for (one,) in rows[10:]]
     assert critical == sorted(critical) and others == sorted(others)

@@ -178,6 +178,26 @@ def test_many_attempts_that_find_the_handler_gone_tell_the_owner_once(client: Ow
     assert [one.json()["type"] for one in receiver.requests if one.path == "/witness"] == ["handler.disabled", "notification"]
 
 
+def test_strangers_are_not_told_of_a_dead_handler(client: OwnedClient, receiver: Receiver, providers: Receiver) -> None:
+    providers.forget(TWEETS)
+    receiver.answer("/dead", 410)
+    private, public = bot(), bot()
+    for token in (private, public):
+        providers.answer(bot_path(token), 200, body=b'{"ok":true,"result":{"message_id":5}}')
+    client.add_handler("telegram", telegram=public, telegram_chat_id="@everybody")
+    _, x_token = account(client)
+    paused = webhook(client, receiver, "/paused")
+    client.change(paused, is_enabled="0")
+    client.add_handler("telegram", telegram=private, telegram_chat_id="4711")
+    client.settled(client.send("now", handlers=[webhook(client, receiver, "/dead")]))
+    told = until(lambda: [one for one in providers.requests if one.path == bot_path(private)], what="the owner was not told")
+    assert "Handler switched off" in told[0].json()["text"]
+    [newest] = client.get("/api/notifications?results_per_page=10").data[:1]
+    assert newest["title"].startswith("Handler switched off")
+    assert [one["status"] for one in client.settled(newest["id"])] == ["delivered"]
+    assert not [one for one in providers.requests if one.path == bot_path(public)] and not posts(providers, x_token)
+
+
 # ---------------------------------------------------------------------------------------------------- lost answers
 
 

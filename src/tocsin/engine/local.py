@@ -91,6 +91,8 @@ class LocalEngine:
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
         for job in jobs:
             lane = self._lane(job.delivery.handler_id)
+            if job.delivery.id in lane.known:  # a refill has read it between its commit and this call
+                continue
             # Once some are left in the store, later ones must not overtake them.
             if lane.spilled or lane.filling or len(lane.jobs) >= MOST_IN_LANE or self._is_full:
                 lane.spilled = True

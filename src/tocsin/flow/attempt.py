@@ -29,6 +29,7 @@ from tocsin.model import (
 from tocsin.vault import scrub
 
 MOST_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
+LONG_TEXT = 4096  # characters: more take milliseconds to render
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,15 @@ class Tried(Struct, frozen=True):
     reply: Reply | None = None
 
 
-def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
-    """The native requests; a fault of ours in rendering is this message's refusal, never a poison message."""
+async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
+    """The native requests; long messages are rendered in a thread, so that nobody waits for them."""
+    if len(message.text) > LONG_TEXT and not loaded.channel.signs:
+        return await asyncio.to_thread(_render, loaded, message, context)
+    return _render(loaded, message, context)
+
+
+def _render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
+    """A fault of ours in rendering is this message's refusal, never a poison message."""
     if loaded.settings is None:
         return Refused(Reason.SETTINGS, loaded.problem or "", ours=True)
     try:
@@ -65,7 +73,7 @@ def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Reque
 async def attempt(loaded: Loaded, message: Message, context: Context, wire: Wire, pacer: Pacer, part: int = 0) -> Tried:
     """Send what has not arrived yet, part after part. The turn of the first part was taken by the caller."""
     started = time.perf_counter()
-    requests = render(loaded, message, context)
+    requests = await render(loaded, message, context)
     if isinstance(requests, Refused):
         return Tried(requests, 0, part)
     outcome: Outcome = Delivered()
@@ -107,7 +115,7 @@ def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None
     """Status code and text of an answer, capped and without secrets."""
     match reply:
         case HttpReply():
-            text = reply.body[: 4 * MOST_RESPONSE_CHARACTERS].decode("utf-8", "replace") if reply.body else ""
+            text = reply.body.decode("utf-8", "replace") if reply.body else ""  # cut after scrubbing, or half a secret may stay
             return reply.status, scrub(text, secrets)[:MOST_RESPONSE_CHARACTERS].replace("\0", "") if text else None
         case MailReply():
             return reply.code, scrub(f"{reply.enhanced} {reply.text}".strip(), secrets)[:MOST_RESPONSE_CHARACTERS]

@@ -189,7 +189,7 @@ class Delivering:
         budget = channel.daily_budget(self._settings)
         if budget is None and not channel.refuses_repeats:
             return None, context
-        requests = render(loaded, notification.message, context)
+        requests = await render(loaded, notification.message, context)
         if isinstance(requests, Refused):
             return requests, context
         content = b"\0".join(request.body if isinstance(request, HttpRequest) else request.content for request in requests)
