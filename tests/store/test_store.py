@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from conftest import opened_store, run
 from tocsin import datadir
@@ -89,7 +90,7 @@ def test_a_write_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
             bad = store.accept(accepting(999_999))
             results = await asyncio.gather(*good, bad, return_exceptions=True)
             assert all(isinstance(result, list) for result in results[:5])
-            assert isinstance(results[5], Busy)
+            assert isinstance(results[5], IntegrityError)
             assert (await store.notifications(1, 1, 25)).total == 5
 
     run(main())
@@ -243,7 +244,7 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(tmp_path: Path
             assert await store.remembered(1, wanted.path, "key", 0) == replace(wanted, answer=(ids.notification_id,))
             assert await store.remembered(2, wanted.path, "key", 0) is None
             assert await store.remembered(1, wanted.path, "key", 101) is None
-            with pytest.raises(Busy):
+            with pytest.raises(IntegrityError):
                 await store.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
             assert await store.remembered(1, wanted.path, "refused", 0) is None
             await store.forget_idempotency(101)
@@ -348,7 +349,7 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path
 
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
-            stuck = asyncio.ensure_future(store._read(read))
+            stuck = asyncio.ensure_future(store._list(read))
             await asyncio.to_thread(started.wait)
             await store.accept(accepting(handler))
             assert not stuck.done()
@@ -363,6 +364,7 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path
     ("read", "index"),
     [
         (lambda c: reading.due(c, 1, 5, 5), "ix_deliveries_pending"),
+        (lambda c: reading.due(c, 1, 5, 5), "ix_deliveries_pending_critical"),
         (lambda c: reading.waiting_handlers(c), "ix_deliveries_pending"),
         (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
         (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),

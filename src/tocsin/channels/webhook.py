@@ -95,11 +95,18 @@ def render(message: Message, settings: WebhookSettings, context: Context) -> tup
     return (HttpRequest(settings.webhook, _shown(settings.webhook), body, headers, timeout_seconds=TIMEOUT_SECONDS),)
 
 
+@functools.lru_cache(maxsize=64)
+def _written(at: Micros) -> tuple[str, str]:
+    """A moment as RFC 3339, and as the API writes it."""
+    written = _moment(at).isoformat(timespec="microseconds")
+    return f"{written[:26]}Z", f"{written[:10]} {written[11:19]}"
+
+
 def _body(message: Message, context: Context) -> _Body:
-    at = _moment(message.at).isoformat(timespec="microseconds")
+    timestamp, shown = _written(message.at)
     return _Body(
         type=message.kind,
-        timestamp=f"{at[:26]}Z",
+        timestamp=timestamp,
         data=_Data(
             id=context.notification_id,
             title=message.title,
@@ -107,7 +114,7 @@ def _body(message: Message, context: Context) -> _Body:
             severity=message.severity,
             url=message.url or None,
             fields=dict(message.fields),
-            datetime=f"{at[:10]} {at[11:19]}",
+            datetime=shown,
             handler_id=context.handler_id,
             delivery_id=context.delivery_id,
         ),

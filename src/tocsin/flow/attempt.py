@@ -54,7 +54,7 @@ class Tried(Struct, frozen=True):
 
 async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
     """The native requests; long messages are rendered in a thread, so that nobody waits for them."""
-    if len(message.text) > LONG_TEXT and not loaded.channel.signs:
+    if len(message.text) > LONG_TEXT:
         return await asyncio.to_thread(_render, loaded, message, context)
     return _render(loaded, message, context)
 

@@ -9,9 +9,10 @@ from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from tocsin.model import Attempt, Delivery, Message, Micros, Notification, Reason, Status
+from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Status
 
 T = TypeVar("T")
+LATE_AFTER: Micros = 5 * 60 * SECOND  # past its due time a delivery is late: it says so, and critical ones go first
 
 
 class StoreError(Exception):
@@ -177,7 +178,7 @@ class Store(Protocol):
         ...
 
     async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
-        """Pending deliveries of a handler that are due, in due order, and when the next one after `now` is due."""
+        """Pending deliveries of a handler that are due, late critical ones first, then in due order; when the next after `now` is due."""
         ...
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]: ...

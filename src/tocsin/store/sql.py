@@ -34,6 +34,7 @@ from tocsin.store import (
     Settlement,
     StoreError,
     Waiting,
+    bulk,
     reading,
     writing,
 )
@@ -41,14 +42,15 @@ from tocsin.store.tables import meta
 from tocsin.store.writer import Writer
 
 READ_SECONDS = 5.0
-READ_THREADS = 4
+READ_THREADS = 2  # for the flow's own short reads
+LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 _STEPS_BETWEEN_LOOKS = 50_000  # virtual machine instructions, about a millisecond
 T = TypeVar("T")
 
 
 def sqlite_engine(path: Path) -> Engine:
     """An engine on a SQLite file: WAL, every commit on the disk, foreign keys on, transactions begun by us."""
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, pool_size=READ_THREADS + 2)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, pool_size=READ_THREADS + LIST_THREADS + 2)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -86,12 +88,14 @@ class SqlStore:
         self._reads = _begin_by_hand(engine, "BEGIN")
         self._writer = Writer(_begin_by_hand(engine, "BEGIN IMMEDIATE"), changed)
         self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
+        self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
         self._engine = engine
 
     async def close(self) -> None:
         await self._writer.close()
         self._threads.shutdown(wait=True)
+        self._list_threads.shutdown(wait=True)
         self._engine.dispose()
 
     @property
@@ -106,6 +110,9 @@ class SqlStore:
 
     async def _read(self, read: Callable[..., T], *args: object) -> T:
         return await self._loop.run_in_executor(self._threads, partial(self._read_in_thread, read, *args))
+
+    async def _list(self, read: Callable[..., T], *args: object) -> T:
+        return await self._loop.run_in_executor(self._list_threads, partial(self._read_in_thread, read, *args))
 
     def _read_in_thread(self, read: Callable[..., T], *args: object) -> T:
         with self._reads.connect() as connection:
@@ -130,10 +137,10 @@ class SqlStore:
     # ------------------------------------------------------------------------------------------------------- hot path
 
     async def accept(self, accept: Accept) -> list[Accepted]:
-        return await self._writer.submit(accept, writing.AcceptAll)
+        return await self._writer.submit(accept, bulk.AcceptAll)
 
     async def settle(self, settlement: Settlement) -> bool:
-        return await self._writer.submit(settlement, writing.SettleAll)
+        return await self._writer.submit(settlement, bulk.SettleAll)
 
     # ----------------------------------------------------------------------------------------------------- what is due
 
@@ -160,16 +167,16 @@ class SqlStore:
         return await self._write(writing.retry, user_id, which, at, limit, idempotency)
 
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
-        return await self._read(reading.notifications_page, user_id, page, size)
+        return await self._list(reading.notifications_page, user_id, page, size)
 
     async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None:
-        return await self._read(reading.notification, user_id, notification_id)
+        return await self._list(reading.notification, user_id, notification_id)
 
     async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
-        return await self._read(reading.deliveries_page, user_id, which, page, size)
+        return await self._list(reading.deliveries_page, user_id, which, page, size)
 
     async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
-        return await self._read(reading.delivery, user_id, delivery_id)
+        return await self._list(reading.delivery, user_id, delivery_id)
 
     async def remembered(self, user_id: int, path: str, key: str, since: Micros) -> Remembered | None:
         return await self._read(reading.remembered, user_id, path, key, since)
@@ -183,7 +190,7 @@ class SqlStore:
         return await self._read(reading.handler_briefs, user_id)
 
     async def handlers(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
-        return await self._read(reading.handlers_page, user_id, which, page, size)
+        return await self._list(reading.handlers_page, user_id, which, page, size)
 
     async def handler(self, handler_id: int) -> HandlerRow | None:
         return await self._read(reading.handler, handler_id)

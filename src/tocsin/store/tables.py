@@ -97,6 +97,7 @@ deliveries = Table(
     Column("handler_id", Id, ForeignKey("handlers.id"), nullable=False),
     Column("user_id", Id, nullable=False),
     Column("status", SmallInteger, nullable=False),
+    Column("is_critical", Boolean, nullable=False),
     Column("due_at", Time, nullable=False),
     Column("first_due_at", Time, nullable=False),
     Column("created_at", Time, nullable=False),
@@ -118,6 +119,13 @@ deliveries = Table(
         "due_at",
         sqlite_where=text("status = 0"),
         postgresql_where=text("status = 0"),
+    ),
+    Index(
+        "ix_deliveries_pending_critical",
+        "handler_id",
+        "due_at",
+        sqlite_where=text("status = 0 AND is_critical = 1"),
+        postgresql_where=text("status = 0 AND is_critical"),
     ),
     sqlite_autoincrement=True,
 )

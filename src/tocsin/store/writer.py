@@ -3,16 +3,18 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import OperationalError
 
 from tocsin.model import Busy
 
 MOST_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
+LOOK_EVERY_SECONDS = 0.5  # for what other processes wrote
 MOST_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
         self._data_version: int | None = None
+        self._look_at = 0.0
         self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
         self._thread.start()
 
@@ -53,6 +56,8 @@ class Writer:
         """Queue a write: a `Write`, or a value that `bulk` knows how to run. The future is done after the commit."""
         if self._waiting >= MOST_WAITING:
             raise Busy("the store does not keep up", 1)
+        if not self._thread.is_alive():
+            raise Busy("the store takes no writes", 60)
         future = self._loop.create_future()
         self._waiting += 1
         self._queue.put(_Job(write, bulk, future))
@@ -122,8 +127,10 @@ class Writer:
 
     def _look_for_others(self, connection: Connection) -> None:
         """SQLite's data_version moves only when another connection commits (https://www.sqlite.org/pragma.html#pragma_data_version)."""
-        if self._engine.dialect.name != "sqlite":
+        now = time.monotonic()
+        if self._engine.dialect.name != "sqlite" or now < self._look_at:
             return
+        self._look_at = now + LOOK_EVERY_SECONDS
         try:
             version = connection.connection.driver_connection.execute("PRAGMA data_version").fetchone()[0]  # pyright: ignore[reportOptionalMemberAccess]
         except Exception:
@@ -148,7 +155,7 @@ class Writer:
 
 def _known(error: Exception) -> Exception:
     """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
-    if isinstance(error, DBAPIError):
+    if isinstance(error, OperationalError):
         log.error("store.write_failed", error=str(error.orig))
         return Busy("the store cannot be written now", 5)
     return error

@@ -126,6 +126,7 @@ def upgrade() -> None:
         sa.Column("handler_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("user_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("status", sa.SmallInteger(), nullable=False),
+        sa.Column("is_critical", sa.Boolean(), nullable=False),
         sa.Column("due_at", sa.BigInteger(), nullable=False),
         sa.Column("first_due_at", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
@@ -153,6 +154,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("status = 0"),
         postgresql_where=sa.text("status = 0"),
+    )
+    op.create_index(
+        "ix_deliveries_pending_critical",
+        "deliveries",
+        ["handler_id", "due_at"],
+        unique=False,
+        sqlite_where=sa.text("status = 0 AND is_critical = 1"),
+        postgresql_where=sa.text("status = 0 AND is_critical"),
     )
     op.create_index("ix_deliveries_user_id_status_id", "deliveries", ["user_id", "status", "id"], unique=False)
     op.create_table(

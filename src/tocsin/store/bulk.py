@@ -1,0 +1,225 @@
+"""The hot writes: what many callers want at once is done in a few statements, each with its SQL beside it, by name.
+
+A statement takes many rows as one `VALUES` list, and not as `executemany`: that would give up and take back Python's lock for every
+row, and wait for it each time while the event loop is busy.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from tocsin.model import Attempt, Delivery, Micros, Severity, Status
+from tocsin.store import Accept, Accepted, Remembered, Settlement
+from tocsin.store.tables import TOTAL_NOTIFICATIONS
+
+# `?` stands for the rows, in parentheses, with as many values as each has.
+ADD_NOTIFICATIONS = (
+    "INSERT INTO notifications (id, user_id, created_at, send_at, expires_at, kind, severity, title, text, url, fields) VALUES ?"
+)
+ADD_DELIVERIES = (
+    "INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, last_reason,"
+    " is_critical, attempt_count, step, throttles, may_have_arrived, part, replays) VALUES ?"
+)
+SETTLE_DELIVERIES = (
+    "UPDATE deliveries SET status = v.column2, due_at = v.column3, attempt_count = v.column4, step = v.column5, throttles = v.column6,"
+    " last_attempt_at = v.column7, late = v.column8, may_have_arrived = v.column9, part = v.column10, last_reason = v.column11,"
+    " last_error = v.column12 FROM (VALUES ?) AS v WHERE deliveries.id = v.column1"
+)
+COUNT_ATTEMPTS = (
+    "UPDATE deliveries SET attempt_count = v.column2, last_attempt_at = v.column3 FROM (VALUES ?) AS v WHERE deliveries.id = v.column1"
+)
+ADD_ATTEMPTS = (
+    "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason, status_code, response, next_at) VALUES ?"
+    " ON CONFLICT (delivery_id, number) DO NOTHING"
+)
+HANDLERS_DELIVERED = (
+    "UPDATE handlers SET last_delivered_at = v.column2 FROM (VALUES ?) AS v"
+    " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2)"
+)
+ADD_TOTALS = "INSERT INTO totals (user_id, what, n) VALUES ? ON CONFLICT (user_id, what) DO UPDATE SET n = totals.n + excluded.n"
+REMEMBER = (
+    "INSERT INTO idempotency (user_id, path, key, content, answer, created_at) VALUES ?"
+    " ON CONFLICT (user_id, path, key) DO UPDATE SET content = excluded.content, answer = excluded.answer, created_at = excluded.created_at"
+)
+COUNT_PENDING = "SELECT count(*) FROM deliveries WHERE status = 0 AND id IN (VALUES ?)"
+STATUSES = "SELECT id, status FROM deliveries WHERE id IN (VALUES ?)"
+LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = (VALUES ?)"
+
+_ROWS = (256, 64, 16, 4, 1)  # of one statement: few sizes, so that the driver finds them prepared
+
+Row = tuple[Any, ...]
+
+
+def run(connection: Connection, statement: str, rows: Sequence[Row]) -> list[Any]:
+    """Run a statement for all rows; what it gives back, row by row."""
+    found: list[Any] = []
+    start = 0
+    for size in _ROWS:
+        while len(rows) - start >= size:
+            chunk = rows[start : start + size]
+            result = connection.exec_driver_sql(
+                _with_rows(statement, size, len(chunk[0])), tuple([value for row in chunk for value in row])
+            )
+            if result.returns_rows:
+                found.extend(result)
+            start += size
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _with_rows(statement: str, rows: int, width: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return statement.replace("?", ", ".join([row] * rows))
+
+
+class Totals:
+    """Changes of totals within one transaction, written once at its end."""
+
+    def __init__(self) -> None:
+        self._changes: Counter[tuple[int, int]] = Counter()
+
+    def add(self, user_id: int, what: int, n: int = 1) -> None:
+        self._changes[user_id, what] += n
+
+    def write(self, connection: Connection) -> None:
+        run(connection, ADD_TOTALS, [(user_id, what, n) for (user_id, what), n in self._changes.items() if n])
+
+
+def remember(connection: Connection, user_id: int, at: Micros, what: Remembered) -> None:
+    answer = ",".join(map(str, what.answer))
+    run(connection, REMEMBER, [(user_id, what.path, what.key, what.content, answer, at)])
+
+
+class AcceptAll:
+    """Keep notifications and their deliveries."""
+
+    @staticmethod
+    def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
+        notification_id = _next_id(connection, "notifications")
+        delivery_id = _next_id(connection, "deliveries")
+        notification_rows: list[Row] = []
+        delivery_rows: list[Row] = []
+        changes = Totals()
+        results: list[list[Accepted]] = []
+        for accept in writes:
+            accepted: list[Accepted] = []
+            user_id, at = accept.user_id, accept.at
+            for planned in accept.planned:
+                message = planned.message
+                is_critical = message.severity is Severity.CRITICAL
+                fields = msgspec.json.encode(message.fields).decode() if message.fields else "[]"
+                what = (message.kind, message.severity.value, message.title, message.text, message.url, fields)
+                notification_rows.append((notification_id, user_id, at, planned.send_at, planned.expires_at, *what))
+                accepted.append(Accepted(notification_id, delivery_id))
+                for one in planned.deliveries:
+                    reason = None if one.reason is None else one.reason.value
+                    whose = (delivery_id, notification_id, one.handler_id, user_id)
+                    delivery_rows.append((*whose, int(one.status), one.due_at, one.due_at, at, reason, is_critical, 0, 0, 0, 0, 0, 0))
+                    changes.add(user_id, one.status)
+                    delivery_id += 1
+                notification_id += 1
+            changes.add(user_id, TOTAL_NOTIFICATIONS, len(accepted))
+            results.append(accepted)
+        run(connection, ADD_NOTIFICATIONS, notification_rows)
+        run(connection, ADD_DELIVERIES, delivery_rows)
+        for accept, accepted in zip(writes, results, strict=True):
+            if accept.idempotency is not None:
+                answer = tuple(one.notification_id for one in accepted)
+                remember(connection, accept.user_id, accept.at, msgspec.structs.replace(accept.idempotency, answer=answer))
+        changes.write(connection)
+        return results
+
+
+def _next_id(connection: Connection, table: str) -> int:
+    """The first id never used before. Inside a write transaction, so nobody else takes it."""
+    if connection.dialect.name != "sqlite":
+        raise NotImplementedError("ids of other databases come with them")
+    found = run(connection, LAST_ID, [(table,)])
+    return found[0][0] + 1 if found else 1
+
+
+class SettleAll:
+    """Keep how deliveries stand after their attempts, and the attempts' log rows."""
+
+    @staticmethod
+    def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:
+        statuses = _statuses(connection, [write.delivery.id for write in writes])
+        delivery_rows: list[Row] = []
+        counted_rows: list[Row] = []
+        attempt_rows: list[Row] = []
+        arrived: dict[int, Micros] = {}
+        changes = Totals()
+        applied: list[bool] = []
+        for write in writes:
+            delivery, attempt = write.delivery, write.attempt
+            before = statuses.get(delivery.id)
+            # What has arrived has arrived, even if somebody cancelled it meanwhile.
+            wanted = before == Status.PENDING or (before is not None and delivery.status is Status.DELIVERED)
+            applied.append(wanted)
+            if before is None:
+                continue
+            if wanted:
+                delivery_rows.append(_settled_row(delivery))
+                if before != delivery.status:
+                    changes.add(delivery.user_id, before, -1)
+                    changes.add(delivery.user_id, delivery.status)
+                    statuses[delivery.id] = delivery.status
+                if delivery.status is Status.DELIVERED:
+                    arrived[delivery.handler_id] = max(write.at, arrived.get(delivery.handler_id, 0))
+            elif attempt is not None:
+                counted_rows.append((delivery.id, attempt.number, attempt.at))
+            if attempt is not None:
+                attempt_rows.append(_attempt_row(attempt, wanted))
+        run(connection, SETTLE_DELIVERIES, delivery_rows)
+        run(connection, COUNT_ATTEMPTS, counted_rows)
+        run(connection, ADD_ATTEMPTS, attempt_rows)
+        run(connection, HANDLERS_DELIVERED, list(arrived.items()))
+        changes.write(connection)
+        return applied
+
+
+def _settled_row(delivery: Delivery) -> Row:
+    return (
+        delivery.id,
+        int(delivery.status),
+        delivery.due_at,
+        delivery.attempt_count,
+        delivery.step,
+        delivery.throttles,
+        delivery.last_attempt_at,
+        delivery.late,
+        delivery.may_have_arrived,
+        delivery.part,
+        None if delivery.last_reason is None else delivery.last_reason.value,
+        delivery.last_error,
+    )
+
+
+def _attempt_row(attempt: Attempt, wanted: bool) -> Row:
+    return (
+        attempt.delivery_id,
+        attempt.number,
+        attempt.at,
+        attempt.duration_us,
+        attempt.outcome,
+        attempt.reason.value,
+        attempt.status_code,
+        attempt.response,
+        attempt.next_at if wanted else None,
+    )
+
+
+def _statuses(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+    """The status of each delivery that is there. Nearly always all are pending, and one number says so."""
+    rows = [(one,) for one in dict.fromkeys(ids)]
+    if sum(found[0] for found in run(connection, COUNT_PENDING, rows)) == len(rows):
+        return dict.fromkeys(ids, int(Status.PENDING))
+    return {found[0]: found[1] for found in run(connection, STATUSES, rows)}
+
+
+def chunks(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
