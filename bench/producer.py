@@ -25,21 +25,21 @@ class Producer:
         self._loop = asyncio.get_running_loop()
         self._waiting = deque(requests)
         self._left = len(requests)
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()  # in turn, so that none stays idle until the service closes it
         self._paced = False
         self._done: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self, port: int, connections: int, interval_seconds: float = 0.0) -> None:
         """As fast as the answers come, or one request every interval. Raises Refused."""
         opened = [await self._loop.create_connection(lambda: _Connection(self), "127.0.0.1", port) for _ in range(connections)]
-        self._idle = [connection for _, connection in opened]
+        self._idle.extend(connection for _, connection in opened)
         self.first_sent_at = time.time_ns()
         self._paced = interval_seconds > 0
         if self._paced:
             self._tick(self._loop.time(), interval_seconds)
         else:
             while self._idle and self._waiting:
-                self._idle.pop().send(self._waiting.popleft())
+                self._idle.popleft().send(self._waiting.popleft())
         try:
             await self._done
         finally:
@@ -50,7 +50,7 @@ class Producer:
     def _tick(self, at: float, interval: float) -> None:
         if self._waiting and not self._done.done():
             if self._idle:  # else all connections wait for answers: the next tick sends it
-                self._idle.pop().send(self._waiting.popleft())
+                self._idle.popleft().send(self._waiting.popleft())
             self._loop.call_at(at + interval, self._tick, at + interval, interval)
 
     def answered(self, connection: "_Connection", request: bytes, head: bytes, body: bytes) -> None:

@@ -49,6 +49,7 @@ class Reconciliation(Struct):
     arrived: int
     missing: int
     duplicates: int
+    bare_duplicates: int
     never_accepted: int
     service_accepted: int
     store_delivered: int
@@ -98,7 +99,8 @@ def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], fo
         console.print(f"{'met   ' if check.is_met else 'MISSED'}  {check.goal}: {check.measured:.2f}", highlight=False)
     console.print(
         f"{'complete' if found.is_complete else 'INCOMPLETE'}: {found.accepted:,} accepted, {found.arrived:,} arrived, "
-        f"{found.missing:,} missing, {found.duplicates:,} more than once, {found.never_accepted:,} never accepted; "
+        f"{found.missing:,} missing, {found.duplicates:,} more than once (and {found.bare_duplicates:,} of the bare loop), "
+        f"{found.never_accepted:,} never accepted; "
         f"the service accepted {found.service_accepted:,} and holds {found.store_delivered:,} as delivered",
         highlight=False,
     )

@@ -10,7 +10,7 @@ from msgspec import Struct
 from bench import bare, peer
 from bench.machine import cpu_seconds, forget_peak, peak_bytes, run_pinned
 from bench.messages import requests_of_many, requests_of_one
-from bench.producer import Producer
+from bench.producer import Producer, Refused
 from bench.receiver import Receiver
 from bench.report import Reconciliation, Row, percentile
 from bench.service import API_KEY, Service
@@ -69,7 +69,8 @@ class Books:
             accepted=len(self._accepted) + self._peer_sent,
             arrived=len(self._arrived) + self._peer_arrived,
             missing=len(self._accepted - self._arrived.keys()) + max(0, self._peer_sent - self._peer_arrived),
-            duplicates=sum(1 for count in self._arrived.values() if count > 1),
+            duplicates=sum(1 for one, count in self._arrived.items() if count > 1 and one < BARE_IDS),
+            bare_duplicates=sum(1 for one, count in self._arrived.items() if count > 1 and one >= BARE_IDS),
             never_accepted=len(self._arrived.keys() - self._accepted) + max(0, self._peer_arrived - self._peer_sent),
             service_accepted=sum(1 for one in self._accepted if one < BARE_IDS),
             store_delivered=service.delivered(),
@@ -155,7 +156,11 @@ class Bench:
         forget_peak(pid)
         cpu_before, began_at = cpu_seconds(pid), time.time_ns()
         within_before, all_before = self._latency_counts()
-        producer = uvloop.run(_produce(list(requests), self._service.port, connections, interval_seconds))
+        try:
+            producer = uvloop.run(_produce(list(requests), self._service.port, connections, interval_seconds))
+        except (Refused, OSError) as error:
+            self._service.check_alive()  # the end of its log says more
+            raise RuntimeError(f"the producer could not go on: {error}") from error
         self.books.accept(producer.accepted)
         self._wait_for_arrivals(len(producer.accepted))
         arrived = self.books.take()

@@ -53,6 +53,7 @@ class Service:
         raise RuntimeError("the service was not ready in time")
 
     def check_alive(self) -> None:
+        """Raises RuntimeError with the end of its log if the service has stopped."""
         if self._process.poll() is not None:
             lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
             raise RuntimeError("\n".join([f"the service stopped with exit code {self._process.returncode}", *lines]))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import resource
 import secrets
 import signal
@@ -100,6 +101,7 @@ async def running(
         await asyncio.gather(house, *(one.close() for one in wires), return_exceptions=True)
         await store.close()
         ledger.close()
+        observe.flush_logs()
 
 
 def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine) -> None:
@@ -130,6 +132,9 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
     observe.set_up_logs(settings)
     _raise_file_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(
+        50_000, 20, 100
+    )  # thousands of deliveries in memory are no garbage: looking through them again and again costs a tenth
     try:
         with datadir.locked(settings.data_path):
             engine, vault = datadir.open_store(settings)
@@ -168,6 +173,8 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
             log.warning("mail", complaint=sentence)
         print(*first, f"tocsin serves http://{_in_url(host)}:{port}", sep="\n", file=out, flush=True)
         log.info("started", host=host, port=port)
+        gc.collect()
+        gc.freeze()  # what is here now stays
         await server.serve(sockets=[listener])
     log.info("stopped")
 

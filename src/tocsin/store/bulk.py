@@ -7,7 +7,7 @@ row, and wait for it each time while the event loop is busy.
 import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from sqlalchemy import Connection
@@ -95,7 +95,9 @@ def remember(connection: Connection, user_id: int, at: Micros, what: Remembered)
 
 
 class AcceptAll:
-    """Keep notifications and their deliveries."""
+    """Keep notifications and their deliveries. Somebody waits for the answer, so it does not linger."""
+
+    linger_seconds: ClassVar[float] = 0.0
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
@@ -143,7 +145,9 @@ def _next_id(connection: Connection, table: str) -> int:
 
 
 class SettleAll:
-    """Keep how deliveries stand after their attempts, and the attempts' log rows."""
+    """Keep how deliveries stand after their attempts, and the attempts' log rows. Nobody waits for it but the in-flight ledger."""
+
+    linger_seconds: ClassVar[float] = 0.008
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:

@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from tocsin.model import Busy
 
 MOST_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
+MOST_GATHERED = 256  # writes that are handed to the thread at once
 LOOK_EVERY_SECONDS = 0.5  # for what other processes wrote
 MOST_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
 
@@ -23,7 +24,9 @@ Write: TypeAlias = Callable[[Connection], Any]
 
 
 class Bulk(Protocol):
-    """A kind of write of which many run better together than one by one."""
+    """A kind of write of which many run better together than one by one. `linger_seconds`: how long one may wait for company."""
+
+    linger_seconds: ClassVar[float]
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Any]) -> list[Any]: ...
@@ -44,7 +47,10 @@ class Writer:
     def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
         self._engine = engine
         self._changed = changed
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._flush: asyncio.Handle | None = None
+        self._is_flush_soon = False
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
         self._data_version: int | None = None
@@ -60,8 +66,31 @@ class Writer:
             raise Busy("the store takes no writes", 60)
         future = self._loop.create_future()
         self._waiting += 1
-        self._queue.put(_Job(write, bulk, future))
+        self._gathered.append(_Job(write, bulk, future))
+        if len(self._gathered) >= MOST_GATHERED:
+            self._hand_over()
+        else:
+            self._flush_within(bulk.linger_seconds if bulk else 0.0)
         return future
+
+    def _flush_within(self, seconds: float) -> None:
+        """What one turn of the event loop asks for, or what may linger, goes to the thread at once: waking it costs more than a row."""
+        if seconds == 0.0:
+            if not self._is_flush_soon:
+                self._is_flush_soon = True
+                if self._flush is not None:
+                    self._flush.cancel()
+                self._flush = self._loop.call_soon(self._hand_over)
+        elif self._flush is None:
+            self._flush = self._loop.call_later(seconds, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+        self._flush, self._is_flush_soon = None, False
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
 
     @property
     def waiting(self) -> int:
@@ -73,6 +102,7 @@ class Writer:
 
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -91,17 +121,18 @@ class Writer:
                     return
 
     def _take(self) -> tuple[list[_Job], bool]:
+        """Whatever waits, and whether it is the last."""
         jobs: list[_Job] = []
         try:
-            job = self._queue.get(timeout=1.0)
-            while job is not None and len(jobs) < MOST_IN_ONE_COMMIT - 1:
-                jobs.append(job)
-                job = self._queue.get_nowait()
+            gathered = self._queue.get(timeout=1.0)
+            while gathered is not None and len(jobs) < MOST_IN_ONE_COMMIT:
+                jobs.extend(gathered)
+                gathered = self._queue.get_nowait()
         except queue.Empty:
             return jobs, False
-        if job is not None:
-            jobs.append(job)
-        return jobs, job is None
+        if gathered is not None:
+            jobs.extend(gathered)
+        return jobs, gathered is None
 
     def _commit(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
         try:
