@@ -159,8 +159,7 @@ class Bench:
         try:
             producer = uvloop.run(_produce(list(requests), self._service.port, connections, interval_seconds))
         except (Refused, OSError) as error:
-            self._service.check_alive()  # the end of its log says more
-            raise RuntimeError(f"the producer could not go on: {error}") from error
+            self._service.explain(error)
         self.books.accept(producer.accepted)
         self._wait_for_arrivals(len(producer.accepted))
         arrived = self.books.take()

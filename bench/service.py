@@ -1,5 +1,6 @@
 """The service under load: `tocsin serve` as a child process on its own core, with 200 webhook handlers."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -12,7 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 API_KEY = "tk_bench00000000000000000000000000000000000000"
 _START_SECONDS = 30.0
@@ -55,8 +56,18 @@ class Service:
     def check_alive(self) -> None:
         """Raises RuntimeError with the end of its log if the service has stopped."""
         if self._process.poll() is not None:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
-            raise RuntimeError("\n".join([f"the service stopped with exit code {self._process.returncode}", *lines]))
+            self._fail()
+
+    def explain(self, error: Exception) -> NoReturn:
+        """After a lost connection: raises RuntimeError, with the end of the log if the service is going down."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+            self._fail()
+        raise RuntimeError(f"the service runs, but {error}") from error
+
+    def _fail(self) -> NoReturn:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
+        raise RuntimeError("\n".join([f"the service stopped with exit code {self._process.returncode}", *lines]))
 
     def register(self, ports: list[int]) -> list[int]:
         """The ids of new webhook handlers, one for each of the receiver's ports."""

@@ -3,11 +3,11 @@
 import asyncio
 import threading
 from pathlib import Path
+from sqlite3 import IntegrityError
 
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 
 from conftest import opened_store, run
 from tocsin import datadir

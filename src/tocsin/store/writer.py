@@ -139,8 +139,15 @@ class Writer:
             return self._transaction(connection, jobs)
         except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one
             if len(jobs) == 1:
-                return [_known(error)]
+                return [self._known(error)]
             return [result for job in jobs for result in self._commit(connection, [job])]
+
+    def _known(self, error: Exception) -> Exception:
+        """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
+        if isinstance(error, (OperationalError, self._engine.dialect.loaded_dbapi.OperationalError)):
+            log.error("store.write_failed", error=str(error.orig if isinstance(error, OperationalError) else error))
+            return Busy("the store cannot be written now", 5)
+        return error
 
     def _transaction(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
         results: list[Any] = [None] * len(jobs)
@@ -182,11 +189,3 @@ class Writer:
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
-
-
-def _known(error: Exception) -> Exception:
-    """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
-    if isinstance(error, OperationalError):
-        log.error("store.write_failed", error=str(error.orig))
-        return Busy("the store cannot be written now", 5)
-    return error
