@@ -84,12 +84,15 @@ class _Connection(asyncio.Protocol):
         self._producer = producer
         self._request = b""
         self._answer = b""
+        self._waits = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._quiet_since = asyncio.get_running_loop().time()
 
     def send(self, request: bytes) -> None:
-        self._request = request
+        self._request, self._waits = request, True
+        self._quiet_since = asyncio.get_running_loop().time()
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -98,8 +101,10 @@ class _Connection(asyncio.Protocol):
         length = _LENGTH.search(self._answer, 0, head + 2) if head >= 0 else None
         if length is None or len(self._answer) < head + 4 + int(length[1]):
             return
-        answer, self._answer = self._answer, b""
+        answer, self._answer, self._waits = self._answer, b"", False
         self._producer.answered(self, self._request, answer[: head + 2], answer[head + 4 :])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._producer.failed(Refused(f"the service closed a connection: {exc}"))
+        state = "with a request on it" if self._waits else "while it was idle"
+        idle_seconds = asyncio.get_running_loop().time() - self._quiet_since
+        self._producer.failed(Refused(f"a connection was lost {state}, {idle_seconds:.3f} s after its last use: {exc or 'closed'}"))

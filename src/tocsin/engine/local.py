@@ -18,7 +18,7 @@ from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
 
 MOST_RUNNING = 2000  # attempts that are not settled yet
-MANY_SENDING = 256  # attempts on the wire; from here on a handler has one at a time: more costs memory and gains nothing
+MANY_SENDING = 64  # attempts on the wire; from here on a handler has one at a time: more costs memory and gains nothing
 MOST_IN_LANE = 256  # deliveries of one handler in memory
 MOST_IN_MEMORY = 10_000  # deliveries in memory
 MOST_BYTES = 32 << 20  # of message text in memory

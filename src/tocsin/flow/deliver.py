@@ -38,9 +38,10 @@ from tocsin.model import (
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.settings import Settings
-from tocsin.store import LATE_AFTER, Settlement, Store, Waiting
+from tocsin.store import Settlement, Store, Waiting
 from tocsin.vault import scrub
 
+LATE_AFTER: Micros = 5 * 60 * SECOND
 STORE_RETRY_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 _random = random.Random()  # noqa: S311  # jitter, not secrecy

@@ -12,7 +12,7 @@ from msgspec import Struct
 from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Status
 
 T = TypeVar("T")
-LATE_AFTER: Micros = 5 * 60 * SECOND  # past its due time a delivery is late: it says so, and critical ones go first
+BACKLOG_AFTER: Micros = 30 * SECOND  # past its due time a delivery belongs to a backlog, in which critical ones go first
 
 
 class StoreError(Exception):
@@ -178,7 +178,7 @@ class Store(Protocol):
         ...
 
     async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
-        """Pending deliveries of a handler that are due, late critical ones first, then in due order; when the next after `now` is due."""
+        """Pending deliveries of a handler that are due, critical ones of a backlog first, then in due order; when the next is due."""
         ...
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]: ...

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, Subquery, func, literal_column, or_, select, text, union_all
 
 from tocsin.model import Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status
-from tocsin.store import LATE_AFTER, DeliveryFilter, HandlerBrief, HandlerFilter, HandlerRow, KeyRow, Page, Remembered, Waiting
+from tocsin.store import BACKLOG_AFTER, DeliveryFilter, HandlerBrief, HandlerFilter, HandlerRow, KeyRow, Page, Remembered, Waiting
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     TOTAL_NOTIFICATIONS,
@@ -116,7 +116,7 @@ _CRITICAL = text("deliveries.status = 0 AND deliveries.is_critical = 1")
 
 def due(connection: Connection, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
     ordered = _WAITING.where(deliveries.c.handler_id == handler_id).order_by(deliveries.c.due_at, deliveries.c.id).limit(limit)
-    late = connection.execute(ordered.where(_CRITICAL, deliveries.c.due_at <= now - LATE_AFTER)).all()
+    late = connection.execute(ordered.where(_CRITICAL, deliveries.c.due_at <= now - BACKLOG_AFTER)).all()
     first = {row.id for row in late}
     rest = [row for row in connection.execute(ordered.where(_PENDING, deliveries.c.due_at <= now)) if row.id not in first]
     found = [Waiting(delivery_of(row), notification_of(row)) for row in [*late, *rest][:limit]]
