@@ -47,8 +47,8 @@ FROM n
 # Most arrived; one in twenty waits for tomorrow; some failed, expired, were cancelled or skipped. Handler 500 has a tenth of them all.
 FILL_DELIVERIES = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
-INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, is_critical, due_at, first_due_at, created_at, attempt_count, step,
-                        throttles, last_attempt_at, may_have_arrived, part, replays, last_reason, last_error)
+INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, is_critical, due_at, first_due_at, created_at, attempt_count,
+                        step, throttles, last_attempt_at, may_have_arrived, part, replays, last_reason, last_error)
 SELECT i, i, CASE WHEN i % 10 = 3 THEN 500 ELSE 1 + i % :handlers END, 1,
        CASE WHEN i % 20 = 0 THEN 0 WHEN i % 10 < 9 THEN 1 ELSE 2 + (i / 10) % 4 END, 0,
        CASE WHEN i % 20 = 0 THEN :far ELSE :start + i * 1000 END, :start + i * 1000, :start + i * 1000, 1, 0, 0,

@@ -401,13 +401,35 @@ def test_hot_reads_use_their_index_and_scan_no_table(tmp_path: Path, read, index
 
 
 def test_tables_and_migrations_agree(tmp_path: Path) -> None:
+    from alembic import command
     from alembic.autogenerate import compare_metadata
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    from tocsin.store.migrations import HEAD
+    from tocsin.store.sql import sqlite_engine
+    from tocsin.store.tables import metadata
+
+    config = Config()
+    config.set_main_option("script_location", "tocsin.store:migrations")
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+    engine = sqlite_engine(tmp_path / "x.db")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_new_store_stands_where_migrations_end(tmp_path: Path) -> None:
     from alembic.migration import MigrationContext
 
+    from tocsin.store.migrations import HEAD
     from tocsin.store.sql import migrate, sqlite_engine
-    from tocsin.store.tables import metadata
 
     engine = sqlite_engine(tmp_path / "x.db")
     migrate(engine)
+    migrate(engine)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert MigrationContext.configure(connection).get_current_revision() == HEAD

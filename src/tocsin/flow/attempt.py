@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import structlog
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 class Wire(Protocol):
     """The two outgoing wires, as one."""
 
-    async def send(self, request: Request) -> Reply:
+    def send(self, request: Request) -> Awaitable[Reply]:
         """Never raises, except when cancelled."""
         ...
 

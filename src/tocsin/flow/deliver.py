@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
 import structlog
@@ -286,5 +286,5 @@ class TwoWires:
         self._http = http
         self._mail = mail
 
-    async def send(self, request: HttpRequest | Mail) -> Reply:
-        return await (self._mail.send(request) if isinstance(request, Mail) else self._http.send(request))
+    def send(self, request: HttpRequest | Mail) -> Awaitable[Reply]:
+        return self._mail.send(request) if isinstance(request, Mail) else self._http.send(request)

@@ -4,7 +4,7 @@ Every write returns after its commit. Reads see committed rows only. Secrets com
 them in the clear.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -167,8 +167,8 @@ class Store(Protocol):
     """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
 
     # hot path
-    async def accept(self, accept: Accept) -> list[Accepted]: ...
-    async def settle(self, settlement: Settlement) -> bool:
+    def accept(self, accept: Accept) -> Awaitable[list[Accepted]]: ...
+    def settle(self, settlement: Settlement) -> Awaitable[bool]:
         """True if the settlement was applied, False if the delivery was no longer pending."""
         ...
 

@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Status
@@ -35,10 +33,11 @@ from tocsin.store import (
     StoreError,
     Waiting,
     bulk,
+    migrations,
     reading,
     writing,
 )
-from tocsin.store.tables import meta
+from tocsin.store.tables import meta, metadata
 from tocsin.store.writer import Writer
 
 READ_SECONDS = 5.0
@@ -46,6 +45,9 @@ READ_THREADS = 2  # for the flow's own short reads
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 _STEPS_BETWEEN_LOOKS = 50_000  # virtual machine instructions, about a millisecond
 T = TypeVar("T")
+
+_VERSIONS = MetaData()
+_VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
 
 
 def sqlite_engine(path: Path) -> Engine:
@@ -73,12 +75,25 @@ def _begin_by_hand(engine: Engine, statement: str) -> Engine:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables to this version's form; all or nothing."""
+    """Bring the tables to this version's form; all or nothing. Alembic is loaded only where there is something to migrate."""
+    with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
+        inspector = inspect(connection)
+        if not inspector.get_table_names():
+            metadata.create_all(connection)
+            _VERSIONS.create_all(connection)
+            connection.execute(_VERSION.insert().values(version_num=migrations.HEAD))
+        elif connection.scalar(select(_VERSION.c.version_num)) != migrations.HEAD:
+            _upgrade(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "tocsin.store:migrations")
-    with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 class SqlStore:
@@ -136,11 +151,11 @@ class SqlStore:
 
     # ------------------------------------------------------------------------------------------------------- hot path
 
-    async def accept(self, accept: Accept) -> list[Accepted]:
-        return await self._writer.submit(accept, bulk.AcceptAll)
+    def accept(self, accept: Accept) -> "asyncio.Future[list[Accepted]]":
+        return self._writer.submit(accept, bulk.AcceptAll)
 
-    async def settle(self, settlement: Settlement) -> bool:
-        return await self._writer.submit(settlement, bulk.SettleAll)
+    def settle(self, settlement: Settlement) -> "asyncio.Future[bool]":
+        return self._writer.submit(settlement, bulk.SettleAll)
 
     # ----------------------------------------------------------------------------------------------------- what is due
 
