@@ -17,6 +17,8 @@ from bench.scenarios import Bench, Length
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results.json"
 HANDLERS = 200
+LEAST_CORE = 0.85  # below it a sender was held up
+MOST_SPREAD = 1.3  # between the two runs of the bare client loop
 WHOLE = Length(seconds=8, paced_seconds=20, apprise_seconds=4, most_messages=120_000)
 QUICK = Length(seconds=2, paced_seconds=4, apprise_seconds=1, most_messages=30_000)
 
@@ -40,31 +42,45 @@ def _measure(folder: Path, length: Length) -> int:
     receiver = Receiver(others, HANDLERS)
     with service.running(folder, core) as running:
         bench = Bench(running, receiver, core, length)
-        rows = [bench.bare("bare client loop", length.seconds / 2), bench.paced(), bench.one_a_request(), bench.many_a_request()]
-        rows += [bench.bare("bare client loop, again", length.seconds / 2), *bench.apprise()]
+        paced, one = bench.paced(), bench.one_a_request()
+        # The bare loop goes just before and after what is compared with it: machines change their speed by the minute.
+        before = bench.bare("bare client loop", length.seconds / 2)
+        many = bench.many_a_request()
+        after = bench.bare("bare client loop, again", length.seconds / 2)
+        peers = bench.apprise()
         found = bench.books.reconcile(running)
     receiver.close()
-    bare_rate = (rows[0].rate + rows[4].rate) / 2
-    for row in rows:
-        row.of_bare, row.of_apprise = row.rate / bare_rate, row.rate / rows[5].rate
-    rows[1].of_bare = rows[1].of_apprise = None
-    about, checks = report.machine(), _checks(*rows[1:4])
+    for row in (one, before, many, after, *peers):
+        row.of_bare, row.of_apprise = row.rate / ((before.rate + after.rate) / 2), row.rate / peers[0].rate
+    rows = [before, after, paced, one, many, *peers]
+    about, checks = report.machine(), _checks(paced, one, many, (before, after), peers[0])
     report.show(about, rows, checks, found)
     RESULTS.write_bytes(report.as_json(about, rows, checks, found))
     return 0 if found.is_complete else 1
 
 
-def _checks(paced: Row, one: Row, many: Row) -> list[Check]:
+def _checks(paced: Row, one: Row, many: Row, bare: tuple[Row, Row], peer: Row) -> list[Check]:
     peak = max(row.peak_mb or 0 for row in (paced, one, many))
     latency = paced.p99_ms or 0
     of_bare, many_of_apprise, one_of_apprise = many.of_bare or 0, many.of_apprise or 0, one.of_apprise or 0
     return [
-        Check("100 a request, at least 0.5 of the bare client loop", of_bare, of_bare >= 0.5),
-        Check("100 a request, at least 12 times Apprise", many_of_apprise, many_of_apprise >= 12),
-        Check("1 a request, at least 5 times Apprise", one_of_apprise, one_of_apprise >= 5),
+        Check("100 a request, at least 0.5 of the bare client loop", of_bare, of_bare >= 0.5, _doubt(*bare, many)),
+        Check("100 a request, at least 12 times Apprise", many_of_apprise, many_of_apprise >= 12, _doubt(peer, many)),
+        Check("1 a request, at least 5 times Apprise", one_of_apprise, one_of_apprise >= 5, _doubt(peer, one)),
         Check("50 a second, 99 % arrive within 25 ms of their 202", latency, latency < 25),
         Check("less than 120 MB resident", peak, peak < 120),
     ]
+
+
+def _doubt(*rows: Row) -> str:
+    """Why a ratio of these says nothing: what did not get its core was slowed by something else, and flatters whatever it is compared with."""
+    starved = [
+        f"{row.name} had {row.core_used:.0%} of its core" for row in rows if row.core_used is not None and row.core_used < LEAST_CORE
+    ]
+    bare = [row.rate for row in rows if row.name.startswith("bare")]
+    if bare and max(bare) > MOST_SPREAD * min(bare):
+        starved.append(f"the bare client loop went from {bare[0]:,.0f} to {bare[-1]:,.0f} a second")
+    return "; ".join(starved)
 
 
 def _profile(folder: Path, length: Length) -> int:

@@ -18,12 +18,12 @@ from tocsin.vault import new_signing_secret
 Work: TypeAlias = Callable[[Iterator[tuple[int, HttpRequest]]], Coroutine[None, None, None]]
 
 
-def run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, int, int, list[int]]:
-    """How many of the messages were the warm-up, when the rest began and ended (nanoseconds since 1970), and the ids answered with 200."""
+def run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, float, float, list[int]]:
+    """How many of the messages were the warm-up, the rest's seconds and share of the core, and the ids answered with 200."""
     return uvloop.run(_run(ports, first_id, count, in_flight))
 
 
-async def _run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, int, int, list[int]]:
+async def _run(ports: list[int], first_id: int, count: int, in_flight: int) -> tuple[int, float, float, list[int]]:
     settings = load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"})
     secrets = [new_signing_secret() for _ in ports]
 
@@ -47,11 +47,11 @@ async def _run(ports: list[int], first_id: int, count: int, in_flight: int) -> t
 
     warm = max(len(ports), count // 20)
     await _all(work, iter(requests[:warm]), in_flight)
-    started = time.time_ns()
+    started, cpu_started = time.perf_counter(), time.process_time()
     await _all(work, iter(requests[warm:]), in_flight)
-    ended = time.time_ns()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     await wire.close()
-    return warm, started, ended, arrived
+    return warm, seconds, cpu_seconds / seconds, arrived
 
 
 async def _all(work: Work, left: Iterator[tuple[int, HttpRequest]], in_flight: int) -> None:

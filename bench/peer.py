@@ -13,8 +13,8 @@ from bench.messages import TITLE, text
 _THREADS = 16
 
 
-def run(ports: list[int], first_id: int, seconds: float) -> dict[str, tuple[int, float]]:
-    """For each way of use: messages that it says it has sent, and the seconds that took. Their ids count on from `first_id`."""
+def run(ports: list[int], first_id: int, seconds: float) -> dict[str, tuple[int, float, float]]:
+    """For each way of use: messages that it says it has sent, the seconds that took, the share of the core. Their ids count on from `first_id`."""
     numbers = itertools.count(first_id)
     services = [_one_to([port]) for port in ports]
     everyone = _one_to(ports)
@@ -46,10 +46,11 @@ def _one_to(ports: list[int]) -> Apprise:
     return service
 
 
-def _timed(send_round: Callable[[], int], seconds: float) -> tuple[int, float]:
+def _timed(send_round: Callable[[], int], seconds: float) -> tuple[int, float, float]:
     """Rounds of one message to each URL, until the time is up."""
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     sent = 0
     while time.perf_counter() - started < seconds:
         sent += send_round()
-    return sent, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    return sent, seconds, (time.process_time() - cpu_started) / seconds

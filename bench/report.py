@@ -35,11 +35,19 @@ class Row(Struct, kw_only=True):
 
 
 class Check(Struct):
-    """A goal and what came of it. Not asserted: a busy machine is not a fault of the code."""
+    """A goal and what came of it. Not asserted: a busy machine is not a fault of the code.
+
+    `doubt`: why the measurement cannot be judged either way, else empty.
+    """
 
     goal: str
     measured: float
     is_met: bool
+    doubt: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return "unclear" if self.doubt else "met" if self.is_met else "MISSED"
 
 
 class Reconciliation(Struct):
@@ -96,7 +104,7 @@ def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], fo
         )
     console.print(table)
     for check in checks:
-        console.print(f"{'met   ' if check.is_met else 'MISSED'}  {check.goal}: {check.measured:.2f}", highlight=False)
+        console.print(f"{check.verdict:8} {check.goal}: {check.measured:.2f}{check.doubt and f' ({check.doubt})'}", highlight=False)
     console.print(
         f"{'complete' if found.is_complete else 'INCOMPLETE'}: {found.accepted:,} accepted, {found.arrived:,} arrived, "
         f"{found.missing:,} missing, {found.duplicates:,} more than once (and {found.bare_duplicates:,} of the bare loop), "

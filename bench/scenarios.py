@@ -118,11 +118,12 @@ class Bench:
     def apprise(self) -> list[Row]:
         """Each way to use it, the quickest first."""
         results = run_pinned(self._core, peer.run, self._receiver.ports, APPRISE_IDS, self._length.apprise_seconds)
-        for count, _ in results.values():
+        for count, _, _ in results.values():
             self.books.accept_of_peer(count)
         self.books.take()
         rows = [
-            Row(name=f"Apprise, {way}", messages=count, rate=count / seconds, seconds=seconds) for way, (count, seconds) in results.items()
+            Row(name=f"Apprise, {way}", messages=count, rate=count / seconds, seconds=seconds, core_used=core_used)
+            for way, (count, seconds, core_used) in results.items()
         ]
         return sorted(rows, key=lambda row: -row.rate)
 
@@ -144,11 +145,10 @@ class Bench:
 
     def _run_bare(self, count: int) -> Row:
         first, self._next_bare = self._next_bare, self._next_bare + count
-        warm, started, ended, arrived = run_pinned(self._core, bare.run, self._receiver.ports, first, count, BARE_IN_FLIGHT)
+        warm, seconds, core_used, arrived = run_pinned(self._core, bare.run, self._receiver.ports, first, count, BARE_IN_FLIGHT)
         self.books.accept(arrived)
         self.books.take()
-        seconds = (ended - started) / 1e9
-        return Row(name="bare", messages=len(arrived) - warm, rate=(len(arrived) - warm) / seconds, seconds=seconds)
+        return Row(name="bare", messages=len(arrived) - warm, rate=(len(arrived) - warm) / seconds, seconds=seconds, core_used=core_used)
 
     def _run(self, requests: Iterable[bytes], connections: int, interval_seconds: float = 0.0) -> Row:
         """Send, wait for the last arrival, wait until the service has settled everything."""
