@@ -73,7 +73,7 @@ def _checks(paced: Row, one: Row, many: Row, bare: tuple[Row, Row], peer: Row) -
 
 
 def _doubt(*rows: Row) -> str:
-    """Why a ratio of these says nothing: what did not get its core was slowed by something else, and flatters whatever it is compared with."""
+    """Why a ratio of these says nothing: who did not get its core flatters whatever is compared with it."""
     starved = [
         f"{row.name} had {row.core_used:.0%} of its core" for row in rows if row.core_used is not None and row.core_used < LEAST_CORE
     ]

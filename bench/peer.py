@@ -14,7 +14,7 @@ _THREADS = 16
 
 
 def run(ports: list[int], first_id: int, seconds: float) -> dict[str, tuple[int, float, float]]:
-    """For each way of use: messages that it says it has sent, the seconds that took, the share of the core. Their ids count on from `first_id`."""
+    """For each way of use: messages that it says it has sent, the seconds, the share of the core. Ids count on from `first_id`."""
     numbers = itertools.count(first_id)
     services = [_one_to([port]) for port in ports]
     everyone = _one_to(ports)

@@ -22,6 +22,7 @@ class Producer:
         self.accepted: dict[int, int] = {}  # id: when its 202 came, nanoseconds since 1970
         self.first_sent_at = 0
         self.busy_answers = 0
+        self.longest_stall_seconds = 0.0  # by which a paced request was late: the machine stood still, or this process did
         self._loop = asyncio.get_running_loop()
         self._waiting = deque(requests)
         self._left = len(requests)
@@ -49,6 +50,7 @@ class Producer:
 
     def _tick(self, at: float, interval: float) -> None:
         if self._waiting and not self._done.done():
+            self.longest_stall_seconds = max(self.longest_stall_seconds, self._loop.time() - at)
             if self._idle:  # else all connections wait for answers: the next tick sends it
                 self._idle.popleft().send(self._waiting.popleft())
             self._loop.call_at(at + interval, self._tick, at + interval, interval)
@@ -76,6 +78,7 @@ class Producer:
 
     def failed(self, error: Refused) -> None:
         if not self._done.done():
+            error.add_note(f"The producer's longest stall was {self.longest_stall_seconds:.3f} s.")
             self._done.set_exception(error)
 
 

@@ -63,7 +63,7 @@ class Service:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
             self._fail()
-        raise RuntimeError(f"the service runs, but {error}") from error
+        raise RuntimeError(" ".join([f"the service runs, but {error}.", *getattr(error, "__notes__", ())])) from error
 
     def _fail(self) -> NoReturn:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]

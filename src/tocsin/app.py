@@ -161,6 +161,7 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=int(GRACE_SECONDS),
+            timeout_keep_alive=75,  # seconds; longer than what clients and proxies keep, or their next request meets a closed connection
         )
         server = _Server(config)
 
