@@ -5,6 +5,7 @@ import functools
 import io
 import socket
 import ssl
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,18 +227,53 @@ def _target(url: str) -> str:
 def _header_lines(headers: tuple[tuple[str, str], ...]) -> list[str]:
     """The header lines in libcurl's notation: `Name;` is an empty header, `Name:` one that is left out."""
     lines = [f"{name}: {value}" if value else f"{name};" for name, value in headers]
-    if any(not line.isascii() or not line.isprintable() for line in lines):
+    text = "".join(lines)
+    if not text.isascii() or not text.isprintable():
         raise ValueError("a header with control characters")
-    names = {name.lower() for name, _ in headers}
-    lines.append("Expect:")
-    if "content-type" not in names:
-        lines.append("Content-Type:")
-    if "accept-encoding" not in names:
-        lines.append("Accept-Encoding: identity")
+    lines += _lines_of_ours(tuple(name for name, _ in headers))
     return lines
 
 
-def _headers(lines: list[bytes]) -> dict[str, str] | None:
+@functools.lru_cache(maxsize=64)
+def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What is said, or kept from being said, beside the headers of these names."""
+    given = {name.lower() for name in names}
+    more = ["Expect:"]
+    if "content-type" not in given:
+        more.append("Content-Type:")
+    if "accept-encoding" not in given:
+        more.append("Accept-Encoding: identity")
+    return tuple(more)
+
+
+class _Headers(Mapping[str, str]):
+    """An answer's headers, read when somebody asks: of most answers the status says it all."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = tuple(lines)
+
+    @functools.cached_property
+    def _read(self) -> dict[str, str]:
+        return _read_headers(self._lines) or {}
+
+    def __getitem__(self, name: str) -> str:
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+
+def _headers(lines: list[bytes]) -> Mapping[str, str] | None:
+    """The headers of the answer that these lines are; None if they were cut."""
+    if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
+        return _Headers(lines)
+    return _read_headers(lines)
+
+
+def _read_headers(lines: Sequence[bytes]) -> dict[str, str] | None:
     """The headers of the last answer heard, None if they were cut. 1xx answers and a proxy's may stand before, trailers behind."""
     headers: dict[str, str] = {}
     in_head = False
