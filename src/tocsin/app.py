@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import secrets
 import signal
@@ -185,7 +186,10 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise StoreError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.") from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise StoreError(
+            f"Cannot listen on {settings.host}:{settings.port}: {why}. TOCSIN_HOST and TOCSIN_PORT choose another address."
+        ) from error
 
 
 def _in_url(host: str) -> str:

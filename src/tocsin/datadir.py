@@ -54,7 +54,9 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
     folder = settings.data_path
     is_new = not has_store(folder)
     vault = Vault(_keys(settings, folder, make=is_new))
-    if not is_new:
+    if is_new:
+        (folder / STORE_FILE).touch(mode=0o600)  # SQLite gives its other files the same mode
+    else:
         _check_canary(folder / STORE_FILE, vault)
     engine = sqlite_engine(folder / STORE_FILE)
     migrate(engine)

@@ -127,7 +127,7 @@ def set_up_logs(settings: Settings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     if as_text:  # the plain traceback: others print local variables, secrets too
-        console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         renderers: list[Any] = [console, _to_bytes]
     else:
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_encode)]

@@ -49,7 +49,6 @@ _HINTS: dict[Reason, str] = {
     Reason.CONNECT: "Check that the host and port are right and that a firewall lets the service out.",
     Reason.TLS: "Check the certificate of the host: it must be valid for its name and from a known authority.",
     Reason.TIMEOUT: "Check whether the provider is slow or down; the service goes on trying.",
-    Reason.BLOCKED: "Private addresses are closed to handlers; the operator can open networks with TOCSIN_ALLOW_NETWORKS.",
     Reason.THROTTLED: "Wait for as long as the provider asks; the service paces itself.",
     Reason.REDIRECTED: "Enter the address that the redirect leads to.",
     Reason.UNAUTHORIZED: "Make a new credential at the provider and enter it here.",
