@@ -33,6 +33,7 @@ from tocsin.flow.housekeeping import keep_house
 from tocsin.flow.pace import Pacer
 from tocsin.flow.service import Service
 from tocsin.flow.trial import Trials
+from tocsin.model import Busy
 from tocsin.net import mail
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
@@ -82,6 +83,7 @@ async def running(
 
     _watch(metrics, store, local)
     await delivering.recover(ledger.found)
+    ledger.clear()
     await local.start(delivering)
     house = asyncio.create_task(keep_house(store, access, settings))
     try:
@@ -98,7 +100,8 @@ async def running(
     finally:
         house.cancel()
         await local.stop(GRACE_SECONDS)
-        await access.note_use()
+        with contextlib.suppress(Busy):  # when keys were last used is not worth a failed stop
+            await access.note_use()
         await asyncio.gather(house, *(one.close() for one in wires), return_exceptions=True)
         await store.close()
         ledger.close()

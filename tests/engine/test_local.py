@@ -37,6 +37,9 @@ class Worker:
         self.answers = True
         self.settling: Callable[[Waiting], Awaitable[int | None]] = self.delivered
 
+    def is_prepared(self, handler_id: int) -> bool:
+        return True
+
     def turn(self, handler_id: int) -> float:
         return self.waits.pop(handler_id, 0.0)
 

@@ -24,6 +24,10 @@ R = TypeVar("R", bound=Tried)
 class Worker(Protocol[R]):
     """The flow, as the engine sees it. An attempt is kept apart from its settling, so that waiting for a commit blocks no place."""
 
+    def is_prepared(self, handler_id: int) -> bool:
+        """False: `prepare` must come before `turn`."""
+        ...
+
     def turn(self, handler_id: int) -> float:
         """0 and a start is taken from the handler's pace, or the seconds until one may be free."""
         ...

@@ -22,13 +22,16 @@ class Ledger:
         os.ftruncate(self._file, SLOTS * _SLOT.size)
         self._map = mmap.mmap(self._file, SLOTS * _SLOT.size)
         self._found = [entry for entry in _SLOT.iter_unpack(self._map[:]) if entry[0] > 0]
-        self._map[:] = bytes(len(self._map))
         self._free = list(range(SLOTS))
 
     @property
     def found(self) -> list[tuple[int, int, Micros]]:
         """Delivery id, attempt number and start of every attempt that was under way when the last process ended."""
         return self._found
+
+    def clear(self) -> None:
+        """What was found has been dealt with; before that it must outlive another crash."""
+        self._map[:] = bytes(len(self._map))
 
     def enter(self, delivery_id: int, number: int, at: Micros) -> int:
         """The slot to leave afterwards. More attempts at once than slots go unnoted (-1)."""

@@ -20,6 +20,7 @@ from tocsin.store import Store, Waiting
 MOST_RUNNING = 2000  # attempts that are not settled yet
 MANY_SENDING = 64  # attempts on the wire; from here on a handler has one at a time: more costs memory and gains nothing
 MOST_IN_LANE = 256  # deliveries of one handler in memory
+ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory however much others hold: theirs may wait for hours
 MOST_IN_MEMORY = 10_000  # deliveries in memory
 MOST_BYTES = 32 << 20  # of message text in memory
 REFILLS_AT_ONCE = 2  # reads of the store at the same time
@@ -94,7 +95,7 @@ class LocalEngine:
             if job.delivery.id in lane.known:  # a refill has read it between its commit and this call
                 continue
             # Once some are left in the store, later ones must not overtake them.
-            if lane.spilled or lane.filling or len(lane.jobs) >= MOST_IN_LANE or self._is_full:
+            if lane.spilled or lane.filling or self._has_no_room(lane) or not self._worker.is_prepared(lane.handler_id):
                 lane.spilled = True
                 self._ask_to_fill(lane)
                 continue
@@ -124,6 +125,14 @@ class LocalEngine:
     @property
     def _is_full(self) -> bool:
         return self._jobs >= MOST_IN_MEMORY or self._bytes >= MOST_BYTES
+
+    @property
+    def _low_water(self) -> int:
+        """Jobs in a lane below which it is refilled."""
+        return 0 if self._is_full else MOST_IN_LANE // 4
+
+    def _has_no_room(self, lane: Lane) -> bool:
+        return len(lane.jobs) >= (ALWAYS_IN_LANE if self._is_full else MOST_IN_LANE)
 
     @property
     def in_memory(self) -> int:
@@ -171,7 +180,7 @@ class LocalEngine:
     def _left(self, lane: Lane, job: Waiting) -> None:
         self._jobs -= 1
         self._bytes -= len(job.notification.message.text)
-        if lane.spilled and len(lane.jobs) <= MOST_IN_LANE // 4:
+        if lane.spilled and len(lane.jobs) <= self._low_water:
             self._ask_to_fill(lane)
 
     def _to_ring(self, lane: Lane) -> None:
@@ -300,19 +309,17 @@ class LocalEngine:
                 finally:
                     lane.filling = False
                     lane.dropped.clear()
-                if lane.spilled and len(lane.jobs) <= MOST_IN_LANE // 4 and not self._is_full:
+                if lane.spilled and len(lane.jobs) <= self._low_water:
                     self._ask_to_fill(lane)  # more came while this was read
                 self._tidy(lane)
         finally:
             self._fillers -= 1
 
     async def _fill_lane(self, lane: Lane) -> None:
-        if self._is_full and not lane.jobs:  # of others' work: ask again
-            self.wake(lane.handler_id, observe.now() + SECOND // 10)
-        if self._is_full or len(lane.jobs) > MOST_IN_LANE // 4:
+        if len(lane.jobs) > self._low_water:
             return
         lane.spilled = False
-        limit = MOST_IN_LANE - len(lane.jobs) + len(lane.known)
+        limit = (ALWAYS_IN_LANE if self._is_full else MOST_IN_LANE) - len(lane.jobs) + len(lane.known)
         await self._worker.prepare([lane.handler_id])
         found, next_due = await self._store.due(lane.handler_id, observe.now(), limit)
         lane.spilled = lane.spilled or len(found) >= limit

@@ -99,12 +99,13 @@ class Accepting:
         ]
         if found:
             raise Invalid(*found)
-        now = observe.now()
-        planned = [plan(draft, briefs, now) for draft in drafts]
-        count = sum(len(one.deliveries) for one in planned)
+        enabled = sum(brief.is_enabled for brief in briefs.values()) if any(draft.handlers is None for draft in drafts) else 0
+        count = sum(enabled if draft.handlers is None else len(set(draft.handlers)) for draft in drafts)
         if count > MOST_DELIVERIES:
             detail = f"The request would make {count:,} deliveries; at most {MOST_DELIVERIES:,} are allowed."
             raise Invalid(Fault("too_many_deliveries", "Too many deliveries", detail, None if batch else "handlers"))
+        now = observe.now()
+        planned = [plan(draft, briefs, now) for draft in drafts]
         accepted = await self._store.accept(Accept(user_id, now, planned, to_remember(idempotency)))
         self._metrics.accepted(len(planned), count)
         self._hand_over(user_id, now, planned, accepted)

@@ -42,7 +42,9 @@ from tocsin.store import Settlement, Store, Waiting
 from tocsin.vault import scrub
 
 LATE_AFTER: Micros = 5 * 60 * SECOND
+LOOK_AGAIN: Micros = 5 * SECOND
 STORE_RETRY_SECONDS = 1.0
+HOLD_SECONDS = 2.0  # nothing more starts for a handler while it is switched off or gets its new address
 log = structlog.get_logger(__name__)
 _random = random.Random()  # noqa: S311  # jitter, not secrecy
 
@@ -87,10 +89,19 @@ class Delivering:
         self._metrics = metrics
         self._settings = settings
         self._store_id = store_id
+        self._held: dict[int, float] = {}
 
     # ------------------------------------------------------------------------------------------- what the engine asks
 
+    def is_prepared(self, handler_id: int) -> bool:
+        return self._directory.knows_pace(handler_id)
+
     def turn(self, handler_id: int) -> float:
+        held = self._held.get(handler_id)
+        if held is not None:
+            if (wait := held - time.monotonic()) > 0:
+                return wait
+            del self._held[handler_id]
         credential, paces = self._directory.pace_of(handler_id)
         return self._pacer.take(credential, paces, time.monotonic())
 
@@ -111,8 +122,9 @@ class Delivering:
         delivery = replace(job.delivery, attempt_count=job.delivery.attempt_count + 1, last_attempt_at=now)
         outcome = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
         loaded = self._directory.cached(delivery.handler_id)
-        if loaded is None:
-            return Attempted(False, ended_without_attempt(delivery, Status.FAILED, Reason.INTERNAL), None, None)
+        if loaded is None:  # it could not even be read: nothing was sent, so it waits on
+            row = replace(job.delivery, due_at=now + LOOK_AGAIN)
+            return Attempted(False, Decision(row, Reason.INTERNAL), None, None)
         return self._decided(Tried(outcome, 0, delivery.part), delivery, loaded)
 
     async def settle(self, tried: Attempted) -> Micros | None:
@@ -121,14 +133,13 @@ class Delivering:
             if decision.new_settings is not None and loaded is not None:
                 await self._health.move(loaded, decision.new_settings)
             applied = await self._keep(decision, tried.log_row, loaded)
+            self._ledger.leave(tried.slot)  # not before: what was sent and is not kept must be known after a restart
             if decision.switch_off is not None and loaded is not None:
                 await self._health.switch_off(loaded, decision.reason, decision.switch_off)
         except Exception:
             # The row stays pending and the sweep finds it again, so nothing is lost.
             log.exception("settle.failed", delivery=decision.delivery.id)
             return observe.now() + 30 * SECOND
-        finally:
-            self._ledger.leave(tried.slot)
         return decision.due_at if applied else None
 
     # -------------------------------------------------------------------------------------------------- one delivery
@@ -154,7 +165,7 @@ class Delivering:
         except BaseException:
             self._ledger.leave(slot)
             raise
-        return self._decided(tried, replace(delivery, part=tried.part), loaded, slot)
+        return self._decided(tried, replace(delivery, part=tried.part), loaded, slot, notification.expires_at)
 
     def _unwanted(self, delivery: Delivery, notification: Notification, loaded: Loaded | None, now: Micros) -> Decision | None:
         """How a delivery ends that is not to be attempted."""
@@ -205,9 +216,13 @@ class Delivering:
 
     # ---------------------------------------------------------------------------------------------------- afterwards
 
-    def _decided(self, tried: Tried, delivery: Delivery, loaded: Loaded, slot: int = -1) -> Attempted:
+    def _decided(self, tried: Tried, delivery: Delivery, loaded: Loaded, slot: int = -1, expires_at: Micros | None = None) -> Attempted:
         outcome = _scrubbed(tried.outcome, loaded.secrets)
         decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
+        if expires_at is not None and delivery.replays == 0 and decision.due_at is not None and decision.due_at > expires_at:
+            decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
+        if decision.switch_off is not None or decision.new_settings is not None:
+            self._held[loaded.handler.id] = time.monotonic() + HOLD_SECONDS
         if decision.pause_seconds:
             self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
         status_code, response = shown_reply(tried.reply, loaded.secrets)
@@ -255,6 +270,7 @@ class Delivering:
     async def recover(self, under_way: Iterable[tuple[int, int, Micros]]) -> None:
         """Attempts that were in flight when the process died: their answers are lost, and the log says so."""
         lost = {delivery_id: (number, at) for delivery_id, number, at in under_way}
+        keeping: list[Awaitable[bool]] = []
         for job in await self._store.waiting(list(lost)):
             number, at = lost[job.delivery.id]
             loaded = await self._directory.loaded(job.delivery.handler_id)
@@ -264,7 +280,8 @@ class Delivering:
             outcome = Unknown(Reason.CUT, "the service ended while the attempt was under way")
             decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
             log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
-            await self._keep(decision, log_row, loaded)
+            keeping.append(self._keep(decision, log_row, loaded))
+        await asyncio.gather(*keeping)
 
 
 def _as_meant(notification: Notification) -> Notification:

@@ -95,6 +95,9 @@ class Directory:
         """Credential and paces as last known, even while a change is being read again."""
         return self._paces.get(handler_id) or (f"handler:{handler_id}", ())
 
+    def knows_pace(self, handler_id: int) -> bool:
+        return handler_id in self._paces
+
     def cached(self, handler_id: int) -> Loaded | None:
         return self._loaded.get(handler_id)
 

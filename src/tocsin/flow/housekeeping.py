@@ -29,6 +29,8 @@ async def keep_house(store: Store, access: Access, settings: Settings) -> None:
             await store.forget_idempotency(observe.now() - IDEMPOTENCY_WINDOW)
         except Busy as busy:
             log.warning("housekeeping.waits", why=str(busy))
+        except Exception:
+            log.exception("housekeeping.failed")  # and it goes on: rows would pile up otherwise
 
 
 async def tidy(store: Store, before: Micros) -> int:

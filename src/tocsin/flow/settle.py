@@ -15,7 +15,6 @@ THROTTLES_TAKEN_AT_THEIR_WORD = 10  # in a row; from then on the waits double, s
 LONGEST_OWN_THROTTLE_SECONDS = 300.0
 MOST_THROTTLES = 500  # in a row
 JITTER = 0.2
-PAUSE_UNTIL_KEPT_SECONDS = 1.0  # nothing more goes out while a handler is switched off or gets its new address
 MOST_MOVES = 3  # new addresses in a row before we stop believing them
 
 
@@ -57,7 +56,7 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
             return _ended(delivery, outcome.reason, outcome.detail)
         case Gone():
             ended = _ended(delivery, outcome.reason, outcome.detail)
-            return replace(ended, switch_off=outcome.detail or outcome.reason.value, pause_seconds=PAUSE_UNTIL_KEPT_SECONDS)
+            return replace(ended, switch_off=outcome.detail or outcome.reason.value)
         case Moved():
             return _moved(outcome, delivery, channel, settings, now, dice)
 
@@ -111,7 +110,7 @@ def _moved(outcome: Moved, delivery: Delivery, channel: AnyChannel, settings: Se
     if delivery.throttles >= MOST_MOVES:  # counted like throttles: neither uses up a step
         return _again(Reason.MOVED, outcome.detail, delivery, channel, settings, now, dice, 0.0)
     row = replace(delivery, throttles=delivery.throttles + 1, due_at=now, last_reason=Reason.MOVED)
-    return Decision(row, Reason.MOVED, pause_seconds=PAUSE_UNTIL_KEPT_SECONDS, new_settings=outcome.settings)
+    return Decision(row, Reason.MOVED, new_settings=outcome.settings)
 
 
 def error_text(reason: Reason, detail: str) -> str:

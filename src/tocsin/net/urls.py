@@ -1,7 +1,8 @@
 """User-given URLs: what is accepted, what may be shown, and the form that goes on the wire."""
 
+import base64
 import re
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import idna
 
@@ -84,7 +85,8 @@ def hide_after_host(value: str) -> Hidden:
     userinfo = parts.netloc.rpartition("@")[0]
     rest = value.partition("://")[2][len(parts.netloc) :].lstrip("/")
     tokens = [part for part in re.split("[/?&=#]", rest) if len(part) >= _SHORTEST_TOKEN]
-    secrets = dict.fromkeys((rest, parts.path.lstrip("/"), parts.query, userinfo, userinfo.partition(":")[2], *tokens))
+    basic = base64.b64encode(unquote(userinfo).encode()).decode() if userinfo else ""  # as it stands in the Authorization header
+    secrets = dict.fromkeys((rest, parts.path.lstrip("/"), parts.query, userinfo, userinfo.partition(":")[2], basic, *tokens))
     return Hidden(f"{shown}/{MASK}", tuple(secret for secret in secrets if secret))
 
 
