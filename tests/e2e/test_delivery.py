@@ -58,6 +58,14 @@ def posts(providers: Receiver, token: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- retries
 
 
+def test_one_that_waits_for_its_retry_ends_when_it_expires(start_service: Starter, receiver: Receiver) -> None:
+    client = start_service(TOCSIN_RETRY_SCHEDULE="1h").first()
+    receiver.answer("/hook", 500)
+    [delivery] = client.settled(client.send("Hello", handlers=[webhook(client, receiver)], expires_at=in_seconds(1.5)))
+    assert delivery["status"] == "expired"
+    assert len(receiver.requests) == 1
+
+
 def test_a_server_error_is_retried_on_the_schedule_with_the_same_id(client: OwnedClient, receiver: Receiver) -> None:
     receiver.answer("/hook", 500, body=b"oops")
     receiver.answer("/hook", 502)

@@ -12,6 +12,7 @@ from conftest import opened_store, run
 from tocsin import observe
 from tocsin.engine import Tried
 from tocsin.engine import local as local_module
+from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.model import SECOND, Attempt, Notification, Reason, Status
 from tocsin.store import Settlement, Waiting
@@ -276,3 +277,60 @@ def test_stopping_lets_attempts_end_and_starts_no_more(tmp_path: Path) -> None:
         assert (await store.due(handler, observe.now(), 10))[0][0].delivery.id == jobs[2].delivery.id
 
     scenario(tmp_path, body)
+
+
+def test_lanes_that_wait_leave_room_for_others_when_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "MOST_IN_MEMORY", 20)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        throttled, well = await add_handler(store), await add_handler(store)
+        worker.waits[throttled] = 3600.0
+        await engine.start(worker)
+        for _ in range(40):
+            engine.hand_over(await accept(store, throttled))
+        jobs = [job for _ in range(10) for job in await accept(store, well)]
+        engine.hand_over(jobs)
+        await worker.until(10)
+        assert worker.started == [job.delivery.id for job in jobs]
+
+    scenario(tmp_path, body)
+
+
+def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        prepared: list[int] = []
+
+        async def prepare(handler_ids: Iterable[int]) -> None:
+            prepared.extend(handler_ids)
+
+        def turn(handler_id: int) -> float:
+            assert handler_id in prepared
+            return 0.0
+
+        monkey = {"prepare": prepare, "turn": turn, "is_prepared": prepared.__contains__}
+        for name, method in monkey.items():
+            setattr(worker, name, method)
+        await engine.start(worker)
+        jobs = await accept(store, handler)
+        engine.hand_over(jobs)
+        await worker.until(1)
+        assert worker.started == [jobs[0].delivery.id]
+
+    scenario(tmp_path, body)
+
+
+def test_what_was_under_way_is_known_until_it_is_dealt_with(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "in-flight")
+    gone = ledger.enter(7, 1, 100)
+    ledger.enter(8, 2, 200)
+    ledger.leave(gone)
+    ledger.close()
+    for _ in range(2):  # a second crash, before anything was dealt with
+        again = Ledger(tmp_path / "in-flight")
+        assert again.found == [(8, 2, 200)]
+        again.close()
+    again = Ledger(tmp_path / "in-flight")
+    again.clear()
+    again.close()
+    assert Ledger(tmp_path / "in-flight").found == []

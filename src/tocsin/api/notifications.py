@@ -14,7 +14,10 @@ async def send(call: Call) -> Answer:
     now = time.time_ns() // 1000
     draft = quick.one(call.content, now) if _is_plain(call) else None
     if draft is None:
-        draft = await _read_one(call, now)
+        draft = _read_one(call, now)
+        if (ids := await _answered(call, [draft])) is not None:
+            return envelope.data(answers.Made(ids[0]), 202)
+        call.check(*(await _handler_faults(call, draft, "handlers") if call.faults else ()))
     ids = await call.service.accepting.accept(call.user_id, [draft], _idempotency(call, [draft]))
     return envelope.data(answers.Made(ids[0]), 202)
 
@@ -23,7 +26,11 @@ async def send_batch(call: Call) -> Answer:
     now = time.time_ns() // 1000
     drafts = quick.batch(call.content, now) if _is_plain(call) else None
     if drafts is None:
-        drafts = await _read_batch(call, now)
+        read = _read_batch(call, now)
+        drafts = [draft for _, draft in read]
+        if (ids := await _answered(call, drafts)) is not None:
+            return envelope.data([answers.Made(one) for one in ids], 202)
+        call.check(*[one for parameter, draft in read if call.faults for one in await _handler_faults(call, draft, parameter)])
     ids = await call.service.accepting.accept(call.user_id, drafts, _idempotency(call, drafts), batch=True)
     return envelope.data([answers.Made(one) for one in ids], 202)
 
@@ -52,15 +59,20 @@ def _idempotency(call: Call, drafts: list[Draft]) -> Idempotency | None:
     return call.idempotency(messages.fingerprint(drafts)) if b"idempotency-key" in call.headers else None
 
 
-async def _read_one(call: Call, now: Micros) -> Draft:
-    values = call.body()
-    draft = messages.draft_of(values)
+async def _answered(call: Call, drafts: list[Draft]) -> list[int] | None:
+    """A repeated request gets its first answer even if its times have passed since: the same content was in order then."""
+    key = _idempotency(call, drafts) if call.faults else None
+    return None if key is None else await call.service.accepting.answered(call.user_id, key)
+
+
+def _read_one(call: Call, now: Micros) -> Draft:
+    draft = messages.draft_of(call.body())
     call.faults.extend(messages.time_faults(draft.send_at, draft.expires_at, now))
-    call.check(*(await _handler_faults(call, draft, "handlers") if call.faults else ()))
     return draft
 
 
-async def _read_batch(call: Call, now: Micros) -> list[Draft]:
+def _read_batch(call: Call, now: Micros) -> list[tuple[str, Draft]]:
+    """The drafts, each with the name of its handlers' parameter; what is wrong with them joins the call's faults."""
     drafts: list[tuple[str, Draft]] = []
     for index, item in enumerate(call.body().get("notifications", ())):
         prefix = f"notifications[{index}]"
@@ -70,12 +82,7 @@ async def _read_batch(call: Call, now: Micros) -> list[Draft]:
             call.faults.extend(found)
         else:
             call.faults.append(fault("invalid", f"{prefix} must be an object.", prefix))
-    more: list[Fault] = []
-    if call.faults:
-        for parameter, draft in drafts:
-            more += await _handler_faults(call, draft, parameter)
-    call.check(*more)
-    return [draft for _, draft in drafts]
+    return drafts
 
 
 async def _handler_faults(call: Call, draft: Draft, parameter: str) -> list[Fault]:

@@ -38,14 +38,15 @@ class Repeats:
         answer: tuple[int, ...] | None = None
         is_new = False
         try:
-            answer = await self._answer_of(user_id, idempotency)
+            answer = await self.answer_of(user_id, idempotency)
             is_new = answer is None
         finally:
             if not is_new:
                 self._in_flight.discard(mark)
         return answer
 
-    async def _answer_of(self, user_id: int, idempotency: Idempotency) -> tuple[int, ...] | None:
+    async def answer_of(self, user_id: int, idempotency: Idempotency) -> tuple[int, ...] | None:
+        """The answer of a day at most ago, if any. Raises Invalid if the content was another."""
         since = observe.now() - IDEMPOTENCY_WINDOW
         found = await self._store.remembered(user_id, idempotency.path, idempotency.key, since)
         if found is None:
@@ -85,6 +86,11 @@ class Accepting:
             return await self._accept(user_id, drafts, idempotency, batch)
         finally:
             self._repeats.end(user_id, idempotency)
+
+    async def answered(self, user_id: int, idempotency: Idempotency) -> list[int] | None:
+        """What these ids were, if the key was used for this content: also when it could not be accepted any more. Raises Invalid."""
+        answer = await self._repeats.answer_of(user_id, idempotency)
+        return None if answer is None else list(answer)
 
     async def handler_faults(self, user_id: int, handlers: tuple[int, ...] | None, parameter: str) -> list[Fault]:
         """What `accept` would say of these handlers, to be reported together with other faults."""
