@@ -352,6 +352,18 @@ def test_a_batch_is_accepted_wholly_or_not_at_all(client: OwnedClient, receiver:
     assert len(receiver.requests) == 50
 
 
+def test_a_repeated_request_is_answered_as_before_although_it_has_expired(start_service: Starter, receiver: Receiver) -> None:
+    client = start_service().first()
+    one = {"message": "once", "handlers": [webhook(client, receiver)], "expires_at": in_seconds(0.5)}
+    for path, content in (("/api/notifications", one), ("/api/notifications/batch", {"notifications": [one]})):
+        content = json.loads(json.dumps(content).replace(one["expires_at"], in_seconds(0.5)))
+        first = client.post(path, content, Idempotency_Key="the same")
+        assert first.status == 202
+        until(lambda content=content, path=path: client.post(path, content).status == 422)
+        assert client.post(path, content, Idempotency_Key="the same").json == first.json
+        assert client.post(path, content, Idempotency_Key="another").status == 422
+
+
 def test_an_idempotency_key_holds_over_a_kill(start_service: Starter, receiver: Receiver) -> None:
     service = start_service()
     client = service.client()

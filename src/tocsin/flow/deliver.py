@@ -276,7 +276,8 @@ class Delivering:
             loaded = await self._directory.loaded(job.delivery.handler_id)
             if loaded is None or job.delivery.attempt_count >= number:
                 continue
-            delivery = replace(job.delivery, attempt_count=number, last_attempt_at=at)
+            late = at - job.delivery.first_due_at > LATE_AFTER if job.delivery.late is None else job.delivery.late
+            delivery = replace(job.delivery, attempt_count=number, last_attempt_at=at, late=late)
             outcome = Unknown(Reason.CUT, "the service ended while the attempt was under way")
             decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
             log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)

@@ -153,7 +153,7 @@ class Handlers:
             if await self._store.change_handler(handler_id, self._change(row, draft), expected_version=row.version):
                 break
         self._directory.forget(user_id, handler_id)
-        if draft.is_enabled is False and row.is_enabled:
+        if draft.is_enabled is False:  # also if it was paused before: a crash may have come between the pause and this
             await end_waiting(self._store, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
         return handler_id
 
