@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from sqlalchemy import insert
 
@@ -15,6 +16,10 @@ from tocsin.settings import Settings, load
 from tocsin.store import tables
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault
+
+# The same examples every time: a run says something about the code, not about luck.
+hypothesis.settings.register_profile("tocsin", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("tocsin")
 
 
 @pytest.fixture

@@ -117,8 +117,7 @@ _CRITICAL = text("deliveries.status = 0 AND deliveries.is_critical = 1")
 def due(connection: Connection, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
     ordered = _WAITING.where(deliveries.c.handler_id == handler_id).order_by(deliveries.c.due_at, deliveries.c.id).limit(limit)
     urgent = ordered.where(_CRITICAL, deliveries.c.due_at <= now - BACKLOG_AFTER)
-    # Two partial indexes would do; without the hint SQLite may walk all that waits for the few that are critical.
-    late = connection.execute(urgent.with_hint(deliveries, "INDEXED BY ix_deliveries_pending_critical", "sqlite")).all()
+    late = connection.execute(urgent).all()
     first = {row.id for row in late}
     rest = [row for row in connection.execute(ordered.where(_PENDING, deliveries.c.due_at <= now)) if row.id not in first]
     found = [Waiting(delivery_of(row), notification_of(row)) for row in [*late, *rest][:limit]]

@@ -158,7 +158,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_deliveries_pending_critical",
         "deliveries",
-        ["handler_id", "due_at"],
+        ["handler_id", "is_critical", "due_at"],
         unique=False,
         sqlite_where=sa.text("status = 0 AND is_critical = 1"),
         postgresql_where=sa.text("status = 0 AND is_critical"),
