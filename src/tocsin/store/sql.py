@@ -241,12 +241,6 @@ class SqlStore:
 # ------------------------------------------------------------------------------------------------------ beside the service
 
 
-def is_empty(engine: Engine) -> bool:
-    """No tables yet: nobody has used this store."""
-    with engine.connect() as connection:
-        return not engine.dialect.has_table(connection, "meta")
-
-
 def write_now(engine: Engine, write: Callable[[Connection], T]) -> T:
     """One write in a transaction of its own, for commands that run beside the service or before it."""
     try:
