@@ -106,8 +106,9 @@ def waiting_handlers(connection: Connection) -> list[tuple[int, Micros]]:
     return [(row[0], row[1]) for row in connection.execute(_WAITING_HANDLERS)]
 
 
-# The literal status lets SQLite use the partial index: with a bound value it cannot.
+# The literal conditions let SQLite use the partial indexes: with bound values it cannot.
 _PENDING = text("deliveries.status = 0")
+_SETTLED = text("deliveries.status > 0")
 _WAITING = select(deliveries, *_NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
 
 
@@ -197,7 +198,7 @@ def _newest(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], lim
             # The unary plus keeps SQLite from choosing the user's index over the handler's.
             chosen = select(deliveries.c.id).where(
                 deliveries.c.handler_id == which.notification_handler_id,
-                deliveries.c.status == int(status),
+                *((_PENDING,) if status is Status.PENDING else (_SETTLED, deliveries.c.status == int(status))),
                 literal_column("+deliveries.user_id") == user_id,
             )
         elif which.notification_id is not None:

@@ -112,7 +112,15 @@ deliveries = Table(
     Column("last_reason", Text),
     Column("last_error", Text),
     Index("ix_deliveries_user_id_status_id", "user_id", "status", "id"),
-    Index("ix_deliveries_handler_id_status_id", "handler_id", "status", "id"),
+    # Not of what is pending: with many handlers each row is on a page of its own, which would be written twice for a delivery.
+    Index(
+        "ix_deliveries_settled",
+        "handler_id",
+        "status",
+        "id",
+        sqlite_where=text("status > 0"),
+        postgresql_where=text("status > 0"),
+    ),
     Index(
         "ix_deliveries_pending",
         "handler_id",

@@ -145,7 +145,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_deliveries_handler_id_status_id", "deliveries", ["handler_id", "status", "id"], unique=False)
     op.create_index(op.f("ix_deliveries_notification_id"), "deliveries", ["notification_id"], unique=False)
     op.create_index(
         "ix_deliveries_pending",
@@ -162,6 +161,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("status = 0 AND is_critical = 1"),
         postgresql_where=sa.text("status = 0 AND is_critical"),
+    )
+    op.create_index(
+        "ix_deliveries_settled",
+        "deliveries",
+        ["handler_id", "status", "id"],
+        unique=False,
+        sqlite_where=sa.text("status > 0"),
+        postgresql_where=sa.text("status > 0"),
     )
     op.create_index("ix_deliveries_user_id_status_id", "deliveries", ["user_id", "status", "id"], unique=False)
     op.create_table(
