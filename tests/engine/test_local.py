@@ -10,17 +10,13 @@ from test_store import accepting, add_handler
 
 from conftest import opened_store, run
 from tocsin import observe
-from tocsin.engine import Tried
+from tocsin.engine import Run
 from tocsin.engine import local as local_module
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.model import SECOND, Attempt, Notification, Reason, Status
 from tocsin.store import Settlement, Waiting
 from tocsin.store.sql import SqlStore
-
-
-class TriedJob(Tried):
-    job: Waiting
 
 
 class Worker:
@@ -36,6 +32,7 @@ class Worker:
         self.done = asyncio.Event()
         self.expected = 0
         self.answers = True
+        self.tasks: set[asyncio.Task[None]] = set()
         self.settling: Callable[[Waiting], Awaitable[int | None]] = self.delivered
 
     def is_prepared(self, handler_id: int) -> bool:
@@ -50,7 +47,16 @@ class Worker:
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
 
-    async def attempt(self, job: Waiting) -> TriedJob:
+    def start(self, job: Waiting, run: Run) -> None:
+        task = asyncio.create_task(self.attempt(job, run))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def cut_off(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+    async def attempt(self, job: Waiting, run: Run) -> None:
         handler = job.delivery.handler_id
         self.started.append(job.delivery.id)
         if len(self.started) >= self.expected:
@@ -64,10 +70,12 @@ class Worker:
                 await asyncio.sleep(0)
         finally:
             self.now_running[handler] -= 1
-        return TriedJob(self.answers, job)
-
-    async def settle(self, tried: TriedJob) -> int | None:
-        return await self.settling(tried.job)
+            run.came_back(self.answers)
+        due_at: int | None = None
+        try:
+            due_at = await self.settling(job)
+        finally:
+            run.settled(due_at)
 
     async def delivered(self, job: Waiting) -> None:
         delivery = replace(job.delivery, status=Status.DELIVERED, attempt_count=job.delivery.attempt_count + 1)

@@ -476,7 +476,7 @@ def test_closing_ends_what_is_under_way_and_refuses_what_comes(run, receiver):
 
     held, late = run(scenario())
     assert (held.reason, held.sent) == (Reason.CUT, True)
-    assert (late.reason, late.sent) == (Reason.CONNECT, False)
+    assert (late.reason, late.sent) == (Reason.CUT, False)
     assert [got.path for got in receiver.requests] == ["/held"]
 
 

@@ -4,24 +4,25 @@ A lost wake-up is found by the sweep; a doubled one changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
-
-from msgspec import Struct
+from typing import Protocol
 
 from tocsin.model import Micros
 from tocsin.store import Waiting
 
 
-class Tried(Struct):
-    """What a worker brings back from an attempt. `answered`: the provider was there at all."""
+class Run(Protocol):
+    """One started delivery, as the engine follows it: the worker calls both, in this order, once each."""
 
-    answered: bool
+    def came_back(self, answered: bool) -> None:
+        """The attempt's place on the wire is free. `answered`: the provider was there at all."""
+        ...
+
+    def settled(self, due_at: Micros | None) -> None:
+        """The outcome is kept; when the delivery is due again (None: never)."""
+        ...
 
 
-R = TypeVar("R", bound=Tried)
-
-
-class Worker(Protocol[R]):
+class Worker(Protocol):
     """The flow, as the engine sees it. An attempt is kept apart from its settling, so that waiting for a commit blocks no place."""
 
     def is_prepared(self, handler_id: int) -> bool:
@@ -40,17 +41,17 @@ class Worker(Protocol[R]):
         """Have what `turn` needs in memory before the handlers' work is started."""
         ...
 
-    async def attempt(self, job: Waiting) -> R:
-        """Send once. Never raises."""
+    def start(self, job: Waiting, run: Run) -> None:
+        """Send once and keep what came of it. Returns at once, never raises, and always tells `run`."""
         ...
 
-    async def settle(self, tried: R) -> Micros | None:
-        """Keep what the attempt came to; when the delivery is due again, after the commit (None: it is settled). Never raises."""
+    def cut_off(self) -> None:
+        """End the attempts that are under way, with what is known of them."""
         ...
 
 
 class Engine(Protocol):
-    async def start(self, worker: Worker[R]) -> None:
+    async def start(self, worker: Worker) -> None:
         """Pick up everything unsettled, then run until stopped."""
         ...
 

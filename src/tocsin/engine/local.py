@@ -5,20 +5,21 @@ there in due order, so a sick handler's backlog costs neither memory nor anyone 
 """
 
 import asyncio
+import contextlib
 import heapq
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any
 
 import structlog
 
 from tocsin import observe
-from tocsin.engine import R, Worker
+from tocsin.engine import Worker
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
 
 MOST_RUNNING = 2000  # attempts that are not settled yet
 MANY_SENDING = 64  # attempts on the wire; from here on a handler has one at a time: more costs memory and gains nothing
+MOST_STARTS = 200  # attempts begun in one go, before the event loop sees to others
 MOST_IN_LANE = 256  # deliveries of one handler in memory
 ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory however much others hold: theirs may wait for hours
 MOST_IN_MEMORY = 10_000  # deliveries in memory
@@ -49,6 +50,23 @@ class Lane:
         self.spilled = False
 
 
+class _Run:
+    """See `tocsin.engine.Run`."""
+
+    __slots__ = ("_delivery_id", "_engine", "_lane")
+
+    def __init__(self, engine: "LocalEngine", lane: Lane, delivery_id: int) -> None:
+        self._engine = engine
+        self._lane = lane
+        self._delivery_id = delivery_id
+
+    def came_back(self, answered: bool) -> None:
+        self._engine.came_back(self._lane, answered)
+
+    def settled(self, due_at: Micros | None) -> None:
+        self._engine.settled(self._lane, self._delivery_id, due_at)
+
+
 class LocalEngine:
     """See `tocsin.engine.Engine` for what each method promises."""
 
@@ -56,7 +74,8 @@ class LocalEngine:
         self._store = store
         self._lanes: dict[int, Lane] = {}
         self._ring: deque[Lane] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._idle = asyncio.Event()  # of use while stopping
         self._background: set[asyncio.Task[None]] = set()
         self._due: list[tuple[Micros, int]] = []
         self._earliest: dict[int, Micros] = {}  # the entry of `_due` that counts, per handler
@@ -67,9 +86,10 @@ class LocalEngine:
         self._jobs = 0
         self._bytes = 0
         self._stopping = False
+        self._is_pumping = False
 
-    async def start(self, worker: Worker[R]) -> None:
-        self._worker: Worker[Any] = worker
+    async def start(self, worker: Worker) -> None:
+        self._worker = worker
         self._loop = asyncio.get_running_loop()
         await self._sweep()
         self._spawn(self._sweep_now_and_then())
@@ -80,12 +100,16 @@ class LocalEngine:
             self._timer.cancel()
         for task in self._background:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_seconds)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        if not await self._is_idle_within(grace_seconds):
+            self._worker.cut_off()
+            await self._is_idle_within(grace_seconds)
+
+    async def _is_idle_within(self, seconds: float) -> bool:
+        if self._running:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
+        return self._running == 0
 
     # --------------------------------------------------------------------------------------------------- what comes in
 
@@ -140,7 +164,7 @@ class LocalEngine:
 
     @property
     def running(self) -> int:
-        return len(self._tasks)
+        return self._running
 
     @property
     def is_alive(self) -> bool:
@@ -197,8 +221,14 @@ class LocalEngine:
 
     def _pump(self) -> None:
         """Start whatever may start: one job of each lane in turn."""
-        ring = self._ring
-        while ring and len(self._tasks) < MOST_RUNNING and not self._stopping:
+        if self._is_pumping:  # a start that ends at once comes by here again
+            return
+        self._is_pumping = True
+        ring, starts = self._ring, 0
+        while ring and self._running < MOST_RUNNING and not self._stopping:
+            if starts == MOST_STARTS:
+                self._loop.call_soon(self._pump)
+                break
             lane = ring.popleft()
             lane.in_ring = False
             if not lane.jobs or lane.sending >= self._limit(lane):
@@ -212,9 +242,11 @@ class LocalEngine:
             self._left(lane, job)
             lane.sending += 1
             self._sending += 1
-            task = self._loop.create_task(self._run(lane, job))
-            self._tasks.add(task)
+            self._running += 1
+            starts += 1
             self._to_ring(lane)
+            self._worker.start(job, _Run(self, lane, job.delivery.id))
+        self._is_pumping = False
 
     def _limit(self, lane: Lane) -> int:
         """A handler that keeps not answering is tried one delivery at a time."""
@@ -227,27 +259,13 @@ class LocalEngine:
         self._to_ring(lane)
         self._pump()
 
-    async def _run(self, lane: Lane, job: Waiting) -> None:
-        due_at: Micros | None = observe.now() + SECOND
-        answered = False
-        try:
-            tried = await self._worker.attempt(job)
-            answered = tried.answered
-        finally:
-            self._came_back(lane, answered)
-        try:
-            due_at = await self._worker.settle(tried)
-        finally:
-            self._tasks.discard(asyncio.current_task())  # pyright: ignore[reportArgumentType]
-            self._settled(lane, job, due_at)
-
-    def _came_back(self, lane: Lane, answered: bool) -> None:
-        """The attempt's place on the wire is free."""
+    def came_back(self, lane: Lane, answered: bool) -> None:
         lane.sending -= 1
         self._sending -= 1
         if answered:
             lane.unanswered = 0
-            lane.limit = min(lane.limit * 2, MOST_IN_LANE)
+            if lane.limit < MOST_IN_LANE:
+                lane.limit *= 2
         else:
             lane.unanswered += 1
             if lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
@@ -255,16 +273,19 @@ class LocalEngine:
         self._to_ring(lane)
         self._pump()
 
-    def _settled(self, lane: Lane, job: Waiting, due_at: Micros | None) -> None:
-        lane.known.discard(job.delivery.id)
+    def settled(self, lane: Lane, delivery_id: int, due_at: Micros | None) -> None:
+        self._running -= 1
+        lane.known.discard(delivery_id)
         if lane.filling:
-            lane.dropped.add(job.delivery.id)
+            lane.dropped.add(delivery_id)
         if due_at is not None:
             self.wake(lane.handler_id, due_at)
         if not lane.known:
             self._tidy(lane)
-        if len(self._tasks) == MOST_RUNNING - 1:
+        if self._running == MOST_RUNNING - 1:
             self._pump()
+        elif self._running == 0:
+            self._idle.set()
 
     # ------------------------------------------------------------------------------------------------- from the store
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -26,6 +26,7 @@ from tocsin.model import (
     Reply,
     Request,
 )
+from tocsin.net.mail import NothingSent
 from tocsin.vault import scrub
 
 MOST_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
@@ -39,6 +40,14 @@ class Wire(Protocol):
 
     def send(self, request: Request) -> Awaitable[Reply]:
         """Never raises, except when cancelled."""
+        ...
+
+    def start(self, request: HttpRequest, done: Callable[[Reply], None]) -> None:
+        """Like `send`, but nobody waits: `done` is told, never from within this call."""
+        ...
+
+    def cut(self) -> None:
+        """End the HTTP requests that are under way."""
         ...
 
 
@@ -55,11 +64,11 @@ class Tried(Struct, frozen=True):
 async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
     """The native requests; long messages are rendered in a thread, so that nobody waits for them."""
     if len(message.text) > LONG_TEXT:
-        return await asyncio.to_thread(_render, loaded, message, context)
-    return _render(loaded, message, context)
+        return await asyncio.to_thread(render_now, loaded, message, context)
+    return render_now(loaded, message, context)
 
 
-def _render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
+def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
     """A fault of ours in rendering is this message's refusal, never a poison message."""
     if loaded.settings is None:
         return Refused(Reason.SETTINGS, loaded.problem or "", ours=True)
@@ -71,7 +80,10 @@ def _render(loaded: Loaded, message: Message, context: Context) -> Sequence[Requ
 
 
 async def attempt(loaded: Loaded, message: Message, context: Context, wire: Wire, pacer: Pacer, part: int = 0) -> Tried:
-    """Send what has not arrived yet, part after part. The turn of the first part was taken by the caller."""
+    """Send what has not arrived yet, part after part. The turn of the first part was taken by the caller.
+
+    Cancelling it ends it with what is known: an answer that was lost, or nothing sent.
+    """
     started = time.perf_counter()
     requests = await render(loaded, message, context)
     if isinstance(requests, Refused):
@@ -79,13 +91,16 @@ async def attempt(loaded: Loaded, message: Message, context: Context, wire: Wire
     outcome: Outcome = Delivered()
     reply: Reply | None = None
     for index in range(part, len(requests)):
-        if index > part:
-            await _turn(loaded, pacer)
+        sent = False
         try:
+            if index > part:
+                await _turn(loaded, pacer)
+            sent = True
             reply = await wire.send(requests[index])
-        except asyncio.CancelledError:
-            reply = NoReply(Reason.CUT, sent=True, detail="the service was stopped while the answer was awaited")
-        outcome = _classify(loaded, reply, context)
+        except asyncio.CancelledError as cut:
+            sent = sent and not isinstance(cut, NothingSent)
+            reply = NoReply(Reason.CUT, sent, "the service was stopped while the answer was awaited")
+        outcome = classify(loaded, reply, context)
         if not isinstance(outcome, Delivered):
             return Tried(outcome, _since(started), index, requests, reply)
     return Tried(outcome, _since(started), len(requests), requests, reply)
@@ -96,7 +111,7 @@ async def _turn(loaded: Loaded, pacer: Pacer) -> None:
         await asyncio.sleep(wait)
 
 
-def _classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
+def classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
     try:
         return loaded.channel.classify(reply, context)
     except Exception:

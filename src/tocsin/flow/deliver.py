@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Protocol
 
 import structlog
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tocsin import engine, observe
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import Tried, Wire, attempt, render, shown_reply
+from tocsin.flow.attempt import LONG_TEXT, Tried, Wire, attempt, classify, render, render_now, shown_reply
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.flow.health import Health
 from tocsin.flow.pace import Pacer
@@ -21,7 +21,9 @@ from tocsin.model import (
     SECOND,
     Attempt,
     Busy,
+    Delivered,
     Delivery,
+    Handler,
     HttpRequest,
     Later,
     Mail,
@@ -56,13 +58,77 @@ class InFlightLedger(Protocol):
     def leave(self, slot: int) -> None: ...
 
 
-class Attempted(engine.Tried):
-    """An attempt to be settled. `log_row` is None if the delivery ended without one; `slot` is its place in the ledger."""
+_FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
 
-    decision: Decision
-    log_row: Attempt | None
-    loaded: Loaded | None
-    slot: int = -1
+
+class _Attempt:
+    """An attempt under way. `delivery` is the row as it was found; `slot` its place in the ledger."""
+
+    __slots__ = ("context", "delivery", "late", "loaded", "notification", "run", "slot", "started", "started_at", "worker")
+
+    def __init__(
+        self,
+        worker: "Delivering",
+        run: engine.Run,
+        delivery: Delivery,
+        notification: Notification,
+        loaded: Loaded,
+        now: Micros,
+    ) -> None:
+        self.worker = worker
+        self.run = run
+        self.delivery = delivery
+        self.notification = notification
+        self.loaded = loaded
+        self.started_at = now
+        self.late = now - delivery.first_due_at > LATE_AFTER if delivery.late is None else delivery.late
+        self.started = time.perf_counter()
+        self.slot = -1
+        self.context = worker.context_of(self)
+
+    def replied(self, reply: Reply) -> None:
+        """The whole way from an HTTP answer on; called by the wire."""
+        self.worker.replied(self, reply)
+
+
+class _Kept:
+    """An outcome on its way into the store. `log_row` is None if the delivery ended without an attempt."""
+
+    __slots__ = ("decision", "loaded", "log_row", "run", "settlement", "slot", "worker")
+
+    def __init__(
+        self, worker: "Delivering", run: engine.Run, decision: Decision, log_row: Attempt | None, loaded: Loaded | None, slot: int
+    ) -> None:
+        self.worker = worker
+        self.run = run
+        self.decision = decision
+        self.log_row = log_row
+        self.loaded = loaded
+        self.slot = slot
+        self.settlement = Settlement(decision.delivery, log_row, observe.now())
+
+    def submit(self) -> None:
+        self.worker.keep(self.settlement, self.done)
+
+    def done(self, result: bool | Exception) -> None:
+        self.worker.kept(self, result)
+
+    def not_kept(self) -> None:
+        """The row stays pending and the engine finds it again, so nothing is lost."""
+        self.run.settled(observe.now() + 30 * SECOND)
+
+
+class _Recovery:
+    """Stands for the engine while it has not begun."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def came_back(self, answered: bool) -> None:
+        pass
+
+    def settled(self, due_at: Micros | None) -> None:  # noqa: ARG002  # the protocol
+        self.done.set_result(None)
 
 
 class Delivering:
@@ -90,6 +156,8 @@ class Delivering:
         self._settings = settings
         self._store_id = store_id
         self._held: dict[int, float] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._after: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------- what the engine asks
 
@@ -112,156 +180,268 @@ class Delivering:
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         await self._directory.prepare(handler_ids)
 
-    async def attempt(self, job: Waiting) -> Attempted:
-        try:
-            return await self._attempt(job)
-        except Exception:
-            # A fault of ours becomes a visible attempt that is made again on the schedule, never a poison message.
-            log.exception("attempt.failed", delivery=job.delivery.id)
-        now = observe.now()
-        delivery = replace(job.delivery, attempt_count=job.delivery.attempt_count + 1, last_attempt_at=now)
-        outcome = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
+    def start(self, job: Waiting, run: engine.Run) -> None:
+        """The quick way, without a task: one HTTP request of a handler that is in memory. Everything else takes steps."""
+        delivery = job.delivery
         loaded = self._directory.cached(delivery.handler_id)
-        if loaded is None:  # it could not even be read: nothing was sent, so it waits on
-            row = replace(job.delivery, due_at=now + LOOK_AGAIN)
-            return Attempted(False, Decision(row, Reason.INTERNAL), None, None)
-        return self._decided(Tried(outcome, 0, delivery.part), delivery, loaded)
-
-    async def settle(self, tried: Attempted) -> Micros | None:
-        decision, loaded = tried.decision, tried.loaded
+        if loaded is None or len(job.notification.message.text) > LONG_TEXT or self._counts_posts(loaded):
+            _spawn(self._take_steps(job, run), self._sending)
+            return
+        trying: _Attempt | None = None
         try:
-            if decision.new_settings is not None and loaded is not None:
-                await self._health.move(loaded, decision.new_settings)
-            applied = await self._keep(decision, tried.log_row, loaded)
-            self._ledger.leave(tried.slot)  # not before: what was sent and is not kept must be known after a restart
-            if decision.switch_off is not None and loaded is not None:
-                await self._health.switch_off(loaded, decision.reason, decision.switch_off)
+            trying = self._begin(job, run, loaded)
+            if trying is None:
+                return
+            requests = render_now(loaded, trying.notification.message, trying.context)
+            if isinstance(requests, Refused):
+                tried = Tried(requests, 0, delivery.part)
+            elif len(requests) == delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
+                self._wire.start(request, trying.replied)
+                return
+            else:
+                _spawn(self._send_parts(trying), self._sending)
+                return
         except Exception:
-            # The row stays pending and the sweep finds it again, so nothing is lost.
-            log.exception("settle.failed", delivery=decision.delivery.id)
-            return observe.now() + 30 * SECOND
-        return decision.due_at if applied else None
+            log.exception("attempt.failed", delivery=delivery.id)
+            self._failed(delivery, run, trying)
+            return
+        self._finish(trying, tried)
+
+    def cut_off(self) -> None:
+        self._wire.cut()
+        for task in self._sending:
+            task.cancel()
 
     # -------------------------------------------------------------------------------------------------- one delivery
 
-    async def _attempt(self, job: Waiting) -> Attempted:
-        delivery, notification = job.delivery, _as_meant(job.notification)
+    def _begin(self, job: Waiting, run: engine.Run, loaded: Loaded) -> _Attempt | None:
+        """None: it is not wanted any more, and has been ended."""
+        delivery, notification = job.delivery, job.notification
         now = observe.now()
-        loaded = self._directory.cached(delivery.handler_id) or await self._directory.loaded(delivery.handler_id)
-        unwanted = self._unwanted(delivery, notification, loaded, now)
-        if loaded is None or unwanted is not None:
-            unwanted = unwanted or ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED)
-            return Attempted(True, unwanted, None, loaded)
-        late = now - delivery.first_due_at > LATE_AFTER if delivery.late is None else delivery.late
-        number = delivery.attempt_count + 1
-        delivery = replace(delivery, attempt_count=number, last_attempt_at=now, late=late)
-        slot = self._ledger.enter(delivery.id, number, now)
-        try:
-            refused, context = await self._within_budget(loaded, notification, self._context(loaded, delivery, notification, now))
-            if refused is not None:
-                tried = Tried(refused, 0, delivery.part)
-            else:
-                tried = await attempt(loaded, notification.message, context, self._wire, self._pacer, delivery.part)
-        except BaseException:
-            self._ledger.leave(slot)
-            raise
-        return self._decided(tried, replace(delivery, part=tried.part), loaded, slot, notification.expires_at)
+        unwanted = self._unwanted(delivery, notification, loaded.handler, now)
+        if unwanted is not None:
+            self._end(run, unwanted, loaded)
+            return None
+        if notification.send_at is not None:
+            notification = _as_meant(notification)
+        trying = _Attempt(self, run, delivery, notification, loaded, now)
+        trying.slot = self._ledger.enter(delivery.id, delivery.attempt_count + 1, now)
+        return trying
 
-    def _unwanted(self, delivery: Delivery, notification: Notification, loaded: Loaded | None, now: Micros) -> Decision | None:
+    async def _take_steps(self, job: Waiting, run: engine.Run) -> None:
+        """The long way: the handler must be read, the post must be counted, or the rendering takes a while."""
+        trying: _Attempt | None = None
+        try:
+            loaded = await self._directory.loaded(job.delivery.handler_id)
+            if loaded is None:
+                self._end(run, ended_without_attempt(job.delivery, Status.CANCELLED, Reason.HANDLER_DELETED), None)
+                return
+            trying = self._begin(job, run, loaded)
+        except asyncio.CancelledError:
+            run.came_back(answered=False)
+            run.settled(None)
+            return
+        except Exception:
+            log.exception("attempt.failed", delivery=job.delivery.id)
+            self._failed(job.delivery, run, trying)
+            return
+        if trying is not None:
+            await self._send_parts(trying)
+
+    async def _send_parts(self, trying: _Attempt) -> None:
+        loaded, message, part = trying.loaded, trying.notification.message, trying.delivery.part
+        try:
+            refused, context = await self._within_budget(trying)
+            if refused is None:
+                tried = await attempt(loaded, message, context, self._wire, self._pacer, part)
+            else:
+                tried = Tried(refused, 0, part)
+        except asyncio.CancelledError:
+            tried = Tried(Later(Reason.CUT), 0, part, reply=NoReply(Reason.CUT, sent=False))
+        except Exception:
+            log.exception("attempt.failed", delivery=trying.delivery.id)
+            self._failed(trying.delivery, trying.run, trying)
+            return
+        self._finish(trying, tried)
+
+    def _counts_posts(self, loaded: Loaded) -> bool:
+        return loaded.channel.refuses_repeats or loaded.channel.daily_budget(self._settings) is not None
+
+    def _unwanted(self, delivery: Delivery, notification: Notification, handler: Handler, now: Micros) -> Decision | None:
         """How a delivery ends that is not to be attempted."""
-        if loaded is None:
-            return ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED)
-        if not loaded.handler.is_enabled:
-            if loaded.handler.disabled_reason:
-                return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, loaded.handler.disabled_reason)
+        if not handler.is_enabled:
+            if handler.disabled_reason:
+                return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, handler.disabled_reason)
             return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED)
         if notification.expires_at is not None and now >= notification.expires_at and delivery.replays == 0:
             return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, delivery.last_error or "")
         return None
 
-    def _context(self, loaded: Loaded, delivery: Delivery, notification: Notification, now: Micros) -> Context:
+    def context_of(self, trying: _Attempt) -> Context:
+        delivery, handler = trying.delivery, trying.loaded.handler
         return Context(
             key=f"msg_{self._store_id}_{delivery.id}",
-            handler_id=loaded.handler.id,
-            now=now,
+            handler_id=handler.id,
+            now=trying.started_at,
             nonce=f"{_random.getrandbits(128):032x}",
             service=self._settings,
-            notification_id=notification.id,
+            notification_id=delivery.notification_id,
             delivery_id=delivery.id,
-            attempt=delivery.attempt_count,
-            meant_for=delivery.first_due_at if delivery.late else None,
+            attempt=delivery.attempt_count + 1,
+            meant_for=delivery.first_due_at if trying.late else None,
             may_have_arrived=delivery.may_have_arrived,
-            signing_secrets=signing_secrets(loaded.handler.secret, now),
+            signing_secrets=signing_secrets(handler.secret, trying.started_at),
         )
 
-    async def _within_budget(self, loaded: Loaded, notification: Notification, context: Context) -> tuple[Outcome | None, Context]:
+    async def _within_budget(self, trying: _Attempt) -> tuple[Outcome | None, Context]:
         """For providers that count posts or refuse a repeated text: note the post, and make a repeat differ."""
-        channel = loaded.channel
-        budget = channel.daily_budget(self._settings)
-        if budget is None and not channel.refuses_repeats:
+        loaded, message, context = trying.loaded, trying.notification.message, trying.context
+        if not self._counts_posts(loaded):
             return None, context
-        requests = await render(loaded, notification.message, context)
+        budget = loaded.channel.daily_budget(self._settings)
+        requests = await render(loaded, message, context)
         if isinstance(requests, Refused):
             return requests, context
         content = b"\0".join(request.body if isinstance(request, HttpRequest) else request.content for request in requests)
         limit = 2**31 if budget is None else budget
         text_hash = hashlib.sha256(content).digest()
-        facts = await self._store.posted(loaded.credential, text_hash, context.delivery_id or 0, context.now, limit)
+        facts = await self._store.posted(loaded.credential, text_hash, trying.delivery.id, context.now, limit)
         if facts.over_budget:
             return Refused(Reason.BUDGET, f"the daily budget of {limit} is used up", ours=True), context
-        if facts.repeated and channel.refuses_repeats:
+        if facts.repeated and loaded.channel.refuses_repeats:
             # From the delivery's own time, so that every attempt carries the same text.
-            return None, replace(context, suffix=time.strftime("%H:%M:%S", time.gmtime(notification.message.at / SECOND)))
+            return None, replace(context, suffix=time.strftime("%H:%M:%S", time.gmtime(message.at / SECOND)))
         return None, context
 
     # ---------------------------------------------------------------------------------------------------- afterwards
 
-    def _decided(self, tried: Tried, delivery: Delivery, loaded: Loaded, slot: int = -1, expires_at: Micros | None = None) -> Attempted:
-        outcome = _scrubbed(tried.outcome, loaded.secrets)
+    def replied(self, trying: _Attempt, reply: Reply) -> None:
+        """The provider has answered, or there will be no answer."""
+        duration_us = int((time.perf_counter() - trying.started) * 1_000_000)
+        outcome = classify(trying.loaded, reply, trying.context)
+        part = trying.delivery.part
+        self._finish(trying, Tried(outcome, duration_us, part + 1 if isinstance(outcome, Delivered) else part, (), reply))
+
+    def _finish(self, trying: _Attempt, tried: Tried) -> None:
+        reply, run = tried.reply, trying.run
+        if isinstance(reply, NoReply) and reply.reason is Reason.CUT and not reply.sent:
+            self._not_attempted(trying, tried.part)
+            return
+        try:
+            decision, log_row = self._decided(trying, tried)
+        except Exception:
+            log.exception("decide.failed", delivery=trying.delivery.id)
+            decision, log_row = self._decided(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
+        run.came_back(not isinstance(reply, NoReply))
+        kept = _Kept(self, trying.run, decision, log_row, trying.loaded, trying.slot)
+        if decision.new_settings is None:
+            kept.submit()
+        else:
+            _spawn(self._move(kept), self._after)
+
+    def _decided(self, trying: _Attempt, tried: Tried) -> tuple[Decision, Attempt]:
+        loaded, before = trying.loaded, trying.delivery
+        outcome = tried.outcome
+        if outcome.detail and loaded.secrets:
+            outcome = replace(outcome, detail=scrub(outcome.detail, loaded.secrets))
+        number = before.attempt_count + 1
+        delivery = replace(before, attempt_count=number, last_attempt_at=trying.started_at, late=trying.late, part=tried.part)
         decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
-        if expires_at is not None and delivery.replays == 0 and decision.due_at is not None and decision.due_at > expires_at:
-            decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
+        due_at, expires_at = decision.due_at, trying.notification.expires_at
+        if due_at is not None:
+            if expires_at is not None and before.replays == 0 and due_at > expires_at:
+                decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
+                due_at = expires_at
+            if decision.pause_seconds:
+                self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
         if decision.switch_off is not None or decision.new_settings is not None:
             self._held[loaded.handler.id] = time.monotonic() + HOLD_SECONDS
-        if decision.pause_seconds:
-            self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
         status_code, response = shown_reply(tried.reply, loaded.secrets)
-        log_row = Attempt(
-            delivery_id=delivery.id,
-            number=delivery.attempt_count,
-            at=delivery.last_attempt_at or 0,
-            duration_us=tried.duration_us,
-            outcome=outcome.__class__.__name__.lower(),
-            reason=decision.reason,
-            status_code=status_code,
-            response=response,
-            next_at=decision.due_at,
-        )
-        return Attempted(not isinstance(tried.reply, NoReply), decision, log_row, loaded, slot)
+        kind = outcome.__class__.__name__.lower()
+        log_row = Attempt(before.id, number, trying.started_at, tried.duration_us, kind, decision.reason, status_code, response, due_at)
+        return decision, log_row
 
-    async def _keep(self, decision: Decision, log_row: Attempt | None, loaded: Loaded | None) -> bool:
+    def _not_attempted(self, trying: _Attempt, part: int) -> None:
+        """Cut by our own stop before anything went out: the row stays as it was, but for parts that had arrived by then."""
+        trying.run.came_back(answered=False)
+        if part == trying.delivery.part:
+            self._ledger.leave(trying.slot)
+            trying.run.settled(None)
+            return
+        row = replace(trying.delivery, part=part)
+        _Kept(self, trying.run, Decision(row, Reason.CUT), None, trying.loaded, trying.slot).submit()
+
+    def _failed(self, delivery: Delivery, run: engine.Run, trying: _Attempt | None) -> None:
+        """A fault of ours becomes a visible attempt that is made again on the schedule, never a poison message."""
+        if trying is not None:
+            self._finish(trying, Tried(_FAULT_OF_OURS, 0, delivery.part))
+        else:  # it could not even be read: nothing was sent, so it waits on
+            self._end(run, Decision(replace(delivery, due_at=observe.now() + LOOK_AGAIN), Reason.INTERNAL), None)
+
+    def _end(self, run: engine.Run, decision: Decision, loaded: Loaded | None) -> None:
+        """Keep how it stands without an attempt."""
+        run.came_back(answered=True)
+        _Kept(self, run, decision, None, loaded, -1).submit()
+
+    async def _move(self, kept: "_Kept") -> None:
+        """The new address first: the next attempt may follow at once."""
+        new_settings = kept.decision.new_settings
+        try:
+            if new_settings is not None and kept.loaded is not None:
+                await self._health.move(kept.loaded, new_settings)
+        except Exception:
+            log.exception("move.failed", delivery=kept.decision.delivery.id)
+            kept.not_kept()
+        else:
+            kept.submit()
+
+    def keep(self, settlement: Settlement, done: Callable[[bool | Exception], None]) -> None:
         """Keep the outcome, however long the store needs: the attempt cannot be undone."""
-        now = observe.now()
-        settlement = Settlement(decision.delivery, log_row, now)
-        while True:
-            try:
-                applied = await self._store.settle(settlement)
-                break
-            except Busy as busy:
-                log.error("settle.waits", delivery=decision.delivery.id, why=str(busy))
-                await asyncio.sleep(STORE_RETRY_SECONDS)
-        self._observe(decision.delivery, log_row, loaded, now, applied)
-        return applied
+        try:
+            self._store.settle_then(settlement, done)
+        except Busy as busy:
+            self._keep_later(settlement, done, busy)
 
-    def _observe(self, delivery: Delivery, log_row: Attempt | None, loaded: Loaded | None, now: Micros, applied: bool) -> None:
-        channel = loaded.channel.type if loaded else "deleted"
+    def _keep_later(self, settlement: Settlement, done: Callable[[bool | Exception], None], busy: Busy) -> None:
+        log.error("settle.waits", delivery=settlement.delivery.id, why=str(busy))
+        asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, self.keep, settlement, done)
+
+    def kept(self, kept: "_Kept", result: bool | Exception) -> None:
+        """After the commit, or after what kept it from happening."""
+        if isinstance(result, Busy):
+            self._keep_later(kept.settlement, kept.done, result)
+            return
+        if isinstance(result, Exception):
+            log.error("settle.failed", delivery=kept.decision.delivery.id, exc_info=result)
+            kept.not_kept()
+            return
+        decision = kept.decision
+        self._observe(kept, result)
+        self._ledger.leave(kept.slot)  # not before: what was sent and is not kept must be known after a restart
+        due_at = decision.due_at if result else None
+        if decision.switch_off is not None and kept.loaded is not None:
+            _spawn(self._switch_off(kept.loaded, decision.reason, decision.switch_off, kept.run, due_at), self._after)
+        else:
+            kept.run.settled(due_at)
+
+    async def _switch_off(self, loaded: Loaded, reason: Reason, why: str, run: engine.Run, due_at: Micros | None) -> None:
+        try:
+            await self._health.switch_off(loaded, reason, why)
+        except Exception:
+            log.exception("switch_off.failed", handler=loaded.handler.id)
+        finally:
+            run.settled(due_at)
+
+    def _observe(self, kept: "_Kept", applied: bool) -> None:
+        delivery, log_row = kept.decision.delivery, kept.log_row
+        channel = kept.loaded.channel.type if kept.loaded else "deleted"
         if log_row is not None:
             self._metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us / SECOND)
             observe.log_attempt(channel, delivery.handler_id, log_row, delivery.status.word)
         if not applied:
             return
         if delivery.status is Status.DELIVERED:
-            self._metrics.delivered(channel, max(0, now - delivery.first_due_at) / SECOND)
+            self._metrics.delivered(channel, max(0, kept.settlement.at - delivery.first_due_at) / SECOND)
         elif delivery.status is not Status.PENDING and delivery.last_reason is not None:
             self._metrics.failed(channel, delivery.last_reason)
 
@@ -270,7 +450,7 @@ class Delivering:
     async def recover(self, under_way: Iterable[tuple[int, int, Micros]]) -> None:
         """Attempts that were in flight when the process died: their answers are lost, and the log says so."""
         lost = {delivery_id: (number, at) for delivery_id, number, at in under_way}
-        keeping: list[Awaitable[bool]] = []
+        keeping: list[asyncio.Future[None]] = []
         for job in await self._store.waiting(list(lost)):
             number, at = lost[job.delivery.id]
             loaded = await self._directory.loaded(job.delivery.handler_id)
@@ -281,8 +461,16 @@ class Delivering:
             outcome = Unknown(Reason.CUT, "the service ended while the attempt was under way")
             decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
             log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
-            keeping.append(self._keep(decision, log_row, loaded))
+            run = _Recovery()
+            keeping.append(run.done)
+            _Kept(self, run, decision, log_row, loaded, -1).submit()
         await asyncio.gather(*keeping)
+
+
+def _spawn(coroutine: Coroutine[None, None, None], tasks: "set[asyncio.Task[None]]") -> None:
+    task = asyncio.get_running_loop().create_task(coroutine)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def _as_meant(notification: Notification) -> Notification:
@@ -291,10 +479,6 @@ def _as_meant(notification: Notification) -> Notification:
         return notification
     at = max(notification.send_at, notification.message.at)
     return replace(notification, message=replace(notification.message, at=at))
-
-
-def _scrubbed(outcome: Outcome, hidden: tuple[str, ...]) -> Outcome:
-    return replace(outcome, detail=scrub(outcome.detail, hidden)) if outcome.detail and hidden else outcome
 
 
 class TwoWires:
@@ -306,3 +490,9 @@ class TwoWires:
 
     def send(self, request: HttpRequest | Mail) -> Awaitable[Reply]:
         return self._mail.send(request) if isinstance(request, Mail) else self._http.send(request)
+
+    def start(self, request: HttpRequest, done: Callable[[Reply], None]) -> None:
+        self._http.start(request, done)
+
+    def cut(self) -> None:
+        self._http.cut()

@@ -55,7 +55,7 @@ def _before_sending(curl: pycurl.Curl, code: int) -> NoReply:
     if code in _MALFORMED:
         return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be used.")
     if code == pycurl.E_ABORTED_BY_CALLBACK:
-        return NoReply(Reason.CONNECT, sent=False, detail="The service stopped before a connection was made.")
+        return NoReply(Reason.CUT, sent=False, detail="The service stopped before anything went out.")
     number = int(curl.getinfo(pycurl.OS_ERRNO))
     return NoReply(
         Reason.CONNECT, sent=False, detail=f"No connection was made: {os.strerror(number) if number else f'libcurl error {code}'}."

@@ -5,9 +5,9 @@ import functools
 import io
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import pycurl
 
@@ -24,6 +24,8 @@ CONNECT_SECONDS = 5.0
 _FREE_HANDLES = 256
 _AGENT = f"tocsin/{__version__}"
 
+Done: TypeAlias = Callable[[HttpReply | NoReply], None]
+
 # Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 
@@ -38,21 +40,59 @@ class HttpWire:
         self._guard = Guard(settings.allow_networks, closed)
         self._checks_targets = bool(settings.proxy)
         self._lanes = {True: _Lane(self._guard, settings.proxy), False: _Lane(None, settings.proxy)}
+        self._checking: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def send(self, request: HttpRequest) -> HttpReply | NoReply:
         """The answer, whatever its status, or what became of the request instead. Raises only CancelledError, which aborts the transfer."""
         if self._checks_targets and request.guarded and (refused := await _check_target(request, self._guard)):
             return refused
+        future: asyncio.Future[HttpReply | NoReply] = asyncio.get_running_loop().create_future()
+        done = functools.partial(_resolve, future)
+        exchange = self._start(request, done)
+        try:
+            return await future
+        finally:
+            if exchange is not None:
+                exchange.abort(done)
+
+    def start(self, request: HttpRequest, done: Done) -> None:
+        """Like `send`, for those who have no time to wait: `done` is told, never from within this call. It must not raise."""
+        if self._checks_targets and request.guarded:
+            checking = asyncio.get_running_loop().create_task(self._check_and_start(request, done))
+            self._checking.add(checking)
+            checking.add_done_callback(self._checking.discard)
+        else:
+            self._start(request, done)
+
+    async def _check_and_start(self, request: HttpRequest, done: Done) -> None:
+        refused = await _check_target(request, self._guard)
+        if refused is None:
+            self._start(request, done)
+        else:
+            done(refused)
+
+    def _start(self, request: HttpRequest, done: Done) -> "_Exchange | None":
         if self._is_closed:
-            return NoReply(Reason.CONNECT, sent=False, detail="The service is stopping.")
-        return await self._lanes[request.guarded].send(request)
+            asyncio.get_running_loop().call_soon(done, NoReply(Reason.CUT, sent=False, detail="The service is stopping."))
+            return None
+        return self._lanes[request.guarded].start(request, done)
+
+    def cut(self) -> None:
+        """End the requests that are under way; their replies say whether anything of them went out."""
+        for lane in self._lanes.values():
+            lane.cut()
 
     async def close(self) -> None:
         """Close all connections; requests under way come back as cut."""
         self._is_closed = True
         for lane in self._lanes.values():
             lane.close()
+
+
+def _resolve(future: "asyncio.Future[HttpReply | NoReply]", reply: HttpReply | NoReply) -> None:
+    if not future.done():  # cancelled a moment ago
+        future.set_result(reply)
 
 
 class _Lane:
@@ -64,24 +104,21 @@ class _Lane:
         self._free: list[_Exchange] = []
         self._multi: Multi | None = None
 
-    async def send(self, request: HttpRequest) -> HttpReply | NoReply:
+    def start(self, request: HttpRequest, done: Done) -> "_Exchange | None":
         multi = self._multi = self._multi or Multi()
-        exchange = self._free.pop() if self._free else _Exchange(self._guard, self._proxy)
+        exchange = self._free.pop() if self._free else _Exchange(multi, self._free, self._guard, self._proxy)
         try:
-            exchange.prepare(request)
+            exchange.start(request, done)
         except (ValueError, pycurl.error):
-            return NoReply(Reason.SETTINGS, sent=False, detail="The request cannot be written as HTTP: its URL or a header is malformed.")
-        try:
-            code = await multi.start(exchange.curl)
-            if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(exchange.curl):
-                # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
-                exchange.prepare(request, fresh=True)
-                code = await multi.start(exchange.curl)
-            return exchange.result(code)
-        finally:
-            multi.abort(exchange.curl)
-            if len(self._free) < _FREE_HANDLES:
-                self._free.append(exchange)
+            exchange.let_go()
+            detail = "The request cannot be written as HTTP: its URL or a header is malformed."
+            asyncio.get_running_loop().call_soon(done, NoReply(Reason.SETTINGS, sent=False, detail=detail))
+            return None
+        return exchange
+
+    def cut(self) -> None:
+        if self._multi:
+            self._multi.cut()
 
     def close(self) -> None:
         self._free.clear()
@@ -90,10 +127,14 @@ class _Lane:
 
 
 class _Exchange:
-    """A libcurl handle and what it heard; used for one request after another."""
+    """A libcurl handle and what it heard; used for one request after another. `free`: where it waits for the next."""
 
-    def __init__(self, guard: Guard | None, proxy: str | None) -> None:
+    def __init__(self, multi: Multi, free: "list[_Exchange]", guard: Guard | None, proxy: str | None) -> None:
         self.curl = pycurl.Curl()
+        self._multi = multi
+        self._free = free
+        self._request: HttpRequest | None = None
+        self._done: Done | None = None
         self._guard = guard
         self._proxy = proxy
         self._lines: list[bytes] = []
@@ -111,6 +152,36 @@ class _Exchange:
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
         if guard and not proxy:
             self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_connect)
+
+    def start(self, request: HttpRequest, done: Done) -> None:
+        """Raises ValueError or pycurl.error where libcurl cannot send it."""
+        self.prepare(request)
+        self._request, self._done = request, done
+        self._multi.start(self.curl, self._ended)
+
+    def abort(self, done: Done) -> None:
+        """End the request of this `done`, if it is still under way: nobody waits for it any more. Its connection is closed."""
+        if self._done is done:
+            self._multi.abort(self.curl)
+            self.let_go()
+
+    def let_go(self) -> None:
+        self._request = self._done = None
+        if len(self._free) < _FREE_HANDLES:
+            self._free.append(self)
+
+    def _ended(self, code: int) -> None:
+        request, done = self._request, self._done
+        if request is None or done is None:  # aborted
+            return
+        if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
+            # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
+            self.prepare(request, fresh=True)
+            self._multi.start(self.curl, self._ended)
+            return
+        reply = self.result(code)
+        self.let_go()
+        done(reply)
 
     def prepare(self, request: HttpRequest, fresh: bool = False) -> None:
         """Set what differs from request to request. `fresh` keeps it off idle connections.

@@ -67,6 +67,10 @@ def complaints(settings: Settings) -> list[str]:
     return found
 
 
+class NothingSent(asyncio.CancelledError):
+    """Cancelled before the mail was out: it has surely not arrived."""
+
+
 class MailWire:
     """Sends mails over kept connections. A connection ends after `mails_per_connection` mails or `idle_seconds` without one."""
 
@@ -91,16 +95,26 @@ class MailWire:
         self._is_closed = False
 
     async def send(self, mail: Mail) -> MailReply | NoReply:
-        """The server's decisive answer, or why there is none. Raises nothing but CancelledError, which aborts the transfer."""
+        """The server's decisive answer, or why there is none.
+
+        Raises nothing but CancelledError, which aborts the transfer; it is NothingSent where that is certain.
+        """
         if self._server is None or self._hindrance:
             return NoReply(Reason.MAIL_NOT_CONFIGURED, False, self._hindrance)
-        async with self._slots:
-            kept = self._take()
-            if kept is not None:
-                result = await self._send_over(kept, mail)
-                if not _found_dead(kept, result):
-                    return result
-            return await self._send_over(Connection(self._server, await self._tls_context(), self._timeouts), mail)
+        connection: Connection | None = None
+        try:
+            async with self._slots:
+                connection = self._take()
+                if connection is not None:
+                    result = await self._send_over(connection, mail)
+                    if not _found_dead(connection, result):
+                        return result
+                connection = Connection(self._server, await self._tls_context(), self._timeouts)
+                return await self._send_over(connection, mail)
+        except asyncio.CancelledError:
+            if connection is None or not connection.may_have_sent:
+                raise NothingSent from None
+            raise
 
     async def close(self) -> None:
         """Says goodbye on the idle connections; one still in use ends after its mail."""

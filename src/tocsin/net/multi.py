@@ -12,8 +12,12 @@ import contextlib
 import resource
 import select
 import socket
+from collections.abc import Callable
+from typing import TypeAlias
 
 import pycurl
+
+Ended: TypeAlias = Callable[[int], None]
 
 _IDLE = select.EPOLLIN | select.EPOLLRDHUP
 _EVENTS = {
@@ -34,7 +38,7 @@ class Multi:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._watched: dict[int, int] = {}
-        self._waiting: dict[pycurl.Curl, asyncio.Future[int]] = {}
+        self._waiting: dict[pycurl.Curl, Ended] = {}
         self._is_closed = False
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -45,28 +49,30 @@ class Multi:
         self._multi.setopt(pycurl.M_MAXCONNECTS, min(_IDLE_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         self._loop.add_reader(self._epoll.fileno(), self._on_sockets)
 
-    def start(self, curl: pycurl.Curl) -> asyncio.Future[int]:
-        """Begin a transfer. The future gives libcurl's result code, 0 for success; it is never set to an exception."""
-        future: asyncio.Future[int] = self._loop.create_future()
+    def start(self, curl: pycurl.Curl, ended: Ended) -> None:
+        """Begin a transfer. `ended` is told libcurl's result code, 0 for success, never from within this call; it must not raise."""
         if self._is_closed:
-            future.set_result(pycurl.E_ABORTED_BY_CALLBACK)
+            self._loop.call_soon(ended, pycurl.E_ABORTED_BY_CALLBACK)
         else:
             self._multi.add_handle(curl)
-            self._waiting[curl] = future
-        return future
+            self._waiting[curl] = ended
 
     def abort(self, curl: pycurl.Curl) -> None:
         """End a transfer that nobody waits for any more; its connection is closed."""
         if self._waiting.pop(curl, None) is not None:
             self._multi.remove_handle(curl)
 
+    def cut(self) -> None:
+        """End the transfers that are under way, as aborted."""
+        for curl in list(self._waiting):
+            self._end(curl, pycurl.E_ABORTED_BY_CALLBACK)
+
     def close(self) -> None:
-        """Close every connection. Transfers under way end as aborted."""
+        """Close every connection; cuts what is under way."""
         if self._is_closed:
             return
         self._is_closed = True
-        for curl in list(self._waiting):
-            self._end(curl, pycurl.E_ABORTED_BY_CALLBACK)
+        self.cut()
         self._multi.close()
         for handle in (self._timer, self._soon):
             if handle:
@@ -157,9 +163,7 @@ class Multi:
             self._end(curl, code)
 
     def _end(self, curl: pycurl.Curl, code: int) -> None:
-        future = self._waiting.pop(curl, None)
-        if future is None:
-            return
-        self._multi.remove_handle(curl)
-        if not future.done():
-            future.set_result(code)
+        ended = self._waiting.pop(curl, None)
+        if ended is not None:
+            self._multi.remove_handle(curl)
+            ended(code)

@@ -119,6 +119,11 @@ class Connection:
             writer.transport.abort()
 
     @property
+    def may_have_sent(self) -> bool:
+        """The whole mail is out, so the server may have taken it."""
+        return self._dot_sent
+
+    @property
     def is_connected(self) -> bool:
         return self._client is not None and self._client.is_connected
 

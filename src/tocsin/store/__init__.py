@@ -4,7 +4,7 @@ Every write returns after its commit. Reads see committed rows only. Secrets com
 them in the clear.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -170,6 +170,10 @@ class Store(Protocol):
     def accept(self, accept: Accept) -> Awaitable[list[Accepted]]: ...
     def settle(self, settlement: Settlement) -> Awaitable[bool]:
         """True if the settlement was applied, False if the delivery was no longer pending."""
+        ...
+
+    def settle_then(self, settlement: Settlement, done: Callable[[bool | Exception], None]) -> None:
+        """Like `settle`, but without a future: `done` is told, after the commit; it must not raise."""
         ...
 
     # what is due

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, Subquery, func, literal_column, or_, select, text, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, func, literal_column, or_, select, text, union_all
 
 from tocsin.model import Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status
 from tocsin.store import BACKLOG_AFTER, DeliveryFilter, HandlerBrief, HandlerFilter, HandlerRow, KeyRow, Page, Remembered, Waiting
@@ -108,7 +108,7 @@ def waiting_handlers(connection: Connection) -> list[tuple[int, Micros]]:
 
 # The literal conditions let SQLite use the partial indexes: with bound values it cannot.
 _PENDING = text("deliveries.status = 0")
-_SETTLED = text("deliveries.status > 0")
+_SETTLED = text("deliveries.status != 0")
 _WAITING = select(deliveries, *_NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
 
 
@@ -190,7 +190,11 @@ def _with_filters(chosen: AnySelect, which: DeliveryFilter) -> AnySelect:
 
 
 def _newest(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int) -> Subquery:
-    """Ids of the newest deliveries that fit: read status by status, each in index order, and merged."""
+    """Ids of the newest deliveries that fit: status by status, in index order, and merged; a handler's pending ones are sorted."""
+    return _merged(user_id, which, statuses, limit, deliveries.c.id.desc())
+
+
+def _merged(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int, *order: ColumnElement[Any]) -> Subquery:
     parts: list[Select[tuple[int]]] = []
     for status in statuses:
         chosen = select(deliveries.c.id).where(deliveries.c.user_id == user_id, deliveries.c.status == int(status))
@@ -205,7 +209,7 @@ def _newest(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], lim
             chosen = select(deliveries.c.id).where(
                 literal_column("+deliveries.user_id") == user_id, literal_column("+deliveries.status") == int(status)
             )
-        part = _with_filters(chosen, which).order_by(deliveries.c.id.desc()).limit(limit).subquery()
+        part = _with_filters(chosen, which).order_by(*order).limit(limit).subquery()
         parts.append(select(part.c.id))
     return union_all(*parts).subquery()
 
@@ -239,7 +243,7 @@ def deliveries_page(connection: Connection, user_id: int, which: DeliveryFilter,
 def _deliveries_total(connection: Connection, user_id: int, which: DeliveryFilter, statuses: Sequence[Status]) -> tuple[int, bool]:
     if which.only_status:
         return _total(connection, user_id, *(int(status) for status in statuses)), True
-    merged = _newest(user_id, which, statuses, COUNT_CAP + 1)
+    merged = _merged(user_id, which, statuses, COUNT_CAP + 1)
     count = connection.scalar(select(func.count()).select_from(select(merged.c.id).limit(COUNT_CAP + 1).subquery())) or 0
     return (COUNT_CAP, False) if count > COUNT_CAP else (count, True)
 

@@ -44,6 +44,14 @@ READ_SECONDS = 5.0
 READ_THREADS = 2  # for the flow's own short reads
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 _STEPS_BETWEEN_LOOKS = 50_000  # virtual machine instructions, about a millisecond
+_PRAGMAS = (
+    "busy_timeout=10000",
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "cache_size=-2048",
+    "wal_autocheckpoint=4000",  # pages; pages that change again and again are written back once
+)
 T = TypeVar("T")
 
 _VERSIONS = MetaData()
@@ -57,7 +65,14 @@ def sqlite_engine(path: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:  # pyright: ignore[reportUnusedFunction]
         connection.isolation_level = None
-        for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-2048", "wal_autocheckpoint=4000"):
+        for pragma in (
+            "busy_timeout=10000",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "cache_size=-2048",
+            "wal_autocheckpoint=4000",
+        ):
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
@@ -156,6 +171,9 @@ class SqlStore:
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[bool]":
         return self._writer.submit(settlement, bulk.SettleAll)
+
+    def settle_then(self, settlement: Settlement, done: Callable[[Any], None]) -> None:
+        self._writer.submit_then(settlement, bulk.SettleAll, done)
 
     # ----------------------------------------------------------------------------------------------------- what is due
 

@@ -118,8 +118,8 @@ deliveries = Table(
         "handler_id",
         "status",
         "id",
-        sqlite_where=text("status > 0"),
-        postgresql_where=text("status > 0"),
+        sqlite_where=text("status != 0"),
+        postgresql_where=text("status != 0"),
     ),
     Index(
         "ix_deliveries_pending",

@@ -1,6 +1,7 @@
 """Group commit: one thread takes whatever writes are waiting, runs them in one transaction, commits, and answers them all."""
 
 import asyncio
+import functools
 import queue
 import threading
 import time
@@ -33,12 +34,12 @@ class Bulk(Protocol):
 
 
 class _Job:
-    __slots__ = ("bulk", "future", "write")
+    __slots__ = ("bulk", "done", "write")
 
-    def __init__(self, write: Any, bulk: type[Bulk] | None, future: "asyncio.Future[Any]") -> None:
+    def __init__(self, write: Any, bulk: type[Bulk] | None, done: Callable[[Any], None]) -> None:
         self.write = write
         self.bulk = bulk
-        self.future = future
+        self.done = done
 
 
 class Writer:
@@ -59,19 +60,23 @@ class Writer:
         self._thread.start()
 
     def submit(self, write: Any, bulk: type[Bulk] | None = None) -> "asyncio.Future[Any]":
-        """Queue a write: a `Write`, or a value that `bulk` knows how to run. The future is done after the commit."""
+        """Queue a write: a `Write`, or a value that `bulk` knows how to run. The future is done after the commit. Raises Busy."""
+        future = self._loop.create_future()
+        self.submit_then(write, bulk, functools.partial(_resolve, future))
+        return future
+
+    def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Callable[[Any], None]) -> None:
+        """Like `submit`, but `done` is told the result, or the exception: it must not raise."""
         if self._waiting >= MOST_WAITING:
             raise Busy("the store does not keep up", 1)
         if not self._thread.is_alive():
             raise Busy("the store takes no writes", 60)
-        future = self._loop.create_future()
         self._waiting += 1
-        self._gathered.append(_Job(write, bulk, future))
+        self._gathered.append(_Job(write, bulk, done))
         if len(self._gathered) >= MOST_GATHERED:
             self._hand_over()
         else:
             self._flush_within(bulk.linger_seconds if bulk else 0.0)
-        return future
 
     def _flush_within(self, seconds: float) -> None:
         """What one turn of the event loop asks for, or what may linger, goes to the thread at once: waking it costs more than a row."""
@@ -183,9 +188,13 @@ class Writer:
     def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
         self._waiting -= len(jobs)
         for job, result in zip(jobs, results, strict=True):
-            if job.future.done():
-                continue
-            if isinstance(result, BaseException):
-                job.future.set_exception(result)
-            else:
-                job.future.set_result(result)
+            job.done(result)
+
+
+def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
+    if future.done():  # nobody waits for it any more
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

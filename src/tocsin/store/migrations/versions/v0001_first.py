@@ -167,8 +167,8 @@ def upgrade() -> None:
         "deliveries",
         ["handler_id", "status", "id"],
         unique=False,
-        sqlite_where=sa.text("status > 0"),
-        postgresql_where=sa.text("status > 0"),
+        sqlite_where=sa.text("status != 0"),
+        postgresql_where=sa.text("status != 0"),
     )
     op.create_index("ix_deliveries_user_id_status_id", "deliveries", ["user_id", "status", "id"], unique=False)
     op.create_table(
