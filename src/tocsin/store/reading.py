@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, func, literal_column, or_, select, text, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, func, literal_column, or_, select, text, union_all
 
 from tocsin.model import Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status
 from tocsin.store import BACKLOG_AFTER, DeliveryFilter, HandlerBrief, HandlerFilter, HandlerRow, KeyRow, Page, Remembered, Waiting
@@ -108,7 +108,7 @@ def waiting_handlers(connection: Connection) -> list[tuple[int, Micros]]:
 
 # The literal conditions let SQLite use the partial indexes: with bound values it cannot.
 _PENDING = text("deliveries.status = 0")
-_SETTLED = text("deliveries.status != 0")
+_NOT_DELIVERED = text("deliveries.status NOT IN (0, 1)")
 _WAITING = select(deliveries, *_NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
 
 
@@ -199,12 +199,7 @@ def _merged(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], lim
     for status in statuses:
         chosen = select(deliveries.c.id).where(deliveries.c.user_id == user_id, deliveries.c.status == int(status))
         if which.notification_handler_id is not None:
-            # The unary plus keeps SQLite from choosing the user's index over the handler's.
-            chosen = select(deliveries.c.id).where(
-                deliveries.c.handler_id == which.notification_handler_id,
-                *((_PENDING,) if status is Status.PENDING else (_SETTLED, deliveries.c.status == int(status))),
-                literal_column("+deliveries.user_id") == user_id,
-            )
+            chosen = _of_handler(user_id, which.notification_handler_id, status)
         elif which.notification_id is not None:
             chosen = select(deliveries.c.id).where(
                 literal_column("+deliveries.user_id") == user_id, literal_column("+deliveries.status") == int(status)
@@ -212,6 +207,16 @@ def _merged(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], lim
         part = _with_filters(chosen, which).order_by(*order).limit(limit).subquery()
         parts.append(select(part.c.id))
     return union_all(*parts).subquery()
+
+
+def _of_handler(user_id: int, handler_id: int, status: Status) -> Select[tuple[int]]:
+    """What has arrived is searched in the user's index; the rest, the few that people look for, has indexes of its own."""
+    chosen = select(deliveries.c.id).where(deliveries.c.handler_id == handler_id)
+    if status is Status.DELIVERED:
+        return chosen.where(deliveries.c.user_id == user_id, deliveries.c.status == int(status))
+    narrowed = _PENDING if status is Status.PENDING else and_(_NOT_DELIVERED, deliveries.c.status == int(status))
+    # The unary plus keeps SQLite from choosing the user's index.
+    return chosen.where(narrowed, literal_column("+deliveries.user_id") == user_id)
 
 
 def chosen_deliveries(user_id: int, which: DeliveryFilter | int, statuses: Sequence[Status], limit: int) -> Subquery:

@@ -163,14 +163,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("status = 0 AND is_critical"),
     )
     op.create_index(
-        "ix_deliveries_settled",
+        "ix_deliveries_not_delivered",
         "deliveries",
         ["handler_id", "status", "id"],
         unique=False,
-        sqlite_where=sa.text("status != 0"),
-        postgresql_where=sa.text("status != 0"),
+        sqlite_where=sa.text("status NOT IN (0, 1)"),
+        postgresql_where=sa.text("status NOT IN (0, 1)"),
     )
-    op.create_index("ix_deliveries_user_id_status_id", "deliveries", ["user_id", "status", "id"], unique=False)
+    op.create_index("ix_deliveries_user_id_status_id", "deliveries", ["user_id", "status", "id", "handler_id"], unique=False)
     op.create_table(
         "attempts",
         sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
