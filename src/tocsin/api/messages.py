@@ -18,16 +18,17 @@ LONGEST_WAIT: Micros = 366 * 86_400 * SECOND
 def read_draft(given: Pairs, now: Micros, prefix: str = "") -> tuple[Draft, list[Fault]]:
     """The draft of one notification's fields. Where there are faults it has gaps, and is good for checking its handlers only."""
     values, faults = endpoint.read_body(given, NOTIFICATION_FIELDS, prefix)
-    return draft_of(values), [*faults, *time_faults(values.get("send_at"), values.get("expires_at"), now, prefix)]
+    return draft_of(values, now), [*faults, *time_faults(values.get("send_at"), values.get("expires_at"), now, prefix)]
 
 
-def draft_of(values: Mapping[str, Any]) -> Draft:
+def draft_of(values: Mapping[str, Any], now: Micros) -> Draft:
     message = Message(
         text=values.get("message", ""),
         title=values.get("title", ""),
         severity=Severity(values.get("severity", Severity.INFO)),
         url=values.get("url", ""),
         fields=values.get("fields", ()),
+        at=now,
     )
     return Draft(message, values.get("handlers"), values.get("send_at"), values.get("expires_at"))
 

@@ -18,7 +18,7 @@ async def send(call: Call) -> Answer:
         if (ids := await _answered(call, [draft])) is not None:
             return envelope.data(answers.Made(ids[0]), 202)
         call.check(*(await _handler_faults(call, draft, "handlers") if call.faults else ()))
-    ids = await call.service.accepting.accept(call.user_id, [draft], _idempotency(call, [draft]))
+    ids = await call.service.accepting.accept(call.user_id, [draft], _idempotency(call, [draft]), at=now)
     return envelope.data(answers.Made(ids[0]), 202)
 
 
@@ -31,7 +31,7 @@ async def send_batch(call: Call) -> Answer:
         if (ids := await _answered(call, drafts)) is not None:
             return envelope.data([answers.Made(one) for one in ids], 202)
         call.check(*[one for parameter, draft in read if call.faults for one in await _handler_faults(call, draft, parameter)])
-    ids = await call.service.accepting.accept(call.user_id, drafts, _idempotency(call, drafts), batch=True)
+    ids = await call.service.accepting.accept(call.user_id, drafts, _idempotency(call, drafts), batch=True, at=now)
     return envelope.data([answers.Made(one) for one in ids], 202)
 
 
@@ -66,7 +66,7 @@ async def _answered(call: Call, drafts: list[Draft]) -> list[int] | None:
 
 
 def _read_one(call: Call, now: Micros) -> Draft:
-    draft = messages.draft_of(call.body())
+    draft = messages.draft_of(call.body(), now)
     call.faults.extend(messages.time_faults(draft.send_at, draft.expires_at, now))
     return draft
 

@@ -98,7 +98,7 @@ def _draft(item: _Item, now: Micros) -> Draft | None:
     handlers = None if item.handlers is UNSET else _handlers(item.handlers)
     if fields is None or (handlers is None and item.handlers is not UNSET):
         return None
-    message = Message(text, title, item.severity or Severity.INFO, url, fields)
+    message = Message(text, title, item.severity or Severity.INFO, url, fields, now)
     if not item.send_at and not item.expires_at:
         return Draft(message, handlers)
     send_at = times.read(item.send_at) if item.send_at else None

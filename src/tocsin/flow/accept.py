@@ -72,18 +72,25 @@ class Accepting:
         self._repeats = repeats
         self._metrics = metrics
 
-    async def accept(self, user_id: int, drafts: Sequence[Draft], idempotency: Idempotency | None = None, batch: bool = False) -> list[int]:
-        """Ids of the kept notifications, after their commit. All or none.
+    async def accept(
+        self,
+        user_id: int,
+        drafts: Sequence[Draft],
+        idempotency: Idempotency | None = None,
+        batch: bool = False,
+        at: Micros | None = None,
+    ) -> list[int]:
+        """Ids of the kept notifications, after their commit. All or none. `at`: when they came, if the caller has looked already.
 
         Raises Invalid (unknown or no handlers, too many deliveries, an idempotency key used with other content), InFlight, Busy.
         """
         if idempotency is None:
-            return await self._accept(user_id, drafts, None, batch)
+            return await self._accept(user_id, drafts, None, batch, at)
         answer = await self._repeats.begin(user_id, idempotency)
         if answer is not None:
             return list(answer)
         try:
-            return await self._accept(user_id, drafts, idempotency, batch)
+            return await self._accept(user_id, drafts, idempotency, batch, at)
         finally:
             self._repeats.end(user_id, idempotency)
 
@@ -96,21 +103,27 @@ class Accepting:
         """What `accept` would say of these handlers, to be reported together with other faults."""
         return faults(handlers, await self._directory.briefs(user_id), parameter)
 
-    async def _accept(self, user_id: int, drafts: Sequence[Draft], idempotency: Idempotency | None, batch: bool) -> list[int]:
+    async def _accept(
+        self, user_id: int, drafts: Sequence[Draft], idempotency: Idempotency | None, batch: bool, at: Micros | None
+    ) -> list[int]:
         briefs = await self._directory.briefs(user_id)
-        found = [
-            fault
-            for index, draft in enumerate(drafts)
-            for fault in faults(draft.handlers, briefs, f"notifications[{index}].handlers" if batch else "handlers")
-        ]
+        found: list[Fault] = []
+        enabled, count = -1, 0
+        for index, draft in enumerate(drafts):
+            wanted = None if draft.handlers is None else set(draft.handlers)
+            if wanted is None:
+                enabled = sum(brief.is_enabled for brief in briefs.values()) if enabled < 0 else enabled
+                count += enabled
+            else:
+                count += len(wanted)
+            if not wanted or not briefs.keys() >= wanted:
+                found += faults(draft.handlers, briefs, f"notifications[{index}].handlers" if batch else "handlers")
         if found:
             raise Invalid(*found)
-        enabled = sum(brief.is_enabled for brief in briefs.values()) if any(draft.handlers is None for draft in drafts) else 0
-        count = sum(enabled if draft.handlers is None else len(set(draft.handlers)) for draft in drafts)
         if count > MOST_DELIVERIES:
             detail = f"The request would make {count:,} deliveries; at most {MOST_DELIVERIES:,} are allowed."
             raise Invalid(Fault("too_many_deliveries", "Too many deliveries", detail, None if batch else "handlers"))
-        now = observe.now()
+        now = observe.now() if at is None else at
         planned = [plan(draft, briefs, now) for draft in drafts]
         accepted = await self._store.accept(Accept(user_id, now, planned, to_remember(idempotency)))
         self._metrics.accepted(len(planned), count)

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -62,60 +62,35 @@ _FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of t
 
 
 class _Attempt:
-    """An attempt under way. `delivery` is the row as it was found; `slot` its place in the ledger."""
+    """An attempt on its way, from the start to the store. `delivery` is the row as it was found; `slot` its place in the ledger.
 
-    __slots__ = ("context", "delivery", "late", "loaded", "notification", "run", "slot", "started", "started_at", "worker")
+    Once it is decided: `decision`, and `log_row` unless the delivery ended without an attempt.
+    """
 
-    def __init__(
-        self,
-        worker: "Delivering",
-        run: engine.Run,
-        delivery: Delivery,
-        notification: Notification,
-        loaded: Loaded,
-        now: Micros,
-    ) -> None:
+    __slots__ = ("context", "decision", "delivery", "late", "loaded", "log_row", "notification", "run", "slot", "started", "worker")
+
+    context: Context
+    decision: Decision
+    late: bool
+    notification: Notification
+    started: float
+
+    def __init__(self, worker: "Delivering", run: engine.Run, delivery: Delivery, loaded: Loaded | None) -> None:
         self.worker = worker
         self.run = run
         self.delivery = delivery
-        self.notification = notification
         self.loaded = loaded
-        self.started_at = now
-        self.late = now - delivery.first_due_at > LATE_AFTER if delivery.late is None else delivery.late
-        self.started = time.perf_counter()
+        self.log_row: Attempt | None = None
         self.slot = -1
-        self.context = worker.context_of(self)
 
     def replied(self, reply: Reply) -> None:
-        """The whole way from an HTTP answer on; called by the wire."""
-        self.worker.replied(self, reply)
+        """The wire calls it, with the answer or with why there is none."""
+        if self.loaded is not None:
+            self.worker.replied(self, self.loaded, reply)
 
-
-class _Kept:
-    """An outcome on its way into the store. `log_row` is None if the delivery ended without an attempt."""
-
-    __slots__ = ("decision", "loaded", "log_row", "run", "settlement", "slot", "worker")
-
-    def __init__(
-        self, worker: "Delivering", run: engine.Run, decision: Decision, log_row: Attempt | None, loaded: Loaded | None, slot: int
-    ) -> None:
-        self.worker = worker
-        self.run = run
-        self.decision = decision
-        self.log_row = log_row
-        self.loaded = loaded
-        self.slot = slot
-        self.settlement = Settlement(decision.delivery, log_row, observe.now())
-
-    def submit(self) -> None:
-        self.worker.keep(self.settlement, self.done)
-
-    def done(self, result: bool | Exception) -> None:
+    def kept(self, result: bool | Exception) -> None:
+        """The store calls it, after the commit."""
         self.worker.kept(self, result)
-
-    def not_kept(self) -> None:
-        """The row stays pending and the engine finds it again, so nothing is lost."""
-        self.run.settled(observe.now() + 30 * SECOND)
 
 
 class _Recovery:
@@ -187,10 +162,9 @@ class Delivering:
         if loaded is None or len(job.notification.message.text) > LONG_TEXT or self._counts_posts(loaded):
             _spawn(self._take_steps(job, run), self._sending)
             return
-        trying: _Attempt | None = None
+        trying = _Attempt(self, run, delivery, loaded)
         try:
-            trying = self._begin(job, run, loaded)
-            if trying is None:
+            if not self._begin(trying, job.notification, loaded):
                 return
             requests = render_now(loaded, trying.notification.message, trying.context)
             if isinstance(requests, Refused):
@@ -199,13 +173,12 @@ class Delivering:
                 self._wire.start(request, trying.replied)
                 return
             else:
-                _spawn(self._send_parts(trying), self._sending)
+                _spawn(self._send_parts(trying, loaded), self._sending)
                 return
         except Exception:
             log.exception("attempt.failed", delivery=delivery.id)
-            self._failed(delivery, run, trying)
-            return
-        self._finish(trying, tried)
+            tried = Tried(_FAULT_OF_OURS, 0, delivery.part)
+        self._finish(trying, loaded, tried)
 
     def cut_off(self) -> None:
         self._wire.cut()
@@ -214,88 +187,73 @@ class Delivering:
 
     # -------------------------------------------------------------------------------------------------- one delivery
 
-    def _begin(self, job: Waiting, run: engine.Run, loaded: Loaded) -> _Attempt | None:
-        """None: it is not wanted any more, and has been ended."""
-        delivery, notification = job.delivery, job.notification
-        now = observe.now()
-        unwanted = self._unwanted(delivery, notification, loaded.handler, now)
+    def _begin(self, trying: _Attempt, notification: Notification, loaded: Loaded) -> bool:
+        """False: it is not wanted any more, and has been ended."""
+        delivery, handler = trying.delivery, loaded.handler
+        now = time.time_ns() // 1000
+        unwanted = _unwanted(delivery, notification, handler, now)
         if unwanted is not None:
-            self._end(run, unwanted, loaded)
-            return None
-        if notification.send_at is not None:
-            notification = _as_meant(notification)
-        trying = _Attempt(self, run, delivery, notification, loaded, now)
-        trying.slot = self._ledger.enter(delivery.id, delivery.attempt_count + 1, now)
-        return trying
+            self._end(trying, unwanted)
+            return False
+        number = delivery.attempt_count + 1
+        trying.notification = notification if notification.send_at is None else _as_meant(notification)
+        trying.late = late = now - delivery.first_due_at > LATE_AFTER if delivery.late is None else delivery.late
+        trying.context = Context(
+            f"msg_{self._store_id}_{delivery.id}",
+            handler.id,
+            now,
+            f"{_random.getrandbits(128):032x}",
+            self._settings,
+            delivery.notification_id,
+            delivery.id,
+            number,
+            delivery.first_due_at if late else None,
+            delivery.may_have_arrived,
+            "",
+            signing_secrets(handler.secret, now),
+        )
+        trying.slot = self._ledger.enter(delivery.id, number, now)
+        trying.started = time.perf_counter()
+        return True
 
     async def _take_steps(self, job: Waiting, run: engine.Run) -> None:
         """The long way: the handler must be read, the post must be counted, or the rendering takes a while."""
-        trying: _Attempt | None = None
+        delivery = job.delivery
+        trying = _Attempt(self, run, delivery, None)
         try:
-            loaded = await self._directory.loaded(job.delivery.handler_id)
+            trying.loaded = loaded = await self._directory.loaded(delivery.handler_id)
             if loaded is None:
-                self._end(run, ended_without_attempt(job.delivery, Status.CANCELLED, Reason.HANDLER_DELETED), None)
-                return
-            trying = self._begin(job, run, loaded)
+                self._end(trying, ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED))
+            elif self._begin(trying, job.notification, loaded):
+                await self._send_parts(trying, loaded)
         except asyncio.CancelledError:
             run.came_back(answered=False)
             run.settled(None)
-            return
-        except Exception:
-            log.exception("attempt.failed", delivery=job.delivery.id)
-            self._failed(job.delivery, run, trying)
-            return
-        if trying is not None:
-            await self._send_parts(trying)
+        except Exception:  # it could not even be read: nothing was sent, so it waits on
+            log.exception("attempt.failed", delivery=delivery.id)
+            self._end(trying, Decision(replace(delivery, due_at=observe.now() + LOOK_AGAIN), Reason.INTERNAL))
 
-    async def _send_parts(self, trying: _Attempt) -> None:
-        loaded, message, part = trying.loaded, trying.notification.message, trying.delivery.part
+    async def _send_parts(self, trying: _Attempt, loaded: Loaded) -> None:
+        message, part = trying.notification.message, trying.delivery.part
         try:
-            refused, context = await self._within_budget(trying)
+            refused, context = await self._within_budget(trying, loaded)
             if refused is None:
                 tried = await attempt(loaded, message, context, self._wire, self._pacer, part)
             else:
                 tried = Tried(refused, 0, part)
         except asyncio.CancelledError:
-            tried = Tried(Later(Reason.CUT), 0, part, reply=NoReply(Reason.CUT, sent=False))
+            tried = Tried(_FAULT_OF_OURS, 0, part, reply=NoReply(Reason.CUT, sent=False))
         except Exception:
             log.exception("attempt.failed", delivery=trying.delivery.id)
-            self._failed(trying.delivery, trying.run, trying)
-            return
-        self._finish(trying, tried)
+            tried = Tried(_FAULT_OF_OURS, 0, part)
+        self._finish(trying, loaded, tried)
 
     def _counts_posts(self, loaded: Loaded) -> bool:
         return loaded.channel.refuses_repeats or loaded.channel.daily_budget(self._settings) is not None
 
-    def _unwanted(self, delivery: Delivery, notification: Notification, handler: Handler, now: Micros) -> Decision | None:
-        """How a delivery ends that is not to be attempted."""
-        if not handler.is_enabled:
-            if handler.disabled_reason:
-                return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, handler.disabled_reason)
-            return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED)
-        if notification.expires_at is not None and now >= notification.expires_at and delivery.replays == 0:
-            return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, delivery.last_error or "")
-        return None
-
-    def context_of(self, trying: _Attempt) -> Context:
-        delivery, handler = trying.delivery, trying.loaded.handler
-        return Context(
-            key=f"msg_{self._store_id}_{delivery.id}",
-            handler_id=handler.id,
-            now=trying.started_at,
-            nonce=f"{_random.getrandbits(128):032x}",
-            service=self._settings,
-            notification_id=delivery.notification_id,
-            delivery_id=delivery.id,
-            attempt=delivery.attempt_count + 1,
-            meant_for=delivery.first_due_at if trying.late else None,
-            may_have_arrived=delivery.may_have_arrived,
-            signing_secrets=signing_secrets(handler.secret, trying.started_at),
-        )
-
-    async def _within_budget(self, trying: _Attempt) -> tuple[Outcome | None, Context]:
+    async def _within_budget(self, trying: _Attempt, loaded: Loaded) -> tuple[Outcome | None, Context]:
         """For providers that count posts or refuse a repeated text: note the post, and make a repeat differ."""
-        loaded, message, context = trying.loaded, trying.notification.message, trying.context
+        message, context = trying.notification.message, trying.context
         if not self._counts_posts(loaded):
             return None, context
         budget = loaded.channel.daily_budget(self._settings)
@@ -315,114 +273,106 @@ class Delivering:
 
     # ---------------------------------------------------------------------------------------------------- afterwards
 
-    def replied(self, trying: _Attempt, reply: Reply) -> None:
+    def replied(self, trying: _Attempt, loaded: Loaded, reply: Reply) -> None:
         """The provider has answered, or there will be no answer."""
-        duration_us = int((time.perf_counter() - trying.started) * 1_000_000)
-        outcome = classify(trying.loaded, reply, trying.context)
         part = trying.delivery.part
-        self._finish(trying, Tried(outcome, duration_us, part + 1 if isinstance(outcome, Delivered) else part, (), reply))
+        duration_us = int((time.perf_counter() - trying.started) * 1_000_000)
+        outcome = classify(loaded, reply, trying.context)
+        self._finish(trying, loaded, Tried(outcome, duration_us, part + 1 if isinstance(outcome, Delivered) else part, (), reply))
 
-    def _finish(self, trying: _Attempt, tried: Tried) -> None:
-        reply, run = tried.reply, trying.run
-        if isinstance(reply, NoReply) and reply.reason is Reason.CUT and not reply.sent:
+    def _finish(self, trying: _Attempt, loaded: Loaded, tried: Tried) -> None:
+        reply = tried.reply
+        has_reply = not isinstance(reply, NoReply)
+        if not has_reply and reply.reason is Reason.CUT and not reply.sent:
             self._not_attempted(trying, tried.part)
             return
         try:
-            decision, log_row = self._decided(trying, tried)
+            decision = self._decide(trying, loaded, tried)
         except Exception:
             log.exception("decide.failed", delivery=trying.delivery.id)
-            decision, log_row = self._decided(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
-        run.came_back(not isinstance(reply, NoReply))
-        kept = _Kept(self, trying.run, decision, log_row, trying.loaded, trying.slot)
+            decision = self._decide(trying, loaded, Tried(_FAULT_OF_OURS, 0, tried.part))
+        trying.run.came_back(has_reply)
         if decision.new_settings is None:
-            kept.submit()
+            self._keep(trying)
         else:
-            _spawn(self._move(kept), self._after)
+            _spawn(self._move(trying, loaded, decision.new_settings), self._after)
 
-    def _decided(self, trying: _Attempt, tried: Tried) -> tuple[Decision, Attempt]:
-        loaded, before = trying.loaded, trying.delivery
-        outcome = tried.outcome
+    def _decide(self, trying: _Attempt, loaded: Loaded, tried: Tried) -> Decision:
+        before, outcome = trying.delivery, tried.outcome
+        number, started_at, now = before.attempt_count + 1, trying.context.now, time.time_ns() // 1000
         if outcome.detail and loaded.secrets:
             outcome = replace(outcome, detail=scrub(outcome.detail, loaded.secrets))
-        number = before.attempt_count + 1
-        delivery = replace(before, attempt_count=number, last_attempt_at=trying.started_at, late=trying.late, part=tried.part)
-        decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
-        due_at, expires_at = decision.due_at, trying.notification.expires_at
+        delivery = replace(before, attempt_count=number, last_attempt_at=started_at, late=trying.late, part=tried.part)
+        decision = decide(outcome, delivery, loaded.channel, self._settings, now, _random.random())
+        due_at = decision.due_at
         if due_at is not None:
+            expires_at = trying.notification.expires_at
             if expires_at is not None and before.replays == 0 and due_at > expires_at:
-                decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
-                due_at = expires_at
+                due_at = expires_at  # it ends then, and is not tried again
+                decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))
             if decision.pause_seconds:
                 self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
         if decision.switch_off is not None or decision.new_settings is not None:
             self._held[loaded.handler.id] = time.monotonic() + HOLD_SECONDS
         status_code, response = shown_reply(tried.reply, loaded.secrets)
         kind = outcome.__class__.__name__.lower()
-        log_row = Attempt(before.id, number, trying.started_at, tried.duration_us, kind, decision.reason, status_code, response, due_at)
-        return decision, log_row
+        trying.decision = decision
+        trying.log_row = Attempt(before.id, number, started_at, tried.duration_us, kind, decision.reason, status_code, response, due_at)
+        return decision
 
     def _not_attempted(self, trying: _Attempt, part: int) -> None:
         """Cut by our own stop before anything went out: the row stays as it was, but for parts that had arrived by then."""
-        trying.run.came_back(answered=False)
         if part == trying.delivery.part:
             self._ledger.leave(trying.slot)
+            trying.run.came_back(answered=False)
             trying.run.settled(None)
-            return
-        row = replace(trying.delivery, part=part)
-        _Kept(self, trying.run, Decision(row, Reason.CUT), None, trying.loaded, trying.slot).submit()
-
-    def _failed(self, delivery: Delivery, run: engine.Run, trying: _Attempt | None) -> None:
-        """A fault of ours becomes a visible attempt that is made again on the schedule, never a poison message."""
-        if trying is not None:
-            self._finish(trying, Tried(_FAULT_OF_OURS, 0, delivery.part))
-        else:  # it could not even be read: nothing was sent, so it waits on
-            self._end(run, Decision(replace(delivery, due_at=observe.now() + LOOK_AGAIN), Reason.INTERNAL), None)
-
-    def _end(self, run: engine.Run, decision: Decision, loaded: Loaded | None) -> None:
-        """Keep how it stands without an attempt."""
-        run.came_back(answered=True)
-        _Kept(self, run, decision, None, loaded, -1).submit()
-
-    async def _move(self, kept: "_Kept") -> None:
-        """The new address first: the next attempt may follow at once."""
-        new_settings = kept.decision.new_settings
-        try:
-            if new_settings is not None and kept.loaded is not None:
-                await self._health.move(kept.loaded, new_settings)
-        except Exception:
-            log.exception("move.failed", delivery=kept.decision.delivery.id)
-            kept.not_kept()
         else:
-            kept.submit()
+            self._end(trying, Decision(replace(trying.delivery, part=part), Reason.CUT))
 
-    def keep(self, settlement: Settlement, done: Callable[[bool | Exception], None]) -> None:
+    def _end(self, trying: _Attempt, decision: Decision) -> None:
+        """Keep how it stands without an attempt."""
+        trying.decision = decision
+        trying.run.came_back(answered=True)
+        self._keep(trying)
+
+    async def _move(self, trying: _Attempt, loaded: Loaded, new_settings: Mapping[str, str]) -> None:
+        """The new address first: the next attempt may follow at once."""
+        try:
+            await self._health.move(loaded, new_settings)
+        except Exception:
+            log.exception("move.failed", delivery=trying.delivery.id)
+            _not_kept(trying)
+        else:
+            self._keep(trying)
+
+    def _keep(self, trying: _Attempt) -> None:
         """Keep the outcome, however long the store needs: the attempt cannot be undone."""
         try:
-            self._store.settle_then(settlement, done)
+            self._store.settle_then(Settlement(trying.decision.delivery, trying.log_row, time.time_ns() // 1000), trying.kept)
         except Busy as busy:
-            self._keep_later(settlement, done, busy)
+            self._keep_later(trying, busy)
 
-    def _keep_later(self, settlement: Settlement, done: Callable[[bool | Exception], None], busy: Busy) -> None:
-        log.error("settle.waits", delivery=settlement.delivery.id, why=str(busy))
-        asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, self.keep, settlement, done)
+    def _keep_later(self, trying: _Attempt, busy: Busy) -> None:
+        log.error("settle.waits", delivery=trying.delivery.id, why=str(busy))
+        asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, self._keep, trying)
 
-    def kept(self, kept: "_Kept", result: bool | Exception) -> None:
+    def kept(self, trying: _Attempt, result: bool | Exception) -> None:
         """After the commit, or after what kept it from happening."""
         if isinstance(result, Busy):
-            self._keep_later(kept.settlement, kept.done, result)
+            self._keep_later(trying, result)
             return
         if isinstance(result, Exception):
-            log.error("settle.failed", delivery=kept.decision.delivery.id, exc_info=result)
-            kept.not_kept()
+            log.error("settle.failed", delivery=trying.delivery.id, exc_info=result)
+            _not_kept(trying)
             return
-        decision = kept.decision
-        self._observe(kept, result)
-        self._ledger.leave(kept.slot)  # not before: what was sent and is not kept must be known after a restart
+        decision, loaded = trying.decision, trying.loaded
+        self._observe(trying, result)
+        self._ledger.leave(trying.slot)  # not before: what was sent and is not kept must be known after a restart
         due_at = decision.due_at if result else None
-        if decision.switch_off is not None and kept.loaded is not None:
-            _spawn(self._switch_off(kept.loaded, decision.reason, decision.switch_off, kept.run, due_at), self._after)
+        if decision.switch_off is not None and loaded is not None:
+            _spawn(self._switch_off(loaded, decision.reason, decision.switch_off, trying.run, due_at), self._after)
         else:
-            kept.run.settled(due_at)
+            trying.run.settled(due_at)
 
     async def _switch_off(self, loaded: Loaded, reason: Reason, why: str, run: engine.Run, due_at: Micros | None) -> None:
         try:
@@ -432,18 +382,18 @@ class Delivering:
         finally:
             run.settled(due_at)
 
-    def _observe(self, kept: "_Kept", applied: bool) -> None:
-        delivery, log_row = kept.decision.delivery, kept.log_row
-        channel = kept.loaded.channel.type if kept.loaded else "deleted"
+    def _observe(self, trying: _Attempt, applied: bool) -> None:
+        delivery, log_row, metrics = trying.decision.delivery, trying.log_row, self._metrics
+        channel = trying.loaded.channel.type if trying.loaded else "deleted"
         if log_row is not None:
-            self._metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us / SECOND)
-            observe.log_attempt(channel, delivery.handler_id, log_row, delivery.status.word)
+            metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us / SECOND)
+            observe.log_attempt(channel, delivery.handler_id, log_row, delivery.status)
         if not applied:
             return
         if delivery.status is Status.DELIVERED:
-            self._metrics.delivered(channel, max(0, kept.settlement.at - delivery.first_due_at) / SECOND)
+            metrics.delivered(channel, max(0, time.time_ns() // 1000 - delivery.first_due_at) / SECOND)
         elif delivery.status is not Status.PENDING and delivery.last_reason is not None:
-            self._metrics.failed(channel, delivery.last_reason)
+            metrics.failed(channel, delivery.last_reason)
 
     # ------------------------------------------------------------------------------------------------- after a crash
 
@@ -463,8 +413,26 @@ class Delivering:
             log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
             run = _Recovery()
             keeping.append(run.done)
-            _Kept(self, run, decision, log_row, loaded, -1).submit()
+            found = _Attempt(self, run, delivery, loaded)
+            found.decision, found.log_row = decision, log_row
+            self._keep(found)
         await asyncio.gather(*keeping)
+
+
+def _unwanted(delivery: Delivery, notification: Notification, handler: Handler, now: Micros) -> Decision | None:
+    """How a delivery ends that is not to be attempted."""
+    if not handler.is_enabled:
+        if handler.disabled_reason:
+            return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, handler.disabled_reason)
+        return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED)
+    if notification.expires_at is not None and now >= notification.expires_at and delivery.replays == 0:
+        return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, delivery.last_error or "")
+    return None
+
+
+def _not_kept(trying: _Attempt) -> None:
+    """The row stays pending and the engine finds it again, so nothing is lost."""
+    trying.run.settled(observe.now() + 30 * SECOND)
 
 
 def _spawn(coroutine: Coroutine[None, None, None], tasks: "set[asyncio.Task[None]]") -> None:

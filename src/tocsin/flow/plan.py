@@ -17,8 +17,9 @@ def plan(draft: Draft, handlers: Mapping[int, HandlerBrief], now: Micros) -> Pla
         chosen = [brief for brief in handlers.values() if brief.is_enabled]
     else:
         chosen = [handlers[handler_id] for handler_id in dict.fromkeys(draft.handlers)]
-    deliveries = tuple(_planned(brief, due_at) for brief in chosen)
-    return Planned(replace(draft.message, at=now), draft.send_at, draft.expires_at, deliveries)
+    deliveries = tuple([_planned(brief, due_at) for brief in chosen])
+    message = draft.message if draft.message.at == now else replace(draft.message, at=now)
+    return Planned(message, draft.send_at, draft.expires_at, deliveries)
 
 
 def _planned(brief: HandlerBrief, due_at: Micros) -> PlannedDelivery:

@@ -22,6 +22,7 @@ from tocsin.settings import Settings
 MAX_BODY = 65_536
 CONNECT_SECONDS = 5.0
 _FREE_HANDLES = 256
+_EXPECTS_FROM = 1 << 20  # bytes of a body from which on libcurl would ask beforehand, with `Expect: 100-continue`
 _AGENT = f"tocsin/{__version__}"
 
 Done: TypeAlias = Callable[[HttpReply | NoReply], None]
@@ -205,7 +206,7 @@ class _Exchange:
             # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
             curl.setopt(pycurl.REQUEST_TARGET, _target(url))
             self._has_target = True
-        curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
+        curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers, len(request.body)))
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout_seconds * 1000)))
         if request.method not in {"GET", "HEAD"}:
             # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
@@ -295,13 +296,15 @@ def _target(url: str) -> str:
     return target if target.startswith("/") else f"/{target}"
 
 
-def _header_lines(headers: tuple[tuple[str, str], ...]) -> list[str]:
+def _header_lines(headers: tuple[tuple[str, str], ...], body_size: int) -> list[str]:
     """The header lines in libcurl's notation: `Name;` is an empty header, `Name:` one that is left out."""
     lines = [f"{name}: {value}" if value else f"{name};" for name, value in headers]
     text = "".join(lines)
     if not text.isascii() or not text.isprintable():
         raise ValueError("a header with control characters")
-    lines += _lines_of_ours(tuple(name for name, _ in headers))
+    lines += _lines_of_ours(tuple([name for name, _ in headers]))
+    if body_size >= _EXPECTS_FROM:
+        lines.append("Expect:")
     return lines
 
 
@@ -309,7 +312,7 @@ def _header_lines(headers: tuple[tuple[str, str], ...]) -> list[str]:
 def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
     """What is said, or kept from being said, beside the headers of these names."""
     given = {name.lower() for name in names}
-    more = ["Expect:"]
+    more: list[str] = []
     if "content-type" not in given:
         more.append("Content-Type:")
     if "accept-encoding" not in given:

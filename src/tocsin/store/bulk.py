@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 from sqlalchemy import Connection
 
-from tocsin.model import Attempt, Delivery, Micros, Severity, Status
+from tocsin.model import Attempt, Delivery, Micros, Reason, Severity, Status
 from tocsin.store import Accept, Accepted, Remembered, Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
 
@@ -28,6 +28,12 @@ SETTLE_DELIVERIES = (
     "UPDATE deliveries SET status = v.column2, due_at = v.column3, attempt_count = v.column4, step = v.column5, throttles = v.column6,"
     " last_attempt_at = v.column7, late = v.column8, may_have_arrived = v.column9, part = v.column10, last_reason = v.column11,"
     " last_error = v.column12 FROM (VALUES ?) AS v WHERE deliveries.id = v.column1"
+)
+# The same for what has arrived, nearly all of them: the rest of the row stays or is known.
+SETTLE_DELIVERED = (
+    "UPDATE deliveries SET status = 1, throttles = 0, may_have_arrived = 0, last_reason = 'ok', last_error = NULL,"
+    " attempt_count = v.column2, last_attempt_at = v.column3, late = v.column4, part = v.column5"
+    " FROM (VALUES ?) AS v WHERE deliveries.id = v.column1"
 )
 COUNT_ATTEMPTS = (
     "UPDATE deliveries SET attempt_count = v.column2, last_attempt_at = v.column3 FROM (VALUES ?) AS v WHERE deliveries.id = v.column1"
@@ -52,6 +58,10 @@ LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = (VALUES ?)"
 _ROWS = (256, 64, 16, 4, 1)  # of one statement: few sizes, so that the driver finds them prepared
 
 Row = tuple[Any, ...]
+_PENDING = int(Status.PENDING)
+# Plain strings: the driver asks its adapters about every other type, and an enum's `value` is a call.
+_WORDS = {reason: reason.value for reason in Reason}
+_SEVERITIES = {severity: severity.value for severity in Severity}
 
 
 def run(connection: Connection, statement: str, rows: Sequence[Row]) -> list[Any]:
@@ -115,11 +125,11 @@ class AcceptAll:
                 message = planned.message
                 is_critical = message.severity is Severity.CRITICAL
                 fields = msgspec.json.encode(message.fields).decode() if message.fields else "[]"
-                what = (message.kind, message.severity.value, message.title, message.text, message.url, fields)
+                what = (message.kind, _SEVERITIES[message.severity], message.title, message.text, message.url, fields)
                 notification_rows.append((notification_id, user_id, at, planned.send_at, planned.expires_at, *what))
                 accepted.append(Accepted(notification_id, delivery_id))
                 for one in planned.deliveries:
-                    reason = None if one.reason is None else one.reason.value
+                    reason = None if one.reason is None else _WORDS[one.reason]
                     whose = (delivery_id, notification_id, one.handler_id, user_id)
                     delivery_rows.append((*whose, int(one.status), one.due_at, one.due_at, at, reason, is_critical, 0, 0, 0, 0, 0, 0))
                     changes.add(user_id, one.status)
@@ -153,37 +163,46 @@ class SettleAll:
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:
         statuses = _statuses(connection, [write.delivery.id for write in writes])
-        delivery_rows: list[Row] = []
+        delivered_rows: list[Row] = []
+        other_rows: list[Row] = []
         counted_rows: list[Row] = []
         attempt_rows: list[Row] = []
         arrived: dict[int, Micros] = {}
-        changes = Totals()
+        changes: Counter[tuple[int, int, int]] = Counter()
         applied: list[bool] = []
         for write in writes:
             delivery, attempt = write.delivery, write.attempt
-            before = statuses.get(delivery.id)
+            delivery_id, status = delivery.id, delivery.status
+            before = statuses.get(delivery_id)
             # What has arrived has arrived, even if somebody cancelled it meanwhile.
-            wanted = before == Status.PENDING or (before is not None and delivery.status is Status.DELIVERED)
+            wanted = before == _PENDING or (before is not None and status is Status.DELIVERED)
             applied.append(wanted)
             if before is None:
                 continue
             if wanted:
-                delivery_rows.append(_settled_row(delivery))
-                if before != delivery.status:
-                    changes.add(delivery.user_id, before, -1)
-                    changes.add(delivery.user_id, delivery.status)
-                    statuses[delivery.id] = delivery.status
-                if delivery.status is Status.DELIVERED:
-                    arrived[delivery.handler_id] = max(write.at, arrived.get(delivery.handler_id, 0))
+                if before != status:
+                    changes[delivery.user_id, before, status] += 1
+                    statuses[delivery_id] = status
+                if status is Status.DELIVERED:
+                    delivered_rows.append((delivery_id, delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part))
+                    if write.at > arrived.get(delivery.handler_id, 0):
+                        arrived[delivery.handler_id] = write.at
+                else:
+                    other_rows.append(_settled_row(delivery))
             elif attempt is not None:
-                counted_rows.append((delivery.id, attempt.number, attempt.at))
+                counted_rows.append((delivery_id, attempt.number, attempt.at))
             if attempt is not None:
                 attempt_rows.append(_attempt_row(attempt, wanted))
-        run(connection, SETTLE_DELIVERIES, delivery_rows)
+        run(connection, SETTLE_DELIVERED, delivered_rows)
+        run(connection, SETTLE_DELIVERIES, other_rows)
         run(connection, COUNT_ATTEMPTS, counted_rows)
         run(connection, ADD_ATTEMPTS, attempt_rows)
         run(connection, HANDLERS_DELIVERED, list(arrived.items()))
-        changes.write(connection)
+        totals = Totals()
+        for (user_id, before, after), count in changes.items():
+            totals.add(user_id, before, -count)
+            totals.add(user_id, after, count)
+        totals.write(connection)
         return applied
 
 
@@ -199,7 +218,7 @@ def _settled_row(delivery: Delivery) -> Row:
         delivery.late,
         delivery.may_have_arrived,
         delivery.part,
-        None if delivery.last_reason is None else delivery.last_reason.value,
+        None if delivery.last_reason is None else _WORDS[delivery.last_reason],
         delivery.last_error,
     )
 
@@ -211,7 +230,7 @@ def _attempt_row(attempt: Attempt, wanted: bool) -> Row:
         attempt.at,
         attempt.duration_us,
         attempt.outcome,
-        attempt.reason.value,
+        _WORDS[attempt.reason],
         attempt.status_code,
         attempt.response,
         attempt.next_at if wanted else None,
@@ -222,7 +241,7 @@ def _statuses(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     """The status of each delivery that is there. Nearly always all are pending, and one number says so."""
     rows = [(one,) for one in dict.fromkeys(ids)]
     if sum(found[0] for found in run(connection, COUNT_PENDING, rows)) == len(rows):
-        return dict.fromkeys(ids, int(Status.PENDING))
+        return dict.fromkeys(ids, _PENDING)
     return {found[0]: found[1] for found in run(connection, STATUSES, rows)}
 
 
