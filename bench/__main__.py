@@ -47,12 +47,13 @@ def _measure(folder: Path, length: Length) -> int:
         before = bench.bare("bare client loop", length.seconds / 2)
         many = bench.many_a_request()
         after = bench.bare("bare client loop, again", length.seconds / 2)
+        wire = bench.bare("tocsin's wire alone", length.seconds / 2, our_wire=True)
         peers = bench.apprise()
         found = bench.books.reconcile(running)
     receiver.close()
-    for row in (one, before, many, after, *peers):
+    for row in (one, before, many, after, wire, *peers):
         row.of_bare, row.of_apprise = row.rate / ((before.rate + after.rate) / 2), row.rate / peers[0].rate
-    rows = [before, after, paced, one, many, *peers]
+    rows = [before, after, wire, paced, one, many, *peers]
     about, checks = report.machine(), _checks(paced, one, many, (before, after), peers[0])
     report.show(about, rows, checks, found)
     RESULTS.write_bytes(report.as_json(about, rows, checks, found))

@@ -1,4 +1,6 @@
-"""The peer: Apprise's library with its json:// plugin, one object for each URL, used again and again, in four ways."""
+"""The peer: Apprise's library with its json:// plugin, one object for each URL, used again and again, in four ways.
+
+Three send each message to one target, as the service does here; with all URLs in one object each message goes to every target."""
 
 import asyncio
 import itertools
@@ -10,6 +12,7 @@ from apprise import Apprise, NotifyType
 
 from bench.messages import TITLE, text
 
+TO_EVERYBODY = "one object with all URLs"
 _THREADS = 16
 
 
@@ -33,7 +36,7 @@ def run(ports: list[int], first_id: int, seconds: float) -> dict[str, tuple[int,
             "notify in a loop": lambda: sum(map(send, services)),
             f"notify in {_THREADS} threads": lambda: sum(pool.map(send, services)),
             "async_notify, gathered": lambda: runner.run(gather(services)),
-            "one object with all URLs": lambda: len(ports) * send(everyone),
+            TO_EVERYBODY: lambda: len(ports) * send(everyone),
         }
         return {name: _timed(way, seconds) for name, way in ways.items()}
 
