@@ -18,8 +18,8 @@ from bench.service import API_KEY, Service
 BARE_IDS = 1_000_000_000_000  # far from the service's ids, as all arrivals are reconciled together
 APPRISE_IDS = 2 * BARE_IDS
 BARE_IN_FLIGHT = 200  # one to each target
-CONNECTIONS = 64  # of the producer with one message a request; each waits for its 202
-BATCH_CONNECTIONS = 4
+CONNECTIONS = 128  # of the producer with one message a request; each waits for its 202, so few would wait for the disk together
+BATCH_CONNECTIONS = 8
 BATCH_SIZE = 100
 PACED_CONNECTIONS = 8
 PACED_RATE = 50  # messages a second

@@ -119,6 +119,8 @@ def _fields(given: dict[str, str | bool | int]) -> tuple[tuple[str, str], ...] |
 
 
 def _handlers(given: list[int]) -> tuple[int, ...] | None:
+    if len(given) == 1:
+        return (given[0],) if 1 <= given[0] <= MAX_ID else None
     if not given:
         return ()
     fits = min(given) >= 1 and max(given) <= MAX_ID and len(given) <= MAX_HANDLERS

@@ -40,6 +40,7 @@ from tocsin.net.urls import check_url, hide_after_host, origin
 from tocsin.settings import Settings
 
 TIMEOUT_SECONDS = 20.0  # the spec asks senders to wait 15 to 30 s
+_DELIVERED = Delivered()
 _BLOCK = 64  # bytes, of SHA-256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEADERS = (("content-type", "application/json"), ("user-agent", f"tocsin/{__version__}"))
@@ -126,7 +127,7 @@ def _signature(body: bytes, context: Context) -> tuple[tuple[str, str], ...]:
     """The spec's three headers; while a secret is being rotated, both sign and the receiver takes either."""
     stamp = str(context.now // SECOND)
     signed = b"%s.%s.%s" % (context.key.encode(), stamp.encode(), body)
-    signatures = " ".join(_sign(secret, signed) for secret in context.signing_secrets)
+    signatures = " ".join([_sign(secret, signed) for secret in context.signing_secrets])
     return (("webhook-id", context.key), ("webhook-timestamp", stamp), ("webhook-signature", signatures))
 
 
@@ -148,12 +149,12 @@ def _begun(secret: str) -> tuple[Any, Any]:
 
 def classify(reply: Reply, context: Context) -> Outcome:
     match reply:
+        case HttpReply(status=status) if 200 <= status < 300:
+            return _DELIVERED
         case NoReply():
             return classify_no_reply(reply)
         case MailReply():
             return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
-        case HttpReply(status=status) if 200 <= status < 300:
-            return Delivered()
         case HttpReply(status=410):
             return Gone(Reason.GONE, "The receiver answered 410 Gone: it wants no more of these.")
         case HttpReply(status=status) if 400 <= status < 500 and status not in {408, 425, 429}:

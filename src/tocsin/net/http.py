@@ -142,6 +142,7 @@ class _Exchange:
         self._body = bytearray()
         self._is_capped = False
         self._method = "POST"
+        self._timeout_seconds = -1.0
         self._has_target = False
         self._is_fresh = False
         self._objection = ""
@@ -207,7 +208,9 @@ class _Exchange:
             curl.setopt(pycurl.REQUEST_TARGET, _target(url))
             self._has_target = True
         curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers, len(request.body)))
-        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout_seconds * 1000)))
+        if request.timeout_seconds != self._timeout_seconds:
+            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout_seconds * 1000)))
+            self._timeout_seconds = request.timeout_seconds
         if request.method not in {"GET", "HEAD"}:
             # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
             curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(request.body))

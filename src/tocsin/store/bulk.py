@@ -20,9 +20,9 @@ from tocsin.store.tables import TOTAL_NOTIFICATIONS
 ADD_NOTIFICATIONS = (
     "INSERT INTO notifications (id, user_id, created_at, send_at, expires_at, kind, severity, title, text, url, fields) VALUES ?"
 )
-ADD_DELIVERIES = (
-    "INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, last_reason,"
-    " is_critical, attempt_count, step, throttles, may_have_arrived, part, replays) VALUES ?"
+ADD_DELIVERIES = (  # the counts begin at 0, as the table has it
+    "INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, last_reason, is_critical)"
+    " VALUES ?"
 )
 SETTLE_DELIVERIES = (
     "UPDATE deliveries SET status = v.column2, due_at = v.column3, attempt_count = v.column4, step = v.column5, throttles = v.column6,"
@@ -131,7 +131,7 @@ class AcceptAll:
                 for one in planned.deliveries:
                     reason = None if one.reason is None else _WORDS[one.reason]
                     whose = (delivery_id, notification_id, one.handler_id, user_id)
-                    delivery_rows.append((*whose, int(one.status), one.due_at, one.due_at, at, reason, is_critical, 0, 0, 0, 0, 0, 0))
+                    delivery_rows.append((*whose, int(one.status), one.due_at, one.due_at, at, reason, is_critical))
                     changes.add(user_id, one.status)
                     delivery_id += 1
                 notification_id += 1
