@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -455,12 +455,10 @@ class TwoWires:
     def __init__(self, http: HttpWire, mail: MailWire) -> None:
         self._http = http
         self._mail = mail
+        self.start = http.start
 
     def send(self, request: HttpRequest | Mail) -> Awaitable[Reply]:
         return self._mail.send(request) if isinstance(request, Mail) else self._http.send(request)
-
-    def start(self, request: HttpRequest, done: Callable[[Reply], None]) -> None:
-        self._http.start(request, done)
 
     def cut(self) -> None:
         self._http.cut()

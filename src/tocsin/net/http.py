@@ -109,12 +109,14 @@ class _Lane:
         multi = self._multi = self._multi or Multi()
         exchange = self._free.pop() if self._free else _Exchange(multi, self._free, self._guard, self._proxy)
         try:
-            exchange.start(request, done)
+            exchange.prepare(request)
         except (ValueError, pycurl.error):
             exchange.let_go()
             detail = "The request cannot be written as HTTP: its URL or a header is malformed."
             asyncio.get_running_loop().call_soon(done, NoReply(Reason.SETTINGS, sent=False, detail=detail))
             return None
+        exchange.request, exchange.done = request, done
+        multi.start(exchange.curl, exchange.ended)
         return exchange
 
     def cut(self) -> None:
@@ -134,8 +136,8 @@ class _Exchange:
         self.curl = pycurl.Curl()
         self._multi = multi
         self._free = free
-        self._request: HttpRequest | None = None
-        self._done: Done | None = None
+        self.request: HttpRequest | None = None
+        self.done: Done | None = None
         self._guard = guard
         self._proxy = proxy
         self._lines: list[bytes] = []
@@ -155,31 +157,26 @@ class _Exchange:
         if guard and not proxy:
             self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_connect)
 
-    def start(self, request: HttpRequest, done: Done) -> None:
-        """Raises ValueError or pycurl.error where libcurl cannot send it."""
-        self.prepare(request)
-        self._request, self._done = request, done
-        self._multi.start(self.curl, self._ended)
-
     def abort(self, done: Done) -> None:
         """End the request of this `done`, if it is still under way: nobody waits for it any more. Its connection is closed."""
-        if self._done is done:
+        if self.done is done:
             self._multi.abort(self.curl)
             self.let_go()
 
     def let_go(self) -> None:
-        self._request = self._done = None
+        self.request = self.done = None
         if len(self._free) < _FREE_HANDLES:
             self._free.append(self)
 
-    def _ended(self, code: int) -> None:
-        request, done = self._request, self._done
+    def ended(self, code: int) -> None:
+        """libcurl is through with it."""
+        request, done = self.request, self.done
         if request is None or done is None:  # aborted
             return
         if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
             # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
             self.prepare(request, fresh=True)
-            self._multi.start(self.curl, self._ended)
+            self._multi.start(self.curl, self.ended)
             return
         reply = self.result(code)
         self.let_go()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 from sqlalchemy import Connection
 
-from tocsin.model import Attempt, Delivery, Micros, Reason, Severity, Status
+from tocsin.model import Delivery, Micros, Reason, Severity, Status
 from tocsin.store import Accept, Accepted, Remembered, Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
 
@@ -55,7 +55,7 @@ COUNT_PENDING = "SELECT count(*) FROM deliveries WHERE status = 0 AND id IN (VAL
 STATUSES = "SELECT id, status FROM deliveries WHERE id IN (VALUES ?)"
 LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = (VALUES ?)"
 
-_ROWS = (256, 64, 16, 4, 1)  # of one statement: few sizes, so that the driver finds them prepared
+_ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # of one statement: few sizes, so that the driver finds them prepared
 
 Row = tuple[Any, ...]
 _PENDING = int(Status.PENDING)
@@ -64,19 +64,23 @@ _WORDS = {reason: reason.value for reason in Reason}
 _SEVERITIES = {severity: severity.value for severity in Severity}
 
 
-def run(connection: Connection, statement: str, rows: Sequence[Row]) -> list[Any]:
-    """Run a statement for all rows; what it gives back, row by row. Straight on the driver: SQLAlchemy takes longer than the statement."""
+def run(connection: Connection, statement: str, values: Sequence[Any], width: int) -> list[Any]:
+    """Run a statement for all rows, whose `width` values each stand one after the other; what it gives back, row by row.
+
+    Straight on the driver: SQLAlchemy takes longer than the statement.
+    """
     found: list[Any] = []
-    if not rows:
+    if not values:
         return found
     cursor: Any = connection.connection.cursor()
-    width, start = len(rows[0]), 0
-    for size in _ROWS:
-        while len(rows) - start >= size:
-            cursor.execute(_with_rows(statement, size, width), [value for row in rows[start : start + size] for value in row])
+    start, end = 0, len(values)
+    for rows in _ROWS:
+        step = rows * width
+        while end - start >= step:
+            cursor.execute(_with_rows(statement, rows, width), values[start : start + step])
             if cursor.description is not None:
                 found.extend(cursor.fetchall())
-            start += size
+            start += step
     cursor.close()
     return found
 
@@ -90,19 +94,20 @@ def _with_rows(statement: str, rows: int, width: int) -> str:
 class Totals:
     """Changes of totals within one transaction, written once at its end."""
 
-    def __init__(self) -> None:
-        self._changes: Counter[tuple[int, int]] = Counter()
+    def __init__(self, changes: Counter[tuple[int, int]] | None = None) -> None:
+        self._changes: Counter[tuple[int, int]] = Counter() if changes is None else changes
 
     def add(self, user_id: int, what: int, n: int = 1) -> None:
         self._changes[user_id, what] += n
 
     def write(self, connection: Connection) -> None:
-        run(connection, ADD_TOTALS, [(user_id, what, n) for (user_id, what), n in self._changes.items() if n])
+        values = [value for (user_id, what), n in self._changes.items() if n for value in (user_id, what, n)]
+        run(connection, ADD_TOTALS, values, 3)
 
 
 def remember(connection: Connection, user_id: int, at: Micros, what: Remembered) -> None:
     answer = ",".join(map(str, what.answer))
-    run(connection, REMEMBER, [(user_id, what.path, what.key, what.content, answer, at)])
+    run(connection, REMEMBER, (user_id, what.path, what.key, what.content, answer, at), 6)
 
 
 class AcceptAll:
@@ -114,36 +119,38 @@ class AcceptAll:
     def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
         notification_id = _next_id(connection, "notifications")
         delivery_id = _next_id(connection, "deliveries")
-        notification_rows: list[Row] = []
-        delivery_rows: list[Row] = []
-        changes = Totals()
+        notification_values: list[Any] = []
+        delivery_values: list[Any] = []
+        changes: Counter[tuple[int, int]] = Counter()
         results: list[list[Accepted]] = []
         for accept in writes:
             accepted: list[Accepted] = []
             user_id, at = accept.user_id, accept.at
             for planned in accept.planned:
                 message = planned.message
-                is_critical = message.severity is Severity.CRITICAL
+                severity = message.severity
+                is_critical = severity is Severity.CRITICAL
                 fields = msgspec.json.encode(message.fields).decode() if message.fields else "[]"
-                what = (message.kind, _SEVERITIES[message.severity], message.title, message.text, message.url, fields)
-                notification_rows.append((notification_id, user_id, at, planned.send_at, planned.expires_at, *what))
+                notification_values += (notification_id, user_id, at, planned.send_at, planned.expires_at, message.kind)
+                notification_values += (_SEVERITIES[severity], message.title, message.text, message.url, fields)
                 accepted.append(Accepted(notification_id, delivery_id))
                 for one in planned.deliveries:
+                    status, due_at = one.status._value_, one.due_at
                     reason = None if one.reason is None else _WORDS[one.reason]
-                    whose = (delivery_id, notification_id, one.handler_id, user_id)
-                    delivery_rows.append((*whose, int(one.status), one.due_at, one.due_at, at, reason, is_critical))
-                    changes.add(user_id, one.status)
+                    delivery_values += (delivery_id, notification_id, one.handler_id, user_id, status)
+                    delivery_values += (due_at, due_at, at, reason, is_critical)
+                    changes[user_id, status] += 1
                     delivery_id += 1
                 notification_id += 1
-            changes.add(user_id, TOTAL_NOTIFICATIONS, len(accepted))
+            changes[user_id, TOTAL_NOTIFICATIONS] += len(accepted)
             results.append(accepted)
-        run(connection, ADD_NOTIFICATIONS, notification_rows)
-        run(connection, ADD_DELIVERIES, delivery_rows)
+        run(connection, ADD_NOTIFICATIONS, notification_values, 11)
+        run(connection, ADD_DELIVERIES, delivery_values, 10)
         for accept, accepted in zip(writes, results, strict=True):
             if accept.idempotency is not None:
                 answer = tuple(one.notification_id for one in accepted)
                 remember(connection, accept.user_id, accept.at, msgspec.structs.replace(accept.idempotency, answer=answer))
-        changes.write(connection)
+        Totals(changes).write(connection)
         return results
 
 
@@ -151,7 +158,7 @@ def _next_id(connection: Connection, table: str) -> int:
     """The first id never used before. Inside a write transaction, so nobody else takes it."""
     if connection.dialect.name != "sqlite":
         raise NotImplementedError("ids of other databases come with them")
-    found = run(connection, LAST_ID, [(table,)])
+    found = run(connection, LAST_ID, (table,), 1)
     return found[0][0] + 1 if found else 1
 
 
@@ -163,10 +170,10 @@ class SettleAll:
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:
         statuses = _statuses(connection, [write.delivery.id for write in writes])
-        delivered_rows: list[Row] = []
-        other_rows: list[Row] = []
-        counted_rows: list[Row] = []
-        attempt_rows: list[Row] = []
+        delivered: list[Any] = []
+        others: list[Any] = []
+        counted: list[Any] = []
+        attempts: list[Any] = []
         arrived: dict[int, Micros] = {}
         changes: Counter[tuple[int, int, int]] = Counter()
         applied: list[bool] = []
@@ -181,23 +188,24 @@ class SettleAll:
                 continue
             if wanted:
                 if before != status:
-                    changes[delivery.user_id, before, status] += 1
-                    statuses[delivery_id] = status
+                    changes[delivery.user_id, before, status._value_] += 1
+                    statuses[delivery_id] = status._value_
                 if status is Status.DELIVERED:
-                    delivered_rows.append((delivery_id, delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part))
+                    delivered += (delivery_id, delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part)
                     if write.at > arrived.get(delivery.handler_id, 0):
                         arrived[delivery.handler_id] = write.at
                 else:
-                    other_rows.append(_settled_row(delivery))
+                    others += _settled_row(delivery)
             elif attempt is not None:
-                counted_rows.append((delivery_id, attempt.number, attempt.at))
+                counted += (delivery_id, attempt.number, attempt.at)
             if attempt is not None:
-                attempt_rows.append(_attempt_row(attempt, wanted))
-        run(connection, SETTLE_DELIVERED, delivered_rows)
-        run(connection, SETTLE_DELIVERIES, other_rows)
-        run(connection, COUNT_ATTEMPTS, counted_rows)
-        run(connection, ADD_ATTEMPTS, attempt_rows)
-        run(connection, HANDLERS_DELIVERED, list(arrived.items()))
+                attempts += (delivery_id, attempt.number, attempt.at, attempt.duration_us, attempt.outcome, _WORDS[attempt.reason])
+                attempts += (attempt.status_code, attempt.response, attempt.next_at if wanted else None)
+        run(connection, SETTLE_DELIVERED, delivered, 5)
+        run(connection, SETTLE_DELIVERIES, others, 12)
+        run(connection, COUNT_ATTEMPTS, counted, 3)
+        run(connection, ADD_ATTEMPTS, attempts, 9)
+        run(connection, HANDLERS_DELIVERED, [value for item in arrived.items() for value in item], 2)
         totals = Totals()
         for (user_id, before, after), count in changes.items():
             totals.add(user_id, before, -count)
@@ -223,26 +231,13 @@ def _settled_row(delivery: Delivery) -> Row:
     )
 
 
-def _attempt_row(attempt: Attempt, wanted: bool) -> Row:
-    return (
-        attempt.delivery_id,
-        attempt.number,
-        attempt.at,
-        attempt.duration_us,
-        attempt.outcome,
-        _WORDS[attempt.reason],
-        attempt.status_code,
-        attempt.response,
-        attempt.next_at if wanted else None,
-    )
-
-
 def _statuses(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     """The status of each delivery that is there. Nearly always all are pending, and one number says so."""
-    rows = [(one,) for one in dict.fromkeys(ids)]
-    if sum(found[0] for found in run(connection, COUNT_PENDING, rows)) == len(rows):
-        return dict.fromkeys(ids, _PENDING)
-    return {found[0]: found[1] for found in run(connection, STATUSES, rows)}
+    found = dict.fromkeys(ids, _PENDING)
+    different = list(found)
+    if sum(count for (count,) in run(connection, COUNT_PENDING, different, 1)) == len(different):
+        return found
+    return dict(run(connection, STATUSES, different, 1))
 
 
 def chunks(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:

@@ -33,13 +33,7 @@ class Bulk(Protocol):
     def run_all(connection: Connection, writes: Sequence[Any]) -> list[Any]: ...
 
 
-class _Job:
-    __slots__ = ("bulk", "done", "write")
-
-    def __init__(self, write: Any, bulk: type[Bulk] | None, done: Callable[[Any], None]) -> None:
-        self.write = write
-        self.bulk = bulk
-        self.done = done
+_Job: TypeAlias = tuple[Any, type[Bulk] | None, Callable[[Any], None]]  # what to write, its kind, who is told
 
 
 class Writer:
@@ -72,7 +66,7 @@ class Writer:
         if not self._thread.is_alive():
             raise Busy("the store takes no writes", 60)
         self._waiting += 1
-        self._gathered.append(_Job(write, bulk, done))
+        self._gathered.append((write, bulk, done))
         if len(self._gathered) >= MOST_GATHERED:
             self._hand_over()
         else:
@@ -158,13 +152,13 @@ class Writer:
         results: list[Any] = [None] * len(jobs)
         kinds: dict[type[Bulk], list[int]] = {}
         with connection.begin():
-            for index, job in enumerate(jobs):
-                if job.bulk is None:
-                    results[index] = job.write(connection)
+            for index, (write, bulk, _) in enumerate(jobs):
+                if bulk is None:
+                    results[index] = write(connection)
                 else:
-                    kinds.setdefault(job.bulk, []).append(index)
+                    kinds.setdefault(bulk, []).append(index)
             for bulk, indexes in kinds.items():
-                for index, result in zip(indexes, bulk.run_all(connection, [jobs[i].write for i in indexes]), strict=True):
+                for index, result in zip(indexes, bulk.run_all(connection, [jobs[i][0] for i in indexes]), strict=True):
                     results[index] = result
         return results
 
@@ -187,8 +181,8 @@ class Writer:
 
     def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
         self._waiting -= len(jobs)
-        for job, result in zip(jobs, results, strict=True):
-            job.done(result)
+        for (_, _, done), result in zip(jobs, results, strict=True):
+            done(result)
 
 
 def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
