@@ -15,6 +15,7 @@ from tocsin.model import Attempt, Busy, Delivery, Message, Reason, Status
 from tocsin.settings import load
 from tocsin.store import (
     Accept,
+    Accepted,
     DeliveryFilter,
     HandlerChange,
     HandlerFilter,
@@ -436,3 +437,33 @@ def test_a_new_store_stands_where_migrations_end(tmp_path: Path) -> None:
     migrate(engine)
     with engine.connect() as connection:
         assert MigrationContext.configure(connection).get_current_revision() == HEAD
+
+
+def test_a_commit_is_told_before_anything_that_came_of_it(tmp_path: Path) -> None:
+    """Otherwise a delivery that a refill found and finished meanwhile would be handed over once more."""
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            told: list[str] = []
+            both = asyncio.Event()
+
+            async def wait_for(accepted: asyncio.Future[list[Accepted]]) -> None:
+                await accepted
+                told.append("awaited")
+                both.set()
+
+            def committed(accepted: list[Accepted]) -> None:
+                told.append(f"committed {len(accepted)}")
+
+            def finished(result: bool | Exception) -> None:
+                told.append(f"settled {result}")
+
+            earlier = await accept_one(store, handler)
+            waiting = asyncio.ensure_future(wait_for(store.accept(accepting(handler), committed)))
+            store.settle_then(delivered(earlier), finished)
+            await asyncio.wait_for(both.wait(), 10)
+            assert told == ["committed 1", "settled True", "awaited"]
+            await waiting
+
+    run(main())

@@ -224,6 +224,12 @@ class LocalEngine:
         if self._is_pumping:  # a start that ends at once comes by here again
             return
         self._is_pumping = True
+        try:
+            self._start_some()
+        finally:
+            self._is_pumping = False
+
+    def _start_some(self) -> None:
         ring, starts = self._ring, 0
         while ring and self._running < MOST_RUNNING and not self._stopping:
             if starts == MOST_STARTS:
@@ -246,7 +252,6 @@ class LocalEngine:
             starts += 1
             self._to_ring(lane)
             self._worker.start(job, _Run(self, lane, job.delivery.id))
-        self._is_pumping = False
 
     def _limit(self, lane: Lane) -> int:
         """A handler that keeps not answering is tried one delivery at a time."""

@@ -125,9 +125,12 @@ class Accepting:
             raise Invalid(Fault("too_many_deliveries", "Too many deliveries", detail, None if batch else "handlers"))
         now = observe.now() if at is None else at
         planned = [plan(draft, briefs, now) for draft in drafts]
-        accepted = await self._store.accept(Accept(user_id, now, planned, to_remember(idempotency)))
-        self._metrics.accepted(len(planned), count)
-        self._hand_over(user_id, now, planned, accepted)
+
+        def committed(accepted: list[Accepted]) -> None:
+            self._metrics.accepted(len(planned), count)
+            self._hand_over(user_id, now, planned, accepted)
+
+        accepted = await self._store.accept(Accept(user_id, now, planned, to_remember(idempotency)), committed)
         return [one.notification_id for one in accepted]
 
     def _hand_over(self, user_id: int, now: Micros, planned: Sequence[Planned], accepted: Sequence[Accepted]) -> None:

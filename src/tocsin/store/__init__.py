@@ -167,7 +167,10 @@ class Store(Protocol):
     """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
 
     # hot path
-    def accept(self, accept: Accept) -> Awaitable[list[Accepted]]: ...
+    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
+        """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
+        ...
+
     def settle(self, settlement: Settlement) -> Awaitable[bool]:
         """True if the settlement was applied, False if the delivery was no longer pending."""
         ...

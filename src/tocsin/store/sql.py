@@ -166,8 +166,8 @@ class SqlStore:
 
     # ------------------------------------------------------------------------------------------------------- hot path
 
-    def accept(self, accept: Accept) -> "asyncio.Future[list[Accepted]]":
-        return self._writer.submit(accept, bulk.AcceptAll)
+    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
+        return self._writer.submit(accept, bulk.AcceptAll, committed)
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[bool]":
         return self._writer.submit(settlement, bulk.SettleAll)

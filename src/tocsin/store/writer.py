@@ -53,14 +53,17 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, write: Any, bulk: type[Bulk] | None = None) -> "asyncio.Future[Any]":
-        """Queue a write: a `Write`, or a value that `bulk` knows how to run. The future is done after the commit. Raises Busy."""
+    def submit(self, write: Any, bulk: type[Bulk] | None = None, committed: Callable[[Any], None] | None = None) -> "asyncio.Future[Any]":
+        """Queue a write: a `Write`, or a value that `bulk` knows how to run. The future is done after the commit. Raises Busy.
+
+        Whoever awaits the future runs a little later; `committed` is told before the next write is answered.
+        """
         future = self._loop.create_future()
-        self.submit_then(write, bulk, functools.partial(_resolve, future))
+        self.submit_then(write, bulk, functools.partial(_resolve, future, committed))
         return future
 
     def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Callable[[Any], None]) -> None:
-        """Like `submit`, but `done` is told the result, or the exception: it must not raise."""
+        """Like `submit`, but `done` is told the result, or the exception."""
         if self._waiting >= MOST_WAITING:
             raise Busy("the store does not keep up", 1)
         if not self._thread.is_alive():
@@ -182,13 +185,18 @@ class Writer:
     def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
         self._waiting -= len(jobs)
         for (_, _, done), result in zip(jobs, results, strict=True):
-            done(result)
+            try:
+                done(result)
+            except Exception:
+                log.exception("store.answer_failed")  # the others are answered all the same
 
 
-def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
-    if future.done():  # nobody waits for it any more
-        return
+def _resolve(future: "asyncio.Future[Any]", committed: Callable[[Any], None] | None, result: Any) -> None:
     if isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
+        if not future.done():
+            future.set_exception(result)
+        return
+    if not future.done():  # else nobody waits for it any more
         future.set_result(result)
+    if committed is not None:
+        committed(result)
