@@ -253,11 +253,15 @@ class MailReply(Struct, frozen=True):
 
 
 class NoReply(Struct, frozen=True):
-    """The exchange ended without an answer. `sent`: the provider may have taken the message all the same."""
+    """The exchange ended without an answer. `sent`: the provider may have taken the message all the same.
+
+    `stopped`: it was our own stop that ended it.
+    """
 
     reason: Reason
     sent: bool
     detail: str = ""
+    stopped: bool = False
 
 
 Request: TypeAlias = HttpRequest | Mail

@@ -220,6 +220,21 @@ def test_what_was_cut_off_ends_where_unknown_means_stop(start_service: Starter, 
     assert len(receiver.requests) == 3
 
 
+def test_a_stop_leaves_what_had_not_gone_out_as_it_was(start_service: Starter, mail_server: MailServer) -> None:
+    """Four mails hang behind their last dot; two more wait for a connection, and surely have not arrived."""
+    mail_server.answer("final", HANG, HANG, HANG, HANG)
+    service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_UNKNOWN="stop")
+    client = service.first()
+    notification = client.send("six mails", handlers=[client.add_handler("email", email=f"root{number}@nas") for number in range(6)])
+    until(lambda: len(list(mail_server.mails)) == 4, what="four mails did not come")
+    assert service.terminate(14) == 0
+    found = service.rows("SELECT status, attempt_count, (SELECT count(*) FROM attempts WHERE delivery_id = deliveries.id) FROM deliveries")
+    assert sorted(found) == [(0, 0, 0)] * 2 + [(2, 1, 1)] * 4
+    client.port = service.start().port
+    until(lambda: len(list(mail_server.mails)) == 6, what="the two others did not come")
+    assert sorted(one["status"] for one in client.settled(notification)) == ["delivered"] * 2 + ["failed"] * 4
+
+
 def test_a_mail_that_was_cut_off_waits_at_least_five_minutes(start_service: Starter, mail_server: MailServer) -> None:
     mail_server.answer("final", HANG)
     service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_RETRY_SCHEDULE="0.1s,0.1s")

@@ -480,6 +480,25 @@ def test_closing_ends_what_is_under_way_and_refuses_what_comes(run, receiver):
     assert [got.path for got in receiver.requests] == ["/held"]
 
 
+def test_a_cut_says_whether_anything_went_out(run, receiver):
+    receiver.answer("/held", hold=True)
+
+    async def scenario():
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing: no TLS handshake
+            replies: list[HttpReply | NoReply] = []
+            async with wire(*LOOPBACK) as it:
+                it.start(request(receiver.url("/held"), timeout_seconds=60), replies.append)
+                it.start(request(f"https://127.0.0.1:{silent.getsockname()[1]}/"), replies.append)
+                await receiver.wait_for(1)
+                it.cut()
+                assert (await it.send(request(receiver.url("/next")))).status == 200  # it goes on
+            return replies
+
+    held, unsent = sorted(run(scenario()), key=lambda reply: -reply.sent)
+    assert (held.reason, held.sent, held.stopped) == (Reason.CUT, True, True)
+    assert (unsent.reason, unsent.sent, unsent.stopped) == (Reason.CUT, False, True)
+
+
 # --------------------------------------------------------------------------------------------------------------- guard
 
 FORMS = {

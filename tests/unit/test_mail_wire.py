@@ -13,7 +13,7 @@ from mailserver import DROP, HANG, MailServer
 from tocsin import settings
 from tocsin.model import Mail, MailReply, NoReply, Reason
 from tocsin.net import mail as mail_module
-from tocsin.net.mail import MailWire, complaints, server_of
+from tocsin.net.mail import MailWire, NothingSent, complaints, server_of
 from tocsin.net.smtp import Timeouts
 
 PASSWORD = "pa ss/wörd:@%secret"
@@ -443,6 +443,25 @@ def test_at_most_four_connections() -> None:
         using(server, work)
         assert len(server.mails) == 40
         assert server.connections == 4
+
+
+def test_a_cancelled_mail_says_whether_it_was_out() -> None:
+    async def cancelled(wire: MailWire) -> type[BaseException]:
+        with pytest.raises(asyncio.CancelledError) as caught:  # within the task: a task's own is always a plain one
+            await wire.send(MAIL)
+        return caught.type
+
+    async def work(wire: MailWire) -> list[type[BaseException]]:
+        out, waiting = (asyncio.ensure_future(cancelled(wire)) for _ in range(2))
+        while not server.mails:
+            await asyncio.sleep(0.01)
+        out.cancel()
+        waiting.cancel()
+        return await asyncio.gather(out, waiting)
+
+    with MailServer() as server:
+        server.answer("final", HANG)
+        assert using(server, work, connections=1) == [asyncio.CancelledError, NothingSent]
 
 
 def test_rset_after_a_refusal() -> None:

@@ -87,6 +87,7 @@ class LocalEngine:
         self._bytes = 0
         self._stopping = False
         self._is_pumping = False
+        self._is_pump_due = False
 
     async def start(self, worker: Worker) -> None:
         self._worker = worker
@@ -124,7 +125,9 @@ class LocalEngine:
                 self._ask_to_fill(lane)
                 continue
             self._add(lane, job)
-        self._pump()
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._loop.call_soon(self._pump_now)  # those who wait for their commit are told first
 
     def wake(self, handler_id: int, due_at: Micros) -> None:
         known = self._earliest.get(handler_id)
@@ -218,6 +221,10 @@ class LocalEngine:
             self._lanes.pop(lane.handler_id, None)
 
     # ---------------------------------------------------------------------------------------------------- taking turns
+
+    def _pump_now(self) -> None:
+        self._is_pump_due = False
+        self._pump()
 
     def _pump(self) -> None:
         """Start whatever may start: one job of each lane in turn."""

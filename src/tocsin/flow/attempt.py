@@ -99,7 +99,7 @@ async def attempt(loaded: Loaded, message: Message, context: Context, wire: Wire
             reply = await wire.send(requests[index])
         except asyncio.CancelledError as cut:
             sent = sent and not isinstance(cut, NothingSent)
-            reply = NoReply(Reason.CUT, sent, "the service was stopped while the answer was awaited")
+            reply = NoReply(Reason.CUT, sent, "the service was stopped while the answer was awaited", stopped=True)
         outcome = classify(loaded, reply, context)
         if not isinstance(outcome, Delivered):
             return Tried(outcome, _since(started), index, requests, reply)

@@ -242,7 +242,7 @@ class Delivering:
             else:
                 tried = Tried(refused, 0, part)
         except asyncio.CancelledError:
-            tried = Tried(_FAULT_OF_OURS, 0, part, reply=NoReply(Reason.CUT, sent=False))
+            tried = Tried(_FAULT_OF_OURS, 0, part, reply=NoReply(Reason.CUT, sent=False, stopped=True))
         except Exception:
             log.exception("attempt.failed", delivery=trying.delivery.id)
             tried = Tried(_FAULT_OF_OURS, 0, part)
@@ -282,8 +282,7 @@ class Delivering:
 
     def _finish(self, trying: _Attempt, loaded: Loaded, tried: Tried) -> None:
         reply = tried.reply
-        has_reply = not isinstance(reply, NoReply)
-        if not has_reply and reply.reason is Reason.CUT and not reply.sent:
+        if isinstance(reply, NoReply) and reply.stopped and not reply.sent:
             self._not_attempted(trying, tried.part)
             return
         try:
@@ -291,7 +290,7 @@ class Delivering:
         except Exception:
             log.exception("decide.failed", delivery=trying.delivery.id)
             decision = self._decide(trying, loaded, Tried(_FAULT_OF_OURS, 0, tried.part))
-        trying.run.came_back(has_reply)
+        trying.run.came_back(not isinstance(reply, NoReply))
         if decision.new_settings is None:
             self._keep(trying)
         else:

@@ -55,7 +55,7 @@ def _before_sending(curl: pycurl.Curl, code: int) -> NoReply:
     if code in _MALFORMED:
         return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be used.")
     if code == pycurl.E_ABORTED_BY_CALLBACK:
-        return NoReply(Reason.CUT, sent=False, detail="The service stopped before anything went out.")
+        return NoReply(Reason.CUT, sent=False, detail="The service stopped before anything went out.", stopped=True)
     number = int(curl.getinfo(pycurl.OS_ERRNO))
     return NoReply(
         Reason.CONNECT, sent=False, detail=f"No connection was made: {os.strerror(number) if number else f'libcurl error {code}'}."
@@ -70,7 +70,7 @@ def _after_sending(curl: pycurl.Curl, code: int) -> NoReply:
     if code in _BAD_ANSWER or _said(curl).startswith("chunk"):  # broken chunks have the code of a cut connection
         return NoReply(Reason.BAD_ANSWER, sent=True, detail="The answer is not valid HTTP.")
     if code == pycurl.E_ABORTED_BY_CALLBACK:
-        return NoReply(Reason.CUT, sent=True, detail="The service stopped before the whole answer came.")
+        return NoReply(Reason.CUT, sent=True, detail="The service stopped before the whole answer came.", stopped=True)
     return NoReply(Reason.CUT, sent=True, detail="The connection ended before the whole answer came.")
 
 

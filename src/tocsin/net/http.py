@@ -75,7 +75,7 @@ class HttpWire:
 
     def _start(self, request: HttpRequest, done: Done) -> "_Exchange | None":
         if self._is_closed:
-            asyncio.get_running_loop().call_soon(done, NoReply(Reason.CUT, sent=False, detail="The service is stopping."))
+            asyncio.get_running_loop().call_soon(done, NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True))
             return None
         return self._lanes[request.guarded].start(request, done)
 
