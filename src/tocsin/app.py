@@ -24,19 +24,22 @@ from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
-from tocsin.flow.deliver import Delivering, TwoWires
+from tocsin.flow.deliver import Delivering
 from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers import Handlers
 from tocsin.flow.health import Health
 from tocsin.flow.housekeeping import keep_house
+from tocsin.flow.keep import Keeping
 from tocsin.flow.pace import Pacer
+from tocsin.flow.recover import recover
 from tocsin.flow.service import Service
 from tocsin.flow.trial import Trials
 from tocsin.model import Busy
 from tocsin.net import mail
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
+from tocsin.net.wires import Wires
 from tocsin.settings import Settings
 from tocsin.store import StoreError, people
 from tocsin.store.sql import SqlStore, write_now
@@ -67,13 +70,14 @@ async def running(
     directory = Directory(store, vault, settings)
     access = Access(store)
     wires = HttpWire(settings, listens_on), MailWire(settings)
-    wire = TwoWires(*wires)
+    both = Wires(*wires)
     local = LocalEngine(store)
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault)
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
-    delivering = Delivering(store, directory, pacer, wire, health, ledger, metrics, settings, datadir.store_id(engine))
+    keeping = Keeping(store, health, ledger, metrics)
+    delivering = Delivering(store, directory, pacer, both, keeping, ledger, settings, datadir.store_id(engine))
 
     def unready() -> list[str]:
         return [
@@ -82,7 +86,7 @@ async def running(
         ]
 
     _watch(metrics, store, local)
-    await delivering.recover(ledger.found)
+    await recover(ledger.found, store, directory, keeping, settings)
     ledger.clear()
     await local.start(delivering)
     house = asyncio.create_task(keep_house(store, access, settings))
@@ -93,7 +97,7 @@ async def running(
             handlers=Handlers(store, directory, local, vault),
             accepting=accepting,
             deliveries=Deliveries(store, local, repeats),
-            trials=Trials(directory, pacer, wire, settings),
+            trials=Trials(directory, pacer, both, settings),
             metrics=metrics,
             unready=unready,
         )

@@ -56,12 +56,11 @@ class Metrics(Collector):
         self._accepted["deliveries"] += deliveries
 
     def attempted(self, channel: str, outcome: str, reason: Reason, seconds: float) -> None:
-        key = (channel, outcome, reason)
-        self._attempts[key] = self._attempts.get(key, 0) + 1
+        self._attempts[channel, outcome, reason] += 1
         _of(self._duration, channel).observe(seconds)
 
     def delivered(self, channel: str, seconds: float) -> None:
-        self._delivered[(channel,)] = self._delivered.get((channel,), 0) + 1
+        self._delivered[channel,] += 1
         _of(self._latency, channel).observe(seconds)
 
     def failed(self, channel: str, reason: Reason) -> None:

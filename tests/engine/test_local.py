@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from test_store import accepting, add_handler
+from test_store import accepting, add_handler, settled
 
 from conftest import opened_store, run
 from tocsin import observe
@@ -79,7 +79,7 @@ class Worker:
 
     async def delivered(self, job: Waiting) -> None:
         delivery = replace(job.delivery, status=Status.DELIVERED, attempt_count=job.delivery.attempt_count + 1)
-        await self.store.settle(Settlement(delivery, Attempt(delivery.id, delivery.attempt_count, 1, 1, "delivered", Reason.OK), 1))
+        await settled(self.store, Settlement(delivery, Attempt(delivery.id, delivery.attempt_count, 1, 1, "delivered", Reason.OK), 1))
 
     async def until(self, count: int) -> None:
         self.expected = count
@@ -183,7 +183,7 @@ def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(tmp_path: Path) -
                 return await worker.delivered(job)
             due_at = observe.now() + SECOND // 5
             again = replace(job.delivery, attempt_count=1, due_at=due_at)
-            await store.settle(Settlement(again, Attempt(again.id, 1, 1, 1, "later", Reason.SERVER_ERROR), 1))
+            await settled(store, Settlement(again, Attempt(again.id, 1, 1, 1, "later", Reason.SERVER_ERROR), 1))
             return due_at
 
         worker.settling = later_once

@@ -39,6 +39,16 @@ def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING,
     return Accept(1, at, [Planned(MESSAGE, None, None, deliveries)], more.get("idempotency"))
 
 
+async def settled(store: SqlStore, settlement: Settlement) -> bool:
+    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def told(result: bool | Exception) -> None:
+        done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
+
+    store.settle(settlement, told)
+    return await done
+
+
 async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
     ids = (await store.accept(accepting(handler_id, **more)))[0]
     found = await store.delivery(1, ids.first_delivery_id)
@@ -102,7 +112,7 @@ def test_settling_keeps_outcome_attempt_and_totals(tmp_path: Path) -> None:
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
-            assert await store.settle(delivered(delivery))
+            assert await settled(store, delivered(delivery))
             found = await store.delivery(1, delivery.id)
             assert found is not None
             assert found[0].status is Status.DELIVERED
@@ -128,8 +138,8 @@ def test_a_cancelled_delivery_stays_cancelled_unless_it_arrived(tmp_path: Path) 
             ):
                 delivery = await accept_one(store, handler)
                 assert await store.cancel(1, delivery.notification_id) == [delivery.id]
-                settled = replace(delivery, status=outcome, attempt_count=1, last_attempt_at=200)
-                applied = await store.settle(Settlement(settled, attempt(delivery), 200))
+                row = replace(delivery, status=outcome, attempt_count=1, last_attempt_at=200)
+                applied = await settled(store, Settlement(row, attempt(delivery), 200))
                 assert applied is (outcome is Status.DELIVERED)
                 found = await store.delivery(1, delivery.id)
                 assert found is not None
@@ -148,7 +158,7 @@ def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(tmp_pa
             handler, other = await add_handler(store), await add_handler(store)
             made = [await accept_one(store, handler) for _ in range(4)]
             for delivery, status in zip(made, (Status.FAILED, Status.DELIVERED, Status.EXPIRED), strict=False):
-                await store.settle(Settlement(replace(delivery, status=status, step=7, attempt_count=8), None, 200))
+                await settled(store, Settlement(replace(delivery, status=status, step=7, attempt_count=8), None, 200))
             skipped = await accept_one(store, other, status=Status.SKIPPED)
             assert await store.retry(1, DeliveryFilter(notification_handler_id=other), 500, 10, None) == [(skipped.id, other)]
             retried = await store.retry(1, DeliveryFilter(), 500, 10, None)
@@ -180,7 +190,7 @@ def test_lists_are_newest_first_and_filtered(tmp_path: Path) -> None:
             first, second = await add_handler(store), await add_handler(store)
             made = [await accept_one(store, first if index % 2 else second, at=100 + index) for index in range(40)]
             for delivery in made[:30]:
-                await store.settle(delivered(delivery))
+                await settled(store, delivered(delivery))
             ids = [delivery.id for delivery in made]
             page = await store.deliveries(1, DeliveryFilter(), 1, 25)
             assert [row.id for row in page.rows] == ids[::-1][:25]
@@ -296,7 +306,7 @@ def test_tidying_takes_only_what_is_old_and_settled(tmp_path: Path) -> None:
             handler = await add_handler(store)
             old, waiting, young = [await accept_one(store, handler, at=at) for at in (100, 101, 5000)]
             for delivery in (old, young):
-                await store.settle(delivered(delivery))
+                await settled(store, delivered(delivery))
             assert await store.tidy(1000, 10) == 1
             assert await store.tidy(1000, 10) == 0
             left = await store.deliveries(1, DeliveryFilter(), 1, 25)
@@ -312,7 +322,7 @@ def test_ids_are_never_used_twice(tmp_path: Path) -> None:
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
-            await store.settle(delivered(delivery))
+            await settled(store, delivered(delivery))
             assert await store.tidy(1000, 10) == 1
             later = await accept_one(store, handler)
             assert later.id == delivery.id + 1
@@ -461,7 +471,7 @@ def test_a_commit_is_told_before_anything_that_came_of_it(tmp_path: Path) -> Non
 
             earlier = await accept_one(store, handler)
             waiting = asyncio.ensure_future(wait_for(store.accept(accepting(handler), committed)))
-            store.settle_then(delivered(earlier), finished)
+            store.settle(delivered(earlier), finished)
             await asyncio.wait_for(both.wait(), 10)
             assert told == ["committed 1", "settled True", "awaited"]
             await waiting

@@ -18,7 +18,7 @@ async def send(call: Call) -> Answer:
         if (ids := await _answered(call, [draft])) is not None:
             return envelope.data(answers.Made(ids[0]), 202)
         call.check(*(await _handler_faults(call, draft, "handlers") if call.faults else ()))
-    ids = await call.service.accepting.accept(call.user_id, [draft], _idempotency(call, [draft]), at=now)
+    ids = await call.service.accepting.accept(call.user_id, [draft], _idempotency(call, [draft]))
     return envelope.data(answers.Made(ids[0]), 202)
 
 
@@ -31,7 +31,7 @@ async def send_batch(call: Call) -> Answer:
         if (ids := await _answered(call, drafts)) is not None:
             return envelope.data([answers.Made(one) for one in ids], 202)
         call.check(*[one for parameter, draft in read if call.faults for one in await _handler_faults(call, draft, parameter)])
-    ids = await call.service.accepting.accept(call.user_id, drafts, _idempotency(call, drafts), batch=True, at=now)
+    ids = await call.service.accepting.accept(call.user_id, drafts, _idempotency(call, drafts), batch=True)
     return envelope.data([answers.Made(one) for one in ids], 202)
 
 

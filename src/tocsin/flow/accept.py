@@ -78,19 +78,18 @@ class Accepting:
         drafts: Sequence[Draft],
         idempotency: Idempotency | None = None,
         batch: bool = False,
-        at: Micros | None = None,
     ) -> list[int]:
-        """Ids of the kept notifications, after their commit. All or none. `at`: when they came, if the caller has looked already.
+        """Ids of the kept notifications, after their commit. All or none. They were accepted when their messages say.
 
         Raises Invalid (unknown or no handlers, too many deliveries, an idempotency key used with other content), InFlight, Busy.
         """
         if idempotency is None:
-            return await self._accept(user_id, drafts, None, batch, at)
+            return await self._accept(user_id, drafts, None, batch)
         answer = await self._repeats.begin(user_id, idempotency)
         if answer is not None:
             return list(answer)
         try:
-            return await self._accept(user_id, drafts, idempotency, batch, at)
+            return await self._accept(user_id, drafts, idempotency, batch)
         finally:
             self._repeats.end(user_id, idempotency)
 
@@ -103,9 +102,7 @@ class Accepting:
         """What `accept` would say of these handlers, to be reported together with other faults."""
         return faults(handlers, await self._directory.briefs(user_id), parameter)
 
-    async def _accept(
-        self, user_id: int, drafts: Sequence[Draft], idempotency: Idempotency | None, batch: bool, at: Micros | None
-    ) -> list[int]:
+    async def _accept(self, user_id: int, drafts: Sequence[Draft], idempotency: Idempotency | None, batch: bool) -> list[int]:
         briefs = await self._directory.briefs(user_id)
         found: list[Fault] = []
         enabled, count = -1, 0
@@ -123,8 +120,8 @@ class Accepting:
         if count > MOST_DELIVERIES:
             detail = f"The request would make {count:,} deliveries; at most {MOST_DELIVERIES:,} are allowed."
             raise Invalid(Fault("too_many_deliveries", "Too many deliveries", detail, None if batch else "handlers"))
-        now = observe.now() if at is None else at
-        planned = [plan(draft, briefs, now) for draft in drafts]
+        now = drafts[0].message.at
+        planned = [plan(draft, briefs) for draft in drafts]
 
         def committed(accepted: list[Accepted]) -> None:
             self._metrics.accepted(len(planned), count)

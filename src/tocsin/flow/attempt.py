@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import structlog
 from msgspec import Struct
@@ -27,28 +26,13 @@ from tocsin.model import (
     Request,
 )
 from tocsin.net.mail import NothingSent
+from tocsin.net.wires import Wires
 from tocsin.vault import scrub
 
 MOST_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
 LONG_TEXT = 4096  # characters: more take milliseconds to render
 
 log = structlog.get_logger(__name__)
-
-
-class Wire(Protocol):
-    """The two outgoing wires, as one."""
-
-    def send(self, request: Request) -> Awaitable[Reply]:
-        """Never raises, except when cancelled."""
-        ...
-
-    def start(self, request: HttpRequest, done: Callable[[Reply], None]) -> None:
-        """Like `send`, but nobody waits: `done` is told, never from within this call."""
-        ...
-
-    def cut(self) -> None:
-        """End the HTTP requests that are under way."""
-        ...
 
 
 class Tried(Struct, frozen=True):
@@ -79,7 +63,7 @@ def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[R
         return Refused(Reason.INTERNAL, "the message could not be rendered; this is a fault of the service", ours=True)
 
 
-async def attempt(loaded: Loaded, message: Message, context: Context, wire: Wire, pacer: Pacer, part: int = 0) -> Tried:
+async def attempt(loaded: Loaded, message: Message, context: Context, wires: Wires, pacer: Pacer, part: int = 0) -> Tried:
     """Send what has not arrived yet, part after part. The turn of the first part was taken by the caller.
 
     Cancelling it ends it with what is known: an answer that was lost, or nothing sent.
@@ -96,7 +80,7 @@ async def attempt(loaded: Loaded, message: Message, context: Context, wire: Wire
             if index > part:
                 await _turn(loaded, pacer)
             sent = True
-            reply = await wire.send(requests[index])
+            reply = await wires.send(requests[index])
         except asyncio.CancelledError as cut:
             sent = sent and not isinstance(cut, NothingSent)
             reply = NoReply(Reason.CUT, sent, "the service was stopped while the answer was awaited", stopped=True)

@@ -20,15 +20,12 @@ class Pacer:
 
     def __init__(self) -> None:
         self._starts: dict[tuple[str, int, float], deque[float]] = {}
-        self._paused_until: dict[str, float] = {}
+        self._paused_until: dict[str | int, float] = {}
 
     def take(self, credential: str, paces: Sequence[Pace], now: float) -> float:
         """0 and a start is taken in every window, or the seconds to wait; nothing is taken then."""
-        paused = self._paused_until.get(credential)
-        if paused is not None:
-            if paused > now:
-                return paused - now
-            del self._paused_until[credential]
+        if (paused := self.pause_left(credential, now)) > 0:
+            return paused
         if not paces:
             return 0.0
         windows = [self._window(pace) for pace in paces]
@@ -39,9 +36,19 @@ class Pacer:
             window.append(now)
         return 0.0
 
-    def pause(self, credential: str, until: float) -> None:
-        """A throttle: no start for this credential before then."""
-        self._paused_until[credential] = max(until, self._paused_until.get(credential, 0.0))
+    def pause(self, whom: str | int, until: float) -> None:
+        """No start before then: for a credential that is throttled, or for one handler, by its id."""
+        self._paused_until[whom] = max(until, self._paused_until.get(whom, 0.0))
+
+    def pause_left(self, whom: str | int, now: float) -> float:
+        """Seconds until the pause is over; 0 without one."""
+        until = self._paused_until.get(whom)
+        if until is None:
+            return 0.0
+        if until > now:
+            return until - now
+        del self._paused_until[whom]
+        return 0.0
 
     def _window(self, pace: Pace) -> "deque[float]":
         key = (pace.key, pace.count, pace.seconds)

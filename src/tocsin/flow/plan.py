@@ -2,24 +2,22 @@
 
 from collections.abc import Mapping
 
-from msgspec.structs import replace
-
 from tocsin.model import Draft, Fault, Micros, Reason, Status
 from tocsin.store import HandlerBrief, Planned, PlannedDelivery
 
 MOST_DELIVERIES = 10_000  # of one request
 
 
-def plan(draft: Draft, handlers: Mapping[int, HandlerBrief], now: Micros) -> Planned:
+def plan(draft: Draft, handlers: Mapping[int, HandlerBrief]) -> Planned:
     """One delivery per handler, in the order given, duplicates once. The ids must be known: see `faults`."""
-    due_at = now if draft.send_at is None else max(now, draft.send_at)
+    at = draft.message.at
+    due_at = at if draft.send_at is None else max(at, draft.send_at)
     if draft.handlers is None:
         chosen = [brief for brief in handlers.values() if brief.is_enabled]
     else:
         chosen = [handlers[handler_id] for handler_id in dict.fromkeys(draft.handlers)]
     deliveries = tuple([_planned(brief, due_at) for brief in chosen])
-    message = draft.message if draft.message.at == now else replace(draft.message, at=now)
-    return Planned(message, draft.send_at, draft.expires_at, deliveries)
+    return Planned(draft.message, draft.send_at, draft.expires_at, deliveries)
 
 
 def _planned(brief: HandlerBrief, due_at: Micros) -> PlannedDelivery:

@@ -15,6 +15,7 @@ THROTTLES_TAKEN_AT_THEIR_WORD = 10  # in a row; from then on the waits double, s
 LONGEST_OWN_THROTTLE_SECONDS = 300.0
 MOST_THROTTLES = 500  # in a row
 JITTER = 0.2
+LATE_AFTER: Micros = 5 * 60 * SECOND
 MOST_MOVES = 3  # new addresses in a row before we stop believing them
 
 
@@ -111,6 +112,11 @@ def _moved(outcome: Moved, delivery: Delivery, channel: AnyChannel, settings: Se
         return _again(Reason.MOVED, outcome.detail, delivery, channel, settings, now, dice, 0.0)
     row = replace(delivery, throttles=delivery.throttles + 1, due_at=now, last_reason=Reason.MOVED)
     return Decision(row, Reason.MOVED, new_settings=outcome.settings)
+
+
+def is_late(delivery: Delivery, at: Micros) -> bool:
+    """Whether a delivery says for when it was meant. The first attempt, begun `at`, decides it for all others."""
+    return at - delivery.first_due_at > LATE_AFTER if delivery.late is None else delivery.late
 
 
 def error_text(reason: Reason, detail: str) -> str:

@@ -8,12 +8,13 @@ from msgspec import Struct
 
 from tocsin import observe
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import Tried, Wire, attempt, shown_reply, shown_request
+from tocsin.flow.attempt import Tried, attempt, shown_reply, shown_request
 from tocsin.flow.directory import Directory, Loaded, load, signing_secrets
 from tocsin.flow.handlers import HandlerDraft
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import hint, sentence
 from tocsin.model import Delivered, Handler, Message, Missing, NoReply, Reason, Severity, SigningSecret, Unknown
+from tocsin.net.wires import Wires
 from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
 
@@ -32,10 +33,10 @@ class Trial(Struct, frozen=True):
 
 
 class Trials:
-    def __init__(self, directory: Directory, pacer: Pacer, wire: Wire, settings: Settings) -> None:
+    def __init__(self, directory: Directory, pacer: Pacer, wires: Wires, settings: Settings) -> None:
         self._directory = directory
         self._pacer = pacer
-        self._wire = wire
+        self._wires = wires
         self._settings = settings
 
     async def saved(self, user_id: int, handler_id: int) -> Trial:
@@ -75,7 +76,7 @@ class Trials:
             suffix=time.strftime("%H:%M:%S", time.gmtime()),
             signing_secrets=signing_secrets(loaded.handler.secret, now),
         )
-        task = asyncio.ensure_future(attempt(loaded, message, context, self._wire, self._pacer))
+        task = asyncio.ensure_future(attempt(loaded, message, context, self._wires, self._pacer))
         done, _ = await asyncio.wait([task], timeout=max(0.1, deadline - time.monotonic()))
         if not done:
             task.cancel()  # the attempt takes it as an answer that was lost

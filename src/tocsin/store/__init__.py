@@ -171,12 +171,8 @@ class Store(Protocol):
         """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
         ...
 
-    def settle(self, settlement: Settlement) -> Awaitable[bool]:
-        """True if the settlement was applied, False if the delivery was no longer pending."""
-        ...
-
-    def settle_then(self, settlement: Settlement, done: Callable[[bool | Exception], None]) -> None:
-        """Like `settle`, but without a future: `done` is told, after the commit; it must not raise."""
+    def settle(self, settlement: Settlement, done: Callable[[bool | Exception], None]) -> None:
+        """`done` is told after the commit: True if it was applied, False if the delivery was no longer pending, or what went wrong."""
         ...
 
     # what is due

@@ -57,7 +57,6 @@ LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = (VALUES ?)"
 
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # of one statement: few sizes, so that the driver finds them prepared
 
-Row = tuple[Any, ...]
 _PENDING = int(Status.PENDING)
 # Plain strings: the driver asks its adapters about every other type, and an enum's `value` is a call.
 _WORDS = {reason: reason.value for reason in Reason}
@@ -91,17 +90,11 @@ def _with_rows(statement: str, rows: int, width: int) -> str:
     return statement.replace("?", ", ".join([row] * rows))
 
 
-class Totals:
-    """Changes of totals within one transaction, written once at its end."""
-
-    def __init__(self, changes: Counter[tuple[int, int]] | None = None) -> None:
-        self._changes: Counter[tuple[int, int]] = Counter() if changes is None else changes
-
-    def add(self, user_id: int, what: int, n: int = 1) -> None:
-        self._changes[user_id, what] += n
+class Totals(Counter[tuple[int, int]]):
+    """Changes of totals within one transaction, by user and what is counted; written once at its end."""
 
     def write(self, connection: Connection) -> None:
-        values = [value for (user_id, what), n in self._changes.items() if n for value in (user_id, what, n)]
+        values = [value for (user_id, what), n in self.items() if n for value in (user_id, what, n)]
         run(connection, ADD_TOTALS, values, 3)
 
 
@@ -121,7 +114,7 @@ class AcceptAll:
         delivery_id = _next_id(connection, "deliveries")
         notification_values: list[Any] = []
         delivery_values: list[Any] = []
-        changes: Counter[tuple[int, int]] = Counter()
+        totals = Totals()
         results: list[list[Accepted]] = []
         for accept in writes:
             accepted: list[Accepted] = []
@@ -139,10 +132,10 @@ class AcceptAll:
                     reason = None if one.reason is None else _WORDS[one.reason]
                     delivery_values += (delivery_id, notification_id, one.handler_id, user_id, status)
                     delivery_values += (due_at, due_at, at, reason, is_critical)
-                    changes[user_id, status] += 1
+                    totals[user_id, status] += 1
                     delivery_id += 1
                 notification_id += 1
-            changes[user_id, TOTAL_NOTIFICATIONS] += len(accepted)
+            totals[user_id, TOTAL_NOTIFICATIONS] += len(accepted)
             results.append(accepted)
         run(connection, ADD_NOTIFICATIONS, notification_values, 11)
         run(connection, ADD_DELIVERIES, delivery_values, 10)
@@ -150,7 +143,7 @@ class AcceptAll:
             if accept.idempotency is not None:
                 answer = tuple(one.notification_id for one in accepted)
                 remember(connection, accept.user_id, accept.at, msgspec.structs.replace(accept.idempotency, answer=answer))
-        Totals(changes).write(connection)
+        totals.write(connection)
         return results
 
 
@@ -175,7 +168,7 @@ class SettleAll:
         counted: list[Any] = []
         attempts: list[Any] = []
         arrived: dict[int, Micros] = {}
-        changes: Counter[tuple[int, int, int]] = Counter()
+        totals = Totals()
         applied: list[bool] = []
         for write in writes:
             delivery, attempt = write.delivery, write.attempt
@@ -188,7 +181,8 @@ class SettleAll:
                 continue
             if wanted:
                 if before != status:
-                    changes[delivery.user_id, before, status._value_] += 1
+                    totals[delivery.user_id, before] -= 1
+                    totals[delivery.user_id, status._value_] += 1
                     statuses[delivery_id] = status._value_
                 if status is Status.DELIVERED:
                     delivered += (delivery_id, delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part)
@@ -206,15 +200,11 @@ class SettleAll:
         run(connection, COUNT_ATTEMPTS, counted, 3)
         run(connection, ADD_ATTEMPTS, attempts, 9)
         run(connection, HANDLERS_DELIVERED, [value for item in arrived.items() for value in item], 2)
-        totals = Totals()
-        for (user_id, before, after), count in changes.items():
-            totals.add(user_id, before, -count)
-            totals.add(user_id, after, count)
         totals.write(connection)
         return applied
 
 
-def _settled_row(delivery: Delivery) -> Row:
+def _settled_row(delivery: Delivery) -> tuple[Any, ...]:
     return (
         delivery.id,
         int(delivery.status),

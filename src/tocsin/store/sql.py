@@ -65,14 +65,7 @@ def sqlite_engine(path: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:  # pyright: ignore[reportUnusedFunction]
         connection.isolation_level = None
-        for pragma in (
-            "busy_timeout=10000",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "cache_size=-2048",
-            "wal_autocheckpoint=4000",
-        ):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
@@ -169,10 +162,7 @@ class SqlStore:
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
         return self._writer.submit(accept, bulk.AcceptAll, committed)
 
-    def settle(self, settlement: Settlement) -> "asyncio.Future[bool]":
-        return self._writer.submit(settlement, bulk.SettleAll)
-
-    def settle_then(self, settlement: Settlement, done: Callable[[Any], None]) -> None:
+    def settle(self, settlement: Settlement, done: Callable[[Any], None]) -> None:
         self._writer.submit_then(settlement, bulk.SettleAll, done)
 
     # ----------------------------------------------------------------------------------------------------- what is due

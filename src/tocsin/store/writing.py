@@ -42,7 +42,7 @@ def cancel(connection: Connection, user_id: int, notification_id: int) -> list[i
 
 def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Reason) -> list[int]:
     """End pending deliveries without an attempt."""
-    changes = Totals()
+    totals = Totals()
     for chunk in chunks(ids):
         ended = connection.execute(
             update(deliveries)
@@ -51,9 +51,9 @@ def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Rea
             .returning(deliveries.c.user_id)
         )
         for row in ended:
-            changes.add(row[0], Status.PENDING, -1)
-            changes.add(row[0], status)
-    changes.write(connection)
+            totals[row[0], Status.PENDING] -= 1
+            totals[row[0], status] += 1
+    totals.write(connection)
     return list(ids)
 
 
@@ -70,7 +70,7 @@ def retry(
         .join(handlers, handlers.c.id == deliveries.c.handler_id)
         .where(deliveries.c.id.in_(select(chosen.c.id)), handlers.c.deleted_at.is_(None))
     ).all()
-    changes = Totals()
+    totals = Totals()
     for chunk in chunks([row.id for row in rows]):
         connection.execute(
             update(deliveries)
@@ -86,9 +86,9 @@ def retry(
             )
         )
     for row in rows:
-        changes.add(user_id, row.status, -1)
-        changes.add(user_id, Status.PENDING)
-    changes.write(connection)
+        totals[user_id, row.status] -= 1
+        totals[user_id, Status.PENDING] += 1
+    totals.write(connection)
     if remembered is not None:
         remember(connection, user_id, at, msgspec.structs.replace(remembered, answer=(len(rows),)))
     return [(row.id, row.handler_id) for row in rows]
@@ -112,16 +112,16 @@ def tidy(connection: Connection, before: Micros, limit: int) -> int:
     waiting = select(1).where(deliveries.c.notification_id == notifications.c.id, deliveries.c.status == int(Status.PENDING)).exists()
     old = select(notifications.c.id, notifications.c.user_id).where(notifications.c.created_at < before, ~waiting).limit(limit)
     rows = connection.execute(old.order_by(notifications.c.id)).all()
-    changes = Totals()
+    totals = Totals()
     for chunk in chunks([row.id for row in rows]):
         inside = deliveries.c.notification_id.in_(chunk)
         connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(select(deliveries.c.id).where(inside))))
         for gone in connection.execute(delete(deliveries).where(inside).returning(deliveries.c.user_id, deliveries.c.status)):
-            changes.add(gone[0], gone[1], -1)
+            totals[gone[0], gone[1]] -= 1
         connection.execute(delete(notifications).where(notifications.c.id.in_(chunk)))
     for row in rows:
-        changes.add(row.user_id, TOTAL_NOTIFICATIONS, -1)
-    changes.write(connection)
+        totals[row.user_id, TOTAL_NOTIFICATIONS] -= 1
+    totals.write(connection)
     return len(rows)
 
 
@@ -136,9 +136,9 @@ def add_handler(connection: Connection, user_id: int, change: HandlerChange, at:
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if name != "disabled_reason"}
     row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
     handler_id = connection.execute(row).scalar_one()
-    changes = Totals()
-    changes.add(user_id, TOTAL_HANDLERS)
-    changes.write(connection)
+    totals = Totals()
+    totals[user_id, TOTAL_HANDLERS] += 1
+    totals.write(connection)
     return handler_id
 
 
@@ -162,9 +162,9 @@ def delete_handler(connection: Connection, handler_id: int, at: Micros) -> bool:
     ).scalar()
     if gone is None:
         return False
-    changes = Totals()
-    changes.add(gone, TOTAL_HANDLERS, -1)
-    changes.write(connection)
+    totals = Totals()
+    totals[gone, TOTAL_HANDLERS] -= 1
+    totals.write(connection)
     return True
 
 

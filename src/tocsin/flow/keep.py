@@ -1,0 +1,135 @@
+"""From a decision to its committed row, and what follows then: the engine hears when it is due again, a dead handler is switched off."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Protocol
+
+import structlog
+
+from tocsin import observe
+from tocsin.engine import Run
+from tocsin.flow.directory import Loaded
+from tocsin.flow.health import Health
+from tocsin.flow.settle import Decision
+from tocsin.model import SECOND, Attempt, Busy, Micros, Reason, Status
+from tocsin.store import Settlement, Store
+
+STORE_RETRY_SECONDS = 1.0
+LOOK_AGAIN: Micros = 30 * SECOND
+log = structlog.get_logger(__name__)
+
+
+class InFlightLedger(Protocol):
+    """Remembers over a crash which attempts were under way."""
+
+    def enter(self, delivery_id: int, number: int, at: Micros) -> int: ...
+    def leave(self, slot: int) -> None: ...
+
+
+class Ending:
+    """What a delivery has come to, on its way to the store.
+
+    `loaded`: None if its handler is deleted. `log_row`: None without an attempt. `slot`: the attempt's place in the ledger, -1 for none.
+    """
+
+    __slots__ = ("decision", "keeping", "loaded", "log_row", "run", "slot")
+
+    decision: Decision
+
+    def __init__(self, keeping: "Keeping", run: Run, loaded: Loaded | None, slot: int = -1) -> None:
+        self.keeping = keeping
+        self.run = run
+        self.loaded = loaded
+        self.log_row: Attempt | None = None
+        self.slot = slot
+
+    def kept(self, result: bool | Exception) -> None:
+        """The store calls it, after the commit."""
+        self.keeping.kept(self, result)
+
+
+class Keeping:
+    """Keeps outcomes, however long the store needs: an attempt cannot be undone."""
+
+    def __init__(self, store: Store, health: Health, ledger: InFlightLedger, metrics: observe.Metrics) -> None:
+        self._store = store
+        self._health = health
+        self._ledger = ledger
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def keep(self, ending: Ending, decision: Decision) -> None:
+        ending.decision = decision
+        if decision.new_settings is None or ending.loaded is None:
+            self._write(ending)
+        else:
+            self._spawn(self._move(ending, ending.loaded, decision.new_settings))
+
+    def kept(self, ending: Ending, result: bool | Exception) -> None:
+        """After the commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
+        decision, loaded = ending.decision, ending.loaded
+        if isinstance(result, Busy):
+            self._write_later(ending, result)
+        elif isinstance(result, Exception):
+            log.error("settle.failed", delivery=decision.delivery.id, exc_info=result)
+            _look_again(ending)
+        else:
+            self._observe(ending, result)
+            self._ledger.leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
+            due_at = decision.due_at if result else None
+            if decision.switch_off is None or loaded is None:
+                ending.run.settled(due_at)
+            else:
+                self._spawn(self._switch_off(ending.run, loaded, decision.reason, decision.switch_off, due_at))
+
+    def _write(self, ending: Ending) -> None:
+        try:
+            self._store.settle(Settlement(ending.decision.delivery, ending.log_row, time.time_ns() // 1000), ending.kept)
+        except Busy as busy:
+            self._write_later(ending, busy)
+
+    def _write_later(self, ending: Ending, busy: Busy) -> None:
+        log.error("settle.waits", delivery=ending.decision.delivery.id, why=str(busy))
+        asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, self._write, ending)
+
+    async def _move(self, ending: Ending, loaded: Loaded, new_settings: Mapping[str, str]) -> None:
+        """The new address first: the next attempt may follow at once."""
+        try:
+            await self._health.move(loaded, new_settings)
+        except Exception:
+            log.exception("move.failed", handler=loaded.handler.id)
+            _look_again(ending)
+        else:
+            self._write(ending)
+
+    async def _switch_off(self, run: Run, loaded: Loaded, reason: Reason, why: str, due_at: Micros | None) -> None:
+        try:
+            await self._health.switch_off(loaded, reason, why)
+        except Exception:
+            log.exception("switch_off.failed", handler=loaded.handler.id)
+        finally:
+            run.settled(due_at)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _observe(self, ending: Ending, applied: bool) -> None:
+        delivery, log_row, metrics = ending.decision.delivery, ending.log_row, self._metrics
+        channel = ending.loaded.channel.type if ending.loaded else "deleted"
+        if log_row is not None:
+            metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us / SECOND)
+            observe.log_attempt(channel, delivery.handler_id, log_row, delivery.status)
+        if not applied:
+            return
+        if delivery.status is Status.DELIVERED:
+            metrics.delivered(channel, max(0, time.time_ns() // 1000 - delivery.first_due_at) / SECOND)
+        elif delivery.status is not Status.PENDING and delivery.last_reason is not None:
+            metrics.failed(channel, delivery.last_reason)
+
+
+def _look_again(ending: Ending) -> None:
+    """The row stays pending and the engine finds it again, so nothing is lost."""
+    ending.run.settled(observe.now() + LOOK_AGAIN)

@@ -1,0 +1,50 @@
+"""After a crash: attempts that were in flight when the process died. Their answers are lost, and the log says so."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from tocsin import observe
+from tocsin.flow.directory import Directory
+from tocsin.flow.keep import Ending, Keeping
+from tocsin.flow.settle import decide, is_late
+from tocsin.model import Attempt, Micros, Reason, Unknown
+from tocsin.settings import Settings
+from tocsin.store import Store
+
+
+class _Run:
+    """Stands for the engine, which has not begun."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def came_back(self, answered: bool) -> None:
+        pass
+
+    def settled(self, due_at: Micros | None) -> None:  # noqa: ARG002  # the protocol
+        self.done.set_result(None)
+
+
+async def recover(
+    under_way: Iterable[tuple[int, int, Micros]], store: Store, directory: Directory, keeping: Keeping, settings: Settings
+) -> None:
+    """Settle what was `under_way` (delivery id, attempt number, start), unless its outcome had been kept."""
+    lost = {delivery_id: (number, at) for delivery_id, number, at in under_way}
+    runs: list[_Run] = []
+    for job in await store.waiting(list(lost)):
+        number, at = lost[job.delivery.id]
+        loaded = await directory.loaded(job.delivery.handler_id)
+        if loaded is None or job.delivery.attempt_count >= number:
+            continue
+        delivery = replace(job.delivery, attempt_count=number, last_attempt_at=at, late=is_late(job.delivery, at))
+        outcome = Unknown(Reason.CUT, "the service ended while the attempt was under way")
+        decision = decide(outcome, delivery, loaded.channel, settings, observe.now(), random.random())  # noqa: S311  # jitter
+        run = _Run()
+        runs.append(run)
+        ending = Ending(keeping, run, loaded)
+        ending.log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
+        keeping.keep(ending, decision)
+    await asyncio.gather(*(run.done for run in runs))
