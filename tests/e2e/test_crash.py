@@ -324,3 +324,18 @@ def test_after_an_outage_critical_ones_go_first_and_the_oldest_first_among_equal
     assert order == sorted(order, reverse=True)
     critical, others = [one for (one,) in rows[:10]], [one for (one,) in rows[10:]]
     assert critical == sorted(critical) and others == sorted(others)
+
+
+def test_an_attempt_whose_outcome_was_kept_is_not_counted_again_after_a_crash(start_service: Starter, receiver: Receiver) -> None:
+    """The process died between the outcome's commit and the ledger's erasure: only what was not kept became unknown."""
+    receiver.answer("/hook", 500)
+    service = start_service(TOCSIN_RETRY_SCHEDULE="1h")
+    client = service.first()
+    notification = client.send("Hello", handlers=[client.add_handler("webhook", webhook=receiver.url("/hook"))])
+    before = client.attempted(notification)
+    assert service.terminate(14) == 0
+    with (service.data / "in-flight").open("r+b") as ledger:
+        ledger.write(struct.pack("<qqq", before["id"], 1, 1))
+    client.port = service.start().port
+    assert client.delivery(before["id"]) == before
+    assert not in_flight(service)

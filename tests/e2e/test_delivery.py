@@ -186,6 +186,16 @@ def test_many_attempts_that_find_the_handler_gone_tell_the_owner_once(client: Ow
     assert [one.json()["type"] for one in receiver.requests if one.path == "/witness"] == ["handler.disabled", "notification"]
 
 
+def test_nothing_more_goes_to_a_handler_that_is_being_switched_off(client: OwnedClient, receiver: Receiver) -> None:
+    receiver.answer("/dead", 410)
+    dead = webhook(client, receiver, "/dead")
+    reply = client.post(
+        "/api/notifications/batch", {"notifications": [{"message": str(number), "handlers": [dead]} for number in range(50)]}
+    )
+    assert {client.settled(one["id"])[0]["status"] for one in reply.data} == {"failed"}
+    assert len(receiver.requests) <= 2, "more than were on their way when the first answer came"
+
+
 def test_strangers_are_not_told_of_a_dead_handler(client: OwnedClient, receiver: Receiver, providers: Receiver) -> None:
     providers.forget(TWEETS)
     receiver.answer("/dead", 410)

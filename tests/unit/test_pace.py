@@ -33,6 +33,12 @@ def test_a_pause_holds_everything_of_the_credential_and_nothing_else() -> None:
     assert pacer.take("k", [], 110.0) == 0.0
 
 
+def test_one_handler_is_paused_by_its_id() -> None:
+    pacer = Pacer()
+    pacer.pause(7, 102.0)
+    assert (pacer.pause_left(7, 100.0), pacer.pause_left(8, 100.0), pacer.pause_left(7, 102.0)) == (2.0, 0.0, 0.0)
+
+
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=60), st.integers(1, 6), st.floats(0.1, 5))
 def test_never_more_starts_than_allowed_in_any_window(gaps: list[float], count: int, seconds: float) -> None:
     pacer, pace, now = Pacer(), Pace("k", count, seconds), 0.0

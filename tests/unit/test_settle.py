@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.settle import decide
+from tocsin.flow.settle import LATE_AFTER, decide, is_late
 from tocsin.model import SECOND, Delivered, Delivery, Gone, Later, Moved, Outcome, Reason, Refused, Status, Unknown
 from tocsin.settings import load
 
@@ -122,3 +122,10 @@ def test_moved_goes_on_at_once_with_the_new_settings_but_not_for_ever() -> None:
     assert wait_seconds(decision) == 0
     assert decision.delivery.step == 0
     assert decided(Moved({"telegram_chat_id": "-100"}), replace(DELIVERY, throttles=3), channel="telegram").new_settings is None
+
+
+def test_the_first_attempt_decides_whether_it_is_late() -> None:
+    after = NOW + LATE_AFTER
+    assert (is_late(DELIVERY, after), is_late(DELIVERY, after + 1)) == (False, True)
+    assert is_late(replace(DELIVERY, late=False), after + 1) is False
+    assert is_late(replace(DELIVERY, late=True), NOW) is True

@@ -37,6 +37,16 @@ class Decision(Struct, frozen=True):
         return self.delivery.due_at if self.delivery.status is Status.PENDING else None
 
 
+class _Case(Struct, frozen=True):
+    """What a wait is reckoned from."""
+
+    delivery: Delivery
+    channel: AnyChannel
+    settings: Settings
+    now: Micros
+    dice: float
+
+
 def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: Settings, now: Micros, dice: float) -> Decision:
     """`delivery` already counts the attempt; `dice` is a random number from 0 to 1."""
     match outcome:
@@ -46,20 +56,21 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
         case Later(counts=False):
             return _throttled(outcome, delivery, now, dice)
         case Later():
-            return _again(outcome.reason, outcome.detail, delivery, channel, settings, now, dice, outcome.wait_seconds or 0.0)
+            case = _Case(delivery, channel, settings, now, dice)
+            return _again(case, outcome.reason, outcome.detail, outcome.wait_seconds or 0.0)
         case Unknown():
             row = replace(delivery, may_have_arrived=True)
             detail = f"no answer came back ({outcome.reason}), it may have arrived; {outcome.detail}".rstrip("; ")
             if settings.unknown == "stop":
                 return _ended(row, Reason.UNKNOWN, detail)
-            return _again(outcome.reason, detail, row, channel, settings, now, dice, channel.unknown_wait_seconds)
+            return _again(_Case(row, channel, settings, now, dice), outcome.reason, detail, channel.unknown_wait_seconds)
         case Refused():
             return _ended(delivery, outcome.reason, outcome.detail)
         case Gone():
             ended = _ended(delivery, outcome.reason, outcome.detail)
             return replace(ended, switch_off=outcome.detail or outcome.reason.value)
         case Moved():
-            return _moved(outcome, delivery, channel, settings, now, dice)
+            return _moved(outcome, _Case(delivery, channel, settings, now, dice))
 
 
 def _ended(delivery: Delivery, reason: Reason, detail: str, status: Status = Status.FAILED) -> Decision:
@@ -67,19 +78,17 @@ def _ended(delivery: Delivery, reason: Reason, detail: str, status: Status = Sta
     return Decision(row, reason)
 
 
-def _again(
-    reason: Reason, detail: str, delivery: Delivery, channel: AnyChannel, settings: Settings, now: Micros, dice: float, least_wait: float
-) -> Decision:
-    schedule = settings.retry_schedule
-    out_of_tries = channel.max_attempts is not None and delivery.step + 1 >= channel.max_attempts
+def _again(case: _Case, reason: Reason, detail: str, least_wait: float = 0.0) -> Decision:
+    delivery, schedule, most = case.delivery, case.settings.retry_schedule, case.channel.max_attempts
+    out_of_tries = most is not None and delivery.step + 1 >= most
     if delivery.step >= len(schedule) or out_of_tries:
         return _ended(delivery, reason, detail)
-    wait = max(schedule[delivery.step], least_wait) * (1 + JITTER * dice)
+    wait = max(schedule[delivery.step], least_wait) * (1 + JITTER * case.dice)
     row = replace(
         delivery,
         step=delivery.step + 1,
         throttles=0,
-        due_at=now + int(wait * SECOND),
+        due_at=case.now + int(wait * SECOND),
         last_reason=reason,
         last_error=error_text(reason, detail),
     )
@@ -107,10 +116,11 @@ def _throttled(outcome: Later, delivery: Delivery, now: Micros, dice: float) -> 
     return Decision(row, outcome.reason, pause_seconds=wait)
 
 
-def _moved(outcome: Moved, delivery: Delivery, channel: AnyChannel, settings: Settings, now: Micros, dice: float) -> Decision:
+def _moved(outcome: Moved, case: _Case) -> Decision:
+    delivery = case.delivery
     if delivery.throttles >= MOST_MOVES:  # counted like throttles: neither uses up a step
-        return _again(Reason.MOVED, outcome.detail, delivery, channel, settings, now, dice, 0.0)
-    row = replace(delivery, throttles=delivery.throttles + 1, due_at=now, last_reason=Reason.MOVED)
+        return _again(case, Reason.MOVED, outcome.detail)
+    row = replace(delivery, throttles=delivery.throttles + 1, due_at=case.now, last_reason=Reason.MOVED)
     return Decision(row, Reason.MOVED, new_settings=outcome.settings)
 
 
