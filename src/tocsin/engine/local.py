@@ -86,7 +86,6 @@ class LocalEngine:
         self._jobs = 0
         self._bytes = 0
         self._stopping = False
-        self._is_pumping = False
         self._is_pump_due = False
 
     async def start(self, worker: Worker) -> None:
@@ -125,9 +124,7 @@ class LocalEngine:
                 self._ask_to_fill(lane)
                 continue
             self._add(lane, job)
-        if not self._is_pump_due:
-            self._is_pump_due = True
-            self._loop.call_soon(self._pump_now)  # those who wait for their commit are told first
+        self._pump_soon()
 
     def wake(self, handler_id: int, due_at: Micros) -> None:
         known = self._earliest.get(handler_id)
@@ -222,25 +219,19 @@ class LocalEngine:
 
     # ---------------------------------------------------------------------------------------------------- taking turns
 
-    def _pump_now(self) -> None:
-        self._is_pump_due = False
-        self._pump()
+    def _pump_soon(self) -> None:
+        """Many starts in one go cost less than one after every answer; and those who wait for their commit are told first."""
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Start whatever may start: one job of each lane in turn."""
-        if self._is_pumping:  # a start that ends at once comes by here again
-            return
-        self._is_pumping = True
-        try:
-            self._start_some()
-        finally:
-            self._is_pumping = False
-
-    def _start_some(self) -> None:
+        self._is_pump_due = False
         ring, starts = self._ring, 0
         while ring and self._running < MOST_RUNNING and not self._stopping:
             if starts == MOST_STARTS:
-                self._loop.call_soon(self._pump)
+                self._pump_soon()
                 break
             lane = ring.popleft()
             lane.in_ring = False
@@ -269,7 +260,7 @@ class LocalEngine:
     def _turn_came(self, lane: Lane) -> None:
         lane.waits = False
         self._to_ring(lane)
-        self._pump()
+        self._pump_soon()
 
     def came_back(self, lane: Lane, answered: bool) -> None:
         lane.sending -= 1
@@ -283,7 +274,7 @@ class LocalEngine:
             if lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
                 lane.limit = 1
         self._to_ring(lane)
-        self._pump()
+        self._pump_soon()
 
     def settled(self, lane: Lane, delivery_id: int, due_at: Micros | None) -> None:
         self._running -= 1
@@ -295,7 +286,7 @@ class LocalEngine:
         if not lane.known:
             self._tidy(lane)
         if self._running == MOST_RUNNING - 1:
-            self._pump()
+            self._pump_soon()
         elif self._running == 0:
             self._idle.set()
 
@@ -361,7 +352,7 @@ class LocalEngine:
                 self._add(lane, job)
         if next_due is not None:
             self.wake(lane.handler_id, next_due)
-        self._pump()
+        self._pump_soon()
 
     async def _sweep(self) -> None:
         """Every handler that has something waiting is known to the clock, whatever went by unheard."""
