@@ -152,6 +152,40 @@ def test_a_cancelled_delivery_stays_cancelled_unless_it_arrived(tmp_path: Path) 
     run(main())
 
 
+def test_settlements_of_one_commit_are_judged_one_by_one(tmp_path: Path) -> None:
+    """Most are pending, one was cancelled, one was cancelled and has arrived, one is gone: none changes how the others stand."""
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            arrived, again, cancelled, late, gone = [await accept_one(store, handler) for _ in range(5)]
+            for one in (cancelled, late):
+                await store.cancel(1, one.notification_id)
+            waiting = replace(again, attempt_count=1, step=1, due_at=900)
+            writes = [
+                delivered(arrived),
+                Settlement(waiting, attempt(again, 1, "later", Reason.SERVER_ERROR), 200),
+                Settlement(
+                    replace(cancelled, status=Status.FAILED, attempt_count=1), attempt(cancelled, 1, "refused", Reason.REJECTED), 200
+                ),
+                delivered(late),
+                delivered(replace(gone, id=999_999)),
+            ]
+            assert await asyncio.gather(*(settled(store, write) for write in writes)) == [True, True, False, True, False]
+            found = [await store.delivery(1, one.id) for one in (arrived, again, cancelled, late, gone)]
+            assert [(row[0].status, row[0].attempt_count, len(row[2])) for row in found if row] == [
+                (Status.DELIVERED, 1, 1),
+                (Status.PENDING, 1, 1),
+                (Status.CANCELLED, 1, 1),
+                (Status.DELIVERED, 1, 1),
+                (Status.PENDING, 0, 0),
+            ]
+            totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            assert totals == {**dict.fromkeys(Status, 0), Status.PENDING: 2, Status.DELIVERED: 2, Status.CANCELLED: 1}
+
+    run(main())
+
+
 def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened_store(tmp_path) as store:
