@@ -163,6 +163,14 @@ def test_what_still_waits_when_time_is_up_is_exit_code_1(client: Cli, receiver: 
     assert result.err == "tocsin: After 0.5 s 1 of 1 deliveries were still waiting.\n"
 
 
+def test_who_waits_is_told_once_why(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/broken", 500)
+    result = client("send", "x", "--handler", str(added(client, receiver, "/broken")), "--wait", "--timeout", "2.5")
+    told, last = result.err.splitlines()
+    assert told.startswith("pending ") and "server_error" in told and "; next attempt 20" in told
+    assert last == "tocsin: After 2.5 s 1 of 1 deliveries were still waiting."
+
+
 def test_a_notification_for_later_waits(client: Cli, receiver: Receiver) -> None:
     handler = added(client, receiver, "/later")
     result = client("send", "x", "--handler", str(handler), "--send-at", "2026-01-01T00:00:00Z", "--expires-at", "2020-01-01 00:00:00")

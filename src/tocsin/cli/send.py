@@ -18,6 +18,7 @@ from tocsin.cli.failure import Failure, Usage
 
 _FIRST_POLL_SECONDS = 0.1
 _LAST_POLL_SECONDS = 2.0
+_TELL_FROM_POLL_SECONDS = 0.5
 
 
 class NotificationRow(Struct):
@@ -102,21 +103,27 @@ def _fields(pairs: Sequence[str]) -> dict[str, str]:
 
 def _await_deliveries(client: Client, notification_id: int, timeout_seconds: float) -> int:
     """Wait until nothing is pending any more or time is up, then print each delivery's fate."""
-    counts = _watch(client, notification_id, timeout_seconds)
     names = handler_names(client)
-    rows = msgspec.convert(list(client.rows("/api/deliveries", [("notification_id", str(notification_id))])), list[DeliveryRow])
-    for row in sorted(rows, key=lambda row: row.id):
+    counts = _watch(client, notification_id, names, timeout_seconds)
+    for row in _deliveries(client, notification_id):
         show.console().print(_fate(row, names), soft_wrap=True)
     if counts["pending"]:
         raise Failure(f"After {timeout_seconds:g} s {counts['pending']} of {sum(counts.values())} deliveries were still waiting.")
     return 0 if counts["delivered"] == sum(counts.values()) else 1
 
 
-def _watch(client: Client, notification_id: int, timeout_seconds: float) -> Mapping[str, int]:
+def _deliveries(client: Client, notification_id: int) -> list[DeliveryRow]:
+    rows = client.rows("/api/deliveries", [("notification_id", str(notification_id))])
+    return sorted(msgspec.convert(list(rows), list[DeliveryRow]), key=lambda row: row.id)
+
+
+def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeout_seconds: float) -> Mapping[str, int]:
+    """Wait for the end; whoever waits is told of every attempt that has to be repeated, once it is clear that it takes a while."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     ends_at = time.monotonic() + timeout_seconds
     poll_seconds = _FIRST_POLL_SECONDS
+    said: dict[int, int] = {}  # of a delivery: its attempts that were told of
     console = show.console("stderr")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -128,6 +135,11 @@ def _watch(client: Client, notification_id: int, timeout_seconds: float) -> Mapp
             left_seconds = ends_at - time.monotonic()
             if not counts["pending"] or left_seconds <= 0:
                 return counts
+            if poll_seconds >= _TELL_FROM_POLL_SECONDS:
+                for row in _deliveries(client, notification_id):
+                    if row.status == "pending" and row.attempt_count > said.get(row.id, 0):
+                        said[row.id] = row.attempt_count
+                        console.print(f"{_fate(row, names)}; next attempt {row.next_attempt_datetime}", soft_wrap=True)
             time.sleep(min(poll_seconds, left_seconds))
             poll_seconds = min(poll_seconds * 1.5, _LAST_POLL_SECONDS)
 
