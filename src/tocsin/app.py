@@ -69,15 +69,14 @@ async def running(
     pacer = Pacer()
     directory = Directory(store, vault, settings)
     access = Access(store)
-    wires = HttpWire(settings, listens_on), MailWire(settings)
-    both = Wires(*wires)
+    wires = Wires(HttpWire(settings, listens_on), MailWire(settings))
     local = LocalEngine(store)
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault)
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
     keeping = Keeping(store, health, ledger, metrics)
-    delivering = Delivering(store, directory, pacer, both, keeping, ledger, settings, datadir.store_id(engine))
+    delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, datadir.store_id(engine))
 
     def unready() -> list[str]:
         return [
@@ -97,7 +96,7 @@ async def running(
             handlers=Handlers(store, directory, local, vault),
             accepting=accepting,
             deliveries=Deliveries(store, local, repeats),
-            trials=Trials(directory, pacer, both, settings),
+            trials=Trials(directory, pacer, wires, settings),
             metrics=metrics,
             unready=unready,
         )
@@ -106,7 +105,7 @@ async def running(
         await local.stop(GRACE_SECONDS)
         with contextlib.suppress(Busy):  # when keys were last used is not worth a failed stop
             await access.note_use()
-        await asyncio.gather(house, *(one.close() for one in wires), return_exceptions=True)
+        await asyncio.gather(house, wires.close(), return_exceptions=True)
         await store.close()
         ledger.close()
         observe.flush_logs()

@@ -19,6 +19,7 @@ from tocsin.cli.failure import Failure, Usage
 _FIRST_POLL_SECONDS = 0.1
 _LAST_POLL_SECONDS = 2.0
 _TELL_FROM_POLL_SECONDS = 0.5
+_MOST_TOLD = 20  # deliveries of which it is said why they wait
 
 
 class NotificationRow(Struct):
@@ -112,8 +113,8 @@ def _await_deliveries(client: Client, notification_id: int, timeout_seconds: flo
     return 0 if counts["delivered"] == sum(counts.values()) else 1
 
 
-def _deliveries(client: Client, notification_id: int) -> list[DeliveryRow]:
-    rows = client.rows("/api/deliveries", [("notification_id", str(notification_id))])
+def _deliveries(client: Client, notification_id: int, limit: int | None = None, **filters: str) -> list[DeliveryRow]:
+    rows = client.rows("/api/deliveries", [("notification_id", str(notification_id)), *filters.items()], limit)
     return sorted(msgspec.convert(list(rows), list[DeliveryRow]), key=lambda row: row.id)
 
 
@@ -136,8 +137,8 @@ def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeo
             if not counts["pending"] or left_seconds <= 0:
                 return counts
             if poll_seconds >= _TELL_FROM_POLL_SECONDS:
-                for row in _deliveries(client, notification_id):
-                    if row.status == "pending" and row.attempt_count > said.get(row.id, 0):
+                for row in _deliveries(client, notification_id, _MOST_TOLD, status="pending"):
+                    if row.attempt_count > said.get(row.id, 0):
                         said[row.id] = row.attempt_count
                         console.print(f"{_fate(row, names)}; next attempt {row.next_attempt_datetime}", soft_wrap=True)
             time.sleep(min(poll_seconds, left_seconds))

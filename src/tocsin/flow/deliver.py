@@ -47,29 +47,26 @@ _FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of t
 
 
 class _Attempt(Ending):
-    """An attempt on its way. `delivery` is the row as it was found."""
+    """An attempt on its way. `delivery` is the row as it was found; `using` is `loaded`, which is there as long as an attempt is."""
 
-    __slots__ = ("context", "delivering", "delivery", "late", "notification", "started", "using")
+    __slots__ = ("context", "delivering", "delivery", "notification", "started", "using")
 
     def __init__(
         self,
         delivering: "Delivering",
-        keeping: Keeping,
         run: engine.Run,
         delivery: Delivery,
         notification: Notification,
         using: Loaded,
         context: Context,
-        late: bool,
         slot: int,
     ) -> None:
-        super().__init__(keeping, run, using, slot)
+        super().__init__(delivering.keeping, run, using, slot)
         self.delivering = delivering
         self.delivery = delivery
         self.notification = notification
         self.using = using
         self.context = context
-        self.late = late
         self.started = time.perf_counter()
 
     def replied(self, reply: Reply) -> None:
@@ -95,7 +92,7 @@ class Delivering:
         self._directory = directory
         self._pacer = pacer
         self._wires = wires
-        self._keeping = keeping
+        self.keeping = keeping
         self._ledger = ledger
         self._settings = settings
         self._store_id = store_id
@@ -129,15 +126,17 @@ class Delivering:
             return
         try:
             requests = render_now(loaded, trying.notification.message, trying.context)
-            if isinstance(requests, Refused):
-                self._finish(trying, Tried(requests, 0, trying.delivery.part))
-            elif len(requests) == trying.delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
-                self._wires.start(request, trying.replied)
-            else:
-                self._spawn(self._send_parts(trying))
+            if not isinstance(requests, Refused):
+                if len(requests) == trying.delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
+                    self._wires.start(request, trying.replied)
+                else:
+                    self._spawn(self._send_parts(trying))
+                return
+            tried = Tried(requests, 0, trying.delivery.part)
         except Exception:
             log.exception("attempt.failed", delivery=trying.delivery.id)
-            self._finish(trying, Tried(_FAULT_OF_OURS, 0, trying.delivery.part))
+            tried = Tried(_FAULT_OF_OURS, 0, trying.delivery.part)
+        self._finish(trying, tried)
 
     def cut_off(self) -> None:
         self._wires.cut()
@@ -148,37 +147,38 @@ class Delivering:
 
     def _begin(self, job: Waiting, run: engine.Run, loaded: Loaded) -> _Attempt | None:
         """None: it is not to be attempted now, and that is kept."""
-        delivery, notification, handler = job.delivery, job.notification, loaded.handler
+        delivery, notification = job.delivery, job.notification
         now = time.time_ns() // 1000
         try:
-            unwanted = _unwanted(delivery, notification, handler, now)
-            if unwanted is not None:
-                self._end(run, loaded, unwanted)
-                return None
-            if notification.send_at is not None:
-                notification = _as_meant(notification, notification.send_at)
-            number = delivery.attempt_count + 1
-            late = is_late(delivery, now)
-            context = Context(
-                f"msg_{self._store_id}_{delivery.id}",
-                handler.id,
-                now,
-                f"{_random.getrandbits(128):032x}",
-                self._settings,
-                delivery.notification_id,
-                delivery.id,
-                number,
-                delivery.first_due_at if late else None,
-                delivery.may_have_arrived,
-                "",
-                signing_secrets(handler.secret, now),
-            )
+            unwanted = _unwanted(delivery, notification, loaded.handler, now)
+            context = self._context(delivery, loaded.handler, now)
         except Exception:
             log.exception("attempt.failed", delivery=delivery.id)
             self._look_again(delivery, run)
             return None
-        slot = self._ledger.enter(delivery.id, number, now)
-        return _Attempt(self, self._keeping, run, delivery, notification, loaded, context, late, slot)
+        if unwanted is not None:
+            self._end(run, loaded, unwanted)
+            return None
+        if notification.send_at is not None:
+            notification = _as_meant(notification, notification.send_at)
+        slot = self._ledger.enter(delivery.id, context.attempt, now)
+        return _Attempt(self, run, delivery, notification, loaded, context, slot)
+
+    def _context(self, delivery: Delivery, handler: Handler, now: Micros) -> Context:
+        return Context(
+            f"msg_{self._store_id}_{delivery.id}",
+            handler.id,
+            now,
+            f"{_random.getrandbits(128):032x}",
+            self._settings,
+            delivery.notification_id,
+            delivery.id,
+            delivery.attempt_count + 1,
+            delivery.first_due_at if is_late(delivery, now) else None,
+            delivery.may_have_arrived,
+            "",
+            signing_secrets(handler.secret, now),
+        )
 
     async def _take_steps(self, job: Waiting, run: engine.Run) -> None:
         """The long way: the handler must be read, the post must be counted, or the rendering takes a while."""
@@ -255,14 +255,15 @@ class Delivering:
             log.exception("decide.failed", delivery=trying.delivery.id)
             decision = self._decide(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
         trying.run.came_back(not isinstance(reply, NoReply))
-        self._keeping.keep(trying, decision)
+        self.keeping.keep(trying, decision)
 
     def _decide(self, trying: _Attempt, tried: Tried) -> Decision:
         before, loaded, outcome = trying.delivery, trying.using, tried.outcome
-        number, started_at, now = before.attempt_count + 1, trying.context.now, time.time_ns() // 1000
+        context, now = trying.context, time.time_ns() // 1000
+        number, started_at = context.attempt, context.now
         if outcome.detail and loaded.secrets:
             outcome = replace(outcome, detail=scrub(outcome.detail, loaded.secrets))
-        delivery = replace(before, attempt_count=number, last_attempt_at=started_at, late=trying.late, part=tried.part)
+        delivery = replace(before, attempt_count=number, last_attempt_at=started_at, late=context.meant_for is not None, part=tried.part)
         decision = decide(outcome, delivery, loaded.channel, self._settings, now, _random.random())
         due_at = decision.due_at
         if due_at is not None:
@@ -286,7 +287,7 @@ class Delivering:
             self._ledger.leave(trying.slot)
             trying.run.settled(None)
         else:
-            self._keeping.keep(trying, Decision(replace(trying.delivery, part=part), Reason.CUT))
+            self.keeping.keep(trying, Decision(replace(trying.delivery, part=part), Reason.CUT))
 
     def _look_again(self, delivery: Delivery, run: engine.Run) -> None:
         """A fault of ours before anything was sent, such as a store that cannot be read: it waits on."""
@@ -295,7 +296,7 @@ class Delivering:
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
         """Keep how it stands without an attempt."""
         run.came_back(answered=True)
-        self._keeping.keep(Ending(self._keeping, run, loaded), decision)
+        self.keeping.keep(Ending(self.keeping, run, loaded), decision)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

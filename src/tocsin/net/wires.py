@@ -1,5 +1,6 @@
 """The two outgoing wires as one."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from tocsin.model import HttpRequest, Mail, Reply, Request
@@ -17,3 +18,6 @@ class Wires:
     def send(self, request: Request) -> Awaitable[Reply]:
         """Never raises, except when cancelled; `NothingSent` where a mail has surely not arrived."""
         return self._mail.send(request) if isinstance(request, Mail) else self._http.send(request)
+
+    async def close(self) -> None:
+        await asyncio.gather(self._http.close(), self._mail.close())
