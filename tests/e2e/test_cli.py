@@ -167,7 +167,7 @@ def test_who_waits_is_told_once_why(client: Cli, receiver: Receiver) -> None:
     receiver.answer("/broken", 500)
     result = client("send", "x", "--handler", str(added(client, receiver, "/broken")), "--wait", "--timeout", "2.5")
     told, last = result.err.splitlines()
-    assert told.startswith("pending ") and "server_error" in told and "; next attempt 20" in told
+    assert told.startswith("pending ") and "server_error" in told and " (next attempt 20" in told
     assert last == "tocsin: After 2.5 s 1 of 1 deliveries were still waiting."
 
 

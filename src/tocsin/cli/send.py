@@ -140,7 +140,7 @@ def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeo
                 for row in _deliveries(client, notification_id, _MOST_TOLD, status="pending"):
                     if row.attempt_count > said.get(row.id, 0):
                         said[row.id] = row.attempt_count
-                        console.print(f"{_fate(row, names)}; next attempt {row.next_attempt_datetime}", soft_wrap=True)
+                        console.print(f"{_fate(row, names)} (next attempt {row.next_attempt_datetime})", soft_wrap=True)
             time.sleep(min(poll_seconds, left_seconds))
             poll_seconds = min(poll_seconds * 1.5, _LAST_POLL_SECONDS)
 
