@@ -104,7 +104,7 @@ async def _run(ports: list[int], first_id: int, count: int, in_flight: int, our_
         which = number % len(ports)
         message = Message(text(number), TITLE, Severity.WARNING, at=now)
         key = f"msg_0123456789abcdef_{number}"
-        context = Context(key, which, now, "", settings, number, number, signing_secrets=(secrets[which],))
+        context = Context(key, which, now, settings, number, number, signing_secrets=(secrets[which],))
         return render(message, WebhookSettings(f"http://127.0.0.1:{ports[which]}/hook"), context)[0]
 
     requests = [(number, rendered(number)) for number in range(first_id, first_id + count)]

@@ -40,5 +40,5 @@ messages = st.builds(
 
 
 def context(**changes: object) -> Context:
-    given: dict[str, object] = {"key": "msg_9", "handler_id": 3, "now": AT, "nonce": "n", "service": SERVICE}
+    given: dict[str, object] = {"key": "msg_9", "handler_id": 3, "now": AT, "service": SERVICE}
     return Context(**(given | {"notification_id": 7, "delivery_id": 9} | changes))

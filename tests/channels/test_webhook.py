@@ -28,7 +28,7 @@ MESSAGE = Message(
 
 
 def context(**changes: object) -> Context:
-    given = {"key": "msg_9", "handler_id": 3, "now": time.time_ns() // 1000, "nonce": "n" * 32, "service": SERVICE}
+    given = {"key": "msg_9", "handler_id": 3, "now": time.time_ns() // 1000, "service": SERVICE}
     return Context(**(given | {"notification_id": 7, "delivery_id": 9, "signing_secrets": (SECRET,)} | changes))
 
 

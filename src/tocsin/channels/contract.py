@@ -76,7 +76,6 @@ class Context(Struct, frozen=True):
     key: str
     handler_id: int
     now: Micros
-    nonce: str
     service: Settings
     notification_id: int | None = None
     delivery_id: int | None = None

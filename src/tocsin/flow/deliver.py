@@ -169,7 +169,6 @@ class Delivering:
             f"msg_{self._store_id}_{delivery.id}",
             handler.id,
             now,
-            f"{_random.getrandbits(128):032x}",
             self._settings,
             delivery.notification_id,
             delivery.id,

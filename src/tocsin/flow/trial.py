@@ -71,7 +71,6 @@ class Trials:
             key=f"test_{secrets.token_hex(12)}",
             handler_id=loaded.handler.id,
             now=now,
-            nonce=secrets.token_hex(16),
             service=self._settings,
             suffix=time.strftime("%H:%M:%S", time.gmtime()),
             signing_secrets=signing_secrets(loaded.handler.secret, now),

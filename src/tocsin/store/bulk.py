@@ -2,6 +2,10 @@
 
 A statement takes many rows as one `VALUES` list, and not as `executemany`: that would give up and take back Python's lock for every
 row, and wait for it each time while the event loop is busy.
+
+Nearly all values are plain numbers and strings. The driver asks its adapters about every other one, None and booleans included
+(https://docs.python.org/3/library/sqlite3.html#sqlite3-adapters), which takes ten times as long; so columns that are nearly always
+empty have a statement of their own.
 """
 
 import functools
@@ -17,11 +21,15 @@ from tocsin.store import Accept, Accepted, Remembered, Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
 
 # `?` stands for the rows, in parentheses, with as many values as each has.
-ADD_NOTIFICATIONS = (
-    "INSERT INTO notifications (id, user_id, created_at, send_at, expires_at, kind, severity, title, text, url, fields) VALUES ?"
+ADD_NOTIFICATIONS = "INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields) VALUES ?"
+ADD_TIMED_NOTIFICATIONS = (
+    "INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields, send_at, expires_at) VALUES ?"
 )
 ADD_DELIVERIES = (  # the counts begin at 0, as the table has it
-    "INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, last_reason, is_critical)"
+    "INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical) VALUES ?"
+)
+ADD_SKIPPED_DELIVERIES = (
+    "INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical, last_reason)"
     " VALUES ?"
 )
 SETTLE_DELIVERIES = (
@@ -42,6 +50,10 @@ ADD_ATTEMPTS = (
     "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason, status_code, response, next_at) VALUES ?"
     " ON CONFLICT (delivery_id, number) DO NOTHING"
 )
+ADD_ANSWERED_ATTEMPTS = (  # the last ones, with an answer to show
+    "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason, status_code, response) VALUES ?"
+    " ON CONFLICT (delivery_id, number) DO NOTHING"
+)
 HANDLERS_DELIVERED = (
     "UPDATE handlers SET last_delivered_at = v.column2 FROM (VALUES ?) AS v"
     " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2)"
@@ -58,7 +70,7 @@ LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = (VALUES ?)"
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # of one statement: few sizes, so that the driver finds them prepared
 
 _PENDING = int(Status.PENDING)
-# Plain strings: the driver asks its adapters about every other type, and an enum's `value` is a call.
+# As plain strings: an enum's `value` is a call.
 _WORDS = {reason: reason.value for reason in Reason}
 _SEVERITIES = {severity: severity.value for severity in Severity}
 
@@ -113,7 +125,9 @@ class AcceptAll:
         notification_id = _next_id(connection, "notifications")
         delivery_id = _next_id(connection, "deliveries")
         notification_values: list[Any] = []
+        timed_values: list[Any] = []
         delivery_values: list[Any] = []
+        skipped_values: list[Any] = []
         totals = Totals()
         results: list[list[Accepted]] = []
         for accept in writes:
@@ -122,23 +136,39 @@ class AcceptAll:
             for planned in accept.planned:
                 message = planned.message
                 severity = message.severity
-                is_critical = severity is Severity.CRITICAL
+                is_critical = 1 if severity is Severity.CRITICAL else 0
                 fields = msgspec.json.encode(message.fields).decode() if message.fields else "[]"
-                notification_values += (notification_id, user_id, at, planned.send_at, planned.expires_at, message.kind)
-                notification_values += (_SEVERITIES[severity], message.title, message.text, message.url, fields)
+                is_timed = planned.send_at is not None or planned.expires_at is not None
+                values = timed_values if is_timed else notification_values
+                values += (
+                    notification_id,
+                    user_id,
+                    at,
+                    message.kind,
+                    _SEVERITIES[severity],
+                    message.title,
+                    message.text,
+                    message.url,
+                    fields,
+                )
+                if is_timed:
+                    values += (planned.send_at, planned.expires_at)
                 accepted.append(Accepted(notification_id, delivery_id))
                 for one in planned.deliveries:
                     status, due_at = one.status._value_, one.due_at
-                    reason = None if one.reason is None else _WORDS[one.reason]
-                    delivery_values += (delivery_id, notification_id, one.handler_id, user_id, status)
-                    delivery_values += (due_at, due_at, at, reason, is_critical)
+                    values = delivery_values if one.reason is None else skipped_values
+                    values += (delivery_id, notification_id, one.handler_id, user_id, status, due_at, due_at, at, is_critical)
+                    if one.reason is not None:
+                        values.append(_WORDS[one.reason])
                     totals[user_id, status] += 1
                     delivery_id += 1
                 notification_id += 1
             totals[user_id, TOTAL_NOTIFICATIONS] += len(accepted)
             results.append(accepted)
-        run(connection, ADD_NOTIFICATIONS, notification_values, 11)
-        run(connection, ADD_DELIVERIES, delivery_values, 10)
+        run(connection, ADD_NOTIFICATIONS, notification_values, 9)
+        run(connection, ADD_TIMED_NOTIFICATIONS, timed_values, 11)
+        run(connection, ADD_DELIVERIES, delivery_values, 9)
+        run(connection, ADD_SKIPPED_DELIVERIES, skipped_values, 10)
         for accept, accepted in zip(writes, results, strict=True):
             if accept.idempotency is not None:
                 answer = tuple(one.notification_id for one in accepted)
@@ -167,6 +197,7 @@ class SettleAll:
         others: list[Any] = []
         counted: list[Any] = []
         attempts: list[Any] = []
+        answered: list[Any] = []
         arrived: dict[int, Micros] = {}
         totals = Totals()
         applied: list[bool] = []
@@ -185,7 +216,8 @@ class SettleAll:
                     totals[delivery.user_id, status._value_] += 1
                     statuses[delivery_id] = status._value_
                 if status is Status.DELIVERED:
-                    delivered += (delivery_id, delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part)
+                    late = 1 if delivery.late else 0
+                    delivered += (delivery_id, delivery.attempt_count, delivery.last_attempt_at, late, delivery.part)
                     if write.at > arrived.get(delivery.handler_id, 0):
                         arrived[delivery.handler_id] = write.at
                 else:
@@ -193,12 +225,18 @@ class SettleAll:
             elif attempt is not None:
                 counted += (delivery_id, attempt.number, attempt.at)
             if attempt is not None:
-                attempts += (delivery_id, attempt.number, attempt.at, attempt.duration_us, attempt.outcome, _WORDS[attempt.reason])
-                attempts += (attempt.status_code, attempt.response, attempt.next_at if wanted else None)
+                next_at = attempt.next_at if wanted else None
+                is_answered = attempt.response is not None and next_at is None
+                values = answered if is_answered else attempts
+                values += (delivery_id, attempt.number, attempt.at, attempt.duration_us, attempt.outcome, _WORDS[attempt.reason])
+                values += (attempt.status_code, attempt.response)
+                if not is_answered:
+                    values.append(next_at)
         run(connection, SETTLE_DELIVERED, delivered, 5)
         run(connection, SETTLE_DELIVERIES, others, 12)
         run(connection, COUNT_ATTEMPTS, counted, 3)
         run(connection, ADD_ATTEMPTS, attempts, 9)
+        run(connection, ADD_ANSWERED_ATTEMPTS, answered, 8)
         run(connection, HANDLERS_DELIVERED, [value for item in arrived.items() for value in item], 2)
         totals.write(connection)
         return applied
