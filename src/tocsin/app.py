@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -47,6 +48,8 @@ from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key
 
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
+KEPT_BYTES = 16 << 20
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 FIRST_EMAIL = "admin@localhost"
 log = structlog.get_logger(__name__)
 
@@ -139,6 +142,7 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
     observe.set_up_logs(settings)
     _raise_file_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
+    _keep_freed_memory()
     gc.set_threshold(
         50_000, 20, 100
     )  # thousands of deliveries in memory are no garbage: looking through them again and again costs a tenth
@@ -202,6 +206,15 @@ def _in_url(host: str) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104  # shown, not bound
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+def _keep_freed_memory() -> None:
+    """Bodies of some 100 KB come and go; glibc would give their memory back each time, and the kernel clear it anew: a twentieth."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # https://man7.org/linux/man-pages/man3/mallopt.3.html, not in every libc
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(_M_TOP_PAD, 1 << 20)
 
 
 def _raise_file_limit() -> None:

@@ -64,9 +64,10 @@ def batch(content: bytes, now: Micros) -> list[Draft] | None:
 
 def _strings_in(content: bytes) -> float:
     """How many strings the JSON text holds: a key that is given twice shows in it, msgspec keeps just the last."""
-    if b"\\\\" in content:
+    escaped = 0
+    if b"\\" in content:
         content = content.replace(b"\\\\", b"")
-    escaped = content.count(b'\\"') if b"\\" in content else 0
+        escaped = content.count(b'\\"')
     return (content.count(b'"') - escaped) / 2
 
 

@@ -3,11 +3,13 @@
 import asyncio
 import functools
 import io
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
+from urllib.parse import urlsplit
 
 import pycurl
 
@@ -21,6 +23,7 @@ from tocsin.settings import Settings
 
 MAX_BODY = 65_536
 CONNECT_SECONDS = 5.0
+DNS_SECONDS = 300
 _FREE_HANDLES = 256
 _EXPECTS_FROM = 1 << 20  # bytes of a body from which on libcurl would ask beforehand, with `Expect: 100-continue`
 _AGENT = f"tocsin/{__version__}"
@@ -146,6 +149,7 @@ class _Exchange:
         self._method = "POST"
         self._timeout_seconds = -1.0
         self._has_target = False
+        self._is_address = False
         self._is_fresh = False
         self._objection = ""
         self._sockets = 0
@@ -200,6 +204,9 @@ class _Exchange:
             self._set_method(request.method)
         url = wire_url(request.url)
         curl.setopt(pycurl.URL, url)
+        if (is_address := _names_address(url)) != self._is_address:
+            curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if is_address else DNS_SECONDS)
+            self._is_address = is_address
         if self._has_target or ("%" in url and not self._proxy):
             # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
             curl.setopt(pycurl.REQUEST_TARGET, _target(url))
@@ -270,7 +277,7 @@ _OPTIONS = {
     # Idle connections live long, kept awake past the routers that forget them after a few minutes, but not past a change of DNS.
     pycurl.MAXAGE_CONN: 300,
     pycurl.MAXLIFETIME_CONN: 1800,
-    pycurl.DNS_CACHE_TIMEOUT: 300,
+    pycurl.DNS_CACHE_TIMEOUT: DNS_SECONDS,
     pycurl.TCP_KEEPALIVE: 1,
     pycurl.TCP_KEEPIDLE: 60,
     pycurl.TCP_KEEPINTVL: 30,
@@ -286,6 +293,16 @@ def _authorities() -> dict[int, str]:
         if file and Path(file).is_file():
             return {pycurl.CAINFO: file}
     return {pycurl.CAPATH: paths.capath} if paths.capath else {}
+
+
+@functools.lru_cache(maxsize=10_000)
+def _names_address(url: str) -> bool:
+    """Whether the host is an address: nothing grows old then, and libcurl need not look through all its names for old ones."""
+    try:
+        ipaddress.ip_address(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _target(url: str) -> str:

@@ -45,7 +45,6 @@ class Multi:
         self._soon: asyncio.Handle | None = None
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, min(_IDLE_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         self._loop.add_reader(self._epoll.fileno(), self._on_sockets)
 
@@ -56,6 +55,7 @@ class Multi:
         else:
             self._multi.add_handle(curl)
             self._waiting[curl] = ended
+            self._act_soon()
 
     def abort(self, curl: pycurl.Curl) -> None:
         """End a transfer that nobody waits for any more; its connection is closed."""
@@ -98,6 +98,10 @@ class Multi:
             self._epoll.register(fd, events)
 
     def _on_sockets(self) -> None:
+        self._act_on_sockets()
+        self._set_timer()
+
+    def _act_on_sockets(self) -> None:
         act = self._multi.socket_action
         running = len(self._waiting)
         for fd, event in self._epoll.poll(0, _EVENTS_AT_ONCE):
@@ -121,11 +125,16 @@ class Multi:
             finally:
                 idle.detach()
 
-    def _set_timer(self, wait_ms: int) -> None:
-        """libcurl's one timer. It moves with nearly every request, so a running one is left to fire early rather than set anew."""
+    def _act_soon(self) -> None:
+        self._soon = self._soon or self._loop.call_soon(self._on_soon)
+
+    def _set_timer(self) -> None:
+        """libcurl's one timer. It moves with nearly every request: so libcurl is asked for it after many instead of calling back
+        with each, and a running one is left to fire early rather than set anew."""
+        wait_ms = self._multi.timeout()
         self._due = None
         if wait_ms == 0:
-            self._soon = self._soon or self._loop.call_soon(self._on_soon)
+            self._act_soon()
         elif wait_ms > 0:
             self._due = self._loop.time() + wait_ms / 1000
             if self._timer is None or self._timer.when() > self._due:
@@ -144,11 +153,13 @@ class Multi:
             self._set_alarm(self._due)
         else:
             self._act_on_time()
+            self._set_timer()
 
     def _on_soon(self) -> None:
         self._soon = None
-        self._on_sockets()  # so that libcurl hears of connections that closed before it picks one for a new request
+        self._act_on_sockets()  # so that libcurl hears of connections that closed before it picks one for a new request
         self._act_on_time()
+        self._set_timer()
 
     def _act_on_time(self) -> None:
         _, running = self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
