@@ -115,11 +115,12 @@ class LocalEngine:
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
         for job in jobs:
-            lane = self._lane(job.delivery.handler_id)
+            handler_id = job.delivery.handler_id
+            lane = self._lanes.get(handler_id) or self._lane(handler_id)
             if job.delivery.id in lane.known:  # a refill has read it between its commit and this call
                 continue
             # Once some are left in the store, later ones must not overtake them.
-            if lane.spilled or lane.filling or self._has_no_room(lane) or not self._worker.is_prepared(lane.handler_id):
+            if lane.spilled or lane.filling or self._has_no_room(lane) or not self._worker.is_prepared(handler_id):
                 lane.spilled = True
                 self._ask_to_fill(lane)
                 continue

@@ -132,17 +132,16 @@ class Accepting:
 
     def _hand_over(self, user_id: int, now: Micros, planned: Sequence[Planned], accepted: Sequence[Accepted]) -> None:
         jobs: list[Waiting] = []
+        pending = Status.PENDING
         for one, ids in zip(planned, accepted, strict=True):
             notification = Notification(ids.notification_id, user_id, one.message, one.send_at, one.expires_at)
             for delivery_id, made in enumerate(one.deliveries, ids.first_delivery_id):
-                if made.status is not Status.PENDING:
+                if made.status is not pending:
                     continue
                 if made.due_at > now:
                     self._engine.wake(made.handler_id, made.due_at)
                     continue
-                delivery = Delivery(
-                    delivery_id, ids.notification_id, made.handler_id, user_id, Status.PENDING, made.due_at, made.due_at, now
-                )
+                delivery = Delivery(delivery_id, ids.notification_id, made.handler_id, user_id, pending, made.due_at, made.due_at, now)
                 jobs.append(Waiting(delivery, notification))
         if jobs:
             self._engine.hand_over(jobs)

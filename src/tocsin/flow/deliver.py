@@ -104,8 +104,10 @@ class Delivering:
         return self._directory.knows_pace(handler_id)
 
     def turn(self, handler_id: int) -> float:
-        now = time.monotonic()
         credential, paces = self._directory.pace_of(handler_id)
+        if not paces and not self._pacer.has_pauses:
+            return 0.0
+        now = time.monotonic()
         return self._pacer.pause_left(handler_id, now) or self._pacer.take(credential, paces, now)
 
     def in_flight(self, handler_id: int) -> int:
@@ -118,7 +120,7 @@ class Delivering:
     def start(self, job: Waiting, run: engine.Run) -> None:
         """The quick way, without a task: one HTTP request of a handler that is in memory. Everything else takes steps."""
         loaded = self._directory.cached(job.delivery.handler_id)
-        if loaded is None or len(job.notification.message.text) > LONG_TEXT or self._counts_posts(loaded):
+        if loaded is None or loaded.counts_posts or len(job.notification.message.text) > LONG_TEXT:
             self._spawn(self._take_steps(job, run))
             return
         trying = self._begin(job, run, loaded)
@@ -211,13 +213,10 @@ class Delivering:
             tried = Tried(_FAULT_OF_OURS, 0, part)
         self._finish(trying, tried)
 
-    def _counts_posts(self, loaded: Loaded) -> bool:
-        return loaded.channel.refuses_repeats or loaded.channel.daily_budget(self._settings) is not None
-
     async def _within_budget(self, trying: _Attempt) -> tuple[Outcome | None, Context]:
         """For providers that count posts or refuse a repeated text: note the post, and make a repeat differ."""
         loaded, message, context = trying.using, trying.notification.message, trying.context
-        if not self._counts_posts(loaded):
+        if not loaded.counts_posts:
             return None, context
         budget = loaded.channel.daily_budget(self._settings)
         requests = await render(loaded, message, context)

@@ -17,7 +17,8 @@ MOST_IN_MEMORY = 50_000  # handlers
 
 
 class Loaded(Struct, frozen=True):
-    """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None."""
+    """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None. `counts_posts`: its provider
+    counts posts or refuses repeated ones, so each is noted beforehand."""
 
     handler: Handler
     channel: AnyChannel
@@ -26,6 +27,7 @@ class Loaded(Struct, frozen=True):
     credential: str = ""
     secrets: tuple[str, ...] = ()
     problem: str | None = None
+    counts_posts: bool = False
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
@@ -46,6 +48,7 @@ def load(handler: Handler, service: Settings) -> Loaded:
         paces,
         paces[0].key if paces else f"handler:{handler.id}",
         secrets_of(channel, handler),
+        counts_posts=channel.refuses_repeats or channel.daily_budget(service) is not None,
     )
 
 

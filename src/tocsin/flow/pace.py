@@ -36,6 +36,10 @@ class Pacer:
             window.append(now)
         return 0.0
 
+    @property
+    def has_pauses(self) -> bool:
+        return bool(self._paused_until)
+
     def pause(self, whom: str | int, until: float) -> None:
         """No start before then: for a credential that is throttled, or for one handler, by its id."""
         self._paused_until[whom] = max(until, self._paused_until.get(whom, 0.0))

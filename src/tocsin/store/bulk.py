@@ -128,7 +128,7 @@ class AcceptAll:
         timed_values: list[Any] = []
         delivery_values: list[Any] = []
         skipped_values: list[Any] = []
-        totals = Totals()
+        statuses: list[tuple[int, int]] = []
         results: list[list[Accepted]] = []
         for accept in writes:
             accepted: list[Accepted] = []
@@ -160,10 +160,9 @@ class AcceptAll:
                     values += (delivery_id, notification_id, one.handler_id, user_id, status, due_at, due_at, at, is_critical)
                     if one.reason is not None:
                         values.append(_WORDS[one.reason])
-                    totals[user_id, status] += 1
+                    statuses.append((user_id, status))
                     delivery_id += 1
                 notification_id += 1
-            totals[user_id, TOTAL_NOTIFICATIONS] += len(accepted)
             results.append(accepted)
         run(connection, ADD_NOTIFICATIONS, notification_values, 9)
         run(connection, ADD_TIMED_NOTIFICATIONS, timed_values, 11)
@@ -173,6 +172,9 @@ class AcceptAll:
             if accept.idempotency is not None:
                 answer = tuple(one.notification_id for one in accepted)
                 remember(connection, accept.user_id, accept.at, msgspec.structs.replace(accept.idempotency, answer=answer))
+        totals = Totals(statuses)
+        for accept, accepted in zip(writes, results, strict=True):
+            totals[accept.user_id, TOTAL_NOTIFICATIONS] += len(accepted)
         totals.write(connection)
         return results
 
@@ -199,23 +201,25 @@ class SettleAll:
         attempts: list[Any] = []
         answered: list[Any] = []
         arrived: dict[int, Micros] = {}
-        totals = Totals()
+        left: list[tuple[int, int]] = []
+        entered: list[tuple[int, int]] = []
         applied: list[bool] = []
+        is_delivered = Status.DELIVERED
         for write in writes:
             delivery, attempt = write.delivery, write.attempt
             delivery_id, status = delivery.id, delivery.status
             before = statuses.get(delivery_id)
             # What has arrived has arrived, even if somebody cancelled it meanwhile.
-            wanted = before == _PENDING or (before is not None and status is Status.DELIVERED)
+            wanted = before == _PENDING or (before is not None and status is is_delivered)
             applied.append(wanted)
             if before is None:
                 continue
             if wanted:
                 if before != status:
-                    totals[delivery.user_id, before] -= 1
-                    totals[delivery.user_id, status._value_] += 1
-                    statuses[delivery_id] = status._value_
-                if status is Status.DELIVERED:
+                    left.append((delivery.user_id, before))
+                    entered.append((delivery.user_id, int(status)))
+                    statuses[delivery_id] = int(status)
+                if status is is_delivered:
                     late = 1 if delivery.late else 0
                     delivered += (delivery_id, delivery.attempt_count, delivery.last_attempt_at, late, delivery.part)
                     if write.at > arrived.get(delivery.handler_id, 0):
@@ -238,6 +242,8 @@ class SettleAll:
         run(connection, ADD_ATTEMPTS, attempts, 9)
         run(connection, ADD_ANSWERED_ATTEMPTS, answered, 8)
         run(connection, HANDLERS_DELIVERED, [value for item in arrived.items() for value in item], 2)
+        totals = Totals(entered)
+        totals.subtract(left)
         totals.write(connection)
         return applied
 
