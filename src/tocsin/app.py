@@ -48,7 +48,7 @@ from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key
 
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
-KEPT_BYTES = 16 << 20
+KEPT_BYTES = 4 << 20  # that were freed
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 FIRST_EMAIL = "admin@localhost"
 log = structlog.get_logger(__name__)
@@ -214,7 +214,7 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_TOP_PAD, 1 << 20)
+        mallopt(_M_TOP_PAD, KEPT_BYTES // 16)
 
 
 def _raise_file_limit() -> None:
