@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import accumulate
@@ -42,8 +42,8 @@ class Metrics(Collector):
         self._delivered: Counter[tuple[str, ...]] = Counter()
         self._failed: Counter[tuple[str, ...]] = Counter()
         self._attempts: Counter[tuple[str, ...]] = Counter()
-        self._latency: dict[str, _Histogram] = {}
-        self._duration: dict[str, _Histogram] = {}
+        self._latency: defaultdict[str, _Histogram] = defaultdict(_Histogram)
+        self._duration: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         Gauge("tocsin_info", "Version of the service.", ["version"], registry=self._registry).labels(__version__).set(1)
         self._registry.register(self)
 
@@ -57,11 +57,11 @@ class Metrics(Collector):
 
     def attempted(self, channel: str, outcome: str, reason: Reason, seconds: float) -> None:
         self._attempts[channel, outcome, reason] += 1
-        _of(self._duration, channel).observe(seconds)
+        self._duration[channel].observe(seconds)
 
     def delivered(self, channel: str, seconds: float) -> None:
         self._delivered[channel,] += 1
-        _of(self._latency, channel).observe(seconds)
+        self._latency[channel].observe(seconds)
 
     def failed(self, channel: str, reason: Reason) -> None:
         self._failed[channel, reason] += 1
@@ -90,13 +90,6 @@ class _Histogram:
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
         self.sum += seconds
-
-
-def _of(histograms: dict[str, _Histogram], channel: str) -> _Histogram:
-    found = histograms.get(channel)
-    if found is None:
-        found = histograms[channel] = _Histogram()
-    return found
 
 
 def _counter(name: str, sentence: str, labels: list[str], counts: Counter[tuple[str, ...]]) -> CounterMetricFamily:

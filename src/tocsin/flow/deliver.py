@@ -1,6 +1,7 @@
 """A due delivery to its decision: load, look whether it is still wanted, one attempt, decide. Keeping it is the next room's."""
 
 import asyncio
+import functools
 import hashlib
 import random
 import time
@@ -49,29 +50,15 @@ _FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of t
 class _Attempt(Ending):
     """An attempt on its way. `delivery` is the row as it was found; `using` is `loaded`, which is there as long as an attempt is."""
 
-    __slots__ = ("context", "delivering", "delivery", "notification", "started", "using")
+    __slots__ = ("context", "delivery", "notification", "started", "using")
 
-    def __init__(
-        self,
-        delivering: "Delivering",
-        run: engine.Run,
-        delivery: Delivery,
-        notification: Notification,
-        using: Loaded,
-        context: Context,
-        slot: int,
-    ) -> None:
-        super().__init__(delivering.keeping, run, using, slot)
-        self.delivering = delivering
+    def __init__(self, run: engine.Run, delivery: Delivery, notification: Notification, using: Loaded, context: Context, slot: int) -> None:
+        super().__init__(run, using, slot)
         self.delivery = delivery
         self.notification = notification
         self.using = using
         self.context = context
         self.started = time.perf_counter()
-
-    def replied(self, reply: Reply) -> None:
-        """The wire calls it, with the answer or with why there is none."""
-        self.delivering.replied(self, reply)
 
 
 class Delivering:
@@ -92,7 +79,7 @@ class Delivering:
         self._directory = directory
         self._pacer = pacer
         self._wires = wires
-        self.keeping = keeping
+        self._keeping = keeping
         self._ledger = ledger
         self._settings = settings
         self._store_id = store_id
@@ -130,7 +117,7 @@ class Delivering:
             requests = render_now(loaded, trying.notification.message, trying.context)
             if not isinstance(requests, Refused):
                 if len(requests) == trying.delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
-                    self._wires.start(request, trying.replied)
+                    self._wires.start(request, functools.partial(self._replied, trying))
                 else:
                     self._spawn(self._send_parts(trying))
                 return
@@ -164,7 +151,7 @@ class Delivering:
         if notification.send_at is not None:
             notification = _as_meant(notification, notification.send_at)
         slot = self._ledger.enter(delivery.id, context.attempt, now)
-        return _Attempt(self, run, delivery, notification, loaded, context, slot)
+        return _Attempt(run, delivery, notification, loaded, context, slot)
 
     def _context(self, delivery: Delivery, handler: Handler, now: Micros) -> Context:
         return Context(
@@ -235,7 +222,7 @@ class Delivering:
 
     # ---------------------------------------------------------------------------------------------------- afterwards
 
-    def replied(self, trying: _Attempt, reply: Reply) -> None:
+    def _replied(self, trying: _Attempt, reply: Reply) -> None:
         """The provider has answered, or there will be no answer."""
         part = trying.delivery.part
         duration_us = int((time.perf_counter() - trying.started) * 1_000_000)
@@ -253,7 +240,7 @@ class Delivering:
             log.exception("decide.failed", delivery=trying.delivery.id)
             decision = self._decide(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
         trying.run.came_back(not isinstance(reply, NoReply))
-        self.keeping.keep(trying, decision)
+        self._keeping.keep(trying, decision)
 
     def _decide(self, trying: _Attempt, tried: Tried) -> Decision:
         before, loaded, outcome = trying.delivery, trying.using, tried.outcome
@@ -285,7 +272,7 @@ class Delivering:
             self._ledger.leave(trying.slot)
             trying.run.settled(None)
         else:
-            self.keeping.keep(trying, Decision(replace(trying.delivery, part=part), Reason.CUT))
+            self._keeping.keep(trying, Decision(replace(trying.delivery, part=part), Reason.CUT))
 
     def _look_again(self, delivery: Delivery, run: engine.Run) -> None:
         """A fault of ours before anything was sent, such as a store that cannot be read: it waits on."""
@@ -294,7 +281,7 @@ class Delivering:
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
         """Keep how it stands without an attempt."""
         run.came_back(answered=True)
-        self.keeping.keep(Ending(self.keeping, run, loaded), decision)
+        self._keeping.keep(Ending(run, loaded), decision)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -1,6 +1,7 @@
 """From a decision to its committed row, and what follows then: the engine hears when it is due again, a dead handler is switched off."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Protocol
@@ -33,20 +34,15 @@ class Ending:
     `loaded`: None if its handler is deleted. `log_row`: None without an attempt. `slot`: the attempt's place in the ledger, -1 for none.
     """
 
-    __slots__ = ("decision", "keeping", "loaded", "log_row", "run", "slot")
+    __slots__ = ("decision", "loaded", "log_row", "run", "slot")
 
     decision: Decision
 
-    def __init__(self, keeping: "Keeping", run: Run, loaded: Loaded | None, slot: int = -1) -> None:
-        self.keeping = keeping
+    def __init__(self, run: Run, loaded: Loaded | None, slot: int = -1) -> None:
         self.run = run
         self.loaded = loaded
         self.log_row: Attempt | None = None
         self.slot = slot
-
-    def kept(self, result: bool | Exception) -> None:
-        """The store calls it, after the commit."""
-        self.keeping.kept(self, result)
 
 
 class Keeping:
@@ -66,7 +62,7 @@ class Keeping:
         else:
             self._spawn(self._move(ending, ending.loaded, decision.new_settings))
 
-    def kept(self, ending: Ending, result: bool | Exception) -> None:
+    def _kept(self, ending: Ending, result: bool | Exception) -> None:
         """After the commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
         decision, loaded = ending.decision, ending.loaded
         if isinstance(result, Busy):
@@ -85,7 +81,8 @@ class Keeping:
 
     def _write(self, ending: Ending) -> None:
         try:
-            self._store.settle(Settlement(ending.decision.delivery, ending.log_row, time.time_ns() // 1000), ending.kept)
+            settlement = Settlement(ending.decision.delivery, ending.log_row, time.time_ns() // 1000)
+            self._store.settle(settlement, functools.partial(self._kept, ending))
         except Busy as busy:
             self._write_later(ending, busy)
 

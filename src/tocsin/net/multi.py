@@ -126,7 +126,8 @@ class Multi:
                 idle.detach()
 
     def _act_soon(self) -> None:
-        self._soon = self._soon or self._loop.call_soon(self._on_soon)
+        if self._soon is None:
+            self._soon = self._loop.call_soon(self._on_soon)
 
     def _set_timer(self) -> None:
         """libcurl's one timer. It moves with nearly every request: so libcurl is asked for it after many instead of calling back
