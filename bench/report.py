@@ -5,11 +5,13 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import msgspec
 import pycurl
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +19,10 @@ from bench.machine import cpu_model
 
 
 class Row(Struct, kw_only=True):
-    """One scenario. Latencies run from the 202 at the client to the arrival at the receiver; without a service there are none."""
+    """One scenario. Latencies run from the 202 at the client to the arrival at the receiver; without a service there are none.
+
+    Of several rounds, see `together`: `lowest_rate` and `highest_rate` are those of single rounds.
+    """
 
     name: str
     messages: int
@@ -30,8 +35,33 @@ class Row(Struct, kw_only=True):
     peak_mb: float | None = None
     core_used: float | None = None
     busy_answers: int | None = None
+    lowest_rate: float = 0.0
+    highest_rate: float = 0.0
     of_bare: float | None = None
     of_apprise: float | None = None
+
+
+def together(rounds: Sequence[Row]) -> Row:
+    """All messages over all seconds; of latencies the middle p50 and the worst p99, of memory the most."""
+    seconds = sum(row.seconds for row in rounds)
+    rates = [row.rate for row in rounds]
+    whole = replace(
+        rounds[0],
+        messages=sum(row.messages for row in rounds),
+        rate=sum(row.messages for row in rounds) / seconds,
+        seconds=seconds,
+        core_used=sum((row.core_used or 0) * row.seconds for row in rounds) / seconds,
+        lowest_rate=min(rates),
+        highest_rate=max(rates),
+    )
+    if whole.p50_ms is not None:
+        whole.p50_ms = median(row.p50_ms or 0 for row in rounds)
+        whole.p99_ms = max(row.p99_ms or 0 for row in rounds)
+        whole.peak_mb = max(row.peak_mb or 0 for row in rounds)
+        whole.busy_answers = sum(row.busy_answers or 0 for row in rounds)
+        whole.settled_seconds = sum(row.settled_seconds or 0 for row in rounds)
+        whole.settled_within_25_ms = sum((row.settled_within_25_ms or 0) * row.messages for row in rounds) / whole.messages
+    return whole
 
 
 class Check(Struct):
@@ -90,13 +120,14 @@ def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], fo
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
     table = Table(title="Messages of about 500 bytes to 200 webhook handlers; the sender on one core")
     table.add_column("scenario")
-    for heading in ("messages", "a second", "× bare", "× Apprise", "p50 ms", "p99 ms", "core used", "peak MB"):
+    for heading in ("messages", "a second", "rounds", "× bare", "× Apprise", "p50 ms", "p99 ms", "core used", "peak MB"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
             row.name,
             f"{row.messages:,}",
             f"{row.rate:,.0f}",
+            f"{row.lowest_rate:,.0f}-{row.highest_rate:,.0f}" if row.highest_rate else "",
             *(_number(value, 2) for value in (row.of_bare, row.of_apprise)),
             *(_number(value, 1) for value in (row.p50_ms, row.p99_ms)),
             "" if row.core_used is None else f"{row.core_used:.0%}",

@@ -15,6 +15,8 @@ from bench.receiver import Receiver
 from bench.report import Reconciliation, Row, percentile
 from bench.service import API_KEY, Service
 
+BARE = "bare client loop"
+OUR_WIRE = "tocsin's wire alone"
 BARE_IDS = 1_000_000_000_000  # far from the service's ids, as all arrivals are reconciled together
 APPRISE_IDS = 2 * BARE_IDS
 BARE_IN_FLIGHT = 200  # one to each target
@@ -27,8 +29,9 @@ MOST_WAIT_SECONDS = 120.0  # for the last arrival of a scenario
 
 
 class Length(Struct, frozen=True):
-    """About how long the scenarios take, in seconds, and how many messages each has at most."""
+    """How many rounds there are, about how long the scenarios of each take, in seconds, and how many messages each has at most."""
 
+    rounds: int
     seconds: float
     paced_seconds: float
     apprise_seconds: float
@@ -90,10 +93,10 @@ class Bench:
         self._next_number = 0
         self._next_bare = BARE_IDS
 
-    def bare(self, name: str, seconds: float, our_wire: bool = False) -> Row:
+    def bare(self, our_wire: bool = False) -> Row:
         rate = self._run_bare(4000, our_wire).rate
-        row = self._run_bare(self._count(rate, seconds), our_wire)
-        row.name = name
+        row = self._run_bare(self._count(rate, self._length.seconds / 2), our_wire)
+        row.name = OUR_WIRE if our_wire else BARE
         return row
 
     def one_a_request(self) -> Row:
@@ -116,16 +119,15 @@ class Bench:
         return row
 
     def apprise(self) -> list[Row]:
-        """Each way to use it, the quickest first; one message to everybody last, as it is another task."""
+        """Each way to use it."""
         results = run_pinned(self._core, peer.run, self._receiver.ports, APPRISE_IDS, self._length.apprise_seconds)
         for count, _, _ in results.values():
             self.books.accept_of_peer(count)
         self.books.take()
-        rows = [
+        return [
             Row(name=f"Apprise, {way}", messages=count, rate=count / seconds, seconds=seconds, core_used=core_used)
             for way, (count, seconds, core_used) in results.items()
         ]
-        return sorted(rows, key=lambda row: (row.name.endswith(peer.TO_EVERYBODY), -row.rate))
 
     # -------------------------------------------------------------------------------------------------------- machinery
 
