@@ -258,6 +258,83 @@ def test_a_lost_wake_up_is_found_by_the_sweep(tmp_path: Path, monkeypatch: pytes
     scenario(tmp_path, body)
 
 
+class Gate:
+    """Holds back what a refill has read until it is opened."""
+
+    def __init__(self, store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._due = store.due
+        self.reads = 0
+        self.has_read = asyncio.Event()
+        self.open = asyncio.Event()
+        monkeypatch.setattr(store, "due", self.due)
+
+    async def due(self, handler_id: int, now: int, limit: int) -> tuple[list[Waiting], int | None]:
+        found = await self._due(handler_id, now, limit)
+        self.reads += 1
+        self.has_read.set()
+        await self.open.wait()
+        return found
+
+
+def test_what_comes_during_a_refill_follows_it_without_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        await engine.start(worker)
+        gate = Gate(store, monkeypatch)
+        jobs = [job for _ in range(3) for job in await accept(store, handler)]
+        engine.wake(handler, observe.now())
+        await asyncio.wait_for(gate.has_read.wait(), 20)
+        jobs += [job for _ in range(3) for job in await accept(store, handler)]
+        engine.hand_over(jobs[2:])  # one of them was read as well
+        gate.open.set()
+        await worker.until(6)
+        assert worker.started == [job.delivery.id for job in jobs]
+        assert gate.reads == 1
+
+    scenario(tmp_path, body)
+
+
+def test_what_is_forgotten_during_a_refill_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        await engine.start(worker)
+        gate = Gate(store, monkeypatch)
+        jobs = [job for _ in range(3) for job in await accept(store, handler)]
+        engine.wake(handler, observe.now())
+        await asyncio.wait_for(gate.has_read.wait(), 20)
+        jobs += [job for _ in range(3) for job in await accept(store, handler)]
+        engine.hand_over(jobs[3:])
+        for job in (jobs[1], jobs[4]):
+            await store.cancel(1, job.notification.id)
+            engine.forget([job.delivery.id])
+        gate.open.set()
+        await worker.until(4)
+        assert worker.started == [jobs[index].delivery.id for index in (0, 2, 3, 5)]
+
+    scenario(tmp_path, body)
+
+
+def test_the_sweep_leaves_lanes_at_work_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        busy, idle = await add_handler(store), await add_handler(store)
+        worker.hold[busy] = asyncio.Event()
+        await engine.start(worker)
+        gate = Gate(store, monkeypatch)
+        gate.open.set()
+        jobs = [job for _ in range(5) for job in await accept(store, busy)]
+        engine.hand_over(jobs)
+        await worker.until(2)
+        lost = await accept(store, idle)
+        await engine._sweep()
+        await worker.until(3)
+        assert worker.started[2] == lost[0].delivery.id
+        assert gate.reads == 1  # the idle one's
+        worker.hold.pop(busy).set()
+        await worker.until(6)
+
+    scenario(tmp_path, body)
+
+
 def test_pacing_holds_up_its_own_handler_only(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         slow, quick = await add_handler(store), await add_handler(store)

@@ -34,13 +34,27 @@ log = structlog.get_logger(__name__)
 class Lane:
     """What is known of one handler's work. `spilled`: the store holds due work that is not in `jobs`."""
 
-    __slots__ = ("dropped", "filling", "handler_id", "in_ring", "jobs", "known", "limit", "sending", "spilled", "unanswered", "waits")
+    __slots__ = (
+        "behind",
+        "dropped",
+        "filling",
+        "handler_id",
+        "in_ring",
+        "jobs",
+        "known",
+        "limit",
+        "sending",
+        "spilled",
+        "unanswered",
+        "waits",
+    )
 
     def __init__(self, handler_id: int) -> None:
         self.handler_id = handler_id
         self.jobs: deque[Waiting] = deque()
         self.known: set[int] = set()  # delivery ids in `jobs` or running
-        self.dropped: set[int] = set()  # left `known` while a refill was reading
+        self.behind: list[Waiting] = []  # came while a refill was reading, so it may have missed them
+        self.dropped: set[int] = set()  # left `known`, or are not to be started, while a refill was reading
         self.sending = 0
         self.limit = FIRST_LIMIT
         self.unanswered = 0
@@ -120,11 +134,13 @@ class LocalEngine:
             if job.delivery.id in lane.known:  # a refill has read it between its commit and this call
                 continue
             # Once some are left in the store, later ones must not overtake them.
-            if lane.spilled or lane.filling or self._has_no_room(lane) or not self._worker.is_prepared(handler_id):
+            if lane.spilled or self._has_no_room(lane) or not self._worker.is_prepared(handler_id):
                 lane.spilled = True
                 self._ask_to_fill(lane)
-                continue
-            self._add(lane, job)
+            elif lane.filling:
+                lane.behind.append(job)
+            else:
+                self._add(lane, job)
         self._pump_soon()
 
     def wake(self, handler_id: int, due_at: Micros) -> None:
@@ -139,7 +155,7 @@ class LocalEngine:
     def forget(self, delivery_ids: Iterable[int]) -> None:
         gone = set(delivery_ids)
         for lane in self._lanes.values():
-            if not gone.isdisjoint(lane.known):
+            if lane.filling or not gone.isdisjoint(lane.known):
                 self._drop(lane, gone)
 
     def forget_handler(self, handler_id: int) -> None:
@@ -157,7 +173,7 @@ class LocalEngine:
         return 0 if self._is_full else MOST_IN_LANE // 4
 
     def _has_no_room(self, lane: Lane) -> bool:
-        return len(lane.jobs) >= (ALWAYS_IN_LANE if self._is_full else MOST_IN_LANE)
+        return len(lane.jobs) + len(lane.behind) >= (ALWAYS_IN_LANE if self._is_full else MOST_IN_LANE)
 
     @property
     def in_memory(self) -> int:
@@ -333,6 +349,7 @@ class LocalEngine:
                     self.wake(lane.handler_id, observe.now() + SECOND)
                 finally:
                     lane.filling = False
+                    lane.behind.clear()
                     lane.dropped.clear()
                 if lane.spilled and len(lane.jobs) <= self._low_water:
                     self._ask_to_fill(lane)  # more came while this was read
@@ -348,7 +365,7 @@ class LocalEngine:
         await self._worker.prepare([lane.handler_id])
         found, next_due = await self._store.due(lane.handler_id, observe.now(), limit)
         lane.spilled = lane.spilled or len(found) >= limit
-        for job in found:
+        for job in found if lane.spilled else [*found, *lane.behind]:
             if job.delivery.id not in lane.known and job.delivery.id not in lane.dropped:
                 self._add(lane, job)
         if next_due is not None:
@@ -356,9 +373,14 @@ class LocalEngine:
         self._pump_soon()
 
     async def _sweep(self) -> None:
-        """Every handler that has something waiting is known to the clock, whatever went by unheard."""
+        """Every handler that has something waiting is known to the clock, whatever went by unheard.
+
+        What came due since the last sweep is nearly always in its lane already; if it is not, the next sweep still finds it.
+        """
+        since = observe.now() - int(SWEEP_SECONDS * SECOND)
         for handler_id, due_at in await self._store.waiting_handlers():
-            self.wake(handler_id, due_at)
+            if handler_id not in self._lanes or not since < due_at <= observe.now():
+                self.wake(handler_id, due_at)
 
     async def _sweep_now_and_then(self) -> None:
         while True:
