@@ -39,7 +39,6 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._accepted: Counter[str] = Counter()
-        self._delivered: Counter[tuple[str, ...]] = Counter()
         self._failed: Counter[tuple[str, ...]] = Counter()
         self._attempts: Counter[tuple[str, ...]] = Counter()
         self._latency: defaultdict[str, _Histogram] = defaultdict(_Histogram)
@@ -60,7 +59,6 @@ class Metrics(Collector):
         self._duration[channel].observe(seconds)
 
     def delivered(self, channel: str, seconds: float) -> None:
-        self._delivered[channel,] += 1
         self._latency[channel].observe(seconds)
 
     def failed(self, channel: str, reason: Reason) -> None:
@@ -73,7 +71,8 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         for what, sentence in (("notifications", "Notifications accepted."), ("deliveries", "Deliveries accepted.")):
             yield CounterMetricFamily(f"tocsin_{what}_accepted", sentence, value=self._accepted[what])
-        yield _counter("tocsin_deliveries_delivered", "Deliveries that arrived.", ["type"], self._delivered)
+        delivered: Counter[tuple[str, ...]] = Counter({(channel,): sum(latency.counts) for channel, latency in self._latency.items()})
+        yield _counter("tocsin_deliveries_delivered", "Deliveries that arrived.", ["type"], delivered)
         yield _counter("tocsin_deliveries_failed", "Deliveries that ended otherwise.", ["type", "reason"], self._failed)
         yield _counter("tocsin_attempts", "Attempts.", ["type", "outcome", "reason"], self._attempts)
         yield _histogram("tocsin_delivery_latency_seconds", "From due to delivered.", self._latency)

@@ -340,21 +340,25 @@ def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
 class _Headers(Mapping[str, str]):
     """An answer's headers, read when somebody asks: of most answers the status says it all."""
 
+    __slots__ = ("_found", "_lines")
+
     def __init__(self, lines: list[bytes]) -> None:
         self._lines = tuple(lines)
+        self._found: dict[str, str] | None = None
 
-    @functools.cached_property
     def _read(self) -> dict[str, str]:
-        return _read_headers(self._lines) or {}
+        if self._found is None:
+            self._found = _read_headers(self._lines) or {}
+        return self._found
 
     def __getitem__(self, name: str) -> str:
-        return self._read[name]
+        return self._read()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._read)
+        return iter(self._read())
 
     def __len__(self) -> int:
-        return len(self._read)
+        return len(self._read())
 
 
 def _headers(lines: list[bytes]) -> Mapping[str, str] | None:
