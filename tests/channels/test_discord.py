@@ -37,12 +37,19 @@ def units(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 
 
+def embeds_of(message: Message, **changes: object) -> list[dict]:
+    embeds = []
+    for request in CHANNEL.render(message, HANDLER, context(**changes)):
+        body = json.loads(request.body)
+        assert body["allowed_mentions"] == {"parse": []}
+        assert set(body) == {"embeds", "allowed_mentions"}
+        embeds += body["embeds"]
+        assert len(body["embeds"]) == 1
+    return embeds
+
+
 def embed_of(message: Message, **changes: object) -> dict:
-    (request,) = CHANNEL.render(message, HANDLER, context(**changes))
-    body = json.loads(request.body)
-    assert body["allowed_mentions"] == {"parse": []}
-    assert set(body) == {"embeds", "allowed_mentions"}
-    (embed,) = body["embeds"]
+    (embed,) = embeds_of(message, **changes)
     return embed
 
 
@@ -157,22 +164,32 @@ def test_a_message_of_words_alone():
 
 def test_the_longest_message_fits_and_says_that_it_was_cut():
     message = Message("word " * 13_000, "t_" * 128, Severity.WARNING, "https://x.y", (("n_" * 128, "v_" * 512),) * 25, AT)
-    embed = embed_of(message, meant_for=AT)
-    check_embed(embed)
-    assert embed["title"].endswith("…")
-    assert embed["description"].endswith(" more characters")
+    embeds = embeds_of(message, meant_for=AT)
+    assert len(embeds) == 5
+    for embed in embeds:
+        check_embed(embed)
+        assert "…" in embed["title"]
+    assert [embed["description"].endswith(" more characters") for embed in embeds] == [False] * 4 + [True]
+    assert not any("fields" in embed for embed in embeds[:-1])
     assert len(embed["fields"]) == 25
     assert all(field["value"].endswith("…") for field in embed["fields"])
     assert units(embed["description"]) > 3000
 
 
 def test_a_long_text_alone_uses_the_room():
-    embed = embed_of(Message("word " * 13_000))
-    assert units(embed["description"]) > 4000
+    assert [units(embed["description"]) > 4000 for embed in embeds_of(Message("word " * 13_000))] == [True] * 5
+
+
+def test_a_long_message_goes_out_in_numbered_parts():
+    paragraphs = [f"{number}. " + "word " * 250 for number in range(6)]
+    embeds = embeds_of(Message("\n\n".join(paragraphs), "Disk", fields=(("host", "db-1"),)))
+    assert [embed["title"] for embed in embeds] == [f"ℹ️ Disk \\({number}/2\\)" for number in (1, 2)]
+    assert ["fields" in embed for embed in embeds] == [False, True]
+    assert sum(embed["description"].count("word") for embed in embeds) == 1500
 
 
 def test_short_fields_stay_whole_beside_a_long_text():
-    embed = embed_of(Message("word " * 13_000, fields=(("host", "db-1"), ("note", "n" * 1000))))
+    embed = embeds_of(Message("word " * 13_000, fields=(("host", "db-1"), ("note", "n" * 1000))))[-1]
     assert [field["value"] for field in embed["fields"]] == ["db-1", "n" * 1000]
     assert units(embed["description"]) > 4000
 
@@ -180,8 +197,10 @@ def test_short_fields_stay_whole_beside_a_long_text():
 @examples(max_examples=200, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_a_sound_embed(message, late):
-    embed = embed_of(message, meant_for=AT if late else None)
-    check_embed(embed)
+    embeds = embeds_of(message, meant_for=AT if late else None)
+    for embed in embeds:
+        check_embed(embed)
+    embed = embeds[-1]
     for text in (embed["title"], *(field[key] for field in embed.get("fields", []) for key in ("name", "value"))):
         assert not re.search(r"(?<!\\)@", text)
 

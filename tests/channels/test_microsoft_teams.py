@@ -16,8 +16,9 @@ from tocsin.channels.contract import fields_of
 from tocsin.channels.microsoft_teams import CHANNEL, MAX_BYTES, TeamsSettings
 from tocsin.markup.parse import parse
 from tocsin.markup.teams import escape, teams
-from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
+from tocsin.settings import load
 from wild import SERVICE, context, messages
 
 ID = "0123456789abcdef" * 2
@@ -112,7 +113,15 @@ def check_elements(elements: list[dict]) -> None:
 
 
 def card_of(message: Message, **changes: object) -> dict:
-    (request,) = CHANNEL.render(message, HANDLER, context(**changes))
+    (card,) = cards_of(message, **changes)
+    return card
+
+
+def cards_of(message: Message, **changes: object) -> list[dict]:
+    return [card_in(request) for request in CHANNEL.render(message, HANDLER, context(**changes))]
+
+
+def card_in(request: HttpRequest) -> dict:
     assert len(request.body) <= MAX_BYTES
     assert dict(request.headers)["content-type"] == "application/json; charset=utf-8"
     assert (request.url, request.guarded, request.method) == (URL, True, "POST")
@@ -176,8 +185,8 @@ def test_emphasis_holds_on_to_korean_endings():
 
 @examples(max_examples=200, deadline=None)
 @given(message=messages)
-def test_any_message_becomes_a_card_that_fits(message: Message):
-    card_of(message, meant_for=1)
+def test_any_message_becomes_cards_that_fit(message: Message):
+    assert 1 <= len(cards_of(message, meant_for=1)) <= 5
 
 
 LONG = [
@@ -195,12 +204,17 @@ LONG = [
 def test_what_is_too_long_is_cut_and_says_so(text: str):
     fields = tuple((f"{number} " + "n" * 250, "v(" * 512) for number in range(25))
     begin = time.process_time()
-    (request,) = CHANNEL.render(
-        Message(text[:65536], "T" * 256, url="https://example.com/" + "u" * 2000, fields=fields), HANDLER, context()
-    )
+    message = Message(text[:65536], "T" * 256, url="https://example.com/" + "u" * 2000, fields=fields)
+    requests = CHANNEL.render(message, HANDLER, context(service=load({"TOCSIN_MAX_PARTS": "2"})))
     assert time.process_time() - begin < 3
-    assert MAX_BYTES - 400 < len(request.body) <= MAX_BYTES
-    assert "more characters" in json.loads(request.body)["attachments"][0]["content"]["body"][-2]["text"]
+    assert len(requests) == 2
+    assert all(len(request.body) <= MAX_BYTES for request in requests)
+    assert len(requests[0].body) > MAX_BYTES // 2
+    first, last = (json.loads(request.body)["attachments"][0]["content"] for request in requests)
+    assert "more characters" in last["body"][-2]["text"]
+    assert "more characters" not in json.dumps(first)
+    assert ("actions" in first, "actions" in last) == (False, True)
+    assert first["body"][0]["text"].endswith("\\(1/2\\)")
 
 
 # ------------------------------------------------------------------------------------------------------------- Markdown

@@ -32,9 +32,13 @@ FULL = Message(
 )
 
 
+def bodies_of(message: Message, **changes: object) -> list[dict]:
+    return [json.loads(request.body) for request in CHANNEL.render(message, HANDLER, context(**changes))]
+
+
 def body_of(message: Message, **changes: object) -> dict:
-    (request,) = CHANNEL.render(message, HANDLER, context(**changes))
-    return json.loads(request.body)
+    (body,) = bodies_of(message, **changes)
+    return body
 
 
 def strings(value: object, key: str = "text"):
@@ -164,23 +168,33 @@ def test_a_title_too_long_for_a_header_is_not_cut():
 
 def test_the_longest_message_fits_and_says_that_it_was_cut():
     message = Message("word " * 13_000, "t" * 256, Severity.WARNING, "https://x.y/" + "z" * 2036, (("n" * 256, "v" * 1024),) * 25, AT)
-    body = body_of(message, meant_for=AT)
-    check_blocks(body["blocks"])
-    assert len(body["text"]) < 40_000
-    for text in (body["text"], "".join(strings(body["blocks"]))):
+    bodies = bodies_of(message, meant_for=AT)
+    assert len(bodies) == 5
+    for body in bodies:
+        check_blocks(body["blocks"])
+        assert len(body["text"]) < 40_000
+    for text in (bodies[-1]["text"], "".join(strings(bodies[-1]["blocks"]))):
         assert "more characters" in text
-    assert sum(len(block.get("fields", ())) for block in body["blocks"]) == 25
+    assert [sum(len(block.get("fields", ())) for block in body["blocks"]) for body in bodies] == [0, 0, 0, 0, 25]
+
+
+def test_a_long_message_goes_out_in_numbered_parts():
+    paragraphs = [f"{number}. " + "word " * 250 for number in range(12)]
+    bodies = bodies_of(Message("\n\n".join(paragraphs), "Disk", url="https://x.y/z", fields=(("host", "db-1"),)))
+    assert [body["blocks"][0]["text"]["text"] for body in bodies] == [f"ℹ️ Disk ({number}/2)" for number in (1, 2)]
+    assert [[block["type"] for block in body["blocks"]][-1] for body in bodies] == ["rich_text", "actions"]
+    for shown in ([body["text"] for body in bodies], ["".join(strings(body["blocks"])) for body in bodies]):
+        assert sum(text.count("word") for text in shown) == 3000
 
 
 @examples(max_examples=200, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_sound_blocks(message, late):
-    body = body_of(message, meant_for=AT if late else None)
-    check_blocks(body["blocks"])
-    assert 0 < len(body["text"]) < 40_000
-    without_links = body["text"]
-    assert "<!" not in without_links
-    assert "<@" not in without_links
+    for body in bodies_of(message, meant_for=AT if late else None):
+        check_blocks(body["blocks"])
+        assert 0 < len(body["text"]) < 40_000
+        assert "<!" not in body["text"]
+        assert "<@" not in body["text"]
 
 
 # ---------------------------------------------------------------------------------------------------------- classify

@@ -16,6 +16,7 @@ from tocsin.channels.contract import fields_of
 from tocsin.channels.telegram import CHANNEL, TelegramSettings
 from tocsin.model import Delivered, Gone, HttpReply, Later, MailReply, Message, Moved, NoReply, Outcome, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
+from tocsin.settings import load
 from wild import AT, context, messages
 
 SECRET = "AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr"
@@ -33,9 +34,13 @@ FULL = Message(
 TAGS = {"b", "i", "s", "a", "code", "pre", "blockquote"}
 
 
+def bodies_of(message: Message, handler: TelegramSettings = HANDLER, **changes: object) -> list[dict]:
+    return [json.loads(request.body) for request in CHANNEL.render(message, handler, context(**changes))]
+
+
 def body_of(message: Message, handler: TelegramSettings = HANDLER, **changes: object) -> dict:
-    (request,) = CHANNEL.render(message, handler, context(**changes))
-    return json.loads(request.body)
+    (body,) = bodies_of(message, handler, **changes)
+    return body
 
 
 def parsed(html: str) -> str:
@@ -194,21 +199,40 @@ def test_a_url_without_a_dot_is_printed():
 @pytest.mark.parametrize("url", ["https://x.y/" + "&" * 2036, "http://nas/" + "z" * 2037])
 def test_the_longest_message_fits_and_says_that_it_was_cut(text, url):
     message = Message(text, "<t>" * 85, Severity.WARNING, url, (("<n>" * 85, "v&" * 512),) * 25, AT)
-    shown = check_text(body_of(message, meant_for=AT)["text"])
-    assert "more characters" in shown
-    assert "…:" in shown
-    assert "Late: this was meant for" in shown
-    assert "Open" in shown
+    parts = [check_text(body["text"]) for body in bodies_of(message, meant_for=AT)]
+    assert len(parts) == 5
+    assert "more characters" in parts[-1]
+    assert "…:" in parts[-1]
+    assert "Open" in parts[-1]
+    assert all("Late: this was meant for" in part for part in parts)
+    assert not any("more characters" in part or "Open" in part for part in parts[:-1])
 
 
 def test_a_long_text_alone_uses_the_room():
-    assert len(check_text(body_of(Message("word " * 13_000))["text"])) > 4000
+    assert [len(check_text(body["text"])) > 4000 for body in bodies_of(Message("word " * 13_000))] == [True] * 5
+
+
+def test_a_long_message_goes_out_in_numbered_parts_and_rings_once():
+    paragraphs = [f"{number}. " + "word " * 250 for number in range(6)]
+    message = Message("\n\n".join(paragraphs), "Disk", Severity.CRITICAL, "https://x.y/z", (("host", "db-1"),))
+    bodies = bodies_of(message)
+    assert [body["text"].partition("\n")[0] for body in bodies] == [f"<b>🚨 Disk ({number}/2)</b>" for number in (1, 2)]
+    assert [body["disable_notification"] for body in bodies] == [False, True]
+    assert ["db-1" in body["text"] for body in bodies] == [False, True]
+    assert sum(body["text"].count("word") for body in bodies) == 1500
+
+
+def test_the_operator_says_how_many_parts_at_most():
+    (body,) = bodies_of(Message("word " * 13_000), service=load({"TOCSIN_MAX_PARTS": "1"}))
+    assert check_text(body["text"]).endswith("more characters")
+    assert "(1/" not in body["text"]
 
 
 @examples(max_examples=200, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_sound_html(message, late):
-    check_text(body_of(message, meant_for=AT if late else None)["text"])
+    for body in bodies_of(message, meant_for=AT if late else None):
+        check_text(body["text"])
 
 
 # ---------------------------------------------------------------------------------------------------------- classify

@@ -66,6 +66,22 @@ def test_one_that_waits_for_its_retry_ends_when_it_expires(start_service: Starte
     assert len(receiver.requests) == 1
 
 
+def test_a_long_message_goes_on_with_the_part_that_is_missing(client: OwnedClient, providers: Receiver) -> None:
+    token = bot()
+    yes = b'{"ok": true, "result": {"message_id": 1}}'
+    providers.answer(bot_path(token), 200, body=yes)
+    providers.answer(bot_path(token), 500)
+    providers.answer(bot_path(token), 200, body=yes)
+    handler = client.add_handler("telegram", telegram=token, telegram_chat_id="42")
+    [delivery] = client.settled(client.send("word " * 2000, title="Log", handlers=[handler]))
+
+    texts = [one.json()["text"] for one in providers.requests if one.path == bot_path(token)]
+    assert [text.partition("\n")[0] for text in texts] == [f"<b>ℹ️ Log ({part}/3)</b>" for part in (1, 2, 2, 3)]
+    assert texts[1] == texts[2]
+    assert sum(text.count("word") for text in (texts[0], *texts[2:])) == 2000
+    assert outcomes(delivery) == [("later", "server_error", 500), ("delivered", "ok", 200)]
+
+
 def test_a_server_error_is_retried_on_the_schedule_with_the_same_id(client: OwnedClient, receiver: Receiver) -> None:
     receiver.answer("/hook", 500, body=b"oops")
     receiver.answer("/hook", 502)

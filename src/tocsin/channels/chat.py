@@ -10,6 +10,7 @@ from tocsin.markup.length import clean, clean_line
 from tocsin.model import SECOND, Message, Micros, Severity
 
 JSON_HEADERS = (("content-type", "application/json; charset=utf-8"), ("user-agent", f"tocsin/{__version__}"))
+NUMBER_ROOM = 10  # characters, for `number`, escapes included
 EMOJI = {Severity.INFO: "ℹ️", Severity.SUCCESS: "✅", Severity.WARNING: "⚠️", Severity.CRITICAL: "🚨"}
 
 
@@ -21,6 +22,11 @@ def title(message: Message) -> str:
 def heading(message: Message) -> str:
     """The title behind the severity's emoji, on one line."""
     return f"{EMOJI[message.severity]} {title(message)}"
+
+
+def number(index: int, total: int) -> str:
+    """What stands behind the title of a part, counted from 0; nothing where there is one only."""
+    return f" ({index + 1}/{total})" if total > 1 else ""
 
 
 def late_note(context: Context) -> str:

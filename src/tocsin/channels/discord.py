@@ -20,7 +20,8 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import discord as dialect
-from tocsin.markup.cut import fit
+from tocsin.markup import tree
+from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share, utf16
 from tocsin.markup.parse import parse
 from tocsin.model import (
@@ -132,9 +133,10 @@ def _paces(settings: DiscordSettings, _: Settings) -> tuple[Pace, ...]:
 # ------------------------------------------------------------------------------------------------------------ render
 
 
-def render(message: Message, settings: DiscordSettings, context: Context) -> tuple[HttpRequest]:
-    body = msgspec.json.encode({"embeds": [_embed(message, context)], "allowed_mentions": {"parse": []}})
-    return (HttpRequest(_wire_url(settings.discord), _hide(settings.discord).shown, body, chat.JSON_HEADERS),)
+def render(message: Message, settings: DiscordSettings, context: Context) -> tuple[HttpRequest, ...]:
+    url, shown = _wire_url(settings.discord), _hide(settings.discord).shown
+    bodies = [msgspec.json.encode({"embeds": [embed], "allowed_mentions": {"parse": []}}) for embed in _embeds(message, context)]
+    return tuple(HttpRequest(url, shown, body, chat.JSON_HEADERS) for body in bodies)
 
 
 def _wire_url(value: str) -> str:
@@ -151,12 +153,31 @@ def _wire_url(value: str) -> str:
     return f"{url}?{query}&wait=true" if query else f"{url}?wait=true"
 
 
-def _embed(message: Message, context: Context) -> dict[str, Any]:
-    title = cut(chat.heading(message), MAX_TITLE, _escaped_size)
+def _embeds(message: Message, context: Context) -> list[dict[str, Any]]:
+    """The message, in parts if it is long; the fields, which give way down to `LEAST_FOR_FIELDS`, stand below the last."""
+    room = MAX_EMBED - MAX_TITLE - utf16(chat.late_note(context))
+    document = parse(message.text)
+    description = dialect.discord(document)
+    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(description)))
+    left = min(MAX_DESCRIPTION, room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields))
+    if utf16(description) <= left:
+        return [_embed(message, context, "", description, fields)]
+    parts = split(document, _size_of, MAX_DESCRIPTION, left, context.service.max_parts)
+    last = len(parts) - 1
+    return [
+        _embed(message, context, chat.number(index, len(parts)), dialect.discord(part), fields if index == last else [])
+        for index, part in enumerate(parts)
+    ]
+
+
+def _size_of(document: tree.Document) -> int:
+    return utf16(dialect.discord(document))
+
+
+def _embed(message: Message, context: Context, number: str, description: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
+    title = cut(chat.heading(message), MAX_TITLE - (chat.NUMBER_ROOM if number else 0), _escaped_size)
     late = chat.late_note(context)
-    embed: dict[str, Any] = {"title": dialect.escape(title), "color": COLORS[message.severity]}
-    room = MAX_EMBED - utf16(embed["title"]) - utf16(late)
-    fields, description = _fields_and_description(message, room)
+    embed: dict[str, Any] = {"title": dialect.escape(title + number), "color": COLORS[message.severity]}
     if description:
         embed["description"] = description
     if message.url:
@@ -168,17 +189,6 @@ def _embed(message: Message, context: Context) -> dict[str, Any]:
     if message.at:
         embed["timestamp"] = f"{chat.moment(message.at):%Y-%m-%dT%H:%M:%SZ}"
     return embed
-
-
-def _fields_and_description(message: Message, room: int) -> tuple[list[dict[str, Any]], str]:
-    """Both whole if they fit; else the fields give way down to `LEAST_FOR_FIELDS`, and the description takes what is left."""
-    document = parse(message.text)
-    description = fit(document, MAX_DESCRIPTION, dialect.discord, utf16)
-    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(description)))
-    left = room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields)
-    if utf16(description) > left:
-        description = fit(document, left, dialect.discord, utf16)
-    return fields, description
 
 
 def _fields(message: Message, room: int) -> list[dict[str, Any]]:

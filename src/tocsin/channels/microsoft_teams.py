@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from tocsin.channels.chat import JSON_HEADERS, fields_of, heading, late_note
+from tocsin.channels.chat import JSON_HEADERS, NUMBER_ROOM, fields_of, heading, late_note, number
 from tocsin.channels.contract import (
     Channel,
     Context,
@@ -22,7 +22,8 @@ from tocsin.channels.contract import (
     retry_after,
     said,
 )
-from tocsin.markup.cut import fit
+from tocsin.markup import tree
+from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share
 from tocsin.markup.parse import parse
 from tocsin.markup.teams import Element, escape, teams, text_block
@@ -125,9 +126,9 @@ def target(settings: TeamsSettings) -> str:
 # -------------------------------------------------------------------------------------------------------------- render
 
 
-def render(message: Message, settings: TeamsSettings, context: Context) -> tuple[HttpRequest]:
-    body = msgspec.json.encode(_envelope(message, context))
-    return (HttpRequest(settings.microsoft_teams, _shown(settings.microsoft_teams), body, JSON_HEADERS),)
+def render(message: Message, settings: TeamsSettings, context: Context) -> tuple[HttpRequest, ...]:
+    url, shown = settings.microsoft_teams, _shown(settings.microsoft_teams)
+    return tuple(HttpRequest(url, shown, msgspec.json.encode(envelope), JSON_HEADERS) for envelope in _envelopes(message, context))
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -135,17 +136,32 @@ def _shown(url: str) -> str:
     return _hide(url).shown
 
 
-def _envelope(message: Message, context: Context) -> dict[str, Any]:
-    """The card with as much of the message as fits beside title, facts and link; `fit` says what it left out."""
+def _envelopes(message: Message, context: Context) -> list[dict[str, Any]]:
+    """The message as a card, or as several if it is long; facts and link stand below the last."""
     after, actions = _facts(message), _actions(message)
     if message.url and not actions:
         after.append(text_block("Link left out: too long or not for the web", isSubtle=True))
 
-    def envelope(inside: list[Element]) -> dict[str, Any]:
-        return _message_of([*_head(message, context), *inside, *after], actions)
+    def card(inside: list[Element], mark: str) -> dict[str, Any]:
+        return _message_of([*_head(message, context, mark), *inside], [])
 
-    room = MAX_BYTES - _size(envelope([]))
-    return envelope(fit(parse(message.text), room, teams, _size))
+    def last_card(inside: list[Element], mark: str) -> dict[str, Any]:
+        return _message_of([*_head(message, context, mark), *inside, *after], actions)
+
+    document = parse(message.text)
+    whole = last_card(teams(document), "")
+    if _size(whole) <= MAX_BYTES:
+        return [whole]
+    widest = " " * NUMBER_ROOM
+    limit, last_limit = (MAX_BYTES - _size(empty) for empty in (card([], widest), last_card([], widest)))
+    parts = split(document, _size_of, limit, last_limit, context.service.max_parts)
+    numbers = [number(index, len(parts)) for index in range(len(parts))]
+    cards = [teams(part) for part in parts]
+    return [*map(card, cards[:-1], numbers[:-1]), last_card(cards[-1], numbers[-1])]
+
+
+def _size_of(document: tree.Document) -> int:
+    return _size(teams(document))
 
 
 def _message_of(body: list[Element], actions: list[Element]) -> dict[str, Any]:
@@ -166,8 +182,8 @@ def _size(content: object) -> int:
     return len(msgspec.json.encode(content))
 
 
-def _head(message: Message, context: Context) -> list[Element]:
-    title = text_block(escape(heading(message)), size="Large", weight="Bolder", color=_COLOURS[message.severity])
+def _head(message: Message, context: Context, mark: str) -> list[Element]:
+    title = text_block(escape(heading(message) + mark), size="Large", weight="Bolder", color=_COLOURS[message.severity])
     late = late_note(context)
     return [title, text_block(escape(late), isSubtle=True, spacing="None")] if late else [title]
 

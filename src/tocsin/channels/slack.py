@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from tocsin.channels import chat
 from tocsin.channels.contract import (
@@ -23,7 +24,8 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import slack as dialect
-from tocsin.markup.cut import fit
+from tocsin.markup import tree
+from tocsin.markup.cut import fit, split
 from tocsin.markup.length import clean_line, cut, cut_characters, share, utf16
 from tocsin.markup.parse import parse
 from tocsin.model import (
@@ -135,19 +137,44 @@ def _paces(settings: SlackSettings, _: Settings) -> tuple[Pace, ...]:
 # ------------------------------------------------------------------------------------------------------------ render
 
 
-def render(message: Message, settings: SlackSettings, context: Context) -> tuple[HttpRequest]:
-    body = msgspec.json.encode({"text": _text(message, context), "blocks": _blocks(message, context)})
-    return (HttpRequest(settings.slack, _hide(settings.slack).shown, body, chat.JSON_HEADERS),)
+class _Part(Struct, frozen=True):
+    """One message. Fields and button stand below the last."""
+
+    heading: str
+    late: str
+    document: tree.Document
+    is_last: bool
 
 
-def _text(message: Message, context: Context) -> str:
-    """The whole message, readable by itself."""
-    late = chat.late_note(context)
-    head = dialect.neutral(chat.heading(message)) + (f"\n{late}" if late else "")
-    below = _text_fields(message)
-    link = dialect.link(message.url) if message.url else ""
-    body = fit(parse(message.text), MAX_TEXT - len(head) - len(below) - len(link) - 6, dialect.text, len)
-    return "\n\n".join(part for part in (head, body, below, link) if part)
+def render(message: Message, settings: SlackSettings, context: Context) -> tuple[HttpRequest, ...]:
+    shown = _hide(settings.slack).shown
+    bodies = [msgspec.json.encode({"text": _text(message, part), "blocks": _blocks(message, part)}) for part in _parts_of(message, context)]
+    return tuple(HttpRequest(settings.slack, shown, body, chat.JSON_HEADERS) for body in bodies)
+
+
+def _parts_of(message: Message, context: Context) -> list[_Part]:
+    heading, late = chat.heading(message), chat.late_note(context)
+    room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
+    last_room = room - sum(len(field["text"]) for field in _fields(message))
+    document = parse(message.text)
+    parts = [document]
+    if _size_of(document) > last_room:
+        parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, context.service.max_parts)
+    total = len(parts)
+    return [_Part(heading + chat.number(index, total), late, part, index == total - 1) for index, part in enumerate(parts)]
+
+
+def _size_of(document: tree.Document) -> int:
+    return dialect.length(dialect.rich_text(document))
+
+
+def _text(message: Message, part: _Part) -> str:
+    """The whole part, readable by itself."""
+    head = dialect.neutral(part.heading) + (f"\n{part.late}" if part.late else "")
+    below = _text_fields(message) if part.is_last else ""
+    link = dialect.link(message.url) if message.url and part.is_last else ""
+    body = fit(part.document, MAX_TEXT - len(head) - len(below) - len(link) - 6, dialect.text, len)
+    return "\n\n".join(text for text in (head, body, below, link) if text)
 
 
 def _text_fields(message: Message) -> str:
@@ -160,20 +187,19 @@ def _neutral_size(text: str) -> int:
     return len(dialect.neutral(text))
 
 
-def _blocks(message: Message, context: Context) -> list[dict[str, Any]]:
-    heading, late = chat.heading(message), chat.late_note(context)
-    fields = _fields(message)
-    used = len(heading) + len(late) + sum(len(field["text"]) for field in fields) + 20
-    body = fit(parse(message.text), MAX_IN_BLOCKS - used, dialect.rich_text, dialect.length)
+def _blocks(message: Message, part: _Part) -> list[dict[str, Any]]:
+    heading, late = part.heading, part.late
+    body = dialect.rich_text(part.document)
     if utf16(heading) > MAX_HEADER:
         body.insert(0, dialect.section([dialect.words_element(heading, bold=True)]))
         blocks: list[dict[str, Any]] = []
     else:
         blocks = [{"type": "header", "text": _plain_text(heading)}]
     blocks.extend(_rich_text_blocks(body))
+    fields = _fields(message) if part.is_last else []
     for start in range(0, len(fields), FIELDS_IN_SECTION):
         blocks.append({"type": "section", "fields": fields[start : start + FIELDS_IN_SECTION]})
-    if message.url:
+    if message.url and part.is_last:
         button = {"type": "button", "text": _plain_text("Open"), "url": message.url, "action_id": "open"}
         blocks.append({"type": "actions", "elements": [button]})
     if late:

@@ -19,7 +19,8 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import telegram as dialect
-from tocsin.markup.cut import fit
+from tocsin.markup import tree
+from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share, utf8, utf16
 from tocsin.markup.parse import parse
 from tocsin.model import (
@@ -131,33 +132,50 @@ def _is_public(settings: TelegramSettings) -> bool:
 # ------------------------------------------------------------------------------------------------------------ render
 
 
-def render(message: Message, settings: TelegramSettings, context: Context) -> tuple[HttpRequest]:
+def render(message: Message, settings: TelegramSettings, context: Context) -> tuple[HttpRequest, ...]:
     chat_id = settings.telegram_chat_id
-    body = msgspec.json.encode(
-        {
-            "chat_id": int(chat_id) if _CHAT_NUMBER.fullmatch(chat_id) else chat_id,
-            "text": _text(message, context),
-            "parse_mode": "HTML",
-            "link_preview_options": {"is_disabled": True},
-            "disable_notification": message.severity is Severity.INFO,
-        }
-    )
     url, shown = (
         f"{context.service.telegram_api_url}/bot{token}/sendMessage" for token in (settings.telegram, _hide_token(settings.telegram).shown)
     )
-    return (HttpRequest(url, shown, body, chat.JSON_HEADERS, guarded=False, timeout_seconds=TIMEOUT_SECONDS),)
+    bodies = [
+        msgspec.json.encode(
+            {
+                "chat_id": int(chat_id) if _CHAT_NUMBER.fullmatch(chat_id) else chat_id,
+                "text": text,
+                "parse_mode": "HTML",
+                "link_preview_options": {"is_disabled": True},
+                "disable_notification": index > 0 or message.severity is Severity.INFO,  # one notification rings once
+            }
+        )
+        for index, text in enumerate(_texts(message, context))
+    ]
+    return tuple(HttpRequest(url, shown, body, chat.JSON_HEADERS, guarded=False, timeout_seconds=TIMEOUT_SECONDS) for body in bodies)
 
 
-def _text(message: Message, context: Context) -> str:
-    late = chat.late_note(context)
-    head = f"<b>{dialect.escape(chat.heading(message))}</b>" + (f"\n<i>{late}</i>" if late else "")
+def _texts(message: Message, context: Context) -> list[str]:
+    """The message, in parts if it is long; fields and link stand below the last."""
     link = dialect.link(message.url, "Open") if message.url else ""
-    room = MAX_TEXT - dialect.visible(head) - dialect.visible(link) - 6
-    body = fit(parse(message.text), room, dialect.telegram, _size)
-    fields = _fields(message, max(room // 2, room - dialect.visible(body)))
-    if dialect.visible(fields) + _size(body) > room:
-        body = fit(parse(message.text), room - dialect.visible(fields), dialect.telegram, _size)
-    return "\n\n".join(part for part in (head, body, fields, link) if part)
+    room = MAX_TEXT - dialect.visible(_head(message, context, "")) - 6
+    last_room = room - dialect.visible(link)
+    document = parse(message.text)
+    body = dialect.telegram(document)
+    fields = _fields(message, max(last_room // 2, last_room - dialect.visible(body)))
+    last_room -= dialect.visible(fields)
+    if _size(body) <= last_room:
+        return [_joined(_head(message, context, ""), body, fields, link)]
+    parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, context.service.max_parts)
+    heads = [_head(message, context, chat.number(index, len(parts))) for index in range(len(parts))]
+    texts = [dialect.telegram(part) for part in parts]
+    return [*map(_joined, heads[:-1], texts[:-1]), _joined(heads[-1], texts[-1], fields, link)]
+
+
+def _head(message: Message, context: Context, number: str) -> str:
+    late = chat.late_note(context)
+    return f"<b>{dialect.escape(chat.heading(message) + number)}</b>" + (f"\n<i>{late}</i>" if late else "")
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def _fields(message: Message, room: int) -> str:
@@ -165,6 +183,10 @@ def _fields(message: Message, room: int) -> str:
     cap = share([utf16(text) for pair in pairs for text in pair], room - 4 * len(pairs))
     cut_pairs = [tuple(dialect.escape(cut(text, cap, utf16)) for text in pair) for pair in pairs]
     return "\n".join(f"<b>{name}:</b> {value}" if name else value for name, value in cut_pairs)
+
+
+def _size_of(document: tree.Document) -> int:
+    return _size(dialect.telegram(document))
 
 
 def _size(html: str) -> int:

@@ -1,5 +1,9 @@
-"""Cutting a document so that its rendered form fits, whatever the dialect adds: the tree is cut, never the finished markup."""
+"""Cutting and splitting a document so that its rendered form fits, whatever the dialect adds: the tree is cut, never the finished markup.
 
+So what a cut opens is closed and opened again by itself: bold stays bold, code stays code, a list goes on with its number.
+"""
+
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -8,6 +12,7 @@ from tocsin.markup.length import boundary, missing
 
 T = TypeVar("T")
 _BETWEEN = 2  # what a block costs beside its words: the line breaks around it
+_SENTENCE_END = re.compile("[.!?…。！？][\"'”’)\\]]*(?=\\s)|[。！？]")
 
 
 def fit(document: tree.Document, limit: int, render: Callable[[tree.Document], T], size: Callable[[T], int]) -> T:
@@ -28,6 +33,54 @@ def fit(document: tree.Document, limit: int, render: Callable[[tree.Document], T
         if got <= limit or kept <= 0:
             return rendered
         kept = max(0, min(kept - 1 - kept // 50, kept * limit // got))
+
+
+def split(document: tree.Document, size: Callable[[tree.Document], int], limit: int, last: int, most: int) -> list[tree.Document]:
+    """At most `most` documents of at most `limit` by `size`, the last of at most `last`. Joined they are the whole.
+
+    What goes beyond `most` is left out, and a last paragraph says how much. A table repeats its head. Both limits as in `fit`.
+    """
+    parts: list[tree.Document] = []
+    rest = document
+    while len(parts) < most - 1 and (weight(rest) > last or size(rest) > last):
+        head, rest = _taken(rest, limit, size)
+        parts.append(head)
+        if not rest and size(head) <= last:
+            return parts
+    parts.append(fit(rest, last, tuple, size))
+    return parts
+
+
+def _taken(document: tree.Document, limit: int, size: Callable[[tree.Document], int]) -> tuple[tree.Document, tree.Document]:
+    """A beginning of at most `limit`, and the rest."""
+    room = limit
+    while True:
+        head, rest = split_at(document, room)
+        got = size(head)
+        if got <= limit or room <= 1:
+            return head, rest
+        room = max(1, min(room - 1 - room // 50, room * limit // got))
+
+
+def split_at(document: Sequence[tree.Block], room: int) -> tuple[tree.Document, tree.Document]:
+    """A beginning of about `room` characters, never empty, and the rest: cut between blocks unless that wastes half the room."""
+    head: list[tree.Block] = []
+    left = room
+    for index, block in enumerate(document):
+        size = _block_weight(block)
+        if size <= left:
+            head.append(block)
+            left -= size
+            continue
+        rest = tuple(document[index:])
+        if not head or left > room // 2:
+            first, others = _block_split(block, max(1, left - _BETWEEN))
+            head.append(first)
+            rest = (*others, *rest[1:])
+        while len(head) > 1 and isinstance(head[-1], tree.Heading):  # it stays with what it is about
+            rest = (head.pop(), *rest)
+        return tuple(head), rest
+    return tuple(document), ()
 
 
 def weight(document: Sequence[tree.Block]) -> int:
@@ -167,3 +220,165 @@ def _inline_head(node: tree.Inline, room: int) -> tree.Inline | None:
             return type(node)(inside) if inside else None
         case tree.Break() | tree.Link() | tree.Image():
             return None
+
+
+# ------------------------------------------------------------------------------------------------------------- splits
+
+
+def _block_split(block: tree.Block, room: int) -> tuple[tree.Block, tuple[tree.Block, ...]]:
+    match block:
+        case tree.Paragraph():
+            head, rest = _line_split(block.inside, room)
+            return tree.Paragraph(head), (tree.Paragraph(rest),) if rest else ()
+        case tree.Heading():
+            head, rest = _line_split(block.inside, room)
+            return tree.Heading(block.level, head), (tree.Heading(block.level, rest),) if rest else ()
+        case tree.CodeBlock():
+            end, on = _code_place(block.text, room)
+            rest_text = block.text[on:]
+            return tree.CodeBlock(block.text[:end], block.language), (tree.CodeBlock(rest_text, block.language),) if rest_text else ()
+        case tree.Quote():
+            head, rest = split_at(block.inside, room)
+            return tree.Quote(head), (tree.Quote(rest),) if rest else ()
+        case tree.Listing():
+            return _listing_split(block, room)
+        case tree.Table():
+            return _table_split(block, room)
+        case tree.Rule():
+            return block, ()
+
+
+def _code_place(text: str, room: int) -> tuple[int, int]:
+    """Where a code block ends and where it goes on: at a line's end, unless that wastes half the room."""
+    if len(text) <= room:
+        return len(text), len(text)
+    line_end = text.rfind("\n", 0, room + 1)
+    if line_end > room // 2:
+        return line_end, line_end + 1
+    end = _at_least_one(text, room)
+    return end, end
+
+
+def _listing_split(block: tree.Listing, room: int) -> tuple[tree.Block, tuple[tree.Block, ...]]:
+    """An item that is cut goes on under its own number."""
+    head: list[tree.Item] = []
+    left = room
+    for index, item in enumerate(block.items):
+        size = _item_weight(item)
+        if size <= left:
+            head.append(item)
+            left -= size
+            continue
+        rest = block.items[index:]
+        if not head or left > room // 2:
+            first, others = split_at(item.inside, max(1, left - _BETWEEN))
+            head.append(tree.Item(first, item.checked))
+            rest = (tree.Item(others, item.checked), *rest[1:]) if others else rest[1:]
+            index += 0 if others else 1
+        start = None if block.start is None else block.start + index
+        return tree.Listing(tuple(head), block.start, block.tight), (tree.Listing(rest, start, block.tight),) if rest else ()
+    return block, ()
+
+
+def _table_split(block: tree.Table, room: int) -> tuple[tree.Block, tuple[tree.Block, ...]]:
+    """Whole rows, each time under the head. A row that is too long by itself is no table any more: its cells become a paragraph."""
+    title, *rows = block.rows
+    left = room - _row_weight(title)
+    count = 0
+    for row in rows:
+        left -= _row_weight(row)
+        if left < 0:
+            break
+        count += 1
+    if count == len(rows) and left >= 0:
+        return block, ()
+    if count:
+        return tree.Table((title, *rows[:count])), (tree.Table((title, *rows[count:])),)
+    first, rest = split_at([_as_paragraph(row) for row in block.rows[:2]], room)
+    left_over = (tree.Table((title, *rows[1:])),) if len(rows) > 1 else ()
+    return (first[0], (*first[1:], *rest, *left_over)) if first else (block, ())
+
+
+def _as_paragraph(row: Sequence[Sequence[tree.Inline]]) -> tree.Paragraph:
+    nodes: list[tree.Inline] = []
+    for index, cell in enumerate(row):
+        nodes += ([tree.Text(" | ")] if index else []) + list(cell)
+    return tree.Paragraph(tuple(nodes))
+
+
+def _line_split(nodes: Sequence[tree.Inline], room: int) -> tuple[tuple[tree.Inline, ...], tuple[tree.Inline, ...]]:
+    """A beginning that is never empty if there is anything, and the rest, without the white space at the cut."""
+    head: list[tree.Inline] = []
+    left = room
+    for index, node in enumerate(nodes):
+        size = _line_weight((node,))
+        if size <= left:
+            head.append(node)
+            left -= size
+            continue
+        first, others = _inline_split(node, max(1, left), is_forced=not head or left > room // 2)
+        kept = [*head, first] if first is not None else head
+        rest = [*([others] if others is not None else []), *nodes[index + 1 :]]
+        return _trimmed(kept, -1), _trimmed(rest, 0)
+    return tuple(nodes), ()
+
+
+def _inline_split(node: tree.Inline, room: int, is_forced: bool) -> tuple[tree.Inline | None, tree.Inline | None]:
+    """Both sides of a cut. Unless it `is_forced`, words and links stay whole, and the first side may be None."""
+    match node:
+        case tree.Text() | tree.Code():
+            place = _word_place(node.text, room) or (_at_least_one(node.text, room) if is_forced else 0)
+            head, rest = node.text[:place], node.text[place:]
+            return type(node)(head) if head else None, type(node)(rest) if rest else None
+        case tree.Break():
+            return node, None
+        case tree.Link() | tree.Image():
+            if not is_forced:
+                return None, node
+            head, rest = _line_split(node.inside, room)
+            return type(node)(node.url, head), type(node)(node.url, rest) if rest else None
+        case tree.Strong() | tree.Emphasis() | tree.Strike():
+            if not is_forced and _word_place(_first_words(node), room) == 0:
+                return None, node
+            head, rest = _line_split(node.inside, room)
+            return type(node)(head), type(node)(rest) if rest else None
+
+
+def _first_words(node: tree.Strong | tree.Emphasis | tree.Strike) -> str:
+    first = node.inside[0] if node.inside else None
+    return first.text if isinstance(first, tree.Text | tree.Code) else ""
+
+
+def _word_place(text: str, room: int) -> int:
+    """Where to cut between sentences, else between words; 0 if neither is in the later half of the room."""
+    least = room // 2
+    window = text[: room + 1]
+    sentences = [match.end() for match in _SENTENCE_END.finditer(window) if least < match.end() <= room]
+    if sentences:
+        return sentences[-1]
+    space = max(window.rfind(" "), window.rfind("\t"))
+    return space if space > least else 0
+
+
+def _at_least_one(text: str, room: int) -> int:
+    """Where to cut within a word: before what belongs together on the screen, but not before the beginning."""
+    place = boundary(text, room)
+    while place == 0 and room < len(text):
+        room += 1
+        place = boundary(text, room)
+    return place or len(text)
+
+
+def _trimmed(nodes: Sequence[tree.Inline], side: int) -> tuple[tree.Inline, ...]:
+    """Without line breaks and spaces at one end: 0 is the beginning, -1 the end."""
+    kept = list(nodes)
+    while kept:
+        node = kept[side]
+        if isinstance(node, tree.Text):
+            if text := node.text.lstrip() if side == 0 else node.text.rstrip():
+                kept[side] = tree.Text(text)
+                return tuple(kept)
+        elif not isinstance(node, tree.Break):
+            return tuple(kept)
+        kept.pop(side)
+    return ()
