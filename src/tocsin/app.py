@@ -108,7 +108,9 @@ async def running(
         await local.stop(GRACE_SECONDS)
         with contextlib.suppress(Busy):  # when keys were last used is not worth a failed stop
             await access.note_use()
-        await asyncio.gather(house, wires.close(), return_exceptions=True)
+        for ended in await asyncio.gather(house, wires.close(), return_exceptions=True):
+            if isinstance(ended, Exception):
+                log.error("stop.failed", exc_info=ended)  # and goes on: what is decided must still be kept
         await store.close()
         ledger.close()
         observe.flush_logs()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from e2e.conftest import Starter
 from receiver import Receiver
 from tocsin.cli import run
 
@@ -462,6 +463,11 @@ def test_what_is_wrong_is_found(cli: Cli, variables: dict[str, str], said: str) 
     assert result.code == 1
     assert [line for line in result.out.splitlines() if line.startswith("wrong  ") and said in line]
     assert "hunter2" not in result.out
+
+
+def test_serve_names_what_no_setting_is_called(start_service: Starter) -> None:
+    service = start_service(TOCSIN_RETRY_SCHEDUL="1s")
+    assert "tocsin: TOCSIN_RETRY_SCHEDUL is no setting: did you mean TOCSIN_RETRY_SCHEDULE?" in service.log()
 
 
 def test_one_broken_setting_does_not_hide_the_others(cli: Cli) -> None:

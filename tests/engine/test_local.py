@@ -276,15 +276,20 @@ class Gate:
         return found
 
 
+async def around_a_read(store: SqlStore, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[Gate, list[Waiting]]:
+    """Three deliveries that a refill has read and not yet brought, and three that came since."""
+    handler = await add_handler(store)
+    gate = Gate(store, monkeypatch)
+    jobs = [job for _ in range(3) for job in await accept(store, handler)]
+    engine.wake(handler, observe.now())
+    await asyncio.wait_for(gate.has_read.wait(), 20)
+    return gate, [*jobs, *[job for _ in range(3) for job in await accept(store, handler)]]
+
+
 def test_what_comes_during_a_refill_follows_it_without_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
-        handler = await add_handler(store)
         await engine.start(worker)
-        gate = Gate(store, monkeypatch)
-        jobs = [job for _ in range(3) for job in await accept(store, handler)]
-        engine.wake(handler, observe.now())
-        await asyncio.wait_for(gate.has_read.wait(), 20)
-        jobs += [job for _ in range(3) for job in await accept(store, handler)]
+        gate, jobs = await around_a_read(store, engine, monkeypatch)
         engine.hand_over(jobs[2:])  # one of them was read as well
         gate.open.set()
         await worker.until(6)
@@ -296,13 +301,8 @@ def test_what_comes_during_a_refill_follows_it_without_another(tmp_path: Path, m
 
 def test_what_is_forgotten_during_a_refill_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
-        handler = await add_handler(store)
         await engine.start(worker)
-        gate = Gate(store, monkeypatch)
-        jobs = [job for _ in range(3) for job in await accept(store, handler)]
-        engine.wake(handler, observe.now())
-        await asyncio.wait_for(gate.has_read.wait(), 20)
-        jobs += [job for _ in range(3) for job in await accept(store, handler)]
+        gate, jobs = await around_a_read(store, engine, monkeypatch)
         engine.hand_over(jobs[3:])
         for job in (jobs[1], jobs[4]):
             await store.cancel(1, job.notification.id)

@@ -5,8 +5,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from tocsin.cli import show
+from tocsin.cli.check import names
 from tocsin.cli.failure import Failure
-from tocsin.cli.options import load_settings
+from tocsin.cli.options import load_settings, set_values
 
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 
@@ -28,6 +30,8 @@ def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | 
     if role is not None:
         raise Failure("--role is not supported yet: this version does everything in one process, leave it out.")
     settings = load_settings(host=host, port=port, data_dir=data_dir)
+    for typo in names(set_values()):
+        show.complain(typo.text)
     from tocsin import app
 
     return app.serve(settings)
