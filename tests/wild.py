@@ -7,6 +7,7 @@ from tocsin.model import Message, Severity
 from tocsin.settings import load
 
 SERVICE = load({})
+SECRET_TOKEN = "S3cretT0kenOfTheSampleHandler0000abcDEF-_"  # of the sample settings: no piece of it may be seen anywhere
 AT = 1_795_514_400_000_000  # 2026-11-24 10:00:00 UTC
 
 PIECES = [

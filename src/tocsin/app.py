@@ -33,6 +33,7 @@ from tocsin.flow.health import Health
 from tocsin.flow.housekeeping import keep_house
 from tocsin.flow.keep import Keeping
 from tocsin.flow.pace import Pacer
+from tocsin.flow.preview import Previews
 from tocsin.flow.recover import recover
 from tocsin.flow.service import Service
 from tocsin.flow.trial import Trials
@@ -100,6 +101,7 @@ async def running(
             accepting=accepting,
             deliveries=Deliveries(store, local, repeats),
             trials=Trials(directory, pacer, wires, settings),
+            previews=Previews(directory, settings),
             metrics=metrics,
             unready=unready,
         )

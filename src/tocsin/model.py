@@ -44,6 +44,7 @@ class Reason(StrEnum):
     """Why an attempt or a delivery ended as it did: a closed list, at once metric label, log field and filter."""
 
     OK = "ok"
+    PLAIN = "plain"
     # The wire: nothing came back, or nothing usable.
     DNS = "dns"
     CONNECT = "connect"
@@ -271,10 +272,11 @@ Reply: TypeAlias = HttpReply | MailReply | NoReply
 
 
 class Delivered(Struct, frozen=True):
-    """The provider said yes. `provider_id`: its id for the message, where it gave one."""
+    """The provider said yes. `provider_id`: its id for the message, where it gave one. `plain`: only to the plainest form."""
 
     provider_id: str | None = None
     detail: str = ""
+    plain: bool = False
 
 
 class Later(Struct, frozen=True):

@@ -371,3 +371,41 @@ def test_secrets(client: Any) -> None:
     assert client.get(f"{PATH}/{handler_id}/secret/").data == rotated
     for answer in (client.get(f"{PATH}/{add(client, email())}/secret"), client("POST", f"{PATH}/{add(client, email())}/secret")):
         assert (answer.status, answer.faults()) == (404, [("not_found", None)])
+
+
+# -------------------------------------------------------------------------------------------------------------- preview
+
+
+def test_a_preview_is_masked_for_everybody_and_leaves_nothing(server: Any, client: Any) -> None:
+    secret = "XXXXXXXXXXXXXXXXXXXXXXXX"
+    url = f"https://hooks.slack.com/services/T000/B000/{secret}"
+    handler = add(client, {"name": "Ops", "type": "slack", "slack": url})
+    path = f"{PATH}/{handler}/preview"
+    for reader in (client, server.narrowed(client, "handlers:read")):
+        reply = reader.post(path, {"message": f"![load](https://example.com/x.png) {secret}", "title": "Disk"})
+        assert reply.status == 200
+        assert list(reply.data) == ["type", "parts", "changes"]
+        assert secret not in reply.content.decode()
+        assert reply.data["changes"] == ["Image becomes a link."]
+        [part] = reply.data["parts"]
+        assert part["request"].startswith("POST https://hooks.slack.com/services/T000/B000/••••\n")
+        assert part["sizes"][1] == {"what": "blocks", "size": 2, "limit": 50, "unit": "blocks"}
+    assert client.get("/api/notifications").json["meta"]["total"] == 0
+    assert server.narrowed(client, "handlers:write").post(path, {"message": "x"}).status == 403
+    assert server.client().post(path, {"message": "x"}).status == 404
+
+
+def test_a_preview_says_what_is_left_out(client: Any) -> None:
+    handler = add(client, {"name": "Ops", "type": "x", **X})
+    reply = client.post(f"{PATH}/{handler}/preview", {"message": "word " * 100})
+    assert reply.data["changes"] == ["225 characters are left out of “word word word word word word …”."]
+    [part] = reply.data["parts"]
+    assert part["sizes"] == [{"what": "text", "size": 276, "limit": 280, "unit": "weighted characters"}]
+    assert "authorization: ••••" in part["request"]
+
+
+def test_a_preview_checks_the_notification(client: Any) -> None:
+    handler = add(client, email())
+    reply = client.post(f"{PATH}/{handler}/preview", {"title": "T", "severity": "loud", "send_at": "2999-01-01 00:00:00"})
+    assert reply.status == 422
+    assert {parameter for _, parameter in reply.faults()} == {"message", "severity", "send_at"}

@@ -3,6 +3,7 @@
 import base64
 import email
 import email.policy
+import importlib
 import json
 import math
 import re
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 from tocsin import vault
 from tocsin.channels.contract import AnyChannel, Context, HandlerSettings, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.markup import weighted
 from tocsin.model import (
     MASK,
     Gone,
@@ -26,7 +26,6 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    Mail,
     MailReply,
     Message,
     NoReply,
@@ -38,36 +37,11 @@ from tocsin.model import (
     Unknown,
 )
 from tocsin.settings import load
-from wild import AT, context, messages
+from wild import AT, SECRET_TOKEN, context, messages
 
-TOKEN = "S3cretT0kenOfTheSampleHandler0000abcDEF-_"
-WORKFLOW = "/powerautomate/automations/direct/workflows/0123456789abcdef0123456789abcdef/triggers/manual/paths/invoke"
-SAMPLES: dict[str, list[dict[str, str]]] = {
-    "email": [{"email": "hey@example.com"}, {"email": "root@nas"}],
-    "webhook": [
-        {"webhook": f"https://user:{TOKEN}@example.com/hooks/{TOKEN}?key={TOKEN}"},
-        {"webhook": f"http://[::1]:8080/{TOKEN}"},
-        {"webhook": f"https://{TOKEN}:pass-word@예시.한국/{TOKEN}#{TOKEN}"},
-        {"webhook": "https://example.com"},
-    ],
-    "slack": [
-        {"slack": f"https://hooks.slack.com/services/T0123ABCD/B0123ABCD/{re.sub(r'[^A-Za-z0-9]', '', TOKEN)}"},
-        {"slack": f"http://chat.example.com/hooks/{TOKEN}"},
-    ],
-    "discord": [
-        {"discord": f"https://discord.com/api/webhooks/123456789012345678/{TOKEN * 2}"[:121]},
-        {"discord": f"https://chat.example.com/api/webhooks/1/{TOKEN}"},
-    ],
-    "telegram": [
-        {"telegram": f"123456789:{TOKEN}", "telegram_chat_id": "-1001234567890"},
-        {"telegram": f"123456789:{TOKEN}", "telegram_chat_id": "@channel"},
-    ],
-    "microsoft_teams": [
-        {"microsoft_teams": f"https://a.01.environment.api.powerplatform.com:443{WORKFLOW}?api-version=1&sv=1.0&sig={TOKEN}%2B"},
-        {"microsoft_teams": f"https://me:{TOKEN}@proxy.example.com{WORKFLOW}?sig={TOKEN}"},
-    ],
-    "x": [{name: f"{name}-{TOKEN}" for name in ("x_consumer_key", "x_consumer_secret", "x_access_token", "x_access_token_secret")}],
-}
+TOKEN = SECRET_TOKEN
+TESTS = {kind: importlib.import_module(f"channels.test_{kind}") for kind in CHANNELS}
+SAMPLES: dict[str, list[dict[str, str]]] = {kind: tests.SAMPLES for kind, tests in TESTS.items()}
 CASES = [pytest.param(CHANNELS[kind], values, id=f"{kind}-{number}") for kind in CHANNELS for number, values in enumerate(SAMPLES[kind])]
 each_sample = pytest.mark.parametrize(("channel", "values"), CASES)
 each_channel = pytest.mark.parametrize("channel", CHANNELS.values(), ids=CHANNELS)
@@ -109,15 +83,14 @@ def seen(requests: list[Request]) -> str:
             texts += strings(json.loads(request.body))
         else:
             parsed = email.message_from_bytes(request.content, policy=email.policy.default)
-            texts += [parsed["Subject"], parsed.get_body(("plain",)).get_content(), parsed.get_body(("html",)).get_content()]
+            texts += [parsed["Subject"], *(part.get_content() for part in parsed.walk() if not part.is_multipart())]
     return "\n".join(texts).replace("\\", "")
 
 
 # ------------------------------------------------------------------------------------------------------------- registry
 
 
-def test_every_channel_has_samples_and_is_known_by_its_type():
-    assert set(SAMPLES) == set(CHANNELS)
+def test_every_channel_is_known_by_its_type():
     assert all(kind == channel.type for kind, channel in CHANNELS.items())
 
 
@@ -302,32 +275,11 @@ def test_the_suffix_is_used_where_repeats_are_refused(channel: AnyChannel):
 
 
 def fits(channel: AnyChannel, requests: list[Request]) -> None:
-    """The provider's own limit on the whole; finer ones are in each channel's tests. None for what has no limit."""
+    """The provider's own limits, by its tests, and what a preview would say of them."""
     for request in requests:
-        match channel.type, request:
-            case "slack", HttpRequest(body=body):
-                assert len(json.loads(body)["text"]) <= 40_000
-                assert len(json.loads(body)["blocks"]) <= 50
-            case "discord", HttpRequest(body=body):
-                embeds = json.loads(body)["embeds"]
-                assert sum(len(text.encode("utf-16-le")) // 2 for embed in embeds for text in shown_of_embed(embed)) <= 6000
-            case "telegram", HttpRequest(body=body):
-                assert len(json.loads(body)["text"].encode()) <= 32_768
-            case "microsoft_teams", HttpRequest(body=body):
-                assert len(body) <= 25_000
-            case "x", HttpRequest(body=body):
-                assert weighted.weight(json.loads(body)["text"]) <= 280
-            case "email", Mail(content=content):
-                assert max(map(len, content.split(b"\r\n"))) <= 998
-            case "webhook", HttpRequest(body=body):
-                assert len(body) < 1_000_000
-            case kind, _:
-                pytest.fail(f"say here what the limits of {kind} are")
-
-
-def shown_of_embed(embed: dict) -> list[str]:
-    fields = [text for field in embed.get("fields", []) for text in (field["name"], field["value"])]
-    return [embed.get("title", ""), embed.get("description", ""), embed.get("footer", {}).get("text", ""), *fields]
+        TESTS[channel.type].fits(request)
+        for size in channel.measure(request):
+            assert size.limit is None or size.size <= size.limit, size
 
 
 LONGEST = {
@@ -366,6 +318,44 @@ def test_any_message_renders_within_limits(channel: AnyChannel, values: dict[str
         if isinstance(request, HttpRequest):
             assert all("\n" not in name + value and "\r" not in name + value for name, value in request.headers)
             assert request.timeout_seconds > 0
+
+
+@each_sample
+@examples(max_examples=200, deadline=None)
+@given(message=messages)
+def test_the_plainest_form_has_as_many_parts_and_fits(channel: AnyChannel, values: dict[str, str], message: Message):
+    """Where the native form is refused the same parts go out as words alone; what has no markup stays as it was."""
+    native, plainest = (made(channel, values, message, meant_for=1, plain=plain) for plain in (False, True))
+    assert len(native) == len(plainest)
+    fits(channel, plainest)
+    if channel.type in {"webhook", "x"}:
+        assert native == plainest
+    else:
+        assert all(one != other for one, other in zip(native, plainest, strict=True))
+
+
+@each_sample
+def test_the_plainest_form_says_everything(channel: AnyChannel, values: dict[str, str]):
+    text = seen(made(channel, values, SMALL, meant_for=AT - 86_400_000_000, plain=True))
+    for word in (
+        "A title",
+        "small",
+        "https://example.com/link",
+        "host",
+        "db-1",
+        *(() if channel.type in {"webhook", "x"} else ("2026-11-23",)),
+    ):
+        assert word in text
+    assert "<b>" not in text
+
+
+@each_sample
+def test_a_request_is_measured(channel: AnyChannel, values: dict[str, str]):
+    for plain in (False, True):
+        for request in made(channel, values, SMALL, plain=plain):
+            sizes = channel.measure(request)
+            assert sizes
+            assert all(size.size >= 0 and size.what and size.unit for size in sizes)
 
 
 @each_sample

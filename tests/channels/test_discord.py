@@ -14,10 +14,28 @@ from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.discord import CHANNEL, COLORS, DiscordSettings
-from tocsin.model import Delivered, Gone, HttpReply, Later, MailReply, Message, NoReply, Outcome, Reason, Refused, Severity, Unknown
+from tocsin.model import (
+    Delivered,
+    Gone,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Severity,
+    Unknown,
+)
 from tocsin.net.http import HttpWire
-from wild import AT, context, messages
+from wild import AT, SECRET_TOKEN, context, messages
 
+SAMPLES = [
+    {"discord": f"https://discord.com/api/webhooks/123456789012345678/{SECRET_TOKEN * 2}"[:121]},
+    {"discord": f"https://chat.example.com/api/webhooks/1/{SECRET_TOKEN}"},
+]
 ID = "123456789012345678"
 TOKEN = "Abc_def-" * 8 + "wxyz"
 URL = f"https://discord.com/api/webhooks/{ID}/{TOKEN}"
@@ -31,6 +49,14 @@ FULL = Message(
     (("host", "db_1"), ("", "alone"), ("name", ""), ("", "")),
     AT,
 )
+
+
+def fits(request: HttpRequest) -> None:
+    for embed in json.loads(request.body)["embeds"]:
+        texts = [text for field in embed.get("fields", []) for text in (field["name"], field["value"])]
+        texts += [embed.get("title", ""), embed.get("description", ""), embed.get("footer", {}).get("text", "")]
+        assert sum(map(units, texts)) <= 6000
+        assert units(embed.get("description", "")) <= 4096
 
 
 def units(text: str) -> int:

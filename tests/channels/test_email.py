@@ -22,6 +22,7 @@ from tocsin.channels.email import CHANNEL, MAX_HTML_BYTES, EmailSettings
 from tocsin.model import Delivered, Gone, HttpReply, Later, Mail, MailReply, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.mail import MailWire
 
+SAMPLES = [{"email": "hey@example.com"}, {"email": "root@nas"}]
 AT = 1_795_514_400_123_456  # 2026-11-24 10:00:00.123456 UTC
 HANDLER = EmailSettings("me@example.com")
 MESSAGE = Message(
@@ -34,6 +35,10 @@ MESSAGE = Message(
 )
 HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "List-Id", "Auto-Submitted", "MIME-Version", "Content-Type"]
 STAGES = ("connect", "hello", "starttls", "auth", "mail", "rcpt", "data", "final")
+
+
+def fits(request: Mail) -> None:
+    assert max(map(len, request.content.split(b"\r\n"))) <= 998
 
 
 def service(**options: str) -> settings.Settings:

@@ -19,8 +19,15 @@ from tocsin.markup.teams import escape, teams
 from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
 from tocsin.settings import load
-from wild import SERVICE, context, messages
+from wild import SECRET_TOKEN, SERVICE, context, messages
 
+_PATH = "/powerautomate/automations/direct/workflows/0123456789abcdef0123456789abcdef/triggers/manual/paths/invoke"
+SAMPLES = [
+    {
+        "microsoft_teams": f"https://a.01.environment.api.powerplatform.com:443{_PATH}?api-version=1&sv=1.0&sig={SECRET_TOKEN}%2B",
+    },
+    {"microsoft_teams": f"https://me:{SECRET_TOKEN}@proxy.example.com{_PATH}?sig={SECRET_TOKEN}"},
+]
 ID = "0123456789abcdef" * 2
 SIGNATURE = "AbC-dEf%2Bghijk_1234567890mnopqrstuvwxyzABCDE"
 QUERY = f"?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig={SIGNATURE}"
@@ -28,6 +35,11 @@ HOST = "default0123.45.environment.api.powerplatform.com"
 URL = f"https://{HOST}:443/powerautomate/automations/direct/workflows/{ID}/triggers/manual/paths/invoke{QUERY}"
 HANDLER = TeamsSettings(URL)
 FIELD = fields_of(TeamsSettings)["microsoft_teams"]
+
+
+def fits(request: HttpRequest) -> None:
+    assert len(request.body) <= 25_000
+
 
 # ------------------------------------------------------------------------------------------------------------- settings
 

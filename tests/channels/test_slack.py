@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import msgspec
 import pytest
@@ -14,10 +15,28 @@ from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.slack import CHANNEL, SlackSettings
-from tocsin.model import Delivered, Gone, HttpReply, Later, MailReply, Message, NoReply, Outcome, Reason, Refused, Severity, Unknown
+from tocsin.model import (
+    Delivered,
+    Gone,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Severity,
+    Unknown,
+)
 from tocsin.net.http import HttpWire
-from wild import AT, context, messages
+from wild import AT, SECRET_TOKEN, context, messages
 
+SAMPLES = [
+    {"slack": f"https://hooks.slack.com/services/T0123ABCD/B0123ABCD/{re.sub(r'[^A-Za-z0-9]', '', SECRET_TOKEN)}"},
+    {"slack": f"http://chat.example.com/hooks/{SECRET_TOKEN}"},
+]
 TOKEN = "AbCdEfGhIjKlMnOpQrStUvWx"
 URL = f"https://hooks.slack.com/services/T0123/B0456/{TOKEN}"
 HANDLER = SlackSettings(URL)
@@ -30,6 +49,12 @@ FULL = Message(
     (("host", "db_1 *x*"), ("", "alone"), ("name", ""), ("", "")),
     AT,
 )
+
+
+def fits(request: HttpRequest) -> None:
+    body = json.loads(request.body)
+    assert len(body["text"]) <= 40_000
+    assert len(body.get("blocks", [])) <= 50
 
 
 def bodies_of(message: Message, **changes: object) -> list[dict]:

@@ -14,11 +14,30 @@ from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.telegram import CHANNEL, TelegramSettings
-from tocsin.model import Delivered, Gone, HttpReply, Later, MailReply, Message, Moved, NoReply, Outcome, Reason, Refused, Severity, Unknown
+from tocsin.model import (
+    Delivered,
+    Gone,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    Moved,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Severity,
+    Unknown,
+)
 from tocsin.net.http import HttpWire
 from tocsin.settings import load
-from wild import AT, context, messages
+from wild import AT, SECRET_TOKEN, context, messages
 
+SAMPLES = [
+    {"telegram": f"123456789:{SECRET_TOKEN}", "telegram_chat_id": "-1001234567890"},
+    {"telegram": f"123456789:{SECRET_TOKEN}", "telegram_chat_id": "@channel"},
+]
 SECRET = "AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr"
 TOKEN = f"123456789:{SECRET}"
 HANDLER = TelegramSettings(TOKEN, "-1001234567890")
@@ -32,6 +51,13 @@ FULL = Message(
     AT,
 )
 TAGS = {"b", "i", "s", "a", "code", "pre", "blockquote"}
+
+
+def fits(request: HttpRequest) -> None:
+    body = json.loads(request.body)
+    assert len(body["text"].encode()) <= 32_768
+    shown = re.sub("&[a-z]+;", "x", re.sub("<[^<>]*>", "", body["text"])) if "parse_mode" in body else body["text"]
+    assert len(shown.encode("utf-16-le")) // 2 <= 4096
 
 
 def bodies_of(message: Message, handler: TelegramSettings = HANDLER, **changes: object) -> list[dict]:

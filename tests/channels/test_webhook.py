@@ -14,9 +14,16 @@ from receiver import Receiver
 from tocsin import settings, vault
 from tocsin.channels.contract import Context
 from tocsin.channels.webhook import CHANNEL, WebhookSettings
-from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
+from wild import SECRET_TOKEN
 
+SAMPLES = [
+    {"webhook": f"https://user:{SECRET_TOKEN}@example.com/hooks/{SECRET_TOKEN}?key={SECRET_TOKEN}"},
+    {"webhook": f"http://[::1]:8080/{SECRET_TOKEN}"},
+    {"webhook": f"https://{SECRET_TOKEN}:pass-word@예시.한국/{SECRET_TOKEN}#{SECRET_TOKEN}"},
+    {"webhook": "https://example.com"},
+]
 SERVICE = settings.load({})
 AT = 1_795_514_400_123_456  # 2026-11-24 10:00:00.123456 UTC
 SECRET = vault.new_signing_secret()
@@ -25,6 +32,10 @@ HANDLER = WebhookSettings("https://user:pw-secret@example.com:8443/hooks/abcdef?
 MESSAGE = Message(
     "**db-1** is\n\x07 full ✓", 'A "title"', Severity.CRITICAL, "https://example.com/a?b=c", (("host", "db-1"), ("가", "나")), AT
 )
+
+
+def fits(request: HttpRequest) -> None:
+    assert len(request.body) < 1_000_000
 
 
 def context(**changes: object) -> Context:

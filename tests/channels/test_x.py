@@ -17,9 +17,11 @@ from tocsin import settings
 from tocsin.channels.contract import Context
 from tocsin.channels.x import CHANNEL, XSettings
 from tocsin.markup import weighted
-from tocsin.model import Delivered, Gone, HttpReply, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
+from wild import SECRET_TOKEN
 
+SAMPLES = [{name: f"{name}-{SECRET_TOKEN}" for name in ("x_consumer_key", "x_consumer_secret", "x_access_token", "x_access_token_secret")}]
 SERVICE = settings.load({})
 NO_LINKS = settings.load({"TOCSIN_X_LINKS": "off"})
 NOW = 1_795_514_400_000_000
@@ -53,6 +55,10 @@ MIXED = st.lists(
     ),
     max_size=80,
 ).map("".join)
+
+
+def fits(request: HttpRequest) -> None:
+    assert weighted.weight(json.loads(request.body)["text"]) <= 280
 
 
 def context(**changes: object) -> Context:

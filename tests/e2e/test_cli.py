@@ -243,8 +243,24 @@ def test_a_test_send_says_what_came_of_it(client: Cli, receiver: Receiver) -> No
 # ---------------------------------------------------------------------------------------------------------- deliveries
 
 
+def test_a_preview_shows_the_request_its_sizes_and_what_is_changed(client: Cli, receiver: Receiver) -> None:
+    handler = client("handlers", "add", "slack", "Ops", f"slack={receiver.url('/hooks/S3cret')}").out.split()[-1].rstrip(".")
+    given = ("preview", "## Disk\n**db-1** is \x1b[31mfull", "--title", "Alarm", "--handler", handler)
+    shown = client(*given)
+    assert shown.code == 0, shown.err
+    assert f"Ops (handler {handler}, slack)" in shown.out
+    assert "blocks: 2 of 50 blocks" in shown.out
+    assert '"text":"db-1"' in shown.out
+    assert "Heading becomes bold text." in shown.out
+    assert "S3cret" not in shown.out
+    assert "\x1b" not in shown.out
+    assert json.loads(client(*given, "--json").out)["type"] == "slack"
+    assert not receiver.requests
+    assert client("preview", "x", "--handler", "999999").code == 1
+
+
 def test_deliveries_are_listed_and_retried(client: Cli, receiver: Receiver) -> None:
-    receiver.answer("/heals", 400, body=b"invalid_payload")
+    receiver.answer("/heals", 403, body=b"action_prohibited")
     receiver.answer("/heals", 200)
     handler = int(client("handlers", "add", "slack", "Healing", f"slack={receiver.url('/heals')}").out.split()[-1].rstrip("."))
     which = ["--handler", str(handler)]

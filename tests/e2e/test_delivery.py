@@ -82,6 +82,108 @@ def test_a_long_message_goes_on_with_the_part_that_is_missing(client: OwnedClien
     assert outcomes(delivery) == [("later", "server_error", 500), ("delivered", "ok", 200)]
 
 
+PAYLOAD_REFUSALS = {
+    "telegram": (400, b'{"ok": false, "error_code": 400, "description": "Bad Request: can\'t parse entities: byte offset 7"}'),
+    "slack": (400, b"invalid_blocks"),
+    "discord": (400, b'{"code": 50035, "message": "Invalid Form Body"}'),
+    "microsoft_teams": (413, b"too large"),
+}
+YES = b'{"ok": true, "result": {"message_id": 1}}'
+
+
+def refusing(client: OwnedClient, providers: Receiver, receiver: Receiver, kind: str) -> tuple[int, Receiver, str]:
+    """A handler of that type with the receiver behind it and its path there."""
+    if kind == "telegram":
+        token = bot()
+        return client.add_handler("telegram", telegram=token, telegram_chat_id="42"), providers, bot_path(token)
+    return client.add_handler(kind, **{kind: receiver.url("/hook")}), receiver, "/hook"
+
+
+@pytest.mark.parametrize("kind", PAYLOAD_REFUSALS)
+def test_a_refused_payload_arrives_as_plain_text(
+    client: OwnedClient, service: Service, providers: Receiver, receiver: Receiver, kind: str
+) -> None:
+    handler, there, path = refusing(client, providers, receiver, kind)
+    status, refusal = PAYLOAD_REFUSALS[kind]
+    there.answer(path, status, body=refusal)
+    there.answer(path, 200, body=YES)
+    [delivery] = client.settled(client.send("**Bold** & [a link](https://example.com/x)", title="Disk", handlers=[handler]))
+
+    native, plain = (one.body.decode() for one in there.requests if one.path == path)
+    assert native != plain
+    assert all(word in plain for word in ("Disk", "Bold", "https://example.com/x"))
+    assert not any(mark in plain for mark in ("<b>", "parse_mode", "blocks", "**Bold**"))
+    assert delivery["status"] == "delivered"
+    assert outcomes(delivery) == [("delivered", "plain", 200)]
+    assert refusal.decode() in delivery["attempts"][0]["response"]
+    assert any("as plain text, because the provider refused its native form" in one["text"] for one in delivery["events"])
+    assert f'tocsin_attempts_total{{outcome="delivered",reason="plain",type="{kind}"}}' in client.get("/metrics").content.decode()
+    assert "payload.refused" in service.log()
+
+
+def test_only_the_refused_part_and_those_behind_it_go_out_as_plain_text(client: OwnedClient, providers: Receiver) -> None:
+    token = bot()
+    providers.answer(bot_path(token), 200, body=YES)
+    status, refusal = PAYLOAD_REFUSALS["telegram"]
+    providers.answer(bot_path(token), status, body=refusal)
+    providers.answer(bot_path(token), 200, body=YES)
+    handler = client.add_handler("telegram", telegram=token, telegram_chat_id="42")
+    [delivery] = client.settled(client.send("**word** " * 2000, title="Log", handlers=[handler]))
+
+    bodies = [one.json() for one in providers.requests if one.path == bot_path(token)]
+    assert ["parse_mode" in body for body in bodies] == [True, True, False, False]
+    assert [body["text"].partition("\n")[0].strip("<b>/") for body in bodies] == [f"ℹ️ Log ({part}/3)" for part in (1, 2, 2, 3)]
+    assert sum(bodies[index]["text"].count("word") for index in (0, 2, 3)) == 2000
+    assert outcomes(delivery) == [("delivered", "plain", 200)]
+
+
+def test_what_is_refused_as_plain_text_too_has_failed_and_harms_no_handler(client: OwnedClient, receiver: Receiver) -> None:
+    receiver.answer("/hook", 400, body=b"invalid_blocks")
+    handler = client.add_handler("slack", slack=receiver.url("/hook"))
+    [delivery] = client.settled(client.send("**Bold**", handlers=[handler]))
+    assert (delivery["status"], len(receiver.requests)) == ("failed", 2)
+    assert outcomes(delivery) == [("refused", "payload", 400)]
+    assert client.handler(handler)["is_enabled"] is True
+
+
+def test_a_plain_text_that_has_to_wait_is_tried_again(client: OwnedClient, receiver: Receiver) -> None:
+    """The next attempt begins with the native form again: by then it may be taken."""
+    receiver.answer("/hook", 400, body=b"invalid_blocks")
+    receiver.answer("/hook", 500)
+    receiver.answer("/hook", 200, body=b"ok")
+    [delivery] = client.settled(client.send("**Bold**", handlers=[client.add_handler("slack", slack=receiver.url("/hook"))]))
+    assert outcomes(delivery) == [("later", "server_error", 500), ("delivered", "ok", 200)]
+    assert ["blocks" in one.json() for one in receiver.requests] == [True, False, True]
+
+
+def test_a_mail_whose_form_is_refused_goes_out_without_html(client: OwnedClient, mail_server: MailServer) -> None:
+    mail_server.answer("final", "554 5.6.0 no HTML here")
+    [delivery] = client.settled(client.send("**Bold**", title="Disk", handlers=[client.add_handler("email", email="me@example.com")]))
+    assert outcomes(delivery)[0][:2] == ("delivered", "plain")
+    assert b"text/html" not in mail_server.mails[-1].content
+
+
+def test_a_preview_is_what_is_sent_and_sends_nothing(client: OwnedClient, providers: Receiver, receiver: Receiver) -> None:
+    token = bot()
+    telegram = client.add_handler("telegram", telegram=token, telegram_chat_id="42")
+    slack = client.add_handler("slack", slack=receiver.url("/hook"))
+    body = {"message": "# Head\n" + "**word** " * 2000, "title": "Log", "severity": "critical", "fields": {"host": "db-1"}}
+    seen = {handler: client.post(f"/api/notification-handlers/{handler}/preview", body).data for handler in (telegram, slack)}
+    assert not [one for one in providers.requests if one.path == bot_path(token)]
+    assert not receiver.requests
+
+    receiver.answer("/hook", 200, body=b"ok")
+    providers.answer(bot_path(token), 200, body=YES)
+    client.settled(client.send(body.pop("message"), **body, handlers=[telegram, slack]))
+    sent = [one.body.decode() for one in providers.requests if one.path == bot_path(token)]
+    assert [part["request"].partition("\n\n")[2] for part in seen[telegram]["parts"]] == sent
+    assert len(sent) == 3
+    assert [part["request"].partition("\n\n")[2] for part in seen[slack]["parts"]] == [one.body.decode() for one in receiver.requests]
+    assert seen[telegram]["changes"] == ["The message goes out in 3 parts.", "Heading becomes bold text."]
+    assert all(size["size"] <= size["limit"] for part in seen[telegram]["parts"] for size in part["sizes"])
+    assert token.partition(":")[2] not in str(seen)
+
+
 def test_a_server_error_is_retried_on_the_schedule_with_the_same_id(client: OwnedClient, receiver: Receiver) -> None:
     receiver.answer("/hook", 500, body=b"oops")
     receiver.answer("/hook", 502)
@@ -146,10 +248,10 @@ def test_a_throttle_of_more_than_a_day_is_a_failure(client: OwnedClient, receive
 
 
 def test_a_permanent_refusal_is_not_retried_and_leaves_the_handler_on(client: OwnedClient, receiver: Receiver) -> None:
-    receiver.answer("/api/webhooks/1/t", 400, body=b'{"code": 50035, "message": "Invalid Form Body"}')
+    receiver.answer("/api/webhooks/1/t", 400, body=b'{"code": 240000, "message": "Harmful link"}')
     handler = client.add_handler("discord", discord=receiver.url("/api/webhooks/1/t"))
     [delivery] = client.settled(client.send("Hello", handlers=[handler]))
-    assert (delivery["status"], outcomes(delivery)) == ("failed", [("refused", "payload", 400)])
+    assert (delivery["status"], outcomes(delivery)) == ("failed", [("refused", "policy", 400)])
     assert client.handler(handler)["is_enabled"] is True
     assert len(receiver.requests) == 1
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 from tocsin.api import times
 from tocsin.flow.deliveries import Event
 from tocsin.flow.handlers import shown_settings
+from tocsin.flow.preview import Preview
 from tocsin.flow.trial import Trial
 from tocsin.model import Attempt, Delivery, Handler, Notification, SigningSecret, Status
 
@@ -167,6 +168,38 @@ class TrialAnswer(Struct):
 
 def trial(one: Trial) -> TrialAnswer:
     return TrialAnswer(one.status, one.reason, one.duration_ms, one.request, one.response, one.hint)
+
+
+class SizeAnswer(Struct):
+    """How much of a provider's limit a request takes; `limit` is null where there is none."""
+
+    what: str
+    size: int
+    limit: int | None
+    unit: str
+
+
+class PreviewPartAnswer(Struct):
+    """One native request, masked, with its sizes."""
+
+    request: str
+    sizes: list[SizeAnswer]
+
+
+class PreviewAnswer(Struct):
+    """What would be sent, part by part in their order, and what the provider cannot show as it was written."""
+
+    type: str
+    parts: list[PreviewPartAnswer]
+    changes: list[str]
+
+
+def preview(one: Preview) -> PreviewAnswer:
+    parts = [
+        PreviewPartAnswer(part.request, [SizeAnswer(size.what, size.size, size.limit, size.unit) for size in part.sizes])
+        for part in one.parts
+    ]
+    return PreviewAnswer(one.type, parts, list(one.changes))
 
 
 class SecretAnswer(Struct):

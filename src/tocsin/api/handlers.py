@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from tocsin import observe
 from tocsin.api import answers, envelope
 from tocsin.api.endpoint import Call
 from tocsin.api.errors import Answer
+from tocsin.api.messages import draft_of, time_faults
 from tocsin.flow.handlers import HandlerDraft, HandlerFilter, check
-from tocsin.model import Handler
+from tocsin.model import Handler, Micros
 
 
 async def page(call: Call) -> Answer:
@@ -55,6 +57,15 @@ async def test_saved(call: Call) -> Answer:
 
 async def test_draft(call: Call) -> Answer:
     return envelope.data(answers.trial(await call.service.trials.draft(call.user_id, _draft(call, None))))
+
+
+async def preview(call: Call) -> Answer:
+    now = observe.now()
+    values = call.body()
+    send_at: Micros | None = values.get("send_at")
+    call.check(*time_faults(send_at, values.get("expires_at"), now))
+    message = draft_of(values, max(now, send_at or now)).message
+    return envelope.data(answers.preview(await call.service.previews.of(call.user_id, call.id, message)))
 
 
 async def secret(call: Call) -> Answer:

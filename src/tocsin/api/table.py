@@ -108,6 +108,21 @@ TABLE: tuple[Endpoint, ...] = (
         handle=handlers.test_saved,
     ),
     Endpoint(
+        method="POST",
+        path="/api/notification-handlers/{id}/preview",
+        name="preview",
+        group=HANDLERS,
+        summary="Preview a notification",
+        description="What a notification would be sent as: the native requests, masked, their sizes against the provider's limits, and "
+        "what is changed because the provider has no such thing. Sends nothing; of the notification's handlers nothing is read.",
+        scopes=("handlers:read",),
+        id_of="notification handler",
+        body=parameters.NOTIFICATION_FIELDS,
+        codes=("required", "invalid", "invalid_choice", "too_long", "unknown", "repeated", "unusable_text"),
+        result=Result(200, "What would be sent.", answers.PreviewAnswer),
+        handle=handlers.preview,
+    ),
+    Endpoint(
         method="GET",
         path="/api/notification-handlers/{id}/secret",
         name="get_secret",

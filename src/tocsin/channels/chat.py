@@ -4,14 +4,35 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from tocsin import __version__
 from tocsin.channels.contract import Context
+from tocsin.markup import tree
 from tocsin.markup.length import clean, clean_line
-from tocsin.model import SECOND, Message, Micros, Severity
+from tocsin.markup.plain import plain
+from tocsin.model import SECOND, HttpRequest, Message, Micros, Request, Severity
 
 JSON_HEADERS = (("content-type", "application/json; charset=utf-8"), ("user-agent", f"tocsin/{__version__}"))
 NUMBER_ROOM = 10  # characters, for `number`, escapes included
+KEPT = 16  # renderings of a channel, so that a notification to many handlers is rendered once
 EMOJI = {Severity.INFO: "ℹ️", Severity.SUCCESS: "✅", Severity.WARNING: "⚠️", Severity.CRITICAL: "🚨"}
+
+
+class Look(Struct, frozen=True):
+    """All that a message's content depends on beside the message itself, so that what was rendered can be used again.
+
+    `late`: for when it was meant, in words. `is_plain`: in the plainest form, because the provider has refused the native one.
+    """
+
+    late: str
+    most_parts: int
+    is_plain: bool
+
+
+def look(context: Context) -> Look:
+    return Look(late_note(context), context.service.max_parts, context.plain)
 
 
 def title(message: Message) -> str:
@@ -42,6 +63,20 @@ def fields_of(message: Message) -> list[tuple[str, str]]:
     """Names and values without control characters; what is empty altogether is left out."""
     cleaned = [(clean_line(name), clean(value).strip()) for name, value in message.fields]
     return [(name, value) for name, value in cleaned if name or value]
+
+
+def plainest(message: Message, look: Look, part: tree.Document, index: int, total: int) -> str:
+    """A part, counted from 0, as bare words: fields and address below the last."""
+    below: list[str] = []
+    if index == total - 1:
+        fields = "\n".join(f"{name}: {value}" if name else value for name, value in fields_of(message))
+        below = [fields, clean_line(message.url)]
+    return "\n\n".join(filter(None, [heading(message) + number(index, total), look.late, plain(part), *below]))
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object of a request that a channel has rendered."""
+    return msgspec.json.decode(request.body) if isinstance(request, HttpRequest) else {}
 
 
 def seconds(value: Any) -> float | None:

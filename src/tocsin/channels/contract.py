@@ -6,13 +6,14 @@ A channel file defines its settings as a struct whose fields carry a `Field`, wr
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeAlias, TypeVar, cast, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
+from tocsin.markup.elements import Element
 from tocsin.model import (
     SECOND,
     Hidden,
@@ -70,7 +71,8 @@ class Context(Struct, frozen=True):
     """What `render` and `classify` may know of the attempt, so that they need no clock, no dice and no store.
 
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
-    and must say for when it was meant. `suffix` makes a repeated text differ where the provider refuses repeats.
+    and must say for when it was meant. `suffix` makes a repeated text differ where the provider refuses repeats. `plain` asks for the
+    plainest form, in as many parts: the provider has refused the native one.
     """
 
     key: str
@@ -83,10 +85,20 @@ class Context(Struct, frozen=True):
     meant_for: Micros | None = None
     may_have_arrived: bool = False
     suffix: str = ""
+    plain: bool = False
     signing_secrets: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Context(delivery_id={self.delivery_id}, attempt={self.attempt})"
+
+
+class Size(Struct, frozen=True):
+    """How much of a provider's limit a request takes. `limit` None: there is none."""
+
+    what: str
+    size: int
+    limit: int | None
+    unit: str
 
 
 def _not_public(_: Any) -> bool:
@@ -111,6 +123,10 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     """The native request(s), in the order in which they must go out."""
     classify: Callable[[Reply, Context], Outcome]
     """What an answer means. Total: every status code, every broken body."""
+    measure: Callable[[Request], Sequence[Size]]
+    """How large a request of `render` is, against the provider's limits."""
+    becomes: Mapping[Element, str]
+    """What is shown for Markdown elements that the provider does not have; those not named are shown as its own."""
     signs: bool = False
     """Its handlers have a signing secret."""
     in_flight: int = 8

@@ -1,5 +1,6 @@
 """Discord webhooks (https://docs.discord.com/developers/resources/webhook#execute-webhook) and servers that offer the same."""
 
+import functools
 import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from tocsin.channels.contract import (
     Field,
     HandlerSettings,
     Pace,
+    Size,
     classify_no_reply,
     classify_rest,
     json_body,
@@ -39,6 +41,7 @@ from tocsin.model import (
     Reason,
     Refused,
     Reply,
+    Request,
     Severity,
 )
 from tocsin.net.urls import check_url, hide_after_host, origin
@@ -51,6 +54,7 @@ MAX_DESCRIPTION = 4096
 MAX_FIELD_NAME = 256
 MAX_FIELD_VALUE = 1024
 MAX_EMBED = 6000
+MAX_FIELDS = 25
 LEAST_FOR_FIELDS = 2500  # what fields may take of the embed even where the message is long
 CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again makes it longer
 COLORS = {Severity.INFO: 0x3498DB, Severity.SUCCESS: 0x2ECC71, Severity.WARNING: 0xF1C40F, Severity.CRITICAL: 0xE74C3C}
@@ -135,8 +139,12 @@ def _paces(settings: DiscordSettings, _: Settings) -> tuple[Pace, ...]:
 
 def render(message: Message, settings: DiscordSettings, context: Context) -> tuple[HttpRequest, ...]:
     url, shown = _wire_url(settings.discord), _hide(settings.discord).shown
-    bodies = [msgspec.json.encode({"embeds": [embed], "allowed_mentions": {"parse": []}}) for embed in _embeds(message, context)]
-    return tuple(HttpRequest(url, shown, body, chat.JSON_HEADERS) for body in bodies)
+    return tuple(HttpRequest(url, shown, body, chat.JSON_HEADERS) for body in _bodies(message, chat.look(context)))
+
+
+@functools.lru_cache(chat.KEPT)
+def _bodies(message: Message, look: chat.Look) -> list[bytes]:
+    return [msgspec.json.encode({"embeds": [embed], "allowed_mentions": {"parse": []}}) for embed in _embeds(message, look)]
 
 
 def _wire_url(value: str) -> str:
@@ -153,20 +161,24 @@ def _wire_url(value: str) -> str:
     return f"{url}?{query}&wait=true" if query else f"{url}?wait=true"
 
 
-def _embeds(message: Message, context: Context) -> list[dict[str, Any]]:
+def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     """The message, in parts if it is long; the fields, which give way down to `LEAST_FOR_FIELDS`, stand below the last."""
-    room = MAX_EMBED - MAX_TITLE - utf16(chat.late_note(context))
+    room = MAX_EMBED - MAX_TITLE - utf16(look.late)
     document = parse(message.text)
-    description = dialect.discord(document)
-    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(description)))
+    descriptions = [dialect.discord(document)]
+    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(descriptions[0])))
     left = min(MAX_DESCRIPTION, room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields))
-    if utf16(description) <= left:
-        return [_embed(message, context, "", description, fields)]
-    parts = split(document, _size_of, MAX_DESCRIPTION, left, context.service.max_parts)
-    last = len(parts) - 1
+    parts = [document]
+    if utf16(descriptions[0]) > left:
+        parts = split(document, _size_of, MAX_DESCRIPTION, left, look.most_parts)
+        descriptions = [dialect.discord(part) for part in parts]
+    total = len(parts)
+    if look.is_plain:
+        texts = [chat.plainest(message, look, part, index, total) for index, part in enumerate(parts)]
+        return [{"description": dialect.escape(cut(text, MAX_DESCRIPTION, _escaped_size))} for text in texts]
     return [
-        _embed(message, context, chat.number(index, len(parts)), dialect.discord(part), fields if index == last else [])
-        for index, part in enumerate(parts)
+        _embed(message, look, chat.number(index, total), description, fields if index == total - 1 else [])
+        for index, description in enumerate(descriptions)
     ]
 
 
@@ -174,9 +186,8 @@ def _size_of(document: tree.Document) -> int:
     return utf16(dialect.discord(document))
 
 
-def _embed(message: Message, context: Context, number: str, description: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
+def _embed(message: Message, look: chat.Look, number: str, description: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
     title = cut(chat.heading(message), MAX_TITLE - (chat.NUMBER_ROOM if number else 0), _escaped_size)
-    late = chat.late_note(context)
     embed: dict[str, Any] = {"title": dialect.escape(title + number), "color": COLORS[message.severity]}
     if description:
         embed["description"] = description
@@ -184,8 +195,8 @@ def _embed(message: Message, context: Context, number: str, description: str, fi
         embed["url"] = message.url
     if fields:
         embed["fields"] = fields
-    if late:
-        embed["footer"] = {"text": late}
+    if look.late:
+        embed["footer"] = {"text": look.late}
     if message.at:
         embed["timestamp"] = f"{chat.moment(message.at):%Y-%m-%dT%H:%M:%SZ}"
     return embed
@@ -206,6 +217,16 @@ def _field_text(text: str, limit: int) -> str:
 
 def _escaped_size(text: str) -> int:
     return utf16(dialect.escape(text))
+
+
+def measure(request: Request) -> tuple[Size, ...]:
+    (embed,) = chat.body_of(request)["embeds"]
+    title, description = utf16(embed.get("title", "")), utf16(embed.get("description", ""))
+    fields = embed.get("fields", [])
+    footer = utf16(embed.get("footer", {}).get("text", ""))
+    whole = title + description + footer + sum(utf16(field["name"]) + utf16(field["value"]) for field in fields)
+    sizes = (("title", title, MAX_TITLE), ("description", description, MAX_DESCRIPTION), ("embed", whole, MAX_EMBED))
+    return (*(Size(what, size, limit, "UTF-16 units") for what, size, limit in sizes), Size("fields", len(fields), MAX_FIELDS, "fields"))
 
 
 # ---------------------------------------------------------------------------------------------------------- classify
@@ -270,4 +291,6 @@ CHANNEL = Channel(
     paces=_paces,
     render=render,
     classify=classify,
+    measure=measure,
+    becomes=dialect.BECOMES,
 )

@@ -4,22 +4,23 @@ import functools
 import hashlib
 import math
 import re
+from email import message_from_bytes
 from email.header import Header
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, default
 from email.utils import format_datetime, quote
 from html import escape
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import css_inline
 import jinja2
 from markupsafe import Markup
 
-from tocsin.channels.chat import fields_of, late_note, moment
-from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, classify_no_reply
+from tocsin.channels.chat import KEPT, Look, fields_of, look, moment
+from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, Size, classify_no_reply
 from tocsin.markup.cut import fit
-from tocsin.markup.html import html
+from tocsin.markup.html import BECOMES, html
 from tocsin.markup.length import clean_line, cut, cut_characters, share, utf8
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
@@ -36,6 +37,7 @@ from tocsin.model import (
     Reason,
     Refused,
     Reply,
+    Request,
     Severity,
 )
 from tocsin.net.addresses import Address, read_address
@@ -92,12 +94,22 @@ def _paces(_: EmailSettings, service: Settings) -> tuple[Pace, ...]:
 
 def _render(message: Message, settings: EmailSettings, context: Context) -> list[Mail]:
     origin, recipient = _origin(context.service), read_address(settings.email)
-    body = EmailMessage(policy=_POLICY)
-    body.set_content(_text(message, context))
-    body.add_alternative(_html(message, context), subtype="html")
-    body.set_boundary("=_" + hashlib.sha256(context.key.encode("utf-8", "replace")).hexdigest()[:32])
     headers = "".join([f"{name}: {value}\r\n" for name, value in _headers(message, origin, recipient, context)])
-    return [Mail(origin.mailbox, recipient.mailbox, headers.encode() + body.as_bytes())]
+    return [Mail(origin.mailbox, recipient.mailbox, headers.encode() + _body(message, look(context)))]
+
+
+@functools.lru_cache(KEPT)
+def _body(message: Message, look: Look) -> bytes:
+    """Both parts with their MIME headers, or the text alone."""
+    body = EmailMessage(policy=_POLICY)
+    text = _text(message, look)
+    body.set_content(text)
+    if not look.is_plain:
+        page = _html(message, look)
+        body.add_alternative(page, subtype="html")
+        # From what is between them, so that nobody can write one: the same for every recipient and every attempt.
+        body.set_boundary("=_" + hashlib.sha256((text + page).encode("utf-8", "replace")).hexdigest()[:32])
+    return body.as_bytes()
 
 
 def _origin(service: Settings) -> Address:
@@ -145,14 +157,14 @@ def _word(message: Message) -> str:
     return message.severity.value.capitalize()
 
 
-def _text(message: Message, context: Context) -> str:
+def _text(message: Message, look: Look) -> str:
     fields = "\n".join([f"{name}: {value}" if "\n" not in value else f"{name}:\n{value}" for name, value in fields_of(message)])
     heading = f"[{_word(message)}] {clean_line(message.title)}".rstrip()
-    parts = [heading, late_note(context), plain(parse(message.text)), fields, clean_line(message.url), "-- \nSent by tocsin\n"]
+    parts = [heading, look.late, plain(parse(message.text)), fields, clean_line(message.url), "-- \nSent by tocsin\n"]
     return "\n\n".join(filter(None, parts))
 
 
-def _html(message: Message, context: Context) -> str:
+def _html(message: Message, look: Look) -> str:
     whole = fields_of(message)
     names = _shared([name for name, _ in whole], _FIELD_NAME_BYTES)
     values = _shared([value for _, value in whole], _FIELD_VALUE_BYTES)
@@ -164,7 +176,7 @@ def _html(message: Message, context: Context) -> str:
             colour=_COLOURS[message.severity],
             severity=_word(message),
             title=clean_line(message.title),
-            late=late_note(context),
+            late=look.late,
             body=Markup(body),  # noqa: S704 - markup.html has escaped it
             fields=fields,
             url=clean_line(message.url),
@@ -177,7 +189,7 @@ def _html(message: Message, context: Context) -> str:
     room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)))
     if _wire_bytes(body) <= room:
         return page(body, is_cut=fields != whole)
-    return page(fit(document, room, html, _wire_bytes), is_cut=True)
+    return page(fit(document, room, html, _wire_bytes, "the HTML part"), is_cut=True)
 
 
 def _shared(texts: list[str], room: int) -> list[str]:
@@ -206,6 +218,13 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, block_start_string="<!--%", block_end_string="%-->", trim_blocks=True
     )
     return environment.from_string(inlined)
+
+
+def _measure(request: Request) -> tuple[Size, ...]:
+    content = request.content if isinstance(request, Mail) else b""
+    part = message_from_bytes(content, policy=default).get_body(("html",))
+    shown = (Size("HTML part", len(cast(bytes, part.get_payload(decode=True))), MAX_HTML_BYTES, "bytes"),) if part else ()
+    return (*shown, Size("mail", len(content), None, "bytes"))
 
 
 # -------------------------------------------------------------------------------------------------------------- verdicts
@@ -270,6 +289,8 @@ CHANNEL = Channel(
     paces=_paces,
     render=_render,
     classify=_classify,
+    measure=_measure,
+    becomes=BECOMES,
     in_flight=4,
     unknown_wait_seconds=300.0,
 )

@@ -10,13 +10,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from tocsin.channels.chat import JSON_HEADERS, NUMBER_ROOM, fields_of, heading, late_note, number
+from tocsin.channels.chat import JSON_HEADERS, KEPT, NUMBER_ROOM, Look, body_of, fields_of, heading, look, number, plainest
 from tocsin.channels.contract import (
     Channel,
     Context,
     Field,
     HandlerSettings,
     Pace,
+    Size,
     classify_no_reply,
     classify_rest,
     retry_after,
@@ -26,7 +27,7 @@ from tocsin.markup import tree
 from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share
 from tocsin.markup.parse import parse
-from tocsin.markup.teams import Element, escape, teams, text_block
+from tocsin.markup.teams import BECOMES, CardElement, escape, teams, text_block
 from tocsin.model import (
     Delivered,
     Gone,
@@ -41,6 +42,7 @@ from tocsin.model import (
     Reason,
     Refused,
     Reply,
+    Request,
     Severity,
 )
 from tocsin.net.urls import check_url, hide_after, hide_after_host, origin
@@ -51,6 +53,7 @@ from tocsin.vault import fingerprint
 MAX_BYTES = 25_000
 FACTS_BYTES = 10_000  # of these, so that the message keeps its room
 MAX_LINK_BYTES = 4_000
+PLAIN_BYTES = 24_000  # for the one text of a plain card
 VERSION = "1.4"  # newer cards "couldn't be displayed" for some tenants: https://github.com/prometheus/alertmanager/issues/3920
 PACE, PACE_SECONDS = 2, 2.0  # the Teams action behind the webhook posts about one a second
 
@@ -128,7 +131,7 @@ def target(settings: TeamsSettings) -> str:
 
 def render(message: Message, settings: TeamsSettings, context: Context) -> tuple[HttpRequest, ...]:
     url, shown = settings.microsoft_teams, _shown(settings.microsoft_teams)
-    return tuple(HttpRequest(url, shown, msgspec.json.encode(envelope), JSON_HEADERS) for envelope in _envelopes(message, context))
+    return tuple(HttpRequest(url, shown, body, JSON_HEADERS) for body in _bodies(message, look(context)))
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -136,35 +139,47 @@ def _shown(url: str) -> str:
     return _hide(url).shown
 
 
-def _envelopes(message: Message, context: Context) -> list[dict[str, Any]]:
+@functools.lru_cache(KEPT)
+def _bodies(message: Message, look: Look) -> list[bytes]:
+    return [msgspec.json.encode(envelope) for envelope in _envelopes(message, look)]
+
+
+def _envelopes(message: Message, look: Look) -> list[dict[str, Any]]:
     """The message as a card, or as several if it is long; facts and link stand below the last."""
     after, actions = _facts(message), _actions(message)
     if message.url and not actions:
         after.append(text_block("Link left out: too long or not for the web", isSubtle=True))
 
-    def card(inside: list[Element], mark: str) -> dict[str, Any]:
-        return _message_of([*_head(message, context, mark), *inside], [])
+    def card(inside: list[CardElement], mark: str) -> dict[str, Any]:
+        return _message_of([*_head(message, look, mark), *inside], [])
 
-    def last_card(inside: list[Element], mark: str) -> dict[str, Any]:
-        return _message_of([*_head(message, context, mark), *inside, *after], actions)
+    def last_card(inside: list[CardElement], mark: str) -> dict[str, Any]:
+        return _message_of([*_head(message, look, mark), *inside, *after], actions)
 
     document = parse(message.text)
     whole = last_card(teams(document), "")
     if _size(whole) <= MAX_BYTES:
-        return [whole]
+        return [whole] if not look.is_plain else [_plain_card(message, look, document, 0, 1)]
     widest = " " * NUMBER_ROOM
     limit, last_limit = (MAX_BYTES - _size(empty) for empty in (card([], widest), last_card([], widest)))
-    parts = split(document, _size_of, limit, last_limit, context.service.max_parts)
+    parts = split(document, _size_of, limit, last_limit, look.most_parts)
+    if look.is_plain:
+        return [_plain_card(message, look, part, index, len(parts)) for index, part in enumerate(parts)]
     numbers = [number(index, len(parts)) for index in range(len(parts))]
     cards = [teams(part) for part in parts]
     return [*map(card, cards[:-1], numbers[:-1]), last_card(cards[-1], numbers[-1])]
+
+
+def _plain_card(message: Message, look: Look, part: tree.Document, index: int, total: int) -> dict[str, Any]:
+    text = plainest(message, look, part, index, total)
+    return _message_of([text_block(escape(cut(text, PLAIN_BYTES, _fact_size)))], [])
 
 
 def _size_of(document: tree.Document) -> int:
     return _size(teams(document))
 
 
-def _message_of(body: list[Element], actions: list[Element]) -> dict[str, Any]:
+def _message_of(body: list[CardElement], actions: list[CardElement]) -> dict[str, Any]:
     card: dict[str, Any] = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
@@ -182,13 +197,12 @@ def _size(content: object) -> int:
     return len(msgspec.json.encode(content))
 
 
-def _head(message: Message, context: Context, mark: str) -> list[Element]:
+def _head(message: Message, look: Look, mark: str) -> list[CardElement]:
     title = text_block(escape(heading(message) + mark), size="Large", weight="Bolder", color=_COLOURS[message.severity])
-    late = late_note(context)
-    return [title, text_block(escape(late), isSubtle=True, spacing="None")] if late else [title]
+    return [title, text_block(escape(look.late), isSubtle=True, spacing="None")] if look.late else [title]
 
 
-def _facts(message: Message) -> list[Element]:
+def _facts(message: Message) -> list[CardElement]:
     """The fields; where they are too long together, the longest give way alike."""
     fields = fields_of(message)
     texts = [text for field in fields for text in field]
@@ -201,11 +215,17 @@ def _fact_size(text: str) -> int:
     return _size(escape(text))
 
 
-def _actions(message: Message) -> list[Element]:
+def _actions(message: Message) -> list[CardElement]:
     is_for_the_web = re.match(r"https?://", message.url, re.IGNORECASE)
     if not is_for_the_web or _size(message.url) > MAX_LINK_BYTES:
         return []
     return [{"type": "Action.OpenUrl", "title": "Open", "url": message.url}]
+
+
+def measure(request: Request) -> tuple[Size, ...]:
+    (attachment,) = body_of(request)["attachments"]
+    size = len(request.body) if isinstance(request, HttpRequest) else 0
+    return (Size("message", size, MAX_BYTES, "bytes"), Size("elements of the card", len(attachment["content"]["body"]), None, "elements"))
 
 
 # ------------------------------------------------------------------------------------------------------------ classify
@@ -259,4 +279,6 @@ CHANNEL = Channel(
     paces=_paces,
     render=render,
     classify=classify,
+    measure=measure,
+    becomes=BECOMES,
 )

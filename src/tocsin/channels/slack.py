@@ -3,8 +3,9 @@
 Mattermost, Rocket.Chat and others take the same body but show only `text`, so it carries the whole message by itself.
 """
 
+import functools
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +18,7 @@ from tocsin.channels.contract import (
     Field,
     HandlerSettings,
     Pace,
+    Size,
     classify_no_reply,
     classify_rest,
     json_body,
@@ -42,6 +44,7 @@ from tocsin.model import (
     Reason,
     Refused,
     Reply,
+    Request,
 )
 from tocsin.net.urls import check_url, hide_after, hide_after_host, origin
 from tocsin.settings import Settings
@@ -51,6 +54,7 @@ from tocsin.vault import fingerprint
 MAX_HEADER = 150
 MAX_FIELD = 2000
 FIELDS_IN_SECTION = 10
+MAX_BLOCKS = 50
 MAX_TEXT = 39_000  # Slack cuts at 40,000 without a word
 MAX_IN_BLOCKS = 10_900  # https://github.com/slackapi/bolt-js/issues/2509: msg_blocks_too_long somewhere above 12,000
 MAX_FIELDS = 4_500
@@ -148,18 +152,26 @@ class _Part(Struct, frozen=True):
 
 def render(message: Message, settings: SlackSettings, context: Context) -> tuple[HttpRequest, ...]:
     shown = _hide(settings.slack).shown
-    bodies = [msgspec.json.encode({"text": _text(message, part), "blocks": _blocks(message, part)}) for part in _parts_of(message, context)]
-    return tuple(HttpRequest(settings.slack, shown, body, chat.JSON_HEADERS) for body in bodies)
+    return tuple(HttpRequest(settings.slack, shown, body, chat.JSON_HEADERS) for body in _bodies(message, chat.look(context)))
 
 
-def _parts_of(message: Message, context: Context) -> list[_Part]:
-    heading, late = chat.heading(message), chat.late_note(context)
+@functools.lru_cache(chat.KEPT)
+def _bodies(message: Message, look: chat.Look) -> list[bytes]:
+    parts = _parts_of(message, look)
+    if look.is_plain:
+        texts = [chat.plainest(message, look, part.document, index, len(parts)) for index, part in enumerate(parts)]
+        return [msgspec.json.encode({"text": dialect.neutral(cut(text, MAX_TEXT, _neutral_size))}) for text in texts]
+    return [msgspec.json.encode({"text": _text(message, part), "blocks": _blocks(message, part)}) for part in parts]
+
+
+def _parts_of(message: Message, look: chat.Look) -> list[_Part]:
+    heading, late = chat.heading(message), look.late
     room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
     last_room = room - sum(len(field["text"]) for field in _fields(message))
     document = parse(message.text)
     parts = [document]
     if _size_of(document) > last_room:
-        parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, context.service.max_parts)
+        parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
     total = len(parts)
     return [_Part(heading + chat.number(index, total), late, part, index == total - 1) for index, part in enumerate(parts)]
 
@@ -173,7 +185,7 @@ def _text(message: Message, part: _Part) -> str:
     head = dialect.neutral(part.heading) + (f"\n{part.late}" if part.late else "")
     below = _text_fields(message) if part.is_last else ""
     link = dialect.link(message.url) if message.url and part.is_last else ""
-    body = fit(part.document, MAX_TEXT - len(head) - len(below) - len(link) - 6, dialect.text, len)
+    body = fit(part.document, MAX_TEXT - len(head) - len(below) - len(link) - 6, dialect.text, len, "the text for compatible servers")
     return "\n\n".join(text for text in (head, body, below, link) if text)
 
 
@@ -218,7 +230,7 @@ def _fields(message: Message) -> list[dict[str, Any]]:
     return [_plain_text(cut_characters(text, cap)) for text in texts]
 
 
-def _rich_text_blocks(elements: list[dialect.Element]) -> list[dict[str, Any]]:
+def _rich_text_blocks(elements: list[dialect.RichElement]) -> list[dict[str, Any]]:
     """As few blocks as hold the elements at `dialect.MAX_TEXT` characters each."""
     blocks: list[dict[str, Any]] = []
     room = 0
@@ -230,6 +242,26 @@ def _rich_text_blocks(elements: list[dialect.Element]) -> list[dict[str, Any]]:
         blocks[-1]["elements"].append(element)
         room -= size
     return blocks
+
+
+def measure(request: Request) -> tuple[Size, ...]:
+    body = chat.body_of(request)
+    blocks: list[Any] = body.get("blocks", [])
+    return (
+        Size("text", len(body["text"]), MAX_TEXT, "characters"),
+        Size("blocks", len(blocks), MAX_BLOCKS, "blocks"),
+        Size("text of all blocks", sum(map(_characters, blocks)), MAX_IN_BLOCKS, "characters"),
+    )
+
+
+def _characters(content: Any) -> int:
+    """Of all texts in a block."""
+    if isinstance(content, list):
+        return sum(map(_characters, cast("list[Any]", content)))
+    if not isinstance(content, dict):
+        return 0
+    inside = cast("dict[str, Any]", content)
+    return sum(len(value) if name == "text" and isinstance(value, str) else _characters(value) for name, value in inside.items())
 
 
 # ---------------------------------------------------------------------------------------------------------- classify
@@ -296,4 +328,6 @@ CHANNEL = Channel(
     paces=_paces,
     render=render,
     classify=classify,
+    measure=measure,
+    becomes=dialect.BECOMES,
 )

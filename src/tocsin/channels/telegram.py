@@ -1,5 +1,6 @@
 """Telegram's Bot API (https://core.telegram.org/bots/api#sendmessage), Telegram's own or a self-hosted server."""
 
+import functools
 import re
 from typing import Annotated, Any, cast
 
@@ -12,6 +13,7 @@ from tocsin.channels.contract import (
     Field,
     HandlerSettings,
     Pace,
+    Size,
     classify_no_reply,
     classify_rest,
     json_body,
@@ -21,7 +23,7 @@ from tocsin.channels.contract import (
 from tocsin.markup import telegram as dialect
 from tocsin.markup import tree
 from tocsin.markup.cut import split
-from tocsin.markup.length import cut, share, utf8, utf16
+from tocsin.markup.length import cut, cut_utf16, share, utf8, utf16
 from tocsin.markup.parse import parse
 from tocsin.model import (
     MASK,
@@ -39,6 +41,7 @@ from tocsin.model import (
     Reason,
     Refused,
     Reply,
+    Request,
     Severity,
 )
 from tocsin.settings import Settings
@@ -142,36 +145,39 @@ def render(message: Message, settings: TelegramSettings, context: Context) -> tu
             {
                 "chat_id": int(chat_id) if _CHAT_NUMBER.fullmatch(chat_id) else chat_id,
                 "text": text,
-                "parse_mode": "HTML",
+                **({} if context.plain else {"parse_mode": "HTML"}),
                 "link_preview_options": {"is_disabled": True},
                 "disable_notification": index > 0 or message.severity is Severity.INFO,  # one notification rings once
             }
         )
-        for index, text in enumerate(_texts(message, context))
+        for index, text in enumerate(_texts(message, chat.look(context)))
     ]
     return tuple(HttpRequest(url, shown, body, chat.JSON_HEADERS, guarded=False, timeout_seconds=TIMEOUT_SECONDS) for body in bodies)
 
 
-def _texts(message: Message, context: Context) -> list[str]:
+@functools.lru_cache(chat.KEPT)
+def _texts(message: Message, look: chat.Look) -> list[str]:
     """The message, in parts if it is long; fields and link stand below the last."""
     link = dialect.link(message.url, "Open") if message.url else ""
-    room = MAX_TEXT - dialect.visible(_head(message, context, "")) - 6
+    room = MAX_TEXT - dialect.visible(_head(message, look, "")) - 6
     last_room = room - dialect.visible(link)
     document = parse(message.text)
-    body = dialect.telegram(document)
-    fields = _fields(message, max(last_room // 2, last_room - dialect.visible(body)))
+    bodies = [dialect.telegram(document)]
+    fields = _fields(message, max(last_room // 2, last_room - dialect.visible(bodies[0])))
     last_room -= dialect.visible(fields)
-    if _size(body) <= last_room:
-        return [_joined(_head(message, context, ""), body, fields, link)]
-    parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, context.service.max_parts)
-    heads = [_head(message, context, chat.number(index, len(parts))) for index in range(len(parts))]
-    texts = [dialect.telegram(part) for part in parts]
-    return [*map(_joined, heads[:-1], texts[:-1]), _joined(heads[-1], texts[-1], fields, link)]
+    parts = [document]
+    if _size(bodies[0]) > last_room:
+        parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
+        bodies = [dialect.telegram(part) for part in parts]
+    total = len(parts)
+    if look.is_plain:
+        return [cut_utf16(chat.plainest(message, look, part, index, total), MAX_TEXT) for index, part in enumerate(parts)]
+    heads = [_head(message, look, chat.number(index, total)) for index in range(total)]
+    return [*map(_joined, heads[:-1], bodies[:-1]), _joined(heads[-1], bodies[-1], fields, link)]
 
 
-def _head(message: Message, context: Context, number: str) -> str:
-    late = chat.late_note(context)
-    return f"<b>{dialect.escape(chat.heading(message) + number)}</b>" + (f"\n<i>{late}</i>" if late else "")
+def _head(message: Message, look: chat.Look, number: str) -> str:
+    return f"<b>{dialect.escape(chat.heading(message) + number)}</b>" + (f"\n<i>{look.late}</i>" if look.late else "")
 
 
 def _joined(*parts: str) -> str:
@@ -192,6 +198,11 @@ def _size_of(document: tree.Document) -> int:
 def _size(html: str) -> int:
     """Against MAX_TEXT: what is visible, or the bytes of the markup where they are more than words of that length can need."""
     return max(dialect.visible(html), -(-utf8(html) // BYTES_PER_UNIT))
+
+
+def measure(request: Request) -> tuple[Size, ...]:
+    text: str = chat.body_of(request)["text"]
+    return (Size("text", dialect.visible(text), MAX_TEXT, "UTF-16 units"), Size("text with its markup", utf8(text), MAX_BYTES, "bytes"))
 
 
 # ---------------------------------------------------------------------------------------------------------- classify
@@ -275,5 +286,7 @@ CHANNEL = Channel(
     paces=_paces,
     render=render,
     classify=classify,
+    measure=measure,
+    becomes=dialect.BECOMES,
     is_public=_is_public,
 )

@@ -16,6 +16,7 @@ from tocsin.channels.contract import (
     Field,
     HandlerSettings,
     Pace,
+    Size,
     classify_no_reply,
     classify_rest,
     said,
@@ -34,6 +35,7 @@ from tocsin.model import (
     Outcome,
     Reason,
     Reply,
+    Request,
     Severity,
 )
 from tocsin.net.urls import check_url, hide_after_host, origin
@@ -164,6 +166,10 @@ def classify(reply: Reply, context: Context) -> Outcome:
             return classify_rest(reply, context.now)
 
 
+def measure(request: Request) -> tuple[Size]:
+    return (Size("body", len(request.body) if isinstance(request, HttpRequest) else 0, None, "bytes"),)
+
+
 def _paces(_settings: WebhookSettings, _service: Settings) -> tuple[Pace, ...]:
     return ()
 
@@ -176,5 +182,7 @@ CHANNEL = Channel(
     paces=_paces,
     render=render,
     classify=classify,
+    measure=measure,
+    becomes={},  # the Markdown goes out as it was written
     signs=True,
 )

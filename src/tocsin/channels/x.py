@@ -1,5 +1,6 @@
 """Posts on X (https://docs.x.com/x-api/posts/create-post), signed with OAuth 1.0a. Every post costs money."""
 
+import functools
 import hashlib
 import logging
 import re
@@ -8,23 +9,23 @@ from typing import Annotated, Any, cast
 import msgspec
 from oauthlib.oauth1 import Client
 
-from tocsin.channels.chat import JSON_HEADERS, fields_of
+from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, fields_of
 from tocsin.channels.contract import (
     Channel,
     Context,
     Field,
     HandlerSettings,
     Pace,
+    Size,
     classify_no_reply,
     classify_rest,
     json_body,
     retry_after,
     said,
 )
-from tocsin.markup import weighted
-from tocsin.markup.length import clean, clean_line
+from tocsin.markup import plain, weighted
+from tocsin.markup.length import clean, clean_line, left_out
 from tocsin.markup.parse import parse
-from tocsin.markup.plain import plain
 from tocsin.model import (
     SECOND,
     Delivered,
@@ -40,6 +41,7 @@ from tocsin.model import (
     Reason,
     Refused,
     Reply,
+    Request,
     Severity,
     Unknown,
 )
@@ -117,7 +119,7 @@ def target(settings: XSettings) -> str:
 
 def render(message: Message, settings: XSettings, context: Context) -> tuple[HttpRequest]:
     url = f"{context.service.x_api_url}/2/tweets"
-    body = msgspec.json.encode({"text": _text(message, context)})
+    body = msgspec.json.encode({"text": _text(message, context.suffix, context.service.x_links)})
     headers = (("authorization", _authorization(url, settings, context)), *JSON_HEADERS)
     return (HttpRequest(url, f"{origin(context.service.x_api_url)}/2/tweets", body, headers, guarded=False),)
 
@@ -141,17 +143,20 @@ def _nonce(context: Context) -> str:
     return hashlib.sha256(f"{context.key} {context.attempt} {context.now}".encode()).hexdigest()[:32]
 
 
-def _text(message: Message, context: Context) -> str:
-    words, tail = _words(message), f" ({context.suffix})" if context.suffix else ""
-    if context.service.x_links:
+@functools.lru_cache(KEPT)
+def _text(message: Message, suffix: str, links: bool) -> str:
+    words, tail = _words(message), f" ({suffix})" if suffix else ""
+    if links:
         tail += _link(message.url)
     else:
         words = weighted.defuse(words[: weighted.LIMIT * 10])
+        if message.url:
+            left_out(message.url, len(message.url))
     return weighted.cut(words, weighted.LIMIT - weighted.weight(tail)) + tail
 
 
 def _words(message: Message) -> str:
-    said_first = [clean_line(message.title), plain(parse(message.text))]
+    said_first = [clean_line(message.title), plain.plain(parse(message.text))]
     text = " — ".join(part for part in said_first if part)
     fields = [f"{name}: {clean_line(value)}" for name, value in fields_of(message)]
     text = "\n".join([text, *fields] if text else fields)
@@ -165,7 +170,14 @@ def _beginning(text: str) -> str:
 
 def _link(url: str) -> str:
     link = f" {weighted.clean(clean(url))}" if url else ""
-    return link if weighted.weight(link) <= weighted.LIMIT - _LEAST_TEXT else _LINK_LEFT_OUT
+    if weighted.weight(link) <= weighted.LIMIT - _LEAST_TEXT:
+        return link
+    left_out(link, len(link))
+    return _LINK_LEFT_OUT
+
+
+def measure(request: Request) -> tuple[Size]:
+    return (Size("text", weighted.weight(body_of(request)["text"]), weighted.LIMIT, "weighted characters"),)
 
 
 # ------------------------------------------------------------------------------------------------------------ classify
@@ -248,6 +260,8 @@ CHANNEL = Channel(
     paces=_paces,
     render=render,
     classify=classify,
+    measure=measure,
+    becomes=plain.BECOMES,
     max_attempts=MAX_ATTEMPTS,
     refuses_repeats=True,
     daily_budget=lambda service: service.x_daily_limit,

@@ -3,7 +3,7 @@
 from cyclopts import App
 
 from tocsin import __version__
-from tocsin.cli import admin, check, deliveries, handlers, options, send, serve
+from tocsin.cli import admin, check, deliveries, handlers, options, preview, send, serve
 
 app = App(
     name="tocsin",
@@ -14,6 +14,7 @@ app = App(
 app.command(serve.serve)
 app.command(serve.demo)
 app.command(send.send)
+app.command(preview.preview)
 
 _handlers = App(name="handlers", help="List, add and test the handlers of a running service.")
 _handlers.command(handlers.list_handlers, name="list")

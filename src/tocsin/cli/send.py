@@ -68,17 +68,20 @@ def send(
     timeout
         Seconds to wait at most.
     """
-    content: dict[str, object] = {"message": _message(message)}
-    given = {"title": title, "severity": severity, "url": url, "handlers": handler, "send_at": send_at, "expires_at": expires_at}
-    content.update({name: value for name, value in given.items() if value is not None})
-    if field:
-        content["fields"] = _fields(field)
+    content = content_of(message, field, title=title, severity=severity, url=url, handlers=handler, send_at=send_at, expires_at=expires_at)
     client = connect()
     # The idempotency key makes it safe to repeat the request while the service is busy.
     answer = client.post("/api/notifications", content, idempotency_key=secrets.token_hex(16))
     notification_id = msgspec.convert(answer.data["id"], int)
     show.say(f"Accepted as notification {notification_id}.")
     return _await_deliveries(client, notification_id, timeout) if wait else 0
+
+
+def content_of(message: str, fields: Sequence[str] | None, **given: object) -> dict[str, object]:
+    """The body of a notification; what is None was not given."""
+    content: dict[str, object] = {"message": _message(message)}
+    content.update({name: value for name, value in given.items() if value is not None})
+    return content | ({"fields": _fields(fields)} if fields else {})
 
 
 def _message(argument: str) -> str:

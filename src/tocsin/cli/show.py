@@ -38,6 +38,11 @@ def say(text: str) -> None:
     console().print(text, soft_wrap=True)
 
 
+def lines(text: str) -> None:
+    """Text from elsewhere on standard output, its line breaks and nothing else of its control characters kept."""
+    console().print("\n".join(_CONTROL.sub(" ", line) for line in text.split("\n")), soft_wrap=True)
+
+
 def complain(text: str) -> None:
     """One line on standard error."""
     console("stderr").print(f"tocsin: {text}", soft_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tocsin.channels.contract import Context
 from tocsin.flow.directory import Loaded
@@ -36,13 +37,17 @@ log = structlog.get_logger(__name__)
 
 
 class Tried(Struct, frozen=True):
-    """What an attempt came to. `part`: parts that have arrived by now, those of earlier attempts included."""
+    """What an attempt came to. `part`: parts that have arrived by now, those of earlier attempts included.
+
+    `refusal`: the answer with which the provider refused the native form; `requests` and `reply` are of the plainest form then.
+    """
 
     outcome: Outcome
     duration_us: int
     part: int
     requests: Sequence[Request] = ()
     reply: Reply | None = None
+    refusal: Reply | None = None
 
 
 async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
@@ -68,16 +73,41 @@ async def attempt(loaded: Loaded, message: Message, context: Context, wires: Wir
 
     Cancelling it ends it with what is known: an answer that was lost, or nothing sent.
     """
-    started = time.perf_counter()
     requests = await render(loaded, message, context)
     if isinstance(requests, Refused):
         return Tried(requests, 0, part)
+    tried = await _send(loaded, requests, context, wires, pacer, part, has_turn=True)
+    return await plainly(tried, loaded, message, context, wires, pacer) if is_refused_payload(tried.outcome) else tried
+
+
+def is_refused_payload(outcome: Outcome) -> bool:
+    """What we made is not to the provider's liking: our fault, so the message goes out once more."""
+    return isinstance(outcome, Refused) and outcome.ours and outcome.reason in {Reason.PAYLOAD, Reason.TOO_LARGE}
+
+
+async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Wires, pacer: Pacer) -> Tried:
+    """Once more in the plainest form, from the refused part on. `tried` itself where that form is the same or cannot be made."""
+    native = await render(loaded, message, context)
+    plainest = await render(loaded, message, replace(context, plain=True))
+    if isinstance(native, Refused) or isinstance(plainest, Refused) or native[tried.part :] == plainest[tried.part :]:
+        return tried
+    _, said = shown_reply(tried.reply, loaded.secrets)
+    log.warning("payload.refused", type=loaded.channel.type, delivery=context.delivery_id, part=tried.part, answer=said)
+    again = await _send(loaded, plainest, context, wires, pacer, tried.part, has_turn=False)
+    outcome = replace(again.outcome, plain=True) if isinstance(again.outcome, Delivered) else again.outcome
+    return replace(again, outcome=outcome, duration_us=tried.duration_us + again.duration_us, refusal=tried.reply)
+
+
+async def _send(
+    loaded: Loaded, requests: Sequence[Request], context: Context, wires: Wires, pacer: Pacer, part: int, *, has_turn: bool
+) -> Tried:
+    started = time.perf_counter()
     outcome: Outcome = Delivered()
     reply: Reply | None = None
     for index in range(part, len(requests)):
         sent = False
         try:
-            if index > part:
+            if index > part or not has_turn:
                 await _turn(loaded, pacer)
             sent = True
             reply = await wires.send(requests[index])
@@ -108,6 +138,15 @@ def _since(started: float) -> int:
 
 
 # -------------------------------------------------------------------------------------------------- what people may see
+
+
+def shown_answer(tried: Tried, secrets: Sequence[str]) -> tuple[int | None, str | None]:
+    """Status code of the last answer, and what was answered, the refusal of the native form first."""
+    status_code, response = shown_reply(tried.reply, secrets)
+    if tried.refusal is None:
+        return status_code, response
+    _, refused = shown_reply(tried.refusal, secrets)
+    return status_code, f"{refused or ''}\n\nThen, in the plainest form: {response or ''}"[:MOST_RESPONSE_CHARACTERS]
 
 
 def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None, str | None]:

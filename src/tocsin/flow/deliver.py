@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tocsin import engine, observe
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import LONG_TEXT, Tried, attempt, classify, render, render_now, shown_reply
+from tocsin.flow.attempt import LONG_TEXT, Tried, attempt, classify, is_refused_payload, plainly, render, render_now, shown_answer
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.flow.keep import Ending, InFlightLedger, Keeping
 from tocsin.flow.pace import Pacer
@@ -165,6 +165,7 @@ class Delivering:
             delivery.first_due_at if is_late(delivery, now) else None,
             delivery.may_have_arrived,
             "",
+            False,
             signing_secrets(handler.secret, now),
         )
 
@@ -185,12 +186,15 @@ class Delivering:
             elif (trying := self._begin(job, run, loaded)) is not None:
                 await self._send_parts(trying)
 
-    async def _send_parts(self, trying: _Attempt) -> None:
+    async def _send_parts(self, trying: _Attempt, refused_payload: Tried | None = None) -> None:
         part = trying.delivery.part
         try:
             refused, context = await self._within_budget(trying)
-            if refused is None:
-                tried = await attempt(trying.using, trying.notification.message, context, self._wires, self._pacer, part)
+            message = trying.notification.message
+            if refused_payload is not None:
+                tried = await plainly(refused_payload, trying.using, message, context, self._wires, self._pacer)
+            elif refused is None:
+                tried = await attempt(trying.using, message, context, self._wires, self._pacer, part)
             else:
                 tried = Tried(refused, 0, part)
         except asyncio.CancelledError:
@@ -227,7 +231,11 @@ class Delivering:
         part = trying.delivery.part
         duration_us = int((time.perf_counter() - trying.started) * 1_000_000)
         outcome = classify(trying.using, reply, trying.context)
-        self._finish(trying, Tried(outcome, duration_us, part + 1 if isinstance(outcome, Delivered) else part, (), reply))
+        tried = Tried(outcome, duration_us, part + 1 if isinstance(outcome, Delivered) else part, (), reply)
+        if is_refused_payload(outcome):
+            self._spawn(self._send_parts(trying, tried))
+        else:
+            self._finish(trying, tried)
 
     def _finish(self, trying: _Attempt, tried: Tried) -> None:
         reply = tried.reply
@@ -260,7 +268,7 @@ class Delivering:
                 self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
         if decision.switch_off is not None or decision.new_settings is not None:
             self._pacer.pause(loaded.handler.id, time.monotonic() + HOLD_SECONDS)
-        status_code, response = shown_reply(tried.reply, loaded.secrets)
+        status_code, response = shown_answer(tried, loaded.secrets)
         kind = outcome.__class__.__name__.lower()
         trying.log_row = Attempt(before.id, number, started_at, tried.duration_us, kind, decision.reason, status_code, response, due_at)
         return decision

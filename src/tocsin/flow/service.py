@@ -8,6 +8,7 @@ from tocsin.flow.accept import Accepting
 from tocsin.flow.access import Access
 from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.handlers import Handlers
+from tocsin.flow.preview import Previews
 from tocsin.flow.trial import Trials
 from tocsin.observe import Metrics
 from tocsin.settings import Settings
@@ -22,5 +23,6 @@ class Service(Struct, frozen=True):
     accepting: Accepting
     deliveries: Deliveries
     trials: Trials
+    previews: Previews
     metrics: Metrics
     unready: Callable[[], list[str]]

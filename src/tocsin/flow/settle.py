@@ -52,7 +52,7 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
     match outcome:
         case Delivered():
             row = replace(delivery, status=Status.DELIVERED, last_reason=Reason.OK, last_error=None, may_have_arrived=False, throttles=0)
-            return Decision(row, Reason.OK)
+            return Decision(row, Reason.PLAIN if outcome.plain else Reason.OK)
         case Later(counts=False):
             return _throttled(outcome, delivery, now, dice)
         case Later():

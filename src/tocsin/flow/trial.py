@@ -8,12 +8,12 @@ from msgspec import Struct
 
 from tocsin import observe
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import Tried, attempt, shown_reply, shown_request
+from tocsin.flow.attempt import Tried, attempt, shown_answer, shown_request
 from tocsin.flow.directory import Directory, Loaded, load, signing_secrets
 from tocsin.flow.handlers import HandlerDraft
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import hint, sentence
-from tocsin.model import Delivered, Handler, Message, Missing, NoReply, Reason, Severity, SigningSecret, Unknown
+from tocsin.model import Delivered, Handler, Message, Missing, Moved, NoReply, Outcome, Reason, Severity, SigningSecret, Unknown
 from tocsin.net.wires import Wires
 from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
@@ -84,15 +84,25 @@ class Trials:
 
 def _trial(tried: Tried, loaded: Loaded) -> Trial:
     outcome = tried.outcome
-    reason = Reason.OK if isinstance(outcome, Delivered) else getattr(outcome, "reason", Reason.MOVED)
+    reason = _reason(outcome)
     status = "delivered" if isinstance(outcome, Delivered) else "unknown" if isinstance(outcome, Unknown) else "failed"
     detail = scrub(outcome.detail, loaded.secrets)
-    _, response = shown_reply(tried.reply, loaded.secrets)
+    _, response = shown_answer(tried, loaded.secrets)
     told = [sentence(reason), detail if status != "delivered" else "", hint(reason)]
     if isinstance(tried.reply, NoReply):  # its detail is the whole story, in our own words
         response, told[0] = None, ""
     shown = "\n\n".join(shown_request(request, loaded.secrets) for request in tried.requests) or None
     return Trial(status, reason.value, tried.duration_us // 1000, shown, response, " ".join(part for part in told if part))
+
+
+def _reason(outcome: Outcome) -> Reason:
+    match outcome:
+        case Delivered():
+            return Reason.PLAIN if outcome.plain else Reason.OK
+        case Moved():
+            return Reason.MOVED
+        case _:
+            return outcome.reason
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@ from tocsin.model import SECOND, Attempt, Delivery, Micros, Notification, Reason
 
 _SENTENCES: dict[Reason, str] = {
     Reason.OK: "It arrived.",
+    Reason.PLAIN: "It arrived as plain text: the provider refused its native form.",
     Reason.DNS: "The host name could not be resolved.",
     Reason.CONNECT: "No connection could be made.",
     Reason.TLS: "No secure connection could be made.",
@@ -45,6 +46,7 @@ _SENTENCES: dict[Reason, str] = {
 
 _HINTS: dict[Reason, str] = {
     Reason.OK: "All is well.",
+    Reason.PLAIN: "The refusal is a fault of the service: report it with the provider's answer.",
     Reason.DNS: "Check the host name in the URL, and the resolver of the machine that the service runs on.",
     Reason.CONNECT: "Check that the host and port are right and that a firewall lets the service out.",
     Reason.TLS: "Check the certificate of the host: it must be valid for its name and from a known authority.",
@@ -108,7 +110,8 @@ def _told(attempt: Attempt) -> str:
     code = f" ({attempt.status_code})" if attempt.status_code is not None else ""
     following = "" if attempt.next_at is None else f" Next attempt in {_span(attempt.next_at - attempt.at - attempt.duration_us)}."
     if attempt.outcome == "delivered":
-        return f"Attempt {attempt.number}: delivered{code} after {attempt.duration_us / 1000:.0f} ms."
+        form = ", as plain text, because the provider refused its native form" if attempt.reason is Reason.PLAIN else ""
+        return f"Attempt {attempt.number}: delivered{code} after {attempt.duration_us / 1000:.0f} ms{form}."
     unknown = "It may have arrived. " if attempt.outcome == "unknown" else ""
     return f"Attempt {attempt.number}: {unknown}{sentence(attempt.reason)[:-1]}{code}.{following}"
 

@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tocsin.markup import tree
-from tocsin.markup.length import boundary, missing
+from tocsin.markup.length import boundary, left_out, missing
 
 T = TypeVar("T")
 _BETWEEN = 2  # what a block costs beside its words: the line breaks around it
 _SENTENCE_END = re.compile("[.!?…。！？][\"'”’)\\]]*(?=\\s)|[。！？]")
 
 
-def fit(document: tree.Document, limit: int, render: Callable[[tree.Document], T], size: Callable[[T], int]) -> T:
+def fit(
+    document: tree.Document, limit: int, render: Callable[[tree.Document], T], size: Callable[[T], int], what: str = "the message"
+) -> T:
     """The document rendered to at most `limit` by `size`; what does not fit is left out, and a last paragraph says how much.
 
     `limit` must leave room for that paragraph (60 or more); `size` counts at least about a unit for each character that is read.
+    `what` it is, for those who watch cuts.
     """
     total = weight(document)
     if total <= limit:
@@ -28,9 +31,11 @@ def fit(document: tree.Document, limit: int, render: Callable[[tree.Document], T
     kept = min(total, limit)
     while True:
         head = head_of(document, kept)
-        rendered = render((*head, tree.Paragraph((tree.Text(missing(max(1, total - weight(head)))),))))
+        gone = max(1, total - weight(head))
+        rendered = render((*head, tree.Paragraph((tree.Text(missing(gone)),))))
         got = size(rendered)
         if got <= limit or kept <= 0:
+            left_out(what, gone)
             return rendered
         kept = max(0, min(kept - 1 - kept // 50, kept * limit // got))
 

@@ -6,12 +6,22 @@ https://support.discord.com/hc/en-us/articles/210298617 (Markdown Text 101)
 import re
 
 from tocsin.markup import tree
+from tocsin.markup.elements import Element
 from tocsin.markup.renderer import Renderer, bare_url, fenced, grid, is_bare, prefixed, words
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
 _FENCE_RUN = re.compile("`+")
 MAX_HEADING = 3
+BECOMES = {
+    Element.MAIL_LINK: "its text and address",
+    Element.IMAGE: "a link",
+    Element.SMALL_HEADING: "bold text",
+    Element.TASK: "☑ and ☐",
+    Element.NESTED_QUOTE: "part of the outer quote",
+    Element.TABLE: "lines in a fixed-width font",
+    Element.RULE: "a line",
+}
 
 
 def discord(document: tree.Document) -> str:

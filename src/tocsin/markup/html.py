@@ -3,6 +3,7 @@
 from html import escape
 
 from tocsin.markup import tree
+from tocsin.markup.elements import Element
 from tocsin.markup.renderer import Renderer, bare_url, is_bare
 
 _MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px;"
@@ -15,6 +16,11 @@ _RULE = '<hr style="border:0;border-top:1px solid #ced4da;margin:18px 0;">'
 _BLOCK = 'style="margin:0 0 14px;"'
 _ITEM = 'style="margin:0 0 4px;"'
 _HEADING_SIZES = {1: 20, 2: 18, 3: 16}
+BECOMES = {
+    Element.IMAGE: "a link: nothing is loaded from elsewhere",
+    Element.TASK: "☑ and ☐",
+    Element.LANGUAGE: "nothing: the code is shown without it",
+}
 _SCHEMES = ("http://", "https://", "mailto:")
 
 

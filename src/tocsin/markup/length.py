@@ -6,13 +6,37 @@ the screen as far as that can be told without tables: surrogate pairs, combining
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _DROPPED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
 _RETURN = re.compile("\r\n?")
 _NOTE_ROOM = 300  # under this limit a count of what is missing would take too much of the text's own room
 _LONGEST_CLUSTER = 32
 _JOINER = "\u200d"
+_BEGINNING = 30
+_watched: ContextVar[list[str] | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watched_cuts() -> Generator[list[str]]:
+    """What is left out of texts inside the `with` block, each in a sentence."""
+    sentences: list[str] = []
+    token = _watched.set(sentences)
+    try:
+        yield sentences
+    finally:
+        _watched.reset(token)
+
+
+def left_out(text: str, characters: int) -> None:
+    """Tell whoever watches that so many characters of `text` are left out."""
+    if (sentences := _watched.get()) is not None:
+        beginning = clean_line(text[: _BEGINNING + 1])
+        beginning = f"{beginning[:_BEGINNING]}…" if len(beginning) > _BEGINNING else beginning
+        many = f"{characters:,} characters are" if characters != 1 else "1 character is"
+        sentences.append(f"{many} left out of “{beginning}”.")
 
 
 def clean(text: str) -> str:
@@ -61,8 +85,10 @@ def cut(text: str, limit: int, size: Callable[[str], int]) -> str:
     while kept > 0:
         shortened = _shortened(text, kept, limit)
         if size(shortened) <= limit:
+            left_out(text, len(text) - kept)
             return shortened
         kept = boundary(text, kept - 1)
+    left_out(text, len(text))
     return next((word for word in ("…", ".") if size(word) <= limit), "")
 
 

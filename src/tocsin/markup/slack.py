@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from tocsin.markup import tree
+from tocsin.markup.elements import Element
 from tocsin.markup.length import boundary
 from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, fenced, grid, is_bare, marker, words
 
@@ -16,10 +17,20 @@ MAX_TEXT = 3000  # of one text object
 MAX_INDENT = 8
 _RULE = "──────────"
 _BULLETS = "• "
+BECOMES = {
+    Element.IMAGE: "a link",
+    Element.HEADING: "bold text",
+    Element.SMALL_HEADING: "bold text",
+    Element.TASK: "☑ and ☐",
+    Element.LANGUAGE: "nothing: the code is shown without it",
+    Element.NESTED_QUOTE: "part of the outer quote",
+    Element.TABLE: "lines in a fixed-width font",
+    Element.RULE: "a line",
+}
 # Mattermost notifies everybody at a plain "@all"; Slack itself does not.
 _PING = re.compile(r"(?<![\w.])@(?=(?:all|channel|everyone|here)\b)")
 
-Element: TypeAlias = dict[str, Any]
+RichElement: TypeAlias = dict[str, Any]
 Style: TypeAlias = Mapping[str, bool]
 _NO_STYLE: Style = {}
 
@@ -72,7 +83,7 @@ _TEXT = _Text()
 # ---------------------------------------------------------------------------------------------------------- rich_text
 
 
-def rich_text(document: Iterable[tree.Block]) -> list[Element]:
+def rich_text(document: Iterable[tree.Block]) -> list[RichElement]:
     """The elements of `rich_text` blocks, none with more than about `MAX_TEXT` characters."""
     builder = _RichText()
     builder.blocks(document)
@@ -80,15 +91,15 @@ def rich_text(document: Iterable[tree.Block]) -> list[Element]:
     return builder.elements
 
 
-def section(inside: Sequence[Element]) -> Element:
+def section(inside: Sequence[RichElement]) -> RichElement:
     return {"type": "rich_text_section", "elements": list(inside)}
 
 
-def words_element(text: str, **style: bool) -> Element:
+def words_element(text: str, **style: bool) -> RichElement:
     return _element(text, style)
 
 
-def length(elements: Iterable[Element]) -> int:
+def length(elements: Iterable[RichElement]) -> int:
     """Characters in elements, addresses included."""
     total = 0
     for element in elements:
@@ -98,8 +109,8 @@ def length(elements: Iterable[Element]) -> int:
 
 class _RichText:
     def __init__(self) -> None:
-        self.elements: list[Element] = []
-        self._section: list[Element] = []
+        self.elements: list[RichElement] = []
+        self._section: list[RichElement] = []
 
     def blocks(self, blocks: Iterable[tree.Block]) -> None:
         for block in blocks:
@@ -126,7 +137,7 @@ class _RichText:
         inside, self._section = self._section, []
         self._add("rich_text_section", inside)
 
-    def _words(self, inside: list[Element]) -> None:
+    def _words(self, inside: list[RichElement]) -> None:
         if self._section and inside:
             self._section.append(_element("\n\n", _NO_STYLE))
         self._section.extend(inside)
@@ -134,7 +145,7 @@ class _RichText:
     def _preformatted(self, text: str) -> None:
         self._add("rich_text_preformatted", _texts(text, _NO_STYLE))
 
-    def _add(self, kind: str, inside: Sequence[Element]) -> None:
+    def _add(self, kind: str, inside: Sequence[RichElement]) -> None:
         if kind != "rich_text_section":
             self.end_section()
         for part in _parts(_merged(inside)):
@@ -143,7 +154,7 @@ class _RichText:
     def _listing(self, block: tree.Listing, indent: int) -> None:
         """Nested lists, code and quotes are elements of their own behind their item: a list holds nothing but lines."""
         self.end_section()
-        pending: list[Element] = []
+        pending: list[RichElement] = []
         first = 0
         for index, item in enumerate(block.items):
             inside, rest = _item_words(item)
@@ -164,15 +175,15 @@ class _RichText:
         if pending:
             self._list(block, indent, first, pending)
 
-    def _list(self, block: tree.Listing, indent: int, first: int, lines: list[Element]) -> None:
+    def _list(self, block: tree.Listing, indent: int, first: int, lines: list[RichElement]) -> None:
         style = "bullet" if block.start is None else "ordered"
-        element: Element = {"type": "rich_text_list", "style": style, "indent": min(indent, MAX_INDENT), "elements": lines}
+        element: RichElement = {"type": "rich_text_list", "style": style, "indent": min(indent, MAX_INDENT), "elements": lines}
         if block.start is not None and block.start + first > 1:
             element["offset"] = block.start + first - 1
         self.elements.append(element)
 
 
-def _item_words(item: tree.Item) -> tuple[list[Element], Sequence[tree.Block]]:
+def _item_words(item: tree.Item) -> tuple[list[RichElement], Sequence[tree.Block]]:
     """The words an item begins with, and the blocks behind them."""
     inside = [] if item.checked is None else [_element("☑ " if item.checked else "☐ ", _NO_STYLE)]
     count = 0
@@ -186,9 +197,9 @@ def _item_words(item: tree.Item) -> tuple[list[Element], Sequence[tree.Block]]:
     return inside or [_element(" ", _NO_STYLE)], item.inside[count:]
 
 
-def _flat(blocks: Iterable[tree.Block], style: Style, between: str = "\n\n") -> list[Element]:
+def _flat(blocks: Iterable[tree.Block], style: Style, between: str = "\n\n") -> list[RichElement]:
     """Blocks as words and line breaks, for a quote, which holds nothing else."""
-    inside: list[Element] = []
+    inside: list[RichElement] = []
     for block in blocks:
         if inside:
             inside.append(_element(between, _NO_STYLE))
@@ -210,8 +221,8 @@ def _flat(blocks: Iterable[tree.Block], style: Style, between: str = "\n\n") -> 
     return inside
 
 
-def _flat_listing(block: tree.Listing, style: Style) -> list[Element]:
-    inside: list[Element] = []
+def _flat_listing(block: tree.Listing, style: Style) -> list[RichElement]:
+    inside: list[RichElement] = []
     for index, item in enumerate(block.items):
         box = "" if item.checked is None else ("☑ " if item.checked else "☐ ")
         bullet = _BULLETS if block.start is None else marker(block, index)
@@ -223,8 +234,8 @@ def _flat_listing(block: tree.Listing, style: Style) -> list[Element]:
 # ------------------------------------------------------------------------------------------------------ inside a line
 
 
-def _inlines(nodes: Iterable[tree.Inline], style: Style) -> list[Element]:
-    inside: list[Element] = []
+def _inlines(nodes: Iterable[tree.Inline], style: Style) -> list[RichElement]:
+    inside: list[RichElement] = []
     for node in nodes:
         match node:
             case tree.Text():
@@ -244,22 +255,22 @@ def _inlines(nodes: Iterable[tree.Inline], style: Style) -> list[Element]:
     return inside
 
 
-def _link(node: tree.Link | tree.Image, style: Style) -> Element:
+def _link(node: tree.Link | tree.Image, style: Style) -> RichElement:
     label = words(node.inside)
     label = label[: boundary(label, MAX_TEXT)].strip() or bare_url(node.url)
-    element: Element = {"type": "link", "url": node.url, "text": label}
+    element: RichElement = {"type": "link", "url": node.url, "text": label}
     return {**element, "style": dict(style)} if style else element
 
 
-def _element(text: str, style: Style) -> Element:
+def _element(text: str, style: Style) -> RichElement:
     return {"type": "text", "text": text, "style": dict(style)} if style else {"type": "text", "text": text}
 
 
-def _texts(text: str, style: Style) -> list[Element]:
+def _texts(text: str, style: Style) -> list[RichElement]:
     """A text as elements of at most `MAX_TEXT` characters; none for an empty one."""
     if 0 < len(text) <= MAX_TEXT:
         return [_element(text, style)]
-    elements: list[Element] = []
+    elements: list[RichElement] = []
     while text:
         end = boundary(text, MAX_TEXT)
         elements.append(_element(text[:end], style))
@@ -267,9 +278,9 @@ def _texts(text: str, style: Style) -> list[Element]:
     return elements
 
 
-def _merged(elements: Iterable[Element]) -> list[Element]:
+def _merged(elements: Iterable[RichElement]) -> list[RichElement]:
     """Neighbours of the same style as one, as long as they fit."""
-    merged: list[Element] = []
+    merged: list[RichElement] = []
     for element in elements:
         last = merged[-1] if merged else None
         fits = last is not None and last["type"] == element["type"] == "text" and last.get("style") == element.get("style")
@@ -280,9 +291,9 @@ def _merged(elements: Iterable[Element]) -> list[Element]:
     return merged
 
 
-def _parts(elements: Iterable[Element]) -> list[list[Element]]:
+def _parts(elements: Iterable[RichElement]) -> list[list[RichElement]]:
     """Runs of elements of at most about `MAX_TEXT` characters each."""
-    parts: list[list[Element]] = []
+    parts: list[list[RichElement]] = []
     room = 0
     for element in elements:
         size = len(element["text"])

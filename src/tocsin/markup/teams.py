@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from tocsin.markup import tree
+from tocsin.markup.elements import Element
 from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare
 
-Element: TypeAlias = dict[str, object]
+CardElement: TypeAlias = dict[str, object]
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_[]()"})
 _LINE_START = re.compile(r"^([ \t]*)(?:([#+-])|(\d{1,9})(\.))", re.MULTILINE)
@@ -20,9 +21,23 @@ _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
 _PARAGRAPH = "\n\n"  # what begins a new line in a text
 _LIST_LINE = "\r"  # and in a list
+BECOMES = {
+    Element.STRIKE: "words between ~",
+    Element.CODE: "its words alone",
+    Element.IMAGE: "a link",
+    Element.HEADING: "larger or bold text",
+    Element.SMALL_HEADING: "bold text",
+    Element.TASK: "☑ and ☐",
+    Element.CODE_BLOCK: "lines in a fixed-width font",
+    Element.LANGUAGE: "nothing: the code is shown without it",
+    Element.QUOTE: "a shaded box",
+    Element.NESTED_QUOTE: "a shaded box in a shaded box",
+    Element.TABLE: "lines in a fixed-width font",
+    Element.RULE: "a line",
+}
 
 
-def teams(document: tree.Document) -> list[Element]:
+def teams(document: tree.Document) -> list[CardElement]:
     """The elements for the body of a card."""
     return [element for block in document for element in _elements(block)]
 
@@ -32,7 +47,7 @@ def escape(text: str) -> str:
     return _lines(_LINE_START.sub(_escaped_start, _inert(text)))
 
 
-def text_block(text: str, **looks: object) -> Element:
+def text_block(text: str, **looks: object) -> CardElement:
     """A text that wraps; `text` is in the card's Markdown already."""
     return {"type": "TextBlock", "text": text, "wrap": True, **looks}
 
@@ -53,7 +68,7 @@ def _lines(text: str) -> str:
 # -------------------------------------------------------------------------------------------------------------- blocks
 
 
-def _elements(block: tree.Block) -> Sequence[Element]:
+def _elements(block: tree.Block) -> Sequence[CardElement]:
     match block:
         case tree.Paragraph():
             return _unless_empty(_lines(_TEXT.paragraph(block)))
@@ -72,7 +87,7 @@ def _elements(block: tree.Block) -> Sequence[Element]:
             return [text_block(_TEXT.rule(), isSubtle=True)]
 
 
-def _unless_empty(text: str, **looks: object) -> list[Element]:
+def _unless_empty(text: str, **looks: object) -> list[CardElement]:
     return [text_block(text, **looks)] if text.strip() else []
 
 

@@ -1,15 +1,29 @@
 """Markdown as the HTML of Telegram's Bot API: its tags only, always balanced (https://core.telegram.org/bots/api#html-style)."""
 
 import re
-from urllib.parse import urlsplit
 
 from tocsin.markup import tree
+from tocsin.markup.elements import Element, is_local
 from tocsin.markup.length import utf16
 from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare, marker
 
 _TAG = re.compile(r"<[^<>]*>")
 _PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot);")
+BECOMES = {
+    Element.LOCAL_LINK: "its text and address: Telegram makes no link of it",
+    Element.MAIL_LINK: "its text and address",
+    Element.IMAGE: "a link",
+    Element.HEADING: "bold text",
+    Element.SMALL_HEADING: "bold text",
+    Element.BULLETS: "lines with bullets",
+    Element.NUMBERS: "numbered lines",
+    Element.NESTED_LIST: "indented lines",
+    Element.TASK: "☑ and ☐",
+    Element.NESTED_QUOTE: "part of the outer quote",
+    Element.TABLE: "lines in a fixed-width font",
+    Element.RULE: "a line",
+}
 
 
 def telegram(document: tree.Document) -> str:
@@ -30,13 +44,7 @@ def link(url: str, label: str) -> str:
 
 def takes_link(url: str) -> bool:
     """Telegram makes no link of an address whose host has no dot (localhost, nas), and says nothing."""
-    if not url.lower().startswith(("http://", "https://")):
-        return False
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return False
-    return "." in host.strip(".") or ":" in host
+    return url.lower().startswith(("http://", "https://")) and not is_local(url)
 
 
 def visible(html: str) -> int:

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from tocsin.markup.length import left_out
+
 LIMIT = 280
 URL_WEIGHT = 23  # X replaces every link by one of t.co, whatever its length
 ELLIPSIS = "…"
@@ -106,6 +108,7 @@ def _shortened(text: str, kept: int, limit: int) -> str:
     while kept and weight(cut_text) > limit:  # the ellipsis itself may make an address of what stands before it
         kept -= 1
         cut_text = _at_word(text, kept) + ELLIPSIS
+    left_out(text, len(text) - len(cut_text) + 1)
     return cut_text
 
 

@@ -1,0 +1,98 @@
+"""`tocsin preview`: what a notification would be sent as, by a running service, which sends nothing."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from cyclopts import Parameter
+from msgspec import Struct
+
+from tocsin.cli import show
+from tocsin.cli.client import Client, connect
+from tocsin.cli.failure import Failure
+from tocsin.cli.handlers import HandlerRow
+from tocsin.cli.send import content_of
+
+
+class SizeRow(Struct):
+    what: str
+    size: int
+    limit: int | None
+    unit: str
+
+
+class PartRow(Struct):
+    request: str
+    sizes: list[SizeRow]
+
+
+class PreviewRow(Struct):
+    """The answer to a preview."""
+
+    type: str
+    parts: list[PartRow]
+    changes: list[str]
+
+
+def preview(
+    message: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    title: str | None = None,
+    severity: Literal["info", "success", "warning", "critical"] | None = None,
+    url: str | None = None,
+    field: list[str] | None = None,
+    handler: list[int] | None = None,
+    json: bool = False,
+) -> None:
+    """Show what a notification would be sent as: the native requests, their sizes against the provider's limits, and what is changed.
+
+    Parameters
+    ----------
+    message
+        The message, in Markdown; `-` reads it from standard input.
+    title
+        Title, plain text.
+    severity
+        How loud it is; info unless told.
+    url
+        Link that belongs to it.
+    field
+        A fact as NAME=VALUE; may be repeated.
+    handler
+        Id of a handler to show it for; may be repeated. All enabled ones unless told.
+    json
+        Print JSON as the API has it, one object for each handler.
+    """
+    content = content_of(message, field, title=title, severity=severity, url=url)
+    client = connect()
+    for row in _chosen(client, handler):
+        answer = client.post(f"/api/notification-handlers/{row.id}/preview", content).data
+        if json:
+            show.as_json(answer)
+        else:
+            _show(row, answer)
+
+
+def _chosen(client: Client, ids: list[int] | None) -> Iterator[HandlerRow]:
+    if ids:
+        for one in dict.fromkeys(ids):
+            yield msgspec.convert(client.get(f"/api/notification-handlers/{one}").data, HandlerRow)
+        return
+    rows = msgspec.convert(list(client.rows("/api/notification-handlers", [("is_enabled", "true")])), list[HandlerRow])
+    if not rows:
+        raise Failure("There is no enabled handler to show it for.")
+    yield from rows
+
+
+def _show(row: HandlerRow, answer: Any) -> None:
+    found = msgspec.convert(answer, PreviewRow)
+    for index, part in enumerate(found.parts, 1):
+        of = f", part {index} of {len(found.parts)}" if len(found.parts) > 1 else ""
+        show.say(show.one_line(f"{row.name} (handler {row.id}, {row.type}{of})"))
+        for size in part.sizes:
+            of = f" of {size.limit:,}" if size.limit is not None else ""
+            show.say(show.one_line(f"{size.what}: {size.size:,}{of} {size.unit}"))
+        show.lines(f"\n{part.request}\n")
+    for change in found.changes:
+        show.say(show.one_line(change))
