@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve demo test check bench lock clean
+.PHONY: install serve demo test check bench docs lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -23,6 +23,10 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m bench
+
+# The pages that are made from the code.
+docs: .venv/.dev
+	PYTHONPATH=tests $(BIN)/python tests/matrix.py
 
 # uv comes from PyPI into the environment itself, so nothing is needed beforehand.
 .venv/.uv: requirements/uv.txt

@@ -59,6 +59,10 @@ def fits(request: HttpRequest) -> None:
         assert units(embed.get("description", "")) <= 4096
 
 
+def message_of(request: HttpRequest) -> str:
+    return json.loads(request.body)["embeds"][0]["description"]
+
+
 def units(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 

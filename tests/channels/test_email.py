@@ -41,6 +41,13 @@ def fits(request: Mail) -> None:
     assert max(map(len, request.content.split(b"\r\n"))) <= 998
 
 
+def message_of(request: Mail) -> str:
+    """The HTML that stands for the message, without its styles."""
+    page = email.message_from_bytes(request.content, policy=email.policy.default).get_body(("html",)).get_content()
+    page = re.sub(r' (?:style|cellpadding|cellspacing)="[^"]*"', "", page)
+    return page[page.index("</h1>") + 5 : page.index('<p class="foot">')].rpartition("</div>")[0].strip()
+
+
 def service(**options: str) -> settings.Settings:
     return settings.load({"TOCSIN_EMAIL_FROM": "tocsin <alarm@example.org>"} | options, Path("/nonexistent"))
 

@@ -41,6 +41,12 @@ def fits(request: HttpRequest) -> None:
     assert len(request.body) <= 25_000
 
 
+def message_of(request: HttpRequest) -> str:
+    """The elements of the card that stand for the message."""
+    body = json.loads(request.body)["attachments"][0]["content"]["body"]
+    return "\n".join(json.dumps(element, ensure_ascii=False) for element in body[1:])
+
+
 # ------------------------------------------------------------------------------------------------------------- settings
 
 

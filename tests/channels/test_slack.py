@@ -57,6 +57,12 @@ def fits(request: HttpRequest) -> None:
     assert len(body.get("blocks", [])) <= 50
 
 
+def message_of(request: HttpRequest) -> str:
+    """The elements that stand for the message."""
+    blocks = [block for block in json.loads(request.body)["blocks"] if block["type"] == "rich_text"]
+    return "\n".join(json.dumps(element, ensure_ascii=False) for block in blocks for element in block["elements"])
+
+
 def bodies_of(message: Message, **changes: object) -> list[dict]:
     return [json.loads(request.body) for request in CHANNEL.render(message, HANDLER, context(**changes))]
 

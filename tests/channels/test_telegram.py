@@ -60,6 +60,10 @@ def fits(request: HttpRequest) -> None:
     assert len(shown.encode("utf-16-le")) // 2 <= 4096
 
 
+def message_of(request: HttpRequest) -> str:
+    return json.loads(request.body)["text"].partition("\n\n")[2]
+
+
 def bodies_of(message: Message, handler: TelegramSettings = HANDLER, **changes: object) -> list[dict]:
     return [json.loads(request.body) for request in CHANNEL.render(message, handler, context(**changes))]
 

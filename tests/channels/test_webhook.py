@@ -38,6 +38,10 @@ def fits(request: HttpRequest) -> None:
     assert len(request.body) < 1_000_000
 
 
+def message_of(request: HttpRequest) -> str:
+    return json.loads(request.body)["data"]["message"]
+
+
 def context(**changes: object) -> Context:
     given = {"key": "msg_9", "handler_id": 3, "now": time.time_ns() // 1000, "service": SERVICE}
     return Context(**(given | {"notification_id": 7, "delivery_id": 9, "signing_secrets": (SECRET,)} | changes))

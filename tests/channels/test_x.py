@@ -61,6 +61,10 @@ def fits(request: HttpRequest) -> None:
     assert weighted.weight(json.loads(request.body)["text"]) <= 280
 
 
+def message_of(request: HttpRequest) -> str:
+    return json.loads(request.body)["text"].removeprefix("T — ")
+
+
 def context(**changes: object) -> Context:
     given = {"key": "k", "handler_id": 3, "now": NOW, "service": SERVICE}
     return Context(**(given | {"notification_id": 7, "delivery_id": 9} | changes))
