@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from oauthlib.oauth1 import RequestValidator, SignatureOnlyEndpoint
+from twitter_text import parse_tweet
 
 from receiver import Receiver
 from tocsin import settings
@@ -121,6 +122,24 @@ OVERRATED = [  # there the count may be over X's, never under it
     ("©", 1),
     ("net.kr.kr@x", 29),
 ]
+
+
+WORDS = ["disk", "디스크가", "漢字", "é", "👍🏽", "👩‍👩‍👧", "🇰🇷", "⚠️", "1.5", "91%", "@ops", "#alert", "—", "“q”", "…"]
+LINKS = ["https://example.com/a_b?c=d", "http://sub.example.co.uk/x", "(https://example.com/x)"]
+
+
+@examples(max_examples=2000)
+@given(words=st.lists(st.sampled_from(WORDS + LINKS) | st.text("abcxyz가나다漢★…", min_size=1, max_size=12), max_size=60))
+def test_the_weight_of_ordinary_text_is_the_one_of_twitter_text(words: list[str]):
+    text = weighted.clean(" ".join(words))
+    assert weighted.weight(text) == parse_tweet(text).weightedLength
+
+
+@examples(max_examples=2000, deadline=None)
+@given(text=MIXED | TEXT)
+def test_the_weight_is_never_less_than_the_one_of_twitter_text(text: str):
+    """It may be more where X's lists of domains and emoji may grow, and where links are glued to words."""
+    assert weighted.weight(text) >= parse_tweet(weighted.clean(text)).weightedLength
 
 
 @pytest.mark.parametrize(("text", "weight"), OFFICIAL)

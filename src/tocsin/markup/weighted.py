@@ -79,6 +79,8 @@ _SURE_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z
 _TOP_LEVEL = re.compile(r"[a-z]{2,}|xn--[a-z0-9-]+", re.IGNORECASE)
 _BEFORE_URL = re.compile("[A-Za-z0-9@$#\uff20\uff03\u202a-\u202e]")  # directly behind one of these X sees no link
 
+_FREE_BEFORE = re.compile(r"[\s(\[{<\"'“‘「『—–]")
+
 
 def clean(text: str) -> str:
     """NFC, in which X counts, without the three characters that X refuses."""
@@ -168,7 +170,9 @@ def _address(text: str, match: re.Match[str]) -> Iterator[Piece]:
     is_sure = bool(_SURE_HOST.fullmatch(host)) and host.rpartition(".")[2].lower() in _KNOWN and text[end : end + 1] not in {"@", "+", "-"}
     # Of its own shortener's paths X takes letters and digits only.
     if match["scheme"] and is_sure and host.lower() != "t.co" and not (match.start() and _BEFORE_URL.match(text[match.start() - 1])):
-        yield match[0], URL_WEIGHT
+        # Glued to what stands before it, it may be taken for a part of that, and its characters be counted.
+        is_free = match.start() == 0 or _FREE_BEFORE.match(text[match.start() - 1])
+        yield match[0], URL_WEIGHT if is_free else max(URL_WEIGHT, _plain_weight(match[0]))
         return
     address = (match["scheme"] or "") + host
     yield address, _at_most(address, host, is_sure)
