@@ -224,7 +224,7 @@ def test_short_fields_stay_whole_beside_a_long_text():
     assert units(embed["description"]) > 4000
 
 
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=2000, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_a_sound_embed(message, late):
     embeds = embeds_of(message, meant_for=AT if late else None)

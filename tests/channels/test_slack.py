@@ -218,7 +218,7 @@ def test_a_long_message_goes_out_in_numbered_parts():
         assert sum(text.count("word") for text in shown) == 3000
 
 
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=2000, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_sound_blocks(message, late):
     for body in bodies_of(message, meant_for=AT if late else None):

@@ -152,7 +152,7 @@ def test_where_in_doubt_the_weight_is_too_high_and_not_too_low(text: str, weight
     assert weight <= weighted.weight(text) <= weight + 30
 
 
-@examples(max_examples=200)
+@examples(max_examples=2000)
 @given(text=TEXT | MIXED, limit=st.integers(23, 280))
 def test_a_cut_fits_is_a_beginning_and_says_so(text: str, limit: int):
     cut = weighted.cut(text, limit)
@@ -164,7 +164,7 @@ def test_a_cut_fits_is_a_beginning_and_says_so(text: str, limit: int):
         assert weighted.clean(text).startswith(cut[:-1])
 
 
-@examples(max_examples=200)
+@examples(max_examples=2000)
 @given(text=MIXED)
 def test_what_is_defused_holds_no_address_and_stays_as_it_is(text: str):
     once = weighted.defuse(text)
@@ -233,7 +233,7 @@ def test_without_links_nothing_in_the_text_is_one():
     assert post(message, service=NO_LINKS) == "On example[.]com — see here (example[.]com/x) or main[.]py, a[.]example[.]org"
 
 
-@examples(max_examples=200)
+@examples(max_examples=2000)
 @given(
     text=TEXT.filter(bool) | MIXED.filter(bool),
     title=TEXT.map(lambda text: text[:256]),
@@ -315,7 +315,7 @@ def test_the_operators_own_address_is_signed_as_it_is(base: str):
     assert arrives(HANDLER, HANDLER, url=f"{base}/2/tweets", service=service)
 
 
-@examples(max_examples=200)
+@examples(max_examples=2000)
 @given(parts=st.lists(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=256), min_size=4, max_size=4))
 def test_any_accepted_secret_signs(parts: list[str]):
     assert arrives(XSettings(*parts), XSettings(*parts))

@@ -43,7 +43,7 @@ def discord_shows(text: str) -> str:
     return re.sub(r"\\([^0-9A-Za-z\s])", r"\1", text)
 
 
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=2000, deadline=None)
 @given(short)
 def test_discord_words_stay_words(text):
     escaped = discord.escape(text)
@@ -53,7 +53,7 @@ def test_discord_words_stay_words(text):
     assert not re.search(r"^[ \t]*([#>+-]|\d{1,9}[.)])", escaped, re.MULTILINE)
 
 
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=2000, deadline=None)
 @given(markdown)
 def test_discord_of_anything_pings_nobody(text):
     outside_code = re.sub(r"(?<!\\)(`+).*?(?<!`)\1(?!`)", "", discord.discord(parse(text)), flags=re.DOTALL)

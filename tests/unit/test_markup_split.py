@@ -142,7 +142,7 @@ MEASURES = {
 
 
 @pytest.mark.parametrize("dialect", MEASURES)
-@examples(max_examples=300, deadline=None)
+@examples(max_examples=2000, deadline=None)
 @given(text=markdown, limit=st.integers(2500, 6000), last=st.integers(2500, 6000), most=st.integers(1, 6))
 def test_parts_keep_their_limits(dialect, text, limit, last, most):
     render, measure = MEASURES[dialect]
@@ -152,7 +152,7 @@ def test_parts_keep_their_limits(dialect, text, limit, last, most):
     assert measure(render(parts[-1])) <= last
 
 
-@examples(max_examples=1000, deadline=None)
+@examples(max_examples=2000, deadline=None)
 @given(text=markdown.filter(lambda text: "|" not in text), limit=st.integers(60, 2000))
 @example(text="> " * 20 + "a" * 300, limit=60)
 @example(text="- " * 20 + "word " * 100, limit=60)
@@ -163,7 +163,7 @@ def test_parts_joined_are_the_whole(text, limit):
     assert all(parts) or not document
 
 
-@examples(max_examples=500, deadline=None)
+@examples(max_examples=2000, deadline=None)
 @given(text=markdown, room=st.integers(1, 3000))
 def test_a_beginning_is_never_empty(text, room):
     document = parse(text)

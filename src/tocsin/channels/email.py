@@ -50,6 +50,7 @@ _FIELD_VALUE_BYTES = 30_000
 _LEAST_BODY_BYTES = 1_000
 _SUBJECT_FROM_TEXT = 100
 _SHOWN_URL = 300
+_LAST_LINE_BREAK = 2  # bytes: the part may end in one more
 _LONGEST_PLAIN_WORD = 60  # a longer one would stand alone on its line, behind an empty one
 _COLOURS = {Severity.INFO: "#3498db", Severity.SUCCESS: "#2ecc71", Severity.WARNING: "#f1c40f", Severity.CRITICAL: "#e74c3c"}
 _LOUD = (Severity.WARNING, Severity.CRITICAL)
@@ -186,7 +187,7 @@ def _html(message: Message, look: Look) -> str:
 
     document = parse(message.text)
     body = html(document)
-    room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)))
+    room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)) - _LAST_LINE_BREAK)
     if _wire_bytes(body) <= room:
         return page(body, is_cut=fields != whole)
     return page(fit(document, room, html, _wire_bytes, "the HTML part"), is_cut=True)
