@@ -24,9 +24,10 @@ check: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python -m bench
 
-# The pages that are made from the code.
+# The pages and the goldens that are made from the code: look at what has changed.
 docs: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python tests/matrix.py
+	PYTHONPATH=tests $(BIN)/python tests/goldens.py
 
 # uv comes from PyPI into the environment itself, so nothing is needed beforehand.
 .venv/.uv: requirements/uv.txt
