@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import report, service
+from bench import rendering, report, service
 from bench.machine import cores
 from bench.peer import TO_EVERYBODY
 from bench.receiver import Receiver
+from bench.rendering import Rendering
 from bench.report import Check, Row, together
 from bench.scenarios import BARE, Bench, Length
 
@@ -40,6 +41,7 @@ def main() -> int:
 def _measure(folder: Path, length: Length) -> int:
     core, others = cores()
     os.sched_setaffinity(0, others)
+    renderings = rendering.measure()
     receiver = Receiver(others, HANDLERS)
     with service.running(folder, core) as running:
         bench = Bench(running, receiver, core, length)
@@ -56,9 +58,9 @@ def _measure(folder: Path, length: Length) -> int:
     for row in (bare, wire, one, many, *peers):
         row.of_bare, row.of_apprise = row.rate / bare.rate, row.rate / peers[0].rate
     rows = [bare, wire, paced, one, many, *peers]
-    about, checks = report.machine(), _checks(paced, one, many, bare, peers[0])
-    report.show(about, rows, checks, found)
-    RESULTS.write_bytes(report.as_json(about, rows, checks, found))
+    about, checks = report.machine(), [*_checks(paced, one, many, bare, peers[0]), *_rendering_checks(renderings)]
+    report.show(about, rows, renderings, checks, found)
+    RESULTS.write_bytes(report.as_json(about, rows, renderings, checks, found))
     return 0 if found.is_complete else 1
 
 
@@ -72,6 +74,17 @@ def _checks(paced: Row, one: Row, many: Row, bare: Row, peer: Row) -> list[Check
         Check("1 a request, at least 5 times Apprise", one_of_apprise, one_of_apprise >= 5, _doubt(peer, one)),
         Check("50 a second, 99 % arrive within 25 ms of their 202", latency, latency < 25),
         Check("less than 120 MB resident", peak, peak < 120),
+    ]
+
+
+def _rendering_checks(renderings: Sequence[Rendering]) -> list[Check]:
+    of = {one.type: one for one in renderings}
+    email_ms, x_ms = of["email"].seconds * 1000, of["x"].seconds * 1000
+    chats = max(one.of_parse for one in renderings if one.type not in {"email", "webhook", "x"})
+    return [
+        Check("rendering for a chat channel, at most 4 times the parse", chats, chats <= 4),
+        Check("rendering an e-mail, under 2 ms", email_ms, email_ms < 2),
+        Check("rendering for X, under 1 ms", x_ms, x_ms < 1),
     ]
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import cpu_model
+from bench.rendering import Rendering
 
 
 class Row(Struct, kw_only=True):
@@ -115,7 +116,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], found: Reconciliation) -> None:
+def show(
+    about: dict[str, Any], rows: Sequence[Row], renderings: Sequence[Rendering], checks: Sequence[Check], found: Reconciliation
+) -> None:
     console = Console(width=132)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
     table = Table(title="Messages of about 500 bytes to 200 webhook handlers; the sender on one core")
@@ -134,6 +137,8 @@ def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], fo
             _number(row.peak_mb, 0),
         )
     console.print(table)
+    shown = (f"{one.type} {one.seconds * 1e6:,.0f} us ({one.of_parse:.1f} × parse)" for one in renderings)
+    console.print(f"rendering, median of a corpus: {', '.join(shown)}", highlight=False)
     for check in checks:
         console.print(f"{check.verdict:8} {check.goal}: {check.measured:.2f}{check.doubt and f' ({check.doubt})'}", highlight=False)
     console.print(
@@ -145,8 +150,10 @@ def show(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], fo
     )
 
 
-def as_json(about: dict[str, Any], rows: Sequence[Row], checks: Sequence[Check], found: Reconciliation) -> bytes:
-    document = {"machine": about, "scenarios": rows, "goals": checks, "reconciliation": found}
+def as_json(
+    about: dict[str, Any], rows: Sequence[Row], renderings: Sequence[Rendering], checks: Sequence[Check], found: Reconciliation
+) -> bytes:
+    document = {"machine": about, "scenarios": rows, "rendering": renderings, "goals": checks, "reconciliation": found}
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 

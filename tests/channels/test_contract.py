@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tocsin import vault
 from tocsin.channels.contract import AnyChannel, Context, HandlerSettings, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
+from tocsin.markup.parse import parse
 from tocsin.model import (
     MASK,
     Gone,
@@ -339,6 +340,19 @@ def test_the_plainest_form_says_everything(channel: AnyChannel, values: dict[str
     ):
         assert word in text
     assert "<b>" not in text
+
+
+@each_channel
+def test_a_notification_to_many_handlers_is_parsed_and_rendered_once(channel: AnyChannel, monkeypatch: pytest.MonkeyPatch):
+    module = importlib.import_module(f"tocsin.channels.{channel.type}")
+    parsed: list[str] = []
+    if hasattr(module, "parse"):
+        monkeypatch.setattr(module, "parse", lambda text: (parsed.append(text), parse(text))[1])
+    message = msgspec.structs.replace(SMALL, text=f"only here: {channel.type}", at=AT + 1)
+    requests = [made(channel, values, message)[0] for values in SAMPLES[channel.type] * 100]
+    assert len(requests) >= 100
+    most = {"webhook": 0, "email": 3}  # a mail has two parts, and may take its subject from the text
+    assert len(parsed) <= most.get(channel.type, 1)
 
 
 @each_sample
