@@ -63,7 +63,7 @@ def add(type: str, name: str, /, *settings: str) -> None:
     Parameters
     ----------
     type
-        email, webhook, slack, discord, telegram, microsoft_teams or x.
+        What it is, such as email, slack or ntfy; the reference of the API has all types.
     name
         What it is called.
     settings

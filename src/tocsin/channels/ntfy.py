@@ -1,0 +1,231 @@
+"""ntfy (https://docs.ntfy.sh/publish/#publish-as-json), the public server or one's own.
+
+Apps on phones show Markdown as it is written, only the web app renders it: so the message goes out as readable plain text.
+"""
+
+import functools
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tocsin.channels import chat
+from tocsin.channels.contract import (
+    Channel,
+    Context,
+    Field,
+    HandlerSettings,
+    Pace,
+    Size,
+    classify_no_reply,
+    classify_rest,
+    json_body,
+    retry_after,
+    said,
+)
+from tocsin.markup import plain, tree
+from tocsin.markup.cut import split
+from tocsin.markup.length import clean_line, cut, cut_bytes, share, utf8
+from tocsin.markup.parse import parse
+from tocsin.model import (
+    SECOND,
+    Delivered,
+    Hidden,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    Micros,
+    NoReply,
+    Outcome,
+    Reason,
+    Refused,
+    Reply,
+    Request,
+    Severity,
+)
+from tocsin.net.urls import check_url, hide_after_host, origin
+from tocsin.settings import Settings
+from tocsin.vault import fingerprint
+
+MAX_MESSAGE = 4096  # bytes; what is longer becomes an attachment: https://docs.ntfy.sh/publish/#limitations
+LEAST_FOR_FIELDS = 1500  # what fields may take of it even where the message is long
+BURST, BURST_SECONDS = 60, 300.0  # https://docs.ntfy.sh/publish/#limitations: 60 requests at once, then one in 5 seconds
+PUBLIC_HOST = "ntfy.sh"
+DAY_SECONDS = 86_400
+
+_PRIORITY = {Severity.INFO: 2, Severity.SUCCESS: 3, Severity.WARNING: 4, Severity.CRITICAL: 5}
+_TAGS = {  # https://docs.ntfy.sh/emojis/
+    Severity.INFO: "information_source",
+    Severity.SUCCESS: "white_check_mark",
+    Severity.WARNING: "warning",
+    Severity.CRITICAL: "rotating_light",
+}
+_TOPIC = re.compile(r"/([-_A-Za-z0-9]{1,64})/?")
+
+# https://github.com/binwiederhier/ntfy/blob/main/server/errors.go
+_BAD_TOPIC = frozenset({40009, 40010})
+_UNTIL_TOMORROW = frozenset({42905, 42908})  # quotas of the day, which begins at midnight UTC
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def _check(value: str) -> str | None:
+    if (fault := check_url(value)) is not None:
+        return fault
+    parts = urlsplit(value)
+    if parts.query or parts.fragment:
+        return "The URL must end after the topic."
+    server, topic = _split(value)
+    if not topic or (parts.hostname == PUBLIC_HOST and urlsplit(server).path not in {"", "/"}):
+        return "A topic's URL reads https://ntfy.sh/TOPIC; a topic is up to 64 letters, digits, _ and -."
+    return None
+
+
+def _split(value: str) -> tuple[str, str]:
+    """The server's URL, to which JSON is sent, and the topic; the topic is empty where there is none."""
+    before, _, last = value.rstrip("/").rpartition("/")
+    return (f"{before}/", last) if _TOPIC.fullmatch(f"/{last}") and "://" in f"{before}/" and urlsplit(before).netloc else (value, "")
+
+
+def _hide(value: str) -> Hidden:
+    """The topic is hidden too: on a public server whoever knows it can read along and send."""
+    hidden = hide_after_host(value)
+    _, topic = _split(value)
+    return Hidden(hidden.shown, tuple(dict.fromkeys((*hidden.secrets, topic)))) if topic else hidden
+
+
+class NtfySettings(HandlerSettings, frozen=True):
+    ntfy: Annotated[
+        str,
+        Field(
+            title="Topic URL",
+            help="https://ntfy.sh/ and your topic, or the same on your own server; a user as https://user:password@…, an access token as "
+            "https://:tk_…@…",
+            example="https://ntfy.sh/a-topic-nobody-guesses",
+            check=_check,
+            hide=_hide,
+        ),
+    ]
+
+
+def _target(settings: NtfySettings) -> str:
+    return origin(settings.ntfy).partition("://")[2]
+
+
+def _paces(settings: NtfySettings, _: Settings) -> tuple[Pace, ...]:
+    """By topic; the public server counts by address, which all topics share, unless an account is named."""
+    paces = (Pace(f"ntfy:{fingerprint(settings.ntfy)}", BURST // 6, BURST_SECONDS / 6),)
+    parts = urlsplit(settings.ntfy)
+    is_shared = parts.hostname == PUBLIC_HOST and "@" not in parts.netloc
+    return (*paces, Pace("ntfy", BURST, BURST_SECONDS)) if is_shared else paces
+
+
+# ------------------------------------------------------------------------------------------------------------ render
+
+
+def render(message: Message, settings: NtfySettings, context: Context) -> tuple[HttpRequest, ...]:
+    server, topic = _split(settings.ntfy)
+    shown = _hide(settings.ntfy).shown
+    bodies = [msgspec.json.encode({"topic": topic, **content}) for content in _contents(message, chat.look(context))]
+    return tuple(HttpRequest(server, shown, body, chat.JSON_HEADERS) for body in bodies)
+
+
+@functools.lru_cache(chat.KEPT)
+def _contents(message: Message, look: chat.Look) -> list[dict[str, Any]]:
+    """The message, in parts if it is long; the fields stand below the last."""
+    document = parse(message.text)
+    head = f"{look.late}\n\n" if look.late else ""
+    room = MAX_MESSAGE - utf8(head) - 4
+    fields = _fields(message, max(LEAST_FOR_FIELDS, room - _size_of(document)))
+    last_room = room - utf8(fields)
+    parts = [document] if _size_of(document) <= last_room else split(document, _size_of, room, last_room, look.most_parts)
+    total = len(parts)
+    if look.is_plain:
+        texts = [cut_bytes(chat.plainest(message, look, part, index, total), MAX_MESSAGE) for index, part in enumerate(parts)]
+        return [{"message": text} for text in texts]
+    texts = [plain.plain(part) for part in parts]
+    texts[-1] = "\n\n".join(filter(None, (texts[-1], fields)))
+    return [_content(message, chat.number(index, total), head + text) for index, text in enumerate(texts)]
+
+
+def _content(message: Message, number: str, text: str) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "title": chat.title(message) + number,
+        "message": text or "(no text)",  # ntfy would say "triggered"
+        "priority": _PRIORITY[message.severity],
+        "tags": [_TAGS[message.severity]],
+    }
+    if message.url:
+        url = clean_line(message.url)
+        content |= {"click": url, "actions": [{"action": "view", "label": "Open", "url": url}]}
+    return content
+
+
+def _fields(message: Message, room: int) -> str:
+    lines = [f"{name}: {value}" if name else value for name, value in chat.fields_of(message)]
+    cap = share([utf8(line) for line in lines], room - len(lines))
+    return "\n".join(cut(line, cap, utf8) for line in lines)
+
+
+def _size_of(document: tree.Document) -> int:
+    return utf8(plain.plain(document))
+
+
+def measure(request: Request) -> tuple[Size]:
+    return (Size("message", utf8(chat.body_of(request)["message"]), MAX_MESSAGE, "bytes"),)
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+
+def classify(reply: Reply, context: Context) -> Outcome:
+    match reply:
+        case NoReply():
+            return classify_no_reply(reply)
+        case MailReply():
+            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
+        case HttpReply():
+            return _classify(reply, context)
+
+
+def _classify(reply: HttpReply, context: Context) -> Outcome:
+    body = json_body(reply)
+    code = body.get("code")
+    if 200 <= reply.status < 300:
+        message_id = body.get("id")
+        # Without an id it was no ntfy that answered, but a page before it.
+        return Delivered(message_id) if isinstance(message_id, str) and message_id else Later(Reason.BAD_ANSWER, detail=said(reply))
+    if reply.status == 429:
+        return Later(Reason.THROTTLED, _wait_seconds(reply, code, context.now), counts=False, detail=said(reply))
+    if reply.status == 401:
+        return Refused(Reason.UNAUTHORIZED, said(reply))
+    if reply.status == 403:
+        return Refused(Reason.FORBIDDEN, said(reply))
+    if reply.status == 413:
+        return Refused(Reason.TOO_LARGE, said(reply), ours=True)
+    if reply.status == 400 and isinstance(code, int):
+        return Refused(Reason.NOT_FOUND, said(reply)) if code in _BAD_TOPIC else Refused(Reason.PAYLOAD, said(reply), ours=True)
+    return classify_rest(reply, context.now)
+
+
+def _wait_seconds(reply: HttpReply, code: Any, now: Micros) -> float | None:
+    """As long as the answer asks, or until the day's quota begins again."""
+    wait = retry_after(reply, now)
+    return float(DAY_SECONDS - now // SECOND % DAY_SECONDS) if wait is None and code in _UNTIL_TOMORROW else wait
+
+
+CHANNEL = Channel(
+    type="ntfy",
+    title="ntfy",
+    settings=NtfySettings,
+    target=_target,
+    paces=_paces,
+    render=render,
+    classify=classify,
+    measure=measure,
+    becomes=plain.BECOMES,
+)
