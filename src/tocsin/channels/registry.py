@@ -1,6 +1,6 @@
 """Every channel, one line each. The order is that of the reference page."""
 
-from tocsin.channels import discord, email, microsoft_teams, ntfy, slack, telegram, webhook, x
+from tocsin.channels import discord, email, google_chat, microsoft_teams, ntfy, slack, telegram, webhook, x
 from tocsin.channels.contract import AnyChannel
 
 CHANNELS: dict[str, AnyChannel] = {
@@ -13,6 +13,7 @@ CHANNELS: dict[str, AnyChannel] = {
         telegram.CHANNEL,
         microsoft_teams.CHANNEL,
         x.CHANNEL,
+        google_chat.CHANNEL,
         ntfy.CHANNEL,
     )
 }

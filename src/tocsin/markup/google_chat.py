@@ -1,0 +1,74 @@
+"""Markdown as the text of a Google Chat card: a small subset of HTML, in which what an author writes can be escaped.
+
+https://developers.google.com/workspace/chat/format-messages#format-cards: bold, italic, strikethrough, links, line breaks. The markup of
+text messages has code and lists, but no escape.
+"""
+
+import re
+from html import escape
+
+from tocsin.markup import tree
+from tocsin.markup.elements import Element
+from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare, marker, prefixed
+
+_SPACES = re.compile(r"(?m)^ +| {2,}")
+_LINES = "lines, without a fixed-width font"
+BECOMES = {
+    Element.CODE: "its words alone",
+    Element.IMAGE: "a link",
+    Element.HEADING: "bold text",
+    Element.SMALL_HEADING: "bold text",
+    Element.BULLETS: "lines with bullets",
+    Element.NUMBERS: "numbered lines",
+    Element.NESTED_LIST: "indented lines",
+    Element.TASK: "☑ and ☐",
+    Element.CODE_BLOCK: _LINES,
+    Element.LANGUAGE: "nothing: the code is shown without it",
+    Element.QUOTE: "lines behind >",
+    Element.NESTED_QUOTE: "lines behind > >",
+    Element.TABLE: _LINES,
+    Element.RULE: "a line",
+}
+
+
+def google_chat(document: tree.Document) -> str:
+    return lines(_GOOGLE_CHAT.document(document))
+
+
+def lines(html: str) -> str:
+    """Line breaks and runs of spaces that stay."""
+    return _SPACES.sub(lambda run: "\u00a0" * len(run[0]), html).replace("\n", "<br>")
+
+
+class _GoogleChat(Renderer):
+    def text(self, text: str) -> str:
+        return escape(text)
+
+    def strong(self, node: tree.Strong) -> str:
+        return f"<b>{self.inlines(node.inside)}</b>"
+
+    def emphasis(self, node: tree.Emphasis) -> str:
+        return f"<i>{self.inlines(node.inside)}</i>"
+
+    def strike(self, node: tree.Strike) -> str:
+        return f"<s>{self.inlines(node.inside)}</s>"
+
+    def link(self, node: tree.Link) -> str:
+        label = escape(bare_url(node.url)) if is_bare(node) else self.inlines(node.inside)
+        return f'<a href="{escape(node.url)}">{label}</a>'
+
+    def heading(self, block: tree.Heading) -> str:
+        line = super().heading(block)
+        return f"<b>{line}</b>" if line else ""
+
+    def table(self, block: tree.Table) -> str:
+        return escape(grid(block))
+
+    def quote(self, block: tree.Quote) -> str:
+        return prefixed(self.blocks(block.inside), "&gt; ")
+
+    def marker(self, block: tree.Listing, index: int) -> str:
+        return "• " if block.start is None else marker(block, index)
+
+
+_GOOGLE_CHAT = _GoogleChat()
