@@ -194,7 +194,7 @@ def classify(reply: Reply, context: Context) -> Outcome:
 
 def _classify(reply: HttpReply, context: Context) -> Outcome:
     body = json_body(reply)
-    code = body.get("code")
+    code = _code(body)
     if 200 <= reply.status < 300:
         message_id = body.get("id")
         # Without an id it was no ntfy that answered, but a page before it.
@@ -207,12 +207,18 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
         return Refused(Reason.FORBIDDEN, said(reply))
     if reply.status == 413:
         return Refused(Reason.TOO_LARGE, said(reply), ours=True)
-    if reply.status == 400 and isinstance(code, int):
+    if reply.status == 400 and code:
         return Refused(Reason.NOT_FOUND, said(reply)) if code in _BAD_TOPIC else Refused(Reason.PAYLOAD, said(reply), ours=True)
     return classify_rest(reply, context.now)
 
 
-def _wait_seconds(reply: HttpReply, code: Any, now: Micros) -> float | None:
+def _code(body: dict[str, Any]) -> int:
+    """ntfy's own number of the error, or 0."""
+    code = body.get("code")
+    return code if isinstance(code, int) else 0
+
+
+def _wait_seconds(reply: HttpReply, code: int, now: Micros) -> float | None:
     """As long as the answer asks, or until the day's quota begins again."""
     wait = retry_after(reply, now)
     return float(DAY_SECONDS - now // SECOND % DAY_SECONDS) if wait is None and code in _UNTIL_TOMORROW else wait

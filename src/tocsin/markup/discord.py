@@ -12,6 +12,7 @@ from tocsin.markup.renderer import Renderer, bare_url, fenced, grid, is_bare, pr
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
 _FENCE_RUN = re.compile("`+")
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
 MAX_HEADING = 3
 BECOMES = {
     Element.MAIL_LINK: "its text and address",
@@ -93,7 +94,10 @@ class _Discord(Renderer):
 
 
 def _marked(mark: str, inside: str) -> str:
-    return f"{mark}{inside}{mark}" if inside.strip() else inside
+    """Discord ends a mark at the next one, even within code and addresses: there the words go without it."""
+    bare = _ESCAPED.sub("", inside)
+    is_torn = "*" in bare.replace("**", "") if mark == "*" else mark in bare
+    return f"{mark}{inside}{mark}" if inside.strip() and not is_torn else inside
 
 
 _DISCORD = _Discord()

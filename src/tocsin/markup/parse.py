@@ -2,7 +2,7 @@
 
 What the renderers may rely on: `Text` holds no line break and no control character; a `Link` or `Image` has an http, https or mailto
 URL in printable form without white space, quotes, angle brackets, backslashes or pipes, something to read inside, and no other link in
-it; nothing is nested deeper than `MAX_DEPTH`.
+it; nothing is nested deeper than `MAX_DEPTH`, and no mark in one of its own kind.
 """
 
 import functools
@@ -34,7 +34,8 @@ _LANGUAGE = re.compile(r"\s*([\w+#.-]{1,40})(?:[\s,{]|$)", re.ASCII)
 
 _INLINE = frozenset({tree.Text, tree.Code, tree.Break, tree.Strong, tree.Emphasis, tree.Strike, tree.Link, tree.Image})
 _CONTAINERS = frozenset({"BlockQuote", "List", "Item"})
-_NESTING = _CONTAINERS | {"Emphasis", "Strong", "Strikethrough"}
+_MARKS = frozenset({"Emphasis", "Strong", "Strikethrough"})
+_NESTING = _CONTAINERS | _MARKS
 _LINKS = frozenset({"Link", "Image"})
 
 
@@ -58,7 +59,7 @@ def _flavour(source: str) -> pyromark.Markdown:
 
 
 class _Frame:
-    """One open element. `kind` is empty for one that is nested too deep: what is inside goes to the element around it."""
+    """One open element. `kind` is empty for one that is left out: what is inside goes to the element around it."""
 
     __slots__ = ("checked", "data", "kind", "loose", "nodes")
 
@@ -114,7 +115,7 @@ class _Builder:
             frame.nodes.append(tree.Text(text))
 
     def _code(self, text: str) -> None:
-        self.is_visible = True
+        self.is_visible = self.is_visible or not text.isspace()
         self._stack[-1].nodes.append(tree.Code(text))
 
     def _html(self, text: str) -> None:
@@ -132,7 +133,9 @@ class _Builder:
         if kind in _LINKS:
             self._open_links += 1
         stack = self._stack
-        stack.append(_Frame("" if len(stack) > MAX_DEPTH and kind in _NESTING else kind, (kind, data)))
+        is_nothing_more = kind in _MARKS and any(frame.kind == kind for frame in stack)  # bold in bold is bold
+        is_too_deep = len(stack) > MAX_DEPTH and kind in _NESTING
+        stack.append(_Frame("" if is_nothing_more or is_too_deep else kind, (kind, data)))
 
     def _end(self, _: Any) -> None:
         stack = self._stack

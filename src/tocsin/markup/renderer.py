@@ -6,6 +6,7 @@ As it stands it renders readable plain text; a dialect overrides what it marks u
 import re
 import unicodedata
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 from tocsin.markup import tree
 
@@ -150,8 +151,14 @@ def words(nodes: Sequence[tree.Inline]) -> str:
 
 
 def is_bare(node: tree.Link | tree.Image) -> bool:
-    """Whether the label is the address itself."""
-    return len(node.inside) == 1 and isinstance(node.inside[0], tree.Text) and node.inside[0].text in (node.url, bare_url(node.url))
+    """Whether the label is the address itself, as it was written or as it had to be encoded."""
+    if len(node.inside) != 1 or not isinstance(node.inside[0], tree.Text):
+        return False
+    label = node.inside[0].text
+    return label in (node.url, bare_url(node.url)) or unquote(label).lower() in (
+        unquote(node.url).lower(),
+        unquote(bare_url(node.url)).lower(),
+    )
 
 
 def bare_url(url: str) -> str:
