@@ -281,6 +281,7 @@ _OPTIONS = {
     pycurl.TCP_KEEPALIVE: 1,
     pycurl.TCP_KEEPIDLE: 60,
     pycurl.TCP_KEEPINTVL: 30,
+    pycurl.UPLOAD_BUFFERSIZE: 16_384,  # every handle keeps one; 64 KB, the default, is memory that most requests never need
     pycurl.POST: 1,
 }
 
