@@ -29,13 +29,14 @@ from tocsin.flow.deliver import Delivering
 from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers import Handlers
-from tocsin.flow.health import Health
+from tocsin.flow.health import Health, end_stopped
 from tocsin.flow.housekeeping import keep_house
 from tocsin.flow.keep import Keeping
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
 from tocsin.flow.recover import recover
 from tocsin.flow.service import Service
+from tocsin.flow.tally import Tally
 from tocsin.flow.trial import Trials
 from tocsin.model import Busy
 from tocsin.net import mail
@@ -77,9 +78,10 @@ async def running(
     local = LocalEngine(store)
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
-    health = Health(store, directory, local, accepting, vault)
+    health = Health(store, directory, local, accepting, vault, settings)
+    tally = Tally(store, settings.retention_days)
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
-    keeping = Keeping(store, health, ledger, metrics)
+    keeping = Keeping(store, health, ledger, metrics, tally)
     delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, datadir.store_id(engine))
 
     def unready() -> list[str]:
@@ -91,8 +93,9 @@ async def running(
     _watch(metrics, store, local)
     await recover(ledger.found, store, directory, keeping, settings)
     ledger.clear()
+    await end_stopped(store, local)
     await local.start(delivering)
-    house = asyncio.create_task(keep_house(store, access, settings))
+    house = asyncio.gather(keep_house(store, access, settings), tally.keep_now_and_then())
     try:
         yield Service(
             settings=settings,
@@ -110,6 +113,7 @@ async def running(
         await local.stop(GRACE_SECONDS)
         with contextlib.suppress(Busy):  # when keys were last used is not worth a failed stop
             await access.note_use()
+            await tally.keep()
         for ended in await asyncio.gather(house, wires.close(), return_exceptions=True):
             if isinstance(ended, Exception):
                 log.error("stop.failed", exc_info=ended)  # and goes on: what is decided must still be kept

@@ -71,6 +71,13 @@ def _schedule(value: str) -> tuple[float, ...]:
     return tuple(waits)
 
 
+def _time(value: str) -> float:
+    waits = _schedule(value)
+    if len(waits) != 1:
+        raise ValueError("must be one length of time, such as 3d")
+    return waits[0]
+
+
 def _choice(*words: str) -> Callable[[str], str]:
     def read(value: str) -> str:
         if value.lower() not in words:
@@ -163,6 +170,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_parts", "5", "Parts that a long message may be split into.", _whole(1, 20)),
     Option("retry_schedule", "5s,30s,5m,30m,2h,6h,12h", "Waits between the attempts of a delivery.", _schedule),
     Option("unknown", "retry", "What follows an attempt whose answer was lost: retry or stop.", _choice("retry", "stop")),
+    Option(
+        "disable_after_failures", "5", "Failed deliveries since its last success that switch a handler off; 0: never.", _whole(0, 100_000)
+    ),
+    Option("disable_after", "3d", "How long a handler must have failed, at least, before that.", _time),
     Option("retention_days", "30", "Days after which settled notifications are deleted.", _whole(1, 36_500)),
     Option("rate_limit", "0", "Requests a minute for each key; 0: no limit.", _whole(0, 1_000_000)),
     Option("metrics_token", None, "Bearer token that /metrics asks for; unset: open.", secret=True),
@@ -199,6 +210,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_parts: int
     retry_schedule: tuple[float, ...]
     unknown: str
+    disable_after_failures: int
+    disable_after: float
     retention_days: int
     rate_limit: int
     metrics_token: str | None

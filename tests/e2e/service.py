@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +43,11 @@ def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "it d
         assert time.monotonic() < deadline, f"{what} within {seconds} s"
         time.sleep(0.02)
     return value
+
+
+def in_an_hour() -> str:
+    """As the API writes times."""
+    return (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @dataclass(frozen=True)

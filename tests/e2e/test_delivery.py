@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import Starter
-from e2e.service import Client, OwnedClient, Service, until
+from e2e.service import Client, OwnedClient, Service, in_an_hour, until
 from mailserver import MailServer
 from receiver import Receiver
 
@@ -21,10 +21,6 @@ TWEETS = "/2/tweets"
 def in_seconds(seconds: float) -> str:
     """A moment from now, in RFC 3339 with an offset that is not UTC's."""
     return (datetime.now(UTC) + timedelta(seconds=seconds, hours=9)).isoformat(timespec="milliseconds").replace("+00:00", "+09:00")
-
-
-def in_an_hour() -> str:
-    return (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def outcomes(delivery: Any) -> list[tuple[str, str, int | None]]:

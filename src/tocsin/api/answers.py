@@ -8,8 +8,11 @@ from tocsin.api import times
 from tocsin.flow.deliveries import Event
 from tocsin.flow.handlers import shown_settings
 from tocsin.flow.preview import Preview
+from tocsin.flow.tally import HOUR, summarize
 from tocsin.flow.trial import Trial
+from tocsin.flow.words import event_text, hint, sentence
 from tocsin.model import Attempt, Delivery, Handler, Notification, SigningSecret, Status
+from tocsin.store import HandlerFacts
 
 
 class Made(Struct):
@@ -168,6 +171,85 @@ class TrialAnswer(Struct):
 
 def trial(one: Trial) -> TrialAnswer:
     return TrialAnswer(one.status, one.reason, one.duration_ms, one.request, one.response, one.hint)
+
+
+class ReasonAnswer(Struct):
+    """How many deliveries failed for a reason."""
+
+    reason: str
+    count: int
+    text: str
+
+
+class LatencyAnswer(Struct):
+    """From due to delivered, milliseconds, to about a fifth; null where nothing has arrived."""
+
+    p50: int | None
+    p95: int | None
+
+
+class HandlerEventAnswer(Struct):
+    """What happened to a handler: `switched_off` or `moved` by the service; `paused`, `enabled` or `changed` by its owner."""
+
+    datetime: str
+    event: str
+    reason: str | None
+    text: str
+
+
+class HealthAnswer(Struct):
+    """How a handler stands. `state`: ok, failing, paused by its owner or switched_off by the service, and then why and what to do."""
+
+    state: str
+    failures: int
+    failing_since: str | None
+    disabled_reason: str | None
+    hint: str | None
+
+
+class StatsAnswer(Struct):
+    """How a handler has fared. `since`: the hour of the oldest counts; `success_rate`: delivered of all that arrived, failed or expired."""
+
+    id: int
+    since: str | None
+    deliveries: Counts
+    success_rate: float | None
+    reasons: list[ReasonAnswer]
+    latency_ms: LatencyAnswer
+    health: HealthAnswer
+    history: list[HandlerEventAnswer]
+
+
+def stats(handler: Handler, facts: HandlerFacts) -> StatsAnswer:
+    summary = summarize(facts.hours)
+    counts = {**facts.counts, Status.DELIVERED: summary.delivered}
+    return StatsAnswer(
+        id=handler.id,
+        since=times.show(facts.hours[0].hour * HOUR) if facts.hours else None,
+        deliveries=Counts(*(counts[status] for status in Status)),
+        success_rate=summary.success_rate,
+        reasons=[ReasonAnswer(reason.value, count, sentence(reason)) for reason, count in facts.reasons],
+        latency_ms=LatencyAnswer(*(None if seconds is None else round(seconds * 1000) for seconds in (summary.p50, summary.p95))),
+        health=_health(handler, facts),
+        history=[
+            HandlerEventAnswer(times.show(one.at), one.what, None if one.reason is None else one.reason.value, event_text(one))
+            for one in facts.events
+        ],
+    )
+
+
+def _health(handler: Handler, facts: HandlerFacts) -> HealthAnswer:
+    streak = facts.streak
+    advice = None
+    if handler.is_enabled:
+        state = "failing" if streak.failures else "ok"
+    elif handler.disabled_reason is None:
+        state = "paused"
+    else:
+        state = "switched_off"
+        off = next((one for one in facts.events if one.what == "switched_off"), None)
+        advice = hint(off.reason) if off is not None and off.reason is not None else None
+    return HealthAnswer(state, streak.failures, times.show_if(streak.since), handler.disabled_reason, advice or None)
 
 
 class SizeAnswer(Struct):

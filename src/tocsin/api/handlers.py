@@ -68,6 +68,10 @@ async def preview(call: Call) -> Answer:
     return envelope.data(answers.preview(await call.service.previews.of(call.user_id, call.id, message)))
 
 
+async def stats(call: Call) -> Answer:
+    return envelope.data(answers.stats(*await call.service.handlers.stats(call.user_id, call.id)))
+
+
 async def secret(call: Call) -> Answer:
     return envelope.data(answers.secret(await call.service.handlers.secret(call.user_id, call.id)))
 

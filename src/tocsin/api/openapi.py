@@ -15,7 +15,8 @@ Object: TypeAlias = dict[str, Any]
 
 _REF = "#/components/schemas/"
 _ITEMS: tuple[type[Struct], ...] = (
-    *(answers.Made, answers.HandlerAnswer, answers.TrialAnswer, answers.PreviewAnswer, answers.SecretAnswer),
+    *(answers.Made, answers.HandlerAnswer, answers.TrialAnswer, answers.PreviewAnswer, answers.StatsAnswer),
+    answers.SecretAnswer,
     *(answers.NotificationAnswer, answers.Cancelled, answers.DeliveryAnswer, answers.DeliveryDetail, answers.Retried),
 )
 _EVERYWHERE = ("unauthorized", "forbidden", "rate_limited", "internal", "busy")

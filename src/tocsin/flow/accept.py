@@ -1,6 +1,6 @@
 """From checked drafts to durable rows, and the hand-over to the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -97,6 +97,19 @@ class Accepting:
         """What these ids were, if the key was used for this content: also when it could not be accepted any more. Raises Invalid."""
         answer = await self._repeats.answer_of(user_id, idempotency)
         return None if answer is None else list(answer)
+
+    async def notice(self, user_id: int, draft: Draft | None) -> tuple[Accept | None, Callable[[Sequence[Accepted]], None]]:
+        """A notification of the service's own, to be kept together with what it is about; and who is told what it became."""
+        if draft is None:
+            return None, lambda _: None
+        planned = [plan(draft, await self._directory.briefs(user_id))]
+        now = draft.message.at
+
+        def committed(accepted: Sequence[Accepted]) -> None:
+            self._metrics.accepted(1, len(planned[0].deliveries))
+            self._hand_over(user_id, now, planned, accepted)
+
+        return Accept(user_id, now, planned), committed
 
     async def handler_faults(self, user_id: int, handlers: tuple[int, ...] | None, parameter: str) -> list[Fault]:
         """What `accept` would say of these handlers, to be reported together with other faults."""

@@ -1,7 +1,7 @@
 """Registering, changing and removing handlers: the rules for their fields, and what follows from a change."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -11,9 +11,10 @@ from tocsin.channels.contract import AnyChannel, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.engine import Engine
 from tocsin.flow.directory import Directory, open_handler
-from tocsin.flow.health import end_waiting
+from tocsin.flow.health import ROWS_AT_ONCE, end_waiting
+from tocsin.flow.tally import HOUR
 from tocsin.model import MASK, SECOND, Fault, Handler, Micros, Missing, Reason, SigningSecret, Status
-from tocsin.store import HandlerChange, HandlerFilter, HandlerRow, Store
+from tocsin.store import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Store
 from tocsin.vault import Vault, new_signing_secret
 
 MOST_NAME_CHARACTERS = 256
@@ -111,6 +112,16 @@ def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------------- what is done
 
 
+def _event(row: HandlerRow, draft: HandlerDraft) -> HandlerEvent | None:
+    """What the handler's history says of a change by its owner."""
+    now = observe.now()
+    if draft.is_enabled is not None and draft.is_enabled != row.is_enabled:
+        return HandlerEvent(now, "enabled" if draft.is_enabled else "paused")
+    if draft.settings is not None or draft.type not in (None, row.type):
+        return HandlerEvent(now, "changed")
+    return None
+
+
 class Handlers:
     def __init__(self, store: Store, directory: Directory, engine: Engine, vault: Vault) -> None:
         self._store = store
@@ -150,10 +161,11 @@ class Handlers:
         """Write what the draft holds. Raises Missing."""
         while True:
             row = await self._row(user_id, handler_id)
-            if await self._store.change_handler(handler_id, self._change(row, draft), expected_version=row.version):
+            change = self._change(row, draft)
+            if await self._store.change_handler(handler_id, change, row.version, _event(row, draft), ROWS_AT_ONCE):
                 break
         self._directory.forget(user_id, handler_id)
-        if draft.is_enabled is False:  # also if it was paused before: a crash may have come between the pause and this
+        if draft.is_enabled is False:  # the first of them ended in the same commit; a start ends what a crash leaves of the others
             await end_waiting(self._store, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
         return handler_id
 
@@ -173,10 +185,19 @@ class Handlers:
     async def delete(self, user_id: int, handler_id: int) -> None:
         """Cancel what waits, erase the secrets, keep the history. Raises Missing."""
         await self._row(user_id, handler_id)
-        if not await self._store.delete_handler(handler_id, observe.now()):
+        if not await self._store.delete_handler(handler_id, observe.now(), ROWS_AT_ONCE):
             raise Missing
         self._directory.forget(user_id, handler_id)
         await end_waiting(self._store, self._engine, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED)
+
+    async def stats(self, user_id: int, handler_id: int) -> tuple[Handler, HandlerFacts]:
+        """The handler, and how it has fared for as long as rows are kept. Raises Missing."""
+        handler = await self.get(user_id, handler_id)
+        return handler, await self._store.handler_facts(handler_id, 0)
+
+    async def hours(self, handler_ids: Sequence[int], since: Micros) -> list[HandlerHour]:
+        """What became of these handlers' deliveries since then, oldest hour first for each."""
+        return await self._store.handler_hours(handler_ids, since // HOUR)
 
     async def secret(self, user_id: int, handler_id: int) -> SigningSecret:
         """The signing secrets. Raises Missing, also for a type that does not sign."""
@@ -189,7 +210,7 @@ class Handlers:
             until = observe.now() + ROTATION
             rotated = SigningSecret(new_signing_secret(), self._secret_of(row).current, until)
             change = HandlerChange(secret=self._vault.seal(msgspec.to_builtins(rotated)))
-            if await self._store.change_handler(handler_id, change, expected_version=row.version):
+            if await self._store.change_handler(handler_id, change, row.version):
                 self._directory.forget(user_id, handler_id)
                 return rotated
 

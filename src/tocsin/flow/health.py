@@ -8,12 +8,14 @@ from tocsin import observe
 from tocsin.engine import Engine
 from tocsin.flow.accept import Accepting
 from tocsin.flow.directory import Directory, Loaded
-from tocsin.flow.words import sentence
-from tocsin.model import Draft, Message, Reason, Severity, Status
-from tocsin.store import HandlerChange, Store
+from tocsin.flow.words import hint, sentence, span
+from tocsin.model import SECOND, Draft, Message, Micros, Reason, Severity, Status
+from tocsin.settings import Settings
+from tocsin.store import Accepted, HandlerChange, HandlerEvent, Store, SwitchOff
 from tocsin.vault import Vault
 
 ROWS_AT_ONCE = 2000  # deliveries ended in one write, so that a long backlog does not hold up other writes
+_REACHING = {Reason.DNS, Reason.CONNECT, Reason.TIMEOUT}  # failures that a dead network of our own looks like
 
 log = structlog.get_logger(__name__)
 
@@ -26,36 +28,73 @@ async def end_waiting(store: Store, engine: Engine, handler_id: int, status: Sta
     engine.forget_handler(handler_id)
 
 
+async def end_stopped(store: Store, engine: Engine) -> None:
+    """At the start: end what a crash left waiting for handlers that were paused, switched off or deleted just before it."""
+    for handler_id, status, reason in await store.stopped_handlers():
+        await end_waiting(store, engine, handler_id, status, reason)
+
+
 class Health:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, accepting: Accepting, vault: Vault) -> None:
+    def __init__(self, store: Store, directory: Directory, engine: Engine, accepting: Accepting, vault: Vault, settings: Settings) -> None:
         self._store = store
         self._directory = directory
         self._engine = engine
         self._accepting = accepting
         self._vault = vault
+        self._most_failures = settings.disable_after_failures
+        self._least_time = int(settings.disable_after * SECOND)
+        self._answered_at: Micros = 0
+
+    def answered(self, at: Micros) -> None:
+        """Some provider answered: the network is there."""
+        self._answered_at = at
 
     async def move(self, loaded: Loaded, new_settings: Mapping[str, str]) -> None:
         """Replace settings that the provider says have changed, unless the owner changed the handler meanwhile."""
         handler = loaded.handler
         sealed = self._vault.seal({**handler.settings, **new_settings})
-        await self._store.change_handler(handler.id, HandlerChange(settings=sealed), expected_version=handler.version)
+        event = HandlerEvent(observe.now(), "moved", reason=Reason.MOVED)
+        await self._store.change_handler(handler.id, HandlerChange(settings=sealed), handler.version, event)
         self._directory.forget(handler.user_id, handler.id)
         log.info("handler.moved", handler=handler.id, type=handler.type)
 
+    async def failed(self, loaded: Loaded, reason: Reason, detail: str, due_at: Micros) -> None:
+        """A delivery that was due at `due_at` failed by the handler's own fault; too many for too long switch the handler off.
+
+        As long as nobody at all answers, it is our own network that is gone.
+        """
+        if not self._most_failures or (reason in _REACHING and self._answered_at < due_at):
+            return
+        now = observe.now()
+        streak = await self._store.count_failure(loaded.handler.id, now)
+        lasted = now - (streak.since or now)
+        if streak.failures >= self._most_failures and lasted >= self._least_time:
+            why = f"{streak.failures} deliveries in a row failed over {span(lasted)}, the last one so: {sentence(reason)} {detail}"
+            await self._switch_off(loaded, reason, why.strip())
+
     async def switch_off(self, loaded: Loaded, reason: Reason, detail: str) -> None:
+        """The provider says that there is nobody any more."""
+        await self._switch_off(loaded, reason, f"{sentence(reason)} {detail}".strip())
+
+    async def _switch_off(self, loaded: Loaded, reason: Reason, why: str) -> None:
         """Disable a dead handler, end what waits for it, tell its owner. Only the first of several attempts in flight does it."""
         handler = loaded.handler
-        why = f"{sentence(reason)} {detail}".strip()
-        change = HandlerChange(is_enabled=False, disabled_reason=why)
-        was_ours = await self._store.change_handler(handler.id, change, expected_version=handler.version)
-        self._directory.forget(handler.user_id, handler.id)
-        if not was_ours:
-            return
-        await end_waiting(self._store, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED)
-        log.warning("handler.switched_off", handler=handler.id, type=handler.type, reason=reason)
-        await self._tell(loaded, why)
+        now = observe.now()
+        notice, hand_over = await self._accepting.notice(handler.user_id, await self._notice(loaded, reason, why, now))
+        what = SwitchOff(handler.id, handler.version, HandlerEvent(now, "switched_off", why, reason), notice, ROWS_AT_ONCE)
 
-    async def _tell(self, loaded: Loaded, why: str) -> None:
+        def committed(accepted: list[Accepted] | None) -> None:
+            if accepted:
+                hand_over(accepted)
+
+        was_ours = await self._store.switch_off(what, committed)
+        self._directory.forget(handler.user_id, handler.id)
+        if was_ours:
+            await end_waiting(self._store, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED)
+            log.warning("handler.switched_off", handler=handler.id, type=handler.type, reason=reason)
+
+    async def _notice(self, loaded: Loaded, reason: Reason, why: str, now: Micros) -> Draft | None:
+        """What the owner is told; None where there is no other handler to tell it through."""
         handler = loaded.handler
         others: list[int] = []
         for brief in (await self._directory.briefs(handler.user_id)).values():
@@ -64,13 +103,14 @@ class Health:
                 if other is not None and other.settings is not None and not other.channel.is_public(other.settings):
                     others.append(brief.id)
         if not others:
-            return
+            return None
+        paragraphs = (why, hint(reason), "Nothing more is sent there until you switch it on again.")
         message = Message(
             title=f"Handler switched off: {handler.name}"[:256],
-            text=f"{why}\n\nNothing more is sent there until you switch it on again.",
+            text="\n\n".join(paragraph for paragraph in paragraphs if paragraph),
             severity=Severity.WARNING,
             fields=(("Handler", handler.name), ("Type", loaded.channel.title), ("Id", str(handler.id))),
-            at=observe.now(),
+            at=now,
             kind="handler.disabled",
         )
-        await self._accepting.accept(handler.user_id, [Draft(message, tuple(others[:1000]))])
+        return Draft(message, tuple(others[:1000]))

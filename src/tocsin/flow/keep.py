@@ -13,7 +13,8 @@ from tocsin.engine import Run
 from tocsin.flow.directory import Loaded
 from tocsin.flow.health import Health
 from tocsin.flow.settle import Decision
-from tocsin.model import SECOND, Attempt, Busy, Micros, Reason, Status
+from tocsin.flow.tally import Tally
+from tocsin.model import SECOND, Attempt, Busy, Micros, Status
 from tocsin.store import Settlement, Store
 
 STORE_RETRY_SECONDS = 1.0
@@ -48,11 +49,12 @@ class Ending:
 class Keeping:
     """Keeps outcomes, however long the store needs: an attempt cannot be undone."""
 
-    def __init__(self, store: Store, health: Health, ledger: InFlightLedger, metrics: observe.Metrics) -> None:
+    def __init__(self, store: Store, health: Health, ledger: InFlightLedger, metrics: observe.Metrics, tally: Tally) -> None:
         self._store = store
         self._health = health
         self._ledger = ledger
         self._metrics = metrics
+        self._tally = tally
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, ending: Ending, decision: Decision) -> None:
@@ -74,10 +76,10 @@ class Keeping:
             self._observe(ending, result)
             self._ledger.leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
             due_at = decision.due_at if result else None
-            if decision.switch_off is None or loaded is None:
+            if loaded is None or (decision.switch_off is None and not decision.blames):
                 ending.run.settled(due_at)
             else:
-                self._spawn(self._switch_off(ending.run, loaded, decision.reason, decision.switch_off, due_at))
+                self._spawn(self._blame(ending.run, loaded, decision, due_at))
 
     def _write(self, ending: Ending) -> None:
         try:
@@ -100,11 +102,15 @@ class Keeping:
         else:
             self._write(ending)
 
-    async def _switch_off(self, run: Run, loaded: Loaded, reason: Reason, why: str, due_at: Micros | None) -> None:
+    async def _blame(self, run: Run, loaded: Loaded, decision: Decision, due_at: Micros | None) -> None:
+        delivery = decision.delivery
         try:
-            await self._health.switch_off(loaded, reason, why)
+            if decision.switch_off is not None:
+                await self._health.switch_off(loaded, decision.reason, decision.switch_off)
+            else:
+                await self._health.failed(loaded, decision.reason, delivery.last_error or "", delivery.first_due_at)
         except Exception:
-            log.exception("switch_off.failed", handler=loaded.handler.id)
+            log.exception("blame.failed", handler=loaded.handler.id)
         finally:
             run.settled(due_at)
 
@@ -118,13 +124,19 @@ class Keeping:
         channel = ending.loaded.channel.type if ending.loaded else "deleted"
         if log_row is not None:
             metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us / SECOND)
+            if log_row.status_code is not None:
+                self._health.answered(log_row.at)
             observe.log_attempt(channel, delivery.handler_id, log_row, delivery.status)
         if not applied:
             return
         if delivery.status is Status.DELIVERED:
-            metrics.delivered(channel, max(0, time.time_ns() // 1000 - delivery.first_due_at) / SECOND)
+            now = time.time_ns() // 1000
+            latency = max(0, now - delivery.first_due_at)
+            metrics.delivered(channel, latency / SECOND)
+            self._tally.delivered(delivery.handler_id, latency)
         elif delivery.status is not Status.PENDING and delivery.last_reason is not None:
             metrics.failed(channel, delivery.last_reason)
+            self._tally.ended(delivery.handler_id, delivery.status)
 
 
 def _look_again(ending: Ending) -> None:

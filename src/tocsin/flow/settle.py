@@ -16,6 +16,11 @@ LONGEST_OWN_THROTTLE_SECONDS = 300.0
 MOST_THROTTLES = 500  # in a row
 JITTER = 0.2
 LATE_AFTER: Micros = 5 * 60 * SECOND
+# Nobody's handler is to blame for these.
+_OURS = {
+    *(Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT, Reason.BLOCKED, Reason.PAYLOAD, Reason.TOO_LARGE, Reason.BUDGET),
+    *(Reason.SETTINGS, Reason.INTERNAL),
+}
 MOST_MOVES = 3  # new addresses in a row before we stop believing them
 
 
@@ -23,7 +28,8 @@ class Decision(Struct, frozen=True):
     """What is done about an outcome.
 
     `delivery` is the row as it shall stand. `pause_seconds`: nothing goes out on this credential for so long. `switch_off`: why
-    the handler is disabled, in plain words. `new_settings`: values that replace the handler's of the same names.
+    the handler is disabled, in plain words. `new_settings`: values that replace the handler's of the same names. `blames`: the delivery
+    failed, and by the handler's own fault.
     """
 
     delivery: Delivery
@@ -31,6 +37,7 @@ class Decision(Struct, frozen=True):
     pause_seconds: float = 0.0
     switch_off: str | None = None
     new_settings: Mapping[str, str] | None = None
+    blames: bool = False
 
     @property
     def due_at(self) -> Micros | None:
@@ -62,10 +69,10 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
             row = replace(delivery, may_have_arrived=True)
             detail = f"no answer came back ({outcome.reason}), it may have arrived; {outcome.detail}".rstrip("; ")
             if settings.unknown == "stop":
-                return _ended(row, Reason.UNKNOWN, detail)
+                return _failed(row, Reason.UNKNOWN, detail)
             return _again(_Case(row, channel, settings, now, dice), outcome.reason, detail, channel.unknown_wait_seconds)
         case Refused():
-            return _ended(delivery, outcome.reason, outcome.detail)
+            return _failed(delivery, outcome.reason, outcome.detail, ours=outcome.ours)
         case Gone():
             ended = _ended(delivery, outcome.reason, outcome.detail)
             return replace(ended, switch_off=outcome.detail or outcome.reason.value)
@@ -78,11 +85,15 @@ def _ended(delivery: Delivery, reason: Reason, detail: str, status: Status = Sta
     return Decision(row, reason)
 
 
+def _failed(delivery: Delivery, reason: Reason, detail: str, *, ours: bool = False) -> Decision:
+    return replace(_ended(delivery, reason, detail), blames=not ours and reason not in _OURS)
+
+
 def _again(case: _Case, reason: Reason, detail: str, least_wait: float = 0.0) -> Decision:
     delivery, schedule, most = case.delivery, case.settings.retry_schedule, case.channel.max_attempts
     out_of_tries = most is not None and delivery.step + 1 >= most
     if delivery.step >= len(schedule) or out_of_tries:
-        return _ended(delivery, reason, detail)
+        return _failed(delivery, reason, detail)
     wait = max(schedule[delivery.step], least_wait) * (1 + JITTER * case.dice)
     row = replace(
         delivery,
@@ -103,7 +114,7 @@ def _throttled(outcome: Later, delivery: Delivery, now: Micros, dice: float) -> 
     waited_seconds = (now - max(delivery.first_due_at, delivery.created_at)) / SECOND
     is_endless = delivery.throttles > 0 and delivery.replays == 0 and waited_seconds > LONGEST_THROTTLE_SECONDS
     if wait > LONGEST_THROTTLE_SECONDS or is_endless or delivery.throttles >= MOST_THROTTLES:
-        return _ended(delivery, Reason.THROTTLED_TOO_LONG, outcome.detail)
+        return _failed(delivery, Reason.THROTTLED_TOO_LONG, outcome.detail)
     wait = max(wait, LEAST_THROTTLE_SECONDS)
     due_at = now + int(wait * (1 + JITTER * dice / 4) * SECOND)
     row = replace(

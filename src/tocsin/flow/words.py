@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Notification, Reason, Status
+from tocsin.store import HandlerEvent
 
 _SENTENCES: dict[Reason, str] = {
     Reason.OK: "It arrived.",
@@ -78,6 +79,20 @@ def hint(reason: Reason) -> str:
     return _HINTS.get(reason, "")
 
 
+_HANDLER_EVENTS = {
+    "switched_off": "Switched off by the service.",
+    "moved": "Moved to a new address by the provider.",
+    "paused": "Paused by its owner.",
+    "enabled": "Switched on by its owner.",
+    "changed": "Its settings were changed by its owner.",
+}
+
+
+def event_text(event: HandlerEvent) -> str:
+    """What happened to a handler."""
+    return f"{_HANDLER_EVENTS[event.what]} {event.detail}".strip()
+
+
 class Event(Struct, frozen=True):
     at: Micros
     text: str
@@ -87,12 +102,12 @@ def events(delivery: Delivery, notification: Notification, attempts: list[Attemp
     """A delivery's story, derived from its rows: every decision in plain words, oldest first."""
     story = [Event(delivery.created_at, "Accepted.")]
     if notification.send_at is not None and notification.send_at > delivery.created_at:
-        story.append(Event(delivery.created_at, f"Waits to be sent in {_span(notification.send_at - delivery.created_at)}."))
+        story.append(Event(delivery.created_at, f"Waits to be sent in {span(notification.send_at - delivery.created_at)}."))
     previous_at = delivery.first_due_at
     for attempt in attempts:
         waited = attempt.at - previous_at
         if waited > SECOND and attempt.number == 1:
-            story.append(Event(attempt.at, f"Had waited {_span(waited)} for its turn."))
+            story.append(Event(attempt.at, f"Had waited {span(waited)} for its turn."))
         story.append(Event(attempt.at + attempt.duration_us, _told(attempt)))
         previous_at = attempt.next_at or attempt.at
     last = attempts[-1] if attempts else None
@@ -108,7 +123,7 @@ def events(delivery: Delivery, notification: Notification, attempts: list[Attemp
 
 def _told(attempt: Attempt) -> str:
     code = f" ({attempt.status_code})" if attempt.status_code is not None else ""
-    following = "" if attempt.next_at is None else f" Next attempt in {_span(attempt.next_at - attempt.at - attempt.duration_us)}."
+    following = "" if attempt.next_at is None else f" Next attempt in {span(attempt.next_at - attempt.at - attempt.duration_us)}."
     if attempt.outcome == "delivered":
         form = ", as plain text, because the provider refused its native form" if attempt.reason is Reason.PLAIN else ""
         return f"Attempt {attempt.number}: delivered{code} after {attempt.duration_us / 1000:.0f} ms{form}."
@@ -116,7 +131,8 @@ def _told(attempt: Attempt) -> str:
     return f"Attempt {attempt.number}: {unknown}{sentence(attempt.reason)[:-1]}{code}.{following}"
 
 
-def _span(length: Micros) -> str:
+def span(length: Micros) -> str:
+    """A length of time in words, as exact as people need it."""
     seconds = max(0, length) / SECOND
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

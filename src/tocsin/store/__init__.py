@@ -75,6 +75,58 @@ class HandlerRow(Struct, frozen=True):
     deleted_at: Micros | None
 
 
+class HandlerEvent(Struct, frozen=True):
+    """What happened to a handler. `what`: switched_off or moved (by the service), paused, enabled or changed (by its owner)."""
+
+    at: Micros
+    what: str
+    detail: str = ""
+    reason: Reason | None = None
+
+
+class Streak(Struct, frozen=True):
+    """Deliveries that failed by the handler's own fault since it last took one; `since`: when the first of them did."""
+
+    failures: int
+    since: Micros | None
+
+
+class HandlerHour(Struct, frozen=True):
+    """What became of a handler's deliveries within an hour (since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
+
+    handler_id: int
+    hour: int
+    delivered: int
+    failed: int
+    expired: int
+    latencies: tuple[int, ...] = ()
+
+
+class HandlerFacts(Struct, frozen=True):
+    """What is kept of how a handler fares. `counts`: its deliveries by status but for delivered ones, each counted to 10,000; `reasons`:
+    why the latest 1,000 of its failed ones did, oftenest first; `events` newest first; `hours` oldest first.
+    """
+
+    streak: Streak
+    counts: dict[Status, int]
+    reasons: tuple[tuple[Reason, int], ...]
+    events: tuple[HandlerEvent, ...]
+    hours: tuple[HandlerHour, ...]
+
+
+class SwitchOff(Struct, frozen=True):
+    """A handler is disabled by the service: what waits for it ends, its owner is told, and its history says why, all in one commit.
+
+    Nothing happens unless the handler is still at `version`. `most`: deliveries that are ended at once.
+    """
+
+    handler_id: int
+    version: int
+    event: HandlerEvent
+    notice: "Accept | None"
+    most: int
+
+
 class HandlerBrief(Struct, frozen=True):
     """What planning needs to know of a handler."""
 
@@ -215,11 +267,33 @@ class Store(Protocol):
         ...
 
     async def add_handler(self, user_id: int, change: HandlerChange, at: Micros) -> int: ...
-    async def change_handler(self, handler_id: int, change: HandlerChange, expected_version: int | None = None) -> bool:
-        """False if it is deleted, or is no longer at the version expected."""
+    async def change_handler(
+        self, handler_id: int, change: HandlerChange, expected_version: int | None = None, event: HandlerEvent | None = None, most: int = 0
+    ) -> bool:
+        """False if it is deleted, or is no longer at the version expected. A pause ends up to `most` of what waits, in the same commit."""
         ...
 
-    async def delete_handler(self, handler_id: int, at: Micros) -> bool: ...
+    async def delete_handler(self, handler_id: int, at: Micros, most: int = 0) -> bool:
+        """Up to `most` of what waits for it is cancelled in the same commit."""
+        ...
+
+    async def switch_off(self, what: SwitchOff, committed: Callable[[list[Accepted] | None], None]) -> bool:
+        """False if it was not at that version any more. `committed` is told what the notice became, as with `accept`."""
+        ...
+
+    async def count_failure(self, handler_id: int, at: Micros) -> Streak:
+        """One more delivery that failed by the handler's own fault; a delivery that arrives ends the streak."""
+        ...
+
+    async def stopped_handlers(self) -> list[tuple[int, Status, Reason]]:
+        """Handlers that are paused, switched off or deleted, for which something waits all the same; how it is to end."""
+        ...
+
+    async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts: ...
+    async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]: ...
+    async def add_hours(self, hours: Sequence[HandlerHour], forget_before: int) -> None:
+        """Add to what is kept of these hours, and forget the same handlers' hours before that one."""
+        ...
 
     # keys, housekeeping
     async def key(self, key_hash: bytes) -> KeyRow | None: ...

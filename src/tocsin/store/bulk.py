@@ -55,7 +55,7 @@ ADD_ANSWERED_ATTEMPTS = (  # the last ones, with an answer to show
     " ON CONFLICT (delivery_id, number) DO NOTHING"
 )
 HANDLERS_DELIVERED = (
-    "UPDATE handlers SET last_delivered_at = v.column2 FROM (VALUES ?) AS v"
+    "UPDATE handlers SET last_delivered_at = v.column2, failures = 0, failing_since = NULL FROM (VALUES ?) AS v"
     " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2)"
 )
 ADD_TOTALS = "INSERT INTO totals (user_id, what, n) VALUES ? ON CONFLICT (user_id, what) DO UPDATE SET n = totals.n + excluded.n"

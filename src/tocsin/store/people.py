@@ -6,7 +6,18 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from tocsin.model import Micros, Reason, Status
-from tocsin.store.tables import attempts, deliveries, handlers, idempotency, keys, notifications, totals, users
+from tocsin.store.tables import (
+    attempts,
+    deliveries,
+    handler_events,
+    handler_hours,
+    handlers,
+    idempotency,
+    keys,
+    notifications,
+    totals,
+    users,
+)
 from tocsin.store.writing import delete_handler, end_pending
 
 _ROWS_AT_ONCE = 100_000
@@ -63,7 +74,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
     for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
-        delete_handler(connection, handler_id, at)
+        delete_handler(connection, handler_id, at, _ROWS_AT_ONCE)
         while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE) == _ROWS_AT_ONCE:
             pass
 
@@ -72,6 +83,9 @@ def delete_user(connection: Connection, user: int) -> None:
     """The user and everything of theirs."""
     theirs = select(deliveries.c.id).where(deliveries.c.user_id == user)
     connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(theirs)))
+    own = select(handlers.c.id).where(handlers.c.user_id == user)
+    for table in (handler_events, handler_hours):
+        connection.execute(delete(table).where(table.c.handler_id.in_(own)))
     for table in (deliveries, notifications, handlers, keys, totals, idempotency):
         connection.execute(delete(table).where(table.c.user_id == user))
     connection.execute(delete(users).where(users.c.id == user))

@@ -1,5 +1,6 @@
 """The reads, as functions of an open connection."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -7,12 +8,27 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, func, literal_column, or_, select, text, union_all
 
 from tocsin.model import Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status
-from tocsin.store import BACKLOG_AFTER, DeliveryFilter, HandlerBrief, HandlerFilter, HandlerRow, KeyRow, Page, Remembered, Waiting
+from tocsin.store import (
+    BACKLOG_AFTER,
+    DeliveryFilter,
+    HandlerBrief,
+    HandlerEvent,
+    HandlerFacts,
+    HandlerFilter,
+    HandlerHour,
+    HandlerRow,
+    KeyRow,
+    Page,
+    Remembered,
+    Streak,
+    Waiting,
+)
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     TOTAL_NOTIFICATIONS,
     attempts,
     deliveries,
+    handler_events,
     handlers,
     idempotency,
     keys,
@@ -20,6 +36,7 @@ from tocsin.store.tables import (
     totals,
     users,
 )
+from tocsin.store.tables import handler_hours as hours
 
 COUNT_CAP = 10_000  # filtered lists are counted no further
 _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
@@ -332,6 +349,64 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
 def handler(connection: Connection, handler_id: int) -> HandlerRow | None:
     row = connection.execute(select(*_HANDLER).where(handlers.c.id == handler_id)).first()
     return None if row is None else _handler_of(row)
+
+
+def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]:
+    waiting = [row[0] for row in connection.execute(_WAITING_HANDLERS)]
+    found: list[tuple[int, Status, Reason]] = []
+    for start in range(0, len(waiting), 500):
+        rows = connection.execute(
+            select(handlers.c.id, handlers.c.deleted_at, handlers.c.disabled_reason).where(
+                handlers.c.id.in_(waiting[start : start + 500]), handlers.c.is_enabled.is_(False)
+            )
+        )
+        for handler_id, deleted_at, disabled_reason in rows:
+            if deleted_at is not None:
+                found.append((handler_id, Status.CANCELLED, Reason.HANDLER_DELETED))
+            elif disabled_reason is not None:
+                found.append((handler_id, Status.FAILED, Reason.HANDLER_DISABLED))
+            else:
+                found.append((handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED))
+    return found
+
+
+def handler_facts(connection: Connection, handler_id: int, since_hour: int) -> HandlerFacts:
+    streak = connection.execute(select(handlers.c.failures, handlers.c.failing_since).where(handlers.c.id == handler_id)).one()
+    counts: dict[Status, int] = {}
+    for status in Status:
+        if status is not Status.DELIVERED:
+            partly = _PENDING if status is Status.PENDING else and_(_NOT_DELIVERED, deliveries.c.status == int(status))
+            own = select(deliveries.c.id).where(partly, deliveries.c.handler_id == handler_id).limit(COUNT_CAP)
+            counts[status] = connection.scalar(select(func.count()).select_from(own.subquery())) or 0
+    latest = (
+        select(deliveries.c.last_reason)
+        .where(_NOT_DELIVERED, deliveries.c.status == int(Status.FAILED), deliveries.c.handler_id == handler_id)
+        .order_by(deliveries.c.id.desc())
+        .limit(1000)
+    )
+    reasons = Counter(Reason(row[0]) for row in connection.execute(latest) if row[0])
+    events = connection.execute(
+        select(handler_events).where(handler_events.c.handler_id == handler_id).order_by(handler_events.c.id.desc())
+    )
+    return HandlerFacts(
+        Streak(*streak),
+        counts,
+        tuple(reasons.most_common()),
+        tuple([HandlerEvent(row.at, row.what, row.detail, Reason(row.reason) if row.reason else None) for row in events]),
+        tuple(handler_hours(connection, [handler_id], since_hour)),
+    )
+
+
+def handler_hours(connection: Connection, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
+    rows = connection.execute(
+        select(hours).where(hours.c.handler_id.in_(handler_ids), hours.c.hour >= since_hour).order_by(hours.c.handler_id, hours.c.hour)
+    )
+    return [
+        HandlerHour(
+            row.handler_id, row.hour, row.delivered, row.failed, row.expired, msgspec.json.decode(row.latencies, type=tuple[int, ...])
+        )
+        for row in rows
+    ]
 
 
 def key(connection: Connection, key_hash: bytes) -> KeyRow | None:

@@ -23,7 +23,10 @@ from tocsin.store import (
     DeliveryFilter,
     HandlerBrief,
     HandlerChange,
+    HandlerEvent,
+    HandlerFacts,
     HandlerFilter,
+    HandlerHour,
     HandlerRow,
     KeyRow,
     Page,
@@ -31,6 +34,8 @@ from tocsin.store import (
     Remembered,
     Settlement,
     StoreError,
+    Streak,
+    SwitchOff,
     Waiting,
     bulk,
     migrations,
@@ -221,11 +226,34 @@ class SqlStore:
     async def add_handler(self, user_id: int, change: HandlerChange, at: Micros) -> int:
         return await self._write(writing.add_handler, user_id, change, at)
 
-    async def change_handler(self, handler_id: int, change: HandlerChange, expected_version: int | None = None) -> bool:
-        return await self._write(writing.change_handler, handler_id, change, expected_version)
+    async def change_handler(
+        self, handler_id: int, change: HandlerChange, expected_version: int | None = None, event: HandlerEvent | None = None, most: int = 0
+    ) -> bool:
+        return await self._write(writing.change_handler, handler_id, change, expected_version, event, most)
 
-    async def delete_handler(self, handler_id: int, at: Micros) -> bool:
-        return await self._write(writing.delete_handler, handler_id, at)
+    async def delete_handler(self, handler_id: int, at: Micros, most: int = 0) -> bool:
+        return await self._write(writing.delete_handler, handler_id, at, most)
+
+    async def switch_off(self, what: SwitchOff, committed: Callable[[list[Accepted] | None], None]) -> bool:
+        def run(connection: Connection) -> list[Accepted] | None:
+            return writing.switch_off(connection, what)
+
+        return await self._writer.submit(run, committed=committed) is not None
+
+    async def count_failure(self, handler_id: int, at: Micros) -> Streak:
+        return await self._write(writing.count_failure, handler_id, at)
+
+    async def stopped_handlers(self) -> list[tuple[int, Status, Reason]]:
+        return await self._read(reading.stopped_handlers)
+
+    async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts:
+        return await self._list(reading.handler_facts, handler_id, since_hour)
+
+    async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
+        return await self._list(reading.handler_hours, handler_ids, since_hour)
+
+    async def add_hours(self, hours: Sequence[HandlerHour], forget_before: int) -> None:
+        await self._write(writing.add_hours, hours, forget_before)
 
     # -------------------------------------------------------------------------------------------- keys, housekeeping
 

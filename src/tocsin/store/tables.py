@@ -62,10 +62,39 @@ handlers = Table(
     Column("disabled_reason", Text),
     Column("version", Integer, nullable=False),
     Column("deleted_at", Time),
+    # Deliveries that failed by the handler's own fault since it last took one, and when the first of them did.
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("failing_since", Time),
     Index(
         "ix_handlers_user_id_live", "user_id", "id", sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")
     ),
     sqlite_autoincrement=True,
+)
+
+# What happened to a handler beside its deliveries, the last few of it.
+handler_events = Table(
+    "handler_events",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("handler_id", Id, ForeignKey("handlers.id"), nullable=False),
+    Column("at", Time, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("reason", Text),
+    Column("detail", Text, nullable=False),
+    Index("ix_handler_events_handler_id_id", "handler_id", "id"),
+)
+
+# What became of a handler's deliveries, hour by hour: charts and rates need no look at the deliveries themselves.
+handler_hours = Table(
+    "handler_hours",
+    metadata,
+    Column("handler_id", Id, ForeignKey("handlers.id"), primary_key=True, autoincrement=False),
+    Column("hour", Integer, primary_key=True, autoincrement=False),  # since 1970
+    Column("delivered", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("expired", Integer, nullable=False),
+    Column("latencies", Text, nullable=False),  # a JSON array, see `model.Tally`
+    sqlite_with_rowid=False,
 )
 
 # The message lives apart from the small, hot delivery rows.

@@ -1,19 +1,32 @@
 """The writes that come one by one, as functions of an open transaction. The hot ones are in bulk.py."""
 
+import itertools
 from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from tocsin.model import Micros, Reason, Status
-from tocsin.store import DeliveryFilter, HandlerChange, PostFacts, Remembered
-from tocsin.store.bulk import Totals, chunks, remember
+from tocsin.store import (
+    Accepted,
+    DeliveryFilter,
+    HandlerChange,
+    HandlerEvent,
+    HandlerHour,
+    PostFacts,
+    Remembered,
+    Streak,
+    SwitchOff,
+)
+from tocsin.store.bulk import AcceptAll, Totals, chunks, remember
 from tocsin.store.reading import chosen_deliveries
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     TOTAL_NOTIFICATIONS,
     attempts,
     deliveries,
+    handler_events,
+    handler_hours,
     handlers,
     idempotency,
     keys,
@@ -22,6 +35,7 @@ from tocsin.store.tables import (
 )
 
 DAY: Micros = 86_400_000_000
+MOST_EVENTS = 100  # of a handler are kept
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
 
@@ -142,17 +156,81 @@ def add_handler(connection: Connection, user_id: int, change: HandlerChange, at:
     return handler_id
 
 
-def change_handler(connection: Connection, handler_id: int, change: HandlerChange, expected_version: int | None) -> bool:
+def change_handler(
+    connection: Connection, handler_id: int, change: HandlerChange, expected_version: int | None, event: HandlerEvent | None, most: int
+) -> bool:
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
     if change.is_enabled:
         values["disabled_reason"] = None
+    if change.is_enabled or change.settings is not None:  # a fresh start
+        values |= {"failures": 0, "failing_since": None}
     statement = update(handlers).where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
     if expected_version is not None:
         statement = statement.where(handlers.c.version == expected_version)
-    return connection.execute(statement.values(version=handlers.c.version + 1, **values)).rowcount == 1
+    if connection.execute(statement.values(version=handlers.c.version + 1, **values)).rowcount != 1:
+        return False
+    if event is not None:
+        _note(connection, handler_id, event)
+    if change.is_enabled is False and most:
+        end_pending(connection, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED, most)
+    return True
 
 
-def delete_handler(connection: Connection, handler_id: int, at: Micros) -> bool:
+def switch_off(connection: Connection, what: SwitchOff) -> list[Accepted] | None:
+    change = HandlerChange(is_enabled=False, disabled_reason=what.event.detail)
+    if not change_handler(connection, what.handler_id, change, what.version, what.event, most=0):
+        return None
+    end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most)
+    return [] if what.notice is None else AcceptAll.run_all(connection, [what.notice])[0]
+
+
+def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
+    """Keep an event; only the last ones stay."""
+    reason = None if event.reason is None else event.reason.value
+    connection.execute(
+        insert(handler_events).values(handler_id=handler_id, at=event.at, what=event.what, detail=event.detail, reason=reason)
+    )
+    own = handler_events.c.handler_id == handler_id
+    oldest = select(handler_events.c.id).where(own).order_by(handler_events.c.id.desc()).limit(1).offset(MOST_EVENTS - 1)
+    connection.execute(delete(handler_events).where(own, handler_events.c.id < oldest.scalar_subquery()))
+
+
+def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak:
+    row = connection.execute(
+        update(handlers)
+        .where(handlers.c.id == handler_id)
+        .values(failures=handlers.c.failures + 1, failing_since=func.coalesce(handlers.c.failing_since, at))
+        .returning(handlers.c.failures, handlers.c.failing_since)
+    ).one()
+    return Streak(row[0], row[1])
+
+
+def add_hours(connection: Connection, hours: Sequence[HandlerHour], forget_before: int) -> None:
+    for one in hours:
+        place = (handler_hours.c.handler_id == one.handler_id, handler_hours.c.hour == one.hour)
+        kept = connection.execute(select(handler_hours).where(*place)).first()
+        before = () if kept is None else msgspec.json.decode(kept.latencies, type=tuple[int, ...])
+        latencies = msgspec.json.encode([sum(both) for both in itertools.zip_longest(before, one.latencies, fillvalue=0)]).decode()
+        if kept is None:
+            counts = {"delivered": one.delivered, "failed": one.failed, "expired": one.expired}
+            connection.execute(insert(handler_hours).values(handler_id=one.handler_id, hour=one.hour, latencies=latencies, **counts))
+            connection.execute(
+                delete(handler_hours).where(handler_hours.c.handler_id == one.handler_id, handler_hours.c.hour < forget_before)
+            )
+        else:
+            connection.execute(
+                update(handler_hours)
+                .where(*place)
+                .values(
+                    delivered=kept.delivered + one.delivered,
+                    failed=kept.failed + one.failed,
+                    expired=kept.expired + one.expired,
+                    latencies=latencies,
+                )
+            )
+
+
+def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:
     """The secrets go at once; the row stays for the history that names it."""
     gone = connection.execute(
         update(handlers)
@@ -165,6 +243,7 @@ def delete_handler(connection: Connection, handler_id: int, at: Micros) -> bool:
     totals = Totals()
     totals[gone, TOTAL_HANDLERS] -= 1
     totals.write(connection)
+    end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, most)
     return True
 
 

@@ -1,0 +1,122 @@
+"""What becomes of each handler's deliveries, hour by hour, for charts and rates.
+
+Counted in memory and added to the store every few seconds, so that it costs a delivery next to nothing: a killed process takes the
+last few seconds of these numbers with it, never a delivery.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import accumulate, zip_longest
+
+import structlog
+from msgspec import Struct
+
+from tocsin import observe
+from tocsin.model import SECOND, Busy, Micros, Status
+from tocsin.store import HandlerHour, Store
+
+KEPT_EVERY_SECONDS = 5.0
+HOUR: Micros = 3600 * SECOND
+BUCKETS = 54  # of latencies, two for each doubling of a millisecond, up to a day
+log = structlog.get_logger(__name__)
+
+
+def bucket(latency: Micros) -> int:
+    """Which of the buckets a latency falls in: 0 is under a millisecond, n is from 2^((n-1)/2) ms on."""
+    ms = latency // 1000
+    if ms <= 0:
+        return 0
+    power = ms.bit_length() - 1
+    upper_half = ms * ms >= 1 << (2 * power + 1)  # beyond the geometric middle
+    return min(BUCKETS - 1, 1 + 2 * power + upper_half)
+
+
+def percentile(latencies: Sequence[int], share: float) -> float | None:
+    """Seconds within which that share of the deliveries arrived, to about a fifth; None without any. The middle of their bucket."""
+    sums = list(accumulate(latencies))
+    if not sums or sums[-1] == 0:
+        return None
+    wanted = share * sums[-1]
+    index = next(index for index, total in enumerate(sums) if total >= wanted)
+    return 0.0005 if index == 0 else 2 ** (index / 2 - 0.25) / 1000
+
+
+class Summary(Struct, frozen=True):
+    """Some hours taken together. `success_rate`: delivered of all that arrived, failed or expired; `p50`, `p95`: latency in seconds."""
+
+    delivered: int
+    failed: int
+    expired: int
+    success_rate: float | None
+    p50: float | None
+    p95: float | None
+
+
+def summarize(hours: Sequence[HandlerHour]) -> Summary:
+    delivered, failed, expired = (
+        sum(counts) for counts in zip((0, 0, 0), *((one.delivered, one.failed, one.expired) for one in hours), strict=True)
+    )
+    ended = delivered + failed + expired
+    latencies = [sum(counts) for counts in zip_longest(*(one.latencies for one in hours), fillvalue=0)]
+    rate = round(delivered / ended, 4) if ended else None
+    return Summary(delivered, failed, expired, rate, percentile(latencies, 0.5), percentile(latencies, 0.95))
+
+
+class _Hour:
+    __slots__ = ("delivered", "expired", "failed", "latencies")
+
+    def __init__(self) -> None:
+        self.delivered = self.failed = self.expired = 0
+        self.latencies = [0] * BUCKETS
+
+
+class Tally:
+    def __init__(self, store: Store, retention_days: int) -> None:
+        self._store = store
+        self._kept_hours = 24 * retention_days
+        self._counts: dict[int, _Hour] = {}
+
+    def delivered(self, handler_id: int, latency: Micros) -> None:
+        counts = self._counts.get(handler_id) or self._of(handler_id)
+        counts.delivered += 1
+        counts.latencies[bucket(latency)] += 1
+
+    def ended(self, handler_id: int, status: Status) -> None:
+        """A delivery failed or expired; the rest is its owner's doing, and not counted here."""
+        counts = self._counts.get(handler_id) or self._of(handler_id)
+        counts.failed += status is Status.FAILED
+        counts.expired += status is Status.EXPIRED
+
+    def _of(self, handler_id: int) -> _Hour:
+        counts = self._counts[handler_id] = _Hour()
+        return counts
+
+    async def keep_now_and_then(self) -> None:
+        """Run until cancelled."""
+        while True:
+            await asyncio.sleep(KEPT_EVERY_SECONDS)
+            try:
+                await self.keep()
+            except Busy as busy:
+                log.warning("tally.waits", why=str(busy))
+
+    async def keep(self) -> None:
+        """Add what was counted to the store. Raises Busy; it is counted still, then."""
+        if not self._counts:
+            return
+        counted, self._counts = self._counts, {}
+        hour = observe.now() // HOUR
+        hours = [
+            HandlerHour(handler_id, hour, one.delivered, one.failed, one.expired, tuple(one.latencies))
+            for handler_id, one in counted.items()
+        ]
+        try:
+            await self._store.add_hours(hours, hour - self._kept_hours)
+        except Busy:
+            for handler_id, one in counted.items():
+                now = self._counts.get(handler_id) or self._of(handler_id)
+                now.delivered += one.delivered
+                now.failed += one.failed
+                now.expired += one.expired
+                now.latencies = [sum(both) for both in zip(now.latencies, one.latencies, strict=True)]
+            raise

@@ -1,0 +1,169 @@
+"""A handler that stops working: when it is switched off, what its owner is told, what its history says, how it comes back."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from e2e.service import OwnedClient, Service, in_an_hour, until
+from receiver import Receiver
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Three failures within no time are enough."""
+    service = Service(
+        tmp_path_factory.mktemp("quick"),
+        TOCSIN_RETRY_SCHEDULE="0s",
+        TOCSIN_DISABLE_AFTER_FAILURES="3",
+        TOCSIN_DISABLE_AFTER="0s",
+    )
+    try:
+        yield service.start()
+    finally:
+        service.kill()
+
+
+@pytest.fixture
+def owner(quick: Service) -> OwnedClient:
+    return quick.client()
+
+
+def stats(client: OwnedClient, handler: int) -> Any:
+    reply = client.get(f"/api/notification-handlers/{handler}/stats")
+    assert reply.status == 200, reply.content
+    return reply.data
+
+
+def told(receiver: Receiver, path: str) -> list[Any]:
+    return [one.json() for one in receiver.requests if one.path == path and one.json()["type"] == "handler.disabled"]
+
+
+def fail(client: OwnedClient, handler: int, times: int) -> None:
+    for number in range(times):
+        [delivery] = client.settled(client.send(f"failure {number}", handlers=[handler]))
+        assert delivery["status"] == "failed"
+
+
+def test_failures_in_a_row_switch_a_handler_off_and_its_owner_is_told_once(owner: OwnedClient, receiver: Receiver) -> None:
+    broken = owner.add_handler("webhook", "Broken", webhook=receiver.url("/broken"))
+    owner.add_handler("webhook", "Witness", webhook=receiver.url("/witness"))
+    later = owner.send("meant for tomorrow", handlers=[broken], send_at=in_an_hour())
+    receiver.answer("/broken", 500)
+    fail(owner, broken, 2)
+    assert owner.handler(broken)["is_enabled"]
+    assert stats(owner, broken)["health"]["state"] == "failing"
+    fail(owner, broken, 1)
+    until(lambda: not owner.handler(broken)["is_enabled"])
+    [waiting] = owner.settled(later)
+    assert (waiting["status"], waiting["attempts"]) == ("failed", [])
+    [notice] = until(lambda: told(receiver, "/witness"))
+    assert notice["data"]["title"] == "Handler switched off: Broken"
+    assert "3 deliveries in a row failed" in notice["data"]["message"]
+    found = stats(owner, broken)
+    assert (found["health"]["state"], found["health"]["failures"]) == ("switched_off", 3)
+    assert "3 deliveries in a row failed" in found["health"]["disabled_reason"]
+    assert [one["event"] for one in found["history"]] == ["switched_off"]
+    assert found["history"][0]["reason"] == "server_error"
+    [skipped] = owner.settled(owner.send("to nobody", handlers=[broken]))
+    assert skipped["status"] == "skipped"
+    assert len(told(receiver, "/witness")) == 1
+
+
+def test_switching_it_on_again_begins_afresh(owner: OwnedClient, receiver: Receiver) -> None:
+    broken = owner.add_handler("webhook", "Broken", webhook=receiver.url("/again"))
+    receiver.answer("/again", 500)
+    fail(owner, broken, 3)
+    until(lambda: not owner.handler(broken)["is_enabled"])
+    owner.change(broken, is_enabled="1")
+    found = stats(owner, broken)
+    assert (found["health"]["state"], found["health"]["failures"], found["health"]["disabled_reason"]) == ("ok", 0, None)
+    assert [one["event"] for one in found["history"]] == ["enabled", "switched_off"]
+    fail(owner, broken, 2)
+    assert owner.handler(broken)["is_enabled"]
+
+
+def test_a_success_ends_the_streak(owner: OwnedClient, receiver: Receiver) -> None:
+    shaky = owner.add_handler("webhook", "Shaky", webhook=receiver.url("/shaky"))
+    for _ in range(2):
+        receiver.answer("/shaky", 500)
+        fail(owner, shaky, 2)
+        receiver.forget("/shaky")
+        [fine] = owner.settled(owner.send("fine", handlers=[shaky]))
+        assert fine["status"] == "delivered"
+        assert stats(owner, shaky)["health"] == {
+            "state": "ok",
+            "failures": 0,
+            "failing_since": None,
+            "disabled_reason": None,
+            "hint": None,
+        }
+    assert owner.handler(shaky)["is_enabled"]
+
+
+@pytest.mark.parametrize(
+    ("type", "settings"),
+    [
+        ("email", {"email": "nobody@example.com"}),  # no mail server is configured
+        ("webhook", {"webhook": "http://10.9.8.7/hook"}),  # the egress guard
+        ("webhook", {"webhook": "http://127.0.0.1:9/hook"}),  # nobody else has answered meanwhile: our own network may be gone
+    ],
+    ids=["no mail server", "egress guard", "no network"],
+)
+def test_failures_of_ours_never_count(owner: OwnedClient, type: str, settings: dict[str, str]) -> None:
+    handler = owner.add_handler(type, **settings)
+    fail(owner, handler, 4)
+    assert owner.handler(handler)["is_enabled"]
+    assert stats(owner, handler)["health"]["failures"] == 0
+
+
+def test_a_dead_address_counts_while_others_answer(owner: OwnedClient, receiver: Receiver) -> None:
+    dead = owner.add_handler("webhook", "Dead", webhook="http://127.0.0.1:9/hook")
+    alive = owner.add_handler("webhook", "Alive", webhook=receiver.url("/alive"))
+    for number in range(3):
+        notification = owner.send(f"{number}", handlers=[dead, alive])
+        receiver.wait(number + 1)
+        owner.settled(notification)
+    # The answer of the living one may have come after the failure of the dead one: then the next counts.
+    until(lambda: owner.settled(owner.send("more", handlers=[alive, dead])) and not owner.handler(dead)["is_enabled"])
+
+
+def test_the_history_tells_what_its_owner_did(owner: OwnedClient, receiver: Receiver) -> None:
+    handler = owner.add_handler("webhook", webhook=receiver.url("/first"))
+    owner.change(handler, is_enabled="0")
+    assert stats(owner, handler)["health"]["state"] == "paused"
+    owner.change(handler, is_enabled="1")
+    owner.change(handler, webhook=receiver.url("/second"))
+    owner.change(handler, name="A new name is no event")
+    assert [one["event"] for one in stats(owner, handler)["history"]] == ["changed", "enabled", "paused"]
+
+
+def test_the_numbers_of_a_handler(owner: OwnedClient, receiver: Receiver) -> None:
+    handler = owner.add_handler("webhook", webhook=receiver.url("/numbers"))
+    assert stats(owner, handler) == {
+        "id": handler,
+        "since": None,
+        "deliveries": {"pending": 0, "delivered": 0, "failed": 0, "expired": 0, "cancelled": 0, "skipped": 0},
+        "success_rate": None,
+        "reasons": [],
+        "latency_ms": {"p50": None, "p95": None},
+        "health": {"state": "ok", "failures": 0, "failing_since": None, "disabled_reason": None, "hint": None},
+        "history": [],
+    }
+    for number in range(3):
+        owner.settled(owner.send(f"fine {number}", handlers=[handler]))
+    receiver.answer("/numbers", 413)
+    fail(owner, handler, 1)
+    owner.send("later", handlers=[handler], send_at=in_an_hour())
+    found = until(lambda: (now := stats(owner, handler))["deliveries"]["delivered"] == 3 and now)
+    assert found["deliveries"] == {"pending": 1, "delivered": 3, "failed": 1, "expired": 0, "cancelled": 0, "skipped": 0}
+    assert found["success_rate"] == 0.75
+    assert [(one["reason"], one["count"]) for one in found["reasons"]] == [("rejected", 1)]
+    assert 0 <= found["latency_ms"]["p50"] <= found["latency_ms"]["p95"]
+    assert found["since"].endswith(":00:00")
+
+
+def test_another_users_numbers_are_missing(quick: Service, owner: OwnedClient, receiver: Receiver) -> None:
+    handler = owner.add_handler("webhook", webhook=receiver.url())
+    assert quick.client().get(f"/api/notification-handlers/{handler}/stats").status == 404
+    assert quick.narrowed(owner, "deliveries:read").get(f"/api/notification-handlers/{handler}/stats").status == 403

@@ -1,0 +1,88 @@
+"""Counts by the hour: the buckets of latencies, what is summed up of them, and that a busy store loses none."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from conftest import opened_store, run
+from tocsin import observe
+from tocsin.flow.tally import BUCKETS, HOUR, Tally, bucket, percentile, summarize
+from tocsin.model import Busy, Micros, Status
+from tocsin.store import HandlerChange, HandlerHour
+
+
+@pytest.mark.parametrize(
+    ("ms", "expected"), [(0, 0), (1, 1), (2, 3), (3, 4), (4, 5), (5, 5), (6, 6), (7, 6), (8, 7), (1000, 20), (86_400_000, 53), (10**12, 53)]
+)
+def test_a_latency_falls_into_its_bucket(ms: int, expected: int) -> None:
+    assert bucket(ms * 1000) == expected
+
+
+def test_every_bucket_holds_what_is_longer_than_the_one_before() -> None:
+    found = [bucket(int(1.03**power * 1000)) for power in range(700)]
+    assert found == sorted(found)
+    assert set(found) <= set(range(BUCKETS))
+
+
+@pytest.mark.parametrize("latency", [3_000, 40_000, 700_000, 9_000_000])
+def test_a_percentile_is_right_to_about_a_fifth(latency: Micros) -> None:
+    latencies = [0] * BUCKETS
+    latencies[bucket(latency)] = 100
+    found = percentile(latencies, 0.95)
+    assert found is not None
+    assert 0.8 < found / (latency / 1e6) < 1.25
+
+
+def test_hours_are_summed_up() -> None:
+    hours = [HandlerHour(1, 5, 3, 1, 0, (0, 3)), HandlerHour(1, 6, 5, 0, 1, (1, 0, 4))]
+    summary = summarize(hours)
+    assert (summary.delivered, summary.failed, summary.expired, summary.success_rate) == (8, 1, 1, 0.8)
+    nothing = summarize([])
+    assert (nothing.delivered, nothing.success_rate, nothing.p50, nothing.p95) == (0, None, None, None)
+
+
+def test_counts_are_added_to_the_store_and_old_hours_go(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
+            now = observe.now() // HOUR
+            await store.add_hours([HandlerHour(handler, now - 800, 1, 0, 0)], 0)
+            tally = Tally(store, retention_days=30)
+            for _ in range(2):
+                tally.delivered(handler, 5_000)
+                tally.ended(handler, Status.FAILED)
+                tally.ended(handler, Status.EXPIRED)
+                await tally.keep()
+            await tally.keep()  # nothing new
+            kept = await store.handler_hours([handler], 0)
+            assert sum(one.delivered for one in kept) == 2
+            assert sum(one.failed for one in kept) == sum(one.expired for one in kept) == 2
+            assert all(one.hour >= now for one in kept)
+            assert sum(one.latencies[bucket(5_000)] for one in kept) == 2
+
+    run(main())
+
+
+def test_what_a_busy_store_does_not_take_is_counted_still() -> None:
+    class Full:
+        is_busy = True
+        taken: tuple[HandlerHour, ...] = ()
+
+        async def add_hours(self, hours: list[HandlerHour], _: int) -> None:
+            if self.is_busy:
+                raise Busy("full")
+            self.taken = tuple(hours)
+
+    async def main() -> None:
+        store = Full()
+        tally = Tally(store, 30)  # pyright: ignore[reportArgumentType]
+        tally.delivered(7, 1_000)
+        with pytest.raises(Busy):
+            await tally.keep()
+        tally.delivered(7, 1_000)
+        store.is_busy = False
+        await tally.keep()
+        assert [(one.handler_id, one.delivered, one.latencies[1]) for one in store.taken] == [(7, 2, 2)]
+
+    asyncio.run(main())
