@@ -182,6 +182,8 @@ class Service:
         }
         self.environ = {name: value for name, value in self.environ.items() if value}
         self.port = 0
+        self.crash_at: str | None = None
+        """A point of `tocsin.cli.selftest.points` at which the next one that is started dies."""
         self.printed: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self._reading: threading.Thread | None = None
@@ -209,11 +211,13 @@ class Service:
 
     def launch(self) -> subprocess.Popen[str]:
         """Run it without waiting for it to serve."""
+        module = ["tocsin"] if self.crash_at is None else ["tocsin.cli.selftest.points", self.crash_at]
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", **self.environ}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tocsin", "serve"], cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
+                [sys.executable, "-m", *module, "serve"], cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
             )
+        self.crash_at = None
         return self.process
 
     def refused(self) -> str:
@@ -230,6 +234,10 @@ class Service:
         if self.process is not None:
             self.process.kill()
             self._ended()
+
+    def dies(self, seconds: float = 20.0) -> None:
+        """Wait until it has killed itself."""
+        assert self._ended(seconds) == -signal.SIGKILL
 
     def terminate(self, seconds: float = 20.0) -> int:
         """SIGTERM; the exit code."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from e2e.conftest import Starter
-from e2e.service import Client, Service, until
+from e2e.service import Client, Service, in_an_hour, until
 from mailserver import HANG, MailServer
 from receiver import Receiver
 
@@ -285,10 +285,6 @@ def pending_over_an_outage(service: Service, client: Client, handler: int, minut
     with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
         assert connection.execute(due, (back, back, handler)).rowcount
     client.port = service.start().port
-
-
-def in_an_hour() -> str:
-    return (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def test_late_is_said_after_an_outage_and_kept(start_service: Starter, receiver: Receiver) -> None:

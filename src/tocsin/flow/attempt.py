@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -27,13 +28,18 @@ from tocsin.model import (
     Request,
 )
 from tocsin.net.mail import NothingSent
-from tocsin.net.wires import Wires
 from tocsin.vault import scrub
 
 MOST_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
 LONG_TEXT = 4096  # characters: more take milliseconds to render
 
 log = structlog.get_logger(__name__)
+
+
+class Sender(Protocol):
+    """The wires, as far as an attempt needs them."""
+
+    def send(self, request: Request) -> Awaitable[Reply]: ...
 
 
 class Tried(Struct, frozen=True):
@@ -68,7 +74,7 @@ def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[R
         return Refused(Reason.INTERNAL, "the message could not be rendered; this is a fault of the service", ours=True)
 
 
-async def attempt(loaded: Loaded, message: Message, context: Context, wires: Wires, pacer: Pacer, part: int = 0) -> Tried:
+async def attempt(loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, part: int = 0) -> Tried:
     """Send what has not arrived yet, part after part. The turn of the first part was taken by the caller.
 
     Cancelling it ends it with what is known: an answer that was lost, or nothing sent.
@@ -85,7 +91,7 @@ def is_refused_payload(outcome: Outcome) -> bool:
     return isinstance(outcome, Refused) and outcome.ours and outcome.reason in {Reason.PAYLOAD, Reason.TOO_LARGE}
 
 
-async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Wires, pacer: Pacer) -> Tried:
+async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer) -> Tried:
     """Once more in the plainest form, from the refused part on. `tried` itself where that form is the same or cannot be made."""
     native = await render(loaded, message, context)
     plainest = await render(loaded, message, replace(context, plain=True))
@@ -99,7 +105,7 @@ async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Conte
 
 
 async def _send(
-    loaded: Loaded, requests: Sequence[Request], context: Context, wires: Wires, pacer: Pacer, part: int, *, has_turn: bool
+    loaded: Loaded, requests: Sequence[Request], context: Context, wires: Sender, pacer: Pacer, part: int, *, has_turn: bool
 ) -> Tried:
     started = time.perf_counter()
     outcome: Outcome = Delivered()

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import random
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 import structlog
 from msgspec.structs import replace
@@ -32,6 +32,7 @@ from tocsin.model import (
     Reason,
     Refused,
     Reply,
+    Request,
     Status,
 )
 from tocsin.net.wires import Wires
@@ -52,13 +53,24 @@ class _Attempt(Ending):
 
     __slots__ = ("context", "delivery", "notification", "started", "using")
 
-    def __init__(self, run: engine.Run, delivery: Delivery, notification: Notification, using: Loaded, context: Context, slot: int) -> None:
-        super().__init__(run, using, slot)
+    def __init__(self, run: engine.Run, delivery: Delivery, notification: Notification, using: Loaded, context: Context) -> None:
+        super().__init__(run, using)
         self.delivery = delivery
         self.notification = notification
         self.using = using
         self.context = context
         self.started = time.perf_counter()
+
+
+class _Noted:
+    """The wires for one attempt: it is noted before anything goes out, so that a crash leaves a trace of it, and of nothing else."""
+
+    def __init__(self, wires: Wires, goes_out: Callable[[], None]) -> None:
+        self._wires = wires
+        self._goes_out = goes_out
+
+    def send(self, request: Request) -> Awaitable[Reply]:
+        return self._wires.send(request, self._goes_out)
 
 
 class Delivering:
@@ -117,6 +129,7 @@ class Delivering:
             requests = render_now(loaded, trying.notification.message, trying.context)
             if not isinstance(requests, Refused):
                 if len(requests) == trying.delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
+                    trying.slot = self._ledger.enter(trying.delivery.id, trying.context.attempt, trying.context.now)
                     self._wires.start(request, functools.partial(self._replied, trying))
                 else:
                     self._spawn(self._send_parts(trying))
@@ -150,8 +163,7 @@ class Delivering:
             return None
         if notification.send_at is not None:
             notification = _as_meant(notification, notification.send_at)
-        slot = self._ledger.enter(delivery.id, context.attempt, now)
-        return _Attempt(run, delivery, notification, loaded, context, slot)
+        return _Attempt(run, delivery, notification, loaded, context)
 
     def _context(self, delivery: Delivery, handler: Handler, now: Micros) -> Context:
         return Context(
@@ -188,13 +200,14 @@ class Delivering:
 
     async def _send_parts(self, trying: _Attempt, refused_payload: Tried | None = None) -> None:
         part = trying.delivery.part
+        wires = _Noted(self._wires, functools.partial(self._goes_out, trying))
         try:
             refused, context = await self._within_budget(trying)
             message = trying.notification.message
             if refused_payload is not None:
-                tried = await plainly(refused_payload, trying.using, message, context, self._wires, self._pacer)
+                tried = await plainly(refused_payload, trying.using, message, context, wires, self._pacer)
             elif refused is None:
-                tried = await attempt(trying.using, message, context, self._wires, self._pacer, part)
+                tried = await attempt(trying.using, message, context, wires, self._pacer, part)
             else:
                 tried = Tried(refused, 0, part)
         except asyncio.CancelledError:
@@ -203,6 +216,10 @@ class Delivering:
             log.exception("attempt.failed", delivery=trying.delivery.id)
             tried = Tried(_FAULT_OF_OURS, 0, part)
         self._finish(trying, tried)
+
+    def _goes_out(self, trying: _Attempt) -> None:
+        if trying.slot < 0:
+            trying.slot = self._ledger.enter(trying.delivery.id, trying.context.attempt, trying.context.now)
 
     async def _within_budget(self, trying: _Attempt) -> tuple[Outcome | None, Context]:
         """For providers that count posts or refuse a repeated text: note the post, and make a repeat differ."""

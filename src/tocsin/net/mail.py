@@ -4,6 +4,7 @@ import asyncio
 import functools
 import ipaddress
 import ssl
+from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from tocsin.model import Mail, MailReply, NoReply, Reason
@@ -71,6 +72,10 @@ class NothingSent(asyncio.CancelledError):
     """Cancelled before the mail was out: it has surely not arrived."""
 
 
+def nobody() -> None:
+    """Nobody asks to be told."""
+
+
 class MailWire:
     """Sends mails over kept connections. A connection ends after `mails_per_connection` mails or `idle_seconds` without one."""
 
@@ -94,8 +99,8 @@ class MailWire:
         self._tls: ssl.SSLContext | None = None
         self._is_closed = False
 
-    async def send(self, mail: Mail) -> MailReply | NoReply:
-        """The server's decisive answer, or why there is none.
+    async def send(self, mail: Mail, goes_out: Callable[[], None] = nobody) -> MailReply | NoReply:
+        """The server's decisive answer, or why there is none. `goes_out` is told before the server can take the mail.
 
         Raises nothing but CancelledError, which aborts the transfer; it is NothingSent where that is certain.
         """
@@ -106,11 +111,11 @@ class MailWire:
             async with self._slots:
                 connection = self._take()
                 if connection is not None:
-                    result = await self._send_over(connection, mail)
+                    result = await self._send_over(connection, mail, goes_out)
                     if not _found_dead(connection, result):
                         return result
                 connection = Connection(self._server, await self._tls_context(), self._timeouts)
-                return await self._send_over(connection, mail)
+                return await self._send_over(connection, mail, goes_out)
         except asyncio.CancelledError:
             if connection is None or not connection.may_have_sent:
                 raise NothingSent from None
@@ -123,9 +128,9 @@ class MailWire:
             self._part_from(connection)
         await asyncio.gather(*self._goodbyes)
 
-    async def _send_over(self, connection: Connection, mail: Mail) -> MailReply | NoReply:
+    async def _send_over(self, connection: Connection, mail: Mail, goes_out: Callable[[], None]) -> MailReply | NoReply:
         try:
-            return await connection.send(mail)
+            return await connection.send(mail, goes_out)
         finally:
             self._put_back(connection)
 

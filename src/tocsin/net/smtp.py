@@ -5,6 +5,7 @@ import base64
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import quote
 
@@ -80,14 +81,17 @@ class Connection:
         self._dot_sent = False
         self._needs_reset = False
 
-    async def send(self, mail: Mail) -> MailReply | NoReply:
-        """The decisive answer, or why there is none. Raises nothing but CancelledError; the connection is then not usable."""
+    async def send(self, mail: Mail, goes_out: Callable[[], None]) -> MailReply | NoReply:
+        """The decisive answer, or why there is none. Raises nothing but CancelledError; the connection is then not usable.
+
+        `goes_out` is told before the server can take the mail.
+        """
         self.is_usable, self.untouched, self._dot_sent = False, True, False
         self.mails += 1
         try:
             if self._client is None:
                 await self._open()
-            result: MailReply | NoReply = await self._transfer(mail)
+            result: MailReply | NoReply = await self._transfer(mail, goes_out)
         except _Ended as ended:
             result = ended.result
         except aiosmtplib.SMTPResponseException as error:
@@ -193,7 +197,7 @@ class Connection:
 
     # ------------------------------------------------------------------------------------------------------ one mail
 
-    async def _transfer(self, mail: Mail) -> MailReply:
+    async def _transfer(self, mail: Mail, goes_out: Callable[[], None]) -> MailReply:
         client, writer = self._client, self._writer
         if client is None or client.protocol is None or writer is None:
             raise aiosmtplib.SMTPServerDisconnected("Connection lost")
@@ -209,6 +213,7 @@ class Connection:
         self._stage = "data"
         await self._ask(b"DATA", wanted=3)
         await self._write(writer, _dotted(content))
+        goes_out()
         client.protocol.write(b".\r\n")
         self._stage, self._dot_sent = "final", True
         response = await client.protocol.read_response(timeout=self._timeouts.final_seconds)

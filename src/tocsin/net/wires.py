@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from tocsin.model import HttpRequest, Mail, Reply, Request
 from tocsin.net.http import HttpWire
-from tocsin.net.mail import MailWire
+from tocsin.net.mail import MailWire, nobody
 
 
 class Wires:
@@ -15,9 +15,15 @@ class Wires:
         self.start: Callable[[HttpRequest, Callable[[Reply], None]], None] = http.start
         self.cut: Callable[[], None] = http.cut
 
-    def send(self, request: Request) -> Awaitable[Reply]:
-        """Never raises, except when cancelled; `NothingSent` where a mail has surely not arrived."""
-        return self._mail.send(request) if isinstance(request, Mail) else self._http.send(request)
+    def send(self, request: Request, goes_out: Callable[[], None] = nobody) -> Awaitable[Reply]:
+        """Never raises, except when cancelled; `NothingSent` where a mail has surely not arrived.
+
+        `goes_out` is told before the other side can have the message.
+        """
+        if isinstance(request, Mail):
+            return self._mail.send(request, goes_out)
+        goes_out()
+        return self._http.send(request)
 
     async def close(self) -> None:
         await asyncio.gather(self._http.close(), self._mail.close())

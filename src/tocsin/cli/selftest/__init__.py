@@ -1,0 +1,1 @@
+"""`tocsin selftest`: the promises, proven on the user's own machine."""

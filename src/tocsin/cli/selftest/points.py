@@ -1,0 +1,173 @@
+"""A service with a crash built in: `python -m tocsin.cli.selftest.points after-answer:3 serve`.
+
+It is the `tocsin` command, and kills itself as `kill -9` would when it comes to the named point for the third time. The service knows
+nothing of these points: they are laid over its functions in this process alone, so they cost nothing where they are not asked for.
+"""
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pycurl
+from msgspec import Struct
+
+from tocsin import app
+from tocsin.cli import run
+from tocsin.engine.ledger import Ledger
+from tocsin.engine.local import LocalEngine
+from tocsin.flow import attempt, handlers, health
+from tocsin.flow.deliver import Delivering
+from tocsin.net import http, smtp
+from tocsin.store import bulk, sql, writing
+from tocsin.store.writer import Writer
+
+_DATA_OUT = 4  # CURLINFO_DATA_OUT: https://curl.se/libcurl/c/CURLOPT_DEBUGFUNCTION.html
+
+
+class Point(Struct, frozen=True):
+    """Where the process dies. `scene` is what has to happen for it to come there; `repeats`: whether a message may arrive twice then;
+    `unknown`: whether an attempt's answer is lost, so that its log must say so.
+    """
+
+    name: str
+    sentence: str
+    lay: Callable[["Crash"], None]
+    scene: Literal["send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate"] = "send"
+    repeats: bool = False
+    unknown: bool = False
+
+
+class Crash:
+    """Dies at the `count`-th visit."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def visit(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _before(owner: Any, name: str) -> Callable[[Crash], None]:
+    def lay(crash: Crash) -> None:
+        whole = getattr(owner, name)
+
+        @functools.wraps(whole)
+        def visited(*args: Any, **kwargs: Any) -> Any:
+            crash.visit()
+            return whole(*args, **kwargs)
+
+        setattr(owner, name, visited)
+
+    return lay
+
+
+def _after(owner: Any, name: str) -> Callable[[Crash], None]:
+    def lay(crash: Crash) -> None:
+        whole = getattr(owner, name)
+
+        @functools.wraps(whole)
+        def visited(*args: Any, **kwargs: Any) -> Any:
+            result = whole(*args, **kwargs)
+            crash.visit()
+            return result
+
+        is_static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+        setattr(owner, name, staticmethod(visited) if is_static else visited)
+
+    return lay
+
+
+def _after_commit_of(kind: type[Any]) -> Callable[[Crash], None]:
+    def lay(crash: Crash) -> None:
+        whole = Writer._commit  # pyright: ignore[reportPrivateUsage]
+
+        def visited(self: Writer, connection: Any, jobs: list[Any]) -> list[Any]:
+            results = whole(self, connection, jobs)
+            if any(job[1] is kind for job in jobs):
+                crash.visit()
+            return results
+
+        Writer._commit = visited  # pyright: ignore[reportPrivateUsage]
+
+    return lay
+
+
+def _on_libcurl(option: int, is_there: Callable[..., bool], verbose: bool = False) -> Callable[[Crash], None]:
+    """Visits when libcurl calls back."""
+
+    def lay(crash: Crash) -> None:
+        class Visited(http._Exchange):  # pyright: ignore[reportPrivateUsage]
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+
+                def called(*details: Any) -> int:
+                    if is_there(*details):
+                        crash.visit()
+                    return 0
+
+                self.curl.setopt(option, called)
+                self.curl.setopt(pycurl.VERBOSE, verbose)
+
+        http._Exchange = Visited  # pyright: ignore[reportPrivateUsage]
+
+    return lay
+
+
+def _at_last_dot(crash: Crash) -> None:
+    whole = smtp.Connection.send
+
+    async def visited(self: smtp.Connection, mail: Any, goes_out: Callable[[], None]) -> Any:
+        def told() -> None:
+            goes_out()
+            crash.visit()
+
+        return await whole(self, mail, told)
+
+    smtp.Connection.send = visited
+
+
+POINTS = (
+    Point("before-accept-commit", "the rows are written, their commit is not", _after(bulk.AcceptAll, "run_all")),
+    Point("after-accept-commit", "committed, and nobody has heard of it", _after_commit_of(bulk.AcceptAll)),
+    Point("after-wake-up", "the engine knows, the 202 is not out", _after(LocalEngine, "hand_over")),
+    Point("after-connect", "connected, nothing sent", _on_libcurl(pycurl.PREREQFUNCTION, lambda *_: True), repeats=False, unknown=True),
+    Point(
+        "after-body",
+        "the request is out, no answer yet",
+        _on_libcurl(pycurl.DEBUGFUNCTION, lambda kind, _: kind == _DATA_OUT, verbose=True),
+        repeats=True,
+        unknown=True,
+    ),
+    Point("after-answer", "the answer is there, nothing decided", _before(Delivering, "_replied"), repeats=True, unknown=True),
+    Point("before-outcome-commit", "the outcome is written, not committed", _after(bulk.SettleAll, "run_all"), repeats=True, unknown=True),
+    Point("after-outcome-commit", "the outcome is committed, the ledger not told", _after_commit_of(bulk.SettleAll)),
+    Point("between-parts", "the first part of a message has arrived", _before(attempt, "_turn"), "parts", repeats=True, unknown=True),
+    Point("mail-connected", "connected to the mail server, no mail out", _before(smtp.Connection, "_transfer"), "mail"),
+    Point("mail-last-dot", "the whole mail is out but for its last dot", _at_last_dot, "mail", repeats=True, unknown=True),
+    Point("draining", "told to stop, attempts in flight", _before(LocalEngine, "_is_idle_within"), "stop", repeats=True, unknown=True),
+    Point("before-switch-off-commit", "a dead handler is being switched off", _after(writing, "switch_off"), "gone"),
+    Point("after-switch-off-commit", "a dead handler is switched off", _before(health, "end_waiting"), "gone"),
+    Point("before-pause-commit", "its owner's pause is not committed", _after(writing, "change_handler"), "pause"),
+    Point("after-pause-commit", "its owner's pause is committed", _before(handlers, "end_waiting"), "pause"),
+    Point("before-retry-commit", "a replay is not committed", _after(writing, "retry"), "retry"),
+    Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
+    Point("recovered", "lost attempts are settled, nothing runs yet", _before(app, "end_stopped"), "restart", repeats=True, unknown=True),
+    Point("migrating", "the store is being brought to a newer form", _after(sql, "_upgrade"), "migrate"),
+)
+BY_NAME = {point.name: point for point in POINTS}
+
+
+def main() -> None:
+    where, _, count = sys.argv[1].partition(":")
+    BY_NAME[where].lay(Crash(int(count or "1")))
+    sys.exit(run(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    main()

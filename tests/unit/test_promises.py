@@ -1,0 +1,27 @@
+"""Each promise names a test, and the test is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "promises.md"
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = set(re.findall(r"`(tests/\S+?::\S+?)`", PAGE.read_text(encoding="utf-8")))
+    assert len(named) > 20
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *sorted({one.partition("::")[0] for one in named}),
+    ]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100).stdout.splitlines()
+    there = {line.strip() for line in listed} | {line.partition("[")[0] for line in listed}
+    assert named <= there, named - there
