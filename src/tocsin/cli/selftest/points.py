@@ -119,6 +119,14 @@ def _on_libcurl(option: int, is_there: Callable[..., bool], verbose: bool = Fals
     return lay
 
 
+def _always(*_: object) -> bool:
+    return True
+
+
+def _is_body(kind: int, _: bytes) -> bool:
+    return kind == _DATA_OUT
+
+
 def _at_last_dot(crash: Crash) -> None:
     whole = smtp.Connection.send
 
@@ -136,11 +144,11 @@ POINTS = (
     Point("before-accept-commit", "the rows are written, their commit is not", _after(bulk.AcceptAll, "run_all")),
     Point("after-accept-commit", "committed, and nobody has heard of it", _after_commit_of(bulk.AcceptAll)),
     Point("after-wake-up", "the engine knows, the 202 is not out", _after(LocalEngine, "hand_over")),
-    Point("after-connect", "connected, nothing sent", _on_libcurl(pycurl.PREREQFUNCTION, lambda *_: True), repeats=False, unknown=True),
+    Point("after-connect", "connected, nothing sent", _on_libcurl(pycurl.PREREQFUNCTION, _always), repeats=False, unknown=True),
     Point(
         "after-body",
         "the request is out, no answer yet",
-        _on_libcurl(pycurl.DEBUGFUNCTION, lambda kind, _: kind == _DATA_OUT, verbose=True),
+        _on_libcurl(pycurl.DEBUGFUNCTION, _is_body, verbose=True),
         repeats=True,
         unknown=True,
     ),
