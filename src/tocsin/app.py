@@ -66,6 +66,7 @@ async def running(
     """Everything between the request and the wire, started; stopped again, in order, at the end."""
 
     def changed() -> None:
+        datadir.use_present_keys(settings, vault)
         directory.forget_all()
         access.forget_all()
 

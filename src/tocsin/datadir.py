@@ -7,11 +7,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, Engine
 
 from tocsin.settings import Settings
-from tocsin.store import StoreError
-from tocsin.store.sql import migrate, read_meta, sqlite_engine, write_meta, write_now
+from tocsin.store import StoreError, migrations
+from tocsin.store.sql import migrate, read_meta, replace_meta, sqlite_engine, write_meta, write_now
 from tocsin.vault import Vault, WrongKey, new_secret_key, random_base62
 
 STORE_FILE = "tocsin.db"
@@ -20,6 +21,7 @@ LEDGER_FILE = "in-flight"
 _LOCK_FILE = "tocsin.lock"
 _CANARY = "canary"
 _STORE_ID = "store_id"
+log = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -58,6 +60,7 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
         (folder / STORE_FILE).touch(mode=0o600)  # SQLite gives its other files the same mode
     else:
         _check_canary(folder / STORE_FILE, vault)
+        _check_form(folder / STORE_FILE)
     engine = sqlite_engine(folder / STORE_FILE)
     migrate(engine)
     write_now(engine, lambda connection: _mark(connection, vault))
@@ -72,6 +75,25 @@ def open_existing(settings: Settings) -> tuple[Engine, Vault]:
     vault = Vault(_keys(settings, folder, make=False))
     _check_canary(folder / STORE_FILE, vault)
     return sqlite_engine(folder / STORE_FILE), vault
+
+
+def check_fits(settings: Settings, file: Path) -> None:
+    """Whether the keys of this data directory open a copy of a store, and this version knows its form. Raises StoreError."""
+    _check_canary(file, Vault(_keys(settings, settings.data_path, make=False)))
+    _check_form(file)
+
+
+def seal_canary(connection: Connection, vault: Vault) -> None:
+    """The canary under the vault's first key."""
+    replace_meta(connection, _CANARY, vault.seal({"tocsin": "canary"}))
+
+
+def use_present_keys(settings: Settings, vault: Vault) -> None:
+    """After another process wrote to the store: it may have given it a new key."""
+    try:
+        vault.use(_keys(settings, settings.data_path, make=False))
+    except StoreError as error:
+        log.error("keys.unreadable", why=str(error))  # those in use go on
 
 
 def store_id(engine: Engine) -> str:
@@ -108,6 +130,24 @@ def _make_key_file(file: Path) -> str:
         out.flush()
         os.fsync(out.fileno())
     return key
+
+
+def _check_form(file: Path) -> None:
+    """A store of a newer version than this one is left alone."""
+    try:
+        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        if "no such table" in str(error):
+            return
+        raise StoreError(f"The store {file} cannot be read: {error}.") from error
+    if row is not None and row[0] > migrations.HEAD:
+        raise StoreError(
+            f"The store {file} was made by a newer version of tocsin (its form is {row[0]}, this version knows {migrations.HEAD})."
+        )
 
 
 def _check_canary(file: Path, vault: Vault) -> None:

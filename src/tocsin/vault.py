@@ -29,9 +29,21 @@ class Vault:
     """Encrypts with the first key, decrypts with any (https://cryptography.io/en/latest/fernet/)."""
 
     def __init__(self, keys: Sequence[str]) -> None:
+        self.use(keys)
+
+    def use(self, keys: Sequence[str]) -> None:
+        """These keys from now on."""
         if not keys:
             raise ValueError("a vault needs a key")
         self._fernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
+
+    def opens(self, sealed: bytes) -> bool:
+        """Whether one of the keys does."""
+        try:
+            self._fernet.decrypt(sealed)
+        except InvalidToken:
+            return False
+        return True
 
     def seal(self, values: Mapping[str, object]) -> bytes:
         return self._fernet.encrypt(json.dumps(values).encode())

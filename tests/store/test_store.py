@@ -341,8 +341,8 @@ def test_tidying_takes_only_what_is_old_and_settled(tmp_path: Path) -> None:
             old, waiting, young = [await accept_one(store, handler, at=at) for at in (100, 101, 5000)]
             for delivery in (old, young):
                 await settled(store, delivered(delivery))
-            assert await store.tidy(1000, 10) == 1
-            assert await store.tidy(1000, 10) == 0
+            assert await store.tidy(1000, 10) == (1, None)
+            assert await store.tidy(1000, 10) == (0, None)
             left = await store.deliveries(1, DeliveryFilter(), 1, 25)
             assert ([row.id for row in left.rows], left.total) == ([young.id, waiting.id], 2)
             assert (await store.notifications(1, 1, 25)).total == 2
@@ -357,7 +357,7 @@ def test_ids_are_never_used_twice(tmp_path: Path) -> None:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
             await settled(store, delivered(delivery))
-            assert await store.tidy(1000, 10) == 1
+            assert await store.tidy(1000, 10) == (1, None)
             later = await accept_one(store, handler)
             assert later.id == delivery.id + 1
             assert later.notification_id == delivery.notification_id + 1

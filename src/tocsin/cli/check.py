@@ -14,6 +14,7 @@ from tocsin.cli.options import set_values
 from tocsin.settings import OPTIONS, Settings, SettingsError
 
 _SHORTEST_KEY = 16
+_LEAST_FREE_BYTES = 200_000_000
 
 
 class Finding(Struct, frozen=True):
@@ -110,6 +111,30 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
             yield Finding(str(error))
 
 
+def store_health(settings: Settings) -> Iterator[Finding]:
+    """Whether the store is whole, and the disk has room for it to grow."""
+    import shutil
+    import sqlite3
+    from contextlib import closing
+
+    from tocsin.datadir import STORE_FILE, has_store
+
+    folder = settings.data_path
+    if not folder.is_dir():
+        return
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE_BYTES:
+        yield Finding(f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up.")
+    if has_store(folder) and os.access(folder / STORE_FILE, os.R_OK):
+        try:
+            with closing(sqlite3.connect(f"{(folder / STORE_FILE).absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+                found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+        if found != "ok":
+            yield Finding(f"The store in {folder} is damaged ({found}): stop the service, keep the folder, and restore a backup.")
+
+
 def mail(settings: Settings) -> Iterator[Finding]:
     from tocsin.net.mail import complaints
 
@@ -139,7 +164,7 @@ def egress(settings: Settings) -> Iterator[Finding]:
         yield Finding("TOCSIN_ALLOW_NETWORKS opens every network to all users: name only the ones that handlers must reach.")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, mail, reach, egress)
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, store_health, mail, reach, egress)
 
 
 def _sentence(text: str) -> str:

@@ -3,7 +3,7 @@
 from cyclopts import App
 
 from tocsin import __version__
-from tocsin.cli import admin, check, deliveries, handlers, options, preview, send, serve
+from tocsin.cli import admin, check, deliveries, handlers, options, preview, send, serve, upkeep
 
 app = App(
     name="tocsin",
@@ -40,6 +40,12 @@ _keys.command(admin.add_key, name="add")
 _keys.command(admin.list_keys, name="list")
 _keys.command(admin.revoke_key, name="revoke")
 app.command(_keys)
+
+_secrets = App(name="secrets", help="Manage the key that encrypts secrets, on the store itself.")
+_secrets.command(upkeep.rotate)
+app.command(_secrets)
+app.command(upkeep.backup)
+app.command(upkeep.restore)
 
 app.command(options.list_settings, name="settings")
 app.command(check.check)

@@ -26,6 +26,7 @@ async def keep_house(store: Store, access: Access, settings: Settings) -> None:
         try:
             await access.note_use()
             await tidy(store, observe.now() - settings.retention_days * _DAY)
+            await store.tidy_handlers(observe.now() - settings.retention_days * _DAY, observe.now() - _DAY)
             await store.forget_idempotency(observe.now() - IDEMPOTENCY_WINDOW)
         except Busy as busy:
             log.warning("housekeeping.waits", why=str(busy))
@@ -35,8 +36,9 @@ async def keep_house(store: Store, access: Access, settings: Settings) -> None:
 
 async def tidy(store: Store, before: Micros) -> int:
     """Delete what was accepted before then and is settled; how many notifications went."""
-    gone = 0
-    while step := await store.tidy(before, NOTIFICATIONS_AT_ONCE):
+    gone, after = 0, 0
+    while after is not None:
+        step, after = await store.tidy(before, NOTIFICATIONS_AT_ONCE, after)
         gone += step
         await asyncio.sleep(PAUSE_SECONDS)
     return gone

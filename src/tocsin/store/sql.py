@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, create_engine, event, insert, inspect, select
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, create_engine, event, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Status
@@ -263,8 +263,11 @@ class SqlStore:
     async def touch_keys(self, used: dict[int, Micros]) -> None:
         await self._write(writing.touch_keys, used)
 
-    async def tidy(self, before: Micros, limit: int) -> int:
-        return await self._write(writing.tidy, before, limit)
+    async def tidy(self, before: Micros, limit: int, after: int = 0) -> tuple[int, int | None]:
+        return await self._write(writing.tidy, before, limit, after)
+
+    async def tidy_handlers(self, before: Micros, posts_before: Micros) -> None:
+        await self._write(writing.tidy_handlers, before, posts_before)
 
     async def forget_idempotency(self, before: Micros) -> None:
         await self._write(writing.forget_idempotency, before)
@@ -292,3 +295,7 @@ def read_meta(connection: Connection, name: str) -> bytes | None:
 
 def write_meta(connection: Connection, name: str, value: bytes) -> None:
     connection.execute(insert(meta).values(name=name, value=value))
+
+
+def replace_meta(connection: Connection, name: str, value: bytes) -> None:
+    connection.execute(update(meta).where(meta.c.name == name).values(value=value))

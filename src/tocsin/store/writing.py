@@ -121,22 +121,31 @@ def posted(connection: Connection, key: str, text_hash: bytes, delivery_id: int,
     return PostFacts(over_budget=False, repeated=bool(repeated))
 
 
-def tidy(connection: Connection, before: Micros, limit: int) -> int:
-    """Old, wholly settled notifications go, with all that hangs on them; so do idempotency keys of more than a day."""
+def tidy(connection: Connection, before: Micros, limit: int, after: int) -> tuple[int, int | None]:
+    """By id, which is the order of their times: so no index has to be kept for it."""
     waiting = select(1).where(deliveries.c.notification_id == notifications.c.id, deliveries.c.status == int(Status.PENDING)).exists()
-    old = select(notifications.c.id, notifications.c.user_id).where(notifications.c.created_at < before, ~waiting).limit(limit)
-    rows = connection.execute(old.order_by(notifications.c.id)).all()
+    columns = (notifications.c.id, notifications.c.user_id, notifications.c.created_at, waiting.label("waits"))
+    rows = connection.execute(select(*columns).where(notifications.c.id > after).order_by(notifications.c.id).limit(limit)).all()
+    old = [row for row in rows if row.created_at < before]
+    settled = [row for row in old if not row.waits]
     totals = Totals()
-    for chunk in chunks([row.id for row in rows]):
+    for chunk in chunks([row.id for row in settled]):
         inside = deliveries.c.notification_id.in_(chunk)
         connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(select(deliveries.c.id).where(inside))))
         for gone in connection.execute(delete(deliveries).where(inside).returning(deliveries.c.user_id, deliveries.c.status)):
             totals[gone[0], gone[1]] -= 1
         connection.execute(delete(notifications).where(notifications.c.id.in_(chunk)))
-    for row in rows:
+    for row in settled:
         totals[row.user_id, TOTAL_NOTIFICATIONS] -= 1
     totals.write(connection)
-    return len(rows)
+    return len(settled), rows[-1].id if len(old) == limit else None
+
+
+def tidy_handlers(connection: Connection, before: Micros, posts_before: Micros) -> None:
+    gone = select(handlers.c.id).where(handlers.c.deleted_at < before)
+    for table in (handler_events, handler_hours):
+        connection.execute(delete(table).where(table.c.handler_id.in_(gone)))
+    connection.execute(delete(posts).where(posts.c.at < posts_before))
 
 
 def forget_idempotency(connection: Connection, before: Micros) -> None:

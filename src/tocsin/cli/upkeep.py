@@ -1,0 +1,67 @@
+"""`tocsin backup`, `tocsin restore`, `tocsin secrets rotate`."""
+
+from pathlib import Path
+
+from tocsin.cli import show
+from tocsin.cli.admin import DataDir
+from tocsin.cli.failure import Failure
+from tocsin.cli.options import load_settings
+
+
+def backup(file: Path, /, *, data_dir: DataDir = None) -> None:
+    """Copy the store to a file, also while the service runs. The key is not in it: keep that elsewhere.
+
+    Parameters
+    ----------
+    file
+        File to write; it must not be there yet.
+    """
+    from tocsin import upkeep
+    from tocsin.store import StoreError
+
+    try:
+        size = upkeep.back_up(load_settings(data_dir=data_dir), file)
+    except StoreError as error:
+        raise Failure(str(error)) from None
+    show.note(f"{show.one_line(str(file))} holds the store ({size / 1e6:.1f} MB), not its key: without the key file it cannot be restored.")
+
+
+def restore(file: Path, /, *, replace: bool = False, data_dir: DataDir = None) -> None:
+    """Put a copy made by `tocsin backup` in the place of the store. The service must be stopped.
+
+    Parameters
+    ----------
+    file
+        File to take the store from.
+    replace
+        Replace the store that is there; it is kept beside, under another name.
+    """
+    from tocsin import upkeep
+    from tocsin.store import StoreError
+
+    try:
+        moved = upkeep.restore(load_settings(data_dir=data_dir), file, replace)
+    except StoreError as error:
+        raise Failure(str(error)) from None
+    if moved is not None:
+        show.note(f"The store that was there is {show.one_line(str(moved))} now.")
+    show.note("Restored. What had not arrived when the copy was made is sent once the service runs: it may arrive a second time.")
+
+
+def rotate(*, data_dir: DataDir = None) -> None:
+    """Encrypt all secrets under a new key, also while the service runs. Stopped half-way, it goes on when run again.
+
+    With TOCSIN_SECRET_KEY the first key of its list is the new one: put it there and restart the service before.
+    """
+    from tocsin import upkeep
+    from tocsin.store import StoreError
+
+    try:
+        rows, old = upkeep.rotate_key(load_settings(data_dir=data_dir))
+    except StoreError as error:
+        raise Failure(str(error)) from None
+    show.note(f"{rows} handlers have their secrets under the new key.")
+    if old is None:
+        show.note("The other keys of TOCSIN_SECRET_KEY can go, but for backups that were made under them.")
+    else:
+        show.note(f"The old key is in {show.one_line(str(old))}: backups made until now need it. Delete it when they are gone.")
