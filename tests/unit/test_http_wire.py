@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import itertools
 import logging
 import os
 import socket
@@ -563,7 +564,7 @@ def test_the_service_itself_stays_closed_in_an_allowed_network(run, receiver):
 
 def test_the_address_counts_that_the_name_has_at_connect(run, receiver, monkeypatch):
     """A name that stood for an allowed address a moment ago stands for another now."""
-    answers = iter(["127.0.0.1", "127.0.0.2"])
+    answers = itertools.chain(["127.0.0.1"], itertools.repeat("127.0.0.2"))
     prepare = http._Exchange.prepare
 
     def prepare_with_dns(exchange, each, fresh=False):

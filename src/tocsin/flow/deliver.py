@@ -16,7 +16,7 @@ from tocsin.flow.attempt import LONG_TEXT, Tried, attempt, classify, is_refused_
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.flow.keep import Ending, InFlightLedger, Keeping
 from tocsin.flow.pace import Pacer
-from tocsin.flow.settle import Decision, decide, ended_without_attempt, is_late
+from tocsin.flow.settle import Decision, decide, delivered, ended_without_attempt, is_late
 from tocsin.model import (
     SECOND,
     Attempt,
@@ -273,8 +273,12 @@ class Delivering:
         number, started_at = context.attempt, context.now
         if outcome.detail and loaded.secrets:
             outcome = replace(outcome, detail=scrub(outcome.detail, loaded.secrets))
-        delivery = replace(before, attempt_count=number, last_attempt_at=started_at, late=context.meant_for is not None, part=tried.part)
-        decision = decide(outcome, delivery, loaded.channel, self._settings, now, _random.random())
+        late = context.meant_for is not None
+        if isinstance(outcome, Delivered):
+            decision = delivered(outcome, before, number, started_at, late, tried.part)
+        else:
+            delivery = replace(before, attempt_count=number, last_attempt_at=started_at, late=late, part=tried.part)
+            decision = decide(outcome, delivery, loaded.channel, self._settings, now, _random.random())
         due_at = decision.due_at
         if due_at is not None:
             expires_at = trying.notification.expires_at

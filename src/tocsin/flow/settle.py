@@ -58,8 +58,9 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
     """`delivery` already counts the attempt; `dice` is a random number from 0 to 1."""
     match outcome:
         case Delivered():
-            row = replace(delivery, status=Status.DELIVERED, last_reason=Reason.OK, last_error=None, may_have_arrived=False, throttles=0)
-            return Decision(row, Reason.PLAIN if outcome.plain else Reason.OK)
+            return delivered(
+                outcome, delivery, delivery.attempt_count, delivery.last_attempt_at or now, delivery.late or False, delivery.part
+            )
         case Later(counts=False):
             return _throttled(outcome, delivery, now, dice)
         case Later():
@@ -83,6 +84,23 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
 def _ended(delivery: Delivery, reason: Reason, detail: str, status: Status = Status.FAILED) -> Decision:
     row = replace(delivery, status=status, last_reason=reason, last_error=error_text(reason, detail))
     return Decision(row, reason)
+
+
+def delivered(outcome: Delivered, before: Delivery, number: int, at: Micros, late: bool, part: int) -> Decision:
+    """It arrived with attempt `number`, begun `at`. Nearly all traffic: so the row is made in one go."""
+    row = replace(
+        before,
+        status=Status.DELIVERED,
+        attempt_count=number,
+        last_attempt_at=at,
+        late=late,
+        part=part,
+        throttles=0,
+        may_have_arrived=False,
+        last_reason=Reason.OK,
+        last_error=None,
+    )
+    return Decision(row, Reason.PLAIN if outcome.plain else Reason.OK)
 
 
 def _failed(delivery: Delivery, reason: Reason, detail: str, *, ours: bool = False) -> Decision:

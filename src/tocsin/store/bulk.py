@@ -58,6 +58,11 @@ HANDLERS_DELIVERED = (
     "UPDATE handlers SET last_delivered_at = v.column2, failures = 0, failing_since = NULL FROM (VALUES ?) AS v"
     " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2)"
 )
+ADD_HOURS = (
+    "INSERT INTO handler_hours (handler_id, hour, delivered, failed, expired, latencies) VALUES ?"
+    " ON CONFLICT (handler_id, hour) DO UPDATE SET delivered = handler_hours.delivered + excluded.delivered, failed = handler_hours.failed + excluded.failed,"
+    " expired = handler_hours.expired + excluded.expired, latencies = excluded.latencies"
+)
 ADD_TOTALS = "INSERT INTO totals (user_id, what, n) VALUES ? ON CONFLICT (user_id, what) DO UPDATE SET n = totals.n + excluded.n"
 REMEMBER = (
     "INSERT INTO idempotency (user_id, path, key, content, answer, created_at) VALUES ?"

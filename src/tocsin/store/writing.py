@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -18,7 +19,7 @@ from tocsin.store import (
     Streak,
     SwitchOff,
 )
-from tocsin.store.bulk import AcceptAll, Totals, chunks, remember
+from tocsin.store.bulk import ADD_HOURS, AcceptAll, Totals, chunks, remember, run
 from tocsin.store.reading import chosen_deliveries
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
@@ -215,28 +216,21 @@ def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak
 
 
 def add_hours(connection: Connection, hours: Sequence[HandlerHour], forget_before: int) -> None:
+    kept: dict[tuple[int, int], tuple[int, ...]] = {}
+    for hour in {one.hour for one in hours}:
+        for chunk in chunks([one.handler_id for one in hours if one.hour == hour]):
+            chosen = select(handler_hours).where(handler_hours.c.handler_id.in_(chunk), handler_hours.c.hour == hour)
+            for row in connection.execute(chosen):
+                kept[row.handler_id, hour] = msgspec.json.decode(row.latencies, type=tuple[int, ...])
+    values: list[Any] = []
     for one in hours:
-        place = (handler_hours.c.handler_id == one.handler_id, handler_hours.c.hour == one.hour)
-        kept = connection.execute(select(handler_hours).where(*place)).first()
-        before = () if kept is None else msgspec.json.decode(kept.latencies, type=tuple[int, ...])
-        latencies = msgspec.json.encode([sum(both) for both in itertools.zip_longest(before, one.latencies, fillvalue=0)]).decode()
-        if kept is None:
-            counts = {"delivered": one.delivered, "failed": one.failed, "expired": one.expired}
-            connection.execute(insert(handler_hours).values(handler_id=one.handler_id, hour=one.hour, latencies=latencies, **counts))
-            connection.execute(
-                delete(handler_hours).where(handler_hours.c.handler_id == one.handler_id, handler_hours.c.hour < forget_before)
-            )
-        else:
-            connection.execute(
-                update(handler_hours)
-                .where(*place)
-                .values(
-                    delivered=kept.delivered + one.delivered,
-                    failed=kept.failed + one.failed,
-                    expired=kept.expired + one.expired,
-                    latencies=latencies,
-                )
-            )
+        before = kept.get((one.handler_id, one.hour))
+        latencies = one.latencies if before is None else map(sum, itertools.zip_longest(before, one.latencies, fillvalue=0))
+        values += (one.handler_id, one.hour, one.delivered, one.failed, one.expired, msgspec.json.encode(list(latencies)).decode())
+        if before is None:  # once an hour
+            old = (handler_hours.c.handler_id == one.handler_id, handler_hours.c.hour < forget_before)
+            connection.execute(delete(handler_hours).where(*old))
+    run(connection, ADD_HOURS, values, 6)
 
 
 def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:
