@@ -60,7 +60,8 @@ HANDLERS_DELIVERED = (
 )
 ADD_HOURS = (
     "INSERT INTO handler_hours (handler_id, hour, delivered, failed, expired, latencies) VALUES ?"
-    " ON CONFLICT (handler_id, hour) DO UPDATE SET delivered = handler_hours.delivered + excluded.delivered, failed = handler_hours.failed + excluded.failed,"
+    " ON CONFLICT (handler_id, hour) DO UPDATE SET"
+    " delivered = handler_hours.delivered + excluded.delivered, failed = handler_hours.failed + excluded.failed,"
     " expired = handler_hours.expired + excluded.expired, latencies = excluded.latencies"
 )
 ADD_TOTALS = "INSERT INTO totals (user_id, what, n) VALUES ? ON CONFLICT (user_id, what) DO UPDATE SET n = totals.n + excluded.n"
