@@ -13,6 +13,7 @@ app = App(
 )
 app.command(serve.serve)
 app.command(serve.demo)
+app.command(serve.selftest)
 app.command(send.send)
 app.command(preview.preview)
 

@@ -1,4 +1,4 @@
-"""`tocsin serve` and `tocsin demo`."""
+"""`tocsin serve`, `tocsin demo` and `tocsin selftest`."""
 
 from typing import Annotated
 
@@ -35,6 +35,23 @@ def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | 
     from tocsin import app
 
     return app.serve(settings)
+
+
+def selftest(*, quick: bool = False, json: bool = False) -> int:
+    """Prove the promises on this machine: kill the service, hang, throttle, restart, and count what arrived. Takes up to two minutes.
+
+    Everything happens in a throw-away store on loopback; nothing of it is left. Exit code 1 if a promise was broken.
+
+    Parameters
+    ----------
+    quick
+        A shorter form, of about 20 seconds.
+    json
+        Print JSON instead of a table.
+    """
+    from tocsin.cli.selftest.command import run_selftest
+
+    return run_selftest(quick, json)
 
 
 def demo(*, port: Port = 8700, once: bool = False) -> int:

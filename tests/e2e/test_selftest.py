@@ -1,0 +1,67 @@
+"""`tocsin selftest` as its user runs it, and that it would say so if a promise were broken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tocsin.cli.selftest import command
+from tocsin.cli.selftest.scenes import Books, Finding, reconcile
+
+TOCSIN = Path(sys.executable).parent / "tocsin"
+
+
+def test_every_promise_is_kept_and_nothing_is_left(tmp_path: Path) -> None:
+    environ = {**os.environ, "TMPDIR": str(tmp_path), "TOCSIN_DATA_DIR": "/nowhere"}
+    done = subprocess.run([TOCSIN, "selftest", "--quick", "--json"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["broken"] == 0
+    assert {"killed under load", "slow endpoints", "429 storm", "restart"} < {one["scene"] for one in report["findings"]}
+    assert all(one["kept"] for one in report["findings"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([TOCSIN, "selftest", "--quick"], cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("tocsin-selftest-*/*/service.log")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "nothing of it is left" in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+DELIVERED = {1: "delivered", 2: "delivered", 3: "failed"}
+
+
+@pytest.mark.parametrize(
+    ("taken", "found"),
+    [
+        ({1: 1, 2: 1}, Books(3, 2, 0, missing=0, repeated=0, unexplained=0)),
+        ({1: 1}, Books(3, 2, 0, missing=1, repeated=0, unexplained=0)),
+        ({1: 1, 2: 2}, Books(3, 2, 0, missing=0, repeated=1, unexplained=1)),
+        ({1: 2, 2: 1}, Books(3, 2, 0, missing=0, repeated=1, unexplained=0)),
+        ({1: 1, 2: 1, 9: 1}, Books(3, 2, 0, missing=0, repeated=0, unexplained=1)),
+    ],
+    ids=["as it should be", "lost", "twice for no reason", "twice, as it may be", "never accepted"],
+)
+def test_the_books_show_what_is_wrong(taken: dict[int, int], found: Books) -> None:
+    assert reconcile(DELIVERED, Counter(taken), lambda delivery: delivery == 1) == found
+
+
+def test_a_broken_promise_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def forgets(*_: object) -> list[Finding]:
+        return [Finding("forgetting", "it remembers", "1 missing", kept=False)]
+
+    monkeypatch.setattr(command, "SCENES", (("forgetting", forgets),))
+    assert command.run_selftest(quick=True, json=False) == 1
+    out, _ = capfd.readouterr()
+    assert "BROKEN" in out and "1 of 1 promises were broken" in out
