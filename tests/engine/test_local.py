@@ -157,6 +157,54 @@ def test_a_handler_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
     scenario(tmp_path, body)
 
 
+def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "MOST_RUNNING", 20)
+    monkeypatch.setattr(local_module, "MOST_UNPROVEN", 15)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        well, new = await add_handler(store), await add_handler(store)
+        sick = [await add_handler(store) for _ in range(40)]
+        await engine.start(worker)
+        engine.hand_over(await accept(store, well))
+        await worker.until(1)
+        while engine.running:
+            await asyncio.sleep(0)
+        worker.hold.update({handler: asyncio.Event() for handler in sick})
+        engine.hand_over([job for handler in sick for _ in range(3) for job in await accept(store, handler)])
+        await worker.until(16)
+        assert engine.running == 15
+        fine = [job for _ in range(10) for job in await accept(store, well)]
+        engine.hand_over(fine)
+        await worker.until(26)
+        assert worker.started[16:] == [job.delivery.id for job in fine]
+        # A handler that nobody knows yet waits for a place, and gets one as soon as one is free.
+        engine.hand_over(await accept(store, new))
+        for handler in sick:
+            worker.hold[handler].set()
+        await worker.until(26 + 1 + 40 * 3 - 15)
+        while engine.running:
+            await asyncio.sleep(0)
+        assert len(set(worker.started)) == len(worker.started) == 1 + 10 + 1 + 120
+
+    scenario(tmp_path, body)
+
+
+def test_users_take_turns_however_many_handlers_one_has(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        many, few = [await add_handler(store) for _ in range(300)], await add_handler(store)
+        flood = [job for handler in many for job in await accept(store, handler)]
+        others = [job for _ in range(2) for job in await accept(store, few)]
+        others = [Waiting(replace(job.delivery, user_id=2), job.notification) for job in others]
+        await engine.start(worker)
+        worker.started.clear()
+        engine.forget([job.delivery.id for job in [*flood, *others]])
+        engine.hand_over([*flood, *others])
+        await worker.until(302)
+        assert [worker.started.index(job.delivery.id) for job in others] == [1, 3]
+
+    scenario(tmp_path, body)
+
+
 def test_one_that_never_answers_is_tried_one_at_a_time(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)

@@ -1,4 +1,5 @@
-"""The engine of one process: a lane per handler, taken round robin; retries and scheduled work come from the store when due.
+"""The engine of one process: a lane per handler, users and their lanes taken round robin; retries and scheduled work come from the
+store when due.
 
 Fresh deliveries are handed over in memory after their commit; what does not fit stays in the store, and its lane is refilled from
 there in due order, so a sick handler's backlog costs neither memory nor anyone else's time.
@@ -14,10 +15,13 @@ import structlog
 
 from tocsin import observe
 from tocsin.engine import Worker
+from tocsin.engine.lanes import Lane, Turns
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
 
 MOST_RUNNING = 2000  # attempts that are not settled yet
+MOST_UNPROVEN = 1500  # of them to handlers that did not answer the last time, or never yet: however many hang, others have places left
+MOST_REMEMBERED = 50_000  # handlers that answered
 MANY_SENDING = 64  # attempts on the wire; from here on a handler has one at a time: more costs memory and gains nothing
 MOST_STARTS = 200  # attempts begun in one go, before the event loop sees to others
 MOST_IN_LANE = 256  # deliveries of one handler in memory
@@ -26,42 +30,8 @@ MOST_IN_MEMORY = 10_000  # deliveries in memory
 MOST_BYTES = 32 << 20  # of message text in memory
 REFILLS_AT_ONCE = 2  # reads of the store at the same time
 SWEEP_SECONDS = 30.0
-FIRST_LIMIT = 2  # attempts of a handler at the same time; doubled by every answer, so that dead ones never take many places
 UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
 log = structlog.get_logger(__name__)
-
-
-class Lane:
-    """What is known of one handler's work. `spilled`: the store holds due work that is not in `jobs`."""
-
-    __slots__ = (
-        "behind",
-        "dropped",
-        "filling",
-        "handler_id",
-        "in_ring",
-        "jobs",
-        "known",
-        "limit",
-        "sending",
-        "spilled",
-        "unanswered",
-        "waits",
-    )
-
-    def __init__(self, handler_id: int) -> None:
-        self.handler_id = handler_id
-        self.jobs: deque[Waiting] = deque()
-        self.known: set[int] = set()  # delivery ids in `jobs` or running
-        self.behind: list[Waiting] = []  # came while a refill was reading, so it may have missed them
-        self.dropped: set[int] = set()  # left `known`, or are not to be started, while a refill was reading
-        self.sending = 0
-        self.limit = FIRST_LIMIT
-        self.unanswered = 0
-        self.in_ring = False
-        self.waits = False  # for its turn in the pacing
-        self.filling = False
-        self.spilled = False
 
 
 class _Run:
@@ -87,8 +57,11 @@ class LocalEngine:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lanes: dict[int, Lane] = {}
-        self._ring: deque[Lane] = deque()
+        self._ring = Turns()
         self._running = 0
+        self._unproven = 0
+        self._parked: deque[Lane] = deque()
+        self._answered: set[int] = set()  # handlers without a lane whose last attempt was answered
         self._idle = asyncio.Event()  # of use while stopping
         self._background: set[asyncio.Task[None]] = set()
         self._due: list[tuple[Micros, int]] = []
@@ -196,10 +169,12 @@ class LocalEngine:
     def _lane(self, handler_id: int) -> Lane:
         lane = self._lanes.get(handler_id)
         if lane is None:
-            lane = self._lanes[handler_id] = Lane(handler_id)
+            lane = self._lanes[handler_id] = Lane(handler_id, handler_id in self._answered)
         return lane
 
     def _add(self, lane: Lane, job: Waiting) -> None:
+        if lane.own is None:
+            lane.own = self._ring.own(job.delivery.user_id)
         lane.jobs.append(job)
         lane.known.add(job.delivery.id)
         self._jobs += 1
@@ -225,14 +200,18 @@ class LocalEngine:
             self._ask_to_fill(lane)
 
     def _to_ring(self, lane: Lane) -> None:
-        if not lane.in_ring and not lane.waits and lane.jobs:
+        if not lane.in_ring and not lane.waits and lane.jobs and lane.own is not None:
             lane.in_ring = True
-            self._ring.append(lane)
+            self._ring.put(lane, lane.own)
 
     def _tidy(self, lane: Lane) -> None:
         idle = not (lane.known or lane.in_ring or lane.waits or lane.filling or lane.spilled)
         if idle and lane.unanswered < UNANSWERED_FOR_ONE_AT_A_TIME:
             self._lanes.pop(lane.handler_id, None)
+            if not lane.proven:
+                self._answered.discard(lane.handler_id)
+            elif len(self._answered) < MOST_REMEMBERED:
+                self._answered.add(lane.handler_id)
 
     # ---------------------------------------------------------------------------------------------------- taking turns
 
@@ -250,10 +229,14 @@ class LocalEngine:
             if starts == MOST_STARTS:
                 self._pump_soon()
                 break
-            lane = ring.popleft()
+            lane = ring.take()
             lane.in_ring = False
             if not lane.jobs or lane.sending >= self._limit(lane):
                 continue  # it comes back when one of its attempts ends
+            if not lane.proven and self._unproven >= MOST_UNPROVEN:
+                lane.in_ring = lane.parked = True
+                self._parked.append(lane)
+                continue
             wait = self._worker.turn(lane.handler_id)
             if wait > 0:
                 lane.waits = True
@@ -262,6 +245,9 @@ class LocalEngine:
             job = lane.jobs.popleft()
             self._left(lane, job)
             lane.sending += 1
+            if not lane.proven:
+                lane.unproven += 1
+                self._unproven += 1
             self._sending += 1
             self._running += 1
             starts += 1
@@ -282,8 +268,11 @@ class LocalEngine:
     def came_back(self, lane: Lane, answered: bool) -> None:
         lane.sending -= 1
         self._sending -= 1
+        lane.proven = answered
         if answered:
             lane.unanswered = 0
+            if lane.parked:
+                self._unpark(lane)
             if lane.limit < MOST_IN_LANE:
                 lane.limit *= 2
         else:
@@ -293,8 +282,25 @@ class LocalEngine:
         self._to_ring(lane)
         self._pump_soon()
 
+    def _unpark(self, lane: Lane) -> None:
+        lane.in_ring = lane.parked = False
+        self._to_ring(lane)
+        self._pump_soon()
+
+    def _free_place(self, lane: Lane) -> None:
+        """An attempt to a handler that had not answered has ended."""
+        lane.unproven -= 1
+        self._unproven -= 1
+        while self._parked:
+            first = self._parked.popleft()
+            if first.parked:  # else it was let go meanwhile
+                self._unpark(first)
+                return
+
     def settled(self, lane: Lane, delivery_id: int, due_at: Micros | None) -> None:
         self._running -= 1
+        if lane.unproven:
+            self._free_place(lane)
         lane.known.discard(delivery_id)
         if lane.filling:
             lane.dropped.add(delivery_id)
