@@ -256,6 +256,33 @@ def test_scheduled_ones_wait_in_the_store_until_they_are_due(tmp_path: Path) -> 
     scenario(tmp_path, body)
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_when_the_clock_steps_by_an_hour_fresh_ones_go_at_once_and_others_when_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    monkeypatch.setattr(local_module, "SWEEP_SECONDS", 0.05)  # the clock is looked at so often, at least
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        await engine.start(worker)
+        clock = observe.now
+        later = await accept(store, handler, due_at=clock() + 1800 * SECOND)
+        engine.wake(handler, later[0].delivery.due_at)
+        monkeypatch.setattr(observe, "now", lambda: clock() + hours * 3600 * SECOND)
+        fresh = await accept(store, handler)
+        engine.hand_over(fresh)
+        if hours > 0:
+            await worker.until(2)
+            assert sorted(worker.started) == [later[0].delivery.id, fresh[0].delivery.id]
+            return
+        await worker.until(1)
+        assert worker.started == [fresh[0].delivery.id]
+        monkeypatch.setattr(observe, "now", lambda: clock() + 1801 * SECOND)
+        await worker.until(2)
+
+    scenario(tmp_path, body)
+
+
 def test_what_is_forgotten_is_not_started(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)

@@ -1,0 +1,114 @@
+"""When the machine runs out of something: the service says so, keeps what it accepted, does not spin, and recovers by itself."""
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from e2e.conftest import Starter
+from e2e.service import Service, until
+from receiver import Receiver
+
+MANY = 10_000
+
+
+def cpu_seconds(service: Service) -> float:
+    """Processor time of the service so far."""
+    assert service.process is not None
+    fields = Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def does_not_spin(service: Service) -> None:
+    """Over a second of outage it uses little of its core."""
+    before, started = cpu_seconds(service), time.monotonic()
+    until(lambda: time.monotonic() - started >= 1)
+    assert cpu_seconds(service) - before < 0.5
+
+
+def test_a_store_that_another_process_holds_is_said_and_waited_for(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/held", 200, hold=True)
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/held"))
+    before = client.send("before", handlers=[handler])
+    receiver.wait(1)
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        receiver.release()  # its outcome cannot be kept now
+        refused = client.post("/api/notifications", {"message": "meanwhile", "handlers": [handler]})
+        assert (refused.status, refused.codes()) == (503, [("busy", None)])
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.get("/api/notifications").json["meta"]["total"] == 1
+        does_not_spin(service)
+        connection.execute("ROLLBACK")
+    assert [one["status"] for one in client.settled(before, 30)] == ["delivered"]
+    assert [one["status"] for one in client.settled(client.send("after", handlers=[handler]))] == ["delivered"]
+    assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "after"]
+
+
+def test_ten_thousand_due_at_one_instant(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service()
+    client = service.first()
+    handlers = [client.add_handler("webhook", webhook=receiver.url(f"/{number % 50}")) for number in range(100)]
+    service.terminate()
+    due_at = int((time.time() + 4) * 1_000_000)
+    rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})"
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
+        connection.execute(
+            f"{rows} INSERT INTO notifications (id, user_id, created_at, send_at, kind, severity, title, text, url, fields)"
+            f" SELECT i, 1, {due_at - 10**9}, {due_at}, 'notification', 'info', '', 'all at once', '', '[]' FROM n"
+        )
+        connection.execute(
+            f"{rows} INSERT INTO deliveries"
+            " (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
+            f" SELECT i, i, {handlers[0]} + i % 100, 1, 0, {due_at}, {due_at}, {due_at - 10**9}, 0 FROM n"
+        )
+        connection.execute("INSERT INTO totals VALUES (1, 0, ?), (1, 100, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", (MANY, MANY))
+    client.port = service.start().port
+    other = service.client()
+    mine = other.add_handler("webhook", webhook=receiver.url("/other"))
+    receiver.wait(1, 20)  # they have begun
+    assert [one["status"] for one in other.settled(other.send("mine", handlers=[mine]))] == ["delivered"]
+    until(lambda: client.get("/api/deliveries?status=pending").json["meta"]["total"] == 0, 60, "they did not all go out")
+    assert client.get("/api/deliveries?status=delivered").json["meta"]["total"] == MANY
+    came = [one.json()["data"]["delivery_id"] for one in receiver.requests if one.path != "/other"]
+    assert len(came) == len(set(came)) == MANY
+    does_not_spin(service)
+    assert _resident_mb(service) < 250
+
+
+def _resident_mb(service: Service) -> float:
+    assert service.process is not None
+    lines = Path(f"/proc/{service.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS"))
+
+
+def test_a_million_waiting_are_no_burden(start_service: Starter, receiver: Receiver) -> None:
+    """For next year, one handler: it starts, sends what is due at once, and stays small."""
+    service = start_service()
+    client = service.first()
+    waiting, fresh = (client.add_handler("webhook", webhook=receiver.url(path)) for path in ("/waiting", "/fresh"))
+    service.terminate()
+    due_at = int((time.time() + 300 * 86_400) * 1_000_000)
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute(
+            "INSERT INTO notifications (id, user_id, created_at, send_at, kind, severity, title, text, url, fields)"
+            f" VALUES (1, 1, 1, {due_at}, 'notification', 'info', '', 'next year', '', '[]')"
+        )
+        connection.execute(
+            f"{rows} INSERT INTO deliveries"
+            " (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
+            f" SELECT i, 1, {waiting}, 1, 0, {due_at}, {due_at}, 1, 0 FROM n"
+        )
+        connection.execute("INSERT INTO totals VALUES (1, 0, 1000000), (1, 100, 1)")
+    client.port = service.start().port
+    assert [one["status"] for one in client.settled(client.send("now", handlers=[fresh]))] == ["delivered"]
+    client.send("and now", handlers=[waiting])
+    receiver.wait(2)
+    until(lambda: client.get("/api/deliveries?status=pending").json["meta"]["total"] == 1_000_000)
+    does_not_spin(service)
+    assert _resident_mb(service) < 160
