@@ -144,6 +144,7 @@ MEASURES = {
 @pytest.mark.parametrize("dialect", MEASURES)
 @examples(max_examples=2000, deadline=None)
 @given(text=markdown, limit=st.integers(2500, 6000), last=st.integers(2500, 6000), most=st.integers(1, 6))
+@example(text="**&#7;**&#7;" * 700, limit=2500, last=2500, most=2)  # bold around nothing has no weight, and must not stay
 def test_parts_keep_their_limits(dialect, text, limit, last, most):
     render, measure = MEASURES[dialect]
     parts = split(parse(text), lambda part: measure(render(part)), limit, last, most)

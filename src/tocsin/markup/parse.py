@@ -150,6 +150,8 @@ class _Builder:
             around.nodes.extend(_table(frame.nodes))
         elif kind in _LINKS:
             around.nodes.extend(self._link(frame, data["dest_url"], data["link_type"] == "Email"))
+        elif kind in _MARKS and not frame.nodes:  # all that was in it was a control character
+            pass
         else:
             if kind == "Paragraph" or (kind == "Item" and frame.loose):
                 around.loose = True
