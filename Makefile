@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve demo test check bench docs lock clean
+.PHONY: install serve demo test check bench soak docs lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -23,6 +23,12 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m bench
+
+# Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`.
+SEED ?= 1
+MINUTES ?= 10
+soak: .venv/.dev
+	$(BIN)/python -m bench.soak --seed $(SEED) --minutes $(MINUTES)
 
 # The pages and the goldens that are made from the code: look at what has changed.
 docs: .venv/.dev

@@ -1,6 +1,7 @@
 """What every test may use: settings of its own, a store of its own."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from tocsin.settings import Settings, load
 from tocsin.store import tables
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; our children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time: a run says something about the code, not about luck.
 hypothesis.settings.register_profile("tocsin", derandomize=True, deadline=None)

@@ -34,7 +34,7 @@ from tocsin.flow.housekeeping import keep_house
 from tocsin.flow.keep import Keeping
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
-from tocsin.flow.recover import recover
+from tocsin.flow.recover import recover, resume_pace
 from tocsin.flow.service import Service
 from tocsin.flow.tally import Tally
 from tocsin.flow.trial import Trials
@@ -95,6 +95,7 @@ async def running(
     await recover(ledger.found, store, directory, keeping, settings)
     ledger.clear()
     await end_stopped(store, local)
+    await resume_pace(store, directory, pacer)
     await local.start(delivering)
     house = asyncio.gather(keep_house(store, access, settings), tally.keep_now_and_then())
     try:
@@ -103,7 +104,7 @@ async def running(
             access=access,
             handlers=Handlers(store, directory, local, vault),
             accepting=accepting,
-            deliveries=Deliveries(store, local, repeats),
+            deliveries=Deliveries(store, local, repeats, directory, pacer),
             trials=Trials(directory, pacer, wires, settings),
             previews=Previews(directory, settings),
             metrics=metrics,

@@ -360,3 +360,21 @@ def test_over_the_wire():
             assert received.json() == msgspec.json.decode(request.body)
 
     asyncio.run(send())
+
+
+@pytest.mark.parametrize(
+    "headers, rest",
+    [
+        ({}, 0.0),
+        ({"x-ratelimit-remaining": "1", "x-ratelimit-reset-after": "2"}, 0.0),
+        ({"x-ratelimit-remaining": "0"}, 0.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset-after": "1.25"}, 1.25),
+        ({"x-ratelimit-remaining": " 0 ", "x-ratelimit-reset-after": "999999"}, 3600.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset-after": "-1"}, 0.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset-after": "soon"}, 0.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset-after": "nan"}, 0.0),
+    ],
+)
+def test_a_limit_that_is_used_up_is_learned_from_the_headers(headers, rest):
+    assert CHANNEL.rest_seconds is not None
+    assert CHANNEL.rest_seconds(HttpReply(200, headers, b""), 0) == rest

@@ -18,7 +18,7 @@ from tocsin import settings
 from tocsin.channels.contract import Context
 from tocsin.channels.x import CHANNEL, XSettings
 from tocsin.markup import weighted
-from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.model import SECOND, Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
 from wild import SECRET_TOKEN
 
@@ -426,3 +426,20 @@ def test_over_the_wire_the_server_takes_what_arrived():
             assert received.json() == {"text": "한국어 & more"}
 
     asyncio.run(send())
+
+
+@pytest.mark.parametrize(
+    "headers, rest",
+    [
+        ({}, 0.0),
+        ({"x-rate-limit-remaining": "3", "x-rate-limit-reset": "1100"}, 0.0),
+        ({"x-rate-limit-remaining": "0", "x-rate-limit-reset": "1100"}, 100.0),
+        ({"x-rate-limit-remaining": "0", "x-rate-limit-reset": "900"}, 0.0),
+        ({"x-rate-limit-remaining": "0", "x-rate-limit-reset": "99999999999"}, 86_400.0),
+        ({"x-rate-limit-remaining": "0", "x-rate-limit-reset": "soon"}, 0.0),
+        ({"x-user-limit-24hour-remaining": "0", "x-user-limit-24hour-reset": "4600"}, 3600.0),
+    ],
+)
+def test_a_window_that_is_used_up_is_learned_from_the_headers(headers, rest):
+    assert CHANNEL.rest_seconds is not None
+    assert CHANNEL.rest_seconds(HttpReply(201, headers, b""), 1000 * SECOND) == rest

@@ -250,6 +250,13 @@ class Service:
         assert self.process is not None
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
 
+    def limit_descriptors(self, more: int) -> None:
+        """The running service cannot open more than so many beyond the highest one that it has."""
+        assert self.process is not None
+        highest = max(int(one.name) for one in Path(f"/proc/{self.process.pid}/fd").iterdir())
+        _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (min(hard, highest + 1 + more), hard))
+
     def _ended(self, seconds: float = 20.0) -> int:
         assert self.process is not None
         process, self.process = self.process, None

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sqlite3
 import time
 from pathlib import Path
@@ -46,6 +47,21 @@ def test_a_store_that_another_process_holds_is_said_and_waited_for(start_service
     assert [one["status"] for one in client.settled(before, 30)] == ["delivered"]
     assert [one["status"] for one in client.settled(client.send("after", handlers=[handler]))] == ["delivered"]
     assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "after"]
+
+
+def test_when_descriptors_run_out_nothing_is_lost(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service(TOCSIN_RETRY_SCHEDULE="1s," * 29 + "1s")
+    client = service.first()
+    handlers = [client.add_handler("webhook", webhook=receiver.url(f"/{number}")) for number in range(40)]
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
+    notification = client.send("due without a socket", handlers=handlers, send_at=soon)
+    service.limit_descriptors(1)
+    until(lambda: "Too many open files" in service.log(), what="it runs out")
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", service.port), timeout=5):
+        does_not_spin(service)
+    service.limit_descriptors(1024)
+    assert {one["status"] for one in client.settled(notification, 60)} == {"delivered"}
+    assert client.get("/readyz").status == 200
 
 
 def test_ten_thousand_due_at_one_instant(start_service: Starter, receiver: Receiver) -> None:

@@ -11,14 +11,13 @@ import time
 from ipaddress import ip_network
 
 import msgspec
-import pycurl
 import pytest
 import uvloop
 
 from receiver import Receiver
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net import http
+from tocsin.net import http, names
 from tocsin.net.http import MAX_BODY, HttpWire
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -562,17 +561,30 @@ def test_the_service_itself_stays_closed_in_an_allowed_network(run, receiver):
     assert receiver.connections == 0
 
 
-def test_the_address_counts_that_the_name_has_at_connect(run, receiver, monkeypatch):
+@pytest.fixture
+def resolves(monkeypatch):
+    """`resolves(*answers)`: what each look-up finds, the last one for ever; no name stays known, no connection is used again."""
+
+    def set_up(*answers):
+        given = itertools.chain(answers, itertools.repeat(answers[-1]))
+        prepare = http._Exchange.prepare
+
+        async def look_up(_):
+            return next(given)
+
+        def prepare_afresh(exchange, each, fresh=False, addresses=()):
+            prepare(exchange, each, fresh=True, addresses=addresses)
+
+        monkeypatch.setattr(names, "_in_a_thread", look_up)
+        monkeypatch.setattr(names.Names, "is_fresh", lambda *_: False)
+        monkeypatch.setattr(http._Exchange, "prepare", prepare_afresh)
+
+    return set_up
+
+
+def test_the_address_counts_that_the_name_has_at_connect(run, receiver, resolves):
     """A name that stood for an allowed address a moment ago stands for another now."""
-    answers = itertools.chain(["127.0.0.1"], itertools.repeat("127.0.0.2"))
-    prepare = http._Exchange.prepare
-
-    def prepare_with_dns(exchange, each, fresh=False):
-        prepare(exchange, each, fresh)
-        exchange.curl.setopt(pycurl.RESOLVE, [f"changing.example:{receiver.port}:{next(answers)}"])
-        exchange.curl.setopt(pycurl.FRESH_CONNECT, 1)
-
-    monkeypatch.setattr(http._Exchange, "prepare", prepare_with_dns)
+    resolves(["127.0.0.1"], ["127.0.0.2"])
     changing = request(receiver.url("/hook", host="changing.example"))
     reply = send(run, changing, changing, allowed=("127.0.0.1/32",))
     assert reply.reason is Reason.BLOCKED
@@ -580,16 +592,71 @@ def test_the_address_counts_that_the_name_has_at_connect(run, receiver, monkeypa
     assert len(receiver.requests) == 1
 
 
-def test_of_several_addresses_only_the_allowed_one_is_used(run, receiver, monkeypatch):
-    prepare = http._Exchange.prepare
-
-    def prepare_with_dns(exchange, each, fresh=False):
-        prepare(exchange, each, fresh)
-        exchange.curl.setopt(pycurl.RESOLVE, [f"several.example:{receiver.port}:10.0.0.1,127.0.0.2,127.0.0.1"])
-
-    monkeypatch.setattr(http._Exchange, "prepare", prepare_with_dns)
+def test_of_several_addresses_only_the_allowed_one_is_used(run, receiver, resolves):
+    resolves(["10.0.0.1", "::1", "127.0.0.2", "127.0.0.1"])
     reply = send(run, request(receiver.url("/hook", host="several.example")), allowed=("127.0.0.1/32",))
     assert reply.status == 200
+
+
+def test_a_name_is_looked_up_once_for_many_and_again_when_it_is_old(run, receiver, monkeypatch):
+    asked = []
+
+    async def look_up(host):
+        asked.append(host)
+        await asyncio.sleep(0)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(names, "_in_a_thread", look_up)
+
+    async def use():
+        async with wire(*LOOPBACK) as it:
+            each = request(receiver.url("/hook", host="known.example."))
+            replies = await asyncio.gather(*(it.send(each) for _ in range(5)))
+            replies.append(await it.send(each))
+            first = len(asked)
+            monkeypatch.setattr(names.Names, "is_fresh", lambda *_: False)
+            replies.append(await it.send(each))
+            return replies, first
+
+    replies, first = run(use())
+    assert [reply.status for reply in replies] == [200] * 7
+    assert (first, asked) == (1, ["known.example."] * 2)
+
+
+def test_names_that_hang_leave_threads_for_others(run, monkeypatch):
+    hangs = asyncio.Event()
+    asked = []
+
+    async def look_up(host):
+        asked.append(host)
+        if host.startswith("hangs"):
+            await hangs.wait()
+            raise OSError("no such name")
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(names, "_in_a_thread", look_up)
+
+    async def use():
+        found = names.Names(60)
+        many = [names.Place(f"hangs{number}", 80) for number in range(names.MOST_LOOKUPS)]
+
+        async def tries():
+            return await asyncio.gather(*(found.addresses(each, 0.05) for each in many), return_exceptions=True)
+
+        first = await tries()  # nothing is known against them yet
+        hangs.set()
+        await asyncio.sleep(0.01)
+        hangs.clear()
+        asked.clear()
+        second = await tries()
+        started = len(asked)
+        good = await found.addresses(names.Place("good", 80), 5)
+        found.close()
+        return first, second, started, good
+
+    first, second, started, good = run(use())
+    assert {type(each) for each in first} == {type(each) for each in second} == {TimeoutError}
+    assert (started, good) == (names.MOST_DOUBTFUL, ["127.0.0.1"])
 
 
 # --------------------------------------------------------------------------------------------------------------- proxies

@@ -127,6 +127,8 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     """How large a request of `render` is, against the provider's limits."""
     becomes: Mapping[Element, str]
     """What is shown for Markdown elements that the provider does not have; those not named are shown as its own."""
+    rest_seconds: Callable[[HttpReply, Micros], float] | None = None
+    """How long nothing more may start on the credential by the limits that an answer names, whatever its outcome; 0: at once."""
     signs: bool = False
     """Its handlers have a signing secret."""
     in_flight: int = 8

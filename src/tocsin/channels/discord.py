@@ -36,6 +36,7 @@ from tocsin.model import (
     Later,
     MailReply,
     Message,
+    Micros,
     NoReply,
     Outcome,
     Reason,
@@ -56,6 +57,7 @@ MAX_FIELD_VALUE = 1024
 MAX_EMBED = 6000
 MAX_FIELDS = 25
 LEAST_FOR_FIELDS = 2500  # what fields may take of the embed even where the message is long
+LONGEST_REST_SECONDS = 3600.0
 CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again makes it longer
 COLORS = {Severity.INFO: 0x3498DB, Severity.SUCCESS: 0x2ECC71, Severity.WARNING: 0xF1C40F, Severity.CRITICAL: 0xE74C3C}
 _BLANK = "\u200b"  # Discord takes no empty name or value
@@ -132,6 +134,14 @@ def _paces(settings: DiscordSettings, _: Settings) -> tuple[Pace, ...]:
     key = f"discord:{fingerprint(f'{match[2]}/{match[3]}' if match else settings.discord)}"
     paces = (Pace(key, 5, 2.0), Pace(key, 30, 60.0))
     return (*paces, Pace("discord", 40, 1.0)) if match else paces
+
+
+def _rest_seconds(reply: HttpReply, _: Micros) -> float:
+    """Its headers override what is known of its limits (https://docs.discord.com/developers/topics/rate-limits#header-format)."""
+    if reply.headers.get("x-ratelimit-remaining", "").strip() != "0":
+        return 0.0
+    after = reply.headers.get("x-ratelimit-reset-after", "").strip()
+    return min(float(after), LONGEST_REST_SECONDS) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", after, re.ASCII) else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------ render
@@ -289,6 +299,7 @@ CHANNEL = Channel(
     settings=DiscordSettings,
     target=_target,
     paces=_paces,
+    rest_seconds=_rest_seconds,
     render=render,
     classify=classify,
     measure=measure,

@@ -49,6 +49,7 @@ from tocsin.net.urls import origin
 from tocsin.settings import Settings
 from tocsin.vault import fingerprint, hide_all
 
+DAY_SECONDS = 86_400.0
 POSTS, WINDOW_SECONDS = 100, 15 * 60  # per user: https://docs.x.com/x-api/fundamentals/rate-limits
 MAX_ATTEMPTS = 4  # each one that arrives is paid for
 _LEAST_TEXT = 100  # weight that a link must leave for the words
@@ -245,6 +246,16 @@ def _wait_seconds(reply: HttpReply, now: Micros) -> float | None:
     return max(waits, default=None)
 
 
+def _rest_seconds(reply: HttpReply, now: Micros) -> float:
+    """Until a window that is used up begins anew (https://docs.x.com/x-api/fundamentals/rate-limits)."""
+    waits = [0.0]
+    for name in _LIMITS:
+        reset, remaining = (reply.headers.get(f"{name}-{part}", "").strip() for part in ("reset", "remaining"))
+        if remaining == "0" and re.fullmatch(r"[0-9]{1,11}", reset):
+            waits.append(min(int(reset) - now / SECOND, DAY_SECONDS))
+    return max(waits)
+
+
 # ------------------------------------------------------------------------------------------------------------- channel
 
 
@@ -258,6 +269,7 @@ CHANNEL = Channel(
     settings=XSettings,
     target=target,
     paces=_paces,
+    rest_seconds=_rest_seconds,
     render=render,
     classify=classify,
     measure=measure,

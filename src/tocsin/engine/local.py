@@ -353,6 +353,9 @@ class LocalEngine:
                 except Busy as busy:
                     log.error("engine.refill_waits", why=str(busy))
                     self.wake(lane.handler_id, observe.now() + SECOND)
+                except Exception:  # a fault of ours; the next handler's must not wait for it
+                    log.exception("engine.refill_failed", handler=lane.handler_id)
+                    self.wake(lane.handler_id, observe.now() + int(SWEEP_SECONDS * SECOND))
                 finally:
                     lane.filling = False
                     lane.behind.clear()
@@ -395,6 +398,8 @@ class LocalEngine:
                 await self._sweep()
             except Busy as busy:
                 log.error("engine.sweep_waits", why=str(busy))
+            except Exception:  # without sweeps, whatever went by unheard would wait for the next start
+                log.exception("engine.sweep_failed")
             self._set_timer()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:

@@ -9,6 +9,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tocsin import observe
 from tocsin.channels.contract import Context
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
@@ -121,6 +122,7 @@ async def _send(
             sent = sent and not isinstance(cut, NothingSent)
             reply = NoReply(Reason.CUT, sent, "the service was stopped while the answer was awaited", stopped=True)
         outcome = classify(loaded, reply, context)
+        heed_limits(loaded, reply, pacer)
         if not isinstance(outcome, Delivered):
             return Tried(outcome, _since(started), index, requests, reply)
     return Tried(outcome, _since(started), len(requests), requests, reply)
@@ -137,6 +139,16 @@ def classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
     except Exception:
         log.exception("classify.failed", type=loaded.channel.type, delivery=context.delivery_id)
         return Refused(Reason.INTERNAL, "the provider's answer could not be read; this is a fault of the service", ours=True)
+
+
+def heed_limits(loaded: Loaded, reply: Reply, pacer: Pacer) -> None:
+    """Pause the credential where an answer says that its limit is used up: the next one would be throttled."""
+    if loaded.channel.rest_seconds is None or not isinstance(reply, HttpReply):
+        return
+    rest = loaded.channel.rest_seconds(reply, observe.now())
+    if rest > 0:
+        now = time.monotonic()
+        pacer.pause(loaded.credential, now + rest, now)
 
 
 def _since(started: float) -> int:

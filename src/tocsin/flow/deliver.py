@@ -12,7 +12,18 @@ from msgspec.structs import replace
 
 from tocsin import engine, observe
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import LONG_TEXT, Tried, attempt, classify, is_refused_payload, plainly, render, render_now, shown_answer
+from tocsin.flow.attempt import (
+    LONG_TEXT,
+    Tried,
+    attempt,
+    classify,
+    heed_limits,
+    is_refused_payload,
+    plainly,
+    render,
+    render_now,
+    shown_answer,
+)
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.flow.keep import Ending, InFlightLedger, Keeping
 from tocsin.flow.pace import Pacer
@@ -248,6 +259,7 @@ class Delivering:
         part = trying.delivery.part
         duration_us = int((time.perf_counter() - trying.started) * 1_000_000)
         outcome = classify(trying.using, reply, trying.context)
+        heed_limits(trying.using, reply, self._pacer)
         tried = Tried(outcome, duration_us, part + 1 if isinstance(outcome, Delivered) else part, (), reply)
         if is_refused_payload(outcome):
             self._spawn(self._send_parts(trying, tried))
@@ -286,13 +298,17 @@ class Delivering:
                 due_at = expires_at  # it ends then, and is not tried again
                 decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))
             if decision.pause_seconds:
-                self._pacer.pause(loaded.credential, time.monotonic() + decision.pause_seconds)
+                self._pause(loaded.credential, decision.pause_seconds)
         if decision.switch_off is not None or decision.new_settings is not None:
-            self._pacer.pause(loaded.handler.id, time.monotonic() + HOLD_SECONDS)
+            self._pause(loaded.handler.id, HOLD_SECONDS)
         status_code, response = shown_answer(tried, loaded.secrets)
         kind = outcome.__class__.__name__.lower()
         trying.log_row = Attempt(before.id, number, started_at, tried.duration_us, kind, decision.reason, status_code, response, due_at)
         return decision
+
+    def _pause(self, whom: str | int, seconds: float) -> None:
+        now = time.monotonic()
+        self._pacer.pause(whom, now + seconds, now)
 
     def _not_attempted(self, trying: _Attempt, part: int) -> None:
         """Cut by our own stop before anything went out: the row stays as it was, but for parts that had arrived by then."""

@@ -1,22 +1,28 @@
 """Looking at what was sent, cancelling what waits, sending again what did not arrive."""
 
+import time
 from collections.abc import Sequence
 
 from tocsin import observe
 from tocsin.engine import Engine
 from tocsin.flow.accept import Idempotency, Repeats, to_remember
-from tocsin.flow.words import Event, events
-from tocsin.model import Attempt, Delivery, Missing, Notification, Status
+from tocsin.flow.directory import Directory
+from tocsin.flow.pace import Pacer
+from tocsin.flow.words import Event, events, turn
+from tocsin.model import SECOND, Attempt, Delivery, Micros, Missing, Notification, Status
 from tocsin.store import DeliveryFilter, Page, Store
 
 MOST_RETRIED = 10_000  # deliveries of one request
+MOST_COUNTED = 10_000  # deliveries before another
 
 
 class Deliveries:
-    def __init__(self, store: Store, engine: Engine, repeats: Repeats) -> None:
+    def __init__(self, store: Store, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer) -> None:
         self._store = store
         self._engine = engine
         self._repeats = repeats
+        self._directory = directory
+        self._pacer = pacer
 
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
         """Newest first, each with how many of its deliveries are in which status."""
@@ -46,7 +52,24 @@ class Deliveries:
         if found is None:
             raise Missing
         delivery, notification, attempts = found
-        return delivery, attempts, events(delivery, notification, attempts)
+        story = events(delivery, notification, attempts)
+        now = observe.now()
+        if delivery.status is Status.PENDING and delivery.due_at <= now:
+            story += await self._turn(delivery, now)
+        return delivery, attempts, story
+
+    async def _turn(self, delivery: Delivery, now: Micros) -> list[Event]:
+        """What one that is due waits for: its provider's pace, or a pause that the provider asked for."""
+        loaded = await self._directory.loaded(delivery.handler_id)
+        if loaded is None:
+            return []
+        wait = self._pacer.wait(loaded.credential, loaded.paces, time.monotonic())
+        ahead = await self._store.ahead(delivery, MOST_COUNTED) if loaded.paces else 0
+        steps = max((ahead // pace.count * pace.seconds for pace in loaded.paces), default=0.0)
+        if wait.seconds <= 0 and steps <= 0:
+            return []
+        until = now + int((max(wait.seconds, 0.0) + steps) * SECOND)
+        return [turn(loaded.channel.title, now, until, wait.pace, ahead, is_paused=wait.seconds > 0 and wait.pace is None)]
 
     async def retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None = None) -> int:
         """How many settled, undelivered deliveries wait again. Raises Missing where one is named that is not there."""

@@ -112,12 +112,14 @@ class Directory:
         changes = self._changes
         row = await self._store.handler(handler_id)
         if row is None or row.deleted_at is not None:
+            self._paces.pop(handler_id, None)
             return None
         found = self._open(row)
         if changes == self._changes:
             if len(self._loaded) >= MOST_IN_MEMORY:
                 oldest = next(iter(self._loaded))
-                del self._loaded[oldest], self._paces[oldest]
+                del self._loaded[oldest]
+                self._paces.pop(oldest, None)
             self._loaded[handler_id] = found
             self._paces[handler_id] = (found.credential, found.paces)
         return found

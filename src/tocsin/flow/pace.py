@@ -1,7 +1,9 @@
 """How often a provider may be called: windows of starts, and pauses after a throttle. Pure but for the memory of past starts."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
 
 from tocsin.channels.contract import Pace
 
@@ -15,12 +17,20 @@ def wait_in_window(starts: "deque[float]", pace: Pace, now: float) -> float:
     return starts[0] + pace.seconds - now if len(starts) >= pace.count else 0.0
 
 
+class Wait(Struct, frozen=True):
+    """Why nothing may start: a `pace` whose window is full, or, without one, a pause that the provider asked for."""
+
+    seconds: float
+    pace: Pace | None = None
+
+
 class Pacer:
     """Windows and pauses by key. Times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
         self._starts: dict[tuple[str, int, float], deque[float]] = {}
         self._paused_until: dict[str | int, float] = {}
+        self._tidy_pauses_at = _TIDY_ABOVE
 
     def take(self, credential: str, paces: Sequence[Pace], now: float) -> float:
         """0 and a start is taken in every window, or the seconds to wait; nothing is taken then."""
@@ -36,12 +46,27 @@ class Pacer:
             window.append(now)
         return 0.0
 
+    def wait(self, credential: str, paces: Sequence[Pace], now: float) -> Wait:
+        """What `take` would say, and why; nothing is taken."""
+        if (paused := self.pause_left(credential, now)) > 0:
+            return Wait(paused)
+        waits = [Wait(wait_in_window(self._window(pace), pace, now), pace) for pace in paces]
+        return max(waits, key=lambda one: one.seconds, default=Wait(0.0))
+
+    def remember(self, pace: Pace, starts: Iterable[float]) -> None:
+        """Starts before this process began: they count in the window as its own do."""
+        key = (pace.key, pace.count, pace.seconds)
+        self._starts[key] = deque(sorted([*self._window(pace), *starts])[-pace.count :])
+
     @property
     def has_pauses(self) -> bool:
         return bool(self._paused_until)
 
-    def pause(self, whom: str | int, until: float) -> None:
+    def pause(self, whom: str | int, until: float, now: float) -> None:
         """No start before then: for a credential that is throttled, or for one handler, by its id."""
+        if len(self._paused_until) >= self._tidy_pauses_at:  # nobody asks for those of deleted handlers any more
+            self._paused_until = {one: end for one, end in self._paused_until.items() if end > now}
+            self._tidy_pauses_at = max(_TIDY_ABOVE, 2 * len(self._paused_until))
         self._paused_until[whom] = max(until, self._paused_until.get(whom, 0.0))
 
     def pause_left(self, whom: str | int, now: float) -> float:

@@ -1,18 +1,29 @@
-"""After a crash: attempts that were in flight when the process died. Their answers are lost, and the log says so."""
+"""At the start: attempts that were in flight when the process died, and what the paces must know of the time before.
+
+The answers of the former are lost, and the log says so.
+"""
 
 import asyncio
 import random
+import time
 from collections.abc import Iterable
 
 from msgspec.structs import replace
 
 from tocsin import observe
+from tocsin.channels.registry import CHANNELS
 from tocsin.flow.directory import Directory
 from tocsin.flow.keep import Ending, Keeping
+from tocsin.flow.pace import Pacer
 from tocsin.flow.settle import decide, is_late
-from tocsin.model import Attempt, Micros, Reason, Unknown
+from tocsin.model import SECOND, Attempt, Micros, Reason, Unknown
 from tocsin.settings import Settings
 from tocsin.store import Store
+
+UNPACED = frozenset({"webhook"})  # no need to read what was sent by these
+SHORT_SECONDS = 10.0  # windows up to this length are over, or nearly so, by the time of a start
+LONGEST_SECONDS = 3600.0
+MOST_READ = 200_000  # deliveries
 
 
 class _Run:
@@ -48,3 +59,19 @@ async def recover(
         ending.log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
         keeping.keep(ending, decision)
     await asyncio.gather(*(run.done for run in runs))
+
+
+async def resume_pace(store: Store, directory: Directory, pacer: Pacer) -> None:
+    """What was sent shortly before the start counts in the longer windows, and a throttle goes on as long as was asked."""
+    now = observe.now()
+    types = [name for name in CHANNELS if name not in UNPACED]
+    for one in await store.recent(now - int(LONGEST_SECONDS * SECOND), types, MOST_READ):
+        loaded = await directory.loaded(one.handler_id)
+        if loaded is None:
+            continue
+        then = time.monotonic() - now / SECOND  # the one clock at the other's zero
+        if one.throttled_until > now:
+            pacer.pause(loaded.credential, then + one.throttled_until / SECOND, then + now / SECOND)
+        for pace in loaded.paces:
+            if pace.seconds > SHORT_SECONDS:
+                pacer.remember(pace, [then + at / SECOND for at in one.attempts])

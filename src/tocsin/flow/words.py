@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from tocsin.channels.contract import Pace
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Notification, Reason, Status
 from tocsin.store import HandlerEvent
 
@@ -119,6 +120,15 @@ def events(delivery: Delivery, notification: Notification, attempts: list[Attemp
     if delivery.replays and delivery.status is Status.PENDING and (last is None or last.next_at != delivery.due_at):
         story.append(Event(delivery.due_at, "To be sent again, by request."))
     return story
+
+
+def turn(title: str, now: Micros, until: Micros, pace: Pace | None, ahead: int, *, is_paused: bool) -> Event:
+    """Why a delivery that is due has not begun, and until when, at the least."""
+    before = f" {ahead} before it." if ahead else ""
+    if is_paused:
+        return Event(now, f"Waits {span(until - now)} more at least: {title} asked for a pause.{before}")
+    limit = f": no more than {pace.count} in {span(int(pace.seconds * SECOND))} go to {title}" if pace is not None else f" at {title}"
+    return Event(now, f"Waits for its turn, {span(until - now)} more at least{limit}.{before}")
 
 
 def _told(attempt: Attempt) -> str:

@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
 
 import pycurl
 
@@ -18,6 +17,7 @@ from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net.curl_failures import no_reply, was_sent
 from tocsin.net.guard import Closed, Guard
 from tocsin.net.multi import Multi
+from tocsin.net.names import Names, Place
 from tocsin.net.urls import wire_url
 from tocsin.settings import Settings
 
@@ -42,18 +42,22 @@ class HttpWire:
 
     def __init__(self, settings: Settings, closed: Closed = tuple) -> None:
         self._guard = Guard(settings.allow_networks, closed)
-        self._checks_targets = bool(settings.proxy)
+        self._has_proxy = bool(settings.proxy)
         self._lanes = {True: _Lane(self._guard, settings.proxy), False: _Lane(None, settings.proxy)}
-        self._checking: set[asyncio.Task[None]] = set()
+        self._preparing: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def send(self, request: HttpRequest) -> HttpReply | NoReply:
         """The answer, whatever its status, or what became of the request instead. Raises only CancelledError, which aborts the transfer."""
-        if self._checks_targets and request.guarded and (refused := await _check_target(request, self._guard)):
-            return refused
+        addresses: tuple[str, ...] = ()
+        if self._must_prepare(request):
+            prepared = await self._prepared(request)
+            if isinstance(prepared, NoReply):
+                return prepared
+            addresses = prepared
         future: asyncio.Future[HttpReply | NoReply] = asyncio.get_running_loop().create_future()
         done = functools.partial(_resolve, future)
-        exchange = self._start(request, done)
+        exchange = self._start(request, done, addresses)
         try:
             return await future
         finally:
@@ -62,28 +66,43 @@ class HttpWire:
 
     def start(self, request: HttpRequest, done: Done) -> None:
         """Like `send`, for those who have no time to wait: `done` is told, never from within this call. It must not raise."""
-        if self._checks_targets and request.guarded:
-            checking = asyncio.get_running_loop().create_task(self._check_and_start(request, done))
-            self._checking.add(checking)
-            checking.add_done_callback(self._checking.discard)
+        if self._must_prepare(request):
+            preparing = asyncio.get_running_loop().create_task(self._prepare_and_start(request, done))
+            self._preparing.add(preparing)
+            preparing.add_done_callback(self._preparing.discard)
         else:
             self._start(request, done)
 
-    async def _check_and_start(self, request: HttpRequest, done: Done) -> None:
-        refused = await _check_target(request, self._guard)
-        if refused is None:
-            self._start(request, done)
+    async def _prepare_and_start(self, request: HttpRequest, done: Done) -> None:
+        try:
+            prepared = await self._prepared(request)
+        except asyncio.CancelledError:
+            prepared = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True)
+        if isinstance(prepared, NoReply):
+            done(prepared)
         else:
-            done(refused)
+            self._start(request, done, prepared)
 
-    def _start(self, request: HttpRequest, done: Done) -> "_Exchange | None":
+    def _must_prepare(self, request: HttpRequest) -> bool:
+        """Whether something is to be looked up before libcurl is given the request: nearly never, names stay fresh for minutes."""
+        return request.guarded if self._has_proxy else not self._lanes[request.guarded].knows(request.url)
+
+    async def _prepared(self, request: HttpRequest) -> tuple[str, ...] | NoReply:
+        """The addresses of its host, none if they are another's concern; or why it cannot be sent."""
+        if self._has_proxy:
+            return await _check_target(request, self._guard) or ()
+        return await self._lanes[request.guarded].addresses(request)
+
+    def _start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...] = ()) -> "_Exchange | None":
         if self._is_closed:
             asyncio.get_running_loop().call_soon(done, NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True))
             return None
-        return self._lanes[request.guarded].start(request, done)
+        return self._lanes[request.guarded].start(request, done, addresses)
 
     def cut(self) -> None:
         """End the requests that are under way; their replies say whether anything of them went out."""
+        for preparing in self._preparing:
+            preparing.cancel()
         for lane in self._lanes.values():
             lane.cut()
 
@@ -107,12 +126,29 @@ class _Lane:
         self._proxy = proxy
         self._free: list[_Exchange] = []
         self._multi: Multi | None = None
+        self._names = Names(DNS_SECONDS * 0.9)  # known a little shorter than to libcurl, which keeps the addresses
 
-    def start(self, request: HttpRequest, done: Done) -> "_Exchange | None":
+    def knows(self, url: str) -> bool:
+        """Whether libcurl knows the addresses of the host, or there is nothing to look up."""
+        place = _place(url)
+        return place is None or self._names.is_fresh(place)
+
+    async def addresses(self, request: HttpRequest) -> tuple[str, ...] | NoReply:
+        place = _place(request.url)
+        if place is None:
+            return ()
+        try:
+            return tuple(await self._names.addresses(place, min(CONNECT_SECONDS, request.timeout_seconds)))
+        except TimeoutError:
+            return NoReply(Reason.TIMEOUT, sent=False, detail="Resolving the host name took too long.")
+        except OSError:
+            return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
+
+    def start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...]) -> "_Exchange | None":
         multi = self._multi = self._multi or Multi()
         exchange = self._free.pop() if self._free else _Exchange(multi, self._free, self._guard, self._proxy)
         try:
-            exchange.prepare(request)
+            exchange.prepare(request, addresses=addresses)
         except (ValueError, pycurl.error):
             exchange.let_go()
             detail = "The request cannot be written as HTTP: its URL or a header is malformed."
@@ -128,6 +164,7 @@ class _Lane:
 
     def close(self) -> None:
         self._free.clear()
+        self._names.close()
         if self._multi:
             self._multi.close()
 
@@ -149,6 +186,7 @@ class _Exchange:
         self._method = "POST"
         self._timeout_seconds = -1.0
         self._has_target = False
+        self._has_addresses = False
         self._is_address = False
         self._is_fresh = False
         self._objection = ""
@@ -186,8 +224,8 @@ class _Exchange:
         self.let_go()
         done(reply)
 
-    def prepare(self, request: HttpRequest, fresh: bool = False) -> None:
-        """Set what differs from request to request. `fresh` keeps it off idle connections.
+    def prepare(self, request: HttpRequest, fresh: bool = False, addresses: tuple[str, ...] = ()) -> None:
+        """Set what differs from request to request. `fresh` keeps it off idle connections. `addresses`: of its host, for libcurl to keep.
 
         Raises ValueError or pycurl.error where libcurl cannot send it.
         """
@@ -204,9 +242,18 @@ class _Exchange:
             self._set_method(request.method)
         url = wire_url(request.url)
         curl.setopt(pycurl.URL, url)
-        if (is_address := _names_address(url)) != self._is_address:
+        place = _place(request.url)
+        if (is_address := place is None) != self._is_address:
+            # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
             curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if is_address else DNS_SECONDS)
             self._is_address = is_address
+        if place is not None and addresses:
+            listed = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
+            curl.setopt(pycurl.RESOLVE, [f"+{place.host}:{place.port}:{listed}"])  # +: it grows old as what libcurl finds by itself
+            self._has_addresses = True
+        elif self._has_addresses:
+            curl.unsetopt(pycurl.RESOLVE)
+            self._has_addresses = False
         if self._has_target or ("%" in url and not self._proxy):
             # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
             curl.setopt(pycurl.REQUEST_TARGET, _target(url))
@@ -297,13 +344,18 @@ def _authorities() -> dict[int, str]:
 
 
 @functools.lru_cache(maxsize=10_000)
-def _names_address(url: str) -> bool:
-    """Whether the host is an address: nothing grows old then, and libcurl need not look through all its names for old ones."""
+def _place(url: str) -> Place | None:
+    """The host and port that are to be looked up, in libcurl's own reading of the URL; None for an address, or if it cannot be read."""
     try:
-        ipaddress.ip_address(urlsplit(url).hostname or "")
+        parts = cast(Any, pycurl).CurlUrl(wire_url(url))
+        host, port = parts.host, int(parts.port or {"http": 80, "https": 443}[parts.scheme])
+    except (KeyError, ValueError, pycurl.error):
+        return None
+    try:
+        ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return False
-    return True
+        return Place(host, port)
+    return None
 
 
 def _target(url: str) -> str:

@@ -201,6 +201,14 @@ class Settlement(Struct, frozen=True):
     at: Micros
 
 
+class Recent(Struct):
+    """What a handler was doing lately: when its `attempts` began, oldest delivery first; `throttled_until`: 0 if it is not."""
+
+    handler_id: int
+    attempts: list[Micros] = []
+    throttled_until: Micros = 0
+
+
 class Waiting(Struct, frozen=True):
     """A pending delivery with what it takes to send it."""
 
@@ -234,6 +242,14 @@ class Store(Protocol):
 
     async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
         """Pending deliveries of a handler that are due, critical ones of a backlog first, then in due order; when the next is due."""
+        ...
+
+    async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
+        """What handlers of these types were doing lately, as far as it can be seen in the newest `most` deliveries."""
+        ...
+
+    async def ahead(self, delivery: Delivery, most: int) -> int:
+        """How many pending deliveries of its handler are due before it; counted up to `most`."""
         ...
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]: ...

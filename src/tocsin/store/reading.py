@@ -19,6 +19,7 @@ from tocsin.store import (
     HandlerRow,
     KeyRow,
     Page,
+    Recent,
     Remembered,
     Streak,
     Waiting,
@@ -146,6 +147,30 @@ def due(connection: Connection, handler_id: int, now: Micros, limit: int) -> tup
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
     rows = connection.execute(_WAITING.where(_PENDING, deliveries.c.id.in_(delivery_ids)))
     return [Waiting(delivery_of(row), notification_of(row)) for row in rows]
+
+
+def recent(connection: Connection, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
+    newest = select(func.coalesce(func.max(deliveries.c.id), 0)).scalar_subquery()
+    found = connection.execute(
+        select(deliveries.c.handler_id, deliveries.c.last_attempt_at, deliveries.c.status, deliveries.c.throttles, deliveries.c.due_at)
+        .where(deliveries.c.id > newest - most, deliveries.c.last_attempt_at.is_not(None))
+        .where(or_(deliveries.c.last_attempt_at >= since, and_(_PENDING, deliveries.c.throttles > 0)))
+        .where(deliveries.c.handler_id.in_(select(handlers.c.id).where(handlers.c.type.in_(types))))
+    )
+    rows: dict[int, Recent] = {}
+    for row in found:
+        one = rows.setdefault(row.handler_id, Recent(row.handler_id))
+        if row.last_attempt_at >= since:
+            one.attempts.append(row.last_attempt_at)
+        if row.status == Status.PENDING and row.throttles:
+            one.throttled_until = max(one.throttled_until, row.due_at)
+    return list(rows.values())
+
+
+def ahead(connection: Connection, delivery: Delivery, most: int) -> int:
+    earlier = or_(deliveries.c.due_at < delivery.due_at, and_(deliveries.c.due_at == delivery.due_at, deliveries.c.id < delivery.id))
+    these = select(deliveries.c.id).where(_PENDING, deliveries.c.handler_id == delivery.handler_id, earlier).limit(most).subquery()
+    return connection.scalar(select(func.count()).select_from(these)) or 0
 
 
 # ------------------------------------------------------------------------------------------------------ notifications

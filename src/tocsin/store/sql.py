@@ -31,6 +31,7 @@ from tocsin.store import (
     KeyRow,
     Page,
     PostFacts,
+    Recent,
     Remembered,
     Settlement,
     StoreError,
@@ -143,18 +144,19 @@ class SqlStore:
         return await self._loop.run_in_executor(self._list_threads, partial(self._read_in_thread, read, *args))
 
     def _read_in_thread(self, read: Callable[..., T], *args: object) -> T:
-        with self._reads.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            deadline = time.monotonic() + READ_SECONDS
-            driver.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
-            try:
-                with connection.begin():
-                    return read(connection, *args)
-            except DBAPIError as error:
-                why = "this reading took too long: ask for less" if "interrupt" in str(error.orig) else "the store cannot be read now"
-                raise Busy(why, 5) from error
-            finally:
-                driver.set_progress_handler(None, 0)
+        try:
+            with self._reads.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                deadline = time.monotonic() + READ_SECONDS
+                driver.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+                try:
+                    with connection.begin():
+                        return read(connection, *args)
+                finally:
+                    driver.set_progress_handler(None, 0)
+        except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
+            why = "this reading took too long: ask for less" if "interrupt" in str(error.orig) else "the store cannot be read now"
+            raise Busy(why, 5) from error
 
     def _write(self, write: Callable[..., T], *args: object) -> "asyncio.Future[T]":
         def run(connection: Connection) -> T:
@@ -177,6 +179,12 @@ class SqlStore:
 
     async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
         return await self._read(reading.due, handler_id, now, limit)
+
+    async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
+        return await self._read(reading.recent, since, types, most)
+
+    async def ahead(self, delivery: Delivery, most: int) -> int:
+        return await self._read(reading.ahead, delivery, most)
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
         return await self._read(reading.waiting, delivery_ids)

@@ -86,6 +86,11 @@ class Service:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
         raise Failure("\n".join(["The service did not start.", *lines]))
 
+    @property
+    def pid(self) -> int | None:
+        """None while it is down."""
+        return None if self._process is None else self._process.pid
+
     def kill(self) -> None:
         """kill -9."""
         if self._process is not None:

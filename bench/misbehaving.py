@@ -1,0 +1,222 @@
+"""Receivers that misbehave by a seeded script: web and mail, on one event loop in a thread of its own."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from email.utils import formatdate
+from typing import Any
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+LOOPBACK = "127.0.0.1"
+HANGS_SECONDS = 25.0  # longer than any attempt
+_BOMB = gzip.compress(bytes(8 << 20))
+
+Writer = asyncio.StreamWriter
+
+
+def _answer(status: int, *headers: str, body: bytes = b"") -> bytes:
+    lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def _drain(writer: Writer, content: bytes) -> None:
+    writer.write(content)
+    await writer.drain()
+
+
+def _says(status: int, *headers: str, body: bytes = b"") -> Callable[[Writer], Awaitable[None]]:
+    async def say(writer: Writer) -> None:
+        await _drain(writer, _answer(status, *headers, body=body))
+
+    return say
+
+
+async def _slow(writer: Writer) -> None:
+    await asyncio.sleep(0.5)
+    await _drain(writer, _answer(200))
+
+
+async def _dribbles(writer: Writer) -> None:
+    for byte in _answer(200, body=b"slowly"):
+        await _drain(writer, bytes([byte]))
+        await asyncio.sleep(0.01)
+
+
+async def _hangs(_: Writer) -> None:
+    await asyncio.sleep(HANGS_SECONDS)
+    raise ConnectionError
+
+
+async def _hangs_up(_: Writer) -> None:
+    raise ConnectionError
+
+
+async def _breaks_off(writer: Writer) -> None:
+    await _drain(writer, _answer(200, body=b"whole")[:-3])
+    raise ConnectionError
+
+
+async def _resets(writer: Writer) -> None:
+    writer.transport.abort()
+    raise ConnectionError
+
+
+async def _nonsense(writer: Writer) -> None:
+    await _drain(writer, b"\x00\xff nonsense \r\n\r\n")
+    raise ConnectionError
+
+
+async def _too_much(writer: Writer) -> None:
+    writer.write(_answer(200)[:-2].replace(b"Content-Length: 0", b"Content-Length: 10485760") + b"\r\n")
+    for _ in range(160):
+        await _drain(writer, bytes(65536))
+
+
+async def _endless_head(writer: Writer) -> None:
+    writer.write(b"HTTP/1.1 200 Said\r\n")
+    for number in range(20_000):
+        await _drain(writer, b"X-%d: %s\r\n" % (number, b"y" * 200))
+    raise ConnectionError
+
+
+async def _storm(writer: Writer) -> None:
+    await _drain(writer, b"HTTP/1.1 102 Processing\r\n\r\n" * 500 + _answer(200))
+
+
+async def _broken_chunks(writer: Writer) -> None:
+    await _drain(writer, b"HTTP/1.1 200 Said\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\nabc")
+    raise ConnectionError
+
+
+async def _later_by_date(writer: Writer) -> None:
+    await _drain(writer, _answer(429, f"Retry-After: {formatdate(time.time() + 2, usegmt=True)}"))
+
+
+# What may happen instead of a plain 200, and how often among such.
+_MISCHIEF: tuple[tuple[int, Callable[[Writer], Awaitable[None]]], ...] = (
+    (8, _slow),
+    (4, _dribbles),
+    (1, _hangs),
+    (6, _hangs_up),
+    (4, _breaks_off),
+    (4, _resets),
+    (3, _nonsense),
+    (1, _too_much),
+    (1, _endless_head),
+    (3, _storm),
+    (3, _broken_chunks),
+    (8, _says(500)),
+    (4, _says(502, body=b"<html>bad gateway</html>")),
+    (4, _says(503, "Retry-After: 1")),
+    (4, _says(429, "Retry-After: 1")),
+    (2, _says(429, "Retry-After: soon")),
+    (2, _says(429, "Retry-After: -5")),
+    (2, _later_by_date),
+    (2, _says(302, "Location: http://127.0.0.1:1/")),
+    (2, _says(400, body=b'{"error": "no"}')),
+    (1, _says(200, "Content-Encoding: gzip", body=_BOMB)),
+)
+_WEIGHTS = [weight for weight, _ in _MISCHIEF]
+_DEEDS = [deed for _, deed in _MISCHIEF]
+
+
+class Receivers:
+    """Paths that begin with /well behave; /ill misbehave now and then, /hangs never answer. `calm` ends all of it.
+
+    `answered`: how often a delivery's answer was a 2xx, begun at least.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.answered: Counter[int] = Counter()
+        self.calm = False
+        self._seed = seed
+        self._counts: Counter[str] = Counter()
+        self._loop = asyncio.new_event_loop()
+
+    @contextmanager
+    def running(self) -> Generator[None, None, None]:
+        web = self._loop.run_until_complete(asyncio.start_server(self._serve, LOOPBACK, 0, limit=1 << 22, backlog=1000))
+        mail = self._loop.run_until_complete(
+            self._loop.create_server(lambda: SMTP(_Mailbox(self), enable_SMTPUTF8=True, timeout=600), LOOPBACK, 0)
+        )
+        self.url = f"http://{LOOPBACK}:{web.sockets[0].getsockname()[1]}"
+        self.smtp_url = f"smtp://{LOOPBACK}:{mail.sockets[0].getsockname()[1]}"
+        thread = threading.Thread(target=self._loop.run_forever, name="receivers", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self._loop.run_until_complete(asyncio.wait(left))
+            self._loop.close()
+
+    def dice(self, path: str) -> random.Random:
+        """The dice of the next request on a path: the same ones for the same seed."""
+        self._counts[path] += 1
+        return random.Random(f"{self._seed} {path} {self._counts[path]}")
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # ours, or the service was killed
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                lines = head.decode("latin-1").split("\r\n")
+                length = next(int(line[15:]) for line in lines if line.lower().startswith("content-length:"))
+                one = int(json.loads(await reader.readexactly(length))["data"]["delivery_id"] or 0)
+                await self._act(lines[0].split()[1], one, writer)
+        writer.close()
+
+    async def _act(self, path: str, one: int, writer: Writer) -> None:
+        dice = self.dice(path)
+        if self.calm or path.startswith("/well") or (path.startswith("/ill") and dice.random() < 0.6):
+            self.answered[one] += 1
+            await _drain(writer, _answer(200))
+        elif path.startswith("/hangs"):
+            await _hangs(writer)
+        else:
+            [deed] = dice.choices(_DEEDS, _WEIGHTS)
+            self.answered[one] += deed in _TAKES
+            await deed(writer)
+
+
+_TAKES = {_slow, _dribbles, _too_much, _storm, _DEEDS[-1]}  # these say 2xx
+
+
+class _Mailbox:
+    """Takes most mails, refuses some, and drops the connection behind the last dot of a few."""
+
+    def __init__(self, receivers: Receivers) -> None:
+        self._receivers = receivers
+
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  # aiosmtpd's name
+        one = _delivery_of(envelope)
+        fate = 1.0 if self._receivers.calm else self._receivers.dice("mail").random()
+        if fate < 0.05:
+            return "451 later"
+        if fate < 0.06:
+            return "552 too much"
+        if fate < 0.08:
+            transport: Any = server.transport
+            transport.close()
+        self._receivers.answered[one] += fate >= 0.08
+        return "250 taken"
+
+
+def _delivery_of(envelope: Envelope) -> int:
+    """By the Message-ID, which ends with the delivery's id."""
+    content = envelope.content
+    assert isinstance(content, bytes)
+    line = next(line for line in content.split(b"\r\n") if line.lower().startswith(b"message-id:"))
+    return int(line.partition(b"<")[2].partition(b"@")[0].rpartition(b"_")[2])

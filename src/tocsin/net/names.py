@@ -1,0 +1,107 @@
+"""Host names and their addresses, looked up in threads of our own, so that names which hang hold up nobody else's.
+
+libcurl looks up with 20 threads at most, and two of them for each name (https://curl.se/libcurl/c/CURLMOPT_RESOLVE_THREADS_MAX.html):
+ten dead name servers would stop everything. A look-up that hangs cannot be ended, so its thread is a daemon that nobody waits for.
+"""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+MOST_LOOKUPS = 256  # at the same time
+MOST_DOUBTFUL = 192  # of them for names whose last look-up brought nothing: however many hang, others have threads left
+MOST_REMEMBERED = 50_000  # names
+
+
+class Place(Struct, frozen=True):
+    """What a look-up is for, and what libcurl files addresses under."""
+
+    host: str
+    port: int
+
+
+class Names:
+    """Which names were looked up lately, on one event loop. Addresses themselves are kept by libcurl."""
+
+    def __init__(self, fresh_seconds: float) -> None:
+        self._fresh_seconds = fresh_seconds
+        self._fresh_until: dict[Place, float] = {}
+        self._doubtful: set[str] = set()
+        self._running: dict[str, asyncio.Task[list[str]]] = {}
+        self._threads = asyncio.Semaphore(MOST_LOOKUPS)
+        self._doubtful_threads = asyncio.Semaphore(MOST_DOUBTFUL)
+
+    def is_fresh(self, place: Place) -> bool:
+        return self._fresh_until.get(place, 0.0) > time.monotonic()
+
+    async def addresses(self, place: Place, seconds: float) -> list[str]:
+        """Addresses in the resolver's order. Raises OSError if there are none, TimeoutError."""
+        task = self._running.get(place.host)
+        if task is None:
+            task = self._running[place.host] = asyncio.get_running_loop().create_task(self._look_up(place.host))
+            task.add_done_callback(lambda _: self._running.pop(place.host, None))
+        # It goes on when time is up: the next attempt finds its end, or waits for the same one.
+        done, _ = await asyncio.wait([task], timeout=seconds)
+        if not done:
+            self._doubt(place.host)
+            raise TimeoutError
+        found = task.result()
+        if len(self._fresh_until) >= MOST_REMEMBERED:
+            self._fresh_until.clear()
+        self._fresh_until[place] = time.monotonic() + self._fresh_seconds
+        return found
+
+    def _doubt(self, host: str) -> None:
+        if len(self._doubtful) >= MOST_REMEMBERED:
+            self._doubtful.clear()
+        self._doubtful.add(host)
+
+    async def _look_up(self, host: str) -> list[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            if host in self._doubtful:
+                await stack.enter_async_context(self._doubtful_threads)
+            await stack.enter_async_context(self._threads)
+            try:
+                found = await _in_a_thread(host)
+            except OSError:
+                self._doubt(host)
+                raise
+            self._doubtful.discard(host)
+            return found
+
+    def close(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+
+
+async def _in_a_thread(host: str) -> list[str]:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(found: Sequence[str], failure: Exception | None) -> None:
+        if future.done():
+            return
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(list(dict.fromkeys(found)))
+
+    def work() -> None:
+        found: list[str] = []
+        failure: Exception | None = None
+        try:
+            found = [str(peer[0]) for *_, peer in socket.getaddrinfo(host.rstrip("."), None, type=socket.SOCK_STREAM)]
+        except OSError as error:
+            failure = error
+        except UnicodeError:
+            failure = OSError("not a host name")
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, found, failure)
+
+    threading.Thread(target=work, name="look-up", daemon=True).start()
+    return await future
