@@ -174,7 +174,7 @@ def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None
             text = reply.body.decode("utf-8", "replace") if reply.body else ""  # cut after scrubbing, or half a secret may stay
             return reply.status, scrub(text, secrets)[:MOST_RESPONSE_CHARACTERS].replace("\0", "") if text else None
         case MailReply():
-            return reply.code, scrub(f"{reply.enhanced} {reply.text}".strip(), secrets)[:MOST_RESPONSE_CHARACTERS]
+            return reply.code, scrub(reply.text, secrets)[:MOST_RESPONSE_CHARACTERS]
         case NoReply():
             return None, scrub(reply.detail, secrets) or None
         case None:
