@@ -1,0 +1,144 @@
+"""The HTTP wire against a server that speaks HTTP/2, and breaks off in HTTP/2's own ways."""
+
+import asyncio
+import contextlib
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import msgspec
+import pytest
+import trustme
+
+from tocsin import settings
+from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
+from tocsin.net import http
+from tocsin.net.http import HttpWire
+
+Answering = Callable[[h2.connection.H2Connection, int], None]
+
+
+class Server(asyncio.Protocol):
+    """One connection. `answer` is called with the stream of each whole request."""
+
+    def __init__(self, answer: Answering, seen: Counter[str]) -> None:
+        self._answer = answer
+        self._seen = seen
+        self._connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._seen["connections"] += 1
+        self._seen[transport.get_extra_info("ssl_object").selected_alpn_protocol()] += 1
+        self._connection.initiate_connection()
+        transport.write(self._connection.data_to_send())
+
+    def data_received(self, data: bytes) -> None:
+        for event in self._connection.receive_data(data):
+            if isinstance(event, h2.events.DataReceived):
+                self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                self._seen["requests"] += 1
+                self._answer(self._connection, event.stream_id)
+        self._transport.write(self._connection.data_to_send())
+
+
+@pytest.fixture
+def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[trustme.CA]:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    http._authorities.cache_clear()
+    yield authority
+    http._authorities.cache_clear()
+
+
+@asynccontextmanager
+async def serving(authority: trustme.CA, answer: Answering) -> AsyncIterator[tuple[str, Counter[str], HttpWire]]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.set_alpn_protocols(["h2"])
+    seen: Counter[str] = Counter()
+    server = await asyncio.get_running_loop().create_server(lambda: Server(answer, seen), "127.0.0.1", 0, ssl=context)
+    wire = HttpWire(msgspec.structs.replace(settings.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"})))
+    try:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", seen, wire
+    finally:
+        await wire.close()
+        server.close()
+
+
+def request(url: str, body: bytes = b"{}") -> HttpRequest:
+    return HttpRequest(url=url, shown_url="https://example.com/", body=body, timeout_seconds=5.0)
+
+
+def says(connection: h2.connection.H2Connection, stream: int, status: str = "200", body: bytes = b"ok") -> None:
+    connection.send_headers(stream, [(":status", status), ("x-said", "by h2")])
+    connection.send_data(stream, body, end_stream=True)
+
+
+def test_requests_share_one_connection(trusted: trustme.CA) -> None:
+    async def use() -> tuple[list[HttpReply | NoReply], Counter[str]]:
+        async with serving(trusted, says) as (url, seen, wire):
+            first = await wire.send(request(url))
+            return [first, *await asyncio.gather(*(wire.send(request(url, b"x" * 100_000)) for _ in range(20)))], seen
+
+    replies, seen = asyncio.run(use())
+    assert {(reply.status, reply.body, reply.headers["x-said"]) for reply in replies if isinstance(reply, HttpReply)} == {
+        (200, b"ok", "by h2")
+    }
+    assert len(replies) == seen["requests"] == 21
+    assert (seen["connections"], seen["h2"]) == (1, 1)
+
+
+def refuses(connection: h2.connection.H2Connection, stream: int) -> None:
+    connection.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
+
+
+def resets(connection: h2.connection.H2Connection, stream: int) -> None:
+    connection.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
+
+
+def goes_away(connection: h2.connection.H2Connection, _stream: int) -> None:
+    connection.close_connection(h2.errors.ErrorCodes.NO_ERROR, last_stream_id=0)
+
+
+def breaks_off(connection: h2.connection.H2Connection, stream: int) -> None:
+    connection.send_headers(stream, [(":status", "200")])
+    connection.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+
+
+@pytest.mark.parametrize("answer", [refuses, resets, goes_away, breaks_off])
+def test_a_stream_that_breaks_is_an_answer_that_was_lost(trusted: trustme.CA, answer: Answering) -> None:
+    async def use() -> tuple[HttpReply | NoReply, Counter[str]]:
+        async with serving(trusted, answer) as (url, seen, wire):
+            with contextlib.suppress(asyncio.TimeoutError):
+                return await wire.send(request(url)), seen
+        raise AssertionError
+
+    reply, seen = asyncio.run(use())
+    assert isinstance(reply, NoReply)
+    assert reply.sent and reply.reason in {Reason.CUT, Reason.BAD_ANSWER}
+    assert seen["requests"] == 1
+
+
+def test_informational_answers_do_not_count(trusted: trustme.CA) -> None:
+    def informs(connection: h2.connection.H2Connection, stream: int) -> None:
+        for _ in range(50):
+            connection.send_headers(stream, [(":status", "103"), ("link", "</x>")])
+        says(connection, stream, "204", b"")
+
+    async def use() -> HttpReply | NoReply:
+        async with serving(trusted, informs) as (url, _, wire):
+            return await wire.send(request(url))
+
+    reply = asyncio.run(use())
+    assert isinstance(reply, HttpReply)
+    assert (reply.status, "link" in reply.headers) == (204, False)
