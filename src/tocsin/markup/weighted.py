@@ -75,8 +75,8 @@ _PIECE = re.compile(
     rf"|(?P<bare>{_BARE})|(?P<emoji>{_EMOJI})|(?P<plain>.)",
     re.DOTALL | re.IGNORECASE,
 )
-_SURE_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z0-9-]+")
-_TOP_LEVEL = re.compile(r"[a-z]{2,}|xn--[a-z0-9-]+", re.IGNORECASE)
+_SURE_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{1,63}")
+_TOP_LEVEL = re.compile(r"[a-z]{2,}(?:-[a-z0-9-]*)?", re.IGNORECASE)  # of `com-` the first three letters
 _BEFORE_URL = re.compile("[A-Za-z0-9@$#\uff20\uff03\u202a-\u202e]")  # directly behind one of these X sees no link
 
 _FREE_BEFORE = re.compile(r"[\s(\[{<\"'“‘「『—–]")
