@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import rendering, report, service
+from bench import isolation, rendering, report, service
 from bench.machine import cores
 from bench.peer import TO_EVERYBODY
 from bench.receiver import Receiver
 from bench.rendering import Rendering
-from bench.report import Check, Row, together
+from bench.report import Beside, Check, Row, together
 from bench.scenarios import BARE, Bench, Length
 
 ROOT = Path(__file__).parents[1]
@@ -53,14 +53,18 @@ def _measure(folder: Path, length: Length) -> int:
         ]
         found = bench.books.reconcile(running)
     receiver.close()
+    beside = isolation.measure(folder / "isolation", core, others, length.paced_seconds / 2)
     bare, wire, one, many, *peers = [together(runs) for runs in zip(*rounds, strict=True)]
     peers.sort(key=lambda row: (row.name.endswith(TO_EVERYBODY), -row.rate))  # sending to everybody is another task
     for row in (bare, wire, one, many, *peers):
         row.of_bare, row.of_apprise = row.rate / bare.rate, row.rate / peers[0].rate
     rows = [bare, wire, paced, one, many, *peers]
-    about, checks = report.machine(), [*_checks(paced, one, many, bare, peers[0]), *_rendering_checks(renderings)]
-    report.show(about, rows, renderings, checks, found)
-    RESULTS.write_bytes(report.as_json(about, rows, renderings, checks, found))
+    about, checks = (
+        report.machine(),
+        [*_checks(paced, one, many, bare, peers[0]), *_rendering_checks(renderings), *_isolation_checks(beside)],
+    )
+    report.show(about, rows, renderings, beside, checks, found)
+    RESULTS.write_bytes(report.as_json(about, rows, renderings, beside, checks, found))
     return 0 if found.is_complete else 1
 
 
@@ -85,6 +89,15 @@ def _rendering_checks(renderings: Sequence[Rendering]) -> list[Check]:
         Check("rendering for a chat channel, at most 4 times the parse", chats, chats <= 4),
         Check("rendering an e-mail, under 2 ms", email_ms, email_ms < 2),
         Check("rendering for X, under 1 ms", x_ms, x_ms < 1),
+    ]
+
+
+def _isolation_checks(beside: Sequence[Beside]) -> list[Check]:
+    bound = isolation.bound_ms(beside)
+    return [
+        Check(f"beside {one.trouble}, 99 % within {bound:.0f} ms", one.p99_ms, one.p99_ms <= bound)
+        for one in beside
+        if one.trouble != isolation.ALONE
     ]
 
 

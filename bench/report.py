@@ -98,6 +98,15 @@ class Reconciliation(Struct):
         return self.missing == 0
 
 
+class Beside(Struct):
+    """Milliseconds from 202 to arrival at the healthy handlers, beside `trouble`."""
+
+    trouble: str
+    messages: int
+    p50_ms: float
+    p99_ms: float
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
@@ -117,7 +126,12 @@ def machine() -> dict[str, Any]:
 
 
 def show(
-    about: dict[str, Any], rows: Sequence[Row], renderings: Sequence[Rendering], checks: Sequence[Check], found: Reconciliation
+    about: dict[str, Any],
+    rows: Sequence[Row],
+    renderings: Sequence[Rendering],
+    beside: Sequence[Beside],
+    checks: Sequence[Check],
+    found: Reconciliation,
 ) -> None:
     console = Console(width=132)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
@@ -139,6 +153,13 @@ def show(
     console.print(table)
     shown = (f"{one.type} {one.seconds * 1e6:,.0f} us ({one.of_parse:.1f} × parse)" for one in renderings)
     console.print(f"rendering, median of a corpus: {', '.join(shown)}", highlight=False)
+    aside = Table(title="From 202 to arrival at healthy handlers, beside others")
+    aside.add_column("beside")
+    for heading in ("messages", "p50 ms", "p99 ms"):
+        aside.add_column(heading, justify="right")
+    for one in beside:
+        aside.add_row(one.trouble, f"{one.messages:,}", _number(one.p50_ms, 1), _number(one.p99_ms, 1))
+    console.print(aside)
     for check in checks:
         console.print(f"{check.verdict:8} {check.goal}: {check.measured:.2f}{check.doubt and f' ({check.doubt})'}", highlight=False)
     console.print(
@@ -151,9 +172,14 @@ def show(
 
 
 def as_json(
-    about: dict[str, Any], rows: Sequence[Row], renderings: Sequence[Rendering], checks: Sequence[Check], found: Reconciliation
+    about: dict[str, Any],
+    rows: Sequence[Row],
+    renderings: Sequence[Rendering],
+    beside: Sequence[Beside],
+    checks: Sequence[Check],
+    found: Reconciliation,
 ) -> bytes:
-    document = {"machine": about, "scenarios": rows, "rendering": renderings, "goals": checks, "reconciliation": found}
+    document = {"machine": about, "scenarios": rows, "rendering": renderings, "isolation": beside, "goals": checks, "reconciliation": found}
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,10 +27,10 @@ class Service:
         self._process = process
         self._log = log
 
-    def call(self, method: str, path: str, body: object = None) -> Any:
+    def call(self, method: str, path: str, body: object = None, key: str = API_KEY) -> Any:
         """The decoded answer. Raises RuntimeError on anything but 2xx."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
@@ -69,13 +69,14 @@ class Service:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
         raise RuntimeError("\n".join([f"the service stopped with exit code {self._process.returncode}", *lines]))
 
-    def register(self, ports: list[int]) -> list[int]:
+    def register(self, ports: list[int], key: str = API_KEY) -> list[int]:
         """The ids of new webhook handlers, one for each of the receiver's ports."""
         return [
             self.call(
                 "POST",
                 "/api/notification-handlers",
                 {"type": "webhook", "name": f"bench {port}", "webhook": f"http://127.0.0.1:{port}/hook"},
+                key,
             )["data"]["id"]
             for port in ports
         ]
@@ -101,24 +102,27 @@ class Service:
 
 
 @contextmanager
-def running(folder: Path, core: set[int], profile: Path | None = None) -> Generator[Service, None, None]:
+def running(
+    folder: Path, core: set[int], profile: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Generator[Service, None, None]:
     """Start it with its data and its log in `folder`; stop it with SIGTERM at the end. `profile`: where profiles are written."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
-    environ = inherited | {
+    settings = inherited | {
         "TOCSIN_PORT": str(port),
         "TOCSIN_DATA_DIR": str(folder / "data"),
         "TOCSIN_BOOTSTRAP_API_KEY": API_KEY,
         "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8",
         "PYTHONPATH": str(Path(__file__).parents[1]),
+        **(environ or {}),
     }
     log = folder / "service.log"
     module = ["bench.profiled", str(profile)] if profile else ["tocsin"]
     command = ["taskset", "-c", ",".join(map(str, core)), sys.executable, "-m", *module, "serve"]
     # In its own folder, so that no .env is read; in its own session, so that Ctrl-C reaches the bench alone, which stops it in order.
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environ, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, env=settings, stdout=output, stderr=output, start_new_session=True)
     try:
         service = Service(process, port, log)
         service.wait_until_ready()
