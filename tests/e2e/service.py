@@ -220,6 +220,13 @@ class Service:
         self.crash_at = None
         return self.process
 
+    def run(self, module: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Another command on the same data directory, beside the running service."""
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environ}
+        return subprocess.run(
+            [sys.executable, "-m", module, *words], cwd=self.folder, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+
     def refused(self) -> str:
         """Run it where it must not start: what it said, all of it, having ended with 1."""
         said_before = len(self.log())

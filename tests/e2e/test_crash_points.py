@@ -3,6 +3,7 @@ and an attempt whose answer was lost says so."""
 
 import contextlib
 import http.client
+import signal
 import sqlite3
 from collections import Counter
 from typing import Any
@@ -30,7 +31,7 @@ def of(*scenes: str) -> Any:
 
 
 def test_every_point_has_its_scene() -> None:
-    assert {one.scene for one in POINTS} == {"send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate"}
+    assert {one.scene for one in POINTS} == {"send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup"}
 
 
 def call(client: Client, method: str, path: str, **details: Any) -> Any:
@@ -248,3 +249,20 @@ def test_killed_during_a_migration(start_service: Starter, receiver: Receiver, p
     client.port = service.start().port
     assert [one["status"] for one in client.deliveries(later)] == ["pending"]
     assert settled(client, client.send("now", handlers=[handler]))["status"] == "delivered"
+
+
+@of("backup")
+def test_killed_during_a_backup(start_service: Starter, receiver: Receiver, point: Point) -> None:
+    """There is no file that looks like a backup and is none, the service has noticed nothing, and the next backup is made."""
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    client.settled(client.send("before", handlers=[handler]))
+    copy = service.folder / "copy.db"
+    died = service.run("tocsin.cli.selftest.points", point.name, "backup", str(copy))
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert not copy.exists()
+    assert settled(client, client.send("after", handlers=[handler]))["status"] == "delivered"
+    made = service.run("tocsin", "backup", str(copy))
+    assert (made.returncode, copy.exists()) == (0, True), made.stderr
+    assert not list(service.folder.glob("copy.db?*"))

@@ -1,65 +1,23 @@
-"""A network that goes away and names that are not resolved, in a network namespace of the test's own.
-
-Each test runs itself again inside such a namespace, with an address that it can take away and a resolver that answers when it likes.
-"""
+"""A network that goes away and names that are not resolved, in a network namespace of the test's own: with an address that it can take
+away, and a resolver that answers when it likes."""
 
 import contextlib
-import functools
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from e2e.conftest import Starter
+from e2e.namespace import INSIDE, in_a_namespace
 from e2e.service import until
 from e2e.test_outages import does_not_spin
 from receiver import Receiver
 
-INSIDE = "TOCSIN_TEST_INSIDE"
 ADDRESS = "10.9.0.1"
-UNSHARE = ("unshare", "--map-root-user", "--net", "--mount")
-
-
-@functools.cache
-def cannot_unshare() -> str:
-    """Why there can be no namespace here; empty if there can."""
-    if not (shutil.which("unshare") and shutil.which("ip")):
-        return "unshare and ip (util-linux and iproute2) are not installed"
-    tried = subprocess.run([*UNSHARE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
-    return f"no network namespace can be made here: {tried.stderr.strip()}" if tried.returncode else ""
-
-
-def in_a_namespace(test: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def again(request: pytest.FixtureRequest, **given: Any) -> None:
-        if INSIDE in os.environ:
-            test(**given)
-            return
-        if why := cannot_unshare():
-            pytest.skip(why)
-        command = [*UNSHARE, sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", request.node.nodeid]
-        ran = subprocess.run(
-            command, env=os.environ | {INSIDE: "1"}, cwd=request.config.rootpath, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert ran.returncode == 0, ran.stdout[-4000:]
-
-    again.__signature__ = _with_request(test)  # type: ignore[attr-defined]
-    return again
-
-
-def _with_request(test: Callable[..., None]) -> Any:
-    import inspect
-
-    signature = inspect.signature(test)
-    request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return signature.replace(parameters=[request, *signature.parameters.values()])
 
 
 def ip(*words: str) -> None:
@@ -70,7 +28,6 @@ def ip(*words: str) -> None:
 def network() -> Iterator[None]:
     """Inside: loopback, and one address that stands for all the rest of the world."""
     if INSIDE in os.environ:
-        ip("link", "set", "lo", "up")
         ip("address", "add", f"{ADDRESS}/32", "dev", "lo")
     yield
 

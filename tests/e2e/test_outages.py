@@ -4,10 +4,12 @@ import contextlib
 import os
 import socket
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 
 from e2e.conftest import Starter
+from e2e.namespace import in_a_namespace
 from e2e.service import Service, until
 from receiver import Receiver
 
@@ -128,3 +130,19 @@ def test_a_million_waiting_are_no_burden(start_service: Starter, receiver: Recei
     until(lambda: client.get("/api/deliveries?status=pending").json["meta"]["total"] == 1_000_000)
     does_not_spin(service)
     assert _resident_mb(service) < 160
+
+
+@in_a_namespace
+def test_a_store_that_can_only_be_read_is_said(start_service: Starter) -> None:
+    """The service does not start on it, and says why; once it can be written again, everything is there."""
+    service = start_service()
+    client = service.first()
+    client.add_handler("webhook", webhook="https://example.com/")
+    service.terminate()
+    subprocess.run(["mount", "--bind", str(service.data), str(service.data)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(service.data)], check=True)
+    said = service.refused()
+    assert len(said.splitlines()) == 1 and "read-only" in said.lower(), said
+    subprocess.run(["umount", str(service.data)], check=True)
+    client.port = service.start().port
+    assert client.get("/api/notification-handlers").json["meta"]["total"] == 1

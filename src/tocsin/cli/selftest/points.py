@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pycurl
 from msgspec import Struct
 
-from tocsin import app
+from tocsin import app, upkeep
 from tocsin.cli import run
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
@@ -36,7 +36,7 @@ class Point(Struct, frozen=True):
     name: str
     sentence: str
     lay: Callable[["Crash"], None]
-    scene: Literal["send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate"] = "send"
+    scene: Literal["send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup"] = "send"
     repeats: bool = False
     unknown: bool = False
 
@@ -167,6 +167,7 @@ POINTS = (
     Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
     Point("recovered", "lost attempts are settled, nothing runs yet", _before(app, "end_stopped"), "restart", repeats=True, unknown=True),
     Point("migrating", "the store is being brought to a newer form", _after(sql, "_upgrade"), "migrate"),
+    Point("backing-up", "the copy is written, not yet under its name", _before(upkeep, "_check_whole"), "backup"),
 )
 BY_NAME = {point.name: point for point in POINTS}
 
