@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve demo test check bench soak docs lock clean
+.PHONY: install serve demo test check bench soak docs screenshots lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -34,6 +34,10 @@ soak: .venv/.dev
 docs: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python tests/matrix.py
 	PYTHONPATH=tests $(BIN)/python tests/goldens.py
+
+# The picture of the pages in the README, taken in a real browser (Debian: apt-get install chromium).
+screenshots: .venv/.dev
+	PYTHONPATH=tests $(BIN)/python -m web.screenshots docs/log.png
 
 # uv comes from PyPI into the environment itself, so nothing is needed beforehand.
 .venv/.uv: requirements/uv.txt

@@ -9,14 +9,13 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Connection, Engine
 
 from tocsin import datadir, observe
-from tocsin.app import shown_key
 from tocsin.flow.access import SCOPES
 from tocsin.model import SECOND, Micros
 from tocsin.settings import Settings
 from tocsin.store import StoreError, people
 from tocsin.store.people import KeyLine, UserLine
 from tocsin.store.sql import write_now
-from tocsin.vault import hash_api_key, hash_password, new_api_key
+from tocsin.vault import hash_api_key, hash_password, new_api_key, shown_key
 
 SIGN_IN_LINK_LASTS: Micros = 24 * 3600 * SECOND
 T = TypeVar("T")

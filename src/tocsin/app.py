@@ -25,6 +25,7 @@ from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
+from tocsin.flow.accounts import Accounts
 from tocsin.flow.deliver import Delivering
 from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.directory import Directory
@@ -35,7 +36,7 @@ from tocsin.flow.keep import Keeping
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
 from tocsin.flow.recover import recover, resume_pace
-from tocsin.flow.service import Service
+from tocsin.flow.service import Pulse, Service
 from tocsin.flow.tally import Tally
 from tocsin.flow.trial import Trials
 from tocsin.model import Busy
@@ -46,7 +47,8 @@ from tocsin.net.wires import Wires
 from tocsin.settings import Settings
 from tocsin.store import StoreError, people
 from tocsin.store.sql import SqlStore, write_now
-from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key
+from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
+from tocsin.web import make_pages
 
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
@@ -91,7 +93,11 @@ async def running(
             *([] if local.is_alive else ["The engine does not run."]),
         ]
 
-    _watch(metrics, store, local)
+    def age() -> float:
+        oldest = local.oldest_due()
+        return 0.0 if oldest is None else max(0.0, (observe.now() - oldest) / 1e6)
+
+    _watch(metrics, store, local, age)
     await recover(ledger.found, store, directory, keeping, settings)
     ledger.clear()
     await end_stopped(store, local)
@@ -109,6 +115,8 @@ async def running(
             previews=Previews(directory, settings),
             metrics=metrics,
             unready=unready,
+            accounts=Accounts(store, changed),
+            pulse=lambda: Pulse(int(store.backlog()), age()),
         )
     finally:
         house.cancel()
@@ -124,11 +132,7 @@ async def running(
         observe.flush_logs()
 
 
-def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine) -> None:
-    def age() -> float:
-        oldest = local.oldest_due()
-        return 0.0 if oldest is None else max(0.0, (observe.now() - oldest) / 1e6)
-
+def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: Callable[[], float]) -> None:
     metrics.watch("tocsin_backlog_age_seconds", "How long the oldest delivery that is due has been waiting.", age)
     metrics.watch("tocsin_deliveries_running", "Attempts in flight.", lambda: local.running)
     metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: local.in_memory)
@@ -172,7 +176,7 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
     host, port = listener.getsockname()[:2]
     async with running(settings, engine, vault, lambda: [(host, port)]) as service:
         config = uvicorn.Config(
-            make_app(service),
+            make_app(service, make_pages(service)),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -261,8 +265,3 @@ def _bootstrap(engine: Engine, settings: Settings, show_password: bool) -> list[
     if password and settings.bootstrap_password is None:
         lines.append(f"Password (shown once): {password}")
     return lines
-
-
-def shown_key(key: str) -> str:
-    """The beginning of a key: enough to tell it from others."""
-    return key[:7]

@@ -85,6 +85,11 @@ def new_api_key() -> str:
     return "tk_" + "".join(digits)
 
 
+def shown_key(key: str) -> str:
+    """The beginning of a key: enough to tell it from others."""
+    return key[:7]
+
+
 def new_signing_secret() -> str:
     """A Standard Webhooks secret (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()

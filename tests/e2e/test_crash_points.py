@@ -20,7 +20,7 @@ AT = 3  # the message at which it dies
 
 # What a store of an earlier version lacks.
 _TO_0001 = """
-    DROP TABLE handler_events; DROP TABLE handler_hours;
+    DROP TABLE sessions; DROP TABLE handler_events; DROP TABLE handler_hours;
     ALTER TABLE handlers DROP COLUMN failures; ALTER TABLE handlers DROP COLUMN failing_since;
     UPDATE alembic_version SET version_num = '0001';
 """

@@ -18,12 +18,11 @@ from sqlalchemy import Connection
 from e2e.service import FIRST_KEY, Client, Service
 from receiver import Receiver
 from tocsin import datadir, observe
-from tocsin.app import shown_key
 from tocsin.model import Status
 from tocsin.settings import load
 from tocsin.store import DeliveryFilter, HandlerFilter, people, reading
 from tocsin.store.sql import sqlite_engine, write_now
-from tocsin.vault import hash_api_key
+from tocsin.vault import hash_api_key, shown_key
 
 pytestmark = pytest.mark.xdist_group("scale")  # the large store is made once
 

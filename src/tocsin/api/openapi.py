@@ -170,12 +170,13 @@ def _responses(endpoint: Endpoint) -> Object:
     if endpoint.path == "/readyz":
         responses["503"] = {"description": "It is not ready.", "content": _as_json({"$ref": f"{_REF}Health"})}
     for status in sorted(_error_statuses(endpoint)):
-        codes = [f"`{code}`" for code in _codes(endpoint) if CODES[code].status == status]
+        codes = [f"`{code}`" for code in codes_of(endpoint) if CODES[code].status == status]
         responses[str(status)] = {"description": ", ".join(codes) or "Unusable query.", "content": _as_json({"$ref": f"{_REF}Errors"})}
     return responses
 
 
-def _codes(endpoint: Endpoint) -> tuple[str, ...]:
+def codes_of(endpoint: Endpoint) -> tuple[str, ...]:
+    """Every error code that it may answer."""
     codes = list(endpoint.codes)
     if endpoint.scopes is not None:
         codes += _EVERYWHERE
@@ -189,7 +190,7 @@ def _codes(endpoint: Endpoint) -> tuple[str, ...]:
 
 
 def _error_statuses(endpoint: Endpoint) -> set[int]:
-    return {400, *(CODES[code].status for code in _codes(endpoint))}
+    return {400, *(CODES[code].status for code in codes_of(endpoint))}
 
 
 def _content(result: Result) -> Object:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from tocsin import observe
 from tocsin.engine import Engine
 from tocsin.flow.accept import Idempotency, Repeats, to_remember
@@ -10,7 +12,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import Event, events, turn
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Missing, Notification, Status
-from tocsin.store import DeliveryFilter, Page, Store
+from tocsin.store import DeliveryFilter, Labels, Page, Store
 
 MOST_RETRIED = 10_000  # deliveries of one request
 MOST_COUNTED = 10_000  # deliveries before another
@@ -45,6 +47,18 @@ class Deliveries:
     async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
         """Newest first."""
         return await self._store.deliveries(user_id, which, page, size)
+
+    async def labels(self, user_id: int, rows: Sequence[Delivery]) -> Labels:
+        """What the rows are about and where they went, for lists."""
+        return await self._store.labels(user_id, list({row.notification_id for row in rows}), list({row.handler_id for row in rows}))
+
+    async def undelivered(self, user_id: int, which: DeliveryFilter) -> int:
+        """How many settled deliveries that did not arrive a filter lets through; counted up to 10,000 of each status."""
+        found = 0
+        for status in (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED):
+            if which.status in (None, status):
+                found += (await self._store.deliveries(user_id, replace(which, status=status), 1, 10)).total
+        return found
 
     async def get(self, user_id: int, delivery_id: int) -> tuple[Delivery, list[Attempt], list[Event]]:
         """Raises Missing."""

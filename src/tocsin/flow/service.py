@@ -6,12 +6,20 @@ from msgspec import Struct
 
 from tocsin.flow.accept import Accepting
 from tocsin.flow.access import Access
+from tocsin.flow.accounts import Accounts
 from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.handlers import Handlers
 from tocsin.flow.preview import Previews
 from tocsin.flow.trial import Trials
 from tocsin.observe import Metrics
 from tocsin.settings import Settings
+
+
+class Pulse(Struct, frozen=True):
+    """How it goes: deliveries that are not settled, and for how long the oldest due one has been waiting, in seconds."""
+
+    waiting: int
+    oldest_seconds: float
 
 
 class Service(Struct, frozen=True):
@@ -26,3 +34,5 @@ class Service(Struct, frozen=True):
     previews: Previews
     metrics: Metrics
     unready: Callable[[], list[str]]
+    accounts: Accounts
+    pulse: Callable[[], Pulse]

@@ -95,50 +95,94 @@ def event_text(event: HandlerEvent) -> str:
 
 
 class Event(Struct, frozen=True):
+    """A decision in plain words: `template` with `values` in its braces, so that it can be told in another language."""
+
     at: Micros
-    text: str
+    template: str
+    values: dict[str, str] = {}
+
+    @property
+    def text(self) -> str:
+        return self.template.format(**self.values)
 
 
 def events(delivery: Delivery, notification: Notification, attempts: list[Attempt]) -> list[Event]:
     """A delivery's story, derived from its rows: every decision in plain words, oldest first."""
     story = [Event(delivery.created_at, "Accepted.")]
     if notification.send_at is not None and notification.send_at > delivery.created_at:
-        story.append(Event(delivery.created_at, f"Waits to be sent in {span(notification.send_at - delivery.created_at)}."))
+        wait = span(notification.send_at - delivery.created_at)
+        story.append(Event(delivery.created_at, "Waits to be sent in {span}.", {"span": wait}))
     previous_at = delivery.first_due_at
     for attempt in attempts:
         waited = attempt.at - previous_at
         if waited > SECOND and attempt.number == 1:
-            story.append(Event(attempt.at, f"Had waited {span(waited)} for its turn."))
-        story.append(Event(attempt.at + attempt.duration_us, _told(attempt)))
+            story.append(Event(attempt.at, "Had waited {span} for its turn.", {"span": span(waited)}))
+        story.append(_told(attempt))
         previous_at = attempt.next_at or attempt.at
     last = attempts[-1] if attempts else None
     if last is not None and delivery.status is Status.FAILED and delivery.last_reason == last.reason:
         story.append(Event(last.at + last.duration_us, "Failed: it is not tried again."))
-    elif delivery.status in {Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED} and delivery.last_reason:
+    elif delivery.status in _ENDED and delivery.last_reason:
         moment = max(delivery.created_at, delivery.last_attempt_at or 0)
-        story.append(Event(moment, f"{delivery.status.word.capitalize()}: {sentence(delivery.last_reason)}"))
+        story.append(Event(moment, _ENDED[delivery.status], {"why": sentence(delivery.last_reason)}))
     if delivery.replays and delivery.status is Status.PENDING and (last is None or last.next_at != delivery.due_at):
         story.append(Event(delivery.due_at, "To be sent again, by request."))
     return story
 
 
+_ENDED = {
+    Status.FAILED: "Failed: {why}",
+    Status.EXPIRED: "Expired: {why}",
+    Status.CANCELLED: "Cancelled: {why}",
+    Status.SKIPPED: "Skipped: {why}",
+}
+
+
 def turn(title: str, now: Micros, until: Micros, pace: Pace | None, ahead: int, *, is_paused: bool) -> Event:
     """Why a delivery that is due has not begun, and until when, at the least."""
-    before = f" {ahead} before it." if ahead else ""
+    values = {"span": span(until - now), "title": title, "before": str(ahead)}
     if is_paused:
-        return Event(now, f"Waits {span(until - now)} more at least: {title} asked for a pause.{before}")
-    limit = f": no more than {pace.count} in {span(int(pace.seconds * SECOND))} go to {title}" if pace is not None else f" at {title}"
-    return Event(now, f"Waits for its turn, {span(until - now)} more at least{limit}.{before}")
+        template = _PAUSED_BEHIND if ahead else _PAUSED
+    elif pace is not None:
+        values |= {"count": str(pace.count), "window": span(int(pace.seconds * SECOND))}
+        template = _PACED_BEHIND if ahead else _PACED
+    else:
+        template = _BEHIND
+    return Event(now, template, values)
 
 
-def _told(attempt: Attempt) -> str:
+_PAUSED = "Waits {span} more at least: {title} asked for a pause."
+_PAUSED_BEHIND = "Waits {span} more at least: {title} asked for a pause. {before} before it."
+_PACED = "Waits for its turn, {span} more at least: no more than {count} in {window} go to {title}."
+_PACED_BEHIND = "Waits for its turn, {span} more at least: no more than {count} in {window} go to {title}. {before} before it."
+_BEHIND = "Waits for its turn, {span} more at least. {before} before it."
+
+
+def _told(attempt: Attempt) -> Event:
+    at = attempt.at + attempt.duration_us
     code = f" ({attempt.status_code})" if attempt.status_code is not None else ""
-    following = "" if attempt.next_at is None else f" Next attempt in {span(attempt.next_at - attempt.at - attempt.duration_us)}."
+    values = {"number": str(attempt.number), "code": code}
     if attempt.outcome == "delivered":
-        form = ", as plain text, because the provider refused its native form" if attempt.reason is Reason.PLAIN else ""
-        return f"Attempt {attempt.number}: delivered{code} after {attempt.duration_us / 1000:.0f} ms{form}."
-    unknown = "It may have arrived. " if attempt.outcome == "unknown" else ""
-    return f"Attempt {attempt.number}: {unknown}{sentence(attempt.reason)[:-1]}{code}.{following}"
+        values["ms"] = f"{attempt.duration_us / 1000:.0f}"
+        return Event(at, _ARRIVED_PLAINLY if attempt.reason is Reason.PLAIN else _ARRIVED, values)
+    values["what"] = sentence(attempt.reason)[:-1]
+    if attempt.next_at is not None:
+        values["span"] = span(attempt.next_at - attempt.at - attempt.duration_us)
+        return Event(at, _LOST_NEXT if attempt.outcome == "unknown" else _TRIED_NEXT, values)
+    return Event(at, _LOST if attempt.outcome == "unknown" else _TRIED, values)
+
+
+_ARRIVED = "Attempt {number}: delivered{code} after {ms} ms."
+_ARRIVED_PLAINLY = "Attempt {number}: delivered{code} after {ms} ms, as plain text, because the provider refused its native form."
+_TRIED = "Attempt {number}: {what}{code}."
+_TRIED_NEXT = "Attempt {number}: {what}{code}. Next attempt in {span}."
+_LOST = "Attempt {number}: It may have arrived. {what}{code}."
+_LOST_NEXT = "Attempt {number}: It may have arrived. {what}{code}. Next attempt in {span}."
+EVENT_TEMPLATES = (
+    *("Accepted.", "Waits to be sent in {span}.", "Had waited {span} for its turn.", "Failed: it is not tried again."),
+    *("To be sent again, by request.", *_ENDED.values(), _PAUSED, _PAUSED_BEHIND, _PACED, _PACED_BEHIND, _BEHIND),
+    *(_ARRIVED, _ARRIVED_PLAINLY, _TRIED, _TRIED_NEXT, _LOST, _LOST_NEXT),
+)
 
 
 def span(length: Micros) -> str:

@@ -5,13 +5,14 @@ them in the clear.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Status
+from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status
 
 T = TypeVar("T")
+Labels: TypeAlias = "tuple[dict[int, Label], dict[int, tuple[str, str]]]"  # handlers: type and name
 BACKLOG_AFTER: Micros = 30 * SECOND  # past its due time a delivery belongs to a backlog, in which critical ones go first
 
 
@@ -48,6 +49,8 @@ class DeliveryFilter(Struct, frozen=True):
     datetime_start: Micros | None = None
     datetime_end: Micros | None = None
     search: str = ""
+    reason: Reason | None = None
+    severity: Severity | None = None
 
     @property
     def only_status(self) -> bool:
@@ -209,6 +212,14 @@ class Recent(Struct):
     throttled_until: Micros = 0
 
 
+class Label(Struct, frozen=True):
+    """What a notification is about, in a line. `text`: its first characters."""
+
+    title: str
+    text: str
+    severity: Severity
+
+
 class Waiting(Struct, frozen=True):
     """A pending delivery with what it takes to send it."""
 
@@ -233,6 +244,17 @@ class Store(Protocol):
 
     def settle(self, settlement: Settlement, done: Callable[[bool | Exception], None]) -> None:
         """`done` is told after the commit: True if it was applied, False if the delivery was no longer pending, or what went wrong."""
+        ...
+
+    # users, keys and sessions: rare, so they are functions of an open transaction, in `people`
+    async def ask(self, read: Callable[..., T], *args: object) -> T: ...
+
+    async def tell(self, write: Callable[..., T], *args: object) -> T:
+        """Committed when it returns."""
+        ...
+
+    async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
+        """What these notifications of a user are about, and what these handlers are called, deleted ones too."""
         ...
 
     # what is due

@@ -15,6 +15,7 @@ from tocsin.store.tables import (
     idempotency,
     keys,
     notifications,
+    sessions,
     totals,
     users,
 )
@@ -30,6 +31,15 @@ class UserLine(Struct, frozen=True):
     created_at: Micros
     disabled_at: Micros | None
     handlers: int
+
+
+class Person(Struct, frozen=True):
+    """A user as signing in needs them."""
+
+    id: int
+    email: str
+    is_admin: bool
+    password_hash: str | None
 
 
 class KeyLine(Struct, frozen=True):
@@ -61,8 +71,49 @@ def user_id(connection: Connection, email: str) -> int | None:
     return connection.scalar(select(users.c.id).where(func.lower(users.c.email) == email.lower()))
 
 
+def person(connection: Connection, email: str) -> Person | None:
+    """None too if they are disabled."""
+    found = connection.execute(select(users).where(func.lower(users.c.email) == email.lower(), users.c.disabled_at.is_(None))).first()
+    return None if found is None else Person(found.id, found.email, bool(found.is_admin), found.password_hash)
+
+
+def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int | None:
+    """Whose one-time link this is; it is used up. None: there is none, or it is too old."""
+    theirs = (users.c.sign_in_hash == token_hash, users.c.sign_in_until > at, users.c.disabled_at.is_(None))
+    return connection.scalar(update(users).where(*theirs).values(sign_in_hash=None, sign_in_until=None).returning(users.c.id))
+
+
+def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros) -> None:
+    connection.execute(insert(sessions).values(user_id=user, token_hash=token_hash, created_at=at, seen_at=at))
+
+
+def session(connection: Connection, token_hash: bytes, since: Micros) -> tuple[Person, Micros] | None:
+    """Whose session it is and when it was last seen, not before `since`."""
+    wanted = (sessions.c.token_hash == token_hash, sessions.c.seen_at >= since, users.c.disabled_at.is_(None))
+    found = connection.execute(select(users, sessions.c.seen_at).join(sessions, sessions.c.user_id == users.c.id).where(*wanted)).first()
+    return None if found is None else (Person(found.id, found.email, bool(found.is_admin), found.password_hash), found.seen_at)
+
+
+def touch_session(connection: Connection, token_hash: bytes, at: Micros) -> None:
+    connection.execute(update(sessions).where(sessions.c.token_hash == token_hash).values(seen_at=at))
+
+
+def end_session(connection: Connection, token_hash: bytes) -> None:
+    connection.execute(delete(sessions).where(sessions.c.token_hash == token_hash))
+
+
+def end_sessions(connection: Connection, user: int) -> None:
+    connection.execute(delete(sessions).where(sessions.c.user_id == user))
+
+
+def tidy_sessions(connection: Connection, before: Micros) -> None:
+    connection.execute(delete(sessions).where(sessions.c.seen_at < before))
+
+
 def set_password(connection: Connection, user: int, password_hash: str) -> None:
+    """Whoever is signed in as this user is signed out."""
     connection.execute(update(users).where(users.c.id == user).values(password_hash=password_hash))
+    end_sessions(connection, user)
 
 
 def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Micros) -> None:
@@ -70,9 +121,10 @@ def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Mic
 
 
 def disable_user(connection: Connection, user: int, at: Micros) -> None:
-    """Their keys end, their handlers go with their secrets, what waits is cancelled; the history stays until retention."""
+    """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays until retention."""
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
+    end_sessions(connection, user)
     for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
         delete_handler(connection, handler_id, at, _ROWS_AT_ONCE)
         while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE) == _ROWS_AT_ONCE:
@@ -86,7 +138,7 @@ def delete_user(connection: Connection, user: int) -> None:
     own = select(handlers.c.id).where(handlers.c.user_id == user)
     for table in (handler_events, handler_hours):
         connection.execute(delete(table).where(table.c.handler_id.in_(own)))
-    for table in (deliveries, notifications, handlers, keys, totals, idempotency):
+    for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency):
         connection.execute(delete(table).where(table.c.user_id == user))
     connection.execute(delete(users).where(users.c.id == user))
 
@@ -107,8 +159,10 @@ def add_key(connection: Connection, user: int, name: str, key_hash: bytes, shown
     return connection.execute(made.returning(keys.c.id)).scalar_one()
 
 
-def list_keys(connection: Connection) -> list[KeyLine]:
-    rows = connection.execute(select(keys, users.c.email).join(users, users.c.id == keys.c.user_id).order_by(keys.c.id))
+def list_keys(connection: Connection, user: int | None = None) -> list[KeyLine]:
+    """All, or those of a user."""
+    found = select(keys, users.c.email).join(users, users.c.id == keys.c.user_id).order_by(keys.c.id)
+    rows = connection.execute(found if user is None else found.where(keys.c.user_id == user))
     return [_key_line(row) for row in rows]
 
 
@@ -117,7 +171,8 @@ def _key_line(row: Row[Any]) -> KeyLine:
     return KeyLine(row.id, row.email, row.name, row.shown, scopes, row.created_at, row.last_used_at, row.revoked_at)
 
 
-def revoke_key(connection: Connection, key_id: int, at: Micros) -> bool:
-    """False if there is no such key, or it was revoked before."""
-    done = connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=at))
+def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None = None) -> bool:
+    """False if there is no such key, or it was revoked before; or it is not this user's."""
+    wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
+    done = connection.execute(update(keys).where(*wanted).values(revoked_at=at))
     return done.rowcount == 1

@@ -18,6 +18,8 @@ from tocsin.store import (
     HandlerHour,
     HandlerRow,
     KeyRow,
+    Label,
+    Labels,
     Page,
     Recent,
     Remembered,
@@ -220,8 +222,14 @@ def _with_filters(chosen: AnySelect, which: DeliveryFilter) -> AnySelect:
         chosen = chosen.where(deliveries.c.created_at >= which.datetime_start)
     if which.datetime_end is not None:
         chosen = chosen.where(deliveries.c.created_at <= which.datetime_end)
+    if which.reason is not None:
+        chosen = chosen.where(deliveries.c.last_reason == which.reason.value)
+    if which.search or which.severity is not None:
+        chosen = chosen.join(notifications, notifications.c.id == deliveries.c.notification_id)
+    if which.severity is not None:
+        chosen = chosen.where(notifications.c.severity == which.severity.value)
     if which.search:
-        chosen = chosen.join(notifications, notifications.c.id == deliveries.c.notification_id).where(
+        chosen = chosen.where(
             or_(
                 notifications.c.title.icontains(which.search, autoescape=True),
                 notifications.c.text.icontains(which.search, autoescape=True),
@@ -315,6 +323,18 @@ def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[De
         for one in tried
     ]
     return delivery_of(row), notification_of(row), log
+
+
+def labels(connection: Connection, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
+    about = select(
+        notifications.c.id, notifications.c.title, func.substr(notifications.c.text, 1, 120).label("text"), notifications.c.severity
+    )
+    of_user = about.where(notifications.c.user_id == user_id, notifications.c.id.in_(notification_ids))
+    named = select(handlers.c.id, handlers.c.type, handlers.c.name).where(handlers.c.user_id == user_id, handlers.c.id.in_(handler_ids))
+    return (
+        {row.id: Label(row.title, row.text, Severity(row.severity)) for row in connection.execute(of_user)},
+        {row.id: (row.type, row.name) for row in connection.execute(named)},
+    )
 
 
 def remembered(connection: Connection, user_id: int, path: str, key: str, since: Micros) -> Remembered | None:

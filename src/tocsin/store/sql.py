@@ -29,6 +29,7 @@ from tocsin.store import (
     HandlerHour,
     HandlerRow,
     KeyRow,
+    Labels,
     Page,
     PostFacts,
     Recent,
@@ -173,6 +174,15 @@ class SqlStore:
         self._writer.submit_then(settlement, bulk.SettleAll, done)
 
     # ----------------------------------------------------------------------------------------------------- what is due
+
+    async def ask(self, read: Callable[..., T], *args: object) -> T:
+        return await self._read(read, *args)
+
+    async def tell(self, write: Callable[..., T], *args: object) -> T:
+        return await self._write(write, *args)
+
+    async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
+        return await self._list(reading.labels, user_id, notification_ids, handler_ids)
 
     async def waiting_handlers(self) -> list[tuple[int, Micros]]:
         return await self._read(reading.waiting_handlers)

@@ -47,6 +47,17 @@ keys = Table(
     sqlite_autoincrement=True,
 )
 
+# Who is signed in to the pages. Only a hash of what the browser holds is kept.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("created_at", Time, nullable=False),
+    Column("seen_at", Time, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 handlers = Table(
     "handlers",
     metadata,

@@ -1,0 +1,119 @@
+"""Signing in and out, the account, and API keys."""
+
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin.flow.accounts import Throttled
+from tocsin.model import Fault, Invalid
+from tocsin.web.visit import Visit
+
+
+def sign_in_path(request: Request) -> str:
+    """The sign-in page that leads back to what was asked for."""
+    wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return "/sign-in" if wanted == "/" or request.method != "GET" else f"/sign-in?to={quote(wanted)}"
+
+
+def _back(visit: Visit) -> str:
+    """Where somebody wanted to go: a path of ours, nowhere else."""
+    wanted = visit.request.query_params.get("to", "/")
+    return wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and wanted.isprintable() else "/"
+
+
+async def sign_in_page(visit: Visit) -> Response:
+    return visit.go("/") if visit.visitor else visit.page("sign_in.html", email="")
+
+
+async def sign_in(visit: Visit) -> Response:
+    email = visit.text("email")
+    try:
+        token = await visit.service.accounts.sign_in(email, visit.text("password"), visit.address)
+    except Throttled as throttled:
+        return _too_often(visit, throttled, "sign_in.html", email=email)
+    if token is None:
+        fault = Fault("invalid", "Not signed in", "E-mail address and password do not belong together.", "email")
+        return visit.page("sign_in.html", status=422, email=email, faults=[fault])
+    visit.keep_session(token)
+    return visit.go(_back(visit))
+
+
+def _too_often(visit: Visit, throttled: Throttled, template: str, **values: object) -> Response:
+    fault = Fault("rate_limited", "Too often", "Too many attempts. Wait a little, then try again.", "email")
+    response = visit.page(template, status=429, faults=[fault], **values)
+    response.headers["retry-after"] = str(int(throttled.seconds) + 1)
+    return response
+
+
+async def invited_page(visit: Visit) -> Response:
+    """A link is used up by a click on its button, not by whoever looks at it first."""
+    return visit.page("invited.html")
+
+
+async def invited(visit: Visit) -> Response:
+    try:
+        token = await visit.service.accounts.sign_in_by_link(visit.path["token"], visit.address)
+    except Throttled as throttled:
+        return _too_often(visit, throttled, "invited.html")
+    if token is None:
+        fault = Fault("invalid", "Not signed in", "This link was used, or it is too old: ask for a new one.", "email")
+        return visit.page("invited.html", status=422, faults=[fault])
+    visit.keep_session(token)
+    return visit.go("/account?done=invited")
+
+
+async def sign_out(visit: Visit) -> Response:
+    await visit.end_session()
+    return visit.go("/sign-in")
+
+
+async def page(visit: Visit) -> Response:
+    return visit.page("account.html", has_password=await visit.service.accounts.has_password(visit.who))
+
+
+async def change_password(visit: Visit) -> Response:
+    accounts = visit.service.accounts
+    try:
+        token = await accounts.change_password(visit.who, visit.text("old"), visit.text("new"), visit.address)
+    except Invalid as invalid:
+        has_password = await accounts.has_password(visit.who)
+        return visit.page("account.html", status=422, has_password=has_password, faults=invalid.faults)
+    except Throttled as throttled:
+        return _too_often(visit, throttled, "account.html", has_password=True)
+    visit.keep_session(token)
+    return visit.go("/account?done=password")
+
+
+async def sign_out_everywhere(visit: Visit) -> Response:
+    await visit.service.accounts.sign_out_everywhere(visit.who.id)
+    await visit.end_session()
+    return visit.go("/sign-in")
+
+
+# ----------------------------------------------------------------------------------------------------------------- keys
+
+
+async def keys_page(visit: Visit) -> Response:
+    return await _keys(visit)
+
+
+async def _keys(visit: Visit, status: int = 200, new_key: str = "", faults: tuple[Fault, ...] = ()) -> Response:
+    keys = sorted(await visit.service.accounts.keys(visit.who.id), key=lambda key: (key.revoked_at is not None, -key.id))
+    return visit.page("keys.html", status=status, keys=keys, new_key=new_key, faults=faults)
+
+
+async def add_key(visit: Visit) -> Response:
+    """The key is in this answer and nowhere else, so it is no redirect."""
+    try:
+        key = await visit.service.accounts.add_key(visit.who.id, visit.text("name"), tuple(visit.texts("scopes")))
+    except Invalid as invalid:
+        return await _keys(visit, 422, faults=invalid.faults)
+    if visit.text("for") == "docs":
+        return visit.page("_docs_key.html", new_key=key)
+    return await _keys(visit, new_key=key)
+
+
+async def revoke_key(visit: Visit) -> Response:
+    await visit.service.accounts.revoke_key(visit.who.id, visit.path["id"])
+    return visit.go("/keys?done=revoked")

@@ -1,0 +1,225 @@
+"""The delivery log: what was sent, what the provider said, what happens next."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+from msgspec import Struct
+from starlette.responses import Response, StreamingResponse
+
+from tocsin.model import MASK, SECOND, Delivery, Micros, Missing, Reason, Severity, Status
+from tocsin.store import DeliveryFilter, Labels
+from tocsin.web.render import exact
+from tocsin.web.visit import Visit
+
+ROWS = 50
+MOST_PAGES = 200
+MOST_EXPORTED = 10_000
+EXPORTED_AT_ONCE = 1000
+MOST_FAN_OUT = 1000
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Filters(Struct, frozen=True):
+    """The log's query string: `given` as it came, `which` as the store reads it."""
+
+    which: DeliveryFilter
+    given: Mapping[str, str]
+
+    @property
+    def query(self) -> str:
+        return urlencode(self.given)
+
+
+def _filters(visit: Visit) -> Filters:
+    """What cannot be read is left out, as if it had not been given."""
+    query = visit.request.query_params
+    given = {name: query[name].strip() for name in ("handler", "status", "reason", "severity", "from", "to", "search") if query.get(name)}
+    which = DeliveryFilter(
+        notification_handler_id=int(handler) if re.fullmatch(r"[0-9]{1,15}", handler := given.get("handler", "")) else None,
+        status=Status[word] if (word := given.get("status", "").upper()) in Status.__members__ else None,
+        reason=Reason(word) if (word := given.get("reason", "")) in {*Reason} else None,
+        severity=Severity(word) if (word := given.get("severity", "")) in {*Severity} else None,
+        datetime_start=_moment(given.get("from", "")),
+        datetime_end=_moment(given.get("to", "")),
+        search=given.get("search", "")[:200],
+    )
+    return Filters(which, given)
+
+
+def _moment(text: str) -> Micros | None:
+    """What a browser's field for a date and time gives, as UTC."""
+    try:
+        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * SECOND)
+    except (ValueError, OverflowError):
+        return None
+
+
+async def page(visit: Visit) -> Response:
+    filters = _filters(visit)
+    wanted = visit.request.query_params.get("page", "1")
+    number = min(MOST_PAGES, int(wanted)) if re.fullmatch(r"[1-9][0-9]{0,5}", wanted) else 1
+    found = await visit.service.deliveries.page(visit.who.id, filters.which, number, ROWS)
+    labels = await visit.service.deliveries.labels(visit.who.id, found.rows)
+    return visit.page(
+        "_rows.html" if visit.is_fragment else "log.html",
+        rows=found.rows,
+        labels=labels,
+        filters=filters,
+        number=number,
+        total=found.total,
+        is_exact=found.exact,
+        has_next=number * ROWS < found.total and number < MOST_PAGES,
+        reasons=sorted(one.value for one in Reason),
+        is_compact=False,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- one delivery
+
+
+async def delivery(visit: Visit) -> Response:
+    service, user = visit.service, visit.who.id
+    row, attempts, events = await service.deliveries.get(user, visit.path["id"])
+    notification, _ = await service.deliveries.notification(user, row.notification_id)
+    labels = await service.deliveries.labels(user, [row])
+    try:
+        preview = await service.previews.of(user, row.handler_id, notification.message)
+    except Missing:  # the handler was deleted: what was sent cannot be made again
+        preview = None
+    return visit.page(
+        "_delivery.html" if visit.is_fragment else "delivery.html",
+        row=row,
+        attempts=attempts,
+        events=events,
+        notification=notification,
+        labels=labels,
+        preview=preview,
+        curl=as_curl(preview.parts[0].request) if preview is not None and preview.parts and row_is_http(preview.parts[0].request) else "",
+    )
+
+
+def row_is_http(request: str) -> bool:
+    """Not a mail: its first line is a method and an address."""
+    return bool(re.match(r"[A-Z]+ https?://", request))
+
+
+def as_curl(request: str) -> str:
+    """A shown request as a curl command; whatever is masked becomes `$SECRET`."""
+    head, _, body = request.partition("\n\n")
+    first, *headers = head.split("\n")
+    method, _, url = first.partition(" ")
+    lines = [f"curl --request {method}", f"  --url {_quoted(url)}"]
+    lines += [f"  --header {_quoted(header)}" for header in headers]
+    lines += [f"  --data-binary {_quoted(body)}"] if body else []
+    return " \\\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """For a shell: all of it as it is, but for the secrets, which are variables."""
+    parts = text.split(MASK)
+    return '"$SECRET"'.join("'" + part.replace("'", "'\\''") + "'" if part else "" for part in parts) or "''"
+
+
+async def retry(visit: Visit) -> Response:
+    await visit.service.deliveries.retry(visit.who.id, visit.path["id"])
+    return visit.go(f"/deliveries/{visit.path['id']}?done=retried")
+
+
+async def notification(visit: Visit) -> Response:
+    """Its deliveries side by side."""
+    found, counts = await visit.service.deliveries.notification(visit.who.id, visit.path["id"])
+    rows = await visit.service.deliveries.page(visit.who.id, DeliveryFilter(notification_id=found.id), 1, MOST_FAN_OUT)
+    labels = await visit.service.deliveries.labels(visit.who.id, rows.rows)
+    return visit.page(
+        "_rows.html" if visit.is_fragment else "notification.html",
+        notification=found,
+        counts=counts,
+        rows=rows.rows,
+        labels=labels,
+        total=rows.total,
+        is_compact=True,
+    )
+
+
+async def cancel(visit: Visit) -> Response:
+    await visit.service.deliveries.cancel(visit.who.id, visit.path["id"])
+    return visit.go(f"/notifications/{visit.path['id']}?done=cancelled")
+
+
+# ------------------------------------------------------------------------------------------------- many of them at once
+
+
+async def replay_page(visit: Visit) -> Response:
+    filters = _filters(visit)
+    return visit.page("replay.html", filters=filters, count=await visit.service.deliveries.undelivered(visit.who.id, filters.which))
+
+
+async def replay(visit: Visit) -> Response:
+    filters = _filters(visit)
+    await visit.service.deliveries.retry(visit.who.id, filters.which)
+    return visit.go(f"/log?{filters.query}{'&' if filters.given else ''}done=replayed")
+
+
+async def export(visit: Visit) -> Response:
+    """The newest rows of a filtered log, as CSV or as JSON lines."""
+    form = visit.path["form"]
+    if form not in {"csv", "jsonl"}:
+        raise Missing
+    filters = _filters(visit)
+    headers = {"content-disposition": f'attachment; filename="deliveries.{form}"', "cache-control": "no-store"}
+    kind = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl"
+    return StreamingResponse(_lines(visit, filters.which, form), headers=headers, media_type=kind)
+
+
+_COLUMNS = (
+    "id",
+    "notification_id",
+    "title",
+    "handler_id",
+    "handler",
+    "type",
+    "status",
+    "attempts",
+    "accepted",
+    "last_attempt",
+    "last_error",
+)
+
+
+async def _lines(visit: Visit, which: DeliveryFilter, form: str) -> AsyncGenerator[str, None]:
+    if form == "csv":
+        yield ",".join(_COLUMNS) + "\r\n"
+    for number in range(1, MOST_EXPORTED // EXPORTED_AT_ONCE + 1):
+        found = await visit.service.deliveries.page(visit.who.id, which, number, EXPORTED_AT_ONCE)
+        labels = await visit.service.deliveries.labels(visit.who.id, found.rows)
+        out = io.StringIO()
+        writer = csv.writer(out)
+        for row in found.rows:
+            values = _values(row, labels)
+            if form == "csv":
+                writer.writerow([_harmless(value) for value in values])
+            else:
+                out.write(json.dumps(dict(zip(_COLUMNS, values, strict=True)), ensure_ascii=False) + "\n")
+        yield out.getvalue()
+        if len(found.rows) < EXPORTED_AT_ONCE:
+            return
+
+
+def _values(row: Delivery, labels: Labels) -> tuple[object, ...]:
+    about, handlers = labels
+    label = about.get(row.notification_id)
+    type_, name = handlers.get(row.handler_id, ("", ""))
+    last = exact(row.last_attempt_at) if row.last_attempt_at else None
+    title = label.title or label.text if label else ""
+    fixed = (row.status.word, row.attempt_count, exact(row.created_at), last, row.last_error)
+    return (row.id, row.notification_id, title, row.handler_id, name, type_, *fixed)
+
+
+def _harmless(value: object) -> object:
+    """A spreadsheet must not take a user's text for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

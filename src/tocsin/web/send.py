@@ -1,0 +1,89 @@
+"""Sending from the browser, with a look at what each handler would get."""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from tocsin import observe
+from tocsin.api.bodies import Pairs
+from tocsin.api.messages import read_draft
+from tocsin.model import Draft, Fault, Invalid, Missing
+from tocsin.store import HandlerFilter
+from tocsin.web.handlers import target_of
+from tocsin.web.visit import Visit
+
+MOST_HANDLERS = 250  # to choose from
+MOST_PREVIEWS = 10
+_TEXTS = ("title", "message", "severity", "url", "fields")
+
+
+async def page(visit: Visit) -> Response:
+    return await _page(visit, {})
+
+
+async def _page(visit: Visit, given: dict[str, Any], status: int = 200, faults: tuple[Fault, ...] = (), previews: Any = ()) -> Response:
+    rows, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MOST_HANDLERS)
+    return visit.page(
+        "send.html",
+        status=status,
+        handlers=[(row, target_of(row)) for row in rows],
+        total=total,
+        given={**dict.fromkeys((*_TEXTS, "send_at", "expires_at"), ""), "handlers": [], **given},
+        previews=previews,
+        faults=faults,
+    )
+
+
+def _draft(visit: Visit) -> tuple[Draft, list[Fault], dict[str, Any]]:
+    """The form as the API reads it: the same names, the same rules."""
+    given: dict[str, Any] = {name: visit.text(name).replace("\r\n", "\n") for name in _TEXTS}
+    for name in ("send_at", "expires_at"):
+        value = visit.text(name)
+        given[name] = value
+    body = {name: value for name, value in given.items() if value}
+    body.update({name: f"{body[name]}Z" for name in ("send_at", "expires_at") if name in body})
+    if "fields" in body:
+        body["fields"] = _fields(body["fields"])
+    given["handlers"] = visit.texts("handlers")
+    if given["handlers"]:
+        body["handlers"] = given["handlers"]
+    draft, faults = read_draft(Pairs(list(body.items())), observe.now())
+    return draft, faults, given
+
+
+def _fields(text: str) -> Pairs:
+    """A line each, `name: value`."""
+    pairs = [line.partition(":") for line in text.split("\n") if line.strip()]
+    return Pairs([(name.strip(), value.strip()) for name, _, value in pairs])
+
+
+async def send(visit: Visit) -> Response:
+    draft, faults, given = _draft(visit)
+    if visit.text("do") == "preview":
+        return await _page(visit, given, faults=tuple(faults), previews=await _previews(visit, draft) if not faults else ())
+    if faults:
+        return await _page(visit, given, 422, tuple(faults))
+    try:
+        [made] = await visit.service.accepting.accept(visit.who.id, [draft])
+    except Invalid as invalid:
+        return await _page(visit, given, 422, invalid.faults)
+    return visit.go(f"/notifications/{made}?done=sent")
+
+
+async def preview(visit: Visit) -> Response:
+    """The part of the page that changes while somebody writes."""
+    draft, faults, _ = _draft(visit)
+    return visit.page("_previews.html", previews=await _previews(visit, draft) if not faults else (), faults=faults)
+
+
+async def _previews(visit: Visit, draft: Draft) -> list[tuple[str, Any]]:
+    """What each chosen handler would get, or every one where none was chosen."""
+    rows, _ = await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MOST_HANDLERS)
+    chosen = [row for row in rows if (row.id in draft.handlers if draft.handlers is not None else row.is_enabled)]
+    found: list[tuple[str, Any]] = []
+    for row in chosen[:MOST_PREVIEWS]:
+        try:
+            found.append((row.name, await visit.service.previews.of(visit.who.id, row.id, draft.message)))
+        except Missing:
+            continue  # deleted a moment ago
+    return found

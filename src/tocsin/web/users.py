@@ -1,0 +1,29 @@
+"""What an administrator sees: users, invitations."""
+
+from starlette.responses import Response
+
+from tocsin.model import Fault, Invalid
+from tocsin.web.visit import Visit
+
+
+async def page(visit: Visit) -> Response:
+    return await _page(visit)
+
+
+async def _page(visit: Visit, status: int = 200, link: str = "", email: str = "", faults: tuple[Fault, ...] = ()) -> Response:
+    users = await visit.service.accounts.users()
+    return visit.page("users.html", status=status, users=users, link=link, email=email, faults=faults)
+
+
+async def invite(visit: Visit) -> Response:
+    """The link is in this answer and nowhere else, so it is no redirect."""
+    try:
+        email, token = await visit.service.accounts.invite(visit.text("email"), visit.text("is_admin") == "1")
+    except Invalid as invalid:
+        return await _page(visit, 422, email=visit.text("email"), faults=invalid.faults)
+    return await _page(visit, link=f"{visit.base}/invited/{token}", email=email)
+
+
+async def disable(visit: Visit) -> Response:
+    await visit.service.accounts.disable(visit.who, visit.path["id"])
+    return visit.go("/users?done=disabled")

@@ -1,0 +1,159 @@
+"""One request to the pages: who is there, in which language, and whether a change really comes from a page of ours."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from tocsin.api.proxies import base_url, client_address
+from tocsin.flow.accounts import IDLE, Visitor
+from tocsin.flow.service import Pulse, Service
+from tocsin.model import SECOND, Fault
+from tocsin.web import language, render
+
+SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"
+MOST_FORM_BYTES, MOST_FIELDS = 1 << 20, 2000
+_TIMES = re.compile(r"(?<=>)[^<]*(?=</time>)")
+_SAFE_SITES = {"same-origin", "none"}
+
+
+class Forged(Exception):
+    """A change that no page of ours asked for, or one that is too old."""
+
+
+class TooLarge(Exception):
+    """More than any form of ours sends."""
+
+
+class Visit:
+    """`visitor`: who is signed in. `form`: the fields of a POST."""
+
+    def __init__(self, service: Service, request: Request) -> None:
+        self.service = service
+        self.request = request
+        self.visitor: Visitor | None = None
+        self.pulse: Pulse | None = None
+        self.form: Mapping[str, list[str]] = {}
+        self.path: Mapping[str, Any] = request.path_params
+        self._session = request.cookies.get(SESSION, "")
+        # Before anybody is signed in there is no session to tie a form to, so a cookie of its own stands for it.
+        self._before = request.cookies.get(BEFORE, "") or secrets.token_urlsafe(16)
+        self._cookies: list[tuple[str, str, int]] = []
+        asked = request.query_params.get("lang")
+        self.language = language.choose(asked or request.cookies.get(LANGUAGE), request.headers.get("accept-language", ""))
+        if asked in language.LANGUAGES:
+            self._cookies.append((LANGUAGE, asked, 365 * 86_400))
+
+    # --------------------------------------------------------------------------------------------------------- who is there
+
+    async def recognize(self) -> None:
+        """Find out who is signed in."""
+        if self._session:
+            self.visitor = await self.service.accounts.visitor(self._session)
+        if self.visitor is not None and not self.is_fragment:
+            self.pulse = await asyncio.to_thread(self.service.pulse)
+
+    @property
+    def who(self) -> Visitor:
+        """The pages behind the sign-in are served to somebody who is signed in only."""
+        if self.visitor is None:
+            raise LookupError("nobody is signed in")
+        return self.visitor
+
+    @property
+    def address(self) -> str:
+        headers = dict(self.request.scope["headers"])
+        return client_address(self.request.scope, headers, self.service.settings)
+
+    @property
+    def base(self) -> str:
+        return base_url(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+
+    @property
+    def is_fragment(self) -> bool:
+        """htmx asks for a part of a page."""
+        return self.request.headers.get("hx-request") == "true"
+
+    def keep_session(self, token: str) -> None:
+        """The browser holds this token from now on; whatever it held before is gone."""
+        self._session = token
+        self._cookies.append((SESSION, token, IDLE // SECOND))
+
+    async def end_session(self) -> None:
+        if self._session:
+            await self.service.accounts.sign_out(self._session)
+        self._session, self.visitor = "", None
+        self._cookies.append((SESSION, "", 0))
+
+    # ---------------------------------------------------------------------------------------------------- forged requests
+
+    @property
+    def csrf(self) -> str:
+        """What every form carries: known only to pages that were made for this session."""
+        tied_to = self._session if self.visitor is not None else self._before
+        return hashlib.sha256(f"csrf {tied_to}".encode()).hexdigest()
+
+    async def read_form(self) -> None:
+        """Raises Forged, TooLarge."""
+        content = bytearray()
+        async for piece in self.request.stream():
+            content += piece
+            if len(content) > MOST_FORM_BYTES:
+                raise TooLarge
+        try:
+            # What browsers send for our forms; bytes that are no UTF-8 become signs that say so, and NUL cannot be stored.
+            text = content.decode("latin-1").replace("%00", "")
+            self.form = parse_qs(text, keep_blank_values=True, errors="replace", max_num_fields=MOST_FIELDS)
+        except ValueError:
+            raise TooLarge from None
+        given = self.request.headers.get("x-csrf") or self.text("csrf")
+        if self._is_foreign() or not hmac.compare_digest(given.encode(), self.csrf.encode()):
+            raise Forged
+
+    def _is_foreign(self) -> bool:
+        """Whether the browser says that another site sent it. Over plain HTTP it may not say, but for the Origin."""
+        site, origin = self.request.headers.get("sec-fetch-site"), self.request.headers.get("origin")
+        if site is not None:
+            return site not in _SAFE_SITES
+        return origin is not None and urlsplit(origin).netloc != urlsplit(self.base).netloc
+
+    def text(self, name: str) -> str:
+        return next(iter(self.form.get(name, ())), "")
+
+    def texts(self, name: str) -> list[str]:
+        return list(self.form.get(name, ()))
+
+    # ------------------------------------------------------------------------------------------------------------- answers
+
+    def page(self, template: str, /, *, status: int = 200, faults: Sequence[Fault] = (), **values: Any) -> Response:
+        """A template as this visitor sees it."""
+        content = render.template(self, template, faults=faults, **values)
+        if self.is_fragment and self.request.method == "GET":
+            # Times are told relative to now: they alone are no news.
+            tag = f'"{hashlib.sha256(_TIMES.sub("", content).encode()).hexdigest()[:24]}"'
+            if self.request.headers.get("if-none-match") == tag:
+                return self._with_cookies(Response(status_code=304, headers={"etag": tag}))
+            return self._with_cookies(HTMLResponse(content, status, {"etag": tag}))
+        return self._with_cookies(HTMLResponse(content, status))
+
+    def go(self, path: str) -> Response:
+        """To another page, after a change."""
+        response = RedirectResponse(path, 303)
+        if self.is_fragment:
+            response = Response(status_code=204, headers={"HX-Redirect": path})
+        return self._with_cookies(response)
+
+    def _with_cookies(self, response: Response) -> Response:
+        is_secure = self.base.startswith("https://")
+        if self.visitor is None and BEFORE not in self.request.cookies:
+            self._cookies.append((BEFORE, self._before, 86_400))
+        for name, value, seconds in self._cookies:
+            response.set_cookie(name, value, max_age=seconds, httponly=True, samesite="lax", secure=is_secure, path="/")
+        return response

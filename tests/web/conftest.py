@@ -1,0 +1,129 @@
+"""A service with a user who can sign in, a plain client for its pages, and a real browser."""
+
+import http.cookiejar
+import re
+import shutil
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from email.message import Message
+
+import pytest
+from msgspec import Struct
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from e2e.conftest import receiver, start_service  # noqa: F401  # fixtures
+from e2e.service import Service
+
+EMAIL, PASSWORD = "operator@example.com", "correct horse battery"
+
+
+class Answer(Struct):
+    status: int
+    headers: Message
+    text: str
+    url: str
+
+    @property
+    def path(self) -> str:
+        return urllib.parse.urlsplit(self.url).path
+
+
+class _Stays(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+class Surfer:
+    """A browser without JavaScript: cookies, forms, redirects."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.cookies = http.cookiejar.CookieJar()
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies), urllib.request.ProxyHandler({}))
+        self._open = opener.open
+        staying = (urllib.request.HTTPCookieProcessor(self.cookies), urllib.request.ProxyHandler({}), _Stays())
+        self._stay = urllib.request.build_opener(*staying).open
+
+    def get(self, path: str, *, stay: bool = False, **headers: str) -> Answer:
+        return self._ask(urllib.request.Request(self.base + path, headers=_names(headers)), stay)
+
+    def post(
+        self, path: str, *, csrf: str | None = None, stay: bool = False, headers: dict[str, str] | None = None, **form: object
+    ) -> Answer:
+        """With the form token of the page at this path, unless another is given."""
+        token = self.token(path) if csrf is None else csrf
+        content = urllib.parse.urlencode({"csrf": token, **form}, doseq=True).encode()
+        return self._ask(urllib.request.Request(self.base + path, content, headers or {}), stay)
+
+    def token(self, path: str = "/account") -> str:
+        page = self.get(path).text
+        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page) or re.search(r'"X-CSRF": "([0-9a-f]{64})"', page)
+        assert found, page[:500]
+        return found[1]
+
+    def _ask(self, request: urllib.request.Request, stay: bool) -> Answer:
+        try:
+            with (self._stay if stay else self._open)(request, timeout=20) as reply:
+                return Answer(reply.status, reply.headers, reply.read().decode(), reply.url)
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.headers, error.read().decode(), error.url)
+
+    def sign_in(self, email: str = EMAIL, password: str = PASSWORD) -> Answer:
+        return self.post("/sign-in", email=email, password=password)
+
+
+def _names(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@pytest.fixture
+def served(start_service) -> Service:  # noqa: F811
+    return start_service(TOCSIN_RETRY_SCHEDULE="1s,1s", TOCSIN_BOOTSTRAP_EMAIL=EMAIL, TOCSIN_BOOTSTRAP_PASSWORD=PASSWORD)
+
+
+@pytest.fixture
+def base(served: Service) -> str:
+    return f"http://127.0.0.1:{served.port}"
+
+
+@pytest.fixture
+def surfer(base: str) -> Surfer:
+    """Signed in."""
+    found = Surfer(base)
+    assert found.sign_in().path == "/"
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """For a module only: while it is there an event loop runs in this thread, and other tests want one of their own."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def context(browser: Browser, base: str) -> Iterator[BrowserContext]:
+    found = browser.new_context(base_url=base, locale="en-US")
+    found.set_default_timeout(15_000)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+def sign_in(page: Page, email: str = EMAIL, password: str = PASSWORD) -> None:
+    page.goto("/sign-in")
+    page.fill("#email", email)
+    page.fill("#password", password)
+    page.click("main button.primary")
+    page.wait_for_url("**/")

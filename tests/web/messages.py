@@ -1,0 +1,82 @@
+"""Every text that the pages show in the reader's language: `python tests/web/messages.py` prints those that a catalogue lacks."""
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+
+from babel.messages.pofile import read_po
+from jinja2.ext import babel_extract
+
+from tocsin.api.errors import CODES
+from tocsin.api.table import TABLE
+from tocsin.channels.contract import fields_of
+from tocsin.channels.registry import CHANNELS
+from tocsin.flow import words
+from tocsin.model import Reason
+from tocsin.web.language import FOLDER, LANGUAGES
+
+WEB = FOLDER.parent
+UNREADY = ("The store does not take writes.", "The engine does not run.")
+PYTHON = [*WEB.glob("*.py"), WEB.parent / "flow" / "accounts.py", WEB.parent / "flow" / "handlers.py"]
+
+
+def of_templates() -> Iterator[str]:
+    for file in sorted((WEB / "templates").glob("*.html")):
+        with file.open("rb") as source:
+            for _, _, found, _ in babel_extract(source, ["_", "gettext", "ngettext"], [], {"silent": "false", "newstyle_gettext": "true"}):
+                yield from [found] if isinstance(found, str) else [found[0]]
+
+
+def of_python() -> Iterator[str]:
+    """What is marked with `_` or `N_`, and the details of faults that have no values in them."""
+    for file in PYTHON:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            texts = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            if node.func.id in {"_", "N_"}:
+                yield from texts
+            elif node.func.id == "Fault" and len(node.args) > 2 and isinstance(node.args[2], ast.Constant):
+                yield texts[2]
+
+
+def of_words() -> Iterator[str]:
+    yield from words.EVENT_TEMPLATES
+    for reason in Reason:
+        yield words.sentence(reason)
+        yield words.hint(reason)
+
+
+def of_channels() -> Iterator[str]:
+    for channel in CHANNELS.values():
+        for field in fields_of(channel.settings).values():
+            yield from (field.title, field.help)
+
+
+def of_the_reference() -> Iterator[str]:
+    for endpoint in TABLE:
+        yield from (endpoint.group, endpoint.summary, endpoint.description, endpoint.result.sentence)
+        for parameter in (*endpoint.query, *endpoint.body):
+            yield parameter.kind.word
+            if not parameter.description.startswith("For type = "):  # its parts are the channel's texts
+                yield parameter.description
+    for code in CODES.values():
+        yield code.sentence
+
+
+def everything() -> list[str]:
+    sources: tuple[Iterable[str], ...] = (of_templates(), of_python(), of_words(), of_channels(), of_the_reference())
+    return list(dict.fromkeys([*(text for source in sources for text in source if text), *UNREADY]))
+
+
+def missing(language: str) -> list[str]:
+    with (FOLDER / f"{language}.po").open("rb") as file:
+        catalogue = read_po(file, locale=language)
+    return [text for text in everything() if not (found := catalogue.get(text)) or not found.string]
+
+
+if __name__ == "__main__":
+    for language in LANGUAGES:
+        if language != "en":
+            for text in missing(language):
+                sys.stdout.write(f"{text!r}\n")

@@ -1,0 +1,315 @@
+"""What people do at the pages, in a real browser: with JavaScript and without, in English and in Korean."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from e2e.conftest import Starter
+from e2e.service import Client, Service
+from receiver import Receiver
+from web.conftest import EMAIL, PASSWORD, sign_in
+
+AXE = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+FORMS = {
+    "email": {"email": "hey@example.com"},
+    "slack": {"slack": "{url}/services/T0/B0/xxxx"},
+    "discord": {"discord": "{url}/api/webhooks/1/abc"},
+    "telegram": {"telegram": "123456:AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr", "telegram_chat_id": "-1001"},
+    "microsoft_teams": {"microsoft_teams": "{url}/workflows/x"},
+    "x": {"x_consumer_key": "k", "x_consumer_secret": "s", "x_access_token": "1-t", "x_access_token_secret": "t"},
+    "google_chat": {"google_chat": "{url}/v1/spaces/S/messages?key=k&token=t"},
+    "ntfy": {"ntfy": "{url}/alerts"},
+    "webhook": {"webhook": "{url}/hook"},
+}
+
+
+@pytest.fixture
+def client(served: Service) -> Client:
+    return served.first()
+
+
+@pytest.fixture(params=["en", "ko"])
+def spoken(request: pytest.FixtureRequest, browser: Browser, base: str) -> Iterator[tuple[str, Page]]:
+    """A browser that prefers this language, somebody signed in."""
+    context = browser.new_context(base_url=base, locale={"en": "en-US", "ko": "ko-KR"}[request.param])
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    sign_in(page)
+    yield request.param, page
+    context.close()
+
+
+def watched(page: Page) -> list[str]:
+    """Whatever the browser complains of from now on, but for answers that are errors on purpose."""
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" and "status of" not in message.text else None)
+    return said
+
+
+def test_a_first_handler_its_test_and_what_it_says(spoken: tuple[str, Page], receiver: Receiver) -> None:
+    language, page = spoken
+    said = watched(page)
+    page.goto("/")
+    expect(page.locator("html")).to_have_attribute("lang", language)
+    page.click("text=Webhook")
+    page.fill("#name", "당직 엔드포인트")
+    page.fill("#webhook", receiver.url("/hook"))
+    receiver.answer("/hook", 500, body=b"we are broken")
+    receiver.answer("/hook", 200)
+    page.click("button[value=test]")
+    expect(page.locator(".trial.red")).to_contain_text("we are broken")
+    expect(page.locator(".trial")).to_contain_text({"en": "an error of its own", "ko": "제공자 쪽에 오류"}[language])
+    page.click("button[value=test]")  # it is mended
+    expect(page.locator(".trial.green")).to_be_visible()
+    page.click("button[value=save]")
+    page.wait_for_url("**/handlers/1?done=added")
+    expect(page.locator(".done")).to_be_visible()
+    page.click(".head .actions button.primary")
+    expect(page.locator("#trial .trial.green")).to_be_visible()
+    page.goto("/")
+    expect(page.locator(".rows .name")).to_have_text("당직 엔드포인트")
+    page.click(f"text={'Test' if language == 'en' else '테스트'}")
+    expect(page.locator("#trial-1 .trial.green")).to_be_visible()
+    assert said == []
+
+
+def test_every_type_can_be_added(page: Page, receiver: Receiver) -> None:
+    sign_in(page)
+    for type_, settings in FORMS.items():
+        page.goto("/handlers/add")
+        page.click(f"a[href='/handlers/add/{type_}']")
+        page.fill("#name", f"my {type_}")
+        for name, value in settings.items():
+            page.fill(f"#{name}", value.replace("{url}", receiver.url("")))
+        page.click("button[value=save]")
+        page.wait_for_url(re.compile(r"/handlers/\d+\?done=added"))
+        expect(page.locator("h1")).to_contain_text(f"my {type_}")
+    page.goto("/")
+    expect(page.locator(".rows .row")).to_have_count(len(FORMS))
+
+
+def test_faults_stand_beside_their_fields_and_what_was_typed_stays(page: Page) -> None:
+    sign_in(page)
+    page.goto("/handlers/add/telegram")
+    page.fill("#name", "my bot")
+    page.fill("#telegram", "nonsense")
+    page.fill("#telegram_chat_id", "12")
+    page.click("button[value=save]")
+    expect(page.locator("#fault-telegram")).to_be_visible()
+    expect(page.locator("#telegram")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#name")).to_have_value("my bot")
+    expect(page.locator("#telegram_chat_id")).to_have_value("12")
+
+
+def test_sending_with_a_preview_and_watching_it_arrive(spoken: tuple[str, Page], client: Client, receiver: Receiver) -> None:
+    """It waits, is tried again, arrives, and the page tells all of it by itself; then it is opened from its own address."""
+    language, page = spoken
+    said = watched(page)
+    receiver.answer("/hook", 503, body=b"in a moment")
+    receiver.answer("/hook", 200)
+    client.add_handler("webhook", "endpoint", webhook=receiver.url("/hook"))
+    page.goto("/send")
+    page.fill("#title", "Disk")
+    page.fill("#message", "**91 %** full")
+    expect(page.locator("#previews pre").first).to_contain_text("91 %")
+    page.click("button[value=send]")
+    page.wait_for_url(re.compile(r"/notifications/1\?done=sent"))
+    expect(page.locator(".rows .badge")).to_have_text({"en": "Delivered", "ko": "전송됨"}[language], timeout=20_000)
+    page.click(".rows .name")
+    page.wait_for_url("**/deliveries/1")
+    story = page.locator(".story li")
+    expect(story).to_have_count(3)
+    expect(story.nth(1)).to_contain_text("503")
+    expect(story.nth(2)).to_contain_text("200")
+    assert said == []
+
+
+def test_the_log_with_its_drawer_filters_and_replay(page: Page, client: Client, receiver: Receiver) -> None:
+    said = watched(page)
+    receiver.answer("/bad", 400, body=b"no")
+    good = client.add_handler("webhook", "good", webhook=receiver.url("/good"))
+    bad = client.add_handler("webhook", "bad", webhook=receiver.url("/bad"))
+    client.settled(client.send("about disks", title="Disk", handlers=[good, bad]), 20)
+    client.settled(client.send("about nets", title="Net", severity="critical", handlers=[good]))
+    sign_in(page)
+    page.goto("/log")
+    expect(page.locator(".rows .row")).to_have_count(3)
+    page.click(".rows .name >> nth=0")
+    expect(page.locator("#drawer article")).to_contain_text("Net")
+    page.select_option("select[name=status]", "failed")
+    page.click(".filters button.primary")
+    expect(page.locator(".rows .row")).to_have_count(1)
+    assert "status=failed" in page.url
+    page.click("text=Replay these…")
+    expect(page.locator("h1")).to_have_text("Send 1 delivery again?")
+    receiver.answer("/bad", 200)
+    receiver.answer("/bad", 200)
+    page.click("button.primary")
+    page.wait_for_url("**done=replayed")
+    page.goto("/log?severity=critical")
+    expect(page.locator(".rows .row")).to_have_count(1)
+    page.goto("/log?search=disks")
+    expect(page.locator(".rows .row")).to_have_count(2)
+    page.goto(f"/log?handler={bad}&reason=rejected")
+    assert page.locator(".rows .row").count() <= 1
+    assert said == []
+
+
+def test_keys_and_signing_out(page: Page, served: Service) -> None:
+    sign_in(page)
+    page.goto("/keys")
+    page.fill("#name", "deploy script")
+    page.click("form.card button.primary")
+    key = page.locator("#new-key").inner_text()
+    client = served.first()
+    client.key = key
+    assert client.get("/api/notification-handlers").status == 200
+    page.goto("/keys")
+    page.get_by_role("button", name="Revoke deploy script").click()
+    page.wait_for_url("**done=revoked")
+    assert client.get("/api/notification-handlers").status == 401
+    page.goto("/docs")
+    page.click("#key-place button")
+    expect(page.locator("#key-place pre")).to_contain_text("export TOCSIN_API_KEY=tk_")
+    page.click("text=Sign out")
+    page.wait_for_url("**/sign-in")
+    page.goto("/log")
+    expect(page).to_have_url(re.compile(r"/sign-in\?to=/log$"))
+
+
+def test_pausing_deleting_and_what_they_take_along(page: Page, client: Client, receiver: Receiver) -> None:
+    client.add_handler("webhook", "endpoint", webhook=receiver.url("/hook"))
+    sign_in(page)
+    page.goto("/handlers/1")
+    page.click("text=Pause")
+    expect(page.locator(".badge >> nth=0")).to_have_text("Paused by you")
+    page.click("text=Switch on")
+    expect(page.locator(".badge >> nth=0")).to_have_text("Ready")
+    page.click("text=Delete")
+    expect(page.locator("main")).to_contain_text("cannot be brought back")
+    page.click("button.danger")
+    page.wait_for_url("**/?done=deleted")
+    assert client.get("/api/notification-handlers").json["meta"]["total"] == 0
+
+
+def test_without_javascript_everything_works(browser: Browser, base: str, client: Client, receiver: Receiver) -> None:
+    receiver.answer("/bad", 400)
+    client.add_handler("webhook", "endpoint", webhook=receiver.url("/hook"))
+    bad = client.add_handler("webhook", "bad", webhook=receiver.url("/bad"))
+    client.settled(client.send("x", title="Disk", handlers=[bad]), 20)
+    context = browser.new_context(base_url=base, java_script_enabled=False)
+    page = context.new_page()
+    sign_in(page)
+    page.goto("/log?status=failed")
+    page.click(".rows .name")
+    page.wait_for_url("**/deliveries/1")
+    receiver.answer("/bad", 200)
+    receiver.answer("/bad", 200)
+    page.click("text=Retry now")
+    page.wait_for_url("**/deliveries/1?done=retried")
+    page.goto("/handlers/1")
+    page.click(".head .actions button.primary")
+    expect(page.locator(".trial.green")).to_be_visible()
+    page.goto("/send")
+    page.fill("#message", "hello")
+    page.check("input[name=handlers] >> nth=0")
+    page.click("button[value=preview]")
+    expect(page.locator("#previews pre").first).to_contain_text("hello")
+    expect(page.locator("#message")).to_have_value("hello")
+    page.click("button[value=send]")
+    page.wait_for_url("**/notifications/2?done=sent")
+    page.click(".languages a[lang=ko]")
+    expect(page.locator("html")).to_have_attribute("lang", "ko")
+    context.close()
+
+
+def test_the_keyboard_goes_all_the_way(page: Page, client: Client, receiver: Receiver) -> None:
+    client.add_handler("webhook", "endpoint", webhook=receiver.url("/hook"))
+    sign_in(page)
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    for _ in range(3):  # add a handler, its name, its test
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#trial-1 .trial.green")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_an_accessibility_violation(browser: Browser, base: str, client: Client, receiver: Receiver, scheme: str) -> None:
+    receiver.answer("/bad", 410, body=b"no more")
+    good = client.add_handler("webhook", "good", webhook=receiver.url("/good"))
+    bad = client.add_handler("webhook", "bad", webhook=receiver.url("/bad"))
+    client.settled(client.send("about **disks**", title="Disk", handlers=[good, bad], fields={"host": "db-1"}))
+    context = browser.new_context(base_url=base, color_scheme=scheme, bypass_csp=True)  # for axe itself
+    page = context.new_page()
+    found: dict[str, list[str]] = {}
+
+    def look(name: str) -> None:
+        page.add_script_tag(content=AXE)
+        violations = page.evaluate("async () => (await axe.run(document)).violations")
+        if violations:
+            found[name] = [f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in violations]
+
+    page.goto("/sign-in")
+    look("/sign-in")
+    sign_in(page)
+    for path in (
+        *(
+            "/",
+            "/handlers/add",
+            "/handlers/add/x",
+            f"/handlers/{good}",
+            f"/handlers/{bad}",
+            f"/handlers/{good}/edit",
+            f"/handlers/{bad}/delete",
+        ),
+        *("/log", "/log?status=expired", "/log/replay?status=failed", "/deliveries/1", "/deliveries/2", "/notifications/1"),
+        *("/send", "/keys", "/account", "/users", "/docs", "/ko/docs", "/nowhere"),
+    ):
+        page.goto(path)
+        look(path)
+    page.goto("/log")
+    page.click(".rows .name >> nth=0")
+    expect(page.locator("#drawer article")).to_be_visible()
+    look("the drawer")
+    page.goto("/handlers/add/telegram")
+    page.fill("#name", "x")
+    page.fill("#telegram", "x")
+    page.fill("#telegram_chat_id", "x")
+    page.click("button[value=save]")
+    look("a form with faults")
+    page.goto(f"/handlers/{good}")
+    page.click(".head .actions button.primary")
+    expect(page.locator("#trial .trial")).to_be_visible()
+    look("a test")
+    context.close()
+    assert found == {}
+
+
+@pytest.mark.parametrize("path", ["/", "/handlers/1", "/log", "/deliveries/1", "/send", "/keys", "/docs"])
+def test_nothing_sticks_out_at_360_pixels(browser: Browser, base: str, client: Client, receiver: Receiver, path: str) -> None:
+    client.add_handler("webhook", "a name without any space in it " + "x" * 80, webhook=receiver.url("/" + "y" * 200))
+    client.settled(client.send("z" * 400, title="t" * 200))
+    context = browser.new_context(base_url=base, viewport={"width": 360, "height": 800})
+    page = context.new_page()
+    sign_in(page)
+    page.goto(path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+def test_the_first_page_is_small(start_service: Starter, browser: Browser) -> None:
+    service = start_service(TOCSIN_BOOTSTRAP_EMAIL=EMAIL, TOCSIN_BOOTSTRAP_PASSWORD=PASSWORD)
+    context = browser.new_context(base_url=f"http://127.0.0.1:{service.port}")
+    page = context.new_page()
+    sizes: list[int] = []
+    page.on("requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"] + request.sizes()["responseHeadersSize"]))
+    sign_in(page)
+    assert sum(sizes) < 60_000, sizes
+    context.close()

@@ -1,0 +1,82 @@
+"""Both languages are complete, and say what they are asked to say."""
+
+import re
+
+import pytest
+from babel.messages.pofile import read_po
+
+from e2e.service import Service
+from tocsin.flow.words import Event
+from tocsin.web.language import FOLDER, LANGUAGES, choose, translations
+from tocsin.web.render import described, span, story
+from web import messages
+from web.conftest import Surfer
+
+OTHERS = [language for language in LANGUAGES if language != "en"]
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_no_text_is_missing_and_none_is_left_over(language: str) -> None:
+    assert messages.missing(language) == []
+    with (FOLDER / f"{language}.po").open("rb") as file:
+        catalogue = read_po(file, locale=language)
+    known = set(messages.everything())
+    assert [one.id for one in catalogue if one.id and (one.id if isinstance(one.id, str) else one.id[0]) not in known] == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_what_is_filled_in_is_the_same(language: str) -> None:
+    with (FOLDER / f"{language}.po").open("rb") as file:
+        for one in read_po(file, locale=language):
+            given = one.id if isinstance(one.id, str) else one.id[0]
+            said = one.string if isinstance(one.string, str) else one.string[0]
+            places = r"%\(\w+\)s|\{\w+\}|%%"
+            assert sorted(set(re.findall(places, given))) == sorted(set(re.findall(places, said))), given
+
+
+@pytest.mark.parametrize(
+    ("wanted", "accepted", "chosen"),
+    [
+        (None, "", "en"),
+        (None, "ko-KR,ko;q=0.9,en;q=0.8", "ko"),
+        (None, "en-GB,ko;q=0.5", "en"),
+        (None, "de, fr;q=0.9", "en"),
+        (None, "de, ko;q=0.1", "ko"),
+        (None, "ko;q=0, en", "en"),
+        (None, "ko;q=x,,;;,q=", "en"),
+        ("ko", "en", "ko"),
+        ("xx", "ko", "ko"),
+    ],
+)
+def test_the_language_is_the_readers(wanted: str | None, accepted: str, chosen: str) -> None:
+    assert choose(wanted, accepted) == chosen
+
+
+def test_stories_and_lengths_are_told_in_it() -> None:
+    _ = translations("ko").gettext
+    event = Event(
+        0,
+        "Attempt {number}: {what}{code}. Next attempt in {span}.",
+        {"number": "1", "what": "The provider had an error of its own", "code": " (500)", "span": "5 s"},
+    )
+    assert story(event, _) == "시도 1: 제공자 쪽에 오류가 있었습니다 (500). 다음 시도는 5 s 후."
+    assert story(Event(0, "Skipped: {why}", {"why": "The handler is paused."}), _) == "건너뜀: 핸들러가 일시 중지되어 있습니다."
+    assert [span(seconds, _) for seconds in (0.25, 5, 300, 7200, 300_000)] == ["250ms", "5초", "5분", "2시간", "3일"]
+    assert described(
+        "For type = email: E-mail address. Where the e-mails go. Addresses of your own network, such as root@nas, are fine.", _
+    ) == ("사용 가능: type = email: 이메일 주소. 이메일을 받을 곳입니다. root@nas 같은 내부 네트워크 주소도 됩니다.")
+
+
+def test_the_reference_names_every_request_in_both(base: str, served: Service) -> None:
+    paths = served.first().get("/api/openapi.json").json["paths"]
+    for page, word in (("/docs", "required"), ("/ko/docs", "필수")):
+        text = Surfer(base).get(page).text
+        assert word in text and all(path in text for path in paths)
+    korean = Surfer(base).get("/ko/docs").text
+    terms = (
+        *("알림 핸들러", "매개변수", "상세", "설명", "선택", "필수", "허용 값:", "기본값:"),
+        *("사용 가능: type = email", "웹훅 URL", "Telegram 채팅 ID"),
+    )
+    for term in terms:
+        assert term in korean, term
+    assert 'lang="ko"' in korean

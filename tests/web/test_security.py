@@ -1,0 +1,267 @@
+"""What the pages must never do: leak, believe, or let somebody else act."""
+
+import json
+import re
+from html import unescape
+
+import pytest
+
+from e2e.conftest import Starter
+from e2e.service import Service
+from receiver import Receiver
+from web.conftest import EMAIL, PASSWORD, Surfer
+
+SECRET = "hookSecretThatNobodyShallSee"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
+PAGES = (
+    "/",
+    "/handlers/add",
+    "/handlers/add/webhook",
+    "/log",
+    "/send",
+    "/keys",
+    "/account",
+    "/users",
+    "/docs",
+    "/ko/docs",
+    "/sign-in",
+    "/nowhere",
+)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_has_the_headers(surfer: Surfer, path: str) -> None:
+    headers = surfer.get(path).headers
+    policy = headers["content-security-policy"]
+    assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert (headers["x-frame-options"], headers["x-content-type-options"], headers["cache-control"]) == ("DENY", "nosniff", "no-store")
+    assert headers["referrer-policy"] == "same-origin"
+
+
+def test_no_page_has_anything_inline(surfer: Surfer, served: Service) -> None:
+    served.first().add_handler("webhook", webhook="https://example.com/x")
+    for path in (*PAGES, "/handlers/1", "/handlers/1/edit", "/handlers/1/delete"):
+        text = surfer.get(path).text
+        assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|javascript:", text), path
+
+
+def test_cookies_are_out_of_reach_and_secure_behind_tls(start_service: Starter) -> None:
+    service = start_service(
+        TOCSIN_BOOTSTRAP_EMAIL=EMAIL, TOCSIN_BOOTSTRAP_PASSWORD=PASSWORD, TOCSIN_TRUSTED_PROXIES="127.0.0.0/8", TOCSIN_ALLOW_NETWORKS=""
+    )
+    surfer = Surfer(f"http://127.0.0.1:{service.port}")
+    plain = surfer.get("/sign-in").headers.get_all("set-cookie")
+    assert plain and all("HttpOnly" in one and "SameSite=lax" in one and "Secure" not in one for one in plain)
+    secure = (
+        Surfer(surfer.base).get("/sign-in", x_forwarded_proto="https", x_forwarded_host="tocsin.example.com").headers.get_all("set-cookie")
+    )
+    assert secure and all("Secure" in one for one in secure)
+
+
+def test_forwarded_headers_of_strangers_are_not_believed(base: str) -> None:
+    page = Surfer(base).get("/docs", x_forwarded_host="evil.example.com", x_forwarded_proto="https").text
+    assert "evil.example.com" not in page
+
+
+def test_a_change_needs_the_token_of_its_own_session(surfer: Surfer, base: str) -> None:
+    stranger = Surfer(base)
+    for csrf in ("", "0" * 64, stranger.token("/sign-in")):
+        answer = surfer.post("/keys", csrf=csrf, name="stolen", scopes="handlers:read")
+        assert answer.status == 403
+    ours = surfer.token()
+    for headers in ({"Origin": "https://evil.example.com"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
+        assert surfer.post("/keys", csrf=ours, headers=headers, name="stolen", scopes="handlers:read").status == 403
+    assert "stolen" not in surfer.get("/keys").text
+    assert surfer.post("/keys", csrf=ours, headers={"Origin": base}, name="mine", scopes="handlers:read").status == 200
+
+
+def test_nobody_gets_in_without_signing_in(base: str) -> None:
+    stranger = Surfer(base)
+    for path in ("/", "/log", "/keys", "/users", "/handlers/1", "/deliveries/1", "/log/export.csv"):
+        assert stranger.get(path).path == "/sign-in", path
+    assert stranger.post("/keys", csrf=stranger.token("/sign-in"), name="x", scopes="handlers:read").path == "/sign-in"
+
+
+def test_signing_in_does_not_tell_whether_there_is_such_an_account(base: str) -> None:
+    def told(email: str) -> tuple[int, str]:
+        answer = Surfer(base).sign_in(email, "wrong password")
+        return answer.status, re.sub(r"[0-9a-f]{64}", "", answer.text.replace(email, ""))
+
+    assert told(EMAIL) == told("nobody@example.com")
+    assert told(EMAIL)[0] == 422
+
+
+def test_guessing_is_slowed_down(base: str) -> None:
+    statuses = [Surfer(base).sign_in(EMAIL, f"guess {number}").status for number in range(8)]
+    assert statuses[:5] == [422] * 5 and 429 in statuses[5:]
+    refused = Surfer(base).sign_in()  # even the right one has to wait now
+    assert refused.status == 429 and int(refused.headers["retry-after"]) >= 1
+
+
+def test_a_session_is_new_after_signing_in_and_ends_everywhere(surfer: Surfer, base: str) -> None:
+    def session(one: Surfer) -> str:
+        return next(cookie.value or "" for cookie in one.cookies if cookie.name == "tocsin_session")
+
+    other = Surfer(base)
+    other.sign_in()
+    first = session(other)
+    assert first != session(surfer)
+    other.sign_in()
+    assert other.get("/").path == "/"
+    surfer.post("/account/sign-out-everywhere", csrf=surfer.token())
+    assert surfer.get("/").path == other.get("/").path == "/sign-in"
+
+
+def test_a_new_password_ends_all_other_sessions(surfer: Surfer, base: str) -> None:
+    other = Surfer(base)
+    other.sign_in()
+    wrong = surfer.post("/account/password", csrf=surfer.token(), old="wrong", new="another long password")
+    assert wrong.status == 422
+    short = surfer.post("/account/password", csrf=surfer.token(), old=PASSWORD, new="short")
+    assert short.status == 422
+    assert surfer.post("/account/password", csrf=surfer.token(), old=PASSWORD, new="another long password").path == "/account"
+    assert surfer.get("/").path == "/" and other.get("/").path == "/sign-in"
+    assert Surfer(base).sign_in().status == 422
+    assert Surfer(base).sign_in(password="another long password").path == "/"
+
+
+def test_it_leads_back_to_where_one_wanted_to_go_and_nowhere_else(base: str) -> None:
+    def lands(wanted: str) -> str:
+        surfer = Surfer(base)
+        token = surfer.token("/sign-in")
+        return surfer.post(f"/sign-in?to={wanted}", csrf=token, stay=True, email=EMAIL, password=PASSWORD).headers["location"]
+
+    assert lands("/log%3Fstatus=failed") == "/log?status=failed"
+    for elsewhere in ("https://evil.example.com", "//evil.example.com", "/%5Cevil.example.com", "javascript:alert(1)"):
+        assert lands(elsewhere) == "/"
+
+
+def test_what_users_and_providers_write_is_text_everywhere(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    receiver.answer("/hook", 400, body=HOSTILE.encode())
+    handler = client.add_handler("webhook", HOSTILE, webhook=receiver.url("/hook"))
+    fields = {"title": HOSTILE, "url": "https://example.com/?<x>", "fields": {HOSTILE: HOSTILE}}
+    [delivery] = client.settled(client.send(HOSTILE, handlers=[handler], **fields))
+    surfer.post("/keys", csrf=surfer.token(), name=HOSTILE, scopes="handlers:read")
+    paths = ["/", f"/handlers/{handler}", f"/handlers/{handler}/edit", f"/handlers/{handler}/delete", "/log", "/send", "/keys"]
+    paths += [
+        f"/deliveries/{delivery['id']}",
+        f"/notifications/{delivery['notification_id']}",
+        f"/?search={HOSTILE[:8]}",
+        f"/log?search={HOSTILE[:8]}",
+    ]
+    for path in paths:
+        text = surfer.get(path.replace("<", "%3C").replace(">", "%3E")).text
+        assert "<script>alert" not in text and "<img src=x" not in text and "49" not in unescape(text).partition("{{")[0][-2:], path
+    trial = surfer.post(f"/handlers/{handler}/test", csrf=surfer.token()).text
+    assert "<script>alert" not in trial and "&lt;script&gt;" in trial
+
+
+def test_stored_secrets_are_in_no_page(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    handler = client.add_handler("webhook", webhook=receiver.url(f"/{SECRET}"))
+    [delivery] = client.settled(client.send("x", handlers=[handler]))
+    token = surfer.token()
+    texts = [
+        surfer.get(path).text
+        for path in ("/", f"/handlers/{handler}", f"/handlers/{handler}/edit", "/log", f"/deliveries/{delivery['id']}")
+    ]
+    texts += [surfer.post(f"/handlers/{handler}/test", csrf=token).text]
+    texts += [surfer.post("/send/preview", csrf=token, message="x", severity="info").text]
+    texts += [surfer.post(f"/handlers/{handler}/edit", csrf=token, name="x", do="test").text]
+    assert not any(SECRET in text for text in texts)
+    assert "••••" in texts[1]
+    assert surfer.post(f"/handlers/{handler}/edit", csrf=token, name="renamed", webhook="", do="save").path == f"/handlers/{handler}"
+    assert SECRET in client.handler(handler)["settings"]["webhook"]
+
+
+def test_two_users_cannot_see_each_other(surfer: Surfer, served: Service, base: str, receiver: Receiver) -> None:
+    client = served.first()
+    handler = client.add_handler("webhook", "Mine alone", webhook=receiver.url("/hook"))
+    [delivery] = client.settled(client.send("my secret plan", handlers=[handler]))
+    invited = surfer.post("/users", csrf=surfer.token("/users"), email="second@example.com")
+    link = re.search(r"http://[^<\s]+/invited/[\w-]+", unescape(invited.text))
+    assert link
+    other = Surfer(base)
+    path = link[0].removeprefix(base)
+    assert other.post(path).path == "/account"
+    assert Surfer(base).post(path).status == 422  # it works once
+    token = other.token()
+    for seen in ("/", "/log", "/keys", "/send"):
+        text = other.get(seen).text
+        assert "Mine alone" not in text and "my secret plan" not in text, seen
+    for gone in (
+        f"/handlers/{handler}",
+        f"/handlers/{handler}/edit",
+        f"/deliveries/{delivery['id']}",
+        f"/notifications/{delivery['notification_id']}",
+        "/users",
+    ):
+        assert other.get(gone).status == 404, gone
+    for gone in (
+        f"/handlers/{handler}/delete",
+        f"/handlers/{handler}/test",
+        f"/deliveries/{delivery['id']}/retry",
+        "/keys/1/revoke",
+        "/users",
+    ):
+        assert other.post(gone, csrf=token, email="x@example.com").status == 404, gone
+    users = re.findall(r'action="/users/(\d+)/disable"', surfer.get("/users").text)
+    surfer.post(f"/users/{users[0]}/disable", csrf=surfer.token())
+    assert other.get("/").path == "/sign-in"
+    assert client.get(f"/api/notification-handlers/{handler}").status == 200
+
+
+def test_a_key_is_shown_once_and_can_do_what_it_may(surfer: Surfer, served: Service) -> None:
+    shown = surfer.post("/keys", csrf=surfer.token(), name="deploy script", scopes="handlers:read")
+    [key] = set(re.findall(r"tk_\w{43}", shown.text))
+    assert key not in surfer.get("/keys").text
+    client = served.first()
+    client.key = key
+    assert client.get("/api/notification-handlers").status == 200
+    assert client.post("/api/notifications", {"message": "x"}).status == 403
+    [key_id] = re.findall(r'action="/keys/(\d+)/revoke"', surfer.get("/keys").text)[:1]
+    surfer.post(f"/keys/{key_id}/revoke", csrf=surfer.token())
+    assert client.get("/api/notification-handlers").status == 401
+
+
+def test_an_export_holds_no_formula(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    handler = client.add_handler("webhook", "=cmd()", webhook=receiver.url("/hook"))
+    client.settled(client.send("x", title="=HYPERLINK(1)", handlers=[handler]))
+    lines = surfer.get("/log/export.csv").text.splitlines()
+    assert len(lines) == 2 and "'=HYPERLINK(1)" in lines[1] and "'=cmd()" in lines[1]
+    [row] = [json.loads(line) for line in surfer.get("/log/export.jsonl?status=delivered").text.splitlines()]
+    assert (row["title"], row["status"], row["handler"]) == ("=HYPERLINK(1)", "delivered", "=cmd()")
+    assert surfer.get("/log/export.xml").status == 404
+
+
+def test_nonsense_in_a_query_string_is_no_fault_of_ours(surfer: Surfer) -> None:
+    for query in (
+        "page=-1",
+        "page=x",
+        "page=99999999999",
+        "handler=x",
+        "status=x",
+        "reason=x",
+        "severity=x",
+        "from=x",
+        "to=9999-99-99",
+        "lang=x",
+        "search=%00",
+    ):
+        assert surfer.get(f"/log?{query}").status == 200, query
+    assert surfer.get("/?page=0&search=%FF").status == 200
+    assert surfer.get("/deliveries/99999999999999999999999").status == 404
+    assert surfer.get("/handlers/add/pigeon").status == 404
+
+
+def test_a_form_that_is_too_large_or_nonsense_is_refused(surfer: Surfer, base: str) -> None:
+    stranger = Surfer(base)
+    assert stranger.post("/sign-in", csrf="x", email="x" * 2_000_000).status == 413
+    assert stranger.post("/sign-in", csrf="x", email=["x"] * 3000).status == 413
+    assert stranger.post("/sign-in", csrf="é한\0\ud800".encode("utf-8", "surrogatepass"), email="x").status == 403
+    made = surfer.post("/handlers/add/email", name="a\0b\nc", email="hey@example.com", do="save")
+    assert made.status == 200 and "ab c" in made.text
+    assert surfer.post("/send", message="", csrf=surfer.token()).status == 422
+    assert surfer.post("/send", message="x", severity="loud", csrf=surfer.token()).status == 422
