@@ -13,7 +13,7 @@ demo: install
 install: .venv/.runtime
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 4 --dist loadgroup
 
 check: .venv/.dev
 	$(BIN)/ruff check .
