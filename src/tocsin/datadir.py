@@ -4,8 +4,9 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -134,16 +135,7 @@ def _make_key_file(file: Path) -> str:
 
 def _check_form(file: Path) -> None:
     """A store of a newer version than this one is left alone."""
-    try:
-        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        if "no such table" in str(error):
-            return
-        raise StoreError(f"The store {file} cannot be read: {error}.") from error
+    row = first_row(file, "SELECT version_num FROM alembic_version")
     if row is not None and row[0] > migrations.HEAD:
         raise StoreError(
             f"The store {file} was made by a newer version of tocsin (its form is {row[0]}, this version knows {migrations.HEAD})."
@@ -151,23 +143,35 @@ def _check_form(file: Path) -> None:
 
 
 def _check_canary(file: Path, vault: Vault) -> None:
-    """Read only, so that a store that is refused is left as it was."""
-    try:
-        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            row = connection.execute("SELECT value FROM meta WHERE name = ?", (_CANARY,)).fetchone()
-        finally:
-            connection.close()
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):  # made, but never marked: nothing is in it yet
-            return
-        raise StoreError(f"The store in {file.parent} cannot be read: {error}.") from error
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"The store in {file.parent} cannot be read: {error}.") from error
-    if row is None:
+    row = first_row(file, f"SELECT value FROM meta WHERE name = '{_CANARY}'")
+    if row is None:  # made, but never marked: nothing is in it yet
         return
     try:
         vault.open(row[0])
     except WrongKey:
         where = "TOCSIN_SECRET_KEY" if not (file.parent / KEY_FILE).exists() else f"{KEY_FILE} or TOCSIN_SECRET_KEY"
         raise StoreError(f"The store in {file.parent} was made with another key: no key in {where} opens it.") from None
+
+
+def first_row(file: Path, query: str) -> tuple[Any, ...] | None:
+    """What a store answers, read only, so that one that is refused is left as it was; None also if there is no such table.
+
+    Raises StoreError.
+    """
+    try:
+        try:
+            return _read(file, query, "ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+                raise
+            # Whoever wrote to it last died half-way: until that is undone nobody can read it (https://sqlite.org/rescode.html).
+            return _read(file, query, "rw")
+    except sqlite3.DatabaseError as error:
+        if "no such table" in str(error):
+            return None
+        raise StoreError(f"The store in {file.parent} cannot be read: {error}.") from error
+
+
+def _read(file: Path, query: str, mode: str) -> tuple[Any, ...] | None:
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True)) as connection:
+        return connection.execute(query).fetchone()

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import shutil
 import socket
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -198,6 +199,27 @@ def test_a_first_start_that_was_killed_can_be_made_again(tmp_path: Path, seen: s
         client = service.start().first()
         assert client.get("/api/notification-handlers").status == 200
         assert client.add_handler("email", email="root@nas") == 1
+    finally:
+        service.kill()
+
+
+def test_a_first_write_that_was_killed_half_way_is_undone(tmp_path: Path) -> None:
+    service = Service(tmp_path / "service")
+    service.data.mkdir()
+    (service.data / "secret.key").write_text(KEY)
+    with contextlib.closing(sqlite3.connect(tmp_path / "tocsin.db", isolation_level=None)) as writer:
+        writer.execute("PRAGMA cache_size=1")  # pages, so that it has begun to write long before it would commit
+        writer.execute("BEGIN")
+        writer.execute("CREATE TABLE half (content)")
+        writer.executemany("INSERT INTO half VALUES (?)", [(bytes(4000),)] * 100)
+        for file in tmp_path.glob("tocsin.db*"):
+            shutil.copy(file, service.data)
+    assert (service.data / "tocsin.db-journal").exists() and (service.data / "tocsin.db").stat().st_size > 0
+    found = service.run("tocsin", "check")
+    assert "damaged" not in found.stdout + found.stderr
+    try:
+        assert service.start().first().add_handler("email", email="root@nas") == 1
+        assert service.rows("SELECT name FROM sqlite_master WHERE name = 'half'") == []
     finally:
         service.kill()
 

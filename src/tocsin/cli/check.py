@@ -114,10 +114,9 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 def store_health(settings: Settings) -> Iterator[Finding]:
     """Whether the store is whole, and the disk has room for it to grow."""
     import shutil
-    import sqlite3
-    from contextlib import closing
 
-    from tocsin.datadir import STORE_FILE, has_store
+    from tocsin.datadir import STORE_FILE, first_row, has_store
+    from tocsin.store import StoreError
 
     folder = settings.data_path
     if not folder.is_dir():
@@ -127,11 +126,10 @@ def store_health(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up.")
     if has_store(folder) and os.access(folder / STORE_FILE, os.R_OK):
         try:
-            with closing(sqlite3.connect(f"{(folder / STORE_FILE).absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-                found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            found = str(error)
-        if found != "ok":
+            found = first_row(folder / STORE_FILE, "PRAGMA quick_check(1)")
+        except StoreError as error:
+            found = (str(error),)
+        if found != ("ok",):
             yield Finding(f"The store in {folder} is damaged ({found}): stop the service, keep the folder, and restore a backup.")
 
 
