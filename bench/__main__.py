@@ -13,7 +13,7 @@ from bench.machine import cores
 from bench.peer import TO_EVERYBODY
 from bench.receiver import Receiver
 from bench.rendering import Rendering
-from bench.report import Beside, Check, Row, together
+from bench.report import Beside, Check, Report, Row, together
 from bench.scenarios import BARE, Bench, Length
 
 ROOT = Path(__file__).parents[1]
@@ -63,8 +63,9 @@ def _measure(folder: Path, length: Length) -> int:
         report.machine(),
         [*_checks(paced, one, many, bare, peers[0]), *_rendering_checks(renderings), *_isolation_checks(beside)],
     )
-    report.show(about, rows, renderings, beside, checks, found)
-    RESULTS.write_bytes(report.as_json(about, rows, renderings, beside, checks, found))
+    whole = Report(about, rows, renderings, beside, checks, found)
+    report.show(whole)
+    RESULTS.write_bytes(report.as_json(whole))
     return 0 if found.is_complete else 1
 
 

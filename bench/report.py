@@ -125,21 +125,26 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(
-    about: dict[str, Any],
-    rows: Sequence[Row],
-    renderings: Sequence[Rendering],
-    beside: Sequence[Beside],
-    checks: Sequence[Check],
-    found: Reconciliation,
-) -> None:
+class Report(Struct):
+    """All that one run found out."""
+
+    about: dict[str, Any]
+    rows: Sequence[Row]
+    renderings: Sequence[Rendering]
+    beside: Sequence[Beside]
+    checks: Sequence[Check]
+    found: Reconciliation
+
+
+def show(report: Report) -> None:
+    found = report.found
     console = Console(width=132)
-    console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in report.about.items()), highlight=False)
     table = Table(title="Messages of about 500 bytes to 200 webhook handlers; the sender on one core")
     table.add_column("scenario")
     for heading in ("messages", "a second", "rounds", "× bare", "× Apprise", "p50 ms", "p99 ms", "core used", "peak MB"):
         table.add_column(heading, justify="right")
-    for row in rows:
+    for row in report.rows:
         table.add_row(
             row.name,
             f"{row.messages:,}",
@@ -151,16 +156,16 @@ def show(
             _number(row.peak_mb, 0),
         )
     console.print(table)
-    shown = (f"{one.type} {one.seconds * 1e6:,.0f} us ({one.of_parse:.1f} × parse)" for one in renderings)
+    shown = (f"{one.type} {one.seconds * 1e6:,.0f} us ({one.of_parse:.1f} × parse)" for one in report.renderings)
     console.print(f"rendering, median of a corpus: {', '.join(shown)}", highlight=False)
     aside = Table(title="From 202 to arrival at healthy handlers, beside others")
     aside.add_column("beside")
     for heading in ("messages", "p50 ms", "p99 ms"):
         aside.add_column(heading, justify="right")
-    for one in beside:
+    for one in report.beside:
         aside.add_row(one.trouble, f"{one.messages:,}", _number(one.p50_ms, 1), _number(one.p99_ms, 1))
     console.print(aside)
-    for check in checks:
+    for check in report.checks:
         console.print(f"{check.verdict:8} {check.goal}: {check.measured:.2f}{check.doubt and f' ({check.doubt})'}", highlight=False)
     console.print(
         f"{'complete' if found.is_complete else 'INCOMPLETE'}: {found.accepted:,} accepted, {found.arrived:,} arrived, "
@@ -171,15 +176,15 @@ def show(
     )
 
 
-def as_json(
-    about: dict[str, Any],
-    rows: Sequence[Row],
-    renderings: Sequence[Rendering],
-    beside: Sequence[Beside],
-    checks: Sequence[Check],
-    found: Reconciliation,
-) -> bytes:
-    document = {"machine": about, "scenarios": rows, "rendering": renderings, "isolation": beside, "goals": checks, "reconciliation": found}
+def as_json(report: Report) -> bytes:
+    document = {
+        "machine": report.about,
+        "scenarios": report.rows,
+        "rendering": report.renderings,
+        "isolation": report.beside,
+        "goals": report.checks,
+        "reconciliation": report.found,
+    }
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 

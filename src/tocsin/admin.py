@@ -5,19 +5,18 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailNotValidError
 from sqlalchemy import Connection, Engine
 
 from tocsin import datadir, observe
 from tocsin.flow.access import SCOPES
-from tocsin.model import SECOND, Micros
+from tocsin.flow.accounts import SIGN_IN_LINK_LASTS, address_of
 from tocsin.settings import Settings
 from tocsin.store import StoreError, people
 from tocsin.store.people import KeyLine, UserLine
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, hash_password, new_api_key, shown_key
 
-SIGN_IN_LINK_LASTS: Micros = 24 * 3600 * SECOND
 T = TypeVar("T")
 
 
@@ -38,7 +37,7 @@ class Admin:
     def add_user(self, email: str, is_admin: bool) -> tuple[int, str]:
         """Id and one-time sign-in token of a new user."""
         try:
-            address = validate_email(email, check_deliverability=False, globally_deliverable=False).normalized
+            address = address_of(email)
         except EmailNotValidError as error:
             raise AdminError(f"{email!r} is not an e-mail address: {error}") from None
         token = secrets.token_urlsafe(32)

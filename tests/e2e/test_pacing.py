@@ -69,3 +69,16 @@ def test_a_throttle_survives_a_kill_for_all_handlers_of_the_credential(start_ser
     client = service.start().first()
     assert "Telegram asked for a pause" in waits(client, client.send("waits too", handlers=[second]), "pause")
     assert len(receiver.requests) == 1
+
+
+def test_a_throttle_of_a_webhook_survives_a_kill(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/hook", 429, headers={"Retry-After": "300"})
+    receiver.answer("/hook", 200)
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    client.attempted(client.send("throttled", handlers=[handler]))
+    service.kill()
+    client = service.start().first()
+    assert "Webhook asked for a pause" in waits(client, client.send("waits too", handlers=[handler]), "pause")
+    assert len(receiver.requests) == 1

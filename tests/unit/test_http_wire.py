@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import itertools
 import logging
@@ -657,6 +658,37 @@ def test_names_that_hang_leave_threads_for_others(run, monkeypatch):
     first, second, started, good = run(use())
     assert {type(each) for each in first} == {type(each) for each in second} == {TimeoutError}
     assert (started, good) == (names.MOST_DOUBTFUL, ["127.0.0.1"])
+
+
+def test_a_look_up_that_fails_when_nobody_waits_any_more_is_no_complaint(run, monkeypatch, caplog):
+    answer = asyncio.Event()
+
+    async def look_up(_):
+        await answer.wait()
+        raise OSError("no such name")
+
+    monkeypatch.setattr(names, "_in_a_thread", look_up)
+
+    async def use():
+        found = names.Names(60)
+        with pytest.raises(TimeoutError):
+            await found.addresses(names.Place("hangs", 80), 0.01)
+        answer.set()
+        while found._running:
+            await asyncio.sleep(0)
+
+    run(use())
+    gc.collect()
+    assert caplog.records == []
+
+
+def test_when_no_thread_can_be_started_a_name_does_not_resolve(run, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(names.threading.Thread, "start", start)
+    reply = send(run, request("http://example.com/"))
+    assert reply == NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
 
 
 # --------------------------------------------------------------------------------------------------------------- proxies

@@ -9,7 +9,7 @@ from playwright.sync_api import sync_playwright
 
 from e2e.service import Client, Service
 from receiver import Receiver
-from web.conftest import EMAIL, PASSWORD
+from web.conftest import EMAIL, PASSWORD, sign_in
 
 NIGHT = (
     ("Backup of db-1 finished", "412 GB in 38 min, **0 errors**", "success"),
@@ -47,10 +47,7 @@ def main(picture: Path) -> None:
             _fill(service.first(), receiver)
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
             page = browser.new_page(base_url=f"http://127.0.0.1:{service.port}", viewport={"width": 1100, "height": 640}, locale="en-US")
-            page.goto("/sign-in")
-            page.fill("#email", EMAIL)
-            page.fill("#password", PASSWORD)
-            page.click("main button.primary")
+            sign_in(page)
             page.goto("/log")
             page.click(".rows .row:has-text('Disk of db-1'):has-text('On-call pager') .name")
             page.wait_for_selector("#drawer article")

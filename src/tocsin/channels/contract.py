@@ -105,6 +105,11 @@ def _not_public(_: Any) -> bool:
     return False
 
 
+def unpaced(_settings: Any, _service: Settings) -> tuple[Pace, ...]:
+    """No limit is published: nothing waits until the provider throttles."""
+    return ()
+
+
 def _no_budget(_: Settings) -> int | None:
     return None
 
@@ -117,7 +122,7 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     settings: SettingsType[S]
     target: Callable[[S], str]
     """Where it goes, for people ("#alerts", an address, a host); never a secret."""
-    paces: Callable[[S, Settings], tuple[Pace, ...]]
+    paces: Callable[[S, Settings], tuple[Pace, ...]] = unpaced
     """The first one's key is the credential: a throttle pauses it."""
     render: Callable[[Message, S, Context], Sequence[Request]]
     """The native request(s), in the order in which they must go out."""

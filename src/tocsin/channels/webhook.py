@@ -15,7 +15,6 @@ from tocsin.channels.contract import (
     Context,
     Field,
     HandlerSettings,
-    Pace,
     Size,
     classify_no_reply,
     classify_rest,
@@ -39,7 +38,6 @@ from tocsin.model import (
     Severity,
 )
 from tocsin.net.urls import check_url, hide_after_host, origin
-from tocsin.settings import Settings
 
 TIMEOUT_SECONDS = 20.0  # the spec asks senders to wait 15 to 30 s
 _DELIVERED = Delivered()
@@ -170,16 +168,11 @@ def measure(request: Request) -> tuple[Size]:
     return (Size("body", len(request.body) if isinstance(request, HttpRequest) else 0, None, "bytes"),)
 
 
-def _paces(_settings: WebhookSettings, _service: Settings) -> tuple[Pace, ...]:
-    return ()
-
-
 CHANNEL = Channel(
     type="webhook",
     title="Webhook",
     settings=WebhookSettings,
     target=lambda settings: origin(settings.webhook).partition("://")[2],
-    paces=_paces,
     render=render,
     classify=classify,
     measure=measure,

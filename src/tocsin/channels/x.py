@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -236,24 +237,26 @@ def _forbidden(reply: HttpReply, context: Context) -> Outcome:
     return Refused(Reason.FORBIDDEN, said(reply))
 
 
-def _wait_seconds(reply: HttpReply, now: Micros) -> float | None:
-    """The longest wait that the answer names; X's own headers give the moment in seconds since 1970."""
-    waits = [wait] if (wait := retry_after(reply, now)) is not None else []
+def _windows(reply: HttpReply, now: Micros) -> Iterator[tuple[str, bool, float]]:
+    """X's limits as an answer's headers tell them: the name, whether it is used up, and seconds until it begins anew.
+
+    The headers give that moment in seconds since 1970 (https://docs.x.com/x-api/fundamentals/rate-limits).
+    """
     for name in _LIMITS:
         reset, remaining = (reply.headers.get(f"{name}-{part}", "").strip() for part in ("reset", "remaining"))
-        if re.fullmatch(r"[0-9]{1,11}", reset) and (remaining == "0" or name == _LIMITS[0]):
-            waits.append(max(0.0, int(reset) - now / SECOND))
+        if re.fullmatch(r"[0-9]{1,11}", reset):
+            yield name, remaining == "0", max(0.0, int(reset) - now / SECOND)
+
+
+def _wait_seconds(reply: HttpReply, now: Micros) -> float | None:
+    """The longest wait that a throttle names."""
+    waits = [wait] if (wait := retry_after(reply, now)) is not None else []
+    waits += [seconds for name, is_used_up, seconds in _windows(reply, now) if is_used_up or name == _LIMITS[0]]
     return max(waits, default=None)
 
 
 def _rest_seconds(reply: HttpReply, now: Micros) -> float:
-    """Until a window that is used up begins anew (https://docs.x.com/x-api/fundamentals/rate-limits)."""
-    waits = [0.0]
-    for name in _LIMITS:
-        reset, remaining = (reply.headers.get(f"{name}-{part}", "").strip() for part in ("reset", "remaining"))
-        if remaining == "0" and re.fullmatch(r"[0-9]{1,11}", reset):
-            waits.append(min(int(reset) - now / SECOND, DAY_SECONDS))
-    return max(waits)
+    return min(max((seconds for _, is_used_up, seconds in _windows(reply, now) if is_used_up), default=0.0), DAY_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------------------- channel

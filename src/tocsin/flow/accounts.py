@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from email_validator import EmailNotValidError, validate_email
 from msgspec import Struct
+from sqlalchemy import Connection
 
 from tocsin import observe
 from tocsin.flow.access import SCOPES
@@ -16,7 +17,7 @@ from tocsin.store.people import KeyLine, Person, UserLine
 from tocsin.vault import check_password, hash_api_key, hash_password, new_api_key, shown_key
 
 IDLE: Micros = 14 * 86_400 * SECOND  # after which a session ends
-SIGN_IN_LINK_LASTS: Micros = 7 * 86_400 * SECOND
+SIGN_IN_LINK_LASTS: Micros = 86_400 * SECOND
 LEAST_PASSWORD, MOST_PASSWORD = 10, 1024  # characters
 MOST_NAME = 100
 _NOTE_AFTER: Micros = 3600 * SECOND  # a session's use is written down once an hour
@@ -74,7 +75,7 @@ class Accounts:
         self._store = store
         self._changed = changed
         self._tries = _Tries()
-        self._nobodys = hash_password(secrets.token_urlsafe(16))  # checked for accounts that are not there, so that they take as long
+        self._nobodys = ""  # a hash that is checked for accounts that are not there, so that they take as long
 
     # ------------------------------------------------------------------------------------------------------- signing in
 
@@ -82,6 +83,8 @@ class Accounts:
         """A new session's token; None if that is nobody. Takes as long whether there is such a user or not. Raises Throttled."""
         whose = (f"address {address}", f"account {email.strip().lower()}")
         self._tries.check(*whose)
+        if not self._nobodys:  # for whoever comes first, so that it tells nothing; at the start it would hold up everything else
+            self._nobodys = await asyncio.to_thread(hash_password, secrets.token_urlsafe(16))
         person = await self._store.ask(people.person, email.strip())
         hashed = person.password_hash if person is not None else None
         is_right = await asyncio.to_thread(check_password, hashed or self._nobodys, password[:MOST_PASSWORD])
@@ -180,17 +183,12 @@ class Accounts:
     async def invite(self, email: str, is_admin: bool) -> tuple[str, str]:
         """Address and one-time sign-in token of a new user, or a new token of one that has never signed in. Raises Invalid."""
         try:
-            address = validate_email(email, check_deliverability=False, globally_deliverable=False).normalized
+            address = address_of(email)
         except EmailNotValidError:
             raise Invalid(Fault("invalid", "Not a usable value", "This is not an e-mail address.", "email")) from None
-        token, now = secrets.token_urlsafe(32), observe.now()
-        user = await self._store.tell(people.add_user, address, is_admin, now)
-        if user is None:
-            person = await self._store.ask(people.person, address)
-            if person is None or person.password_hash is not None:
-                raise Invalid(Fault("invalid", "Not a usable value", "There is a user with this address already.", "email"))
-            user = person.id
-        await self._store.tell(people.set_sign_in, user, hash_api_key(token), now + SIGN_IN_LINK_LASTS)
+        token = secrets.token_urlsafe(32)
+        if not await self._store.tell(_invite, address, is_admin, hash_api_key(token), observe.now()):
+            raise Invalid(Fault("invalid", "Not a usable value", "There is a user with this address already.", "email"))
         return address, token
 
     async def disable(self, by: Visitor, user: int) -> None:
@@ -201,6 +199,23 @@ class Accounts:
             raise Missing
         await self._store.tell(people.disable_user, user, observe.now())
         self._changed()
+
+
+def address_of(email: str) -> str:
+    """A user's address as it is kept. Raises EmailNotValidError."""
+    return validate_email(email, check_deliverability=False, globally_deliverable=False).normalized
+
+
+def _invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, now: Micros) -> bool:
+    """A user and their link in one commit; False if there is one who can sign in already, or is disabled."""
+    user = people.add_user(connection, email, is_admin, now)
+    if user is None:
+        person = people.person(connection, email)
+        if person is None or person.password_hash is not None:
+            return False
+        user = person.id
+    people.set_sign_in(connection, user, token_hash, now + SIGN_IN_LINK_LASTS)
+    return True
 
 
 def _visitor(person: Person) -> Visitor:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from tocsin import observe
+from tocsin.channels.contract import unpaced
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow.directory import Directory
 from tocsin.flow.keep import Ending, Keeping
@@ -20,7 +21,6 @@ from tocsin.model import SECOND, Attempt, Micros, Reason, Unknown
 from tocsin.settings import Settings
 from tocsin.store import Store
 
-UNPACED = frozenset({"webhook"})  # no need to read what was sent by these
 SHORT_SECONDS = 10.0  # windows up to this length are over, or nearly so, by the time of a start
 LONGEST_SECONDS = 3600.0
 MOST_READ = 200_000  # deliveries
@@ -64,7 +64,7 @@ async def recover(
 async def resume_pace(store: Store, directory: Directory, pacer: Pacer) -> None:
     """What was sent shortly before the start counts in the longer windows, and a throttle goes on as long as was asked."""
     now = observe.now()
-    types = [name for name in CHANNELS if name not in UNPACED]
+    types = [name for name, channel in CHANNELS.items() if channel.paces is not unpaced]
     for one in await store.recent(now - int(LONGEST_SECONDS * SECOND), types, MOST_READ):
         loaded = await directory.loaded(one.handler_id)
         if loaded is None:

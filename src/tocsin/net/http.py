@@ -89,9 +89,15 @@ class HttpWire:
 
     async def _prepared(self, request: HttpRequest) -> tuple[str, ...] | NoReply:
         """The addresses of its host, none if they are another's concern; or why it cannot be sent."""
-        if self._has_proxy:
-            return await _check_target(request, self._guard) or ()
-        return await self._lanes[request.guarded].addresses(request)
+        place = _place(request.url)
+        if place is None:
+            return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be read.")
+        found = await self._lanes[request.guarded].look_up(place, min(CONNECT_SECONDS, request.timeout_seconds))
+        if not self._has_proxy or isinstance(found, NoReply):
+            return found
+        # libcurl's socket is the proxy's: so the addresses of the target itself are judged beforehand.
+        objections = [objection for address in found if (objection := self._guard.objection(address, place.port))]
+        return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else ()
 
     def _start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...] = ()) -> "_Exchange | None":
         if self._is_closed:
@@ -130,15 +136,12 @@ class _Lane:
 
     def knows(self, url: str) -> bool:
         """Whether libcurl knows the addresses of the host, or there is nothing to look up."""
-        place = _place(url)
+        place = _named(url)
         return place is None or self._names.is_fresh(place)
 
-    async def addresses(self, request: HttpRequest) -> tuple[str, ...] | NoReply:
-        place = _place(request.url)
-        if place is None:
-            return ()
+    async def look_up(self, place: Place, seconds: float) -> tuple[str, ...] | NoReply:
         try:
-            return tuple(await self._names.addresses(place, min(CONNECT_SECONDS, request.timeout_seconds)))
+            return tuple(await self._names.addresses(place, seconds))
         except TimeoutError:
             return NoReply(Reason.TIMEOUT, sent=False, detail="Resolving the host name took too long.")
         except OSError:
@@ -242,7 +245,7 @@ class _Exchange:
             self._set_method(request.method)
         url = wire_url(request.url)
         curl.setopt(pycurl.URL, url)
-        place = _place(request.url)
+        place = _named(request.url)
         if (is_address := place is None) != self._is_address:
             # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
             curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if is_address else DNS_SECONDS)
@@ -345,16 +348,23 @@ def _authorities() -> dict[int, str]:
 
 @functools.lru_cache(maxsize=10_000)
 def _place(url: str) -> Place | None:
-    """The host and port that are to be looked up, in libcurl's own reading of the URL; None for an address, or if it cannot be read."""
+    """The host and port in libcurl's own reading of the URL, so that nothing is read in two ways; None if it cannot be read."""
     try:
         parts = cast(Any, pycurl).CurlUrl(wire_url(url))
-        host, port = parts.host, int(parts.port or {"http": 80, "https": 443}[parts.scheme])
+        port = int(parts.port or {"http": 80, "https": 443}[parts.scheme])
     except (KeyError, ValueError, pycurl.error):
         return None
+    return Place(parts.host, port)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _named(url: str) -> Place | None:
+    """The place of a URL whose host is a name; None for an address, of which there is nothing to look up."""
+    place = _place(url)
     try:
-        ipaddress.ip_address(host.strip("[]"))
+        ipaddress.ip_address(place.host.strip("[]") if place else "")
     except ValueError:
-        return Place(host, port)
+        return place
     return None
 
 
@@ -436,21 +446,3 @@ def _read_headers(lines: Sequence[bytes]) -> dict[str, str] | None:
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.rstrip().lower()] = value.strip()
     return None if in_head else headers
-
-
-async def _check_target(request: HttpRequest, guard: Guard) -> NoReply | None:
-    """With a proxy, libcurl's socket is the proxy's: so the addresses of the target itself are resolved and judged beforehand."""
-    try:
-        parts = cast(Any, pycurl).CurlUrl(wire_url(request.url))  # libcurl's own reading of the URL, so that nothing is read in two ways
-        host, port = parts.host.strip("[]"), int(parts.port or (443 if parts.scheme == "https" else 80))
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CONNECT_SECONDS):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError:
-        return NoReply(Reason.TIMEOUT, sent=False, detail="Resolving the host name took too long.")
-    except (OSError, UnicodeError):
-        return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
-    except (ValueError, pycurl.error):
-        return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be read.")
-    objections = [objection for *_, peer in found if (objection := guard.objection(str(peer[0]), port))]
-    return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else None

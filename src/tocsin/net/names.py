@@ -6,6 +6,7 @@ ten dead name servers would stop everything. A look-up that hangs cannot be ende
 
 import asyncio
 import contextlib
+import functools
 import socket
 import threading
 import time
@@ -44,7 +45,7 @@ class Names:
         task = self._running.get(place.host)
         if task is None:
             task = self._running[place.host] = asyncio.get_running_loop().create_task(self._look_up(place.host))
-            task.add_done_callback(lambda _: self._running.pop(place.host, None))
+            task.add_done_callback(functools.partial(self._ended, place.host))
         # It goes on when time is up: the next attempt finds its end, or waits for the same one.
         done, _ = await asyncio.wait([task], timeout=seconds)
         if not done:
@@ -55,6 +56,11 @@ class Names:
             self._fresh_until.clear()
         self._fresh_until[place] = time.monotonic() + self._fresh_seconds
         return found
+
+    def _ended(self, host: str, task: "asyncio.Task[list[str]]") -> None:
+        del self._running[host]
+        if not task.cancelled():
+            task.exception()  # it may be that nobody waits any more, and then asyncio would complain
 
     def _doubt(self, host: str) -> None:
         if len(self._doubtful) >= MOST_REMEMBERED:
@@ -95,7 +101,7 @@ async def _in_a_thread(host: str) -> list[str]:
         found: list[str] = []
         failure: Exception | None = None
         try:
-            found = [str(peer[0]) for *_, peer in socket.getaddrinfo(host.rstrip("."), None, type=socket.SOCK_STREAM)]
+            found = [str(peer[0]) for *_, peer in socket.getaddrinfo(host.strip("[]").rstrip("."), None, type=socket.SOCK_STREAM)]
         except OSError as error:
             failure = error
         except UnicodeError:
@@ -103,5 +109,8 @@ async def _in_a_thread(host: str) -> list[str]:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, found, failure)
 
-    threading.Thread(target=work, name="look-up", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="look-up", daemon=True).start()
+    except RuntimeError as error:  # no more threads here: as good as no name server
+        raise OSError("no thread can be started") from error
     return await future

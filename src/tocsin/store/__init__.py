@@ -267,7 +267,7 @@ class Store(Protocol):
         ...
 
     async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
-        """What handlers of these types were doing lately, as far as it can be seen in the newest `most` deliveries."""
+        """What handlers of these types were doing lately, and all that are throttled, as far as the newest `most` deliveries show it."""
         ...
 
     async def ahead(self, delivery: Delivery, most: int) -> int:

@@ -153,11 +153,12 @@ def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting
 
 def recent(connection: Connection, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
     newest = select(func.coalesce(func.max(deliveries.c.id), 0)).scalar_subquery()
+    of_types = select(handlers.c.id).where(handlers.c.type.in_(types))
+    is_throttled = and_(_PENDING, deliveries.c.throttles > 0)
     found = connection.execute(
         select(deliveries.c.handler_id, deliveries.c.last_attempt_at, deliveries.c.status, deliveries.c.throttles, deliveries.c.due_at)
         .where(deliveries.c.id > newest - most, deliveries.c.last_attempt_at.is_not(None))
-        .where(or_(deliveries.c.last_attempt_at >= since, and_(_PENDING, deliveries.c.throttles > 0)))
-        .where(deliveries.c.handler_id.in_(select(handlers.c.id).where(handlers.c.type.in_(types))))
+        .where(or_(and_(deliveries.c.last_attempt_at >= since, deliveries.c.handler_id.in_(of_types)), is_throttled))
     )
     rows: dict[int, Recent] = {}
     for row in found:

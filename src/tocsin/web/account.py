@@ -35,7 +35,7 @@ async def sign_in(visit: Visit) -> Response:
     if token is None:
         fault = Fault("invalid", "Not signed in", "E-mail address and password do not belong together.", "email")
         return visit.page("sign_in.html", status=422, email=email, faults=[fault])
-    visit.keep_session(token)
+    await visit.renew_session(token)
     return visit.go(_back(visit))
 
 
@@ -46,20 +46,20 @@ def _too_often(visit: Visit, throttled: Throttled, template: str, **values: obje
     return response
 
 
-async def invited_page(visit: Visit) -> Response:
+async def linked_page(visit: Visit) -> Response:
     """A link is used up by a click on its button, not by whoever looks at it first."""
-    return visit.page("invited.html")
+    return visit.page("linked.html")
 
 
-async def invited(visit: Visit) -> Response:
+async def linked(visit: Visit) -> Response:
     try:
         token = await visit.service.accounts.sign_in_by_link(visit.path["token"], visit.address)
     except Throttled as throttled:
-        return _too_often(visit, throttled, "invited.html")
+        return _too_often(visit, throttled, "linked.html")
     if token is None:
         fault = Fault("invalid", "Not signed in", "This link was used, or it is too old: ask for a new one.", "email")
-        return visit.page("invited.html", status=422, faults=[fault])
-    visit.keep_session(token)
+        return visit.page("linked.html", status=422, faults=[fault])
+    await visit.renew_session(token)
     return visit.go("/account?done=invited")
 
 
@@ -81,7 +81,7 @@ async def change_password(visit: Visit) -> Response:
         return visit.page("account.html", status=422, has_password=has_password, faults=invalid.faults)
     except Throttled as throttled:
         return _too_often(visit, throttled, "account.html", has_password=True)
-    visit.keep_session(token)
+    await visit.renew_session(token)
     return visit.go("/account?done=password")
 
 

@@ -12,6 +12,7 @@ from tocsin.flow.handlers import check, shown_settings
 from tocsin.flow.tally import HOUR, summarize
 from tocsin.model import Fault, Handler, Missing
 from tocsin.store import DeliveryFilter, HandlerFilter, HandlerHour
+from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
 MOST_SHOWN = 100  # handlers on a page
@@ -163,7 +164,7 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
         summary = summarize(some)
         chart.append(
             {
-                "label": f"{_hour_text(first)}",
+                "label": exact(first * HOUR)[:16],
                 "delivered": summary.delivered,
                 "failed": summary.failed + summary.expired,
                 "p50": summary.p50,
@@ -183,12 +184,6 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
         recent=recent.rows,
         trial=trial,
     )
-
-
-def _hour_text(hour: int) -> str:
-    from tocsin.web.render import exact
-
-    return exact(hour * HOUR)[:16]
 
 
 async def test(visit: Visit) -> Response:

@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
+import msgspec
 from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
-from tocsin.model import MASK, SECOND, Delivery, Micros, Missing, Reason, Severity, Status
+from tocsin.model import MASK, SECOND, Delivery, Fault, Invalid, Micros, Missing, Reason, Severity, Status
 from tocsin.store import DeliveryFilter, Labels
 from tocsin.web.render import exact
 from tocsin.web.visit import Visit
@@ -21,6 +22,8 @@ MOST_PAGES = 200
 MOST_EXPORTED = 10_000
 EXPORTED_AT_ONCE = 1000
 MOST_FAN_OUT = 1000
+# What the query string calls the fields of a DeliveryFilter, in their order; "": it has no name for it.
+_FIELDS = ("", "handler", "status", "from", "to", "search", "reason", "severity")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -31,14 +34,20 @@ class Filters(Struct, frozen=True):
     given: Mapping[str, str]
 
     @property
+    def is_whole(self) -> bool:
+        """There is a filter, and none of those given had to be left out: what many deliveries may be sent again by."""
+        read = {name for name, value in zip(_FIELDS, msgspec.structs.astuple(self.which), strict=True) if name and value not in (None, "")}
+        return bool(read) and read == set(self.given)
+
+    @property
     def query(self) -> str:
         return urlencode(self.given)
 
 
 def _filters(visit: Visit) -> Filters:
-    """What cannot be read is left out, as if it had not been given."""
+    """What cannot be read is left out of `which`."""
     query = visit.request.query_params
-    given = {name: query[name].strip() for name in ("handler", "status", "reason", "severity", "from", "to", "search") if query.get(name)}
+    given = {name: query[name].strip() for name in _FIELDS if name and query.get(name)}
     which = DeliveryFilter(
         notification_handler_id=int(handler) if re.fullmatch(r"[0-9]{1,15}", handler := given.get("handler", "")) else None,
         status=Status[word] if (word := given.get("status", "").upper()) in Status.__members__ else None,
@@ -99,11 +108,11 @@ async def delivery(visit: Visit) -> Response:
         notification=notification,
         labels=labels,
         preview=preview,
-        curl=as_curl(preview.parts[0].request) if preview is not None and preview.parts and row_is_http(preview.parts[0].request) else "",
+        curl=as_curl(preview.parts[0].request) if preview is not None and preview.parts and _is_http(preview.parts[0].request) else "",
     )
 
 
-def row_is_http(request: str) -> bool:
+def _is_http(request: str) -> bool:
     """Not a mail: its first line is a method and an address."""
     return bool(re.match(r"[A-Z]+ https?://", request))
 
@@ -161,6 +170,8 @@ async def replay_page(visit: Visit) -> Response:
 
 async def replay(visit: Visit) -> Response:
     filters = _filters(visit)
+    if not filters.is_whole:
+        raise Invalid(Fault("no_filter", "No filter", "Choose a filter that can be read, so that not everything is sent again."))
     await visit.service.deliveries.retry(visit.who.id, filters.which)
     return visit.go(f"/log?{filters.query}{'&' if filters.given else ''}done=replayed")
 

@@ -16,7 +16,7 @@ from tocsin.flow.access import SCOPES
 from tocsin.flow.trial import Trial
 from tocsin.flow.words import Event, hint, sentence
 from tocsin.model import SECOND, Delivery, Fault, Handler, Micros, Reason, Severity, Status
-from tocsin.web import charts
+from tocsin.web import assets, charts
 from tocsin.web.language import LANGUAGES, translations
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _environment(language: str) -> Environment:
     cast("dict[str, Any]", environment.globals).update(
         t=_,  # for texts from elsewhere; the templates' own are `_("...")`, which takes values too
         version=__version__,
-        static=_static_version(),
+        static=assets.version(),
         languages=LANGUAGES,
         channels=CHANNELS,
         scopes=SCOPES,
@@ -97,13 +97,6 @@ def _environment(language: str) -> Environment:
         state=state,
     )
     return environment
-
-
-@functools.cache
-def _static_version() -> str:
-    from tocsin.web.site import static_version
-
-    return static_version()
 
 
 def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:

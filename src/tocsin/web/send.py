@@ -7,7 +7,7 @@ from starlette.responses import Response
 from tocsin import observe
 from tocsin.api.bodies import Pairs
 from tocsin.api.messages import read_draft
-from tocsin.model import Draft, Fault, Invalid, Missing
+from tocsin.model import Draft, Fault, Handler, Invalid, Missing
 from tocsin.store import HandlerFilter
 from tocsin.web.handlers import target_of
 from tocsin.web.visit import Visit
@@ -21,17 +21,24 @@ async def page(visit: Visit) -> Response:
     return await _page(visit, {})
 
 
-async def _page(visit: Visit, given: dict[str, Any], status: int = 200, faults: tuple[Fault, ...] = (), previews: Any = ()) -> Response:
-    rows, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MOST_HANDLERS)
+async def _page(
+    visit: Visit, given: dict[str, Any], status: int = 200, faults: tuple[Fault, ...] = (), draft: Draft | None = None
+) -> Response:
+    """With the previews of a draft, where there is one."""
+    rows, total = await _handlers(visit)
     return visit.page(
         "send.html",
         status=status,
         handlers=[(row, target_of(row)) for row in rows],
         total=total,
         given={**dict.fromkeys((*_TEXTS, "send_at", "expires_at"), ""), "handlers": [], **given},
-        previews=previews,
+        previews=await _previews(visit, draft, rows) if draft is not None else (),
         faults=faults,
     )
+
+
+async def _handlers(visit: Visit) -> tuple[list[Handler], int]:
+    return await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MOST_HANDLERS)
 
 
 def _draft(visit: Visit) -> tuple[Draft, list[Fault], dict[str, Any]]:
@@ -60,7 +67,7 @@ def _fields(text: str) -> Pairs:
 async def send(visit: Visit) -> Response:
     draft, faults, given = _draft(visit)
     if visit.text("do") == "preview":
-        return await _page(visit, given, faults=tuple(faults), previews=await _previews(visit, draft) if not faults else ())
+        return await _page(visit, given, faults=tuple(faults), draft=None if faults else draft)
     if faults:
         return await _page(visit, given, 422, tuple(faults))
     try:
@@ -73,12 +80,12 @@ async def send(visit: Visit) -> Response:
 async def preview(visit: Visit) -> Response:
     """The part of the page that changes while somebody writes."""
     draft, faults, _ = _draft(visit)
-    return visit.page("_previews.html", previews=await _previews(visit, draft) if not faults else (), faults=faults)
+    rows, _ = await _handlers(visit)
+    return visit.page("_previews.html", previews=() if faults else await _previews(visit, draft, rows), faults=faults)
 
 
-async def _previews(visit: Visit, draft: Draft) -> list[tuple[str, Any]]:
+async def _previews(visit: Visit, draft: Draft, rows: list[Handler]) -> list[tuple[str, Any]]:
     """What each chosen handler would get, or every one where none was chosen."""
-    rows, _ = await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MOST_HANDLERS)
     chosen = [row for row in rows if (row.id in draft.handlers if draft.handlers is not None else row.is_enabled)]
     found: list[tuple[str, Any]] = []
     for row in chosen[:MOST_PREVIEWS]:

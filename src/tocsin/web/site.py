@@ -1,28 +1,26 @@
 """The ASGI application of the pages: routes, sign-in, and the headers that every page has."""
 
-import hashlib
-import mimetypes
+import re
 import secrets
 from collections.abc import Awaitable, Callable
-from gzip import compress
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
+from starlette.convertors import Convertor
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Match, Route
+from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from tocsin.api.kinds import MAX_ID
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.web import account, handlers, log, reference, send, users
+from tocsin.web import account, assets, handlers, log, reference, send, users
 from tocsin.web.visit import Forged, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
+_Route: TypeAlias = tuple[str, re.Pattern[str], dict[str, Convertor[Any]], Handle, str]
 
-STATIC = Path(__file__).parent / "static"
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -40,8 +38,8 @@ _logger = structlog.get_logger(__name__)
 ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("GET", "/sign-in", account.sign_in_page, "anybody"),
     ("POST", "/sign-in", account.sign_in, "anybody"),
-    ("GET", "/invited/{token}", account.invited_page, "anybody"),
-    ("POST", "/invited/{token}", account.invited, "anybody"),
+    ("GET", "/sign-in/{token}", account.linked_page, "anybody"),
+    ("POST", "/sign-in/{token}", account.linked, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
     ("POST", "/sign-out", account.sign_out, "signed in"),
@@ -82,18 +80,18 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
 class Site:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._routes: list[tuple[Route, Handle, str]] = []
+        self._routes: list[_Route] = []
         for method, path, handle, whom in ROUTES:
-            self._routes.append((Route(path, _unused, methods=[method]), handle, whom))
-        self._static = {f"/static/{file.name}": _Static(file) for file in STATIC.iterdir() if file.is_file()}
+            pattern, _, converters = compile_path(path)
+            self._routes.append((method, pattern, converters, handle, whom))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        static = self._static.get(scope["path"])
-        response = static.response(request) if static is not None else await self._answer(request)
+        asset = assets.assets().get(scope["path"])
+        response = asset.response(request) if asset is not None else await self._answer(request)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
-        if static is None:
+        if asset is None:
             response.headers.setdefault("cache-control", "no-store")
             response.headers.setdefault("vary", "Cookie, Accept-Language")
         await response(scope, receive, send)
@@ -142,43 +140,18 @@ class Site:
 
     def _find(self, request: Request) -> tuple[Handle | None, str, str]:
         """What serves it and for whom; the methods that the path takes instead, if it takes others only."""
-        others: list[str] = []
-        method = "GET" if request.method == "HEAD" else request.method
-        for route, handle, whom in self._routes:
-            match, child = route.matches({**request.scope, "method": method})
-            if match is Match.FULL:
-                if child["path_params"].get("id", 0) > MAX_ID:
-                    break  # no row can have it
-                request.scope["path_params"] = child["path_params"]
-                return handle, whom, ""
-            if match is Match.PARTIAL:
-                others += route.methods or ()
-        return None, "", ", ".join(sorted(set(others)))
-
-
-async def _unused(_: Request) -> Response:
-    raise AssertionError("routes only find; Site serves")
-
-
-class _Static:
-    """A file that is sent packed where that is welcome, and kept by browsers until its address changes."""
-
-    def __init__(self, file: Path) -> None:
-        self._content = file.read_bytes()
-        self._packed = compress(self._content, mtime=0)
-        self._type = mimetypes.guess_type(file.name)[0] or "text/plain"
-
-    def response(self, request: Request) -> Response:
-        is_packed = "gzip" in request.headers.get("accept-encoding", "")
-        headers = {"cache-control": "public, max-age=31536000, immutable", "vary": "Accept-Encoding"}
-        if is_packed:
-            headers["content-encoding"] = "gzip"
-        return Response(self._packed if is_packed else self._content, headers=headers, media_type=self._type)
-
-
-def static_version() -> str:
-    """Changes whenever one of the files does."""
-    digest = hashlib.sha256()
-    for file in sorted(STATIC.iterdir()):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:10]
+        others: set[str] = set()
+        wanted = "GET" if request.method == "HEAD" else request.method
+        for method, pattern, converters, handle, whom in self._routes:
+            match = pattern.match(request.scope["path"])
+            if match is None:
+                continue
+            if method != wanted:
+                others.add(method)
+                continue
+            values = {name: converters[name].convert(value) for name, value in match.groupdict().items()}
+            if values.get("id", 0) > MAX_ID:
+                break  # no row can have it
+            request.scope["path_params"] = values
+            return handle, whom, ""
+        return None, "", ", ".join(sorted(others))

@@ -21,7 +21,7 @@ async def invite(visit: Visit) -> Response:
         email, token = await visit.service.accounts.invite(visit.text("email"), visit.text("is_admin") == "1")
     except Invalid as invalid:
         return await _page(visit, 422, email=visit.text("email"), faults=invalid.faults)
-    return await _page(visit, link=f"{visit.base}/invited/{token}", email=email)
+    return await _page(visit, link=f"{visit.base}/sign-in/{token}", email=email)
 
 
 async def disable(visit: Visit) -> Response:

@@ -81,8 +81,10 @@ class Visit:
         """htmx asks for a part of a page."""
         return self.request.headers.get("hx-request") == "true"
 
-    def keep_session(self, token: str) -> None:
-        """The browser holds this token from now on; whatever it held before is gone."""
+    async def renew_session(self, token: str) -> None:
+        """The browser holds this token from now on; the session that it had before has ended."""
+        if self._session:
+            await self.service.accounts.sign_out(self._session)
         self._session = token
         self._cookies.append((SESSION, token, IDLE // SECOND))
 
