@@ -325,14 +325,34 @@ Outcome: TypeAlias = Delivered | Later | Refused | Gone | Moved | Unknown
 # ---------------------------------------------------------------------------------------------------------------- faults
 
 
+class Sentence(Struct, frozen=True):
+    """A sentence for people: `template` with `values` in its braces, so that it can be told in another language."""
+
+    template: str
+    values: dict[str, str] = {}
+
+    @property
+    def text(self) -> str:
+        return self.template.format(**self.values) if self.values else self.template
+
+
 class Fault(Struct, frozen=True):
     """One thing wrong with a request, as the API reports it; `parameter` names the field or query parameter."""
 
     code: str
     title: str
-    detail: str
+    template: str
     parameter: str | None = None
     status: int = 422
+    values: dict[str, str] = {}
+
+    @property
+    def sentence(self) -> Sentence:
+        return Sentence(self.template, self.values)
+
+    @property
+    def detail(self) -> str:
+        return self.sentence.text
 
 
 class Invalid(Exception):

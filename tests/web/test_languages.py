@@ -7,6 +7,7 @@ from babel.messages.pofile import read_po
 
 from e2e.service import Service
 from tocsin.flow.words import Event
+from tocsin.model import SECOND
 from tocsin.web.language import FOLDER, LANGUAGES, choose, translations
 from tocsin.web.render import described, span, story
 from web import messages
@@ -57,9 +58,10 @@ def test_stories_and_lengths_are_told_in_it() -> None:
     event = Event(
         0,
         "Attempt {number}: {what}{code}. Next attempt in {span}.",
-        {"number": "1", "what": "The provider had an error of its own", "code": " (500)", "span": "5 s"},
+        {"number": "1", "what": "The provider had an error of its own", "code": " (500)"},
+        {"span": 5 * SECOND},
     )
-    assert story(event, _) == "시도 1: 제공자 쪽에 오류가 있었습니다 (500). 다음 시도는 5 s 후."
+    assert story(event, _) == "시도 1: 제공자 쪽에 오류가 있었습니다 (500). 다음 시도는 5초 후."
     assert story(Event(0, "Skipped: {why}", {"why": "The handler is paused."}), _) == "건너뜀: 핸들러가 일시 중지되어 있습니다."
     assert [span(seconds, _) for seconds in (0.25, 5, 300, 7200, 300_000)] == ["250ms", "5초", "5분", "2시간", "3일"]
     assert described(

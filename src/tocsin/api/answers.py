@@ -281,7 +281,7 @@ def preview(one: Preview) -> PreviewAnswer:
         PreviewPartAnswer(part.request, [SizeAnswer(size.what, size.size, size.limit, size.unit) for size in part.sizes])
         for part in one.parts
     ]
-    return PreviewAnswer(one.type, parts, list(one.changes))
+    return PreviewAnswer(one.type, parts, [change.text for change in one.changes])
 
 
 class SecretAnswer(Struct):

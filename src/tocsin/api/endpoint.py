@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tocsin.api import bodies
 from tocsin.api.bodies import File, Pairs
@@ -146,7 +146,7 @@ def read_query(text: bytes, parameters: tuple[Parameter, ...]) -> tuple[list[tup
 
 
 def _bad_query(one: Fault) -> Fault:
-    return Fault(one.code, one.title, one.detail, one.parameter, 400)
+    return structs.replace(one, status=400)
 
 
 def read_body(given: Pairs, parameters: tuple[Parameter, ...], prefix: str = "") -> tuple[dict[str, Any], list[Fault]]:
@@ -158,7 +158,7 @@ def read_body(given: Pairs, parameters: tuple[Parameter, ...], prefix: str = "")
         value = given.get(name)
         if value is None or (value == "" and parameter.empty_is_absent):
             if parameter.required:
-                faults.append(fault("required", f"{prefix}{name} is required.", prefix + name))
+                faults.append(fault("required", "{name} is required.", prefix + name, name=prefix + name))
         elif name not in given.repeated:
             found = _read(parameter, value, prefix + name, faults)
             if found is not None:

@@ -84,8 +84,10 @@ class ClientGone(Exception):
     """The client went away before its request was complete: nobody waits for an answer."""
 
 
-def fault(code: str, detail: str, parameter: str | None = None) -> Fault:
-    return Fault(code, CODES[code].title, _storable(detail), parameter and shown(parameter), CODES[code].status)
+def fault(code: str, template: str, parameter: str | None = None, **values: str) -> Fault:
+    """`values` stand in the braces of the template; without any, braces are braces."""
+    storable = {name: _storable(value) for name, value in values.items()}
+    return Fault(code, CODES[code].title, _storable(template), parameter and shown(parameter), CODES[code].status, storable)
 
 
 def shown(name: str) -> str:

@@ -23,6 +23,10 @@ WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": 
 Schema: TypeAlias = Mapping[str, Any]
 Read: TypeAlias = Callable[[object, str], Any]
 
+_TOO_LONG = "{name} may be {most} characters long, this is {length}."
+_TOO_MANY_BYTES = "{name} may be {most} bytes of UTF-8 long, this is {length}."
+_NAME_LENGTH = "A field's name has 1 to {most} characters."
+_VALUE_TOO_LONG = "A field's value may be {most} characters long, this is {length}."
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x85\u2028\u2029]")
 
@@ -43,7 +47,7 @@ def text_of(value: object, name: str) -> str:
     if not isinstance(value, str) or isinstance(value, Decimal):
         raise Invalid(fault("invalid", f"{name} must be a text.", name))
     if "\0" in value:
-        raise Invalid(fault("unusable_text", f"{name} must not contain the character NUL.", name))
+        raise Invalid(fault("unusable_text", "{name} must not contain the character NUL.", name, name=name))
     try:
         _ = value.encode()
     except UnicodeEncodeError:
@@ -62,7 +66,7 @@ def text(most: int, *, one_line: bool = False) -> Kind:
         if one_line:
             given = one_line_of(given)
         if len(given) > most:
-            raise Invalid(fault("too_long", f"{name} may be {most:,} characters long, this is {len(given):,}.", name))
+            raise Invalid(fault("too_long", _TOO_LONG, name, name=name, most=f"{most:,}", length=f"{len(given):,}"))
         return given
 
     # A pair of line-break characters counts once, so the limit is not the schema's to state where they become spaces.
@@ -79,10 +83,10 @@ def long_text(most_bytes: int) -> Kind:
     def read(value: object, name: str) -> str:
         given = text_of(value, name)
         if not given or given.isspace():
-            raise Invalid(fault("required", f"{name} must not be blank.", name))
+            raise Invalid(fault("required", "{name} must not be blank.", name, name=name))
         size = len(given.encode())
         if size > most_bytes:
-            raise Invalid(fault("too_long", f"{name} may be {most_bytes:,} bytes of UTF-8 long, this is {size:,}.", name))
+            raise Invalid(fault("too_long", _TOO_MANY_BYTES, name, name=name, most=f"{most_bytes:,}", length=f"{size:,}"))
         return given
 
     return Kind("text", read, {"type": "string", "minLength": 1, "maxLength": most_bytes, "pattern": r"[^\s]"})
@@ -169,7 +173,7 @@ def _read_time(value: object, name: str) -> int:
     try:
         return times.read(text_of(value, name))
     except (ValueError, OverflowError):
-        raise Invalid(fault("invalid", f"{name} {times.WANTED}.", name)) from None
+        raise Invalid(fault("invalid", times.WANTED, name, name=name)) from None
 
 
 _PLAIN_TIME = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01]) ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
@@ -242,7 +246,7 @@ def _loaded(value: object, name: str) -> Pairs:
 
 def _read_field(key: str, item: object, name: str) -> tuple[str, str]:
     if not 1 <= len(text_of(key, name)) <= MAX_FIELD_NAME:
-        raise Invalid(fault("too_long" if key else "invalid", f"A field's name has 1 to {MAX_FIELD_NAME} characters.", name))
+        raise Invalid(fault("too_long" if key else "invalid", _NAME_LENGTH, name, most=f"{MAX_FIELD_NAME}"))
     if isinstance(item, bool):
         item = "true" if item else "false"
     elif isinstance(item, (int, Decimal)):
@@ -250,7 +254,7 @@ def _read_field(key: str, item: object, name: str) -> tuple[str, str]:
     if not isinstance(item, str):
         raise Invalid(fault("invalid", "A field's value must be a text, a number or a boolean.", name))
     if len(text_of(item, name)) > MAX_FIELD_VALUE:
-        raise Invalid(fault("too_long", f"A field's value may be {MAX_FIELD_VALUE:,} characters long, this is {len(item):,}.", name))
+        raise Invalid(fault("too_long", _VALUE_TOO_LONG, name, most=f"{MAX_FIELD_VALUE:,}", length=f"{len(item):,}"))
     return key, str(item)
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from tocsin.model import SECOND, Micros
 
-WANTED = "must read like 2026-11-23 10:00:00 (UTC), or like 2026-11-23T10:00:00+01:00"
+WANTED = "{name} must read like 2026-11-23 10:00:00 (UTC), or like 2026-11-23T10:00:00+01:00."
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = ((moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) for moment in (datetime.min, datetime.max))

@@ -20,6 +20,8 @@ IDLE: Micros = 14 * 86_400 * SECOND  # after which a session ends
 SIGN_IN_LINK_LASTS: Micros = 86_400 * SECOND
 LEAST_PASSWORD, MOST_PASSWORD = 10, 1024  # characters
 MOST_NAME = 100
+_TOO_SHORT = "A password has at least {least} characters."
+_NAME_LENGTH = "A key has a name of {most} characters at most."
 _NOTE_AFTER: Micros = 3600 * SECOND  # a session's use is written down once an hour
 _FREE_TRIES = 5
 _LONGEST_WAIT_SECONDS = 900.0
@@ -141,7 +143,15 @@ class Accounts:
             self._tries.failed(*whose)
             faults.append(Fault("invalid", "Wrong password", "This is not the present password.", "old"))
         if not LEAST_PASSWORD <= len(new) <= MOST_PASSWORD:
-            faults.append(Fault("invalid", "Not a usable value", f"A password has at least {LEAST_PASSWORD} characters.", "new"))
+            faults.append(
+                Fault(
+                    "invalid",
+                    "Not a usable value",
+                    "A password has at least {least} characters.",
+                    "new",
+                    values={"least": str(LEAST_PASSWORD)},
+                )
+            )
         if faults:
             raise Invalid(*faults)
         await self._store.tell(people.set_password, visitor.id, await asyncio.to_thread(hash_password, new))
@@ -160,7 +170,7 @@ class Accounts:
         """The new key, which nothing can show again. Raises Invalid."""
         name = " ".join(name.split())
         if not 0 < len(name) <= MOST_NAME:
-            raise Invalid(Fault("required", "Required field", f"A key has a name of {MOST_NAME} characters at most.", "name"))
+            raise Invalid(Fault("required", "Required field", _NAME_LENGTH, "name", values={"most": str(MOST_NAME)}))
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
         if not wanted:
             raise Invalid(Fault("required", "Required field", "A key must be allowed something.", "scopes"))

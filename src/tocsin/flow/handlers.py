@@ -19,6 +19,9 @@ from tocsin.vault import Vault, new_signing_secret
 
 MOST_NAME_CHARACTERS = 256
 ROTATION: Micros = 86_400 * SECOND  # both secrets sign for so long
+_NAME_TOO_LONG = "The name may be {most} characters long at most."
+_REQUIRED = "{title} is required for the type {type}."
+_MASKED = "{title} holds a mask (••): send the whole value, or leave the field out to keep what is stored."
 _MASK_SIGN = MASK[:2]
 _MANY = 50  # rows: opening more of them takes longer than the event loop should be held
 
@@ -59,7 +62,7 @@ def _name(fields: Mapping[str, str], current: Handler | None, faults: list[Fault
     if not name:
         faults.append(Fault("required", "Required field", "A name is required.", "name"))
     elif len(name) > MOST_NAME_CHARACTERS:
-        faults.append(Fault("too_long", "Too long", f"The name may be {MOST_NAME_CHARACTERS} characters long at most.", "name"))
+        faults.append(Fault("too_long", "Too long", _NAME_TOO_LONG, "name", values={"most": str(MOST_NAME_CHARACTERS)}))
     return name
 
 
@@ -88,11 +91,11 @@ def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler |
             continue
         value = fields.get(name, "")
         if not value:
-            faults.append(Fault("required", "Required field", f"{field.title} is required for the type {channel.type}.", name))
+            values = {"title": field.title, "type": channel.type}
+            faults.append(Fault("required", "Required field", _REQUIRED, name, values=values))
         elif _MASK_SIGN in value:
             if current is None or field.hide is None or field.hide(current.settings[name]).shown != value:
-                detail = f"{field.title} holds a mask (••): send the whole value, or leave the field out to keep what is stored."
-                faults.append(Fault("masked", "Masked value", detail, name))
+                faults.append(Fault("masked", "Masked value", _MASKED, name, values={"title": field.title}))
         elif (complaint := field.check(value)) is not None:
             faults.append(Fault("invalid", "Not a usable value", complaint, name))
         else:

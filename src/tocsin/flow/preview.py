@@ -9,10 +9,16 @@ from tocsin.channels.contract import Context, Size
 from tocsin.flow.attempt import render, shown_request
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.markup.elements import Element, elements_of
-from tocsin.markup.length import watched_cuts
+from tocsin.markup.length import Cut, watched_cuts
 from tocsin.markup.parse import parse
-from tocsin.model import Message, Missing, Refused, Request
+from tocsin.model import Message, Missing, Refused, Request, Sentence
 from tocsin.settings import Settings
+
+_NOTHING = "Nothing can be sent: {why}."
+_PARTS = "The message goes out in {count} parts."
+_CUT = "{characters} characters are left out of “{beginning}”."
+_CUT_ONE = "{characters} character is left out of “{beginning}”."
+_BECOMES = "{element} becomes {other}."
 
 
 class PreviewPart(Struct, frozen=True):
@@ -27,7 +33,7 @@ class Preview(Struct, frozen=True):
 
     type: str
     parts: tuple[PreviewPart, ...]
-    changes: tuple[str, ...]
+    changes: tuple[Sentence, ...]
 
 
 class Previews:
@@ -45,7 +51,7 @@ class Previews:
         with watched_cuts() as cuts:
             requests = await render(loaded, message, context)
         if isinstance(requests, Refused):
-            return Preview(handler.type, (), (f"Nothing can be sent: {requests.detail}.",))
+            return Preview(handler.type, (), (Sentence(_NOTHING, {"why": requests.detail}),))
         return Preview(handler.type, tuple(_part(loaded, request) for request in requests), _changes(loaded, message, requests, cuts))
 
 
@@ -53,13 +59,17 @@ def _part(loaded: Loaded, request: Request) -> PreviewPart:
     return PreviewPart(shown_request(request, loaded.secrets), tuple(loaded.channel.measure(request)))
 
 
-def _changes(loaded: Loaded, message: Message, requests: Sequence[Request], cuts: Sequence[str]) -> tuple[str, ...]:
+def _changes(loaded: Loaded, message: Message, requests: Sequence[Request], cuts: Sequence[Cut]) -> tuple[Sentence, ...]:
     held = elements_of(parse(message.text))
     becomes = loaded.channel.becomes
-    shown = [f"{_sentence_start(element)} becomes {becomes[element]}." for element in Element if element in held and element in becomes]
-    parts = [f"The message goes out in {len(requests)} parts."] if len(requests) > 1 else []
-    return (*parts, *dict.fromkeys(cuts), *shown)
+    shown = [Sentence(_BECOMES, {"element": _at_start(one), "other": becomes[one]}) for one in Element if one in held and one in becomes]
+    parts = [Sentence(_PARTS, {"count": str(len(requests))})] if len(requests) > 1 else []
+    missing = [
+        Sentence(_CUT_ONE if cut.characters == 1 else _CUT, {"characters": f"{cut.characters:,}", "beginning": cut.beginning})
+        for cut in dict.fromkeys(cuts)
+    ]
+    return (*parts, *missing, *shown)
 
 
-def _sentence_start(element: Element) -> str:
+def _at_start(element: Element) -> str:
     return element.value[0].upper() + element.value[1:]

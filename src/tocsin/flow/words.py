@@ -95,28 +95,29 @@ def event_text(event: HandlerEvent) -> str:
 
 
 class Event(Struct, frozen=True):
-    """A decision in plain words: `template` with `values` in its braces, so that it can be told in another language."""
+    """A decision in plain words, as a sentence that can be told in another language; lengths of time are values of their own."""
 
     at: Micros
     template: str
     values: dict[str, str] = {}
+    spans: dict[str, Micros] = {}
 
     @property
     def text(self) -> str:
-        return self.template.format(**self.values)
+        return self.template.format(**self.values, **{name: span(length) for name, length in self.spans.items()})
 
 
 def events(delivery: Delivery, notification: Notification, attempts: list[Attempt]) -> list[Event]:
     """A delivery's story, derived from its rows: every decision in plain words, oldest first."""
     story = [Event(delivery.created_at, "Accepted.")]
     if notification.send_at is not None and notification.send_at > delivery.created_at:
-        wait = span(notification.send_at - delivery.created_at)
-        story.append(Event(delivery.created_at, "Waits to be sent in {span}.", {"span": wait}))
+        wait = notification.send_at - delivery.created_at
+        story.append(Event(delivery.created_at, "Waits to be sent in {span}.", spans={"span": wait}))
     previous_at = delivery.first_due_at
     for attempt in attempts:
         waited = attempt.at - previous_at
         if waited > SECOND and attempt.number == 1:
-            story.append(Event(attempt.at, "Had waited {span} for its turn.", {"span": span(waited)}))
+            story.append(Event(attempt.at, "Had waited {span} for its turn.", spans={"span": waited}))
         story.append(_told(attempt))
         previous_at = attempt.next_at or attempt.at
     last = attempts[-1] if attempts else None
@@ -140,15 +141,15 @@ _ENDED = {
 
 def turn(title: str, now: Micros, until: Micros, pace: Pace | None, ahead: int, *, is_paused: bool) -> Event:
     """Why a delivery that is due has not begun, and until when, at the least."""
-    values = {"span": span(until - now), "title": title, "before": str(ahead)}
+    values, spans = {"title": title, "before": str(ahead)}, {"span": until - now}
     if is_paused:
         template = _PAUSED_BEHIND if ahead else _PAUSED
     elif pace is not None:
-        values |= {"count": str(pace.count), "window": span(int(pace.seconds * SECOND))}
+        values["count"], spans["window"] = str(pace.count), int(pace.seconds * SECOND)
         template = _PACED_BEHIND if ahead else _PACED
     else:
         template = _BEHIND
-    return Event(now, template, values)
+    return Event(now, template, values, spans)
 
 
 _PAUSED = "Waits {span} more at least: {title} asked for a pause."
@@ -167,8 +168,8 @@ def _told(attempt: Attempt) -> Event:
         return Event(at, _ARRIVED_PLAINLY if attempt.reason is Reason.PLAIN else _ARRIVED, values)
     values["what"] = sentence(attempt.reason)[:-1]
     if attempt.next_at is not None:
-        values["span"] = span(attempt.next_at - attempt.at - attempt.duration_us)
-        return Event(at, _LOST_NEXT if attempt.outcome == "unknown" else _TRIED_NEXT, values)
+        spans = {"span": attempt.next_at - attempt.at - attempt.duration_us}
+        return Event(at, _LOST_NEXT if attempt.outcome == "unknown" else _TRIED_NEXT, values, spans)
     return Event(at, _LOST if attempt.outcome == "unknown" else _TRIED, values)
 
 

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 _DROPPED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
 _RETURN = re.compile("\r\n?")
@@ -16,27 +17,34 @@ _NOTE_ROOM = 300  # under this limit a count of what is missing would take too m
 _LONGEST_CLUSTER = 32
 _JOINER = "\u200d"
 _BEGINNING = 30
-_watched: ContextVar[list[str] | None] = ContextVar("watched", default=None)
+
+
+class Cut(NamedTuple):
+    """How many characters were left out of the text that begins like this."""
+
+    beginning: str
+    characters: int
+
+
+_watched: ContextVar[list[Cut] | None] = ContextVar("watched", default=None)
 
 
 @contextmanager
-def watched_cuts() -> Generator[list[str]]:
-    """What is left out of texts inside the `with` block, each in a sentence."""
-    sentences: list[str] = []
-    token = _watched.set(sentences)
+def watched_cuts() -> Generator[list[Cut]]:
+    """What is left out of texts inside the `with` block."""
+    cuts: list[Cut] = []
+    token = _watched.set(cuts)
     try:
-        yield sentences
+        yield cuts
     finally:
         _watched.reset(token)
 
 
 def left_out(text: str, characters: int) -> None:
     """Tell whoever watches that so many characters of `text` are left out."""
-    if (sentences := _watched.get()) is not None:
+    if (cuts := _watched.get()) is not None:
         beginning = clean_line(text[: _BEGINNING + 1])
-        beginning = f"{beginning[:_BEGINNING]}…" if len(beginning) > _BEGINNING else beginning
-        many = f"{characters:,} characters are" if characters != 1 else "1 character is"
-        sentences.append(f"{many} left out of “{beginning}”.")
+        cuts.append(Cut(f"{beginning[:_BEGINNING]}…" if len(beginning) > _BEGINNING else beginning, characters))
 
 
 def clean(text: str) -> str:

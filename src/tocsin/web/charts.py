@@ -1,5 +1,6 @@
-"""Charts as rectangles; the templates draw them as inline SVG, with words for who cannot see them."""
+"""Charts as shapes; the templates draw them as inline SVG, with words for who cannot see them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,15 @@ class Spark(Struct, frozen=True):
     rects: tuple[Rect, ...]
     delivered: int
     failed: int
+
+
+class Lines(Struct, frozen=True):
+    """Lengths of time on a logarithmic scale from `least` to `most` seconds. `paths`: SVG path data by kind; `grid`: where tenfolds are."""
+
+    least: float
+    most: float
+    grid: tuple[float, ...]
+    paths: dict[str, str]
 
 
 def spark(hours: Sequence[HandlerHour], since_hour: int) -> Spark:
@@ -63,3 +73,24 @@ def bars(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[Rect]:
                 x, wide = round(index * width, 1), round(max(1.0, width - 1), 1)
                 rects.append(Rect(kind, x, round(y, 1), wide, round(height, 1), f"{row['label']}: {row[kind]}"))
     return rects
+
+
+def lines(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Lines | None:
+    """A level stroke for each row that has a number of seconds, joined where the next one has, too. None: there is no number."""
+    seconds = [row[kind] for row in rows for kind in kinds if row[kind] is not None]
+    if not seconds:
+        return None
+    low = math.floor(math.log10(max(0.001, min(seconds))))
+    high = max(low + 1, math.ceil(math.log10(max(0.001, *seconds))))
+    step = CHART_HEIGHT / (high - low)
+    width = CHART_WIDTH / len(rows)
+    paths: dict[str, str] = {}
+    for kind in kinds:
+        path, is_joined = "", False
+        for index, row in enumerate(rows):
+            if row[kind] is not None:
+                y = CHART_HEIGHT - (math.log10(max(0.001, row[kind])) - low) * step
+                path += f"{'L' if is_joined else 'M'}{index * width:.1f} {y:.1f}h{width:.1f}"
+            is_joined = row[kind] is not None
+        paths[kind] = path
+    return Lines(10.0**low, 10.0**high, tuple(round(number * step, 1) for number in range(1, high - low)), paths)

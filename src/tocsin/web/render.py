@@ -15,7 +15,7 @@ from tocsin.channels.registry import CHANNELS
 from tocsin.flow.access import SCOPES
 from tocsin.flow.trial import Trial
 from tocsin.flow.words import Event, hint, sentence
-from tocsin.model import SECOND, Delivery, Fault, Handler, Micros, Reason, Severity, Status
+from tocsin.model import SECOND, Delivery, Fault, Handler, Micros, Reason, Sentence, Severity, Status
 from tocsin.web import assets, charts
 from tocsin.web.language import LANGUAGES, translations
 
@@ -76,7 +76,7 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (ago, span, story, why, described, verdict):
+    for write in (ago, span, story, told, why, described, verdict):
         filters[write.__name__] = functools.partial(write, _=_)
     filters["exact"] = exact
     cast("dict[str, Any]", environment.globals).update(
@@ -94,6 +94,7 @@ def _environment(language: str) -> Environment:
         Severity=Severity,
         spark=charts.spark,
         bars=charts.bars,
+        lines=charts.lines,
         state=state,
     )
     return environment
@@ -101,9 +102,9 @@ def _environment(language: str) -> Environment:
 
 def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:
     """A template with what every page knows: who is there, the form token, and what was wrong with the last form, by field."""
-    by_field: dict[str, str] = {}
+    by_field: dict[str, Sentence] = {}
     for fault in faults:
-        by_field.setdefault(fault.parameter or "", fault.detail)
+        by_field.setdefault((fault.parameter or "").partition("[")[0], fault.sentence)
     environment = _environment(visit.language)
     pulse = {"pulse": visit.pulse, "troubles": visit.service.unready()} if visit.pulse is not None else {}
     return environment.get_template(file).render(
@@ -150,11 +151,17 @@ def exact(at: Micros) -> str:
 
 def story(event: Event, _: Translate) -> str:
     """What happened, in the reader's language."""
-    values = {name: _sentence(value, _) if name in {"what", "why"} else value for name, value in event.values.items()}
-    return _(event.template).format(**values)
+    values = {name: _within(value, _) if name in {"what", "why"} else value for name, value in event.values.items()}
+    return _(event.template).format(**values, **{name: span(length / SECOND, _) for name, length in event.spans.items()})
 
 
-def _sentence(text: str, _: Translate) -> str:
+def told(sentence: Sentence, _: Translate) -> str:
+    """A sentence in the reader's language; of its values those that are words of ours, too."""
+    values = {name: _(value) if name in {"title", "element", "other"} else value for name, value in sentence.values.items()}
+    return _(sentence.template).format(**values) if values else _(sentence.template)
+
+
+def _within(text: str, _: Translate) -> str:
     """A sentence that stands within another, so its full stop may be missing."""
     return _(text) if text.endswith(".") else _(f"{text}.").removesuffix(".")
 
