@@ -370,6 +370,13 @@ def test_connections_are_used_again(run, receiver):
     assert receiver.connections == 1
 
 
+def test_a_new_socket_with_the_number_of_a_closed_one_is_heard(run, receiver):
+    receiver.answer("/closes", close=True)
+    each = [request(receiver.url("/closes"), timeout_seconds=3.0)] * 5
+    assert send(run, *each, request(receiver.url("/last"))).status == 200
+    assert (len(receiver.requests), receiver.connections) == (6, 6)
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 def test_an_idle_connection_that_died_costs_nothing(run, tls, tmp_path, monkeypatch, fresh_authorities):
     async def scenario(server):

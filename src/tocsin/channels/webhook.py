@@ -1,6 +1,7 @@
 """A generic webhook after Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
 
 import base64
+import binascii
 import functools
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -137,7 +138,7 @@ def _sign(secret: str, signed: bytes) -> str:
     first, second = inner.copy(), outer.copy()
     first.update(signed)
     second.update(first.digest())
-    return "v1," + base64.b64encode(second.digest()).decode()
+    return "v1," + binascii.b2a_base64(second.digest(), newline=False).decode()
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -194,11 +194,16 @@ class _Exchange:
         self._is_fresh = False
         self._objection = ""
         self._sockets = 0
+        self._source = io.BytesIO()
         for option, value in {**_OPTIONS, **_authorities()}.items():
             self.curl.setopt(option, value)
         self.curl.setopt(pycurl.PROXY, proxy or "")
         self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)  # libcurl itself ends answers with over 300 KB of headers
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
+        # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
+        self.curl.setopt(pycurl.READFUNCTION, self._source.read)
+        if not proxy:  # else libcurl looks up the proxy's name itself, with sockets that nobody is told of
+            self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
         if guard and not proxy:
             self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_connect)
 
@@ -266,9 +271,11 @@ class _Exchange:
             curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout_seconds * 1000)))
             self._timeout_seconds = request.timeout_seconds
         if request.method not in {"GET", "HEAD"}:
-            # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
             curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(request.body))
-            curl.setopt(pycurl.READFUNCTION, io.BytesIO(request.body).read)
+            self._source.seek(0)
+            self._source.truncate()
+            self._source.write(request.body)
+            self._source.seek(0)
 
     def result(self, code: int) -> HttpReply | NoReply:
         """The reply that a finished transfer got."""
@@ -310,6 +317,10 @@ class _Exchange:
             return socket.socket(family, kind, protocol)
         except OSError:
             return pycurl.SOCKET_BAD
+
+    def _on_socket(self, fd: int, _purpose: int) -> int:
+        self._multi.opened(fd)
+        return pycurl.SOCKOPT_OK
 
 
 _OPTIONS = {

@@ -38,6 +38,7 @@ class Multi:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._watched: dict[int, int] = {}
+        self._registered: dict[int, int] = {}  # of the sockets that `opened` was told of: what the epoll waits for
         self._waiting: dict[pycurl.Curl, Ended] = {}
         self._is_closed = False
         self._due: float | None = None
@@ -56,6 +57,10 @@ class Multi:
             self._multi.add_handle(curl)
             self._waiting[curl] = ended
             self._act_soon()
+
+    def opened(self, fd: int) -> None:
+        """A socket of libcurl's is new: what was known of its number was about one that is closed. Of others nothing is remembered."""
+        self._registered[fd] = 0
 
     def abort(self, curl: pycurl.Curl) -> None:
         """End a transfer that nobody waits for any more; its connection is closed."""
@@ -92,6 +97,12 @@ class Multi:
             self._register(fd, events)
 
     def _register(self, fd: int, events: int) -> None:
+        """Nearly always a socket is used again and waits for the same already: then a system call is spared."""
+        registered = self._registered.get(fd)
+        if registered == events:
+            return
+        if registered is not None:
+            self._registered[fd] = events
         try:
             self._epoll.modify(fd, events)
         except FileNotFoundError:
@@ -116,8 +127,9 @@ class Multi:
     def _on_idle_socket(self, fd: int, event: int) -> None:
         with contextlib.suppress(OSError):  # libcurl may have closed it just now
             if not event & _CLOSED:
-                self._epoll.modify(fd, select.EPOLLRDHUP)  # libcurl reads what came when it uses the connection again
+                self._register(fd, select.EPOLLRDHUP)  # libcurl reads what came when it uses the connection again
                 return
+            self._registered.pop(fd, None)
             self._epoll.unregister(fd)
             idle = socket.socket(fileno=fd)
             try:
