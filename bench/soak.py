@@ -19,7 +19,10 @@ from typing import Any
 
 from msgspec import Struct, to_builtins
 
+from bench.machine import cores
 from bench.misbehaving import Receivers
+from bench.probe import Beside, Probe
+from bench.receiver import Receiver
 from tocsin.cli.selftest.service import Down, Service
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +32,7 @@ FLAT = 1.10  # the end against minute 2
 SAMPLE_SECONDS = 1.0
 SETTLE_SECONDS = 420.0  # a mail whose answer was lost waits five minutes
 MAIL_ENDS_BEFORE = 60.0  # seconds before the load ends
+HANGING, BACKLOG = 200, 5  # handlers beside the healthy one, and deliveries of each
 
 
 class Sample(Struct):
@@ -55,6 +59,7 @@ class Books(Struct):
     unexplained: int  # repeated without an attempt that says unknown
     rss_mb: tuple[float, float]  # at minute 2, at the end
     descriptors: tuple[float, float]
+    beside: Beside | None  # of the one that is not killed
 
     @property
     def complaints(self) -> list[str]:
@@ -64,13 +69,15 @@ class Books(Struct):
             first, last = getattr(self, what)
             if last > first * FLAT:
                 found.append(f"{self.name}: {what} grew from {first:.0f} to {last:.0f}")
+        if self.beside is not None and self.beside.complaint is not None:
+            found.append(f"{self.name}: {self.beside.complaint}")
         return found
 
 
 class Soaked:
     """One service, its senders, and the books of what it accepted."""
 
-    def __init__(self, name: str, folder: Path, seed: int, receivers: Receivers) -> None:
+    def __init__(self, name: str, folder: Path, seed: int, receivers: Receivers, healthy: Receiver | None) -> None:
         folder.mkdir()
         self.name = name
         self.kills = 0
@@ -84,6 +91,8 @@ class Soaked:
             TOCSIN_EMAIL_FROM="soak@example.com",
         )
         self._seed = f"{seed} {name}"
+        self._healthy = healthy
+        self._probe: Probe | None = None
         self._receivers = receivers
         self._handlers: dict[str, list[int]] = {}
         self._lock = threading.Lock()
@@ -92,15 +101,28 @@ class Soaked:
     def begin(self, seconds: float) -> None:
         self.service.start()
         for kind, count in (("well", 6), ("ill", 10), ("hangs", 2)):
-            self._handlers[kind] = [self._add(f"/{kind}/{number}") for number in range(count)]
+            self._handlers[kind] = [self._add(f"{self._receivers.url}/{kind}/{number}") for number in range(count)]
         mail = {"type": "email", "name": "mail", "email": "operator@example.com"}
         self._handlers["mail"] = [int(self.service.call("POST", "/api/notification-handlers", mail)["data"]["id"])]
-        self.began = time.monotonic()
-        self._ends = self.began + seconds
         self._threads = [threading.Thread(target=self._guarded, args=(self._send, number), daemon=True) for number in range(SENDERS)]
         self._threads.append(threading.Thread(target=self._guarded, args=(self._sample,), daemon=True))
+        if self._healthy is not None:
+            self._probe = self._begin_probe(self._healthy)
+            self._threads.append(threading.Thread(target=self._guarded, args=(self._probe.run,), daemon=True))
+        self.began = time.monotonic()
+        self._ends = self.began + seconds
         for thread in self._threads:
             thread.start()
+
+    def _begin_probe(self, healthy: Receiver) -> Probe:
+        """A healthy handler, then many that hang, each with a backlog."""
+        handler = self._add(f"http://127.0.0.1:{healthy.ports[0]}/healthy")
+        probe = Probe(healthy, lambda number: self._accept(f"healthy {number}", {"message": f"healthy {number}", "handlers": [handler]}))
+        probe.alone()
+        hanging = [self._add(f"{self._receivers.url}/hangs/beside {number}".replace(" ", "-")) for number in range(HANGING)]
+        for number in range(BACKLOG):
+            self._accept(f"backlog {number}", {"message": f"backlog {number}", "handlers": hanging})
+        return probe
 
     def kill_now_and_then(self) -> None:
         """Until the load ends: kill -9 after 2 to 6 seconds of life, and a start on the same data."""
@@ -112,6 +134,10 @@ class Soaked:
             self.service.start()
 
     def end(self) -> None:
+        while time.monotonic() < self._ends and self._failure is None:
+            time.sleep(SAMPLE_SECONDS)
+        if self._probe is not None:
+            self._probe.end()
         for thread in self._threads:
             thread.join()
         if self._failure is not None:
@@ -124,8 +150,8 @@ class Soaked:
             self._failure = failure
             raise
 
-    def _add(self, path: str) -> int:
-        form = {"type": "webhook", "name": path, "webhook": self._receivers.url + path}
+    def _add(self, url: str) -> int:
+        form = {"type": "webhook", "name": url, "webhook": url}
         return int(self.service.call("POST", "/api/notification-handlers", form)["data"]["id"])
 
     # ------------------------------------------------------------------------------------------------------- the load
@@ -225,7 +251,10 @@ class Soaked:
 
     def books(self) -> Books:
         rows = {row["id"]: row for row in self._rows()}
+        beside = self._probe.found() if self._probe is not None else None
         answered, known = self._receivers.answered, set(self.accepted.values())
+        if self._probe is not None:
+            answered.update({one: self._probe.arrived[row["notification_id"]] for one, row in rows.items()})
         failed = [row for row in rows.values() if row["status"] == "failed"]
         repeated = [one for one in rows if answered[one] > 1]
         return Books(
@@ -242,16 +271,19 @@ class Soaked:
             unexplained=sum(not self._said_unknown(one) for one in repeated) + sum(one not in rows for one in answered if one),
             rss_mb=self.flat("rss_mb"),
             descriptors=self.flat("descriptors"),
+            beside=beside,
         )
 
 
 def soak(seed: int, minutes: float, folder: Path) -> list[Books]:
     with ExitStack() as stack:
         soaked: list[Soaked] = []
-        for name in ("killed", "steady"):
+        healthy = Receiver(cores()[1], 1)
+        stack.callback(healthy.close)
+        for name, probed in (("killed", None), ("steady", healthy)):
             receivers = Receivers(seed)
             stack.enter_context(receivers.running())
-            one = Soaked(name, folder / name, seed, receivers)
+            one = Soaked(name, folder / name, seed, receivers, probed)
             soaked.append(one)
             stack.callback(one.service.kill)
             one.begin(minutes * 60)
