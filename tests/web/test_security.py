@@ -264,9 +264,9 @@ def test_an_export_holds_no_formula(surfer: Surfer, served: Service, receiver: R
 
 def test_nonsense_in_a_query_string_is_no_fault_of_ours(surfer: Surfer) -> None:
     for query in (
-        "page=-1",
-        "page=x",
-        "page=99999999999",
+        "before=-1",
+        "before=x",
+        "before=999999999999999999",
         "handler=x",
         "status=x",
         "reason=x",

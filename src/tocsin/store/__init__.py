@@ -43,6 +43,8 @@ class HandlerFilter(Struct, frozen=True):
 
 
 class DeliveryFilter(Struct, frozen=True):
+    """`before`: only deliveries with smaller ids, so that the next page of a list costs no more than the first."""
+
     notification_id: int | None = None
     notification_handler_id: int | None = None
     status: Status | None = None
@@ -51,6 +53,7 @@ class DeliveryFilter(Struct, frozen=True):
     search: str = ""
     reason: Reason | None = None
     severity: Severity | None = None
+    before: int | None = None
 
     @property
     def only_status(self) -> bool:

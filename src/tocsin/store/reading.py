@@ -219,6 +219,8 @@ def _counts(connection: Connection, ids: Sequence[int]) -> dict[int, dict[Status
 def _with_filters(chosen: AnySelect, which: DeliveryFilter) -> AnySelect:
     if which.notification_id is not None:
         chosen = chosen.where(deliveries.c.notification_id == which.notification_id)
+    if which.before is not None:
+        chosen = chosen.where(deliveries.c.id < which.before)
     if which.datetime_start is not None:
         chosen = chosen.where(deliveries.c.created_at >= which.datetime_start)
     if which.datetime_end is not None:

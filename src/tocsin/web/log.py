@@ -18,12 +18,11 @@ from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
 ROWS = 50
-MOST_PAGES = 200
 MOST_EXPORTED = 10_000
 EXPORTED_AT_ONCE = 1000
 MOST_FAN_OUT = 1000
 # What the query string calls the fields of a DeliveryFilter, in their order; "": it has no name for it.
-_FIELDS = ("", "handler", "status", "from", "to", "search", "reason", "severity")
+_FIELDS = ("", "handler", "status", "from", "to", "search", "reason", "severity", "")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -70,19 +69,19 @@ def _moment(text: str) -> Micros | None:
 
 async def page(visit: Visit) -> Response:
     filters = _filters(visit)
-    wanted = visit.request.query_params.get("page", "1")
-    number = min(MOST_PAGES, int(wanted)) if re.fullmatch(r"[1-9][0-9]{0,5}", wanted) else 1
-    found = await visit.service.deliveries.page(visit.who.id, filters.which, number, ROWS)
+    given = visit.request.query_params.get("before", "")
+    before = int(given) if re.fullmatch(r"[0-9]{1,18}", given) else None
+    found = await visit.service.deliveries.page(visit.who.id, msgspec.structs.replace(filters.which, before=before), 1, ROWS)
     labels = await visit.service.deliveries.labels(visit.who.id, found.rows)
     return visit.page(
         "_rows.html" if visit.is_fragment else "log.html",
         rows=found.rows,
         labels=labels,
         filters=filters,
-        number=number,
+        before=before,
         total=found.total,
         is_exact=found.exact,
-        has_next=number * ROWS < found.total and number < MOST_PAGES,
+        has_older=len(found.rows) < found.total,
         reasons=sorted(one.value for one in Reason),
         is_compact=False,
     )
