@@ -169,7 +169,8 @@ class Receivers:
         return random.Random(f"{self._seed} {path} {self._counts[path]}")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # ours, or the service was killed
+        # Ours, or the service was killed; or all is over, and asyncio's streams would complain of a cancelled one.
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = head.decode("latin-1").split("\r\n")
