@@ -25,6 +25,7 @@ _NAME_LENGTH = "A key has a name of {most} characters at most."
 _NOTE_AFTER: Micros = 3600 * SECOND  # a session's use is written down once an hour
 _FREE_TRIES = 5
 _LONGEST_WAIT_SECONDS = 900.0
+_FORGOTTEN_AFTER_SECONDS = 3600.0
 _MOST_REMEMBERED = 10_000
 
 
@@ -37,7 +38,7 @@ class Throttled(Exception):
 
 
 class _Tries:
-    """Failed attempts by address and by account: from the sixth on each doubles the wait."""
+    """Failed attempts by address and by account: from the sixth on each doubles the wait, until one succeeds or none came for an hour."""
 
     def __init__(self) -> None:
         self._failed: dict[str, tuple[int, float]] = {}
@@ -54,7 +55,8 @@ class _Tries:
         if len(self._failed) >= _MOST_REMEMBERED:
             self._failed = {one: (count, until) for one, (count, until) in self._failed.items() if until > now}
         for one in whose:
-            count = self._failed.get(one, (0, 0.0))[0] + 1
+            before, until = self._failed.get(one, (0, 0.0))
+            count = before + 1 if now - until < _FORGOTTEN_AFTER_SECONDS else 1
             wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** (count - _FREE_TRIES)) if count > _FREE_TRIES else 0.0
             self._failed[one] = (count, now + wait)
 
