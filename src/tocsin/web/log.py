@@ -13,11 +13,12 @@ from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
 from tocsin.model import MASK, SECOND, Delivery, Fault, Invalid, Micros, Missing, Reason, Severity, Status
-from tocsin.store import DeliveryFilter, Labels
+from tocsin.store import DeliveryFilter, HandlerFilter, Labels
 from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
 ROWS = 50
+MOST_TO_CHOOSE = 100  # handlers
 MOST_EXPORTED = 10_000
 EXPORTED_AT_ONCE = 1000
 MOST_FAN_OUT = 1000
@@ -71,10 +72,12 @@ async def page(visit: Visit) -> Response:
     filters = _filters(visit)
     given = visit.request.query_params.get("before", "")
     before = int(given) if re.fullmatch(r"[0-9]{1,18}", given) else None
-    found = await visit.service.deliveries.page(visit.who.id, msgspec.structs.replace(filters.which, before=before), 1, ROWS)
+    which = msgspec.structs.replace(filters.which, before=before)
+    found = await visit.service.deliveries.page(visit.who.id, which, 1, ROWS)
     labels = await visit.service.deliveries.labels(visit.who.id, found.rows)
     return visit.page(
         "_rows.html" if visit.is_fragment else "log.html",
+        handlers=() if visit.is_fragment else await _choice(visit, which.notification_handler_id),
         rows=found.rows,
         labels=labels,
         filters=filters,
@@ -85,6 +88,15 @@ async def page(visit: Visit) -> Response:
         reasons=sorted(one.value for one in Reason),
         is_compact=False,
     )
+
+
+async def _choice(visit: Visit, chosen: int | None) -> list[tuple[int, str]]:
+    """Handlers to choose from, also one that is deleted if it is chosen already; none where there are too many."""
+    rows, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(order_by="name"), 1, MOST_TO_CHOOSE)
+    found = [(row.id, row.name) for row in rows]
+    if total > MOST_TO_CHOOSE:
+        return []
+    return found if chosen is None or chosen in dict(found) else [*found, (chosen, str(chosen))]
 
 
 # -------------------------------------------------------------------------------------------------------- one delivery
