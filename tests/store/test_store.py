@@ -4,6 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 from sqlite3 import IntegrityError
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -240,7 +241,34 @@ def test_lists_are_newest_first_and_filtered(tmp_path: Path) -> None:
             assert [row.id for row in of_one.rows] == [ids[7]]
             assert (await store.deliveries(1, DeliveryFilter(search="TITLE"), 1, 25)).total == 40
             assert (await store.deliveries(1, DeliveryFilter(search="%"), 1, 25)).total == 0
+            older = await store.deliveries(1, DeliveryFilter(before=ids[30]), 1, 25)
+            assert ([row.id for row in older.rows], older.total) == (ids[5:30][::-1], 30)
+            assert (await store.deliveries(1, DeliveryFilter(before=ids[0]), 1, 25)).rows == []
             assert (await store.deliveries(2, DeliveryFilter(), 1, 25)).rows == []
+
+    run(main())
+
+
+def test_lists_are_filtered_by_reason(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            arrived, failed, waiting, _ = [await accept_one(store, handler, at=100 + index) for index in range(4)]
+            await settled(store, delivered(arrived))
+            await settled(store, Settlement(replace(failed, status=Status.FAILED, last_reason=Reason.REJECTED), attempt(failed), 200))
+            await settled(store, Settlement(replace(waiting, last_reason=Reason.TIMEOUT), attempt(waiting), 200))
+
+            async def found(**which: Any) -> list[int]:
+                page = await store.deliveries(1, DeliveryFilter(**which), 1, 25)
+                assert page.total == len(page.rows)
+                return [row.id for row in page.rows]
+
+            assert await found(reason=Reason.OK) == [arrived.id]
+            assert await found(reason=Reason.REJECTED) == [failed.id]
+            assert await found(reason=Reason.TIMEOUT) == [waiting.id]
+            assert await found(reason=Reason.TIMEOUT, status=Status.PENDING) == [waiting.id]
+            assert await found(reason=Reason.TIMEOUT, status=Status.FAILED) == []
+            assert await found(reason=Reason.OK, status=Status.PENDING) == await found(reason=Reason.DNS, status=Status.DELIVERED) == []
 
     run(main())
 

@@ -288,7 +288,11 @@ def chosen_deliveries(user_id: int, which: DeliveryFilter | int, statuses: Seque
 
 
 def deliveries_page(connection: Connection, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
-    statuses = tuple(Status) if which.status is None else (which.status,)
+    statuses = [status for status in Status if which.status in (None, status)]
+    if which.reason is not None:  # what has arrived, nearly all there is, did so for one reason, and nothing else did
+        statuses = [status for status in statuses if (status is Status.DELIVERED) is (which.reason is Reason.OK)]
+        if not statuses:
+            return Page([], 0)
     total, exact = _deliveries_total(connection, user_id, which, statuses)
     if (page - 1) * size >= total and exact:
         return Page([], total)
