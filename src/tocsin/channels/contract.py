@@ -28,6 +28,7 @@ from tocsin.model import (
     Reply,
     Request,
     Unknown,
+    Value,
 )
 from tocsin.settings import Settings
 
@@ -67,7 +68,7 @@ class Pace(Struct, frozen=True):
     seconds: float
 
 
-class Context(Struct, frozen=True):
+class Context(Value, frozen=True):
     """What `render` and `classify` may know of the attempt, so that they need no clock, no dice and no store.
 
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late

@@ -61,7 +61,7 @@ class WebhookSettings(HandlerSettings, frozen=True):
     ]
 
 
-class _Data(Struct):
+class _Data(Struct, gc=False):
     id: int | None
     title: str
     message: str
@@ -73,7 +73,7 @@ class _Data(Struct):
     delivery_id: int | None
 
 
-class _Body(Struct):
+class _Body(Struct, gc=False):
     type: str
     timestamp: str
     data: _Data

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 
 import structlog
+from msgspec import Struct
 
 from tocsin import observe
 from tocsin.engine import Worker
@@ -34,21 +35,18 @@ UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
 log = structlog.get_logger(__name__)
 
 
-class _Run:
+class _Run(Struct, gc=False):
     """See `tocsin.engine.Run`."""
 
-    __slots__ = ("_delivery_id", "_engine", "_lane")
-
-    def __init__(self, engine: "LocalEngine", lane: Lane, delivery_id: int) -> None:
-        self._engine = engine
-        self._lane = lane
-        self._delivery_id = delivery_id
+    engine: "LocalEngine"
+    lane: Lane
+    delivery_id: int
 
     def came_back(self, answered: bool) -> None:
-        self._engine.came_back(self._lane, answered)
+        self.engine.came_back(self.lane, answered)
 
     def settled(self, due_at: Micros | None) -> None:
-        self._engine.settled(self._lane, self._delivery_id, due_at)
+        self.engine.settled(self.lane, self.delivery_id, due_at)
 
 
 class LocalEngine:

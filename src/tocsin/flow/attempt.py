@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from tocsin import observe
@@ -27,6 +26,7 @@ from tocsin.model import (
     Refused,
     Reply,
     Request,
+    Value,
 )
 from tocsin.net.mail import NothingSent
 from tocsin.vault import scrub
@@ -43,7 +43,7 @@ class Sender(Protocol):
     def send(self, request: Request) -> Awaitable[Reply]: ...
 
 
-class Tried(Struct, frozen=True):
+class Tried(Value, frozen=True):
     """What an attempt came to. `part`: parts that have arrived by now, those of earlier attempts included.
 
     `refusal`: the answer with which the provider refused the native form; `requests` and `reply` are of the plainest form then.

@@ -6,7 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tocsin.channels.contract import AnyChannel
-from tocsin.model import SECOND, Delivered, Delivery, Gone, Later, Micros, Moved, Outcome, Reason, Refused, Status, Unknown
+from tocsin.model import SECOND, Delivered, Delivery, Gone, Later, Micros, Moved, Outcome, Reason, Refused, Status, Unknown, Value
 from tocsin.settings import Settings
 
 LEAST_THROTTLE_SECONDS = 0.2
@@ -24,7 +24,7 @@ _OURS = {
 MOST_MOVES = 3  # new addresses in a row before we stop believing them
 
 
-class Decision(Struct, frozen=True):
+class Decision(Value, frozen=True):
     """What is done about an outcome.
 
     `delivery` is the row as it shall stand. `pause_seconds`: nothing goes out on this credential for so long. `switch_off`: why

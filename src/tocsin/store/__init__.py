@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status
+from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status, Value
 
 T = TypeVar("T")
 Labels: TypeAlias = "tuple[dict[int, Label], dict[int, tuple[str, str]]]"  # handlers: type and name
@@ -160,14 +160,14 @@ class KeyRow(Struct, frozen=True):
     scopes: tuple[str, ...]
 
 
-class PlannedDelivery(Struct, frozen=True):
+class PlannedDelivery(Value, frozen=True):
     handler_id: int
     status: Status
     due_at: Micros
     reason: Reason | None = None
 
 
-class Planned(Struct, frozen=True):
+class Planned(Value, frozen=True):
     """A notification and its deliveries, ready to be kept."""
 
     message: Message
@@ -185,21 +185,21 @@ class Remembered(Struct, frozen=True):
     answer: tuple[int, ...] = ()
 
 
-class Accept(Struct, frozen=True):
+class Accept(Value, frozen=True):
     user_id: int
     at: Micros
     planned: Sequence[Planned]
     idempotency: Remembered | None = None
 
 
-class Accepted(Struct, frozen=True):
+class Accepted(Value, frozen=True):
     """Ids of one kept notification; those of its deliveries count on from `first_delivery_id`."""
 
     notification_id: int
     first_delivery_id: int
 
 
-class Settlement(Struct, frozen=True):
+class Settlement(Value, frozen=True):
     """How a delivery stands after an attempt (None: ended without one). Applied only while the row is pending, but an arrival always."""
 
     delivery: Delivery
@@ -223,7 +223,7 @@ class Label(Struct, frozen=True):
     severity: Severity
 
 
-class Waiting(Struct, frozen=True):
+class Waiting(Value, frozen=True):
     """A pending delivery with what it takes to send it."""
 
     delivery: Delivery
