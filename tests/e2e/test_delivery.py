@@ -459,6 +459,27 @@ def test_a_moved_telegram_group_is_followed(client: OwnedClient, providers: Rece
     assert sent == [-4711, -1001234567890]
 
 
+def test_more_than_one_goes_out_at_a_time_right_after_another_process_changed_something(
+    client: OwnedClient, receiver: Receiver, service: Service
+) -> None:
+    handler = webhook(client, receiver)
+    client.settled(client.send("it answers", handlers=[handler]))
+    with service.admin() as admin:
+        key = admin.add_key(client.email, "short-lived", ("deliveries:read",))
+        other = OwnedClient(service.port, key, client.email)
+        assert other.get("/api/notifications").status == 200
+        keys = admin.keys()
+        admin.revoke_key(next(str(one.id) for one in keys if (one.email, one.name) == (client.email, "short-lived")))
+    until(lambda: other.get("/api/notifications").status == 401, what="the revoked key is still taken")
+
+    receiver.answer("/hook", hold=True)
+    receiver.answer("/hook", hold=True)
+    both = client.post("/api/notifications/batch", {"notifications": [{"message": text, "handlers": [handler]} for text in ("1", "2")]})
+    receiver.wait(3)  # the second before the first is answered
+    receiver.release()
+    assert [client.settled(one["id"])[0]["status"] for one in both.data] == ["delivered", "delivered"]
+
+
 # ----------------------------------------------------------------------------------------------- accepting, order
 
 

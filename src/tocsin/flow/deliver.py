@@ -111,18 +111,17 @@ class Delivering:
     # ------------------------------------------------------------------------------------------- what the engine asks
 
     def is_prepared(self, handler_id: int) -> bool:
-        return self._directory.knows_pace(handler_id)
+        return self._directory.knows_pacing(handler_id)
 
     def turn(self, handler_id: int) -> float:
-        credential, paces = self._directory.pace_of(handler_id)
-        if not paces and not self._pacer.has_pauses:
+        pacing = self._directory.pacing(handler_id)
+        if not pacing.paces and not self._pacer.has_pauses:
             return 0.0
         now = time.monotonic()
-        return self._pacer.pause_left(handler_id, now) or self._pacer.take(credential, paces, now)
+        return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now)
 
     def in_flight(self, handler_id: int) -> int:
-        loaded = self._directory.cached(handler_id)
-        return 1 if loaded is None else loaded.channel.in_flight
+        return self._directory.pacing(handler_id).in_flight
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         await self._directory.prepare(handler_ids)

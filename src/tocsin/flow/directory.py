@@ -33,6 +33,14 @@ class Loaded(Struct, frozen=True):
         return f"Loaded({self.handler!r})"
 
 
+class Pacing(Struct, frozen=True):
+    """How a handler's deliveries may start: what a throttle pauses, its windows, and how many at the same time."""
+
+    credential: str
+    paces: tuple[Pace, ...]
+    in_flight: int
+
+
 def load(handler: Handler, service: Settings) -> Loaded:
     """Type a handler's settings. The credential's key is that of the first pace; without one, the handler is its own."""
     channel = CHANNELS[handler.type]
@@ -91,15 +99,15 @@ class Directory:
         self._service = service
         self._loaded: dict[int, Loaded] = {}
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
-        self._paces: dict[int, tuple[str, tuple[Pace, ...]]] = {}
+        self._pacing: dict[int, Pacing] = {}
         self._changes = 0
 
-    def pace_of(self, handler_id: int) -> tuple[str, tuple[Pace, ...]]:
-        """Credential and paces as last known, even while a change is being read again."""
-        return self._paces.get(handler_id) or (f"handler:{handler_id}", ())
+    def pacing(self, handler_id: int) -> Pacing:
+        """As last known, even while a change is being read again."""
+        return self._pacing.get(handler_id) or Pacing(f"handler:{handler_id}", (), 1)
 
-    def knows_pace(self, handler_id: int) -> bool:
-        return handler_id in self._paces
+    def knows_pacing(self, handler_id: int) -> bool:
+        return handler_id in self._pacing
 
     def cached(self, handler_id: int) -> Loaded | None:
         return self._loaded.get(handler_id)
@@ -112,16 +120,16 @@ class Directory:
         changes = self._changes
         row = await self._store.handler(handler_id)
         if row is None or row.deleted_at is not None:
-            self._paces.pop(handler_id, None)
+            self._pacing.pop(handler_id, None)
             return None
         found = self._open(row)
         if changes == self._changes:
             if len(self._loaded) >= MOST_IN_MEMORY:
                 oldest = next(iter(self._loaded))
                 del self._loaded[oldest]
-                self._paces.pop(oldest, None)
+                self._pacing.pop(oldest, None)
             self._loaded[handler_id] = found
-            self._paces[handler_id] = (found.credential, found.paces)
+            self._pacing[handler_id] = Pacing(found.credential, found.paces, found.channel.in_flight)
         return found
 
     def _open(self, row: HandlerRow) -> Loaded:
