@@ -6,11 +6,13 @@ import io
 import ipaddress
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import pycurl
+from msgspec import Struct
 
 from tocsin import __version__
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
@@ -27,8 +29,11 @@ DNS_SECONDS = 300
 _FREE_HANDLES = 256
 _EXPECTS_FROM = 1 << 20  # bytes of a body from which on libcurl would ask beforehand, with `Expect: 100-continue`
 _AGENT = f"tocsin/{__version__}"
+_BARE = bytes(byte if 0x20 <= byte < 0x7F else 0 for byte in range(256))  # control characters become NUL
+_WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 Done: TypeAlias = Callable[[HttpReply | NoReply], None]
+_STOPPED = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True)
 
 # Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
@@ -77,7 +82,7 @@ class HttpWire:
         try:
             prepared = await self._prepared(request)
         except asyncio.CancelledError:
-            prepared = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True)
+            prepared = _STOPPED
         if isinstance(prepared, NoReply):
             done(prepared)
         else:
@@ -85,7 +90,10 @@ class HttpWire:
 
     def _must_prepare(self, request: HttpRequest) -> bool:
         """Whether something is to be looked up before libcurl is given the request: nearly never, names stay fresh for minutes."""
-        return request.guarded if self._has_proxy else not self._lanes[request.guarded].knows(request.url)
+        if self._has_proxy:
+            return request.guarded
+        named = _route(request.url).named
+        return named is not None and not self._lanes[request.guarded].knows(named)
 
     async def _prepared(self, request: HttpRequest) -> tuple[str, ...] | NoReply:
         """The addresses of its host, none if they are another's concern; or why it cannot be sent."""
@@ -101,7 +109,7 @@ class HttpWire:
 
     def _start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...] = ()) -> "_Exchange | None":
         if self._is_closed:
-            asyncio.get_running_loop().call_soon(done, NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True))
+            asyncio.get_running_loop().call_soon(done, _STOPPED)
             return None
         return self._lanes[request.guarded].start(request, done, addresses)
 
@@ -130,14 +138,13 @@ class _Lane:
     def __init__(self, guard: Guard | None, proxy: str | None) -> None:
         self._guard = guard
         self._proxy = proxy
-        self._free: list[_Exchange] = []
+        self._free: deque[_Exchange] = deque(maxlen=_FREE_HANDLES)
         self._multi: Multi | None = None
         self._names = Names(DNS_SECONDS * 0.9)  # known a little shorter than to libcurl, which keeps the addresses
 
-    def knows(self, url: str) -> bool:
-        """Whether libcurl knows the addresses of the host, or there is nothing to look up."""
-        place = _named(url)
-        return place is None or self._names.is_fresh(place)
+    def knows(self, place: Place) -> bool:
+        """Whether libcurl knows the addresses of the host."""
+        return self._names.is_fresh(place)
 
     async def look_up(self, place: Place, seconds: float) -> tuple[str, ...] | NoReply:
         try:
@@ -147,9 +154,10 @@ class _Lane:
         except OSError:
             return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
 
-    def start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...]) -> "_Exchange | None":
+    def start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...] = ()) -> "_Exchange | None":
         multi = self._multi = self._multi or Multi()
         exchange = self._free.pop() if self._free else _Exchange(multi, self._free, self._guard, self._proxy)
+        exchange.request, exchange.done = request, done
         try:
             exchange.prepare(request, addresses=addresses)
         except (ValueError, pycurl.error):
@@ -157,7 +165,6 @@ class _Lane:
             detail = "The request cannot be written as HTTP: its URL or a header is malformed."
             asyncio.get_running_loop().call_soon(done, NoReply(Reason.SETTINGS, sent=False, detail=detail))
             return None
-        exchange.request, exchange.done = request, done
         multi.start(exchange.curl, exchange.ended)
         return exchange
 
@@ -175,8 +182,9 @@ class _Lane:
 class _Exchange:
     """A libcurl handle and what it heard; used for one request after another. `free`: where it waits for the next."""
 
-    def __init__(self, multi: Multi, free: "list[_Exchange]", guard: Guard | None, proxy: str | None) -> None:
+    def __init__(self, multi: Multi, free: "deque[_Exchange]", guard: Guard | None, proxy: str | None) -> None:
         self.curl = pycurl.Curl()
+        self._setopt = self.curl.setopt  # pycurl takes long to find its own methods
         self._multi = multi
         self._free = free
         self.request: HttpRequest | None = None
@@ -186,22 +194,16 @@ class _Exchange:
         self._lines: list[bytes] = []
         self._body = bytearray()
         self._is_capped = False
-        self._method = "POST"
-        self._timeout_seconds = -1.0
-        self._has_target = False
-        self._has_addresses = False
-        self._is_address = False
-        self._is_fresh = False
         self._objection = ""
         self._sockets = 0
-        self._source = io.BytesIO()
+        self._manner = _Manner()
+        self._has_target = False
+        self._has_addresses = False
         for option, value in {**_OPTIONS, **_authorities()}.items():
             self.curl.setopt(option, value)
         self.curl.setopt(pycurl.PROXY, proxy or "")
         self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)  # libcurl itself ends answers with over 300 KB of headers
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
-        # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
-        self.curl.setopt(pycurl.READFUNCTION, self._source.read)
         if not proxy:  # else libcurl looks up the proxy's name itself, with sockets that nobody is told of
             self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
         if guard and not proxy:
@@ -215,8 +217,7 @@ class _Exchange:
 
     def let_go(self) -> None:
         self.request = self.done = None
-        if len(self._free) < _FREE_HANDLES:
-            self._free.append(self)
+        self._free.append(self)
 
     def ended(self, code: int) -> None:
         """libcurl is through with it."""
@@ -242,45 +243,29 @@ class _Exchange:
         self._is_capped = False
         self._objection = ""
         self._sockets = 0
-        curl = self.curl
-        if fresh != self._is_fresh:
-            curl.setopt(pycurl.FRESH_CONNECT, fresh)
-            self._is_fresh = fresh
-        if request.method != self._method:
-            self._set_method(request.method)
-        url = wire_url(request.url)
-        curl.setopt(pycurl.URL, url)
-        place = _named(request.url)
-        if (is_address := place is None) != self._is_address:
-            # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
-            curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if is_address else DNS_SECONDS)
-            self._is_address = is_address
-        if place is not None and addresses:
-            listed = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
-            curl.setopt(pycurl.RESOLVE, [f"+{place.host}:{place.port}:{listed}"])  # +: it grows old as what libcurl finds by itself
-            self._has_addresses = True
-        elif self._has_addresses:
-            curl.unsetopt(pycurl.RESOLVE)
-            self._has_addresses = False
-        if self._has_target or ("%" in url and not self._proxy):
+        setopt, route, body = self._setopt, _route(request.url), request.body
+        manner = _Manner(request.method, request.timeout_seconds, route.named is None, fresh)
+        if manner != self._manner:
+            self._set_manner(manner)
+        setopt(pycurl.URL, route.url)
+        setopt(pycurl.HTTPHEADER, _header_lines(request.headers, len(body)))
+        if addresses or self._has_addresses:
+            self._set_addresses(route.named, addresses)
+        if self._has_target or (route.is_escaped and not self._proxy):
             # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
-            curl.setopt(pycurl.REQUEST_TARGET, _target(url))
+            setopt(pycurl.REQUEST_TARGET, _target(route.url))
             self._has_target = True
-        curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers, len(request.body)))
-        if request.timeout_seconds != self._timeout_seconds:
-            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout_seconds * 1000)))
-            self._timeout_seconds = request.timeout_seconds
-        if request.method not in {"GET", "HEAD"}:
-            curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(request.body))
-            self._source.seek(0)
-            self._source.truncate()
-            self._source.write(request.body)
-            self._source.seek(0)
+        if manner.method not in _WITHOUT_BODY:
+            setopt(pycurl.POSTFIELDSIZE_LARGE, len(body))
+            # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
+            setopt(pycurl.READFUNCTION, io.BytesIO(body).read)
 
     def result(self, code: int) -> HttpReply | NoReply:
         """The reply that a finished transfer got."""
         if code == 0 or self._is_capped:
-            headers = _headers(self._lines)
+            lines = self._lines
+            is_whole = bool(lines) and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/")
+            headers = _Headers(tuple(lines)) if is_whole else _read_headers(lines)
             if headers is None:
                 return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
             return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
@@ -288,20 +273,33 @@ class _Exchange:
             return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
         return no_reply(self.curl, code)
 
-    def _set_method(self, method: str) -> None:
+    def _set_manner(self, manner: "_Manner") -> None:
+        curl, method = self.curl, manner.method
         if not method.isascii() or not method.isalpha():
             raise ValueError("not a method")
-        self.curl.setopt(pycurl.NOBODY, 0)
-        self.curl.setopt({"GET": pycurl.HTTPGET, "HEAD": pycurl.NOBODY}.get(method, pycurl.POST), 1)
-        self.curl.setopt(pycurl.CUSTOMREQUEST, method)
-        self._method = method
+        if method != self._manner.method:
+            curl.setopt(pycurl.NOBODY, 0)
+            curl.setopt({"GET": pycurl.HTTPGET, "HEAD": pycurl.NOBODY}.get(method, pycurl.POST), 1)
+            curl.setopt(pycurl.CUSTOMREQUEST, method)
+        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(manner.timeout_seconds * 1000)))
+        # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
+        curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if manner.is_address else DNS_SECONDS)
+        curl.setopt(pycurl.FRESH_CONNECT, manner.is_fresh)
+        self._manner = manner
+
+    def _set_addresses(self, place: Place | None, addresses: tuple[str, ...]) -> None:
+        self._has_addresses = place is not None and bool(addresses)
+        if place is None or not addresses:
+            self.curl.unsetopt(pycurl.RESOLVE)
+            return
+        listed = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
+        self.curl.setopt(pycurl.RESOLVE, [f"+{place.host}:{place.port}:{listed}"])  # +: it grows old as what libcurl finds by itself
 
     def _on_body(self, piece: bytes) -> int | None:
-        room = MAX_BODY - len(self._body)
-        if len(piece) <= room:
-            self._body += piece
+        self._body += piece
+        if len(self._body) <= MAX_BODY:
             return None
-        self._body += piece[:room]
+        del self._body[MAX_BODY:]
         self._is_capped = True
         return 0  # ends the transfer
 
@@ -357,7 +355,37 @@ def _authorities() -> dict[int, str]:
     return {pycurl.CAPATH: paths.capath} if paths.capath else {}
 
 
+class _Manner(Struct, frozen=True, gc=False):
+    """How a handle sends: what is nearly always as it was for the request before."""
+
+    method: str = "POST"
+    timeout_seconds: float = -1.0
+    is_address: bool = False
+    is_fresh: bool = False
+
+
+class _Route(Struct, frozen=True, gc=False):
+    """A URL as libcurl is given it. `named`: its place if its host is a name; None for an address, of which there is nothing to look up."""
+
+    url: str
+    named: Place | None
+    is_escaped: bool
+
+
 @functools.lru_cache(maxsize=10_000)
+def _route(url: str) -> _Route:
+    """Never raises: what cannot be read is refused where it is set."""
+    place = _place(url)
+    if place is None:
+        return _Route(url, None, False)
+    url = wire_url(url)
+    try:
+        ipaddress.ip_address(place.host.strip("[]"))
+    except ValueError:
+        return _Route(url, place, "%" in url)
+    return _Route(url, None, "%" in url)
+
+
 def _place(url: str) -> Place | None:
     """The host and port in libcurl's own reading of the URL, so that nothing is read in two ways; None if it cannot be read."""
     try:
@@ -366,17 +394,6 @@ def _place(url: str) -> Place | None:
     except (KeyError, ValueError, pycurl.error):
         return None
     return Place(parts.host, port)
-
-
-@functools.lru_cache(maxsize=10_000)
-def _named(url: str) -> Place | None:
-    """The place of a URL whose host is a name; None for an address, of which there is nothing to look up."""
-    place = _place(url)
-    try:
-        ipaddress.ip_address(place.host.strip("[]") if place else "")
-    except ValueError:
-        return place
-    return None
 
 
 def _target(url: str) -> str:
@@ -389,11 +406,14 @@ def _target(url: str) -> str:
 
 def _header_lines(headers: tuple[tuple[str, str], ...], body_size: int) -> list[str]:
     """The header lines in libcurl's notation: `Name;` is an empty header, `Name:` one that is left out."""
-    lines = [f"{name}: {value}" if value else f"{name};" for name, value in headers]
-    text = "".join(lines)
-    if not text.isascii() or not text.isprintable():
+    names, values = zip(*headers, strict=True) if headers else ((), ())
+    lines = list(map(": ".join, headers))
+    text = "".join(lines).encode("ascii")  # a ValueError where it is not
+    if b"\0" in text.translate(_BARE):
         raise ValueError("a header with control characters")
-    lines += _lines_of_ours(tuple([name for name, _ in headers]))
+    if not all(values):
+        lines = [line if value else f"{name};" for line, name, value in zip(lines, names, values, strict=True)]
+    lines += _lines_of_ours(names)
     if body_size >= _EXPECTS_FROM:
         lines.append("Expect:")
     return lines
@@ -416,8 +436,8 @@ class _Headers(Mapping[str, str]):
 
     __slots__ = ("_found", "_lines")
 
-    def __init__(self, lines: list[bytes]) -> None:
-        self._lines = tuple(lines)
+    def __init__(self, lines: tuple[bytes, ...]) -> None:
+        self._lines = lines
         self._found: dict[str, str] | None = None
 
     def _read(self) -> dict[str, str]:
@@ -433,13 +453,6 @@ class _Headers(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._read())
-
-
-def _headers(lines: list[bytes]) -> Mapping[str, str] | None:
-    """The headers of the answer that these lines are; None if they were cut."""
-    if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
-        return _Headers(lines)
-    return _read_headers(lines)
 
 
 def _read_headers(lines: Sequence[bytes]) -> dict[str, str] | None:

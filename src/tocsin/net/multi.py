@@ -9,6 +9,7 @@ that the other side closed before is shut down here: then a request that libcurl
 
 import asyncio
 import contextlib
+import functools
 import resource
 import select
 import socket
@@ -24,6 +25,7 @@ _EVENTS = {
     pycurl.POLL_IN: _IDLE,
     pycurl.POLL_OUT: select.EPOLLOUT,
     pycurl.POLL_INOUT: _IDLE | select.EPOLLOUT,
+    pycurl.POLL_REMOVE: _IDLE,
 }
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _CLOSED = _BROKEN | select.EPOLLRDHUP
@@ -37,14 +39,15 @@ class Multi:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._watched: dict[int, int] = {}
-        self._registered: dict[int, int] = {}  # of the sockets that `opened` was told of: what the epoll waits for
+        self._busy: set[int] = set()  # sockets that libcurl waits for
+        self._registered: dict[int, int] = {}  # what the epoll waits for, of the sockets that `opened` was told of
         self._waiting: dict[pycurl.Curl, Ended] = {}
         self._is_closed = False
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
         self._multi = pycurl.CurlMulti()
+        self._add, self._remove = self._multi.add_handle, self._multi.remove_handle  # pycurl takes long to find its own methods
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_MAXCONNECTS, min(_IDLE_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         self._loop.add_reader(self._epoll.fileno(), self._on_sockets)
@@ -54,9 +57,10 @@ class Multi:
         if self._is_closed:
             self._loop.call_soon(ended, pycurl.E_ABORTED_BY_CALLBACK)
         else:
-            self._multi.add_handle(curl)
+            self._add(curl)
             self._waiting[curl] = ended
-            self._act_soon()
+            if self._soon is None:
+                self._act_soon()
 
     def opened(self, fd: int) -> None:
         """A socket of libcurl's is new: what was known of its number was about one that is closed. Of others nothing is remembered."""
@@ -87,21 +91,16 @@ class Multi:
 
     def _watch(self, what: int, fd: int, _multi: object, _data: object) -> None:
         """libcurl says what it wants to know of a socket. POLL_REMOVE: it is idle now, or about to be closed."""
-        before = self._watched.get(fd)
         if what == pycurl.POLL_REMOVE:
-            self._watched.pop(fd, None)
-            if before is not None and before != _IDLE:
-                self._register(fd, _IDLE)
-        elif before != (events := _EVENTS.get(what, 0)):
-            self._watched[fd] = events
+            self._busy.discard(fd)
+        else:
+            self._busy.add(fd)
+        events = _EVENTS.get(what, 0)
+        if self._registered.get(fd) != events:  # nearly always a used socket waits for the same already: that spares a system call
             self._register(fd, events)
 
     def _register(self, fd: int, events: int) -> None:
-        """Nearly always a socket is used again and waits for the same already: then a system call is spared."""
-        registered = self._registered.get(fd)
-        if registered == events:
-            return
-        if registered is not None:
+        if fd in self._registered:
             self._registered[fd] = events
         try:
             self._epoll.modify(fd, events)
@@ -116,11 +115,10 @@ class Multi:
         act = self._multi.socket_action
         running = len(self._waiting)
         for fd, event in self._epoll.poll(0, _EVENTS_AT_ONCE):
-            if fd not in self._watched:
+            if fd in self._busy:
+                _, running = act(fd, _mask(event))
+            else:
                 self._on_idle_socket(fd, event)
-                continue
-            mask = (pycurl.CSELECT_IN if event & select.EPOLLIN else 0) | (pycurl.CSELECT_OUT if event & select.EPOLLOUT else 0)
-            _, running = act(fd, mask | pycurl.CSELECT_ERR if event & _BROKEN else mask)
         if running < len(self._waiting):
             self._collect()
 
@@ -189,5 +187,13 @@ class Multi:
     def _end(self, curl: pycurl.Curl, code: int) -> None:
         ended = self._waiting.pop(curl, None)
         if ended is not None:
-            self._multi.remove_handle(curl)
+            self._remove(curl)
             ended(code)
+
+
+@functools.cache
+def _mask(event: int) -> int:
+    """An event of the epoll in libcurl's words."""
+    found = pycurl.CSELECT_IN if event & select.EPOLLIN else 0
+    found |= pycurl.CSELECT_OUT if event & select.EPOLLOUT else 0
+    return found | (pycurl.CSELECT_ERR if event & _BROKEN else 0)
