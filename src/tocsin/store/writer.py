@@ -50,6 +50,7 @@ class Writer:
         self._waiting = 0
         self._data_version: int | None = None
         self._look_at = 0.0
+        self._is_alive = True
         self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
         self._thread.start()
 
@@ -66,14 +67,15 @@ class Writer:
         """Like `submit`, but `done` is told the result, or the exception."""
         if self._waiting >= MOST_WAITING:
             raise Busy("the store does not keep up", 1)
-        if not self._thread.is_alive():
+        if not self._is_alive:
             raise Busy("the store takes no writes", 60)
         self._waiting += 1
         self._gathered.append((write, bulk, done))
+        linger_seconds = bulk.linger_seconds if bulk else 0.0
         if len(self._gathered) >= MOST_GATHERED:
             self._hand_over()
-        else:
-            self._flush_within(bulk.linger_seconds if bulk else 0.0)
+        elif self._flush is None or linger_seconds == 0.0:
+            self._flush_within(linger_seconds)
 
     def _flush_within(self, seconds: float) -> None:
         """What one turn of the event loop asks for, or what may linger, goes to the thread at once: waking it costs more than a row."""
@@ -83,7 +85,7 @@ class Writer:
                 if self._flush is not None:
                     self._flush.cancel()
                 self._flush = self._loop.call_soon(self._hand_over)
-        elif self._flush is None:
+        else:
             self._flush = self._loop.call_later(seconds, self._hand_over)
 
     def _hand_over(self) -> None:
@@ -100,7 +102,7 @@ class Writer:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._is_alive
 
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
@@ -111,6 +113,12 @@ class Writer:
     # ------------------------------------------------------------------------------------------------ in the thread
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._is_alive = False
+
+    def _work(self) -> None:
         with self._engine.connect() as connection:
             self._undo_in_memory(connection)
             self._look_for_others(connection)  # from here on a change is a change

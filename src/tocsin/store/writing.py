@@ -230,7 +230,7 @@ def add_hours(connection: Connection, hours: Sequence[HandlerHour], forget_befor
         if before is None:  # once an hour
             old = (handler_hours.c.handler_id == one.handler_id, handler_hours.c.hour < forget_before)
             connection.execute(delete(handler_hours).where(*old))
-    run(connection, ADD_HOURS, values, 6)
+    run(connection, ADD_HOURS, values)
 
 
 def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:
