@@ -115,7 +115,7 @@ class Notification(Value, frozen=True):
 
 
 class Draft(Value, frozen=True):
-    """A notification that was checked but not yet accepted. `handlers` None means all enabled ones of the user."""
+    """A notification that was checked but not yet accepted. `handlers`: ids, each once; None means all enabled ones of the user."""
 
     message: Message
     handlers: tuple[int, ...] | None = None

@@ -5,9 +5,9 @@ the table, which alone defines the rules and reports the faults, has the word.
 """
 
 import re
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
-from msgspec import UNSET, MsgspecError, Struct, UnsetType, json
+from msgspec import UNSET, Meta, MsgspecError, Struct, UnsetType, json
 
 from tocsin.api import times
 from tocsin.api.kinds import MAX_FIELD_NAME, MAX_FIELD_VALUE, MAX_FIELDS, MAX_HANDLERS, MAX_ID
@@ -22,15 +22,17 @@ CONTENT_TYPES = frozenset({b"application/json", b"application/json; charset=utf-
 _PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]{0,200}(?::[0-9]{1,4})?(?:[/?#][!-\[\]-~]{0,1800})?")
 
 _Text: TypeAlias = str | UnsetType
+_Title: TypeAlias = Annotated[str, Meta(max_length=MAX_TITLE)] | UnsetType
+_Handlers: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=1, le=MAX_ID)], ...], Meta(max_length=MAX_HANDLERS)] | UnsetType
 
 
 class _Item(Struct, forbid_unknown_fields=True, gc=False):
-    message: str
-    title: _Text = UNSET
+    message: Annotated[str, Meta(min_length=1)]
+    title: _Title = UNSET
     severity: Severity | UnsetType = UNSET
     url: _Text = UNSET
     fields: dict[str, str | bool | int] | UnsetType = UNSET
-    handlers: list[int] | UnsetType = UNSET
+    handlers: _Handlers = UNSET
     send_at: _Text = UNSET
     expires_at: _Text = UNSET
 
@@ -73,10 +75,8 @@ def _strings_in(content: bytes) -> float:
 
 def _strings_of(item: _Item) -> int:
     """How many strings (keys and values) the item has if no key is repeated."""
-    count = 2
-    for value in (item.title, item.severity, item.url, item.send_at, item.expires_at):
-        if value is not UNSET:
-            count += 2
+    texts = (item.title, item.severity, item.url, item.send_at, item.expires_at)
+    count = 2 + 2 * (len(texts) - texts.count(UNSET))
     if item.handlers is not UNSET:
         count += 1
     if item.fields is not UNSET:
@@ -88,17 +88,20 @@ def _strings_of(item: _Item) -> int:
 
 
 def _draft(item: _Item, now: Micros) -> Draft | None:
-    text, title, url = item.message, item.title or "", item.url or ""
-    if not text or "\0" in text or text.isspace() or (len(text) * 4 > MAX_MESSAGE_BYTES and len(text.encode()) > MAX_MESSAGE_BYTES):
+    text, title, url, handlers = item.message, item.title or "", item.url or "", item.handlers
+    if "\0" in text or text.isspace() or (len(text) * 4 > MAX_MESSAGE_BYTES and len(text.encode()) > MAX_MESSAGE_BYTES):
         return None
-    if title and (len(title) > MAX_TITLE or not title.isprintable()):
+    if not title.isprintable():
         return None
     if url and not _PLAIN_URL.fullmatch(url) and ("\0" in url or check_url(url) is not None):
         return None
     fields = _fields(item.fields) if item.fields else ()
-    handlers = None if item.handlers is UNSET else _handlers(item.handlers)
-    if fields is None or (handlers is None and item.handlers is not UNSET):
+    if fields is None:
         return None
+    if handlers is UNSET:
+        handlers = None
+    elif len(handlers) > 1:
+        handlers = tuple(dict.fromkeys(handlers))
     message = Message(text, title, item.severity or Severity.INFO, url, fields, now)
     if not item.send_at and not item.expires_at:
         return Draft(message, handlers)
@@ -117,12 +120,3 @@ def _fields(given: dict[str, str | bool | int]) -> tuple[tuple[str, str], ...] |
             return None
         pairs.append((name, text))
     return tuple(pairs)
-
-
-def _handlers(given: list[int]) -> tuple[int, ...] | None:
-    if len(given) == 1:
-        return (given[0],) if 1 <= given[0] <= MAX_ID else None
-    if not given:
-        return ()
-    fits = min(given) >= 1 and max(given) <= MAX_ID and len(given) <= MAX_HANDLERS
-    return tuple(dict.fromkeys(given)) if fits else None

@@ -126,10 +126,10 @@ def _body(message: Message, context: Context) -> _Body:
 
 def _signature(body: bytes, context: Context) -> tuple[tuple[str, str], ...]:
     """The spec's three headers; while a secret is being rotated, both sign and the receiver takes either."""
-    stamp = str(context.now // SECOND)
-    signed = b"%s.%s.%s" % (context.key.encode(), stamp.encode(), body)
+    key, stamp = context.key, str(context.now // SECOND)
+    signed = f"{key}.{stamp}.".encode() + body
     signatures = " ".join([_sign(secret, signed) for secret in context.signing_secrets])
-    return (("webhook-id", context.key), ("webhook-timestamp", stamp), ("webhook-signature", signatures))
+    return (("webhook-id", key), ("webhook-timestamp", stamp), ("webhook-signature", signatures))
 
 
 def _sign(secret: str, signed: bytes) -> str:

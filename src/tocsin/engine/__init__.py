@@ -25,7 +25,7 @@ class Run(Protocol):
 class Worker(Protocol):
     """The flow, as the engine sees it. An attempt is kept apart from its settling, so that waiting for a commit blocks no place."""
 
-    def is_prepared(self, handler_id: int) -> bool:
+    def is_prepared(self, handler_id: int, /) -> bool:
         """False: `prepare` must come before `turn`."""
         ...
 

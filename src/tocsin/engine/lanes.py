@@ -65,9 +65,6 @@ class Turns:
         self._users: dict[int, _Own] = {}
         self._ring: deque[_Own] = deque()
 
-    def __bool__(self) -> bool:
-        return bool(self._ring)
-
     def own(self, user_id: int) -> "_Own":
         found = self._users.get(user_id)
         if found is None:
@@ -81,7 +78,10 @@ class Turns:
             own.in_ring = True
             self._ring.append(own)
 
-    def take(self) -> Lane:
+    def take(self) -> Lane | None:
+        """None: no lane wants a turn."""
+        if not self._ring:
+            return None
         own = self._ring[0]
         lane = own.lanes.popleft()
         if own.lanes:

@@ -16,13 +16,14 @@ from msgspec import Struct
 
 from tocsin import observe
 from tocsin.engine import Worker
-from tocsin.engine.lanes import Lane, Turns
+from tocsin.engine.lanes import FIRST_LIMIT, Lane, Turns
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
 
 MOST_RUNNING = 2000  # attempts that are not settled yet
 MOST_UNPROVEN = 1500  # of them to handlers that did not answer the last time, or never yet: however many hang, others have places left
 MOST_REMEMBERED = 50_000  # handlers that answered
+MOST_IDLE = 1000  # lanes that are kept though nothing is in them: making one anew for every delivery costs more
 MANY_SENDING = 64  # attempts on the wire; from here on a handler has one at a time: more costs memory and gains nothing
 MOST_STARTS = 200  # attempts begun in one go, before the event loop sees to others
 MOST_IN_LANE = 256  # deliveries of one handler in memory
@@ -100,9 +101,10 @@ class LocalEngine:
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
         for job in jobs:
-            handler_id = job.delivery.handler_id
+            delivery = job.delivery
+            handler_id = delivery.handler_id
             lane = self._lanes.get(handler_id) or self._lane(handler_id)
-            if job.delivery.id in lane.known:  # a refill has read it between its commit and this call
+            if delivery.id in lane.known:  # a refill has read it between its commit and this call
                 continue
             # Once some are left in the store, later ones must not overtake them.
             if lane.spilled or self._has_no_room(lane) or not self._worker.is_prepared(handler_id):
@@ -144,7 +146,8 @@ class LocalEngine:
         return 0 if self._is_full else MOST_IN_LANE // 4
 
     def _has_no_room(self, lane: Lane) -> bool:
-        return len(lane.jobs) + len(lane.behind) >= (ALWAYS_IN_LANE if self._is_full else MOST_IN_LANE)
+        waiting = len(lane.jobs) + len(lane.behind)
+        return waiting >= ALWAYS_IN_LANE and (waiting >= MOST_IN_LANE or self._is_full)
 
     @property
     def in_memory(self) -> int:
@@ -203,8 +206,11 @@ class LocalEngine:
             self._ring.put(lane, lane.own)
 
     def _tidy(self, lane: Lane) -> None:
-        idle = not (lane.known or lane.in_ring or lane.waits or lane.filling or lane.spilled)
-        if idle and lane.unanswered < UNANSWERED_FOR_ONE_AT_A_TIME:
+        if lane.known or lane.in_ring or lane.waits or lane.filling or lane.spilled or lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
+            return
+        if len(self._lanes) <= MOST_IDLE:
+            lane.limit = FIRST_LIMIT
+        else:
             self._lanes.pop(lane.handler_id, None)
             if not lane.proven:
                 self._answered.discard(lane.handler_id)
@@ -222,20 +228,22 @@ class LocalEngine:
     def _pump(self) -> None:
         """Start whatever may start: one job of each lane in turn."""
         self._is_pump_due = False
-        ring, starts = self._ring, 0
-        while ring and self._running < MOST_RUNNING and not self._stopping:
+        worker, starts = self._worker, 0
+        while self._running < MOST_RUNNING and not self._stopping:
             if starts == MOST_STARTS:
                 self._pump_soon()
                 break
-            lane = ring.take()
+            lane = self._ring.take()
+            if lane is None:
+                break
             lane.in_ring = False
-            if not lane.jobs or lane.sending >= self._limit(lane):
+            if not lane.jobs or (lane.sending and lane.sending >= self._limit(lane)):
                 continue  # it comes back when one of its attempts ends
             if not lane.proven and self._unproven >= MOST_UNPROVEN:
                 lane.in_ring = lane.parked = True
                 self._parked.append(lane)
                 continue
-            wait = self._worker.turn(lane.handler_id)
+            wait = worker.turn(lane.handler_id)
             if wait > 0:
                 lane.waits = True
                 self._loop.call_later(wait, self._turn_came, lane)
@@ -249,8 +257,9 @@ class LocalEngine:
             self._sending += 1
             self._running += 1
             starts += 1
-            self._to_ring(lane)
-            self._worker.start(job, _Run(self, lane, job.delivery.id))
+            if lane.jobs:
+                self._to_ring(lane)
+            worker.start(job, _Run(self, lane, job.delivery.id))
 
     def _limit(self, lane: Lane) -> int:
         """A handler that keeps not answering is tried one delivery at a time."""
@@ -277,8 +286,9 @@ class LocalEngine:
             lane.unanswered += 1
             if lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
                 lane.limit = 1
-        self._to_ring(lane)
-        self._pump_soon()
+        if lane.jobs:
+            self._to_ring(lane)
+            self._pump_soon()
 
     def _unpark(self, lane: Lane) -> None:
         lane.in_ring = lane.parked = False

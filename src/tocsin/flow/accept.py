@@ -120,14 +120,14 @@ class Accepting:
         found: list[Fault] = []
         enabled, count = -1, 0
         for index, draft in enumerate(drafts):
-            wanted = None if draft.handlers is None else set(draft.handlers)
+            wanted = draft.handlers
             if wanted is None:
                 enabled = sum(brief.is_enabled for brief in briefs.values()) if enabled < 0 else enabled
                 count += enabled
             else:
                 count += len(wanted)
-            if not wanted or not briefs.keys() >= wanted:
-                found += faults(draft.handlers, briefs, f"notifications[{index}].handlers" if batch else "handlers")
+            if not wanted or not all(map(briefs.__contains__, wanted)):
+                found += faults(wanted, briefs, f"notifications[{index}].handlers" if batch else "handlers")
         if found:
             raise Invalid(*found)
         if count > MOST_DELIVERIES:
@@ -147,14 +147,16 @@ class Accepting:
         jobs: list[Waiting] = []
         pending = Status.PENDING
         for one, ids in zip(planned, accepted, strict=True):
-            notification = Notification(ids.notification_id, user_id, one.message, one.send_at, one.expires_at)
+            notification_id = ids.notification_id
+            notification = Notification(notification_id, user_id, one.message, one.send_at, one.expires_at)
             for delivery_id, made in enumerate(one.deliveries, ids.first_delivery_id):
                 if made.status is not pending:
                     continue
-                if made.due_at > now:
-                    self._engine.wake(made.handler_id, made.due_at)
+                handler_id, due_at = made.handler_id, made.due_at
+                if due_at > now:
+                    self._engine.wake(handler_id, due_at)
                     continue
-                delivery = Delivery(delivery_id, ids.notification_id, made.handler_id, user_id, pending, made.due_at, made.due_at, now)
+                delivery = Delivery(delivery_id, notification_id, handler_id, user_id, pending, due_at, due_at, now)
                 jobs.append(Waiting(delivery, notification))
         if jobs:
             self._engine.hand_over(jobs)

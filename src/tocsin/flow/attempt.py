@@ -171,8 +171,10 @@ def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None
     """Status code and text of an answer, capped and without secrets."""
     match reply:
         case HttpReply():
-            text = reply.body.decode("utf-8", "replace") if reply.body else ""  # cut after scrubbing, or half a secret may stay
-            return reply.status, scrub(text, secrets)[:MOST_RESPONSE_CHARACTERS].replace("\0", "") if text else None
+            if not reply.body:
+                return reply.status, None
+            text = scrub(reply.body.decode("utf-8", "replace"), secrets)  # cut after scrubbing, or half a secret may stay
+            return reply.status, text[:MOST_RESPONSE_CHARACTERS].replace("\0", "")
         case MailReply():
             return reply.code, scrub(reply.text, secrets)[:MOST_RESPONSE_CHARACTERS]
         case NoReply():

@@ -6,8 +6,10 @@ import hashlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import get_args
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from tocsin import engine, observe
@@ -56,21 +58,20 @@ HOLD_SECONDS = 2.0  # nothing more starts for a handler while it is switched off
 log = structlog.get_logger(__name__)
 _random = random.Random()  # noqa: S311  # jitter, not secrecy
 
+_WORDS: dict[type[Outcome], str] = {kind: kind.__name__.lower() for kind in get_args(Outcome)}  # of outcomes, in the log
 _FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
 
 
-class _Attempt(Ending):
-    """An attempt on its way. `delivery` is the row as it was found; `using` is `loaded`, which is there as long as an attempt is."""
+class _Attempt(Struct, eq=False, gc=False):
+    """An attempt on its way. `delivery` is the row as it was found; `slot`: see `Ending`."""
 
-    __slots__ = ("context", "delivery", "notification", "started", "using")
-
-    def __init__(self, run: engine.Run, delivery: Delivery, notification: Notification, using: Loaded, context: Context) -> None:
-        super().__init__(run, using)
-        self.delivery = delivery
-        self.notification = notification
-        self.using = using
-        self.context = context
-        self.started = time.perf_counter()
+    run: engine.Run
+    delivery: Delivery
+    notification: Notification
+    loaded: Loaded
+    context: Context
+    started: float
+    slot: int = -1
 
 
 class _Noted:
@@ -107,15 +108,13 @@ class Delivering:
         self._settings = settings
         self._store_id = store_id
         self._sending: set[asyncio.Task[None]] = set()
+        self.is_prepared: Callable[[int], bool] = directory.knows_pacing
 
     # ------------------------------------------------------------------------------------------- what the engine asks
 
-    def is_prepared(self, handler_id: int) -> bool:
-        return self._directory.knows_pacing(handler_id)
-
     def turn(self, handler_id: int) -> float:
         pacing = self._directory.pacing(handler_id)
-        if not pacing.paces and not self._pacer.has_pauses:
+        if not pacing.paces and not self._pacer.paused_until:
             return 0.0
         now = time.monotonic()
         return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now)
@@ -135,19 +134,20 @@ class Delivering:
         trying = self._begin(job, run, loaded)
         if trying is None:
             return
+        delivery, context = trying.delivery, trying.context
         try:
-            requests = render_now(loaded, trying.notification.message, trying.context)
+            requests = render_now(loaded, trying.notification.message, context)
             if not isinstance(requests, Refused):
-                if len(requests) == trying.delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
-                    trying.slot = self._ledger.enter(trying.delivery.id, trying.context.attempt, trying.context.now)
+                if len(requests) == delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
+                    trying.slot = self._ledger.enter(delivery.id, context.attempt, context.now)
                     self._wires.start(request, functools.partial(self._replied, trying))
                 else:
                     self._spawn(self._send_parts(trying))
                 return
-            tried = Tried(requests, 0, trying.delivery.part)
+            tried = Tried(requests, 0, delivery.part)
         except Exception:
-            log.exception("attempt.failed", delivery=trying.delivery.id)
-            tried = Tried(_FAULT_OF_OURS, 0, trying.delivery.part)
+            log.exception("attempt.failed", delivery=delivery.id)
+            tried = Tried(_FAULT_OF_OURS, 0, delivery.part)
         self._finish(trying, tried)
 
     def cut_off(self) -> None:
@@ -173,7 +173,7 @@ class Delivering:
             return None
         if notification.send_at is not None:
             notification = _as_meant(notification, notification.send_at)
-        return _Attempt(run, delivery, notification, loaded, context)
+        return _Attempt(run, delivery, notification, loaded, context, time.perf_counter())
 
     def _context(self, delivery: Delivery, handler: Handler, now: Micros) -> Context:
         return Context(
@@ -215,9 +215,9 @@ class Delivering:
             refused, context = await self._within_budget(trying)
             message = trying.notification.message
             if refused_payload is not None:
-                tried = await plainly(refused_payload, trying.using, message, context, wires, self._pacer)
+                tried = await plainly(refused_payload, trying.loaded, message, context, wires, self._pacer)
             elif refused is None:
-                tried = await attempt(trying.using, message, context, wires, self._pacer, part)
+                tried = await attempt(trying.loaded, message, context, wires, self._pacer, part)
             else:
                 tried = Tried(refused, 0, part)
         except asyncio.CancelledError:
@@ -233,7 +233,7 @@ class Delivering:
 
     async def _within_budget(self, trying: _Attempt) -> tuple[Outcome | None, Context]:
         """For providers that count posts or refuse a repeated text: note the post, and make a repeat differ."""
-        loaded, message, context = trying.using, trying.notification.message, trying.context
+        loaded, message, context = trying.loaded, trying.notification.message, trying.context
         if not loaded.counts_posts:
             return None, context
         budget = loaded.channel.daily_budget(self._settings)
@@ -255,11 +255,15 @@ class Delivering:
 
     def _replied(self, trying: _Attempt, reply: Reply) -> None:
         """The provider has answered, or there will be no answer."""
-        part = trying.delivery.part
+        loaded, part = trying.loaded, trying.delivery.part
         duration_us = int((time.perf_counter() - trying.started) * 1_000_000)
-        outcome = classify(trying.using, reply, trying.context)
-        heed_limits(trying.using, reply, self._pacer)
-        tried = Tried(outcome, duration_us, part + 1 if isinstance(outcome, Delivered) else part, (), reply)
+        outcome = classify(loaded, reply, trying.context)
+        if loaded.channel.rest_seconds is not None:
+            heed_limits(loaded, reply, self._pacer)
+        if isinstance(outcome, Delivered):
+            self._finish(trying, Tried(outcome, duration_us, part + 1, (), reply))
+            return
+        tried = Tried(outcome, duration_us, part, (), reply)
         if is_refused_payload(outcome):
             self._spawn(self._send_parts(trying, tried))
         else:
@@ -267,42 +271,49 @@ class Delivering:
 
     def _finish(self, trying: _Attempt, tried: Tried) -> None:
         reply = tried.reply
-        if isinstance(reply, NoReply) and reply.stopped and not reply.sent:
+        is_answered = not isinstance(reply, NoReply)
+        if not is_answered and reply.stopped and not reply.sent:
             self._not_attempted(trying, tried.part)
             return
         try:
-            decision = self._decide(trying, tried)
+            ending = self._decide(trying, tried)
         except Exception:
             log.exception("decide.failed", delivery=trying.delivery.id)
-            decision = self._decide(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
-        trying.run.came_back(not isinstance(reply, NoReply))
-        self._keeping.keep(trying, decision)
+            ending = self._decide(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
+        trying.run.came_back(is_answered)
+        self._keeping.keep(ending)
 
-    def _decide(self, trying: _Attempt, tried: Tried) -> Decision:
-        before, loaded, outcome = trying.delivery, trying.using, tried.outcome
-        context, now = trying.context, time.time_ns() // 1000
+    def _decide(self, trying: _Attempt, tried: Tried) -> Ending:
+        before, loaded, context, outcome = trying.delivery, trying.loaded, trying.context, tried.outcome
         number, started_at = context.attempt, context.now
+        if isinstance(outcome, Delivered):
+            due_at = None
+            decision = delivered(outcome, before, number, started_at, context.meant_for is not None, tried.part)
+        else:
+            decision = self._decide_otherwise(trying, tried)
+            due_at = decision.due_at
+        status_code, response = shown_answer(tried, loaded.secrets)
+        word = _WORDS[outcome.__class__]
+        log_row = Attempt(before.id, number, started_at, tried.duration_us, word, decision.reason, status_code, response, due_at)
+        return Ending(trying.run, loaded, decision, log_row, trying.slot)
+
+    def _decide_otherwise(self, trying: _Attempt, tried: Tried) -> Decision:
+        """It did not arrive, or nobody knows whether it did."""
+        before, loaded, context, outcome = trying.delivery, trying.loaded, trying.context, tried.outcome
         if outcome.detail and loaded.secrets:
             outcome = replace(outcome, detail=scrub(outcome.detail, loaded.secrets))
         late = context.meant_for is not None
-        if isinstance(outcome, Delivered):
-            decision = delivered(outcome, before, number, started_at, late, tried.part)
-        else:
-            delivery = replace(before, attempt_count=number, last_attempt_at=started_at, late=late, part=tried.part)
-            decision = decide(outcome, delivery, loaded.channel, self._settings, now, _random.random())
+        delivery = replace(before, attempt_count=context.attempt, last_attempt_at=context.now, late=late, part=tried.part)
+        decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
         due_at = decision.due_at
         if due_at is not None:
             expires_at = trying.notification.expires_at
             if expires_at is not None and before.replays == 0 and due_at > expires_at:
-                due_at = expires_at  # it ends then, and is not tried again
-                decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))
+                decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
             if decision.pause_seconds:
                 self._pause(loaded.credential, decision.pause_seconds)
         if decision.switch_off is not None or decision.new_settings is not None:
             self._pause(loaded.handler.id, HOLD_SECONDS)
-        status_code, response = shown_answer(tried, loaded.secrets)
-        kind = outcome.__class__.__name__.lower()
-        trying.log_row = Attempt(before.id, number, started_at, tried.duration_us, kind, decision.reason, status_code, response, due_at)
         return decision
 
     def _pause(self, whom: str | int, seconds: float) -> None:
@@ -316,7 +327,8 @@ class Delivering:
             self._ledger.leave(trying.slot)
             trying.run.settled(None)
         else:
-            self._keeping.keep(trying, Decision(replace(trying.delivery, part=part), Reason.CUT))
+            decision = Decision(replace(trying.delivery, part=part), Reason.CUT)
+            self._keeping.keep(Ending(trying.run, trying.loaded, decision, slot=trying.slot))
 
     def _look_again(self, delivery: Delivery, run: engine.Run) -> None:
         """A fault of ours before anything was sent, such as a store that cannot be read: it waits on."""
@@ -325,7 +337,7 @@ class Delivering:
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
         """Keep how it stands without an attempt."""
         run.came_back(answered=True)
-        self._keeping.keep(Ending(run, loaded), decision)
+        self._keeping.keep(Ending(run, loaded, decision))
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

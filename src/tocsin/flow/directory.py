@@ -1,6 +1,6 @@
 """Handlers in memory, opened and typed, as deliveries need them; dropped when anything about them changes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -101,16 +101,12 @@ class Directory:
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
         self._pacing: dict[int, Pacing] = {}
         self._changes = 0
+        self.cached: Callable[[int], Loaded | None] = self._loaded.get
+        self.knows_pacing: Callable[[int], bool] = self._pacing.__contains__
 
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""
         return self._pacing.get(handler_id) or Pacing(f"handler:{handler_id}", (), 1)
-
-    def knows_pacing(self, handler_id: int) -> bool:
-        return handler_id in self._pacing
-
-    def cached(self, handler_id: int) -> Loaded | None:
-        return self._loaded.get(handler_id)
 
     async def loaded(self, handler_id: int) -> Loaded | None:
         """None: deleted, or never there."""

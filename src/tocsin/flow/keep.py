@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Protocol
 
 import structlog
+from msgspec import Struct
 
 from tocsin import observe
 from tocsin.engine import Run
@@ -19,6 +20,7 @@ from tocsin.store import Settlement, Store
 
 STORE_RETRY_SECONDS = 1.0
 LOOK_AGAIN: Micros = 30 * SECOND
+_DELIVERED = Status.DELIVERED  # to ask an enum for a member takes as long as ten other look-ups
 log = structlog.get_logger(__name__)
 
 
@@ -29,21 +31,17 @@ class InFlightLedger(Protocol):
     def leave(self, slot: int) -> None: ...
 
 
-class Ending:
+class Ending(Struct, frozen=True, eq=False, gc=False):
     """What a delivery has come to, on its way to the store.
 
     `loaded`: None if its handler is deleted. `log_row`: None without an attempt. `slot`: the attempt's place in the ledger, -1 for none.
     """
 
-    __slots__ = ("decision", "loaded", "log_row", "run", "slot")
-
+    run: Run
+    loaded: Loaded | None
     decision: Decision
-
-    def __init__(self, run: Run, loaded: Loaded | None, slot: int = -1) -> None:
-        self.run = run
-        self.loaded = loaded
-        self.log_row: Attempt | None = None
-        self.slot = slot
+    log_row: Attempt | None = None
+    slot: int = -1
 
 
 class Keeping:
@@ -57,29 +55,33 @@ class Keeping:
         self._tally = tally
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def keep(self, ending: Ending, decision: Decision) -> None:
-        ending.decision = decision
-        if decision.new_settings is None or ending.loaded is None:
+    def keep(self, ending: Ending) -> None:
+        new_settings = ending.decision.new_settings
+        if new_settings is None or ending.loaded is None:
             self._write(ending)
         else:
-            self._spawn(self._move(ending, ending.loaded, decision.new_settings))
+            self._spawn(self._move(ending, ending.loaded, new_settings))
 
     def _kept(self, ending: Ending, result: bool | Exception) -> None:
         """After the commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
+        if isinstance(result, Exception):
+            self._not_kept(ending, result)
+            return
+        self._observe(ending, result)
+        self._ledger.leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
         decision, loaded = ending.decision, ending.loaded
-        if isinstance(result, Busy):
-            self._write_later(ending, result)
-        elif isinstance(result, Exception):
-            log.error("settle.failed", delivery=decision.delivery.id, exc_info=result)
-            _look_again(ending)
+        due_at = decision.due_at if result else None
+        if loaded is None or (decision.switch_off is None and not decision.blames):
+            ending.run.settled(due_at)
         else:
-            self._observe(ending, result)
-            self._ledger.leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
-            due_at = decision.due_at if result else None
-            if loaded is None or (decision.switch_off is None and not decision.blames):
-                ending.run.settled(due_at)
-            else:
-                self._spawn(self._blame(ending.run, loaded, decision, due_at))
+            self._spawn(self._blame(ending.run, loaded, decision, due_at))
+
+    def _not_kept(self, ending: Ending, error: Exception) -> None:
+        if isinstance(error, Busy):
+            self._write_later(ending, error)
+        else:
+            log.error("settle.failed", delivery=ending.decision.delivery.id, exc_info=error)
+            _look_again(ending)
 
     def _write(self, ending: Ending) -> None:
         try:
@@ -123,16 +125,15 @@ class Keeping:
         delivery, log_row, metrics = ending.decision.delivery, ending.log_row, self._metrics
         channel = ending.loaded.channel.type if ending.loaded else "deleted"
         if log_row is not None:
-            metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us / SECOND)
+            metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us)
             if log_row.status_code is not None:
                 self._health.answered(log_row.at)
             observe.log_attempt(channel, delivery.handler_id, log_row, delivery.status)
         if not applied:
             return
-        if delivery.status is Status.DELIVERED:
-            now = time.time_ns() // 1000
-            latency = max(0, now - delivery.first_due_at)
-            metrics.delivered(channel, latency / SECOND)
+        if delivery.status is _DELIVERED:
+            latency = max(0, time.time_ns() // 1000 - delivery.first_due_at)
+            metrics.delivered(channel, latency)
             self._tally.delivered(delivery.handler_id, latency)
         elif delivery.status is not Status.PENDING and delivery.last_reason is not None:
             metrics.failed(channel, delivery.last_reason)

@@ -55,9 +55,8 @@ async def recover(
         decision = decide(outcome, delivery, loaded.channel, settings, observe.now(), random.random())  # noqa: S311  # jitter
         run = _Run()
         runs.append(run)
-        ending = Ending(run, loaded)
-        ending.log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
-        keeping.keep(ending, decision)
+        log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
+        keeping.keep(Ending(run, loaded, decision, log_row))
     await asyncio.gather(*(run.done for run in runs))
 
 

@@ -5,6 +5,8 @@ last few seconds of these numbers with it, never a delivery.
 """
 
 import asyncio
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, zip_longest
 
@@ -18,17 +20,13 @@ from tocsin.store import HandlerHour, Store
 KEPT_EVERY_SECONDS = 5.0
 HOUR: Micros = 3600 * SECOND
 BUCKETS = 54  # of latencies, two for each doubling of a millisecond, up to a day
+_BEGIN_AT = [math.ceil(1000 * 2 ** ((n - 1) / 2)) for n in range(1, BUCKETS)]
 log = structlog.get_logger(__name__)
 
 
 def bucket(latency: Micros) -> int:
     """Which of the buckets a latency falls in: 0 is under a millisecond, n is from 2^((n-1)/2) ms on."""
-    ms = latency // 1000
-    if ms <= 0:
-        return 0
-    power = ms.bit_length() - 1
-    upper_half = ms * ms >= 1 << (2 * power + 1)  # beyond the geometric middle
-    return min(BUCKETS - 1, 1 + 2 * power + upper_half)
+    return bisect_right(_BEGIN_AT, latency)
 
 
 def percentile(latencies: Sequence[int], share: float) -> float | None:
