@@ -56,9 +56,9 @@ class Metrics(Collector):
         self._accepted["notifications"] += notifications
         self._accepted["deliveries"] += deliveries
 
-    def attempted(self, channel: str, outcome: str, reason: Reason, duration: Micros) -> None:
-        self._attempts[channel, outcome, reason] += 1
-        self._duration[channel].observe(duration)
+    def attempted(self, channel: str, attempt: Attempt) -> None:
+        self._attempts[channel, attempt.outcome, attempt.reason] += 1
+        self._duration[channel].observe(attempt.duration_us)
 
     def delivered(self, channel: str, latency: Micros) -> None:
         self._latency[channel].observe(latency)

@@ -43,7 +43,7 @@ def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING,
 async def settled(store: SqlStore, settlement: Settlement) -> bool:
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def told(result: bool | Exception) -> None:
+    def told(_: Settlement, result: bool | Exception) -> None:
         done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
 
     store.settle(settlement, told)
@@ -528,7 +528,7 @@ def test_a_commit_is_told_before_anything_that_came_of_it(tmp_path: Path) -> Non
             def committed(accepted: list[Accepted]) -> None:
                 told.append(f"committed {len(accepted)}")
 
-            def finished(result: bool | Exception) -> None:
+            def finished(_: Settlement, result: bool | Exception) -> None:
                 told.append(f"settled {result}")
 
             earlier = await accept_one(store, handler)

@@ -71,8 +71,12 @@ class Turns:
             found = self._users[user_id] = _Own()
         return found
 
-    def put(self, lane: Lane, own: "_Own") -> None:
-        """At the end of its user's lanes. It must not be there already."""
+    def put(self, lane: Lane) -> None:
+        """At the end of its user's lanes, if it has work, is not there already, and nothing else keeps it."""
+        own = lane.own
+        if lane.in_ring or lane.parked or lane.waits or own is None or not lane.jobs:
+            return
+        lane.in_ring = True
         own.lanes.append(lane)
         if not own.in_ring:
             own.in_ring = True
@@ -84,6 +88,7 @@ class Turns:
             return None
         own = self._ring[0]
         lane = own.lanes.popleft()
+        lane.in_ring = False
         if own.lanes:
             self._ring.rotate(-1)
         else:

@@ -13,7 +13,7 @@ from tocsin.model import Micros
 
 SLOTS = 4096
 _SLOT = struct.Struct("<qqq")  # delivery id (0: free), attempt number, started at
-_FREE = bytes(_SLOT.size)
+_ID = struct.Struct("<q")
 
 
 class Ledger:
@@ -22,7 +22,7 @@ class Ledger:
         os.ftruncate(self._file, SLOTS * _SLOT.size)
         self._map = mmap.mmap(self._file, SLOTS * _SLOT.size)
         self._found = [entry for entry in _SLOT.iter_unpack(self._map[:]) if entry[0] > 0]
-        self._free = list(range(SLOTS))
+        self._free = list(range(0, len(self._map), _SLOT.size))  # where they begin
 
     @property
     def found(self) -> list[tuple[int, int, Micros]]:
@@ -38,12 +38,12 @@ class Ledger:
         if not self._free:
             return -1
         slot = self._free.pop()
-        _SLOT.pack_into(self._map, slot * _SLOT.size, delivery_id, number, at)
+        _SLOT.pack_into(self._map, slot, delivery_id, number, at)
         return slot
 
     def leave(self, slot: int) -> None:
         if slot >= 0:
-            self._map[slot * _SLOT.size : (slot + 1) * _SLOT.size] = _FREE
+            _ID.pack_into(self._map, slot, 0)
             self._free.append(slot)
 
     def close(self) -> None:

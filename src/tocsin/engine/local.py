@@ -180,7 +180,7 @@ class LocalEngine:
         lane.known.add(job.delivery.id)
         self._jobs += 1
         self._bytes += len(job.notification.message.text)
-        self._to_ring(lane)
+        self._ring.put(lane)
 
     def _drop(self, lane: Lane, delivery_ids: set[int]) -> None:
         kept: deque[Waiting] = deque()
@@ -199,11 +199,6 @@ class LocalEngine:
         self._bytes -= len(job.notification.message.text)
         if lane.spilled and len(lane.jobs) <= self._low_water:
             self._ask_to_fill(lane)
-
-    def _to_ring(self, lane: Lane) -> None:
-        if not lane.in_ring and not lane.waits and lane.jobs and lane.own is not None:
-            lane.in_ring = True
-            self._ring.put(lane, lane.own)
 
     def _tidy(self, lane: Lane) -> None:
         if lane.known or lane.in_ring or lane.waits or lane.filling or lane.spilled or lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
@@ -236,11 +231,10 @@ class LocalEngine:
             lane = self._ring.take()
             if lane is None:
                 break
-            lane.in_ring = False
             if not lane.jobs or (lane.sending and lane.sending >= self._limit(lane)):
                 continue  # it comes back when one of its attempts ends
             if not lane.proven and self._unproven >= MOST_UNPROVEN:
-                lane.in_ring = lane.parked = True
+                lane.parked = True
                 self._parked.append(lane)
                 continue
             wait = worker.turn(lane.handler_id)
@@ -258,7 +252,7 @@ class LocalEngine:
             self._running += 1
             starts += 1
             if lane.jobs:
-                self._to_ring(lane)
+                self._ring.put(lane)
             worker.start(job, _Run(self, lane, job.delivery.id))
 
     def _limit(self, lane: Lane) -> int:
@@ -269,7 +263,7 @@ class LocalEngine:
 
     def _turn_came(self, lane: Lane) -> None:
         lane.waits = False
-        self._to_ring(lane)
+        self._ring.put(lane)
         self._pump_soon()
 
     def came_back(self, lane: Lane, answered: bool) -> None:
@@ -287,12 +281,12 @@ class LocalEngine:
             if lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
                 lane.limit = 1
         if lane.jobs:
-            self._to_ring(lane)
+            self._ring.put(lane)
             self._pump_soon()
 
     def _unpark(self, lane: Lane) -> None:
-        lane.in_ring = lane.parked = False
-        self._to_ring(lane)
+        lane.parked = False
+        self._ring.put(lane)
         self._pump_soon()
 
     def _free_place(self, lane: Lane) -> None:

@@ -160,9 +160,9 @@ def _since(started: float) -> int:
 
 def shown_answer(tried: Tried, secrets: Sequence[str]) -> tuple[int | None, str | None]:
     """Status code of the last answer, and what was answered, the refusal of the native form first."""
-    status_code, response = shown_reply(tried.reply, secrets)
     if tried.refusal is None:
-        return status_code, response
+        return shown_reply(tried.reply, secrets)
+    status_code, response = shown_reply(tried.reply, secrets)
     _, refused = shown_reply(tried.refusal, secrets)
     return status_code, f"{refused or ''}\n\nThen, in the plainest form: {response or ''}"[:MOST_RESPONSE_CHARACTERS]
 

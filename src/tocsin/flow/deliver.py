@@ -295,7 +295,7 @@ class Delivering:
         status_code, response = shown_answer(tried, loaded.secrets)
         word = _WORDS[outcome.__class__]
         log_row = Attempt(before.id, number, started_at, tried.duration_us, word, decision.reason, status_code, response, due_at)
-        return Ending(trying.run, loaded, decision, log_row, trying.slot)
+        return Ending(decision.delivery, log_row, time.time_ns() // 1000, decision, trying.run, loaded, trying.slot)
 
     def _decide_otherwise(self, trying: _Attempt, tried: Tried) -> Decision:
         """It did not arrive, or nobody knows whether it did."""
@@ -328,7 +328,7 @@ class Delivering:
             trying.run.settled(None)
         else:
             decision = Decision(replace(trying.delivery, part=part), Reason.CUT)
-            self._keeping.keep(Ending(trying.run, trying.loaded, decision, slot=trying.slot))
+            self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, trying.run, trying.loaded, trying.slot))
 
     def _look_again(self, delivery: Delivery, run: engine.Run) -> None:
         """A fault of ours before anything was sent, such as a store that cannot be read: it waits on."""
@@ -337,7 +337,7 @@ class Delivering:
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
         """Keep how it stands without an attempt."""
         run.came_back(answered=True)
-        self._keeping.keep(Ending(run, loaded, decision))
+        self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, run, loaded))
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -1,13 +1,11 @@
 """From a decision to its committed row, and what follows then: the engine hears when it is due again, a dead handler is switched off."""
 
 import asyncio
-import functools
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Protocol
 
 import structlog
-from msgspec import Struct
 
 from tocsin import observe
 from tocsin.engine import Run
@@ -15,7 +13,7 @@ from tocsin.flow.directory import Loaded
 from tocsin.flow.health import Health
 from tocsin.flow.settle import Decision
 from tocsin.flow.tally import Tally
-from tocsin.model import SECOND, Attempt, Busy, Micros, Status
+from tocsin.model import SECOND, Busy, Micros, Status
 from tocsin.store import Settlement, Store
 
 STORE_RETRY_SECONDS = 1.0
@@ -31,16 +29,15 @@ class InFlightLedger(Protocol):
     def leave(self, slot: int) -> None: ...
 
 
-class Ending(Struct, frozen=True, eq=False, gc=False):
-    """What a delivery has come to, on its way to the store.
+class Ending(Settlement, frozen=True, eq=False):
+    """What a delivery has come to, on its way to the store and back.
 
-    `loaded`: None if its handler is deleted. `log_row`: None without an attempt. `slot`: the attempt's place in the ledger, -1 for none.
+    `decision.delivery` is `delivery`. `loaded`: None if its handler is deleted. `slot`: the attempt's place in the ledger, -1 for none.
     """
 
+    decision: Decision
     run: Run
     loaded: Loaded | None
-    decision: Decision
-    log_row: Attempt | None = None
     slot: int = -1
 
 
@@ -80,18 +77,17 @@ class Keeping:
         if isinstance(error, Busy):
             self._write_later(ending, error)
         else:
-            log.error("settle.failed", delivery=ending.decision.delivery.id, exc_info=error)
+            log.error("settle.failed", delivery=ending.delivery.id, exc_info=error)
             _look_again(ending)
 
     def _write(self, ending: Ending) -> None:
         try:
-            settlement = Settlement(ending.decision.delivery, ending.log_row, time.time_ns() // 1000)
-            self._store.settle(settlement, functools.partial(self._kept, ending))
+            self._store.settle(ending, self._kept)
         except Busy as busy:
             self._write_later(ending, busy)
 
     def _write_later(self, ending: Ending, busy: Busy) -> None:
-        log.error("settle.waits", delivery=ending.decision.delivery.id, why=str(busy))
+        log.error("settle.waits", delivery=ending.delivery.id, why=str(busy))
         asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, self._write, ending)
 
     async def _move(self, ending: Ending, loaded: Loaded, new_settings: Mapping[str, str]) -> None:
@@ -122,13 +118,13 @@ class Keeping:
         task.add_done_callback(self._tasks.discard)
 
     def _observe(self, ending: Ending, applied: bool) -> None:
-        delivery, log_row, metrics = ending.decision.delivery, ending.log_row, self._metrics
+        delivery, attempt, metrics = ending.delivery, ending.attempt, self._metrics
         channel = ending.loaded.channel.type if ending.loaded else "deleted"
-        if log_row is not None:
-            metrics.attempted(channel, log_row.outcome, log_row.reason, log_row.duration_us)
-            if log_row.status_code is not None:
-                self._health.answered(log_row.at)
-            observe.log_attempt(channel, delivery.handler_id, log_row, delivery.status)
+        if attempt is not None:
+            metrics.attempted(channel, attempt)
+            if attempt.status_code is not None:
+                self._health.answered(attempt.at)
+            observe.log_attempt(channel, delivery.handler_id, attempt, delivery.status)
         if not applied:
             return
         if delivery.status is _DELIVERED:

@@ -13,16 +13,17 @@ def plan(draft: Draft, handlers: Mapping[int, HandlerBrief]) -> Planned:
     """One delivery per handler, in the order given. The ids must be known: see `faults`."""
     at = draft.message.at
     due_at = at if draft.send_at is None else max(at, draft.send_at)
-    if draft.handlers is None:
-        deliveries = [PlannedDelivery(brief.id, _PENDING, due_at) for brief in handlers.values() if brief.is_enabled]
-    else:
-        deliveries = [_planned(handlers[handler_id], due_at) for handler_id in draft.handlers]
+    deliveries: list[PlannedDelivery] = []
+    for handler_id in handlers if draft.handlers is None else draft.handlers:
+        brief = handlers[handler_id]
+        if brief.is_enabled:
+            deliveries.append(PlannedDelivery(handler_id, _PENDING, due_at))
+        elif draft.handlers is not None:
+            deliveries.append(_skipped(brief, due_at))
     return Planned(draft.message, draft.send_at, draft.expires_at, tuple(deliveries))
 
 
-def _planned(brief: HandlerBrief, due_at: Micros) -> PlannedDelivery:
-    if brief.is_enabled:
-        return PlannedDelivery(brief.id, _PENDING, due_at)
+def _skipped(brief: HandlerBrief, due_at: Micros) -> PlannedDelivery:
     return PlannedDelivery(brief.id, Status.SKIPPED, due_at, Reason.HANDLER_DISABLED if brief.disabled_reason else Reason.HANDLER_PAUSED)
 
 

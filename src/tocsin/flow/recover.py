@@ -56,7 +56,7 @@ async def recover(
         run = _Run()
         runs.append(run)
         log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
-        keeping.keep(Ending(run, loaded, decision, log_row))
+        keeping.keep(Ending(decision.delivery, log_row, observe.now(), decision, run, loaded))
     await asyncio.gather(*(run.done for run in runs))
 
 

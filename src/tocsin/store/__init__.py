@@ -12,6 +12,7 @@ from msgspec import Struct
 from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status, Value
 
 T = TypeVar("T")
+AnySettlement = TypeVar("AnySettlement", bound="Settlement")
 Labels: TypeAlias = "tuple[dict[int, Label], dict[int, tuple[str, str]]]"  # handlers: type and name
 BACKLOG_AFTER: Micros = 30 * SECOND  # past its due time a delivery belongs to a backlog, in which critical ones go first
 
@@ -245,8 +246,9 @@ class Store(Protocol):
         """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
         ...
 
-    def settle(self, settlement: Settlement, done: Callable[[bool | Exception], None]) -> None:
-        """`done` is told after the commit: True if it was applied, False if the delivery was no longer pending, or what went wrong."""
+    def settle(self, settlement: AnySettlement, done: Callable[[AnySettlement, bool | Exception], None]) -> None:
+        """`done` is told after the commit, with the settlement: True if it was applied, False if the delivery was no longer pending, or
+        what went wrong."""
         ...
 
     # users, keys and sessions: rare, so they are functions of an open transaction, in `people`

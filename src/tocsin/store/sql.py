@@ -20,6 +20,7 @@ from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, 
 from tocsin.store import (
     Accept,
     Accepted,
+    AnySettlement,
     DeliveryFilter,
     HandlerBrief,
     HandlerChange,
@@ -34,7 +35,6 @@ from tocsin.store import (
     PostFacts,
     Recent,
     Remembered,
-    Settlement,
     StoreError,
     Streak,
     SwitchOff,
@@ -170,7 +170,7 @@ class SqlStore:
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
         return self._writer.submit(accept, bulk.AcceptAll, committed)
 
-    def settle(self, settlement: Settlement, done: Callable[[Any], None]) -> None:
+    def settle(self, settlement: AnySettlement, done: Callable[[AnySettlement, bool | Exception], None]) -> None:
         self._writer.submit_then(settlement, bulk.SettleAll, done)
 
     # ----------------------------------------------------------------------------------------------------- what is due

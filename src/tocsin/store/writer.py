@@ -33,7 +33,7 @@ class Bulk(Protocol):
     def run_all(connection: Connection, writes: Sequence[Any]) -> list[Any]: ...
 
 
-_Job: TypeAlias = tuple[Any, type[Bulk] | None, Callable[[Any], None]]  # what to write, its kind, who is told
+_Job: TypeAlias = tuple[Any, type[Bulk] | None, Callable[[Any, Any], None]]  # what to write, its kind, who is told
 
 
 class Writer:
@@ -63,8 +63,8 @@ class Writer:
         self.submit_then(write, bulk, functools.partial(_resolve, future, committed))
         return future
 
-    def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Callable[[Any], None]) -> None:
-        """Like `submit`, but `done` is told the result, or the exception."""
+    def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Callable[[Any, Any], None]) -> None:
+        """Like `submit`, but `done` is told the write, and its result or the exception."""
         if self._waiting >= MOST_WAITING:
             raise Busy("the store does not keep up", 1)
         if not self._is_alive:
@@ -198,14 +198,14 @@ class Writer:
 
     def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
         self._waiting -= len(jobs)
-        for (_, _, done), result in zip(jobs, results, strict=True):
+        for (write, _, done), result in zip(jobs, results, strict=True):
             try:
-                done(result)
+                done(write, result)
             except Exception:
                 log.exception("store.answer_failed")  # the others are answered all the same
 
 
-def _resolve(future: "asyncio.Future[Any]", committed: Callable[[Any], None] | None, result: Any) -> None:
+def _resolve(future: "asyncio.Future[Any]", committed: Callable[[Any], None] | None, _: object, result: Any) -> None:
     if isinstance(result, BaseException):
         if not future.done():
             future.set_exception(result)
