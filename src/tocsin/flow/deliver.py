@@ -159,11 +159,24 @@ class Delivering:
 
     def _begin(self, job: Waiting, run: engine.Run, loaded: Loaded) -> _Attempt | None:
         """None: it is not to be attempted now, and that is kept."""
-        delivery, notification = job.delivery, job.notification
+        delivery, notification, handler = job.delivery, job.notification, loaded.handler
         now = time.time_ns() // 1000
         try:
-            unwanted = _unwanted(delivery, notification, loaded.handler, now)
-            context = self._context(delivery, loaded.handler, now)
+            unwanted = _unwanted(delivery, notification, handler, now)
+            context = Context(
+                f"msg_{self._store_id}_{delivery.id}",
+                handler.id,
+                now,
+                self._settings,
+                delivery.notification_id,
+                delivery.id,
+                delivery.attempt_count + 1,
+                delivery.first_due_at if is_late(delivery, now) else None,
+                delivery.may_have_arrived,
+                "",
+                False,
+                signing_secrets(handler.secret, now),
+            )
         except Exception:
             log.exception("attempt.failed", delivery=delivery.id)
             self._look_again(delivery, run)
@@ -174,22 +187,6 @@ class Delivering:
         if notification.send_at is not None:
             notification = _as_meant(notification, notification.send_at)
         return _Attempt(run, delivery, notification, loaded, context, time.perf_counter())
-
-    def _context(self, delivery: Delivery, handler: Handler, now: Micros) -> Context:
-        return Context(
-            f"msg_{self._store_id}_{delivery.id}",
-            handler.id,
-            now,
-            self._settings,
-            delivery.notification_id,
-            delivery.id,
-            delivery.attempt_count + 1,
-            delivery.first_due_at if is_late(delivery, now) else None,
-            delivery.may_have_arrived,
-            "",
-            False,
-            signing_secrets(handler.secret, now),
-        )
 
     async def _take_steps(self, job: Waiting, run: engine.Run) -> None:
         """The long way: the handler must be read, the post must be counted, or the rendering takes a while."""

@@ -43,11 +43,7 @@ class Health:
         self._vault = vault
         self._most_failures = settings.disable_after_failures
         self._least_time = int(settings.disable_after * SECOND)
-        self._answered_at: Micros = 0
-
-    def answered(self, at: Micros) -> None:
-        """Some provider answered: the network is there."""
-        self._answered_at = at
+        self.answered_at: Micros = 0  # when the last attempt began that a provider answered: so long the network was there
 
     async def move(self, loaded: Loaded, new_settings: Mapping[str, str]) -> None:
         """Replace settings that the provider says have changed, unless the owner changed the handler meanwhile."""
@@ -63,7 +59,7 @@ class Health:
 
         As long as nobody at all answers, it is our own network that is gone.
         """
-        if not self._most_failures or (reason in _REACHING and self._answered_at < due_at):
+        if not self._most_failures or (reason in _REACHING and self.answered_at < due_at):
             return
         now = observe.now()
         streak = await self._store.count_failure(loaded.handler.id, now)

@@ -123,7 +123,7 @@ class Keeping:
         if attempt is not None:
             metrics.attempted(channel, attempt)
             if attempt.status_code is not None:
-                self._health.answered(attempt.at)
+                self._health.answered_at = attempt.at
             observe.log_attempt(channel, delivery.handler_id, attempt, delivery.status)
         if not applied:
             return

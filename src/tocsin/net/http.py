@@ -71,6 +71,13 @@ class HttpWire:
 
     def start(self, request: HttpRequest, done: Done) -> None:
         """Like `send`, for those who have no time to wait: `done` is told, never from within this call. It must not raise."""
+        lane, named = self._lanes[request.guarded], _route(request.url).named
+        if self._is_closed or self._has_proxy or (named is not None and not lane.knows(named)):
+            self._start_slowly(request, done)
+        else:
+            lane.start(request, done)
+
+    def _start_slowly(self, request: HttpRequest, done: Done) -> None:
         if self._must_prepare(request):
             preparing = asyncio.get_running_loop().create_task(self._prepare_and_start(request, done))
             self._preparing.add(preparing)
@@ -221,12 +228,12 @@ class _Exchange:
 
     def ended(self, code: int) -> None:
         """libcurl is through with it."""
-        request, done = self.request, self.done
-        if request is None or done is None:  # aborted
+        done = self.done
+        if done is None:  # aborted
             return
-        if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
+        if code == pycurl.E_SEND_FAIL_REWIND and self.request is not None and not was_sent(self.curl):
             # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
-            self.prepare(request, fresh=True)
+            self.prepare(self.request, fresh=True)
             self._multi.start(self.curl, self.ended)
             return
         reply = self.result(code)
@@ -264,9 +271,9 @@ class _Exchange:
         """The reply that a finished transfer got."""
         if code == 0 or self._is_capped:
             lines = self._lines
-            is_whole = bool(lines) and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/")
-            headers = _Headers(tuple(lines)) if is_whole else _read_headers(lines)
-            if headers is None:
+            if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
+                headers = _Headers(tuple(lines))
+            elif (headers := _read_headers(lines)) is None:
                 return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
             return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
         if self._objection and not self._sockets:

@@ -180,7 +180,10 @@ class Multi:
     def _collect(self) -> None:
         _, done, failed = self._multi.info_read()
         for curl in done:
-            self._end(curl, 0)
+            ended = self._waiting.pop(curl, None)
+            if ended is not None:
+                self._remove(curl)
+                ended(0)
         for curl, code, _ in failed:
             self._end(curl, code)
 

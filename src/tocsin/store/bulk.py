@@ -244,8 +244,7 @@ class SettleAll:
                         at_once += (delivery_id, at)
                     else:
                         delivered += (delivery_id, number, at, 1 if late else 0, part)
-                    if write.at > arrived.get(delivery.handler_id, 0):
-                        arrived[delivery.handler_id] = write.at
+                    arrived[delivery.handler_id] = write.at  # they come in the order of time
                 else:
                     others += _settled_row(delivery)
             elif attempt is not None:
