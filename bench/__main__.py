@@ -21,7 +21,7 @@ RESULTS = ROOT / "bench" / "results.json"
 HANDLERS = 200
 LEAST_CORE = 0.85  # below it a sender was held up
 MOST_SPREAD = 1.5  # between the rounds of the bare client loop
-WHOLE = Length(rounds=4, seconds=4, paced_seconds=20, apprise_seconds=1.5, most_messages=60_000)
+WHOLE = Length(rounds=8, seconds=2.5, paced_seconds=20, apprise_seconds=1.5, most_messages=60_000)
 QUICK = Length(rounds=1, seconds=2, paced_seconds=4, apprise_seconds=1, most_messages=30_000)
 
 
