@@ -7,7 +7,7 @@ import ipaddress
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -18,6 +18,7 @@ from tocsin import __version__
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net.curl_failures import no_reply, was_sent
 from tocsin.net.guard import Closed, Guard
+from tocsin.net.heads import Headers, header_lines, read_headers, target
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
 from tocsin.net.urls import wire_url
@@ -27,9 +28,7 @@ MAX_BODY = 65_536
 CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
 _FREE_HANDLES = 256
-_EXPECTS_FROM = 1 << 20  # bytes of a body from which on libcurl would ask beforehand, with `Expect: 100-continue`
 _AGENT = f"tocsin/{__version__}"
-_BARE = bytes(byte if 0x20 <= byte < 0x7F else 0 for byte in range(256))  # control characters become NUL
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 Done: TypeAlias = Callable[[HttpReply | NoReply], None]
@@ -71,13 +70,6 @@ class HttpWire:
 
     def start(self, request: HttpRequest, done: Done) -> None:
         """Like `send`, for those who have no time to wait: `done` is told, never from within this call. It must not raise."""
-        lane, named = self._lanes[request.guarded], _route(request.url).named
-        if self._is_closed or self._has_proxy or (named is not None and not lane.knows(named)):
-            self._start_slowly(request, done)
-        else:
-            lane.start(request, done)
-
-    def _start_slowly(self, request: HttpRequest, done: Done) -> None:
         if self._must_prepare(request):
             preparing = asyncio.get_running_loop().create_task(self._prepare_and_start(request, done))
             self._preparing.add(preparing)
@@ -161,7 +153,7 @@ class _Lane:
         except OSError:
             return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
 
-    def start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...] = ()) -> "_Exchange | None":
+    def start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...]) -> "_Exchange | None":
         multi = self._multi = self._multi or Multi()
         exchange = self._free.pop() if self._free else _Exchange(multi, self._free, self._guard, self._proxy)
         exchange.request, exchange.done = request, done
@@ -228,12 +220,12 @@ class _Exchange:
 
     def ended(self, code: int) -> None:
         """libcurl is through with it."""
-        done = self.done
-        if done is None:  # aborted
+        request, done = self.request, self.done
+        if request is None or done is None:  # aborted
             return
-        if code == pycurl.E_SEND_FAIL_REWIND and self.request is not None and not was_sent(self.curl):
+        if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
             # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
-            self.prepare(self.request, fresh=True)
+            self.prepare(request, fresh=True)
             self._multi.start(self.curl, self.ended)
             return
         reply = self.result(code)
@@ -255,12 +247,12 @@ class _Exchange:
         if manner != self._manner:
             self._set_manner(manner)
         setopt(pycurl.URL, route.url)
-        setopt(pycurl.HTTPHEADER, _header_lines(request.headers, len(body)))
+        setopt(pycurl.HTTPHEADER, header_lines(request.headers, len(body)))
         if addresses or self._has_addresses:
             self._set_addresses(route.named, addresses)
         if self._has_target or (route.is_escaped and not self._proxy):
             # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
-            setopt(pycurl.REQUEST_TARGET, _target(route.url))
+            setopt(pycurl.REQUEST_TARGET, target(route.url))
             self._has_target = True
         if manner.method not in _WITHOUT_BODY:
             setopt(pycurl.POSTFIELDSIZE_LARGE, len(body))
@@ -272,8 +264,8 @@ class _Exchange:
         if code == 0 or self._is_capped:
             lines = self._lines
             if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
-                headers = _Headers(tuple(lines))
-            elif (headers := _read_headers(lines)) is None:
+                headers = Headers(tuple(lines))
+            elif (headers := read_headers(lines)) is None:
                 return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
             return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
         if self._objection and not self._sockets:
@@ -401,79 +393,3 @@ def _place(url: str) -> Place | None:
     except (KeyError, ValueError, pycurl.error):
         return None
     return Place(parts.host, port)
-
-
-def _target(url: str) -> str:
-    """What stands in the request line: all of a URL behind its host, byte for byte, less the fragment."""
-    authority_on = url.partition("://")[2].partition("#")[0]
-    end = next((at for at, character in enumerate(authority_on) if character in "/?"), len(authority_on))
-    target = authority_on[end:]
-    return target if target.startswith("/") else f"/{target}"
-
-
-def _header_lines(headers: tuple[tuple[str, str], ...], body_size: int) -> list[str]:
-    """The header lines in libcurl's notation: `Name;` is an empty header, `Name:` one that is left out."""
-    names, values = zip(*headers, strict=True) if headers else ((), ())
-    lines = list(map(": ".join, headers))
-    text = "".join(lines).encode("ascii")  # a ValueError where it is not
-    if b"\0" in text.translate(_BARE):
-        raise ValueError("a header with control characters")
-    if not all(values):
-        lines = [line if value else f"{name};" for line, name, value in zip(lines, names, values, strict=True)]
-    lines += _lines_of_ours(names)
-    if body_size >= _EXPECTS_FROM:
-        lines.append("Expect:")
-    return lines
-
-
-@functools.lru_cache(maxsize=64)
-def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
-    """What is said, or kept from being said, beside the headers of these names."""
-    given = {name.lower() for name in names}
-    more: list[str] = []
-    if "content-type" not in given:
-        more.append("Content-Type:")
-    if "accept-encoding" not in given:
-        more.append("Accept-Encoding: identity")
-    return tuple(more)
-
-
-class _Headers(Mapping[str, str]):
-    """An answer's headers, read when somebody asks: of most answers the status says it all."""
-
-    __slots__ = ("_found", "_lines")
-
-    def __init__(self, lines: tuple[bytes, ...]) -> None:
-        self._lines = lines
-        self._found: dict[str, str] | None = None
-
-    def _read(self) -> dict[str, str]:
-        if self._found is None:
-            self._found = _read_headers(self._lines) or {}
-        return self._found
-
-    def __getitem__(self, name: str) -> str:
-        return self._read()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-
-def _read_headers(lines: Sequence[bytes]) -> dict[str, str] | None:
-    """The headers of the last answer heard, None if they were cut. 1xx answers and a proxy's may stand before, trailers behind."""
-    headers: dict[str, str] = {}
-    in_head = False
-    for line in lines:
-        if not in_head:
-            if line.startswith(b"HTTP/"):
-                headers.clear()
-                in_head = True
-        elif line in {b"\r\n", b"\n"}:
-            in_head = False
-        else:
-            name, _, value = line.decode("latin-1").partition(":")
-            headers[name.rstrip().lower()] = value.strip()
-    return None if in_head else headers

@@ -25,7 +25,6 @@ _EVENTS = {
     pycurl.POLL_IN: _IDLE,
     pycurl.POLL_OUT: select.EPOLLOUT,
     pycurl.POLL_INOUT: _IDLE | select.EPOLLOUT,
-    pycurl.POLL_REMOVE: _IDLE,
 }
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _CLOSED = _BROKEN | select.EPOLLRDHUP
@@ -59,8 +58,7 @@ class Multi:
         else:
             self._add(curl)
             self._waiting[curl] = ended
-            if self._soon is None:
-                self._act_soon()
+            self._act_soon()
 
     def opened(self, fd: int) -> None:
         """A socket of libcurl's is new: what was known of its number was about one that is closed. Of others nothing is remembered."""
@@ -91,13 +89,15 @@ class Multi:
 
     def _watch(self, what: int, fd: int, _multi: object, _data: object) -> None:
         """libcurl says what it wants to know of a socket. POLL_REMOVE: it is idle now, or about to be closed."""
+        # Nearly always a used socket waits for the same already: that spares a system call.
         if what == pycurl.POLL_REMOVE:
             self._busy.discard(fd)
+            if self._registered.get(fd, _IDLE) != _IDLE:
+                self._register(fd, _IDLE)
         else:
             self._busy.add(fd)
-        events = _EVENTS.get(what, 0)
-        if self._registered.get(fd) != events:  # nearly always a used socket waits for the same already: that spares a system call
-            self._register(fd, events)
+            if self._registered.get(fd) != (events := _EVENTS.get(what, 0)):
+                self._register(fd, events)
 
     def _register(self, fd: int, events: int) -> None:
         if fd in self._registered:
@@ -180,10 +180,7 @@ class Multi:
     def _collect(self) -> None:
         _, done, failed = self._multi.info_read()
         for curl in done:
-            ended = self._waiting.pop(curl, None)
-            if ended is not None:
-                self._remove(curl)
-                ended(0)
+            self._end(curl, 0)
         for curl, code, _ in failed:
             self._end(curl, code)
 

@@ -1,0 +1,83 @@
+"""The heads of requests and answers as text: what libcurl is told to write, and what it has read. Pure."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+_EXPECTS_FROM = 1 << 20  # bytes of a body from which on libcurl would ask beforehand, with `Expect: 100-continue`
+_BARE = bytes(byte if 0x20 <= byte < 0x7F else 0 for byte in range(256))  # control characters become NUL
+
+
+def target(url: str) -> str:
+    """What stands in the request line: all of a URL behind its host, byte for byte, less the fragment."""
+    authority_on = url.partition("://")[2].partition("#")[0]
+    end = next((at for at, character in enumerate(authority_on) if character in "/?"), len(authority_on))
+    rest = authority_on[end:]
+    return rest if rest.startswith("/") else f"/{rest}"
+
+
+def header_lines(headers: tuple[tuple[str, str], ...], body_size: int) -> list[str]:
+    """The header lines in libcurl's notation: `Name;` is an empty header, `Name:` one that is left out."""
+    names, values = zip(*headers, strict=True) if headers else ((), ())
+    lines = list(map(": ".join, headers))
+    text = "".join(lines).encode("ascii")  # a ValueError where it is not
+    if b"\0" in text.translate(_BARE):
+        raise ValueError("a header with control characters")
+    if not all(values):
+        lines = [line if value else f"{name};" for line, name, value in zip(lines, names, values, strict=True)]
+    lines += _lines_of_ours(names)
+    if body_size >= _EXPECTS_FROM:
+        lines.append("Expect:")
+    return lines
+
+
+@functools.lru_cache(maxsize=64)
+def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What is said, or kept from being said, beside the headers of these names."""
+    given = {name.lower() for name in names}
+    more: list[str] = []
+    if "content-type" not in given:
+        more.append("Content-Type:")
+    if "accept-encoding" not in given:
+        more.append("Accept-Encoding: identity")
+    return tuple(more)
+
+
+class Headers(Mapping[str, str]):
+    """An answer's headers, read when somebody asks: of most answers the status says it all."""
+
+    __slots__ = ("_found", "_lines")
+
+    def __init__(self, lines: tuple[bytes, ...]) -> None:
+        self._lines = lines
+        self._found: dict[str, str] | None = None
+
+    def _read(self) -> dict[str, str]:
+        if self._found is None:
+            self._found = read_headers(self._lines) or {}
+        return self._found
+
+    def __getitem__(self, name: str) -> str:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+
+def read_headers(lines: Sequence[bytes]) -> dict[str, str] | None:
+    """The headers of the last answer heard, None if they were cut. 1xx answers and a proxy's may stand before, trailers behind."""
+    headers: dict[str, str] = {}
+    in_head = False
+    for line in lines:
+        if not in_head:
+            if line.startswith(b"HTTP/"):
+                headers.clear()
+                in_head = True
+        elif line in {b"\r\n", b"\n"}:
+            in_head = False
+        else:
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.rstrip().lower()] = value.strip()
+    return None if in_head else headers
