@@ -58,14 +58,10 @@ class Metrics(Collector):
 
     def attempted(self, channel: str, attempt: Attempt) -> None:
         self._attempts[channel, attempt.outcome, attempt.reason] += 1
-        durations, duration = self._duration[channel], attempt.duration_us
-        durations.counts[bisect_left(_BUCKETS, duration)] += 1
-        durations.sum += duration
+        self._duration[channel].observe(attempt.duration_us)
 
     def delivered(self, channel: str, latency: Micros) -> None:
-        latencies = self._latency[channel]
-        latencies.counts[bisect_left(_BUCKETS, latency)] += 1
-        latencies.sum += latency
+        self._latency[channel].observe(latency)
 
     def failed(self, channel: str, reason: Reason) -> None:
         self._failed[channel, reason] += 1
@@ -91,6 +87,10 @@ class _Histogram:
     def __init__(self) -> None:
         self.counts = [0] * (len(LATENCY_BUCKETS) + 1)
         self.sum: Micros = 0
+
+    def observe(self, value: Micros) -> None:
+        self.counts[bisect_left(_BUCKETS, value)] += 1
+        self.sum += value
 
 
 def _counter(name: str, sentence: str, labels: list[str], counts: Counter[tuple[str, ...]]) -> CounterMetricFamily:

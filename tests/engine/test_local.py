@@ -157,6 +157,32 @@ def test_a_handler_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
     scenario(tmp_path, body)
 
 
+@pytest.fixture(params=[0, 1000], ids=["gone", "kept"])
+def empty_lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes of a lane that is empty: it goes, or it stays for the next delivery; nobody may tell the difference."""
+    monkeypatch.setattr(local_module, "MOST_IDLE", request.param)
+
+
+@pytest.mark.usefixtures("empty_lanes")
+def test_a_handler_that_answered_and_hangs_now_takes_few_places(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler, other = await add_handler(store), await add_handler(store)
+        await engine.start(worker)
+        engine.hand_over([job for _ in range(20) for job in await accept(store, handler)])
+        await worker.until(20)
+        while engine.running:
+            await asyncio.sleep(0)
+        worker.most_running.clear()
+        worker.hold[handler] = asyncio.Event()
+        engine.hand_over([job for _ in range(20) for job in await accept(store, handler)])
+        engine.hand_over(await accept(store, other))
+        await worker.until(20 + 2 + 1)
+        assert worker.most_running[handler] == 2
+
+    scenario(tmp_path, body)
+
+
+@pytest.mark.usefixtures("empty_lanes")
 def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "MOST_RUNNING", 20)
     monkeypatch.setattr(local_module, "MOST_UNPROVEN", 15)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from conftest import opened_store, run
 from tocsin import datadir
-from tocsin.model import Attempt, Busy, Delivery, Message, Reason, Status
+from tocsin.model import Attempt, Busy, Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.settings import load
 from tocsin.store import (
     Accept,
@@ -124,6 +124,73 @@ def test_settling_keeps_outcome_attempt_and_totals(tmp_path: Path) -> None:
             assert row is not None
             assert row.last_delivered_at == 200
             assert await store.waiting_handlers() == []
+
+    run(main())
+
+
+NOTICE = Message("gone", "Handler switched off", Severity.CRITICAL, "https://example.com/", at=100, kind="handler.disabled")
+
+
+@pytest.mark.parametrize(
+    ("message", "times"),
+    [
+        (Message("text", "a title", Severity.WARNING, at=100), (None, None)),
+        (Message("text", severity=Severity.CRITICAL, at=100), (None, None)),
+        (Message("text", url="https://example.com/?a=%27", at=100), (None, None)),
+        (MESSAGE, (None, None)),
+        (Message("text", at=100), (None, 900)),
+        (Message("text", at=100), (500, 900)),
+        (NOTICE, (None, None)),
+    ],
+)
+def test_every_kind_of_row_comes_back_as_it_was(tmp_path: Path, message: Message, times: tuple[int | None, int | None]) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            due_at = times[0] or 100
+            planned = [PlannedDelivery(await add_handler(store), Status.PENDING, due_at)]
+            planned.append(PlannedDelivery(await add_handler(store), Status.SKIPPED, due_at, Reason.HANDLER_PAUSED))
+            (ids,) = await store.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
+            for number, one in enumerate(planned):
+                found = await store.delivery(1, ids.first_delivery_id + number)
+                assert found is not None
+                delivery, notification, _ = found
+                assert notification == Notification(ids.notification_id, 1, message, *times)
+                expected = Delivery(delivery.id, ids.notification_id, one.handler_id, 1, one.status, due_at, due_at, 100)
+                assert delivery == replace(expected, last_reason=one.reason)
+            critical = await store.ask(lambda connection: connection.execute(text("SELECT is_critical FROM deliveries")).scalars().all())
+            assert critical == [int(message.severity is Severity.CRITICAL)] * 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(("number", "part", "late"), [(1, 1, False), (2, 1, False), (1, 3, False), (1, 1, True), (7, 5, True)])
+def test_every_arrival_is_kept_as_it_was(tmp_path: Path, number: int, part: int, late: bool) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            before = await accept_one(store, await add_handler(store))
+            waits = replace(before, attempt_count=number - 1, throttles=2, may_have_arrived=True, last_error="x", last_reason=Reason.CUT)
+            assert await settled(store, Settlement(waits, None, 150))
+            arrived = replace(before, status=Status.DELIVERED, attempt_count=number, last_attempt_at=200, late=late, part=part)
+            arrived = replace(arrived, last_reason=Reason.OK)
+            assert await settled(store, Settlement(arrived, attempt(before, number), 200))
+            found = await store.delivery(1, before.id)
+            assert found is not None
+            assert found[0] == arrived
+            assert found[2] == [attempt(before, number)]
+
+    run(main())
+
+
+def test_an_arrival_that_had_to_wait_does_not_set_the_last_one_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            newer, older = await accept_one(store, handler), await accept_one(store, handler)
+            both = settled(store, replace(delivered(newer), at=300)), settled(store, replace(delivered(older), at=200))
+            assert await asyncio.gather(*both) == [True, True]  # in one commit
+            row = await store.handler(handler)
+            assert row is not None
+            assert row.last_delivered_at == 300
 
     run(main())
 

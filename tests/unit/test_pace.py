@@ -63,7 +63,7 @@ def test_pauses_that_are_over_are_forgotten() -> None:
     pacer = Pacer()
     for number in range(30_000):
         pacer.pause(number, number + 1.0, float(number))
-    assert len(pacer.paused_until) <= 10_001
+    assert len(pacer._paused_until) <= 10_001
     pacer.pause("k", 50_000.0, 30_000.0)
     assert pacer.pause_left("k", 30_000.0) == 20_000.0
 

@@ -201,7 +201,8 @@ class LocalEngine:
             self._ask_to_fill(lane)
 
     def _tidy(self, lane: Lane) -> None:
-        if lane.known or lane.in_ring or lane.waits or lane.filling or lane.spilled or lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
+        is_kept = lane.known or lane.in_ring or lane.parked or lane.waits or lane.filling or lane.spilled
+        if is_kept or lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME:
             return
         if len(self._lanes) <= MOST_IDLE:
             lane.limit = FIRST_LIMIT

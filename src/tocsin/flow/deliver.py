@@ -114,7 +114,7 @@ class Delivering:
 
     def turn(self, handler_id: int) -> float:
         pacing = self._directory.pacing(handler_id)
-        if not pacing.paces and not self._pacer.paused_until:
+        if not pacing.paces and not self._pacer.has_pauses:
             return 0.0
         now = time.monotonic()
         return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now)

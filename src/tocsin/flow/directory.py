@@ -101,6 +101,7 @@ class Directory:
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
         self._pacing: dict[int, Pacing] = {}
         self._changes = 0
+        # Asked for every delivery, so they are the dictionaries' own methods.
         self.cached: Callable[[int], Loaded | None] = self._loaded.get
         self.knows_pacing: Callable[[int], bool] = self._pacing.__contains__
 

@@ -29,7 +29,7 @@ class Pacer:
 
     def __init__(self) -> None:
         self._starts: dict[tuple[str, int, float], deque[float]] = {}
-        self.paused_until: dict[str | int, float] = {}  # what is over may still be in it
+        self._paused_until: dict[str | int, float] = {}
         self._tidy_pauses_at = _TIDY_ABOVE
 
     def take(self, credential: str, paces: Sequence[Pace], now: float) -> float:
@@ -58,21 +58,25 @@ class Pacer:
         key = (pace.key, pace.count, pace.seconds)
         self._starts[key] = deque(sorted([*self._window(pace), *starts])[-pace.count :])
 
+    @property
+    def has_pauses(self) -> bool:
+        return bool(self._paused_until)
+
     def pause(self, whom: str | int, until: float, now: float) -> None:
         """No start before then: for a credential that is throttled, or for one handler, by its id."""
-        if len(self.paused_until) >= self._tidy_pauses_at:  # nobody asks for those of deleted handlers any more
-            self.paused_until = {one: end for one, end in self.paused_until.items() if end > now}
-            self._tidy_pauses_at = max(_TIDY_ABOVE, 2 * len(self.paused_until))
-        self.paused_until[whom] = max(until, self.paused_until.get(whom, 0.0))
+        if len(self._paused_until) >= self._tidy_pauses_at:  # nobody asks for those of deleted handlers any more
+            self._paused_until = {one: end for one, end in self._paused_until.items() if end > now}
+            self._tidy_pauses_at = max(_TIDY_ABOVE, 2 * len(self._paused_until))
+        self._paused_until[whom] = max(until, self._paused_until.get(whom, 0.0))
 
     def pause_left(self, whom: str | int, now: float) -> float:
         """Seconds until the pause is over; 0 without one."""
-        until = self.paused_until.get(whom)
+        until = self._paused_until.get(whom)
         if until is None:
             return 0.0
         if until > now:
             return until - now
-        del self.paused_until[whom]
+        del self._paused_until[whom]
         return 0.0
 
     def _window(self, pace: Pace) -> "deque[float]":

@@ -35,7 +35,7 @@ def faults(wanted: tuple[int, ...] | None, handlers: Mapping[int, HandlerBrief],
         return [Fault("no_handlers", "Nothing to send to", "There is no enabled handler to send to.", parameter)]
     if not wanted:
         return [Fault("no_handlers", "Nothing to send to", "The list of handlers is empty.", parameter)]
-    unknown = [str(one) for one in dict.fromkeys(wanted) if one not in handlers]
+    unknown = [str(one) for one in wanted if one not in handlers]
     if unknown:
         named = ", ".join(unknown[:10]) + (" and more" if len(unknown) > 10 else "")
         return [Fault("unknown_handler", "Unknown handler", f"There is no notification handler with id {named}.", parameter)]

@@ -43,14 +43,14 @@ ADD_DELIVERIES = Statement(  # to be sent; the counts begin at 0, as the table h
 )
 ADD_ANY_DELIVERIES = Statement(f"INSERT INTO deliveries ({_DELIVERY}) VALUES {{}}", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 # What has arrived, nearly all of them: the rest of the row stays or is known.
+_SETTLE = "UPDATE deliveries SET status = 1, throttles = 0, may_have_arrived = 0, last_reason = 'ok', last_error = NULL"
 SETTLE_AT_ONCE = Statement(  # in one part, with the first attempt, in time
-    "UPDATE deliveries SET status = 1, throttles = 0, may_have_arrived = 0, last_reason = 'ok', last_error = NULL,"
-    " attempt_count = 1, last_attempt_at = v.column2, late = 0, part = 1 FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
+    f"{_SETTLE}, attempt_count = 1, last_attempt_at = v.column2, late = 0, part = 1"
+    " FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
     "(?, ?)",
 )
 SETTLE_DELIVERED = Statement(
-    "UPDATE deliveries SET status = 1, throttles = 0, may_have_arrived = 0, last_reason = 'ok', last_error = NULL,"
-    " attempt_count = v.column2, last_attempt_at = v.column3, late = v.column4, part = v.column5"
+    f"{_SETTLE}, attempt_count = v.column2, last_attempt_at = v.column3, late = v.column4, part = v.column5"
     " FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
     "(?, ?, ?, ?, ?)",
 )
@@ -244,7 +244,8 @@ class SettleAll:
                         at_once += (delivery_id, at)
                     else:
                         delivered += (delivery_id, number, at, 1 if late else 0, part)
-                    arrived[delivery.handler_id] = write.at  # they come in the order of time
+                    if write.at > arrived.get(delivery.handler_id, 0):  # one that had to wait for the store may come late
+                        arrived[delivery.handler_id] = write.at
                 else:
                     others += _settled_row(delivery)
             elif attempt is not None:

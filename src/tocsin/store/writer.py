@@ -50,7 +50,7 @@ class Writer:
         self._waiting = 0
         self._data_version: int | None = None
         self._look_at = 0.0
-        self._is_alive = True
+        self.is_alive = True
         self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
         self._thread.start()
 
@@ -67,7 +67,7 @@ class Writer:
         """Like `submit`, but `done` is told the write, and its result or the exception."""
         if self._waiting >= MOST_WAITING:
             raise Busy("the store does not keep up", 1)
-        if not self._is_alive:
+        if not self.is_alive:
             raise Busy("the store takes no writes", 60)
         self._waiting += 1
         self._gathered.append((write, bulk, done))
@@ -100,10 +100,6 @@ class Writer:
     def waiting(self) -> int:
         return self._waiting
 
-    @property
-    def is_alive(self) -> bool:
-        return self._is_alive
-
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
         self._hand_over()
@@ -116,7 +112,7 @@ class Writer:
         try:
             self._work()
         finally:
-            self._is_alive = False
+            self.is_alive = False
 
     def _work(self) -> None:
         with self._engine.connect() as connection:
