@@ -11,7 +11,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -24,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from tocsin import __version__
-from tocsin.model import SECOND, Attempt, Micros, Reason, Status
+from tocsin.model import SECOND, Attempt, Delivery, Micros, Reason, Status
 from tocsin.settings import Settings
 
 LINES_LINGER_SECONDS = 0.05
@@ -56,12 +56,14 @@ class Metrics(Collector):
         self._accepted["notifications"] += notifications
         self._accepted["deliveries"] += deliveries
 
-    def attempted(self, channel: str, attempt: Attempt) -> None:
-        self._attempts[channel, attempt.outcome, attempt.reason] += 1
-        self._duration[channel].observe(attempt.duration_us)
+    def attempted(self, channel: str, attempts: Sequence[Attempt]) -> None:
+        counts = self._attempts
+        for attempt in attempts:
+            counts[channel, attempt.outcome, attempt.reason] += 1
+        self._duration[channel].observe([attempt.duration_us for attempt in attempts])
 
-    def delivered(self, channel: str, latency: Micros) -> None:
-        self._latency[channel].observe(latency)
+    def delivered(self, channel: str, latencies: Sequence[Micros]) -> None:
+        self._latency[channel].observe(latencies)
 
     def failed(self, channel: str, reason: Reason) -> None:
         self._failed[channel, reason] += 1
@@ -88,9 +90,11 @@ class _Histogram:
         self.counts = [0] * (len(LATENCY_BUCKETS) + 1)
         self.sum: Micros = 0
 
-    def observe(self, value: Micros) -> None:
-        self.counts[bisect_left(_BUCKETS, value)] += 1
-        self.sum += value
+    def observe(self, values: Sequence[Micros]) -> None:
+        counts = self.counts
+        for value in values:
+            counts[bisect_left(_BUCKETS, value)] += 1
+        self.sum += sum(values)
 
 
 def _counter(name: str, sentence: str, labels: list[str], counts: Counter[tuple[str, ...]]) -> CounterMetricFamily:
@@ -196,28 +200,34 @@ class _AttemptLines:
         self._log = structlog.get_logger("tocsin.attempt")
         self._lines: list[_Line] = []
 
-    def write(self, channel: str, handler_id: int, attempt: Attempt, status: Status) -> None:
+    def write(self, channel: str, attempts: Sequence[tuple[Delivery, Attempt]]) -> None:
+        """`attempts`: how the delivery stands after it, and the attempt."""
         if not self.is_wanted:
             return
-        line = _Line(
-            _clock(int(time.time())),
-            attempt.delivery_id,
-            handler_id,
-            channel,
-            attempt.number,
-            attempt.outcome,
-            attempt.reason._value_,
-            _WORDS[status],
-            attempt.status_code,
-            attempt.duration_us / 1000,
-            None if attempt.next_at is None else (attempt.next_at - attempt.at) / SECOND,
-        )
+        now = _clock(int(time.time()))
+        lines = [
+            _Line(
+                now,
+                delivery.id,
+                delivery.handler_id,
+                channel,
+                attempt.number,
+                attempt.outcome,
+                attempt.reason._value_,
+                _WORDS[delivery.status],
+                attempt.status_code,
+                attempt.duration_us / 1000,
+                None if attempt.next_at is None else (attempt.next_at - attempt.at) / SECOND,
+            )
+            for delivery, attempt in attempts
+        ]
         if not self.is_quick:
-            self._log.info(**structs.asdict(line))
+            for line in lines:
+                self._log.info(**structs.asdict(line))
             return
         if not self._lines:
             asyncio.get_running_loop().call_later(LINES_LINGER_SECONDS, self.flush)
-        self._lines.append(line)
+        self._lines += lines
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
@@ -227,7 +237,7 @@ class _AttemptLines:
 
 _WORDS = {status: status.word for status in Status}
 _attempt_lines = _AttemptLines()
-log_attempt = _attempt_lines.write
+log_attempts = _attempt_lines.write
 
 
 def flush_logs() -> None:

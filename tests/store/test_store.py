@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from sqlite3 import IntegrityError
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import text
 
 from conftest import opened_store, run
 from tocsin import datadir
-from tocsin.model import Attempt, Busy, Delivery, Message, Notification, Reason, Severity, Status
+from tocsin.model import SECOND, Attempt, Busy, Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.settings import load
 from tocsin.store import (
     Accept,
@@ -43,7 +44,8 @@ def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING,
 async def settled(store: SqlStore, settlement: Settlement) -> bool:
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def told(_: Settlement, result: bool | Exception) -> None:
+    def told(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
+        (result,) = results
         done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
 
     store.settle(settlement, told)
@@ -113,7 +115,7 @@ def test_settling_keeps_outcome_attempt_and_totals(tmp_path: Path) -> None:
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
-            assert await settled(store, delivered(delivery))
+            assert await settled(store, replace(delivered(delivery), at=7 * SECOND + 200))
             found = await store.delivery(1, delivery.id)
             assert found is not None
             assert found[0].status is Status.DELIVERED
@@ -122,7 +124,7 @@ def test_settling_keeps_outcome_attempt_and_totals(tmp_path: Path) -> None:
             assert (await store.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 0
             row = await store.handler(handler)
             assert row is not None
-            assert row.last_delivered_at == 200
+            assert row.last_delivered_at == 7 * SECOND
             assert await store.waiting_handlers() == []
 
     run(main())
@@ -186,11 +188,28 @@ def test_an_arrival_that_had_to_wait_does_not_set_the_last_one_back(tmp_path: Pa
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
             newer, older = await accept_one(store, handler), await accept_one(store, handler)
-            both = settled(store, replace(delivered(newer), at=300)), settled(store, replace(delivered(older), at=200))
+            both = settled(store, replace(delivered(newer), at=3 * SECOND)), settled(store, replace(delivered(older), at=2 * SECOND))
             assert await asyncio.gather(*both) == [True, True]  # in one commit
             row = await store.handler(handler)
             assert row is not None
-            assert row.last_delivered_at == 300
+            assert row.last_delivered_at == 3 * SECOND
+
+    run(main())
+
+
+@pytest.mark.parametrize(("second", "failures", "last"), [(2, 1, 3), (3, 0, 3), (4, 0, 4)])
+def test_an_arrival_ends_a_streak_of_failures_even_within_the_second_of_the_one_before(
+    tmp_path: Path, second: int, failures: int, last: int
+) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            assert await settled(store, replace(delivered(await accept_one(store, handler)), at=3 * SECOND + 100))
+            assert (await store.count_failure(handler, 3 * SECOND + 150)).failures == 1
+            assert await settled(store, replace(delivered(await accept_one(store, handler)), at=second * SECOND + 200))
+            facts, row = await store.handler_facts(handler, 0), await store.handler(handler)
+            assert row is not None
+            assert (facts.streak.failures, row.last_delivered_at) == (failures, last * SECOND)
 
     run(main())
 
@@ -595,14 +614,14 @@ def test_a_commit_is_told_before_anything_that_came_of_it(tmp_path: Path) -> Non
             def committed(accepted: list[Accepted]) -> None:
                 told.append(f"committed {len(accepted)}")
 
-            def finished(_: Settlement, result: bool | Exception) -> None:
-                told.append(f"settled {result}")
+            def finished(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
+                told.append(f"settled {results}")
 
             earlier = await accept_one(store, handler)
             waiting = asyncio.ensure_future(wait_for(store.accept(accepting(handler), committed)))
             store.settle(delivered(earlier), finished)
             await asyncio.wait_for(both.wait(), 10)
-            assert told == ["committed 1", "settled True", "awaited"]
+            assert told == ["committed 1", "settled [True]", "awaited"]
             await waiting
 
     run(main())

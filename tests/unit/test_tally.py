@@ -50,7 +50,7 @@ def test_counts_are_added_to_the_store_and_old_hours_go(tmp_path: Path) -> None:
             await store.add_hours([HandlerHour(handler, now - 800, 1, 0, 0)], 0)
             tally = Tally(store, retention_days=30)
             for _ in range(2):
-                tally.delivered(handler, 5_000)
+                tally.delivered([(handler, 5_000)])
                 tally.ended(handler, Status.FAILED)
                 tally.ended(handler, Status.EXPIRED)
                 await tally.keep()
@@ -77,10 +77,10 @@ def test_what_a_busy_store_does_not_take_is_counted_still() -> None:
     async def main() -> None:
         store = Full()
         tally = Tally(store, 30)  # pyright: ignore[reportArgumentType]
-        tally.delivered(7, 1_000)
+        tally.delivered([(7, 1_000)])
         with pytest.raises(Busy):
             await tally.keep()
-        tally.delivered(7, 1_000)
+        tally.delivered([(7, 1_000)])
         store.is_busy = False
         await tally.keep()
         assert [(one.handler_id, one.delivered, one.latencies[1]) for one in store.taken] == [(7, 2, 2)]

@@ -1,8 +1,8 @@
 """From a decision to its committed row, and what follows then: the engine hears when it is due again, a dead handler is switched off."""
 
 import asyncio
-import time
-from collections.abc import Coroutine, Mapping
+from collections import defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -13,12 +13,12 @@ from tocsin.flow.directory import Loaded
 from tocsin.flow.health import Health
 from tocsin.flow.settle import Decision
 from tocsin.flow.tally import Tally
-from tocsin.model import SECOND, Busy, Micros, Status
+from tocsin.model import SECOND, Attempt, Busy, Delivery, Micros, Status
 from tocsin.store import Settlement, Store
 
 STORE_RETRY_SECONDS = 1.0
 LOOK_AGAIN: Micros = 30 * SECOND
-_DELIVERED = Status.DELIVERED  # to ask an enum for a member takes as long as ten other look-ups
+_PENDING, _DELIVERED = Status.PENDING, Status.DELIVERED  # to ask an enum for a member takes as long as ten other look-ups
 log = structlog.get_logger(__name__)
 
 
@@ -59,15 +59,25 @@ class Keeping:
         else:
             self._spawn(self._move(ending, ending.loaded, new_settings))
 
-    def _kept(self, ending: Ending, result: bool | Exception) -> None:
-        """After the commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
-        if isinstance(result, Exception):
-            self._not_kept(ending, result)
-            return
-        self._observe(ending, result)
-        self._ledger.leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
+    def _kept(self, endings: Sequence[Ending], results: Sequence[bool | Exception]) -> None:
+        """After their commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
+        kept: list[tuple[Ending, bool]] = []
+        leave = self._ledger.leave
+        for ending, result in zip(endings, results, strict=True):
+            if isinstance(result, Exception):
+                self._not_kept(ending, result)
+                continue
+            kept.append((ending, result))
+            leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
+            if ending.delivery.status is _DELIVERED:
+                ending.run.settled(None)
+            else:
+                self._settled_otherwise(ending, result)
+        self._observe(kept)
+
+    def _settled_otherwise(self, ending: Ending, applied: bool) -> None:
         decision, loaded = ending.decision, ending.loaded
-        due_at = decision.due_at if result else None
+        due_at = decision.due_at if applied else None
         if loaded is None or (decision.switch_off is None and not decision.blames):
             ending.run.settled(due_at)
         else:
@@ -117,23 +127,31 @@ class Keeping:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _observe(self, ending: Ending, applied: bool) -> None:
-        delivery, attempt, metrics = ending.delivery, ending.attempt, self._metrics
-        channel = ending.loaded.channel.type if ending.loaded else "deleted"
-        if attempt is not None:
-            metrics.attempted(channel, attempt)
-            if attempt.status_code is not None:
-                self._health.answered_at = attempt.at
-            observe.log_attempt(channel, delivery.handler_id, attempt, delivery.status)
-        if not applied:
-            return
-        if delivery.status is _DELIVERED:
-            latency = max(0, time.time_ns() // 1000 - delivery.first_due_at)
-            metrics.delivered(channel, latency)
-            self._tally.delivered(delivery.handler_id, latency)
-        elif delivery.status is not Status.PENDING and delivery.last_reason is not None:
-            metrics.failed(channel, delivery.last_reason)
-            self._tally.ended(delivery.handler_id, delivery.status)
+    def _observe(self, kept: list[tuple[Ending, bool]]) -> None:
+        """Many in one go: that costs half of what one after the other does."""
+        now = observe.now()
+        tried: defaultdict[str, list[tuple[Delivery, Attempt]]] = defaultdict(list)
+        arrived: defaultdict[str, list[tuple[int, Micros]]] = defaultdict(list)
+        for ending, applied in kept:
+            delivery, attempt, loaded = ending.delivery, ending.attempt, ending.loaded
+            channel = loaded.channel.type if loaded else "deleted"
+            if attempt is not None:
+                tried[channel].append((delivery, attempt))
+                if attempt.status_code is not None:
+                    self._health.answered_at = attempt.at
+            if not applied:
+                continue
+            if delivery.status is _DELIVERED:
+                arrived[channel].append((delivery.handler_id, max(0, now - delivery.first_due_at)))
+            elif delivery.status is not _PENDING and delivery.last_reason is not None:
+                self._metrics.failed(channel, delivery.last_reason)
+                self._tally.ended(delivery.handler_id, delivery.status)
+        for channel, attempts in tried.items():
+            self._metrics.attempted(channel, [attempt for _, attempt in attempts])
+            observe.log_attempts(channel, attempts)
+        for channel, latencies in arrived.items():
+            self._metrics.delivered(channel, [latency for _, latency in latencies])
+            self._tally.delivered(latencies)
 
 
 def _look_again(ending: Ending) -> None:

@@ -74,10 +74,13 @@ class Tally:
         self._kept_hours = 24 * retention_days
         self._counts: dict[int, _Hour] = {}
 
-    def delivered(self, handler_id: int, latency: Micros) -> None:
-        counts = self._counts.get(handler_id) or self._of(handler_id)
-        counts.delivered += 1
-        counts.latencies[bucket(latency)] += 1
+    def delivered(self, arrived: Sequence[tuple[int, Micros]]) -> None:
+        """Handlers and latencies."""
+        known = self._counts
+        for handler_id, latency in arrived:
+            counts = known.get(handler_id) or self._of(handler_id)
+            counts.delivered += 1
+            counts.latencies[bucket(latency)] += 1
 
     def ended(self, handler_id: int, status: Status) -> None:
         """A delivery failed or expired; the rest is its owner's doing, and not counted here."""

@@ -66,7 +66,7 @@ class DeliveryFilter(Struct, frozen=True):
 
 
 class HandlerRow(Struct, frozen=True):
-    """A handler as it is kept: settings and signing secret sealed, both None once it is deleted."""
+    """A handler as it is kept: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
 
     id: int
     user_id: int
@@ -246,9 +246,9 @@ class Store(Protocol):
         """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
         ...
 
-    def settle(self, settlement: AnySettlement, done: Callable[[AnySettlement, bool | Exception], None]) -> None:
-        """`done` is told after the commit, with the settlement: True if it was applied, False if the delivery was no longer pending, or
-        what went wrong."""
+    def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
+        """`done` is told after the commit, with all settlements in it that came with the same `done`, and of each: True if it was
+        applied, False if the delivery was no longer pending, or what went wrong."""
         ...
 
     # users, keys and sessions: rare, so they are functions of an open transaction, in `people`

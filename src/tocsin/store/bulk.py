@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from tocsin.model import Delivery, Micros, Reason, Severity, Status
+from tocsin.model import SECOND, Delivery, Micros, Reason, Severity, Status
 from tocsin.store import Accept, Accepted, Remembered, Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
 
@@ -70,9 +70,10 @@ _ADD_ATTEMPTS = (
 )
 ADD_LAST_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, 'delivered', 'ok', ?, ?, NULL)")  # with an answer to show
 ADD_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, ?, ?, ?, ?, ?)")
-HANDLERS_DELIVERED = Statement(
+HANDLERS_DELIVERED = Statement(  # to the second, so that of many within one only the first writes to the handler's page
     "UPDATE handlers SET last_delivered_at = v.column2, failures = 0, failing_since = NULL FROM (VALUES {}) AS v"
-    " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2)",
+    " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2"
+    " OR (failures > 0 AND last_delivered_at = v.column2))",
     "(?, ?)",
 )
 ADD_HOURS = Statement(
@@ -229,25 +230,25 @@ class SettleAll:
             delivery, attempt = write.delivery, write.attempt
             delivery_id, status = delivery.id, delivery.status
             before = statuses.get(delivery_id)
-            # What has arrived has arrived, even if somebody cancelled it meanwhile.
-            wanted = before == _PENDING or (before is not None and status is is_delivered)
-            applied.append(wanted)
             if before is None:
+                applied.append(False)
                 continue
-            if wanted:
-                if before != status:
-                    moved.append((delivery.user_id, before, status))
-                    statuses[delivery_id] = status
-                if status is is_delivered:
-                    number, at, late, part = delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part
-                    if number == part == 1 and not late:
-                        at_once += (delivery_id, at)
-                    else:
-                        delivered += (delivery_id, number, at, 1 if late else 0, part)
-                    if write.at > arrived.get(delivery.handler_id, 0):  # one that had to wait for the store may come late
-                        arrived[delivery.handler_id] = write.at
+            # What has arrived has arrived, even if somebody cancelled it meanwhile.
+            wanted = status is is_delivered or before == _PENDING
+            applied.append(wanted)
+            if wanted and before != status:
+                moved.append((delivery.user_id, before, status))
+                statuses[delivery_id] = status
+            if status is is_delivered:
+                number, at, late, part = delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part
+                if number == part == 1 and not late:
+                    at_once += (delivery_id, at)
                 else:
-                    others += _settled_row(delivery)
+                    delivered += (delivery_id, number, at, 1 if late else 0, part)
+                if write.at > arrived.get(delivery.handler_id, 0):  # one that had to wait for the store may come late
+                    arrived[delivery.handler_id] = write.at
+            elif wanted:
+                others += _settled_row(delivery)
             elif attempt is not None:
                 counted += (delivery_id, attempt.number, attempt.at)
             if attempt is not None:
@@ -264,7 +265,7 @@ class SettleAll:
         run(connection, COUNT_ATTEMPTS, counted)
         run(connection, ADD_ATTEMPTS, attempts)
         run(connection, ADD_LAST_ATTEMPTS, last_attempts)
-        run(connection, HANDLERS_DELIVERED, [value for item in arrived.items() for value in item])
+        run(connection, HANDLERS_DELIVERED, [value for handler_id, at in arrived.items() for value in (handler_id, at - at % SECOND)])
         totals = Totals()
         for (user_id, before, status), n in Counter(moved).items():
             totals[user_id, before] -= n

@@ -170,7 +170,7 @@ class SqlStore:
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
         return self._writer.submit(accept, bulk.AcceptAll, committed)
 
-    def settle(self, settlement: AnySettlement, done: Callable[[AnySettlement, bool | Exception], None]) -> None:
+    def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
         self._writer.submit_then(settlement, bulk.SettleAll, done)
 
     # ----------------------------------------------------------------------------------------------------- what is due

@@ -6,9 +6,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import structlog
+from msgspec import Struct
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
@@ -33,7 +35,16 @@ class Bulk(Protocol):
     def run_all(connection: Connection, writes: Sequence[Any]) -> list[Any]: ...
 
 
-_Job: TypeAlias = tuple[Any, type[Bulk] | None, Callable[[Any, Any], None]]  # what to write, its kind, who is told
+Done: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
+
+
+class _Job(Struct):
+    """Writes that go together, and who is told of them. `bulk`: their kind; None for a `Write`."""
+
+    writes: list[Any]
+    bulk: type[Bulk] | None
+    done: Done
+    results: list[Any] = []
 
 
 class Writer:
@@ -43,7 +54,7 @@ class Writer:
         self._engine = engine
         self._changed = changed
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
-        self._gathered: list[_Job] = []
+        self._gathered: dict[Done, _Job] = {}
         self._flush: asyncio.Handle | None = None
         self._is_flush_soon = False
         self._loop = asyncio.get_running_loop()
@@ -63,14 +74,21 @@ class Writer:
         self.submit_then(write, bulk, functools.partial(_resolve, future, committed))
         return future
 
-    def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Callable[[Any, Any], None]) -> None:
-        """Like `submit`, but `done` is told the write, and its result or the exception."""
+    def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Done) -> None:
+        """Like `submit`, but `done` is told the writes that were handed in with it, as many as go together, and for each of them its
+        result or the exception. All writes with the same `done` are of one kind."""
         if self._waiting >= MOST_WAITING:
             raise Busy("the store does not keep up", 1)
         if not self.is_alive:
             raise Busy("the store takes no writes", 60)
         self._waiting += 1
-        self._gathered.append((write, bulk, done))
+        job = self._gathered.get(done)
+        if job is not None:
+            job.writes.append(write)
+            if len(job.writes) >= MOST_GATHERED:
+                self._hand_over()
+            return
+        self._gathered[done] = _Job([write], bulk, done)
         linger_seconds = bulk.linger_seconds if bulk else 0.0
         if len(self._gathered) >= MOST_GATHERED:
             self._hand_over()
@@ -93,8 +111,8 @@ class Writer:
             self._flush.cancel()
         self._flush, self._is_flush_soon = None, False
         if self._gathered:
-            self._queue.put(self._gathered)
-            self._gathered = []
+            self._queue.put(list(self._gathered.values()))
+            self._gathered = {}
 
     @property
     def waiting(self) -> int:
@@ -121,8 +139,8 @@ class Writer:
             while True:
                 jobs, last = self._take()
                 if jobs:
-                    results = self._commit(connection, jobs)
-                    self._loop.call_soon_threadsafe(self._answer, jobs, results)
+                    self._commit(connection, jobs)
+                    self._loop.call_soon_threadsafe(self._answer, jobs)
                 self._look_for_others(connection)
                 if last:
                     return
@@ -132,7 +150,7 @@ class Writer:
         jobs: list[_Job] = []
         try:
             gathered = self._queue.get(timeout=1.0)
-            while gathered is not None and len(jobs) < MOST_IN_ONE_COMMIT:
+            while gathered is not None and _count(jobs) < MOST_IN_ONE_COMMIT:
                 jobs.extend(gathered)
                 gathered = self._queue.get_nowait()
         except queue.Empty:
@@ -141,13 +159,19 @@ class Writer:
             jobs.extend(gathered)
         return jobs, gathered is None
 
-    def _commit(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
+    def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
+        """Every job has its results afterwards."""
         try:
-            return self._transaction(connection, jobs)
+            self._transaction(connection, jobs)
         except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one
-            if len(jobs) == 1:
-                return [self._known(error)]
-            return [result for job in jobs for result in self._commit(connection, [job])]
+            if _count(jobs) == 1:
+                jobs[0].results = [self._known(error)]
+                return
+            for job in jobs:
+                alone = [_Job([write], job.bulk, job.done) for write in job.writes]
+                for one in alone:
+                    self._commit(connection, [one])
+                job.results = [one.results[0] for one in alone]
 
     def _known(self, error: Exception) -> Exception:
         """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
@@ -156,19 +180,20 @@ class Writer:
             return Busy("the store cannot be written now", 5)
         return error
 
-    def _transaction(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
-        results: list[Any] = [None] * len(jobs)
-        kinds: dict[type[Bulk], list[int]] = {}
+    def _transaction(self, connection: Connection, jobs: list[_Job]) -> None:
+        kinds: dict[type[Bulk], list[_Job]] = {}
         with connection.begin():
-            for index, (write, bulk, _) in enumerate(jobs):
-                if bulk is None:
-                    results[index] = write(connection)
+            for job in jobs:
+                if job.bulk is None:
+                    job.results = [write(connection) for write in job.writes]
                 else:
-                    kinds.setdefault(bulk, []).append(index)
-            for bulk, indexes in kinds.items():
-                for index, result in zip(indexes, bulk.run_all(connection, [jobs[i][0] for i in indexes]), strict=True):
-                    results[index] = result
-        return results
+                    kinds.setdefault(job.bulk, []).append(job)
+            for bulk, alike in kinds.items():
+                results = bulk.run_all(connection, list(chain.from_iterable(job.writes for job in alike)))
+                start = 0
+                for job in alike:
+                    end = start + len(job.writes)
+                    job.results, start = results[start:end], end
 
     def _undo_in_memory(self, connection: Connection) -> None:
         """What a statement may have to undo, SQLite would keep in a file (https://www.sqlite.org/tempfiles.html): a seventh of a write."""
@@ -192,16 +217,21 @@ class Writer:
 
     # --------------------------------------------------------------------------------------------- on the event loop
 
-    def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
-        self._waiting -= len(jobs)
-        for (write, _, done), result in zip(jobs, results, strict=True):
+    def _answer(self, jobs: list[_Job]) -> None:
+        self._waiting -= _count(jobs)
+        for job in jobs:
             try:
-                done(write, result)
+                job.done(job.writes, job.results)
             except Exception:
                 log.exception("store.answer_failed")  # the others are answered all the same
 
 
-def _resolve(future: "asyncio.Future[Any]", committed: Callable[[Any], None] | None, _: object, result: Any) -> None:
+def _count(jobs: list[_Job]) -> int:
+    return sum([len(job.writes) for job in jobs])
+
+
+def _resolve(future: "asyncio.Future[Any]", committed: Callable[[Any], None] | None, _: Sequence[Any], results: Sequence[Any]) -> None:
+    (result,) = results
     if isinstance(result, BaseException):
         if not future.done():
             future.set_exception(result)

@@ -87,11 +87,10 @@ def _after_commit_of(kind: type[Any]) -> Callable[[Crash], None]:
     def lay(crash: Crash) -> None:
         whole = Writer._commit  # pyright: ignore[reportPrivateUsage]
 
-        def visited(self: Writer, connection: Any, jobs: list[Any]) -> list[Any]:
-            results = whole(self, connection, jobs)
-            if any(job[1] is kind for job in jobs):
+        def visited(self: Writer, connection: Any, jobs: list[Any]) -> None:
+            whole(self, connection, jobs)
+            if any(job.bulk is kind for job in jobs):
                 crash.visit()
-            return results
 
         Writer._commit = visited  # pyright: ignore[reportPrivateUsage]
 
