@@ -223,15 +223,16 @@ def test_what_was_cut_off_ends_where_unknown_means_stop(start_service: Starter, 
 def test_a_stop_leaves_what_had_not_gone_out_as_it_was(start_service: Starter, mail_server: MailServer) -> None:
     """Four mails hang behind their last dot; two more wait for a connection, and surely have not arrived."""
     mail_server.answer("final", HANG, HANG, HANG, HANG)
+    before = len(mail_server.mails)  # of other tests
     service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_UNKNOWN="stop")
     client = service.first()
     notification = client.send("six mails", handlers=[client.add_handler("email", email=f"root{number}@nas") for number in range(6)])
-    until(lambda: len(list(mail_server.mails)) == 4, what="four mails did not come")
+    until(lambda: len(mail_server.mails) == before + 4, what="four mails did not come")
     assert service.terminate(14) == 0
     found = service.rows("SELECT status, attempt_count, (SELECT count(*) FROM attempts WHERE delivery_id = deliveries.id) FROM deliveries")
     assert sorted(found) == [(0, 0, 0)] * 2 + [(2, 1, 1)] * 4
     client.port = service.start().port
-    until(lambda: len(list(mail_server.mails)) == 6, what="the two others did not come")
+    until(lambda: len(mail_server.mails) == before + 6, what="the two others did not come")
     assert sorted(one["status"] for one in client.settled(notification)) == ["delivered"] * 2 + ["failed"] * 4
 
 

@@ -91,7 +91,7 @@ class Worker:
 async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> list[Waiting]:
     """Accept one notification to these handlers, due now unless told; its deliveries as they would be handed over."""
     now = observe.now()
-    (ids,) = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
+    ids = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
     found = await store.waiting(range(ids.first_delivery_id, ids.first_delivery_id + len(handlers)))
     assert all(isinstance(job.notification, Notification) for job in found)
     return sorted(found, key=lambda job: job.delivery.id)

@@ -53,7 +53,7 @@ async def settled(store: SqlStore, settlement: Settlement) -> bool:
 
 
 async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
-    ids = (await store.accept(accepting(handler_id, **more)))[0]
+    ids = await store.accept(accepting(handler_id, **more))
     found = await store.delivery(1, ids.first_delivery_id)
     assert found is not None
     return found[0]
@@ -71,15 +71,15 @@ def test_what_is_accepted_is_there_with_its_message(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened_store(tmp_path) as store:
             first, second = await add_handler(store), await add_handler(store)
-            (ids,) = await store.accept(accepting(first, second))
-            found = await store.notification(1, ids.notification_id)
+            ids = await store.accept(accepting(first, second))
+            found = await store.notification(1, ids.first_notification_id)
             assert found is not None
             assert found[0].message == MESSAGE
             assert found[1][Status.PENDING] == 2
             waiting, later = await store.due(second, 100, 10)
             assert [job.delivery.id for job in waiting] == [ids.first_delivery_id + 1]
             assert later is None
-            assert await store.notification(2, ids.notification_id) is None
+            assert await store.notification(2, ids.first_notification_id) is None
 
     run(main())
 
@@ -89,7 +89,7 @@ def test_many_at_once_share_commits_and_get_their_own_ids(tmp_path: Path) -> Non
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
             answers = await asyncio.gather(*(store.accept(accepting(handler)) for _ in range(300)))
-            ids = [answer[0].notification_id for answer in answers]
+            ids = [answer.first_notification_id for answer in answers]
             assert sorted(ids) == list(range(1, 301))
             assert (await store.notifications(1, 1, 25)).total == 300
 
@@ -103,7 +103,7 @@ def test_a_write_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
             good = [store.accept(accepting(handler)) for _ in range(5)]
             bad = store.accept(accepting(999_999))
             results = await asyncio.gather(*good, bad, return_exceptions=True)
-            assert all(isinstance(result, list) for result in results[:5])
+            assert all(isinstance(result, Accepted) for result in results[:5])
             assert isinstance(results[5], IntegrityError)
             assert (await store.notifications(1, 1, 25)).total == 5
 
@@ -151,13 +151,13 @@ def test_every_kind_of_row_comes_back_as_it_was(tmp_path: Path, message: Message
             due_at = times[0] or 100
             planned = [PlannedDelivery(await add_handler(store), Status.PENDING, due_at)]
             planned.append(PlannedDelivery(await add_handler(store), Status.SKIPPED, due_at, Reason.HANDLER_PAUSED))
-            (ids,) = await store.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
+            ids = await store.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
             for number, one in enumerate(planned):
                 found = await store.delivery(1, ids.first_delivery_id + number)
                 assert found is not None
                 delivery, notification, _ = found
-                assert notification == Notification(ids.notification_id, 1, message, *times)
-                expected = Delivery(delivery.id, ids.notification_id, one.handler_id, 1, one.status, due_at, due_at, 100)
+                assert notification == Notification(ids.first_notification_id, 1, message, *times)
+                expected = Delivery(delivery.id, ids.first_notification_id, one.handler_id, 1, one.status, due_at, due_at, 100)
                 assert delivery == replace(expected, last_reason=one.reason)
             critical = await store.ask(lambda connection: connection.execute(text("SELECT is_critical FROM deliveries")).scalars().all())
             assert critical == [int(message.severity is Severity.CRITICAL)] * 2
@@ -399,8 +399,8 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(tmp_path: Path
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
             wanted = Remembered("/api/notifications", "key", b"hash")
-            (ids,) = await store.accept(accepting(handler, idempotency=wanted))
-            assert await store.remembered(1, wanted.path, "key", 0) == replace(wanted, answer=(ids.notification_id,))
+            ids = await store.accept(accepting(handler, idempotency=wanted))
+            assert await store.remembered(1, wanted.path, "key", 0) == replace(wanted, answer=(ids.first_notification_id,))
             assert await store.remembered(2, wanted.path, "key", 0) is None
             assert await store.remembered(1, wanted.path, "key", 101) is None
             with pytest.raises(IntegrityError):
@@ -606,13 +606,13 @@ def test_a_commit_is_told_before_anything_that_came_of_it(tmp_path: Path) -> Non
             told: list[str] = []
             both = asyncio.Event()
 
-            async def wait_for(accepted: asyncio.Future[list[Accepted]]) -> None:
+            async def wait_for(accepted: asyncio.Future[Accepted]) -> None:
                 await accepted
                 told.append("awaited")
                 both.set()
 
-            def committed(accepted: list[Accepted]) -> None:
-                told.append(f"committed {len(accepted)}")
+            def committed(accepted: Accepted) -> None:
+                told.append(f"committed {accepted.first_delivery_id - earlier.id}")
 
             def finished(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
                 told.append(f"settled {results}")

@@ -98,14 +98,14 @@ class Accepting:
         answer = await self._repeats.answer_of(user_id, idempotency)
         return None if answer is None else list(answer)
 
-    async def notice(self, user_id: int, draft: Draft | None) -> tuple[Accept | None, Callable[[Sequence[Accepted]], None]]:
+    async def notice(self, user_id: int, draft: Draft | None) -> tuple[Accept | None, Callable[[Accepted], None]]:
         """A notification of the service's own, to be kept together with what it is about; and who is told what it became."""
         if draft is None:
             return None, lambda _: None
         planned = [plan(draft, await self._directory.briefs(user_id))]
         now = draft.message.at
 
-        def committed(accepted: Sequence[Accepted]) -> None:
+        def committed(accepted: Accepted) -> None:
             self._metrics.accepted(1, len(planned[0].deliveries))
             self._hand_over(user_id, now, planned, accepted)
 
@@ -136,27 +136,28 @@ class Accepting:
         now = drafts[0].message.at
         planned = [plan(draft, briefs) for draft in drafts]
 
-        def committed(accepted: list[Accepted]) -> None:
+        def committed(accepted: Accepted) -> None:
             self._metrics.accepted(len(planned), count)
             self._hand_over(user_id, now, planned, accepted)
 
         accepted = await self._store.accept(Accept(user_id, now, planned, to_remember(idempotency)), committed)
-        return [one.notification_id for one in accepted]
+        first = accepted.first_notification_id
+        return list(range(first, first + len(planned)))
 
-    def _hand_over(self, user_id: int, now: Micros, planned: Sequence[Planned], accepted: Sequence[Accepted]) -> None:
+    def _hand_over(self, user_id: int, now: Micros, planned: Sequence[Planned], accepted: Accepted) -> None:
         jobs: list[Waiting] = []
         pending = Status.PENDING
-        for one, ids in zip(planned, accepted, strict=True):
-            notification_id = ids.notification_id
+        notification_id, delivery_id = accepted.first_notification_id, accepted.first_delivery_id
+        for one in planned:
             notification = Notification(notification_id, user_id, one.message, one.send_at, one.expires_at)
-            for delivery_id, made in enumerate(one.deliveries, ids.first_delivery_id):
-                if made.status is not pending:
-                    continue
+            for made in one.deliveries:
                 handler_id, due_at = made.handler_id, made.due_at
-                if due_at > now:
+                if made.status is pending and due_at > now:
                     self._engine.wake(handler_id, due_at)
-                    continue
-                delivery = Delivery(delivery_id, notification_id, handler_id, user_id, pending, due_at, due_at, now)
-                jobs.append(Waiting(delivery, notification))
+                elif made.status is pending:
+                    delivery = Delivery(delivery_id, notification_id, handler_id, user_id, pending, due_at, due_at, now)
+                    jobs.append(Waiting(delivery, notification))
+                delivery_id += 1
+            notification_id += 1
         if jobs:
             self._engine.hand_over(jobs)

@@ -11,7 +11,7 @@ from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.words import hint, sentence, span
 from tocsin.model import SECOND, Draft, Message, Micros, Reason, Severity, Status
 from tocsin.settings import Settings
-from tocsin.store import Accepted, HandlerChange, HandlerEvent, Store, SwitchOff
+from tocsin.store import HandlerChange, HandlerEvent, Store, SwitchOff
 from tocsin.vault import Vault
 
 ROWS_AT_ONCE = 2000  # deliveries ended in one write, so that a long backlog does not hold up other writes
@@ -76,12 +76,8 @@ class Health:
         """Disable a dead handler, end what waits for it, tell its owner. Only the first of several attempts in flight does it."""
         handler = loaded.handler
         now = observe.now()
-        notice, hand_over = await self._accepting.notice(handler.user_id, await self._notice(loaded, reason, why, now))
+        notice, committed = await self._accepting.notice(handler.user_id, await self._notice(loaded, reason, why, now))
         what = SwitchOff(handler.id, handler.version, HandlerEvent(now, "switched_off", why, reason), notice, ROWS_AT_ONCE)
-
-        def committed(accepted: list[Accepted] | None) -> None:
-            if accepted:
-                hand_over(accepted)
 
         was_ours = await self._store.switch_off(what, committed)
         self._directory.forget(handler.user_id, handler.id)

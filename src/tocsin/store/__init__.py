@@ -194,9 +194,9 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """Ids of one kept notification; those of its deliveries count on from `first_delivery_id`."""
+    """Ids of what was kept: those of its notifications, and those of all their deliveries in the same order, count on from these."""
 
-    notification_id: int
+    first_notification_id: int
     first_delivery_id: int
 
 
@@ -242,7 +242,7 @@ class Store(Protocol):
     """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
 
     # hot path
-    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
+    def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> Awaitable[Accepted]:
         """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
         ...
 
@@ -320,8 +320,8 @@ class Store(Protocol):
         """Up to `most` of what waits for it is cancelled in the same commit."""
         ...
 
-    async def switch_off(self, what: SwitchOff, committed: Callable[[list[Accepted] | None], None]) -> bool:
-        """False if it was not at that version any more. `committed` is told what the notice became, as with `accept`."""
+    async def switch_off(self, what: SwitchOff, committed: Callable[[Accepted], None]) -> bool:
+        """False if it was not at that version any more. `committed` is told what the notice, if any, became, as with `accept`."""
         ...
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:

@@ -147,7 +147,7 @@ class AcceptAll:
     linger_seconds: ClassVar[float] = 0.0
 
     @staticmethod
-    def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
+    def run_all(connection: Connection, writes: Sequence[Accept]) -> list[Accepted]:
         notification_id = _next_id(connection, "notifications")
         delivery_id = _next_id(connection, "deliveries")
         notifications: list[Any] = []
@@ -155,10 +155,10 @@ class AcceptAll:
         deliveries: list[Any] = []
         any_deliveries: list[Any] = []
         totals = Totals()
-        results: list[list[Accepted]] = []
+        results: list[Accepted] = []
         pending, critical = Status.PENDING, Severity.CRITICAL
         for accept in writes:
-            accepted: list[Accepted] = []
+            results.append(Accepted(notification_id, delivery_id))
             user_id, at = accept.user_id, accept.at
             first_delivery_id, counted = delivery_id, 0
             for planned in accept.planned:
@@ -172,7 +172,6 @@ class AcceptAll:
                     any_notifications += (notification_id, user_id, at, kind, severity._value_, title, text, url, fields, *times)
                 else:
                     notifications += (notification_id, user_id, at, severity._value_, title, text)  # `value` is a call
-                accepted.append(Accepted(notification_id, delivery_id))
                 for one in planned.deliveries:
                     handler_id, due_at = one.handler_id, one.due_at
                     if one.status is pending and not is_critical:
@@ -186,15 +185,15 @@ class AcceptAll:
                     delivery_id += 1
                 notification_id += 1
             totals[user_id, _PENDING] += delivery_id - first_delivery_id - counted
-            totals[user_id, TOTAL_NOTIFICATIONS] += len(accepted)
-            results.append(accepted)
+            totals[user_id, TOTAL_NOTIFICATIONS] += len(accept.planned)
         run(connection, ADD_NOTIFICATIONS, notifications)
         run(connection, ADD_ANY_NOTIFICATIONS, any_notifications)
         run(connection, ADD_DELIVERIES, deliveries)
         run(connection, ADD_ANY_DELIVERIES, any_deliveries)
         for accept, accepted in zip(writes, results, strict=True):
             if accept.idempotency is not None:
-                answer = tuple(one.notification_id for one in accepted)
+                first = accepted.first_notification_id
+                answer = tuple(range(first, first + len(accept.planned)))
                 remember(connection, accept.user_id, accept.at, msgspec.structs.replace(accept.idempotency, answer=answer))
         totals.write(connection)
         return results

@@ -167,7 +167,7 @@ class SqlStore:
 
     # ------------------------------------------------------------------------------------------------------- hot path
 
-    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
+    def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> "asyncio.Future[Accepted]":
         return self._writer.submit(accept, bulk.AcceptAll, committed)
 
     def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
@@ -252,11 +252,16 @@ class SqlStore:
     async def delete_handler(self, handler_id: int, at: Micros, most: int = 0) -> bool:
         return await self._write(writing.delete_handler, handler_id, at, most)
 
-    async def switch_off(self, what: SwitchOff, committed: Callable[[list[Accepted] | None], None]) -> bool:
-        def run(connection: Connection) -> list[Accepted] | None:
+    async def switch_off(self, what: SwitchOff, committed: Callable[[Accepted], None]) -> bool:
+        def run(connection: Connection) -> tuple[bool, Accepted | None]:
             return writing.switch_off(connection, what)
 
-        return await self._writer.submit(run, committed=committed) is not None
+        def told(result: tuple[bool, Accepted | None]) -> None:
+            if result[1] is not None:
+                committed(result[1])
+
+        was_there, _ = await self._writer.submit(run, committed=told)
+        return was_there
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
         return await self._write(writing.count_failure, handler_id, at)

@@ -186,12 +186,13 @@ def change_handler(
     return True
 
 
-def switch_off(connection: Connection, what: SwitchOff) -> list[Accepted] | None:
+def switch_off(connection: Connection, what: SwitchOff) -> tuple[bool, Accepted | None]:
+    """Whether it was at that version, and what the notice became."""
     change = HandlerChange(is_enabled=False, disabled_reason=what.event.detail)
     if not change_handler(connection, what.handler_id, change, what.version, what.event, most=0):
-        return None
+        return False, None
     end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most)
-    return [] if what.notice is None else AcceptAll.run_all(connection, [what.notice])[0]
+    return True, None if what.notice is None else AcceptAll.run_all(connection, [what.notice])[0]
 
 
 def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
