@@ -107,7 +107,9 @@ class LocalEngine:
             if delivery.id in lane.known:  # a refill has read it between its commit and this call
                 continue
             # Once some are left in the store, later ones must not overtake them.
-            if lane.spilled or self._has_no_room(lane) or not self._worker.is_prepared(handler_id):
+            waiting = len(lane.jobs) + len(lane.behind)
+            has_room = waiting < ALWAYS_IN_LANE or (waiting < MOST_IN_LANE and not self._is_full)
+            if lane.spilled or not has_room or not self._worker.is_prepared(handler_id):
                 lane.spilled = True
                 self._ask_to_fill(lane)
             elif lane.filling:
@@ -145,10 +147,6 @@ class LocalEngine:
         """Jobs in a lane below which it is refilled."""
         return 0 if self._is_full else MOST_IN_LANE // 4
 
-    def _has_no_room(self, lane: Lane) -> bool:
-        waiting = len(lane.jobs) + len(lane.behind)
-        return waiting >= ALWAYS_IN_LANE and (waiting >= MOST_IN_LANE or self._is_full)
-
     @property
     def in_memory(self) -> int:
         return self._jobs
@@ -180,7 +178,8 @@ class LocalEngine:
         lane.known.add(job.delivery.id)
         self._jobs += 1
         self._bytes += len(job.notification.message.text)
-        self._ring.put(lane)
+        if not lane.in_ring:
+            self._ring.put(lane)
 
     def _drop(self, lane: Lane, delivery_ids: set[int]) -> None:
         kept: deque[Waiting] = deque()

@@ -258,7 +258,7 @@ class Delivering:
         if loaded.channel.rest_seconds is not None:
             heed_limits(loaded, reply, self._pacer)
         if isinstance(outcome, Delivered):
-            self._finish(trying, Tried(outcome, duration_us, part + 1, (), reply))
+            self._keep(trying, Tried(outcome, duration_us, part + 1, (), reply), is_answered=True)
             return
         tried = Tried(outcome, duration_us, part, (), reply)
         if is_refused_payload(outcome):
@@ -271,7 +271,10 @@ class Delivering:
         is_answered = not isinstance(reply, NoReply)
         if not is_answered and reply.stopped and not reply.sent:
             self._not_attempted(trying, tried.part)
-            return
+        else:
+            self._keep(trying, tried, is_answered)
+
+    def _keep(self, trying: _Attempt, tried: Tried, is_answered: bool) -> None:
         try:
             ending = self._decide(trying, tried)
         except Exception:
