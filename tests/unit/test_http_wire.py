@@ -580,8 +580,8 @@ def resolves(monkeypatch):
         async def look_up(_):
             return next(given)
 
-        def prepare_afresh(exchange, each, fresh=False, addresses=()):
-            prepare(exchange, each, fresh=True, addresses=addresses)
+        def prepare_afresh(exchange, each, route, addresses=(), fresh=False):
+            prepare(exchange, each, route, addresses, fresh=True)
 
         monkeypatch.setattr(names, "_in_a_thread", look_up)
         monkeypatch.setattr(names.Names, "is_fresh", lambda *_: False)

@@ -113,10 +113,10 @@ class Delivering:
     # ------------------------------------------------------------------------------------------- what the engine asks
 
     def turn(self, handler_id: int) -> float:
-        pacing = self._directory.pacing(handler_id)
-        if not pacing.paces and not self._pacer.has_pauses:
+        known = self._directory.known_pacing(handler_id)
+        if not self._pacer.has_pauses and (known is None or not known.paces):
             return 0.0
-        now = time.monotonic()
+        pacing, now = known or self._directory.pacing(handler_id), time.monotonic()
         return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now)
 
     def in_flight(self, handler_id: int) -> int:

@@ -104,6 +104,7 @@ class Directory:
         # Asked for every delivery, so they are the dictionaries' own methods.
         self.cached: Callable[[int], Loaded | None] = self._loaded.get
         self.knows_pacing: Callable[[int], bool] = self._pacing.__contains__
+        self.known_pacing: Callable[[int], Pacing | None] = self._pacing.get
 
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""

@@ -49,19 +49,19 @@ class HttpWire:
         self._has_proxy = bool(settings.proxy)
         self._lanes = {True: _Lane(self._guard, settings.proxy), False: _Lane(None, settings.proxy)}
         self._preparing: set[asyncio.Task[None]] = set()
-        self._is_closed = False
 
     async def send(self, request: HttpRequest) -> HttpReply | NoReply:
         """The answer, whatever its status, or what became of the request instead. Raises only CancelledError, which aborts the transfer."""
         addresses: tuple[str, ...] = ()
-        if self._must_prepare(request):
+        route = _route(request.url)
+        if self._must_prepare(request, route):
             prepared = await self._prepared(request)
             if isinstance(prepared, NoReply):
                 return prepared
             addresses = prepared
         future: asyncio.Future[HttpReply | NoReply] = asyncio.get_running_loop().create_future()
         done = functools.partial(_resolve, future)
-        exchange = self._start(request, done, addresses)
+        exchange = self._lanes[request.guarded].start(request, route, done, addresses)
         try:
             return await future
         finally:
@@ -70,14 +70,15 @@ class HttpWire:
 
     def start(self, request: HttpRequest, done: Done) -> None:
         """Like `send`, for those who have no time to wait: `done` is told, never from within this call. It must not raise."""
-        if self._must_prepare(request):
-            preparing = asyncio.get_running_loop().create_task(self._prepare_and_start(request, done))
+        route = _route(request.url)
+        if self._must_prepare(request, route):
+            preparing = asyncio.get_running_loop().create_task(self._prepare_and_start(request, route, done))
             self._preparing.add(preparing)
             preparing.add_done_callback(self._preparing.discard)
         else:
-            self._start(request, done)
+            self._lanes[request.guarded].start(request, route, done)
 
-    async def _prepare_and_start(self, request: HttpRequest, done: Done) -> None:
+    async def _prepare_and_start(self, request: HttpRequest, route: "_Route", done: Done) -> None:
         try:
             prepared = await self._prepared(request)
         except asyncio.CancelledError:
@@ -85,13 +86,13 @@ class HttpWire:
         if isinstance(prepared, NoReply):
             done(prepared)
         else:
-            self._start(request, done, prepared)
+            self._lanes[request.guarded].start(request, route, done, prepared)
 
-    def _must_prepare(self, request: HttpRequest) -> bool:
+    def _must_prepare(self, request: HttpRequest, route: "_Route") -> bool:
         """Whether something is to be looked up before libcurl is given the request: nearly never, names stay fresh for minutes."""
         if self._has_proxy:
             return request.guarded
-        named = _route(request.url).named
+        named = route.named
         return named is not None and not self._lanes[request.guarded].knows(named)
 
     async def _prepared(self, request: HttpRequest) -> tuple[str, ...] | NoReply:
@@ -106,12 +107,6 @@ class HttpWire:
         objections = [objection for address in found if (objection := self._guard.objection(address, place.port))]
         return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else ()
 
-    def _start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...] = ()) -> "_Exchange | None":
-        if self._is_closed:
-            asyncio.get_running_loop().call_soon(done, _STOPPED)
-            return None
-        return self._lanes[request.guarded].start(request, done, addresses)
-
     def cut(self) -> None:
         """End the requests that are under way; their replies say whether anything of them went out."""
         for preparing in self._preparing:
@@ -121,7 +116,6 @@ class HttpWire:
 
     async def close(self) -> None:
         """Close all connections; requests under way come back as cut."""
-        self._is_closed = True
         for lane in self._lanes.values():
             lane.close()
 
@@ -139,6 +133,7 @@ class _Lane:
         self._proxy = proxy
         self._free: deque[_Exchange] = deque(maxlen=_FREE_HANDLES)
         self._multi: Multi | None = None
+        self._is_closed = False
         self._names = Names(DNS_SECONDS * 0.9)  # known a little shorter than to libcurl, which keeps the addresses
 
     def knows(self, place: Place) -> bool:
@@ -153,12 +148,18 @@ class _Lane:
         except OSError:
             return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
 
-    def start(self, request: HttpRequest, done: Done, addresses: tuple[str, ...]) -> "_Exchange | None":
-        multi = self._multi = self._multi or Multi()
+    def start(self, request: HttpRequest, route: "_Route", done: Done, addresses: tuple[str, ...] = ()) -> "_Exchange | None":
+        """None: it cannot be sent, and `done` hears of it soon."""
+        if self._is_closed:
+            asyncio.get_running_loop().call_soon(done, _STOPPED)
+            return None
+        multi = self._multi
+        if multi is None:
+            multi = self._multi = Multi()
         exchange = self._free.pop() if self._free else _Exchange(multi, self._free, self._guard, self._proxy)
         exchange.request, exchange.done = request, done
         try:
-            exchange.prepare(request, addresses=addresses)
+            exchange.prepare(request, route, addresses)
         except (ValueError, pycurl.error):
             exchange.let_go()
             detail = "The request cannot be written as HTTP: its URL or a header is malformed."
@@ -172,6 +173,7 @@ class _Lane:
             self._multi.cut()
 
     def close(self) -> None:
+        self._is_closed = True
         self._free.clear()
         self._names.close()
         if self._multi:
@@ -225,14 +227,14 @@ class _Exchange:
             return
         if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
             # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
-            self.prepare(request, fresh=True)
+            self.prepare(request, _route(request.url), fresh=True)
             self._multi.start(self.curl, self.ended)
             return
         reply = self.result(code)
         self.let_go()
         done(reply)
 
-    def prepare(self, request: HttpRequest, fresh: bool = False, addresses: tuple[str, ...] = ()) -> None:
+    def prepare(self, request: HttpRequest, route: "_Route", addresses: tuple[str, ...] = (), fresh: bool = False) -> None:
         """Set what differs from request to request. `fresh` keeps it off idle connections. `addresses`: of its host, for libcurl to keep.
 
         Raises ValueError or pycurl.error where libcurl cannot send it.
@@ -242,7 +244,7 @@ class _Exchange:
         self._is_capped = False
         self._objection = ""
         self._sockets = 0
-        setopt, route, body = self._setopt, _route(request.url), request.body
+        setopt, body = self._setopt, request.body
         manner = _Manner(request.method, request.timeout_seconds, route.named is None, fresh)
         if manner != self._manner:
             self._set_manner(manner)
