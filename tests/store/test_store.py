@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from sqlite3 import IntegrityError
+from sqlite3 import Error, IntegrityError
 from typing import Any
 
 import pytest
@@ -210,6 +210,43 @@ def test_an_arrival_ends_a_streak_of_failures_even_within_the_second_of_the_one_
             facts, row = await store.handler_facts(handler, 0), await store.handler(handler)
             assert row is not None
             assert (facts.streak.failures, row.last_delivered_at) == (failures, last * SECOND)
+
+    run(main())
+
+
+def test_settlements_of_one_sender_are_told_together_however_many(tmp_path: Path) -> None:
+    """More than are handed to the writing thread in one go, one of them twice, and one that cannot be written."""
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await add_handler(store)
+            first = (await store.accept(accepting(*[handler] * 300))).first_delivery_id
+            waiting = [job.delivery for job in await store.waiting(range(first, first + 300))]
+            writes = [delivered(one) for one in waiting]
+            unwritable: Any = object()
+            writes[7] = Settlement(replace(writes[7].delivery, attempt_count=unwritable), None, 200)
+            writes.append(writes[11])
+            told: list[tuple[Settlement, bool | Exception]] = []
+            times = 0
+            ended = asyncio.Event()
+
+            def done(settlements: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
+                nonlocal times
+                times += 1
+                told.extend(zip(settlements, results, strict=True))
+                if len(told) == len(writes):
+                    ended.set()
+
+            for write in writes:
+                store.settle(write, done)
+            await asyncio.wait_for(ended.wait(), 10)
+            assert times == 2
+            assert [settlement for settlement, _ in told] == writes
+            results = [result for _, result in told]
+            assert isinstance(results.pop(7), Error)
+            assert results == [True] * 300
+            totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            assert totals == {**dict.fromkeys(Status, 0), Status.PENDING: 1, Status.DELIVERED: 299}
 
     run(main())
 

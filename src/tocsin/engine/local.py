@@ -178,8 +178,7 @@ class LocalEngine:
         lane.known.add(job.delivery.id)
         self._jobs += 1
         self._bytes += len(job.notification.message.text)
-        if not lane.in_ring:
-            self._ring.put(lane)
+        self._ring.put(lane)
 
     def _drop(self, lane: Lane, delivery_ids: set[int]) -> None:
         kept: deque[Waiting] = deque()

@@ -54,10 +54,10 @@ class Keeping:
 
     def keep(self, ending: Ending) -> None:
         new_settings = ending.decision.new_settings
-        if new_settings is not None and ending.loaded is not None:
-            self._spawn(self._move(ending, ending.loaded, new_settings))
-        else:
+        if new_settings is None or ending.loaded is None:
             self._write(ending)
+        else:
+            self._spawn(self._move(ending, ending.loaded, new_settings))
 
     def _kept(self, endings: Sequence[Ending], results: Sequence[bool | Exception]) -> None:
         """After their commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""

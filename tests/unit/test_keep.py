@@ -1,0 +1,118 @@
+"""What follows a commit of outcomes: each ending for itself, whatever became of the others in it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from conftest import run
+from tocsin import observe
+from tocsin.channels.registry import CHANNELS
+from tocsin.flow import keep
+from tocsin.flow.directory import Loaded
+from tocsin.flow.keep import Ending, Keeping
+from tocsin.flow.settle import Decision
+from tocsin.flow.tally import Tally
+from tocsin.model import SECOND, Attempt, Busy, Delivery, Handler, Micros, Reason, Status
+
+DUE: Micros = 9 * SECOND
+
+
+class Kept:
+    """The rooms around: what each was told, in order."""
+
+    def __init__(self) -> None:
+        self.asked: list[Ending] = []
+        self.told: list[tuple[Any, ...]] = []
+        self.answered_at = 0
+        self.again = asyncio.Event()
+        self.metrics = observe.Metrics()
+        self.tally = Tally(self, 30)  # pyright: ignore[reportArgumentType]
+        self.keeping = Keeping(self, self, self, self.metrics, self.tally)  # pyright: ignore[reportArgumentType]
+
+    def settle(self, ending: Ending, done: Callable[[Sequence[Ending], Sequence[bool | Exception]], None]) -> None:
+        self.asked.append(ending)
+        self.done = done
+        self.again.set()
+
+    def leave(self, slot: int) -> None:
+        self.told.append(("left", slot))
+
+    async def failed(self, _: Loaded, reason: Reason, detail: str, due_at: Micros) -> None:
+        self.told.append(("blamed", reason, detail, due_at))
+
+    def ending(self, number: int, status: Status, **more: Any) -> Ending:
+        delivery = Delivery(number, 1, number, 1, status, DUE, DUE, DUE, attempt_count=1, last_reason=more.get("reason", Reason.OK))
+        attempt = Attempt(number, 1, DUE + number, 2000, "any", more.get("reason", Reason.OK), more.get("code"), None)
+        decision = Decision(delivery, more.get("reason", Reason.OK), blames=more.get("blames", False))
+        handler = Handler(number, 1, "webhook", "a", {}, is_enabled=True, created_at=1)
+        return Ending(delivery, attempt, DUE, decision, Told(self, number), Loaded(handler, CHANNELS["webhook"], None), slot=number)
+
+    def text(self) -> str:
+        return self.metrics.render()[0].decode()
+
+
+class Told:
+    def __init__(self, kept: Kept, number: int) -> None:
+        self._kept = kept
+        self._number = number
+
+    def came_back(self, answered: bool) -> None:
+        raise AssertionError("it came back before")
+
+    def settled(self, due_at: Micros | None) -> None:
+        self._kept.told.append(("settled", self._number, due_at))
+
+
+def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep, "STORE_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(observe, "now", lambda: DUE + 40_000)
+    lines: list[tuple[str, list[int]]] = []
+    monkeypatch.setattr(observe, "log_attempts", lambda channel, attempts: lines.append((channel, [one.id for one, _ in attempts])))
+
+    async def main() -> None:
+        kept = Kept()
+        endings = [
+            kept.ending(1, Status.DELIVERED, code=200),
+            kept.ending(2, Status.PENDING, reason=Reason.SERVER_ERROR, code=500),
+            kept.ending(3, Status.FAILED, reason=Reason.REJECTED, blames=True),
+            kept.ending(4, Status.DELIVERED),
+            kept.ending(5, Status.DELIVERED),
+            kept.ending(6, Status.FAILED, reason=Reason.REJECTED),
+            kept.ending(7, Status.DELIVERED),
+        ]
+        endings[6] = replace(endings[6], loaded=None, attempt=None)
+        for ending in endings:
+            kept.keeping.keep(ending)
+        assert kept.asked == endings
+        kept.asked.clear()
+        kept.again.clear()
+        kept.done(endings, [True, True, True, Busy("full", 1), ValueError("a fault"), False, True])
+        await asyncio.wait_for(kept.again.wait(), 5)
+        assert kept.asked == [endings[3]]  # the store was busy: written once more
+        assert kept.told == [
+            *(("left", 1), ("settled", 1, None)),
+            *(("left", 2), ("settled", 2, DUE)),
+            ("left", 3),
+            ("settled", 5, DUE + 40_000 + keep.LOOK_AGAIN),  # never in the store, and so still in the ledger
+            *(("left", 6), ("settled", 6, None)),
+            *(("left", 7), ("settled", 7, None)),
+            *(("blamed", Reason.REJECTED, "", DUE), ("settled", 3, None)),
+        ]
+        assert lines == [("webhook", [1, 2, 3, 6])]
+        assert kept.answered_at == DUE + 2
+        counted = [line for line in kept.text().splitlines() if line.startswith(("tocsin_attempts_total", "tocsin_deliveries"))]
+        assert sorted(line for line in counted if "accepted" not in line) == [
+            'tocsin_attempts_total{outcome="any",reason="ok",type="webhook"} 1.0',
+            'tocsin_attempts_total{outcome="any",reason="rejected",type="webhook"} 2.0',
+            'tocsin_attempts_total{outcome="any",reason="server_error",type="webhook"} 1.0',
+            'tocsin_deliveries_delivered_total{type="deleted"} 1.0',
+            'tocsin_deliveries_delivered_total{type="webhook"} 1.0',
+            'tocsin_deliveries_failed_total{reason="rejected",type="webhook"} 1.0',
+        ]
+        assert 'tocsin_delivery_latency_seconds_sum{type="webhook"} 0.04' in kept.text()
+        assert 'tocsin_attempt_duration_seconds_sum{type="webhook"} 0.008' in kept.text()
+
+    run(main())
