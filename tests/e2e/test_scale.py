@@ -20,7 +20,7 @@ from receiver import Receiver
 from tocsin import datadir, observe
 from tocsin.model import Status
 from tocsin.settings import load
-from tocsin.store import DeliveryFilter, HandlerFilter, people, reading
+from tocsin.store import DeliveryFilter, HandlerFilter, listing, people, reading
 from tocsin.store.sql import sqlite_engine, write_now
 from tocsin.vault import hash_api_key, shown_key
 
@@ -123,16 +123,16 @@ class Measured:
 
 
 READS: dict[str, Callable[[Connection], Any]] = {
-    "handlers": lambda connection: reading.handlers_page(connection, 1, HandlerFilter(), 1, 25),
-    "notifications": lambda connection: reading.notifications_page(connection, 1, 1, 25),
-    "deliveries": lambda connection: reading.deliveries_page(connection, 1, DeliveryFilter(), 1, 25),
+    "handlers": lambda connection: listing.handlers_page(connection, 1, HandlerFilter(), 1, 25),
+    "notifications": lambda connection: listing.notifications_page(connection, 1, 1, 25),
+    "deliveries": lambda connection: listing.deliveries_page(connection, 1, DeliveryFilter(), 1, 25),
     **{
-        f"deliveries {status.word}": lambda connection, status=status: reading.deliveries_page(
+        f"deliveries {status.word}": lambda connection, status=status: listing.deliveries_page(
             connection, 1, DeliveryFilter(status=status), 1, 25
         )
         for status in (Status.PENDING, Status.DELIVERED, Status.FAILED)
     },
-    "deliveries of a notification": lambda connection: reading.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
+    "deliveries of a notification": lambda connection: listing.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
     "what is due": lambda connection: reading.due(connection, 500, observe.now(), 256),
 }
 
@@ -148,10 +148,10 @@ def test_a_first_page_costs_the_same_in_front_of_a_million_rows(stores: tuple[Pa
 
 def test_filtered_lists_are_counted_no_further_than_the_cap(stores: tuple[Path, Path]) -> None:
     of_handler = DeliveryFilter(notification_handler_id=500)
-    large = Measured(stores[1], lambda connection: reading.deliveries_page(connection, 1, of_handler, 1, 25))
+    large = Measured(stores[1], lambda connection: listing.deliveries_page(connection, 1, of_handler, 1, 25))
     print(f"of a handler with a tenth of them all: {large.steps} steps, {large.seconds * 1e3:.2f} ms")
-    assert (len(large.answer.rows), large.answer.total, large.answer.exact) == (25, reading.COUNT_CAP, False)
-    assert large.steps < 50 * reading.COUNT_CAP < DELIVERIES
+    assert (len(large.answer.rows), large.answer.total, large.answer.exact) == (25, listing.COUNT_CAP, False)
+    assert large.steps < 50 * listing.COUNT_CAP < DELIVERIES
 
 
 def test_the_pages_hold_what_they_should(stores: tuple[Path, Path]) -> None:

@@ -25,6 +25,7 @@ from tocsin.store import (
     PlannedDelivery,
     Remembered,
     Settlement,
+    listing,
     reading,
 )
 from tocsin.store.sql import SqlStore, write_now
@@ -562,15 +563,15 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path
         (lambda c: reading.due(c, 1, 5, 5), "ix_deliveries_pending"),
         (lambda c: reading.due(c, 1, 5, 5), "ix_deliveries_pending_critical"),
         (lambda c: reading.waiting_handlers(c), "ix_deliveries_pending"),
-        (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
-        (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),
+        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
+        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),
         (
-            lambda c: reading.deliveries_page(c, 1, DeliveryFilter(notification_handler_id=1, status=Status.FAILED), 1, 25),
+            lambda c: listing.deliveries_page(c, 1, DeliveryFilter(notification_handler_id=1, status=Status.FAILED), 1, 25),
             "ix_deliveries_not_delivered",
         ),
-        (lambda c: reading.deliveries_page(c, 1, DeliveryFilter(notification_id=1), 1, 25), "ix_deliveries_notification_id"),
-        (lambda c: reading.handlers_page(c, 1, HandlerFilter(), 1, 25), "ix_handlers_user_id_live"),
-        (lambda c: reading.notifications_page(c, 1, 1, 25), "ix_notifications_user_id_id"),
+        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(notification_id=1), 1, 25), "ix_deliveries_notification_id"),
+        (lambda c: listing.handlers_page(c, 1, HandlerFilter(), 1, 25), "ix_handlers_user_id_live"),
+        (lambda c: listing.notifications_page(c, 1, 1, 25), "ix_notifications_user_id_id"),
     ],
 )
 def test_hot_reads_use_their_index_and_scan_no_table(tmp_path: Path, read, index: str) -> None:

@@ -40,6 +40,7 @@ from tocsin.store import (
     SwitchOff,
     Waiting,
     bulk,
+    listing,
     migrations,
     reading,
     writing,
@@ -182,7 +183,7 @@ class SqlStore:
         return await self._write(write, *args)
 
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
-        return await self._list(reading.labels, user_id, notification_ids, handler_ids)
+        return await self._list(listing.labels, user_id, notification_ids, handler_ids)
 
     async def waiting_handlers(self) -> list[tuple[int, Micros]]:
         return await self._read(reading.waiting_handlers)
@@ -213,16 +214,16 @@ class SqlStore:
         return await self._write(writing.retry, user_id, which, at, limit, idempotency)
 
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
-        return await self._list(reading.notifications_page, user_id, page, size)
+        return await self._list(listing.notifications_page, user_id, page, size)
 
     async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None:
-        return await self._list(reading.notification, user_id, notification_id)
+        return await self._list(listing.notification, user_id, notification_id)
 
     async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
-        return await self._list(reading.deliveries_page, user_id, which, page, size)
+        return await self._list(listing.deliveries_page, user_id, which, page, size)
 
     async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
-        return await self._list(reading.delivery, user_id, delivery_id)
+        return await self._list(listing.delivery, user_id, delivery_id)
 
     async def remembered(self, user_id: int, path: str, key: str, since: Micros) -> Remembered | None:
         return await self._read(reading.remembered, user_id, path, key, since)
@@ -236,7 +237,7 @@ class SqlStore:
         return await self._read(reading.handler_briefs, user_id)
 
     async def handlers(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
-        return await self._list(reading.handlers_page, user_id, which, page, size)
+        return await self._list(listing.handlers_page, user_id, which, page, size)
 
     async def handler(self, handler_id: int) -> HandlerRow | None:
         return await self._read(reading.handler, handler_id)
@@ -270,10 +271,10 @@ class SqlStore:
         return await self._read(reading.stopped_handlers)
 
     async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts:
-        return await self._list(reading.handler_facts, handler_id, since_hour)
+        return await self._list(listing.handler_facts, handler_id, since_hour)
 
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
-        return await self._list(reading.handler_hours, handler_ids, since_hour)
+        return await self._list(listing.handler_hours, handler_ids, since_hour)
 
     async def add_hours(self, hours: Sequence[HandlerHour], forget_before: int) -> None:
         await self._write(writing.add_hours, hours, forget_before)

@@ -20,7 +20,7 @@ from tocsin.store import (
     SwitchOff,
 )
 from tocsin.store.bulk import ADD_HOURS, AcceptAll, Totals, chunks, remember, run
-from tocsin.store.reading import chosen_deliveries
+from tocsin.store.listing import chosen_deliveries
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     TOTAL_NOTIFICATIONS,

@@ -1,0 +1,74 @@
+"""Rows and the nouns they become, for all reads."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, select, text
+
+from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
+from tocsin.store import HandlerRow
+from tocsin.store.tables import deliveries, handlers, notifications
+
+_FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
+
+# The literal conditions let SQLite use the partial indexes: with bound values it cannot.
+PENDING = text("deliveries.status = 0")
+NOT_DELIVERED = text("deliveries.status NOT IN (0, 1)")
+
+NOTIFICATION = (
+    notifications.c.id.label("n_id"),
+    notifications.c.user_id.label("n_user_id"),
+    notifications.c.created_at.label("accepted_at"),
+    notifications.c.send_at,
+    notifications.c.expires_at,
+    notifications.c.kind,
+    notifications.c.severity,
+    notifications.c.title,
+    notifications.c.text,
+    notifications.c.url,
+    notifications.c.fields,
+)
+WAITING = select(deliveries, *NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
+HANDLER = tuple(handlers.c[name] for name in HandlerRow.__struct_fields__)
+
+
+def delivery_of(row: Row[Any]) -> Delivery:
+    return Delivery(
+        id=row.id,
+        notification_id=row.notification_id,
+        handler_id=row.handler_id,
+        user_id=row.user_id,
+        status=Status(row.status),
+        due_at=row.due_at,
+        first_due_at=row.first_due_at,
+        created_at=row.created_at,
+        attempt_count=row.attempt_count,
+        step=row.step,
+        throttles=row.throttles,
+        last_attempt_at=row.last_attempt_at,
+        late=None if row.late is None else bool(row.late),
+        may_have_arrived=bool(row.may_have_arrived),
+        part=row.part,
+        replays=row.replays,
+        last_reason=Reason(row.last_reason) if row.last_reason else None,
+        last_error=row.last_error,
+    )
+
+
+def notification_of(row: Any) -> Notification:
+    message = Message(
+        text=row.text,
+        title=row.title,
+        severity=Severity(row.severity),
+        url=row.url,
+        fields=_FIELDS.decode(row.fields),
+        at=row.accepted_at,
+        kind=row.kind,
+    )
+    return Notification(row.n_id, row.n_user_id, message, row.send_at, row.expires_at)
+
+
+def handler_of(row: Row[Any]) -> HandlerRow:
+    values: dict[str, Any] = dict(row._mapping)  # pyright: ignore[reportPrivateUsage]
+    values["is_enabled"] = bool(values["is_enabled"])
+    return HandlerRow(**values)
