@@ -222,7 +222,7 @@ def test_old_things_go_while_it_sends(start_service: Starter, receiver: Receiver
     young = client.send("young", handlers=[handler])
     client.settled(young)
     service.terminate()
-    many = _OLD.format(count=5000)
+    many = _OLD.format(count=20_000)
     change(
         service.data / "tocsin.db",
         f"{many} INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields)"
@@ -231,14 +231,15 @@ def test_old_things_go_while_it_sends(start_service: Starter, receiver: Receiver
         f" SELECT 100 + i, 100 + i, {handler}, 1, CASE i WHEN 7 THEN 0 ELSE 1 END, 4000000000000000, 1, 1, 0 FROM n",
         f"{many} INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason)"
         " SELECT 100 + i, 1, 1, 1, 'delivered', 'ok' FROM n",
-        "UPDATE totals SET n = n + 4999 WHERE what = 1",
+        "UPDATE totals SET n = n + 19999 WHERE what = 1",
         "INSERT INTO totals (user_id, what, n) VALUES (1, 0, 1) ON CONFLICT DO UPDATE SET n = n + 1",
-        "UPDATE totals SET n = n + 5000 WHERE what = 100",
+        "UPDATE totals SET n = n + 20000 WHERE what = 100",
     )
-    assert housekeeping.NOTIFICATIONS_AT_ONCE * 5 < 5000
+    assert housekeeping.NOTIFICATIONS_AT_ONCE * 20 < 20_000
     service.environ["TOCSIN_RETENTION_DAYS"] = "1"
     client.port = service.start().port
     change(service.data / "tocsin.db", f"UPDATE notifications SET created_at = 1 WHERE id = {young}")
+    until(lambda: not service.rows("SELECT id FROM notifications WHERE id = 101"), 90, "nothing goes")
     with sending(client, [handler]) as accepted:
         until(lambda: service.rows("SELECT count(*) FROM notifications WHERE created_at = 1") == [(1,)], 90, "old ones are still there")
     assert len(accepted) > 20
