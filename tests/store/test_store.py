@@ -29,6 +29,7 @@ from tocsin.store import (
     reading,
 )
 from tocsin.store.sql import SqlStore, write_now
+from tocsin.store.writer import MOST_GATHERED
 
 MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1"),), at=100)
 
@@ -228,26 +229,27 @@ def test_settlements_of_one_sender_are_told_together_however_many(tmp_path: Path
             writes[7] = Settlement(replace(writes[7].delivery, attempt_count=unwritable), None, 200)
             writes.append(writes[11])
             told: list[tuple[Settlement, bool | Exception]] = []
-            times = 0
+            sizes: list[int] = []
             ended = asyncio.Event()
 
             def done(settlements: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
-                nonlocal times
-                times += 1
+                sizes.append(len(settlements))
                 told.extend(zip(settlements, results, strict=True))
                 if len(told) == len(writes):
                     ended.set()
 
+            others = [store.accept(accepting(handler)) for _ in range(100)]  # in the same turn: they count among those handed over
             for write in writes:
                 store.settle(write, done)
             await asyncio.wait_for(ended.wait(), 10)
-            assert times == 2
+            await asyncio.gather(*others)
+            assert sizes == [MOST_GATHERED - 100, 301 - (MOST_GATHERED - 100)]
             assert [settlement for settlement, _ in told] == writes
             results = [result for _, result in told]
             assert isinstance(results.pop(7), Error)
             assert results == [True] * 300
             totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
-            assert totals == {**dict.fromkeys(Status, 0), Status.PENDING: 1, Status.DELIVERED: 299}
+            assert totals == {**dict.fromkeys(Status, 0), Status.PENDING: 101, Status.DELIVERED: 299}
 
     run(main())
 

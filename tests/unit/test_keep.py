@@ -112,6 +112,8 @@ def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.Monk
             'tocsin_deliveries_delivered_total{type="webhook"} 1.0',
             'tocsin_deliveries_failed_total{reason="rejected",type="webhook"} 1.0',
         ]
+        counts = {handler: (hour.delivered, hour.failed) for handler, hour in kept.tally._counts.items()}
+        assert counts == {1: (1, 0), 3: (0, 1), 7: (1, 0)}
         assert 'tocsin_delivery_latency_seconds_sum{type="webhook"} 0.04' in kept.text()
         assert 'tocsin_attempt_duration_seconds_sum{type="webhook"} 0.008' in kept.text()
 

@@ -58,8 +58,7 @@ class Multi:
         else:
             self._add(curl)
             self._waiting[curl] = ended
-            if self._soon is None:
-                self._act_soon()
+            self._act_soon()
 
     def opened(self, fd: int) -> None:
         """A socket of libcurl's is new: what was known of its number was about one that is closed. Of others nothing is remembered."""

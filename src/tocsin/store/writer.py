@@ -55,6 +55,7 @@ class Writer:
         self._changed = changed
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._gathered: dict[Done, _Job] = {}
+        self._gathered_count = 0  # writes in them
         self._flush: asyncio.Handle | None = None
         self._is_flush_soon = False
         self._loop = asyncio.get_running_loop()
@@ -82,18 +83,17 @@ class Writer:
         if not self.is_alive:
             raise Busy("the store takes no writes", 60)
         self._waiting += 1
+        self._gathered_count += 1
         job = self._gathered.get(done)
         if job is not None:
-            job.writes.append(write)
-            if len(job.writes) >= MOST_GATHERED:
-                self._hand_over()
-            return
-        self._gathered[done] = _Job([write], bulk, done)
-        linger_seconds = bulk.linger_seconds if bulk else 0.0
-        if len(self._gathered) >= MOST_GATHERED:
+            job.writes.append(write)  # whoever came first has seen to the flush
+        else:
+            self._gathered[done] = _Job([write], bulk, done)
+            linger_seconds = bulk.linger_seconds if bulk else 0.0
+            if self._flush is None or linger_seconds == 0.0:
+                self._flush_within(linger_seconds)
+        if self._gathered_count >= MOST_GATHERED:
             self._hand_over()
-        elif self._flush is None or linger_seconds == 0.0:
-            self._flush_within(linger_seconds)
 
     def _flush_within(self, seconds: float) -> None:
         """What one turn of the event loop asks for, or what may linger, goes to the thread at once: waking it costs more than a row."""
@@ -112,7 +112,7 @@ class Writer:
         self._flush, self._is_flush_soon = None, False
         if self._gathered:
             self._queue.put(list(self._gathered.values()))
-            self._gathered = {}
+            self._gathered, self._gathered_count = {}, 0
 
     @property
     def waiting(self) -> int:
