@@ -82,6 +82,7 @@ def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.Monk
             kept.ending(5, Status.DELIVERED),
             kept.ending(6, Status.FAILED, reason=Reason.REJECTED),
             kept.ending(7, Status.DELIVERED),
+            kept.ending(8, Status.PENDING, reason=Reason.CONNECT),  # to be tried again, but cancelled meanwhile
         ]
         endings[6] = replace(endings[6], loaded=None, attempt=None)
         for ending in endings:
@@ -89,7 +90,7 @@ def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.Monk
         assert kept.asked == endings
         kept.asked.clear()
         kept.again.clear()
-        kept.done(endings, [True, True, True, Busy("full", 1), ValueError("a fault"), False, True])
+        kept.done(endings, [True, True, True, Busy("full", 1), ValueError("a fault"), False, True, False])
         await asyncio.wait_for(kept.again.wait(), 5)
         assert kept.asked == [endings[3]]  # the store was busy: written once more
         assert kept.told == [
@@ -99,12 +100,14 @@ def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.Monk
             ("settled", 5, DUE + 40_000 + keep.LOOK_AGAIN),  # never in the store, and so still in the ledger
             *(("left", 6), ("settled", 6, None)),
             *(("left", 7), ("settled", 7, None)),
+            *(("left", 8), ("settled", 8, None)),
             *(("blamed", Reason.REJECTED, "", DUE), ("settled", 3, None)),
         ]
-        assert lines == [("webhook", [1, 2, 3, 6])]
+        assert lines == [("webhook", [1, 2, 3, 6, 8])]
         assert kept.answered_at == DUE + 2
         counted = [line for line in kept.text().splitlines() if line.startswith(("tocsin_attempts_total", "tocsin_deliveries"))]
         assert sorted(line for line in counted if "accepted" not in line) == [
+            'tocsin_attempts_total{outcome="any",reason="connect",type="webhook"} 1.0',
             'tocsin_attempts_total{outcome="any",reason="ok",type="webhook"} 1.0',
             'tocsin_attempts_total{outcome="any",reason="rejected",type="webhook"} 2.0',
             'tocsin_attempts_total{outcome="any",reason="server_error",type="webhook"} 1.0',
@@ -115,6 +118,6 @@ def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.Monk
         counts = {handler: (hour.delivered, hour.failed) for handler, hour in kept.tally._counts.items()}
         assert counts == {1: (1, 0), 3: (0, 1), 7: (1, 0)}
         assert 'tocsin_delivery_latency_seconds_sum{type="webhook"} 0.04' in kept.text()
-        assert 'tocsin_attempt_duration_seconds_sum{type="webhook"} 0.008' in kept.text()
+        assert 'tocsin_attempt_duration_seconds_sum{type="webhook"} 0.01' in kept.text()
 
     run(main())
