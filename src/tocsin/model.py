@@ -260,13 +260,14 @@ class MailReply(Value, frozen=True):
 class NoReply(Value, frozen=True):
     """The exchange ended without an answer. `sent`: the provider may have taken the message all the same.
 
-    `stopped`: it was our own stop that ended it.
+    `stopped`: it was our own stop that ended it. `ours`: this process lacked a descriptor, memory or a thread, so nothing went out.
     """
 
     reason: Reason
     sent: bool
     detail: str = ""
     stopped: bool = False
+    ours: bool = False
 
 
 Request: TypeAlias = HttpRequest | Mail
