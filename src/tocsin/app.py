@@ -23,6 +23,7 @@ from tocsin import datadir, observe
 from tocsin.api import make_app
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
+from tocsin.engine.places import Bounds
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
 from tocsin.flow.accounts import Accounts
@@ -50,6 +51,8 @@ from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
 from tocsin.web import make_pages
 
+HTTP_BOUNDS = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)
+MAIL_BOUNDS = Bounds(places=4, size=32 << 20, untrusted=3, silent=2, trickle_seconds=5.0, slow_seconds=2.0)
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
 KEPT_BYTES = 4 << 20  # that were freed
@@ -78,7 +81,7 @@ async def running(
     directory = Directory(store, vault, settings)
     access = Access(store)
     wires = Wires(HttpWire(settings, listens_on), MailWire(settings))
-    local = LocalEngine(store)
+    local = LocalEngine(store, {"http": HTTP_BOUNDS, "mail": MAIL_BOUNDS})
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault, settings)

@@ -133,7 +133,7 @@ READS: dict[str, Callable[[Connection], Any]] = {
         for status in (Status.PENDING, Status.DELIVERED, Status.FAILED)
     },
     "deliveries of a notification": lambda connection: listing.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
-    "what is due": lambda connection: reading.due(connection, 500, observe.now(), 256),
+    "what is due": lambda connection: reading.due(connection, {500: 256}, observe.now()),
 }
 
 

@@ -1,7 +1,7 @@
 """The behaviour of an engine: nothing twice, nothing lost, nobody waits for another."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,12 @@ from test_store import accepting, add_handler, settled
 
 from conftest import opened_store, run
 from tocsin import observe
-from tocsin.engine import Run
+from tocsin.engine import ANSWERED, UNANSWERED, Run
 from tocsin.engine import local as local_module
+from tocsin.engine import refill as refill_module
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
+from tocsin.engine.places import Bounds
 from tocsin.model import SECOND, Attempt, Notification, Reason, Status
 from tocsin.store import Settlement, Waiting
 from tocsin.store.sql import SqlStore
@@ -44,6 +46,9 @@ class Worker:
     def in_flight(self, handler_id: int) -> int:
         return 8
 
+    def wire(self, handler_id: int) -> str:
+        return "http"
+
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
 
@@ -70,7 +75,7 @@ class Worker:
                 await asyncio.sleep(0)
         finally:
             self.now_running[handler] -= 1
-            run.came_back(self.answers)
+            run.came_back(ANSWERED if self.answers else UNANSWERED)
         due_at: int | None = None
         try:
             due_at = await self.settling(job)
@@ -97,10 +102,13 @@ async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> 
     return sorted(found, key=lambda job: job.delivery.id)
 
 
-def scenario(folder: Path, body: Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]]) -> None:
+PLENTY = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)
+
+
+def scenario(folder: Path, body: Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]], bounds: Bounds = PLENTY) -> None:
     async def main() -> None:
         async with opened_store(folder) as store:
-            engine = LocalEngine(store)
+            engine = LocalEngine(store, {"http": bounds})
             worker = Worker(store)
             try:
                 await body(store, engine, worker)
@@ -125,7 +133,7 @@ def test_what_waits_at_the_start_is_picked_up_once_and_in_order(tmp_path: Path) 
 
 
 def test_fresh_ones_are_started_in_order_even_past_what_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "MOST_IN_LANE", 16)
+    monkeypatch.setattr(refill_module, "MAX_IN_LANE", 16)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
@@ -160,11 +168,13 @@ def test_a_handler_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
 @pytest.fixture(params=[0, 1000], ids=["gone", "kept"])
 def empty_lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes of a lane that is empty: it goes, or it stays for the next delivery; nobody may tell the difference."""
-    monkeypatch.setattr(local_module, "MOST_IDLE", request.param)
+    monkeypatch.setattr(local_module, "MAX_IDLE", request.param)
 
 
 @pytest.mark.usefixtures("empty_lanes")
-def test_a_handler_that_answered_and_hangs_now_takes_few_places(tmp_path: Path) -> None:
+def test_a_handler_that_answered_long_ago_and_hangs_now_takes_few_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "FORGET_SECONDS", -1.0)
+
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler, other = await add_handler(store), await add_handler(store)
         await engine.start(worker)
@@ -183,10 +193,7 @@ def test_a_handler_that_answered_and_hangs_now_takes_few_places(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("empty_lanes")
-def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "MOST_RUNNING", 20)
-    monkeypatch.setattr(local_module, "MOST_UNPROVEN", 15)
-
+def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         well, new = await add_handler(store), await add_handler(store)
         sick = [await add_handler(store) for _ in range(40)]
@@ -197,22 +204,22 @@ def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: 
             await asyncio.sleep(0)
         worker.hold.update({handler: asyncio.Event() for handler in sick})
         engine.hand_over([job for handler in sick for _ in range(3) for job in await accept(store, handler)])
-        await worker.until(16)
-        assert engine.running == 15
+        await worker.until(11)
+        assert engine.running == 10  # twice what is left for others
         fine = [job for _ in range(10) for job in await accept(store, well)]
         engine.hand_over(fine)
-        await worker.until(26)
-        assert worker.started[16:] == [job.delivery.id for job in fine]
+        await worker.until(21)
+        assert worker.started[11:] == [job.delivery.id for job in fine]
         # A handler that nobody knows yet waits for a place, and gets one as soon as one is free.
         engine.hand_over(await accept(store, new))
         for handler in sick:
             worker.hold[handler].set()
-        await worker.until(26 + 1 + 40 * 3 - 15)
+        await worker.until(1 + 10 + 1 + 40 * 3)
         while engine.running:
             await asyncio.sleep(0)
         assert len(set(worker.started)) == len(worker.started) == 1 + 10 + 1 + 120
 
-    scenario(tmp_path, body)
+    scenario(tmp_path, body, Bounds(places=20, size=48 << 20, untrusted=15, silent=8, trickle_seconds=3600))
 
 
 def test_users_take_turns_however_many_handlers_one_has(tmp_path: Path) -> None:
@@ -274,7 +281,7 @@ def test_scheduled_ones_wait_in_the_store_until_they_are_due(tmp_path: Path) -> 
         await engine.start(worker)
         due_at = observe.now() + SECOND // 4
         await accept(store, *[handler] * 40, due_at=due_at)
-        engine.wake(handler, due_at)
+        engine.wake(handler, 1, due_at)
         assert engine.in_memory == 0
         await worker.until(40)
         assert observe.now() >= due_at
@@ -293,7 +300,7 @@ def test_when_the_clock_steps_by_an_hour_fresh_ones_go_at_once_and_others_when_i
         await engine.start(worker)
         clock = observe.now
         later = await accept(store, handler, due_at=clock() + 1800 * SECOND)
-        engine.wake(handler, later[0].delivery.due_at)
+        engine.wake(handler, 1, later[0].delivery.due_at)
         monkeypatch.setattr(observe, "now", lambda: clock() + hours * 3600 * SECOND)
         fresh = await accept(store, handler)
         engine.hand_over(fresh)
@@ -335,7 +342,7 @@ def test_a_doubled_wake_up_changes_nothing(tmp_path: Path) -> None:
         jobs = [job for _ in range(5) for job in await accept(store, handler)]
         engine.hand_over(jobs)
         for _ in range(5):
-            engine.wake(handler, observe.now())
+            engine.wake(handler, 1, observe.now())
             await asyncio.sleep(0.01)
         worker.hold.pop(handler).set()
         marker = await accept(store, handler)
@@ -369,8 +376,8 @@ class Gate:
         self.open = asyncio.Event()
         monkeypatch.setattr(store, "due", self.due)
 
-    async def due(self, handler_id: int, now: int, limit: int) -> tuple[list[Waiting], int | None]:
-        found = await self._due(handler_id, now, limit)
+    async def due(self, limits: Mapping[int, int], now: int) -> dict[int, tuple[list[Waiting], int | None]]:
+        found = await self._due(limits, now)
         self.reads += 1
         self.has_read.set()
         await self.open.wait()
@@ -382,7 +389,7 @@ async def around_a_read(store: SqlStore, engine: LocalEngine, monkeypatch: pytes
     handler = await add_handler(store)
     gate = Gate(store, monkeypatch)
     jobs = [job for _ in range(3) for job in await accept(store, handler)]
-    engine.wake(handler, observe.now())
+    engine.wake(handler, 1, observe.now())
     await asyncio.wait_for(gate.has_read.wait(), 20)
     return gate, [*jobs, *[job for _ in range(3) for job in await accept(store, handler)]]
 
@@ -460,13 +467,13 @@ def test_stopping_lets_attempts_end_and_starts_no_more(tmp_path: Path) -> None:
         asyncio.get_running_loop().call_later(0.1, worker.hold[handler].set)
         await engine.stop(5)
         assert worker.started == [job.delivery.id for job in jobs[:2]]
-        assert (await store.due(handler, observe.now(), 10))[0][0].delivery.id == jobs[2].delivery.id
+        assert (await store.due({handler: 10}, observe.now()))[handler][0][0].delivery.id == jobs[2].delivery.id
 
     scenario(tmp_path, body)
 
 
 def test_lanes_that_wait_leave_room_for_others_when_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "MOST_IN_MEMORY", 20)
+    monkeypatch.setattr(refill_module, "MAX_IN_MEMORY", 20)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         throttled, well = await add_handler(store), await add_handler(store)

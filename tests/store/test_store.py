@@ -78,7 +78,7 @@ def test_what_is_accepted_is_there_with_its_message(tmp_path: Path) -> None:
             assert found is not None
             assert found[0].message == MESSAGE
             assert found[1][Status.PENDING] == 2
-            waiting, later = await store.due(second, 100, 10)
+            waiting, later = (await store.due({second: 10}, 100))[second]
             assert [job.delivery.id for job in waiting] == [ids.first_delivery_id + 1]
             assert later is None
             assert await store.notification(2, ids.first_notification_id) is None
@@ -562,8 +562,8 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path
 @pytest.mark.parametrize(
     ("read", "index"),
     [
-        (lambda c: reading.due(c, 1, 5, 5), "ix_deliveries_pending"),
-        (lambda c: reading.due(c, 1, 5, 5), "ix_deliveries_pending_critical"),
+        (lambda c: reading.due(c, {1: 5}, 5), "ix_deliveries_pending"),
+        (lambda c: reading._first(c, 1, 10**18, 0), "ix_deliveries_pending_critical"),
         (lambda c: reading.waiting_handlers(c), "ix_deliveries_pending"),
         (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
         (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),

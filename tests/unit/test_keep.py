@@ -59,7 +59,7 @@ class Told:
         self._kept = kept
         self._number = number
 
-    def came_back(self, answered: bool) -> None:
+    def came_back(self, how: int) -> None:
         raise AssertionError("it came back before")
 
     def settled(self, due_at: Micros | None) -> None:

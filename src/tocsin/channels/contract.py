@@ -137,8 +137,10 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     """How long nothing more may start on the credential by the limits that an answer names, whatever its outcome; 0: at once."""
     signs: bool = False
     """Its handlers have a signing secret."""
-    in_flight: int = 8
-    """Attempts of one handler at the same time, at most."""
+    in_flight: int = 256
+    """Attempts of one handler at the same time, at most; how many it gets is earned by its answers."""
+    wire: str = "http"
+    """Which of the wires its requests take: "http" or "mail"."""
     unknown_wait_seconds: float = 0.0
     """Least wait after an attempt whose answer was lost."""
     max_attempts: int | None = None

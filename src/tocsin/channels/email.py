@@ -292,6 +292,7 @@ CHANNEL = Channel(
     classify=_classify,
     measure=_measure,
     becomes=BECOMES,
-    in_flight=4,
+    in_flight=3,  # of the four connections to the mail server: one mailbox never has them all
+    wire="mail",
     unknown_wait_seconds=300.0,
 )

@@ -9,12 +9,31 @@ from typing import Protocol
 from tocsin.model import Micros
 from tocsin.store import Waiting
 
+ANSWERED, STRAINED, UNANSWERED, UNTRIED = range(4)
+"""How an attempt came back: answered; answered with a server error or a throttle; not answered; nothing went out, for a reason of ours."""
 
-class Run(Protocol):
-    """One started delivery, as the engine follows it: the worker calls both, in this order, once each."""
 
-    def came_back(self, answered: bool) -> None:
-        """The attempt's place on the wire is free. `answered`: the provider was there at all."""
+class Place(Protocol):
+    """An attempt's place on the wire, which it gives back while it waits for something else."""
+
+    def rest(self) -> None:
+        """The attempt holds no place until it resumes."""
+        ...
+
+    async def resume(self) -> None:
+        """Wait for a place again; nothing happens to an attempt that did not rest."""
+        ...
+
+    def alone(self, is_alone: bool, /) -> None:
+        """Nothing else of its handler is to start beside it, as long as it is in flight or until it says otherwise."""
+        ...
+
+
+class Run(Place, Protocol):
+    """One started delivery, as the engine follows it: the worker calls `came_back`, then `settled`, once each."""
+
+    def came_back(self, how: int, /) -> None:
+        """The attempt's place on the wire is free. `how`: ANSWERED or another of these."""
         ...
 
     def settled(self, due_at: Micros | None) -> None:
@@ -34,7 +53,11 @@ class Worker(Protocol):
         ...
 
     def in_flight(self, handler_id: int) -> int:
-        """Attempts of this handler at the same time, at most."""
+        """Attempts of this handler at the same time, at most, however many its answers earn."""
+        ...
+
+    def wire(self, handler_id: int) -> str:
+        """The name of the wire whose places its attempts take."""
         ...
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
@@ -63,7 +86,7 @@ class Engine(Protocol):
         """Fresh deliveries that are due now, after their commit. What does not fit in memory stays in the store."""
         ...
 
-    def wake(self, handler_id: int, due_at: Micros) -> None:
+    def wake(self, handler_id: int, user_id: int, due_at: Micros) -> None:
         """The store holds something of this handler that is due then."""
         ...
 

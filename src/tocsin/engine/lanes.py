@@ -1,97 +1,157 @@
-"""One handler's work, and whose turn it is: users take turns, and within a user the handlers do."""
+"""One handler's work, and whose turn it is: users take turns, and within a user the handlers do.
+
+What a lane is doing is one state, and what of its work lies in memory is another. These are the legal transitions:
+
+| state | meaning | may become |
+|---|---|---|
+| IDLE | nothing to start | QUEUED |
+| QUEUED | waits for its turn | IDLE, BUSY, PACED, PARKED |
+| BUSY | has as many attempts in flight as it may, or one that is sent alone | QUEUED, IDLE |
+| PACED | waits for its provider's pace | QUEUED |
+| PARKED | waits for a place | QUEUED |
+
+| supply | meaning | may become |
+|---|---|---|
+| COMPLETE | all of its due work is in memory | SPILLED, ASKED, PREPARING |
+| SPILLED | more is in the store, and enough in memory for now | ASKED |
+| PREPARING | its handler is to be read; its due work is in memory | ASKED, COMPLETE |
+| ASKED | waits to be read from the store | READING, COMPLETE |
+| READING | is being read | REREAD, COMPLETE, SPILLED, ASKED |
+| REREAD | is being read, and more was left in the store meanwhile | ASKED, SPILLED |
+"""
 
 from collections import deque
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from tocsin.engine.window import Window
 from tocsin.store import Waiting
 
-FIRST_LIMIT = 2  # attempts of a handler at the same time; doubled by every answer, so that dead ones never take many places
+if TYPE_CHECKING:
+    from tocsin.engine.places import Holding, Places
+
+IDLE, QUEUED, BUSY, PACED, PARKED = range(5)
+COMPLETE, SPILLED, PREPARING, ASKED, READING, REREAD = range(6)
+
+STATES: Final = {IDLE: {QUEUED}, QUEUED: {IDLE, BUSY, PACED, PARKED}, BUSY: {QUEUED, IDLE}, PACED: {QUEUED}, PARKED: {QUEUED}}
+SUPPLIES: Final = {
+    COMPLETE: {SPILLED, ASKED, PREPARING},
+    SPILLED: {ASKED},
+    PREPARING: {ASKED, COMPLETE},
+    ASKED: {READING, COMPLETE},
+    READING: {REREAD, COMPLETE, SPILLED, ASKED},
+    REREAD: {ASKED, SPILLED},
+}
+"""The tables above, for the tests."""
+
+MAX_USERS = 10_000  # remembered by `Turns`; those with nothing that waits go first
+SIZE_OF_CHARACTER = 4  # bytes in flight for each character of a text: the text, its request, and what libcurl and the kernel hold of it
+SIZE_OF_ATTEMPT = 4096
+T = TypeVar("T")
 
 
 class Lane:
-    """What is known of one handler's work. `spilled`: the store holds due work that is not in `jobs`."""
+    """What is known of one handler's work."""
 
     __slots__ = (
+        "alone",
         "behind",
         "dropped",
-        "filling",
+        "ended_at",
         "handler_id",
-        "in_ring",
+        "holding",
         "jobs",
         "known",
-        "limit",
         "own",
-        "parked",
-        "proven",
+        "parked_in",
+        "places",
         "sending",
-        "spilled",
+        "state",
+        "supply",
+        "trust",
         "unanswered",
-        "unproven",
-        "waits",
+        "user_id",
+        "window",
     )
 
-    def __init__(self, handler_id: int, proven: bool) -> None:
+    def __init__(self, handler_id: int, user_id: int, trust: int) -> None:
         self.handler_id = handler_id
+        self.user_id = user_id
         self.jobs: deque[Waiting] = deque()
         self.known: set[int] = set()  # delivery ids in `jobs` or running
-        self.behind: list[Waiting] = []  # came while a refill was reading, so it may have missed them
-        self.dropped: set[int] = set()  # left `known`, or are not to be started, while a refill was reading
-        self.own: _Own | None = None  # its user's lanes; known with the first job
-        self.sending = 0
-        self.limit = FIRST_LIMIT
-        self.unanswered = 0
-        self.proven = proven  # its last attempt was answered
-        self.unproven = 0  # attempts running that began when it was not
-        self.parked = False  # until a place for such ones is free
-        self.in_ring = False
-        self.waits = False  # for its turn in the pacing
-        self.filling = False
-        self.spilled = False
+        self.behind: list[Waiting] = []  # came while the handler or its work was being read, so they follow it
+        self.dropped: set[int] = set()  # left `known`, or are not to be started, while the work was being read
+        self.own: Own[Lane] | None = None  # its user's lanes that wait for their turn
+        self.places: Places | None = None  # of the wire that it uses
+        self.holding: Holding | None = None  # what its user holds of them
+        self.parked_in: dict[Lane, None] | None = None
+        self.sending = 0  # attempts that came not back yet
+        self.alone = 0  # of them are sent alone, so nothing else starts
+        self.window = Window()
+        self.trust = trust  # see `places`
+        self.unanswered = 0  # attempts in a row
+        self.ended_at = 0.0  # when its last attempt came back
+        self.state = IDLE
+        self.supply = COMPLETE
+
+    @property
+    def next_size(self) -> int:
+        """Bytes in flight that its next attempt takes."""
+        return size_of(self.jobs[0]) if self.jobs else 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.known and self.state == IDLE and self.supply == COMPLETE
 
 
-class _Own:
-    """The lanes of one user that may start something, in turn."""
+def size_of(job: Waiting) -> int:
+    """Bytes that an attempt takes while it is in flight, roughly."""
+    return SIZE_OF_ATTEMPT + SIZE_OF_CHARACTER * len(job.notification.message.text)
 
-    __slots__ = ("in_ring", "lanes")
+
+class Own(Generic[T]):
+    """What one user has that waits for its turn."""
+
+    __slots__ = ("is_waiting", "things")
 
     def __init__(self) -> None:
-        self.lanes: deque[Lane] = deque()
-        self.in_ring = False
+        self.things: deque[T] = deque()
+        self.is_waiting = False
 
 
-class Turns:
-    """Round robin over users, and over each one's lanes: who has ten thousand handlers gets no more turns than who has one."""
+class Turns(Generic[T]):
+    """Round robin over users, and over what each one has: who has ten thousand handlers gets no more turns than who has one."""
 
     def __init__(self) -> None:
-        self._users: dict[int, _Own] = {}
-        self._ring: deque[_Own] = deque()
+        self._users: dict[int, Own[T]] = {}
+        self._ring: deque[Own[T]] = deque()
 
-    def own(self, user_id: int) -> "_Own":
+    def __bool__(self) -> bool:
+        return bool(self._ring)
+
+    def own(self, user_id: int) -> "Own[T]":
         found = self._users.get(user_id)
         if found is None:
-            found = self._users[user_id] = _Own()
+            if len(self._users) >= MAX_USERS:
+                self._users = {user: own for user, own in self._users.items() if own.is_waiting}
+            found = self._users[user_id] = Own()
         return found
 
-    def put(self, lane: Lane) -> None:
-        """At the end of its user's lanes, if it has work, is not there already, and nothing else keeps it."""
-        own = lane.own
-        if lane.in_ring or lane.parked or lane.waits or own is None or not lane.jobs:
-            return
-        lane.in_ring = True
-        own.lanes.append(lane)
-        if not own.in_ring:
-            own.in_ring = True
+    def put(self, own: "Own[T]", thing: T) -> None:
+        """At the end of what its user has waiting."""
+        own.things.append(thing)
+        if not own.is_waiting:
+            own.is_waiting = True
             self._ring.append(own)
 
-    def take(self) -> Lane | None:
-        """None: no lane wants a turn."""
+    def take(self) -> T | None:
+        """None: nothing waits."""
         if not self._ring:
             return None
         own = self._ring[0]
-        lane = own.lanes.popleft()
-        lane.in_ring = False
-        if own.lanes:
+        thing = own.things.popleft()
+        if own.things:
             self._ring.rotate(-1)
         else:
             self._ring.popleft()
-            own.in_ring = False
-        return lane
+            own.is_waiting = False
+        return thing

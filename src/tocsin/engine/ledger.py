@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tocsin.model import Micros
 
-SLOTS = 4096
+SLOTS = 16_384
 _SLOT = struct.Struct("<qqq")  # delivery id (0: free), attempt number, started at
 _ID = struct.Struct("<q")
 

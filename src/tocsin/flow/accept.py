@@ -153,7 +153,7 @@ class Accepting:
             for made in one.deliveries:
                 handler_id, due_at = made.handler_id, made.due_at
                 if made.status is pending and due_at > now:
-                    self._engine.wake(handler_id, due_at)
+                    self._engine.wake(handler_id, user_id, due_at)
                 elif made.status is pending:
                     delivery = Delivery(delivery_id, notification_id, handler_id, user_id, pending, due_at, due_at, now)
                     jobs.append(Waiting(delivery, notification))

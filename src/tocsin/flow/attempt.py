@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tocsin import observe
 from tocsin.channels.contract import Context
+from tocsin.engine import Place
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
 from tocsin.model import (
@@ -75,7 +76,20 @@ def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[R
         return Refused(Reason.INTERNAL, "the message could not be rendered; this is a fault of the service", ours=True)
 
 
-async def attempt(loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, part: int = 0) -> Tried:
+class NoPlace:
+    """For a test send, which takes no place of the engine's."""
+
+    def rest(self) -> None:
+        pass
+
+    async def resume(self) -> None:
+        pass
+
+    def alone(self, is_alone: bool, /) -> None:
+        pass
+
+
+async def attempt(loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, place: Place, part: int = 0) -> Tried:
     """Send what has not arrived yet, part after part. The turn of the first part was taken by the caller.
 
     Cancelling it ends it with what is known: an answer that was lost, or nothing sent.
@@ -83,8 +97,9 @@ async def attempt(loaded: Loaded, message: Message, context: Context, wires: Sen
     requests = await render(loaded, message, context)
     if isinstance(requests, Refused):
         return Tried(requests, 0, part)
-    tried = await _send(loaded, requests, context, wires, pacer, part, has_turn=True)
-    return await plainly(tried, loaded, message, context, wires, pacer) if is_refused_payload(tried.outcome) else tried
+    place.alone(len(requests) > part + 1)
+    tried = await _send(loaded, requests, context, wires, pacer, place, part, has_turn=True)
+    return await plainly(tried, loaded, message, context, wires, pacer, place) if is_refused_payload(tried.outcome) else tried
 
 
 def is_refused_payload(outcome: Outcome) -> bool:
@@ -92,7 +107,7 @@ def is_refused_payload(outcome: Outcome) -> bool:
     return isinstance(outcome, Refused) and outcome.ours and outcome.reason in {Reason.PAYLOAD, Reason.TOO_LARGE}
 
 
-async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer) -> Tried:
+async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, place: Place) -> Tried:
     """Once more in the plainest form, from the refused part on. `tried` itself where that form is the same or cannot be made."""
     native = await render(loaded, message, context)
     plainest = await render(loaded, message, replace(context, plain=True))
@@ -100,37 +115,44 @@ async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Conte
         return tried
     _, said = shown_reply(tried.reply, loaded.secrets)
     log.warning("payload.refused", type=loaded.channel.type, delivery=context.delivery_id, part=tried.part, answer=said)
-    again = await _send(loaded, plainest, context, wires, pacer, tried.part, has_turn=False)
+    place.alone(len(plainest) > tried.part + 1)
+    again = await _send(loaded, plainest, context, wires, pacer, place, tried.part, has_turn=False)
     outcome = replace(again.outcome, plain=True) if isinstance(again.outcome, Delivered) else again.outcome
     return replace(again, outcome=outcome, duration_us=tried.duration_us + again.duration_us, refusal=tried.reply)
 
 
 async def _send(
-    loaded: Loaded, requests: Sequence[Request], context: Context, wires: Sender, pacer: Pacer, part: int, *, has_turn: bool
+    loaded: Loaded, requests: Sequence[Request], context: Context, wires: Sender, pacer: Pacer, place: Place, part: int, *, has_turn: bool
 ) -> Tried:
-    started = time.perf_counter()
+    spent_us = 0  # on the wire; waiting for a turn is no part of it
     outcome: Outcome = Delivered()
     reply: Reply | None = None
     for index in range(part, len(requests)):
         sent = False
+        started = time.perf_counter()
         try:
             if index > part or not has_turn:
-                await _turn(loaded, pacer)
+                await _turn(loaded, pacer, place)
+                started = time.perf_counter()
             sent = True
             reply = await wires.send(requests[index])
         except asyncio.CancelledError as cut:
             sent = sent and not isinstance(cut, NothingSent)
             reply = NoReply(Reason.CUT, sent, "the service was stopped while the answer was awaited", stopped=True)
+        spent_us += int((time.perf_counter() - started) * 1_000_000)
         outcome = classify(loaded, reply, context)
         heed_limits(loaded, reply, pacer)
         if not isinstance(outcome, Delivered):
-            return Tried(outcome, _since(started), index, requests, reply)
-    return Tried(outcome, _since(started), len(requests), requests, reply)
+            return Tried(outcome, spent_us, index, requests, reply)
+    return Tried(outcome, spent_us, len(requests), requests, reply)
 
 
-async def _turn(loaded: Loaded, pacer: Pacer) -> None:
-    while (wait := pacer.take(loaded.credential, loaded.paces, time.monotonic())) > 0:  # noqa: ASYNC110  # a start is taken, not waited for
+async def _turn(loaded: Loaded, pacer: Pacer, place: Place) -> None:
+    """Take the next start from the pace. Whoever waits for it holds no place."""
+    while (wait := pacer.take(loaded.credential, loaded.paces, time.monotonic())) > 0:
+        place.rest()
         await asyncio.sleep(wait)
+        await place.resume()
 
 
 def classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
@@ -149,10 +171,6 @@ def heed_limits(loaded: Loaded, reply: Reply, pacer: Pacer) -> None:
     if rest > 0:
         now = time.monotonic()
         pacer.pause(loaded.credential, now + rest, now)
-
-
-def _since(started: float) -> int:
-    return int((time.perf_counter() - started) * 1_000_000)
 
 
 # -------------------------------------------------------------------------------------------------- what people may see

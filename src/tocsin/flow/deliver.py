@@ -54,11 +54,13 @@ from tocsin.store import Store, Waiting
 from tocsin.vault import scrub
 
 LOOK_AGAIN: Micros = 5 * SECOND
+SHORTAGE: Micros = SECOND  # until another try for want of a descriptor, a thread or memory
 HOLD_SECONDS = 2.0  # nothing more starts for a handler while it is switched off or gets its new address
 log = structlog.get_logger(__name__)
 _random = random.Random()  # noqa: S311  # jitter, not secrecy
 
 _WORDS: dict[type[Outcome], str] = {kind: kind.__name__.lower() for kind in get_args(Outcome)}  # of outcomes, in the log
+_STRAINED = {Reason.THROTTLED, Reason.SERVER_ERROR}
 _FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
 
 
@@ -122,6 +124,9 @@ class Delivering:
     def in_flight(self, handler_id: int) -> int:
         return self._directory.pacing(handler_id).in_flight
 
+    def wire(self, handler_id: int) -> str:
+        return self._directory.pacing(handler_id).wire
+
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         await self._directory.prepare(handler_ids)
 
@@ -129,6 +134,7 @@ class Delivering:
         """The quick way, without a task: one HTTP request of a handler that is in memory. Everything else takes steps."""
         loaded = self._directory.cached(job.delivery.handler_id)
         if loaded is None or loaded.counts_posts or len(job.notification.message.text) > LONG_TEXT:
+            run.alone(True)  # it must be rendered or read first, and the next one may not overtake it
             self._spawn(self._take_steps(job, run))
             return
         trying = self._begin(job, run, loaded)
@@ -142,6 +148,7 @@ class Delivering:
                     trying.slot = self._ledger.enter(delivery.id, context.attempt, context.now)
                     self._wires.start(request, functools.partial(self._replied, trying))
                 else:
+                    run.alone(len(requests) > delivery.part + 1)
                     self._spawn(self._send_parts(trying))
                 return
             tried = Tried(requests, 0, delivery.part)
@@ -194,7 +201,7 @@ class Delivering:
         try:
             loaded = await self._directory.loaded(delivery.handler_id)
         except asyncio.CancelledError:
-            run.came_back(answered=False)
+            run.came_back(engine.UNTRIED)
             run.settled(None)
         except Exception:
             log.exception("attempt.failed", delivery=delivery.id)
@@ -212,9 +219,9 @@ class Delivering:
             refused, context = await self._within_budget(trying)
             message = trying.notification.message
             if refused_payload is not None:
-                tried = await plainly(refused_payload, trying.loaded, message, context, wires, self._pacer)
+                tried = await plainly(refused_payload, trying.loaded, message, context, wires, self._pacer, trying.run)
             elif refused is None:
-                tried = await attempt(trying.loaded, message, context, wires, self._pacer, part)
+                tried = await attempt(trying.loaded, message, context, wires, self._pacer, trying.run, part)
             else:
                 tried = Tried(refused, 0, part)
         except asyncio.CancelledError:
@@ -258,7 +265,7 @@ class Delivering:
         if loaded.channel.rest_seconds is not None:
             heed_limits(loaded, reply, self._pacer)
         if isinstance(outcome, Delivered):
-            self._keep(trying, Tried(outcome, duration_us, part + 1, (), reply), is_answered=True)
+            self._keep(trying, Tried(outcome, duration_us, part + 1, (), reply), engine.ANSWERED)
             return
         tried = Tried(outcome, duration_us, part, (), reply)
         if is_refused_payload(outcome):
@@ -268,19 +275,18 @@ class Delivering:
 
     def _finish(self, trying: _Attempt, tried: Tried) -> None:
         reply = tried.reply
-        is_answered = not isinstance(reply, NoReply)
-        if not is_answered and reply.stopped and not reply.sent:
-            self._not_attempted(trying, tried.part)
+        if isinstance(reply, NoReply) and not reply.sent and (reply.stopped or reply.ours):
+            self._not_attempted(trying, tried.part, reply)
         else:
-            self._keep(trying, tried, is_answered)
+            self._keep(trying, tried, _how(tried))
 
-    def _keep(self, trying: _Attempt, tried: Tried, is_answered: bool) -> None:
+    def _keep(self, trying: _Attempt, tried: Tried, how: int) -> None:
         try:
             ending = self._decide(trying, tried)
         except Exception:
             log.exception("decide.failed", delivery=trying.delivery.id)
             ending = self._decide(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
-        trying.run.came_back(is_answered)
+        trying.run.came_back(how)
         self._keeping.keep(ending)
 
     def _decide(self, trying: _Attempt, tried: Tried) -> Ending:
@@ -320,14 +326,19 @@ class Delivering:
         now = time.monotonic()
         self._pacer.pause(whom, now + seconds, now)
 
-    def _not_attempted(self, trying: _Attempt, part: int) -> None:
-        """Cut by our own stop before anything went out: the row stays as it was, but for parts that had arrived by then."""
-        trying.run.came_back(answered=False)
-        if part == trying.delivery.part:
+    def _not_attempted(self, trying: _Attempt, part: int, reply: NoReply) -> None:
+        """Our own stop, or what this process lacks, kept it from going out: the row stays as it was, but for parts that had arrived."""
+        delivery, again = trying.delivery, None
+        if reply.ours:
+            log.warning("attempt.waits", delivery=delivery.id, why=reply.detail)
+            again = observe.now() + SHORTAGE
+            self._pause(delivery.handler_id, SHORTAGE / SECOND)
+        trying.run.came_back(engine.UNTRIED)
+        if part == delivery.part:
             self._ledger.leave(trying.slot)
-            trying.run.settled(None)
+            trying.run.settled(again)
         else:
-            decision = Decision(replace(trying.delivery, part=part), Reason.CUT)
+            decision = Decision(replace(delivery, part=part, due_at=again or delivery.due_at), reply.reason)
             self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, trying.run, trying.loaded, trying.slot))
 
     def _look_again(self, delivery: Delivery, run: engine.Run) -> None:
@@ -336,13 +347,23 @@ class Delivering:
 
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
         """Keep how it stands without an attempt."""
-        run.came_back(answered=True)
+        run.came_back(engine.UNTRIED)
         self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, run, loaded))
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
+
+
+def _how(tried: Tried) -> int:
+    """What the attempt tells the engine of its handler."""
+    if tried.reply is None:
+        return engine.UNTRIED
+    if isinstance(tried.reply, NoReply):
+        return engine.UNANSWERED
+    is_strained = isinstance(tried.outcome, Later) and tried.outcome.reason in _STRAINED
+    return engine.STRAINED if is_strained else engine.ANSWERED
 
 
 def _unwanted(delivery: Delivery, notification: Notification, handler: Handler, now: Micros) -> Decision | None:

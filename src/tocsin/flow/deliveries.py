@@ -103,5 +103,5 @@ class Deliveries:
         now = observe.now()
         retried = await self._store.retry(user_id, which, now, MOST_RETRIED, to_remember(idempotency))
         for handler_id in {handler_id for _, handler_id in retried}:
-            self._engine.wake(handler_id, now)
+            self._engine.wake(handler_id, user_id, now)
         return retried

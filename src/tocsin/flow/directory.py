@@ -34,11 +34,12 @@ class Loaded(Struct, frozen=True):
 
 
 class Pacing(Struct, frozen=True):
-    """How a handler's deliveries may start: what a throttle pauses, its windows, and how many at the same time."""
+    """How a handler's deliveries may start: what a throttle pauses, its windows, how many at the same time, and over which wire."""
 
     credential: str
     paces: tuple[Pace, ...]
     in_flight: int
+    wire: str
 
 
 def load(handler: Handler, service: Settings) -> Loaded:
@@ -108,7 +109,7 @@ class Directory:
 
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""
-        return self._pacing.get(handler_id) or Pacing(f"handler:{handler_id}", (), 1)
+        return self._pacing.get(handler_id) or Pacing(f"handler:{handler_id}", (), 1, "http")
 
     async def loaded(self, handler_id: int) -> Loaded | None:
         """None: deleted, or never there."""
@@ -122,13 +123,17 @@ class Directory:
             return None
         found = self._open(row)
         if changes == self._changes:
-            if len(self._loaded) >= MOST_IN_MEMORY:
-                oldest = next(iter(self._loaded))
-                del self._loaded[oldest]
-                self._pacing.pop(oldest, None)
-            self._loaded[handler_id] = found
-            self._pacing[handler_id] = Pacing(found.credential, found.paces, found.channel.in_flight)
+            self._keep(found)
         return found
+
+    def _keep(self, found: Loaded) -> None:
+        if len(self._loaded) >= MOST_IN_MEMORY:
+            oldest = next(iter(self._loaded))
+            del self._loaded[oldest]
+            self._pacing.pop(oldest, None)
+        handler_id, channel = found.handler.id, found.channel
+        self._loaded[handler_id] = found
+        self._pacing[handler_id] = Pacing(found.credential, found.paces, channel.in_flight, channel.wire)
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
@@ -149,8 +154,18 @@ class Directory:
         return found
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
-        for handler_id in handler_ids:
-            await self.loaded(handler_id)
+        """Read those that are not in memory, all at once."""
+        missing = {handler_id for handler_id in handler_ids if handler_id not in self._loaded}
+        if not missing:
+            return
+        changes = self._changes
+        for row in await self._store.handler_rows(list(missing)):
+            if row.deleted_at is None and changes == self._changes:
+                missing.discard(row.id)
+                self._keep(self._open(row))
+        if changes == self._changes:
+            for handler_id in missing:  # deleted ones
+                self._pacing.pop(handler_id, None)
 
     def forget(self, user_id: int, handler_id: int) -> None:
         self._changes += 1

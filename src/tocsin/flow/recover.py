@@ -32,7 +32,16 @@ class _Run:
     def __init__(self) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def came_back(self, answered: bool) -> None:
+    def came_back(self, how: int, /) -> None:
+        pass
+
+    def alone(self, is_alone: bool, /) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
+
+    async def resume(self) -> None:
         pass
 
     def settled(self, due_at: Micros | None) -> None:  # noqa: ARG002  # the protocol

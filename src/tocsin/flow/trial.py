@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from tocsin import observe
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import Tried, attempt, shown_answer, shown_request
+from tocsin.flow.attempt import NoPlace, Tried, attempt, shown_answer, shown_request
 from tocsin.flow.directory import Directory, Loaded, load, signing_secrets
 from tocsin.flow.handlers import HandlerDraft
 from tocsin.flow.pace import Pacer
@@ -75,7 +75,7 @@ class Trials:
             suffix=time.strftime("%H:%M:%S", time.gmtime()),
             signing_secrets=signing_secrets(loaded.handler.secret, now),
         )
-        task = asyncio.ensure_future(attempt(loaded, message, context, self._wires, self._pacer))
+        task = asyncio.ensure_future(attempt(loaded, message, context, self._wires, self._pacer, NoPlace()))
         done, _ = await asyncio.wait([task], timeout=max(0.1, deadline - time.monotonic()))
         if not done:
             task.cancel()  # the attempt takes it as an answer that was lost

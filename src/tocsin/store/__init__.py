@@ -4,7 +4,7 @@ Every write returns after its commit. Reads see committed rows only. Secrets com
 them in the clear.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -263,12 +263,13 @@ class Store(Protocol):
         ...
 
     # what is due
-    async def waiting_handlers(self) -> list[tuple[int, Micros]]:
-        """Each handler with pending deliveries and when the first of them is due."""
+    async def waiting_handlers(self) -> list[tuple[int, int, Micros]]:
+        """Each handler with pending deliveries, its user, and when the first of them is due."""
         ...
 
-    async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
-        """Pending deliveries of a handler that are due, critical ones of a backlog first, then in due order; when the next is due."""
+    async def due(self, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
+        """Of each handler named, up to its limit of pending deliveries that are due, critical ones of a backlog first, then in due order;
+        and when the next is due."""
         ...
 
     async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
@@ -307,6 +308,10 @@ class Store(Protocol):
     async def handlers(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]: ...
     async def handler(self, handler_id: int) -> HandlerRow | None:
         """The row, of a deleted handler too."""
+        ...
+
+    async def handler_rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
+        """The rows of those that there are, deleted ones too."""
         ...
 
     async def add_handler(self, user_id: int, change: HandlerChange, at: Micros) -> int: ...

@@ -1,10 +1,10 @@
 """What the flow reads, as functions of an open connection: short, so that none holds up a delivery."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, and_, func, or_, select, text
 
-from tocsin.model import Delivery, Micros, Reason, Status
+from tocsin.model import Delivery, Micros, Reason, Severity, Status
 from tocsin.store import BACKLOG_AFTER, HandlerBrief, HandlerRow, KeyRow, Recent, Remembered, Waiting
 from tocsin.store.rows import HANDLER, PENDING, WAITING, delivery_of, handler_of, notification_of
 from tocsin.store.tables import deliveries, handlers, idempotency, keys, totals, users
@@ -15,32 +15,62 @@ _WAITING_HANDLERS = text(
     " SELECT min(handler_id) FROM deliveries WHERE status = 0"
     " UNION ALL SELECT (SELECT min(handler_id) FROM deliveries WHERE status = 0 AND handler_id > lane.handler_id)"
     " FROM lane WHERE lane.handler_id IS NOT NULL)"
-    " SELECT handler_id, (SELECT min(due_at) FROM deliveries d WHERE d.status = 0 AND d.handler_id = lane.handler_id)"
-    " FROM lane WHERE handler_id IS NOT NULL"
+    " SELECT lane.handler_id, handlers.user_id,"
+    " (SELECT min(due_at) FROM deliveries d WHERE d.status = 0 AND d.handler_id = lane.handler_id)"
+    " FROM lane JOIN handlers ON handlers.id = lane.handler_id"
 )
 
 
-def waiting_handlers(connection: Connection) -> list[tuple[int, Micros]]:
-    return [(row[0], row[1]) for row in connection.execute(_WAITING_HANDLERS)]
+def waiting_handlers(connection: Connection) -> list[tuple[int, int, Micros]]:
+    return [(row[0], row[1], row[2]) for row in connection.execute(_WAITING_HANDLERS)]
 
 
-_CRITICAL = text("deliveries.status = 0 AND deliveries.is_critical = 1")
+_FIRST = text(
+    "SELECT id, due_at FROM deliveries WHERE status = 0 AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
+)  # not yet due ones too: the first of them is the next
+_FIRST_CRITICAL = text(
+    "SELECT id FROM deliveries WHERE status = 0 AND is_critical = 1 AND handler_id = :handler_id AND due_at <= :until"
+    " ORDER BY due_at, id LIMIT :limit"
+)
+_IDS_AT_ONCE = 500  # in a list of values
 
 
-def due(connection: Connection, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
-    ordered = WAITING.where(deliveries.c.handler_id == handler_id).order_by(deliveries.c.due_at, deliveries.c.id).limit(limit)
-    urgent = ordered.where(_CRITICAL, deliveries.c.due_at <= now - BACKLOG_AFTER)
-    late = connection.execute(urgent).all()
-    first = {row.id for row in late}
-    rest = [row for row in connection.execute(ordered.where(PENDING, deliveries.c.due_at <= now)) if row.id not in first]
-    found = [Waiting(delivery_of(row), notification_of(row)) for row in [*late, *rest][:limit]]
-    later = select(func.min(deliveries.c.due_at)).where(PENDING, deliveries.c.handler_id == handler_id, deliveries.c.due_at > now)
-    return found, connection.scalar(later)
+def due(connection: Connection, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
+    ids: dict[int, list[int]] = {}
+    later: dict[int, Micros | None] = {}
+    for handler_id, limit in limits.items():
+        ids[handler_id], later[handler_id] = _first(connection, handler_id, now, limit)
+    found = {job.delivery.id: job for job in waiting(connection, [delivery_id for some in ids.values() for delivery_id in some])}
+    urgent_until = now - BACKLOG_AFTER
+    jobs: dict[int, tuple[list[Waiting], Micros | None]] = {}
+    for handler_id, some in ids.items():
+        ordered = [found[delivery_id] for delivery_id in some if delivery_id in found]
+        jobs[handler_id] = (sorted(ordered, key=lambda job: not _is_urgent(job, urgent_until)), later[handler_id])
+    return jobs
+
+
+def _first(connection: Connection, handler_id: int, now: Micros, limit: int) -> tuple[list[int], Micros | None]:
+    """Ids of what is due, critical ones of a backlog among them first where there are more than the limit; and when the next is due."""
+    rows = connection.execute(_FIRST, {"handler_id": handler_id, "limit": limit + 1}).all()
+    due_now = [row[0] for row in rows if row[1] <= now]
+    next_due = next((row[1] for row in rows if row[1] > now), None)
+    if len(due_now) <= limit:
+        return due_now, next_due
+    values = {"handler_id": handler_id, "until": now - BACKLOG_AFTER, "limit": limit}
+    urgent = [row[0] for row in connection.execute(_FIRST_CRITICAL, values)]
+    return list(dict.fromkeys([*urgent, *due_now]))[:limit], next_due
+
+
+def _is_urgent(job: Waiting, until: Micros) -> bool:
+    return job.notification.message.severity is Severity.CRITICAL and job.delivery.due_at <= until
 
 
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
-    rows = connection.execute(WAITING.where(PENDING, deliveries.c.id.in_(delivery_ids)))
-    return [Waiting(delivery_of(row), notification_of(row)) for row in rows]
+    found: list[Waiting] = []
+    for start in range(0, len(delivery_ids), _IDS_AT_ONCE):
+        rows = connection.execute(WAITING.where(PENDING, deliveries.c.id.in_(delivery_ids[start : start + _IDS_AT_ONCE])))
+        found.extend(Waiting(delivery_of(row), notification_of(row)) for row in rows)
+    return found
 
 
 def recent(connection: Connection, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
@@ -86,6 +116,14 @@ def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:
         .order_by(handlers.c.id)
     )
     return [HandlerBrief(row[0], bool(row[1]), row[2]) for row in rows]
+
+
+def handler_rows(connection: Connection, handler_ids: Sequence[int]) -> list[HandlerRow]:
+    found: list[HandlerRow] = []
+    for start in range(0, len(handler_ids), _IDS_AT_ONCE):
+        rows = connection.execute(select(*HANDLER).where(handlers.c.id.in_(handler_ids[start : start + _IDS_AT_ONCE])))
+        found.extend(map(handler_of, rows))
+    return found
 
 
 def handler(connection: Connection, handler_id: int) -> HandlerRow | None:

@@ -7,7 +7,7 @@ after `READ_SECONDS`, so that none holds up a delivery.
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -185,11 +185,11 @@ class SqlStore:
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
         return await self._list(listing.labels, user_id, notification_ids, handler_ids)
 
-    async def waiting_handlers(self) -> list[tuple[int, Micros]]:
+    async def waiting_handlers(self) -> list[tuple[int, int, Micros]]:
         return await self._read(reading.waiting_handlers)
 
-    async def due(self, handler_id: int, now: Micros, limit: int) -> tuple[list[Waiting], Micros | None]:
-        return await self._read(reading.due, handler_id, now, limit)
+    async def due(self, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
+        return await self._read(reading.due, limits, now)
 
     async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
         return await self._read(reading.recent, since, types, most)
@@ -241,6 +241,9 @@ class SqlStore:
 
     async def handler(self, handler_id: int) -> HandlerRow | None:
         return await self._read(reading.handler, handler_id)
+
+    async def handler_rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
+        return await self._read(reading.handler_rows, handler_ids)
 
     async def add_handler(self, user_id: int, change: HandlerChange, at: Micros) -> int:
         return await self._write(writing.add_handler, user_id, change, at)

@@ -1,0 +1,184 @@
+"""Who may start an attempt: the places of one wire, shared by need.
+
+There is no fixed share for anybody. A user holds at most `USER_SHARE` times what is left free, so that some is always left for the
+next one, however many there are (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998); a handler
+at most what is left free. Handlers are trusted while they answer. Those that are new, and those that did not answer the last time,
+share a part of the places, and the latter only a part of that, so that handlers that hang never hold what others need. When a user's
+handlers have used up the share of the untrusted, one more starts every `trickle_seconds`, the newest and the oldest in turn: so a new
+handler starts soon though thousands hang before it. Bytes in flight are shared in the same way.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from tocsin.engine.lanes import PARKED, Lane
+
+USER_SHARE = 2  # times what is free
+MAX_USERS = 10_000  # remembered; those that hold nothing go first
+MAX_LOOKS = 8  # users asked when a place becomes free
+
+NEW, SILENT, TRUSTED = 0, 1, 2
+"""What is known of a lane: it never was answered, its last attempt was not answered (or came late), or it was."""
+
+
+class Bounds(Struct, frozen=True):
+    """`untrusted` of the `places` may go to handlers that are new or silent, `silent` of those to silent ones. `size`: bytes in flight."""
+
+    places: int
+    size: int
+    untrusted: int
+    silent: int
+    trickle_seconds: float = 0.1
+    slow_seconds: float = float("inf")  # an answer that takes longer counts as none
+
+
+class Holding:
+    """What one user holds of a wire's places, and which of his lanes wait for one."""
+
+    __slots__ = ("is_asking", "parked", "places", "silent", "size", "untrusted", "wants_oldest")
+
+    def __init__(self) -> None:
+        self.places = 0
+        self.size = 0
+        self.untrusted = 0
+        self.silent = 0
+        self.parked: tuple[dict[Lane, None], ...] = ({}, {}, {})  # by what is known of them, in the order in which they came
+        self.is_asking = False
+        self.wants_oldest = False  # of its new ones, the next time
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.places and not self.is_asking
+
+
+class Places:
+    """The places of one wire."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._users: dict[int, Holding] = {}
+        self._asking: deque[Holding] = deque()  # users with parked lanes, in turn
+        self._taken = 0
+        self._size = 0
+        self._untrusted = 0
+        self._silent = 0
+        self._extra = 0  # starts beyond a user's share of the untrusted
+        self.returning: deque[Callable[[], bool]] = deque()  # attempts that rest and would go on; True: it took the place
+
+    @property
+    def taken(self) -> int:
+        return self._taken
+
+    @property
+    def are_taken(self) -> bool:
+        return self._taken >= self.bounds.places
+
+    @property
+    def has_parked(self) -> bool:
+        return bool(self._asking)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Somebody waits for a place, to start or to go on."""
+        return bool(self._asking or self.returning)
+
+    def holding(self, user_id: int) -> Holding:
+        found = self._users.get(user_id)
+        if found is None:
+            if len(self._users) >= MAX_USERS:
+                self._users = {user: holding for user, holding in self._users.items() if not holding.is_idle}
+            found = self._users[user_id] = Holding()
+        return found
+
+    def admits(self, lane: Lane, holding: Holding, size: int) -> bool:
+        """Whether the lane may start one more attempt now that has `size` bytes in flight."""
+        bounds = self.bounds
+        if lane.trust == TRUSTED and 2 * self._taken < bounds.places and 2 * (self._size + size) < bounds.size:
+            return True  # there is plenty
+        free, left = bounds.places - self._taken, bounds.size - self._size
+        if free <= 0 or (size > left and self._size):
+            return False
+        if holding.places > USER_SHARE * free or lane.sending > free or (holding.size and holding.size + size > USER_SHARE * left):
+            return False
+        return lane.trust == TRUSTED or self._admits_untrusted(lane, holding)
+
+    def _admits_untrusted(self, lane: Lane, holding: Holding) -> bool:
+        if 2 * self._size >= self.bounds.size and self._size:
+            return False  # however many hang with long messages, others have the other half
+        free = self.bounds.untrusted - self._untrusted
+        if lane.trust == SILENT:
+            free = min(free, self.bounds.silent - self._silent)
+        return self._extra > 0 or (free > 0 and holding.untrusted <= USER_SHARE * free)
+
+    def take(self, lane: Lane, holding: Holding, size: int) -> None:
+        self._taken += 1
+        self._size += size
+        holding.places += 1
+        holding.size += size
+        if lane.trust != TRUSTED:
+            self._extra = 0
+            self._untrusted += 1
+            holding.untrusted += 1
+            if lane.trust == SILENT:
+                self._silent += 1
+
+    def give_back(self, holding: Holding, size: int, trust: int) -> None:
+        """`size` and `trust` as they were when the place was taken."""
+        self._taken -= 1
+        self._size -= size
+        holding.places -= 1
+        holding.size -= size
+        if trust != TRUSTED:
+            self._untrusted -= 1
+            holding.untrusted -= 1
+            if trust == SILENT:
+                self._silent -= 1
+
+    # --------------------------------------------------------------------------------------------- those that wait
+
+    def park(self, lane: Lane, holding: Holding) -> None:
+        """The lane waits until `next` returns it, or until it is let go."""
+        lane.state = PARKED
+        lane.parked_in = holding.parked[lane.trust]
+        lane.parked_in[lane] = None
+        if not holding.is_asking:
+            holding.is_asking = True
+            self._asking.append(holding)
+
+    def let_go(self, lane: Lane) -> None:
+        """A parked lane waits no longer: something else has changed for it."""
+        if lane.parked_in is not None:
+            del lane.parked_in[lane]
+            lane.parked_in = None
+
+    def extra(self) -> None:
+        """One start beyond a user's share is allowed: `trickle_seconds` have gone."""
+        self._extra = 1
+
+    def next(self) -> Lane | None:
+        """A lane that waited and may start now, users taking turns; it waits no longer."""
+        for _ in range(min(len(self._asking), MAX_LOOKS)):
+            holding = self._asking.popleft()
+            lane = self._pick(holding)
+            if any(holding.parked):
+                self._asking.append(holding)
+            else:
+                holding.is_asking = False
+            if lane is not None:
+                self.let_go(lane)
+                return lane
+        return None
+
+    def _pick(self, holding: Holding) -> Lane | None:
+        for trust in (TRUSTED, NEW, SILENT):
+            waiting = holding.parked[trust]
+            if not waiting:
+                continue
+            is_newest = trust == NEW and not holding.wants_oldest
+            lane = next(reversed(waiting)) if is_newest else next(iter(waiting))
+            if self.admits(lane, holding, lane.next_size):
+                holding.wants_oldest = is_newest
+                return lane
+        return None

@@ -1,0 +1,182 @@
+"""What brings work from the store into lanes: many lanes at once, users taking turns, as much as memory holds."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from tocsin import observe
+from tocsin.engine import Worker
+from tocsin.engine.lanes import ASKED, COMPLETE, PREPARING, READING, REREAD, SPILLED, Lane, Turns
+from tocsin.model import SECOND, Busy, Micros
+from tocsin.store import Store, Waiting
+
+MAX_IN_LANE = 256  # deliveries of one handler in memory
+ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory however much others hold: theirs may wait for hours
+MAX_IN_MEMORY = 10_000  # deliveries in memory
+MAX_BYTES = 32 << 20  # of message text in memory
+READS_AT_ONCE = 2  # of the store
+LANES_AT_ONCE = 64  # in one read
+ROWS_AT_ONCE = 1024  # in one read, roughly
+FAULT_SECONDS = 30.0  # until a lane whose reading failed is read again
+log = structlog.get_logger(__name__)
+
+
+class Memory:
+    """How much work lies in memory."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+        self._size = 0
+
+    def add(self, job: Waiting) -> None:
+        self.jobs += 1
+        self._size += len(job.notification.message.text)
+
+    def remove(self, job: Waiting) -> None:
+        self.jobs -= 1
+        self._size -= len(job.notification.message.text)
+
+    @property
+    def is_full(self) -> bool:
+        return self.jobs >= MAX_IN_MEMORY or self._size >= MAX_BYTES
+
+    def has_room(self, lane: Lane) -> bool:
+        waiting = len(lane.jobs) + len(lane.behind)
+        return waiting < ALWAYS_IN_LANE or (waiting < MAX_IN_LANE and not self.is_full)
+
+    def is_low(self, lane: Lane) -> bool:
+        """The lane has so little that it is to be read again."""
+        return len(lane.jobs) <= (0 if self.is_full else MAX_IN_LANE // 4)
+
+
+class Refill:
+    """`add` takes a job into its lane, `wake` is told when the store has more for one, `filled` that a lane may start something."""
+
+    def __init__(
+        self,
+        store: Store,
+        memory: Memory,
+        add: Callable[[Lane, Waiting], None],
+        wake: Callable[[Lane, Micros], None],
+        filled: Callable[[Lane], None],
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._add = add
+        self._wake = wake
+        self._filled = filled
+        self._turns: Turns[Lane] = Turns()
+        self._readers: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
+
+    def start(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        for reader in self._readers:
+            reader.cancel()
+
+    def prepare(self, lane: Lane) -> None:
+        """Have the handler read; what is `behind` follows then."""
+        if lane.supply == COMPLETE:
+            lane.supply = PREPARING
+            self._put(lane)
+
+    def spilled(self, lane: Lane) -> None:
+        """The store holds due work of this lane that is not in memory."""
+        if lane.supply == READING:
+            lane.supply = REREAD
+        elif lane.supply == PREPARING:
+            lane.supply = ASKED
+        elif lane.supply in {COMPLETE, SPILLED}:
+            self._ask(lane)
+
+    def _ask(self, lane: Lane) -> None:
+        if not self._memory.is_low(lane):
+            lane.supply = SPILLED
+        elif not self._is_stopped:
+            lane.supply = ASKED
+            self._put(lane)
+
+    def _put(self, lane: Lane) -> None:
+        self._turns.put(self._turns.own(lane.user_id), lane)
+        if len(self._readers) < READS_AT_ONCE:
+            reader = asyncio.get_running_loop().create_task(self._read_all())
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
+
+    async def _read_all(self) -> None:
+        """Until no lane asks."""
+        while self._turns:
+            lanes: list[Lane] = []
+            while len(lanes) < LANES_AT_ONCE and (lane := self._turns.take()) is not None:
+                lanes.append(lane)
+            if not await self._read(lanes) and len(lanes) > 1:
+                for lane in lanes:  # the one at fault must not keep the others waiting
+                    await self._read([lane])
+
+    async def _read(self, lanes: Sequence[Lane]) -> bool:
+        """False: a fault of ours, and these lanes were not read."""
+        try:
+            await self._fill(lanes)
+        except Busy as busy:
+            log.error("engine.refill_waits", why=str(busy))
+            self._give_up(lanes, SECOND)
+        except Exception:
+            log.exception("engine.refill_failed", handlers=[lane.handler_id for lane in lanes])
+            if len(lanes) > 1:
+                for lane in lanes:
+                    lane.supply = ASKED
+                return False
+            self._give_up(lanes, int(FAULT_SECONDS * SECOND))
+        return True
+
+    def _give_up(self, lanes: Sequence[Lane], wait: Micros) -> None:
+        """The store still has everything, and is asked again."""
+        for lane in lanes:
+            self._end(lane, COMPLETE)
+            self._wake(lane, observe.now() + wait)
+
+    async def _fill(self, lanes: Sequence[Lane]) -> None:
+        await self._worker.prepare([lane.handler_id for lane in lanes])
+        asked: list[Lane] = []
+        for lane in lanes:
+            if lane.supply == PREPARING:
+                self._take(lane, lane.behind)
+                self._end(lane, COMPLETE)
+            elif not self._memory.is_low(lane):
+                self._end(lane, COMPLETE)
+                self._ask(lane)
+            else:
+                lane.supply = READING
+                asked.append(lane)
+        if asked:
+            await self._read_due(asked)
+
+    async def _read_due(self, lanes: Sequence[Lane]) -> None:
+        most = ALWAYS_IN_LANE if self._memory.is_full else max(ALWAYS_IN_LANE, min(MAX_IN_LANE, ROWS_AT_ONCE // len(lanes)))
+        limits = {lane.handler_id: max(1, most - len(lane.jobs)) + len(lane.known) for lane in lanes}
+        found = await self._store.due(limits, observe.now())
+        for lane in lanes:
+            jobs, next_due = found[lane.handler_id]
+            is_more = lane.supply == REREAD or len(jobs) >= limits[lane.handler_id]
+            # Once some are left in the store, later ones must not overtake them.
+            self._take(lane, jobs if is_more else [*jobs, *lane.behind])
+            self._end(lane, SPILLED if is_more else COMPLETE)
+            if next_due is not None:
+                self._wake(lane, next_due)
+            if is_more:
+                self._ask(lane)
+
+    def _take(self, lane: Lane, jobs: Sequence[Waiting]) -> None:
+        for job in jobs:
+            if job.delivery.id not in lane.known and job.delivery.id not in lane.dropped:
+                self._add(lane, job)
+
+    def _end(self, lane: Lane, supply: int) -> None:
+        lane.supply = supply
+        lane.behind.clear()
+        lane.dropped.clear()
+        self._filled(lane)
