@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,12 +14,31 @@ from tocsin import observe
 from tocsin.engine import ANSWERED, UNANSWERED, Run
 from tocsin.engine import local as local_module
 from tocsin.engine import refill as refill_module
+from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds
 from tocsin.model import SECOND, Attempt, Notification, Reason, Status
-from tocsin.store import Settlement, Waiting
+from tocsin.store import Settlement, Waiting, people
 from tocsin.store.sql import SqlStore
+
+
+class CheckedLane(Lane):
+    """Every change of its state and of its supply is one that the tables allow."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        table = {"state": STATES, "supply": SUPPLIES}.get(name)
+        before = getattr(self, name, None)
+        if table is not None and before is not None and value != before:
+            assert value in table[before], f"{name} {before} became {value}"
+        object.__setattr__(self, name, value)
+
+
+@pytest.fixture(autouse=True)
+def _checked_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "Lane", CheckedLane)
 
 
 class Worker:
@@ -34,6 +54,12 @@ class Worker:
         self.done = asyncio.Event()
         self.expected = 0
         self.answers = True
+        self.alone: set[int] = set()  # deliveries of many parts
+        self.alone_now: dict[int, int] = {}  # the one of a handler that is sent now
+        self.beside_alone = 0
+        self.rests: dict[int, asyncio.Event] = {}
+        self.is_resuming = False
+        self.resumed: list[int] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.settling: Callable[[Waiting], Awaitable[int | None]] = self.delivered
 
@@ -53,6 +79,11 @@ class Worker:
         pass
 
     def start(self, job: Waiting, run: Run) -> None:
+        handler = job.delivery.handler_id
+        self.beside_alone += handler in self.alone_now
+        if job.delivery.id in self.alone:
+            self.alone_now[handler] = job.delivery.id
+            run.alone(True)
         task = asyncio.create_task(self.attempt(job, run))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -69,12 +100,20 @@ class Worker:
         self.now_running[handler] = self.now_running.get(handler, 0) + 1
         self.most_running[handler] = max(self.most_running.get(handler, 0), self.now_running[handler])
         try:
+            if handler in self.rests:
+                run.rest()
+                await self.rests[handler].wait()
+                self.is_resuming = True
+                await run.resume()
+                self.resumed.append(handler)
             if handler in self.hold:
                 await self.hold[handler].wait()
             else:
                 await asyncio.sleep(0)
         finally:
             self.now_running[handler] -= 1
+            if self.alone_now.get(handler) == job.delivery.id:
+                del self.alone_now[handler]
             run.came_back(ANSWERED if self.answers else UNANSWERED)
         due_at: int | None = None
         try:
@@ -204,12 +243,12 @@ def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: 
             await asyncio.sleep(0)
         worker.hold.update({handler: asyncio.Event() for handler in sick})
         engine.hand_over([job for handler in sick for _ in range(3) for job in await accept(store, handler)])
-        await worker.until(11)
-        assert engine.running == 10  # twice what is left for others
+        await worker.until(12)
+        assert engine.running == 11  # twice what was left for others
         fine = [job for _ in range(10) for job in await accept(store, well)]
         engine.hand_over(fine)
-        await worker.until(21)
-        assert worker.started[11:] == [job.delivery.id for job in fine]
+        await worker.until(22)
+        assert worker.started[12:] == [job.delivery.id for job in fine]
         # A handler that nobody knows yet waits for a place, and gets one as soon as one is free.
         engine.hand_over(await accept(store, new))
         for handler in sick:
@@ -236,6 +275,101 @@ def test_users_take_turns_however_many_handlers_one_has(tmp_path: Path) -> None:
         assert [worker.started.index(job.delivery.id) for job in others] == [1, 3]
 
     scenario(tmp_path, body)
+
+
+def test_users_take_turns_in_being_read_from_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a restart: one user has hundreds of handlers with something waiting, another has one."""
+    monkeypatch.setattr(refill_module, "LANES_AT_ONCE", 4)
+    monkeypatch.setattr(refill_module, "READS_AT_ONCE", 1)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        many = [await add_handler(store) for _ in range(100)]
+        for handler in many:
+            await accept(store, handler)
+        await store.tell(people.add_user, "b@c", False, 1)
+        few = await add_handler(store, user_id=2)
+        await store.accept(replace(accepting(few, at=observe.now(), due_at=observe.now()), user_id=2))
+        reads: list[list[int]] = []
+        due = store.due
+
+        async def noted(limits: Mapping[int, int], now: int) -> dict[int, tuple[list[Waiting], int | None]]:
+            reads.append(list(limits))
+            return await due(limits, now)
+
+        monkeypatch.setattr(store, "due", noted)
+        await engine.start(worker)
+        await worker.until(101)
+        assert few in reads[0]
+        assert len(reads) == 26
+
+    scenario(tmp_path, body)
+
+
+def test_a_message_of_many_parts_is_sent_whole_before_the_next_begins(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler, other = await add_handler(store), await add_handler(store)
+        jobs = [job for _ in range(6) for job in await accept(store, handler)]
+        worker.alone = {jobs[2].delivery.id, jobs[3].delivery.id}
+        worker.hold[handler] = asyncio.Event()
+        await engine.start(worker)
+        await worker.until(2)  # no more, until they are answered
+        worker.hold.pop(handler).set()
+        worker.hold[handler] = held = asyncio.Event()
+        await worker.until(3)
+        engine.hand_over(await accept(store, other))
+        await worker.until(4)
+        assert worker.started[:3] == [job.delivery.id for job in jobs[:3]]
+        assert worker.now_running[handler] == 1
+        worker.hold.pop(handler)
+        held.set()
+        await worker.until(7)
+        assert [one for one in worker.started if one != worker.started[3]] == [job.delivery.id for job in jobs]
+        assert worker.beside_alone == 0
+
+    scenario(tmp_path, body)
+
+
+def test_what_waits_for_its_next_turn_holds_no_place(tmp_path: Path) -> None:
+    """One place, and an attempt that gives it back: the other handler's goes out, and the first one goes on after it."""
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        resting, other = await add_handler(store), await add_handler(store)
+        worker.rests[resting] = may_go_on = asyncio.Event()
+        worker.hold[other] = asyncio.Event()
+        await engine.start(worker)
+        engine.hand_over(await accept(store, resting))
+        await worker.until(1)
+        engine.hand_over(await accept(store, other))
+        await worker.until(2)
+        may_go_on.set()
+        while not worker.is_resuming:
+            await asyncio.sleep(0)
+        assert worker.resumed == []  # its place is taken
+        worker.hold.pop(other).set()
+        while engine.running:
+            await asyncio.sleep(0)
+        assert worker.resumed == [resting]
+
+    scenario(tmp_path, body, Bounds(places=1, size=48 << 20, untrusted=1, silent=1, trickle_seconds=3600))
+
+
+def test_a_new_handler_starts_though_its_user_has_hundreds_that_hang(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        sick = [await add_handler(store) for _ in range(100)]
+        new = await add_handler(store)
+        worker.hold.update({handler: asyncio.Event() for handler in sick})
+        await engine.start(worker)
+        engine.hand_over([job for handler in sick for job in await accept(store, handler)])
+        await worker.until(21)
+        assert engine.running == 21  # twice what is left of the thirty, and no more
+        fresh = await accept(store, new)
+        engine.hand_over(fresh)
+        for places in engine._wires.values():
+            engine._trickle(places)  # the clock has gone on
+        await worker.until(22)
+        assert worker.started[21] == fresh[0].delivery.id
+
+    scenario(tmp_path, body, Bounds(places=100, size=48 << 20, untrusted=30, silent=15, trickle_seconds=3600))
 
 
 def test_one_that_never_answers_is_tried_one_at_a_time(tmp_path: Path) -> None:

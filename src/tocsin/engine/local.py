@@ -49,6 +49,7 @@ class _Run(Struct, gc=False):
     size: int
     trust: int
     started: float
+    flying: int  # attempts of the lane, this one included, when it began
     has_place: bool = True
     is_alone: bool = False
     is_measured: bool = True  # its time says how quickly the handler answers
@@ -278,7 +279,7 @@ class LocalEngine:
             self._loop.call_later(wait, self._turn_came, lane)
             return False
         places.take(lane, holding, size)
-        self._start(lane, _Run(self, lane, lane.jobs[0].delivery.id, places, holding, size, lane.trust, time.monotonic()))
+        self._start(lane, _Run(self, lane, lane.jobs[0].delivery.id, places, holding, size, lane.trust, time.monotonic(), lane.sending + 1))
         return True
 
     def _start(self, lane: Lane, run: _Run) -> None:
@@ -332,7 +333,7 @@ class LocalEngine:
             lane.unanswered = 0
             trust = TRUSTED if seconds <= run.places.bounds.slow_seconds or not run.is_measured else SILENT
             if run.is_measured:
-                lane.window.answered(seconds, how == STRAINED)
+                lane.window.answered(seconds, run.flying, how == STRAINED)
         if trust != lane.trust:
             lane.trust = trust
             if lane.state == PARKED:

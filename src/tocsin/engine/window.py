@@ -4,18 +4,19 @@ The limit starts at two and grows by one with each answer while the handler has 
 RFC 5681 3.1). By Little's law a limit of `n` and an answer time of `t` carry `n / t` a second. While a larger limit carries more, it
 goes on growing, however far away the receiver is. Where it does not, the receiver is saturated and only answers later: the limit
 returns to where the gain ended and is probed again now and then (the full-pipe check of BBR's startup, draft-ietf-ccwg-bbr 5.3.1.2).
-The answer time is a round's median, so a long tail says nothing about saturation. A round in which more than a tenth of the answers
+What a round carried is the median over its attempts, so a long tail says nothing about saturation. A round in which more than a tenth of the answers
 were server errors or throttles halves the limit (RFC 5681 3.1); single errors do not, since at a hundred in flight they would keep
 every busy handler slow.
 """
 
 FIRST_LIMIT = 2
 MAX_LIMIT = 256
-LEAST_JUDGED = 16  # a smaller round tells little about the answer time, and a receiver that cannot take 16 is rare
-FLAT_ROUNDS = 3  # rounds without gain that end the growth
-REST_ROUNDS = 20  # rounds until the next probe
-LEAST_GAIN = 1 / 3  # of the growth of the limit must be seen in what it carries
+LEAST_ANSWERS = 32  # in a round that is judged; fewer say too little where answer times vary much
+LEAST_GAIN = 0.4  # of the growth in flight must be seen in what it carries
+JUDGED_GROWTH = 2.0  # in flight, against the best so far; a smaller step drowns in noise
+REST_ROUNDS = 20  # until the next probe
 MAX_STRAINED = 0.1  # share of a round's answers
+ANSWERS_PER_STEP = 4  # where it grows carefully
 
 
 class Window:
@@ -23,15 +24,16 @@ class Window:
     back."""
 
     __slots__ = (
-        "_best_limit",
+        "_best_flying",
         "_best_rate",
         "_climbs",
-        "_flat",
+        "_flying",
         "_is_slow_start",
+        "_rates",
         "_rested",
         "_round",
         "_strained",
-        "_times",
+        "_to_step",
         "is_full",
         "limit",
     )
@@ -41,60 +43,61 @@ class Window:
         self.is_full = False
         self._is_slow_start = is_slow_start
         self._climbs = True
-        self._flat = 0
+        self._to_step = ANSWERS_PER_STEP  # answers until it grows
         self._rested = 0
         self._best_rate = 0.0
-        self._best_limit = limit
-        self._round = limit  # answers that end the present round
-        self._times: list[float] = []
+        self._best_flying = 0.0
+        self._round = LEAST_ANSWERS  # answers that end the present round
+        self._rates: list[float] = []
+        self._flying = 0
         self._strained = 0
 
-    def answered(self, seconds: float, strained: bool) -> None:
-        """An answer came after `seconds`; `strained`: it was a server error or a throttle."""
-        times = self._times
-        times.append(seconds)
+    def answered(self, seconds: float, flying: int, strained: bool) -> None:
+        """An answer came after `seconds`; `flying` were in flight when it began. `strained`: it was a server error or a throttle."""
+        self._rates.append(flying / max(seconds, 1e-6))
+        self._flying += flying
         if strained:
             self._strained += 1
-        elif self.is_full and self._climbs and self.limit < MAX_LIMIT and (self._is_slow_start or len(times) % 4 == 0):
-            self.limit += 1
-        if len(times) >= self._round:
+            if self._strained > MAX_STRAINED * self._round:
+                self._end_round()
+                return
+        elif self.is_full and self._climbs and self.limit < MAX_LIMIT:
+            self._to_step -= 1
+            if self._is_slow_start or self._to_step <= 0:
+                self._to_step = ANSWERS_PER_STEP
+                self.limit += 1
+        if len(self._rates) >= self._round:
             self._end_round()
 
     def _end_round(self) -> None:
-        times = self._times
-        if self._strained > MAX_STRAINED * len(times):
-            self._rest(max(1, self._round // 2))
-        elif self.is_full and self._round >= LEAST_JUDGED:
-            self._judge(self._round / max(sorted(times)[len(times) // 2], 1e-6))
-        elif not self._climbs:
-            self._count_rest()
-        self._round = self.limit
-        self._times = []
-        self._strained = 0
+        rates, flying = self._rates, self._flying / len(self._rates)
+        if self._strained > MAX_STRAINED * self._round:
+            self._rest(max(1, self.limit // 2))
+        elif self.is_full:
+            self._judge(sorted(rates)[len(rates) // 2], flying)
+        self._round = max(self.limit, LEAST_ANSWERS) if self._climbs else self.limit
+        self._rates = []
+        self._flying = self._strained = 0
         self.is_full = False
 
-    def _judge(self, rate: float) -> None:
-        """`rate`: what the limit of this round carried, in messages a second."""
+    def _judge(self, rate: float, flying: float) -> None:
+        """`rate`: what `flying` attempts carried, in messages a second."""
         if not self._climbs:
-            self._count_rest()
-            self._best_rate, self._best_limit = rate, self._round
+            self._rested += 1
+            self._best_rate += (rate - self._best_rate) / self._rested  # the mean of what is seen at rest
+            self._best_flying = float(self.limit)
+            self._climbs = self._rested >= REST_ROUNDS
             return
-        wanted = 1 + (self._round / self._best_limit - 1) * LEAST_GAIN
-        if rate >= self._best_rate * wanted:
-            self._best_rate, self._best_limit, self._flat = rate, self._round, 0
+        growth = flying / self._best_flying if self._best_flying else JUDGED_GROWTH
+        if growth < JUDGED_GROWTH:
             return
-        self._flat += 1
-        if self._flat == FLAT_ROUNDS:
-            self._rest(self._best_limit)
+        if rate >= self._best_rate * (1 + (growth - 1) * LEAST_GAIN):
+            self._best_rate, self._best_flying = rate, flying
+        else:
+            self._rest(max(1, round(self._best_flying)))
 
     def _rest(self, limit: int) -> None:
         """Hold the limit for some rounds."""
         self.limit = limit
         self._is_slow_start = self._climbs = False
-        self._flat = self._rested = 0
-
-    def _count_rest(self) -> None:
-        """One round of rest is over."""
-        self._rested += 1
-        if self._rested >= REST_ROUNDS:
-            self._climbs, self._flat = True, 0
+        self._rested = 0
