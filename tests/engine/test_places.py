@@ -96,7 +96,7 @@ def test_what_was_taken_is_given_back(trust: int) -> None:
     places = Places(BOUNDS)
     for _ in range(3):
         inside = fill(places, (lane(1, trust, number) for number in range(500)), size=1)
-        for one in inside:
+        for _ in inside:
             places.give_back(places.holding(1), 1, trust)
         assert places.taken == 0
     assert len(fill(places, (lane(1, trust, number) for number in range(500)), size=1)) == len(inside)

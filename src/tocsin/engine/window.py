@@ -1,12 +1,12 @@
 """How many attempts of one handler may be in flight: as many as its answers earn.
 
 The limit starts at two and grows by one with each answer while the handler has more to send than the limit lets out (slow start,
-RFC 5681 3.1). By Little's law a limit of `n` and an answer time of `t` carry `n / t` a second. While a larger limit carries more, it
-goes on growing, however far away the receiver is. Where it does not, the receiver is saturated and only answers later: the limit
+RFC 5681 3.1). By Little's law `n` in flight that take `t` seconds each carry `n / t` a second. While more in flight carries more, the
+limit goes on growing, however far away the receiver is. Where it does not, the receiver is saturated and only answers later: the limit
 returns to where the gain ended and is probed again now and then (the full-pipe check of BBR's startup, draft-ietf-ccwg-bbr 5.3.1.2).
-What a round carried is the median over its attempts, so a long tail says nothing about saturation. A round in which more than a tenth of the answers
-were server errors or throttles halves the limit (RFC 5681 3.1); single errors do not, since at a hundred in flight they would keep
-every busy handler slow.
+What a round carried is the median over its attempts, so a long tail says nothing about saturation. A round in which more than a tenth
+of the answers were server errors or throttles halves the limit (RFC 5681 3.1); single errors do not, since at a hundred in flight they
+would keep every busy handler slow.
 """
 
 FIRST_LIMIT = 2
