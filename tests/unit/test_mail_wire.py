@@ -3,7 +3,7 @@ import base64
 import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -11,10 +11,16 @@ import uvloop
 
 from mailserver import DROP, HANG, MailServer
 from tocsin import settings
+from tocsin.flow.directory import Directory
+from tocsin.flow.handlers import HandlerDraft
+from tocsin.flow.pace import Pacer
+from tocsin.flow.trial import Trials
 from tocsin.model import Mail, MailReply, NoReply, Reason
 from tocsin.net import mail as mail_module
+from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire, NothingSent, Reuse, complaints, server_of
 from tocsin.net.smtp import Timeouts
+from tocsin.net.wires import Wires
 
 PASSWORD = "pa ss/wörd:@%secret"
 MAIL = Mail("alarm@example.com", "root@nas", b"Subject: hi\r\n\r\nfirst line\r\n.hidden dot\r\n.\r\nlast line\r\n")
@@ -486,6 +492,21 @@ def test_a_test_waits_for_no_delivery_and_no_other_user_s_test() -> None:
 
     with MailServer() as server:
         assert [reply.code for reply in using(server, work)] == [250] * 4
+
+
+def test_a_test_send_goes_over_the_connections_for_tests() -> None:
+    async def work(wire: MailWire) -> str:
+        given = options(server.url())
+        trials = Trials(cast(Directory, None), Pacer(), Wires(HttpWire(given), wire), given)  # a draft is in no directory
+        server.answer("rcpt", HANG)
+        slow = asyncio.ensure_future(wire.send(MAIL))
+        await server.wait_verb("RCPT")
+        trial = await trials.draft(1, HandlerDraft(type="email", name="Me", settings={"email": "me@example.com"}))
+        slow.cancel()
+        return trial.status
+
+    with MailServer() as server:
+        assert using(server, work, connections=1) == "delivered"
 
 
 def test_a_cancelled_mail_says_whether_it_was_out() -> None:
