@@ -55,8 +55,13 @@ class MailServer:
         smtputf8: bool = False,
         names: tuple[str, ...] = ("127.0.0.1", "localhost"),
         host: str = "127.0.0.1",
+        session: tuple[int, str, str] | None = None,
     ) -> None:
         self.host = host
+        self.session = session
+        """How many mails it takes over one connection, and the stage and answer of any more."""
+        self.refused = 0
+        """Mails that were more than a session may have."""
         self.port = 0
         self.mails: list[Received] = []
         self.commands: list[tuple[int, str]] = []
@@ -90,6 +95,11 @@ class MailServer:
         assert stage in STAGES, f"stage must be one of {', '.join(STAGES)}"
         with self._changed:
             self._script[stage].extend(answers)
+
+    def forget(self) -> None:
+        """Answer as a good server from now on."""
+        with self._changed:
+            self._script.clear()
 
     def verbs(self, connection: int | None = None) -> list[str]:
         with self._changed:
@@ -178,6 +188,7 @@ class MailServer:
             session.session.ssl is not None or self.tls,
             (session.session.auth_data.login or b"").decode() if session.session.auth_data else None,
         )
+        session.mails += 1
         with self._changed:
             self.mails.append(received)
             self._changed.notify_all()
@@ -198,8 +209,11 @@ class MailServer:
             self.open_connections += change
             self._changed.notify_all()
 
-    def scripted(self, stage: str) -> str | None:
+    def scripted(self, stage: str, session: "_Session | None" = None) -> str | None:
         with self._changed:
+            if self.session and session and stage == self.session[1] and session.mails >= self.session[0]:
+                self.refused += 1
+                return self.session[2]
             return self._script[stage].pop(0) if self._script[stage] else None
 
 
@@ -207,7 +221,7 @@ class _Handler:
     """aiosmtpd calls this when a mail is complete."""
 
     async def handle_DATA(self, server: "_Session", session: Session, envelope: Envelope) -> str:
-        answer = server.owner.scripted("final")
+        answer = server.owner.scripted("final", server)
         if answer in (DROP, HANG):
             server.owner.took(server, envelope)
             await server.misbehave(answer)
@@ -222,6 +236,7 @@ class _Session(SMTP):
     def __init__(self, owner: MailServer, tls: ssl.SSLContext | None) -> None:
         self.owner = owner
         self.number = 0
+        self.mails = 0
         self.gone = asyncio.Event()
         super().__init__(
             _Handler(),
@@ -274,7 +289,7 @@ class _Session(SMTP):
     async def _staged(self, stage: str, verb: str, arg: str) -> bool:
         """Whether the script answered this command."""
         self.owner.note(self, verb)
-        answer = self.owner.scripted(stage)
+        answer = self.owner.scripted(stage, self)
         if answer is None:
             return False
         if answer in (DROP, HANG):

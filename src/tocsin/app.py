@@ -23,7 +23,7 @@ from tocsin import datadir, observe
 from tocsin.api import make_app
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
-from tocsin.engine.places import Bounds
+from tocsin.engine.places import Bounds, mail_bounds
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
 from tocsin.flow.accounts import Accounts
@@ -52,7 +52,6 @@ from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_
 from tocsin.web import make_pages
 
 HTTP_BOUNDS = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)
-MAIL_BOUNDS = Bounds(places=4, size=32 << 20, untrusted=3, silent=2, trickle_seconds=5.0, slow_seconds=2.0)
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
 KEPT_BYTES = 4 << 20  # that were freed
@@ -80,8 +79,9 @@ async def running(
     pacer = Pacer()
     directory = Directory(store, vault, settings)
     access = Access(store)
-    wires = Wires(HttpWire(settings, listens_on), MailWire(settings))
-    local = LocalEngine(store, {"http": HTTP_BOUNDS, "mail": MAIL_BOUNDS})
+    mail_wire = MailWire(settings)
+    wires = Wires(HttpWire(settings, listens_on), mail_wire)
+    local = LocalEngine(store, {"http": HTTP_BOUNDS, "mail": mail_bounds(mail_wire.connections)})
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault, settings)

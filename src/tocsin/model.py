@@ -75,6 +75,7 @@ class Reason(StrEnum):
     BUDGET = "budget"
     MAIL_NOT_CONFIGURED = "mail_not_configured"
     MAIL_ACCOUNT = "mail_account"
+    MAIL_SERVER = "mail_server"
     HANDLER_DISABLED = "handler_disabled"
     HANDLER_PAUSED = "handler_paused"
     HANDLER_DELETED = "handler_deleted"

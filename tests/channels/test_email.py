@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mailserver import MailServer
 from tocsin import settings
-from tocsin.channels.contract import Context, Pace, fields_of
+from tocsin.channels.contract import Context, Pace, classify_no_reply, fields_of
 from tocsin.channels.email import CHANNEL, MAX_HTML_BYTES, EmailSettings
 from tocsin.model import Delivered, Gone, HttpReply, Later, Mail, MailReply, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.mail import MailWire
@@ -34,6 +34,8 @@ MESSAGE = Message(
     AT,
 )
 HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "List-Id", "Auto-Submitted", "MIME-Version", "Content-Type"]
+BEFORE_RECIPIENT = ("connect", "hello", "starttls", "auth", "mail")
+OURS = {Reason.MAIL_ACCOUNT, Reason.MAIL_SERVER, Reason.TOO_LARGE}
 STAGES = ("connect", "hello", "starttls", "auth", "mail", "rcpt", "data", "final")
 
 
@@ -373,7 +375,7 @@ def test_pacing_is_the_operator_s():
 
 def test_what_the_engine_reads():
     assert CHANNEL.target(HANDLER) == "me@example.com"
-    assert (CHANNEL.in_flight, CHANNEL.unknown_wait_seconds, CHANNEL.signs) == (4, 300, False)
+    assert (CHANNEL.in_flight, CHANNEL.unknown_wait_seconds, CHANNEL.signs) == (3, 300, False)
     assert fields_of(EmailSettings)["email"].hide is None
 
 
@@ -383,11 +385,24 @@ def test_what_the_engine_reads():
 @pytest.mark.parametrize(
     ("code", "enhanced", "stage", "outcome", "reason"),
     [
-        (421, "", "final", Later, Reason.SERVER_ERROR),
+        (421, "", "final", Later, Reason.MAIL_SERVER),
+        (421, "4.7.0", "rcpt", Later, Reason.MAIL_SERVER),
+        (421, "", "connect", Later, Reason.MAIL_SERVER),
+        (450, "", "hello", Later, Reason.MAIL_SERVER),
+        (451, "4.3.0", "mail", Later, Reason.MAIL_SERVER),
+        (451, "4.7.1", "mail", Later, Reason.MAIL_SERVER),
+        (451, "4.3.5", "rcpt", Later, Reason.MAIL_SERVER),
+        (451, "4.3.0", "data", Later, Reason.MAIL_SERVER),
+        (452, "4.3.1", "final", Later, Reason.MAIL_SERVER),
+        (452, "4.5.3", "rcpt", Later, Reason.MAIL_SERVER),
+        (452, "", "final", Later, Reason.MAIL_SERVER),
+        (451, "", "rcpt", Later, Reason.SERVER_ERROR),
+        (450, "4.1.8", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (450, "4.1.8", "mail", Later, Reason.MAIL_ACCOUNT),
         (450, "4.2.0", "rcpt", Later, Reason.SERVER_ERROR),
         (451, "4.7.1", "rcpt", Later, Reason.SERVER_ERROR),
         (452, "4.2.2", "rcpt", Later, Reason.MAILBOX),
-        (452, "", "mail", Later, Reason.SERVER_ERROR),
+        (452, "", "mail", Later, Reason.MAIL_SERVER),
         (550, "5.1.1", "rcpt", Gone, Reason.MAILBOX),
         (551, "5.1.6", "rcpt", Gone, Reason.MAILBOX),
         (553, "5.1.3", "rcpt", Gone, Reason.MAILBOX),
@@ -414,9 +429,10 @@ def test_what_the_engine_reads():
         (454, "4.7.0", "auth", Later, Reason.MAIL_ACCOUNT),
         (554, "5.7.1", "connect", Later, Reason.MAIL_ACCOUNT),
         (550, "5.7.1", "hello", Later, Reason.MAIL_ACCOUNT),
-        (454, "", "starttls", Later, Reason.MAIL_ACCOUNT),
-        (354, "", "final", Later, Reason.BAD_ANSWER),
-        (250, "", "rcpt", Later, Reason.BAD_ANSWER),
+        (454, "", "starttls", Later, Reason.MAIL_SERVER),
+        (501, "5.5.4", "starttls", Later, Reason.MAIL_ACCOUNT),
+        (354, "", "final", Later, Reason.MAIL_SERVER),
+        (250, "", "rcpt", Later, Reason.MAIL_SERVER),
     ],
 )
 def test_verdicts(code: int, enhanced: str, stage: str, outcome: type, reason: Reason):
@@ -435,10 +451,34 @@ def test_yes():
     assert CHANNEL.classify(MailReply(250, "OK", "final"), context()) == Delivered(None, "250 OK")
 
 
-def test_no_answer():
-    assert CHANNEL.classify(NoReply(Reason.TIMEOUT, True), context()) == Unknown(Reason.TIMEOUT)
-    assert CHANNEL.classify(NoReply(Reason.CUT, False, "x"), context()) == Later(Reason.CUT, detail="x")
+@pytest.mark.parametrize(
+    ("code", "enhanced", "text"),
+    [
+        (554, "5.7.1", "5.7.1 <me@example.com>: Relay access denied"),  # Postfix
+        (550, "", "relay not permitted"),  # Exim
+        (550, "5.7.1", "5.7.1 <me@example.com>... Relaying denied"),  # sendmail
+        (550, "5.7.54", "5.7.54 SMTP; Unable to relay recipient in non-accepted domain"),  # Exchange
+    ],
+)
+def test_a_server_that_does_not_send_for_us_is_no_fault_of_the_address(code: int, enhanced: str, text: str):
+    verdict = CHANNEL.classify(MailReply(code, text, "rcpt", enhanced), context())
+    assert verdict == Later(Reason.MAIL_ACCOUNT, detail=f"{code} {text}")
+    unknown_user = MailReply(550, "5.1.1 User unknown in relay recipient table", "rcpt", "5.1.1")
+    assert isinstance(CHANNEL.classify(unknown_user, context()), Gone)
+
+
+@pytest.mark.parametrize("reason", [Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.CUT, Reason.BAD_ANSWER])
+def test_a_mail_server_that_does_not_answer_is_the_operator_s(reason: Reason):
+    assert CHANNEL.classify(NoReply(reason, False, "x"), context()) == Later(Reason.MAIL_SERVER, detail="x")
+    assert CHANNEL.classify(NoReply(reason, True, "x"), context()) == Unknown(Reason.MAIL_SERVER, "x")
+
+
+def test_no_answer_for_other_reasons():
     assert CHANNEL.classify(NoReply(Reason.MAIL_NOT_CONFIGURED, False), context()) == Later(Reason.MAIL_NOT_CONFIGURED)
+    assert CHANNEL.classify(NoReply(Reason.MAIL_ACCOUNT, False), context()) == Later(Reason.MAIL_ACCOUNT)
+    assert CHANNEL.classify(NoReply(Reason.CUT, True, stopped=True), context()) == Unknown(Reason.CUT)
+    lacking = NoReply(Reason.CONNECT, False, "too many open files", ours=True)
+    assert CHANNEL.classify(lacking, context()) == classify_no_reply(lacking)
     assert isinstance(CHANNEL.classify(HttpReply(200, {}, b""), context()), Later)
 
 
@@ -447,14 +487,18 @@ def test_every_answer_has_a_verdict():
     for stage in (*STAGES, "", "odd"):
         for code in range(-1, 1000):
             verdict = CHANNEL.classify(MailReply(code, "text", stage), context())
+            if stage in BEFORE_RECIPIENT:
+                assert verdict.reason in OURS, (stage, code)
             assert isinstance(verdict, Delivered) == (stage == "final" and 200 <= code < 300)
             if isinstance(verdict, Gone):
                 assert (stage, code) == ("rcpt", 550)
         for code in (250, 421, 450, 550, 552, 554):
             for enhanced in codes:
                 verdict = CHANNEL.classify(MailReply(code, "text", stage, enhanced), context())
+                if enhanced.startswith("4.3.") and code >= 400:
+                    assert verdict.reason in OURS, (stage, code, enhanced)
                 if isinstance(verdict, Gone | Refused) and verdict.reason is not Reason.TOO_LARGE:
-                    assert stage not in {"connect", "hello", "starttls", "auth", "mail"}
+                    assert stage not in BEFORE_RECIPIENT
 
 
 # --------------------------------------------------------------------------------------------------------- the whole way

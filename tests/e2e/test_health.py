@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from e2e.conftest import Starter
 from e2e.service import OwnedClient, Service, in_an_hour, until
+from mailserver import DROP, MailServer
 from receiver import Receiver
 
 
@@ -115,6 +117,43 @@ def test_failures_of_ours_never_count(owner: OwnedClient, type: str, settings: d
     fail(owner, handler, 4)
     assert owner.handler(handler)["is_enabled"]
     assert stats(owner, handler)["health"]["failures"] == 0
+
+
+def test_a_mail_server_that_fails_counts_against_nobody(start_service: Starter, receiver: Receiver) -> None:
+    """Another handler delivers meanwhile, so it is not the network either."""
+    with MailServer() as server:
+        client = start_service(
+            TOCSIN_SMTP_URL=server.url(),
+            TOCSIN_EMAIL_FROM="t@example.com",
+            TOCSIN_RETRY_SCHEDULE="0s",
+            TOCSIN_DISABLE_AFTER_FAILURES="2",
+            TOCSIN_DISABLE_AFTER="0s",
+        ).first()
+        handler, alive = client.add_handler("email", email="me@example.com"), client.add_handler("webhook", webhook=receiver.url("/alive"))
+
+        def fails(what: str, reason: str) -> None:
+            for _ in range(3):
+                mailed = next(one for one in client.settled(client.send(what, handlers=[alive, handler])) if one["last_error"])
+                assert (mailed["status"], {one["reason"] for one in mailed["attempts"]}) == ("failed", {reason}), (what, mailed)
+            assert client.handler(handler)["is_enabled"], what
+            assert stats(client, handler)["health"]["failures"] == 0, what
+
+        for stage, answer, reason in (
+            ("connect", DROP, "mail_server"),
+            ("connect", "421 4.3.2 too many connections", "mail_server"),
+            ("connect", "554 5.7.1 go away", "mail_account"),
+            ("hello", DROP, "mail_server"),
+            ("mail", "451 4.3.0 queue file write error", "mail_server"),
+            ("rcpt", "451 4.3.5 server configuration problem", "mail_server"),
+            ("rcpt", "554 5.7.1 <me@example.com>: Relay access denied", "mail_account"),
+            ("final", "452 4.3.1 insufficient system storage", "mail_server"),
+        ):
+            server.close_connections()
+            server.answer(stage, *[answer] * 50)
+            fails(f"{stage}: {answer}", reason)
+            server.forget()
+        server.close_connections()
+    fails("nobody listens", "mail_server")
 
 
 def test_a_dead_address_counts_while_others_answer(owner: OwnedClient, receiver: Receiver) -> None:

@@ -196,6 +196,6 @@ def test_a_connection_that_breaks_at_every_stage_of_a_mail(mailing: Client, mail
         assert (delivery["status"], taken) == ("delivered", 1), (stage, delivery["attempts"])
     mails.answer("final", DROP)
     lost = mailing.attempted(mailing.send("drops behind the dot", handlers=[mailbox(mailing)[0]]))
-    assert [(one["outcome"], one["reason"]) for one in lost["attempts"]] == [("unknown", "cut")]
+    assert [(one["outcome"], one["reason"]) for one in lost["attempts"]] == [("unknown", "mail_server")]
     waits = datetime.fromisoformat(lost["next_attempt_datetime"]).replace(tzinfo=UTC).timestamp() - time.time()
     assert lost["status"] == "pending" and waits > 280

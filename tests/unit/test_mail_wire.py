@@ -3,7 +3,7 @@ import base64
 import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -11,10 +11,16 @@ import uvloop
 
 from mailserver import DROP, HANG, MailServer
 from tocsin import settings
+from tocsin.flow.directory import Directory
+from tocsin.flow.handlers import HandlerDraft
+from tocsin.flow.pace import Pacer
+from tocsin.flow.trial import Trials
 from tocsin.model import Mail, MailReply, NoReply, Reason
 from tocsin.net import mail as mail_module
-from tocsin.net.mail import MailWire, NothingSent, complaints, server_of
+from tocsin.net.http import HttpWire
+from tocsin.net.mail import MailWire, NothingSent, Reuse, complaints, server_of
 from tocsin.net.smtp import Timeouts
+from tocsin.net.wires import Wires
 
 PASSWORD = "pa ss/wörd:@%secret"
 MAIL = Mail("alarm@example.com", "root@nas", b"Subject: hi\r\n\r\nfirst line\r\n.hidden dot\r\n.\r\nlast line\r\n")
@@ -435,14 +441,72 @@ def test_one_connection_serves_many_mails_until_its_hundredth() -> None:
         assert server.verbs(2)[-1] == "QUIT"
 
 
-def test_at_most_four_connections() -> None:
+def test_at_most_six_connections() -> None:
     async def work(wire: MailWire) -> None:
         await asyncio.gather(*(wire.send(MAIL) for _ in range(40)))
 
     with MailServer() as server:
         using(server, work)
         assert len(server.mails) == 40
-        assert server.connections == 4
+        assert server.connections == 6
+
+
+def test_waiting_for_a_connection_is_no_part_of_the_attempt() -> None:
+    started: list[str] = []
+
+    def sending(wire: MailWire, name: str) -> asyncio.Task[MailReply | NoReply]:
+        return asyncio.ensure_future(wire.send(MAIL, starts=lambda: started.append(name)))
+
+    async def work(wire: MailWire) -> MailReply | NoReply:
+        slow = sending(wire, "slow")
+        await server.wait_verb("DATA")
+        next_one = sending(wire, "next")
+        await asyncio.sleep(0)
+        assert started == ["slow"]
+        slow.cancel()
+        return await next_one
+
+    with MailServer() as server:
+        server.answer("data", HANG)
+        assert using(server, work, connections=1).code == 250
+    assert started == ["slow", "next"]
+
+
+def test_a_test_waits_for_no_delivery_and_no_other_user_s_test() -> None:
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        server.answer("rcpt", *[HANG] * (wire.connections + 1))
+        slow = [asyncio.ensure_future(wire.send(MAIL)) for _ in range(2 * wire.connections)]
+        while server.verbs().count("RCPT") < wire.connections:
+            await asyncio.sleep(0.01)
+        slow_test = asyncio.ensure_future(wire.test(MAIL, 1))
+        while server.verbs().count("RCPT") <= wire.connections:
+            await asyncio.sleep(0.01)
+        behind_it = asyncio.ensure_future(wire.test(MAIL, 1))
+        others = [await wire.test(MAIL, user) for user in (2, 3, 2)]
+        assert not behind_it.done()
+        slow_test.cancel()
+        others.append(await behind_it)
+        for one in slow:
+            one.cancel()
+        return others
+
+    with MailServer() as server:
+        assert [reply.code for reply in using(server, work)] == [250] * 4
+
+
+def test_a_test_send_goes_over_the_connections_for_tests() -> None:
+    async def work(wire: MailWire) -> str:
+        given = options(server.url())
+        trials = Trials(cast(Directory, None), Pacer(), Wires(HttpWire(given), wire), given)  # a draft is in no directory
+        server.answer("rcpt", HANG)
+        slow = asyncio.ensure_future(wire.send(MAIL))
+        await server.wait_verb("RCPT")
+        trial = await trials.draft(1, HandlerDraft(type="email", name="Me", settings={"email": "me@example.com"}))
+        slow.cancel()
+        return trial.status
+
+    with MailServer() as server:
+        assert using(server, work, connections=1) == "delivered"
 
 
 def test_a_cancelled_mail_says_whether_it_was_out() -> None:
@@ -505,17 +569,99 @@ def test_a_dead_idle_connection_is_replaced(how: str) -> None:
         assert [mail.connection for mail in server.mails] == ([2] if how == "rset" else [1, 2])
 
 
-def test_a_mail_whose_recipient_went_out_is_not_tried_again() -> None:
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
+def test_a_kept_connection_that_is_cut_before_the_dot_is_tried_again_once(stage: str) -> None:
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        await wire.send(MAIL)
+        server.answer(stage, DROP)
+        again = await wire.send(MAIL)
+        server.answer(stage, DROP, DROP)
+        return [again, await wire.send(MAIL)]
+
+    with MailServer() as server:
+        fine, cut = using(server, work)
+        assert isinstance(fine, MailReply)
+        assert fine.code == 250
+        assert isinstance(cut, NoReply)
+        assert (cut.reason, cut.sent) == (Reason.CUT, False)
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize(("stage", "how", "reason"), [("final", DROP, Reason.CUT), ("rcpt", HANG, Reason.TIMEOUT)])
+def test_a_mail_that_may_be_out_or_was_long_waited_for_is_not_tried_again(stage: str, how: str, reason: Reason) -> None:
     async def work(wire: MailWire) -> MailReply | NoReply:
         await wire.send(MAIL)
-        server.answer("rcpt", DROP)
+        server.answer(stage, how)
         return await wire.send(MAIL)
 
     with MailServer() as server:
-        reply = using(server, work)
+        reply = using(server, work, timeouts=QUICK)
         assert isinstance(reply, NoReply)
-        assert (reply.reason, reply.sent) == (Reason.CUT, False)
+        assert (reply.reason, reply.sent) == (reason, stage == "final")
         assert server.connections == 1
+
+
+@pytest.mark.parametrize("answer", ["452 4.5.3 too many messages in this session", "421 4.7.0 too much", "451 busy"])
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "data", "final"])
+def test_a_session_that_takes_no_more_is_followed_by_a_fresh_one(stage: str, answer: str) -> None:
+    """One mail finds out, and from then on a connection is left in time."""
+
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        return [await wire.send(MAIL) for _ in range(12)]
+
+    with MailServer(session=(3, stage, answer)) as server:
+        replies = using(server, work)
+        assert [reply.code for reply in replies] == [250] * 12
+        assert server.refused == 1
+        assert [mail.connection for mail in server.mails] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+
+
+def test_many_at_once_find_out_at_most_once_for_each_connection() -> None:
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        return await asyncio.gather(*(wire.send(MAIL) for _ in range(60)))
+
+    with MailServer(session=(2, "mail", "452 4.5.3 too many messages in this session")) as server:
+        replies = using(server, work)
+        assert {reply.code for reply in replies} == {250}
+        assert 1 <= server.refused <= 6
+
+
+def test_what_a_fresh_connection_meets_as_well_says_nothing_of_the_session() -> None:
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        first = await wire.send(MAIL)
+        server.answer("rcpt", "451 4.7.1 greylisted", "451 4.7.1 greylisted")
+        return [first, await wire.send(MAIL), *[await wire.send(MAIL) for _ in range(3)]]
+
+    with MailServer() as server:
+        replies = using(server, work)
+        assert [reply.code for reply in replies] == [250, 451, 250, 250, 250]
+        assert [mail.connection for mail in server.mails] == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("answer", ["452 4.2.2 mailbox full", "450 4.1.1 not yet known", "550 5.1.1 no such user"])
+def test_what_is_said_of_a_mailbox_is_asked_once(answer: str) -> None:
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        first = await wire.send(MAIL)
+        server.answer("rcpt", answer)
+        return [first, await wire.send(MAIL), await wire.send(MAIL)]
+
+    with MailServer() as server:
+        replies = using(server, work)
+        assert [reply.code for reply in replies] == [250, int(answer[:3]), 250]
+        assert server.connections == 1
+
+
+def test_what_was_learned_of_a_server_is_slowly_forgotten() -> None:
+    reuse = Reuse(100)
+    assert reuse.mails(5.0) == 100
+    reuse.learn(3, 1000.0)
+    assert [reuse.mails(1000.0 + minutes * 60) for minutes in (0, 9.9, 10, 20, 50, 60, 100_000)] == [3, 3, 6, 12, 96, 100, 100]
+    reuse.learn(5, 1601.0)
+    assert reuse.mails(1601.0) == 5
+    reuse.learn(9, 1602.0)  # an older connection, that had carried more by then
+    assert reuse.mails(1602.0) == 5
+    reuse.learn(0, 1603.0)
+    assert reuse.mails(1603.0) == 1
 
 
 def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:

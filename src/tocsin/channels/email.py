@@ -16,6 +16,7 @@ from typing import Annotated, cast
 import css_inline
 import jinja2
 from markupsafe import Markup
+from msgspec.structs import replace
 
 from tocsin.channels.chat import KEPT, Look, fields_of, look, moment
 from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, Size, classify_no_reply
@@ -39,6 +40,7 @@ from tocsin.model import (
     Reply,
     Request,
     Severity,
+    Unknown,
 )
 from tocsin.net.addresses import Address, read_address
 from tocsin.net.mail import default_sender, sender
@@ -58,11 +60,14 @@ _POLICY = SMTP.clone(cte_type="7bit")  # quoted-printable or base64: no line gro
 
 # RFC 3463, https://www.iana.org/assignments/smtp-enhanced-status-codes
 _NO_SUCH_MAILBOX = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
-_BAD_SENDER = frozenset({"5.1.7", "5.1.8"})
+_BAD_SENDER = frozenset({"4.1.7", "4.1.8", "5.1.7", "5.1.8"})
 _FULL = frozenset({"4.2.2", "5.2.2"})
 _TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
 _LOGIN = frozenset({"5.7.8", "5.7.9"})
-_BEFORE_RECIPIENT = frozenset({"connect", "hello", "starttls", "auth", "mail"})
+_BEFORE_MAIL = frozenset({"connect", "hello", "starttls", "auth"})
+# What Postfix, Exim, sendmail and Exchange say to a client that may not send through them; 5.7.1 and 550 say less.
+_NO_RELAY = re.compile(r"\brelay(ing)? (access )?(denied|not (permitted|allowed))|\bunable to relay", re.IGNORECASE)
+_CONFIGURED = frozenset({Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT})
 
 
 def _check(value: str) -> str | None:
@@ -234,11 +239,19 @@ def _measure(request: Request) -> tuple[Size, ...]:
 def _classify(reply: Reply, _: Context) -> Outcome:
     match reply:
         case NoReply():
-            return classify_no_reply(reply)
+            return _classify_silence(reply)
         case HttpReply():
             return Later(Reason.BAD_ANSWER, detail="an HTTP answer to an e-mail")
         case MailReply():
             return _classify_answer(reply)
+
+
+def _classify_silence(reply: NoReply) -> Outcome:
+    """Whatever kept the mail server from answering is the operator's concern: the handler is only an address."""
+    outcome = classify_no_reply(reply)
+    if isinstance(outcome, Later | Unknown) and not (reply.ours or reply.stopped or reply.reason in _CONFIGURED):
+        return replace(outcome, reason=Reason.MAIL_SERVER)
+    return outcome
 
 
 def _classify_answer(reply: MailReply) -> Outcome:
@@ -248,13 +261,20 @@ def _classify_answer(reply: MailReply) -> Outcome:
         queued = re.search(r"\bqueued as ([\w.-]{1,100})", reply.text)
         return Delivered(queued[1] if queued else None, detail)
     if not 400 <= reply.code < 600:
-        return Later(Reason.BAD_ANSWER, detail=detail)
+        return Later(Reason.MAIL_SERVER, detail=detail)
     if reply.enhanced in _FULL:
         return Later(Reason.MAILBOX, detail=detail)
-    if reply.stage in _BEFORE_RECIPIENT and reply.stage != "mail":
-        return Later(Reason.MAIL_ACCOUNT, detail=detail)
     kind = reply.enhanced[:1] if reply.enhanced[:2] in {"4.", "5."} else str(reply.code)[:1]
-    return Later(Reason.SERVER_ERROR, detail=detail) if kind == "4" else _classify_refusal(reply, detail)
+    if reply.enhanced in _BAD_SENDER or reply.stage == "auth" or (kind == "5" and reply.stage in _BEFORE_MAIL):
+        return Later(Reason.MAIL_ACCOUNT, detail=detail)
+    return Later(_reason_to_wait(reply), detail=detail) if kind == "4" else _classify_refusal(reply, detail)
+
+
+def _reason_to_wait(reply: MailReply) -> Reason:
+    """Whether the mail server asks to wait because of itself (its state, this session, its load), or because of the recipient."""
+    is_about_itself = reply.stage in _BEFORE_MAIL or reply.stage == "mail" or reply.enhanced[:4] in {"4.3.", "4.5."}
+    is_full = reply.code == 452 and not reply.enhanced  # "insufficient system storage" (RFC 5321 4.2.3)
+    return Reason.MAIL_SERVER if is_about_itself or is_full or reply.code == 421 else Reason.SERVER_ERROR
 
 
 def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
@@ -263,10 +283,12 @@ def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
         return Refused(Reason.TOO_LARGE, detail, ours=True)
     if code == 552 and not enhanced:
         return Later(Reason.MAILBOX, detail=detail)  # at RCPT it says that the mailbox is full (RFC 5321 4.2.3)
-    if reply.stage == "mail" or enhanced in _BAD_SENDER or enhanced in _LOGIN or code in {530, 534, 535, 538}:
+    if reply.stage == "mail" or enhanced in _LOGIN or code in {530, 534, 535, 538}:
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
     if enhanced in _NO_SUCH_MAILBOX:
         return Gone(Reason.MAILBOX, f"the mail server says that there is no such mailbox: {detail}")
+    if _NO_RELAY.search(reply.text):
+        return Later(Reason.MAIL_ACCOUNT, detail=detail)
     if code == 550 and not enhanced and reply.stage == "rcpt":
         return Gone(Reason.MAILBOX, f"the mail server refuses this address: {detail}")
     if enhanced.startswith("5.6."):
@@ -292,7 +314,7 @@ CHANNEL = Channel(
     classify=_classify,
     measure=_measure,
     becomes=BECOMES,
-    in_flight=3,  # of the four connections to the mail server: one mailbox never has them all
+    in_flight=3,  # of the six connections to the mail server: one mailbox never has them all
     wire="mail",
     unknown_wait_seconds=300.0,
 )

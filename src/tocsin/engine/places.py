@@ -34,6 +34,12 @@ class Bounds(Struct, frozen=True):
     slow_seconds: float = float("inf")  # an answer that takes longer counts as none
 
 
+def mail_bounds(connections: int) -> Bounds:
+    """A mail server is one for all, and a mailbox that it answers slowly keeps one of few connections for long."""
+    untrusted, silent = max(1, connections * 2 // 3), max(1, connections // 3)
+    return Bounds(connections, 32 << 20, untrusted, silent, trickle_seconds=5.0, slow_seconds=2.0)
+
+
 class Holding:
     """What one user holds of a wire's places, and which of his lanes wait for one."""
 

@@ -19,7 +19,7 @@ _PENDING, _DELIVERED, _OK = Status.PENDING, Status.DELIVERED, Reason.OK  # to as
 LATE_AFTER: Micros = 5 * 60 * SECOND
 # Nobody's handler is to blame for these.
 _OURS = {
-    *(Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT, Reason.BLOCKED, Reason.PAYLOAD, Reason.TOO_LARGE, Reason.BUDGET),
+    *(Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT, Reason.MAIL_SERVER, Reason.BLOCKED, Reason.PAYLOAD, Reason.TOO_LARGE, Reason.BUDGET),
     *(Reason.SETTINGS, Reason.INTERNAL),
 }
 MOST_MOVES = 3  # new addresses in a row before we stop believing them
@@ -71,7 +71,7 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
             row = replace(delivery, may_have_arrived=True)
             detail = f"no answer came back ({outcome.reason}), it may have arrived; {outcome.detail}".rstrip("; ")
             if settings.unknown == "stop":
-                return _failed(row, Reason.UNKNOWN, detail)
+                return _failed(row, Reason.UNKNOWN, detail, ours=outcome.reason in _OURS)
             return _again(_Case(row, channel, settings, now, dice), outcome.reason, detail, channel.unknown_wait_seconds)
         case Refused():
             return _failed(delivery, outcome.reason, outcome.detail, ours=outcome.ours)

@@ -1,17 +1,22 @@
-"""The outgoing mail wire: up to four kept connections to the operator's mail server."""
+"""The outgoing mail wire: a few kept connections to the operator's mail server."""
 
 import asyncio
 import functools
 import ipaddress
-import ssl
+import time
 from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from tocsin.model import Mail, MailReply, NoReply, Reason
 from tocsin.net.addresses import Address, read_named_address
+from tocsin.net.dial import Dialer
 from tocsin.net.smtp import Connection, Server, Timeouts, local_name
+from tocsin.net.turns import Turns
 from tocsin.settings import Settings
 
+_TEST_CONNECTIONS = 2  # one user has one at most, so that a slow test holds up nobody else's
+_DOUBLES_AFTER_SECONDS = 600.0
+_ALL = 0  # deliveries come in turns already: among them it is first come, first served
 _NOT_CONFIGURED = "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait"
 _BAD_SENDER = "TOCSIN_EMAIL_FROM is no address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
 
@@ -76,50 +81,70 @@ def nobody() -> None:
     """Nobody asks to be told."""
 
 
+class Reuse:
+    """How many mails a connection is to carry: fewer where the server takes fewer, until that is slowly forgotten.
+
+    Doubling finds out again whether the limit is still there, at the price of one more try for each connection every ten minutes.
+    """
+
+    def __init__(self, mails: int) -> None:
+        self._mails = mails
+        self._learned = mails
+        self._learned_at = 0.0
+
+    def mails(self, now: float) -> int:
+        doublings = min(30, int((now - self._learned_at) / _DOUBLES_AFTER_SECONDS))
+        return min(self._mails, self._learned * 2**doublings)
+
+    def learn(self, mails: int, now: float) -> None:
+        """The server took `mails` over one connection and refused the next, which it then took over a fresh one."""
+        self._learned, self._learned_at = max(1, min(mails, self.mails(now))), now
+
+
 class MailWire:
-    """Sends mails over kept connections. A connection ends after `mails_per_connection` mails or `idle_seconds` without one."""
+    """Sends mails over kept connections. A connection ends after `mails_per_connection` mails or `idle_seconds` without one.
+
+    Six `connections` for deliveries: of their places one user takes five at most, mailboxes that are new three and slow ones two, so
+    that a slow mailbox leaves room for others. With the two for test sends they are far below what servers allow one client (50 in Postfix:
+    https://www.postfix.org/postconf.5.html#smtpd_client_connection_count_limit). Exchange Online takes three mails at the same time,
+    and 30 a minute: TOCSIN_SMTP_RATE=0.5 keeps to both.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
         timeouts: Timeouts | None = None,
-        connections: int = 4,
+        connections: int = 6,
         mails_per_connection: int = 100,
         idle_seconds: float = 30.0,
     ) -> None:
+        self.connections = connections
+        """Mails of deliveries on the wire at the same time; more wait in `send`."""
         self._server = server_of(settings.smtp_url) if settings.smtp_url else None
         self._hindrance = _hindrance(settings)
         self._timeouts = timeouts or Timeouts()
-        self._mails_per_connection = mails_per_connection
+        self._dialer = _dialer(self._server, self._timeouts.connect_seconds) if self._server else None
+        self._reuse = Reuse(mails_per_connection)
         self._idle_seconds = idle_seconds
-        self._slots = asyncio.Semaphore(connections)
+        self._places = Turns(connections, connections)
+        self._test_places = Turns(_TEST_CONNECTIONS, 1)
         self._idle: dict[Connection, asyncio.TimerHandle] = {}
         self._goodbyes: set[asyncio.Task[None]] = set()
-        self._tls: ssl.SSLContext | None = None
         self._is_closed = False
 
-    async def send(self, mail: Mail, goes_out: Callable[[], None] = nobody) -> MailReply | NoReply:
-        """The server's decisive answer, or why there is none. `goes_out` is told before the server can take the mail.
+    async def send(self, mail: Mail, goes_out: Callable[[], None] = nobody, starts: Callable[[], None] = nobody) -> MailReply | NoReply:
+        """The server's decisive answer, or why there is none.
 
-        Raises nothing but CancelledError, which aborts the transfer; it is NothingSent where that is certain.
+        `starts` is told when a connection is free: what was waited for before is no part of the attempt. `goes_out` is told before
+        the server can take the mail, twice where a fresh connection was tried as well. Raises nothing but CancelledError, which
+        aborts the transfer; it is NothingSent where that is certain.
         """
-        if self._server is None or self._hindrance:
-            return NoReply(Reason.MAIL_NOT_CONFIGURED, False, self._hindrance)
-        connection: Connection | None = None
-        try:
-            async with self._slots:
-                connection = self._take()
-                if connection is not None:
-                    result = await self._send_over(connection, mail, goes_out)
-                    if not _found_dead(connection, result):
-                        return result
-                connection = Connection(self._server, await self._tls_context(), self._timeouts)
-                return await self._send_over(connection, mail, goes_out)
-        except asyncio.CancelledError:
-            if connection is None or not connection.may_have_sent:
-                raise NothingSent from None
-            raise
+        return await self._send(mail, goes_out, starts, self._places, _ALL)
+
+    async def test(self, mail: Mail, user_id: int, starts: Callable[[], None] = nobody) -> MailReply | NoReply:
+        """The same for a test send, over connections of their own: it waits for no delivery, and for no other user's slow test."""
+        return await self._send(mail, nobody, starts, self._test_places, user_id)
 
     async def close(self) -> None:
         """Says goodbye on the idle connections; one still in use ends after its mail."""
@@ -127,18 +152,43 @@ class MailWire:
         while (connection := self._take()) is not None:
             self._part_from(connection)
         await asyncio.gather(*self._goodbyes)
+        if self._dialer is not None:
+            self._dialer.close()
+
+    async def _send(
+        self, mail: Mail, goes_out: Callable[[], None], starts: Callable[[], None], places: Turns, key: int
+    ) -> MailReply | NoReply:
+        server, dialer = self._server, self._dialer
+        if server is None or dialer is None or self._hindrance:
+            return NoReply(Reason.MAIL_NOT_CONFIGURED, False, self._hindrance)
+        connection: Connection | None = None
+        try:
+            async with places.taken(key):
+                starts()
+                kept = connection = self._take()
+                refusal: MailReply | NoReply | None = None
+                if kept is not None:
+                    refusal = await self._send_over(kept, mail, goes_out)
+                    if not _was_kept_too_long(kept, refusal):
+                        return refusal
+                connection = Connection(server, dialer, self._timeouts)
+                result = await self._send_over(connection, mail, goes_out)
+                if kept is not None and isinstance(refusal, MailReply) and not _is_temporary(result):
+                    self._reuse.learn(kept.mails - 1, time.monotonic())
+                return result
+        except asyncio.CancelledError:
+            if connection is None or not connection.may_have_sent:
+                raise NothingSent from None
+            raise
 
     async def _send_over(self, connection: Connection, mail: Mail, goes_out: Callable[[], None]) -> MailReply | NoReply:
         try:
-            return await connection.send(mail, goes_out)
-        finally:
-            self._put_back(connection)
-
-    async def _tls_context(self) -> ssl.SSLContext:
-        """Verifies names and certificates; OpenSSL reads SSL_CERT_FILE for the operator's own authority."""
-        if self._tls is None:
-            self._tls = await asyncio.to_thread(ssl.create_default_context)
-        return self._tls
+            result = await connection.send(mail, goes_out)
+        except BaseException:
+            connection.drop()
+            raise
+        self._put_back(connection, result)
+        return result
 
     def _take(self) -> Connection | None:
         """The connection used last, of those still open."""
@@ -150,10 +200,10 @@ class MailWire:
             connection.drop()
         return None
 
-    def _put_back(self, connection: Connection) -> None:
+    def _put_back(self, connection: Connection, result: MailReply | NoReply) -> None:
         if not connection.is_usable:
             connection.drop()
-        elif self._is_closed or connection.mails >= self._mails_per_connection:
+        elif self._is_closed or connection.mails >= self._reuse.mails(time.monotonic()) or _was_kept_too_long(connection, result):
             self._part_from(connection)
         else:
             self._idle[connection] = asyncio.get_running_loop().call_later(self._idle_seconds, self._expire, connection)
@@ -168,6 +218,10 @@ class MailWire:
         goodbye.add_done_callback(self._goodbyes.discard)
 
 
+def _dialer(server: Server, seconds: float) -> Dialer:
+    return Dialer(server.host, server.port, seconds, uses_tls=server.tls != "off")
+
+
 def _hindrance(settings: Settings) -> str:
     if not settings.smtp_url:
         return _NOT_CONFIGURED
@@ -178,6 +232,18 @@ def _hindrance(settings: Settings) -> str:
     return ""
 
 
-def _found_dead(connection: Connection, result: MailReply | NoReply) -> bool:
-    """A kept connection that the server had given up meanwhile: nothing of the mail went out, so a fresh one may try."""
-    return connection.untouched and (isinstance(result, NoReply) or result.code == 421)
+def _is_temporary(result: MailReply | NoReply) -> bool:
+    return isinstance(result, NoReply) or 400 <= result.code < 500
+
+
+def _was_kept_too_long(connection: Connection, result: MailReply | NoReply) -> bool:
+    """Whether a fresh connection may do better: the mail has surely not been taken, and what it was told may be about this connection.
+
+    Servers end or refuse a session for its age, its number of mails or recipients, or their load. What they say of the address (4.1.x)
+    or the mailbox (4.2.x) would be the same over any.
+    """
+    if connection.mails == 1:
+        return False
+    if isinstance(result, NoReply):
+        return not result.sent and (connection.untouched or result.reason is Reason.CUT)
+    return result.code == 421 or (400 <= result.code < 500 and result.enhanced[:4] not in {"4.1.", "4.2."})

@@ -13,6 +13,7 @@ import aiosmtplib
 from msgspec import Struct
 
 from tocsin.model import MASK, Mail, MailReply, NoReply, Reason
+from tocsin.net.dial import Dialer, Unresolved, is_lack
 
 _SHORTEST_SCRUBBED = 6  # a shorter password would blank out ordinary words of an answer
 _MAX_TEXT = 500
@@ -67,13 +68,14 @@ class _Ended(Exception):
 class Connection:
     """Opened by its first mail. After each mail `is_usable` says whether another may follow."""
 
-    def __init__(self, server: Server, tls: ssl.SSLContext, timeouts: Timeouts) -> None:
+    def __init__(self, server: Server, dialer: Dialer, timeouts: Timeouts) -> None:
         self.mails = 0
+        """How many it was used for, the latest included."""
         self.is_usable = False
         self.untouched = True
         """Nothing of the latest mail went out: no recipient was named, no content sent."""
         self._server = server
-        self._tls = tls
+        self._dialer = dialer
         self._timeouts = timeouts
         self._client: aiosmtplib.SMTP | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -96,8 +98,9 @@ class Connection:
             result = ended.result
         except aiosmtplib.SMTPResponseException as error:
             result = self._answer(error.code, error.message)
-        except (aiosmtplib.SMTPException, OSError, ValueError, RuntimeError) as error:
+        except (aiosmtplib.SMTPException, OSError, ValueError, RuntimeError, MemoryError) as error:
             result = self._no_answer(error)
+        self._dot_sent = self._dot_sent and isinstance(result, NoReply)  # an answer leaves no doubt
         self.is_usable = isinstance(result, MailReply) and result.code != 421 and self._writer is not None and self.is_connected
         return result
 
@@ -124,7 +127,7 @@ class Connection:
 
     @property
     def may_have_sent(self) -> bool:
-        """The whole mail is out, so the server may have taken it."""
+        """The whole mail is out and no answer has come, so the server may have taken it."""
         return self._dot_sent
 
     @property
@@ -136,14 +139,15 @@ class Connection:
     async def _open(self) -> None:
         server = self._server
         self._stage = "connect"
-        link = await _connect(server.host, server.port, self._timeouts.connect_seconds)
+        tls = await self._dialer.tls()
+        link = await self._dialer.connect()
         self._client = client = aiosmtplib.SMTP(
             hostname=server.host,
             sock=link,
             use_tls=server.tls == "at_once",
             start_tls=False,
             timeout=self._timeouts.command_seconds,
-            tls_context=self._tls,
+            tls_context=tls,
             local_hostname=_hello_name(link),
         )
         try:
@@ -283,7 +287,8 @@ class Connection:
     def _no_answer(self, error: Exception) -> NoReply:
         reason, why = _reason_of(error, self._stage)
         where = f"{self._server.host}:{self._server.port}"
-        return NoReply(reason, self._dot_sent, self._text(f"mail server {where}, {self._stage}: {why}"))
+        is_ours = not self._dot_sent and (is_lack(error) or is_lack(error.__cause__))
+        return NoReply(reason, self._dot_sent, self._text(f"mail server {where}, {self._stage}: {why}"), ours=is_ours)
 
 
 def _reason_of(error: BaseException, stage: str) -> tuple[Reason, str]:
@@ -293,8 +298,8 @@ def _reason_of(error: BaseException, stage: str) -> tuple[Reason, str]:
         return Reason.TLS, f"{cause.verify_message}; SSL_CERT_FILE may name the authority to trust"
     if isinstance(cause, ssl.SSLError):
         return Reason.TLS, cause.reason or "the TLS connection failed"
-    if stage == "connect" and isinstance(cause, socket.gaierror | UnicodeError):
-        return Reason.DNS, "the host name cannot be resolved"
+    if isinstance(error, Unresolved):
+        return Reason.DNS, str(error)
     if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
         return Reason.TIMEOUT, "no answer in time"
     if stage == "connect":
@@ -317,29 +322,6 @@ def _wire_form(content: bytes) -> bytes:
 
 def _dotted(content: bytes) -> bytes:
     return re.sub(rb"(?m)^\.", b"..", content)
-
-
-async def _connect(host: str, port: int, seconds: float) -> socket.socket:
-    """A connected socket to the first of the host's addresses that answers. Raises OSError of the last one."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(seconds):
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failure: OSError = ConnectionError("the host name has no address")
-    for family, kind, protocol, _, address in found:
-        link = socket.socket(family, kind, protocol)
-        link.setblocking(False)
-        try:
-            async with asyncio.timeout(seconds):
-                await loop.sock_connect(link, address)
-        except OSError as error:
-            link.close()
-            failure = error
-        except BaseException:
-            link.close()
-            raise
-        else:
-            return link
-    raise failure
 
 
 def _hello_name(link: socket.socket) -> str:

@@ -1,0 +1,68 @@
+"""A few places that many want: whoever holds fewer of them is served, in turns."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+
+class Turns:
+    """`places` in all, `share` of them for one key at most. Keys that wait are served in turns, each first come, first served."""
+
+    def __init__(self, places: int, share: int) -> None:
+        self._share = share
+        self._free = places
+        self._held: Counter[int] = Counter()
+        self._waiting: dict[int, deque[asyncio.Future[None]]] = {}  # the key whose turn is next first
+
+    @asynccontextmanager
+    async def taken(self, key: int) -> AsyncGenerator[None]:
+        """Holds a place within the block, once there is one."""
+        await self._take(key)
+        try:
+            yield
+        finally:
+            self._give(key)
+
+    async def _take(self, key: int) -> None:
+        if self._free and self._held[key] < self._share:  # whoever waits now, waits for a place of its own share
+            self._hold(key)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give(key)  # it was this one's turn, and now it is the next one's
+            else:
+                self._forget(key, turn)
+            raise
+
+    def _hold(self, key: int) -> None:
+        self._free -= 1
+        self._held[key] += 1
+
+    def _give(self, key: int) -> None:
+        self._free += 1
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
+        while self._free and (next_key := self._next()) is not None:
+            turns = self._waiting.pop(next_key)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[next_key] = turns  # behind all others
+            if not turn.done():
+                self._hold(next_key)
+                turn.set_result(None)
+
+    def _next(self) -> int | None:
+        return next((key for key in self._waiting if self._held[key] < self._share), None)
+
+    def _forget(self, key: int, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting.get(key)
+        if turns is not None and turn in turns:
+            turns.remove(turn)
+            if not turns:
+                del self._waiting[key]
