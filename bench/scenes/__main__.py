@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.scenes import cold, distance, neighbours
+from bench.scenes import cold, cold_tls, distance, mail, neighbours, parts, strangers
 from bench.scenes.stage import Goal, Place, Scene, middle
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,17 @@ SCENES: Mapping[str, Scene] = {
     "newcomer-4000-hanging": functools.partial(neighbours.newcomers, count=4000),
     "cold-handlers": cold.cold_handlers,
     "restart-lanes": cold.restart,
+    "cold-tls": cold_tls.scene,
+    "mail-300": functools.partial(mail.single_beside, count=300),
+    "mail-900": functools.partial(mail.single_beside, count=900),
+    "mail-tarpit": mail.tarpit,
+    "slack-lists": strangers.slack_lists,
+    "heads": strangers.heads,
+    "silent-connections": strangers.silent,
+    "descriptors": strangers.fill_descriptors,
+    "hanging-60kB": parts.long_to_hanging,
+    "paced-groups": parts.beside_paced_groups,
+    "order-of-parts": parts.order,
 }
 
 

@@ -1,7 +1,8 @@
 """Handlers whose receivers are far away: how much of an offered rate arrives in time, beside a bare client loop."""
 
 import time
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from bench import bare
 from bench.distant import Distant
@@ -18,7 +19,7 @@ TLS_MB_A_CONNECTION = 0.15  # what libcurl and OpenSSL hold for a handle in flig
 MIX = -1  # in place of milliseconds
 
 
-class Cell(NamedTuple):
+class Cell(Struct, frozen=True):
     """`each`: messages a second to each of the handlers. `answers_ms`: how long the receivers take, MIX for the long-tailed ones."""
 
     handlers: int
@@ -39,7 +40,7 @@ class Cell(NamedTuple):
         return [distant.url(number, answer, wait_ms, self.tls) for number in range(self.handlers)]
 
 
-class Measured(NamedTuple):
+class Measured(Struct):
     cell: Cell
     ours: Figures
     bare: Figures

@@ -63,13 +63,13 @@ class Place:
 
     @contextmanager
     def serving(
-        self, planned: Sequence[Planned], environ: Mapping[str, str] | None = None, name: str = "service"
+        self, planned: Sequence[Planned], environ: Mapping[str, str] | None = None, name: str = "service", descriptors: int = 0
     ) -> Generator[Service, None, None]:
         """A service whose handlers 1, 2, ... are those planned."""
         folder = self.folder / name
         folder.mkdir()
         fill(folder, planned)
-        with service.running(folder, self.core, environ=ENVIRON | dict(environ or {})) as running:
+        with service.running(folder, self.core, environ=ENVIRON | dict(environ or {}), descriptors=descriptors) as running:
             yield running
 
 
