@@ -17,6 +17,7 @@ LOOKS = 3
 SLACK_HANDLERS, LONG_LISTS, LONG_ITEMS = 8, 16, 16_300
 SHORT_LISTS, SHORT_ITEMS = 100, 1020
 HEAD_MB, VALUE_MB, LINE_MB = 152, 100, 50
+FLOOD_SECONDS = 12.0
 DESCRIPTORS, SILENT, HALF, FORMS = 1024, 1100, 100, 100
 FORM_BYTES = 1 << 20
 
@@ -66,12 +67,12 @@ def heads(place: Place) -> list[Goal]:
 
 
 def _flood(running: Service, stack: contextlib.ExitStack, begin: bytes, piece: bytes, megabytes: int) -> int:
-    """How many bytes were taken before the other side refused."""
-    connection = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
-    sent = 0
+    """How many bytes were taken before the other side refused, or the time was up."""
+    connection = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=FLOOD_SECONDS))
+    sent, ends_at = 0, time.monotonic() + FLOOD_SECONDS
     with contextlib.suppress(OSError):
         connection.sendall(begin)
-        while sent < megabytes * 1_000_000:
+        while sent < megabytes * 1_000_000 and time.monotonic() < ends_at:
             connection.sendall(piece)
             sent += len(piece)
     return sent
