@@ -4,6 +4,7 @@
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -110,6 +111,7 @@ def main() -> int:
     parser.add_argument("--few", action="store_true", help="only those that are part of `make bench`")
     parser.add_argument("--seconds", type=float, default=None, help="of load for each cell")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # in order, so that no service is left behind
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="grid-", dir=build) as folder:

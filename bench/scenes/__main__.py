@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import signal
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # in order, so that no service is left behind
     names = [name for name in SCENES if not options.names or name.startswith(tuple(options.names))]
     if options.list or not names:
         print("\n".join(SCENES))

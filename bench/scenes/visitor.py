@@ -28,8 +28,13 @@ class Visitor:
         self._slowest: dict[str, float] = {}
 
     def look(self, rounds: int, pause_seconds: float = 0.5) -> None:
-        """Everything, so many times; what is done in one round is done at once, from connections of their own."""
+        """Everything, so many times; what is done in one round is done at once, from connections of their own.
+
+        It ends with the first that came to nothing: the next ones would only take as long again.
+        """
         for _ in range(rounds):
+            if float("inf") in self._slowest.values():
+                return
             doings: dict[str, Callable[[], object]] = {"page": self._page, "sign-in": self._signed_in}
             threads = [threading.Thread(target=self._timed, args=(what, do), daemon=True) for what, do in doings.items()]
             threads.append(threading.Thread(target=self._messages, daemon=True))
