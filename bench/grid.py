@@ -4,7 +4,6 @@
 """
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from bench import report
 from bench.load import IN_TIME_MS, Figures
+from bench.machine import end_in_order
 from bench.scenes.distance import MIX, ROWS, Cell, Measured, goals, measure
 from bench.scenes.stage import Place
 
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--few", action="store_true", help="only those that are part of `make bench`")
     parser.add_argument("--seconds", type=float, default=None, help="of load for each cell")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # in order, so that no service is left behind
+    end_in_order()
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="grid-", dir=build) as folder:

@@ -2,13 +2,13 @@
 
 import argparse
 import functools
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.machine import end_in_order
 from bench.scenes import cold, cold_tls, distance, mail, neighbours, parts, strangers
 from bench.scenes.stage import Goal, Place, Scene, middle
 
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # in order, so that no service is left behind
+    end_in_order()
     names = [name for name in SCENES if not options.names or name.startswith(tuple(options.names))]
     if options.list or not names:
         print("\n".join(SCENES))
