@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve demo test check bench soak docs screenshots lock clean
+.PHONY: install serve demo test check bench bench-all soak docs screenshots lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -23,6 +23,11 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m bench
+
+# The whole grid of answer times, TLS, handlers and cold starts, and every scene of unkind neighbours: three quarters of an hour.
+bench-all: bench
+	$(BIN)/python -m bench.grid
+	$(BIN)/python -m bench.scenes
 
 # Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`.
 SEED ?= 1

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import isolation, rendering, report, service
+from bench import grid, isolation, rendering, report, service
 from bench.machine import cores
 from bench.peer import TO_EVERYBODY
 from bench.receiver import Receiver
@@ -21,8 +21,8 @@ RESULTS = ROOT / "bench" / "results.json"
 HANDLERS = 200
 LEAST_CORE = 0.85  # below it a sender was held up
 MOST_SPREAD = 1.5  # between the rounds of the bare client loop
-WHOLE = Length(rounds=8, seconds=2.5, paced_seconds=20, apprise_seconds=1.5, most_messages=60_000)
-QUICK = Length(rounds=1, seconds=2, paced_seconds=4, apprise_seconds=1, most_messages=30_000)
+WHOLE = Length(rounds=8, seconds=2.5, paced_seconds=20, apprise_seconds=1.5, most_messages=60_000, cells=grid.CELLS)
+QUICK = Length(rounds=1, seconds=2, paced_seconds=4, apprise_seconds=1, most_messages=30_000, cells=())
 
 
 def main() -> int:
@@ -54,6 +54,7 @@ def _measure(folder: Path, length: Length) -> int:
         found = bench.books.reconcile(running)
     receiver.close()
     beside = isolation.measure(folder / "isolation", core, others, length.paced_seconds / 2)
+    distance = grid.measure_all(folder / "distance", length.cells)
     bare, wire, one, many, *peers = [together(runs) for runs in zip(*rounds, strict=True)]
     peers.sort(key=lambda row: (row.name.endswith(TO_EVERYBODY), -row.rate))  # sending to everybody is another task
     for row in (bare, wire, one, many, *peers):
@@ -61,9 +62,15 @@ def _measure(folder: Path, length: Length) -> int:
     rows = [bare, wire, paced, one, many, *peers]
     about, checks = (
         report.machine(),
-        [*_checks(paced, one, many, bare, peers[0]), *_rendering_checks(renderings), *_isolation_checks(beside)],
+        [
+            *_checks(paced, one, many, bare, peers[0]),
+            *_rendering_checks(renderings),
+            *_isolation_checks(beside),
+            *grid.checks(distance),
+        ],
     )
-    whole = Report(about, rows, renderings, beside, checks, found)
+    whole = Report(about, rows, renderings, beside, distance, checks, found)
+    grid.show(distance)
     report.show(whole)
     RESULTS.write_bytes(report.as_json(whole))
     return 0 if found.is_complete else 1

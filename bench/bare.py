@@ -21,6 +21,9 @@ from tocsin.net.http import HttpWire
 from tocsin.settings import load
 from tocsin.vault import new_signing_secret
 
+MAX_CONNECTIONS = 4000
+WATCH_SECONDS = 2.0
+
 Work: TypeAlias = Callable[[Iterator[tuple[int, HttpRequest]]], Coroutine[None, None, None]]
 
 
@@ -32,12 +35,14 @@ class Client(Protocol):
 class PlainCurl:
     """pycurl on the event loop, and nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, authority: str = "") -> None:
+        """`authority`: a file with the certificates to trust; without one, what libcurl finds."""
+        self._authority = authority
         self._loop = asyncio.get_running_loop()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, 1000)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, MAX_CONNECTIONS)
         self._timer: asyncio.TimerHandle | None = None
         self._free: list[pycurl.Curl] = []
         self._waiting: dict[pycurl.Curl, asyncio.Future[int]] = {}
@@ -50,6 +55,8 @@ class PlainCurl:
         curl.setopt(pycurl.POSTFIELDS, request.body)
         curl.setopt(pycurl.WRITEDATA, body)
         curl.setopt(pycurl.NOSIGNAL, 1)
+        if self._authority:
+            curl.setopt(pycurl.CAINFO, self._authority)
         curl.setopt(pycurl.TIMEOUT_MS, int(request.timeout_seconds * 1000))
         future = self._waiting[curl] = self._loop.create_future()
         self._multi.add_handle(curl)
@@ -128,3 +135,29 @@ async def _run(ports: list[int], first_id: int, count: int, in_flight: int, our_
 
 async def _all(work: Work, left: Iterator[tuple[int, HttpRequest]], in_flight: int) -> None:
     await asyncio.gather(*(work(left) for _ in range(in_flight)))
+
+
+def run_at(urls: list[str], first_id: int, rate: float, seconds: float, authority: str) -> tuple[dict[int, int], float]:
+    """One message to each URL in turn at that rate, however long the answers take: when each was given to libcurl, and CPU seconds."""
+    return uvloop.run(_run_at(urls, first_id, rate, seconds, authority))
+
+
+async def _run_at(urls: list[str], first_id: int, rate: float, seconds: float, authority: str) -> tuple[dict[int, int], float]:
+    settings, secret, loop = load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"}), new_signing_secret(), asyncio.get_running_loop()
+    wire, sent_at, sending = PlainCurl(authority), dict[int, int](), set[asyncio.Task[HttpReply | NoReply]]()
+    cpu, began = time.process_time(), loop.time()
+    for number in range(first_id, first_id + int(rate * seconds)):
+        await asyncio.sleep(max(0.0, began + (number - first_id) / rate - loop.time()))
+        sent_at[number] = time.time_ns()
+        message = Message(text(number), TITLE, Severity.WARNING, at=sent_at[number] // 1000)
+        context = Context(f"msg_{number}", 1, message.at, settings, number, number, signing_secrets=(secret,))
+        request = render(message, WebhookSettings(urls[number % len(urls)]), context)[0]
+        task = loop.create_task(wire.send(request))
+        sending.add(task)
+        task.add_done_callback(sending.discard)
+    if sending:
+        await asyncio.wait(sending, timeout=WATCH_SECONDS)
+    spent = time.process_time() - cpu
+    for task in sending:
+        task.cancel()
+    return sent_at, spent

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -52,6 +54,15 @@ def _serve(core: set[int], pipe: Connection, function: Callable[[Connection], No
 def cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def end_in_order() -> None:
+    """From now on SIGTERM leaves the main thread as an exception does, so that no child is left behind."""
+
+    def end(_number: int, _frame: object) -> None:
+        sys.exit(2)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def peak_bytes(pid: int) -> int:

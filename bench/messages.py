@@ -22,17 +22,17 @@ def item(number: int, handler_id: int) -> dict[str, object]:
 
 def requests_of_one(handler_ids: list[int], start: int, count: int, api_key: str) -> Iterator[bytes]:
     for number in range(start, start + count):
-        yield _post("/api/notifications", item(number, handler_ids[number % len(handler_ids)]), api_key)
+        yield post("/api/notifications", json.dumps(item(number, handler_ids[number % len(handler_ids)])).encode(), api_key)
 
 
 def requests_of_many(handler_ids: list[int], start: int, count: int, size: int, api_key: str) -> Iterator[bytes]:
     for first in range(start, start + count, size):
         items = [item(number, handler_ids[number % len(handler_ids)]) for number in range(first, min(first + size, start + count))]
-        yield _post("/api/notifications/batch", {"notifications": items}, api_key)
+        yield post("/api/notifications/batch", json.dumps({"notifications": items}).encode(), api_key)
 
 
-def _post(path: str, body: object, api_key: str) -> bytes:
-    content = json.dumps(body).encode()
+def post(path: str, content: bytes, api_key: str) -> bytes:
+    """A request whose body is JSON."""
     head = (
         f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {api_key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"

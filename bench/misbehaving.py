@@ -15,8 +15,12 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from bench.distant import long_tailed_ms
+
 LOOPBACK = "127.0.0.1"
 HANGS_SECONDS = 25.0  # longer than any attempt
+MAX_AFAR_MS = 8000.0
+SLOW_RCPT_SECONDS = 3.0
 _BOMB = gzip.compress(bytes(8 << 20))
 
 Writer = asyncio.StreamWriter
@@ -41,6 +45,13 @@ def _says(status: int, *headers: str, body: bytes = b"") -> Callable[[Writer], A
 
 async def _slow(writer: Writer) -> None:
     await asyncio.sleep(0.5)
+    await _drain(writer, _answer(200))
+
+
+async def _from_afar(writer: Writer, dice: random.Random) -> None:
+    """As far as another continent, now and then as far as a receiver that is busy."""
+    wait_ms = dice.choice((50, 200, 500, min(MAX_AFAR_MS, long_tailed_ms(dice))))
+    await asyncio.sleep(wait_ms / 1000)
     await _drain(writer, _answer(200))
 
 
@@ -129,7 +140,8 @@ _DEEDS = [deed for _, deed in _MISCHIEF]
 
 
 class Receivers:
-    """Paths that begin with /well behave; /ill misbehave now and then, /hangs never answer. `calm` ends all of it.
+    """Paths that begin with /well behave; /ill misbehave now and then, /hangs never answer, /far take their time, mailboxes whose
+    address begins with slow too. `calm` ends all of it; but /dead never answer, whatever happens.
 
     `answered`: how often a delivery's answer was a 2xx, begun at least.
     """
@@ -181,10 +193,14 @@ class Receivers:
 
     async def _act(self, path: str, one: int, writer: Writer) -> None:
         dice = self.dice(path)
-        if self.calm or path.startswith("/well") or (path.startswith("/ill") and dice.random() < 0.6):
+        calm = self.calm and not path.startswith("/dead")
+        if calm or path.startswith("/well") or (path.startswith("/ill") and dice.random() < 0.6):
             self.answered[one] += 1
             await _drain(writer, _answer(200))
-        elif path.startswith("/hangs"):
+        elif path.startswith("/far"):
+            self.answered[one] += 1
+            await _from_afar(writer, dice)
+        elif path.startswith(("/hangs", "/dead")):
             await _hangs(writer)
         else:
             [deed] = dice.choices(_DEEDS, _WEIGHTS)
@@ -200,6 +216,14 @@ class _Mailbox:
 
     def __init__(self, receivers: Receivers) -> None:
         self._receivers = receivers
+
+    async def handle_RCPT(  # noqa: N802  # aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if address.startswith("slow") and not self._receivers.calm:
+            await asyncio.sleep(SLOW_RCPT_SECONDS)
+        envelope.rcpt_tos.append(address)
+        return "250 fine"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  # aiosmtpd's name
         one = _delivery_of(envelope)

@@ -28,10 +28,11 @@ class Producer:
         self._left = len(requests)
         self._idle: deque[_Connection] = deque()  # in turn, so that none stays idle until the service closes it
         self._paced = False
+        self._overdue = 0  # paced requests whose time came while all connections waited for answers
         self._done: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self, port: int, connections: int, interval_seconds: float = 0.0) -> None:
-        """As fast as the answers come, or one request every interval. Raises Refused."""
+        """As fast as the answers come, or one request every interval, however late the answers are. Raises Refused."""
         opened = [await self._loop.create_connection(lambda: _Connection(self), "127.0.0.1", port) for _ in range(connections)]
         self._idle.extend(connection for _, connection in opened)
         self.first_sent_at = time.time_ns()
@@ -51,7 +52,9 @@ class Producer:
     def _tick(self, at: float, interval: float) -> None:
         if self._waiting and not self._done.done():
             self.longest_stall_seconds = max(self.longest_stall_seconds, self._loop.time() - at)
-            if self._idle:  # else all connections wait for answers: the next tick sends it
+            self._overdue += 1
+            while self._idle and self._overdue and self._waiting:
+                self._overdue -= 1
                 self._idle.popleft().send(self._waiting.popleft())
             self._loop.call_at(at + interval, self._tick, at + interval, interval)
 
@@ -71,7 +74,8 @@ class Producer:
         self._left -= 1
         if not self._left and not self._done.done():
             self._done.set_result(None)
-        elif self._waiting and not self._paced:
+        elif self._waiting and (self._overdue or not self._paced):
+            self._overdue = max(0, self._overdue - 1)
             connection.send(self._waiting.popleft())
         else:
             self._idle.append(connection)

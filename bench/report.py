@@ -132,6 +132,7 @@ class Report(Struct):
     rows: Sequence[Row]
     renderings: Sequence[Rendering]
     beside: Sequence[Beside]
+    distance: Sequence[Struct]
     checks: Sequence[Check]
     found: Reconciliation
 
@@ -182,6 +183,7 @@ def as_json(report: Report) -> bytes:
         "scenarios": report.rows,
         "rendering": report.renderings,
         "isolation": report.beside,
+        "distance": report.distance,
         "goals": report.checks,
         "reconciliation": report.found,
     }

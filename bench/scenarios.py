@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import uvloop
 from msgspec import Struct
@@ -13,6 +13,7 @@ from bench.messages import requests_of_many, requests_of_one
 from bench.producer import Producer, Refused
 from bench.receiver import Receiver
 from bench.report import Reconciliation, Row, percentile
+from bench.scenes.distance import Cell
 from bench.service import API_KEY, Service
 
 BARE = "bare client loop"
@@ -29,13 +30,17 @@ MOST_WAIT_SECONDS = 120.0  # for the last arrival of a scenario
 
 
 class Length(Struct, frozen=True):
-    """How many rounds there are, about how long the scenarios of each take, in seconds, and how many messages each has at most."""
+    """How many rounds there are, about how long the scenarios of each take, in seconds, and how many messages each has at most.
+
+    `cells`: what is measured with distance.
+    """
 
     rounds: int
     seconds: float
     paced_seconds: float
     apprise_seconds: float
     most_messages: int
+    cells: Sequence[Cell]
 
 
 class Books:

@@ -103,9 +103,12 @@ class Service:
 
 @contextmanager
 def running(
-    folder: Path, core: set[int], profile: Path | None = None, environ: Mapping[str, str] | None = None
+    folder: Path, core: set[int], profile: Path | None = None, environ: Mapping[str, str] | None = None, descriptors: int = 0
 ) -> Generator[Service, None, None]:
-    """Start it with its data and its log in `folder`; stop it with SIGTERM at the end. `profile`: where profiles are written."""
+    """Start it with its data and its log in `folder`; stop it with SIGTERM at the end.
+
+    `profile`: where profiles are written. `descriptors`: how many it may have at most, 0 for as many as we may.
+    """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
@@ -119,7 +122,8 @@ def running(
     }
     log = folder / "service.log"
     module = ["bench.profiled", str(profile)] if profile else ["tocsin"]
-    command = ["taskset", "-c", ",".join(map(str, core)), sys.executable, "-m", *module, "serve"]
+    limit = ["prlimit", f"--nofile={descriptors}"] if descriptors else []
+    command = [*limit, "taskset", "-c", ",".join(map(str, core)), sys.executable, "-m", *module, "serve"]
     # In its own folder, so that no .env is read; in its own session, so that Ctrl-C reaches the bench alone, which stops it in order.
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=output, stderr=output, start_new_session=True)

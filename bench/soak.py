@@ -1,5 +1,6 @@
 """`python -m bench.soak`: minutes of mixed load on two services, one of which is killed every few seconds, against receivers that
-misbehave by a seeded script. At the end every accepted id is reconciled, and memory and descriptors must have stayed flat.
+misbehave by a seeded script or are far away, and beside a user whose handlers hang. At the end every accepted id is reconciled, and
+memory and descriptors must have stayed flat.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from bench.machine import cores
 from bench.misbehaving import Receivers
 from bench.probe import Beside, Probe
 from bench.receiver import Receiver
+from bench.unkind import Unkind
 from tocsin.cli.selftest.service import Down, Service
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +81,7 @@ class Soaked:
 
     def __init__(self, name: str, folder: Path, seed: int, receivers: Receivers, healthy: Receiver | None) -> None:
         folder.mkdir()
+        self._folder = folder
         self.name = name
         self.kills = 0
         self.accepted: dict[str, int] = {}  # idempotency key: notification id
@@ -100,12 +103,14 @@ class Soaked:
 
     def begin(self, seconds: float) -> None:
         self.service.start()
-        for kind, count in (("well", 6), ("ill", 10), ("hangs", 2)):
+        for kind, count in (("well", 6), ("far", 6), ("ill", 10), ("hangs", 2)):
             self._handlers[kind] = [self._add(f"{self._receivers.url}/{kind}/{number}") for number in range(count)]
-        mail = {"type": "email", "name": "mail", "email": "operator@example.com"}
-        self._handlers["mail"] = [int(self.service.call("POST", "/api/notification-handlers", mail)["data"]["id"])]
+        self._handlers["mail"] = [self._add_mailbox("operator@example.com")]
+        self._handlers["slow mail"] = [self._add_mailbox(f"slow{number}@example.com") for number in range(2)]
+        self._unkind = Unkind(self._folder / "data", self.service.port, self._receivers.url)
         self._threads = [threading.Thread(target=self._guarded, args=(self._send, number), daemon=True) for number in range(SENDERS)]
         self._threads.append(threading.Thread(target=self._guarded, args=(self._sample,), daemon=True))
+        self._threads.append(threading.Thread(target=self._guarded, args=(self._unkind.run,), daemon=True))
         if self._healthy is not None:
             self._probe = self._begin_probe(self._healthy)
             self._threads.append(threading.Thread(target=self._guarded, args=(self._probe.run,), daemon=True))
@@ -136,6 +141,7 @@ class Soaked:
     def end(self) -> None:
         while time.monotonic() < self._ends and self._failure is None:
             time.sleep(SAMPLE_SECONDS)
+        self._unkind.end()
         if self._probe is not None:
             self._probe.end()
         for thread in self._threads:
@@ -152,6 +158,10 @@ class Soaked:
 
     def _add(self, url: str) -> int:
         form = {"type": "webhook", "name": url, "webhook": url}
+        return int(self.service.call("POST", "/api/notification-handlers", form)["data"]["id"])
+
+    def _add_mailbox(self, address: str) -> int:
+        form = {"type": "email", "name": address, "email": address}
         return int(self.service.call("POST", "/api/notification-handlers", form)["data"]["id"])
 
     # ------------------------------------------------------------------------------------------------------- the load
@@ -184,7 +194,8 @@ class Soaked:
             self._insist("GET", "/api/deliveries?results_per_page=100", None, None)
 
     def _content(self, dice: random.Random, key: str, *, has_mail: bool) -> dict[str, object]:
-        kind = dice.choices(("well", "ill", "hangs", "mail"), (50, 46, 0.3, 3.7 if has_mail else 0))[0]
+        mails = (3.2, 0.5) if has_mail else (0, 0)
+        kind = dice.choices(("well", "far", "ill", "hangs", "mail", "slow mail"), (35, 15, 46, 0.3, *mails))[0]
         text = f"{key} " + "말씀 **bold** `code`\n\n" * dice.choice((1, 1, 1, 40))
         handlers = self._handlers[kind]
         return {"message": text, "handlers": dice.sample(handlers, min(len(handlers), dice.choice((1, 1, 2))))}

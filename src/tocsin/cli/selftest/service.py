@@ -87,6 +87,10 @@ class Service:
         raise Failure("\n".join(["The service did not start.", *lines]))
 
     @property
+    def port(self) -> int:
+        return self._port
+
+    @property
     def pid(self) -> int | None:
         """None while it is down."""
         return None if self._process is None else self._process.pid
