@@ -2,6 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Where TLS is inspected on the way out, only the system knows the authority that signs. pip before 24.2 and uv trust lists of their own
+# unless told otherwise; a system without any keeps those. A pip.conf, PIP_CERT or UV_SYSTEM_CERTS that says something else wins.
+AUTHORITIES := $(firstword $(wildcard $(SSL_CERT_FILE) /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
+	/etc/ssl/ca-bundle.pem /etc/ssl/cert.pem))
+UV_SYSTEM_CERTS ?= $(if $(AUTHORITIES),true,false)
+export UV_SYSTEM_CERTS
+
 .PHONY: install serve demo test check bench soak docs screenshots lock clean
 
 serve: install
@@ -41,7 +48,12 @@ screenshots: .venv/.dev
 
 # uv comes from PyPI into the environment itself, so nothing is needed beforehand.
 .venv/.uv: requirements/uv.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "tocsin needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) lacks venv: install it (Debian and Ubuntu: apt-get install python3-venv) and run make again." >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip config list | grep '\.cert=' >/dev/null || export PIP_CERT=$(AUTHORITIES); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	touch $@
 
