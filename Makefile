@@ -9,7 +9,10 @@ AUTHORITIES := $(firstword $(wildcard $(SSL_CERT_FILE) /etc/ssl/certs/ca-certifi
 UV_SYSTEM_CERTS ?= $(if $(AUTHORITIES),true,false)
 export UV_SYSTEM_CERTS
 
-.PHONY: install serve demo test check bench soak docs screenshots lock clean
+# Tests start a hundred processes: what one has compiled the others need not compile again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: install serve demo test test-all check bench soak docs screenshots lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -20,7 +23,11 @@ demo: install
 install: .venv/.runtime
 
 test: check
-	$(BIN)/pytest -n 4 --dist loadgroup
+	$(BIN)/pytest -n 4 --durations=10
+
+# Thousands of examples, every point to crash at, a store of a million rows: before a release.
+test-all: check
+	$(BIN)/pytest -n 4 --durations=10 -m "" --hypothesis-profile=thorough
 
 check: .venv/.dev
 	$(BIN)/ruff check .
