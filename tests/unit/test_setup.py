@@ -113,9 +113,7 @@ TRUSTING = 'mount --bind "$0" /etc/ssl/certs/ca-certificates.crt && exec "$@"'
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-    not Path("/etc/ssl/certs/ca-certificates.crt").exists(), reason="known for Debian only"
-)
+@pytest.mark.skipif(not Path("/etc/ssl/certs/ca-certificates.crt").exists(), reason="known for Debian only")
 def test_pip_and_uv_trust_whom_the_system_trusts(checkout: Path, index: tuple[str, Path]) -> None:
     if why := cannot_unshare():
         pytest.skip(why)
