@@ -56,10 +56,16 @@ CASES = [
 ]
 
 
-HEAVY = {"send", "send_batch", "preview"}  # schemathesis needs seconds to make one example of a whole message
+HEAVY = {"send", "send_batch", "preview"}  # schemathesis needs three seconds to make one example of a whole message
 
 
-@pytest.mark.parametrize(("endpoint", "mode"), CASES, ids=[f"{one.name}-{mode.value}" for one, mode in CASES])
+def case_of(endpoint: Any, mode: Any) -> Any:
+    """Of those that take long, sending is the quick one: the others' bodies are made of the same message."""
+    marks = [pytest.mark.long] if endpoint.name in HEAVY - {"send"} else []
+    return pytest.param(endpoint, mode, id=f"{endpoint.name}-{mode.value}", marks=marks)
+
+
+@pytest.mark.parametrize(("endpoint", "mode"), [case_of(*one) for one in CASES])
 def test_it_is_true(server: Any, client: Any, schema: Any, endpoint: Any, mode: Any) -> None:
     """What the document promises is what comes; what it forbids is refused; nothing crashes."""
     hook(client)
