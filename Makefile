@@ -2,7 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve demo test check bench bench-all soak docs screenshots lock clean
+# Where TLS is inspected on the way out, only the system knows the authority that signs. pip before 24.2 and uv trust lists of their own
+# unless told otherwise; a system without any keeps those. A pip.conf, PIP_CERT or UV_SYSTEM_CERTS that says something else wins.
+AUTHORITIES := $(firstword $(wildcard $(SSL_CERT_FILE) /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
+	/etc/ssl/ca-bundle.pem /etc/ssl/cert.pem))
+UV_SYSTEM_CERTS ?= $(if $(AUTHORITIES),true,false)
+export UV_SYSTEM_CERTS
+
+# Tests start a hundred processes: what one has compiled the others need not compile again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: install serve demo test test-all check bench bench-all soak docs screenshots lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -13,7 +23,11 @@ demo: install
 install: .venv/.runtime
 
 test: check
-	$(BIN)/pytest -n 4 --dist loadgroup
+	$(BIN)/pytest -n 4 --durations=10
+
+# Thousands of examples, every point to crash at, a store of a million rows: before a release.
+test-all: check
+	$(BIN)/pytest -n 4 --durations=10 -m "" --hypothesis-profile=thorough
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -46,7 +60,12 @@ screenshots: .venv/.dev
 
 # uv comes from PyPI into the environment itself, so nothing is needed beforehand.
 .venv/.uv: requirements/uv.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "tocsin needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) lacks venv: install it (Debian and Ubuntu: apt-get install python3-venv) and run make again." >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip config list | grep '\.cert=' >/dev/null || export PIP_CERT=$(AUTHORITIES); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	touch $@
 

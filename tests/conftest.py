@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 from sqlalchemy import insert
+from xdist.scheduler import LoadScopeScheduling
 
 from tocsin import datadir
 from tocsin.model import Severity
@@ -21,9 +22,47 @@ from tocsin.vault import Vault
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; our children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples every time: a run says something about the code, not about luck.
-hypothesis.settings.register_profile("tocsin", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("tocsin")
+# The same examples every time: a run says something about the code, not about luck. `--hypothesis-profile` chooses another count.
+for profile, count in {"quick": 200, "thorough": 2000}.items():
+    hypothesis.settings.register_profile(profile, derandomize=True, deadline=None, max_examples=count)
+hypothesis.settings.load_profile("quick")
+
+# Files whose tests share what takes long to make, or are too many to be handed out one by one: one worker runs all of such a file.
+WHOLE = (
+    "tests/e2e/test_channels_for_real.py",
+    "tests/e2e/test_scale.py",
+    "tests/store/test_power_loss.py",
+    "tests/unit/test_commonmark.py",
+)
+
+
+class ByFile(LoadScopeScheduling):
+    """Hands out single tests and whole files. `xdist_group` would do, but with pytest 9.2 pytest-xdist 3.8 silently ignores it
+    (https://github.com/pytest-dev/pytest-xdist/issues/1386).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in WHOLE else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
+COLLECTED = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = [item.nodeid for item in items]
+
+
+@pytest.fixture
+def collected(request: pytest.FixtureRequest) -> list[str]:
+    """Every test that was found, including those that `-m` leaves out of this run."""
+    return request.config.stash[COLLECTED]
 
 
 @pytest.fixture

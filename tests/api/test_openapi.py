@@ -56,7 +56,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("endpoint", "mode"), CASES, ids=[f"{one.name}-{mode.value}" for one, mode in CASES])
+HEAVY = {"send", "send_batch", "preview"}  # schemathesis needs three seconds to make one example of a whole message
+
+
+def case_of(endpoint: Any, mode: Any) -> Any:
+    """Of those that take long, sending is the quick one: the others' bodies are made of the same message."""
+    marks = [pytest.mark.long] if endpoint.name in HEAVY - {"send"} else []
+    return pytest.param(endpoint, mode, id=f"{endpoint.name}-{mode.value}", marks=marks)
+
+
+@pytest.mark.parametrize(("endpoint", "mode"), [case_of(*one) for one in CASES])
 def test_it_is_true(server: Any, client: Any, schema: Any, endpoint: Any, mode: Any) -> None:
     """What the document promises is what comes; what it forbids is refused; nothing crashes."""
     hook(client)
@@ -64,9 +73,9 @@ def test_it_is_true(server: Any, client: Any, schema: Any, endpoint: Any, mode: 
     # Rules that no schema tells: which settings a type has, which ids there are. The key is tested elsewhere, with its limit.
     left_out = checks.get_by_names(["positive_data_acceptance", "ignored_auth"])
 
-    @settings(
-        max_examples=12, derandomize=True, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
-    )
+    examples = settings.default.max_examples // (60 if endpoint.name in HEAVY else 16)
+
+    @settings(max_examples=examples, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck])
     @given(case=schema[endpoint.path][endpoint.method].as_strategy(generation_mode=mode))
     def run(case: Any) -> None:
         case.call_and_validate(headers={"Authorization": f"Bearer {client.key}"}, excluded_checks=left_out)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tocsin.api import bodies, messages, quick
@@ -55,7 +55,6 @@ ITEM = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
 @given(ITEM, st.booleans())
 @example({"message": "m", "fields": {"a": 10**400}}, True)
 def test_one(item: dict[str, Any], ascii_only: bool) -> None:
@@ -64,7 +63,6 @@ def test_one(item: dict[str, Any], ascii_only: bool) -> None:
     assert draft is None or draft == by_table(content)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(ITEM, max_size=3), st.booleans())
 def test_batch(items: list[dict[str, Any]], ascii_only: bool) -> None:
     content = json.dumps({"notifications": items}, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")

@@ -7,7 +7,6 @@ import re
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from receiver import Receiver
@@ -224,7 +223,6 @@ def test_short_fields_stay_whole_beside_a_long_text():
     assert units(embed["description"]) > 4000
 
 
-@examples(max_examples=2000, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_a_sound_embed(message, late):
     embeds = embeds_of(message, meant_for=AT if late else None)

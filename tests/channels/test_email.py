@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mailserver import MailServer
@@ -247,7 +246,6 @@ def check_wire_form(mail: Mail) -> None:
     assert mail.content.endswith(b"\r\n")
 
 
-@examples(max_examples=2000, deadline=None)
 @given(
     st.text(max_size=300),
     st.text(min_size=1, max_size=2000),
@@ -262,7 +260,6 @@ def test_any_text_makes_a_sound_mail(title: str, text: str, fields: list[tuple[s
     assert {tag for tag, _ in page(html).tags} <= set(known.split())
 
 
-@examples(max_examples=2000, deadline=None)
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=256))
 def test_a_title_comes_back_as_it_was(title: str):
     expected = " ".join(title.replace("\ufeff", "").split())

@@ -6,7 +6,6 @@ import re
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 
 from receiver import Receiver
 from tocsin import settings as options
@@ -144,7 +143,6 @@ def test_long_messages_go_out_in_numbered_cards():
     assert ["buttonList" in widgets_of(body)[-1] for body in bodies] == [False] * (len(bodies) - 1) + [True]
 
 
-@examples(max_examples=2000, deadline=None)
 @given(message=messages)
 def test_anything_makes_sound_html(message: Message):
     for body in bodies_of(message, meant_for=AT):

@@ -6,7 +6,6 @@ import time
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -201,7 +200,6 @@ def test_emphasis_holds_on_to_korean_endings():
     assert texts(card_of(Message("*강조*는 **굵게**는 *it*")))[1] == "*강조*는 **굵게**는 _it_"
 
 
-@examples(max_examples=2000, deadline=None)
 @given(message=messages)
 def test_any_message_becomes_cards_that_fit(message: Message):
     assert 1 <= len(cards_of(message, meant_for=1)) <= 5
@@ -262,7 +260,6 @@ def squeezed(text: str) -> list[str]:
     return [line for line in (" ".join(line.split()) for line in text.split("\n")) if line]
 
 
-@examples(max_examples=2000)
 @given(text=WORDS)
 def test_escaped_words_are_read_as_they_were_written(text: str):
     seen, marks = read(escape(text))

@@ -7,7 +7,6 @@ import re
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
@@ -218,7 +217,6 @@ def test_a_long_message_goes_out_in_numbered_parts():
         assert sum(text.count("word") for text in shown) == 3000
 
 
-@examples(max_examples=2000, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_sound_blocks(message, late):
     for body in bodies_of(message, meant_for=AT if late else None):

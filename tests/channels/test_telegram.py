@@ -7,7 +7,6 @@ import re
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from receiver import Receiver
@@ -258,7 +257,6 @@ def test_the_operator_says_how_many_parts_at_most():
     assert "(1/" not in body["text"]
 
 
-@examples(max_examples=2000, deadline=None)
 @given(messages, st.booleans())
 def test_anything_makes_sound_html(message, late):
     for body in bodies_of(message, meant_for=AT if late else None):

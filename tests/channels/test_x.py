@@ -8,7 +8,6 @@ import time
 
 import pytest
 from hypothesis import example, given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from oauthlib.oauth1 import RequestValidator, SignatureOnlyEndpoint
 from twitter_text import parse_tweet
@@ -128,14 +127,12 @@ WORDS = ["disk", "디스크가", "漢字", "é", "👍🏽", "👩‍👩‍👧
 LINKS = ["https://example.com/a_b?c=d", "http://sub.example.co.uk/x", "(https://example.com/x)"]
 
 
-@examples(max_examples=2000)
 @given(words=st.lists(st.sampled_from(WORDS + LINKS) | st.text("abcxyz가나다漢★…", min_size=1, max_size=12), max_size=60))
 def test_the_weight_of_ordinary_text_is_the_one_of_twitter_text(words: list[str]):
     text = weighted.clean(" ".join(words))
     assert weighted.weight(text) == parse_tweet(text).weightedLength
 
 
-@examples(max_examples=2000, deadline=None)
 @given(text=MIXED | TEXT)
 @example(text=f"https://{'x' * 80}.com")  # no host name has a label of over 63 characters
 def test_the_weight_is_never_less_than_the_one_of_twitter_text(text: str):
@@ -153,7 +150,6 @@ def test_where_in_doubt_the_weight_is_too_high_and_not_too_low(text: str, weight
     assert weight <= weighted.weight(text) <= weight + 30
 
 
-@examples(max_examples=2000)
 @given(text=TEXT | MIXED, limit=st.integers(23, 280))
 def test_a_cut_fits_is_a_beginning_and_says_so(text: str, limit: int):
     cut = weighted.cut(text, limit)
@@ -165,7 +161,6 @@ def test_a_cut_fits_is_a_beginning_and_says_so(text: str, limit: int):
         assert weighted.clean(text).startswith(cut[:-1])
 
 
-@examples(max_examples=2000)
 @given(text=MIXED)
 @example(text="https://example.com-")
 def test_what_is_defused_holds_no_address_and_stays_as_it_is(text: str):
@@ -235,7 +230,6 @@ def test_without_links_nothing_in_the_text_is_one():
     assert post(message, service=NO_LINKS) == "On example[.]com — see here (example[.]com/x) or main[.]py, a[.]example[.]org"
 
 
-@examples(max_examples=2000)
 @given(
     text=TEXT.filter(bool) | MIXED.filter(bool),
     title=TEXT.map(lambda text: text[:256]),
@@ -317,7 +311,6 @@ def test_the_operators_own_address_is_signed_as_it_is(base: str):
     assert arrives(HANDLER, HANDLER, url=f"{base}/2/tweets", service=service)
 
 
-@examples(max_examples=2000)
 @given(parts=st.lists(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=256), min_size=4, max_size=4))
 def test_any_accepted_secret_signs(parts: list[str]):
     assert arrives(XSettings(*parts), XSettings(*parts))

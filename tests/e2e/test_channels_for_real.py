@@ -25,8 +25,6 @@ from e2e.service import FIRST_KEY, OwnedClient, Service, until
 from mailserver import MailServer
 from receiver import Received, Receiver
 
-pytestmark = pytest.mark.xdist_group("channels")  # one service for all of them
-
 TITLE = "Disk of db-1 <b>91 %</b> full 디스크"
 URL = "https://example.com/db-1?tab=disks&since=1h"
 MESSAGE = """\

@@ -26,8 +26,13 @@ _TO_0001 = """
 """
 
 
+# Where a scene has several points, those whose neighbour shows the same promise.
+LONG = {"before-accept-commit", "after-wake-up", "after-connect", "before-outcome-commit", "after-answer"}
+
+
 def of(*scenes: str) -> Any:
-    return pytest.mark.parametrize("point", [pytest.param(one, id=one.name) for one in POINTS if one.scene in scenes])
+    points = [pytest.param(one, id=one.name, marks=[pytest.mark.long] * (one.name in LONG)) for one in POINTS if one.scene in scenes]
+    return pytest.mark.parametrize("point", points)
 
 
 def test_every_point_has_its_scene() -> None:

@@ -24,8 +24,6 @@ from tocsin.store import DeliveryFilter, HandlerFilter, listing, people, reading
 from tocsin.store.sql import sqlite_engine, write_now
 from tocsin.vault import hash_api_key, shown_key
 
-pytestmark = pytest.mark.xdist_group("scale")  # the large store is made once
-
 FEW, HANDLERS, DELIVERIES = 1_000, 100_000, 1_000_000
 MOST_TIMES = 3
 SLOW_READS = 8  # more than the store has threads for reading

@@ -4,7 +4,6 @@ import re
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 
 from tocsin.markup import discord, slack, telegram
 from tocsin.markup.parse import parse
@@ -43,7 +42,6 @@ def discord_shows(text: str) -> str:
     return re.sub(r"\\([^0-9A-Za-z\s])", r"\1", text)
 
 
-@examples(max_examples=2000, deadline=None)
 @given(short)
 def test_discord_words_stay_words(text):
     escaped = discord.escape(text)
@@ -53,7 +51,6 @@ def test_discord_words_stay_words(text):
     assert not re.search(r"^[ \t]*([#>+-]|\d{1,9}[.)])", escaped, re.MULTILINE)
 
 
-@examples(max_examples=2000, deadline=None)
 @given(markdown)
 def test_discord_of_anything_pings_nobody(text):
     outside_code = re.sub(r"(?<!\\)(`+).*?(?<!`)\1(?!`)", "", discord.discord(parse(text)), flags=re.DOTALL)

@@ -2,7 +2,6 @@
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tocsin.markup import discord, telegram
@@ -64,7 +63,6 @@ def test_endless_combining_marks_are_cut_all_the_same():
     assert 90 < len(cut_characters("a" + "\u0301" * 5000, 100)) <= 100
 
 
-@examples(max_examples=2000, deadline=None)
 @given(st.text(max_size=400) | markdown, st.integers(0, 500))
 def test_cuts_keep_their_limit(text, limit):
     for cut, size in ((cut_characters, len), (cut_utf16, utf16), (cut_bytes, utf8)):
@@ -73,7 +71,6 @@ def test_cuts_keep_their_limit(text, limit):
         assert shown == text or size(text) > limit
 
 
-@examples(max_examples=2000, deadline=None)
 @given(st.lists(st.integers(0, 500), max_size=30), st.integers(0, 5000))
 def test_share(sizes, room):
     cap = share(sizes, room)
@@ -103,7 +100,6 @@ def test_half_a_link_or_half_a_row_is_none():
     assert plain(head_of(parse("|a|b|\n|-|-|\n|c|d|\n|eeeeee|ffffff|"), 16)).endswith("c | d")
 
 
-@examples(max_examples=2000, deadline=None)
 @given(markdown, st.integers(60, 5000), st.sampled_from([(plain, len), (discord.discord, utf16), (telegram.telegram, utf8)]))
 def test_fit_keeps_its_limit(text, limit, dialect):
     render, size = dialect
@@ -114,7 +110,6 @@ def test_fit_keeps_its_limit(text, limit, dialect):
         assert shown == render(document)
 
 
-@examples(max_examples=2000, deadline=None)
 @given(markdown, st.integers(0, 2000))
 def test_heads_keep_to_their_room(text, room):
     document = parse(text)

@@ -6,7 +6,6 @@ import unicodedata
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -228,7 +227,6 @@ def test_nothing_takes_long(text):
     assert time.process_time() - started < 2.0
 
 
-@examples(max_examples=2000, deadline=None)
 @given(markdown | st.text(st.characters(codec=None), max_size=60))
 def test_the_promises_hold_for_anything(text):
     document = parse(text)
@@ -250,7 +248,6 @@ def test_the_promises_hold_for_anything(text):
                 pass
 
 
-@examples(max_examples=2000, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=60))
 def test_parse_is_the_same_twice(text):
     assert parse(text) is parse(text)

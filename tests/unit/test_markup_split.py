@@ -4,7 +4,6 @@ import re
 
 import pytest
 from hypothesis import example, given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tocsin.markup import discord, slack, telegram, tree
@@ -142,7 +141,6 @@ MEASURES = {
 
 
 @pytest.mark.parametrize("dialect", MEASURES)
-@examples(max_examples=2000, deadline=None)
 @given(text=markdown, limit=st.integers(2500, 6000), last=st.integers(2500, 6000), most=st.integers(1, 6))
 @example(text="**&#7;**&#7;" * 700, limit=2500, last=2500, most=2)  # bold around nothing has no weight, and must not stay
 def test_parts_keep_their_limits(dialect, text, limit, last, most):
@@ -153,7 +151,6 @@ def test_parts_keep_their_limits(dialect, text, limit, last, most):
     assert measure(render(parts[-1])) <= last
 
 
-@examples(max_examples=2000, deadline=None)
 @given(text=markdown.filter(lambda text: "|" not in text), limit=st.integers(60, 2000))
 @example(text="> " * 20 + "a" * 300, limit=60)
 @example(text="- " * 20 + "word " * 100, limit=60)
@@ -164,7 +161,6 @@ def test_parts_joined_are_the_whole(text, limit):
     assert all(parts) or not document
 
 
-@examples(max_examples=2000, deadline=None)
 @given(text=markdown, room=st.integers(1, 3000))
 def test_a_beginning_is_never_empty(text, room):
     document = parse(text)

@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 
 from tocsin.markup.html import html
 from tocsin.markup.parse import parse
@@ -131,7 +130,6 @@ def test_a_task_has_its_box_beside_its_words():
     assert re.sub(' style="[^"]*"', "", html(parse("- [x] a\n\n- [ ] b"))) == "<ul>\n<li><p>☑ a</p></li>\n<li><p>☐ b</p></li>\n</ul>"
 
 
-@examples(max_examples=2000, deadline=None)
 @given(markdown)
 def test_html_of_anything_is_sound(text):
     checked = Checker(html(parse(text)))
@@ -139,7 +137,6 @@ def test_html_of_anything_is_sound(text):
     assert all(link.startswith(("http://", "https://", "mailto:")) for link in checked.links)
 
 
-@examples(max_examples=2000, deadline=None)
 @given(markdown)
 def test_plain_of_anything_has_no_control_characters(text):
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]", plain(parse(text)))
