@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from tocsin.engine.lanes import Lane
-from tocsin.engine.places import NEW, SILENT, TRUSTED, Bounds, Places
+from tocsin.engine.places import NEW, SILENT, TRUSTED, Bounds, Places, mail_bounds
 
 BOUNDS = Bounds(places=300, size=1000, untrusted=120, silent=60)
 
@@ -126,4 +126,13 @@ def test_a_lane_that_is_let_go_is_not_returned() -> None:
     places.give_back(places.holding(1), 0, TRUSTED)
     assert places.next() is stays
     assert places.next() is None
-    assert not places.has_parked
+    assert not places.asking
+
+
+def test_a_slow_mailbox_is_one_that_is_slower_than_others() -> None:
+    places = Places(mail_bounds(6))
+    assert [places.is_slow(seconds) for seconds in (0.2, 1.9, 0.2, 5.0, 0.2)] == [False, False, False, True, False]
+    slow = [places.is_slow(3.0) for _ in range(20)]  # the server itself has become slow
+    assert slow[0]
+    assert not slow[-1]
+    assert not Places(BOUNDS).is_slow(19.0)

@@ -16,7 +16,7 @@ import structlog
 from msgspec import Struct
 
 from tocsin import observe
-from tocsin.engine import STRAINED, UNANSWERED, UNTRIED, Worker
+from tocsin.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
 from tocsin.engine.alarm import Alarm
 from tocsin.engine.lanes import BUSY, COMPLETE, IDLE, PACED, PARKED, PREPARING, QUEUED, READING, REREAD, SPILLED, Lane, Turns, size_of
 from tocsin.engine.places import NEW, SILENT, TRUSTED, Bounds, Holding, Places
@@ -31,7 +31,7 @@ MAX_IDLE = 1000  # lanes that are kept though nothing is in them: making one ane
 MAX_STARTS = 200  # attempts begun in one go, before the event loop sees to others
 SWEEP_SECONDS = 30.0
 UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
-FORGET_SECONDS = 10.0  # without an attempt; what a handler could take then says little about what it can take now (RFC 5681 4.1)
+FORGET_SECONDS = 300.0  # without an attempt, then what a handler could take says little about what it can take now (RFC 7661 4.4)
 log = structlog.get_logger(__name__)
 
 Key: TypeAlias = tuple[int, int]
@@ -88,7 +88,7 @@ class LocalEngine:
         self._refill = Refill(store, self._memory, self._add, self._wake_lane, self._filled)
         self._running = 0
         self._resting = 0
-        self._answered: set[int] = set()  # handlers without a lane whose last attempt was answered
+        self._answered: dict[int, int] = {}  # handlers without a lane whose last attempt was answered, and what they could take
         self._trickles: dict[Places, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()  # of use while stopping
         self._sweeper: asyncio.Task[None] | None = None
@@ -183,7 +183,9 @@ class LocalEngine:
     def _lane(self, handler_id: int, user_id: int) -> Lane:
         lane = self._lanes.get(handler_id)
         if lane is None:
-            lane = self._lanes[handler_id] = Lane(handler_id, user_id, TRUSTED if handler_id in self._answered else NEW)
+            limit = self._answered.get(handler_id)
+            lane = self._lanes[handler_id] = Lane(handler_id, user_id, NEW if limit is None else TRUSTED)
+            lane.window = Window(limit or FIRST_LIMIT)
             lane.own = self._ring.own(user_id)
         return lane
 
@@ -225,9 +227,9 @@ class LocalEngine:
         if len(self._lanes) > MAX_IDLE and lane.unanswered < UNANSWERED_FOR_ONE_AT_A_TIME:
             self._lanes.pop(lane.handler_id, None)
             if lane.trust != TRUSTED:
-                self._answered.discard(lane.handler_id)
+                self._answered.pop(lane.handler_id, None)
             elif len(self._answered) < MAX_REMEMBERED:
-                self._answered.add(lane.handler_id)
+                self._answered[lane.handler_id] = lane.window.limit
 
     # ---------------------------------------------------------------------------------------------------- taking turns
 
@@ -304,23 +306,26 @@ class LocalEngine:
     # --------------------------------------------------------------------------------------------- what an attempt tells
 
     def came_back(self, run: _Run, how: int) -> None:
-        lane, now = run.lane, time.monotonic()
+        lane, places, now = run.lane, run.places, time.monotonic()
         lane.sending -= 1
         lane.ended_at = now
         if run.is_alone:
             lane.alone -= 1
         if run.has_place:
             run.has_place = False
-            run.places.give_back(run.holding, run.size, run.trust)
+            places.give_back(run.holding, run.size, run.trust)
         else:
             self._resting -= 1
-        if how != UNTRIED:
+        if how == ANSWERED and run.is_measured and lane.trust == TRUSTED and not places.knows_slow:
+            lane.unanswered = 0
+            lane.window.answered(now - run.started, run.flying, False)
+        elif how != UNTRIED:
             self._judge(lane, run, how, now - run.started)
         if lane.state == BUSY:
             self._queue(lane)
             self._pump_soon()
-        if run.places.has_waiting:
-            self._place_freed(run.places)
+        if places.asking or places.returning:
+            self._place_freed(places)
 
     def _judge(self, lane: Lane, run: _Run, how: int, seconds: float) -> None:
         """What the attempt says about its handler."""
@@ -331,7 +336,7 @@ class LocalEngine:
                 lane.window = Window(1, is_slow_start=False)
         else:
             lane.unanswered = 0
-            trust = TRUSTED if seconds <= run.places.bounds.slow_seconds or not run.is_measured else SILENT
+            trust = SILENT if run.is_measured and run.places.is_slow(seconds) else TRUSTED
             if run.is_measured:
                 lane.window.answered(seconds, run.flying, how == STRAINED)
         if trust != lane.trust:
@@ -416,7 +421,7 @@ class LocalEngine:
     def _trickle(self, places: Places) -> None:
         places.extra()
         self._place_freed(places)
-        if places.has_parked:
+        if places.asking:
             self._trickles[places] = self._loop.call_later(places.bounds.trickle_seconds, self._trickle, places)
         else:
             del self._trickles[places]

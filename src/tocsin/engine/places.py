@@ -17,6 +17,8 @@ from tocsin.engine.lanes import PARKED, Lane
 
 USER_SHARE = 2  # times what is free
 MAX_USERS = 10_000  # remembered; those that hold nothing go first
+SLOW_FACTOR = 4  # times what answers take at their quickest
+FORGOTTEN = 1.2  # so the quickest answer grows old with each slower one: a server may have become slow for all
 MAX_LOOKS = 8  # users asked when a place becomes free
 
 NEW, SILENT, TRUSTED = 0, 1, 2
@@ -31,7 +33,7 @@ class Bounds(Struct, frozen=True):
     untrusted: int
     silent: int
     trickle_seconds: float = 0.1
-    slow_seconds: float = float("inf")  # an answer that takes longer counts as none
+    slow_seconds: float = float("inf")  # an answer that takes longer, and much longer than others do, counts as none
 
 
 def mail_bounds(connections: int) -> Bounds:
@@ -64,12 +66,14 @@ class Places:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
+        self.knows_slow = bounds.slow_seconds < float("inf")
         self._users: dict[int, Holding] = {}
-        self._asking: deque[Holding] = deque()  # users with parked lanes, in turn
+        self.asking: deque[Holding] = deque()  # users with parked lanes, in turn
         self._taken = 0
         self._size = 0
         self._untrusted = 0
         self._silent = 0
+        self._quickest = float("inf")
         self._extra = 0  # starts beyond a user's share of the untrusted
         self.returning: deque[Callable[[], bool]] = deque()  # attempts that rest and would go on; True: it took the place
 
@@ -80,15 +84,6 @@ class Places:
     @property
     def are_taken(self) -> bool:
         return self._taken >= self.bounds.places
-
-    @property
-    def has_parked(self) -> bool:
-        return bool(self._asking)
-
-    @property
-    def has_waiting(self) -> bool:
-        """Somebody waits for a place, to start or to go on."""
-        return bool(self._asking or self.returning)
 
     def holding(self, user_id: int) -> Holding:
         found = self._users.get(user_id)
@@ -142,6 +137,13 @@ class Places:
             if trust == SILENT:
                 self._silent -= 1
 
+    def is_slow(self, seconds: float) -> bool:
+        """Whether an answer took so long that its handler should leave places to others."""
+        if not self.knows_slow:
+            return False
+        self._quickest = min(seconds, self._quickest * FORGOTTEN)
+        return seconds > max(self.bounds.slow_seconds, SLOW_FACTOR * self._quickest)
+
     # --------------------------------------------------------------------------------------------- those that wait
 
     def park(self, lane: Lane, holding: Holding) -> None:
@@ -151,7 +153,7 @@ class Places:
         lane.parked_in[lane] = None
         if not holding.is_asking:
             holding.is_asking = True
-            self._asking.append(holding)
+            self.asking.append(holding)
 
     def let_go(self, lane: Lane) -> None:
         """A parked lane waits no longer: something else has changed for it."""
@@ -165,11 +167,11 @@ class Places:
 
     def next(self) -> Lane | None:
         """A lane that waited and may start now, users taking turns; it waits no longer."""
-        for _ in range(min(len(self._asking), MAX_LOOKS)):
-            holding = self._asking.popleft()
+        for _ in range(min(len(self.asking), MAX_LOOKS)):
+            holding = self.asking.popleft()
             lane = self._pick(holding)
             if any(holding.parked):
-                self._asking.append(holding)
+                self.asking.append(holding)
             else:
                 holding.is_asking = False
             if lane is not None:

@@ -43,7 +43,7 @@ class Memory:
 
     def has_room(self, lane: Lane) -> bool:
         waiting = len(lane.jobs) + len(lane.behind)
-        return waiting < ALWAYS_IN_LANE or (waiting < MAX_IN_LANE and not self.is_full)
+        return waiting < ALWAYS_IN_LANE or (waiting < MAX_IN_LANE and self.jobs < MAX_IN_MEMORY and self._size < MAX_BYTES)
 
     def is_low(self, lane: Lane) -> bool:
         """The lane has so little that it is to be read again."""

@@ -125,7 +125,8 @@ class Delivering:
         return self._directory.pacing(handler_id).in_flight
 
     def wire(self, handler_id: int) -> str:
-        return self._directory.pacing(handler_id).wire
+        known = self._directory.known_pacing(handler_id)
+        return known.wire if known else "http"
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         await self._directory.prepare(handler_ids)
