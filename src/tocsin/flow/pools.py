@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import math
 import threading
 import time
 import weakref
@@ -199,6 +200,7 @@ class Pool:
         for job in self._running:
             with job.lock:
                 if job.thread_id is not None and time.clock_gettime(job.clock) - job.begun_at > budget:
+                    job.begun_at = math.inf  # once: a second one could come while the first is dealt with
                     _raise_in(job.thread_id, _Interrupted)
 
 
@@ -220,9 +222,9 @@ def _work(inbox: "SimpleQueue[tuple[Pool, _Job] | None]") -> None:
 
 
 def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
-    """Result or exception."""
+    """Result or exception. An interruption may come until `_close` is through, so no function of Python's is between them."""
     found: tuple[Any, BaseException | None] | None = None
-    with contextlib.suppress(_Interrupted):
+    try:
         _open(job)
         try:
             found = (job.call(), None)
@@ -230,9 +232,9 @@ def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
             raise
         except BaseException as error:  # noqa: BLE001  # whoever waits for it gets it
             found = (None, error)
-    while job.thread_id is not None:
-        with contextlib.suppress(_Interrupted):  # which may come until here
-            _close(job)
+        _close(job)
+    except _Interrupted:
+        _close(job)
     return found or (None, OverBudget())
 
 
