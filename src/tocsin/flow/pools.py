@@ -127,7 +127,7 @@ class Pool:
         """Raises Busy."""
         if self._max_waiting is None or self._waiting < self._max_waiting:
             return
-        jobs = max(self._turns.values(), key=len)
+        jobs = max(self._turns.values(), key=len, default=deque[_Job]())
         if len(jobs) <= len(self._turns.get(user, ())) + 1:
             raise Busy(_BUSY)
         job = jobs.pop()
