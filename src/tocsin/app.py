@@ -24,6 +24,7 @@ from tocsin.api import make_app
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
+from tocsin.flow import pools
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
 from tocsin.flow.accounts import Accounts
@@ -46,7 +47,7 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.wires import Wires
 from tocsin.settings import Settings
-from tocsin.store import StoreError, people
+from tocsin.store import StoreError, people, reading
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
 from tocsin.web import make_pages
@@ -100,6 +101,9 @@ async def running(
         oldest = local.oldest_due()
         return 0.0 if oldest is None else max(0.0, (observe.now() - oldest) / 1e6)
 
+    async def pulse() -> Pulse:
+        return Pulse(int(await store.ask(reading.backlog)), age())
+
     _watch(metrics, store, local, age)
     await recover(ledger.found, store, directory, keeping, settings)
     ledger.clear()
@@ -119,11 +123,12 @@ async def running(
             metrics=metrics,
             unready=unready,
             accounts=Accounts(store, changed),
-            pulse=lambda: Pulse(int(store.backlog()), age()),
+            pulse=pulse,
         )
     finally:
         house.cancel()
         await local.stop(GRACE_SECONDS)
+        await pools.close()
         with contextlib.suppress(Busy):  # when keys were last used is not worth a failed stop
             await access.note_use()
             await tally.keep()

@@ -104,6 +104,13 @@ def hash_password(password: str) -> str:
     return _passwords.hash(password)
 
 
+def hash_of_nothing() -> str:
+    """In the form of a password's hash, but of no password: to check it takes as long."""
+    salt, digest = (base64.b64encode(secrets.token_bytes(size)).decode().rstrip("=") for size in (_passwords.salt_len, _passwords.hash_len))
+    costs = f"m={_passwords.memory_cost},t={_passwords.time_cost},p={_passwords.parallelism}"
+    return f"$argon2id$v=19${costs}${salt}${digest}"
+
+
 def check_password(hashed: str, password: str) -> bool:
     try:
         return _passwords.verify(hashed, password)

@@ -24,6 +24,7 @@ from tocsin.settings import load
 from tocsin.store import people
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, new_api_key
+from tocsin.web import make_pages
 
 _numbers = itertools.count(1)
 
@@ -136,7 +137,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 @contextmanager
-def serving(folder: Path, **environ: str) -> Iterator[Server]:
+def serving(folder: Path, *, pages: bool = False, **environ: str) -> Iterator[Server]:
     environ = {"TOCSIN_DATA_DIR": str(folder), "TOCSIN_PORT": "0", "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8", **environ}
     settings = load(environ, folder / "no.env")
     started: queue.Queue[Any] = queue.Queue()
@@ -147,7 +148,8 @@ def serving(folder: Path, **environ: str) -> Iterator[Server]:
         port = listener.getsockname()[1]
         async with running(settings, engine, vault, lambda: [("127.0.0.1", port)]) as service:
             config = uvicorn.Config(
-                make_app(service), loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+                make_app(service, make_pages(service) if pages else None),
+                loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
                 server_header=False, proxy_headers=False,
             )  # fmt: skip
             server = _Uvicorn(config)

@@ -11,6 +11,7 @@ import pytest
 
 from api.support import hook, moment, until
 from receiver import Receiver
+from tocsin.api import notifications
 
 PATH = "/api/notifications"
 JSON = {"Content-Type": "application/json"}
@@ -232,6 +233,25 @@ def test_bad_batch(client: Any, body: Any, fault: tuple[str, str]) -> None:
     hook(client)
     answer = client.post(f"{PATH}/batch", body)
     assert (answer.status, answer.faults()) == (422, [fault])
+
+
+def test_a_large_batch_is_read_in_its_pool_and_answered_alike(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[str] = []
+    read_batch = notifications._read_batch
+
+    def noting(*arguments: Any) -> Any:
+        where.append(threading.current_thread().name)
+        return read_batch(*arguments)
+
+    monkeypatch.setattr(notifications, "_read_batch", noting)
+    hook(client)
+    large = {"notifications": [{"message": f"{number} " + "x" * 13_000} for number in range(20)]}
+    made = client.post("/api/notifications/batch", large)
+    assert made.status == 202 and len(made.data) == 20
+    assert client.get(f"/api/notifications/{made.data[19]['id']}").data["message"].startswith("19 x")
+    large["notifications"][7]["severity"] = "loud"
+    assert client.post("/api/notifications/batch", large).faults() == [("invalid_choice", "notifications[7].severity")]
+    assert where == ["tocsin-bodies"] * 2
 
 
 def test_batch_is_json_only(client: Any) -> None:

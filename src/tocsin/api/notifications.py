@@ -6,8 +6,11 @@ from tocsin.api import answers, envelope, messages, quick
 from tocsin.api.bodies import Pairs
 from tocsin.api.endpoint import Call
 from tocsin.api.errors import Answer, fault
+from tocsin.flow import pools
 from tocsin.flow.accept import Idempotency
 from tocsin.model import Draft, Fault, Micros
+
+MAX_AT_ONCE = 128 * 1024  # bytes of a body that is read on the event loop, in a few milliseconds
 
 
 async def send(call: Call) -> Answer:
@@ -24,9 +27,11 @@ async def send(call: Call) -> Answer:
 
 async def send_batch(call: Call) -> Answer:
     now = time.time_ns() // 1000
-    drafts = quick.batch(call.content, now) if _is_plain(call) else None
+    is_large = len(call.content) > MAX_AT_ONCE
+    drafts = quick.batch(call.content, now) if not is_large and _is_plain(call) else None
     if drafts is None:
-        read = _read_batch(call, now)
+        # Large ones never take the quick way: it reads the whole body in one go, in which no other thread gets a turn.
+        read = await pools.here().bodies.run(call.user_id, _read_batch, call, now) if is_large else _read_batch(call, now)
         drafts = [draft for _, draft in read]
         if (ids := await _answered(call, drafts)) is not None:
             return envelope.data([answers.Made(one) for one in ids], 202)

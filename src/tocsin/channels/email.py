@@ -311,6 +311,7 @@ CHANNEL = Channel(
     target=_target,
     paces=_paces,
     render=_render,
+    quick_marks=20,
     classify=_classify,
     measure=_measure,
     becomes=BECOMES,

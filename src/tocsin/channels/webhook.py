@@ -175,6 +175,7 @@ CHANNEL = Channel(
     settings=WebhookSettings,
     target=lambda settings: origin(settings.webhook).partition("://")[2],
     render=render,
+    quick_marks=None,
     classify=classify,
     measure=measure,
     becomes={},  # the Markdown goes out as it was written

@@ -274,6 +274,7 @@ CHANNEL = Channel(
     paces=_paces,
     rest_seconds=_rest_seconds,
     render=render,
+    quick_marks=60,
     classify=classify,
     measure=measure,
     becomes=plain.BECOMES,

@@ -3,18 +3,22 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import ParamSpec, TypeVar
 
 from email_validator import EmailNotValidError, validate_email
 from msgspec import Struct
 from sqlalchemy import Connection
 
 from tocsin import observe
+from tocsin.flow import pools
 from tocsin.flow.access import SCOPES
 from tocsin.model import SECOND, Fault, Invalid, Micros, Missing
 from tocsin.store import Store, people
 from tocsin.store.people import KeyLine, Person, UserLine
-from tocsin.vault import check_password, hash_api_key, hash_password, new_api_key, shown_key
+from tocsin.vault import check_password, hash_api_key, hash_of_nothing, hash_password, new_api_key, shown_key
 
 IDLE: Micros = 14 * 86_400 * SECOND  # after which a session ends
 SIGN_IN_LINK_LASTS: Micros = 86_400 * SECOND
@@ -27,6 +31,10 @@ _FREE_TRIES = 5
 _LONGEST_WAIT_SECONDS = 900.0
 _FORGOTTEN_AFTER_SECONDS = 3600.0
 _MOST_REMEMBERED = 10_000
+MAX_WAITING_TRIES = 16  # of an address or an account, until it is known how those before them end
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Throttled(Exception):
@@ -37,11 +45,66 @@ class Throttled(Exception):
         self.seconds = seconds
 
 
+class _Try:
+    """One attempt under way. `is_right` is set once that is known; an attempt that ends before counts neither way."""
+
+    is_right: bool | None = None
+
+
 class _Tries:
-    """Failed attempts by address and by account: from the sixth on each doubles the wait, until one succeeds or none came for an hour."""
+    """Failed attempts by address and by account: from the sixth on each doubles the wait, until one succeeds or none came for an hour.
+
+    An attempt is counted before its password is looked at, as if it were to fail, so no more are looked at at once than may fail.
+    """
 
     def __init__(self) -> None:
         self._failed: dict[str, tuple[int, float]] = {}
+        self._under_way: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
+        self._one_ended = asyncio.Event()
+
+    @asynccontextmanager
+    async def one(self, *whose: str) -> AsyncGenerator[_Try, None]:
+        """One attempt; where those under way may use up what is free, it waits until it is known whether they do. Raises Throttled."""
+        self.check(*whose)
+        if not self._may_begin(whose):
+            await self._turn(whose)
+        self._under_way.update(whose)
+        attempt = _Try()
+        try:
+            yield attempt
+        finally:
+            self._take_off(self._under_way, whose)
+            if attempt.is_right is not None:
+                (self.succeeded if attempt.is_right else self.failed)(*whose)
+            self._one_ended.set()
+            self._one_ended = asyncio.Event()
+
+    def _may_begin(self, whose: Iterable[str]) -> bool:
+        """One at a time is always looked at, once its wait is over."""
+        return all(not self._under_way[one] or self._under_way[one] + self._count(one) <= _FREE_TRIES for one in whose)
+
+    async def _turn(self, whose: Sequence[str]) -> None:
+        if any(self._waiting[one] >= MAX_WAITING_TRIES for one in whose):
+            raise Throttled(1.0)
+        self._waiting.update(whose)
+        try:
+            while not self._may_begin(whose):
+                await self._one_ended.wait()
+                self.check(*whose)
+        finally:
+            self._take_off(self._waiting, whose)
+
+    @staticmethod
+    def _take_off(counts: Counter[str], whose: Iterable[str]) -> None:
+        for one in whose:
+            counts[one] -= 1
+            if counts[one] <= 0:
+                del counts[one]
+
+    def _count(self, one: str) -> int:
+        count, until = self._failed.get(one, (0, 0.0))
+        return count if time.monotonic() - until < _FORGOTTEN_AFTER_SECONDS else 0
 
     def check(self, *whose: str) -> None:
         """Raises Throttled."""
@@ -55,8 +118,7 @@ class _Tries:
         if len(self._failed) >= _MOST_REMEMBERED:
             self._failed = {one: (count, until) for one, (count, until) in self._failed.items() if until > now}
         for one in whose:
-            before, until = self._failed.get(one, (0, 0.0))
-            count = before + 1 if now - until < _FORGOTTEN_AFTER_SECONDS else 1
+            count = self._count(one) + 1
             wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** (count - _FREE_TRIES)) if count > _FREE_TRIES else 0.0
             self._failed[one] = (count, now + wait)
 
@@ -79,24 +141,18 @@ class Accounts:
         self._store = store
         self._changed = changed
         self._tries = _Tries()
-        self._nobodys = ""  # a hash that is checked for accounts that are not there, so that they take as long
+        self._nobodys = hash_of_nothing()  # is checked for accounts that are not there, so that they take as long
 
     # ------------------------------------------------------------------------------------------------------- signing in
 
     async def sign_in(self, email: str, password: str, address: str) -> str | None:
-        """A new session's token; None if that is nobody. Takes as long whether there is such a user or not. Raises Throttled."""
-        whose = (f"address {address}", f"account {email.strip().lower()}")
-        self._tries.check(*whose)
-        if not self._nobodys:  # for whoever comes first, so that it tells nothing; at the start it would hold up everything else
-            self._nobodys = await asyncio.to_thread(hash_password, secrets.token_urlsafe(16))
-        person = await self._store.ask(people.person, email.strip())
-        hashed = person.password_hash if person is not None else None
-        is_right = await asyncio.to_thread(check_password, hashed or self._nobodys, password[:MOST_PASSWORD])
-        if person is None or hashed is None or not is_right:
-            self._tries.failed(*whose)
-            return None
-        self._tries.succeeded(*whose)
-        return await self._new_session(person.id)
+        """A new session's token; None if that is nobody. Takes as long whether there is such a user or not. Raises Throttled, Busy."""
+        async with self._tries.one(f"address {address}", f"account {email.strip().lower()}") as attempt:
+            person = await self._store.ask(people.person, email.strip())
+            hashed = person.password_hash if person is not None else None
+            fits = await _in_turn(address, check_password, hashed or self._nobodys, password[:MOST_PASSWORD])
+            attempt.is_right = fits and hashed is not None
+        return await self._new_session(person.id) if person is not None and attempt.is_right else None
 
     async def sign_in_by_link(self, token: str, address: str) -> str | None:
         """As `sign_in`, by the link that an administrator handed out; it works once."""
@@ -134,30 +190,26 @@ class Accounts:
     async def change_password(self, visitor: Visitor, old: str, new: str, address: str) -> str:
         """The token of a new session; all others have ended. Without a password until now, `old` is not asked for.
 
-        Raises Invalid, Throttled.
+        Raises Invalid, Throttled, Busy.
         """
-        whose = (f"address {address}", f"account {visitor.email.lower()}")
-        self._tries.check(*whose)
         person = await self._store.ask(people.person, visitor.email)
-        faults: list[Fault] = []
         hashed = person.password_hash if person is not None else None
-        if hashed is not None and not await asyncio.to_thread(check_password, hashed, old[:MOST_PASSWORD]):
-            self._tries.failed(*whose)
+        faults: list[Fault] = []
+        if hashed is not None and not await self._is_present_password(visitor, hashed, old, address):
             faults.append(Fault("invalid", "Wrong password", "This is not the present password.", "old"))
         if not LEAST_PASSWORD <= len(new) <= MOST_PASSWORD:
-            faults.append(
-                Fault(
-                    "invalid",
-                    "Not a usable value",
-                    "A password has at least {least} characters.",
-                    "new",
-                    values={"least": str(LEAST_PASSWORD)},
-                )
-            )
+            faults.append(Fault("invalid", "Not a usable value", _TOO_SHORT, "new", values={"least": str(LEAST_PASSWORD)}))
         if faults:
             raise Invalid(*faults)
-        await self._store.tell(people.set_password, visitor.id, await asyncio.to_thread(hash_password, new))
+        await self._store.tell(people.set_password, visitor.id, await _in_turn(address, hash_password, new))
         return await self._new_session(visitor.id)
+
+    async def _is_present_password(self, visitor: Visitor, hashed: str, password: str, address: str) -> bool:
+        """Counted like a sign-in where it is wrong."""
+        async with self._tries.one(f"address {address}", f"account {visitor.email.lower()}") as attempt:
+            is_right = await _in_turn(address, check_password, hashed, password[:MOST_PASSWORD])
+            attempt.is_right = None if is_right else False
+        return is_right
 
     async def has_password(self, visitor: Visitor) -> bool:
         person = await self._store.ask(people.person, visitor.email)
@@ -228,6 +280,11 @@ def _invite(connection: Connection, email: str, is_admin: bool, token_hash: byte
         user = person.id
     people.set_sign_in(connection, user, token_hash, now + SIGN_IN_LINK_LASTS)
     return True
+
+
+async def _in_turn(address: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What takes 64 MiB and all cores for a moment, one after the other, addresses in turn. Raises Busy."""
+    return await pools.here().passwords.run(address, call, *args, **kwargs)
 
 
 def _visitor(person: Person) -> Visitor:

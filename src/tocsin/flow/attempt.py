@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -11,8 +11,11 @@ from msgspec.structs import replace
 from tocsin import observe
 from tocsin.channels.contract import Context
 from tocsin.engine import Place
+from tocsin.flow import pools
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
+from tocsin.flow.pools import OverBudget, Pool
+from tocsin.markup.length import missing
 from tocsin.model import (
     MASK,
     Delivered,
@@ -33,8 +36,13 @@ from tocsin.net.mail import NothingSent
 from tocsin.vault import scrub
 
 MOST_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
-LONG_TEXT = 4096  # characters: more take milliseconds to render
+LONG_TEXT = 4096  # characters: more take over a millisecond to render, even without any mark
+LONG_WIDE_TEXT = 600  # the same where not all are ASCII: each flag or accent is looked at by itself
+CHARACTERS_OF_A_MARK = 16  # of a field, which is escaped one by one, take as long as a mark
+BEGINNING = 1000  # characters that are sent of a message that cannot be rendered in time
+_MARKS = b'\n*_`~[|<>#-+&!\\:@.)"'  # whatever may make another element of the text
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -59,10 +67,50 @@ class Tried(Value, frozen=True):
 
 
 async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
-    """The native requests; long messages are rendered in a thread, so that nobody waits for them."""
-    if len(message.text) > LONG_TEXT:
-        return await asyncio.to_thread(render_now, loaded, message, context)
-    return render_now(loaded, message, context)
+    """The native requests. What takes longer than the event loop may be held waits for its user's turn in the pool of renderings."""
+    if renders_quickly(loaded, message):
+        return render_now(loaded, message, context)
+    return await within_budget(pools.here().rendering, render_now, loaded, message, context)
+
+
+def renders_quickly(loaded: Loaded, message: Message) -> bool:
+    """Whether it takes a millisecond at most, going by how much there is of what takes time: marks of Markdown, fields, length."""
+    most = loaded.channel.quick_marks
+    if most is None:
+        return True
+    text = message.text
+    length = len(text)
+    if message.fields:
+        length += sum([len(name) + len(value) for name, value in message.fields])
+        most -= length // CHARACTERS_OF_A_MARK
+    if length <= most:
+        return True
+    if length > (LONG_TEXT if text.isascii() else LONG_WIDE_TEXT):
+        return False
+    content = text.encode("utf-8", "surrogatepass")
+    return len(content) - len(content.translate(None, _MARKS)) <= most
+
+
+async def within_budget(
+    pool: Pool, work: Callable[[Loaded, Message, Context], T], loaded: Loaded, message: Message, context: Context
+) -> T | Refused:
+    """`work`, which renders. Over the budget of its pool it is done again with the plainest form, then with the beginning of the text.
+
+    Raises what `work` and the pool raise, but for OverBudget.
+    """
+    plain = replace(context, plain=True)
+    for shown, form in ((message, context), (message, plain), (_beginning(message), plain)):
+        try:
+            return await pool.run(loaded.handler.user_id, work, loaded, shown, form)
+        except OverBudget:
+            log.error("render.over_budget", type=loaded.channel.type, delivery=context.delivery_id, plain=form.plain, of=len(shown.text))
+    return Refused(Reason.INTERNAL, "the message could not be rendered in time; this is a fault of the service", ours=True)
+
+
+def _beginning(message: Message) -> Message:
+    kept = message.text[:BEGINNING]
+    gone = len(message.text) - len(kept)
+    return replace(message, text=f"{kept}\n\n{missing(gone)}", fields=()) if gone else replace(message, fields=())
 
 
 def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:

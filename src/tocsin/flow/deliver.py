@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from tocsin import engine, observe
 from tocsin.channels.contract import Context
 from tocsin.flow.attempt import (
-    LONG_TEXT,
     Tried,
     attempt,
     classify,
@@ -24,6 +23,7 @@ from tocsin.flow.attempt import (
     plainly,
     render,
     render_now,
+    renders_quickly,
     shown_answer,
 )
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
@@ -134,7 +134,7 @@ class Delivering:
     def start(self, job: Waiting, run: engine.Run) -> None:
         """The quick way, without a task: one HTTP request of a handler that is in memory. Everything else takes steps."""
         loaded = self._directory.cached(job.delivery.handler_id)
-        if loaded is None or loaded.counts_posts or len(job.notification.message.text) > LONG_TEXT:
+        if loaded is None or loaded.counts_posts or not renders_quickly(loaded, job.notification.message):
             run.alone(True)  # it must be rendered or read first, and the next one may not overtake it
             self._spawn(self._take_steps(job, run))
             return

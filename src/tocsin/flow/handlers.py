@@ -1,6 +1,5 @@
 """Registering, changing and removing handlers: the rules for their fields, and what follows from a change."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -10,6 +9,7 @@ from tocsin import observe
 from tocsin.channels.contract import AnyChannel, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.engine import Engine
+from tocsin.flow import pools
 from tocsin.flow.directory import Directory, open_handler
 from tocsin.flow.health import ROWS_AT_ONCE, end_waiting
 from tocsin.flow.tally import HOUR
@@ -133,10 +133,10 @@ class Handlers:
         self._vault = vault
 
     async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
-        """One page and how many there are in all."""
+        """One page and how many there are in all. Raises Busy."""
         found = await self._store.handlers(user_id, which, page, size)
         if len(found.rows) > _MANY:
-            return await asyncio.to_thread(self._opened, found.rows), found.total
+            return await pools.here().pages.run(user_id, self._opened, found.rows), found.total
         return self._opened(found.rows), found.total
 
     def _opened(self, rows: list[HandlerRow]) -> list[Handler]:

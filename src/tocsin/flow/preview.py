@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from tocsin import observe
 from tocsin.channels.contract import Context, Size
-from tocsin.flow.attempt import render, shown_request
+from tocsin.flow import pools
+from tocsin.flow.attempt import render_now, shown_request, within_budget
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.markup.elements import Element, elements_of
 from tocsin.markup.length import Cut, watched_cuts
@@ -42,17 +43,27 @@ class Previews:
         self._settings = settings
 
     async def of(self, user_id: int, handler_id: int, message: Message) -> Preview:
-        """Raises Missing."""
+        """Made in the pool of the pages. Raises Missing, Busy."""
         loaded = await self._directory.loaded(handler_id)
         if loaded is None or loaded.handler.user_id != user_id:
             raise Missing
         handler, now = loaded.handler, observe.now()
         context = Context("preview", handler.id, now, self._settings, signing_secrets=signing_secrets(handler.secret, now))
-        with watched_cuts() as cuts:
-            requests = await render(loaded, message, context)
-        if isinstance(requests, Refused):
-            return Preview(handler.type, (), (Sentence(_NOTHING, {"why": requests.detail}),))
-        return Preview(handler.type, tuple(_part(loaded, request) for request in requests), _changes(loaded, message, requests, cuts))
+        made = await within_budget(pools.here().pages, _made, loaded, message, context)
+        return _refused(loaded, made) if isinstance(made, Refused) else made
+
+
+def _made(loaded: Loaded, message: Message, context: Context) -> Preview:
+    with watched_cuts() as cuts:
+        requests = render_now(loaded, message, context)
+    if isinstance(requests, Refused):
+        return _refused(loaded, requests)
+    parts = tuple(_part(loaded, request) for request in requests)
+    return Preview(loaded.handler.type, parts, _changes(loaded, message, requests, cuts))
+
+
+def _refused(loaded: Loaded, refused: Refused) -> Preview:
+    return Preview(loaded.handler.type, (), (Sentence(_NOTHING, {"why": refused.detail}),))
 
 
 def _part(loaded: Loaded, request: Request) -> PreviewPart:

@@ -1,6 +1,6 @@
 """The rooms of the flow as one thing that the API, the pages and the commands are given."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
@@ -35,4 +35,4 @@ class Service(Struct, frozen=True):
     metrics: Metrics
     unready: Callable[[], list[str]]
     accounts: Accounts
-    pulse: Callable[[], Pulse]
+    pulse: Callable[[], Awaitable[Pulse]]

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin.flow.accounts import Throttled
-from tocsin.model import Fault, Invalid
+from tocsin.model import Busy, Fault, Invalid
 from tocsin.web.visit import Visit
 
 
@@ -32,6 +32,8 @@ async def sign_in(visit: Visit) -> Response:
         token = await visit.service.accounts.sign_in(email, visit.text("password"), visit.address)
     except Throttled as throttled:
         return _too_often(visit, throttled, "sign_in.html", email=email)
+    except Busy as busy:
+        return _too_many(visit, busy, "sign_in.html", email=email)
     if token is None:
         fault = Fault("invalid", "Not signed in", "E-mail address and password do not belong together.", "email")
         return visit.page("sign_in.html", status=422, email=email, faults=[fault])
@@ -41,8 +43,17 @@ async def sign_in(visit: Visit) -> Response:
 
 def _too_often(visit: Visit, throttled: Throttled, template: str, **values: object) -> Response:
     fault = Fault("rate_limited", "Too often", "Too many attempts. Wait a little, then try again.", "email")
-    response = visit.page(template, status=429, faults=[fault], **values)
-    response.headers["retry-after"] = str(int(throttled.seconds) + 1)
+    return _later(visit, 429, fault, int(throttled.seconds) + 1, template, **values)
+
+
+def _too_many(visit: Visit, busy: Busy, template: str, **values: object) -> Response:
+    fault = Fault("busy", "Busy", "Many people are signing in at this moment. Wait a little, then try again.", "email")
+    return _later(visit, 503, fault, busy.retry_after, template, **values)
+
+
+def _later(visit: Visit, status: int, fault: Fault, seconds: int, template: str, **values: object) -> Response:
+    response = visit.page(template, status=status, faults=[fault], **values)
+    response.headers["retry-after"] = str(seconds)
     return response
 
 
@@ -81,6 +92,8 @@ async def change_password(visit: Visit) -> Response:
         return visit.page("account.html", status=422, has_password=has_password, faults=invalid.faults)
     except Throttled as throttled:
         return _too_often(visit, throttled, "account.html", has_password=True)
+    except Busy as busy:
+        return _too_many(visit, busy, "account.html", has_password=True)
     await visit.renew_session(token)
     return visit.go("/account?done=password")
 

@@ -99,23 +99,23 @@ class Site:
     async def _answer(self, request: Request) -> Response:
         visit = Visit(self._service, request)
         try:
-            return await self._served(visit)
+            return await visit.finished(await self._served(visit))
         except Missing:
-            return visit.page("problem.html", status=404, code=404)
+            return visit.problem(404)
         except Forged:
-            return visit.page("problem.html", status=403, code=403)
+            return visit.problem(403)
         except TooLarge:
-            return visit.page("problem.html", status=413, code=413)
+            return visit.problem(413)
         except Invalid as invalid:
-            return visit.page("problem.html", status=422, code=422, faults=invalid.faults)
+            return visit.problem(422, faults=invalid.faults)
         except Busy as busy:
-            response = visit.page("problem.html", status=503, code=503)
+            response = visit.problem(503)
             response.headers["retry-after"] = str(busy.retry_after)
             return response
         except Exception:
             reference_id = secrets.token_hex(6)
             _logger.exception("page.failed", path=request.url.path, reference=reference_id)
-            return visit.page("problem.html", status=500, code=500, reference=reference_id)
+            return visit.problem(500, reference=reference_id)
 
     async def _served(self, visit: Visit) -> Response:
         """Raises whatever is wrong."""

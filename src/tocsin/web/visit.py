@@ -1,11 +1,11 @@
 """One request to the pages: who is there, in which language, and whether a change really comes from a page of ours."""
 
-import asyncio
+import functools
 import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from tocsin.api.proxies import base_url, client_address
+from tocsin.flow import pools
 from tocsin.flow.accounts import IDLE, Visitor
 from tocsin.flow.service import Pulse, Service
 from tocsin.model import SECOND, Fault
@@ -30,6 +31,14 @@ class Forged(Exception):
 
 class TooLarge(Exception):
     """More than any form of ours sends."""
+
+
+class Page(Response):
+    """A page that is still to be made: status and headers so far, and what makes its content."""
+
+    def __init__(self, make: Callable[[], str], status: int) -> None:
+        super().__init__(status_code=status)
+        self.make = make
 
 
 class Visit:
@@ -58,7 +67,7 @@ class Visit:
         if self._session:
             self.visitor = await self.service.accounts.visitor(self._session)
         if self.visitor is not None and not self.is_fragment:
-            self.pulse = await asyncio.to_thread(self.service.pulse)
+            self.pulse = await self.service.pulse()
 
     @property
     def who(self) -> Visitor:
@@ -135,15 +144,32 @@ class Visit:
     # ------------------------------------------------------------------------------------------------------------- answers
 
     def page(self, template: str, /, *, status: int = 200, faults: Sequence[Fault] = (), **values: Any) -> Response:
-        """A template as this visitor sees it."""
-        content = render.template(self, template, faults=faults, **values)
+        """A template as this visitor sees it; it is made by `finished`."""
+        return Page(functools.partial(render.template, self, template, faults=faults, **values), status)
+
+    async def finished(self, response: Response) -> Response:
+        """The answer with its page made in the pool of the pages, where visitors take turns. Raises Busy, and what the template raises."""
+        if not isinstance(response, Page):
+            return response
+        whose = self.visitor.id if self.visitor is not None else self.address
+        return self._answer(await pools.here().pages.run(whose, response.make), response)
+
+    def problem(self, code: int, *, faults: Sequence[Fault] = (), **values: Any) -> Response:
+        """What is wrong, on a page so short that it waits for nobody."""
+        content = render.template(self, "problem.html", faults=faults, code=code, **values)
+        return self._answer(content, Response(status_code=code))
+
+    def _answer(self, content: str, so_far: Response) -> Response:
+        response = HTMLResponse(content, so_far.status_code)
         if self.is_fragment and self.request.method == "GET":
             # Times are told relative to now: they alone are no news.
             tag = f'"{hashlib.sha256(_TIMES.sub("", content).encode()).hexdigest()[:24]}"'
             if self.request.headers.get("if-none-match") == tag:
-                return self._with_cookies(Response(status_code=304, headers={"etag": tag}))
-            return self._with_cookies(HTMLResponse(content, status, {"etag": tag}))
-        return self._with_cookies(HTMLResponse(content, status))
+                response = Response(status_code=304)
+            response.headers["etag"] = tag
+        for name, value in so_far.headers.items():
+            response.headers.setdefault(name, value)
+        return self._with_cookies(response)
 
     def go(self, path: str) -> Response:
         """To another page, after a change."""

@@ -1,0 +1,189 @@
+"""What is rendered on the event loop is short in every channel; the rest waits its turn, and has a budget."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+import uvloop
+from msgspec.structs import replace
+
+from tocsin.channels.contract import AnyChannel, Context, fields_of
+from tocsin.channels.registry import CHANNELS
+from tocsin.flow import pools
+from tocsin.flow.attempt import BEGINNING, render, renders_quickly
+from tocsin.flow.directory import Loaded, load
+from tocsin.markup.parse import parse
+from tocsin.model import Handler, HttpRequest, Message, Reason, Refused, Severity
+from tocsin.settings import load as load_settings
+
+MAX_CALLS = 8000  # of functions, each of which takes 0.1 us or a little more
+SETTINGS = load_settings({"TOCSIN_SMTP_URL": "smtp://127.0.0.1:25", "TOCSIN_EMAIL_FROM": "tocsin@example.com"})
+SHAPES = {
+    "prose": "The backup of host db1 took 3 minutes. ",
+    "lines": "a\n",
+    "paragraphs": "a\n\n",
+    "hard breaks": "a  \n",
+    "list": "- a\n",
+    "numbers": "1. a\n",
+    "tasks": "- [ ] a\n",
+    "headings": "# a\n",
+    "quotes": "> - ",
+    "bold": "**a** ",
+    "stars": "*a",
+    "underscores": "a_b ",
+    "code": "`a` ",
+    "struck": "~~a~~ ",
+    "links": "[a](http://b.c) ",
+    "images": "![a](http://b.c)\n\n",
+    "addresses": "http://b.c/d ",
+    "names": "a.b ",
+    "mails": "a@b.cc ",
+    "mentions": "@a #b ",
+    "table": "|a|b|\n|-|-|\n|a|b|\n",
+    "html": "<b>&amp;",
+    "quotation marks": '"',
+    "terminal": "\x1b[31m",
+    "Korean": "백업이 실패했습니다. ",
+    "Hebrew": "שלום ",
+    "emoji": "👩‍👩‍👧 ",
+    "flags": "🇰🇷",
+    "accents": "a\u0301",
+}
+_moments = count(1)
+
+
+def loaded_of(channel: AnyChannel, user_id: int = 1) -> Loaded:
+    settings = {name: field.example for name, field in fields_of(channel.settings).items()}
+    found = load(Handler(1, user_id, channel.type, "Example", settings, True, 0), SETTINGS)
+    return replace(found, channel=channel)
+
+
+def context() -> Context:
+    return Context("msg_1", 1, 0, SETTINGS, signing_secrets=("whsec_" + "A" * 43 + "=",))
+
+
+def fresh(text: str, **more: Any) -> Message:
+    """One that no cache knows."""
+    return Message(text=text, title="Title", severity=Severity.WARNING, at=next(_moments), **more)
+
+
+def longest(loaded: Loaded, shape: str) -> str:
+    """Of the texts of this shape the longest that is rendered at once."""
+    low, high = 0, 65_536
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if renders_quickly(loaded, Message((shape * middle)[:middle])) else (low, middle - 1)
+    return (shape * low)[:low]
+
+
+def calls_of(call: Callable[[], object]) -> int:
+    counted = [0]
+
+    def profile(_: object, event: str, __: object) -> None:
+        counted[0] += event in {"call", "c_call"}
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return counted[0]
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_what_is_rendered_at_once_takes_few_steps_whatever_it_is_made_of(name: str) -> None:
+    loaded = loaded_of(CHANNELS[name])
+    loaded.channel.render(fresh("warm"), loaded.settings, context())
+    fields = tuple((f"{number}", "나@*_" * 10) for number in range(25))
+    while not renders_quickly(loaded, Message("a", fields=fields)):
+        fields = fields[1:]
+    messages = [fresh(longest(loaded, shape)) for shape in SHAPES.values()] + [fresh("a", fields=fields)]
+    parse.cache_clear()
+    counts = [calls_of(lambda one=one: loaded.channel.render(one, loaded.settings, context())) for one in messages]
+    assert max(counts) < MAX_CALLS, dict(zip((*SHAPES, "fields"), counts, strict=True))
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_an_alert_of_ordinary_length_is_rendered_at_once(name: str) -> None:
+    alert = Message("**db1** is down.\n- since 12:00\n- disk full", "Alert", fields=(("host", "db1"), ("disk", "100 %")))
+    assert renders_quickly(loaded_of(CHANNELS[name]), alert)
+
+
+def test_what_takes_long_is_rendered_in_the_pool_when_it_is_its_users_turn() -> None:
+    where: list[tuple[int, str]] = []
+    gate, begun = threading.Event(), threading.Event()
+
+    def channel_of(user_id: int) -> Loaded:
+        def noting(message: Message, settings: Any, context: Context) -> Any:
+            where.append((user_id, threading.current_thread().name))
+            return CHANNELS["slack"].render(message, settings, context)
+
+        return loaded_of(replace(CHANNELS["slack"], render=noting), user_id)
+
+    def hold() -> None:
+        begun.set()
+        assert gate.wait(20)
+
+    async def main() -> None:
+        holding = asyncio.ensure_future(pools.here().rendering.run(0, hold))
+        assert await asyncio.to_thread(begun.wait, 20)
+        greedy, other, long = channel_of(1), channel_of(2), "- a\n" * 200
+        waiting = [asyncio.ensure_future(render(greedy, fresh(long), context())) for _ in range(8)]
+        await asyncio.sleep(0)
+        waiting.append(asyncio.ensure_future(render(other, fresh(long), context())))
+        await render(other, fresh("short"), context())
+        assert where == [(2, "MainThread")]
+        gate.set()
+        await asyncio.gather(holding, *waiting)
+        await pools.close()
+
+    uvloop.run(main())
+    assert [user for user, _ in where[1:]] == [1, 2] + [1] * 7
+    assert {name for _, name in where[1:]} == {"tocsin-rendering"}
+
+
+# ---------------------------------------------------------------------------------------------------------- the budget
+
+
+def _for_ever() -> Any:
+    while True:
+        pass
+
+
+def rendered(monkeypatch: pytest.MonkeyPatch, render_it: Callable[..., Any], text: str) -> Any:
+    async def main() -> Any:
+        try:
+            return await render(loaded_of(replace(CHANNELS["slack"], render=render_it)), fresh(text), context())
+        finally:
+            await pools.close()
+
+    monkeypatch.setattr(pools, "BUDGET_SECONDS", 0.05)
+    monkeypatch.setattr(pools, "LOOK_SECONDS", 0.01)
+    return uvloop.run(main())
+
+
+def test_a_native_form_over_its_budget_gives_way_to_the_plainest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def native_hangs(message: Message, settings: Any, context: Context) -> Any:
+        return CHANNELS["slack"].render(message, settings, context) if context.plain else _for_ever()
+
+    [request] = rendered(monkeypatch, native_hangs, "- word\n" * 200)
+    assert b"blocks" not in request.body and request.body.count(b"word") == 200
+
+
+def test_of_a_text_that_is_always_over_its_budget_the_beginning_is_sent_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def long_hangs(message: Message, settings: Any, context: Context) -> Any:
+        return CHANNELS["slack"].render(message, settings, context) if len(message.text) < 2 * BEGINNING else _for_ever()
+
+    [request] = rendered(monkeypatch, long_hangs, "- word\n" * 1000)
+    assert isinstance(request, HttpRequest)
+    assert b"word" in request.body and "… 6,000 more characters" in request.body.decode()
+
+
+def test_what_can_never_be_rendered_is_a_fault_of_ours_and_the_next_one_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = rendered(monkeypatch, lambda *_: _for_ever(), "- word\n" * 1000)
+    assert isinstance(refused, Refused) and (refused.reason, refused.ours) == (Reason.INTERNAL, True)
+    [_] = rendered(monkeypatch, CHANNELS["slack"].render, "- word\n" * 100)
