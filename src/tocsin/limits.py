@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 MAX_DESCRIPTORS = 65_536  # more are of no use to one process, and some systems have a billion as their limit
-MAX_INCOMING = 8_192  # connections; each takes about 9 KB
+MAX_INCOMING = 4_096  # connections; each takes about 6 KB, so that strangers' silent ones cannot take more than 25 MB
 INCOMING_BYTES = 32 << 10  # what a connection may come to hold, with an anonymous form half sent
 _KEPT = 64  # descriptors for the store, the log and the event loop; about 30 are open in an idle service
 _NO_LIMIT = 1 << 60  # cgroup v1 writes "none" as a number about as large as this or larger

@@ -10,6 +10,7 @@ from enum import Enum
 
 import httptools
 from uvicorn import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -28,6 +29,9 @@ class _Wants(Enum):
     NOTHING = "a request may begin"
     HEAD = "the rest of a head"
     BODY = "the rest of a body"
+
+
+_NOTHING, _HEAD, _BODY = _Wants  # looked up for each request: through the class that takes several times as long
 
 
 class Incoming(HttpToolsProtocol):
@@ -54,7 +58,7 @@ class Incoming(HttpToolsProtocol):
         self.address: str | None = None
         self.queue: Queue | None = None
         self.charged = 0
-        self._wants = _Wants.HEAD
+        self._wants = _HEAD
         self._fed = 0  # bytes since the parser last got on
         self._pending = b""  # read, and not yet fed to the parser
         self._body_bytes = 0
@@ -83,7 +87,7 @@ class Incoming(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - uvicorn's always closes
         """Who only has nothing more to say still gets the answers to what was said."""
-        if self._is_deaf or self._wants is _Wants.BODY or not (self._is_answering or self._pending):
+        if self._is_deaf or self._wants is _BODY or not (self._is_answering or self._pending):
             return False
         self._is_ended = True
         return True
@@ -141,8 +145,8 @@ class Incoming(HttpToolsProtocol):
             self.abort()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._wants = _Wants.HEAD
+        HttpToolsProtocol.on_message_begin(self)
+        self._wants = _HEAD
         self._hosts = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -159,23 +163,33 @@ class Incoming(HttpToolsProtocol):
             self._fail("line_too_long" if self._is_line_long() else "head_too_large")
         if self._hosts > 1:
             self._fail("two_hosts")
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
         self.headers = []  # trailers are none of the request's headers
-        self._wants = _Wants.BODY
+        self._wants = _BODY
         self._fed = self._body_bytes = 0
 
+    # The two below are uvicorn's without its question whether this becomes a web socket, which is asked for each piece.
+
     def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
         self._fed = 0
         self._body_bytes += len(body)
-        if self.cycle.response_complete and self._body_bytes > MAX_UNREAD_BYTES:
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
+        elif self._body_bytes > MAX_UNREAD_BYTES:
             self._fail("unreadable")
-        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        cycle = self.cycle
         self._fed = 0
         self._started = 0.0
-        self._wants = _Wants.NOTHING
-        super().on_message_complete()
+        self._wants = _NOTHING
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def _fail(self, code: str) -> None:
         """The parser stops here; `_feed` answers."""
@@ -186,14 +200,14 @@ class Incoming(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
 
     def _is_line_long(self) -> bool:
-        return self._wants is _Wants.HEAD and len(self.url) > MAX_HEAD_BYTES // 2
+        return self._wants is _HEAD and len(self.url) > MAX_HEAD_BYTES // 2
 
     # ---------------------------------------------------------------------------------------------- what is waited for now
 
     @property
     def _is_answering(self) -> bool:
         """A request is complete and its answer, or one before it, is not."""
-        return self._wants is not _Wants.BODY and bool(self.cycle) and not self.cycle.response_complete
+        return self._wants is not _BODY and bool(self.cycle) and not self.cycle.response_complete
 
     @property
     def can_be_dismissed(self) -> bool:
@@ -203,17 +217,17 @@ class Incoming(HttpToolsProtocol):
         """Take the place in the register that fits what came last."""
         if self._is_deaf:
             return
-        register = self._register
-        if self._wants is _Wants.BODY:
+        register, wants, cycle = self._register, self._wants, self.cycle
+        if wants is _BODY:
             self._await_body()
-        elif self._is_answering:
+        elif cycle and not cycle.response_complete:
             if self.queue is not None:
                 register.place(self, None)
             if self.pipeline:
                 register.charge(self, _REQUEST_COST * len(self.pipeline) + len(self._pending))
         elif self._is_ended:
             self.transport.close()
-        elif self._wants is _Wants.HEAD:
+        elif wants is _HEAD:
             if self.queue is not register.heads:
                 register.place(self, register.heads)
             if self._fed:
@@ -271,7 +285,7 @@ class Incoming(HttpToolsProtocol):
     @property
     def _has_asked(self) -> bool:
         """A request has begun, so that an answer says something."""
-        return self.queue is not self._register.kept and (self._fed > 0 or self._wants is _Wants.BODY or self._is_answering)
+        return self.queue is not self._register.kept and (self._fed > 0 or self._wants is _BODY or self._is_answering)
 
     def _close(self) -> None:
         self._is_deaf = True
@@ -287,8 +301,8 @@ class Incoming(HttpToolsProtocol):
             self.pipeline.clear()
             self._register.place(self, None)
             return
-        target = self.url if self._wants is not _Wants.NOTHING else b""
-        if self._wants is _Wants.BODY:
+        target = self.url if self._wants is not _NOTHING else b""
+        if self._wants is _BODY:
             if self.pipeline or self.cycle.response_started:
                 self._close()
                 return
