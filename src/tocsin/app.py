@@ -4,26 +4,25 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import os
-import resource
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import TextIO
 
 import structlog
-import uvicorn
 import uvloop
 from sqlalchemy import Connection, Engine
 
-from tocsin import datadir, observe
+from tocsin import datadir, limits, observe
 from tocsin.api import make_app
+from tocsin.door import Door, listen
+from tocsin.door.register import rules_within
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
-from tocsin.engine.places import Bounds, mail_bounds
+from tocsin.engine.places import http_bounds, mail_bounds
 from tocsin.flow import pools
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
@@ -52,7 +51,6 @@ from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
 from tocsin.web import make_pages
 
-HTTP_BOUNDS = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
 KEPT_BYTES = 4 << 20  # that were freed
@@ -66,9 +64,14 @@ log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def running(
-    settings: Settings, engine: Engine, vault: Vault, listens_on: Callable[[], list[tuple[str, int]]]
+    settings: Settings,
+    engine: Engine,
+    vault: Vault,
+    listens_on: Callable[[], list[tuple[str, int]]],
+    measured: limits.Limits | None = None,
 ) -> AsyncGenerator[Service, None]:
-    """Everything between the request and the wire, started; stopped again, in order, at the end."""
+    """Everything between the request and the wire, started; stopped again, in order, at the end. `measured`: what the process may use."""
+    bounds = measured or limits.measure()
 
     def changed() -> None:
         datadir.use_present_keys(settings, vault)
@@ -82,7 +85,9 @@ async def running(
     access = Access(store)
     mail_wire = MailWire(settings)
     wires = Wires(HttpWire(settings, listens_on), mail_wire)
-    local = LocalEngine(store, {"http": HTTP_BOUNDS, "mail": mail_bounds(mail_wire.connections)})
+    local = LocalEngine(
+        store, {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
+    )
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault, settings)
@@ -95,6 +100,7 @@ async def running(
         return [
             *([] if store.is_alive else ["The store does not take writes."]),
             *([] if local.is_alive else ["The engine does not run."]),
+            *limits.complaints(bounds),
         ]
 
     def age() -> float:
@@ -151,18 +157,10 @@ def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: C
 # --------------------------------------------------------------------------------------------------------- the server
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with the signals in our hands: it would end the process by the signal, and the exit code with it."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
 def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. What cannot be mended by waiting is said in one sentence on standard error."""
     observe.set_up_logs(settings)
-    _raise_file_limit()
+    limits.raise_descriptors()
     sys.setswitchinterval(SWITCH_SECONDS)
     _keep_freed_memory()
     gc.set_threshold(
@@ -171,7 +169,7 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
     try:
         with datadir.locked(settings.data_path):
             engine, vault = datadir.open_store(settings)
-            listener = _listen(settings)
+            listener = listen(settings)
             first = _bootstrap(engine, settings, show_password=out.isatty())
             uvloop.run(_serve(settings, engine, vault, listener, out, first))
     except StoreError as error:
@@ -182,21 +180,10 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
 
 async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: TextIO, first: list[str]) -> None:
     host, port = listener.getsockname()[:2]
-    async with running(settings, engine, vault, lambda: [(host, port)]) as service:
-        config = uvicorn.Config(
-            make_app(service, make_pages(service)),
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=int(GRACE_SECONDS),
-            timeout_keep_alive=75,  # seconds; longer than what clients and proxies keep, or their next request meets a closed connection
-        )
-        server = _Server(config)
+    bounds = limits.measure()
+    async with running(settings, engine, vault, lambda: [(host, port)], bounds) as service:
+        server = Door(make_app(service, make_pages(service)), settings, rules_within(bounds), GRACE_SECONDS)
+        service.metrics.watch("tocsin_connections", "Connections of clients.", lambda: server.register.count)
 
         def stop() -> None:
             server.should_exit = True
@@ -213,17 +200,6 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
     log.info("stopped")
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise StoreError(
-            f"Cannot listen on {settings.host}:{settings.port}: {why}. TOCSIN_HOST and TOCSIN_PORT choose another address."
-        ) from error
-
-
 def _in_url(host: str) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104  # shown, not bound
         return "127.0.0.1"
@@ -237,14 +213,6 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
         mallopt(_M_TOP_PAD, KEPT_BYTES // 16)
-
-
-def _raise_file_limit() -> None:
-    """Each attempt in flight holds a socket; the soft limit is often 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    with contextlib.suppress(ValueError, OSError):  # not ours to raise: then fewer attempts at once
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bootstrap(engine: Engine, settings: Settings, show_password: bool) -> list[str]:

@@ -13,12 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from tocsin import datadir
 from tocsin.api import make_app
-from tocsin.app import _listen, running
+from tocsin.app import running
+from tocsin.door import Door, listen
+from tocsin.door.register import rules_within
+from tocsin.limits import measure
 from tocsin.observe import now
 from tocsin.settings import load
 from tocsin.store import people
@@ -130,12 +132,6 @@ class Server:
         return self.client(*scopes, user=self.user_of(client))
 
 
-class _Uvicorn(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextmanager
 def serving(folder: Path, *, pages: bool = False, **environ: str) -> Iterator[Server]:
     environ = {"TOCSIN_DATA_DIR": str(folder), "TOCSIN_PORT": "0", "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8", **environ}
@@ -144,15 +140,11 @@ def serving(folder: Path, *, pages: bool = False, **environ: str) -> Iterator[Se
 
     async def serve() -> None:
         engine, vault = datadir.open_store(settings)
-        listener = _listen(settings)
+        listener = listen(settings)
         port = listener.getsockname()[1]
         async with running(settings, engine, vault, lambda: [("127.0.0.1", port)]) as service:
-            config = uvicorn.Config(
-                make_app(service, make_pages(service) if pages else None),
-                loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-                server_header=False, proxy_headers=False,
-            )  # fmt: skip
-            server = _Uvicorn(config)
+            pages_app = make_pages(service) if pages else None
+            server = Door(make_app(service, pages_app), settings, rules_within(measure()), 10.0)
             started.put((Server(service, engine, port), server))
             await server.serve(sockets=[listener])
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from tocsin.engine.lanes import Lane
-from tocsin.engine.places import NEW, SILENT, TRUSTED, Bounds, Places, mail_bounds
+from tocsin.engine.places import NEW, SILENT, TRUSTED, Bounds, Places, http_bounds, mail_bounds
 
 BOUNDS = Bounds(places=300, size=1000, untrusted=120, silent=60)
 
@@ -136,3 +136,13 @@ def test_a_slow_mailbox_is_one_that_is_slower_than_others() -> None:
     assert slow[0]
     assert not slow[-1]
     assert not Places(BOUNDS).is_slow(19.0)
+
+
+def test_bounds_follow_what_the_process_may_use() -> None:
+    assert http_bounds(60_000, 24 << 30).places == 3000
+    assert http_bounds(640, 24 << 30).places == 320
+    small = http_bounds(60_000, 256 << 20)
+    assert small.places * 48 << 10 <= 40 << 20
+    assert small.size <= 40 << 20
+    tiny = http_bounds(10, 64 << 20)
+    assert 0 < tiny.silent < tiny.untrusted < tiny.places

@@ -20,7 +20,11 @@ from tocsin.net.urls import MAX_URL, check_url
 from tocsin.web.language import FOLDER, LANGUAGES
 
 WEB = FOLDER.parent
-UNREADY = ("The store does not take writes.", "The engine does not run.")
+UNREADY = (
+    "The store does not take writes.",
+    "The engine does not run.",
+    "Nearly all file descriptors are in use: raise LimitNOFILE.",
+)
 SRC = WEB.parent
 PYTHON = [*WEB.glob("*.py"), *(SRC / "flow" / f"{name}.py" for name in ("accounts", "handlers", "plan", "preview"))]
 READERS = [SRC / "api" / f"{name}.py" for name in ("kinds", "times", "messages", "endpoint")]  # what reads the send form

@@ -1,6 +1,5 @@
 """Who is asking, whether they may, and how often."""
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -10,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from tocsin.api.errors import Refusal, fault
-from tocsin.api.proxies import client_address
+from tocsin.api.proxies import client_address, neighbourhood
 from tocsin.flow.access import Access, Caller
 from tocsin.settings import Settings
 
@@ -82,7 +81,7 @@ class Doorkeeper:
         return caller
 
     def _failed(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], detail: str) -> Refusal:
-        standing = self._failures.count(_neighbourhood(client_address(scope, headers, self._settings)))
+        standing = self._failures.count(neighbourhood(client_address(scope, headers, self._settings)))
         if standing.is_over:
             return _too_many("Authentication failed too often from this address.", standing)
         return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})
@@ -106,14 +105,3 @@ def permit(caller: Caller, scopes: tuple[str, ...]) -> None:
 
 def _too_many(detail: str, standing: Standing) -> Refusal:
     return Refusal(fault("rate_limited", detail), {**standing.headers(), "retry-after": str(standing.reset_seconds)})
-
-
-def _neighbourhood(address: str) -> str:
-    """What is counted together: an IPv4 address, or the /64 that one IPv6 host has for itself."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
-        return str(ipaddress.IPv6Network((ip, 64), strict=False))
-    return str(ip)

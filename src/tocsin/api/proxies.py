@@ -51,3 +51,14 @@ def base_url(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings:
 
 def _forwarded(headers: Mapping[bytes, bytes], name: bytes) -> str:
     return headers.get(name, b"").decode("latin-1").rpartition(",")[2].strip()
+
+
+def neighbourhood(address: str) -> str:
+    """What is counted together: an IPv4 address, or the /64 that one IPv6 host has for itself."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64]
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
+        return str(ipaddress.IPv6Network((ip, 64), strict=False))
+    return str(ip)

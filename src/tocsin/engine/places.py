@@ -16,6 +16,10 @@ from msgspec import Struct
 from tocsin.engine.lanes import PARKED, Lane
 
 USER_SHARE = 2  # times what is free
+MAX_PLACES = 3000
+MAX_SIZE = 48 << 20  # bytes in flight
+IDLE_BYTES = 96 << 20  # what the service takes when it has nothing to do
+ATTEMPT_BYTES = 48 << 10  # what an attempt to a host of its own takes over plain http, its connection included; TLS takes 100 KB more
 MAX_USERS = 10_000  # remembered; those that hold nothing go first
 SLOW_FACTOR = 4  # times what answers take at their quickest
 FORGOTTEN = 1.2  # so the quickest answer grows old with each slower one: a server may have become slow for all
@@ -34,6 +38,14 @@ class Bounds(Struct, frozen=True):
     silent: int
     trickle_seconds: float = 0.1
     slow_seconds: float = float("inf")  # an answer that takes longer, and much longer than others do, counts as none
+
+
+def http_bounds(descriptors: int, memory_bytes: int) -> Bounds:
+    """Half of the descriptors are for attempts in flight, the others for connections that wait to be used again. Of the memory that the
+    idle service leaves, attempts take a quarter, and their texts as much."""
+    share = max(0, memory_bytes - IDLE_BYTES) // 4
+    places = max(8, min(MAX_PLACES, descriptors // 2, share // ATTEMPT_BYTES))
+    return Bounds(places, max(1 << 20, min(MAX_SIZE, share)), places * 2 // 5, places // 5)
 
 
 def mail_bounds(connections: int) -> Bounds:

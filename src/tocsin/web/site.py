@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import structlog
 from starlette.convertors import Convertor
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
@@ -112,6 +112,8 @@ class Site:
             response = visit.problem(503)
             response.headers["retry-after"] = str(busy.retry_after)
             return response
+        except ClientDisconnect:
+            return Response(status_code=400)  # that nobody gets; not a fault of ours, so not in the log
         except Exception:
             reference_id = secrets.token_hex(6)
             _logger.exception("page.failed", path=request.url.path, reference=reference_id)
@@ -128,12 +130,12 @@ class Site:
             raise Missing
         visit.path = request.path_params
         await visit.recognize()
-        if request.method == "POST":
-            await visit.read_form()
         if whom != "anybody" and visit.visitor is None:
             if visit.is_fragment:
                 return Response(status_code=204, headers={"HX-Redirect": "/sign-in"})
             return visit.go(account.sign_in_path(request))
+        if request.method == "POST":
+            await visit.read_form()
         if whom == "administrators" and not visit.who.is_admin:
             raise Missing
         return await handle(visit)

@@ -21,6 +21,7 @@ from tocsin.web import language, render
 
 SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"
 MOST_FORM_BYTES, MOST_FIELDS = 1 << 20, 2000
+MAX_ANONYMOUS_BYTES = 16 << 10  # the longest address and password with each of their letters percent-encoded, and some room
 _TIMES = re.compile(r"(?<=>)[^<]*(?=</time>)")
 _SAFE_SITES = {"same-origin", "none"}
 
@@ -112,11 +113,12 @@ class Visit:
         return hashlib.sha256(f"csrf {tied_to}".encode()).hexdigest()
 
     async def read_form(self) -> None:
-        """Raises Forged, TooLarge."""
+        """Of strangers only a few KB are held. Raises Forged, TooLarge and ClientDisconnect."""
+        limit = MAX_ANONYMOUS_BYTES if self.visitor is None else MOST_FORM_BYTES
         content = bytearray()
         async for piece in self.request.stream():
             content += piece
-            if len(content) > MOST_FORM_BYTES:
+            if len(content) > limit:
                 raise TooLarge
         try:
             # What browsers send for our forms; bytes that are no UTF-8 become signs that say so, and NUL cannot be stored.
