@@ -783,3 +783,63 @@ def test_no_part_of_a_url_but_its_host_is_in_any_reply_or_log(run, receiver, cap
     }
     shown += [repr(replies), caplog.text, *capfd.readouterr()]
     assert [secret for secret in secrets if secret in "".join(shown)] == []
+
+
+# ------------------------------------------------------------------------------------------------------------------ time
+
+
+def test_an_alarm_that_is_due_at_once_is_one_like_any_other(run, receiver):
+    """uvloop's handle for it does not know when it is due."""
+    receiver.answer("/held", hold=True)
+    complaints = []
+
+    async def scenario():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with wire(*LOOPBACK) as it:
+            held = asyncio.ensure_future(it.send(request(receiver.url("/held"), timeout_seconds=30)))
+            await receiver.wait_for(1)
+            multi = it._lanes[True]._multi
+            for _ in range(3):
+                multi._set_alarm(0.0001)
+                multi._set_timer()
+                await asyncio.sleep(0)
+            receiver.release()
+            return await held
+
+    assert run(scenario()).status == 200
+    assert complaints == []
+
+
+def test_an_answer_that_came_while_the_process_stood_still_counts(run, receiver):
+    receiver.answer("/held", hold=True, close=True)
+
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            held = [asyncio.ensure_future(it.send(request(receiver.url("/held"), timeout_seconds=0.3))) for _ in range(5)]
+            await receiver.wait_for(5)
+            receiver.release()
+            with receiver._changed:  # the loop does not turn until all answers lie in the kernel's buffers and the time is up
+                assert receiver._changed.wait_for(lambda: receiver.open_connections == 0, 10)
+            time.sleep(0.8)
+            return await asyncio.gather(*held), await it.send(request(receiver.url("/next")))
+
+    replies, after = run(scenario())
+    assert [reply.status for reply in replies] == [200] * 5
+    assert after.status == 200
+
+
+def test_time_begins_anew_after_a_gap_only_once(run, receiver):
+    receiver.answer("/hang", how="hang")
+
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            hangs = asyncio.ensure_future(it.send(request(receiver.url("/hang"), timeout_seconds=0.3)))
+            await receiver.wait_for(1)
+            for _ in range(3):
+                time.sleep(0.6)
+                await asyncio.sleep(0.01)
+            reply = await hangs
+            return reply, await it.send(request(receiver.url("/hang"), timeout_seconds=0.2))
+
+    for reply in run(scenario()):
+        assert (reply.reason, reply.sent) == (Reason.TIMEOUT, True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import msgspec
 import pycurl
 from msgspec import Struct
 
@@ -165,7 +166,7 @@ class _Lane:
             detail = "The request cannot be written as HTTP: its URL or a header is malformed."
             asyncio.get_running_loop().call_soon(done, NoReply(Reason.SETTINGS, sent=False, detail=detail))
             return None
-        multi.start(exchange.curl, exchange.ended)
+        multi.start(exchange)
         return exchange
 
     def cut(self) -> None:
@@ -216,6 +217,13 @@ class _Exchange:
             self._multi.abort(self.curl)
             self.let_go()
 
+    def relieve(self) -> float:
+        """Take libcurl's time limits off it; the seconds that the request may go on from now."""
+        self._setopt(pycurl.TIMEOUT_MS, 0)
+        self._setopt(pycurl.CONNECTTIMEOUT_MS, 0)
+        self._manner = msgspec.structs.replace(self._manner, is_relieved=True)
+        return self._manner.timeout_seconds
+
     def let_go(self) -> None:
         self.request = self.done = None
         self._free.append(self)
@@ -228,7 +236,7 @@ class _Exchange:
         if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
             # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
             self.prepare(request, _route(request.url), fresh=True)
-            self._multi.start(self.curl, self.ended)
+            self._multi.start(self)
             return
         reply = self.result(code)
         self.let_go()
@@ -283,6 +291,7 @@ class _Exchange:
             curl.setopt({"GET": pycurl.HTTPGET, "HEAD": pycurl.NOBODY}.get(method, pycurl.POST), 1)
             curl.setopt(pycurl.CUSTOMREQUEST, method)
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(manner.timeout_seconds * 1000)))
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(CONNECT_SECONDS * 1000))
         # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if manner.is_address else DNS_SECONDS)
         curl.setopt(pycurl.FRESH_CONNECT, manner.is_fresh)
@@ -333,7 +342,6 @@ _OPTIONS = {
     pycurl.FOLLOWLOCATION: 0,
     pycurl.HTTP_CONTENT_DECODING: 0,
     pycurl.USERAGENT: _AGENT,
-    pycurl.CONNECTTIMEOUT_MS: int(CONNECT_SECONDS * 1000),
     # Idle connections live long, kept awake past the routers that forget them after a few minutes, but not past a change of DNS.
     pycurl.MAXAGE_CONN: 300,
     pycurl.MAXLIFETIME_CONN: 1800,
@@ -363,6 +371,7 @@ class _Manner(Struct, frozen=True, gc=False):
     timeout_seconds: float = -1.0
     is_address: bool = False
     is_fresh: bool = False
+    is_relieved: bool = False
 
 
 class _Route(Struct, frozen=True, gc=False):
