@@ -18,7 +18,7 @@ import trustme
 
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net import http
+from tocsin.net import exchange
 from tocsin.net.http import HttpWire
 
 Answering = Callable[[h2.connection.H2Connection, int], None]
@@ -54,9 +54,9 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[trustme
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    http._authorities.cache_clear()
+    exchange.authorities.cache_clear()
     yield authority
-    http._authorities.cache_clear()
+    exchange.authorities.cache_clear()
 
 
 @asynccontextmanager

@@ -48,7 +48,8 @@ class Transfer(Protocol):
 class Multi:
     """One set of transfers with one cache of connections, bound to the running loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_share: float) -> None:
+        """`idle_share`: of the descriptors that the process may have open, for connections kept idle. Raises OSError, pycurl.error."""
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._busy: set[int] = set()  # sockets that libcurl waits for
@@ -60,10 +61,11 @@ class Multi:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0  # uvloop gives a handle without `when` if the time is less than half a millisecond away
         self._soon: asyncio.Handle | None = None
+        self._to_shed: int | None = None  # idle connections that may still be closed in this turn of the loop
         self._multi = pycurl.CurlMulti()
         self._add, self._remove = self._multi.add_handle, self._multi.remove_handle  # pycurl takes long to find its own methods
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, min(_IDLE_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._multi.setopt(pycurl.M_MAXCONNECTS, _most_idle(idle_share))
         self._loop.add_reader(self._epoll.fileno(), self._on_sockets)
 
     def start(self, transfer: Transfer) -> None:
@@ -84,6 +86,30 @@ class Multi:
         if self._waiting.pop(curl, None) is not None:
             self._forget_relief(curl)
             self._remove(curl)
+
+    def shed(self) -> bool:
+        """Descriptors are short: let one idle connection, the oldest, be closed for the next that is opened; False if none is idle.
+
+        Of those that are idle at most half go in one turn of the loop.
+        """
+        if self._to_shed is None:
+            idle = sum(self._is_open(fd) for fd in self._registered if fd not in self._busy)
+            self._to_shed = (idle + 1) // 2
+            if idle:
+                # libcurl closes idle connections before it opens one above this number: two at first, for pycurl makes a copy of a socket.
+                self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, max(1, len(self._busy) + idle - 1))
+            self._act_soon()
+        if not self._to_shed:
+            return False
+        self._to_shed -= 1
+        return True
+
+    def _is_open(self, fd: int) -> bool:
+        try:
+            self._epoll.modify(fd, self._registered[fd])
+        except OSError:
+            return False
+        return True
 
     def cut(self) -> None:
         """End the transfers that are under way, as aborted."""
@@ -202,9 +228,13 @@ class Multi:
 
     def _on_soon(self) -> None:
         self._soon = None
+        is_shedding = self._to_shed is not None
         self._mind_a_gap()
         self._act_on_sockets()  # so that libcurl hears of connections that closed before it picks one for a new request
         self._act_on_time()
+        if is_shedding:
+            self._to_shed = None
+            self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, 0)
         self._set_timer()
 
     def _act_on_time(self) -> None:
@@ -225,6 +255,10 @@ class Multi:
             self._forget_relief(curl)
             self._remove(curl)
             transfer.ended(code)
+
+
+def _most_idle(share: float) -> int:
+    return max(1, min(_IDLE_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * share)))
 
 
 @functools.cache
