@@ -97,6 +97,18 @@ def test_requests_share_one_connection(trusted: trustme.CA) -> None:
     assert (seen["connections"], seen["h2"]) == (1, 1)
 
 
+@pytest.mark.parametrize(("count", "most"), [(100, 1), (300, 4)])
+def test_a_hundred_requests_to_a_host_never_spoken_to_take_one_connection(trusted: trustme.CA, count: int, most: int) -> None:
+    async def use() -> tuple[list[HttpReply | NoReply], Counter[str]]:
+        async with serving(trusted, says) as (url, seen, wire):
+            return await asyncio.gather(*(wire.send(request(url)) for _ in range(count))), seen
+
+    replies, seen = asyncio.run(use())
+    assert {reply.status for reply in replies if isinstance(reply, HttpReply)} == {200}
+    assert len(replies) == seen["requests"] == count
+    assert seen["connections"] <= most
+
+
 def refuses(connection: h2.connection.H2Connection, stream: int) -> None:
     connection.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
 

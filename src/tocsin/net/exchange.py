@@ -21,6 +21,7 @@ from tocsin.net.guard import Guard
 from tocsin.net.heads import Headers, header_lines, read_headers, target
 from tocsin.net.multi import Multi
 from tocsin.net.names import Place
+from tocsin.net.origins import Origins, Sessions
 from tocsin.net.routes import Route, route_of
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
 
@@ -31,6 +32,8 @@ _AGENT = f"tocsin/{__version__}"
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 Done: TypeAlias = Callable[[HttpReply | NoReply], None]
+Https: TypeAlias = tuple[Origins, Sessions]
+STOPPED = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True)
 
 # Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
@@ -39,7 +42,7 @@ _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bun
 class Exchange:
     """A libcurl handle and what it heard; used for one request after another. `free`: where it waits for the next."""
 
-    def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: str | None) -> None:
+    def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: str | None, https: Https) -> None:
         self.curl = pycurl.Curl()
         self._setopt = self.curl.setopt  # pycurl takes long to find its own methods
         self._multi = multi
@@ -56,6 +59,11 @@ class Exchange:
         self._is_short = False
         self._is_second = False
         self._manner = _Manner()
+        self._origins, self._sessions = https
+        self._origin: str | None = None
+        self._cache: pycurl.CurlShare | None = None
+        self._waits = False
+        self._watches = False
         self._has_target = False
         self._has_addresses = False
         for option, value in {**_OPTIONS, **authorities()}.items():
@@ -68,10 +76,34 @@ class Exchange:
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_connect)
 
     def abort(self, done: Done) -> None:
-        """End the request of this `done`, if it is still under route: nobody waits for it any more. Its connection is closed."""
+        """End the request of this `done`, if it is still under way: nobody waits for it any more. Its connection is closed."""
         if self.done is done:
+            if self._origin is not None:
+                self._origins.forget(self._origin, self)
             self._multi.abort(self.curl)
             self.let_go()
+
+    def start(self) -> None:
+        """Begin what was prepared, perhaps a little later: see `Origins`."""
+        if self._origin is None:
+            self.begin(False)
+        else:
+            self._origins.start(self._origin, self)
+
+    def begin(self, waits: bool) -> None:
+        if waits is not self._waits:
+            self._setopt(pycurl.PIPEWAIT, waits)
+            self._waits = waits
+        self._multi.start(self)
+
+    def watch(self) -> None:
+        self._setopt(pycurl.PREREQFUNCTION, self._on_connected)
+        self._watches = True
+
+    def stop(self) -> None:
+        if done := self.done:
+            self.let_go()
+            done(STOPPED)
 
     def relieve(self) -> float:
         """Take libcurl's time limits off it; the seconds that the request may go on from now."""
@@ -83,6 +115,10 @@ class Exchange:
     def let_go(self) -> None:
         self.request = self.done = None
         self._is_second = False
+        if self._watches:
+            self._watches = False
+            self.curl.unsetopt(pycurl.PREREQFUNCTION)
+            self._origins.failed(self._origin or "")
         self._free.append(self)
 
     def ended(self, code: int) -> None:
@@ -123,6 +159,9 @@ class Exchange:
             self._set_manner(manner)
         setopt(pycurl.URL, route.url)
         setopt(pycurl.HTTPHEADER, header_lines(request.headers, len(body)))
+        self._origin = route.origin
+        if route.origin is not None and (cache := self._sessions.cache(route.origin)) is not self._cache:
+            self._set_cache(cache)
         if addresses or self._has_addresses:
             self._set_addresses(route.named, addresses)
         if self._has_target or (route.is_escaped and not self._proxy):
@@ -142,6 +181,8 @@ class Exchange:
                 headers = Headers(tuple(lines))
             elif (headers := read_headers(lines)) is None:
                 return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
+            if self._origin is not None:
+                self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
             return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
         if self._objection and not self._sockets:
             return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
@@ -172,6 +213,12 @@ class Exchange:
         listed = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
         self.curl.setopt(pycurl.RESOLVE, [f"+{place.host}:{place.port}:{listed}"])  # +: it grows old as what libcurl finds by itself
 
+    def _set_cache(self, cache: pycurl.CurlShare) -> None:
+        if self._cache:
+            self.curl.unsetopt(pycurl.SHARE)  # pycurl wants it so
+        self.curl.setopt(pycurl.SHARE, cache)
+        self._cache = cache
+
     def _on_body(self, piece: bytes) -> int | None:
         self._body += piece
         if len(self._body) <= MAX_BODY:
@@ -195,6 +242,10 @@ class Exchange:
             return pycurl.SOCKET_BAD
         self._sockets += 1
         return opened
+
+    def _on_connected(self, *_: object) -> int:
+        self._origins.connected(self._origin or "")
+        return pycurl.PREREQFUNC_OK
 
     def _on_socket(self, fd: int, _purpose: int) -> int:
         self._multi.opened(fd)

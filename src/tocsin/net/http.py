@@ -7,17 +7,16 @@ from collections import deque
 import pycurl
 
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, Done, Exchange
+from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange
 from tocsin.net.guard import Closed, Guard
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
+from tocsin.net.origins import Origins, Sessions
 from tocsin.net.routes import Route, place_of, route_of
 from tocsin.net.shortage import NO_DESCRIPTOR, Lacking, nothing_sent
 from tocsin.settings import Settings
 
 _FREE_HANDLES = 256
-
-_STOPPED = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True)
 
 
 class HttpWire:
@@ -29,7 +28,8 @@ class HttpWire:
     def __init__(self, settings: Settings, closed: Closed = tuple) -> None:
         self._guard = Guard(settings.allow_networks, closed)
         self._has_proxy = bool(settings.proxy)
-        self._lanes = {True: _Lane(self._guard, settings.proxy), False: _Lane(None, settings.proxy)}
+        sessions = Sessions()  # shared: whose certificate was good for one is good for the other
+        self._lanes = {True: _Lane(self._guard, settings.proxy, sessions), False: _Lane(None, settings.proxy, sessions)}
         self._preparing: set[asyncio.Task[None]] = set()
 
     async def send(self, request: HttpRequest) -> HttpReply | NoReply:
@@ -64,7 +64,7 @@ class HttpWire:
         try:
             prepared = await self._prepared(request)
         except asyncio.CancelledError:
-            prepared = _STOPPED
+            prepared = STOPPED
         if isinstance(prepared, NoReply):
             done(prepared)
         else:
@@ -90,14 +90,14 @@ class HttpWire:
         return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else ()
 
     def cut(self) -> None:
-        """End the requests that are under route; their replies say whether anything of them went out."""
+        """End the requests that are under way; their replies say whether anything of them went out."""
         for preparing in self._preparing:
             preparing.cancel()
         for lane in self._lanes.values():
             lane.cut()
 
     async def close(self) -> None:
-        """Close all connections; requests under route come back as cut."""
+        """Close all connections; requests under way come back as cut."""
         for lane in self._lanes.values():
             lane.close()
 
@@ -110,8 +110,9 @@ def _resolve(future: "asyncio.Future[HttpReply | NoReply]", reply: HttpReply | N
 class _Lane:
     """One cache of connections, for the guarded or for the unguarded requests, and the handles that wait to be used again."""
 
-    def __init__(self, guard: Guard | None, proxy: str | None) -> None:
+    def __init__(self, guard: Guard | None, proxy: str | None, sessions: Sessions) -> None:
         self._guard = guard
+        self._https = (Origins(), sessions)
         # Users' hosts are many, the operator's and the providers' that go without the guard are few.
         self._idle_share = 1 / 4 if guard else 1 / 16
         self._proxy = proxy
@@ -137,12 +138,12 @@ class _Lane:
     def start(self, request: HttpRequest, route: Route, done: Done, addresses: tuple[str, ...] = ()) -> "Exchange | None":
         """None: it cannot be sent, and `done` hears of it soon."""
         if self._is_closed:
-            asyncio.get_running_loop().call_soon(done, _STOPPED)
+            asyncio.get_running_loop().call_soon(done, STOPPED)
             return None
         try:
             if self._multi is None:
                 self._multi = Multi(self._idle_share)
-            exchange = self._free.pop() if self._free else Exchange(self._multi, self._free, self._guard, self._proxy)
+            exchange = self._free.pop() if self._free else Exchange(self._multi, self._free, self._guard, self._proxy, self._https)
         except (OSError, MemoryError, pycurl.error):
             asyncio.get_running_loop().call_soon(done, nothing_sent(NO_DESCRIPTOR))
             return None
@@ -154,15 +155,17 @@ class _Lane:
             detail = "The request cannot be written as HTTP: its URL or a header is malformed."
             asyncio.get_running_loop().call_soon(done, NoReply(Reason.SETTINGS, sent=False, detail=detail))
             return None
-        self._multi.start(exchange)
+        exchange.start()
         return exchange
 
     def cut(self) -> None:
+        self._https[0].cut()
         if self._multi:
             self._multi.cut()
 
     def close(self) -> None:
         self._is_closed = True
+        self._https[0].cut()
         self._free.clear()
         self._names.close()
         if self._multi:

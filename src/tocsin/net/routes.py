@@ -12,11 +12,16 @@ from tocsin.net.urls import wire_url
 
 
 class Route(Struct, frozen=True, gc=False):
-    """A URL as libcurl is given it. `named`: its place if its host is a name; None for an address, of which there is nothing to look up."""
+    """A URL as libcurl is given it.
+
+    `named`: its place if its host is a name; None for an address, of which there is nothing to look up. `origin`: host and port of an
+    https URL; None for others.
+    """
 
     url: str
     named: Place | None
     is_escaped: bool
+    origin: str | None = None
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -26,11 +31,12 @@ def route_of(url: str) -> Route:
     if named is None:
         return Route(url, None, False)
     url = wire_url(url)
+    origin = f"{named.host}:{named.port}" if url[:6].lower() == "https:" else None
     try:
         ipaddress.ip_address(named.host.strip("[]"))
     except ValueError:
-        return Route(url, named, "%" in url)
-    return Route(url, None, "%" in url)
+        return Route(url, named, "%" in url, origin)
+    return Route(url, None, "%" in url, origin)
 
 
 def place_of(url: str) -> Place | None:
