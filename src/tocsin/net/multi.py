@@ -26,7 +26,7 @@ _EVENTS = {
 }
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _CLOSED = _BROKEN | select.EPOLLRDHUP
-_EVENTS_AT_ONCE = 128
+_EVENTS_AT_ONCE = 16
 _MAX_SECONDS = 0.01  # of the loop at a time: a TLS handshake takes a millisecond
 _IDLE_CONNECTIONS = 2000
 _GAP_SECONDS = 0.25  # a timer that is so late: the process was stopped, or something held up the loop
@@ -159,12 +159,14 @@ class Multi:
         act = self._multi.socket_action
         running = len(self._waiting)
         until = time.monotonic() + _MAX_SECONDS
-        for fd, event in self._epoll.poll(0, _EVENTS_AT_ONCE):
-            if fd in self._busy:
-                _, running = act(fd, _mask(event))
-            else:
-                self._on_idle_socket(fd, event)
-            if time.monotonic() > until:  # the epoll tells of the rest again
+        while True:
+            events = self._epoll.poll(0, _EVENTS_AT_ONCE)
+            for fd, event in events:
+                if fd in self._busy:
+                    _, running = act(fd, _mask(event))
+                else:
+                    self._on_idle_socket(fd, event)
+            if len(events) < _EVENTS_AT_ONCE or time.monotonic() > until:  # the loop calls again if there is more
                 break
         if running < len(self._waiting):
             self._collect()
