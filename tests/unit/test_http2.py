@@ -18,7 +18,7 @@ import trustme
 
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net import http
+from tocsin.net import exchange
 from tocsin.net.http import HttpWire
 
 Answering = Callable[[h2.connection.H2Connection, int], None]
@@ -54,9 +54,9 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[trustme
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    http._authorities.cache_clear()
+    exchange.authorities.cache_clear()
     yield authority
-    http._authorities.cache_clear()
+    exchange.authorities.cache_clear()
 
 
 @asynccontextmanager
@@ -95,6 +95,18 @@ def test_requests_share_one_connection(trusted: trustme.CA) -> None:
     }
     assert len(replies) == seen["requests"] == 21
     assert (seen["connections"], seen["h2"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("count", "most"), [(100, 1), (300, 4)])
+def test_a_hundred_requests_to_a_host_never_spoken_to_take_one_connection(trusted: trustme.CA, count: int, most: int) -> None:
+    async def use() -> tuple[list[HttpReply | NoReply], Counter[str]]:
+        async with serving(trusted, says) as (url, seen, wire):
+            return await asyncio.gather(*(wire.send(request(url)) for _ in range(count))), seen
+
+    replies, seen = asyncio.run(use())
+    assert {reply.status for reply in replies if isinstance(reply, HttpReply)} == {200}
+    assert len(replies) == seen["requests"] == count
+    assert seen["connections"] <= most
 
 
 def refuses(connection: h2.connection.H2Connection, stream: int) -> None:

@@ -18,8 +18,9 @@ import uvloop
 from receiver import Receiver
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net import http, names
-from tocsin.net.http import MAX_BODY, HttpWire
+from tocsin.net import exchange, names
+from tocsin.net.exchange import MAX_BODY
+from tocsin.net.http import HttpWire
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -39,9 +40,9 @@ def receiver():
 @pytest.fixture
 def fresh_authorities():
     """The trusted authorities are read once; this test changes them."""
-    http._authorities.cache_clear()
+    exchange.authorities.cache_clear()
     yield
-    http._authorities.cache_clear()
+    exchange.authorities.cache_clear()
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +87,7 @@ def test_a_request_and_its_answer(run, receiver):
     assert (got.method, got.target, got.body) == ("POST", "/hook", b'{"text": "hello"}')
     assert got.headers == {
         "host": f"127.0.0.1:{receiver.port}",
-        "user-agent": http._AGENT,
+        "user-agent": exchange._AGENT,
         "accept": "*/*",
         "accept-encoding": "identity",
         "content-type": "application/json",
@@ -575,7 +576,7 @@ def resolves(monkeypatch):
 
     def set_up(*answers):
         given = itertools.chain(answers, itertools.repeat(answers[-1]))
-        prepare = http._Exchange.prepare
+        prepare = exchange.Exchange.prepare
 
         async def look_up(_):
             return next(given)
@@ -585,7 +586,7 @@ def resolves(monkeypatch):
 
         monkeypatch.setattr(names, "_in_a_thread", look_up)
         monkeypatch.setattr(names.Names, "is_fresh", lambda *_: False)
-        monkeypatch.setattr(http._Exchange, "prepare", prepare_afresh)
+        monkeypatch.setattr(exchange.Exchange, "prepare", prepare_afresh)
 
     return set_up
 
@@ -689,13 +690,13 @@ def test_a_look_up_that_fails_when_nobody_waits_any_more_is_no_complaint(run, mo
     assert caplog.records == []
 
 
-def test_when_no_thread_can_be_started_a_name_does_not_resolve(run, monkeypatch):
+def test_when_no_thread_can_be_started_the_fault_is_ours(run, monkeypatch):
     def start(_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(names.threading.Thread, "start", start)
     reply = send(run, request("http://example.com/"))
-    assert reply == NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
+    assert reply == NoReply(Reason.INTERNAL, sent=False, detail="No thread can be started to look up the host name.", ours=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- proxies
@@ -783,3 +784,63 @@ def test_no_part_of_a_url_but_its_host_is_in_any_reply_or_log(run, receiver, cap
     }
     shown += [repr(replies), caplog.text, *capfd.readouterr()]
     assert [secret for secret in secrets if secret in "".join(shown)] == []
+
+
+# ------------------------------------------------------------------------------------------------------------------ time
+
+
+def test_an_alarm_that_is_due_at_once_is_one_like_any_other(run, receiver):
+    """uvloop's handle for it does not know when it is due."""
+    receiver.answer("/held", hold=True)
+    complaints = []
+
+    async def scenario():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with wire(*LOOPBACK) as it:
+            held = asyncio.ensure_future(it.send(request(receiver.url("/held"), timeout_seconds=30)))
+            await receiver.wait_for(1)
+            multi = it._lanes[True]._multi
+            for _ in range(3):
+                multi._set_alarm(0.0001)
+                multi._set_timer()
+                await asyncio.sleep(0)
+            receiver.release()
+            return await held
+
+    assert run(scenario()).status == 200
+    assert complaints == []
+
+
+def test_an_answer_that_came_while_the_process_stood_still_counts(run, receiver):
+    receiver.answer("/held", hold=True, close=True)
+
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            held = [asyncio.ensure_future(it.send(request(receiver.url("/held"), timeout_seconds=0.3))) for _ in range(5)]
+            await receiver.wait_for(5)
+            receiver.release()
+            with receiver._changed:  # the loop does not turn until all answers lie in the kernel's buffers and the time is up
+                assert receiver._changed.wait_for(lambda: receiver.open_connections == 0, 10)
+            time.sleep(0.8)
+            return await asyncio.gather(*held), await it.send(request(receiver.url("/next")))
+
+    replies, after = run(scenario())
+    assert [reply.status for reply in replies] == [200] * 5
+    assert after.status == 200
+
+
+def test_time_begins_anew_after_a_gap_only_once(run, receiver):
+    receiver.answer("/hang", how="hang")
+
+    async def scenario():
+        async with wire(*LOOPBACK) as it:
+            hangs = asyncio.ensure_future(it.send(request(receiver.url("/hang"), timeout_seconds=0.3)))
+            await receiver.wait_for(1)
+            for _ in range(3):
+                time.sleep(0.6)
+                await asyncio.sleep(0.01)
+            reply = await hangs
+            return reply, await it.send(request(receiver.url("/hang"), timeout_seconds=0.2))
+
+    for reply in run(scenario()):
+        assert (reply.reason, reply.sent) == (Reason.TIMEOUT, True)

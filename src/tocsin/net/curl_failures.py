@@ -5,6 +5,7 @@ import os
 import pycurl
 
 from tocsin.model import NoReply, Reason
+from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, lacks_descriptors, nothing_sent
 
 # Codes that pycurl has no name for, or one of long ago.
 _WEIRD_SERVER_REPLY = 8
@@ -25,6 +26,7 @@ _TLS = {
     pycurl.E_SSL_PINNEDPUBKEYNOTMATCH,
     pycurl.E_SSL_INVALIDCERTSTATUS,
 }
+_NEEDS_FILES = {pycurl.E_SSL_CACERT_BADFILE, pycurl.E_FAILED_INIT, *_DNS}
 _BAD_ANSWER = {
     pycurl.E_UNSUPPORTED_PROTOCOL,  # an answer of HTTP/0.9: no status line
     _WEIRD_SERVER_REPLY,
@@ -46,6 +48,8 @@ def no_reply(curl: pycurl.Curl, code: int) -> NoReply:
 
 
 def _before_sending(curl: pycurl.Curl, code: int) -> NoReply:
+    if _is_ours(curl, code):
+        return nothing_sent(NO_DESCRIPTOR)
     if code == pycurl.E_OPERATION_TIMEDOUT:
         return NoReply(Reason.TIMEOUT, sent=False, detail="No connection was made in time.")
     if code in _DNS:
@@ -60,6 +64,13 @@ def _before_sending(curl: pycurl.Curl, code: int) -> NoReply:
     return NoReply(
         Reason.CONNECT, sent=False, detail=f"No connection was made: {os.strerror(number) if number else f'libcurl error {code}'}."
     )
+
+
+def _is_ours(curl: pycurl.Curl, code: int) -> bool:
+    """Whether this process lacks what a connection takes. Without descriptors the authorities' file cannot be read, either."""
+    if code == pycurl.E_OUT_OF_MEMORY or curl.getinfo(pycurl.OS_ERRNO) in ERRNOS:
+        return True
+    return code in _NEEDS_FILES and lacks_descriptors()
 
 
 def _after_sending(curl: pycurl.Curl, code: int) -> NoReply:

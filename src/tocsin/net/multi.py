@@ -13,12 +13,10 @@ import functools
 import resource
 import select
 import socket
-from collections.abc import Callable
-from typing import TypeAlias
+import time
+from typing import Protocol
 
 import pycurl
-
-Ended: TypeAlias = Callable[[int], None]
 
 _IDLE = select.EPOLLIN | select.EPOLLRDHUP
 _EVENTS = {
@@ -28,36 +26,56 @@ _EVENTS = {
 }
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _CLOSED = _BROKEN | select.EPOLLRDHUP
-_EVENTS_AT_ONCE = 128
+_EVENTS_AT_ONCE = 16
+_MAX_SECONDS = 0.01  # of the loop at a time: a TLS handshake takes a millisecond
 _IDLE_CONNECTIONS = 2000
+_GAP_SECONDS = 0.25  # a timer that is so late: the process was stopped, or something held up the loop
+
+
+class Transfer(Protocol):
+    """A request under way, as `Multi` knows it."""
+
+    curl: pycurl.Curl
+
+    def ended(self, code: int) -> None:
+        """Told libcurl's result code, 0 for success, never from within a call to `Multi`. Must not raise."""
+        ...
+
+    def relieve(self) -> float:
+        """Take libcurl's time limits off it. Gives the seconds that it may go on from now."""
+        ...
 
 
 class Multi:
     """One set of transfers with one cache of connections, bound to the running loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_share: float) -> None:
+        """`idle_share`: of the descriptors that the process may have open, for connections kept idle. Raises OSError, pycurl.error."""
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._busy: set[int] = set()  # sockets that libcurl waits for
         self._registered: dict[int, int] = {}  # what the epoll waits for, of the sockets that `opened` was told of
-        self._waiting: dict[pycurl.Curl, Ended] = {}
+        self._waiting: dict[pycurl.Curl, Transfer] = {}
+        self._relieved: dict[pycurl.Curl, asyncio.TimerHandle] = {}  # transfers that outlasted a gap, and when they end at the latest
         self._is_closed = False
-        self._due: float | None = None
+        self._due: float | None = None  # when libcurl wants to be called, on time.monotonic(): loop.time() may lag behind on uvloop
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # uvloop gives a handle without `when` if the time is less than half a millisecond away
         self._soon: asyncio.Handle | None = None
+        self._to_shed: int | None = None  # idle connections that may still be closed in this turn of the loop
         self._multi = pycurl.CurlMulti()
         self._add, self._remove = self._multi.add_handle, self._multi.remove_handle  # pycurl takes long to find its own methods
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, min(_IDLE_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._multi.setopt(pycurl.M_MAXCONNECTS, _most_idle(idle_share))
         self._loop.add_reader(self._epoll.fileno(), self._on_sockets)
 
-    def start(self, curl: pycurl.Curl, ended: Ended) -> None:
-        """Begin a transfer. `ended` is told libcurl's result code, 0 for success, never from within this call; it must not raise."""
+    def start(self, transfer: Transfer) -> None:
+        """Begin a transfer; it is told its end."""
         if self._is_closed:
-            self._loop.call_soon(ended, pycurl.E_ABORTED_BY_CALLBACK)
+            self._loop.call_soon(transfer.ended, pycurl.E_ABORTED_BY_CALLBACK)
         else:
-            self._add(curl)
-            self._waiting[curl] = ended
+            self._add(transfer.curl)
+            self._waiting[transfer.curl] = transfer
             self._act_soon()
 
     def opened(self, fd: int) -> None:
@@ -67,7 +85,32 @@ class Multi:
     def abort(self, curl: pycurl.Curl) -> None:
         """End a transfer that nobody waits for any more; its connection is closed."""
         if self._waiting.pop(curl, None) is not None:
-            self._multi.remove_handle(curl)
+            self._forget_relief(curl)
+            self._remove(curl)
+
+    def shed(self) -> bool:
+        """Descriptors are short: let one idle connection, the oldest, be closed for the next that is opened; False if none is idle.
+
+        Of those that are idle at most half go in one turn of the loop.
+        """
+        if self._to_shed is None:
+            idle = sum(self._is_open(fd) for fd in self._registered if fd not in self._busy)
+            self._to_shed = (idle + 1) // 2
+            if idle:
+                # libcurl closes idle connections before it opens one above this number: two at first, for pycurl makes a copy of a socket.
+                self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, max(1, len(self._busy) + idle - 1))
+            self._act_soon()
+        if not self._to_shed:
+            return False
+        self._to_shed -= 1
+        return True
+
+    def _is_open(self, fd: int) -> bool:
+        try:
+            self._epoll.modify(fd, self._registered[fd])
+        except OSError:
+            return False
+        return True
 
     def cut(self) -> None:
         """End the transfers that are under way, as aborted."""
@@ -108,17 +151,23 @@ class Multi:
             self._epoll.register(fd, events)
 
     def _on_sockets(self) -> None:
+        self._mind_a_gap()
         self._act_on_sockets()
         self._set_timer()
 
     def _act_on_sockets(self) -> None:
         act = self._multi.socket_action
         running = len(self._waiting)
-        for fd, event in self._epoll.poll(0, _EVENTS_AT_ONCE):
-            if fd in self._busy:
-                _, running = act(fd, _mask(event))
-            else:
-                self._on_idle_socket(fd, event)
+        until = time.monotonic() + _MAX_SECONDS
+        while True:
+            events = self._epoll.poll(0, _EVENTS_AT_ONCE)
+            for fd, event in events:
+                if fd in self._busy:
+                    _, running = act(fd, _mask(event))
+                else:
+                    self._on_idle_socket(fd, event)
+            if len(events) < _EVENTS_AT_ONCE or time.monotonic() > until:  # the loop calls again if there is more
+                break
         if running < len(self._waiting):
             self._collect()
 
@@ -143,33 +192,55 @@ class Multi:
         """libcurl's one timer. It moves with nearly every request: so libcurl is asked for it after many instead of calling back
         with each, and a running one is left to fire early rather than set anew."""
         wait_ms = self._multi.timeout()
-        self._due = None
+        if wait_ms < 0:
+            self._due = None
+            return
+        self._due = time.monotonic() + wait_ms / 1000
         if wait_ms == 0:
             self._act_soon()
-        elif wait_ms > 0:
-            self._due = self._loop.time() + wait_ms / 1000
-            if self._timer is None or self._timer.when() > self._due:
-                self._set_alarm(self._due)
+        elif self._timer is None or self._timer_due > self._due:
+            self._set_alarm(wait_ms / 1000)
 
-    def _set_alarm(self, due: float) -> None:
+    def _set_alarm(self, seconds: float) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._on_timer)
+        self._timer_due = time.monotonic() + seconds
+        self._timer = self._loop.call_later(seconds, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._due is None:
             return
-        if self._loop.time() < self._due:
-            self._set_alarm(self._due)
-        else:
-            self._act_on_time()
-            self._set_timer()
+        early = self._due - time.monotonic()
+        if early > 0:
+            self._set_alarm(early)
+            return
+        self._mind_a_gap()
+        self._act_on_time()
+        self._set_timer()
+
+    def _mind_a_gap(self) -> None:
+        """If the loop stood still, what is under way gets its time anew, once, before libcurl hears of the time: it would call a
+        request timed out without a look at the answer that lies in its socket."""
+        if self._due is None or time.monotonic() - self._due < _GAP_SECONDS:
+            return
+        for curl, transfer in self._waiting.items():
+            if curl not in self._relieved:
+                self._relieved[curl] = self._loop.call_later(transfer.relieve(), self._end, curl, pycurl.E_OPERATION_TIMEDOUT)
+
+    def _forget_relief(self, curl: pycurl.Curl) -> None:
+        if self._relieved and (alarm := self._relieved.pop(curl, None)):
+            alarm.cancel()
 
     def _on_soon(self) -> None:
         self._soon = None
+        is_shedding = self._to_shed is not None
+        self._mind_a_gap()
         self._act_on_sockets()  # so that libcurl hears of connections that closed before it picks one for a new request
         self._act_on_time()
+        if is_shedding:
+            self._to_shed = None
+            self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, 0)
         self._set_timer()
 
     def _act_on_time(self) -> None:
@@ -185,10 +256,15 @@ class Multi:
             self._end(curl, code)
 
     def _end(self, curl: pycurl.Curl, code: int) -> None:
-        ended = self._waiting.pop(curl, None)
-        if ended is not None:
+        transfer = self._waiting.pop(curl, None)
+        if transfer is not None:
+            self._forget_relief(curl)
             self._remove(curl)
-            ended(code)
+            transfer.ended(code)
+
+
+def _most_idle(share: float) -> int:
+    return max(1, min(_IDLE_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * share)))
 
 
 @functools.cache

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from tocsin.net.shortage import NO_DESCRIPTOR, Lacking, lacks_descriptors
+
 MOST_LOOKUPS = 256  # at the same time
 MOST_DOUBTFUL = 192  # of them for names whose last look-up brought nothing: however many hang, others have threads left
 MOST_REMEMBERED = 50_000  # names
@@ -41,7 +43,7 @@ class Names:
         return self._fresh_until.get(place, 0.0) > time.monotonic()
 
     async def addresses(self, place: Place, seconds: float) -> list[str]:
-        """Addresses in the resolver's order. Raises OSError if there are none, TimeoutError."""
+        """Addresses in the resolver's order. Raises OSError if there are none, Lacking if the fault is ours, TimeoutError."""
         task = self._running.get(place.host)
         if task is None:
             task = self._running[place.host] = asyncio.get_running_loop().create_task(self._look_up(place.host))
@@ -74,6 +76,8 @@ class Names:
             await stack.enter_async_context(self._threads)
             try:
                 found = await _in_a_thread(host)
+            except Lacking:
+                raise
             except OSError:
                 self._doubt(host)
                 raise
@@ -103,7 +107,9 @@ async def _in_a_thread(host: str) -> list[str]:
         try:
             found = [str(peer[0]) for *_, peer in socket.getaddrinfo(host.strip("[]").rstrip("."), None, type=socket.SOCK_STREAM)]
         except OSError as error:
-            failure = error
+            failure = Lacking(NO_DESCRIPTOR) if error.errno == socket.EAI_MEMORY or lacks_descriptors() else error
+        except MemoryError:
+            failure = Lacking("No memory is left to look up the host name.")
         except UnicodeError:
             failure = OSError("not a host name")
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
@@ -111,6 +117,6 @@ async def _in_a_thread(host: str) -> list[str]:
 
     try:
         threading.Thread(target=work, name="look-up", daemon=True).start()
-    except RuntimeError as error:  # no more threads here: as good as no name server
-        raise OSError("no thread can be started") from error
+    except (RuntimeError, MemoryError) as error:
+        raise Lacking("No thread can be started to look up the host name.") from error
     return await future

@@ -101,7 +101,7 @@ def _on_libcurl(option: int, is_there: Callable[..., bool], verbose: bool = Fals
     """Visits when libcurl calls back."""
 
     def lay(crash: Crash) -> None:
-        class Visited(http._Exchange):  # pyright: ignore[reportPrivateUsage]
+        class Visited(http.Exchange):
             def __init__(self, *args: Any) -> None:
                 super().__init__(*args)
 
@@ -113,7 +113,7 @@ def _on_libcurl(option: int, is_there: Callable[..., bool], verbose: bool = Fals
                 self.curl.setopt(option, called)
                 self.curl.setopt(pycurl.VERBOSE, verbose)
 
-        http._Exchange = Visited  # pyright: ignore[reportPrivateUsage]
+        http.Exchange = Visited
 
     return lay
 

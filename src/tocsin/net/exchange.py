@@ -1,0 +1,295 @@
+"""One request on a libcurl handle: its options, what it heard, and the reply that comes of it."""
+
+import functools
+import io
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import pycurl
+from msgspec import Struct
+
+from tocsin import __version__
+from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
+from tocsin.net.curl_failures import no_reply, was_sent
+from tocsin.net.guard import Guard
+from tocsin.net.heads import Headers, header_lines, read_headers, target
+from tocsin.net.multi import Multi
+from tocsin.net.names import Place
+from tocsin.net.origins import Origins, Sessions
+from tocsin.net.routes import Route, route_of
+from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
+
+MAX_BODY = 65_536
+CONNECT_SECONDS = 5.0
+DNS_SECONDS = 300
+_AGENT = f"tocsin/{__version__}"
+_WITHOUT_BODY = frozenset({"GET", "HEAD"})
+
+Done: TypeAlias = Callable[[HttpReply | NoReply], None]
+Https: TypeAlias = tuple[Origins, Sessions]
+STOPPED = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True)
+
+# Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
+_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
+
+
+class Exchange:
+    """A libcurl handle and what it heard; used for one request after another. `free`: where it waits for the next."""
+
+    def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: str | None, https: Https) -> None:
+        self.curl = pycurl.Curl()
+        self._setopt = self.curl.setopt  # pycurl takes long to find its own methods
+        self._multi = multi
+        self._free = free
+        self.request: HttpRequest | None = None
+        self.done: Done | None = None
+        self._guard = None if proxy else guard  # libcurl's socket is the proxy's
+        self._proxy = proxy
+        self._lines: list[bytes] = []
+        self._body = bytearray()
+        self._is_capped = False
+        self._objection = ""
+        self._sockets = 0
+        self._is_short = False
+        self._is_second = False
+        self._manner = _Manner()
+        self._origins, self._sessions = https
+        self._origin: str | None = None
+        self._cache: pycurl.CurlShare | None = None
+        self._waits = False
+        self._watches = False
+        self._has_target = False
+        self._has_addresses = False
+        for option, value in {**_OPTIONS, **authorities()}.items():
+            self.curl.setopt(option, value)
+        self.curl.setopt(pycurl.PROXY, proxy or "")
+        self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)  # libcurl itself ends answers with over 300 KB of headers
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
+        if not proxy:  # else libcurl looks up the proxy's name itself, with sockets that nobody is told of
+            self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
+        self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_connect)
+
+    def abort(self, done: Done) -> None:
+        """End the request of this `done`, if it is still under way: nobody waits for it any more. Its connection is closed."""
+        if self.done is done:
+            if self._origin is not None:
+                self._origins.forget(self._origin, self)
+            self._multi.abort(self.curl)
+            self.let_go()
+
+    def start(self) -> None:
+        """Begin what was prepared, perhaps a little later: see `Origins`."""
+        if self._origin is None:
+            self.begin(False)
+        else:
+            self._origins.start(self._origin, self)
+
+    def begin(self, waits: bool) -> None:
+        if waits is not self._waits:
+            self._setopt(pycurl.PIPEWAIT, waits)
+            self._waits = waits
+        self._multi.start(self)
+
+    def watch(self) -> None:
+        self._setopt(pycurl.PREREQFUNCTION, self._on_connected)
+        self._watches = True
+
+    def stop(self) -> None:
+        if done := self.done:
+            self.let_go()
+            done(STOPPED)
+
+    def relieve(self) -> float:
+        """Take libcurl's time limits off it; the seconds that the request may go on from now."""
+        self._setopt(pycurl.TIMEOUT_MS, 0)
+        self._setopt(pycurl.CONNECTTIMEOUT_MS, 0)
+        self._manner = msgspec.structs.replace(self._manner, is_relieved=True)
+        return self._manner.timeout_seconds
+
+    def let_go(self) -> None:
+        self.request = self.done = None
+        self._is_second = False
+        if self._watches:
+            self._watches = False
+            self.curl.unsetopt(pycurl.PREREQFUNCTION)
+            self._origins.failed(self._origin or "")
+        self._free.append(self)
+
+    def ended(self, code: int) -> None:
+        """libcurl is through with it."""
+        request, done = self.request, self.done
+        if request is None or done is None:  # aborted
+            return
+        if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
+            # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
+            self._start_again(request, fresh=True)
+            return
+        if self._is_short and not self._is_second and not was_sent(self.curl) and self._multi.shed():
+            self._is_second = True
+            self._start_again(request, fresh=False)
+            return
+        reply = self.result(code)
+        self.let_go()
+        done(reply)
+
+    def _start_again(self, request: HttpRequest, fresh: bool) -> None:
+        self.prepare(request, route_of(request.url), fresh=fresh)
+        self._multi.start(self)
+
+    def prepare(self, request: HttpRequest, route: Route, addresses: tuple[str, ...] = (), fresh: bool = False) -> None:
+        """Set what differs from request to request. `fresh` keeps it off idle connections. `addresses`: of its host, for libcurl to keep.
+
+        Raises ValueError or pycurl.error where libcurl cannot send it.
+        """
+        self._lines.clear()
+        self._body.clear()
+        self._is_capped = False
+        self._objection = ""
+        self._sockets = 0
+        self._is_short = False
+        setopt, body = self._setopt, request.body
+        manner = _Manner(request.method, request.timeout_seconds, route.named is None, fresh)
+        if manner != self._manner:
+            self._set_manner(manner)
+        setopt(pycurl.URL, route.url)
+        setopt(pycurl.HTTPHEADER, header_lines(request.headers, len(body)))
+        self._origin = route.origin
+        if route.origin is not None and (cache := self._sessions.cache(route.origin)) is not self._cache:
+            self._set_cache(cache)
+        if addresses or self._has_addresses:
+            self._set_addresses(route.named, addresses)
+        if self._has_target or (route.is_escaped and not self._proxy):
+            # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
+            setopt(pycurl.REQUEST_TARGET, target(route.url))
+            self._has_target = True
+        if manner.method not in _WITHOUT_BODY:
+            setopt(pycurl.POSTFIELDSIZE_LARGE, len(body))
+            # A body that libcurl cannot rewind keeps it from sending a request again by itself when a connection dies under it.
+            setopt(pycurl.READFUNCTION, io.BytesIO(body).read)
+
+    def result(self, code: int) -> HttpReply | NoReply:
+        """The reply that a finished transfer got."""
+        if code == 0 or self._is_capped:
+            lines = self._lines
+            if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
+                headers = Headers(tuple(lines))
+            elif (headers := read_headers(lines)) is None:
+                return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
+            if self._origin is not None:
+                self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
+            return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
+        if self._objection and not self._sockets:
+            return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
+        if self._is_short and not was_sent(self.curl):
+            return nothing_sent(NO_DESCRIPTOR)
+        return no_reply(self.curl, code)
+
+    def _set_manner(self, manner: "_Manner") -> None:
+        curl, method = self.curl, manner.method
+        if not method.isascii() or not method.isalpha():
+            raise ValueError("not a method")
+        if method != self._manner.method:
+            curl.setopt(pycurl.NOBODY, 0)
+            curl.setopt({"GET": pycurl.HTTPGET, "HEAD": pycurl.NOBODY}.get(method, pycurl.POST), 1)
+            curl.setopt(pycurl.CUSTOMREQUEST, method)
+        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(manner.timeout_seconds * 1000)))
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(CONNECT_SECONDS * 1000))
+        # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
+        curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if manner.is_address else DNS_SECONDS)
+        curl.setopt(pycurl.FRESH_CONNECT, manner.is_fresh)
+        self._manner = manner
+
+    def _set_addresses(self, place: Place | None, addresses: tuple[str, ...]) -> None:
+        self._has_addresses = place is not None and bool(addresses)
+        if place is None or not addresses:
+            self.curl.unsetopt(pycurl.RESOLVE)
+            return
+        listed = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
+        self.curl.setopt(pycurl.RESOLVE, [f"+{place.host}:{place.port}:{listed}"])  # +: it grows old as what libcurl finds by itself
+
+    def _set_cache(self, cache: pycurl.CurlShare) -> None:
+        if self._cache:
+            self.curl.unsetopt(pycurl.SHARE)  # pycurl wants it so
+        self.curl.setopt(pycurl.SHARE, cache)
+        self._cache = cache
+
+    def _on_body(self, piece: bytes) -> int | None:
+        self._body += piece
+        if len(self._body) <= MAX_BODY:
+            return None
+        del self._body[MAX_BODY:]
+        self._is_capped = True
+        return 0  # ends the transfer
+
+    def _on_connect(self, _purpose: int, peer: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
+        """libcurl is about to connect to `peer`: (family, type, protocol, (address, port, ...)). Must not raise."""
+        family, kind, protocol, (address, port, *_) = peer
+        objection = self._guard.objection(address, port) if self._guard else None
+        if objection:
+            self._objection = objection
+            return pycurl.SOCKET_BAD
+        try:
+            opened = socket.socket(family, kind, protocol)
+            os.close(os.dup(opened.fileno()))  # pycurl makes a copy, too: where it cannot, libcurl hears of no reason
+        except OSError as error:
+            self._is_short = error.errno in ERRNOS
+            return pycurl.SOCKET_BAD
+        self._sockets += 1
+        return opened
+
+    def _on_connected(self, *_: object) -> int:
+        self._origins.connected(self._origin or "")
+        return pycurl.PREREQFUNC_OK
+
+    def _on_socket(self, fd: int, _purpose: int) -> int:
+        self._multi.opened(fd)
+        return pycurl.SOCKOPT_OK
+
+
+_OPTIONS = {
+    pycurl.NOSIGNAL: 1,
+    pycurl.TCP_NODELAY: 1,
+    pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
+    pycurl.PATH_AS_IS: 1,
+    pycurl.NOPROXY: "",  # or no_proxy of the environment would send some requests past TOCSIN_PROXY
+    pycurl.NETRC: pycurl.NETRC_IGNORED,
+    pycurl.FOLLOWLOCATION: 0,
+    pycurl.HTTP_CONTENT_DECODING: 0,
+    pycurl.USERAGENT: _AGENT,
+    # Idle connections live long, kept awake past the routers that forget them after a few minutes, but not past a change of DNS.
+    pycurl.MAXAGE_CONN: 300,
+    pycurl.MAXLIFETIME_CONN: 1800,
+    pycurl.DNS_CACHE_TIMEOUT: DNS_SECONDS,
+    pycurl.TCP_KEEPALIVE: 1,
+    pycurl.TCP_KEEPIDLE: 60,
+    pycurl.TCP_KEEPINTVL: 30,
+    pycurl.UPLOAD_BUFFERSIZE: 16_384,  # every handle keeps one; 64 KB, the default, is memory that most requests never need
+    pycurl.POST: 1,
+}
+
+
+@functools.cache
+def authorities() -> dict[int, str]:
+    """The options that name the trusted certificate authorities; SSL_CERT_FILE and SSL_CERT_DIR count."""
+    paths = ssl.get_default_verify_paths()
+    for file in (paths.cafile, *_AUTHORITIES):
+        if file and Path(file).is_file():
+            return {pycurl.CAINFO: file}
+    return {pycurl.CAPATH: paths.capath} if paths.capath else {}
+
+
+class _Manner(Struct, frozen=True, gc=False):
+    """How a handle sends: what is nearly always as it was for the request before."""
+
+    method: str = "POST"
+    timeout_seconds: float = -1.0
+    is_address: bool = False
+    is_fresh: bool = False
+    is_relieved: bool = False

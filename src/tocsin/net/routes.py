@@ -1,0 +1,49 @@
+"""What libcurl makes of a URL: the form that it is given, and the place behind it. Pure."""
+
+import functools
+import ipaddress
+from typing import Any, cast
+
+import pycurl
+from msgspec import Struct
+
+from tocsin.net.names import Place
+from tocsin.net.urls import wire_url
+
+
+class Route(Struct, frozen=True, gc=False):
+    """A URL as libcurl is given it.
+
+    `named`: its place if its host is a name; None for an address, of which there is nothing to look up. `origin`: host and port of an
+    https URL; None for others.
+    """
+
+    url: str
+    named: Place | None
+    is_escaped: bool
+    origin: str | None = None
+
+
+@functools.lru_cache(maxsize=10_000)
+def route_of(url: str) -> Route:
+    """Never raises: what cannot be read is refused where it is set."""
+    named = place_of(url)
+    if named is None:
+        return Route(url, None, False)
+    url = wire_url(url)
+    origin = f"{named.host}:{named.port}" if url[:6].lower() == "https:" else None
+    try:
+        ipaddress.ip_address(named.host.strip("[]"))
+    except ValueError:
+        return Route(url, named, "%" in url, origin)
+    return Route(url, None, "%" in url, origin)
+
+
+def place_of(url: str) -> Place | None:
+    """The host and port in libcurl's own reading of the URL, so that nothing is read in two ways; None if it cannot be read."""
+    try:
+        parts = cast(Any, pycurl).CurlUrl(wire_url(url))
+        port = int(parts.port or {"http": 80, "https": 443}[parts.scheme])
+    except (KeyError, ValueError, pycurl.error):
+        return None
+    return Place(parts.host, port)
