@@ -844,3 +844,28 @@ def test_time_begins_anew_after_a_gap_only_once(run, receiver):
 
     for reply in run(scenario()):
         assert (reply.reason, reply.sent) == (Reason.TIMEOUT, True)
+
+
+def test_handles_beyond_those_that_wait_are_freed_at_once(run, receiver):
+    """Their callbacks hold them in a circle, and a garbage collection is rare."""
+
+    def handles():
+        return sum(isinstance(one, exchange.Exchange) for one in gc.get_objects())
+
+    async def many(it):
+        await asyncio.gather(*(it.send(request(receiver.url("/many"))) for _ in range(exchange.MAX_FREE + 50)))
+
+    async def twice():
+        async with wire(*LOOPBACK) as it:
+            gc.collect()
+            gc.disable()
+            try:
+                before = handles()
+                for _ in range(2):
+                    await many(it)
+                return handles() - before
+            finally:
+                gc.enable()
+
+    receiver.answer("/many", 200, delay=0.2)
+    assert run(twice()) <= exchange.MAX_FREE

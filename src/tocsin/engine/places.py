@@ -45,7 +45,7 @@ def http_bounds(descriptors: int, memory_bytes: int) -> Bounds:
     idle service leaves, attempts take a quarter, and their texts as much."""
     share = max(0, memory_bytes - IDLE_BYTES) // 4
     places = max(8, min(MAX_PLACES, descriptors // 2, share // ATTEMPT_BYTES))
-    return Bounds(places, max(1 << 20, min(MAX_SIZE, share)), places * 2 // 5, places // 5)
+    return Bounds(places, max(1 << 20, min(MAX_SIZE, share)), places * 3 // 10, places * 3 // 20)
 
 
 def mail_bounds(connections: int) -> Bounds:

@@ -28,6 +28,7 @@ from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
 MAX_BODY = 65_536
 CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
+MAX_FREE = 256  # handles that wait to be used again
 _AGENT = f"tocsin/{__version__}"
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
@@ -119,7 +120,10 @@ class Exchange:
             self._watches = False
             self.curl.unsetopt(pycurl.PREREQFUNCTION)
             self._origins.failed(self._origin or "")
-        self._free.append(self)
+        if len(self._free) < MAX_FREE:
+            self._free.append(self)
+        else:
+            self.curl.close()  # it holds its callbacks and they hold it, which only a rare garbage collection would find
 
     def ended(self, code: int) -> None:
         """libcurl is through with it."""

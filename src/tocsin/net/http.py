@@ -16,8 +16,6 @@ from tocsin.net.routes import Route, place_of, route_of
 from tocsin.net.shortage import NO_DESCRIPTOR, Lacking, nothing_sent
 from tocsin.settings import Settings
 
-_FREE_HANDLES = 256
-
 
 class HttpWire:
     """Sends HTTP requests, many at a time, on the loop it is first used on.
@@ -116,7 +114,7 @@ class _Lane:
         # Users' hosts are many, the operator's and the providers' that go without the guard are few.
         self._idle_share = 1 / 4 if guard else 1 / 16
         self._proxy = proxy
-        self._free: deque[Exchange] = deque(maxlen=_FREE_HANDLES)
+        self._free: deque[Exchange] = deque()
         self._multi: Multi | None = None
         self._is_closed = False
         self._names = Names(DNS_SECONDS * 0.9)  # known a little shorter than to libcurl, which keeps the addresses
