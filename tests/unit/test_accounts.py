@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from argon2 import PasswordHasher
 
 from tocsin import observe
 from tocsin.flow import accounts, pools
@@ -189,14 +190,14 @@ async def test_what_is_cancelled_leaves_nothing_whether_it_waited_or_not(clock: 
 EMAIL, PASSWORD = "someone@example.com", "correct horse battery"
 
 
-def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, None]]) -> None:
+def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, None]], stored: str = "") -> None:
     async def run() -> None:
         engine = sqlite_engine(folder / "tocsin.db")
         migrate(engine)
         store = SqlStore(engine, lambda: None)
         user = await store.tell(people.add_user, EMAIL, False, observe.now())
         assert user is not None
-        await store.tell(people.set_password, user, hash_password(PASSWORD))
+        await store.tell(people.set_password, user, stored or hash_password(PASSWORD))
         try:
             await test(Accounts(store, lambda: None))
         finally:
@@ -266,3 +267,24 @@ def test_a_new_password_without_fault_is_taken(tmp_path: Path, hashed: list[str]
         assert await accounts.sign_in("nobody@example.com", "another long one", "192.0.2.1") is None
 
     with_accounts(tmp_path, run)
+
+
+def test_a_hash_of_older_costs_is_made_anew_by_a_sign_in(tmp_path: Path) -> None:
+    """Else its account could be told from others by how long a guess takes."""
+    old = PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=4).hash(PASSWORD)
+
+    async def run(accounts: Accounts) -> None:
+        async def stored() -> str | None:
+            person = await accounts._store.ask(people.person, EMAIL)
+            return None if person is None else person.password_hash
+
+        assert await accounts.sign_in(EMAIL, "something else", "192.0.2.1") is None
+        assert await stored() == old
+        assert await accounts.sign_in(EMAIL, PASSWORD, "192.0.2.1") is not None
+        new = await stored()
+        assert new is not None
+        assert new != old
+        assert await accounts.sign_in(EMAIL, PASSWORD, "192.0.2.1") is not None
+        assert await stored() == new
+
+    with_accounts(tmp_path, run, old)

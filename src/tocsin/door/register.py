@@ -18,7 +18,8 @@ from tocsin.limits import Limits
 LEAST_PER_ADDRESS = 256  # an office or a provider behind one address
 MAX_LEAVING = 16  # connections that are only waiting for the client to read why they end
 MAX_UNFINISHED_BYTES = 8 << 20
-FRESH_SECONDS = 0.25  # a client's first or next request takes a round trip to come: until then nobody is called idle
+# A first request follows its connection at once, and what waited in the backlog brings its own along: until then nobody is called idle.
+FRESH_SECONDS = 0.05
 QUIET_SECONDS = 5.0  # a body of which nothing came for so long makes room for others when there is none left
 LOG_SECONDS = 60.0
 

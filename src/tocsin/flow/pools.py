@@ -3,7 +3,7 @@
 One set of pools belongs to each event loop, as asyncio's own default executor does: rendering, pages and passwords are needed deep
 inside, and whoever needs them must meet the others' work there. Who is next is decided on the event loop, so nothing here is locked
 but the end of a job against its budget. Python runs one thread at a time, so more than one thread for what is computed in Python
-would only take turns from the event loop; argon2 computes outside of it, in four threads of its own.
+would only take turns from the event loop; argon2 computes outside of it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.25  # between two looks at how much a job has used
 CLOSE_SECONDS = 2.0  # for jobs that are running when the service stops
 THREAD_AGAIN_SECONDS = 1.0  # after which a thread that the system refused is asked for again
 MAX_PAGES_WAITING = 200
-MAX_PASSWORDS_WAITING = 32  # 64 MiB and some 50 ms each, one after the other
+MAX_PASSWORDS_WAITING = 32  # 19 MiB and some 20 ms each, one after the other
 MAX_BODIES_WAITING = 8  # 16 MiB each
 _BUSY = "the service has too much to do at this moment"
 

@@ -110,6 +110,11 @@ def tidy_sessions(connection: Connection, before: Micros) -> None:
     connection.execute(delete(sessions).where(sessions.c.seen_at < before))
 
 
+def renew_hash(connection: Connection, user: int, before: str, after: str) -> None:
+    """The same password, hashed anew; nothing happens if it was changed meanwhile."""
+    connection.execute(update(users).where(users.c.id == user, users.c.password_hash == before).values(password_hash=after))
+
+
 def set_password(connection: Connection, user: int, password_hash: str) -> None:
     """Whoever is signed in as this user is signed out."""
     connection.execute(update(users).where(users.c.id == user).values(password_hash=password_hash))
