@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from tocsin.engine.lanes import Lane
-from tocsin.engine.places import NEW, SILENT, TRUSTED, Bounds, Places, http_bounds, mail_bounds
+from tocsin.engine.lanes import NEW, SILENT, TRUSTED, Lane
+from tocsin.engine.places import Bounds, Places, http_bounds, let_go, mail_bounds
 
 BOUNDS = Bounds(places=300, size=1000, untrusted=120, silent=60)
 
@@ -122,7 +122,7 @@ def test_a_message_larger_than_all_there_is_goes_out_alone() -> None:
 def test_a_lane_that_is_let_go_is_not_returned() -> None:
     places = Places(Bounds(places=1, size=1000, untrusted=1, silent=1))
     fill(places, [lane(1, TRUSTED, 1), gone := lane(1, TRUSTED, 2), stays := lane(1, TRUSTED, 3)])
-    places.let_go(gone)
+    let_go(gone)
     places.give_back(places.holding(1), 0, TRUSTED)
     assert places.next() is stays
     assert places.next() is None

@@ -21,13 +21,10 @@ What a lane is doing is one state, and what of its work lies in memory is anothe
 """
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from tocsin.engine.window import Window
 from tocsin.store import Waiting
-
-if TYPE_CHECKING:
-    from tocsin.engine.places import Holding, Places
 
 IDLE, QUEUED, BUSY, PACED, PARKED = range(5)
 COMPLETE, SPILLED, PREPARING, ASKED, READING, REREAD = range(6)
@@ -49,6 +46,10 @@ SIZE_OF_ATTEMPT = 4096
 T = TypeVar("T")
 
 
+NEW, SILENT, TRUSTED = 0, 1, 2
+"""What is known of a lane: it never was answered, its last attempt was not answered (or came late), or it was."""
+
+
 class Lane:
     """What is known of one handler's work."""
 
@@ -63,7 +64,6 @@ class Lane:
         "known",
         "own",
         "parked_in",
-        "places",
         "sending",
         "state",
         "supply",
@@ -81,13 +81,12 @@ class Lane:
         self.behind: list[Waiting] = []  # came while the handler or its work was being read, so they follow it
         self.dropped: set[int] = set()  # left `known`, or are not to be started, while the work was being read
         self.own: Own[Lane] | None = None  # its user's lanes that wait for their turn
-        self.places: Places | None = None  # of the wire that it uses
-        self.holding: Holding | None = None  # what its user holds of them
+        self.holding: Holding | None = None  # what its user holds of the places of its wire
         self.parked_in: dict[Lane, None] | None = None
         self.sending = 0  # attempts that came not back yet
         self.alone = 0  # of them are sent alone, so nothing else starts
         self.window = Window()
-        self.trust = trust  # see `places`
+        self.trust = trust
         self.unanswered = 0  # attempts in a row
         self.ended_at = 0.0  # when its last attempt came back
         self.state = IDLE
@@ -101,6 +100,26 @@ class Lane:
     @property
     def is_empty(self) -> bool:
         return not self.known and self.state == IDLE and self.supply == COMPLETE
+
+
+class Holding:
+    """What one user holds of a wire's places, and which of his lanes wait for one."""
+
+    __slots__ = ("is_asking", "parked", "places", "silent", "size", "untrusted", "wants_oldest", "wire")
+
+    def __init__(self, wire: str) -> None:
+        self.wire = wire
+        self.places = 0
+        self.size = 0
+        self.untrusted = 0
+        self.silent = 0
+        self.parked: tuple[dict[Lane, None], ...] = ({}, {}, {})  # by what is known of them, in the order in which they came
+        self.is_asking = False
+        self.wants_oldest = False  # of its new ones, the next time
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.places and not self.is_asking
 
 
 def size_of(job: Waiting) -> int:

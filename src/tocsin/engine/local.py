@@ -13,14 +13,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import structlog
-from msgspec import Struct
 
 from tocsin import observe
 from tocsin.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
 from tocsin.engine.alarm import Alarm
-from tocsin.engine.lanes import BUSY, COMPLETE, IDLE, PACED, PARKED, PREPARING, QUEUED, READING, REREAD, SPILLED, Lane, Turns, size_of
-from tocsin.engine.places import NEW, SILENT, TRUSTED, Bounds, Holding, Places
+from tocsin.engine.lanes import (
+    BUSY,
+    COMPLETE,
+    IDLE,
+    NEW,
+    PACED,
+    PARKED,
+    PREPARING,
+    QUEUED,
+    READING,
+    REREAD,
+    SILENT,
+    SPILLED,
+    TRUSTED,
+    Holding,
+    Lane,
+    Turns,
+    size_of,
+)
+from tocsin.engine.places import Bounds, Places, let_go
 from tocsin.engine.refill import Memory, Refill
+from tocsin.engine.run import LocalRun
 from tocsin.engine.window import FIRST_LIMIT, Window
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
@@ -38,62 +56,26 @@ Key: TypeAlias = tuple[int, int]
 """Handler id and user id."""
 
 
-class _Run(Struct, gc=False):
-    """See `tocsin.engine.Run`. `size` and `trust` are what the place was taken with."""
-
-    engine: "LocalEngine"
-    lane: Lane
-    delivery_id: int
-    places: Places
-    holding: Holding
-    size: int
-    trust: int
-    started: float
-    flying: int  # attempts of the lane, this one included, when it began
-    has_place: bool = True
-    is_alone: bool = False
-    is_measured: bool = True  # its time says how quickly the handler answers
-
-    def came_back(self, how: int) -> None:
-        self.engine.came_back(self, how)
-
-    def settled(self, due_at: Micros | None) -> None:
-        self.engine.settled(self.lane, self.delivery_id, due_at)
-
-    def alone(self, is_alone: bool) -> None:
-        if self.is_alone != is_alone:
-            self.is_alone = is_alone
-            self.engine.alone(self.lane, is_alone)
-
-    def rest(self) -> None:
-        self.is_measured = False
-        if self.has_place:
-            self.engine.rested(self)
-
-    async def resume(self) -> None:
-        if not self.has_place:
-            await self.engine.resumed(self)
-
-
 class LocalEngine:
     """See `tocsin.engine.Engine` for what each method promises."""
 
     def __init__(self, store: Store, wires: Mapping[str, Bounds]) -> None:
         self._store = store
-        self._wires = {wire: Places(bounds) for wire, bounds in wires.items()}
+        self._wires = {wire: Places(bounds, wire) for wire, bounds in wires.items()}
         self._lanes: dict[int, Lane] = {}
         self._ring: Turns[Lane] = Turns()
         self._memory = Memory()
         self._alarm: Alarm[Key] = Alarm(self._time_came, SWEEP_SECONDS)
         self._refill = Refill(store, self._memory, self._add, self._wake_lane, self._filled)
         self._running = 0
-        self._resting = 0
+        self.resting = 0  # of them, those that hold no place
         self._answered: dict[int, int] = {}  # handlers without a lane whose last attempt was answered, and what they could take
         self._trickles: dict[Places, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()  # of use while stopping
         self._sweeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._is_pump_due = False
+        self._is_held = False  # so many attempts are not settled yet that nothing more may start
 
     async def start(self, worker: Worker) -> None:
         self._worker = worker
@@ -241,9 +223,12 @@ class LocalEngine:
 
     def _pump(self) -> None:
         """Start whatever may start: one job of each lane in turn."""
-        self._is_pump_due = False
+        self._is_pump_due = self._is_held = False
         starts = 0
-        while self._running - self._resting < MAX_RUNNING and not self._stopping:
+        while not self._stopping:
+            if self._running - self.resting >= MAX_RUNNING:
+                self._is_held = True
+                break
             if starts == MAX_STARTS:
                 self._pump_soon()
                 break
@@ -267,10 +252,10 @@ class LocalEngine:
             lane.window.is_full = True
             lane.state = BUSY  # until one of its attempts ends
             return False
-        places = self._wires[worker.wire(handler_id)]
-        holding = lane.holding
-        if places is not lane.places or holding is None:
-            lane.places, lane.holding = places, (holding := places.holding(lane.user_id))
+        wire, holding = worker.wire(handler_id), lane.holding
+        places = self._wires[wire]
+        if holding is None or holding.wire != wire:
+            holding = lane.holding = places.holding(lane.user_id)
         size = size_of(lane.jobs[0])
         if not places.admits(lane, holding, size):
             self._park(lane, places, holding)
@@ -281,10 +266,12 @@ class LocalEngine:
             self._loop.call_later(wait, self._turn_came, lane)
             return False
         places.take(lane, holding, size)
-        self._start(lane, _Run(self, lane, lane.jobs[0].delivery.id, places, holding, size, lane.trust, time.monotonic(), lane.sending + 1))
+        self._start(
+            lane, LocalRun(self, lane, lane.jobs[0].delivery.id, places, holding, size, lane.trust, time.monotonic(), lane.sending + 1)
+        )
         return True
 
-    def _start(self, lane: Lane, run: _Run) -> None:
+    def _start(self, lane: Lane, run: LocalRun) -> None:
         job = lane.jobs.popleft()
         self._memory.remove(job)
         if lane.supply == SPILLED and self._memory.is_low(lane):
@@ -305,7 +292,7 @@ class LocalEngine:
 
     # --------------------------------------------------------------------------------------------- what an attempt tells
 
-    def came_back(self, run: _Run, how: int) -> None:
+    def came_back(self, run: LocalRun, how: int) -> None:
         lane, places, now = run.lane, run.places, time.monotonic()
         lane.sending -= 1
         lane.ended_at = now
@@ -315,19 +302,17 @@ class LocalEngine:
             run.has_place = False
             places.give_back(run.holding, run.size, run.trust)
         else:
-            self._resting -= 1
+            self.resting -= 1
         if how == ANSWERED and run.is_measured and lane.trust == TRUSTED and not places.knows_slow:
             lane.unanswered = 0
             lane.window.answered(now - run.started, run.flying, False)
         elif how != UNTRIED:
             self._judge(lane, run, how, now - run.started)
-        if lane.state == BUSY:
-            self._queue(lane)
-            self._pump_soon()
+        self.may_go_on(lane)
         if places.asking or places.returning:
-            self._place_freed(places)
+            self.place_freed(places)
 
-    def _judge(self, lane: Lane, run: _Run, how: int, seconds: float) -> None:
+    def _judge(self, lane: Lane, run: LocalRun, how: int, seconds: float) -> None:
         """What the attempt says about its handler."""
         if how == UNANSWERED:
             lane.unanswered += 1
@@ -353,46 +338,16 @@ class LocalEngine:
             self._wake_lane(lane, due_at)
         if lane.is_empty:
             self._tidy(lane)
-        if self._running - self._resting == MAX_RUNNING - 1:
+        if self._is_held:
             self._pump_soon()
-        elif self._running == 0:
+        if self._running == 0:
             self._idle.set()
 
-    def alone(self, lane: Lane, is_alone: bool) -> None:
-        lane.alone += 1 if is_alone else -1
-        if not lane.alone and lane.state == BUSY:
+    def may_go_on(self, lane: Lane) -> None:
+        """What kept the lane busy has ended."""
+        if lane.state == BUSY:
             self._queue(lane)
             self._pump_soon()
-
-    def rested(self, run: _Run) -> None:
-        run.has_place = False
-        self._resting += 1
-        run.places.give_back(run.holding, run.size, run.trust)
-        self._place_freed(run.places)
-        self._pump_soon()
-
-    async def resumed(self, run: _Run) -> None:
-        """What has begun goes on before anything new starts, whatever its user's share."""
-        if not run.places.are_taken:
-            self._go_on(run)
-            return
-        place: asyncio.Future[None] = self._loop.create_future()
-
-        def take() -> bool:
-            if place.done():  # cancelled meanwhile
-                return False
-            self._go_on(run)
-            place.set_result(None)
-            return True
-
-        run.places.returning.append(take)
-        await place
-
-    def _go_on(self, run: _Run) -> None:
-        run.trust = run.lane.trust
-        run.places.take(run.lane, run.holding, run.size)
-        run.has_place = True
-        self._resting -= 1
 
     # --------------------------------------------------------------------------------------------- waiting for a place
 
@@ -402,12 +357,13 @@ class LocalEngine:
             self._trickles[places] = self._loop.call_later(places.bounds.trickle_seconds, self._trickle, places)
 
     def _unpark(self, lane: Lane) -> None:
-        if lane.places is not None:
-            lane.places.let_go(lane)
+        let_go(lane)
         self._queue(lane)
         self._pump_soon()
 
-    def _place_freed(self, places: Places) -> None:
+    def place_freed(self, places: Places) -> None:
+        if self._is_held:
+            self._pump_soon()
         while places.returning:
             if places.returning.popleft()():
                 return
@@ -420,7 +376,7 @@ class LocalEngine:
 
     def _trickle(self, places: Places) -> None:
         places.extra()
-        self._place_freed(places)
+        self.place_freed(places)
         if places.asking:
             self._trickles[places] = self._loop.call_later(places.bounds.trickle_seconds, self._trickle, places)
         else:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from tocsin.engine.lanes import PARKED, Lane
+from tocsin.engine.lanes import NEW, PARKED, SILENT, TRUSTED, Holding, Lane
 
 USER_SHARE = 2  # times what is free
 MAX_PLACES = 3000
@@ -24,9 +24,6 @@ MAX_USERS = 10_000  # remembered; those that hold nothing go first
 SLOW_FACTOR = 4  # times what answers take at their quickest
 FORGOTTEN = 1.2  # so the quickest answer grows old with each slower one: a server may have become slow for all
 MAX_LOOKS = 8  # users asked when a place becomes free
-
-NEW, SILENT, TRUSTED = 0, 1, 2
-"""What is known of a lane: it never was answered, its last attempt was not answered (or came late), or it was."""
 
 
 class Bounds(Struct, frozen=True):
@@ -54,30 +51,12 @@ def mail_bounds(connections: int) -> Bounds:
     return Bounds(connections, 32 << 20, untrusted, silent, trickle_seconds=5.0, slow_seconds=2.0)
 
 
-class Holding:
-    """What one user holds of a wire's places, and which of his lanes wait for one."""
-
-    __slots__ = ("is_asking", "parked", "places", "silent", "size", "untrusted", "wants_oldest")
-
-    def __init__(self) -> None:
-        self.places = 0
-        self.size = 0
-        self.untrusted = 0
-        self.silent = 0
-        self.parked: tuple[dict[Lane, None], ...] = ({}, {}, {})  # by what is known of them, in the order in which they came
-        self.is_asking = False
-        self.wants_oldest = False  # of its new ones, the next time
-
-    @property
-    def is_idle(self) -> bool:
-        return not self.places and not self.is_asking
-
-
 class Places:
     """The places of one wire."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, wire: str = "http") -> None:
         self.bounds = bounds
+        self._wire = wire
         self.knows_slow = bounds.slow_seconds < float("inf")
         self._users: dict[int, Holding] = {}
         self.asking: deque[Holding] = deque()  # users with parked lanes, in turn
@@ -102,7 +81,7 @@ class Places:
         if found is None:
             if len(self._users) >= MAX_USERS:
                 self._users = {user: holding for user, holding in self._users.items() if not holding.is_idle}
-            found = self._users[user_id] = Holding()
+            found = self._users[user_id] = Holding(self._wire)
         return found
 
     def admits(self, lane: Lane, holding: Holding, size: int) -> bool:
@@ -167,12 +146,6 @@ class Places:
             holding.is_asking = True
             self.asking.append(holding)
 
-    def let_go(self, lane: Lane) -> None:
-        """A parked lane waits no longer: something else has changed for it."""
-        if lane.parked_in is not None:
-            del lane.parked_in[lane]
-            lane.parked_in = None
-
     def extra(self) -> None:
         """One start beyond a user's share is allowed: `trickle_seconds` have gone."""
         self._extra = 1
@@ -187,7 +160,7 @@ class Places:
             else:
                 holding.is_asking = False
             if lane is not None:
-                self.let_go(lane)
+                let_go(lane)
                 return lane
         return None
 
@@ -202,3 +175,10 @@ class Places:
                 holding.wants_oldest = is_newest
                 return lane
         return None
+
+
+def let_go(lane: Lane) -> None:
+    """A parked lane waits no longer: something has changed for it."""
+    if lane.parked_in is not None:
+        del lane.parked_in[lane]
+        lane.parked_in = None
