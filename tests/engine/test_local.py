@@ -18,7 +18,7 @@ from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds
-from tocsin.model import SECOND, Attempt, Notification, Reason, Status
+from tocsin.model import SECOND, Attempt, Busy, Notification, Reason, Status
 from tocsin.store import Settlement, Waiting, people
 from tocsin.store.sql import SqlStore
 
@@ -552,6 +552,35 @@ def test_what_is_forgotten_during_a_refill_is_not_started(tmp_path: Path, monkey
         gate.open.set()
         await worker.until(4)
         assert worker.started == [jobs[index].delivery.id for index in (0, 2, 3, 5)]
+
+    scenario(tmp_path, body)
+
+
+def test_a_reading_that_fails_is_made_again_and_nothing_overtakes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that cannot be read for a moment, then a fault of ours for one of the lanes that are read together."""
+    monkeypatch.setattr(refill_module, "FAULT_SECONDS", 0.2)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handlers = [await add_handler(store) for _ in range(3)]
+        waiting = [job for handler in handlers for job in await accept(store, handler)]
+        failures: list[Exception] = [Busy("not now"), ValueError("of all"), ValueError("of the first alone")]
+        due = store.due
+
+        async def failing(limits: Mapping[int, int], now: int) -> dict[int, tuple[list[Waiting], int | None]]:
+            if failures and (len(failures) > 1 or list(limits) == handlers[:1]):
+                raise failures.pop(0)
+            return await due(limits, now)
+
+        monkeypatch.setattr(store, "due", failing)
+        await engine.start(worker)
+        while len(failures) == 3:
+            await asyncio.sleep(0)
+        fresh = [job for handler in handlers for job in await accept(store, handler)]
+        engine.hand_over(fresh)
+        await worker.until(6)
+        assert failures == []
+        for old, new in zip(waiting, fresh, strict=True):
+            assert worker.started.index(old.delivery.id) < worker.started.index(new.delivery.id)
 
     scenario(tmp_path, body)
 

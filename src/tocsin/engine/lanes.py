@@ -14,8 +14,8 @@ What a lane is doing is one state, and what of its work lies in memory is anothe
 |---|---|---|
 | COMPLETE | all of its due work is in memory | SPILLED, ASKED, PREPARING |
 | SPILLED | more is in the store, and enough in memory for now | ASKED |
-| PREPARING | its handler is to be read; its due work is in memory | ASKED, COMPLETE |
-| ASKED | waits to be read from the store | READING, COMPLETE |
+| PREPARING | its handler is to be read; its due work is in memory | ASKED, COMPLETE, SPILLED |
+| ASKED | waits to be read from the store | READING, COMPLETE, SPILLED |
 | READING | is being read | REREAD, COMPLETE, SPILLED, ASKED |
 | REREAD | is being read, and more was left in the store meanwhile | ASKED, SPILLED |
 """
@@ -33,8 +33,8 @@ STATES: Final = {IDLE: {QUEUED}, QUEUED: {IDLE, BUSY, PACED, PARKED}, BUSY: {QUE
 SUPPLIES: Final = {
     COMPLETE: {SPILLED, ASKED, PREPARING},
     SPILLED: {ASKED},
-    PREPARING: {ASKED, COMPLETE},
-    ASKED: {READING, COMPLETE},
+    PREPARING: {ASKED, COMPLETE, SPILLED},
+    ASKED: {READING, COMPLETE, SPILLED},
     READING: {REREAD, COMPLETE, SPILLED, ASKED},
     REREAD: {ASKED, SPILLED},
 }

@@ -134,9 +134,9 @@ class Refill:
         return True
 
     def _give_up(self, lanes: Sequence[Lane], wait: Micros) -> None:
-        """The store still has everything, and is asked again."""
+        """The store still has everything, and is asked again. Until then nothing newer may overtake it."""
         for lane in lanes:
-            self._end(lane, COMPLETE)
+            self._end(lane, SPILLED)
             self._wake(lane, observe.now() + wait)
 
     async def _fill(self, lanes: Sequence[Lane]) -> None:
