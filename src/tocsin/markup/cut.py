@@ -60,14 +60,15 @@ def split(document: tree.Document, size: Callable[[tree.Document], int], limit: 
     return parts
 
 
-def _taken(
-    document: tree.Document, limit: int, size: Callable[[tree.Document], int], scale: Scale
-) -> tuple[tree.Document, tree.Document]:
+def _taken(document: tree.Document, limit: int, size: Callable[[tree.Document], int], scale: Scale) -> tuple[tree.Document, tree.Document]:
     """A beginning of at most `limit`, and the rest."""
-    room = limit
+    room, whole, got_whole = limit, scale.blocks(document), 0
     while True:
-        head, rest = _split_at(document, room, scale)
-        got = size(head)
+        head, rest = _split_at(document, room, scale) if room < whole else (document, ())
+        # What a dialect adds may make all of a light document too large: it is rendered once for all tries that leave it whole.
+        got = size(head) if rest or not got_whole else got_whole
+        if not rest:
+            got_whole = got
         if got <= limit or room <= 1:
             return head, rest
         room = max(1, min(room - 1 - room // 50, room * limit // got))
