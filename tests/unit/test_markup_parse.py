@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from tocsin.markup.html import html
-from tocsin.markup.parse import MAX_DEPTH, parse
+from tocsin.markup.parse import MAX_DEPTH, MAX_SHORT, parse
 from tocsin.markup.plain import plain
 from tocsin.markup.tree import (
     Break,
@@ -252,3 +252,15 @@ def test_the_promises_hold_for_anything(text):
 def test_parse_is_the_same_twice(text):
     assert parse(text) is parse(text)
     assert parse.__wrapped__(text) == parse(text)
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(MAX_SHORT, True), (MAX_SHORT + 1, False)])
+def test_few_trees_of_long_texts_are_kept(length: int, is_kept: bool):
+    def text(number: int) -> str:
+        return f"{number:03}".ljust(length, "a")
+
+    first = parse(text(0))
+    assert parse(text(0)) is first
+    for number in range(1, 20):
+        parse(text(number))
+    assert (parse(text(0)) is first) == is_kept

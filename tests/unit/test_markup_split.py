@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tocsin.markup import discord, slack, telegram, tree
-from tocsin.markup.cut import split, split_at
+from tocsin.markup.cut import split, split_at, weight
 from tocsin.markup.length import utf8, utf16
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
@@ -167,3 +167,16 @@ def test_a_beginning_is_never_empty(text, room):
     head, rest = split_at(document, room)
     assert bool(head) == bool(document)
     assert rest != document or not document
+
+
+def test_a_light_text_is_measured_once_however_much_too_large_it_is():
+    """It stays whole in every room that is more than its own weight: there is nothing new to measure."""
+    measured: list[int] = []
+
+    def size(document: tree.Document) -> int:
+        measured.append(weight(document))
+        return 120 * measured[-1]
+
+    split(parse("word " * 20), size, 10_000, 10_000, 5)
+    assert measured.count(max(measured)) <= 2
+    assert len(measured) < 10

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from tocsin.markup import tree
 from tocsin.markup.length import boundary, left_out, missing
+from tocsin.markup.scale import BETWEEN, Row, Scale, line_weight
 
 T = TypeVar("T")
-_BETWEEN = 2  # what a block costs beside its words: the line breaks around it
 _SENTENCE_END = re.compile("[.!?…。！？][\"'”’)\\]]*(?=\\s)|[。！？]")
 
 
@@ -23,15 +23,19 @@ def fit(
     `limit` must leave room for that paragraph (60 or more); `size` counts at least about a unit for each character that is read.
     `what` it is, for those who watch cuts.
     """
-    total = weight(document)
+    return _fit(document, limit, render, size, what, Scale())
+
+
+def _fit(document: tree.Document, limit: int, render: Callable[[tree.Document], T], size: Callable[[T], int], what: str, scale: Scale) -> T:
+    total = scale.blocks(document)
     if total <= limit:
         rendered = render(document)
         if size(rendered) <= limit:
             return rendered
     kept = min(total, limit)
     while True:
-        head = head_of(document, kept)
-        gone = max(1, total - weight(head))
+        head = _head_of(document, kept, scale)
+        gone = max(1, total - scale.blocks(head))
         rendered = render((*head, tree.Paragraph((tree.Text(missing(gone)),))))
         got = size(rendered)
         if got <= limit or kept <= 0:
@@ -46,22 +50,25 @@ def split(document: tree.Document, size: Callable[[tree.Document], int], limit: 
     What goes beyond `most` is left out, and a last paragraph says how much. A table repeats its head. Both limits as in `fit`.
     """
     parts: list[tree.Document] = []
-    rest = document
-    while len(parts) < most - 1 and (weight(rest) > last or size(rest) > last):
-        head, rest = _taken(rest, limit, size)
+    rest, scale = document, Scale()
+    while len(parts) < most - 1 and (scale.blocks(rest) > last or size(rest) > last):
+        head, rest = _taken(rest, limit, size, scale)
         parts.append(head)
         if not rest and size(head) <= last:
             return parts
-    parts.append(fit(rest, last, tuple, size))
+    parts.append(_fit(rest, last, tuple, size, "the message", scale))
     return parts
 
 
-def _taken(document: tree.Document, limit: int, size: Callable[[tree.Document], int]) -> tuple[tree.Document, tree.Document]:
+def _taken(document: tree.Document, limit: int, size: Callable[[tree.Document], int], scale: Scale) -> tuple[tree.Document, tree.Document]:
     """A beginning of at most `limit`, and the rest."""
-    room = limit
+    room, whole, got_whole = limit, scale.blocks(document), 0
     while True:
-        head, rest = split_at(document, room)
-        got = size(head)
+        head, rest = _split_at(document, room, scale) if room < whole else (document, ())
+        # What a dialect adds may make all of a light document too large: it is rendered once for all tries that leave it whole.
+        got = size(head) if rest or not got_whole else got_whole
+        if not rest:
+            got_whole = got
         if got <= limit or room <= 1:
             return head, rest
         room = max(1, min(room - 1 - room // 50, room * limit // got))
@@ -69,87 +76,56 @@ def _taken(document: tree.Document, limit: int, size: Callable[[tree.Document], 
 
 def split_at(document: Sequence[tree.Block], room: int) -> tuple[tree.Document, tree.Document]:
     """A beginning of about `room` characters, never empty, and the rest: cut between blocks unless that wastes half the room."""
+    return _split_at(document, room, Scale())
+
+
+def _split_at(document: Sequence[tree.Block], room: int, scale: Scale) -> tuple[tree.Document, tree.Document]:
     head: list[tree.Block] = []
     left = room
     for index, block in enumerate(document):
-        size = _block_weight(block)
+        size = scale.block(block)
         if size <= left:
             head.append(block)
             left -= size
             continue
-        rest = tuple(document[index:])
+        rest = document[index:]
         if not head or left > room // 2:
-            first, others = _block_split(block, max(1, left - _BETWEEN))
+            first, others = _block_split(block, max(1, left - BETWEEN), scale)
             head.append(first)
             rest = (*others, *rest[1:])
-        while len(head) > 1 and isinstance(head[-1], tree.Heading):  # it stays with what it is about
-            rest = (head.pop(), *rest)
-        return tuple(head), rest
+        end = len(head)
+        while end > 1 and isinstance(head[end - 1], tree.Heading):  # it stays with what it is about
+            end -= 1
+        return tuple(head[:end]), (*head[end:], *rest)
     return tuple(document), ()
 
 
 def weight(document: Sequence[tree.Block]) -> int:
     """About how many characters a document is read as."""
-    return sum(_block_weight(block) for block in document)
+    return Scale().blocks(document)
 
 
 def head_of(document: Sequence[tree.Block], room: int) -> tuple[tree.Block, ...]:
     """The beginning of a document, at most about `room` characters."""
+    return _head_of(document, room, Scale())
+
+
+# ------------------------------------------------------------------------------------------------------------- heads
+
+
+def _head_of(document: Sequence[tree.Block], room: int, scale: Scale) -> tuple[tree.Block, ...]:
     kept: list[tree.Block] = []
     for block in document:
-        size = _block_weight(block)
+        size = scale.block(block)
         if size > room:
-            part = _block_head(block, room - _BETWEEN)
+            part = _block_head(block, room - BETWEEN, scale)
             return (*kept, part) if part is not None else tuple(kept)
         kept.append(block)
         room -= size
     return tuple(kept)
 
 
-# ----------------------------------------------------------------------------------------------------------- weights
-
-
-def _block_weight(block: tree.Block) -> int:
-    match block:
-        case tree.Paragraph() | tree.Heading():
-            return _line_weight(block.inside) + _BETWEEN
-        case tree.CodeBlock():
-            return len(block.text) + _BETWEEN
-        case tree.Quote():
-            return weight(block.inside) + _BETWEEN
-        case tree.Listing():
-            return sum(_item_weight(item) for item in block.items) + _BETWEEN
-        case tree.Table():
-            return sum(_row_weight(row) for row in block.rows) + _BETWEEN
-        case tree.Rule():
-            return 1 + _BETWEEN
-
-
-def _item_weight(item: tree.Item) -> int:
-    return weight(item.inside) + _BETWEEN
-
-
-def _row_weight(row: Sequence[Sequence[tree.Inline]]) -> int:
-    return sum(_line_weight(cell) + 1 for cell in row) + _BETWEEN
-
-
-def _line_weight(nodes: Sequence[tree.Inline]) -> int:
-    total = 0
-    for node in nodes:
-        match node:
-            case tree.Text() | tree.Code():
-                total += len(node.text)
-            case tree.Break():
-                total += 1
-            case _:
-                total += _line_weight(node.inside)
-    return total
-
-
-# ------------------------------------------------------------------------------------------------------------- heads
-
-
-def _block_head(block: tree.Block, room: int) -> tree.Block | None:
+def _block_head(block: tree.Block, room: int, scale: Scale) -> tree.Block | None:
     """The beginning of a block that does not fit as a whole; None if nothing of it does."""
     if room <= 0:
         return None
@@ -161,11 +137,11 @@ def _block_head(block: tree.Block, room: int) -> tree.Block | None:
         case tree.CodeBlock():
             return tree.CodeBlock(block.text[: boundary(block.text, room)], block.language)
         case tree.Quote():
-            return _unless_empty(tree.Quote(head_of(block.inside, room)))
+            return _unless_empty(tree.Quote(_head_of(block.inside, room, scale)))
         case tree.Listing():
-            return _listing_head(block, room)
+            return _listing_head(block, room, scale)
         case tree.Table():
-            return _table_head(block, room)
+            return _table_head(block, room, scale)
         case tree.Rule():
             return None
 
@@ -174,12 +150,12 @@ def _unless_empty(block: tree.Paragraph | tree.Heading | tree.Quote) -> tree.Blo
     return block if block.inside else None
 
 
-def _listing_head(block: tree.Listing, room: int) -> tree.Block | None:
+def _listing_head(block: tree.Listing, room: int, scale: Scale) -> tree.Block | None:
     items: list[tree.Item] = []
     for item in block.items:
-        size = _item_weight(item)
+        size = scale.item(item)
         if size > room:
-            if inside := head_of(item.inside, room - _BETWEEN):
+            if inside := _head_of(item.inside, room - BETWEEN, scale):
                 items.append(tree.Item(inside, item.checked))
             break
         items.append(item)
@@ -187,11 +163,11 @@ def _listing_head(block: tree.Listing, room: int) -> tree.Block | None:
     return tree.Listing(tuple(items), block.start, block.tight) if items else None
 
 
-def _table_head(block: tree.Table, room: int) -> tree.Block | None:
+def _table_head(block: tree.Table, room: int, scale: Scale) -> tree.Block | None:
     """Whole rows only: half a row would mislead."""
-    rows: list[tuple[tuple[tree.Inline, ...], ...]] = []
+    rows: list[Row] = []
     for row in block.rows:
-        room -= _row_weight(row)
+        room -= scale.row(row)
         if room < 0:
             break
         rows.append(row)
@@ -201,7 +177,7 @@ def _table_head(block: tree.Table, room: int) -> tree.Block | None:
 def _line_head(nodes: Sequence[tree.Inline], room: int) -> tuple[tree.Inline, ...]:
     kept: list[tree.Inline] = []
     for node in nodes:
-        size = _line_weight((node,))
+        size = line_weight((node,))
         if size > room:
             if (part := _inline_head(node, room)) is not None:
                 kept.append(part)
@@ -230,7 +206,7 @@ def _inline_head(node: tree.Inline, room: int) -> tree.Inline | None:
 # ------------------------------------------------------------------------------------------------------------- splits
 
 
-def _block_split(block: tree.Block, room: int) -> tuple[tree.Block, tuple[tree.Block, ...]]:
+def _block_split(block: tree.Block, room: int, scale: Scale) -> tuple[tree.Block, tuple[tree.Block, ...]]:
     match block:
         case tree.Paragraph():
             head, rest = _line_split(block.inside, room)
@@ -243,12 +219,12 @@ def _block_split(block: tree.Block, room: int) -> tuple[tree.Block, tuple[tree.B
             rest_text = block.text[on:]
             return tree.CodeBlock(block.text[:end], block.language), (tree.CodeBlock(rest_text, block.language),) if rest_text else ()
         case tree.Quote():
-            head, rest = split_at(block.inside, room)
+            head, rest = _split_at(block.inside, room, scale)
             return tree.Quote(head), (tree.Quote(rest),) if rest else ()
         case tree.Listing():
-            return _listing_split(block, room)
+            return _listing_split(block, room, scale)
         case tree.Table():
-            return _table_split(block, room)
+            return _table_split(block, room, scale)
         case tree.Rule():
             return block, ()
 
@@ -264,19 +240,19 @@ def _code_place(text: str, room: int) -> tuple[int, int]:
     return end, end
 
 
-def _listing_split(block: tree.Listing, room: int) -> tuple[tree.Block, tuple[tree.Block, ...]]:
+def _listing_split(block: tree.Listing, room: int, scale: Scale) -> tuple[tree.Block, tuple[tree.Block, ...]]:
     """An item that is cut goes on under its own number."""
     head: list[tree.Item] = []
     left = room
     for index, item in enumerate(block.items):
-        size = _item_weight(item)
+        size = scale.item(item)
         if size <= left:
             head.append(item)
             left -= size
             continue
         rest = block.items[index:]
         if not head or left > room // 2:
-            first, others = split_at(item.inside, max(1, left - _BETWEEN))
+            first, others = _split_at(item.inside, max(1, left - BETWEEN), scale)
             head.append(tree.Item(first, item.checked))
             rest = (tree.Item(others, item.checked), *rest[1:]) if others else rest[1:]
             index += 0 if others else 1
@@ -285,13 +261,13 @@ def _listing_split(block: tree.Listing, room: int) -> tuple[tree.Block, tuple[tr
     return block, ()
 
 
-def _table_split(block: tree.Table, room: int) -> tuple[tree.Block, tuple[tree.Block, ...]]:
+def _table_split(block: tree.Table, room: int, scale: Scale) -> tuple[tree.Block, tuple[tree.Block, ...]]:
     """Whole rows, each time under the head. A row that is too long by itself is no table any more: its cells become a paragraph."""
     title, *rows = block.rows
-    left = room - _row_weight(title)
+    left = room - scale.row(title)
     count = 0
     for row in rows:
-        left -= _row_weight(row)
+        left -= scale.row(row)
         if left < 0:
             break
         count += 1
@@ -299,7 +275,7 @@ def _table_split(block: tree.Table, room: int) -> tuple[tree.Block, tuple[tree.B
         return block, ()
     if count:
         return tree.Table((title, *rows[:count])), (tree.Table((title, *rows[count:])),)
-    first, rest = split_at([_as_paragraph(row) for row in block.rows[:2]], room)
+    first, rest = _split_at([_as_paragraph(row) for row in block.rows[:2]], room, scale)
     left_over = (tree.Table((title, *rows[1:])),) if len(rows) > 1 else ()
     return (first[0], (*first[1:], *rest, *left_over)) if first else (block, ())
 
@@ -316,7 +292,7 @@ def _line_split(nodes: Sequence[tree.Inline], room: int) -> tuple[tuple[tree.Inl
     head: list[tree.Inline] = []
     left = room
     for index, node in enumerate(nodes):
-        size = _line_weight((node,))
+        size = line_weight((node,))
         if size <= left:
             head.append(node)
             left -= size
@@ -376,14 +352,14 @@ def _at_least_one(text: str, room: int) -> int:
 
 def _trimmed(nodes: Sequence[tree.Inline], side: int) -> tuple[tree.Inline, ...]:
     """Without line breaks and spaces at one end: 0 is the beginning, -1 the end."""
-    kept = list(nodes)
-    while kept:
-        node = kept[side]
+    start, end = 0, len(nodes)
+    while start < end:
+        node = nodes[start if side == 0 else end - 1]
         if isinstance(node, tree.Text):
             if text := node.text.lstrip() if side == 0 else node.text.rstrip():
-                kept[side] = tree.Text(text)
-                return tuple(kept)
+                words = (tree.Text(text),)
+                return (*words, *nodes[start + 1 : end]) if side == 0 else (*nodes[start : end - 1], *words)
         elif not isinstance(node, tree.Break):
-            return tuple(kept)
-        kept.pop(side)
-    return ()
+            break
+        start, end = (start + 1, end) if side == 0 else (start, end - 1)
+    return tuple(nodes[start:end])

@@ -21,6 +21,8 @@ _Cells: TypeAlias = tuple[tuple[tree.Inline, ...], ...]
 
 MAX_DEPTH = 30
 MAX_LINK = 2048
+MAX_SHORT = 2048  # characters: the tree of a text may take 60 times as much memory, so that of the longer ones few are kept
+MAX_LONG_KEPT = 4
 _MOST_CELLS = 50_000
 _OPTIONS = pyromark.Options.ENABLE_STRIKETHROUGH | pyromark.Options.ENABLE_TASKLISTS
 _MARKDOWN = pyromark.Markdown(options=_OPTIONS | pyromark.Options.ENABLE_TABLES)
@@ -39,8 +41,7 @@ _NESTING = _CONTAINERS | _MARKS
 _LINKS = frozenset({"Link", "Image"})
 
 
-@functools.lru_cache(maxsize=256)
-def parse(text: str) -> tree.Document:
+def _parsed(text: str) -> tree.Document:
     """The tree of a Markdown text; never raises. A text that would show as nothing is shown as it was written."""
     source = clean(text)
     builder = _Builder(has_entities="&" in source)
@@ -48,6 +49,15 @@ def parse(text: str) -> tree.Document:
     if builder.is_visible or not source.strip():
         return document
     return (tree.Paragraph(tuple(_lines(source.strip()))),)
+
+
+_short = functools.lru_cache(maxsize=256)(_parsed)
+_long = functools.lru_cache(maxsize=MAX_LONG_KEPT)(_parsed)
+
+
+@functools.wraps(_parsed)
+def parse(text: str) -> tree.Document:
+    return _short(text) if len(text) <= MAX_SHORT else _long(text)
 
 
 def _flavour(source: str) -> pyromark.Markdown:

@@ -155,17 +155,19 @@ class _RichText:
         """Nested lists, code and quotes are elements of their own behind their item: a list holds nothing but lines."""
         self.end_section()
         pending: list[RichElement] = []
-        first = 0
+        first = used = 0
         for index, item in enumerate(block.items):
             inside, rest = _item_words(item)
             line = section(_merged(inside))
-            if pending and length(pending) + length([line]) > MAX_TEXT:
+            size = length([line])
+            if pending and used + size > MAX_TEXT:
                 self._list(block, indent, first, pending)
-                pending, first = [], index
+                pending, first, used = [], index, 0
             pending.append(line)
+            used += size
             if rest:
                 self._list(block, indent, first, pending)
-                pending, first = [], index + 1
+                pending, first, used = [], index + 1, 0
                 for inner in rest:
                     if isinstance(inner, tree.Listing):
                         self._listing(inner, indent + 1)

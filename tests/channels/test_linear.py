@@ -1,0 +1,36 @@
+"""Rendering takes work in proportion to a text's length, whatever the text repeats: counted in calls, which no machine changes."""
+
+import cProfile
+import importlib
+
+import pytest
+
+from shapes import text_of
+from tocsin.channels.contract import settings_of
+from tocsin.channels.registry import CHANNELS
+from tocsin.markup.parse import parse
+from tocsin.model import Message, Severity
+from wild import AT, context
+
+SIZE = 65_536
+MAX_CALLS = 140  # for a character: three times what is usual, and a list that is measured anew for each of its items takes 600
+# Where blocks, items and marks are laid out, measured and cut: the others take no other way through our code.
+NAMES = [
+    *("items", "tasks", "nested items", "headings", "quotes", "short lines", "long table", "chain", "links"),
+    *("deep items, items", "items + headings"),
+]
+
+
+def calls_of(kind: str, text: str) -> int:
+    settings = settings_of(CHANNELS[kind], importlib.import_module(f"channels.test_{kind}").SAMPLES[0])
+    message = Message(text, "Title", Severity.WARNING, "https://example.com/x", (("host", "db-1"),), AT)
+    parse(text)
+    profile = cProfile.Profile()
+    profile.runcall(CHANNELS[kind].render, message, settings, context())
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", [kind for kind in CHANNELS if kind not in {"webhook", "x"}])  # these lay nothing out
+def test_a_long_text_takes_few_calls_for_a_character(kind: str, name: str):
+    assert calls_of(kind, text_of(name, SIZE)) <= MAX_CALLS * SIZE
