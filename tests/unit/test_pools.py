@@ -1,6 +1,7 @@
 """Pools of threads: whose turn it is, how many may wait, and how a job ends that computes for too long."""
 
 import asyncio
+import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -253,3 +254,28 @@ def test_each_event_loop_has_its_own() -> None:
         return first
 
     assert uvloop.run(found()) is not uvloop.run(found())
+
+
+def test_what_a_pool_has_done_leaves_the_interpreter_as_it_was() -> None:
+    """An interruption that was taken back would leave it in a state in which nothing under a profile ends."""
+    script = """
+import asyncio, cProfile, time
+from tocsin.flow.pools import OverBudget, Pool
+
+def busy():
+    while True:
+        time.thread_time()
+
+async def main():
+    pool = Pool("test", budget_seconds=0.05)
+    for job in (time.time, busy, time.time):
+        try:
+            await pool.run("user", job)
+        except OverBudget:
+            pass
+    await pool.close()
+
+asyncio.run(main())
+cProfile.Profile().runcall(lambda: [one for one in map(str, range(1000))])
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

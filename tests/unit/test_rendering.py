@@ -16,7 +16,7 @@ from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
 from tocsin.flow.attempt import BEGINNING, render, renders_quickly
 from tocsin.flow.directory import Loaded, load
-from tocsin.markup.parse import parse
+from tocsin.markup.parse import forget
 from tocsin.model import Handler, HttpRequest, Message, Reason, Refused, Severity
 from tocsin.settings import load as load_settings
 
@@ -102,7 +102,7 @@ def test_what_is_rendered_at_once_takes_few_steps_whatever_it_is_made_of(name: s
     while not renders_quickly(loaded, Message("a", fields=fields)):
         fields = fields[1:]
     messages = [fresh(longest(loaded, shape)) for shape in SHAPES.values()] + [fresh("a", fields=fields)]
-    parse.cache_clear()
+    forget()
     counts = [calls_of(lambda one=one: loaded.channel.render(one, loaded.settings, context())) for one in messages]
     assert max(counts) < MAX_CALLS, dict(zip((*SHAPES, "fields"), counts, strict=True))
 

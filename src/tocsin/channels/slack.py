@@ -327,7 +327,6 @@ CHANNEL = Channel(
     target=_target,
     paces=_paces,
     render=render,
-    quick_marks=50,
     classify=classify,
     measure=measure,
     becomes=dialect.BECOMES,

@@ -60,6 +60,12 @@ def parse(text: str) -> tree.Document:
     return _short(text) if len(text) <= MAX_SHORT else _long(text)
 
 
+def forget() -> None:
+    """Nothing that was parsed is kept."""
+    _short.cache_clear()
+    _long.cache_clear()
+
+
 def _flavour(source: str) -> pyromark.Markdown:
     """Without tables where the parser would fill up short rows to very many cells."""
     if source.count("|") < _MOST_CELLS // 100:
