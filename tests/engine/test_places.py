@@ -68,6 +68,18 @@ def test_a_new_handler_starts_soon_though_hundreds_hang_before_it() -> None:
     assert oldest.handler_id == 81  # the first that was not let in
 
 
+def test_a_new_user_starts_at_once_though_hundreds_of_users_have_handlers_that_hang() -> None:
+    places = Places(BOUNDS)
+    fill(places, (lane(user, NEW, 3 * user + number) for number in range(3) for user in range(1, 81)))
+    newcomers = [lane(user, NEW, 1000 + user) for user in range(1000, 1100)]
+    let_in = fill(places, newcomers)
+    assert 30 <= len(let_in) < 100  # a tenth of all places is left for those who hold none
+    latest = lane(2000, NEW, 5000)
+    assert not fill(places, [latest])
+    places.extra()
+    assert places.next() is latest  # before the users who hold some
+
+
 def test_an_extra_start_is_one_start() -> None:
     places = Places(BOUNDS)
     fill(places, (lane(1, NEW, number) for number in range(500)))

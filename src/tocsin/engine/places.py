@@ -100,6 +100,8 @@ class Places:
         if 2 * self._size >= self.bounds.size and self._size:
             return False  # however many hang with long messages, others have the other half
         free = self.bounds.untrusted - self._untrusted
+        if lane.trust == NEW and not holding.untrusted and free > -(self.bounds.places // 10):
+            return True  # the first of a user: however many users have handlers that hang, a part is left for it
         if lane.trust == SILENT:
             free = min(free, self.bounds.silent - self._silent)
         return self._extra > 0 or (free > 0 and holding.untrusted <= USER_SHARE * free)
@@ -144,7 +146,10 @@ class Places:
         lane.parked_in[lane] = None
         if not holding.is_asking:
             holding.is_asking = True
-            self.asking.append(holding)
+            if holding.places:
+                self.asking.append(holding)
+            else:
+                self.asking.appendleft(holding)  # a user who holds nothing comes first
 
     def extra(self) -> None:
         """One start beyond a user's share is allowed: `trickle_seconds` have gone."""
