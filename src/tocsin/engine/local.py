@@ -309,7 +309,7 @@ class LocalEngine:
         elif how != UNTRIED:
             self._judge(lane, run, how, now - run.started)
         self.may_go_on(lane)
-        if places.asking or places.returning:
+        if places.asking or places.first or places.returning:
             self.place_freed(places)
 
     def _judge(self, lane: Lane, run: LocalRun, how: int, seconds: float) -> None:
@@ -377,7 +377,7 @@ class LocalEngine:
     def _trickle(self, places: Places) -> None:
         places.extra()
         self.place_freed(places)
-        if places.asking:
+        if places.asking or places.first:
             self._trickles[places] = self._loop.call_later(places.bounds.trickle_seconds, self._trickle, places)
         else:
             del self._trickles[places]

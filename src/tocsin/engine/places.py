@@ -60,6 +60,7 @@ class Places:
         self.knows_slow = bounds.slow_seconds < float("inf")
         self._users: dict[int, Holding] = {}
         self.asking: deque[Holding] = deque()  # users with parked lanes, in turn
+        self.first: deque[Holding] = deque()  # those of them who held nothing when they began to wait: they come first
         self._taken = 0
         self._size = 0
         self._untrusted = 0
@@ -146,10 +147,7 @@ class Places:
         lane.parked_in[lane] = None
         if not holding.is_asking:
             holding.is_asking = True
-            if holding.places:
-                self.asking.append(holding)
-            else:
-                self.asking.appendleft(holding)  # a user who holds nothing comes first
+            (self.asking if holding.places else self.first).append(holding)
 
     def extra(self) -> None:
         """One start beyond a user's share is allowed: `trickle_seconds` have gone."""
@@ -157,15 +155,21 @@ class Places:
 
     def next(self) -> Lane | None:
         """A lane that waited and may start now, users taking turns; it waits no longer."""
-        for _ in range(min(len(self.asking), MAX_LOOKS)):
-            holding = self.asking.popleft()
+        return self._next_of(self.first) or self._next_of(self.asking)
+
+    def _next_of(self, users: deque[Holding]) -> Lane | None:
+        for _ in range(min(len(users), MAX_LOOKS)):
+            holding = users.popleft()
             lane = self._pick(holding)
-            if any(holding.parked):
-                self.asking.append(holding)
-            else:
-                holding.is_asking = False
             if lane is not None:
                 let_go(lane)
+            if not any(holding.parked):
+                holding.is_asking = False
+            elif lane is None:
+                users.append(holding)
+            else:
+                self.asking.append(holding)  # it holds something from now on
+            if lane is not None:
                 return lane
         return None
 
