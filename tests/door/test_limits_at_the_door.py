@@ -324,6 +324,57 @@ def test_continue_chunks_old_versions_and_closing(start: Start) -> None:
         assert answer(wire)[0] == 200
 
 
+def test_old_clients_are_not_told_to_continue(start: Start) -> None:
+    with start().connect(b"POST /api/x HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc") as wire:
+        assert status(rest(wire)) == 200
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0"])
+@pytest.mark.parametrize("piece", [1, 7, 100_000])
+def test_an_offer_of_another_protocol_is_ignored_and_the_body_is_the_requests_own(start: Start, protocol: bytes, piece: int) -> None:
+    """Java's client offers h2c with each first request. What its body says must never be taken for a request."""
+    server = start()
+    inner = b"DELETE /api/stolen HTTP/1.1\r\nHost: a\r\n\r\n"
+    head = b"POST /api/%s HTTP/1.1\r\nHost: a\r\n" + OFFER % protocol
+    sent = b"".join((
+        head % b"length", b"Content-Length: %d\r\n\r\n" % len(inner), inner,
+        head % b"chunks", b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nTrailer: t\r\n\r\n" % (len(inner), inner),
+        head.replace(b"POST", b"GET") % b"none", b"\r\n",
+        head % b"last", b"Content-Length: 0\r\n\r\n", GET,
+        head % b"kept", b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\nabc",
+        b"GET /api/end HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    ))  # fmt: skip
+    with server.connect() as wire:
+        for start_at in range(0, len(sent), piece):
+            wire.sendall(sent[start_at : start_at + piece])
+        found = rest(wire)
+    assert found.count(b"HTTP/1.1 200 ") == 7 and b"connection: close" in found
+    assert [path for _, path in server.requests] == [f"/api/{name}" for name in ("length", "chunks", "none", "last", "x", "kept", "end")]
+    assert found.count(b'"size": %d' % len(inner)) == 2
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: gzip", b"Content-Length: 1\r\nTransfer-Encoding: chunked", b"Content-Length: x"])
+def test_an_offer_with_a_body_without_an_end_is_400(start: Start, framing: bytes) -> None:
+    server = start()
+    with server.connect(b"POST /api/x HTTP/1.1\r\nHost: a\r\n" + OFFER % b"h2c" + framing + b"\r\n\r\n" + GET) as wire:
+        assert status(rest(wire)) == 400
+    assert not server.requests
+
+
+@pytest.mark.parametrize("target", [b"a:80", b"/api/x"])
+def test_a_tunnel_is_not_opened_and_its_body_is_no_request(start: Start, target: bytes) -> None:
+    server = start()
+    inner = b"DELETE /api/stolen HTTP/1.1\r\nHost: a\r\n\r\n"
+    with server.connect(
+        b"CONNECT %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (target, len(inner), inner)
+    ) as wire:
+        rest(wire)
+    assert ("DELETE", "/api/stolen") not in server.requests
+
+
 @pytest.mark.parametrize("sent", [GET, b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n", GET * 500, POST % 3 + b"abc"])
 def test_who_has_nothing_more_to_say_is_still_answered(start: Start, sent: bytes) -> None:
     server = start()

@@ -7,6 +7,7 @@ limits heads but takes three times as long for a request. The parser, the flow c
 import asyncio
 from collections.abc import Callable
 from enum import Enum
+from typing import cast
 
 import httptools
 from uvicorn import Config
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from tocsin.door.offers import parser_behind
 from tocsin.door.refusals import refusal, target_in
 from tocsin.door.register import Queue, Register
 
@@ -39,8 +41,8 @@ class Incoming(HttpToolsProtocol):
 
     # Beyond 30 names Python no longer shares the keys of the instances' dictionaries, which is 1 KB a connection: hence slots.
     __slots__ = (
-        "_body_bytes", "_counted_as", "_fault", "_fed", "_hosts", "_is_deaf", "_is_ended", "_pending", "_register", "_started",
-        "_wants", "address", "charged", "queue",
+        "_body_bytes", "_counted_as", "_fault", "_fed", "_hosts", "_is_deaf", "_is_ended", "_is_offered", "_pending", "_register",
+        "_started", "_wants", "address", "charged", "queue",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +54,7 @@ class Incoming(HttpToolsProtocol):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(config, state, {}, loop)
+        self.parser: httptools.HttpRequestParser | None
         self._register = register
         self._counted_as = counted_as
         self.url = b""
@@ -67,6 +70,7 @@ class Incoming(HttpToolsProtocol):
         self._fault = ""
         self._is_deaf = False  # what still comes is not looked at
         self._is_ended = False  # the client sends nothing more
+        self._is_offered = False  # the head that was read offers another protocol
 
     # ------------------------------------------------------------------------------------------------------ the connection
 
@@ -131,13 +135,24 @@ class Incoming(HttpToolsProtocol):
         self._fed += len(data)
         try:
             self.parser.feed_data(data)  # pyright: ignore[reportOptionalMemberAccess] - None only after connection_lost
-        except httptools.HttpParserUpgrade:
-            pass  # an offer that is not taken
+        except httptools.HttpParserUpgrade as offer:
+            self._ignore_offer(data[offer.args[0] :])
         except httptools.HttpParserError:
             self._refuse(self._fault or "unreadable", bytes(data))
         else:
             if self._fed > MAX_HEAD_BYTES:
                 self._refuse("line_too_long" if self._is_line_long() else "head_too_large")
+
+    def _ignore_offer(self, behind: bytes | memoryview) -> None:
+        """`behind`: what came after the head."""
+        self._is_offered = False
+        try:
+            self.parser = parser_behind(self.scope["headers"], self, self.cycle.keep_alive)
+        except httptools.HttpParserError:
+            self._refuse("unreadable")
+            return
+        if behind:
+            self._feed(behind)
 
     def _overhear(self, size: int) -> None:
         self._body_bytes += size
@@ -163,6 +178,10 @@ class Incoming(HttpToolsProtocol):
             self._fail("line_too_long" if self._is_line_long() else "head_too_large")
         if self._hosts > 1:
             self._fail("two_hosts")
+        parser = cast(httptools.HttpRequestParser, self.parser)
+        self._is_offered = parser.should_upgrade()
+        if self.expect_100_continue and parser.get_http_version() != "1.1":
+            self.expect_100_continue = False  # RFC 9110 10.1.1
         HttpToolsProtocol.on_headers_complete(self)
         self.headers = []  # trailers are none of the request's headers
         self._wants = _BODY
@@ -183,6 +202,8 @@ class Incoming(HttpToolsProtocol):
             self._fail("unreadable")
 
     def on_message_complete(self) -> None:
+        if self._is_offered:
+            return  # only to the parser
         cycle = self.cycle
         self._fed = 0
         self._started = 0.0
