@@ -11,6 +11,9 @@ metadata = MetaData(
     }
 )
 
+# The conditions of indexes are named for SQLite only: naming those for PostgreSQL here, as the migrations do, would load that dialect
+# into every process, 2 MB. So a new store on it is to be made by the migrations.
+
 # SQLite's AUTOINCREMENT needs INTEGER; elsewhere ids are 64 bits wide. It keeps a deleted highest id from being handed out again.
 Id = BigInteger().with_variant(Integer, "sqlite")
 Time = BigInteger
@@ -76,9 +79,7 @@ handlers = Table(
     # Deliveries that failed by the handler's own fault since it last took one, and when the first of them did.
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("failing_since", Time),
-    Index(
-        "ix_handlers_user_id_live", "user_id", "id", sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")
-    ),
+    Index("ix_handlers_user_id_live", "user_id", "id", sqlite_where=text("deleted_at IS NULL")),
     sqlite_autoincrement=True,
 )
 
@@ -160,14 +161,12 @@ deliveries = Table(
         "status",
         "id",
         sqlite_where=text("status NOT IN (0, 1)"),
-        postgresql_where=text("status NOT IN (0, 1)"),
     ),
     Index(
         "ix_deliveries_pending",
         "handler_id",
         "due_at",
         sqlite_where=text("status = 0"),
-        postgresql_where=text("status = 0"),
     ),
     Index(
         "ix_deliveries_pending_critical",
@@ -175,7 +174,6 @@ deliveries = Table(
         "is_critical",  # the same in every row, but it makes this index the better one for who asks for critical ones
         "due_at",
         sqlite_where=text("status = 0 AND is_critical = 1"),
-        postgresql_where=text("status = 0 AND is_critical"),
     ),
     sqlite_autoincrement=True,
 )
