@@ -212,7 +212,7 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_TOP_PAD, KEPT_BYTES // 16)
+        mallopt(_M_TOP_PAD, 0)  # memory fresh from the kernel is known to be zero: half of libcurl's buffers then take no page
 
 
 def _bootstrap(engine: Engine, settings: Settings, show_password: bool) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from tocsin.engine.lanes import NEW, SILENT, TRUSTED, Lane
-from tocsin.engine.places import Bounds, Places, http_bounds, let_go, mail_bounds
+from tocsin.engine.places import MAX_PLACES, Bounds, Places, http_bounds, let_go, mail_bounds
 
 BOUNDS = Bounds(places=300, size=1000, untrusted=120, silent=60)
 
@@ -158,7 +158,7 @@ def test_a_slow_mailbox_is_one_that_is_slower_than_others() -> None:
 
 
 def test_bounds_follow_what_the_process_may_use() -> None:
-    assert http_bounds(60_000, 24 << 30).places == 3000
+    assert http_bounds(60_000, 24 << 30).places == MAX_PLACES
     assert http_bounds(640, 24 << 30).places == 320
     small = http_bounds(60_000, 256 << 20)
     assert small.places * 48 << 10 <= 40 << 20
