@@ -107,4 +107,5 @@ def tarpit(place: Place) -> list[Goal]:
         f"  {len(came)} of {QUICK_MAILS} arrived, after {', '.join(f'{(a - b) / 1e9:.1f}' for a, b in zip(came, sent, strict=False))} s"
     )
     worst = max((a - b) / 1e9 for a, b in zip(came, sent, strict=True)) if len(came) == QUICK_MAILS else float("inf")
-    return [Goal("a quick mailbox's slowest mail beside a tarpit", worst, MORE_SECONDS, " s")]
+    # Which mailboxes are slow is not known before each was tried once, and more are tried than there are connections for.
+    return [Goal("a quick mailbox's slowest mail beside a tarpit", worst, RCPT_SECONDS, " s")]

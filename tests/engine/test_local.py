@@ -17,7 +17,7 @@ from tocsin.engine import refill as refill_module
 from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
-from tocsin.engine.places import Bounds
+from tocsin.engine.places import Bounds, mail_bounds
 from tocsin.model import SECOND, Attempt, Busy, Notification, Reason, Status
 from tocsin.store import Settlement, Waiting, people
 from tocsin.store.sql import SqlStore
@@ -202,6 +202,21 @@ def test_a_handler_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
         assert worker.most_running[sick] == 2
 
     scenario(tmp_path, body)
+
+
+def test_where_slowness_counts_a_handler_that_is_not_known_has_one_attempt(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        new, other = await add_handler(store), await add_handler(store)
+        worker.hold[new] = asyncio.Event()
+        await engine.start(worker)
+        engine.hand_over([job for _ in range(5) for job in await accept(store, new)])
+        engine.hand_over(await accept(store, other))
+        await worker.until(1 + 1)
+        assert worker.most_running[new] == 1
+        worker.hold[new].set()
+        await worker.until(5 + 1)
+
+    scenario(tmp_path, body, mail_bounds(8))
 
 
 @pytest.fixture(params=[0, 1000], ids=["gone", "kept"])

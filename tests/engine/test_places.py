@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tocsin.engine.lanes import NEW, SILENT, TRUSTED, Lane
+from tocsin.engine.lanes import NEW, SILENT, SLOW, TRUSTED, Lane
 from tocsin.engine.places import MAX_PLACES, Bounds, Places, http_bounds, let_go, mail_bounds
 
 BOUNDS = Bounds(places=300, size=1000, untrusted=120, silent=60)
@@ -110,7 +110,30 @@ def test_those_that_wait_are_let_in_users_in_turn_and_answering_ones_first() -> 
     assert order == [3, 12, 20, 30]
 
 
-@pytest.mark.parametrize("trust", [NEW, SILENT, TRUSTED])
+def test_new_and_silent_handlers_get_their_turns_however_many_of_the_same_user_answer() -> None:
+    places = Places(Bounds(places=1, size=1000, untrusted=1, silent=1, slow=1))
+    inside = fill(places, [lane(1, TRUSTED, 1)])
+    fill(places, (lane(1, trust, 100 * trust + number) for trust in (TRUSTED, NEW, SLOW, SILENT) for number in range(20)))
+    picked: list[int] = []
+    for _ in range(16):
+        places.give_back(places.holding(1), 0, inside[0].trust)
+        found = places.next()
+        assert found is not None
+        picked.append(found.trust)
+        places.take(found, places.holding(1), 0)
+        inside = [found]
+    assert [picked.count(trust) for trust in (TRUSTED, NEW, SLOW, SILENT)] == [8, 4, 2, 2]
+
+
+def test_slow_mailboxes_leave_connections_to_a_quick_one_a_new_one_and_another_user() -> None:
+    places = Places(mail_bounds(8))
+    assert len(fill(places, (lane(1, SLOW, number) for number in range(6)))) == 4
+    assert fill(places, [lane(1, TRUSTED, 10)])
+    assert fill(places, [lane(1, NEW, 11)])
+    assert fill(places, [lane(2, NEW, 20)])
+
+
+@pytest.mark.parametrize("trust", [NEW, SILENT, SLOW, TRUSTED])
 def test_what_was_taken_is_given_back(trust: int) -> None:
     places = Places(BOUNDS)
     for _ in range(3):
@@ -146,15 +169,6 @@ def test_a_lane_that_is_let_go_is_not_returned() -> None:
     assert places.next() is stays
     assert places.next() is None
     assert not places.asking and not places.first
-
-
-def test_a_slow_mailbox_is_one_that_is_slower_than_others() -> None:
-    places = Places(mail_bounds(6))
-    assert [places.is_slow(seconds) for seconds in (0.2, 1.9, 0.2, 5.0, 0.2)] == [False, False, False, True, False]
-    slow = [places.is_slow(3.0) for _ in range(20)]  # the server itself has become slow
-    assert slow[0]
-    assert not slow[-1]
-    assert not Places(BOUNDS).is_slow(19.0)
 
 
 def test_bounds_follow_what_the_process_may_use() -> None:

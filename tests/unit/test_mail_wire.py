@@ -441,14 +441,14 @@ def test_one_connection_serves_many_mails_until_its_hundredth() -> None:
         assert server.verbs(2)[-1] == "QUIT"
 
 
-def test_at_most_six_connections() -> None:
+def test_at_most_eight_connections() -> None:
     async def work(wire: MailWire) -> None:
         await asyncio.gather(*(wire.send(MAIL) for _ in range(40)))
 
     with MailServer() as server:
         using(server, work)
         assert len(server.mails) == 40
-        assert server.connections == 6
+        assert server.connections == 8
 
 
 def test_waiting_for_a_connection_is_no_part_of_the_attempt() -> None:
@@ -623,7 +623,7 @@ def test_many_at_once_find_out_at_most_once_for_each_connection() -> None:
     with MailServer(session=(2, "mail", "452 4.5.3 too many messages in this session")) as server:
         replies = using(server, work)
         assert {reply.code for reply in replies} == {250}
-        assert 1 <= server.refused <= 6
+        assert 1 <= server.refused <= 8
 
 
 def test_what_a_fresh_connection_meets_as_well_says_nothing_of_the_session() -> None:

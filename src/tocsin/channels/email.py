@@ -315,7 +315,7 @@ CHANNEL = Channel(
     classify=_classify,
     measure=_measure,
     becomes=BECOMES,
-    in_flight=3,  # of the six connections to the mail server: one mailbox never has them all
+    in_flight=3,  # of the eight connections to the mail server: one mailbox never has them all
     wire="mail",
     unknown_wait_seconds=300.0,
 )

@@ -46,8 +46,8 @@ SIZE_OF_ATTEMPT = 4096
 T = TypeVar("T")
 
 
-NEW, SILENT, TRUSTED = 0, 1, 2
-"""What is known of a lane: it never was answered, its last attempt was not answered (or came late), or it was."""
+NEW, SILENT, SLOW, TRUSTED = range(4)
+"""What is known of a lane: it never was answered, its last attempt was not answered, was answered slowly, or was answered in time."""
 
 
 class Lane:
@@ -105,7 +105,7 @@ class Lane:
 class Holding:
     """What one user holds of a wire's places, and which of his lanes wait for one."""
 
-    __slots__ = ("is_asking", "parked", "places", "silent", "size", "untrusted", "wants_oldest", "wire")
+    __slots__ = ("is_asking", "parked", "picks", "places", "silent", "size", "untrusted", "wants_oldest", "wire")
 
     def __init__(self, wire: str) -> None:
         self.wire = wire
@@ -113,9 +113,10 @@ class Holding:
         self.size = 0
         self.untrusted = 0
         self.silent = 0
-        self.parked: tuple[dict[Lane, None], ...] = ({}, {}, {})  # by what is known of them, in the order in which they came
+        self.parked: tuple[dict[Lane, None], ...] = ({}, {}, {}, {})  # by what is known of them, in the order in which they came
         self.is_asking = False
         self.wants_oldest = False  # of its new ones, the next time
+        self.picks = 0  # how many of those that waited got a place
 
     @property
     def is_idle(self) -> bool:

@@ -29,6 +29,7 @@ from tocsin.engine.lanes import (
     READING,
     REREAD,
     SILENT,
+    SLOW,
     SPILLED,
     TRUSTED,
     Holding,
@@ -256,6 +257,9 @@ class LocalEngine:
         places = self._wires[wire]
         if holding is None or holding.wire != wire:
             holding = lane.holding = places.holding(lane.user_id)
+        if lane.sending and lane.trust == NEW and places.knows_slow:
+            lane.state = BUSY  # until its first answer tells how long the next will take
+            return False
         size = size_of(lane.jobs[0])
         if not places.admits(lane, holding, size):
             self._park(lane, places, holding)
@@ -321,7 +325,7 @@ class LocalEngine:
                 lane.window = Window(1, is_slow_start=False)
         else:
             lane.unanswered = 0
-            trust = SILENT if run.is_measured and run.places.is_slow(seconds) else TRUSTED
+            trust = SLOW if run.is_measured and seconds > run.places.bounds.slow_seconds else TRUSTED
             if run.is_measured:
                 lane.window.answered(seconds, run.flying, how == STRAINED)
         if trust != lane.trust:

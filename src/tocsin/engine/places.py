@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from tocsin.engine.lanes import NEW, PARKED, SILENT, TRUSTED, Holding, Lane
+from tocsin.engine.lanes import NEW, PARKED, SILENT, SLOW, TRUSTED, Holding, Lane
 
 USER_SHARE = 2  # times what is free
 MAX_PLACES = 2400
@@ -21,20 +21,24 @@ MAX_SIZE = 48 << 20  # bytes in flight
 IDLE_BYTES = 96 << 20  # what the service takes when it has nothing to do
 ATTEMPT_BYTES = 48 << 10  # what an attempt to a host of its own takes over plain http, its connection included; TLS takes 100 KB more
 MAX_USERS = 10_000  # remembered; those that hold nothing go first
-SLOW_FACTOR = 4  # times what answers take at their quickest
-FORGOTTEN = 1.2  # so the quickest answer grows old with each slower one: a server may have become slow for all
 MAX_LOOKS = 8  # users asked when a place becomes free
+# Of a user's lanes that wait for a place, which come first. However many answer, the others get their turns.
+_COMMON = ((TRUSTED, NEW, SLOW, SILENT), (NEW, TRUSTED, SLOW, SILENT), (TRUSTED, NEW, SLOW, SILENT))
+_ORDERS = (*_COMMON, (SLOW, SILENT, NEW, TRUSTED), *_COMMON, (SILENT, SLOW, NEW, TRUSTED))
 
 
 class Bounds(Struct, frozen=True):
-    """`untrusted` of the `places` may go to handlers that are new or silent, `silent` of those to silent ones. `size`: bytes in flight."""
+    """`untrusted` of the `places` may go to handlers that are new or silent, `silent` of those to silent ones, and `slow` to those whose
+    latest answer took more than `slow_seconds`. `size`: bytes in flight.
+    """
 
     places: int
     size: int
     untrusted: int
     silent: int
     trickle_seconds: float = 0.1
-    slow_seconds: float = float("inf")  # an answer that takes longer, and much longer than others do, counts as none
+    slow: int = 0
+    slow_seconds: float = float("inf")
 
 
 def http_bounds(descriptors: int, memory_bytes: int) -> Bounds:
@@ -47,8 +51,8 @@ def http_bounds(descriptors: int, memory_bytes: int) -> Bounds:
 
 def mail_bounds(connections: int) -> Bounds:
     """A mail server is one for all, and a mailbox that it answers slowly keeps one of few connections for long."""
-    untrusted, silent = max(1, connections * 2 // 3), max(1, connections // 3)
-    return Bounds(connections, 32 << 20, untrusted, silent, trickle_seconds=5.0, slow_seconds=2.0)
+    untrusted, silent, slow = (max(1, connections * share // 12) for share in (8, 4, 6))
+    return Bounds(connections, 32 << 20, untrusted, silent, trickle_seconds=5.0, slow=slow, slow_seconds=2.0)
 
 
 class Places:
@@ -65,7 +69,7 @@ class Places:
         self._size = 0
         self._untrusted = 0
         self._silent = 0
-        self._quickest = float("inf")
+        self._slow = 0
         self._extra = 0  # starts beyond a user's share of the untrusted
         self.returning: deque[Callable[[], bool]] = deque()  # attempts that rest and would go on; True: it took the place
 
@@ -95,6 +99,8 @@ class Places:
             return False
         if holding.places > USER_SHARE * free or lane.sending > free or (holding.size and holding.size + size > USER_SHARE * left):
             return False
+        if lane.trust == SLOW:
+            return self._slow < bounds.slow
         return lane.trust == TRUSTED or self._admits_untrusted(lane, holding)
 
     def _admits_untrusted(self, lane: Lane, holding: Holding) -> bool:
@@ -112,7 +118,9 @@ class Places:
         self._size += size
         holding.places += 1
         holding.size += size
-        if lane.trust != TRUSTED:
+        if lane.trust == SLOW:
+            self._slow += 1
+        elif lane.trust != TRUSTED:
             self._extra = 0
             self._untrusted += 1
             holding.untrusted += 1
@@ -125,18 +133,13 @@ class Places:
         self._size -= size
         holding.places -= 1
         holding.size -= size
-        if trust != TRUSTED:
+        if trust == SLOW:
+            self._slow -= 1
+        elif trust != TRUSTED:
             self._untrusted -= 1
             holding.untrusted -= 1
             if trust == SILENT:
                 self._silent -= 1
-
-    def is_slow(self, seconds: float) -> bool:
-        """Whether an answer took so long that its handler should leave places to others."""
-        if not self.knows_slow:
-            return False
-        self._quickest = min(seconds, self._quickest * FORGOTTEN)
-        return seconds > max(self.bounds.slow_seconds, SLOW_FACTOR * self._quickest)
 
     # --------------------------------------------------------------------------------------------- those that wait
 
@@ -174,7 +177,7 @@ class Places:
         return None
 
     def _pick(self, holding: Holding) -> Lane | None:
-        for trust in (TRUSTED, NEW, SILENT):
+        for trust in _ORDERS[holding.picks % len(_ORDERS)]:
             waiting = holding.parked[trust]
             if not waiting:
                 continue
@@ -182,6 +185,7 @@ class Places:
             lane = next(reversed(waiting)) if is_newest else next(iter(waiting))
             if self.admits(lane, holding, lane.next_size):
                 holding.wants_oldest = is_newest
+                holding.picks += 1
                 return lane
         return None
 

@@ -104,10 +104,10 @@ class Reuse:
 class MailWire:
     """Sends mails over kept connections. A connection ends after `mails_per_connection` mails or `idle_seconds` without one.
 
-    Six `connections` for deliveries: of their places one user takes five at most, mailboxes that are new three and slow ones two, so
-    that a slow mailbox leaves room for others. With the two for test sends they are far below what servers allow one client (50 in Postfix:
-    https://www.postfix.org/postconf.5.html#smtpd_client_connection_count_limit). Exchange Online takes three mails at the same time,
-    and 30 a minute: TOCSIN_SMTP_RATE=0.5 keeps to both.
+    Eight `connections` for deliveries: of their places one user takes six at most, mailboxes that are new five, slow ones four and
+    silent ones two, so that a slow mailbox leaves room for others. With the two for test sends they are far below what servers allow
+    one client (50 in Postfix: https://www.postfix.org/postconf.5.html#smtpd_client_connection_count_limit). Exchange Online takes
+    three mails at the same time, and 30 a minute: TOCSIN_SMTP_RATE=0.5 keeps to both.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class MailWire:
         settings: Settings,
         *,
         timeouts: Timeouts | None = None,
-        connections: int = 6,
+        connections: int = 8,
         mails_per_connection: int = 100,
         idle_seconds: float = 30.0,
     ) -> None:
