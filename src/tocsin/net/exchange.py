@@ -30,6 +30,7 @@ CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
 MAX_FREE = 256  # handles that wait to be used again
 _AGENT = f"tocsin/{__version__}"
+_FIRST_FINAL = 200  # statuses below announce another answer
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 Done: TypeAlias = Callable[[HttpReply | NoReply], None]
@@ -55,6 +56,7 @@ class Exchange:
         self._lines: list[bytes] = []
         self._body = bytearray()
         self._is_capped = False
+        self._head_at = 0.0  # when a whole head was first noticed
         self._objection = ""
         self._sockets = 0
         self._is_short = False
@@ -154,6 +156,7 @@ class Exchange:
         self._lines.clear()
         self._body.clear()
         self._is_capped = False
+        self._head_at = 0.0
         self._objection = ""
         self._sockets = 0
         self._is_short = False
@@ -180,19 +183,36 @@ class Exchange:
     def result(self, code: int) -> HttpReply | NoReply:
         """The reply that a finished transfer got."""
         if code == 0 or self._is_capped:
-            lines = self._lines
-            if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
-                headers = Headers(tuple(lines))
-            elif (headers := read_headers(lines)) is None:
-                return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
-            if self._origin is not None:
-                self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
-            return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
+            return self._answer()
+        if self._has_head():
+            return self._answer(no_reply(self.curl, code).reason)
         if self._objection and not self._sockets:
             return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
         if self._is_short and not was_sent(self.curl):
             return nothing_sent(NO_DESCRIPTOR)
         return no_reply(self.curl, code)
+
+    def _answer(self, cut: Reason | None = None) -> HttpReply | NoReply:
+        lines = self._lines
+        if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
+            headers = Headers(tuple(lines))
+        elif (headers := read_headers(lines)) is None:
+            return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
+        if self._origin is not None:
+            self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
+        return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body), cut)
+
+    def _has_head(self) -> bool:
+        """Whether the answer's head is there: the target's own, so neither a 1xx nor a proxy's, which libcurl counts elsewhere."""
+        return bool(self._lines) and self.curl.getinfo(pycurl.RESPONSE_CODE) >= _FIRST_FINAL and read_headers(self._lines) is not None
+
+    def is_answered(self, now: float) -> bool:
+        """Whether the head has been there for so long that the rest of the body is not waited for any more."""
+        request = self.request
+        if request is None or request.body_seconds is None or not self._has_head():
+            return False
+        self._head_at = self._head_at or now
+        return now - self._head_at >= request.body_seconds
 
     def _set_manner(self, manner: "_Manner") -> None:
         curl, method = self.curl, manner.method
