@@ -119,7 +119,7 @@ class Delivering:
         if not self._pacer.has_pauses and (known is None or not known.paces):
             return 0.0
         pacing, now = known or self._directory.pacing(handler_id), time.monotonic()
-        return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now)
+        return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now, pacing.realm)
 
     def in_flight(self, handler_id: int) -> int:
         return self._directory.pacing(handler_id).in_flight
@@ -317,8 +317,10 @@ class Delivering:
             expires_at = trying.notification.expires_at
             if expires_at is not None and before.replays == 0 and due_at > expires_at:
                 decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
-            if decision.pause_seconds:
-                self._pause(loaded.credential, decision.pause_seconds)
+        if decision.pause_seconds:
+            self._pause(loaded.credential, decision.pause_seconds)
+            if loaded.realm and isinstance(outcome, Later) and outcome.is_wide:
+                self._pause(loaded.realm, decision.pause_seconds)
         if decision.switch_off is not None or decision.new_settings is not None:
             self._pause(loaded.handler.id, HOLD_SECONDS)
         return decision

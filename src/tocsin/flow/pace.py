@@ -32,9 +32,9 @@ class Pacer:
         self._paused_until: dict[str | int, float] = {}
         self._tidy_pauses_at = _TIDY_ABOVE
 
-    def take(self, credential: str, paces: Sequence[Pace], now: float) -> float:
+    def take(self, credential: str, paces: Sequence[Pace], now: float, realm: str = "") -> float:
         """0 and a start is taken in every window, or the seconds to wait; nothing is taken then."""
-        if (paused := self.pause_left(credential, now)) > 0:
+        if self._paused_until and (paused := self._paused(credential, realm, now)) > 0:
             return paused
         if not paces:
             return 0.0
@@ -46,9 +46,9 @@ class Pacer:
             window.append(now)
         return 0.0
 
-    def wait(self, credential: str, paces: Sequence[Pace], now: float) -> Wait:
+    def wait(self, credential: str, paces: Sequence[Pace], now: float, realm: str = "") -> Wait:
         """What `take` would say, and why; nothing is taken."""
-        if (paused := self.pause_left(credential, now)) > 0:
+        if (paused := self._paused(credential, realm, now)) > 0:
             return Wait(paused)
         waits = [Wait(wait_in_window(self._window(pace), pace, now), pace) for pace in paces]
         return max(waits, key=lambda one: one.seconds, default=Wait(0.0))
@@ -78,6 +78,10 @@ class Pacer:
             return until - now
         del self._paused_until[whom]
         return 0.0
+
+    def _paused(self, credential: str, realm: str, now: float) -> float:
+        left = self.pause_left(credential, now)
+        return max(left, self.pause_left(realm, now)) if realm else left
 
     def _window(self, pace: Pace) -> "deque[float]":
         key = (pace.key, pace.count, pace.seconds)

@@ -202,8 +202,8 @@ class SqlStore:
 
     # ------------------------------------------------------------------------------------------------------ deliveries
 
-    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int) -> int:
-        return await self._write(writing.end_pending, handler_id, status, reason, limit)
+    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
+        return await self._write(writing.end_pending, handler_id, status, reason, limit, error)
 
     async def cancel(self, user_id: int, notification_id: int) -> list[int]:
         return await self._write(writing.cancel, user_id, notification_id)
