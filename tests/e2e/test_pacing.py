@@ -11,6 +11,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, until
+from mailserver import MailServer
 from receiver import Receiver
 
 TWEETS = "/2/tweets"
@@ -105,34 +106,42 @@ def killed(service: Service, client: Client) -> None:
 
 
 def test_every_part_of_a_message_counts_in_the_window_after_a_kill(start_service: Starter, receiver: Receiver) -> None:
-    """Discord takes five in two seconds: five parts of one delivery are five starts."""
-    for _ in range(4):
-        receiver.answer(DISCORD, 204, body=b"")
-    receiver.answer(DISCORD, 204, body=b"", hold=True)
-    service = start_service(TOCSIN_RETRY_SCHEDULE="0.1s")
+    """ntfy takes ten in 50 s: two deliveries of five parts are ten starts."""
+    receiver.answer("/", 200, body=b'{"id":"abcdefghijkl","event":"message"}')
+    service = start_service(TOCSIN_MAX_PARTS="5")
     client = service.first()
-    handler = client.add_handler("discord", discord=receiver.url(DISCORD))
-    client.send(" ".join(f"word{number:05}" for number in range(2200)), handlers=[handler])
-    receiver.wait(5)
-    service.kill()
-    receiver.release()
-    service.start()
-    first, *_, sixth = receiver.wait(6)[:6]
-    assert sixth.at - first.at >= 1.95
-
-
-def test_a_short_window_goes_on_after_a_kill(start_service: Starter, receiver: Receiver) -> None:
-    """Of all handlers of the credential."""
-    receiver.answer(DISCORD, 204, body=b"")
-    service = start_service()
-    client = service.first()
-    handlers = [client.add_handler("discord", discord=receiver.url(DISCORD)) for _ in range(6)]
-    sent = client.send("five go at once", handlers=handlers[:5])
-    client.settled(sent)
+    handler = client.add_handler("ntfy", ntfy=receiver.url("/topic"))
+    for _ in range(2):
+        client.settled(client.send(" ".join(f"word{number:05}" for number in range(2500)), handlers=[handler]))
+    assert len(receiver.requests) == 10
     killed(service, client)
-    client.send("the sixth waits", handlers=handlers[5:])
-    first, *_, sixth = receiver.wait(6)
-    assert sixth.at - first.at >= 1.95
+    assert "no more than 10 in 50 s go to ntfy." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
+    assert len(receiver.requests) == 10
+
+
+def test_every_attempt_counts_in_the_window_after_a_kill(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/", 500)
+    service = start_service(TOCSIN_RETRY_SCHEDULE="0.01s,0.01s,0.01s,0.01s")
+    client = service.first()
+    handler = client.add_handler("ntfy", ntfy=receiver.url("/topic"))
+    for _ in range(2):
+        client.settled(client.send("fails five times", handlers=[handler]))
+    assert len(receiver.requests) == 10
+    killed(service, client)
+    assert "no more than 10 in 50 s go to ntfy." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
+    assert len(receiver.requests) == 10
+
+
+def test_a_short_window_goes_on_after_a_kill(start_service: Starter, mail_server: MailServer) -> None:
+    """Of everything that shares it: one mail in five seconds."""
+    service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_SMTP_RATE="0.2")
+    client = service.first()
+    first, second = (client.add_handler("email", email=f"{name}@nas") for name in ("root", "admin"))
+    client.settled(client.send("first", handlers=[first]))
+    killed(service, client)
+    client.settled(client.send("second", handlers=[second]))
+    [(first_at,), (second_at,)] = service.rows("SELECT at FROM attempts ORDER BY delivery_id")
+    assert second_at - first_at >= 4_900_000
 
 
 @pytest.mark.parametrize("end", [Service.kill, Service.terminate], ids=["kill", "stop"])
