@@ -114,7 +114,7 @@ class Process:
         self.wall += seconds
 
     def take(self, paces: Sequence[Pace], count: int = 1, credential: str = "bot") -> list[float]:
-        return [pytest.approx(self.pacer.take(credential, paces, self.now), abs=0.001) for _ in range(count)]
+        return [pytest.approx(self.pacer.take(credential, paces, self.now), abs=0.01) for _ in range(count)]
 
 
 BOT, CHAT, GROUP, QUARTER = Pace("bot", 25, 1.0), Pace("chat", 1, 1.0), Pace("chat", 20, 60.0), Pace("x", 100, 900.0)
