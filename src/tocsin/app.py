@@ -23,6 +23,7 @@ from tocsin.door.register import rules_within
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import http_bounds, mail_bounds
+from tocsin.engine.starts import Starts
 from tocsin.flow import pools
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
@@ -78,9 +79,11 @@ async def running(
         directory.forget_all()
         access.forget_all()
 
+    ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
+    starts = Starts(settings.data_path / datadir.STARTS_FILE, observe.now())
     store = SqlStore(engine, changed)
     metrics = observe.Metrics()
-    pacer = Pacer()
+    pacer = Pacer(starts)
     directory = Directory(store, vault, settings)
     access = Access(store)
     mail_wire = MailWire(settings)
@@ -92,7 +95,6 @@ async def running(
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault, settings)
     tally = Tally(store, settings.retention_days)
-    ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
     keeping = Keeping(store, health, ledger, metrics, tally)
     delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, datadir.store_id(engine))
 
@@ -114,7 +116,9 @@ async def running(
     await recover(ledger.found, store, directory, keeping, settings)
     ledger.clear()
     await end_stopped(store, local)
-    await resume_pace(store, directory, pacer)
+    if starts.is_new:
+        await resume_pace(store, directory, pacer)
+        starts.complete()
     await local.start(delivering)
     house = asyncio.gather(keep_house(store, access, settings), tally.keep_now_and_then())
     try:
@@ -143,6 +147,7 @@ async def running(
                 log.error("stop.failed", exc_info=ended)  # and goes on: what is decided must still be kept
         await store.close()
         ledger.close()
+        starts.close()
         observe.flush_logs()
 
 

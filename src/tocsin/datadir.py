@@ -19,6 +19,7 @@ from tocsin.vault import Vault, WrongKey, new_secret_key, random_base62
 STORE_FILE = "tocsin.db"
 KEY_FILE = "secret.key"
 LEDGER_FILE = "in-flight"
+STARTS_FILE = "starts"
 _LOCK_FILE = "tocsin.lock"
 _CANARY = "canary"
 _STORE_ID = "store_id"

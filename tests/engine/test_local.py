@@ -757,9 +757,9 @@ def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(tmp_path: Pa
 
 def test_what_was_under_way_is_known_until_it_is_dealt_with(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "in-flight")
-    gone = ledger.enter(7, 1, 100)
-    ledger.enter(8, 2, 200)
-    ledger.leave(gone)
+    gone = ledger.begin(7, 1, 100)
+    ledger.begin(8, 2, 200)
+    ledger.settled(gone)
     ledger.close()
     for _ in range(2):  # a second crash, before anything was dealt with
         again = Ledger(tmp_path / "in-flight")

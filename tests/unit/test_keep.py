@@ -37,7 +37,7 @@ class Kept:
         self.done = done
         self.again.set()
 
-    def leave(self, slot: int) -> None:
+    def settled(self, slot: int) -> None:
         self.told.append(("left", slot))
 
     async def failed(self, _: Loaded, reason: Reason, detail: str, due_at: Micros) -> None:

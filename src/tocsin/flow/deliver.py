@@ -35,7 +35,6 @@ from tocsin.model import (
     Attempt,
     Delivered,
     Delivery,
-    Handler,
     HttpRequest,
     Later,
     Micros,
@@ -146,7 +145,7 @@ class Delivering:
             requests = render_now(loaded, trying.notification.message, context)
             if not isinstance(requests, Refused):
                 if len(requests) == delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
-                    trying.slot = self._ledger.enter(delivery.id, context.attempt, context.now)
+                    trying.slot = self._ledger.begin(delivery.id, context.attempt, context.now)
                     self._wires.start(request, functools.partial(self._replied, trying))
                 else:
                     run.alone(len(requests) > delivery.part + 1)
@@ -170,7 +169,7 @@ class Delivering:
         delivery, notification, handler = job.delivery, job.notification, loaded.handler
         now = time.time_ns() // 1000
         try:
-            unwanted = _unwanted(delivery, notification, handler, now)
+            unwanted = _unwanted(delivery, notification, loaded, now)
             context = Context(
                 f"msg_{self._store_id}_{delivery.id}",
                 handler.id,
@@ -234,7 +233,7 @@ class Delivering:
 
     def _goes_out(self, trying: _Attempt) -> None:
         if trying.slot < 0:
-            trying.slot = self._ledger.enter(trying.delivery.id, trying.context.attempt, trying.context.now)
+            trying.slot = self._ledger.begin(trying.delivery.id, trying.context.attempt, trying.context.now)
 
     async def _within_budget(self, trying: _Attempt) -> tuple[Outcome | None, Context]:
         """For providers that count posts or refuse a repeated text: note the post, and make a repeat differ."""
@@ -338,7 +337,7 @@ class Delivering:
             self._pause(delivery.handler_id, SHORTAGE / SECOND)
         trying.run.came_back(engine.UNTRIED)
         if part == delivery.part:
-            self._ledger.leave(trying.slot)
+            self._ledger.settled(trying.slot)
             trying.run.settled(again)
         else:
             decision = Decision(replace(delivery, part=part, due_at=again or delivery.due_at), reply.reason)
@@ -369,15 +368,24 @@ def _how(tried: Tried) -> int:
     return engine.STRAINED if is_strained else engine.ANSWERED
 
 
-def _unwanted(delivery: Delivery, notification: Notification, handler: Handler, now: Micros) -> Decision | None:
-    """How a delivery ends that is not to be attempted."""
+def _unwanted(delivery: Delivery, notification: Notification, loaded: Loaded, now: Micros) -> Decision | None:
+    """How a delivery ends that is not to be attempted, or until when it waits."""
+    handler = loaded.handler
     if not handler.is_enabled:
         if handler.disabled_reason:
             return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, handler.disabled_reason)
         return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED)
     if notification.expires_at is not None and now >= notification.expires_at and delivery.replays == 0:
         return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, delivery.last_error or "")
-    return None
+    return _too_soon(delivery, loaded.channel.unknown_wait_seconds, now) if delivery.may_have_arrived else None
+
+
+def _too_soon(delivery: Delivery, wait_seconds: float, now: Micros) -> Decision | None:
+    """A replay of what may have arrived a moment ago waits as long as a retry does, which its own schedule makes wait."""
+    gone = now - (delivery.last_attempt_at or 0)
+    if delivery.step or not 0 <= gone < wait_seconds * SECOND:
+        return None
+    return Decision(replace(delivery, due_at=now + int(wait_seconds * SECOND) - gone), Reason.UNKNOWN)
 
 
 def _as_meant(notification: Notification, send_at: Micros) -> Notification:

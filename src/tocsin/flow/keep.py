@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 class InFlightLedger(Protocol):
     """Remembers over a crash which attempts were under way."""
 
-    def enter(self, delivery_id: int, number: int, at: Micros) -> int: ...
-    def leave(self, slot: int) -> None: ...
+    def begin(self, delivery_id: int, number: int, at: Micros) -> int: ...
+    def settled(self, slot: int) -> None: ...
 
 
 class Ending(Settlement, frozen=True, eq=False):
@@ -62,13 +62,13 @@ class Keeping:
     def _kept(self, endings: Sequence[Ending], results: Sequence[bool | Exception]) -> None:
         """After their commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
         kept: list[tuple[Ending, bool]] = []
-        leave = self._ledger.leave
+        settled = self._ledger.settled
         for ending, result in zip(endings, results, strict=True):
             if isinstance(result, Exception):
                 self._not_kept(ending, result)
                 continue
             kept.append((ending, result))
-            leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
+            settled(ending.slot)  # not before: what was sent and is not kept must be known after a restart
             if ending.delivery.status is _DELIVERED:
                 ending.run.settled(None)
             else:

@@ -273,8 +273,12 @@ class Store(Protocol):
         and when the next is due."""
         ...
 
-    async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
-        """What handlers of these types were doing lately, and all that are throttled, as far as the newest `most` deliveries show it."""
+    async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
+        """These deliveries, whatever has become of them; those that are gone are left out."""
+        ...
+
+    async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
+        """What handlers of these types were doing lately, as far as the newest `limit` deliveries show it, and all that are throttled."""
         ...
 
     async def ahead(self, delivery: Delivery, most: int) -> int:

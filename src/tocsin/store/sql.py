@@ -191,8 +191,11 @@ class SqlStore:
     async def due(self, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
         return await self._read(reading.due, limits, now)
 
-    async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
-        return await self._read(reading.recent, since, types, most)
+    async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
+        return await self._read(reading.named, delivery_ids)
+
+    async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
+        return await self._read(reading.recent, since, types, limit)
 
     async def ahead(self, delivery: Delivery, most: int) -> int:
         return await self._read(reading.ahead, delivery, most)
