@@ -76,11 +76,13 @@ class LocalEngine:
         self._stopping = False
         self._is_pump_due = False
         self._is_held = False  # so many attempts are not settled yet that nothing more may start
+        self._has_begun = False
 
     async def start(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._refill.start(worker)
+        self._has_begun = True
         await self._sweep()
         self._sweeper = self._loop.create_task(self._sweep_now_and_then())
 
@@ -106,6 +108,8 @@ class LocalEngine:
     # --------------------------------------------------------------------------------------------------- what comes in
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
+        if not self._has_begun:  # the start finds them in the store
+            return
         worker, has_room = self._worker, self._memory.has_room
         for job in jobs:
             delivery = job.delivery
@@ -123,7 +127,8 @@ class LocalEngine:
         self._pump_soon()
 
     def wake(self, handler_id: int, user_id: int, due_at: Micros) -> None:
-        self._alarm.set((handler_id, user_id), due_at)
+        if self._has_begun:
+            self._alarm.set((handler_id, user_id), due_at)
 
     def _wake_lane(self, lane: Lane, due_at: Micros) -> None:
         self._alarm.set((lane.handler_id, lane.user_id), due_at)
