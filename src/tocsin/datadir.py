@@ -50,7 +50,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
 def has_store(folder: Path) -> bool:
     """Whether there is a store, or something else in its place; an empty file is none."""
     file = folder / STORE_FILE
-    return file.exists() and (not file.is_file() or file.stat().st_size > 0)
+    return file.exists() and not _is_first_write(file) and (not file.is_file() or file.stat().st_size > 0)
 
 
 def open_store(settings: Settings) -> tuple[Engine, Vault]:
@@ -80,12 +80,11 @@ def examine(settings: Settings) -> Vault | None:
     folder = settings.data_path
     file = folder / STORE_FILE
     _check_ledger(folder / LEDGER_FILE)
-    if not file.exists():
+    if not file.exists() or _is_first_write(file):
         return None
     if _is_empty(file):
-        is_first_start = file.with_name(f"{STORE_FILE}-journal").exists()  # killed in its first write, which is undone
         beside = next((name for name in (KEY_FILE, LEDGER_FILE) if (folder / name).exists()), None)
-        if beside is not None and not is_first_start:
+        if beside is not None:
             raise StoreError(
                 f"The store {file} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store back,"
                 f" or restore a backup; if you mean to begin anew, delete {file} first."
@@ -223,6 +222,15 @@ def _check_ledger(file: Path) -> None:
             os.close(os.open(file, os.O_RDWR))
     except OSError as error:
         raise StoreError(f"{what} cannot be written: {error.strerror}.") from error
+
+
+def _is_first_write(file: Path) -> bool:
+    """Whether it was killed in its very first write: its journal says that there were no pages before (sqlite.org/fileformat2.html 3)."""
+    try:
+        head = file.with_name(f"{file.name}-journal").read_bytes()[:20]
+    except OSError:
+        return False
+    return head.startswith(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7") and head[16:] == bytes(4)
 
 
 def _is_empty(file: Path) -> bool:

@@ -60,10 +60,12 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
         moved = None
         with _written(store) as new:
             shutil.copyfile(file, new)
-            _move_ids_on(new, _known_ids(folder))
+            mark = _move_ids_on(new, _known_ids(folder))
             _sync(new)
             if store.exists():
                 moved = _move_away(folder)
+        with contextlib.suppress(OSError):
+            datadir.note_ids(settings, mark)
         (folder / LEDGER_FILE).unlink(missing_ok=True)  # of another time: what it names is not what was under way in the copy
     return moved
 
@@ -79,16 +81,17 @@ def _known_ids(folder: Path) -> list[ids.Mark]:
     return found
 
 
-def _move_ids_on(file: Path, known: list[ids.Mark]) -> None:
-    """No id that comes after the copy means anything that it meant before."""
+def _move_ids_on(file: Path, known: list[ids.Mark]) -> ids.Mark:
+    """No id that comes after the copy means anything that it meant before. Returns how far ids have come now."""
 
-    def move(connection: Connection) -> None:
+    def move(connection: Connection) -> ids.Mark:
         own = ids.mark(connection)
         counters = [mark.counters for mark in known if mark.origin == own.origin]
         highest = {table: max((one.get(table, 0) for one in counters), default=0) for table in ids.STEPS}
         ids.move_on(connection, datadir.new_store_id(), highest)
+        return ids.mark(connection)
 
-    _with_store(file, move)
+    return _with_store(file, move)
 
 
 def _with_store(file: Path, work: Callable[[Connection], T]) -> T:

@@ -116,7 +116,7 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     """Whether the store is whole, and the disk has room for it to grow."""
     import shutil
 
-    from tocsin.datadir import STORE_FILE, first_row
+    from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.store import StoreError, faults
 
     folder = settings.data_path
@@ -125,7 +125,7 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     if free < _LEAST_FREE_BYTES:
         yield Finding(f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up.")
-    if (folder / STORE_FILE).is_file() and os.access(folder / STORE_FILE, os.R_OK):
+    if has_store(folder) and os.access(folder / STORE_FILE, os.R_OK):
         try:
             found = first_row(folder / STORE_FILE, "PRAGMA quick_check(1)")
         except StoreError as error:
