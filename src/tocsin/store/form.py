@@ -16,10 +16,10 @@ Shape: TypeAlias = dict[str, frozenset[tuple[str, bool, bool]]]
 """Of each table its columns (name, not null, part of the key); of an index only that it is there."""
 
 _BEGINNING = (  # what a start reads; a damaged page of it would end the service later, and in many words
-    "SELECT 1 FROM meta LIMIT 1",
-    "SELECT 1 FROM users LIMIT 1",
-    "SELECT 1 FROM handlers LIMIT 1",
-    "SELECT 1 FROM deliveries LIMIT 1",
+    "SELECT 1 FROM meta NOT INDEXED LIMIT 1",
+    "SELECT 1 FROM users NOT INDEXED LIMIT 1",
+    "SELECT 1 FROM handlers NOT INDEXED LIMIT 1",
+    "SELECT 1 FROM deliveries NOT INDEXED LIMIT 1",
     "SELECT 1 FROM deliveries INDEXED BY ix_deliveries_pending WHERE status = 0 LIMIT 1",
 )
 
