@@ -38,7 +38,7 @@ def check_form(file: Path, connection: sqlite3.Connection) -> None:
         raise StoreError(f"The store {file} does not say of which version it is: it is damaged, or was made while tocsin was developed.")
     if not ("0001" <= version <= migrations.HEAD and version.isdigit() and len(version) == len(migrations.HEAD)):
         what, forms = (
-            "a newer" if version > migrations.HEAD else "an unknown",
+            "a newer" if version.isdigit() and version > migrations.HEAD else "an unknown",
             f"its form is {version}, this version knows {migrations.HEAD}",
         )
         raise StoreError(f"The store {file} was made by {what} version of tocsin ({forms}).")

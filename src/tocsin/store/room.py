@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-MARGIN = 64 * 4096  # bytes that are free at least: a commit and some pages of the store
+MARGIN = 1 << 20  # bytes that are free at least: a commit and some pages of the store
 TRY_SECONDS = 1.0  # between two tries to cut the log
 
 
@@ -24,6 +24,7 @@ class Room:
         self._file = file
         self._log = None if file is None else file.with_name(f"{file.name}-wal")
         self._try_at = 0.0
+        self._log_size = self._largest = 0  # bytes of the log at the last look, and the most that it grew between two
 
     @property
     def is_used_up(self) -> bool:
@@ -34,10 +35,13 @@ class Room:
         """Whether a write could take what folding in the log needs. Tries to fold it in then."""
         if self._file is None or self._log is None:
             return False
+        before, self._log_size = self._log_size, _size(self._log)
+        self._largest = max(self._largest, self._log_size - before)
+        margin = max(MARGIN, 2 * self._largest)  # the next write takes room in the log, and then as much in the store
         free = self._free()
-        if free >= MARGIN + _size(self._log):  # nearly always: the store cannot need more than is in its log
+        if free >= margin + self._log_size:  # nearly always: the store cannot need more than is in its log
             return False
-        return free < MARGIN + self._growth(connection, self._file) and not self.make(connection)
+        return free < margin + self._growth(connection, self._file) and not self.make(connection)
 
     def make(self, connection: Connection) -> bool:
         """Fold in the log and cut it to nothing, if nobody reads and there is room; whether it was done and helped."""

@@ -183,7 +183,7 @@ class Writer:
     def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
         """Every job has its results afterwards."""
         if self._room.is_short(connection):
-            self._note_trouble(faults.FULL, "no room for the log to be folded in")
+            self._note_trouble(faults.FULL if self._room.is_used_up else faults.NO_ROOM, "no room for the log to be folded in")
             for job in jobs:
                 job.results = [Busy("the store cannot be written now", 5)] * len(job.writes)
             return
