@@ -103,6 +103,19 @@ def _with_store(file: Path, work: Callable[[Connection], T]) -> T:
         engine.dispose()
 
 
+def move_on(settings: Settings) -> None:
+    """Move the ids of the store on, after it was put back by other means than `restore`. Raises StoreError."""
+    folder = settings.data_path
+    with datadir.locked(folder):
+        engine, _ = datadir.open_existing(settings)
+        engine.dispose()
+        try:
+            mark = _move_ids_on(folder / STORE_FILE, _known_ids(folder))
+            datadir.note_ids(settings, mark)
+        except (DBAPIError, OSError) as error:
+            raise StoreError(f"The store in {folder} cannot be written: {words_of(error)}.") from error
+
+
 def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -> tuple[int, Path | None]:
     """Encrypt every secret of the store under a new key, also while the service runs; how many rows, and where the old key went.
 

@@ -184,3 +184,20 @@ def test_a_user_that_was_made_after_the_copy_is_nobody_after_it(start_service: S
     tocsin(service, "restore", tmp_path / "copy.db", "--replace")
     service.start()
     assert OwnedClient(service.port, lost.key, "").get("/api/notifications").status == 401
+
+
+def test_ids_move_on_after_a_recovery_by_other_means(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service()
+    client = service.first()
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    [first] = send_now(client, "first", hook)
+    running = service.run("tocsin", "restore", "--after-recovery")
+    assert running.returncode == 1 and "serves the data directory" in running.stderr
+    service.terminate()
+    assert service.run("tocsin", "restore").returncode == service.run("tocsin", "restore", "x.db", "--after-recovery").returncode == 2
+    assert "moved on" in tocsin(service, "restore", "--after-recovery")
+    client.port = service.start().port
+    [after] = send_now(client, "after", hook)
+    assert after["id"] == first["id"] + HUGE + 1
+    assert sent(receiver, "after")[0].split("_")[1] != sent(receiver, "first")[0].split("_")[1]
+    assert client.add_handler("webhook", webhook=receiver.url("/hook")) == hook + MILLION + 1

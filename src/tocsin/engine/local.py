@@ -48,6 +48,7 @@ MAX_REMEMBERED = 50_000  # handlers that answered
 MAX_IDLE = 1000  # lanes that are kept though nothing is in them: making one anew for every delivery costs more
 MAX_STARTS = 200  # attempts begun in one go, before the event loop sees to others
 SWEEP_SECONDS = 30.0
+KEPT_SECONDS = 2.0  # for what was cut off to be kept; if the store does not take it, the ledger knows of it
 UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
 FORGET_SECONDS = 300.0  # without an attempt, then what a handler could take says little about what it can take now (RFC 7661 4.4)
 log = structlog.get_logger(__name__)
@@ -96,7 +97,7 @@ class LocalEngine:
             timer.cancel()
         if not await self._is_idle_within(grace_seconds):
             self._worker.cut_off()
-            await self._is_idle_within(grace_seconds)
+            await self._is_idle_within(min(grace_seconds, KEPT_SECONDS))
 
     async def _is_idle_within(self, seconds: float) -> bool:
         if self._running:
