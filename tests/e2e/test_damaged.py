@@ -4,12 +4,14 @@ import contextlib
 import random
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from e2e.conftest import Starter
+from e2e.namespace import in_a_namespace
 from e2e.service import Service, until
 from e2e.test_datadir import copied, hashes, is_one_sentence
 from receiver import Receiver
@@ -216,3 +218,16 @@ def test_an_outcome_that_breaks_a_rule_is_held_until_the_rule_is_gone(start_serv
     assert [client.settled(one, 40)[0]["attempt_count"] for one in (held, waits)] == [1, 1]
     assert [one.json()["data"]["message"] for one in receiver.requests if one.path == "/bad"] == ["before", "held", "waits"]
     until(lambda: client.get("/readyz").status == 200)
+
+
+@in_a_namespace
+def test_a_ledger_that_can_only_be_read_is_said(tmp_path: Path) -> None:
+    service = Service(tmp_path / "service").start()
+    service.terminate()
+    ledger = service.data / "in-flight"
+    subprocess.run(["mount", "--bind", str(ledger), str(ledger)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(ledger)], check=True)
+    said = service.refused()
+    assert is_one_sentence(said) and str(ledger) in said and "read-only" in said.lower(), said
+    checked = service.run("tocsin", "check")
+    assert checked.returncode == 1 and said.removeprefix("tocsin: ") in " ".join(checked.stdout.split())

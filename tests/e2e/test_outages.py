@@ -48,7 +48,9 @@ def test_a_store_that_another_process_holds_is_said_and_waited_for(start_service
         assert int(refused.headers["retry-after"]) >= 1
         assert client.get("/api/notifications").json["meta"]["total"] == 1
         does_not_spin(service)
+        until(lambda: client.get("/readyz").status == 503, what="readyz says that all is well")
         connection.execute("ROLLBACK")
+    until(lambda: client.get("/readyz").status == 200)
     assert [one["status"] for one in client.settled(before, 30)] == ["delivered"]
     assert [one["status"] for one in client.settled(client.send("after", handlers=[handler]))] == ["delivered"]
     assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "after"]

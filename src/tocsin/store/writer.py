@@ -25,6 +25,7 @@ MOST_GATHERED = 256  # writes that are handed to the thread at once
 LOOK_EVERY_SECONDS = 0.5  # for what other processes wrote
 MOST_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
 PROBE_SECONDS = 1.0  # between two looks whether it can be written again
+STALLED_SECONDS = 3.0  # that a commit takes at most while all is well
 FRESH_SECONDS = 10.0  # for so long the last write says that it can be written
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ class Writer:
         self._written_at = time.monotonic()
         self._probe_at = 0.0
         self._is_asked = False
+        self._began_at: float | None = None  # the commit that is under way
         self._failed = observe.Repeating(log, "store.write_failed")
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._gathered: dict[Done, _Job] = {}
@@ -135,7 +137,9 @@ class Writer:
     @property
     def trouble(self) -> str | None:
         """Why nothing can be written, in a sentence; None if the last write was kept. Being asked, it looks anew soon."""
-        self._is_asked = True
+        self._is_asked, began_at = True, self._began_at
+        if self._trouble is None and began_at is not None and time.monotonic() - began_at > STALLED_SECONDS:
+            return "The store has been busy with one write for some time: the disk stalls, or another process holds it."
         return self._trouble or (faults.FULL if self._room.is_used_up else None)
 
     async def close(self) -> None:
@@ -158,11 +162,13 @@ class Writer:
             self._look_for_others(connection)  # from here on a change is a change
             while True:
                 jobs, last = self._take()
+                self._began_at = time.monotonic()
                 if jobs:
                     self._commit(connection, jobs)
                     self._loop.call_soon_threadsafe(self._answer, jobs)
                 self._look_whether_it_writes(connection)
                 self._look_for_others(connection)
+                self._began_at = None
                 if last:
                     return
 
