@@ -50,6 +50,7 @@ MAX_IDLE = 1000  # lanes that are kept though nothing is in them: making one ane
 MAX_STARTS = 200  # attempts begun in one go, before the event loop sees to others
 MAX_TURNS = 2000  # of lanes in one go, most of which may have to wait for a pace that they share
 SWEEP_SECONDS = 30.0
+KEPT_SECONDS = 2.0  # for what was cut off to be kept; if the store does not take it, the ledger knows of it
 UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
 FORGET_SECONDS = 300.0  # without an attempt, then what a handler could take says little about what it can take now (RFC 7661 4.4)
 log = structlog.get_logger(__name__)
@@ -78,11 +79,13 @@ class LocalEngine:
         self._stopping = False
         self._is_pump_due = False
         self._is_held = False  # so many attempts are not settled yet that nothing more may start
+        self._has_begun = False
 
     async def start(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._refill.start(worker)
+        self._has_begun = True
         await self._sweep()
         self._sweeper = self._loop.create_task(self._sweep_now_and_then())
 
@@ -96,7 +99,7 @@ class LocalEngine:
             timer.cancel()
         if not await self._is_idle_within(grace_seconds):
             self._worker.cut_off()
-            await self._is_idle_within(grace_seconds)
+            await self._is_idle_within(min(grace_seconds, KEPT_SECONDS))
 
     async def _is_idle_within(self, seconds: float) -> bool:
         if self._running:
@@ -108,6 +111,8 @@ class LocalEngine:
     # --------------------------------------------------------------------------------------------------- what comes in
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
+        if not self._has_begun:  # the start finds them in the store
+            return
         worker, has_room = self._worker, self._memory.has_room
         for job in jobs:
             delivery = job.delivery
@@ -125,7 +130,8 @@ class LocalEngine:
         self._pump_soon()
 
     def wake(self, handler_id: int, user_id: int, due_at: Micros) -> None:
-        self._alarm.set((handler_id, user_id), due_at)
+        if self._has_begun:
+            self._alarm.set((handler_id, user_id), due_at)
 
     def _wake_lane(self, lane: Lane, due_at: Micros) -> None:
         self._alarm.set((lane.handler_id, lane.user_id), due_at)

@@ -27,7 +27,8 @@ from tocsin.flow.attempt import (
     shown_answer,
 )
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
-from tocsin.flow.keep import Ending, InFlightLedger, Keeping
+from tocsin.flow.identity import Identities
+from tocsin.flow.keep import STORE_RETRY_SECONDS, Ending, InFlightLedger, Keeping
 from tocsin.flow.pace import Pacer
 from tocsin.flow.settle import Decision, decide, delivered, ended_without_attempt, is_late
 from tocsin.model import (
@@ -98,7 +99,7 @@ class Delivering:
         keeping: Keeping,
         ledger: InFlightLedger,
         settings: Settings,
-        store_id: str,
+        identities: Identities,
     ) -> None:
         self._store = store
         self._directory = directory
@@ -107,13 +108,15 @@ class Delivering:
         self._keeping = keeping
         self._ledger = ledger
         self._settings = settings
-        self._store_id = store_id
+        self._identities = identities
         self._sending: set[asyncio.Task[None]] = set()
         self.is_prepared: Callable[[int], bool] = directory.knows_pacing
 
     # ------------------------------------------------------------------------------------------- what the engine asks
 
     def turn(self, handler_id: int) -> float:
+        if self._keeping.holds_back(handler_id):
+            return STORE_RETRY_SECONDS
         known = self._directory.known_pacing(handler_id)
         if not self._pacer.has_pauses and (known is None or not known.paces):
             return 0.0
@@ -171,7 +174,7 @@ class Delivering:
         try:
             unwanted = _unwanted(delivery, notification, loaded, now)
             context = Context(
-                f"msg_{self._store_id}_{delivery.id}",
+                self._identities.identity(delivery.id),
                 handler.id,
                 now,
                 self._settings,

@@ -1,6 +1,7 @@
 """The writes that come one by one, as functions of an open transaction. The hot ones are in bulk.py."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,11 +32,13 @@ from tocsin.store.tables import (
     handlers,
     idempotency,
     keys,
+    meta,
     notifications,
     posts,
 )
 
 DAY: Micros = 86_400_000_000
+ALIVE_AT = "alive_at"
 MOST_EVENTS = 100  # of a handler are kept
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
@@ -250,6 +253,13 @@ def delete_handler(connection: Connection, handler_id: int, at: Micros, most: in
     totals.write(connection)
     end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, most)
     return True
+
+
+def note_alive(connection: Connection) -> None:
+    """A small write, which shows that the store can be written; kept is when it was."""
+    at = b"%d" % (time.time_ns() // 1000)
+    if connection.execute(update(meta).where(meta.c.name == ALIVE_AT).values(value=at)).rowcount == 0:
+        connection.execute(insert(meta).values(name=ALIVE_AT, value=at))
 
 
 def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:
