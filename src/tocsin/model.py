@@ -214,6 +214,7 @@ class HttpRequest(Value, frozen=True):
 
     `guarded`: the address came from a user, so it must pass the egress guard. `timeout_seconds` is for the whole exchange.
     `body_seconds`: how long, at least, the rest of an answer is waited for once its head is there; None: as long as for the head.
+    `repeats`: it may be sent once more where a kept connection ended without a byte of an answer, though the first may have arrived.
     """
 
     url: str
@@ -224,6 +225,7 @@ class HttpRequest(Value, frozen=True):
     guarded: bool = True
     timeout_seconds: float = 15.0
     body_seconds: float | None = None
+    repeats: bool = True
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {self.shown_url}, {len(self.body)} bytes)"

@@ -104,9 +104,10 @@ def test_retry_after_as_a_date(hostile: OwnedClient, receiver: Receiver) -> None
     assert time.time() >= int(until_then)
 
 
-@pytest.mark.parametrize("value", ["86401", "999999999", f"{int(time.time()) + 90_000}", "Fri, 31 Dec 9999 23:59:59 GMT"])
+@pytest.mark.parametrize("value", ["86401", "999999999", "an epoch", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_wait_of_more_than_a_day_is_a_failure_that_says_so(hostile: OwnedClient, receiver: Receiver, value: str) -> None:
-    receiver.answer("/hook", 429, headers={"Retry-After": value})
+    wait = f"{int(time.time()) + 90_000}" if value == "an epoch" else value
+    receiver.answer("/hook", 429, headers={"Retry-After": wait})
     handler = hostile.add_handler("webhook", webhook=receiver.url("/hook"))
     [delivery] = hostile.settled(hostile.send("Hello", handlers=[handler]))
     assert (delivery["status"], delivery["last_error"].partition(":")[0]) == ("failed", "throttled_too_long")

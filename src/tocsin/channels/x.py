@@ -124,7 +124,9 @@ def render(message: Message, settings: XSettings, context: Context) -> tuple[Htt
     url = f"{context.service.x_api_url}/2/tweets"
     body = msgspec.json.encode({"text": _text(message, context.suffix, context.service.x_links)})
     headers = (("authorization", _authorization(url, settings, context)), *JSON_HEADERS)
-    return (HttpRequest(url, f"{origin(context.service.x_api_url)}/2/tweets", body, headers, guarded=False),)
+    return (
+        HttpRequest(url, f"{origin(context.service.x_api_url)}/2/tweets", body, headers, guarded=False, repeats=False),
+    )  # it would be refused as a duplicate
 
 
 def _authorization(url: str, settings: XSettings, context: Context) -> str:

@@ -160,8 +160,11 @@ def is_refused_payload(outcome: Outcome) -> bool:
 
 async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, place: Place) -> Tried:
     """Once more in the plainest form, from the refused part on. `tried` itself where that form is the same or cannot be made."""
-    native = await render(loaded, message, context)
-    plainest = await render(loaded, message, replace(context, plain=True))
+    try:
+        native = await render(loaded, message, context)
+        plainest = await render(loaded, message, replace(context, plain=True))
+    except asyncio.CancelledError:
+        return replace(tried, reply=NoReply(Reason.CUT, sent=False, stopped=True))  # the parts that arrived are not forgotten
     if isinstance(native, Refused) or isinstance(plainest, Refused) or native[tried.part :] == plainest[tried.part :]:
         return tried
     _, said = shown_reply(tried.reply, loaded.secrets)

@@ -34,6 +34,7 @@ from tocsin.flow.settle import Decision, decide, delivered, ended_without_attemp
 from tocsin.model import (
     SECOND,
     Attempt,
+    Busy,
     Delivered,
     Delivery,
     HttpRequest,
@@ -55,6 +56,7 @@ from tocsin.vault import scrub
 
 LOOK_AGAIN: Micros = 5 * SECOND
 SHORTAGE: Micros = SECOND  # until another try for want of a descriptor, a thread or memory
+READ_AGAIN_SECONDS = 0.5  # until a handler that was changed while it waited is asked for its turn again
 HOLD_SECONDS = 2.0  # nothing more starts for a handler while it is switched off or gets its new address
 log = structlog.get_logger(__name__)
 _random = random.Random()  # noqa: S311  # jitter, not secrecy
@@ -110,6 +112,8 @@ class Delivering:
         self._settings = settings
         self._identities = identities
         self._sending: set[asyncio.Task[None]] = set()
+        self._reading: set[asyncio.Task[None]] = set()
+        self._to_read: set[int] = set()  # handlers that were changed while they waited
         self.is_prepared: Callable[[int], bool] = directory.knows_pacing
 
     # ------------------------------------------------------------------------------------------- what the engine asks
@@ -121,7 +125,25 @@ class Delivering:
         if not self._pacer.has_pauses and (known is None or not known.paces):
             return 0.0
         pacing, now = known or self._directory.pacing(handler_id), time.monotonic()
-        return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now, pacing.realm)
+        wait = self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now, pacing.realm)
+        if wait > 0 and self._directory.cached(handler_id) is None:  # edited, perhaps to another credential
+            self._read_again(handler_id)
+            return min(wait, READ_AGAIN_SECONDS)
+        return wait
+
+    def _read_again(self, handler_id: int) -> None:
+        if not self._to_read:
+            reading = asyncio.get_running_loop().create_task(self._read_changed())
+            self._reading.add(reading)
+            reading.add_done_callback(self._reading.discard)
+        self._to_read.add(handler_id)
+
+    async def _read_changed(self) -> None:
+        handler_ids, self._to_read = self._to_read, set()
+        try:
+            await self._directory.prepare(handler_ids)
+        except Busy as busy:
+            log.warning("handlers.not_read", why=str(busy))  # whoever waits asks again
 
     def in_flight(self, handler_id: int) -> int:
         return self._directory.pacing(handler_id).in_flight
@@ -138,7 +160,7 @@ class Delivering:
         loaded = self._directory.cached(job.delivery.handler_id)
         if loaded is None or loaded.counts_posts or not renders_quickly(loaded, job.notification.message):
             run.alone(True)  # it must be rendered or read first, and the next one may not overtake it
-            self._spawn(self._take_steps(job, run))
+            self._spawn(self._take_steps(job, run), run)
             return
         trying = self._begin(job, run, loaded)
         if trying is None:
@@ -152,7 +174,7 @@ class Delivering:
                     self._wires.start(request, functools.partial(self._replied, trying))
                 else:
                     run.alone(len(requests) > delivery.part + 1)
-                    self._spawn(self._send_parts(trying))
+                    self._spawn(self._send_parts(trying), run)
                 return
             tried = Tried(requests, 0, delivery.part)
         except Exception:
@@ -272,7 +294,7 @@ class Delivering:
             return
         tried = Tried(outcome, duration_us, part, (), reply)
         if is_refused_payload(outcome):
-            self._spawn(self._send_parts(trying, tried))
+            self._spawn(self._send_parts(trying, tried), trying.run)
         else:
             self._finish(trying, tried)
 
@@ -355,10 +377,16 @@ class Delivering:
         run.came_back(engine.UNTRIED)
         self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, run, loaded))
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[None, None, None], run: engine.Run) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        task.add_done_callback(functools.partial(self._ended, run))
+
+    def _ended(self, run: engine.Run, task: "asyncio.Task[None]") -> None:
+        self._sending.discard(task)
+        if task.cancelled():  # before its first step, so it could tell nobody
+            run.came_back(engine.UNTRIED)
+            run.settled(None)
 
 
 def _how(tried: Tried) -> int:

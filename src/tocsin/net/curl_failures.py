@@ -34,6 +34,7 @@ _BAD_ANSWER = {
     pycurl.E_HTTP2,
     _HTTP2_STREAM,
 }
+HEAD_TOO_LARGE = "The answer has too many header lines, or too long ones."
 _MAX_HEADER_BYTES = 300 * 1024  # libcurl's own limit for one answer
 
 
@@ -77,7 +78,7 @@ def _after_sending(curl: pycurl.Curl, code: int) -> NoReply:
     if code == pycurl.E_OPERATION_TIMEDOUT:
         return NoReply(Reason.TIMEOUT, sent=True, detail="The request went out, but no whole answer came in time.")
     if code == _TOO_LARGE or curl.getinfo(pycurl.HEADER_SIZE) >= _MAX_HEADER_BYTES:
-        return NoReply(Reason.ANSWER_TOO_LARGE, sent=True, detail="The answer has too many header lines, or too long ones.")
+        return NoReply(Reason.ANSWER_TOO_LARGE, sent=True, detail=HEAD_TOO_LARGE)
     if code in _BAD_ANSWER or _said(curl).startswith("chunk"):  # broken chunks have the code of a cut connection
         return NoReply(Reason.BAD_ANSWER, sent=True, detail="The answer is not valid HTTP.")
     if code == pycurl.E_ABORTED_BY_CALLBACK:

@@ -18,6 +18,7 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from tocsin.net.names import Names, Place
+from tocsin.net.shortage import Lacking
 
 STAGGER_SECONDS = 0.25  # https://www.rfc-editor.org/rfc/rfc8305#section-8
 FRESH_SECONDS = 300.0  # addresses are known for so long
@@ -93,7 +94,7 @@ class Dialer:
 
 
 def _reason(error: OSError) -> OSError:
-    if isinstance(error.__cause__, RuntimeError):  # no thread could be started
+    if isinstance(error, Lacking):
         return OSError(errno.EAGAIN, str(error))
     if is_lack(error):
         return error

@@ -18,7 +18,7 @@ from msgspec import Struct
 from tocsin import __version__
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net.closers import Closers
-from tocsin.net.curl_failures import no_reply, was_sent
+from tocsin.net.curl_failures import HEAD_TOO_LARGE, no_reply, was_sent
 from tocsin.net.guard import Guard
 from tocsin.net.heads import Headers, header_lines, read_headers, target
 from tocsin.net.multi import Multi
@@ -28,6 +28,8 @@ from tocsin.net.routes import Route, route_of
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
 
 MAX_BODY = 65_536
+MAX_HEAD = 65_536  # bytes of an answer's header lines
+MAX_LINES = 500  # each costs far more memory than its bytes
 CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
 MAX_FREE = 256  # handles that wait to be used again
@@ -66,6 +68,7 @@ class Exchange:
         self._guard = None if proxy else guard  # libcurl's socket is the proxy's
         self._proxy = proxy
         self._lines: list[bytes] = []
+        self._head_size = 0
         self._body = bytearray()
         self._is_capped = False
         self._head_at = 0.0  # when a whole head was first noticed
@@ -86,7 +89,7 @@ class Exchange:
         for option, value in {**_OPTIONS, **authorities()}.items():
             self.curl.setopt(option, value)
         self.curl.setopt(pycurl.PROXY, proxy or "")
-        self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)  # libcurl itself ends answers with over 300 KB of headers
+        self.curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
         if not proxy:  # else libcurl looks up the proxy's name itself, with sockets that nobody is told of
             self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
@@ -131,6 +134,9 @@ class Exchange:
 
     def let_go(self) -> None:
         self.request = self.done = None
+        self._lines.clear()
+        if self._body:
+            self._body = bytearray()  # its memory, too: it may wait long for its next use
         self._is_second = False
         self._tries = 0
         if self._watches:
@@ -166,7 +172,7 @@ class Exchange:
         else:
             if is_kept and not self._waits:
                 self._closers.closed(route_of(request.url).host, time.monotonic())
-            may = is_kept and self._repeats and not self._tries
+            may = is_kept and self._repeats and request.repeats and not self._tries
         if may:
             self._tries += 1
             self._start_again(request, fresh=is_kept and not self._waits)  # HTTP/2: rather one connection for all that were refused
@@ -190,6 +196,7 @@ class Exchange:
         Raises ValueError or pycurl.error where libcurl cannot send it.
         """
         self._lines.clear()
+        self._head_size = 0
         self._body.clear()
         self._is_capped = False
         self._head_at = 0.0
@@ -224,6 +231,8 @@ class Exchange:
             return self._answer()
         if self._has_head():
             return self._answer(no_reply(self.curl, code).reason)
+        if self._head_size > MAX_HEAD or len(self._lines) > MAX_LINES:
+            return NoReply(Reason.ANSWER_TOO_LARGE, sent=True, detail=HEAD_TOO_LARGE)
         if self._objection and not self._sockets:
             return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
         if self._is_short and not was_sent(self.curl):
@@ -283,6 +292,22 @@ class Exchange:
             self.curl.unsetopt(pycurl.SHARE)  # pycurl wants it so
         self.curl.setopt(pycurl.SHARE, cache)
         self._cache = cache
+
+    def _on_header(self, line: bytes) -> int | None:
+        self._lines.append(line)
+        self._head_size += len(line)
+        if self._head_size > MAX_HEAD or len(self._lines) > MAX_LINES:
+            self._forget_interim()
+            if self._head_size > MAX_HEAD or len(self._lines) > MAX_LINES:
+                return 0  # ends the transfer
+        return None
+
+    def _forget_interim(self) -> None:
+        """Of 1xx answers nothing is needed once the next head begins."""
+        starts = [index for index, line in enumerate(self._lines) if line.startswith(b"HTTP/")]
+        if starts:
+            del self._lines[: starts[-1]]
+            self._head_size = sum(map(len, self._lines))
 
     def _on_body(self, piece: bytes) -> int | None:
         self._body += piece

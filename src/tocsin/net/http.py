@@ -56,9 +56,14 @@ class HttpWire:
         if self._must_prepare(request, route):
             preparing = asyncio.get_running_loop().create_task(self._prepare_and_start(request, route, done))
             self._preparing.add(preparing)
-            preparing.add_done_callback(self._preparing.discard)
+            preparing.add_done_callback(functools.partial(self._prepared_or_not, done))
         else:
             self._lanes[request.guarded].start(request, route, done)
+
+    def _prepared_or_not(self, done: Done, task: "asyncio.Task[None]") -> None:
+        self._preparing.discard(task)
+        if task.cancelled():  # before its first step, so it could tell nobody
+            done(STOPPED)
 
     async def _prepare_and_start(self, request: HttpRequest, route: Route, done: Done) -> None:
         try:

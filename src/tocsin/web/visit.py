@@ -170,7 +170,8 @@ class Visit:
                 response = Response(status_code=304)
             response.headers["etag"] = tag
         for name, value in so_far.headers.items():
-            response.headers.setdefault(name, value)
+            if name != "content-length":  # of a page that was not made yet
+                response.headers.setdefault(name, value)
         return self._with_cookies(response)
 
     def go(self, path: str) -> Response:
