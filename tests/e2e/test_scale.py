@@ -20,7 +20,7 @@ from receiver import Receiver
 from tocsin import datadir, observe
 from tocsin.model import Status
 from tocsin.settings import load
-from tocsin.store import DeliveryFilter, HandlerFilter, listing, people, reading
+from tocsin.store import DeliveryFilter, HandlerFilter, Wanted, listing, people, reading
 from tocsin.store.sql import sqlite_engine, write_now
 from tocsin.vault import hash_api_key, shown_key
 
@@ -131,7 +131,7 @@ READS: dict[str, Callable[[Connection], Any]] = {
         for status in (Status.PENDING, Status.DELIVERED, Status.FAILED)
     },
     "deliveries of a notification": lambda connection: listing.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
-    "what is due": lambda connection: reading.due(connection, {500: 256}, observe.now()),
+    "what is due": lambda connection: reading.due(connection, {500: Wanted(256)}, observe.now()),
 }
 
 

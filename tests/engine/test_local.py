@@ -19,7 +19,7 @@ from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
 from tocsin.model import SECOND, Attempt, Busy, Notification, Reason, Status
-from tocsin.store import Settlement, Waiting, people
+from tocsin.store import Settlement, Waiting, Wanted, people
 from tocsin.store.sql import SqlStore
 
 
@@ -709,7 +709,7 @@ def test_stopping_lets_attempts_end_and_starts_no_more(tmp_path: Path) -> None:
         asyncio.get_running_loop().call_later(0.1, worker.hold[handler].set)
         await engine.stop(5)
         assert worker.started == [job.delivery.id for job in jobs[:2]]
-        assert (await store.due({handler: 10}, observe.now()))[handler][0][0].delivery.id == jobs[2].delivery.id
+        assert (await store.due({handler: Wanted(10)}, observe.now()))[handler].jobs[0].delivery.id == jobs[2].delivery.id
 
     scenario(tmp_path, body)
 

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from conftest import run
 from tocsin.engine.lanes import ASKED, COMPLETE, NEW, Lane
 from tocsin.engine.refill import Memory, Refill
+from tocsin.store import Due, Wanted
 
 
 class Store:
@@ -16,10 +16,10 @@ class Store:
         self.reads: list[list[int]] = []
         self.goes_on = asyncio.Event()
 
-    async def due(self, limits: Mapping[int, int], _now: int) -> dict[int, Any]:
-        self.reads.append(sorted(limits))
+    async def due(self, wanted: Mapping[int, Wanted], _now: int) -> dict[int, Due]:
+        self.reads.append(sorted(wanted))
         await self.goes_on.wait()
-        return {handler: ([], None) for handler in limits}
+        return {handler: Due([], None) for handler in wanted}
 
 
 class Worker:

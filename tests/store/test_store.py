@@ -25,6 +25,7 @@ from tocsin.store import (
     PlannedDelivery,
     Remembered,
     Settlement,
+    Wanted,
     listing,
     reading,
 )
@@ -78,10 +79,35 @@ def test_what_is_accepted_is_there_with_its_message(tmp_path: Path) -> None:
             assert found is not None
             assert found[0].message == MESSAGE
             assert found[1][Status.PENDING] == 2
-            waiting, later = (await store.due({second: 10}, 100))[second]
-            assert [job.delivery.id for job in waiting] == [ids.first_delivery_id + 1]
-            assert later is None
+            due = (await store.due({second: Wanted(10)}, 100))[second]
+            assert [job.delivery.id for job in due.jobs] == [ids.first_delivery_id + 1]
+            assert (due.next_due, due.is_more) == (None, False)
             assert await store.notification(2, ids.first_notification_id) is None
+
+    run(main())
+
+
+def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr(reading, "MAX_CHARACTERS", 1)
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handlers = [await add_handler(store) for _ in range(3)]
+            shared = await store.accept(accepting(*handlers))
+            own = [await store.accept(accepting(handlers[0])) for _ in range(5)]
+            due = await store.due({handler: Wanted(10) for handler in handlers}, 100)
+            texts = {id(due[handler].jobs[0].notification) for handler in handlers}
+            assert len(texts) == 1  # one notification, however many have it
+            assert all(due[handler].jobs for handler in handlers)
+            some = due[handlers[0]]
+            assert 1 <= len(some.jobs) < 6 and some.is_more
+            known: list[int] = []
+            while some.is_more:
+                known += [job.delivery.id for job in some.jobs]
+                some = (await store.due({handlers[0]: Wanted(10, frozenset(known))}, 100))[handlers[0]]
+            known += [job.delivery.id for job in some.jobs]
+            assert known == [shared.first_delivery_id, *(ids.first_delivery_id for ids in own)]
 
     run(main())
 
@@ -562,7 +588,7 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path
 @pytest.mark.parametrize(
     ("read", "index"),
     [
-        (lambda c: reading.due(c, {1: 5}, 5), "ix_deliveries_pending"),
+        (lambda c: reading.due(c, {1: Wanted(5)}, 5), "ix_deliveries_pending"),
         (lambda c: reading._first(c, 1, 10**18, 0), "ix_deliveries_pending_critical"),
         (lambda c: reading.waiting_handlers(c), "ix_deliveries_pending"),
         (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),

@@ -10,10 +10,11 @@ from tocsin import observe
 from tocsin.engine import Worker
 from tocsin.engine.lanes import ASKED, COMPLETE, PREPARING, READING, REREAD, SPILLED, Lane, Turns
 from tocsin.model import SECOND, Busy, Micros
-from tocsin.store import Store, Waiting
+from tocsin.store import Store, Waiting, Wanted
 
 MAX_IN_LANE = 256  # deliveries of one handler in memory
-ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory however much others hold: theirs may wait for hours
+ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory however many others have: theirs may wait for hours
+ALWAYS_IN_LANE_OF_BYTES = 1  # the same however much text the others have
 MAX_IN_MEMORY = 10_000  # deliveries in memory
 MAX_BYTES = 32 << 20  # of message text in memory
 READS_AT_ONCE = 2  # of the store
@@ -42,9 +43,14 @@ class Memory:
     def is_full(self) -> bool:
         return self.jobs >= MAX_IN_MEMORY or self._size >= MAX_BYTES
 
+    @property
+    def always(self) -> int:
+        """How many deliveries a lane may have whatever lies in memory."""
+        return ALWAYS_IN_LANE if self._size < MAX_BYTES else ALWAYS_IN_LANE_OF_BYTES
+
     def has_room(self, lane: Lane) -> bool:
         waiting = len(lane.jobs) + len(lane.behind)
-        return waiting < ALWAYS_IN_LANE or (waiting < MAX_IN_LANE and self.jobs < MAX_IN_MEMORY and self._size < MAX_BYTES)
+        return waiting < self.always or (waiting < MAX_IN_LANE and self.jobs < MAX_IN_MEMORY and self._size < MAX_BYTES)
 
     def is_low(self, lane: Lane) -> bool:
         """The lane has so little that it is to be read again."""
@@ -159,17 +165,17 @@ class Refill:
             await self._read_due(asked)
 
     async def _read_due(self, lanes: Sequence[Lane]) -> None:
-        most = ALWAYS_IN_LANE if self._memory.is_full else max(ALWAYS_IN_LANE, min(MAX_IN_LANE, ROWS_AT_ONCE // len(lanes)))
-        limits = {lane.handler_id: max(1, most - len(lane.jobs)) + len(lane.known) for lane in lanes}
-        found = await self._store.due(limits, observe.now())
+        most = self._memory.always if self._memory.is_full else max(ALWAYS_IN_LANE, min(MAX_IN_LANE, ROWS_AT_ONCE // len(lanes)))
+        wanted = {lane.handler_id: Wanted(max(1, most - len(lane.jobs)) + len(lane.known), frozenset(lane.known)) for lane in lanes}
+        found = await self._store.due(wanted, observe.now())
         for lane in lanes:
-            jobs, next_due = found[lane.handler_id]
-            is_more = lane.supply == REREAD or len(jobs) >= limits[lane.handler_id]
+            due = found[lane.handler_id]
+            is_more = due.is_more or lane.supply == REREAD
             # Once some are left in the store, later ones must not overtake them.
-            self._take(lane, jobs if is_more else [*jobs, *lane.behind])
+            self._take(lane, due.jobs if is_more else [*due.jobs, *lane.behind])
             self._end(lane, SPILLED if is_more else COMPLETE)
-            if next_due is not None:
-                self._wake(lane, next_due)
+            if due.next_due is not None:
+                self._wake(lane, due.next_due)
             if is_more:
                 self._ask(lane)
 

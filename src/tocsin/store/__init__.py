@@ -232,6 +232,21 @@ class Waiting(Value, frozen=True):
     notification: Notification
 
 
+class Wanted(Struct, frozen=True):
+    """What of a handler's due work is to be read: `limit` deliveries at most, those that are `known` already counted but not read."""
+
+    limit: int
+    known: frozenset[int] = frozenset()
+
+
+class Due(Struct, frozen=True):
+    """A handler's due work. `next_due`: when the next that is not due yet will be. `is_more`: some may have been left in the store."""
+
+    jobs: list[Waiting]
+    next_due: Micros | None
+    is_more: bool = False
+
+
 class PostFacts(Struct, frozen=True):
     """Of a credential's last 24 hours: whether the budget is used up, and whether an earlier delivery had the same text."""
 
@@ -268,9 +283,9 @@ class Store(Protocol):
         """Each handler with pending deliveries, its user, and when the first of them is due."""
         ...
 
-    async def due(self, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
-        """Of each handler named, up to its limit of pending deliveries that are due, critical ones of a backlog first, then in due order;
-        and when the next is due."""
+    async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
+        """Of each handler named the pending deliveries that are due, critical ones of a backlog first, then in due order. Where texts are
+        long there may be fewer than wanted, but at least one."""
         ...
 
     async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:

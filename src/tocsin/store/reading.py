@@ -1,13 +1,16 @@
 """What the flow reads, as functions of an open connection: short, so that none holds up a delivery."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, text
+from sqlalchemy import Connection, Row, and_, func, or_, select, text
 
-from tocsin.model import Delivery, Micros, Reason, Severity, Status
-from tocsin.store import BACKLOG_AFTER, HandlerBrief, HandlerRow, KeyRow, Recent, Remembered, Waiting
-from tocsin.store.rows import HANDLER, PENDING, WAITING, delivery_of, handler_of, notification_of
-from tocsin.store.tables import deliveries, handlers, idempotency, keys, totals, users
+from tocsin.model import Delivery, Micros, Notification, Reason, Status
+from tocsin.store import BACKLOG_AFTER, Due, HandlerBrief, HandlerRow, KeyRow, Recent, Remembered, Waiting, Wanted
+from tocsin.store.rows import HANDLER, NOTIFICATION, PENDING, delivery_of, handler_of, notification_of
+from tocsin.store.tables import deliveries, handlers, idempotency, keys, notifications, totals, users
 
 # A loose index scan: one step per handler, not per row (https://wiki.postgresql.org/wiki/Loose_indexscan).
 _WAITING_HANDLERS = text(
@@ -33,20 +36,56 @@ _FIRST_CRITICAL = text(
     " ORDER BY due_at, id LIMIT :limit"
 )
 _IDS_AT_ONCE = 500  # in a list of values
+_TEXTS_AT_ONCE = 100  # each of 64 KB at most
+MAX_CHARACTERS = 4 << 20  # of texts in one read, beyond the first of each handler
 
 
-def due(connection: Connection, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
+def due(connection: Connection, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
     ids: dict[int, list[int]] = {}
     later: dict[int, Micros | None] = {}
-    for handler_id, limit in limits.items():
-        ids[handler_id], later[handler_id] = _first(connection, handler_id, now, limit)
-    found = {job.delivery.id: job for job in waiting(connection, [delivery_id for some in ids.values() for delivery_id in some])}
+    full: set[int] = set()
+    for handler_id, want in wanted.items():
+        some, later[handler_id] = _first(connection, handler_id, now, want.limit)
+        ids[handler_id] = [delivery_id for delivery_id in some if delivery_id not in want.known]
+        if len(some) >= want.limit:
+            full.add(handler_id)
+    found = _pending(connection, [delivery_id for some in ids.values() for delivery_id in some])
     urgent_until = now - BACKLOG_AFTER
-    jobs: dict[int, tuple[list[Waiting], Micros | None]] = {}
-    for handler_id, some in ids.items():
-        ordered = [found[delivery_id] for delivery_id in some if delivery_id in found]
-        jobs[handler_id] = (sorted(ordered, key=lambda job: not _is_urgent(job, urgent_until)), later[handler_id])
-    return jobs
+    lanes = {handler_id: [found[delivery_id] for delivery_id in some if delivery_id in found] for handler_id, some in ids.items()}
+    for rows in lanes.values():
+        rows.sort(key=lambda row: not (row.is_critical and row.due_at <= urgent_until))
+    firsts = [rows[0].notification_id for rows in lanes.values() if rows]
+    texts = _texts(connection, firsts, [row.notification_id for rows in lanes.values() for row in rows])
+    result: dict[int, Due] = {}
+    for handler_id, rows in lanes.items():
+        read = list(itertools.takewhile(lambda row: row.notification_id in texts, rows))
+        jobs = [Waiting(delivery_of(row), texts[row.notification_id]) for row in read]
+        result[handler_id] = Due(jobs, later[handler_id], handler_id in full or len(read) < len(rows))
+    return result
+
+
+def _pending(connection: Connection, delivery_ids: Sequence[int]) -> dict[int, Row[Any]]:
+    rows: dict[int, Row[Any]] = {}
+    for start in range(0, len(delivery_ids), _IDS_AT_ONCE):
+        some = delivery_ids[start : start + _IDS_AT_ONCE]
+        rows.update((row.id, row) for row in connection.execute(select(deliveries).where(PENDING, deliveries.c.id.in_(some))))
+    return rows
+
+
+def _texts(connection: Connection, firsts: Sequence[int], others: Sequence[int], most: float | None = None) -> dict[int, Notification]:
+    """Notifications by id, each in memory once however many deliveries it has: `firsts`, and of the others what `most` characters hold."""
+    found: dict[int, Notification] = {}
+    size = 0
+    most = MAX_CHARACTERS if most is None else most
+    wanted = list(dict.fromkeys([*firsts, *others]))
+    for start in range(0, len(wanted), _TEXTS_AT_ONCE):
+        if size > most and start >= len(firsts):
+            break
+        some = wanted[start : start + _TEXTS_AT_ONCE]
+        for row in connection.execute(select(*NOTIFICATION).where(notifications.c.id.in_(some))):
+            found[row.n_id] = notification_of(row)
+            size += len(row.text)
+    return found
 
 
 def _first(connection: Connection, handler_id: int, now: Micros, limit: int) -> tuple[list[int], Micros | None]:
@@ -61,16 +100,10 @@ def _first(connection: Connection, handler_id: int, now: Micros, limit: int) -> 
     return list(dict.fromkeys([*urgent, *due_now]))[:limit], next_due
 
 
-def _is_urgent(job: Waiting, until: Micros) -> bool:
-    return job.notification.message.severity is Severity.CRITICAL and job.delivery.due_at <= until
-
-
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
-    found: list[Waiting] = []
-    for start in range(0, len(delivery_ids), _IDS_AT_ONCE):
-        rows = connection.execute(WAITING.where(PENDING, deliveries.c.id.in_(delivery_ids[start : start + _IDS_AT_ONCE])))
-        found.extend(Waiting(delivery_of(row), notification_of(row)) for row in rows)
-    return found
+    rows = _pending(connection, delivery_ids).values()
+    texts = _texts(connection, (), [row.notification_id for row in rows], math.inf)
+    return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows]
 
 
 def named(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivery]:

@@ -22,6 +22,7 @@ from tocsin.store import (
     Accepted,
     AnySettlement,
     DeliveryFilter,
+    Due,
     HandlerBrief,
     HandlerChange,
     HandlerEvent,
@@ -39,6 +40,7 @@ from tocsin.store import (
     Streak,
     SwitchOff,
     Waiting,
+    Wanted,
     bulk,
     faults,
     listing,
@@ -211,8 +213,8 @@ class SqlStore:
     async def waiting_handlers(self) -> list[tuple[int, int, Micros]]:
         return await self._read(reading.waiting_handlers)
 
-    async def due(self, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
-        return await self._read(reading.due, limits, now)
+    async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
+        return await self._read(reading.due, wanted, now)
 
     async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
         return await self._read(reading.named, delivery_ids)
