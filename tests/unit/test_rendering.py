@@ -53,6 +53,7 @@ SHAPES = {
     "flags": "🇰🇷",
     "accents": "a\u0301",
 }
+AT_ONCE = [name for name, channel in CHANNELS.items() if channel.quick_marks != -1]
 _moments = count(1)
 
 
@@ -94,7 +95,7 @@ def calls_of(call: Callable[[], object]) -> int:
     return counted[0]
 
 
-@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_what_is_rendered_at_once_takes_few_steps_whatever_it_is_made_of(name: str) -> None:
     loaded = loaded_of(CHANNELS[name])
     loaded.channel.render(fresh("warm"), loaded.settings, context())
@@ -107,10 +108,15 @@ def test_what_is_rendered_at_once_takes_few_steps_whatever_it_is_made_of(name: s
     assert max(counts) < MAX_CALLS, dict(zip((*SHAPES, "fields"), counts, strict=True))
 
 
-@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_an_alert_of_ordinary_length_is_rendered_at_once(name: str) -> None:
     alert = Message("**db1** is down.\n- since 12:00\n- disk full", "Alert", fields=(("host", "db1"), ("disk", "100 %")))
     assert renders_quickly(loaded_of(CHANNELS[name]), alert)
+
+
+def test_nothing_is_rendered_at_once_for_a_channel_that_weighs_every_character() -> None:
+    assert [name for name in CHANNELS if name not in AT_ONCE] == ["x"]
+    assert not any(renders_quickly(loaded_of(CHANNELS["x"]), Message(text)) for text in ("", "a", "a" * 5000))
 
 
 def test_what_takes_long_is_rendered_in_the_pool_when_it_is_its_users_turn() -> None:
