@@ -21,7 +21,7 @@ from tocsin.channels.chat import KEPT, Look, fields_of, look, moment
 from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, Size, classify_no_reply
 from tocsin.channels.mime import alternative_body, text_body
 from tocsin.markup.cut import fit
-from tocsin.markup.html import BECOMES, html
+from tocsin.markup.html import BECOMES, html, remembering
 from tocsin.markup.length import clean_line, cut, cut_characters, share, utf8
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
@@ -192,7 +192,7 @@ def _html(message: Message, look: Look) -> str:
     room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)) - _LAST_LINE_BREAK)
     if _wire_bytes(body) <= room:
         return page(body, is_cut=fields != whole)
-    return page(fit(document, room, html, _wire_bytes, "the HTML part"), is_cut=True)
+    return page(fit(document, room, remembering(), _wire_bytes, "the HTML part"), is_cut=True)
 
 
 def _shared(texts: list[str], room: int) -> list[str]:
