@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from tocsin.channels.contract import AnyChannel, Context, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
-from tocsin.flow.attempt import BEGINNING, render, renders_quickly
+from tocsin.flow.attempt import BEGINNING, NoPlace, Tried, attempt, render, renders_quickly
 from tocsin.flow.directory import Loaded, load
+from tocsin.flow.pace import Pacer
 from tocsin.markup.parse import forget
-from tocsin.model import Handler, HttpRequest, Message, Reason, Refused, Severity
+from tocsin.model import Handler, HttpRequest, Message, Reason, Refused, Reply, Request, Severity
 from tocsin.settings import load as load_settings
 
 MAX_CALLS = 8000  # of functions, each of which takes 0.1 us or a little more
@@ -53,6 +54,7 @@ SHAPES = {
     "flags": "🇰🇷",
     "accents": "a\u0301",
 }
+AT_ONCE = [name for name, channel in CHANNELS.items() if channel.quick_marks != -1]
 _moments = count(1)
 
 
@@ -94,7 +96,7 @@ def calls_of(call: Callable[[], object]) -> int:
     return counted[0]
 
 
-@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_what_is_rendered_at_once_takes_few_steps_whatever_it_is_made_of(name: str) -> None:
     loaded = loaded_of(CHANNELS[name])
     loaded.channel.render(fresh("warm"), loaded.settings, context())
@@ -107,10 +109,15 @@ def test_what_is_rendered_at_once_takes_few_steps_whatever_it_is_made_of(name: s
     assert max(counts) < MAX_CALLS, dict(zip((*SHAPES, "fields"), counts, strict=True))
 
 
-@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_an_alert_of_ordinary_length_is_rendered_at_once(name: str) -> None:
     alert = Message("**db1** is down.\n- since 12:00\n- disk full", "Alert", fields=(("host", "db1"), ("disk", "100 %")))
     assert renders_quickly(loaded_of(CHANNELS[name]), alert)
+
+
+def test_nothing_is_rendered_at_once_for_a_channel_that_weighs_every_character() -> None:
+    assert [name for name in CHANNELS if name not in AT_ONCE] == ["x"]
+    assert not any(renders_quickly(loaded_of(CHANNELS["x"]), Message(text)) for text in ("", "a", "a" * 5000))
 
 
 def test_what_takes_long_is_rendered_in_the_pool_when_it_is_its_users_turn() -> None:
@@ -181,6 +188,27 @@ def test_of_a_text_that_is_always_over_its_budget_the_beginning_is_sent_and_says
     [request] = rendered(monkeypatch, long_hangs, "- word\n" * 1000)
     assert isinstance(request, HttpRequest)
     assert b"word" in request.body and "… 6,000 more characters" in request.body.decode()
+
+
+def test_a_cut_form_with_fewer_parts_than_have_arrived_is_not_called_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def long_hangs(message: Message, settings: Any, context: Context) -> Any:
+        return CHANNELS["slack"].render(message, settings, context) if len(message.text) < 2 * BEGINNING else _for_ever()
+
+    class Wires:
+        async def send(self, request: Request) -> Reply:
+            raise AssertionError(request)
+
+    async def main() -> Tried:
+        loaded = loaded_of(replace(CHANNELS["slack"], render=long_hangs))
+        try:
+            return await attempt(loaded, fresh("- word\n" * 1000), context(), Wires(), Pacer(), NoPlace(), part=1)
+        finally:
+            await pools.close()
+
+    monkeypatch.setattr(pools, "BUDGET_SECONDS", 0.05)
+    monkeypatch.setattr(pools, "LOOK_SECONDS", 0.01)
+    tried = uvloop.run(main())
+    assert isinstance(tried.outcome, Refused) and (tried.outcome.reason, tried.outcome.ours, tried.part) == (Reason.INTERNAL, True, 1)
 
 
 def test_what_can_never_be_rendered_is_a_fault_of_ours_and_the_next_one_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,8 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     measure: Callable[[Request], Sequence[Size]]
     """How large a request of `render` is, against the provider's limits."""
     quick_marks: int | None = 100
-    """Line breaks and marks of Markdown in a text that is rendered within a millisecond; None: in any, since it is sent as it is."""
+    """Line breaks and marks of Markdown in a text that is rendered within a millisecond. None: any number, since the text is sent as it
+    is; -1: none of its texts is."""
     becomes: Mapping[Element, str]
     """What is shown for Markdown elements that the provider does not have; those not named are shown as its own."""
     realm: Callable[[S], str] | None = None

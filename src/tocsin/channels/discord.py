@@ -22,7 +22,6 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import discord as dialect
-from tocsin.markup import tree
 from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share, utf16
 from tocsin.markup.parse import parse
@@ -184,8 +183,9 @@ def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     left = min(MAX_DESCRIPTION, room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields))
     parts = [document]
     if utf16(descriptions[0]) > left:
-        parts = split(document, _size_of, MAX_DESCRIPTION, left, look.most_parts)
-        descriptions = [dialect.discord(part) for part in parts]
+        render = dialect.remembering()
+        parts = split(document, lambda part: utf16(render(part)), MAX_DESCRIPTION, left, look.most_parts)
+        descriptions = [render(part) for part in parts]
     total = len(parts)
     if look.is_plain:
         texts = [chat.plainest(message, look, part, index, total) for index, part in enumerate(parts)]
@@ -194,10 +194,6 @@ def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
         _embed(message, look, chat.number(index, total), description, fields if index == total - 1 else [])
         for index, description in enumerate(descriptions)
     ]
-
-
-def _size_of(document: tree.Document) -> int:
-    return utf16(dialect.discord(document))
 
 
 def _embed(message: Message, look: chat.Look, number: str, description: str, fields: list[dict[str, Any]]) -> dict[str, Any]:

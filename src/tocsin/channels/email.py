@@ -6,8 +6,7 @@ import math
 import re
 from email import message_from_bytes
 from email.header import Header
-from email.message import EmailMessage
-from email.policy import SMTP, default
+from email.policy import default
 from email.utils import format_datetime, quote
 from html import escape
 from pathlib import Path
@@ -20,8 +19,9 @@ from msgspec.structs import replace
 
 from tocsin.channels.chat import KEPT, Look, fields_of, look, moment
 from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, Size, classify_no_reply
+from tocsin.channels.mime import alternative_body, text_body
 from tocsin.markup.cut import fit
-from tocsin.markup.html import BECOMES, html
+from tocsin.markup.html import BECOMES, html, remembering
 from tocsin.markup.length import clean_line, cut, cut_characters, share, utf8
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
@@ -56,7 +56,6 @@ _LAST_LINE_BREAK = 2  # bytes: the part may end in one more
 _LONGEST_PLAIN_WORD = 60  # a longer one would stand alone on its line, behind an empty one
 _COLOURS = {Severity.INFO: "#3498db", Severity.SUCCESS: "#2ecc71", Severity.WARNING: "#f1c40f", Severity.CRITICAL: "#e74c3c"}
 _LOUD = (Severity.WARNING, Severity.CRITICAL)
-_POLICY = SMTP.clone(cte_type="7bit")  # quoted-printable or base64: no line grows too long, no server needs 8BITMIME
 
 # RFC 3463, https://www.iana.org/assignments/smtp-enhanced-status-codes
 _NO_SUCH_MAILBOX = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
@@ -107,15 +106,13 @@ def _render(message: Message, settings: EmailSettings, context: Context) -> list
 @functools.lru_cache(KEPT)
 def _body(message: Message, look: Look) -> bytes:
     """Both parts with their MIME headers, or the text alone."""
-    body = EmailMessage(policy=_POLICY)
     text = _text(message, look)
-    body.set_content(text)
-    if not look.is_plain:
-        page = _html(message, look)
-        body.add_alternative(page, subtype="html")
-        # From what is between them, so that nobody can write one: the same for every recipient and every attempt.
-        body.set_boundary("=_" + hashlib.sha256((text + page).encode("utf-8", "replace")).hexdigest()[:32])
-    return body.as_bytes()
+    if look.is_plain:
+        return text_body(text)
+    page = _html(message, look)
+    # The boundary is made from what is between, so that nobody can write one: the same for every recipient and every attempt.
+    boundary = "=_" + hashlib.sha256((text + page).encode("utf-8", "replace")).hexdigest()[:32]
+    return alternative_body(text, page, boundary)
 
 
 def _origin(service: Settings) -> Address:
@@ -195,7 +192,7 @@ def _html(message: Message, look: Look) -> str:
     room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)) - _LAST_LINE_BREAK)
     if _wire_bytes(body) <= room:
         return page(body, is_cut=fields != whole)
-    return page(fit(document, room, html, _wire_bytes, "the HTML part"), is_cut=True)
+    return page(fit(document, room, remembering(), _wire_bytes, "the HTML part"), is_cut=True)
 
 
 def _shared(texts: list[str], room: int) -> list[str]:

@@ -128,7 +128,8 @@ def _bodies(message: Message, look: chat.Look) -> list[bytes]:
     if _size(_card(message, look, "", document, below)) > MAX_BYTES:
         widest = " " * chat.NUMBER_ROOM
         limit, last = (MAX_BYTES - _size(_card(message, look, widest, (), widgets)) - 4 * _PREVIEW for widgets in ([], below))
-        parts = split(document, _size_of, limit, last, look.most_parts)
+        render = dialect.remembering()
+        parts = split(document, lambda part: _size(render(part)), limit, last, look.most_parts)
     total = len(parts)
     if look.is_plain:
         texts = [cut(chat.plainest(message, look, part, index, total), PLAIN_BYTES, _plain_size) for index, part in enumerate(parts)]
@@ -176,10 +177,6 @@ def _fields(message: Message) -> list[dict[str, Any]]:
 def _buttons(message: Message) -> list[dict[str, Any]]:
     link = {"openLink": {"url": clean_line(message.url)}}
     return [{"buttonList": {"buttons": [{"text": "Open", "onClick": link}]}}] if message.url else []
-
-
-def _size_of(document: tree.Document) -> int:
-    return _size(dialect.google_chat(document))
 
 
 def _size(content: object) -> int:

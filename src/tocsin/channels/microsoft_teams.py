@@ -5,6 +5,7 @@ https://support.microsoft.com/office/create-incoming-webhooks-with-workflows-for
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -28,7 +29,8 @@ from tocsin.markup import tree
 from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share
 from tocsin.markup.parse import parse
-from tocsin.markup.teams import BECOMES, CardElement, escape, teams, text_block
+from tocsin.markup.remembered import once
+from tocsin.markup.teams import BECOMES, CardElement, escape, remembering, teams, text_block
 from tocsin.model import (
     Delivered,
     Gone,
@@ -164,11 +166,12 @@ def _envelopes(message: Message, look: Look) -> list[dict[str, Any]]:
         return [whole] if not look.is_plain else [_plain_card(message, look, document, 0, 1)]
     widest = " " * NUMBER_ROOM
     limit, last_limit = (MAX_BYTES - _size(empty) for empty in (card([], widest), last_card([], widest)))
-    parts = split(document, _size_of, limit, last_limit, look.most_parts)
+    render = remembering()
+    parts = split(document, _measuring(render), limit, last_limit, look.most_parts)
     if look.is_plain:
         return [_plain_card(message, look, part, index, len(parts)) for index, part in enumerate(parts)]
     numbers = [number(index, len(parts)) for index in range(len(parts))]
-    cards = [teams(part) for part in parts]
+    cards = [render(part) for part in parts]
     return [*map(card, cards[:-1], numbers[:-1]), last_card(cards[-1], numbers[-1])]
 
 
@@ -177,8 +180,19 @@ def _plain_card(message: Message, look: Look, part: tree.Document, index: int, t
     return _message_of([text_block(escape(cut(text, PLAIN_BYTES, _fact_size)))], [])
 
 
-def _size_of(document: tree.Document) -> int:
-    return _size(teams(document))
+def _measuring(render: Callable[[tree.Document], list[CardElement]]) -> Callable[[tree.Document], int]:
+    """Bytes of the elements that `render` gives, each block measured once."""
+
+    def inside_of(block: tree.Block) -> int:
+        return _size(render((block,))) - 2
+
+    inside = once(inside_of)
+
+    def size(document: tree.Document) -> int:
+        sizes = [size for block in document if (size := inside(block))]
+        return sum(sizes) + max(0, len(sizes) - 1) + 2  # the commas and brackets of a list
+
+    return size
 
 
 def _message_of(body: list[CardElement], actions: list[CardElement]) -> dict[str, Any]:

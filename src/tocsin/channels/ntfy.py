@@ -25,7 +25,7 @@ from tocsin.channels.contract import (
     retry_after,
     said,
 )
-from tocsin.markup import plain, tree
+from tocsin.markup import plain
 from tocsin.markup.cut import split
 from tocsin.markup.length import clean_line, cut, cut_bytes, share, utf8
 from tocsin.markup.parse import parse
@@ -141,14 +141,17 @@ def _contents(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     document = parse(message.text)
     head = f"{look.late}\n\n" if look.late else ""
     room = MAX_MESSAGE - utf8(head) - 4
-    fields = _fields(message, max(LEAST_FOR_FIELDS, room - _size_of(document)))
+    texts = [plain.plain(document)]
+    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf8(texts[0])))
     last_room = room - utf8(fields)
-    parts = [document] if _size_of(document) <= last_room else split(document, _size_of, room, last_room, look.most_parts)
+    parts = [document]
+    if utf8(texts[0]) > last_room:
+        render = plain.remembering()
+        parts = split(document, lambda part: utf8(render(part)), room, last_room, look.most_parts)
+        texts = [render(part) for part in parts]
     total = len(parts)
     if look.is_plain:
-        texts = [cut_bytes(chat.plainest(message, look, part, index, total), MAX_MESSAGE) for index, part in enumerate(parts)]
-        return [{"message": text} for text in texts]
-    texts = [plain.plain(part) for part in parts]
+        return [{"message": cut_bytes(chat.plainest(message, look, part, index, total), MAX_MESSAGE)} for index, part in enumerate(parts)]
     texts[-1] = "\n\n".join(filter(None, (texts[-1], fields)))
     return [_content(message, chat.number(index, total), head + text) for index, text in enumerate(texts)]
 
@@ -170,10 +173,6 @@ def _fields(message: Message, room: int) -> str:
     lines = [f"{name}: {value}" if name else value for name, value in chat.fields_of(message)]
     cap = share([utf8(line) for line in lines], room - len(lines))
     return "\n".join(cut(line, cap, utf8) for line in lines)
-
-
-def _size_of(document: tree.Document) -> int:
-    return utf8(plain.plain(document))
 
 
 def measure(request: Request) -> tuple[Size]:

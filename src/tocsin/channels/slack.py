@@ -170,15 +170,11 @@ def _parts_of(message: Message, look: chat.Look) -> list[_Part]:
     room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
     last_room = room - sum(len(field["text"]) for field in _fields(message))
     document = parse(message.text)
-    parts = [document]
-    if _size_of(document) > last_room:
-        parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
+    parts, size = [document], dialect.Measure().document
+    if size(document) > last_room:
+        parts = split(document, size, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
     total = len(parts)
     return [_Part(heading + chat.number(index, total), late, part, index == total - 1) for index, part in enumerate(parts)]
-
-
-def _size_of(document: tree.Document) -> int:
-    return dialect.length(dialect.rich_text(document))
 
 
 def _text(message: Message, part: _Part) -> str:

@@ -22,7 +22,6 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import telegram as dialect
-from tocsin.markup import tree
 from tocsin.markup.cut import split
 from tocsin.markup.length import cut, cut_utf16, share, utf8, utf16
 from tocsin.markup.parse import parse
@@ -168,8 +167,9 @@ def _texts(message: Message, look: chat.Look) -> list[str]:
     last_room -= dialect.visible(fields)
     parts = [document]
     if _size(bodies[0]) > last_room:
-        parts = split(document, _size_of, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
-        bodies = [dialect.telegram(part) for part in parts]
+        render = dialect.remembering()
+        parts = split(document, lambda part: _size(render(part)), room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
+        bodies = [render(part) for part in parts]
     total = len(parts)
     if look.is_plain:
         return [cut_utf16(chat.plainest(message, look, part, index, total), MAX_TEXT) for index, part in enumerate(parts)]
@@ -190,10 +190,6 @@ def _fields(message: Message, room: int) -> str:
     cap = share([utf16(text) for pair in pairs for text in pair], room - 4 * len(pairs))
     cut_pairs = [tuple(dialect.escape(cut(text, cap, utf16)) for text in pair) for pair in pairs]
     return "\n".join(f"<b>{name}:</b> {value}" if name else value for name, value in cut_pairs)
-
-
-def _size_of(document: tree.Document) -> int:
-    return _size(dialect.telegram(document))
 
 
 def _size(html: str) -> int:

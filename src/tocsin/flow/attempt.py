@@ -41,6 +41,7 @@ LONG_WIDE_TEXT = 600  # the same where not all are ASCII: each flag or accent is
 CHARACTERS_OF_A_MARK = 16  # of a field, which is escaped one by one, take as long as a mark
 BEGINNING = 1000  # characters that are sent of a message that cannot be rendered in time
 _MARKS = b'\n*_`~[|<>#-+&!\\:@.)"'  # whatever may make another element of the text
+_NO_REST = "the rest of the message could not be rendered in time; this is a fault of the service"
 
 _LEAST_HALF = 4  # characters of a secret that give something away
 _MISSING = "\n\n(The rest of this answer never came.)"
@@ -178,6 +179,8 @@ async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Conte
 async def _send(
     loaded: Loaded, requests: Sequence[Request], context: Context, wires: Sender, pacer: Pacer, place: Place, part: int, *, has_turn: bool
 ) -> Tried:
+    if part >= len(requests):  # more parts have arrived than this form has: it was cut to fit the budget, and the rest is missing
+        return Tried(Refused(Reason.INTERNAL, _NO_REST, ours=True), 0, part, requests)
     spent_us = 0  # on the wire; waiting for a turn is no part of it
     outcome: Outcome = Delivered()
     reply: Reply | None = None

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tocsin.markup import tree
 from tocsin.markup.length import boundary, left_out, missing
-from tocsin.markup.scale import BETWEEN, Row, Scale, line_weight
+from tocsin.markup.scale import BETWEEN, Scale, line_weight
 
 T = TypeVar("T")
 _SENTENCE_END = re.compile("[.!?…。！？][\"'”’)\\]]*(?=\\s)|[。！？]")
@@ -165,7 +165,7 @@ def _listing_head(block: tree.Listing, room: int, scale: Scale) -> tree.Block | 
 
 def _table_head(block: tree.Table, room: int, scale: Scale) -> tree.Block | None:
     """Whole rows only: half a row would mislead."""
-    rows: list[Row] = []
+    rows: list[tree.Row] = []
     for row in block.rows:
         room -= scale.row(row)
         if room < 0:

@@ -4,10 +4,12 @@ https://support.discord.com/hc/en-us/articles/210298617 (Markdown Text 101)
 """
 
 import re
+from collections.abc import Callable
 
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
-from tocsin.markup.renderer import Renderer, bare_url, fenced, grid, is_bare, prefixed, words
+from tocsin.markup.remembered import Remembered
+from tocsin.markup.renderer import Renderer, bare_url, fenced, is_bare, prefixed, words
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
@@ -29,6 +31,11 @@ def discord(document: tree.Document) -> str:
     return _DISCORD.document(document)
 
 
+def remembering() -> Callable[[tree.Document], str]:
+    """`discord` for one document and its cuts."""
+    return _Remembering().document
+
+
 def escape(text: str) -> str:
     """Words that nothing in turns into markup, a mention or an emoji."""
     return _escape_line_starts(text.translate(_ESCAPES))
@@ -41,6 +48,7 @@ def _escape_line_starts(text: str) -> str:
 class _Discord(Renderer):
     def __init__(self, quoted: bool = False) -> None:
         self._quoted = quoted
+        self._inside: _Discord = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
         return text.translate(_ESCAPES)
@@ -84,13 +92,13 @@ class _Discord(Renderer):
         return fenced(block.text, block.language)
 
     def table(self, block: tree.Table) -> str:
-        return fenced(grid(block))
+        return fenced(self.grid(block))
 
     def quote(self, block: tree.Quote) -> str:
         """Quotes do not nest in Discord: an inner one becomes part of the outer."""
         if self._quoted:
             return self.blocks(block.inside)
-        return prefixed(_QUOTED.blocks(block.inside), "> ")
+        return prefixed(self._inside.blocks(block.inside), "> ")
 
 
 def _marked(mark: str, inside: str) -> str:
@@ -100,5 +108,8 @@ def _marked(mark: str, inside: str) -> str:
     return f"{mark}{inside}{mark}" if inside.strip() and not is_torn else inside
 
 
+class _Remembering(Remembered, _Discord):
+    pass
+
+
 _DISCORD = _Discord()
-_QUOTED = _Discord(quoted=True)

@@ -5,11 +5,13 @@ text messages has code and lists, but no escape.
 """
 
 import re
+from collections.abc import Callable
 from html import escape
 
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
-from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare, marker, prefixed
+from tocsin.markup.remembered import Remembered
+from tocsin.markup.renderer import Renderer, bare_url, innermost, is_bare, marker, prefixed
 
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _LINES = "lines, without a fixed-width font"
@@ -33,6 +35,12 @@ BECOMES = {
 
 def google_chat(document: tree.Document) -> str:
     return lines(_GOOGLE_CHAT.document(document))
+
+
+def remembering() -> Callable[[tree.Document], str]:
+    """`google_chat` for one document and its cuts."""
+    render = _Remembering().document
+    return lambda document: lines(render(document))
 
 
 def lines(html: str) -> str:
@@ -62,13 +70,18 @@ class _GoogleChat(Renderer):
         return f"<b>{line}</b>" if line else ""
 
     def table(self, block: tree.Table) -> str:
-        return escape(grid(block))
+        return escape(self.grid(block))
 
     def quote(self, block: tree.Quote) -> str:
-        return prefixed(self.blocks(block.inside), "&gt; ")
+        inner, depth = innermost(block)
+        return prefixed(self.blocks(inner.inside), "&gt; " * depth)
 
     def marker(self, block: tree.Listing, index: int) -> str:
         return "• " if block.start is None else marker(block, index)
+
+
+class _Remembering(Remembered, _GoogleChat):
+    pass
 
 
 _GOOGLE_CHAT = _GoogleChat()

@@ -1,9 +1,11 @@
 """Markdown as HTML for an e-mail: everything escaped, http, https and mailto links only, nothing loaded from elsewhere."""
 
+from collections.abc import Callable
 from html import escape
 
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
+from tocsin.markup.remembered import Remembered
 from tocsin.markup.renderer import Renderer, bare_url, is_bare
 
 _MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px;"
@@ -27,6 +29,12 @@ _SCHEMES = ("http://", "https://", "mailto:")
 def html(document: tree.Document) -> str:
     """A fragment to stand inside a body element."""
     return _HTML.blocks(document, "\n")
+
+
+def remembering() -> Callable[[tree.Document], str]:
+    """`html` for one document and its cuts."""
+    render = _Remembering()
+    return lambda document: render.blocks(document, "\n")
 
 
 class _Html(Renderer):
@@ -91,6 +99,10 @@ class _Html(Renderer):
 
     def rule(self) -> str:
         return _RULE
+
+
+class _Remembering(Remembered, _Html):
+    pass
 
 
 _HTML = _Html()

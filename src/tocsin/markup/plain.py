@@ -1,7 +1,10 @@
 """Markdown as readable plain text: no marks but those that carry meaning, links as "label (url)"."""
 
+from collections.abc import Callable
+
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
+from tocsin.markup.remembered import Remembered
 from tocsin.markup.renderer import Renderer
 
 _PLAIN = Renderer()
@@ -33,3 +36,8 @@ BECOMES = {
 
 def plain(document: tree.Document) -> str:
     return _PLAIN.document(document)
+
+
+def remembering() -> Callable[[tree.Document], str]:
+    """`plain` for one document and its cuts."""
+    return Remembered().document

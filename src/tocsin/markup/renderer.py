@@ -5,7 +5,8 @@ As it stands it renders readable plain text; a dialect overrides what it marks u
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 from urllib.parse import unquote
 
 from tocsin.markup import tree
@@ -13,6 +14,7 @@ from tocsin.markup import tree
 WORD_JOINER = "\u2060"  # without width, and no place to break a line
 _FENCE_INSIDE = re.compile("`(?=``)")
 _LINE_BREAK = re.compile(r"\n(?!\n)")
+Cell: TypeAlias = tuple[str, int]  # its words, and their width in columns
 _WIDEST_COLUMN = 40  # a wider cell stands out of its column, so that one long cell does not blow up all rows
 
 
@@ -105,7 +107,8 @@ class Renderer:
         return self.text(block.text)
 
     def quote(self, block: tree.Quote) -> str:
-        return prefixed(self.blocks(block.inside), "> ")
+        inner, depth = innermost(block)
+        return prefixed(self.blocks(inner.inside), "> " * depth)
 
     def listing(self, block: tree.Listing) -> str:
         between = "\n" if block.tight else "\n\n"
@@ -127,7 +130,10 @@ class Renderer:
         return "☑ " if checked else "☐ "
 
     def table(self, block: tree.Table) -> str:
-        return self.text(grid(block))
+        return self.text(self.grid(block))
+
+    def grid(self, block: tree.Table) -> str:
+        return grid(block)
 
     def rule(self) -> str:
         return "──────────"
@@ -170,6 +176,15 @@ def marker(block: tree.Listing, index: int) -> str:
     return "- " if block.start is None else f"{block.start + index}. "
 
 
+def innermost(block: tree.Quote) -> tuple[tree.Quote, int]:
+    """The first of quotes within quotes that holds anything else, and how deep it is: all their marks are set at once."""
+    depth = 1
+    while len(block.inside) == 1 and isinstance(inside := block.inside[0], tree.Quote):
+        block = inside
+        depth += 1
+    return block, depth
+
+
 def prefixed(text: str, prefix: str) -> str:
     """Every line behind `prefix`; nothing where there is nothing."""
     return prefix + text.replace("\n", "\n" + prefix) if text else ""
@@ -180,15 +195,22 @@ def fenced(code: str, language: str = "") -> str:
     return f"```{language}\n{_FENCE_INSIDE.sub('`' + WORD_JOINER, code)}\n```"
 
 
-def grid(block: tree.Table) -> str:
+def cells(row: tree.Row) -> list[Cell]:
+    """What is read of a row, each cell on one line, with its width."""
+    texts = [" ".join(_cell(cell).split()) for cell in row]
+    return [(text, display_width(text)) for text in texts]
+
+
+def grid(block: tree.Table, cells: Callable[[tree.Row], list[Cell]] = cells) -> str:
     """A table as lines whose columns stand below each other in a fixed-width font, with a rule under the head."""
-    rows = [[" ".join(_cell(cell).split()) for cell in row] for row in block.rows]
+    rows = [cells(row) for row in block.rows]
     columns = max(map(len, rows), default=0)
     widths = [0] * columns
     for row in rows:
-        for column, text in enumerate(row):
-            widths[column] = min(_WIDEST_COLUMN, max(widths[column], display_width(text)))
-    lines = [" | ".join(_padded(text, widths[column]) for column, text in enumerate(row)).rstrip() for row in rows]
+        for column, (_, width) in enumerate(row):
+            if width > widths[column]:
+                widths[column] = min(_WIDEST_COLUMN, width)
+    lines = [" | ".join([text + " " * (widths[column] - width) for column, (text, width) in enumerate(row)]).rstrip() for row in rows]
     if len(lines) > 1:
         lines.insert(1, "-+-".join("-" * width for width in widths))
     return "\n".join(lines)
@@ -202,10 +224,6 @@ def _cell_words(node: tree.Inline) -> str:
     if isinstance(node, tree.Link | tree.Image) and not is_bare(node):
         return f"{words(node.inside)} ({bare_url(node.url)})"
     return words((node,))
-
-
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - display_width(text))
 
 
 def display_width(text: str) -> int:

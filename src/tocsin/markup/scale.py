@@ -1,11 +1,9 @@
 """How many characters a document is read as: the measure by which it is cut, taken once of each block however often it is cut."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from tocsin.markup import tree
-
-Row: TypeAlias = tuple[tuple[tree.Inline, ...], ...]
 
 BETWEEN = 2  # what a block costs beside its words: the line breaks around it
 
@@ -33,11 +31,11 @@ class Scale:
         known = self._known.get(id(item))
         return known[1] if known else self._kept(item, self.blocks(item.inside) + BETWEEN)
 
-    def row(self, row: Row) -> int:
+    def row(self, row: tree.Row) -> int:
         known = self._known.get(id(row))
         return known[1] if known else self._kept(row, sum([line_weight(cell) + 1 for cell in row]) + BETWEEN)
 
-    def _kept(self, weighed: tree.Block | tree.Item | Row, weight: int) -> int:
+    def _kept(self, weighed: tree.Block | tree.Item | tree.Row, weight: int) -> int:
         self._known[id(weighed)] = weighed, weight
         return weight
 

@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
 from tocsin.markup.length import boundary
-from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, fenced, grid, is_bare, marker, words
+from tocsin.markup.remembered import once
+from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, cells, fenced, grid, is_bare, marker, words
 
 MAX_TEXT = 3000  # of one text object
 MAX_INDENT = 8
 _RULE = "──────────"
 _BULLETS = "• "
+_WORDS = frozenset({tree.Paragraph, tree.Heading, tree.Rule})  # blocks that stand in one section with others
 BECOMES = {
     Element.IMAGE: "a link",
     Element.HEADING: "bold text",
@@ -231,6 +233,91 @@ def _flat_listing(block: tree.Listing, style: Style) -> list[RichElement]:
         inside.append(_element(("\n" if index else "") + bullet + box, style))
         inside.extend(_flat(item.inside, style, "\n"))
     return inside
+
+
+# ------------------------------------------------------------------------------------------------------------ lengths
+
+
+class Measure:
+    """`length` of what `rich_text` makes of documents, without making it; each node is measured once, so cuts of one document are cheap."""
+
+    def __init__(self) -> None:
+        self._block = once(self._of_block)
+        self._flat_block = once(self._flat_of_block)
+        self._item = once(self._of_item)
+        self._flat_item = once(self._flat_of_item)
+        self._inline = once(self._of_inline)
+        self._cells = once(cells)
+
+    def document(self, document: Sequence[tree.Block]) -> int:
+        total, has_words = 0, False
+        for block in document:
+            size = self._block(block)
+            total += size
+            if type(block) not in _WORDS:
+                has_words = False
+            elif size:
+                total += 2 if has_words else 0  # the blank line between the words of one section
+                has_words = True
+        return total
+
+    def _of_block(self, block: tree.Block) -> int:
+        match block:
+            case tree.Quote():
+                return self._flat(block.inside)
+            case tree.Listing():
+                return sum(map(self._item, block.items))
+            case _:
+                return self._flat_of_block(block)
+
+    def _of_item(self, item: tree.Item) -> int:
+        words: list[tree.Block] = []
+        for block in item.inside:
+            if not isinstance(block, tree.Paragraph | tree.Heading):
+                break
+            words.append(block)
+        total = sum(map(self._block, words)) + max(0, len(words) - 1) + (2 if item.checked is not None else 0)
+        return max(1, total) + self.document(item.inside[len(words) :])
+
+    def _flat(self, blocks: Iterable[tree.Block], between: int = 2) -> int:
+        total = 0
+        for block in blocks:
+            total += self._flat_block(block) + (between if total else 0)
+        return total
+
+    def _flat_of_block(self, block: tree.Block) -> int:
+        match block:
+            case tree.Paragraph() | tree.Heading():
+                return sum(map(self._inline, block.inside))
+            case tree.CodeBlock():
+                return len(block.text)
+            case tree.Table():
+                return len(grid(block, self._cells))
+            case tree.Quote():
+                return self._flat(block.inside)
+            case tree.Listing():
+                bullets = (
+                    len(_BULLETS) * len(block.items)
+                    if block.start is None
+                    else sum(len(marker(block, index)) for index in range(len(block.items)))
+                )
+                return bullets + sum(map(self._flat_item, block.items)) + max(0, len(block.items) - 1)
+            case tree.Rule():
+                return len(_RULE)
+
+    def _flat_of_item(self, item: tree.Item) -> int:
+        return self._flat(item.inside, 1) + (2 if item.checked is not None else 0)
+
+    def _of_inline(self, node: tree.Inline) -> int:
+        match node:
+            case tree.Text() | tree.Code():
+                return len(node.text)
+            case tree.Break():
+                return 1
+            case tree.Link() | tree.Image():
+                return length([_link(node, _NO_STYLE)])
+            case _:
+                return sum(map(self._inline, node.inside))
 
 
 # ------------------------------------------------------------------------------------------------------ inside a line

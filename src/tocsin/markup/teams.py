@@ -5,12 +5,13 @@ tables, code, quotes and HTML would be shown as they are written.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
-from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare
+from tocsin.markup.remembered import Remembered
+from tocsin.markup.renderer import Renderer, bare_url, is_bare
 
 CardElement: TypeAlias = dict[str, object]
 
@@ -39,7 +40,13 @@ BECOMES = {
 
 def teams(document: tree.Document) -> list[CardElement]:
     """The elements for the body of a card."""
-    return [element for block in document for element in _elements(block)]
+    return _elements(document, _TEXT)
+
+
+def remembering() -> Callable[[tree.Document], list[CardElement]]:
+    """`teams` for one document and its cuts."""
+    text = _Remembering()
+    return lambda document: _elements(document, text)
 
 
 def escape(text: str) -> str:
@@ -68,23 +75,27 @@ def _lines(text: str) -> str:
 # -------------------------------------------------------------------------------------------------------------- blocks
 
 
-def _elements(block: tree.Block) -> Sequence[CardElement]:
+def _elements(blocks: Sequence[tree.Block], text: "_Text") -> list[CardElement]:
+    return [element for block in blocks for element in _elements_of(block, text)]
+
+
+def _elements_of(block: tree.Block, text: "_Text") -> Sequence[CardElement]:
     match block:
         case tree.Paragraph():
-            return _unless_empty(_lines(_TEXT.paragraph(block)))
+            return _unless_empty(_lines(text.paragraph(block)))
         case tree.Heading():
-            return _unless_empty(_TEXT.heading(block), weight="Bolder", size="Medium" if block.level <= 2 else "Default")
+            return _unless_empty(text.heading(block), weight="Bolder", size="Medium" if block.level <= 2 else "Default")
         case tree.Listing():
-            return _unless_empty(_LIST_LINE.join(line for line in _TEXT.listing(block).split("\n") if line.strip()))
+            return _unless_empty(_LIST_LINE.join(line for line in text.listing(block).split("\n") if line.strip()))
         case tree.CodeBlock():
             return _unless_empty(_fixed_width(block.text), fontType="Monospace")
         case tree.Table():
-            return _unless_empty(_fixed_width(grid(block)), fontType="Monospace")
+            return _unless_empty(_fixed_width(text.grid(block)), fontType="Monospace")
         case tree.Quote():
-            inside = teams(block.inside)
+            inside = _elements(block.inside, text)
             return [{"type": "Container", "style": "emphasis", "items": inside}] if inside else []
         case tree.Rule():
-            return [text_block(_TEXT.rule(), isSubtle=True)]
+            return [text_block(text.rule(), isSubtle=True)]
 
 
 def _unless_empty(text: str, **looks: object) -> list[CardElement]:
@@ -151,6 +162,10 @@ def _marked_line(mark: str, line: str) -> str:
         return line
     before, _, after = line.partition(words)
     return f"{before}{mark}{words}{mark}{after}"
+
+
+class _Remembering(Remembered, _Text):
+    pass
 
 
 _TEXT = _Text()

@@ -1,11 +1,13 @@
 """Markdown as the HTML of Telegram's Bot API: its tags only, always balanced (https://core.telegram.org/bots/api#html-style)."""
 
 import re
+from collections.abc import Callable
 
 from tocsin.markup import tree
 from tocsin.markup.elements import Element, is_local
 from tocsin.markup.length import utf16
-from tocsin.markup.renderer import Renderer, bare_url, grid, is_bare, marker
+from tocsin.markup.remembered import Remembered
+from tocsin.markup.renderer import Renderer, bare_url, is_bare, marker
 
 _TAG = re.compile(r"<[^<>]*>")
 _PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
@@ -28,6 +30,11 @@ BECOMES = {
 
 def telegram(document: tree.Document) -> str:
     return _TELEGRAM.document(document)
+
+
+def remembering() -> Callable[[tree.Document], str]:
+    """`telegram` for one document and its cuts."""
+    return _Remembering().document
 
 
 def escape(text: str) -> str:
@@ -55,6 +62,7 @@ def visible(html: str) -> int:
 class _Telegram(Renderer):
     def __init__(self, quoted: bool = False) -> None:
         self._quoted = quoted
+        self._inside: _Telegram = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
         return escape(text)
@@ -86,13 +94,13 @@ class _Telegram(Renderer):
         return f'<pre><code class="language-{escape(block.language)}">{escape(block.text)}</code></pre>'
 
     def table(self, block: tree.Table) -> str:
-        return f"<pre>{escape(grid(block))}</pre>"
+        return f"<pre>{escape(self.grid(block))}</pre>"
 
     def quote(self, block: tree.Quote) -> str:
         """Quotes must not nest in Telegram: an inner one becomes part of the outer."""
         if self._quoted:
             return self.blocks(block.inside)
-        inside = _QUOTED.blocks(block.inside)
+        inside = self._inside.blocks(block.inside)
         return f"<blockquote>{inside}</blockquote>" if inside else ""
 
     def marker(self, block: tree.Listing, index: int) -> str:
@@ -104,5 +112,8 @@ class _Telegram(Renderer):
         return "".join([part if index % 2 else super(_Telegram, self).indented(part, width) for index, part in enumerate(parts)])
 
 
+class _Remembering(Remembered, _Telegram):
+    pass
+
+
 _TELEGRAM = _Telegram()
-_QUOTED = _Telegram(quoted=True)

@@ -97,5 +97,6 @@ class Rule(Struct, frozen=True):
     """A thematic break."""
 
 
+Row: TypeAlias = tuple[tuple[Inline, ...], ...]
 Block: TypeAlias = Paragraph | Heading | CodeBlock | Quote | Listing | Table | Rule
 Document: TypeAlias = tuple[Block, ...]
