@@ -32,7 +32,7 @@ from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers import Handlers
 from tocsin.flow.health import Health, end_stopped
-from tocsin.flow.housekeeping import keep_house
+from tocsin.flow.housekeeping import Housekeeping
 from tocsin.flow.keep import Keeping
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
@@ -91,7 +91,7 @@ async def running(
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault, settings)
-    tally = Tally(store, settings.retention_days)
+    tally = Tally(store)
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
     keeping = Keeping(store, health, ledger, metrics, tally)
     delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, datadir.store_id(engine))
@@ -116,7 +116,9 @@ async def running(
     await end_stopped(store, local)
     await resume_pace(store, directory, pacer)
     await local.start(delivering)
-    house = asyncio.gather(keep_house(store, access, settings), tally.keep_now_and_then())
+    housekeeping = Housekeeping(store, access, settings)
+    _watch_house(metrics, housekeeping)
+    house = asyncio.gather(housekeeping.run(), tally.keep_now_and_then())
     try:
         yield Service(
             settings=settings,
@@ -152,6 +154,12 @@ def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: C
     metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: local.in_memory)
     metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: store.writes_waiting)
     metrics.watch("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
+
+
+def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
+    sentence = "By how much the oldest settled notification has outlived the retention."
+    metrics.watch("tocsin_retention_behind_seconds", sentence, lambda: house.behind_seconds)
+    metrics.watch("tocsin_housekeeping_deferred", "1: nothing old is deleted, as the clock made a leap.", lambda: house.is_deferred)
 
 
 # --------------------------------------------------------------------------------------------------------- the server

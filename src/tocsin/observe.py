@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -28,6 +29,7 @@ from tocsin.model import SECOND, Attempt, Delivery, Micros, Reason, Status
 from tocsin.settings import Settings
 
 LINES_LINGER_SECONDS = 0.05
+SELDOM_SECONDS = 60.0
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
 _BUCKETS = tuple(int(seconds * SECOND) for seconds in LATENCY_BUCKETS)
 
@@ -243,3 +245,55 @@ log_attempts = _attempt_lines.write
 def flush_logs() -> None:
     """Write what lingers; before the process ends."""
     _attempt_lines.flush()
+    seldom.flush()
+
+
+# --------------------------------------------------------------------------------------------------- lines that may repeat
+
+
+class Seldom:
+    """For lines about a fault that may come back thousands of times a second. Any thread may write."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._written_at: dict[str, float] = {}
+        self._held: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {}
+
+    def __call__(self, write: Callable[..., Any], event: str, **values: Any) -> None:
+        """Write the line, but at most once in `SELDOM_SECONDS` for the same event.
+
+        `write`: a method of a logger, such as `log.warning`; for a traceback pass `exc_info=error`. What came in between is told by one
+        line at the end of that time: the last of them, with `times`, how many there were.
+        """
+        with self._lock:
+            _, _, times = self._held.get(event, (None, None, 0))
+            written_at = self._written_at.get(event)
+            if written_at is not None and self._clock() - written_at < SELDOM_SECONDS:
+                self._held[event] = (write, values, times + 1)
+                wait = None if times else SELDOM_SECONDS - (self._clock() - written_at)
+            else:
+                self._held.pop(event, None)
+                self._written_at[event] = self._clock()
+                write(event, **({"times": times + 1} if times else {}), **values)
+                return
+        if wait is not None:
+            with contextlib.suppress(RuntimeError):  # no event loop in this thread: the next line says it
+                asyncio.get_running_loop().call_later(wait, self.release, event)
+
+    def release(self, event: str) -> None:
+        """Write what was held back of an event."""
+        with self._lock:
+            held = self._held.pop(event, None)
+            if held is not None:
+                write, values, times = held
+                self._written_at[event] = self._clock()
+                write(event, times=times, **values)
+
+    def flush(self) -> None:
+        """Write all that was held back; before the process ends."""
+        for event in list(self._held):
+            self.release(event)
+
+
+seldom = Seldom()

@@ -5,7 +5,7 @@ them in the clear.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -238,6 +238,18 @@ class PostFacts(Struct, frozen=True):
     repeated: bool
 
 
+class Swept(Struct, frozen=True):
+    """What a step of `store.tidying` did: how many `rows` went, and `after` what to go on (None: nothing is left to look at).
+
+    `at`: when the last notification that may go was accepted. `seconds`: how long the step took, without its commit.
+    """
+
+    rows: int
+    after: tuple[Any, ...] | None
+    at: Micros | None = None
+    seconds: float = 0.0
+
+
 class Store(Protocol):
     """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
 
@@ -339,21 +351,10 @@ class Store(Protocol):
 
     async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts: ...
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]: ...
-    async def add_hours(self, hours: Sequence[HandlerHour], forget_before: int) -> None:
-        """Add to what is kept of these hours, and forget the same handlers' hours before that one."""
+    async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
+        """Add to what is kept of these hours."""
         ...
 
-    # keys, housekeeping
+    # keys
     async def key(self, key_hash: bytes) -> KeyRow | None: ...
     async def touch_keys(self, used: dict[int, Micros]) -> None: ...
-    async def forget_idempotency(self, before: Micros) -> None: ...
-    async def tidy(self, before: Micros, limit: int, after: int = 0) -> tuple[int, int | None]:
-        """Of the next `limit` notifications after that id, delete those that were accepted before then and are wholly settled.
-
-        How many went, and the id to go on after; None: the rest is younger.
-        """
-        ...
-
-    async def tidy_handlers(self, before: Micros, posts_before: Micros) -> None:
-        """Forget the history of handlers that were deleted before then, and what was posted before the other time."""
-        ...

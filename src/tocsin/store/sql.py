@@ -279,25 +279,16 @@ class SqlStore:
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
         return await self._list(listing.handler_hours, handler_ids, since_hour)
 
-    async def add_hours(self, hours: Sequence[HandlerHour], forget_before: int) -> None:
-        await self._write(writing.add_hours, hours, forget_before)
+    async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
+        await self._write(writing.add_hours, hours)
 
-    # -------------------------------------------------------------------------------------------- keys, housekeeping
+    # ---------------------------------------------------------------------------------------------------------- keys
 
     async def key(self, key_hash: bytes) -> KeyRow | None:
         return await self._read(reading.key, key_hash)
 
     async def touch_keys(self, used: dict[int, Micros]) -> None:
         await self._write(writing.touch_keys, used)
-
-    async def tidy(self, before: Micros, limit: int, after: int = 0) -> tuple[int, int | None]:
-        return await self._write(writing.tidy, before, limit, after)
-
-    async def tidy_handlers(self, before: Micros, posts_before: Micros) -> None:
-        await self._write(writing.tidy_handlers, before, posts_before)
-
-    async def forget_idempotency(self, before: Micros) -> None:
-        await self._write(writing.forget_idempotency, before)
 
     def backlog(self) -> int:
         """Pending deliveries, due or not; a quick look at the totals."""
