@@ -152,7 +152,8 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
     state = msgspec.json.decode(row[0], type=State) if row else State()
     if state.doubted:
         yield Finding(
-            "The system's clock made a leap, so nothing old is deleted for now: set the clock right, or wait until the service has run a day.",
+            "The system's clock made a leap, so nothing old is deleted for now: "
+            "set the clock right, or wait until the service has run a day.",
             is_fault=False,
         )
     if state.behind > BEHIND_AFTER:

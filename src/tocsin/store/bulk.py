@@ -11,7 +11,7 @@ rows that are nearly always alike in some columns have a statement of their own,
 import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +20,8 @@ from sqlalchemy import Connection
 from tocsin.model import SECOND, Delivery, Micros, Reason, Severity, Status
 from tocsin.store import Accept, Accepted, Remembered, Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
+
+T = TypeVar("T")
 
 
 class Statement(Struct, frozen=True):
@@ -299,5 +301,5 @@ def _statuses(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     return dict(run(connection, STATUSES, different))
 
 
-def chunks(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:
+def chunks(ids: Sequence[T], size: int = 500) -> Iterable[Sequence[T]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))

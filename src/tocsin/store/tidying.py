@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, tuple_, update
 
 from tocsin.model import SECOND, Micros, Status
 from tocsin.store import Swept
@@ -77,13 +77,13 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
     return Swept(gone, None if ends else (looked_at[-1].id,), at)
 
 
-def _look(connection: Connection, before: Micros, rows: int, last_id: int) -> tuple[list[Row[Any]], list[Row[Any]]]:
+def _look(connection: Connection, before: Micros, rows: int, last_id: int) -> tuple[list[Any], list[Any]]:
     """The next notifications, as many as have `rows` deliveries between them, and those of them that go."""
     some = select(1).where(deliveries.c.notification_id == notifications.c.id).limit(rows).correlate(notifications).subquery()
     size = select(func.count()).select_from(some).scalar_subquery()
     columns = (notifications.c.id, notifications.c.user_id, notifications.c.created_at, size.label("size"), may_go(before).label("goes"))
     chosen = select(*columns).where(notifications.c.id > last_id).order_by(notifications.c.id).limit(rows)
-    looked_at: list[Row[Any]] = []
+    looked_at: list[Any] = []
     budget = rows
     with connection.execute(chosen, execution_options={"yield_per": _LOOKED_AT_TOGETHER}) as found:
         for row in found:
@@ -94,9 +94,9 @@ def _look(connection: Connection, before: Micros, rows: int, last_id: int) -> tu
     return looked_at, [row for row in looked_at if row.goes]
 
 
-def _take(connection: Connection, notification_ids: Sequence[int], rows: int) -> tuple[list[Row[Any]], int | None]:
+def _take(connection: Connection, notification_ids: Sequence[int], rows: int) -> tuple[list[Any], int | None]:
     """Their deliveries, oldest first, as many as have `rows` rows with their attempts; and the first notification that keeps some."""
-    taken: list[Row[Any]] = []
+    taken: list[Any] = []
     for chunk in chunks(notification_ids):
         found = connection.execute(
             select(deliveries.c.id, deliveries.c.notification_id, deliveries.c.user_id, deliveries.c.status, deliveries.c.attempt_count)
