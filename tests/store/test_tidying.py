@@ -160,3 +160,31 @@ def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(tmp_path: Path) 
             assert await count(store, posts) == 100
 
     run(main())
+
+
+def test_no_step_looks_through_a_whole_table(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await a_handler(store)
+            gone = await a_handler(store)
+            await store.delete_handler(gone, 1)
+            await accept(store, handler, 100)
+            await tried(store, "id > 0")
+            await store.add_hours([HandlerHour(handler, 1, 1, 0, 0)])
+            await store.tell(lambda c: c.execute(text("INSERT INTO idempotency VALUES (1, '/', 'k', x'00', '1', 1)")))
+            await store.tell(lambda c: c.execute(text("INSERT INTO posts VALUES ('x', 1, x'00', 1)")))
+
+            def plans(connection: Connection) -> list[str]:
+                driver = connection.connection.driver_connection
+                seen: list[str] = []
+                driver.set_trace_callback(seen.append)
+                for sweep in (tidying.old_notifications, tidying.idempotency_keys, tidying.handler_history, tidying.old_posts):
+                    sweep(connection, 2 * HOUR, 10, tidying.START)
+                driver.set_trace_callback(None)
+                deletes = [one for one in seen if one.startswith("DELETE")]
+                assert {one.split()[2] for one in deletes} >= {"notifications", "deliveries", "attempts", "idempotency", "posts"}
+                return [row[3] for one in deletes for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}")]
+
+            assert [step for step in await store.tell(plans) if step.startswith("SCAN")] == []
+
+    run(main())

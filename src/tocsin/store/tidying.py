@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from tocsin.model import SECOND, Micros, Status
 from tocsin.store import Swept
@@ -114,8 +114,7 @@ def _take(connection: Connection, notification_ids: Sequence[int], rows: int) ->
 
 def idempotency_keys(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
     key = (idempotency.c.user_id, idempotency.c.path, idempotency.c.key)
-    chosen = select(*key).where(idempotency.c.created_at < before).limit(rows)
-    gone = connection.execute(delete(idempotency).where(tuple_(*key).in_(chosen))).rowcount
+    gone = _delete(connection, key, connection.execute(select(*key).where(idempotency.c.created_at < before).limit(rows)).all())
     return Swept(gone, START if gone == rows else None)
 
 
@@ -130,7 +129,7 @@ def handler_history(connection: Connection, before: Micros, rows: int, after: Pl
     for ids, is_old in (([row.id for row in looked_at], handler_hours.c.hour < before // _HOUR), (deleted, handler_hours.c.hour >= 0)):
         for chunk in chunks(ids):
             chosen = select(*hour_key).where(handler_hours.c.handler_id.in_(chunk), is_old).limit(rows - gone)
-            gone += connection.execute(delete(handler_hours).where(tuple_(*hour_key).in_(chosen))).rowcount
+            gone += _delete(connection, hour_key, connection.execute(chosen).all())
     for chunk in chunks(deleted):
         events = select(handler_events.c.id).where(handler_events.c.handler_id.in_(chunk)).limit(rows - gone)
         gone += connection.execute(delete(handler_events).where(handler_events.c.id.in_(events))).rowcount
@@ -145,10 +144,17 @@ def old_posts(connection: Connection, before: Micros, rows: int, after: Place) -
     if after:
         chosen = chosen.where(tuple_(*key) > tuple_(*after))
     looked_at = connection.execute(chosen).all()
-    gone = 0
-    for chunk in chunks([(row.key, row.delivery_id) for row in looked_at if row.at < before]):
-        gone += connection.execute(delete(posts).where(tuple_(*key).in_(chunk))).rowcount
+    gone = _delete(connection, key, [row[:2] for row in looked_at if row.at < before])
     return Swept(gone, tuple(looked_at[-1][:2]) if len(looked_at) == rows else None)
+
+
+def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> int:
+    """Rows by their primary key, one by one: for `(a, b) IN (...)` SQLite looks through the whole table."""
+    if rows:
+        is_it = [column == bindparam(f"key_{column.name}") for column in key]
+        values = [{f"key_{column.name}": value for column, value in zip(key, row, strict=True)} for row in rows]
+        connection.execute(delete(key[0].table).where(*is_it), values)
+    return len(rows)
 
 
 def read_state(connection: Connection, name: str) -> bytes | None:
