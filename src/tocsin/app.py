@@ -40,6 +40,7 @@ from tocsin.flow.recover import recover, resume_pace
 from tocsin.flow.service import Pulse, Service
 from tocsin.flow.tally import Tally
 from tocsin.flow.trial import Trials
+from tocsin.lines import Lines
 from tocsin.model import Busy
 from tocsin.net import mail
 from tocsin.net.http import HttpWire
@@ -165,9 +166,18 @@ def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
 # --------------------------------------------------------------------------------------------------------- the server
 
 
-def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. What cannot be mended by waiting is said in one sentence on standard error."""
+def serve(settings: Settings, out: TextIO | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. What waiting cannot cure is said in one sentence on standard error."""
     observe.set_up_logs(settings)
+    printer = Printer(out or sys.stdout)
+    try:
+        return _serve_until_told(settings, printer)
+    finally:
+        printer.close()
+        observe.close_logs()
+
+
+def _serve_until_told(settings: Settings, out: "Printer") -> int:
     limits.raise_descriptors()
     sys.setswitchinterval(SWITCH_SECONDS)
     _keep_freed_memory()
@@ -178,7 +188,7 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
         with datadir.locked(settings.data_path):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
-            first = _bootstrap(engine, settings, show_password=out.isatty())
+            first = _bootstrap(engine, settings, show_password=out.is_terminal)
             uvloop.run(_serve(settings, engine, vault, listener, out, first))
     except StoreError as error:
         print(f"tocsin: {error}", file=sys.stderr)
@@ -186,7 +196,22 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
     return 0
 
 
-async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: TextIO, first: list[str]) -> None:
+class Printer:
+    """Standard output for the few lines that are printed: nobody may read it, and the service starts all the same."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lines = Lines(out.fileno(), lambda _: b"")
+        self.is_terminal = out.isatty()
+
+    def print(self, *said: str) -> None:
+        self._lines.write("".join(f"{line}\n" for line in said).encode())
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: Printer, first: list[str]) -> None:
     host, port = listener.getsockname()[:2]
     bounds = limits.measure()
     async with running(settings, engine, vault, lambda: [(host, port)], bounds) as service:
@@ -200,7 +225,7 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
             asyncio.get_running_loop().add_signal_handler(number, stop)
         for sentence in mail.complaints(settings):
             log.warning("mail", complaint=sentence)
-        print(*first, f"tocsin serves http://{_in_url(host)}:{port}", sep="\n", file=out, flush=True)
+        out.print(*first, f"tocsin serves http://{_in_url(host)}:{port}")
         log.info("started", host=host, port=port)
         gc.collect()
         gc.freeze()  # what is here now stays

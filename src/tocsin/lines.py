@@ -11,7 +11,7 @@ import select
 import threading
 from collections.abc import Callable
 
-MAX_WAITING_BYTES = 4 << 20  # 30,000 lines; what comes beyond is dropped
+MAX_WAITING_BYTES = 2 << 20  # 9,000 attempts, about a second at full speed; what comes beyond is dropped
 CLOSE_SECONDS = 2.0  # for what waits when the process ends
 _AT_ONCE_BYTES = 64 << 10  # of one write
 _LOOK_AGAIN_MS = 1000  # at a descriptor that somebody else made non-blocking

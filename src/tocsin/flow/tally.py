@@ -100,7 +100,7 @@ class Tally:
             try:
                 await self.keep()
             except Busy as busy:
-                log.warning("tally.waits", why=str(busy))
+                observe.seldom(log.warning, "tally.waits", why=str(busy))
 
     async def keep(self) -> None:
         """Add what was counted to the store. Raises Busy; it is counted still, then."""
