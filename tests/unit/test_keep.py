@@ -29,7 +29,7 @@ class Kept:
         self.answered_at = 0
         self.again = asyncio.Event()
         self.metrics = observe.Metrics()
-        self.tally = Tally(self, 30)  # pyright: ignore[reportArgumentType]
+        self.tally = Tally(self)  # pyright: ignore[reportArgumentType]
         self.keeping = Keeping(self, self, self, self.metrics, self.tally)  # pyright: ignore[reportArgumentType]
 
     def settle(self, ending: Ending, done: Callable[[Sequence[Ending], Sequence[bool | Exception]], None]) -> None:
