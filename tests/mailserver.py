@@ -56,10 +56,13 @@ class MailServer:
         names: tuple[str, ...] = ("127.0.0.1", "localhost"),
         host: str = "127.0.0.1",
         session: tuple[int, str, str] | None = None,
+        most_connections: tuple[int, str, str] | None = None,
     ) -> None:
         self.host = host
         self.session = session
         """How many mails it takes over one connection, and the stage and answer of any more."""
+        self.most_connections = most_connections
+        """How many connections it takes at the same time, and the stage and answer of any more."""
         self.refused = 0
         """Mails that were more than a session may have."""
         self.port = 0
@@ -237,6 +240,8 @@ class _Session(SMTP):
         self.owner = owner
         self.number = 0
         self.mails = 0
+        self.place = 0
+        """How many connections were open when it was opened, itself included."""
         self.gone = asyncio.Event()
         super().__init__(
             _Handler(),
@@ -258,6 +263,7 @@ class _Session(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self.number:
             self.owner.count(self, 1)
+            self.place = self.owner.open_connections
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -276,8 +282,13 @@ class _Session(SMTP):
             self.drop()
         await asyncio.Event().wait()
 
+    def is_one_too_many(self, stage: str) -> str | None:
+        """The answer, where it is."""
+        most = self.owner.most_connections
+        return most[2] if most and most[1] == stage and self.place > most[0] else None
+
     async def _handle_client(self) -> None:
-        answer = self.owner.scripted("connect")
+        answer = self.is_one_too_many("connect") or self.owner.scripted("connect")
         if answer in (DROP, HANG):
             await self.misbehave(answer)
         if answer:
@@ -289,13 +300,13 @@ class _Session(SMTP):
     async def _staged(self, stage: str, verb: str, arg: str) -> bool:
         """Whether the script answered this command."""
         self.owner.note(self, verb)
-        answer = self.owner.scripted(stage, self)
+        answer = self.is_one_too_many(stage) or self.owner.scripted(stage, self)
         if answer is None:
             return False
         if answer in (DROP, HANG):
             await self.misbehave(answer)
         await self.push(answer.replace("\n", "\r\n"))
-        if answer.startswith("421"):
+        if answer.startswith(("421", "432")):
             self._writer.close()
         return True
 

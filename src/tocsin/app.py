@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TextIO
 
@@ -23,6 +23,7 @@ from tocsin.door.register import rules_within
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import http_bounds, mail_bounds
+from tocsin.engine.starts import Starts
 from tocsin.flow import pools
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
@@ -33,6 +34,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.handlers import Handlers
 from tocsin.flow.health import Health, end_stopped
 from tocsin.flow.housekeeping import Housekeeping
+from tocsin.flow.identity import Identities
 from tocsin.flow.keep import Keeping
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
@@ -47,11 +49,13 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.wires import Wires
 from tocsin.settings import Settings
-from tocsin.store import StoreError, people, reading
+from tocsin.store import StoreError, ids, people, reading
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
 from tocsin.web import make_pages
 
+NOTE_IDS_SECONDS = 60.0
+START_AGAIN_SECONDS = 1.0
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
 KEPT_BYTES = 4 << 20  # that were freed
@@ -79,9 +83,11 @@ async def running(
         directory.forget_all()
         access.forget_all()
 
+    ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
+    starts = Starts(settings.data_path / datadir.STARTS_FILE, observe.now())
     store = SqlStore(engine, changed)
     metrics = observe.Metrics()
-    pacer = Pacer()
+    pacer = Pacer(starts)
     directory = Directory(store, vault, settings)
     access = Access(store)
     mail_wire = MailWire(settings)
@@ -93,16 +99,12 @@ async def running(
     accepting = Accepting(store, directory, local, repeats, metrics)
     health = Health(store, directory, local, accepting, vault, settings)
     tally = Tally(store)
-    ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
     keeping = Keeping(store, health, ledger, metrics, tally)
-    delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, datadir.store_id(engine))
+    delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
-        return [
-            *([] if store.is_alive else ["The store does not take writes."]),
-            *([] if local.is_alive else ["The engine does not run."]),
-            *limits.complaints(bounds),
-        ]
+        troubles = (store.trouble, keeping.trouble, None if local.is_alive else "Nothing is sent: the engine does not run.")
+        return [*dict.fromkeys(trouble for trouble in troubles if trouble), *limits.complaints(bounds)]
 
     def age() -> float:
         oldest = local.oldest_due()
@@ -112,14 +114,21 @@ async def running(
         return Pulse(int(await store.ask(reading.backlog)), age())
 
     _watch(metrics, store, local, age)
-    await recover(ledger.found, store, directory, keeping, settings)
-    ledger.clear()
-    await end_stopped(store, local)
-    await resume_pace(store, directory, pacer)
-    await local.start(delivering)
+
+    async def begin() -> None:
+        """Nothing is sent before it is kept what was under way when the last process ended."""
+        await recover(ledger.found, store, directory, keeping, settings)
+        ledger.clear()
+        await end_stopped(store, local)
+        if starts.is_new:
+            await resume_pace(store, directory, pacer)
+            starts.complete()
+        await local.start(delivering)
+
+    beginning = await _begun(begin, keeping.began_to_hold)
     housekeeping = Housekeeping(store, access, settings)
     _watch_house(metrics, housekeeping)
-    house = asyncio.gather(housekeeping.run(), tally.keep_now_and_then())
+    house = asyncio.gather(housekeeping.run(), tally.keep_now_and_then(), _note_ids(settings, store))
     try:
         yield Service(
             settings=settings,
@@ -136,17 +145,62 @@ async def running(
         )
     finally:
         house.cancel()
+        beginning.cancel()
         await local.stop(GRACE_SECONDS)
         await pools.close()
-        with contextlib.suppress(Busy):  # when keys were last used is not worth a failed stop
+        with contextlib.suppress(Busy, OSError):  # when keys were last used is not worth a failed stop
             await access.note_use()
             await tally.keep()
-        for ended in await asyncio.gather(house, wires.close(), return_exceptions=True):
+            datadir.note_ids(settings, await store.ask(ids.mark))
+        for ended in await asyncio.gather(house, beginning, wires.close(), return_exceptions=True):
             if isinstance(ended, Exception):
                 log.error("stop.failed", exc_info=ended)  # and goes on: what is decided must still be kept
         await store.close()
         ledger.close()
+        starts.close()
         observe.flush_logs()
+
+
+async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) -> asyncio.Task[None]:
+    """Begin; returns once that is done, or as soon as it has to wait for the store, which people can be told meanwhile."""
+    waits = observe.Repeating(log, "start.waits")
+
+    async def until_begun() -> None:
+        while True:
+            try:
+                await begin()
+            except Busy as busy:
+                is_stuck.set()
+                waits.note(why=str(busy))
+                await asyncio.sleep(START_AGAIN_SECONDS)
+            else:
+                return
+
+    task, stuck = asyncio.create_task(until_begun()), asyncio.create_task(is_stuck.wait())
+    await asyncio.wait((task, stuck), return_when=asyncio.FIRST_COMPLETED)
+    stuck.cancel()
+    if task.done():
+        task.result()
+    else:
+        task.add_done_callback(_say_begun)
+    return task
+
+
+def _say_begun(task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        return
+    if error := task.exception():
+        log.error("start.failed", exc_info=error)
+    else:
+        log.info("start.complete")
+
+
+async def _note_ids(settings: Settings, store: SqlStore) -> None:
+    """Now and then, so that a copy of the store that is put back by hand is noticed."""
+    while True:
+        with contextlib.suppress(Busy, OSError):
+            datadir.note_ids(settings, await store.ask(ids.mark))
+        await asyncio.sleep(NOTE_IDS_SECONDS)
 
 
 def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: Callable[[], float]) -> None:

@@ -1,28 +1,32 @@
 """The data directory: its lock, its key file, its store, opened and checked before anything in it is changed."""
 
+import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from tocsin.settings import Settings
-from tocsin.store import StoreError, migrations
+from tocsin.store import StoreError, faults, form, ids
 from tocsin.store.sql import migrate, read_meta, replace_meta, sqlite_engine, write_meta, write_now
 from tocsin.vault import Vault, WrongKey, new_secret_key, random_base62
 
 STORE_FILE = "tocsin.db"
 KEY_FILE = "secret.key"
 LEDGER_FILE = "in-flight"
-_LOCK_FILE = "tocsin.lock"
+STARTS_FILE = "starts"
+LOCK_FILE = "tocsin.lock"
 _CANARY = "canary"
-_STORE_ID = "store_id"
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 @contextmanager
@@ -30,7 +34,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
     """Hold the folder for one service. Raises StoreError if another has it, or it cannot be used."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StoreError(f"The data directory {folder} cannot be used: {error.strerror}.") from error
     try:
@@ -45,43 +49,68 @@ def locked(folder: Path) -> Generator[None, None, None]:
 
 
 def has_store(folder: Path) -> bool:
+    """Whether there is a store, or something else in its place; an empty file is none."""
     file = folder / STORE_FILE
-    return file.exists() and file.stat().st_size > 0
+    return file.exists() and not _is_first_write(file) and (not file.is_file() or file.stat().st_size > 0)
 
 
 def open_store(settings: Settings) -> tuple[Engine, Vault]:
     """The store, brought to this version's form, and the vault that opens it.
 
-    Raises StoreError, having changed nothing, if no key that was given opens it.
+    Raises StoreError, having changed nothing, if no key that was given opens it, or it is no store that this version can use.
     """
     folder = settings.data_path
-    is_new = not has_store(folder)
-    vault = Vault(_keys(settings, folder, make=is_new))
-    if is_new:
-        (folder / STORE_FILE).touch(mode=0o600)  # SQLite gives its other files the same mode
-    else:
-        _check_canary(folder / STORE_FILE, vault)
-        _check_form(folder / STORE_FILE)
-    engine = sqlite_engine(folder / STORE_FILE)
-    migrate(engine)
-    write_now(engine, lambda connection: _mark(connection, vault))
+    file = folder / STORE_FILE
+    vault = examine(settings)
+    try:
+        if vault is None:
+            vault = Vault(_keys(settings, folder, make=True))
+            _make_store(file, vault)
+        engine = sqlite_engine(file)
+        migrate(engine)
+        write_now(engine, lambda connection: _mark(connection, vault))
+        _notice_old_copy(folder, engine)
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else faults.words_of(error)
+        raise StoreError(f"The store {file} cannot be opened: {why}.") from error
     return engine, vault
+
+
+def examine(settings: Settings) -> Vault | None:
+    """What a start would say of the data directory, having changed nothing: raises StoreError. None: there is no store yet."""
+    folder = settings.data_path
+    file = folder / STORE_FILE
+    _check_ledger(folder / LEDGER_FILE)
+    if not file.exists() or _is_first_write(file):
+        return None
+    if _is_empty(file):
+        beside = next((name for name in (KEY_FILE, LEDGER_FILE) if (folder / name).exists()), None)
+        if beside is not None:
+            raise StoreError(
+                f"The store {file} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store back,"
+                f" or restore a backup; if you mean to begin anew, delete {file} first."
+            )
+        return None
+    vault = Vault(_keys(settings, folder, make=False))
+    _check_store(file, vault)
+    return vault
 
 
 def open_existing(settings: Settings) -> tuple[Engine, Vault]:
     """The store of a service that runs or ran. Raises StoreError where there is none, or its key is missing."""
     folder = settings.data_path
-    if not has_store(folder):
+    vault = examine(settings)
+    if vault is None:
         raise StoreError(f"There is no store in {folder}: start `tocsin serve` there first, or name another --data-dir.")
-    vault = Vault(_keys(settings, folder, make=False))
-    _check_canary(folder / STORE_FILE, vault)
     return sqlite_engine(folder / STORE_FILE), vault
 
 
 def check_fits(settings: Settings, file: Path) -> None:
     """Whether the keys of this data directory open a copy of a store, and this version knows its form. Raises StoreError."""
-    _check_canary(file, Vault(_keys(settings, settings.data_path, make=False)))
-    _check_form(file)
+    _check_ledger(settings.data_path / LEDGER_FILE)
+    if _is_empty(file):
+        raise StoreError(f"{file} is empty: it is no copy of a store.")
+    _check_store(file, Vault(_keys(settings, settings.data_path, make=False)))
 
 
 def seal_canary(connection: Connection, vault: Vault) -> None:
@@ -97,16 +126,67 @@ def use_present_keys(settings: Settings, vault: Vault) -> None:
         log.error("keys.unreadable", why=str(error))  # those in use go on
 
 
-def store_id(engine: Engine) -> str:
-    """Random letters and digits that tell this store's deliveries from another's."""
+def eras(engine: Engine) -> list[ids.Era]:
+    """The identities that the store's deliveries have."""
     with engine.connect() as connection:
-        return (read_meta(connection, _STORE_ID) or b"").decode()
+        return ids.eras(connection)
+
+
+def new_store_id() -> str:
+    """Random letters and digits that tell this store's deliveries from another's."""
+    return random_base62(10)
+
+
+def note_ids(settings: Settings, mark: ids.Mark) -> None:
+    """Keep how far the ids have come, apart from the store. Raises OSError."""
+    file = settings.data_path / LOCK_FILE  # which nobody puts back with a copy, and which goes with the folder
+    with file.open("r+b") as out:
+        out.write(msgspec.json.encode(mark) + b"\n")
+        out.truncate()
+
+
+def noted_ids(folder: Path) -> ids.Mark | None:
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / LOCK_FILE).read_bytes(), type=ids.Mark)
+    return None
+
+
+def _notice_old_copy(folder: Path, engine: Engine) -> None:
+    """A copy was put back by hand, without `tocsin restore`: ids move on all the same."""
+    noted = noted_ids(folder)
+    if noted is None:
+        return
+
+    def move_on(connection: Connection) -> bool:
+        if not ids.is_behind(connection, noted):
+            return False
+        ids.move_on(connection, new_store_id(), noted.counters)
+        return True
+
+    if write_now(engine, move_on):
+        log.warning("store.is_older", what="The store is older than what was sent last: a copy was put back. New ids move on.")
+
+
+def _make_store(file: Path, vault: Vault) -> None:
+    """A whole store takes its place at once: a start that is killed leaves none, and no empty file either."""
+    new = file.with_name(f"{file.name}.new")
+    for ending in ("", "-journal", "-wal", "-shm"):
+        new.with_name(f"{new.name}{ending}").unlink(missing_ok=True)
+        file.with_name(f"{file.name}{ending}").unlink(missing_ok=True)
+    new.touch(mode=0o600)  # SQLite gives its other files the same mode
+    engine = sqlite_engine(new)
+    try:
+        migrate(engine)
+        write_now(engine, lambda connection: _mark(connection, vault))
+    finally:
+        engine.dispose()
+    new.rename(file)
 
 
 def _mark(connection: Connection, vault: Vault) -> None:
     if read_meta(connection, _CANARY) is None:
         write_meta(connection, _CANARY, vault.seal({"tocsin": "canary"}))
-        write_meta(connection, _STORE_ID, random_base62(10).encode())
+        write_meta(connection, ids.STORE_ID, new_store_id().encode())
 
 
 def _keys(settings: Settings, folder: Path, make: bool) -> list[str]:
@@ -133,13 +213,36 @@ def _make_key_file(file: Path) -> str:
     return key
 
 
-def _check_form(file: Path) -> None:
-    """A store of a newer version than this one is left alone."""
-    row = first_row(file, "SELECT version_num FROM alembic_version")
-    if row is not None and row[0] > migrations.HEAD:
-        raise StoreError(
-            f"The store {file} was made by a newer version of tocsin (its form is {row[0]}, this version knows {migrations.HEAD})."
-        )
+def _check_ledger(file: Path) -> None:
+    """The attempts under way are noted in it, so without it nothing may be sent."""
+    what = f"{file}, where attempts under way are noted,"
+    if file.exists() and not file.is_file():
+        raise StoreError(f"{what} is no file: move it away.")
+    try:
+        if file.exists():
+            os.close(os.open(file, os.O_RDWR))
+    except OSError as error:
+        raise StoreError(f"{what} cannot be written: {error.strerror}.") from error
+
+
+def _is_first_write(file: Path) -> bool:
+    """Whether it was killed in its very first write: its journal says that there were no pages before (sqlite.org/fileformat2.html 3)."""
+    try:
+        head = file.with_name(f"{file.name}-journal").read_bytes()[:20]
+    except OSError:
+        return False
+    return head.startswith(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7") and head[16:] == bytes(4)
+
+
+def _is_empty(file: Path) -> bool:
+    if not file.is_file():
+        raise StoreError(f"{file} is no file: it should be the store.")
+    return file.stat().st_size == 0 or _look(file, form.is_empty)
+
+
+def _check_store(file: Path, vault: Vault) -> None:
+    _look(file, lambda connection: form.check_form(file, connection))
+    _check_canary(file, vault)
 
 
 def _check_canary(file: Path, vault: Vault) -> None:
@@ -154,24 +257,37 @@ def _check_canary(file: Path, vault: Vault) -> None:
 
 
 def first_row(file: Path, query: str) -> tuple[Any, ...] | None:
-    """What a store answers, read only, so that one that is refused is left as it was; None also if there is no such table.
+    """What a store answers; None also if there is no such table. Raises StoreError."""
 
-    Raises StoreError.
-    """
+    def ask(connection: sqlite3.Connection) -> tuple[Any, ...] | None:
+        try:
+            return connection.execute(query).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            return None
+
+    return _look(file, ask)
+
+
+def _look(file: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
+    """What a store answers, read only, so that one that is refused is left as it was. Raises StoreError."""
     try:
         try:
-            return _read(file, query, "ro")
+            return _read(file, ask, "ro")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
                 raise
             # Whoever wrote to it last died half-way: until that is undone nobody can read it (https://sqlite.org/rescode.html).
-            return _read(file, query, "rw")
+            return _read(file, ask, "rw")
     except sqlite3.DatabaseError as error:
-        if "no such table" in str(error):
-            return None
+        if faults.name_of(error) == "SQLITE_NOTADB":
+            raise StoreError(f"{file} is no store of tocsin: {error}.") from error
+        if faults.is_damage(error):
+            raise StoreError(faults.damaged(f"{file.name}: {error}")) from error
         raise StoreError(f"The store in {file.parent} cannot be read: {error}.") from error
 
 
-def _read(file: Path, query: str, mode: str) -> tuple[Any, ...] | None:
+def _read(file: Path, ask: Callable[[sqlite3.Connection], T], mode: str) -> T:
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True)) as connection:
-        return connection.execute(query).fetchone()
+        return ask(connection)

@@ -213,6 +213,7 @@ class HttpRequest(Value, frozen=True):
     """One HTTP request to a provider. `shown_url` is what people may see of it.
 
     `guarded`: the address came from a user, so it must pass the egress guard. `timeout_seconds` is for the whole exchange.
+    `body_seconds`: how long, at least, the rest of an answer is waited for once its head is there; None: as long as for the head.
     """
 
     url: str
@@ -222,6 +223,7 @@ class HttpRequest(Value, frozen=True):
     method: str = "POST"
     guarded: bool = True
     timeout_seconds: float = 15.0
+    body_seconds: float | None = None
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {self.shown_url}, {len(self.body)} bytes)"
@@ -239,11 +241,15 @@ class Mail(Value, frozen=True):
 
 
 class HttpReply(Value, frozen=True):
-    """A provider's HTTP answer; header names in lower case, the last of a repeated one; `body` capped by net."""
+    """A provider's HTTP answer; header names in lower case, the last of a repeated one; `body` capped by net.
+
+    `cut`: why the rest of the body is missing, where it is.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    cut: Reason | None = None
 
 
 class MailReply(Value, frozen=True):
@@ -286,12 +292,16 @@ class Delivered(Value, frozen=True):
 
 
 class Later(Value, frozen=True):
-    """Not now. `wait_seconds`: the provider's own wait, if it named one. `counts` False: a throttle, uses up no step."""
+    """Not now. `wait_seconds`: the provider's own wait, if it named one. `counts` False: a throttle, uses up no step.
+
+    `is_wide`: the limit that was hit is not the credential's alone, but the provider's for all that we send.
+    """
 
     reason: Reason
     wait_seconds: float | None = None
     counts: bool = True
     detail: str = ""
+    is_wide: bool = False
 
 
 class Refused(Value, frozen=True):

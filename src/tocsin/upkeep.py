@@ -9,18 +9,23 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, select, update
+import msgspec
+from sqlalchemy import Connection, Engine, NullPool, create_engine, select, update
+from sqlalchemy.exc import DBAPIError
 
 from tocsin import datadir
 from tocsin.datadir import KEY_FILE, LEDGER_FILE, STORE_FILE
 from tocsin.settings import Settings
-from tocsin.store import StoreError
+from tocsin.store import StoreError, ids
+from tocsin.store.faults import words_of
 from tocsin.store.sql import write_now
 from tocsin.store.tables import handlers
 from tocsin.vault import Vault, new_secret_key
 
 ROWS_AT_ONCE = 200  # that get their new encryption in one write, so that none of the service's waits for long
+T = TypeVar("T")
 NOTICED_SECONDS = 2.0  # within which a running service sees a new key
 
 
@@ -52,11 +57,63 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
         store = folder / STORE_FILE
         if datadir.has_store(folder) and not replace:
             raise StoreError(f"There is a store in {folder} already: name another --data-dir, or use --replace, which keeps it beside.")
-        moved = _move_away(folder) if store.exists() else None
+        moved = None
         with _written(store) as new:
             shutil.copyfile(file, new)
+            mark = _move_ids_on(new, _known_ids(folder))
+            _sync(new)
+            if store.exists():
+                moved = _move_away(folder)
+        with contextlib.suppress(OSError):
+            datadir.note_ids(settings, mark)
         (folder / LEDGER_FILE).unlink(missing_ok=True)  # of another time: what it names is not what was under way in the copy
     return moved
+
+
+def _known_ids(folder: Path) -> list[ids.Mark]:
+    """How far ids are known to have come here, whatever can still be read."""
+    noted = datadir.noted_ids(folder)
+    found = [] if noted is None else [noted]
+    for file in (folder / STORE_FILE, *folder.glob(f"{STORE_FILE}.before-*")):
+        if file.is_file() and file.stat().st_size:
+            with contextlib.suppress(sqlite3.Error, DBAPIError, msgspec.MsgspecError, UnicodeDecodeError):
+                found.append(_with_store(file, ids.mark))
+    return found
+
+
+def _move_ids_on(file: Path, known: list[ids.Mark]) -> ids.Mark:
+    """No id that comes after the copy means anything that it meant before. Returns how far ids have come now."""
+
+    def move(connection: Connection) -> ids.Mark:
+        own = ids.mark(connection)
+        counters = [mark.counters for mark in known if mark.origin == own.origin]
+        highest = {table: max((one.get(table, 0) for one in counters), default=0) for table in ids.STEPS}
+        ids.move_on(connection, datadir.new_store_id(), highest)
+        return ids.mark(connection)
+
+    return _with_store(file, move)
+
+
+def _with_store(file: Path, work: Callable[[Connection], T]) -> T:
+    engine = create_engine(f"sqlite:///{file}", poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+def move_on(settings: Settings) -> None:
+    """Move the ids of the store on, after it was put back by other means than `restore`. Raises StoreError."""
+    folder = settings.data_path
+    with datadir.locked(folder):
+        engine, _ = datadir.open_existing(settings)
+        engine.dispose()
+        try:
+            mark = _move_ids_on(folder / STORE_FILE, _known_ids(folder))
+            datadir.note_ids(settings, mark)
+        except (DBAPIError, OSError) as error:
+            raise StoreError(f"The store in {folder} cannot be written: {words_of(error)}.") from error
 
 
 def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -> tuple[int, Path | None]:
@@ -131,7 +188,7 @@ def _check_whole(file: Path) -> None:
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{file} is no store, or it is damaged: {error}.") from error
     if found != "ok":
-        raise StoreError(f"{file} is damaged: {found}.")
+        raise StoreError(f"{file} is damaged: {' '.join(str(found).split())}.")
 
 
 @contextmanager
@@ -145,8 +202,8 @@ def _written(file: Path) -> Generator[Path, None, None]:
         _sync(new)
         new.rename(file)
         _sync(file.absolute().parent)
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"{file} cannot be written: {error.strerror if isinstance(error, OSError) else error}.") from error
+    except (OSError, sqlite3.Error, DBAPIError) as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror if isinstance(error, OSError) else words_of(error)}.") from error
     finally:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
@@ -168,9 +225,13 @@ def _sync(path: Path) -> None:
 def _move_away(folder: Path) -> Path:
     """The present store, its log included, under another name."""
     moved = folder / f"{STORE_FILE}.before-{time.strftime('%Y-%m-%d-%H%M%S')}"
-    with _opened(folder / STORE_FILE, "rw") as connection:
+    with contextlib.suppress(sqlite3.Error), _opened(folder / STORE_FILE, "rw") as connection:  # damaged: it is moved as it is
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for ending in ("-wal", "-shm"):
-        (folder / f"{STORE_FILE}{ending}").unlink(missing_ok=True)
-    (folder / STORE_FILE).rename(moved)
+    try:
+        for ending in ("-journal", "-wal", ""):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / f"{STORE_FILE}{ending}").rename(f"{moved}{ending}")
+        (folder / f"{STORE_FILE}-shm").unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"The store in {folder} cannot be moved away: {error.strerror}.") from error
     return moved

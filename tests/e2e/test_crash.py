@@ -350,3 +350,129 @@ def test_an_attempt_whose_outcome_was_kept_is_not_counted_again_after_a_crash(st
     client.port = service.start().port
     assert client.delivery(before["id"]) == before
     assert not in_flight(service)
+
+
+def cancels(client: Client, notification: int, handler: int) -> None:
+    assert client.delete(f"/api/notifications/{notification}").data["cancelled"] == 1
+
+
+def pauses(client: Client, notification: int, handler: int) -> None:
+    client.change(handler, is_enabled="false")
+
+
+def deletes(client: Client, notification: int, handler: int) -> None:
+    assert client.delete(f"/api/notification-handlers/{handler}").status < 300
+
+
+@pytest.mark.parametrize(
+    ("unknown", "ends", "status"),
+    [
+        ("retry", cancels, "cancelled"),
+        ("stop", cancels, "cancelled"),
+        ("retry", pauses, "skipped"),
+        ("retry", deletes, "cancelled"),
+    ],
+)
+def test_what_was_in_flight_is_kept_as_unknown_whatever_became_of_it_meanwhile(
+    start_service: Starter, receiver: Receiver, unknown: str, ends: Callable[[Client, int, int], None], status: str
+) -> None:
+    receiver.answer("/hook", 200, hold=True)
+    service = start_service(TOCSIN_UNKNOWN=unknown)
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    notification = client.send("Hello", handlers=[handler])
+    receiver.wait(1)
+    ends(client, notification, handler)
+    service.kill()
+    receiver.release()
+    client.port = service.start().port
+    [row] = client.deliveries(notification)
+    delivery = client.delivery(row["id"])
+    assert (delivery["status"], delivery["attempt_count"]) == (status, 1)
+    assert [one["outcome"] for one in delivery["attempts"]] == ["unknown"]
+    assert service.rows("SELECT number, next_at FROM attempts") == [(1, None)]
+    assert "It may have arrived" in " ".join(one["text"] for one in delivery["events"])
+    assert service.rows("SELECT may_have_arrived, last_attempt_at > 0 FROM deliveries") == [(1, 1)]
+    assert service.rows("SELECT failures FROM handlers") == [(0,)]
+    assert dict(service.rows("SELECT what, n FROM totals WHERE what < 100 AND n != 0")) == {
+        service.rows("SELECT status FROM deliveries")[0][0]: 1
+    }
+    assert not in_flight(service)
+
+    if ends is not deletes:  # the replay is a second attempt, under the id that lets its receiver drop it
+        client.change(handler, is_enabled="true")
+        assert client.post(f"/api/deliveries/{row['id']}/retry").status < 300
+        [delivery] = client.settled(notification)
+        assert (delivery["status"], [one["outcome"] for one in delivery["attempts"]]) == ("delivered", ["unknown", "delivered"])
+        first, second = receiver.requests
+        assert first.headers["webhook-id"] == second.headers["webhook-id"]
+
+
+def test_what_was_in_flight_and_is_gone_from_the_store_keeps_nobody_from_starting(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/hook", 200, hold=True)
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    client.send("Hello", handlers=[handler])
+    receiver.wait(1)
+    service.kill()
+    receiver.release()
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
+        connection.executescript("DELETE FROM deliveries; DELETE FROM notifications;")
+    client.port = service.start().port
+    assert not in_flight(service)
+    assert client.settled(client.send("again", handlers=[handler]))[0]["status"] == "delivered"
+
+
+def test_an_entry_that_fits_no_row_says_nothing(start_service: Starter, receiver: Receiver) -> None:
+    """A damaged file: numbers that no attempt can have, times that no clock had."""
+    service = start_service()
+    client = service.first()
+    [delivery] = client.settled(client.send("Hello", handlers=[client.add_handler("webhook", webhook=receiver.url("/hook"))]))
+    later = client.send("later", handlers=[delivery["notification_handler_id"]], send_at=in_an_hour())
+    [waits] = client.deliveries(later)
+    service.kill()
+    entries = [(delivery["id"], 2, 5), (delivery["id"], 1, 5), (waits["id"], 7, 5), (waits["id"], -1, 5), (2**62, 1, 2**62)]
+    (service.data / "in-flight").write_bytes(b"".join(struct.pack("<qqq", *entry) for entry in entries) + b"torn")
+    client.port = service.start().port
+    assert client.delivery(delivery["id"]) == delivery
+    assert client.delivery(waits["id"])["attempts"] == []
+
+
+def test_a_replay_of_a_mail_that_may_have_arrived_waits_five_minutes_too(start_service: Starter, mail_server: MailServer) -> None:
+    mail_server.answer("final", HANG)
+    service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com")
+    client = service.first()
+    handler = client.add_handler("email", email="root@nas")
+    notification = client.send("cancelled here", handlers=[handler])
+    until(lambda: any(b"cancelled here" in one.content for one in list(mail_server.mails)), what="the mail did not come")
+    cancels(client, notification, handler)
+    service.kill()
+    client.port = service.start().port
+    [row] = client.deliveries(notification)
+    assert client.post(f"/api/deliveries/{row['id']}/retry").status < 300
+
+    def wait() -> timedelta:
+        due = datetime.fromisoformat(client.delivery(row["id"])["next_attempt_datetime"])
+        return due - datetime.now(UTC).replace(tzinfo=None)
+
+    until(lambda: timedelta(seconds=200) < wait() < timedelta(seconds=301), what="it does not wait")
+    assert sum(b"cancelled here" in one.content for one in mail_server.mails) == 1
+
+
+def test_xs_duplicate_refusal_of_a_replay_after_a_kill_is_an_arrival(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/2/tweets", 201, hold=True)
+    receiver.answer("/2/tweets", 403, body=b'{"detail":"You are not allowed to create a Tweet with duplicate content.","status":403}')
+    service = start_service(TOCSIN_X_API_URL=receiver.url(""))
+    client = service.first()
+    handler = client.add_handler("x", x_consumer_key="k", x_consumer_secret="s", x_access_token="1-t", x_access_token_secret="t")
+    notification = client.send("Hello", handlers=[handler])
+    receiver.wait(1)
+    cancels(client, notification, handler)
+    service.kill()
+    receiver.release()
+    client.port = service.start().port
+    [row] = client.deliveries(notification)
+    assert client.post(f"/api/deliveries/{row['id']}/retry").status < 300
+    [delivery] = client.settled(notification)
+    assert (delivery["status"], [one["outcome"] for one in delivery["attempts"]]) == ("delivered", ["unknown", "delivered"])

@@ -243,6 +243,20 @@ def test_a_throttle_of_more_than_a_day_is_a_failure(client: OwnedClient, receive
     assert delivery["last_error"].startswith("throttled_too_long")
 
 
+def test_a_wait_of_more_than_a_day_holds_back_what_waits_behind_it(client: OwnedClient, receiver: Receiver) -> None:
+    receiver.answer("/hook", 429, headers={"Retry-After": "90000"})
+    handler = webhook(client, receiver)
+    [first] = client.settled(client.send("first", handlers=[handler]))
+    assert first["last_error"].startswith("throttled_too_long")
+    others = [client.send(f"message {number}", handlers=[handler]) for number in range(20)]
+    client.settled(client.send("beside it", handlers=[webhook(client, receiver, "/free")]))
+    for [delivery] in map(client.deliveries, others):
+        assert (delivery["status"], delivery["attempt_count"]) == ("pending", 0)
+    [last] = client.deliveries(others[-1])
+    assert "asked for a pause" in client.delivery(last["id"])["events"][-1]["text"]
+    assert [one.path for one in receiver.requests].count("/hook") == 1
+
+
 def test_a_permanent_refusal_is_not_retried_and_leaves_the_handler_on(client: OwnedClient, receiver: Receiver) -> None:
     receiver.answer("/api/webhooks/1/t", 400, body=b'{"code": 240000, "message": "Harmful link"}')
     handler = client.add_handler("discord", discord=receiver.url("/api/webhooks/1/t"))
@@ -266,6 +280,9 @@ def test_gone_switches_the_handler_off_ends_what_waits_and_tells_the_owner(clien
     [ended] = client.settled(waiting)
     assert (ended["status"], ended["attempts"]) == ("failed", [])
     assert any("switched off" in event["text"] for event in ended["events"])
+    assert ended["last_error"].startswith("handler_disabled: The target is gone.")
+    found = client.get(f"/api/deliveries?search=handler_disabled&notification_handler_id={dead}").data
+    assert [one["id"] for one in found] == [ended["id"]]
     assert client.handler(dead)["is_enabled"] is False
 
     told = [one for one in receiver.wait(2) if one.path == "/witness"]

@@ -1,6 +1,9 @@
 """A handler that stops working: when it is switched off, what its owner is told, what its history says, how it comes back."""
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -144,6 +147,7 @@ def test_a_mail_server_that_fails_counts_against_nobody(start_service: Starter, 
             ("connect", "554 5.7.1 go away", "mail_account"),
             ("hello", DROP, "mail_server"),
             ("mail", "451 4.3.0 queue file write error", "mail_server"),
+            ("hello", "421 4.3.2 shutting down", "mail_server"),
             ("rcpt", "451 4.3.5 server configuration problem", "mail_server"),
             ("rcpt", "554 5.7.1 <me@example.com>: Relay access denied", "mail_account"),
             ("final", "452 4.3.1 insufficient system storage", "mail_server"),
@@ -154,6 +158,66 @@ def test_a_mail_server_that_fails_counts_against_nobody(start_service: Starter, 
             server.forget()
         server.close_connections()
     fails("nobody listens", "mail_server")
+
+
+class Garbled(asyncio.Protocol):
+    """Offers STARTTLS and then speaks no TLS."""
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.write(b"220 mail.test\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"EHLO"):
+            self._transport.write(b"250-mail.test\r\n250 STARTTLS\r\n")
+        else:
+            self._transport.write(b"220 go ahead\r\n" + b"no TLS at all\r\n" * 3)
+
+
+@contextmanager
+def garbled() -> Iterator[str]:
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(loop.create_server(Garbled, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"smtp://me:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        loop.close()
+
+
+@contextmanager
+def untrusted() -> Iterator[str]:
+    with MailServer(tls=True, user="me", password="secret") as server:
+        yield server.url()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [lambda: nullcontext("smtp://127.0.0.1:9"), lambda: nullcontext("smtp://mail.invalid:25"), untrusted, garbled],
+    ids=["port closed", "no such host", "certificate not trusted", "no TLS after STARTTLS"],
+)
+def test_a_mail_server_that_cannot_be_reached_counts_against_nobody(
+    start_service: Starter, receiver: Receiver, kind: Callable[[], AbstractContextManager[str]]
+) -> None:
+    with kind() as url:
+        client = start_service(
+            TOCSIN_SMTP_URL=url,
+            TOCSIN_EMAIL_FROM="t@example.com",
+            TOCSIN_RETRY_SCHEDULE="0s",
+            TOCSIN_DISABLE_AFTER_FAILURES="2",
+            TOCSIN_DISABLE_AFTER="0s",
+        ).first()
+        handler, alive = client.add_handler("email", email="me@example.com"), client.add_handler("webhook", webhook=receiver.url("/alive"))
+        for _ in range(3):
+            mailed = next(one for one in client.settled(client.send("Hello", handlers=[alive, handler])) if one["last_error"])
+            assert (mailed["status"], {one["reason"] for one in mailed["attempts"]}) == ("failed", {"mail_server"}), mailed
+        assert client.handler(handler)["is_enabled"]
+        health = stats(client, handler)["health"]
+        assert health["failures"] == 0
 
 
 def test_a_dead_address_counts_while_others_answer(owner: OwnedClient, receiver: Receiver) -> None:

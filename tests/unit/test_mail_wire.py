@@ -18,7 +18,7 @@ from tocsin.flow.trial import Trials
 from tocsin.model import Mail, MailReply, NoReply, Reason
 from tocsin.net import mail as mail_module
 from tocsin.net.http import HttpWire
-from tocsin.net.mail import MailWire, NothingSent, Reuse, complaints, server_of
+from tocsin.net.mail import Learned, MailWire, NothingSent, complaints, server_of
 from tocsin.net.smtp import Timeouts
 from tocsin.net.wires import Wires
 
@@ -451,6 +451,48 @@ def test_at_most_eight_connections() -> None:
         assert server.connections == 8
 
 
+ONE_TOO_MANY = {
+    "connect": "421 4.7.0 too many connections",
+    "hello": "421 4.3.2 too many sessions for this client",
+    "mail": "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded",
+}
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("stage", ONE_TOO_MANY)
+def test_a_server_that_takes_few_connections_gets_no_more_and_every_mail_on_its_first_try(stage: str, most: int) -> None:
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        first = await asyncio.gather(*(wire.send(MAIL) for _ in range(10)))
+        before = server.connections
+        more = await asyncio.gather(*(wire.send(MAIL) for _ in range(10)))
+        assert server.connections == before  # what was learned holds
+        return [*first, *more]
+
+    with MailServer(most_connections=(most, stage, ONE_TOO_MANY[stage])) as server:
+        replies = using(server, work)
+        assert {reply.code for reply in replies if isinstance(reply, MailReply)} == {250}
+        assert len(server.mails) == len(replies) == 20
+        assert server.connections <= 6
+
+
+def test_a_test_send_waits_for_the_only_connection_in_its_user_s_turn() -> None:
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        deliveries = [asyncio.create_task(wire.send(MAIL)) for _ in range(5)]
+        await server.wait_verb("MAIL")
+        return await asyncio.gather(wire.test(MAIL, 7), *deliveries)
+
+    with MailServer(most_connections=(1, "connect", ONE_TOO_MANY["connect"])) as server:
+        assert {reply.code for reply in using(server, work) if isinstance(reply, MailReply)} == {250}
+        assert len(server.mails) == 6
+
+
+def test_a_server_that_refuses_the_only_connection_is_not_asked_again_at_once() -> None:
+    with MailServer(most_connections=(0, "connect", ONE_TOO_MANY["connect"])) as server:
+        reply = once(server)
+        assert isinstance(reply, MailReply)
+        assert (reply.code, server.connections) == (421, 1)
+
+
 def test_waiting_for_a_connection_is_no_part_of_the_attempt() -> None:
     started: list[str] = []
 
@@ -652,16 +694,16 @@ def test_what_is_said_of_a_mailbox_is_asked_once(answer: str) -> None:
 
 
 def test_what_was_learned_of_a_server_is_slowly_forgotten() -> None:
-    reuse = Reuse(100)
-    assert reuse.mails(5.0) == 100
+    reuse = Learned(100)
+    assert reuse.count(5.0) == 100
     reuse.learn(3, 1000.0)
-    assert [reuse.mails(1000.0 + minutes * 60) for minutes in (0, 9.9, 10, 20, 50, 60, 100_000)] == [3, 3, 6, 12, 96, 100, 100]
+    assert [reuse.count(1000.0 + minutes * 60) for minutes in (0, 9.9, 10, 20, 50, 60, 100_000)] == [3, 3, 6, 12, 96, 100, 100]
     reuse.learn(5, 1601.0)
-    assert reuse.mails(1601.0) == 5
+    assert reuse.count(1601.0) == 5
     reuse.learn(9, 1602.0)  # an older connection, that had carried more by then
-    assert reuse.mails(1602.0) == 5
+    assert reuse.count(1602.0) == 5
     reuse.learn(0, 1603.0)
-    assert reuse.mails(1603.0) == 1
+    assert reuse.count(1603.0) == 1
 
 
 def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:

@@ -1,11 +1,17 @@
 """A published limit is never hit on purpose."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.channels.contract import Pace
+from tocsin.engine.starts import Starts
 from tocsin.flow.pace import Pacer, Wait
+from tocsin.model import SECOND
 
 FIVE_IN_TWO = Pace("k", 5, 2.0)
 
@@ -51,10 +57,10 @@ def test_it_says_how_long_and_why_without_taking_anything() -> None:
     assert pacer.wait("other", [], 100.5) == Wait(0.0)
 
 
-def test_starts_before_this_process_count_in_the_window() -> None:
-    pacer = Pacer()
-    pacer.remember(FIVE_IN_TWO, [99.5, 97.0])  # as they come from two handlers with one credential
-    pacer.remember(FIVE_IN_TWO, [99.0, 98.5, 98.4, 98.3])
+def test_starts_that_rows_tell_of_count_in_the_window() -> None:
+    pacer = Pacer(wall=lambda: 1000 * SECOND)  # while the other clock says 100
+    pacer.remember([FIVE_IN_TWO], [int(999.5 * SECOND), 997 * SECOND], 100.0)  # as they come from two handlers with one credential
+    pacer.remember([FIVE_IN_TWO], [int(at * SECOND) for at in (999.0, 998.5, 998.4, 998.3)], 100.0)
     assert pacer.take("k", [FIVE_IN_TWO], 100.0) == pytest.approx(0.3)
     assert [pacer.take("k", [FIVE_IN_TWO], 101.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
 
@@ -83,3 +89,132 @@ def test_never_more_starts_than_allowed_in_any_window(gaps: list[float], count: 
     assert starts
     for first in starts:
         assert sum(1 for start in starts if first <= start < first + seconds * 0.999_999) <= count
+
+
+# --------------------------------------------------------------------------------------------------- over a restart
+
+
+class Process:
+    """Pacers on the same file, one after the other: each is killed by the next. `wall` is the time of day, which may step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "starts"
+        self.now, self.wall = 5000.0, 1_700_000_000.0
+        self.restart()
+
+    def restart(self, seconds: float = 0.0) -> Pacer:
+        """The machine's other clock begins anew as well, as after a boot."""
+        self.pass_by(seconds)
+        self.now = 10.0
+        self.pacer = Pacer(Starts(self.file, int(self.wall * SECOND)), lambda: int(self.wall * SECOND))
+        return self.pacer
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+        self.wall += seconds
+
+    def take(self, paces: Sequence[Pace], count: int = 1, credential: str = "bot") -> list[float]:
+        return [pytest.approx(self.pacer.take(credential, paces, self.now), abs=0.01) for _ in range(count)]
+
+
+BOT, CHAT, GROUP, QUARTER = Pace("bot", 25, 1.0), Pace("chat", 1, 1.0), Pace("chat", 20, 60.0), Pace("x", 100, 900.0)
+
+
+def test_short_windows_go_on_over_a_restart(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    assert process.take([BOT], 25) == [0.0] * 25
+    process.restart(0.4)
+    assert process.take([BOT]) == [0.6]
+    process.restart(0.7)
+    assert process.take([BOT], 26) == [0.0] * 25 + [1.0]
+
+
+def test_every_start_counts_however_many_one_delivery_makes(tmp_path: Path) -> None:
+    """Nineteen parts or attempts of whatever deliveries, one a second."""
+    process = Process(tmp_path)
+    for _ in range(19):
+        assert process.take([BOT, CHAT, GROUP]) == [0.0]
+        process.pass_by(1.0)
+    process.restart()
+    assert process.take([BOT, CHAT, GROUP]) == [0.0]
+    process.restart(1.0)
+    assert process.take([BOT, CHAT, GROUP]) == [40.0]
+    assert process.pacer.wait("bot", [BOT, CHAT, GROUP], process.now).pace == GROUP
+    assert process.take([BOT]) == [0.0]
+
+
+def test_a_long_window_outlives_any_number_of_younger_starts(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    process.take([QUARTER], 100, "x")
+    for number in range(40_000):
+        process.pass_by(0.005)
+        process.take([Pace(f"chat {number % 300}", 5, 1.0)])
+    process.restart()
+    assert process.take([QUARTER], 1, "x") == [700.0]
+
+
+def test_a_pause_goes_on_over_restarts_for_everything_of_the_credential(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    process.pacer.pause("bot", process.now + 25.0, process.now)
+    process.pacer.pause("bot", process.now + 5.0, process.now)
+    for left in (20.0, 15.0):
+        process.restart(5.0)
+        assert process.pacer.has_pauses
+        assert process.take([CHAT]) == [left]
+        assert process.take([CHAT], credential="another") == [0.0]
+    process.pass_by(15.0)
+    assert process.take([CHAT]) == [0.0]
+    process.pacer.pause_left("whoever asks next", process.now)
+    assert not process.pacer.has_pauses
+
+
+def test_a_pause_that_grew_is_kept_as_it_grew(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    process.pacer.pause("bot", process.now + 25.0, process.now)
+    process.restart()
+    process.pacer.pause("bot", process.now + 10.0, process.now)
+    process.pacer.pause("bot", process.now + 60.0, process.now)
+    process.restart(10.0)
+    assert process.take([]) == [50.0]
+
+
+def test_what_is_held_for_one_handler_by_its_id_ends_with_the_process(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    process.pacer.pause(7, process.now + 2.0, process.now)
+    assert not process.restart().has_pauses
+
+
+@pytest.mark.parametrize("years", [1 / 8760, 10.0])
+def test_a_clock_that_was_ahead_holds_nothing_longer_than_its_own_length(tmp_path: Path, years: float) -> None:
+    process = Process(tmp_path)
+    ahead = years * 365 * 86_400
+    process.wall += ahead
+    process.take([CHAT, GROUP], 1)
+    process.pacer.pause("other", process.now + 3600.0, process.now)
+    process.pass_by(1.0)
+    process.wall -= ahead
+    process.restart()
+    assert process.take([CHAT, GROUP]) == [1.0]
+    assert process.take([], credential="other") == [3600.0]
+    process.restart(1.0)  # and another restart begins nothing anew
+    assert process.take([CHAT, GROUP]) == [0.0]
+    assert process.take([], credential="other") == [3599.0]
+    process.restart(3599.0)
+    assert process.take([], credential="other") == [0.0]
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), min_size=1, max_size=40), st.integers(1, 6), st.floats(0.1, 5))
+def test_never_more_starts_than_allowed_over_restarts(steps: list[tuple[float, bool]], count: int, seconds: float) -> None:
+    with TemporaryDirectory() as folder:
+        process, pace = Process(Path(folder)), Pace("k", count, seconds)
+        starts: list[float] = []
+        for gap, is_restart in steps:
+            process.restart(gap) if is_restart else process.pass_by(gap)
+            wait = process.pacer.take("k", [pace], process.now)
+            if wait > 0:
+                process.pass_by(wait + 0.000_01)
+                wait = process.pacer.take("k", [pace], process.now)
+            assert wait == 0
+            starts.append(process.wall)
+        for first in starts:
+            assert sum(1 for start in starts if first <= start < first + seconds - 0.000_01) <= count

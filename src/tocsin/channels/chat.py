@@ -1,6 +1,5 @@
 """What the chat channels say alike around the message itself."""
 
-import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin import __version__
-from tocsin.channels.contract import Context
+from tocsin.channels.contract import Context, wait_of
 from tocsin.markup import tree
 from tocsin.markup.length import clean, clean_line
 from tocsin.markup.plain import plain
@@ -16,6 +15,7 @@ from tocsin.model import SECOND, HttpRequest, Message, Micros, Request, Severity
 
 JSON_HEADERS = (("content-type", "application/json; charset=utf-8"), ("user-agent", f"tocsin/{__version__}"))
 NUMBER_ROOM = 10  # characters, for `number`, escapes included
+_MAX_NUMBER = 1e300  # of an integer of any length: a larger one makes no float
 KEPT = 16  # renderings of a channel, so that a notification to many handlers is rendered once
 EMOJI = {Severity.INFO: "ℹ️", Severity.SUCCESS: "✅", Severity.WARNING: "⚠️", Severity.CRITICAL: "🚨"}
 
@@ -79,7 +79,7 @@ def body_of(request: Request) -> dict[str, Any]:
     return msgspec.json.decode(request.body) if isinstance(request, HttpRequest) else {}
 
 
-def seconds(value: Any) -> float | None:
+def seconds(value: Any, now: Micros) -> float | None:
     """A wait that an answer's JSON names, None where it is no usable number."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < 1e9 and math.isfinite(value) else None
+    return wait_of(float(value), now) if is_number and 0 <= value < _MAX_NUMBER else None

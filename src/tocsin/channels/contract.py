@@ -32,6 +32,8 @@ from tocsin.model import (
 )
 from tocsin.settings import Settings
 
+LEAST_EPOCH = 1e9
+YEAR_SECONDS = 366 * 86_400.0
 _MOST_READ = 1000  # bytes of an answer, for what people read of it
 
 
@@ -135,6 +137,8 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     """Line breaks and marks of Markdown in a text that is rendered within a millisecond; None: in any, since it is sent as it is."""
     becomes: Mapping[Element, str]
     """What is shown for Markdown elements that the provider does not have; those not named are shown as its own."""
+    realm: Callable[[S], str] | None = None
+    """What shares a wide throttle (`Later.is_wide`): the provider's host. Only of one user, since anybody may run such a host."""
     rest_seconds: Callable[[HttpReply, Micros], float] | None = None
     """How long nothing more may start on the credential by the limits that an answer names, whatever its outcome; 0: at once."""
     signs: bool = False
@@ -181,6 +185,11 @@ def classify_no_reply(reply: NoReply) -> Outcome:
     return Later(reply.reason, detail=reply.detail)
 
 
+def lost(reply: HttpReply) -> Outcome | None:
+    """For a 2xx whose body says what became of the message: the verdict where the rest of that body is missing, else None."""
+    return Unknown(reply.cut, said(reply)) if reply.cut is not None else None
+
+
 def json_body(reply: HttpReply) -> dict[str, Any]:
     """The answer's JSON object, or an empty one: providers and what stands before them answer anything."""
     try:
@@ -196,17 +205,25 @@ def said(reply: HttpReply, limit: int = 200) -> str:
     Only whole words are kept: scrubbing would not know a secret that was cut in the middle.
     """
     words = reply.body[:_MOST_READ].decode("utf-8", "replace").split()
-    if len(reply.body) > _MOST_READ:
+    if len(reply.body) > _MOST_READ or reply.cut is not None:
         words = words[:-1]
     text = " ".join((str(reply.status), *words))
     return text if len(text) <= limit else text[: limit + 1].rpartition(" ")[0]
 
 
+def wait_of(number: float, now: Micros) -> float | None:
+    """Seconds that a number asks for; above 10^9 it is an epoch, which names no wait if it is past or over a year away. Infinity is one."""
+    if number <= LEAST_EPOCH:
+        return number
+    wait = number - now / SECOND
+    return wait if 0 <= wait <= YEAR_SECONDS else None
+
+
 def retry_after(reply: HttpReply, now: Micros) -> float | None:
-    """Seconds that a Retry-After header asks for, as integer, decimal or HTTP date (RFC 9110 10.2.3); None if none can be read."""
+    """Seconds that a Retry-After header asks for, as integer, decimal, HTTP date (RFC 9110 10.2.3) or epoch; None if none can be read."""
     value = reply.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,10}(\.\d{1,10})?", value):
-        return float(value)
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return wait_of(float(value), now)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now / SECOND)
     except (ValueError, OverflowError, TypeError):

@@ -136,6 +136,10 @@ def _paces(settings: DiscordSettings, _: Settings) -> tuple[Pace, ...]:
     return (*paces, Pace("discord", 40, 1.0)) if match else paces
 
 
+def _realm(settings: DiscordSettings) -> str:
+    return "discord.com" if _OFFICIAL.fullmatch(settings.discord) else origin(settings.discord)
+
+
 def _rest_seconds(reply: HttpReply, _: Micros) -> float:
     """Its headers override what is known of its limits (https://docs.discord.com/developers/topics/rate-limits#header-format)."""
     if reply.headers.get("x-ratelimit-remaining", "").strip() != "0":
@@ -288,9 +292,10 @@ def _refused(reply: HttpReply, body: dict[str, Any], context: Context) -> Outcom
 
 def _throttled(reply: HttpReply, body: dict[str, Any], context: Context) -> Later:
     """The longer of the waits in header and body, both in seconds (https://docs.discord.com/developers/topics/rate-limits)."""
-    waits = [wait for wait in (retry_after(reply, context.now), chat.seconds(body.get("retry_after"))) if wait is not None]
+    waits = [wait for wait in (retry_after(reply, context.now), chat.seconds(body.get("retry_after"), context.now)) if wait is not None]
     wait = max(waits, default=None if body else CLOUDFLARE_WAIT_SECONDS)
-    return Later(Reason.THROTTLED, wait, counts=False, detail=said(reply))
+    is_wide = body.get("global") is True or reply.headers.get("x-ratelimit-global", "").strip().lower() == "true"
+    return Later(Reason.THROTTLED, wait, counts=False, detail=said(reply), is_wide=is_wide)
 
 
 CHANNEL = Channel(
@@ -299,6 +304,7 @@ CHANNEL = Channel(
     settings=DiscordSettings,
     target=_target,
     paces=_paces,
+    realm=_realm,
     rest_seconds=_rest_seconds,
     render=render,
     classify=classify,

@@ -22,6 +22,7 @@ from tocsin.channels.contract import (
     classify_no_reply,
     classify_rest,
     json_body,
+    lost,
     retry_after,
     said,
 )
@@ -210,7 +211,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
     body = json_body(reply)
     if 200 <= reply.status < 300:
         name = body.get("name")
-        return Delivered(name if isinstance(name, str) else None)
+        return Delivered(name) if isinstance(name, str) else lost(reply) or Delivered()
     error: Any = body.get("error")
     words = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else None
     match reply.status:

@@ -20,6 +20,7 @@ from tocsin.channels.contract import (
     Size,
     classify_no_reply,
     classify_rest,
+    lost,
     retry_after,
     said,
 )
@@ -65,6 +66,7 @@ _WORKFLOW_PATH = re.compile(
 )
 _SENDING_FAILED = re.compile(r"returned HTTP error (\d+)")
 
+_TAKEN = 202
 _GONE = {
     401: (Reason.UNAUTHORIZED, "The workflow does not take this address's signature, or is limited to users of its tenant."),
     404: (Reason.NOT_FOUND, "The workflow was deleted, or its address has changed."),
@@ -258,7 +260,8 @@ def _accepted(reply: HttpReply, context: Context) -> Outcome:
     """
     failed = _SENDING_FAILED.search(reply.body[:10_000].decode("utf-8", "replace"))
     if not failed:
-        return Delivered()
+        is_said = reply.status == _TAKEN or reply.body.strip() == b"1"  # a workflow's yes, and a connector's
+        return Delivered() if is_said else lost(reply) or Delivered()
     if failed[1] == "429":
         return Later(Reason.THROTTLED, retry_after(reply, context.now), counts=False, detail=said(reply))
     return Later(Reason.SERVER_ERROR, detail=said(reply))

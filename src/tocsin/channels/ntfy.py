@@ -21,6 +21,7 @@ from tocsin.channels.contract import (
     classify_no_reply,
     classify_rest,
     json_body,
+    lost,
     retry_after,
     said,
 )
@@ -197,8 +198,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
     code = _code(body)
     if 200 <= reply.status < 300:
         message_id = body.get("id")
-        # Without an id it was no ntfy that answered, but a page before it.
-        return Delivered(message_id) if isinstance(message_id, str) and message_id else Later(Reason.BAD_ANSWER, detail=said(reply))
+        return Delivered(message_id) if isinstance(message_id, str) and message_id else _without_id(reply)
     if reply.status == 429:
         return Later(Reason.THROTTLED, _wait_seconds(reply, code, context.now), counts=False, detail=said(reply))
     if reply.status == 401:
@@ -210,6 +210,13 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
     if reply.status == 400 and code:
         return Refused(Reason.NOT_FOUND, said(reply)) if code in _BAD_TOPIC else Refused(Reason.PAYLOAD, said(reply), ours=True)
     return classify_rest(reply, context.now)
+
+
+def _without_id(reply: HttpReply) -> Outcome:
+    """It was no ntfy that answered, but a page before it; or the rest of ntfy's answer is missing, which is JSON."""
+    if reply.cut and reply.headers.get("content-type", "").lower().startswith("application/json"):
+        return Delivered()
+    return lost(reply) or Later(Reason.BAD_ANSWER, detail=said(reply))
 
 
 def _code(body: dict[str, Any]) -> int:

@@ -22,6 +22,7 @@ from tocsin.channels.contract import (
     classify_no_reply,
     classify_rest,
     json_body,
+    lost,
     retry_after,
     said,
 )
@@ -305,6 +306,8 @@ def _accepted(reply: HttpReply, word: str) -> Outcome:
     """
     if reply.body.strip() == b"ok":
         return Delivered()
+    if (unknown := lost(reply)) is not None:
+        return unknown
     is_slack = any(name.startswith("x-slack") for name in reply.headers)
     if is_slack or word in _GONE or word in _REFUSED or word in _PAYLOAD or word == "rollup_error":
         return Later(Reason.BAD_ANSWER, detail=said(reply))

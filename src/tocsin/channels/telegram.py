@@ -17,6 +17,7 @@ from tocsin.channels.contract import (
     classify_no_reply,
     classify_rest,
     json_body,
+    lost,
     retry_after,
     said,
 )
@@ -236,7 +237,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
 
 def _accepted(reply: HttpReply, body: dict[str, Any]) -> Outcome:
     if body.get("ok") is not True:
-        return Later(Reason.BAD_ANSWER, detail=said(reply))
+        return lost(reply) or Later(Reason.BAD_ANSWER, detail=said(reply))
     message_id = _object(body.get("result")).get("message_id")
     return Delivered(str(message_id) if isinstance(message_id, int) else None)
 
@@ -270,7 +271,9 @@ def _not_telegram(reply: HttpReply, context: Context) -> Outcome:
 
 def _throttled(reply: HttpReply, parameters: dict[str, Any], context: Context) -> Later:
     """https://core.telegram.org/bots/api#responseparameters: seconds, in the body and in the header."""
-    waits = [wait for wait in (retry_after(reply, context.now), chat.seconds(parameters.get("retry_after"))) if wait is not None]
+    waits = [
+        wait for wait in (retry_after(reply, context.now), chat.seconds(parameters.get("retry_after"), context.now)) if wait is not None
+    ]
     return Later(Reason.THROTTLED, max(waits, default=None), counts=False, detail=said(reply))
 
 

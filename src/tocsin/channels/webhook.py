@@ -41,6 +41,7 @@ from tocsin.model import (
 from tocsin.net.urls import check_url, hide_after_host, origin
 
 TIMEOUT_SECONDS = 20.0  # the spec asks senders to wait 15 to 30 s
+BODY_SECONDS = 1.0  # the status says it all, the body is only shown: a stream of events never ends
 _DELIVERED = Delivered()
 _BLOCK = 64  # bytes, of SHA-256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,7 +96,7 @@ def _moment(at: Micros) -> datetime:
 def render(message: Message, settings: WebhookSettings, context: Context) -> tuple[HttpRequest]:
     body = _encoder.encode(_body(message, context))
     headers = (*_HEADERS, *_signature(body, context))
-    return (HttpRequest(settings.webhook, _shown(settings.webhook), body, headers, timeout_seconds=TIMEOUT_SECONDS),)
+    return (HttpRequest(settings.webhook, _shown(settings.webhook), body, headers, "POST", True, TIMEOUT_SECONDS, BODY_SECONDS),)
 
 
 @functools.lru_cache(maxsize=64)

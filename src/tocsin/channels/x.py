@@ -21,6 +21,7 @@ from tocsin.channels.contract import (
     classify_no_reply,
     classify_rest,
     json_body,
+    lost,
     retry_after,
     said,
 )
@@ -219,7 +220,9 @@ def _accepted(reply: HttpReply) -> Outcome:
     if body.get("errors"):  # X answers 200 with errors, too
         return Refused(Reason.REJECTED, said(reply))
     # Without the post's id nothing says whether it is there; the next attempt's duplicate refusal will.
-    return Delivered() if reply.status == 201 else Unknown(Reason.BAD_ANSWER, said(reply))
+    if reply.status == 201 and not reply.cut:
+        return Delivered()
+    return lost(reply) or Unknown(Reason.BAD_ANSWER, said(reply))
 
 
 def _forbidden(reply: HttpReply, context: Context) -> Outcome:

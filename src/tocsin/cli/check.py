@@ -37,6 +37,7 @@ def check(*, data_dir: str | None = None) -> int:
     settings = _usable(values, data_dir)
     for look in LOOKS:
         findings.extend(look(settings))
+    findings = list({finding.text: finding for finding in findings}.values())  # two looks may find the same
     for finding in sorted(findings, key=lambda finding: not finding.is_fault):
         show.console().print(f"{'wrong' if finding.is_fault else 'note '}  {show.one_line(finding.text)}", soft_wrap=True)
     faults = sum(finding.is_fault for finding in findings)
@@ -92,7 +93,7 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
 
 def secret_key(settings: Settings) -> Iterator[Finding]:
     """The key that opens the store: there, right, strong, and nobody else's to read."""
-    from tocsin.datadir import KEY_FILE, has_store, open_existing
+    from tocsin.datadir import KEY_FILE, examine
     from tocsin.store import StoreError
 
     folder = settings.data_path
@@ -104,9 +105,9 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
         yield Finding("TOCSIN_SECRET_KEY holds an empty key: keep one comma between two keys.")
     elif settings.secret_key and min(map(len, keys)) < _SHORTEST_KEY:
         yield Finding(f"TOCSIN_SECRET_KEY holds a key of fewer than {_SHORTEST_KEY} characters: take a long random one.")
-    if has_store(folder):
+    if folder.is_dir():
         try:
-            open_existing(settings)[0].dispose()
+            examine(settings)
         except StoreError as error:
             yield Finding(str(error))
 
@@ -116,7 +117,7 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     import shutil
 
     from tocsin.datadir import STORE_FILE, first_row, has_store
-    from tocsin.store import StoreError
+    from tocsin.store import StoreError, faults
 
     folder = settings.data_path
     if not folder.is_dir():
@@ -128,9 +129,10 @@ def store_health(settings: Settings) -> Iterator[Finding]:
         try:
             found = first_row(folder / STORE_FILE, "PRAGMA quick_check(1)")
         except StoreError as error:
-            found = (str(error),)
-        if found != ("ok",):
-            yield Finding(f"The store in {folder} is damaged ({found}): stop the service, keep the folder, and restore a backup.")
+            yield Finding(str(error))
+        else:
+            if found is not None and found != ("ok",):
+                yield Finding(faults.damaged(" ".join(str(found[0]).removeprefix("*** in database main ***").split())))
 
 
 def old_rows(settings: Settings) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tocsin.cli import show
 from tocsin.cli.admin import DataDir
-from tocsin.cli.failure import Failure
+from tocsin.cli.failure import Failure, Usage
 from tocsin.cli.options import load_settings
 
 
@@ -26,8 +26,10 @@ def backup(file: Path, /, *, data_dir: DataDir = None) -> None:
     show.note(f"{show.one_line(str(file))} holds the store ({size / 1e6:.1f} MB), not its key: without the key file it cannot be restored.")
 
 
-def restore(file: Path, /, *, replace: bool = False, data_dir: DataDir = None) -> None:
+def restore(file: Path | None = None, /, *, replace: bool = False, after_recovery: bool = False, data_dir: DataDir = None) -> None:
     """Put a copy made by `tocsin backup` in the place of the store. The service must be stopped.
+
+    Every id moves on, so that none means another message, handler or user than it did before.
 
     Parameters
     ----------
@@ -35,12 +37,21 @@ def restore(file: Path, /, *, replace: bool = False, data_dir: DataDir = None) -
         File to take the store from.
     replace
         Replace the store that is there; it is kept beside, under another name.
+    after_recovery
+        Without a file: the store was put back by other means (a copy of the folder, a snapshot of the machine), so only move its ids on.
     """
     from tocsin import upkeep
     from tocsin.store import StoreError
 
+    if (file is None) is not after_recovery:
+        raise Usage("Name the file to restore from, or use --after-recovery without one.")
     try:
-        moved = upkeep.restore(load_settings(data_dir=data_dir), file, replace)
+        settings = load_settings(data_dir=data_dir)
+        if file is None:
+            upkeep.move_on(settings)
+            show.note("The ids have moved on. What had not arrived is sent once the service runs: it may arrive a second time.")
+            return
+        moved = upkeep.restore(settings, file, replace)
     except StoreError as error:
         raise Failure(str(error)) from None
     if moved is not None:

@@ -6,7 +6,7 @@ What a lane is doing is one state, and what of its work lies in memory is anothe
 |---|---|---|
 | IDLE | nothing to start | QUEUED |
 | QUEUED | waits for its turn | IDLE, BUSY, PACED, PARKED |
-| BUSY | has as many attempts in flight as it may, or one that is sent alone | QUEUED, IDLE |
+| BUSY | has as many attempts in flight as it may, or one that is sent alone | QUEUED |
 | PACED | waits for its provider's pace | QUEUED |
 | PARKED | waits for a place | QUEUED |
 
@@ -29,7 +29,7 @@ from tocsin.store import Waiting
 IDLE, QUEUED, BUSY, PACED, PARKED = range(5)
 COMPLETE, SPILLED, PREPARING, ASKED, READING, REREAD = range(6)
 
-STATES: Final = {IDLE: {QUEUED}, QUEUED: {IDLE, BUSY, PACED, PARKED}, BUSY: {QUEUED, IDLE}, PACED: {QUEUED}, PARKED: {QUEUED}}
+STATES: Final = {IDLE: {QUEUED}, QUEUED: {IDLE, BUSY, PACED, PARKED}, BUSY: {QUEUED}, PACED: {QUEUED}, PARKED: {QUEUED}}
 SUPPLIES: Final = {
     COMPLETE: {SPILLED, ASKED, PREPARING},
     SPILLED: {ASKED},
@@ -83,7 +83,7 @@ class Lane:
         self.own: Own[Lane] | None = None  # its user's lanes that wait for their turn
         self.holding: Holding | None = None  # what its user holds of the places of its wire
         self.parked_in: dict[Lane, None] | None = None
-        self.sending = 0  # attempts that came not back yet
+        self.sending = 0  # attempts that have not come back yet
         self.alone = 0  # of them are sent alone, so nothing else starts
         self.window = Window()
         self.trust = trust
@@ -103,7 +103,7 @@ class Lane:
 
 
 class Holding:
-    """What one user holds of a wire's places, and which of his lanes wait for one."""
+    """What one user holds of a wire's places, and which of its lanes wait for one."""
 
     __slots__ = ("is_asking", "parked", "picks", "places", "silent", "size", "untrusted", "wants_oldest", "wire")
 

@@ -1,14 +1,14 @@
 """Which attempts are under way, kept so that a killed process leaves a trace: a small file mapped into memory.
 
 Writing a slot costs about a microsecond and no system call; the kernel keeps the page when the process dies. After a power cut the
-file may be stale: then an attempt that was under way is simply made again.
+file may be stale: then an attempt that was under way is simply made again. What is in the file is not trusted: whoever reads it compares
+it with the rows.
 """
 
-import mmap
-import os
 import struct
 from pathlib import Path
 
+from tocsin.engine.mapped import content, mapped
 from tocsin.model import Micros
 
 SLOTS = 16_384
@@ -17,11 +17,13 @@ _ID = struct.Struct("<q")
 
 
 class Ledger:
+    """Raises StoreError where its file cannot be used."""
+
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._file, SLOTS * _SLOT.size)
-        self._map = mmap.mmap(self._file, SLOTS * _SLOT.size)
-        self._found = [entry for entry in _SLOT.iter_unpack(self._map[:]) if entry[0] > 0]
+        found = content(path, SLOTS * _SLOT.size)
+        whole = found[: len(found) - len(found) % _SLOT.size]  # a file that was cut off may end within a slot
+        self._found = [entry for entry in _SLOT.iter_unpack(whole) if entry[0] > 0]
+        self._map = mapped(path, SLOTS * _SLOT.size)
         self._free = list(range(0, len(self._map), _SLOT.size))  # where they begin
 
     @property
@@ -33,19 +35,18 @@ class Ledger:
         """What was found has been dealt with; before that it must outlive another crash."""
         self._map[:] = bytes(len(self._map))
 
-    def enter(self, delivery_id: int, number: int, at: Micros) -> int:
-        """The slot to leave afterwards. More attempts at once than slots go unnoted (-1)."""
+    def begin(self, delivery_id: int, number: int, at: Micros) -> int:
+        """The slot to be settled afterwards. More attempts at once than slots go unnoted (-1)."""
         if not self._free:
             return -1
         slot = self._free.pop()
         _SLOT.pack_into(self._map, slot, delivery_id, number, at)
         return slot
 
-    def leave(self, slot: int) -> None:
+    def settled(self, slot: int) -> None:
         if slot >= 0:
             _ID.pack_into(self._map, slot, 0)
             self._free.append(slot)
 
     def close(self) -> None:
         self._map.close()
-        os.close(self._file)

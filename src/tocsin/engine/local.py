@@ -45,10 +45,12 @@ from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
 
 MAX_RUNNING = 4096  # attempts that are not settled yet, but for those that wait for their next part's turn
-MAX_REMEMBERED = 50_000  # handlers that answered
+MAX_REMEMBERED = 50_000  # handlers without a lane
 MAX_IDLE = 1000  # lanes that are kept though nothing is in them: making one anew for every delivery costs more
 MAX_STARTS = 200  # attempts begun in one go, before the event loop sees to others
+MAX_TURNS = 2000  # of lanes in one go, most of which may have to wait for a pace that they share
 SWEEP_SECONDS = 30.0
+KEPT_SECONDS = 2.0  # for what was cut off to be kept; if the store does not take it, the ledger knows of it
 UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
 FORGET_SECONDS = 300.0  # without an attempt, then what a handler could take says little about what it can take now (RFC 7661 4.4)
 log = structlog.get_logger(__name__)
@@ -70,18 +72,20 @@ class LocalEngine:
         self._refill = Refill(store, self._memory, self._add, self._wake_lane, self._filled)
         self._running = 0
         self.resting = 0  # of them, those that hold no place
-        self._answered: dict[int, int] = {}  # handlers without a lane whose last attempt was answered, and what they could take
+        self._remembered: dict[int, int] = {}  # handlers without a lane: how many attempts they could take, or minus those unanswered
         self._trickles: dict[Places, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()  # of use while stopping
         self._sweeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._is_pump_due = False
         self._is_held = False  # so many attempts are not settled yet that nothing more may start
+        self._has_begun = False
 
     async def start(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._refill.start(worker)
+        self._has_begun = True
         await self._sweep()
         self._sweeper = self._loop.create_task(self._sweep_now_and_then())
 
@@ -95,7 +99,7 @@ class LocalEngine:
             timer.cancel()
         if not await self._is_idle_within(grace_seconds):
             self._worker.cut_off()
-            await self._is_idle_within(grace_seconds)
+            await self._is_idle_within(min(grace_seconds, KEPT_SECONDS))
 
     async def _is_idle_within(self, seconds: float) -> bool:
         if self._running:
@@ -107,6 +111,8 @@ class LocalEngine:
     # --------------------------------------------------------------------------------------------------- what comes in
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
+        if not self._has_begun:  # the start finds them in the store
+            return
         worker, has_room = self._worker, self._memory.has_room
         for job in jobs:
             delivery = job.delivery
@@ -124,7 +130,8 @@ class LocalEngine:
         self._pump_soon()
 
     def wake(self, handler_id: int, user_id: int, due_at: Micros) -> None:
-        self._alarm.set((handler_id, user_id), due_at)
+        if self._has_begun:
+            self._alarm.set((handler_id, user_id), due_at)
 
     def _wake_lane(self, lane: Lane, due_at: Micros) -> None:
         self._alarm.set((lane.handler_id, lane.user_id), due_at)
@@ -166,11 +173,20 @@ class LocalEngine:
     def _lane(self, handler_id: int, user_id: int) -> Lane:
         lane = self._lanes.get(handler_id)
         if lane is None:
-            limit = self._answered.get(handler_id)
-            lane = self._lanes[handler_id] = Lane(handler_id, user_id, NEW if limit is None else TRUSTED)
-            lane.window = Window(limit or FIRST_LIMIT)
+            limit = self._remembered.get(handler_id, 0)
+            lane = self._lanes[handler_id] = Lane(handler_id, user_id, TRUSTED if limit > 0 else SILENT if limit else NEW)
+            if limit >= 0:
+                lane.window = Window(limit or FIRST_LIMIT)
+            else:
+                lane.unanswered = -limit
+                lane.window = self._cautious(lane)
             lane.own = self._ring.own(user_id)
         return lane
+
+    def _cautious(self, lane: Lane) -> Window:
+        """For a lane of which nothing recent is known but how many of its attempts were not answered."""
+        is_silent = lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME
+        return Window(1, is_slow_start=False) if is_silent else Window(FIRST_LIMIT)
 
     def _add(self, lane: Lane, job: Waiting) -> None:
         lane.jobs.append(job)
@@ -207,12 +223,15 @@ class LocalEngine:
 
     def _tidy(self, lane: Lane) -> None:
         """The lane is empty."""
-        if len(self._lanes) > MAX_IDLE and lane.unanswered < UNANSWERED_FOR_ONE_AT_A_TIME:
-            self._lanes.pop(lane.handler_id, None)
-            if lane.trust != TRUSTED:
-                self._answered.pop(lane.handler_id, None)
-            elif len(self._answered) < MAX_REMEMBERED:
-                self._answered[lane.handler_id] = lane.window.limit
+        if len(self._lanes) <= MAX_IDLE:
+            return
+        self._lanes.pop(lane.handler_id, None)
+        self._remembered.pop(lane.handler_id, None)
+        if lane.trust == NEW:
+            return
+        if len(self._remembered) >= MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[lane.handler_id] = -lane.unanswered if lane.unanswered else lane.window.limit
 
     # ---------------------------------------------------------------------------------------------------- taking turns
 
@@ -225,40 +244,47 @@ class LocalEngine:
     def _pump(self) -> None:
         """Start whatever may start: one job of each lane in turn."""
         self._is_pump_due = self._is_held = False
-        starts = 0
+        starts = turns = 0
         while not self._stopping:
             if self._running - self.resting >= MAX_RUNNING:
                 self._is_held = True
                 break
-            if starts == MAX_STARTS:
+            if starts == MAX_STARTS or turns == MAX_TURNS:
                 self._pump_soon()
                 break
             lane = self._ring.take()
             if lane is None:
                 break
+            turns += 1
             starts += self._take_turn(lane)
 
     def _take_turn(self, lane: Lane) -> bool:
         """Whether it started a job. If it may not, `state` says what it waits for."""
         if not lane.jobs:
             lane.state = IDLE
+            self._pass_on(lane)
             if lane.is_empty:
                 self._tidy(lane)
             return False
         worker, handler_id = self._worker, lane.handler_id
         if lane.alone:
             lane.state = BUSY  # until the one that is sent alone ends
+            self._pass_on(lane)
             return False
         if lane.sending and lane.sending >= min(lane.window.limit, worker.in_flight(handler_id)):
             lane.window.is_full = True
             lane.state = BUSY  # until one of its attempts ends
+            self._pass_on(lane)
             return False
         wire, holding = worker.wire(handler_id), lane.holding
         places = self._wires[wire]
         if holding is None or holding.wire != wire:
+            if holding is not None:
+                lane.trust, lane.window = NEW, Window()  # what was learned over the other wire says nothing here
             holding = lane.holding = places.holding(lane.user_id)
         if lane.sending and lane.trust == NEW and places.knows_slow:
             lane.state = BUSY  # until its first answer tells how long the next will take
+            self._pass_on(lane)
             return False
         size = size_of(lane.jobs[0])
         if not places.admits(lane, holding, size):
@@ -267,7 +293,8 @@ class LocalEngine:
         wait = worker.turn(handler_id)
         if wait > 0:
             lane.state = PACED
-            self._loop.call_later(wait, self._turn_came, lane)
+            self._loop.call_later(min(wait, SWEEP_SECONDS), self._turn_came, lane)  # meanwhile the handler may have been edited
+            self._pass_on(lane)
             return False
         places.take(lane, holding, size)
         self._start(
@@ -281,7 +308,7 @@ class LocalEngine:
         if lane.supply == SPILLED and self._memory.is_low(lane):
             self._refill.spilled(lane)
         if lane.sending == 0 and run.started - lane.ended_at > FORGET_SECONDS and lane.ended_at:
-            lane.window = Window(1 if lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME else FIRST_LIMIT)
+            lane.window = self._cautious(lane)
         lane.sending += 1
         self._running += 1
         if lane.jobs:
@@ -371,12 +398,17 @@ class LocalEngine:
         while places.returning:
             if places.returning.popleft()():
                 return
-        for _ in range(2):  # one may have waited longer than it is admitted now
-            lane = places.next()
-            if lane is None:
-                return
+        lane = places.next()
+        if lane is not None:
             self._queue(lane)
             self._pump_soon()
+
+    def _pass_on(self, lane: Lane) -> None:
+        """The lane takes no place now: if it was let in, the place is the next one's."""
+        if lane.holding is not None:
+            places = self._wires[lane.holding.wire]
+            if places.asking or places.first:
+                self.place_freed(places)
 
     def _trickle(self, places: Places) -> None:
         places.extra()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import structlog
 
@@ -103,19 +104,21 @@ class Refill:
     def _put(self, lane: Lane) -> None:
         self._turns.put(self._turns.own(lane.user_id), lane)
         if len(self._readers) < READS_AT_ONCE:
-            reader = asyncio.get_running_loop().create_task(self._read_all())
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
+            self._readers.add(asyncio.get_running_loop().create_task(self._read_all()))
 
     async def _read_all(self) -> None:
         """Until no lane asks."""
-        while self._turns:
-            lanes: list[Lane] = []
-            while len(lanes) < LANES_AT_ONCE and (lane := self._turns.take()) is not None:
-                lanes.append(lane)
-            if not await self._read(lanes) and len(lanes) > 1:
-                for lane in lanes:  # the one at fault must not keep the others waiting
-                    await self._read([lane])
+        try:
+            while self._turns:
+                lanes: list[Lane] = []
+                while len(lanes) < LANES_AT_ONCE and (lane := self._turns.take()) is not None:
+                    lanes.append(lane)
+                if not await self._read(lanes) and len(lanes) > 1:
+                    for lane in lanes:  # the one at fault must not keep the others waiting
+                        await self._read([lane])
+        finally:
+            # Not in a callback, which comes a turn of the loop later: a lane that asks in between would wait for nobody.
+            self._readers.discard(cast(asyncio.Task[None], asyncio.current_task()))
 
     async def _read(self, lanes: Sequence[Lane]) -> bool:
         """False: a fault of ours, and these lanes were not read."""

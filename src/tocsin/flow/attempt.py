@@ -42,6 +42,9 @@ CHARACTERS_OF_A_MARK = 16  # of a field, which is escaped one by one, take as lo
 BEGINNING = 1000  # characters that are sent of a message that cannot be rendered in time
 _MARKS = b'\n*_`~[|<>#-+&!\\:@.)"'  # whatever may make another element of the text
 
+_LEAST_HALF = 4  # characters of a secret that give something away
+_MISSING = "\n\n(The rest of this answer never came.)"
+
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -197,7 +200,7 @@ async def _send(
 
 async def _turn(loaded: Loaded, pacer: Pacer, place: Place) -> None:
     """Take the next start from the pace. Whoever waits for it holds no place."""
-    while (wait := pacer.take(loaded.credential, loaded.paces, time.monotonic())) > 0:
+    while (wait := pacer.take(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)) > 0:
         place.rest()
         await asyncio.sleep(wait)
         await place.resume()
@@ -240,6 +243,8 @@ def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None
             if not reply.body:
                 return reply.status, None
             text = scrub(reply.body.decode("utf-8", "replace"), secrets)  # cut after scrubbing, or half a secret may stay
+            if reply.cut is not None:
+                text = _without_half(text, secrets)[: MOST_RESPONSE_CHARACTERS - len(_MISSING)] + _MISSING
             return reply.status, text[:MOST_RESPONSE_CHARACTERS].replace("\0", "")
         case MailReply():
             return reply.code, scrub(reply.text, secrets)[:MOST_RESPONSE_CHARACTERS]
@@ -247,6 +252,15 @@ def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None
             return None, scrub(reply.detail, secrets) or None
         case None:
             return None, None
+
+
+def _without_half(text: str, secrets: Sequence[str]) -> str:
+    """A text that was cut off, without the beginning of a secret at its end."""
+    for secret in secrets:
+        half = next((size for size in range(len(secret) - 1, _LEAST_HALF - 1, -1) if text.endswith(secret[:size])), 0)
+        if half:
+            return text[:-half] + MASK
+    return text
 
 
 def shown_request(request: Request, secrets: Sequence[str]) -> str:

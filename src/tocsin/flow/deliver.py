@@ -27,7 +27,8 @@ from tocsin.flow.attempt import (
     shown_answer,
 )
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
-from tocsin.flow.keep import Ending, InFlightLedger, Keeping
+from tocsin.flow.identity import Identities
+from tocsin.flow.keep import STORE_RETRY_SECONDS, Ending, InFlightLedger, Keeping
 from tocsin.flow.pace import Pacer
 from tocsin.flow.settle import Decision, decide, delivered, ended_without_attempt, is_late
 from tocsin.model import (
@@ -35,7 +36,6 @@ from tocsin.model import (
     Attempt,
     Delivered,
     Delivery,
-    Handler,
     HttpRequest,
     Later,
     Micros,
@@ -99,7 +99,7 @@ class Delivering:
         keeping: Keeping,
         ledger: InFlightLedger,
         settings: Settings,
-        store_id: str,
+        identities: Identities,
     ) -> None:
         self._store = store
         self._directory = directory
@@ -108,18 +108,20 @@ class Delivering:
         self._keeping = keeping
         self._ledger = ledger
         self._settings = settings
-        self._store_id = store_id
+        self._identities = identities
         self._sending: set[asyncio.Task[None]] = set()
         self.is_prepared: Callable[[int], bool] = directory.knows_pacing
 
     # ------------------------------------------------------------------------------------------- what the engine asks
 
     def turn(self, handler_id: int) -> float:
+        if self._keeping.holds_back(handler_id):
+            return STORE_RETRY_SECONDS
         known = self._directory.known_pacing(handler_id)
         if not self._pacer.has_pauses and (known is None or not known.paces):
             return 0.0
         pacing, now = known or self._directory.pacing(handler_id), time.monotonic()
-        return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now)
+        return self._pacer.pause_left(handler_id, now) or self._pacer.take(pacing.credential, pacing.paces, now, pacing.realm)
 
     def in_flight(self, handler_id: int) -> int:
         return self._directory.pacing(handler_id).in_flight
@@ -146,7 +148,7 @@ class Delivering:
             requests = render_now(loaded, trying.notification.message, context)
             if not isinstance(requests, Refused):
                 if len(requests) == delivery.part + 1 and isinstance(request := requests[-1], HttpRequest):
-                    trying.slot = self._ledger.enter(delivery.id, context.attempt, context.now)
+                    trying.slot = self._ledger.begin(delivery.id, context.attempt, context.now)
                     self._wires.start(request, functools.partial(self._replied, trying))
                 else:
                     run.alone(len(requests) > delivery.part + 1)
@@ -170,9 +172,9 @@ class Delivering:
         delivery, notification, handler = job.delivery, job.notification, loaded.handler
         now = time.time_ns() // 1000
         try:
-            unwanted = _unwanted(delivery, notification, handler, now)
+            unwanted = _unwanted(delivery, notification, loaded, now)
             context = Context(
-                f"msg_{self._store_id}_{delivery.id}",
+                self._identities.identity(delivery.id),
                 handler.id,
                 now,
                 self._settings,
@@ -234,7 +236,7 @@ class Delivering:
 
     def _goes_out(self, trying: _Attempt) -> None:
         if trying.slot < 0:
-            trying.slot = self._ledger.enter(trying.delivery.id, trying.context.attempt, trying.context.now)
+            trying.slot = self._ledger.begin(trying.delivery.id, trying.context.attempt, trying.context.now)
 
     async def _within_budget(self, trying: _Attempt) -> tuple[Outcome | None, Context]:
         """For providers that count posts or refuse a repeated text: note the post, and make a repeat differ."""
@@ -317,8 +319,10 @@ class Delivering:
             expires_at = trying.notification.expires_at
             if expires_at is not None and before.replays == 0 and due_at > expires_at:
                 decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
-            if decision.pause_seconds:
-                self._pause(loaded.credential, decision.pause_seconds)
+        if decision.pause_seconds:
+            self._pause(loaded.credential, decision.pause_seconds)
+            if loaded.realm and isinstance(outcome, Later) and outcome.is_wide:
+                self._pause(loaded.realm, decision.pause_seconds)
         if decision.switch_off is not None or decision.new_settings is not None:
             self._pause(loaded.handler.id, HOLD_SECONDS)
         return decision
@@ -336,7 +340,7 @@ class Delivering:
             self._pause(delivery.handler_id, SHORTAGE / SECOND)
         trying.run.came_back(engine.UNTRIED)
         if part == delivery.part:
-            self._ledger.leave(trying.slot)
+            self._ledger.settled(trying.slot)
             trying.run.settled(again)
         else:
             decision = Decision(replace(delivery, part=part, due_at=again or delivery.due_at), reply.reason)
@@ -367,15 +371,24 @@ def _how(tried: Tried) -> int:
     return engine.STRAINED if is_strained else engine.ANSWERED
 
 
-def _unwanted(delivery: Delivery, notification: Notification, handler: Handler, now: Micros) -> Decision | None:
-    """How a delivery ends that is not to be attempted."""
+def _unwanted(delivery: Delivery, notification: Notification, loaded: Loaded, now: Micros) -> Decision | None:
+    """How a delivery ends that is not to be attempted, or until when it waits."""
+    handler = loaded.handler
     if not handler.is_enabled:
         if handler.disabled_reason:
             return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, handler.disabled_reason)
         return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED)
     if notification.expires_at is not None and now >= notification.expires_at and delivery.replays == 0:
         return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, delivery.last_error or "")
-    return None
+    return _too_soon(delivery, loaded.channel.unknown_wait_seconds, now) if delivery.may_have_arrived else None
+
+
+def _too_soon(delivery: Delivery, wait_seconds: float, now: Micros) -> Decision | None:
+    """A replay of what may have arrived a moment ago waits as long as a retry does, which its own schedule makes wait."""
+    gone = now - (delivery.last_attempt_at or 0)
+    if delivery.step or not 0 <= gone < wait_seconds * SECOND:
+        return None
+    return Decision(replace(delivery, due_at=now + int(wait_seconds * SECOND) - gone), Reason.UNKNOWN)
 
 
 def _as_meant(notification: Notification, send_at: Micros) -> Notification:

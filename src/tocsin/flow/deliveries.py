@@ -77,7 +77,7 @@ class Deliveries:
         loaded = await self._directory.loaded(delivery.handler_id)
         if loaded is None:
             return []
-        wait = self._pacer.wait(loaded.credential, loaded.paces, time.monotonic())
+        wait = self._pacer.wait(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
         ahead = await self._store.ahead(delivery, MOST_COUNTED) if loaded.paces else 0
         steps = max((ahead // pace.count * pace.seconds for pace in loaded.paces), default=0.0)
         if wait.seconds <= 0 and steps <= 0:

@@ -18,7 +18,7 @@ MOST_IN_MEMORY = 50_000  # handlers
 
 class Loaded(Struct, frozen=True):
     """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None. `counts_posts`: its provider
-    counts posts or refuses repeated ones, so each is noted beforehand."""
+    counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none."""
 
     handler: Handler
     channel: AnyChannel
@@ -28,18 +28,21 @@ class Loaded(Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     problem: str | None = None
     counts_posts: bool = False
+    realm: str = ""
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
 
 
 class Pacing(Struct, frozen=True):
-    """How a handler's deliveries may start: what a throttle pauses, its windows, how many at the same time, and over which wire."""
+    """How a handler's deliveries may start: what a throttle pauses, its windows, how many at the same time, over which wire, and what a
+    wide throttle pauses."""
 
     credential: str
     paces: tuple[Pace, ...]
     in_flight: int
     wire: str
+    realm: str = ""
 
 
 def load(handler: Handler, service: Settings) -> Loaded:
@@ -58,6 +61,7 @@ def load(handler: Handler, service: Settings) -> Loaded:
         paces[0].key if paces else f"handler:{handler.id}",
         secrets_of(channel, handler),
         counts_posts=channel.refuses_repeats or channel.daily_budget(service) is not None,
+        realm=f"{handler.type}@{channel.realm(typed)}#{handler.user_id}" if channel.realm else "",
     )
 
 
@@ -133,7 +137,7 @@ class Directory:
             self._pacing.pop(oldest, None)
         handler_id, channel = found.handler.id, found.channel
         self._loaded[handler_id] = found
-        self._pacing[handler_id] = Pacing(found.credential, found.paces, channel.in_flight, channel.wire)
+        self._pacing[handler_id] = Pacing(found.credential, found.paces, channel.in_flight, channel.wire, found.realm)
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:

@@ -8,6 +8,7 @@ from tocsin import observe
 from tocsin.engine import Engine
 from tocsin.flow.accept import Accepting
 from tocsin.flow.directory import Directory, Loaded
+from tocsin.flow.settle import error_text
 from tocsin.flow.words import hint, sentence, span
 from tocsin.model import SECOND, Draft, Message, Micros, Reason, Severity, Status
 from tocsin.settings import Settings
@@ -20,10 +21,11 @@ _REACHING = {Reason.DNS, Reason.CONNECT, Reason.TIMEOUT}  # failures that a dead
 log = structlog.get_logger(__name__)
 
 
-async def end_waiting(store: Store, engine: Engine, handler_id: int, status: Status, reason: Reason) -> None:
-    """End all waiting deliveries of a handler, in steps; what is in flight may still arrive."""
+async def end_waiting(store: Store, engine: Engine, handler_id: int, status: Status, reason: Reason, detail: str = "") -> None:
+    """End all waiting deliveries of a handler, in steps; what is in flight may still arrive. Those that failed have to say why."""
+    error = error_text(reason, detail or sentence(reason)) if status is Status.FAILED else None
     engine.forget_handler(handler_id)
-    while await store.end_pending(handler_id, status, reason, ROWS_AT_ONCE) == ROWS_AT_ONCE:
+    while await store.end_pending(handler_id, status, reason, ROWS_AT_ONCE, error) == ROWS_AT_ONCE:
         pass
     engine.forget_handler(handler_id)
 
@@ -77,12 +79,19 @@ class Health:
         handler = loaded.handler
         now = observe.now()
         notice, committed = await self._accepting.notice(handler.user_id, await self._notice(loaded, reason, why, now))
-        what = SwitchOff(handler.id, handler.version, HandlerEvent(now, "switched_off", why, reason), notice, ROWS_AT_ONCE)
+        what = SwitchOff(
+            handler.id,
+            handler.version,
+            HandlerEvent(now, "switched_off", why, reason),
+            notice,
+            ROWS_AT_ONCE,
+            error_text(Reason.HANDLER_DISABLED, why),
+        )
 
         was_ours = await self._store.switch_off(what, committed)
         self._directory.forget(handler.user_id, handler.id)
         if was_ours:
-            await end_waiting(self._store, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED)
+            await end_waiting(self._store, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED, why)
             log.warning("handler.switched_off", handler=handler.id, type=handler.type, reason=reason)
 
     async def _notice(self, loaded: Loaded, reason: Reason, why: str, now: Micros) -> Draft | None:

@@ -1,7 +1,7 @@
 """From a decision to its committed row, and what follows then: the engine hears when it is due again, a dead handler is switched off."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Protocol
 
@@ -13,11 +13,12 @@ from tocsin.flow.directory import Loaded
 from tocsin.flow.health import Health
 from tocsin.flow.settle import Decision
 from tocsin.flow.tally import Tally
-from tocsin.model import SECOND, Attempt, Busy, Delivery, Micros, Status
+from tocsin.model import Attempt, Busy, Delivery, Micros, Status
 from tocsin.store import Settlement, Store
+from tocsin.store.faults import Damaged, words_of
 
 STORE_RETRY_SECONDS = 1.0
-LOOK_AGAIN: Micros = 30 * SECOND
+MAX_RETRY_SECONDS = 30.0  # where the fault lasts
 _PENDING, _DELIVERED = Status.PENDING, Status.DELIVERED  # to ask an enum for a member takes as long as ten other look-ups
 log = structlog.get_logger(__name__)
 
@@ -25,8 +26,8 @@ log = structlog.get_logger(__name__)
 class InFlightLedger(Protocol):
     """Remembers over a crash which attempts were under way."""
 
-    def enter(self, delivery_id: int, number: int, at: Micros) -> int: ...
-    def leave(self, slot: int) -> None: ...
+    def begin(self, delivery_id: int, number: int, at: Micros) -> int: ...
+    def settled(self, slot: int) -> None: ...
 
 
 class Ending(Settlement, frozen=True, eq=False):
@@ -42,7 +43,11 @@ class Ending(Settlement, frozen=True, eq=False):
 
 
 class Keeping:
-    """Keeps outcomes, however long the store needs: an attempt cannot be undone."""
+    """Keeps outcomes, however long the store needs: an attempt cannot be undone.
+
+    What cannot be kept is held in memory, and nothing more starts for its handler, or for any while the store takes no writes at all; so
+    what is held is bounded by what the engine lets be in flight. One of them is tried now and then, and the others once it was kept.
+    """
 
     def __init__(self, store: Store, health: Health, ledger: InFlightLedger, metrics: observe.Metrics, tally: Tally) -> None:
         self._store = store
@@ -51,6 +56,20 @@ class Keeping:
         self._metrics = metrics
         self._tally = tally
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unkept: set[Ending] = set()
+        self._held: deque[Ending] = deque()  # of them, those that are not being tried
+        self._tried: Ending | None = None
+        self._held_of: Counter[int] = Counter()  # by handler
+        self._is_store_away = False
+        self._wait_seconds = STORE_RETRY_SECONDS
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits = observe.Repeating(log, "settle.waits")
+        self.trouble: str | None = None  # why outcomes cannot be kept, in a sentence
+        self.began_to_hold = asyncio.Event()
+
+    def holds_back(self, handler_id: int) -> bool:
+        """Whether nothing may start for this handler now, since what came of it could not be kept."""
+        return bool(self._unkept) and (self._is_store_away or handler_id in self._held_of)
 
     def keep(self, ending: Ending) -> None:
         new_settings = ending.decision.new_settings
@@ -62,13 +81,15 @@ class Keeping:
     def _kept(self, endings: Sequence[Ending], results: Sequence[bool | Exception]) -> None:
         """After their commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
         kept: list[tuple[Ending, bool]] = []
-        leave = self._ledger.leave
+        settled = self._ledger.settled
         for ending, result in zip(endings, results, strict=True):
             if isinstance(result, Exception):
-                self._not_kept(ending, result)
+                self._hold(ending, result)
                 continue
+            if self._unkept and ending in self._unkept:
+                self._let_go(ending)
             kept.append((ending, result))
-            leave(ending.slot)  # not before: what was sent and is not kept must be known after a restart
+            settled(ending.slot)  # not before: what was sent and is not kept must be known after a restart
             if ending.delivery.status is _DELIVERED:
                 ending.run.settled(None)
             else:
@@ -83,30 +104,58 @@ class Keeping:
         else:
             self._spawn(self._blame(ending.run, loaded, decision, due_at))
 
-    def _not_kept(self, ending: Ending, error: Exception) -> None:
-        if isinstance(error, Busy):
-            self._write_later(ending, error)
-        else:
-            log.error("settle.failed", delivery=ending.delivery.id, exc_info=error)
-            _look_again(ending)
-
     def _write(self, ending: Ending) -> None:
         try:
             self._store.settle(ending, self._kept)
         except Busy as busy:
-            self._write_later(ending, busy)
+            self._hold(ending, busy)
 
-    def _write_later(self, ending: Ending, busy: Busy) -> None:
-        log.error("settle.waits", delivery=ending.delivery.id, why=str(busy))
-        asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, self._write, ending)
+    # ------------------------------------------------------------------------------------------ what cannot be kept now
+
+    def _hold(self, ending: Ending, error: Exception) -> None:
+        """It is in the ledger all the while, so after a kill it is `unknown`."""
+        self._waits.note(delivery=ending.delivery.id, why=words_of(error))
+        self._is_store_away = isinstance(error, Busy) and not isinstance(error, Damaged)
+        self.trouble = _sentence(error)
+        if ending not in self._unkept:
+            self._unkept.add(ending)
+            self._held_of[ending.delivery.handler_id] += 1
+        if ending is self._tried:
+            self._tried = None
+            self._wait_seconds = STORE_RETRY_SECONDS if self._is_store_away else min(self._wait_seconds * 2, MAX_RETRY_SECONDS)
+        self._held.append(ending)  # at the end, so that the next one is tried next
+        if self._timer is None and self._tried is None:
+            self._timer = asyncio.get_running_loop().call_later(self._wait_seconds, self._try_one)
+        self.began_to_hold.set()
+
+    def _try_one(self) -> None:
+        self._timer = None
+        self._tried = self._held.popleft()
+        self.keep(self._tried)
+
+    def _let_go(self, ending: Ending) -> None:
+        """It was held, and is kept now. If it was the one that was tried, the others may be kept too."""
+        self._unkept.remove(ending)
+        handler_id = ending.delivery.handler_id
+        self._held_of[handler_id] -= 1
+        if not self._held_of[handler_id]:
+            del self._held_of[handler_id]
+        if not self._unkept:
+            self.trouble = None
+        if ending is self._tried:
+            self._tried = None
+            self._wait_seconds = STORE_RETRY_SECONDS
+            self._is_store_away = False
+            held, self._held = self._held, deque()
+            for one in held:
+                self.keep(one)
 
     async def _move(self, ending: Ending, loaded: Loaded, new_settings: Mapping[str, str]) -> None:
         """The new address first: the next attempt may follow at once."""
         try:
             await self._health.move(loaded, new_settings)
-        except Exception:
-            log.exception("move.failed", handler=loaded.handler.id)
-            _look_again(ending)
+        except Exception as error:  # noqa: BLE001  # the provider has said that it would be refused again
+            self._hold(ending, error)
         else:
             self._write(ending)
 
@@ -154,6 +203,9 @@ class Keeping:
             self._tally.delivered(latencies)
 
 
-def _look_again(ending: Ending) -> None:
-    """The row stays pending and the engine finds it again, so nothing is lost."""
-    ending.run.settled(observe.now() + LOOK_AGAIN)
+def _sentence(error: Exception) -> str:
+    if isinstance(error, Damaged):
+        return error.sentence
+    if isinstance(error, Busy):
+        return f"What became of deliveries cannot be kept: {error}."
+    return f"What became of a delivery cannot be kept ({words_of(error)}): its handler waits; run `tocsin check`."

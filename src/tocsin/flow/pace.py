@@ -1,11 +1,17 @@
-"""How often a provider may be called: windows of starts, and pauses after a throttle. Pure but for the memory of past starts."""
+"""How often a provider may be called: windows of starts, and pauses after a throttle.
+
+Both are kept in memory, and noted in a record that outlives the process, so that a restart begins no window anew and cuts no pause short.
+"""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
+from tocsin import observe
 from tocsin.channels.contract import Pace
+from tocsin.model import SECOND, Micros
 
 _TIDY_ABOVE = 10_000  # keys in memory before idle ones are dropped
 
@@ -24,72 +30,146 @@ class Wait(Struct, frozen=True):
     pace: Pace | None = None
 
 
-class Pacer:
-    """Windows and pauses by key. Times are seconds of one monotonic clock."""
+class Record(Protocol):
+    """What went out under which key and when, and until when a key was asked to rest: noted as it happens, and asked for what an
+    earlier process noted. Times are microseconds since 1970. See `tocsin.engine.starts`."""
 
-    def __init__(self) -> None:
+    def begin(self, key: str, at: Micros, seconds: float) -> None: ...
+    def rest(self, key: str, at: Micros, until: Micros) -> None: ...
+    def starts_since(self, key: str, at: Micros) -> Sequence[Micros]: ...
+    @property
+    def rests_until(self) -> Micros: ...
+    def rest_until(self, key: str) -> Micros: ...
+    def forget_before(self, at: Micros) -> None: ...
+
+
+class Pacer:
+    """Windows and pauses by key. Times are seconds of one monotonic clock, but for those of the record, which are `wall`'s."""
+
+    def __init__(self, record: Record | None = None, wall: Callable[[], Micros] = observe.now) -> None:
+        self._record = record
+        self._wall = wall
         self._starts: dict[tuple[str, int, float], deque[float]] = {}
         self._paused_until: dict[str | int, float] = {}
         self._tidy_pauses_at = _TIDY_ABOVE
+        self._has_kept_rests = record is not None and record.rests_until > 0
 
-    def take(self, credential: str, paces: Sequence[Pace], now: float) -> float:
+    def take(self, credential: str, paces: Sequence[Pace], now: float, realm: str = "") -> float:
         """0 and a start is taken in every window, or the seconds to wait; nothing is taken then."""
-        if (paused := self.pause_left(credential, now)) > 0:
+        if (self._paused_until or self._has_kept_rests) and (paused := self._paused(credential, realm, now)) > 0:
             return paused
         if not paces:
             return 0.0
-        windows = [self._window(pace) for pace in paces]
+        windows = [self._window(pace, now) for pace in paces]
         wait = max(wait_in_window(window, pace, now) for window, pace in zip(windows, paces, strict=True))
         if wait > 0:
             return wait
         for window in windows:
             window.append(now)
+        if self._record is not None:
+            at = self._wall()
+            for key, seconds in _lengths(paces).items():
+                self._record.begin(key, at, seconds)
         return 0.0
 
-    def wait(self, credential: str, paces: Sequence[Pace], now: float) -> Wait:
+    def wait(self, credential: str, paces: Sequence[Pace], now: float, realm: str = "") -> Wait:
         """What `take` would say, and why; nothing is taken."""
-        if (paused := self.pause_left(credential, now)) > 0:
+        if (paused := self._paused(credential, realm, now)) > 0:
             return Wait(paused)
-        waits = [Wait(wait_in_window(self._window(pace), pace, now), pace) for pace in paces]
+        waits = [Wait(wait_in_window(self._window(pace, now), pace, now), pace) for pace in paces]
         return max(waits, key=lambda one: one.seconds, default=Wait(0.0))
 
-    def remember(self, pace: Pace, starts: Iterable[float]) -> None:
-        """Starts before this process began: they count in the window as its own do."""
-        key = (pace.key, pace.count, pace.seconds)
-        self._starts[key] = deque(sorted([*self._window(pace), *starts])[-pace.count :])
+    def remember(self, paces: Sequence[Pace], starts: Iterable[Micros], now: float) -> None:
+        """Starts before this process began, as rows tell of them: they count, and are noted, as its own are."""
+        at = self._wall()
+        newest = sorted(starts)
+        for pace in paces:
+            window = self._window(pace, now)
+            merged = sorted([*window, *(_then(start, at, now) for start in newest)])[-pace.count :]
+            window.clear()
+            window.extend(merged)
+        if self._record is not None:
+            for key, seconds in _lengths(paces).items():
+                for start in newest:
+                    self._record.begin(key, start, seconds)
 
     @property
     def has_pauses(self) -> bool:
-        return bool(self._paused_until)
+        return bool(self._paused_until) or self._has_kept_rests
 
     def pause(self, whom: str | int, until: float, now: float) -> None:
         """No start before then: for a credential that is throttled, or for one handler, by its id."""
         if len(self._paused_until) >= self._tidy_pauses_at:  # nobody asks for those of deleted handlers any more
             self._paused_until = {one: end for one, end in self._paused_until.items() if end > now}
             self._tidy_pauses_at = max(_TIDY_ABOVE, 2 * len(self._paused_until))
-        self._paused_until[whom] = max(until, self._paused_until.get(whom, 0.0))
+        if until <= now or until <= now + self.pause_left(whom, now):
+            return
+        self._paused_until[whom] = until
+        if self._record is not None and isinstance(whom, str):
+            at = self._wall()
+            self._record.rest(whom, at, at + int((until - now) * SECOND))
 
     def pause_left(self, whom: str | int, now: float) -> float:
         """Seconds until the pause is over; 0 without one."""
         until = self._paused_until.get(whom)
         if until is None:
-            return 0.0
+            return self._kept_pause_left(whom, now) if self._has_kept_rests and isinstance(whom, str) else 0.0
         if until > now:
             return until - now
         del self._paused_until[whom]
         return 0.0
 
-    def _window(self, pace: Pace) -> "deque[float]":
+    def _paused(self, credential: str, realm: str, now: float) -> float:
+        left = self.pause_left(credential, now)
+        return max(left, self.pause_left(realm, now)) if realm else left
+
+    def _kept_pause_left(self, whom: str, now: float) -> float:
+        """The same of a pause that an earlier process was asked for."""
+        if self._record is None:
+            return 0.0
+        at = self._wall()
+        if self._record.rests_until <= at:
+            self._has_kept_rests = False
+            return 0.0
+        left = (self._record.rest_until(whom) - at) / SECOND
+        if left <= 0:
+            return 0.0
+        self._paused_until[whom] = now + left
+        return left
+
+    def _window(self, pace: Pace, now: float) -> "deque[float]":
         key = (pace.key, pace.count, pace.seconds)
         window = self._starts.get(key)
         if window is None:
             if len(self._starts) > _TIDY_ABOVE:
                 self._tidy()
-            window = self._starts[key] = deque()
+            window = self._starts[key] = deque(self._kept_starts(pace, now))
         return window
+
+    def _kept_starts(self, pace: Pace, now: float) -> list[float]:
+        """Those of an earlier process that still count, oldest first."""
+        if self._record is None:
+            return []
+        at = self._wall()
+        self._record.forget_before(at)
+        kept = self._record.starts_since(pace.key, at - int(pace.seconds * SECOND))
+        return sorted(_then(start, at, now) for start in kept)[-pace.count :]
 
     def _tidy(self) -> None:
         newest = max((window[-1] for window in self._starts.values() if window), default=0.0)
         idle = [key for key, window in self._starts.items() if not window or window[-1] < newest - key[2]]
         for key in idle:
             del self._starts[key]
+
+
+def _lengths(paces: Sequence[Pace]) -> dict[str, float]:
+    """For how many seconds a start counts under each key, at the most: in its longest window."""
+    lengths: dict[str, float] = {}
+    for pace in paces:
+        lengths[pace.key] = max(pace.seconds, lengths.get(pace.key, 0.0))
+    return lengths
+
+
+def _then(start: Micros, at: Micros, now: float) -> float:
+    """A time of the wall clock, which says `at`, by the monotonic one, which says `now`. The future counts as now."""
+    return now - max(0, at - start) / SECOND

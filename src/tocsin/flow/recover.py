@@ -13,17 +13,17 @@ from msgspec.structs import replace
 from tocsin import observe
 from tocsin.channels.contract import unpaced
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.directory import Directory
+from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.keep import Ending, Keeping
 from tocsin.flow.pace import Pacer
-from tocsin.flow.settle import decide, is_late
-from tocsin.model import SECOND, Attempt, Micros, Reason, Unknown
+from tocsin.flow.settle import Decision, decide, ended_without_attempt, is_late
+from tocsin.model import SECOND, Attempt, Delivery, Micros, Reason, Status, Unknown
 from tocsin.settings import Settings
 from tocsin.store import Store
 
-SHORT_SECONDS = 10.0  # windows up to this length are over, or nearly so, by the time of a start
 LONGEST_SECONDS = 3600.0
-MOST_READ = 200_000  # deliveries
+MAX_READ = 200_000  # deliveries
+_LOST = Unknown(Reason.CUT, "the service ended while the attempt was under way")
 
 
 class _Run:
@@ -51,35 +51,52 @@ class _Run:
 async def recover(
     under_way: Iterable[tuple[int, int, Micros]], store: Store, directory: Directory, keeping: Keeping, settings: Settings
 ) -> None:
-    """Settle what was `under_way` (delivery id, attempt number, start), unless its outcome had been kept."""
-    lost = {delivery_id: (number, at) for delivery_id, number, at in under_way}
+    """Keep what was `under_way` (delivery id, attempt number, start) as unknown, unless its outcome had been kept.
+
+    Also where the delivery has been cancelled, skipped or ended otherwise meanwhile: it keeps its status, and its log and its replay
+    say that it may have arrived.
+    """
+    lost = {(delivery_id, number): at for delivery_id, number, at in under_way}
     runs: list[_Run] = []
-    for job in await store.waiting(list(lost)):
-        number, at = lost[job.delivery.id]
-        loaded = await directory.loaded(job.delivery.handler_id)
-        if loaded is None or job.delivery.attempt_count >= number:
+    for row in await store.named(list({delivery_id for delivery_id, _ in lost})):
+        number = row.attempt_count + 1  # another one has been kept, or was never made: what the file says is no proof
+        at = lost.get((row.id, number))
+        if at is None or row.status is Status.DELIVERED:
             continue
-        delivery = replace(job.delivery, attempt_count=number, last_attempt_at=at, late=is_late(job.delivery, at))
-        outcome = Unknown(Reason.CUT, "the service ended while the attempt was under way")
-        decision = decide(outcome, delivery, loaded.channel, settings, observe.now(), random.random())  # noqa: S311  # jitter
+        now = observe.now()
+        at = min(max(at, row.created_at), now)
+        delivery = replace(row, attempt_count=number, last_attempt_at=at, late=is_late(row, at))
+        loaded = await directory.loaded(row.handler_id)
+        decision = _decide(delivery, loaded, settings, now)
         run = _Run()
         runs.append(run)
-        log_row = Attempt(delivery.id, number, at, 0, "unknown", decision.reason, None, outcome.detail, decision.due_at)
-        keeping.keep(Ending(decision.delivery, log_row, observe.now(), decision, run, loaded))
+        reason = Reason.CUT if decision.reason is Reason.HANDLER_DELETED else decision.reason
+        log_row = Attempt(row.id, number, at, 0, "unknown", reason, None, _LOST.detail, decision.due_at)
+        keeping.keep(Ending(decision.delivery, log_row, now, decision, run, loaded))
     await asyncio.gather(*(run.done for run in runs))
 
 
+def _decide(delivery: Delivery, loaded: Loaded | None, settings: Settings, now: Micros) -> Decision:
+    maybe = replace(delivery, may_have_arrived=True)
+    if delivery.status is not Status.PENDING:
+        return Decision(maybe, Reason.CUT)
+    if loaded is None:
+        return ended_without_attempt(maybe, Status.CANCELLED, Reason.HANDLER_DELETED)
+    return decide(_LOST, delivery, loaded.channel, settings, now, random.random())  # noqa: S311  # jitter
+
+
 async def resume_pace(store: Store, directory: Directory, pacer: Pacer) -> None:
-    """What was sent shortly before the start counts in the longer windows, and a throttle goes on as long as was asked."""
+    """Without a record of starts (after an upgrade, or in a copy of the store): what the rows tell of windows and throttles.
+
+    That is less: one start of each delivery, the newest deliveries, and the throttles of what still waits.
+    """
     now = observe.now()
     types = [name for name, channel in CHANNELS.items() if channel.paces is not unpaced]
-    for one in await store.recent(now - int(LONGEST_SECONDS * SECOND), types, MOST_READ):
+    for one in await store.recent(now - int(LONGEST_SECONDS * SECOND), types, MAX_READ):
         loaded = await directory.loaded(one.handler_id)
         if loaded is None:
             continue
-        then = time.monotonic() - now / SECOND  # the one clock at the other's zero
+        moment = time.monotonic()
         if one.throttled_until > now:
-            pacer.pause(loaded.credential, then + one.throttled_until / SECOND, then + now / SECOND)
-        for pace in loaded.paces:
-            if pace.seconds > SHORT_SECONDS:
-                pacer.remember(pace, [then + at / SECOND for at in one.attempts])
+            pacer.pause(loaded.credential, moment + (one.throttled_until - now) / SECOND, moment)
+        pacer.remember(loaded.paces, one.attempts, moment)

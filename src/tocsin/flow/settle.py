@@ -133,7 +133,9 @@ def _throttled(outcome: Later, delivery: Delivery, now: Micros, dice: float) -> 
     waited_seconds = (now - max(delivery.first_due_at, delivery.created_at)) / SECOND
     is_endless = delivery.throttles > 0 and delivery.replays == 0 and waited_seconds > LONGEST_THROTTLE_SECONDS
     if wait > LONGEST_THROTTLE_SECONDS or is_endless or delivery.throttles >= MOST_THROTTLES:
-        return _failed(delivery, Reason.THROTTLED_TOO_LONG, outcome.detail)
+        # The credential rests all the same: what waits behind it is not thrown at a provider that has said no.
+        failed = _failed(delivery, Reason.THROTTLED_TOO_LONG, outcome.detail)
+        return replace(failed, pause_seconds=min(wait, LONGEST_THROTTLE_SECONDS))
     wait = max(wait, LEAST_THROTTLE_SECONDS)
     due_at = now + int(wait * (1 + JITTER * dice / 4) * SECOND)
     row = replace(

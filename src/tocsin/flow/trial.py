@@ -55,7 +55,7 @@ class Trials:
 
     async def _try(self, loaded: Loaded) -> Trial:
         deadline = time.monotonic() + TRIAL_SECONDS
-        while (wait := self._pacer.take(loaded.credential, loaded.paces, time.monotonic())) > 0:
+        while (wait := self._pacer.take(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)) > 0:
             if time.monotonic() + wait > deadline:
                 return Trial("failed", Reason.THROTTLED.value, 0, None, None, "Its turn does not come within 30 seconds: try again later.")
             await asyncio.sleep(wait)

@@ -5,6 +5,7 @@ import io
 import os
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from tocsin import __version__
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
+from tocsin.net.closers import Closers
 from tocsin.net.curl_failures import no_reply, was_sent
 from tocsin.net.guard import Guard
 from tocsin.net.heads import Headers, header_lines, read_headers, target
@@ -30,6 +32,10 @@ CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
 MAX_FREE = 256  # handles that wait to be used again
 _AGENT = f"tocsin/{__version__}"
+_MAX_TRIES = 3  # again, of a request that was surely not processed
+_RETRIABLE = frozenset({pycurl.E_SEND_FAIL_REWIND, pycurl.E_HTTP2})  # what libcurl says of a kept connection that ended
+_CANNOT_REWIND = "necessary data rewind"
+_FIRST_FINAL = 200  # statuses below announce another answer
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 Done: TypeAlias = Callable[[HttpReply | NoReply], None]
@@ -40,10 +46,17 @@ STOPPED = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", sto
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 
 
+class Kept(Struct, frozen=True):
+    """What is known of kept connections. `repeats`: a request whose kept connection ended without an answer is sent again."""
+
+    repeats: bool
+    closers: Closers
+
+
 class Exchange:
     """A libcurl handle and what it heard; used for one request after another. `free`: where it waits for the next."""
 
-    def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: str | None, https: Https) -> None:
+    def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: str | None, https: Https, kept: "Kept") -> None:
         self.curl = pycurl.Curl()
         self._setopt = self.curl.setopt  # pycurl takes long to find its own methods
         self._multi = multi
@@ -55,10 +68,13 @@ class Exchange:
         self._lines: list[bytes] = []
         self._body = bytearray()
         self._is_capped = False
+        self._head_at = 0.0  # when a whole head was first noticed
         self._objection = ""
         self._sockets = 0
         self._is_short = False
         self._is_second = False
+        self._tries = 0
+        self._closers, self._repeats = kept.closers, kept.repeats
         self._manner = _Manner()
         self._origins, self._sessions = https
         self._origin: str | None = None
@@ -116,6 +132,7 @@ class Exchange:
     def let_go(self) -> None:
         self.request = self.done = None
         self._is_second = False
+        self._tries = 0
         if self._watches:
             self._watches = False
             self.curl.unsetopt(pycurl.PREREQFUNCTION)
@@ -130,9 +147,7 @@ class Exchange:
         request, done = self.request, self.done
         if request is None or done is None:  # aborted
             return
-        if code == pycurl.E_SEND_FAIL_REWIND and not was_sent(self.curl):
-            # The idle connection was dead and not a byte went out, so trying a fresh one at once repeats nothing.
-            self._start_again(request, fresh=True)
+        if code in _RETRIABLE and not self._lines and self._may_go_again(request, code):
             return
         if self._is_short and not self._is_second and not was_sent(self.curl) and self._multi.shed():
             self._is_second = True
@@ -141,6 +156,29 @@ class Exchange:
         reply = self.result(code)
         self.let_go()
         done(reply)
+
+    def _may_go_again(self, request: HttpRequest, code: int) -> bool:
+        """Whether the request has been sent again at once, because it was surely not processed, or because a kept connection ended
+        without a byte of an answer: whoever keeps connections and closes them has nearly never read it."""
+        is_kept = not self.curl.getinfo(pycurl.NUM_CONNECTS)
+        if not was_sent(self.curl) or self._is_refused(code, is_kept):
+            may = self._tries < _MAX_TRIES
+        else:
+            if is_kept and not self._waits:
+                self._closers.closed(route_of(request.url).host, time.monotonic())
+            may = is_kept and self._repeats and not self._tries
+        if may:
+            self._tries += 1
+            self._start_again(request, fresh=is_kept and not self._waits)  # HTTP/2: rather one connection for all that were refused
+        return may
+
+    def _is_refused(self, code: int, is_kept: bool) -> bool:
+        """Whether the server said that it did nothing with it: REFUSED_STREAM, or GOAWAY with a lower last stream (RFC 9113 8.7).
+
+        libcurl would send it again, if it could rewind the body, and says that it cannot; so it says of a kept connection that ended,
+        but there, of HTTP/2, it has told the reason before.
+        """
+        return code == pycurl.E_SEND_FAIL_REWIND and (not is_kept or (self._waits and self.curl.errstr().startswith(_CANNOT_REWIND)))
 
     def _start_again(self, request: HttpRequest, fresh: bool) -> None:
         self.prepare(request, route_of(request.url), fresh=fresh)
@@ -154,11 +192,14 @@ class Exchange:
         self._lines.clear()
         self._body.clear()
         self._is_capped = False
+        self._head_at = 0.0
         self._objection = ""
         self._sockets = 0
         self._is_short = False
         setopt, body = self._setopt, request.body
-        manner = _Manner(request.method, request.timeout_seconds, route.named is None, fresh)
+        closers = self._closers
+        is_single = bool(closers.hosts) and not closers.keeps(route.host, time.monotonic())
+        manner = _Manner(request.method, request.timeout_seconds, route.named is None, fresh or is_single, is_single)
         if manner != self._manner:
             self._set_manner(manner)
         setopt(pycurl.URL, route.url)
@@ -180,19 +221,38 @@ class Exchange:
     def result(self, code: int) -> HttpReply | NoReply:
         """The reply that a finished transfer got."""
         if code == 0 or self._is_capped:
-            lines = self._lines
-            if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
-                headers = Headers(tuple(lines))
-            elif (headers := read_headers(lines)) is None:
-                return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
-            if self._origin is not None:
-                self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
-            return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body))
+            return self._answer()
+        if self._has_head():
+            return self._answer(no_reply(self.curl, code).reason)
         if self._objection and not self._sockets:
             return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
         if self._is_short and not was_sent(self.curl):
             return nothing_sent(NO_DESCRIPTOR)
+        if was_sent(self.curl) and self._is_refused(code, not self.curl.getinfo(pycurl.NUM_CONNECTS)):
+            return NoReply(Reason.SERVER_ERROR, sent=False, detail="The server refused the request each time without looking at it.")
         return no_reply(self.curl, code)
+
+    def _answer(self, cut: Reason | None = None) -> HttpReply | NoReply:
+        lines = self._lines
+        if lines and lines[-1] == b"\r\n" and lines[0].startswith(b"HTTP/"):
+            headers = Headers(tuple(lines))
+        elif (headers := read_headers(lines)) is None:
+            return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
+        if self._origin is not None:
+            self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
+        return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body), cut)
+
+    def _has_head(self) -> bool:
+        """Whether the answer's head is there: the target's own, so neither a 1xx nor a proxy's, which libcurl counts elsewhere."""
+        return bool(self._lines) and self.curl.getinfo(pycurl.RESPONSE_CODE) >= _FIRST_FINAL and read_headers(self._lines) is not None
+
+    def is_answered(self, now: float) -> bool:
+        """Whether the head has been there for so long that the rest of the body is not waited for any more."""
+        request = self.request
+        if request is None or request.body_seconds is None or not self._has_head():
+            return False
+        self._head_at = self._head_at or now
+        return now - self._head_at >= request.body_seconds
 
     def _set_manner(self, manner: "_Manner") -> None:
         curl, method = self.curl, manner.method
@@ -207,6 +267,7 @@ class Exchange:
         # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if manner.is_address else DNS_SECONDS)
         curl.setopt(pycurl.FRESH_CONNECT, manner.is_fresh)
+        curl.setopt(pycurl.FORBID_REUSE, manner.is_single)
         self._manner = manner
 
     def _set_addresses(self, place: Place | None, addresses: tuple[str, ...]) -> None:
@@ -296,4 +357,5 @@ class _Manner(Struct, frozen=True, gc=False):
     timeout_seconds: float = -1.0
     is_address: bool = False
     is_fresh: bool = False
+    is_single: bool = False
     is_relieved: bool = False

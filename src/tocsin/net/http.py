@@ -7,7 +7,8 @@ from collections import deque
 import pycurl
 
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange
+from tocsin.net.closers import Closers
+from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange, Kept
 from tocsin.net.guard import Closed, Guard
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
@@ -27,7 +28,8 @@ class HttpWire:
         self._guard = Guard(settings.allow_networks, closed)
         self._has_proxy = bool(settings.proxy)
         sessions = Sessions()  # shared: whose certificate was good for one is good for the other
-        self._lanes = {True: _Lane(self._guard, settings.proxy, sessions), False: _Lane(None, settings.proxy, sessions)}
+        repeats = settings.unknown != "stop"
+        self._lanes = {guarded: _Lane(self._guard if guarded else None, settings.proxy, sessions, repeats) for guarded in (True, False)}
         self._preparing: set[asyncio.Task[None]] = set()
 
     async def send(self, request: HttpRequest) -> HttpReply | NoReply:
@@ -108,8 +110,9 @@ def _resolve(future: "asyncio.Future[HttpReply | NoReply]", reply: HttpReply | N
 class _Lane:
     """One cache of connections, for the guarded or for the unguarded requests, and the handles that wait to be used again."""
 
-    def __init__(self, guard: Guard | None, proxy: str | None, sessions: Sessions) -> None:
+    def __init__(self, guard: Guard | None, proxy: str | None, sessions: Sessions, repeats: bool) -> None:
         self._guard = guard
+        self._kept = Kept(repeats, Closers(2 if repeats else 1))
         self._https = (Origins(), sessions)
         # Users' hosts are many, the operator's and the providers' that go without the guard are few.
         self._idle_share = 1 / 4 if guard else 1 / 16
@@ -141,7 +144,9 @@ class _Lane:
         try:
             if self._multi is None:
                 self._multi = Multi(self._idle_share)
-            exchange = self._free.pop() if self._free else Exchange(self._multi, self._free, self._guard, self._proxy, self._https)
+            exchange = (
+                self._free.pop() if self._free else Exchange(self._multi, self._free, self._guard, self._proxy, self._https, self._kept)
+            )
         except (OSError, MemoryError, pycurl.error):
             asyncio.get_running_loop().call_soon(done, nothing_sent(NO_DESCRIPTOR))
             return None

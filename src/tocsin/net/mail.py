@@ -16,6 +16,7 @@ from tocsin.settings import Settings
 
 _TEST_CONNECTIONS = 2  # one user has one at most, so that a slow test holds up nobody else's
 _DOUBLES_AFTER_SECONDS = 600.0
+_TOO_MANY = frozenset({421, 432})  # "service not available, closing": 432 is Exchange Online's for too many connections
 _ALL = 0  # deliveries come in turns already: among them it is first come, first served
 _NOT_CONFIGURED = "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait"
 _BAD_SENDER = "TOCSIN_EMAIL_FROM is no address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
@@ -81,24 +82,24 @@ def nobody() -> None:
     """Nobody asks to be told."""
 
 
-class Reuse:
-    """How many mails a connection is to carry: fewer where the server takes fewer, until that is slowly forgotten.
+class Learned:
+    """How many the server takes, of mails over one connection or of connections: fewer where it says so, until that is slowly forgotten.
 
-    Doubling finds out again whether the limit is still there, at the price of one more try for each connection every ten minutes.
+    Doubling finds out again whether the limit is still there, at the price of one more try every ten minutes.
     """
 
-    def __init__(self, mails: int) -> None:
-        self._mails = mails
-        self._learned = mails
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._learned = most
         self._learned_at = 0.0
 
-    def mails(self, now: float) -> int:
+    def count(self, now: float) -> int:
         doublings = min(30, int((now - self._learned_at) / _DOUBLES_AFTER_SECONDS))
-        return min(self._mails, self._learned * 2**doublings)
+        return min(self._most, self._learned * 2**doublings)
 
-    def learn(self, mails: int, now: float) -> None:
-        """The server took `mails` over one connection and refused the next, which it then took over a fresh one."""
-        self._learned, self._learned_at = max(1, min(mails, self.mails(now))), now
+    def learn(self, count: int, now: float) -> None:
+        """The server took `count` and refused one more."""
+        self._learned, self._learned_at = max(1, min(count, self.count(now))), now
 
 
 class MailWire:
@@ -125,7 +126,9 @@ class MailWire:
         self._hindrance = _hindrance(settings)
         self._timeouts = timeouts or Timeouts()
         self._dialer = _dialer(self._server, self._timeouts.connect_seconds) if self._server else None
-        self._reuse = Reuse(mails_per_connection)
+        self._reuse = Learned(mails_per_connection)
+        self._room = Learned(connections)
+        self._in_use = 0  # connections, with those for test sends
         self._idle_seconds = idle_seconds
         self._places = Turns(connections, connections)
         self._test_places = Turns(_TEST_CONNECTIONS, 1)
@@ -161,29 +164,51 @@ class MailWire:
         server, dialer = self._server, self._dialer
         if server is None or dialer is None or self._hindrance:
             return NoReply(Reason.MAIL_NOT_CONFIGURED, False, self._hindrance)
-        connection: Connection | None = None
-        try:
-            async with places.taken(key):
-                starts()
-                kept = connection = self._take()
-                refusal: MailReply | NoReply | None = None
-                if kept is not None:
-                    refusal = await self._send_over(kept, mail, goes_out)
-                    if not _was_kept_too_long(kept, refusal):
-                        return refusal
-                connection = Connection(server, dialer, self._timeouts)
-                result = await self._send_over(connection, mail, goes_out)
-                if kept is not None and isinstance(refusal, MailReply) and not _is_temporary(result):
-                    self._reuse.learn(kept.mails - 1, time.monotonic())
-                return result
-        except asyncio.CancelledError:
-            if connection is None or not connection.may_have_sent:
+        while True:
+            self._places.resize(self._room.count(time.monotonic()))
+            try:
+                await places.take(key)
+            except asyncio.CancelledError:
                 raise NothingSent from None
-            raise
+            self._in_use += 1
+            try:
+                starts()
+                connection, result = await self._send_now(server, dialer, mail, goes_out)
+                others = self._in_use - 1
+                if not others or not _is_one_too_many(connection, result):
+                    return result
+                self._room.learn(others, time.monotonic())
+                self._places.resize(self._room.count(time.monotonic()))  # before the place is given to the next
+            finally:
+                self._in_use -= 1
+                places.give(key)
+            places = self._places  # a test send, too, now waits until a delivery has been sent
+
+    async def _send_now(
+        self, server: Server, dialer: Dialer, mail: Mail, goes_out: Callable[[], None]
+    ) -> tuple[Connection, MailReply | NoReply]:
+        """Over a kept connection, where there is one, and over a fresh one, where that may do better."""
+        kept = self._take()
+        refusal: MailReply | NoReply | None = None
+        if kept is not None:
+            refusal = await self._send_over(kept, mail, goes_out)
+            if not _was_kept_too_long(kept, refusal):
+                return kept, refusal
+        connection = Connection(server, dialer, self._timeouts)
+        result = await self._send_over(connection, mail, goes_out)
+        if kept is not None and isinstance(refusal, MailReply) and not _is_temporary(result):
+            self._reuse.learn(kept.mails - 1, time.monotonic())
+        return connection, result
 
     async def _send_over(self, connection: Connection, mail: Mail, goes_out: Callable[[], None]) -> MailReply | NoReply:
         try:
             result = await connection.send(mail, goes_out)
+        except asyncio.CancelledError:
+            may_have_sent = connection.may_have_sent
+            connection.drop()
+            if not may_have_sent:
+                raise NothingSent from None
+            raise
         except BaseException:
             connection.drop()
             raise
@@ -203,7 +228,7 @@ class MailWire:
     def _put_back(self, connection: Connection, result: MailReply | NoReply) -> None:
         if not connection.is_usable:
             connection.drop()
-        elif self._is_closed or connection.mails >= self._reuse.mails(time.monotonic()) or _was_kept_too_long(connection, result):
+        elif self._is_closed or connection.mails >= self._reuse.count(time.monotonic()) or _was_kept_too_long(connection, result):
             self._part_from(connection)
         else:
             self._idle[connection] = asyncio.get_running_loop().call_later(self._idle_seconds, self._expire, connection)
@@ -234,6 +259,11 @@ def _hindrance(settings: Settings) -> str:
 
 def _is_temporary(result: MailReply | NoReply) -> bool:
     return isinstance(result, NoReply) or 400 <= result.code < 500
+
+
+def _is_one_too_many(connection: Connection, result: MailReply | NoReply) -> bool:
+    """Whether the server refused a fresh connection, perhaps because it takes no more of them beside those that are open."""
+    return connection.mails == 1 and connection.untouched and isinstance(result, MailReply) and result.code in _TOO_MANY
 
 
 def _was_kept_too_long(connection: Connection, result: MailReply | NoReply) -> bool:

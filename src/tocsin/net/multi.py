@@ -29,6 +29,7 @@ _CLOSED = _BROKEN | select.EPOLLRDHUP
 _EVENTS_AT_ONCE = 16
 _MAX_SECONDS = 0.01  # of the loop at a time: a TLS handshake takes a millisecond
 _IDLE_CONNECTIONS = 2000
+_LOOK_SECONDS = 0.5  # between looks for answers whose body does not end
 _GAP_SECONDS = 0.25  # a timer that is so late: the process was stopped, or something held up the loop
 
 
@@ -43,6 +44,10 @@ class Transfer(Protocol):
 
     def relieve(self) -> float:
         """Take libcurl's time limits off it. Gives the seconds that it may go on from now."""
+        ...
+
+    def is_answered(self, now: float) -> bool:
+        """Whether all of its answer is there that is worth waiting for. `now`: of time.monotonic()."""
         ...
 
 
@@ -62,6 +67,7 @@ class Multi:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0  # uvloop gives a handle without `when` if the time is less than half a millisecond away
         self._soon: asyncio.Handle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._to_shed: int | None = None  # idle connections that may still be closed in this turn of the loop
         self._multi = pycurl.CurlMulti()
         self._add, self._remove = self._multi.add_handle, self._multi.remove_handle  # pycurl takes long to find its own methods
@@ -76,6 +82,8 @@ class Multi:
         else:
             self._add(transfer.curl)
             self._waiting[transfer.curl] = transfer
+            if self._looking is None:
+                self._looking = self._loop.call_later(_LOOK_SECONDS, self._look)
             self._act_soon()
 
     def opened(self, fd: int) -> None:
@@ -124,7 +132,7 @@ class Multi:
         self._is_closed = True
         self.cut()
         self._multi.close()
-        for handle in (self._timer, self._soon):
+        for handle in (self._timer, self._soon, self._looking):
             if handle:
                 handle.cancel()
         self._loop.remove_reader(self._epoll.fileno())
@@ -247,6 +255,16 @@ class Multi:
         _, running = self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         if running < len(self._waiting):
             self._collect()
+
+    def _look(self) -> None:
+        """End what is answered but for a body that does not end. A look at all now and then costs less than a call at each header line."""
+        self._looking = None
+        now = time.monotonic()
+        for curl, transfer in list(self._waiting.items()):
+            if transfer.is_answered(now):
+                self._end(curl, pycurl.E_OPERATION_TIMEDOUT)
+        if self._waiting:
+            self._looking = self._loop.call_later(_LOOK_SECONDS, self._look)
 
     def _collect(self) -> None:
         _, done, failed = self._multi.info_read()

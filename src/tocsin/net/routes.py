@@ -15,13 +15,14 @@ class Route(Struct, frozen=True, gc=False):
     """A URL as libcurl is given it.
 
     `named`: its place if its host is a name; None for an address, of which there is nothing to look up. `origin`: host and port of an
-    https URL; None for others.
+    https URL; None for others. `host`: host and port, empty where the URL cannot be read.
     """
 
     url: str
     named: Place | None
     is_escaped: bool
     origin: str | None = None
+    host: str = ""
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -31,12 +32,13 @@ def route_of(url: str) -> Route:
     if named is None:
         return Route(url, None, False)
     url = wire_url(url)
-    origin = f"{named.host}:{named.port}" if url[:6].lower() == "https:" else None
+    host = f"{named.host}:{named.port}"
+    origin = host if url[:6].lower() == "https:" else None
     try:
         ipaddress.ip_address(named.host.strip("[]"))
     except ValueError:
-        return Route(url, named, "%" in url, origin)
-    return Route(url, None, "%" in url, origin)
+        return Route(url, named, "%" in url, origin, host)
+    return Route(url, None, "%" in url, origin, host)
 
 
 def place_of(url: str) -> Place | None:

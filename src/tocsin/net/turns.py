@@ -11,21 +11,28 @@ class Turns:
 
     def __init__(self, places: int, share: int) -> None:
         self._share = share
-        self._free = places
+        self._places = self._free = places
         self._held: Counter[int] = Counter()
         self._waiting: dict[int, deque[asyncio.Future[None]]] = {}  # the key whose turn is next first
 
     @asynccontextmanager
     async def taken(self, key: int) -> AsyncGenerator[None]:
         """Holds a place within the block, once there is one."""
-        await self._take(key)
+        await self.take(key)
         try:
             yield
         finally:
-            self._give(key)
+            self.give(key)
 
-    async def _take(self, key: int) -> None:
-        if self._free and self._held[key] < self._share:  # whoever waits now, waits for a place of its own share
+    def resize(self, places: int) -> None:
+        """So many places from now on; where more are held, nobody else gets one until enough were given back."""
+        self._free += places - self._places
+        self._places = places
+        self._serve()
+
+    async def take(self, key: int) -> None:
+        """For whoever says itself when it gives the place back."""
+        if self._free > 0 and self._held[key] < self._share:  # whoever waits now, waits for a place of its own share
             self._hold(key)
             return
         turn = asyncio.get_running_loop().create_future()
@@ -34,7 +41,7 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give(key)  # it was this one's turn, and now it is the next one's
+                self.give(key)  # it was this one's turn, and now it is the next one's
             else:
                 self._forget(key, turn)
             raise
@@ -43,12 +50,15 @@ class Turns:
         self._free -= 1
         self._held[key] += 1
 
-    def _give(self, key: int) -> None:
+    def give(self, key: int) -> None:
         self._free += 1
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]
-        while self._free and (next_key := self._next()) is not None:
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._free > 0 and (next_key := self._next()) is not None:
             turns = self._waiting.pop(next_key)
             turn = turns.popleft()
             if turns:

@@ -124,7 +124,7 @@ class HandlerFacts(Struct, frozen=True):
 class SwitchOff(Struct, frozen=True):
     """A handler is disabled by the service: what waits for it ends, its owner is told, and its history says why, all in one commit.
 
-    Nothing happens unless the handler is still at `version`. `most`: deliveries that are ended at once.
+    Nothing happens unless the handler is still at `version`. `most`: deliveries that are ended at once, with `last_error`.
     """
 
     handler_id: int
@@ -132,6 +132,7 @@ class SwitchOff(Struct, frozen=True):
     event: HandlerEvent
     notice: "Accept | None"
     most: int
+    last_error: str | None = None
 
 
 class HandlerBrief(Struct, frozen=True):
@@ -284,8 +285,12 @@ class Store(Protocol):
         and when the next is due."""
         ...
 
-    async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
-        """What handlers of these types were doing lately, and all that are throttled, as far as the newest `most` deliveries show it."""
+    async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
+        """These deliveries, whatever has become of them; those that are gone are left out."""
+        ...
+
+    async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
+        """What handlers of these types were doing lately, as far as the newest `limit` deliveries show it, and all that are throttled."""
         ...
 
     async def ahead(self, delivery: Delivery, most: int) -> int:
@@ -295,8 +300,8 @@ class Store(Protocol):
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]: ...
 
     # deliveries
-    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int) -> int:
-        """End up to `limit` pending deliveries of a handler; how many were ended."""
+    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
+        """End up to `limit` pending deliveries of a handler; how many were ended. `error`: their last error, if it is to change."""
         ...
 
     async def cancel(self, user_id: int, notification_id: int) -> list[int]: ...

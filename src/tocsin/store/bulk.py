@@ -62,9 +62,10 @@ SETTLE_OTHERS = Statement(
     " last_error = v.column12 FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
     "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
-COUNT_ATTEMPTS = Statement(
-    "UPDATE deliveries SET attempt_count = v.column2, last_attempt_at = v.column3 FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
-    "(?, ?, ?)",
+COUNT_ATTEMPTS = Statement(  # of what has ended otherwise meanwhile: a replay goes on from what has arrived, or may have
+    "UPDATE deliveries SET attempt_count = v.column2, last_attempt_at = v.column3, may_have_arrived = v.column4, part = v.column5"
+    " FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
+    "(?, ?, ?, ?, ?)",
 )
 _ADD_ATTEMPTS = (
     "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason, status_code, response, next_at) VALUES {}"
@@ -251,7 +252,7 @@ class SettleAll:
             elif wanted:
                 others += _settled_row(delivery)
             elif attempt is not None:
-                counted += (delivery_id, attempt.number, attempt.at)
+                counted += (delivery_id, attempt.number, attempt.at, 1 if delivery.may_have_arrived else 0, delivery.part)
             if attempt is not None:
                 number, at, duration_us, outcome, reason = attempt.number, attempt.at, attempt.duration_us, attempt.outcome, attempt.reason
                 code, response = attempt.status_code, attempt.response

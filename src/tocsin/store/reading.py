@@ -73,22 +73,26 @@ def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting
     return found
 
 
-def recent(connection: Connection, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
+def named(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivery]:
+    found: list[Delivery] = []
+    for start in range(0, len(delivery_ids), _IDS_AT_ONCE):
+        chosen = select(deliveries).where(deliveries.c.id.in_(delivery_ids[start : start + _IDS_AT_ONCE]))
+        found.extend(map(delivery_of, connection.execute(chosen)))
+    return found
+
+
+def recent(connection: Connection, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
+    rows: dict[int, Recent] = {}
     newest = select(func.coalesce(func.max(deliveries.c.id), 0)).scalar_subquery()
     of_types = select(handlers.c.id).where(handlers.c.type.in_(types))
-    is_throttled = and_(PENDING, deliveries.c.throttles > 0)
-    found = connection.execute(
-        select(deliveries.c.handler_id, deliveries.c.last_attempt_at, deliveries.c.status, deliveries.c.throttles, deliveries.c.due_at)
-        .where(deliveries.c.id > newest - most, deliveries.c.last_attempt_at.is_not(None))
-        .where(or_(and_(deliveries.c.last_attempt_at >= since, deliveries.c.handler_id.in_(of_types)), is_throttled))
+    attempts = select(deliveries.c.handler_id, deliveries.c.last_attempt_at).where(
+        deliveries.c.id > newest - limit, deliveries.c.last_attempt_at >= since, deliveries.c.handler_id.in_(of_types)
     )
-    rows: dict[int, Recent] = {}
-    for row in found:
-        one = rows.setdefault(row.handler_id, Recent(row.handler_id))
-        if row.last_attempt_at >= since:
-            one.attempts.append(row.last_attempt_at)
-        if row.status == Status.PENDING and row.throttles:
-            one.throttled_until = max(one.throttled_until, row.due_at)
+    for handler_id, at in connection.execute(attempts):
+        rows.setdefault(handler_id, Recent(handler_id)).attempts.append(at)
+    throttled = select(deliveries.c.handler_id, func.max(deliveries.c.due_at)).where(PENDING, deliveries.c.throttles > 0)
+    for handler_id, until in connection.execute(throttled.group_by(deliveries.c.handler_id)):
+        rows.setdefault(handler_id, Recent(handler_id)).throttled_until = until
     return list(rows.values())
 
 

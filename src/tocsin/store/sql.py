@@ -40,16 +40,20 @@ from tocsin.store import (
     SwitchOff,
     Waiting,
     bulk,
+    faults,
     listing,
     migrations,
     reading,
     writing,
 )
+from tocsin.store.faults import Damaged
+from tocsin.store.room import Room
 from tocsin.store.tables import meta, metadata
 from tocsin.store.writer import Writer
 
 READ_SECONDS = 5.0
 READ_THREADS = 2  # for the flow's own short reads
+DAMAGE_SECONDS = 600.0  # for so long the store counts as damaged after a reading ran into it
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 _STEPS_BETWEEN_LOOKS = 50_000  # virtual machine instructions, about a millisecond
 _PRAGMAS = (
@@ -59,6 +63,7 @@ _PRAGMAS = (
     "foreign_keys=ON",
     "cache_size=-2048",
     "wal_autocheckpoint=4000",  # pages; pages that change again and again are written back once
+    "journal_size_limit=16777216",  # bytes, those pages: a log that had to grow while somebody read is cut again
 )
 T = TypeVar("T")
 
@@ -99,17 +104,23 @@ def migrate(engine: Engine) -> None:
             _VERSIONS.create_all(connection)
             connection.execute(_VERSION.insert().values(version_num=migrations.HEAD))
         elif connection.scalar(select(_VERSION.c.version_num)) != migrations.HEAD:
-            _upgrade(connection)
+            _upgrade(connection, "head")
 
 
-def _upgrade(connection: Connection) -> None:
+def migrate_to(engine: Engine, version: str) -> None:
+    """Make the tables as they were in that version."""
+    with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
+        _upgrade(connection, version)
+
+
+def _upgrade(connection: Connection, version: str) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "tocsin.store:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, version)
 
 
 class SqlStore:
@@ -117,11 +128,13 @@ class SqlStore:
 
     def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
         self._reads = _begin_by_hand(engine, "BEGIN")
-        self._writer = Writer(_begin_by_hand(engine, "BEGIN IMMEDIATE"), changed)
+        file = None if engine.url.database is None or engine.dialect.name != "sqlite" else Path(engine.url.database)
+        self._writer = Writer(_begin_by_hand(engine, "BEGIN IMMEDIATE"), changed, Room(file), writing.note_alive)
         self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
         self._engine = engine
+        self._damage, self._damage_until = "", 0.0  # what a reading ran into lately
 
     async def close(self) -> None:
         await self._writer.close()
@@ -132,6 +145,13 @@ class SqlStore:
     @property
     def is_alive(self) -> bool:
         return self._writer.is_alive
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the store from being read or written, in a sentence."""
+        if not self.is_alive:
+            return "The store does not take writes."
+        return self._damage if time.monotonic() < self._damage_until else self._writer.trouble
 
     @property
     def writes_waiting(self) -> int:
@@ -157,6 +177,9 @@ class SqlStore:
                 finally:
                     driver.set_progress_handler(None, 0)
         except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
+            if faults.is_damage(error):
+                self._damage, self._damage_until = faults.sentence(error), time.monotonic() + DAMAGE_SECONDS
+                raise Damaged(faults.words_of(error)) from error
             why = "this reading took too long: ask for less" if "interrupt" in str(error.orig) else "the store cannot be read now"
             raise Busy(why, 5) from error
 
@@ -191,8 +214,11 @@ class SqlStore:
     async def due(self, limits: Mapping[int, int], now: Micros) -> dict[int, tuple[list[Waiting], Micros | None]]:
         return await self._read(reading.due, limits, now)
 
-    async def recent(self, since: Micros, types: Sequence[str], most: int) -> list[Recent]:
-        return await self._read(reading.recent, since, types, most)
+    async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
+        return await self._read(reading.named, delivery_ids)
+
+    async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
+        return await self._read(reading.recent, since, types, limit)
 
     async def ahead(self, delivery: Delivery, most: int) -> int:
         return await self._read(reading.ahead, delivery, most)
@@ -202,8 +228,8 @@ class SqlStore:
 
     # ------------------------------------------------------------------------------------------------------ deliveries
 
-    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int) -> int:
-        return await self._write(writing.end_pending, handler_id, status, reason, limit)
+    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
+        return await self._write(writing.end_pending, handler_id, status, reason, limit, error)
 
     async def cancel(self, user_id: int, notification_id: int) -> list[int]:
         return await self._write(writing.cancel, user_id, notification_id)
@@ -304,7 +330,7 @@ def write_now(engine: Engine, write: Callable[[Connection], T]) -> T:
         with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
             return write(connection)
     except DBAPIError as error:
-        raise StoreError(f"the store cannot be written: {error.orig}") from error
+        raise StoreError(faults.sentence(error)) from error
 
 
 def read_meta(connection: Connection, name: str) -> bytes | None:

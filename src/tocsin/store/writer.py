@@ -14,12 +14,19 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from tocsin import observe
 from tocsin.model import Busy
+from tocsin.store import faults
+from tocsin.store.faults import Damaged
+from tocsin.store.room import Room
 
 MOST_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
 MOST_GATHERED = 256  # writes that are handed to the thread at once
 LOOK_EVERY_SECONDS = 0.5  # for what other processes wrote
 MOST_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
+PROBE_SECONDS = 1.0  # between two looks whether it can be written again
+STALLED_SECONDS = 3.0  # that a commit takes at most while all is well
+FRESH_SECONDS = 10.0  # for so long the last write says that it can be written
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +57,18 @@ class _Job(Struct):
 class Writer:
     """The only writer of the service's own process. `changed` is called, on the event loop, when another process wrote."""
 
-    def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, changed: Callable[[], None], room: Room, probe: Write) -> None:
+        """`probe`: a small write that changes a row, to see whether it can be done."""
         self._engine = engine
         self._changed = changed
+        self._room = room
+        self._probe = probe
+        self._trouble: str | None = None  # what kept the last write from being kept, if none was kept since
+        self._written_at = time.monotonic()
+        self._probe_at = 0.0
+        self._is_asked = False
+        self._began_at: float | None = None  # the commit that is under way
+        self._failed = observe.Repeating(log, "store.write_failed")
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._gathered: dict[Done, _Job] = {}
         self._gathered_count = 0  # writes in them
@@ -118,6 +134,14 @@ class Writer:
     def waiting(self) -> int:
         return self._waiting
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written, in a sentence; None if the last write was kept. Being asked, it looks anew soon."""
+        self._is_asked, began_at = True, self._began_at
+        if self._trouble is None and began_at is not None and time.monotonic() - began_at > STALLED_SECONDS:
+            return "The store has been busy with one write for some time: the disk stalls, or another process holds it."
+        return self._trouble or (faults.FULL if self._room.is_used_up else None)
+
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
         self._hand_over()
@@ -138,10 +162,13 @@ class Writer:
             self._look_for_others(connection)  # from here on a change is a change
             while True:
                 jobs, last = self._take()
+                self._began_at = time.monotonic()
                 if jobs:
                     self._commit(connection, jobs)
                     self._loop.call_soon_threadsafe(self._answer, jobs)
+                self._look_whether_it_writes(connection)
                 self._look_for_others(connection)
+                self._began_at = None
                 if last:
                     return
 
@@ -161,8 +188,13 @@ class Writer:
 
     def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
         """Every job has its results afterwards."""
+        if self._room.is_short(connection):
+            self._note_trouble(faults.FULL if self._room.is_used_up else faults.NO_ROOM, "no room for the log to be folded in")
+            for job in jobs:
+                job.results = [Busy("the store cannot be written now", 5)] * len(job.writes)
+            return
         try:
-            self._transaction(connection, jobs)
+            self._transaction_or_room(connection, jobs)
         except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one
             if _count(jobs) == 1:
                 jobs[0].results = [self._known(error)]
@@ -175,13 +207,38 @@ class Writer:
 
     def _known(self, error: Exception) -> Exception:
         """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
+        if faults.is_damage(error):
+            self._note_trouble(faults.sentence(error), faults.words_of(error))
+            return Damaged(faults.words_of(error))
         if isinstance(error, (OperationalError, self._engine.dialect.loaded_dbapi.OperationalError)):
-            log.error("store.write_failed", error=str(error.orig if isinstance(error, OperationalError) else error))
+            self._note_trouble(faults.sentence(error), faults.words_of(error))
             return Busy("the store cannot be written now", 5)
         return error
 
+    def _note_trouble(self, sentence: str, why: str) -> None:
+        self._trouble = sentence
+        self._failed.note(error=why)
+
+    def _transaction_or_room(self, connection: Connection, jobs: list[_Job]) -> None:
+        try:
+            self._transaction(connection, jobs)
+        except Exception as error:
+            if not (faults.is_full(error) and self._room.make(connection)):
+                raise
+            self._transaction(connection, jobs)
+
+    def _look_whether_it_writes(self, connection: Connection) -> None:
+        """While it could not be written, or somebody asks and nothing was written lately: a real write says whether it can be."""
+        now = time.monotonic()
+        is_doubted = self._trouble is not None or (self._is_asked and now - self._written_at > FRESH_SECONDS)
+        if not is_doubted or now < self._probe_at:
+            return
+        self._probe_at, self._is_asked = now + PROBE_SECONDS, False
+        self._commit(connection, [_Job([self._probe], None, _nobody)])
+
     def _transaction(self, connection: Connection, jobs: list[_Job]) -> None:
         kinds: dict[type[Bulk], list[_Job]] = {}
+        before = self._changes(connection)
         with connection.begin():
             for job in jobs:
                 if job.bulk is None:
@@ -194,6 +251,12 @@ class Writer:
                 for job in alike:
                     end = start + len(job.writes)
                     job.results, start = results[start:end], end
+        if self._changes(connection) != before:  # what changes nothing is kept on a full disk too
+            self._trouble, self._written_at = None, time.monotonic()
+
+    def _changes(self, connection: Connection) -> int:
+        """How many rows this connection has changed so far; where the database does not say, every transaction counts as one."""
+        return getattr(connection.connection.driver_connection, "total_changes", time.monotonic_ns())
 
     def _undo_in_memory(self, connection: Connection) -> None:
         """What a statement may have to undo, SQLite would keep in a file (https://www.sqlite.org/tempfiles.html): a seventh of a write."""
@@ -224,6 +287,10 @@ class Writer:
                 job.done(job.writes, job.results)
             except Exception:
                 log.exception("store.answer_failed")  # the others are answered all the same
+
+
+def _nobody(_: Sequence[Any], __: Sequence[Any]) -> None:
+    """Whom a probe tells."""
 
 
 def _count(jobs: list[_Job]) -> int:

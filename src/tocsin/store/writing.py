@@ -1,6 +1,7 @@
 """The writes that come one by one, as functions of an open transaction. The hot ones are in bulk.py."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,18 +29,20 @@ from tocsin.store.tables import (
     handler_hours,
     handlers,
     keys,
+    meta,
     posts,
 )
 
 DAY: Micros = 86_400_000_000
+ALIVE_AT = "alive_at"
 MOST_EVENTS = 100  # of a handler are kept
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
 
 
-def end_pending(connection: Connection, handler_id: int, status: Status, reason: Reason, limit: int) -> int:
+def end_pending(connection: Connection, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
     chosen = select(deliveries.c.id).where(deliveries.c.handler_id == handler_id, deliveries.c.status == int(Status.PENDING)).limit(limit)
-    return len(_end(connection, [row[0] for row in connection.execute(chosen)], status, reason))
+    return len(_end(connection, [row[0] for row in connection.execute(chosen)], status, reason, error))
 
 
 def cancel(connection: Connection, user_id: int, notification_id: int) -> list[int]:
@@ -51,14 +54,15 @@ def cancel(connection: Connection, user_id: int, notification_id: int) -> list[i
     return _end(connection, [row[0] for row in connection.execute(chosen)], Status.CANCELLED, Reason.CANCELLED)
 
 
-def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Reason) -> list[int]:
-    """End pending deliveries without an attempt."""
+def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Reason, error: str | None = None) -> list[int]:
+    """End pending deliveries without an attempt. `error`: their last error, which otherwise stays as it was."""
     totals = Totals()
+    last_error = {} if error is None else {"last_error": error}
     for chunk in chunks(ids):
         ended = connection.execute(
             update(deliveries)
             .where(deliveries.c.id.in_(chunk))
-            .values(status=int(status), last_reason=reason.value)
+            .values(status=int(status), last_reason=reason.value, **last_error)
             .returning(deliveries.c.user_id)
         )
         for row in ended:
@@ -156,7 +160,7 @@ def switch_off(connection: Connection, what: SwitchOff) -> tuple[bool, Accepted 
     change = HandlerChange(is_enabled=False, disabled_reason=what.event.detail)
     if not change_handler(connection, what.handler_id, change, what.version, what.event, most=0):
         return False, None
-    end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most)
+    end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most, what.last_error)
     return True, None if what.notice is None else AcceptAll.run_all(connection, [what.notice])[0]
 
 
@@ -211,6 +215,13 @@ def delete_handler(connection: Connection, handler_id: int, at: Micros, most: in
     totals.write(connection)
     end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, most)
     return True
+
+
+def note_alive(connection: Connection) -> None:
+    """A small write, which shows that the store can be written; kept is when it was."""
+    at = b"%d" % (time.time_ns() // 1000)
+    if connection.execute(update(meta).where(meta.c.name == ALIVE_AT).values(value=at)).rowcount == 0:
+        connection.execute(insert(meta).values(name=ALIVE_AT, value=at))
 
 
 def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:

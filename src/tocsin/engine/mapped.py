@@ -1,0 +1,57 @@
+"""A small file in memory: writing into it costs no system call, and what is written outlives the process, though not a power cut."""
+
+import errno
+import mmap
+import os
+from pathlib import Path
+
+import structlog
+
+from tocsin.store import StoreError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+log = structlog.get_logger(__name__)
+
+
+def content(path: Path, limit: int) -> bytes:
+    """The file's first `limit` bytes; nothing where there is no file. Raises StoreError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def mapped(path: Path, size: int) -> mmap.mmap:
+    """The file, made or brought to `size` bytes; what is new is zero. Where the disk is full it is memory only, and the log says so.
+
+    Raises StoreError.
+    """
+    try:
+        return allocated(path, size)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise _unusable(path, error) from error
+    log.error("ledger.no_room", file=path.name, lost_by="a crash")
+    memory = mmap.mmap(-1, size)
+    found = content(path, size)
+    memory[: len(found)] = found
+    return memory
+
+
+def allocated(path: Path, size: int) -> mmap.mmap:
+    """As `mapped`. Raises OSError where there is no room: every byte has its place on the disk, for the kernel kills who writes into
+    a hole of a file when the disk is full."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.ftruncate(file, size)
+        os.posix_fallocate(file, 0, size)
+        return mmap.mmap(file, size)
+    finally:
+        os.close(file)
+
+
+def _unusable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"The file {path} cannot be used: {error.strerror}. Give it back to the service's user, or move it away.")

@@ -1,0 +1,96 @@
+"""Ids that are never handed out twice, whatever copy of the store is put back.
+
+A copy cannot know how far the store that it replaces had come. So after a restore every counter moves far ahead, and the store has a
+new identity, which is part of what receivers know a message by. What existed in the copy keeps the identity it had: an *era* is an
+identity and the first delivery that has it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, insert, select, text, update
+
+from tocsin.store import StoreError
+from tocsin.store.tables import meta
+
+STORE_ID = "store_id"
+ERAS = "eras"
+STEPS: Final = {"users": 10**6, "keys": 10**6, "handlers": 10**6, "notifications": 2**32, "deliveries": 2**32}
+"""How far each counter moves on with a restore; the contract names them."""
+MAX_ID = 2**53 - 1  # what every reader of JSON takes as it is (RFC 8259 6)
+
+
+class Era(Struct, frozen=True, array_like=True):
+    first_delivery_id: int
+    store_id: str
+
+
+def eras(connection: Connection) -> list[Era]:
+    """Oldest first; the last one is the present."""
+    past = _get(connection, ERAS)
+    if past is not None:
+        return msgspec.json.decode(past, type=list[Era])
+    return [Era(1, (_get(connection, STORE_ID) or b"").decode())]
+
+
+def counters(connection: Connection) -> dict[str, int]:
+    """The highest id that was ever handed out, by table."""
+    if connection.dialect.name != "sqlite":
+        raise NotImplementedError("counters of other databases come with them")
+    found = {row[0]: int(row[1]) for row in connection.execute(text("SELECT name, seq FROM sqlite_sequence"))}
+    return {table: found.get(table, 0) for table in STEPS}
+
+
+def move_on(connection: Connection, new_store_id: str, known: Mapping[str, int]) -> None:
+    """A new era: no id that comes after was handed out before.
+
+    `known`: ids that are known to have been handed out since the copy was made. Each counter moves by as many steps as it takes to pass
+    them, and by one at least. Raises StoreError where an id would be too large for readers of JSON.
+    """
+    past = eras(connection)
+    moved: dict[str, int] = {}
+    for table, at in counters(connection).items():
+        step = STEPS[table]
+        moved[table] = at + step * (max(0, known.get(table, 0) - at) // step + 1)
+        if moved[table] > MAX_ID - step:
+            raise StoreError(f"The ids of {table} cannot move on any more: they would become larger than JSON can carry.")
+    for table, at in moved.items():
+        values = {"name": table, "seq": at}
+        if connection.execute(text("UPDATE sqlite_sequence SET seq = :seq WHERE name = :name"), values).rowcount == 0:
+            connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), values)
+    _put(connection, STORE_ID, new_store_id.encode())
+    _put(connection, ERAS, msgspec.json.encode([*past, Era(moved["deliveries"] + 1, new_store_id)]))
+
+
+class Mark(Struct, frozen=True):
+    """How far a store's ids had come, kept apart from it. `origin`: its first identity, which all copies of it share."""
+
+    origin: str
+    store_id: str
+    counters: dict[str, int]
+
+
+def mark(connection: Connection) -> Mark:
+    known = eras(connection)
+    return Mark(known[0].store_id, known[-1].store_id, counters(connection))
+
+
+def is_behind(connection: Connection, other: Mark) -> bool:
+    """Whether this store is an older state of the one that the mark speaks of: a copy of it was put back by hand."""
+    own = mark(connection)
+    if own.origin != other.origin:
+        return False
+    if other.store_id not in {era.store_id for era in eras(connection)}:
+        return True
+    return any(at < other.counters.get(table, 0) for table, at in own.counters.items())
+
+
+def _get(connection: Connection, name: str) -> Any:
+    return connection.scalar(select(meta.c.value).where(meta.c.name == name))
+
+
+def _put(connection: Connection, name: str, value: bytes) -> None:
+    if connection.execute(update(meta).where(meta.c.name == name).values(value=value)).rowcount == 0:
+        connection.execute(insert(meta).values(name=name, value=value))

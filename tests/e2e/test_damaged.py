@@ -1,0 +1,233 @@
+"""Stores that are damaged, empty, foreign or of another version: one sentence from every command, and the running service says it."""
+
+import contextlib
+import random
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import Starter
+from e2e.namespace import in_a_namespace
+from e2e.service import Service, until
+from e2e.test_datadir import copied, hashes, is_one_sentence
+from receiver import Receiver
+from tocsin import upkeep
+from tocsin.settings import load
+from tocsin.store import StoreError
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    service = Service(tmp_path_factory.mktemp("stopped")).start()
+    try:
+        service.first().add_handler("webhook", webhook="https://example.com/")
+        assert service.terminate() == 0
+    finally:
+        service.kill()
+    return service
+
+
+def run_sql(file: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def sql(*statements: str) -> Callable[[Path], None]:
+    return lambda file: run_sql(file, *statements)
+
+
+def another(*statements: str) -> Callable[[Path], None]:
+    def make(file: Path) -> None:
+        file.unlink()
+        run_sql(file, *statements)
+
+    return make
+
+
+def directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def damage_root(file: Path, name: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    content = bytearray(file.read_bytes())
+    content[(page - 1) * 4096 : page * 4096] = random.Random(1).randbytes(4096)
+    file.write_bytes(content)
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda file: file.write_bytes(b""), "is empty"),
+    "no tables": (another("CREATE TABLE t (x)", "DROP TABLE t"), "is empty"),
+    "directory": (directory, "no file"),
+    "text": (lambda file: file.write_text("Dear diary, this is no database.\n" * 200), "is no store of tocsin"),
+    "foreign": (another("CREATE TABLE bookmarks (url TEXT)"), "is no store of tocsin"),
+    "alembic of others": (another("CREATE TABLE alembic_version (version_num)", "CREATE TABLE t (x)"), "is no store of tocsin"),
+    "newer": (sql("UPDATE alembic_version SET version_num = '9999'"), "made by a newer version"),
+    "unknown": (sql("UPDATE alembic_version SET version_num = '0000'"), "made by an unknown version"),
+    "words for a version": (sql("UPDATE alembic_version SET version_num = '0abc'"), "made by an unknown version"),
+    "no version": (sql("DELETE FROM alembic_version"), "does not say of which version it is"),
+    "no version table": (sql("DROP TABLE alembic_version"), "does not say of which version it is"),
+    "development": (sql("ALTER TABLE deliveries DROP COLUMN replays"), "deliveries differs in replays"),
+    "older in name only": (sql("UPDATE alembic_version SET version_num = '0001'"), "handlers differs in"),
+    "an index less": (sql("DROP INDEX ix_deliveries_pending"), "ix_deliveries_pending is missing"),
+    "damaged": (lambda file: damage_root(file, "deliveries"), "is damaged"),
+    "damaged index": (lambda file: damage_root(file, "ix_deliveries_pending"), "is damaged"),
+    "half a file": (lambda file: file.write_bytes(file.read_bytes()[: 4096 * 3]), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_store_is_said_in_one_sentence_by_every_command(stopped: Service, tmp_path: Path, kind: str) -> None:
+    make, sentence = BAD[kind]
+    service = copied(stopped, tmp_path)
+    file = service.data / "tocsin.db"
+    make(file)
+    before = hashes(service.data) if file.is_file() else {}
+    said = service.refused()
+    assert is_one_sentence(said) and sentence in said, said
+    checked = service.run("tocsin", "check")
+    found = " ".join((checked.stdout + checked.stderr).split())
+    assert checked.returncode == 1 and said.removeprefix("tocsin: ") in found and "Traceback" not in found, found
+    settings = load(service.environ, dotenv=tmp_path / "none.env")
+    with pytest.raises(StoreError) as refused:
+        upkeep.back_up(settings, tmp_path / "copy.db")
+    assert str(refused.value) == said.removeprefix("tocsin: ") and not (tmp_path / "copy.db").exists()
+    if file.is_file():
+        assert hashes(service.data) == before, "it was left as it was"
+        shutil.copytree(stopped.data, tmp_path / "whole" / "data")
+        whole = load({"TOCSIN_DATA_DIR": str(tmp_path / "whole" / "data")}, dotenv=tmp_path / "none.env")
+        with pytest.raises(StoreError) as refused:
+            upkeep.restore(whole, file, replace=True)
+        assert ("\n" not in str(refused.value) and str(file) in str(refused.value)) or "damaged" in str(refused.value)
+    copy = tmp_path / "good.db"
+    upkeep.back_up(load({"TOCSIN_DATA_DIR": str(stopped.data)}, dotenv=tmp_path / "none.env"), copy)
+    upkeep.restore(settings, copy, replace=True)  # and a backup heals it
+    assert service.start().first().handler(1)["type"] == "webhook"
+    service.kill()
+
+
+def test_commands_say_it_as_one_sentence_too(stopped: Service, tmp_path: Path) -> None:
+    service = copied(stopped, tmp_path)
+    (service.data / "tocsin.db").write_bytes(b"")
+    for words in (("backup", str(tmp_path / "copy.db")), ("restore", str(service.data / "tocsin.db"), "--replace")):
+        done = service.run("tocsin", *words)
+        assert done.returncode == 1 and is_one_sentence(done.stderr.strip()) and "empty" in done.stderr, done.stderr
+
+
+def test_an_empty_store_is_begun_anew_once_its_file_is_deleted(stopped: Service, tmp_path: Path) -> None:
+    service = copied(stopped, tmp_path)
+    file = service.data / "tocsin.db"
+    file.write_bytes(b"")
+    assert f"delete {file} first" in service.refused()
+    file.unlink()
+    try:
+        assert service.start().first().get("/api/notification-handlers").json["meta"]["total"] == 0
+    finally:
+        service.kill()
+
+
+def test_a_ledger_that_is_no_file_is_said(stopped: Service, tmp_path: Path) -> None:
+    service = copied(stopped, tmp_path)
+    (service.data / "in-flight").unlink()
+    (service.data / "in-flight").mkdir()
+    said = service.refused()
+    assert is_one_sentence(said) and str(service.data / "in-flight") in said
+    checked = service.run("tocsin", "check")
+    assert checked.returncode == 1 and "where attempts under way are noted" in " ".join(checked.stdout.split())
+    restored = service.run("tocsin", "restore", str(service.data / "tocsin.db"), "--replace")
+    assert restored.returncode == 1 and is_one_sentence(restored.stderr.strip())
+
+
+def test_what_cannot_be_kept_is_not_sent_again(start_service: Starter, receiver: Receiver, tmp_path: Path) -> None:
+    """The table of attempts is damaged: each handler gets what was in flight and no more, `readyz` says why, as `check` does."""
+    service = start_service()
+    client = service.first()
+    handlers = [client.add_handler("webhook", webhook=receiver.url(f"/{number}")) for number in range(3)]
+    client.settled(client.send("before", handlers=handlers))
+    service.terminate()
+    whole = tmp_path / "whole.db"
+    shutil.copy(service.data / "tocsin.db", whole)
+    damage_root(service.data / "tocsin.db", "attempts")
+    client.port = service.start().port
+    count = len(receiver.requests)
+    ids = [client.send(f"{number}", handlers=handlers) for number in range(5)]
+    receiver.wait(count + 3)
+    until(lambda: client.get("/readyz").status == 503, what="readyz says that all is well")
+    said = client.get("/readyz").json["complaints"]
+    assert any(one.startswith("The store is damaged (") and one.endswith("restore a backup.") for one in said), said
+    checked = service.run("tocsin", "check")
+    assert checked.returncode == 1 and "The store is damaged (" in " ".join(checked.stdout.split()), checked.stdout
+    lines = service.log().count("settle.waits")
+    tries = service.log().count("attempt.failed")
+    until(lambda: tocsin_writes(client) == 0)
+    assert lines == 1 and tries == 0
+    sent = [(one.path, one.json()["data"]["message"]) for one in receiver.requests[count:]]
+    assert len(sent) == len(set(sent)), "something was sent twice"
+
+    # It is as it was before the damage, but for what went out, which the ledger knows.
+    service.kill()
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as broken:
+        broken.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        broken.execute("PRAGMA writable_schema=ON")
+        broken.execute("DELETE FROM sqlite_master WHERE name = 'attempts'")
+        broken.commit()
+    run_sql(service.data / "tocsin.db", _ATTEMPTS)
+    client.port = service.start().port
+    for one in ids:
+        client.settled(one)
+    rows = service.rows("SELECT outcome, count(*) FROM attempts WHERE delivery_id > 3 GROUP BY outcome")
+    assert dict(rows)["unknown"] == len(sent) and client.get("/readyz").status == 200
+
+
+def tocsin_writes(client: object) -> int:
+    """Writes that wait for their commit."""
+    text = client.get("/metrics").content.decode()  # type: ignore[attr-defined]
+    return int(float(next(line for line in text.splitlines() if line.startswith("tocsin_store_writes_waiting ")).split()[1]))
+
+
+_ATTEMPTS = (
+    "CREATE TABLE attempts (delivery_id INTEGER NOT NULL, number INTEGER NOT NULL, at BIGINT NOT NULL, duration_us BIGINT NOT NULL,"
+    " outcome TEXT NOT NULL, reason TEXT NOT NULL, status_code INTEGER, response TEXT, next_at BIGINT,"
+    " PRIMARY KEY (delivery_id, number)) WITHOUT ROWID"
+)
+
+
+def test_an_outcome_that_breaks_a_rule_is_held_until_the_rule_is_gone(start_service: Starter, receiver: Receiver) -> None:
+    """A constraint: only that handler waits, and what it got is kept once the fault is gone, without being sent again."""
+    service = start_service()
+    client = service.first()
+    bad, good = (client.add_handler("webhook", webhook=receiver.url(path)) for path in ("/bad", "/good"))
+    client.settled(client.send("before", handlers=[bad, good]))
+    refuse = f"CREATE TRIGGER refuse BEFORE UPDATE ON deliveries WHEN new.handler_id = {bad} BEGIN SELECT RAISE(ABORT, 'a rule'); END"
+    run_sql(service.data / "tocsin.db", refuse)
+    held = client.send("held", handlers=[bad])
+    until(lambda: client.get("/readyz").status == 503, what="readyz says that all is well")
+    assert "a rule" in client.get("/readyz").json["complaints"][0]
+    waits = client.send("waits", handlers=[bad])
+    for number in range(3):
+        assert client.settled(client.send(f"good {number}", handlers=[good]))[0]["status"] == "delivered"
+    assert [one.json()["data"]["message"] for one in receiver.requests if one.path == "/bad"] == ["before", "held"]
+    run_sql(service.data / "tocsin.db", "DROP TRIGGER refuse")
+    assert [client.settled(one, 40)[0]["attempt_count"] for one in (held, waits)] == [1, 1]
+    assert [one.json()["data"]["message"] for one in receiver.requests if one.path == "/bad"] == ["before", "held", "waits"]
+    until(lambda: client.get("/readyz").status == 200)
+
+
+@in_a_namespace
+def test_a_ledger_that_can_only_be_read_is_said(tmp_path: Path) -> None:
+    service = Service(tmp_path / "service").start()
+    service.terminate()
+    ledger = service.data / "in-flight"
+    subprocess.run(["mount", "--bind", str(ledger), str(ledger)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(ledger)], check=True)
+    said = service.refused()
+    assert is_one_sentence(said) and str(ledger) in said and "read-only" in said.lower(), said
+    checked = service.run("tocsin", "check")
+    assert checked.returncode == 1 and said.removeprefix("tocsin: ") in " ".join(checked.stdout.split())
