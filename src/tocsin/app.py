@@ -36,6 +36,7 @@ from tocsin.flow.health import Health, end_stopped
 from tocsin.flow.housekeeping import Housekeeping
 from tocsin.flow.identity import Identities
 from tocsin.flow.keep import Keeping
+from tocsin.flow.notices import Notices
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
 from tocsin.flow.recover import recover, resume_pace
@@ -97,7 +98,8 @@ async def running(
     )
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
-    health = Health(store, directory, local, accepting, vault, settings)
+    notices = Notices(store, directory, accepting)
+    health = Health(store, directory, local, notices, vault, settings)
     tally = Tally(store)
     keeping = Keeping(store, health, ledger, metrics, tally)
     delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
@@ -120,6 +122,7 @@ async def running(
         await recover(ledger.found, store, directory, keeping, settings)
         ledger.clear()
         await end_stopped(store, local)
+        await notices.resume()
         if starts.is_new:
             await resume_pace(store, directory, pacer)
             starts.complete()
@@ -148,6 +151,7 @@ async def running(
         beginning.cancel()
         await local.stop(GRACE_SECONDS)
         await pools.close()
+        await notices.close()
         with contextlib.suppress(Busy, OSError):  # when keys were last used is not worth a failed stop
             await access.note_use()
             await tally.keep()

@@ -5,11 +5,14 @@ them in the clear.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status, Value
+
+if TYPE_CHECKING:
+    from tocsin.store.notices import Telling
 
 T = TypeVar("T")
 AnySettlement = TypeVar("AnySettlement", bound="Settlement")
@@ -122,15 +125,17 @@ class HandlerFacts(Struct, frozen=True):
 
 
 class SwitchOff(Struct, frozen=True):
-    """A handler is disabled by the service: what waits for it ends, its owner is told, and its history says why, all in one commit.
+    """A handler is disabled by the service: what waits for it ends, its history says why, and its owner is to be told, all in one commit.
 
-    Nothing happens unless the handler is still at `version`. `most`: deliveries that are ended at once, with `last_error`.
+    Nothing happens unless the handler is still at `version`. `notification_id`: what it did not take. `most`: deliveries that are ended
+    at once, with `last_error`.
     """
 
+    user_id: int
     handler_id: int
     version: int
     event: HandlerEvent
-    notice: "Accept | None"
+    notification_id: int
     most: int
     last_error: str | None = None
 
@@ -342,8 +347,12 @@ class Store(Protocol):
         """Up to `most` of what waits for it is cancelled in the same commit."""
         ...
 
-    async def switch_off(self, what: SwitchOff, committed: Callable[[Accepted], None]) -> bool:
-        """False if it was not at that version any more. `committed` is told what the notice, if any, became, as with `accept`."""
+    async def switch_off(self, what: SwitchOff) -> bool:
+        """False if it was not at that version any more."""
+        ...
+
+    async def tell_owner(self, telling: "Telling", committed: Callable[[Accepted], None]) -> None:
+        """Keep a notice. `committed` is told what it became, as with `accept`."""
         ...
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:

@@ -43,6 +43,7 @@ from tocsin.store import (
     faults,
     listing,
     migrations,
+    notices,
     reading,
     writing,
 )
@@ -282,16 +283,18 @@ class SqlStore:
     async def delete_handler(self, handler_id: int, at: Micros, most: int = 0) -> bool:
         return await self._write(writing.delete_handler, handler_id, at, most)
 
-    async def switch_off(self, what: SwitchOff, committed: Callable[[Accepted], None]) -> bool:
-        def run(connection: Connection) -> tuple[bool, Accepted | None]:
-            return writing.switch_off(connection, what)
+    async def switch_off(self, what: SwitchOff) -> bool:
+        return await self._write(writing.switch_off, what)
 
-        def told(result: tuple[bool, Accepted | None]) -> None:
-            if result[1] is not None:
-                committed(result[1])
+    async def tell_owner(self, telling: notices.Telling, committed: Callable[[Accepted], None]) -> None:
+        def run(connection: Connection) -> Accepted | None:
+            return notices.tell(connection, telling)
 
-        was_there, _ = await self._writer.submit(run, committed=told)
-        return was_there
+        def told(accepted: Accepted | None) -> None:
+            if accepted is not None:
+                committed(accepted)
+
+        await self._writer.submit(run, committed=told)
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
         return await self._write(writing.count_failure, handler_id, at)

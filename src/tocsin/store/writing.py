@@ -10,7 +10,6 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from tocsin.model import Micros, Reason, Status
 from tocsin.store import (
-    Accepted,
     DeliveryFilter,
     HandlerChange,
     HandlerEvent,
@@ -19,8 +18,9 @@ from tocsin.store import (
     Remembered,
     Streak,
     SwitchOff,
+    notices,
 )
-from tocsin.store.bulk import ADD_HOURS, AcceptAll, Totals, chunks, remember, run
+from tocsin.store.bulk import ADD_HOURS, Totals, chunks, remember, run
 from tocsin.store.listing import chosen_deliveries
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
@@ -155,13 +155,14 @@ def change_handler(
     return True
 
 
-def switch_off(connection: Connection, what: SwitchOff) -> tuple[bool, Accepted | None]:
-    """Whether it was at that version, and what the notice became."""
+def switch_off(connection: Connection, what: SwitchOff) -> bool:
+    """Whether it was at that version."""
     change = HandlerChange(is_enabled=False, disabled_reason=what.event.detail)
     if not change_handler(connection, what.handler_id, change, what.version, what.event, most=0):
-        return False, None
+        return False
     end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most, what.last_error)
-    return True, None if what.notice is None else AcceptAll.run_all(connection, [what.notice])[0]
+    notices.record(connection, what.user_id, what.handler_id, what.event, what.notification_id)
+    return True
 
 
 def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
