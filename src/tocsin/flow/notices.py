@@ -11,7 +11,7 @@ from tocsin.channels.registry import CHANNELS
 from tocsin.flow.accept import Accepting
 from tocsin.flow.directory import Directory
 from tocsin.flow.words import hint
-from tocsin.model import SECOND, Busy, Draft, Message, Micros, Severity
+from tocsin.model import SECOND, Busy, Draft, Message, Micros, Severity, SwitchedOff
 from tocsin.store import HandlerRow, Store, notices
 from tocsin.store.notices import Telling, Untold
 
@@ -20,6 +20,7 @@ MAX_GATHER_SECONDS = 45.0
 AGAIN_SECONDS = 60.0  # after a fault of ours
 MAX_A_DAY = 5
 MAX_TARGETS = 3
+MAX_LISTED = 1000  # handlers in the body of a webhook
 MAX_NAMED = 10  # handlers in the text; the others are counted
 LATELY: Micros = 30 * 86_400 * SECOND
 _DAY: Micros = 86_400 * SECOND
@@ -136,4 +137,5 @@ def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, is_last: boo
         fields=(("Handler", row.name), ("Type", CHANNELS[row.type].title), ("Id", str(row.id))),
         at=now,
         kind="handler.disabled",
+        handlers=tuple(SwitchedOff(named.id, named.name, named.type, one.reason) for one, named in off[:MAX_LISTED]),
     )

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from tocsin.model import SECOND, Delivery, Micros, Reason, Severity, Status
+from tocsin.model import SECOND, Delivery, Message, Micros, Reason, Severity, Status, SwitchedOff
 from tocsin.store import Accept, Accepted, Remembered, Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
 
@@ -139,6 +139,18 @@ class Totals(Counter[tuple[int, int]]):
         run(connection, ADD_TOTALS, values)
 
 
+class Fields(Struct, frozen=True):
+    """What the column of that name holds for a notice; for all else it is a plain array of pairs."""
+
+    fields: tuple[tuple[str, str], ...]
+    handlers: tuple[SwitchedOff, ...]
+
+
+def fields_text(message: Message) -> str:
+    kept = Fields(message.fields, message.handlers) if message.handlers else message.fields
+    return msgspec.json.encode(kept).decode()
+
+
 def remember(connection: Connection, user_id: int, at: Micros, what: Remembered) -> None:
     answer = ",".join(map(str, what.answer))
     run(connection, REMEMBER, (user_id, what.path, what.key, what.content, answer, at))
@@ -171,7 +183,7 @@ class AcceptAll:
                 title, text, url, kind = message.title, message.text, message.url, message.kind
                 times = (planned.send_at, planned.expires_at)
                 if url or message.fields or kind != "notification" or times != _NO_TIMES:
-                    fields = msgspec.json.encode(message.fields).decode()
+                    fields = fields_text(message)
                     any_notifications += (notification_id, user_id, at, kind, severity._value_, title, text, url, fields, *times)
                 else:
                     notifications += (notification_id, user_id, at, severity._value_, title, text)  # `value` is a call
