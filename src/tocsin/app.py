@@ -33,15 +33,17 @@ from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers import Handlers
 from tocsin.flow.health import Health, end_stopped
-from tocsin.flow.housekeeping import keep_house
+from tocsin.flow.housekeeping import Housekeeping
 from tocsin.flow.identity import Identities
 from tocsin.flow.keep import Keeping
+from tocsin.flow.notices import Notices
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
 from tocsin.flow.recover import recover, resume_pace
 from tocsin.flow.service import Pulse, Service
 from tocsin.flow.tally import Tally
 from tocsin.flow.trial import Trials
+from tocsin.lines import Lines
 from tocsin.model import Busy
 from tocsin.net import mail
 from tocsin.net.http import HttpWire
@@ -96,8 +98,9 @@ async def running(
     )
     repeats = Repeats(store)
     accepting = Accepting(store, directory, local, repeats, metrics)
-    health = Health(store, directory, local, accepting, vault, settings)
-    tally = Tally(store, settings.retention_days)
+    notices = Notices(store, directory, accepting)
+    health = Health(store, directory, local, notices, vault, settings)
+    tally = Tally(store)
     keeping = Keeping(store, health, ledger, metrics, tally)
     delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
 
@@ -119,13 +122,16 @@ async def running(
         await recover(ledger.found, store, directory, keeping, settings)
         ledger.clear()
         await end_stopped(store, local)
+        await notices.resume()
         if starts.is_new:
             await resume_pace(store, directory, pacer)
             starts.complete()
         await local.start(delivering)
 
     beginning = await _begun(begin, keeping.began_to_hold)
-    house = asyncio.gather(keep_house(store, access, settings), tally.keep_now_and_then(), _note_ids(settings, store))
+    housekeeping = Housekeeping(store, access, settings)
+    _watch_house(metrics, housekeeping)
+    house = asyncio.gather(housekeeping.run(), tally.keep_now_and_then(), _note_ids(settings, store))
     try:
         yield Service(
             settings=settings,
@@ -145,6 +151,7 @@ async def running(
         beginning.cancel()
         await local.stop(GRACE_SECONDS)
         await pools.close()
+        await notices.close()
         with contextlib.suppress(Busy, OSError):  # when keys were last used is not worth a failed stop
             await access.note_use()
             await tally.keep()
@@ -208,12 +215,27 @@ def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: C
     metrics.watch("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
 
 
+def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
+    sentence = "By how much the oldest settled notification has outlived the retention."
+    metrics.watch("tocsin_retention_behind_seconds", sentence, lambda: house.behind_seconds)
+    metrics.watch("tocsin_housekeeping_deferred", "1: nothing old is deleted, as the clock made a leap.", lambda: house.is_deferred)
+
+
 # --------------------------------------------------------------------------------------------------------- the server
 
 
-def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. What cannot be mended by waiting is said in one sentence on standard error."""
+def serve(settings: Settings, out: TextIO | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. What waiting cannot cure is said in one sentence on standard error."""
     observe.set_up_logs(settings)
+    printer = Printer(out or sys.stdout)
+    try:
+        return _serve_until_told(settings, printer)
+    finally:
+        printer.close()
+        observe.close_logs()
+
+
+def _serve_until_told(settings: Settings, out: "Printer") -> int:
     limits.raise_descriptors()
     sys.setswitchinterval(SWITCH_SECONDS)
     _keep_freed_memory()
@@ -224,7 +246,7 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
         with datadir.locked(settings.data_path):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
-            first = _bootstrap(engine, settings, show_password=out.isatty())
+            first = _bootstrap(engine, settings, show_password=out.is_terminal)
             uvloop.run(_serve(settings, engine, vault, listener, out, first))
     except StoreError as error:
         print(f"tocsin: {error}", file=sys.stderr)
@@ -232,7 +254,22 @@ def serve(settings: Settings, out: TextIO = sys.stdout) -> int:
     return 0
 
 
-async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: TextIO, first: list[str]) -> None:
+class Printer:
+    """Standard output for the few lines that are printed: nobody may read it, and the service starts all the same."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lines = Lines(out.fileno(), lambda _: b"")
+        self.is_terminal = out.isatty()
+
+    def print(self, *said: str) -> None:
+        self._lines.write("".join(f"{line}\n" for line in said).encode())
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: Printer, first: list[str]) -> None:
     host, port = listener.getsockname()[:2]
     bounds = limits.measure()
     async with running(settings, engine, vault, lambda: [(host, port)], bounds) as service:
@@ -246,7 +283,7 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
             asyncio.get_running_loop().add_signal_handler(number, stop)
         for sentence in mail.complaints(settings):
             log.warning("mail", complaint=sentence)
-        print(*first, f"tocsin serves http://{_in_url(host)}:{port}", sep="\n", file=out, flush=True)
+        out.print(*first, f"tocsin serves http://{_in_url(host)}:{port}")
         log.info("started", host=host, port=port)
         gc.collect()
         gc.freeze()  # what is here now stays

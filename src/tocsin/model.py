@@ -93,8 +93,18 @@ class Value(Struct, frozen=True, gc=False):
     """A noun or a verdict. None ever comes to hold itself, so the garbage collector need not look at them: a fortieth of all the work."""
 
 
+class SwitchedOff(Value, frozen=True):
+    """A handler that a notice tells of."""
+
+    id: int
+    name: str
+    type: str
+    reason: Reason
+
+
 class Message(Value, frozen=True):
-    """Channel-neutral content. `text` is Markdown as sent; `kind` is `notification` or one of the service's own."""
+    """Channel-neutral content. `text` is Markdown as sent; `kind` is `notification` or one of the service's own. `handlers`: those that
+    a notice tells of, for receivers that are programs."""
 
     text: str
     title: str = ""
@@ -103,6 +113,7 @@ class Message(Value, frozen=True):
     fields: tuple[tuple[str, str], ...] = ()
     at: Micros = 0
     kind: str = "notification"
+    handlers: tuple[SwitchedOff, ...] = ()
 
 
 class Notification(Value, frozen=True):

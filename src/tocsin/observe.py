@@ -5,16 +5,17 @@ No label names a user or a handler; no line holds a secret or a URL.
 
 import asyncio
 import contextlib
+import io
 import logging
-import os
 import sys
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import structlog
@@ -24,10 +25,12 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from tocsin import __version__
+from tocsin.lines import Lines
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Reason, Status
 from tocsin.settings import Settings
 
 LINES_LINGER_SECONDS = 0.05
+SELDOM_SECONDS = 60.0
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
 _BUCKETS = tuple(int(seconds * SECOND) for seconds in LATENCY_BUCKETS)
 
@@ -79,6 +82,7 @@ class Metrics(Collector):
         yield _counter("tocsin_deliveries_delivered", "Deliveries that arrived.", ["type"], delivered)
         yield _counter("tocsin_deliveries_failed", "Deliveries that ended otherwise.", ["type", "reason"], self._failed)
         yield _counter("tocsin_attempts", "Attempts.", ["type", "outcome", "reason"], self._attempts)
+        yield CounterMetricFamily("tocsin_log_lines_dropped", "Lines of the log that could not be written.", value=lines_dropped())
         yield _histogram("tocsin_delivery_latency_seconds", "From due to delivered.", self._latency)
         yield _histogram("tocsin_attempt_duration_seconds", "Of one attempt.", self._duration)
 
@@ -120,23 +124,99 @@ def now() -> Micros:
 
 
 def set_up_logs(settings: Settings) -> None:
-    """Structured lines on standard error: JSON, or coloured text on a terminal. Libraries speak only when something is wrong."""
+    """Structured lines on standard error: JSON, or coloured text on a terminal. Libraries speak only when something is wrong.
+
+    From here on until `close_logs` nothing that writes to standard error waits for whoever reads it, tracebacks and prints included.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    is_terminal = sys.stderr.isatty()
+    as_text = settings.log_format == "text" or (settings.log_format == "auto" and is_terminal)
     if as_text:  # the plain traceback: others print local variables, secrets too
-        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        console = structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=structlog.dev.plain_traceback)
         renderers: list[Any] = [console, _to_bytes]
     else:
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_encode)]
+    _standard_error.open(sys.stderr, _say_dropped_as_text if as_text else _say_dropped)
     structlog.configure(
         processors=[structlog.processors.add_log_level, _add_time, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lines,
+        logger_factory=_Logger,
         cache_logger_on_first_use=True,
     )
     _attempt_lines.is_quick = not as_text
     _attempt_lines.is_wanted = level <= logging.INFO
+    sys.stderr = _standard_error
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
+
+
+def close_logs() -> None:
+    """Write what waits, within `lines.CLOSE_SECONDS`; before the process ends."""
+    flush_logs()
+    _standard_error.close()
+
+
+def lines_dropped() -> int:
+    """How many lines of the log could not be written since the start."""
+    return _standard_error.dropped
+
+
+class _StandardError(io.TextIOBase):
+    """Standard error as a stream that never blocks. Before `open` and after `close` it is dumb."""
+
+    def __init__(self) -> None:
+        self._lines: Lines | None = None
+        self._real: TextIO | None = None
+        self._part = ""
+
+    def open(self, real: TextIO, say: Callable[[int], bytes]) -> None:
+        if self._lines is None:
+            self._real = real
+            self._lines = Lines(real.fileno(), say)
+
+    def close(self) -> None:
+        if self._lines is None:
+            return
+        self.write("" if not self._part else "\n")
+        if self._lines.close() and self._real is not None:
+            sys.stderr = self._real  # else it would block what the interpreter still has to say
+        self._lines = None
+
+    @property
+    def dropped(self) -> int:
+        return self._lines.dropped if self._lines is not None else 0
+
+    def put(self, data: bytes) -> None:
+        """Whole lines."""
+        if self._lines is not None:
+            self._lines.write(data)
+
+    def write(self, text: str, /) -> int:
+        """Text as it comes from print and tracebacks, in pieces: it goes line by line."""
+        whole, end, self._part = (self._part + text).rpartition("\n")
+        if end:
+            self.put((whole + end).encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def fileno(self) -> int:
+        return 2 if self._real is None else self._real.fileno()
+
+    def isatty(self) -> bool:
+        return self._real is not None and self._real.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+
+def _say_dropped(count: int) -> bytes:
+    event = {"lines": count, "event": "log.dropped", "level": "warning", "time": _clock(int(time.time()))}
+    return _ENCODER.encode(event) + b"\n"
+
+
+def _say_dropped_as_text(count: int) -> bytes:
+    return f"{_clock(int(time.time()))} [warning  ] log.dropped lines={count}\n".encode()
+
+
+_standard_error = _StandardError()
 
 
 class Repeating:
@@ -157,15 +237,14 @@ class Repeating:
             self._count, self._again_at = 0, now + self._every_seconds
 
 
-class _Lines:
-    """Standard error. A line that cannot be written (full disk, closed pipe) is dropped: deliveries go on without their log."""
+class _Logger:
+    """Where structlog's lines go. One that cannot be written is dropped and counted: deliveries go on without their log."""
 
     def __init__(self, *_: Any) -> None:
-        self._file = sys.stderr.fileno()
+        pass
 
     def msg(self, line: bytes) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._file, line + b"\n")
+        _standard_error.put(line + b"\n")
 
     log = debug = info = warning = error = critical = exception = msg
 
@@ -250,7 +329,7 @@ class _AttemptLines:
     def flush(self) -> None:
         lines, self._lines = self._lines, []
         if lines:
-            _Lines().msg(_ENCODER.encode_lines(lines)[:-1])
+            _standard_error.put(_ENCODER.encode_lines(lines))
 
 
 _WORDS = {status: status.word for status in Status}
@@ -261,3 +340,55 @@ log_attempts = _attempt_lines.write
 def flush_logs() -> None:
     """Write what lingers; before the process ends."""
     _attempt_lines.flush()
+    seldom.flush()
+
+
+# --------------------------------------------------------------------------------------------------- lines that may repeat
+
+
+class Seldom:
+    """For lines about a fault that may come back thousands of times a second. Any thread may write."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._written_at: dict[str, float] = {}
+        self._held: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {}
+
+    def __call__(self, write: Callable[..., Any], event: str, **values: Any) -> None:
+        """Write the line, but at most once in `SELDOM_SECONDS` for the same event.
+
+        `write`: a method of a logger, such as `log.warning`; for a traceback pass `exc_info=error`. What came in between is told by one
+        line at the end of that time: the last of them, with `times`, how many there were.
+        """
+        with self._lock:
+            _, _, times = self._held.get(event, (None, None, 0))
+            written_at = self._written_at.get(event)
+            if written_at is not None and self._clock() - written_at < SELDOM_SECONDS:
+                self._held[event] = (write, values, times + 1)
+                wait = None if times else SELDOM_SECONDS - (self._clock() - written_at)
+            else:
+                self._held.pop(event, None)
+                self._written_at[event] = self._clock()
+                write(event, **({"times": times + 1} if times else {}), **values)
+                return
+        if wait is not None:
+            with contextlib.suppress(RuntimeError):  # no event loop in this thread: the next line says it
+                asyncio.get_running_loop().call_later(wait, self.release, event)
+
+    def release(self, event: str) -> None:
+        """Write what was held back of an event."""
+        with self._lock:
+            held = self._held.pop(event, None)
+            if held is not None:
+                write, values, times = held
+                self._written_at[event] = self._clock()
+                write(event, times=times, **values)
+
+    def flush(self) -> None:
+        """Write all that was held back; before the process ends."""
+        for event in list(self._held):
+            self.release(event)
+
+
+seldom = Seldom()

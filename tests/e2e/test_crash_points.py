@@ -165,6 +165,7 @@ def test_killed_while_a_handler_is_switched_off(start_service: Starter, receiver
     until(lambda: not client.handler(dead)["is_enabled"])
     assert settled(client, later)["status"] == "failed"
     until(lambda: client.get("/api/deliveries?status=pending").json["meta"]["total"] == 0)
+    until(lambda: any(one.path == "/witness" for one in receiver.requests), what="its owner was not told")
     assert [one.json()["type"] for one in receiver.requests if one.path == "/witness"] == ["handler.disabled"], "told, and once"
     history = client.get(f"/api/notification-handlers/{dead}/stats").data["history"]
     assert [one["event"] for one in history] == ["switched_off"]

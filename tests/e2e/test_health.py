@@ -258,7 +258,7 @@ def test_the_numbers_of_a_handler(owner: OwnedClient, receiver: Receiver) -> Non
     receiver.answer("/numbers", 413)
     fail(owner, handler, 1)
     owner.send("later", handlers=[handler], send_at=in_an_hour())
-    found = until(lambda: (now := stats(owner, handler))["deliveries"]["delivered"] == 3 and now)
+    found = until(lambda: (now := stats(owner, handler))["success_rate"] == 0.75 and now)
     assert found["deliveries"] == {"pending": 1, "delivered": 3, "failed": 1, "expired": 0, "cancelled": 0, "skipped": 0}
     assert found["success_rate"] == 0.75
     assert [(one["reason"], one["count"]) for one in found["reasons"]] == [("rejected", 1)]
@@ -270,3 +270,36 @@ def test_another_users_numbers_are_missing(quick: Service, owner: OwnedClient, r
     handler = owner.add_handler("webhook", webhook=receiver.url())
     assert quick.client().get(f"/api/notification-handlers/{handler}/stats").status == 404
     assert quick.narrowed(owner, "deliveries:read").get(f"/api/notification-handlers/{handler}/stats").status == 403
+
+
+def test_handlers_that_die_together_make_one_notice(owner: OwnedClient, receiver: Receiver) -> None:
+    """And not one to each of the others: N handlers made N times N deliveries."""
+    alive = owner.add_handler("webhook", "Alive", webhook=receiver.url("/survivor"))
+    dead = [owner.add_handler("webhook", f"Dead {number}", webhook=receiver.url("/retired")) for number in range(60)]
+    receiver.answer("/retired", 410)
+    owner.settled(owner.send("hello", handlers=[*dead, alive]), 60)
+    until(lambda: told(receiver, "/survivor"), 60)
+    until(lambda: not any(owner.handler(one)["is_enabled"] for one in dead), 60)
+    notices = told(receiver, "/survivor")
+    listed = [one for notice in notices for one in notice["data"]["handlers"]]
+    assert {one["id"] for one in listed} <= set(dead)
+    assert listed[0].keys() == {"id", "name", "type", "reason"}
+    assert len(notices) <= 2  # a slow machine may not have switched off all within the time that is waited
+    assert sum(int(one["data"]["title"].split()[0]) for one in notices if "handlers" in one["data"]["title"]) >= 50
+    assert owner.get("/api/deliveries").json["meta"]["total"] <= 61 + 3 * len(notices)
+
+
+def test_a_notice_that_is_due_outlives_a_kill(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service()
+    client = service.first()
+    client.add_handler("webhook", "Witness", webhook=receiver.url("/told-later"))
+    gone = client.add_handler("webhook", "Gone", webhook=receiver.url("/is-gone"))
+    receiver.answer("/is-gone", 410)
+    client.settled(client.send("hello", handlers=[gone]))
+    until(lambda: not client.handler(gone)["is_enabled"])
+    service.kill()  # the notice is still being gathered
+    assert told(receiver, "/told-later") == []
+    service.start()
+    [notice] = until(lambda: told(receiver, "/told-later"), 30)
+    assert notice["data"]["title"] == "Handler switched off: Gone"
+    assert service.rows("SELECT name FROM meta WHERE name LIKE 'untold%'") == []

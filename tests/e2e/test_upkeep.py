@@ -235,14 +235,18 @@ def test_old_things_go_while_it_sends(start_service: Starter, receiver: Receiver
         "INSERT INTO totals (user_id, what, n) VALUES (1, 0, 1) ON CONFLICT DO UPDATE SET n = n + 1",
         "UPDATE totals SET n = n + 20000 WHERE what = 100",
     )
-    assert housekeeping.NOTIFICATIONS_AT_ONCE * 20 < 20_000
+    assert housekeeping.MAX_ROWS * 10 <= 20_000
     service.environ["TOCSIN_RETENTION_DAYS"] = "1"
     client.port = service.start().port
-    change(service.data / "tocsin.db", f"UPDATE notifications SET created_at = 1 WHERE id = {young}")
+    change(
+        service.data / "tocsin.db",
+        f"UPDATE notifications SET created_at = 1 WHERE id = {young}",
+        f"UPDATE deliveries SET first_due_at = 1, last_attempt_at = 1 WHERE notification_id = {young}",
+    )
     until(lambda: not service.rows("SELECT id FROM notifications WHERE id = 101"), 90, "nothing goes")
     with sending(client, [handler]) as accepted:
         until(lambda: service.rows("SELECT count(*) FROM notifications WHERE created_at = 1") == [(1,)], 90, "old ones are still there")
-    assert len(accepted) > 20
+    assert accepted  # it goes on sending meanwhile
     until(lambda: client.get("/api/deliveries?status=pending").json["meta"]["total"] == 1)
     assert service.rows("SELECT id FROM notifications WHERE created_at = 1") == [(107,)], "what waits stays"
     assert client.get("/api/notifications").json["meta"]["total"] == len(accepted) + 1

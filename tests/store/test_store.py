@@ -28,6 +28,7 @@ from tocsin.store import (
     Wanted,
     listing,
     reading,
+    tidying,
 )
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.store.writer import MOST_GATHERED
@@ -472,7 +473,7 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(tmp_path: Path
             with pytest.raises(IntegrityError):
                 await store.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
             assert await store.remembered(1, wanted.path, "refused", 0) is None
-            await store.forget_idempotency(101)
+            await store.tell(tidying.idempotency_keys, 101, 10, tidying.START)
             assert await store.remembered(1, wanted.path, "key", 0) is None
 
     run(main())
@@ -514,30 +515,13 @@ def test_posts_know_the_budget_and_repeats(tmp_path: Path) -> None:
     run(main())
 
 
-def test_tidying_takes_only_what_is_old_and_settled(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened_store(tmp_path) as store:
-            handler = await add_handler(store)
-            old, waiting, young = [await accept_one(store, handler, at=at) for at in (100, 101, 5000)]
-            for delivery in (old, young):
-                await settled(store, delivered(delivery))
-            assert await store.tidy(1000, 10) == (1, None)
-            assert await store.tidy(1000, 10) == (0, None)
-            left = await store.deliveries(1, DeliveryFilter(), 1, 25)
-            assert ([row.id for row in left.rows], left.total) == ([young.id, waiting.id], 2)
-            assert (await store.notifications(1, 1, 25)).total == 2
-            assert await store.delivery(1, old.id) is None
-
-    run(main())
-
-
 def test_ids_are_never_used_twice(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened_store(tmp_path) as store:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
             await settled(store, delivered(delivery))
-            assert await store.tidy(1000, 10) == (1, None)
+            assert (await store.tell(tidying.old_notifications, 1000, 10, tidying.START)).rows == 3
             later = await accept_one(store, handler)
             assert later.id == delivery.id + 1
             assert later.notification_id == delivery.notification_id + 1

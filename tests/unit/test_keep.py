@@ -31,7 +31,7 @@ class Kept:
         self.answered_at = 0
         self.again = asyncio.Event()
         self.metrics = observe.Metrics()
-        self.tally = Tally(self, 30)  # pyright: ignore[reportArgumentType]
+        self.tally = Tally(self)  # pyright: ignore[reportArgumentType]
         self.keeping = Keeping(self, self, self, self.metrics, self.tally)  # pyright: ignore[reportArgumentType]
 
     def settle(self, ending: Ending, done: Callable[[Sequence[Ending], Sequence[bool | Exception]], None]) -> None:
@@ -42,8 +42,8 @@ class Kept:
     def settled(self, slot: int) -> None:
         self.told.append(("left", slot))
 
-    async def failed(self, _: Loaded, reason: Reason, detail: str, due_at: Micros) -> None:
-        self.told.append(("blamed", reason, detail, due_at))
+    async def failed(self, _: Loaded, reason: Reason, detail: str, delivery: Delivery) -> None:
+        self.told.append(("blamed", reason, detail, delivery.first_due_at))
 
     def ending(self, number: int, status: Status, **more: Any) -> Ending:
         delivery = Delivery(number, 1, number, 1, status, DUE, DUE, DUE, attempt_count=1, last_reason=more.get("reason", Reason.OK))

@@ -42,13 +42,12 @@ def test_hours_are_summed_up() -> None:
     assert (nothing.delivered, nothing.success_rate, nothing.p50, nothing.p95) == (0, None, None, None)
 
 
-def test_counts_are_added_to_the_store_and_old_hours_go(tmp_path: Path) -> None:
+def test_counts_are_added_to_the_store(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened_store(tmp_path) as store:
             handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
             now = observe.now() // HOUR
-            await store.add_hours([HandlerHour(handler, now - 800, 1, 0, 0)], 0)
-            tally = Tally(store, retention_days=30)
+            tally = Tally(store)
             for _ in range(2):
                 tally.delivered([(handler, 5_000)])
                 tally.ended(handler, Status.FAILED)
@@ -69,14 +68,14 @@ def test_what_a_busy_store_does_not_take_is_counted_still() -> None:
         is_busy = True
         taken: tuple[HandlerHour, ...] = ()
 
-        async def add_hours(self, hours: list[HandlerHour], _: int) -> None:
+        async def add_hours(self, hours: list[HandlerHour]) -> None:
             if self.is_busy:
                 raise Busy("full")
             self.taken = tuple(hours)
 
     async def main() -> None:
         store = Full()
-        tally = Tally(store, 30)  # pyright: ignore[reportArgumentType]
+        tally = Tally(store)  # pyright: ignore[reportArgumentType]
         tally.delivered([(7, 1_000)])
         with pytest.raises(Busy):
             await tally.keep()

@@ -37,6 +37,7 @@ from tocsin.model import (
     Reply,
     Request,
     Severity,
+    SwitchedOff,
 )
 from tocsin.net.urls import check_url, hide_after_host, origin
 
@@ -74,6 +75,10 @@ class _Data(Struct, gc=False):
     delivery_id: int | None
 
 
+class _Notice(_Data, gc=False):
+    handlers: tuple[SwitchedOff, ...] = ()
+
+
 class _Body(Struct, gc=False):
     type: str
     timestamp: str
@@ -108,21 +113,20 @@ def _written(at: Micros) -> tuple[str, str]:
 
 def _body(message: Message, context: Context) -> _Body:
     timestamp, shown = _written(message.at)
-    return _Body(
-        type=message.kind,
-        timestamp=timestamp,
-        data=_Data(
-            id=context.notification_id,
-            title=message.title,
-            message=message.text,
-            severity=message.severity,
-            url=message.url or None,
-            fields=dict(message.fields),
-            datetime=shown,
-            handler_id=context.handler_id,
-            delivery_id=context.delivery_id,
-        ),
+    data = _Data(
+        id=context.notification_id,
+        title=message.title,
+        message=message.text,
+        severity=message.severity,
+        url=message.url or None,
+        fields=dict(message.fields),
+        datetime=shown,
+        handler_id=context.handler_id,
+        delivery_id=context.delivery_id,
     )
+    if message.handlers:
+        data = _Notice(**msgspec.structs.asdict(data), handlers=message.handlers)
+    return _Body(type=message.kind, timestamp=timestamp, data=data)
 
 
 def _signature(body: bytes, context: Context) -> tuple[tuple[str, str], ...]:

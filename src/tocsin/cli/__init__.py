@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 def main() -> None:
     """Entry of the console script: runs the command line and exits with its code."""
+    _open_standard_files()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -39,6 +40,17 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _open_standard_files() -> None:
+    """Those that were closed before the start are /dev/null: else a store could get their numbers, and what is printed with them."""
+    from tocsin.lines import open_standard_files
+
+    open_standard_files()
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # a number, for as long as the process lives
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _help_for(chain: Sequence[str] | None) -> str:

@@ -135,6 +135,36 @@ def store_health(settings: Settings) -> Iterator[Finding]:
                 yield Finding(faults.damaged(" ".join(str(found[0]).removeprefix("*** in database main ***").split())))
 
 
+def old_rows(settings: Settings) -> Iterator[Finding]:
+    """Whether what is old is deleted, and as fast as it comes."""
+    import msgspec
+
+    from tocsin.datadir import STORE_FILE, first_row, has_store
+    from tocsin.flow.housekeeping import BEHIND_AFTER, STATE, State
+    from tocsin.model import SECOND
+    from tocsin.store import StoreError
+
+    file = settings.data_path / STORE_FILE
+    if not has_store(settings.data_path) or not os.access(file, os.R_OK):
+        return
+    try:
+        row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
+    except StoreError:
+        return  # said by others
+    state = msgspec.json.decode(row[0], type=State) if row else State()
+    if state.doubted:
+        yield Finding(
+            "The system's clock made a leap, so nothing old is deleted for now: "
+            "set the clock right, or wait until the service has run a day.",
+            is_fault=False,
+        )
+    if state.behind > BEHIND_AFTER:
+        yield Finding(
+            f"Old notifications are deleted more slowly than they come, {state.behind / SECOND / 3600:.0f} h late: "
+            "use a faster disk, send less, or expect the store to grow."
+        )
+
+
 def mail(settings: Settings) -> Iterator[Finding]:
     from tocsin.net.mail import complaints
 
@@ -164,7 +194,7 @@ def egress(settings: Settings) -> Iterator[Finding]:
         yield Finding("TOCSIN_ALLOW_NETWORKS opens every network to all users: name only the ones that handlers must reach.")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, store_health, mail, reach, egress)
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, store_health, old_rows, mail, reach, egress)
 
 
 def _sentence(text: str) -> str:

@@ -436,7 +436,7 @@ class LocalEngine:
             try:
                 await self._sweep()
             except Busy as busy:
-                log.error("engine.sweep_waits", why=str(busy))
-            except Exception:  # without sweeps, whatever went by unheard would wait for the next start
-                log.exception("engine.sweep_failed")
+                observe.seldom(log.error, "engine.sweep_waits", why=str(busy))
+            except Exception as error:  # noqa: BLE001  # without sweeps, whatever went by unheard would wait for the next start
+                observe.seldom(log.error, "engine.sweep_failed", exc_info=error)
             self._alarm.look()

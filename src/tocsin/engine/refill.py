@@ -131,7 +131,7 @@ class Refill:
         try:
             await self._fill(lanes)
         except Busy as busy:
-            log.error("engine.refill_waits", why=str(busy))
+            observe.seldom(log.error, "engine.refill_waits", why=str(busy))
             self._give_up(lanes, SECOND)
         except Exception:
             log.exception("engine.refill_failed", handlers=[lane.handler_id for lane in lanes])

@@ -357,7 +357,7 @@ class Delivering:
         """Our own stop, or what this process lacks, kept it from going out: the row stays as it was, but for parts that had arrived."""
         delivery, again = trying.delivery, None
         if reply.ours:
-            log.warning("attempt.waits", delivery=delivery.id, why=reply.detail)
+            observe.seldom(log.warning, "attempt.waits", delivery=delivery.id, why=reply.detail)
             again = observe.now() + SHORTAGE
             self._pause(delivery.handler_id, SHORTAGE / SECOND)
         trying.run.came_back(engine.UNTRIED)

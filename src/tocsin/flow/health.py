@@ -1,4 +1,4 @@
-"""What becomes of a handler: moved to a new address, or switched off, with its owner told once."""
+"""What becomes of a handler: moved to a new address, or switched off, with its owner told by `notices`."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,11 @@ import structlog
 
 from tocsin import observe
 from tocsin.engine import Engine
-from tocsin.flow.accept import Accepting
 from tocsin.flow.directory import Directory, Loaded
+from tocsin.flow.notices import Notices
 from tocsin.flow.settle import error_text
-from tocsin.flow.words import hint, sentence, span
-from tocsin.model import SECOND, Draft, Message, Micros, Reason, Severity, Status
+from tocsin.flow.words import sentence, span
+from tocsin.model import SECOND, Delivery, Micros, Reason, Status
 from tocsin.settings import Settings
 from tocsin.store import HandlerChange, HandlerEvent, Store, SwitchOff
 from tocsin.vault import Vault
@@ -37,11 +37,11 @@ async def end_stopped(store: Store, engine: Engine) -> None:
 
 
 class Health:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, accepting: Accepting, vault: Vault, settings: Settings) -> None:
+    def __init__(self, store: Store, directory: Directory, engine: Engine, notices: Notices, vault: Vault, settings: Settings) -> None:
         self._store = store
         self._directory = directory
         self._engine = engine
-        self._accepting = accepting
+        self._notices = notices
         self._vault = vault
         self._most_failures = settings.disable_after_failures
         self._least_time = int(settings.disable_after * SECOND)
@@ -56,62 +56,41 @@ class Health:
         self._directory.forget(handler.user_id, handler.id)
         log.info("handler.moved", handler=handler.id, type=handler.type)
 
-    async def failed(self, loaded: Loaded, reason: Reason, detail: str, due_at: Micros) -> None:
-        """A delivery that was due at `due_at` failed by the handler's own fault; too many for too long switch the handler off.
+    async def failed(self, loaded: Loaded, reason: Reason, detail: str, delivery: Delivery) -> None:
+        """A delivery failed by the handler's own fault; too many for too long switch the handler off.
 
         As long as nobody at all answers, it is our own network that is gone.
         """
-        if not self._most_failures or (reason in _REACHING and self.answered_at < due_at):
+        if not self._most_failures or (reason in _REACHING and self.answered_at < delivery.first_due_at):
             return
         now = observe.now()
         streak = await self._store.count_failure(loaded.handler.id, now)
         lasted = now - (streak.since or now)
         if streak.failures >= self._most_failures and lasted >= self._least_time:
             why = f"{streak.failures} deliveries in a row failed over {span(lasted)}, the last one so: {sentence(reason)} {detail}"
-            await self._switch_off(loaded, reason, why.strip())
+            await self._switch_off(loaded, reason, why.strip(), delivery)
 
-    async def switch_off(self, loaded: Loaded, reason: Reason, detail: str) -> None:
+    async def switch_off(self, loaded: Loaded, reason: Reason, detail: str, delivery: Delivery) -> None:
         """The provider says that there is nobody any more."""
-        await self._switch_off(loaded, reason, f"{sentence(reason)} {detail}".strip())
+        await self._switch_off(loaded, reason, f"{sentence(reason)} {detail}".strip(), delivery)
 
-    async def _switch_off(self, loaded: Loaded, reason: Reason, why: str) -> None:
+    async def _switch_off(self, loaded: Loaded, reason: Reason, why: str, delivery: Delivery) -> None:
         """Disable a dead handler, end what waits for it, tell its owner. Only the first of several attempts in flight does it."""
         handler = loaded.handler
         now = observe.now()
-        notice, committed = await self._accepting.notice(handler.user_id, await self._notice(loaded, reason, why, now))
         what = SwitchOff(
+            handler.user_id,
             handler.id,
             handler.version,
             HandlerEvent(now, "switched_off", why, reason),
-            notice,
+            delivery.notification_id,
             ROWS_AT_ONCE,
             error_text(Reason.HANDLER_DISABLED, why),
         )
 
-        was_ours = await self._store.switch_off(what, committed)
+        was_ours = await self._store.switch_off(what)
         self._directory.forget(handler.user_id, handler.id)
         if was_ours:
+            self._notices.due(handler.user_id)
             await end_waiting(self._store, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED, why)
             log.warning("handler.switched_off", handler=handler.id, type=handler.type, reason=reason)
-
-    async def _notice(self, loaded: Loaded, reason: Reason, why: str, now: Micros) -> Draft | None:
-        """What the owner is told; None where there is no other handler to tell it through."""
-        handler = loaded.handler
-        others: list[int] = []
-        for brief in (await self._directory.briefs(handler.user_id)).values():
-            if brief.is_enabled and brief.id != handler.id:
-                other = await self._directory.loaded(brief.id)
-                if other is not None and other.settings is not None and not other.channel.is_public(other.settings):
-                    others.append(brief.id)
-        if not others:
-            return None
-        paragraphs = (why, hint(reason), "Nothing more is sent there until you switch it on again.")
-        message = Message(
-            title=f"Handler switched off: {handler.name}"[:256],
-            text="\n\n".join(paragraph for paragraph in paragraphs if paragraph),
-            severity=Severity.WARNING,
-            fields=(("Handler", handler.name), ("Type", loaded.channel.title), ("Id", str(handler.id))),
-            at=now,
-            kind="handler.disabled",
-        )
-        return Draft(message, tuple(others[:1000]))

@@ -1,44 +1,188 @@
-"""What is done now and then: old rows go in small steps, the use of keys is noted."""
+"""What is done now and then: old rows go in small steps that take turns, the use of keys is noted.
+
+A step touches so many rows that it holds the store's writer for about `STEP_SECONDS`: how many that is, its predecessor has shown.
+"""
 
 import asyncio
+import time
+from collections.abc import Callable
 
+import msgspec
 import structlog
+from msgspec import Struct
 
 from tocsin import observe
 from tocsin.flow.accept import IDEMPOTENCY_WINDOW
 from tocsin.flow.access import Access
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.settings import Settings
-from tocsin.store import Store
+from tocsin.store import Store, Swept, tidying
 
-EVERY_SECONDS = 60.0
-NOTIFICATIONS_AT_ONCE = 200
-PAUSE_SECONDS = 0.05  # between steps, so that sends come first
+LOOK_SECONDS = 60.0
+STEP_SECONDS = 0.02  # with its commit that leaves it well under 50 ms
+MIN_ROWS, MAX_ROWS = 20, 2000  # of a step
+MIN_PAUSE_SECONDS = 0.01  # between steps, and never shorter than the step before: sends come first
+MAX_DRIFT: Micros = 3600 * SECOND  # between the two clocks, while the service runs
+MAX_STOP: Micros = 86_400 * SECOND  # a longer one looks like a clock that is wrong
+DOUBT: Micros = 86_400 * SECOND  # how long the clock must then go evenly before it is believed
+BEHIND_AFTER: Micros = 3600 * SECOND
+STATE = "housekeeping"  # its row of `meta`
 _DAY: Micros = 86_400 * SECOND
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended, where there is such a clock
 
 log = structlog.get_logger(__name__)
 
 
-async def keep_house(store: Store, access: Access, settings: Settings) -> None:
-    """Run until cancelled."""
-    while True:
-        await asyncio.sleep(EVERY_SECONDS)
-        try:
-            await access.note_use()
-            await tidy(store, observe.now() - settings.retention_days * _DAY)
-            await store.tidy_handlers(observe.now() - settings.retention_days * _DAY, observe.now() - _DAY)
-            await store.forget_idempotency(observe.now() - IDEMPOTENCY_WINDOW)
-        except Busy as busy:
-            log.warning("housekeeping.waits", why=str(busy))
-        except Exception:
-            log.exception("housekeeping.failed")  # and it goes on: rows would pile up otherwise
+class State(Struct, frozen=True):
+    """What is known of the clock, and how retention fares; kept in the store, for `tocsin check` and the next start.
+
+    `seen`: the clock at the last look; 0: never. `doubted`: whether it made a leap that no stop explains; `even`: for how long it has
+    gone evenly since. `behind`: by how much the oldest row that may go has outlived the retention.
+    """
+
+    seen: Micros = 0
+    doubted: bool = False
+    even: Micros = 0
+    behind: Micros = 0
 
 
-async def tidy(store: Store, before: Micros) -> int:
-    """Delete what was accepted before then and is settled; how many notifications went."""
-    gone, after = 0, 0
-    while after is not None:
-        step, after = await store.tidy(before, NOTIFICATIONS_AT_ONCE, after)
-        gone += step
-        await asyncio.sleep(PAUSE_SECONDS)
-    return gone
+def look_at_clock(state: State, now: Micros, passed: Micros | None) -> State:
+    """Judge the clock. `passed`: how long ago the last look was by a clock that nobody sets; None: at a start, unknown.
+
+    A clock that is years ahead for a minute would otherwise delete all history. Whoever stops the service for more than a day only
+    waits a day longer for old rows to go.
+    """
+    if not state.seen:
+        return msgspec.structs.replace(state, seen=now)
+    leap = now - state.seen - (passed or 0)
+    doubted, even = state.doubted, state.even
+    if leap > (MAX_STOP if passed is None else MAX_DRIFT):
+        doubted, even = True, 0
+    elif leap < -MAX_DRIFT:  # set right again
+        doubted, even = False, 0
+    elif doubted:
+        even += max(0, now - state.seen)
+        doubted = even < DOUBT
+    return State(now, doubted, even, state.behind)
+
+
+def next_rows(rows: int, swept: Swept) -> int:
+    """How many the next step may touch. A step that found less than half of what it might have touched says nothing of more."""
+    wanted = int(rows * STEP_SECONDS / max(swept.seconds, 1e-4))
+    most = 2 * rows if swept.rows >= rows // 2 else rows
+    return max(MIN_ROWS, min(wanted, most, MAX_ROWS))
+
+
+class Chore:
+    """A kind of rows that go once they are old. `every`: seconds from the end of a round to the next."""
+
+    def __init__(self, name: str, sweep: tidying.Sweep, age: Micros, every: float = LOOK_SECONDS) -> None:
+        self.name = name
+        self.sweep = sweep
+        self.age = age
+        self.every = every
+        self.rows = 100
+        self.after = tidying.START
+        self.due_at = 0.0
+
+    async def step(self, store: Store, now: Micros) -> Swept:
+        """Delete some more of it; when its round is over, rest. Raises Busy."""
+        swept = await store.tell(tidying.timed, self.sweep, now - self.age, self.rows, self.after)
+        self.rows = next_rows(self.rows, swept)
+        self.after = tidying.START if swept.after is None else swept.after
+        if swept.after is None:
+            self.due_at = time.monotonic() + self.every
+        return swept
+
+
+def chores(settings: Settings) -> list[Chore]:
+    kept = settings.retention_days * _DAY
+    return [
+        Chore("notifications", tidying.old_notifications, kept),
+        Chore("idempotency", tidying.idempotency_keys, IDEMPOTENCY_WINDOW),
+        Chore("posts", tidying.old_posts, _DAY),
+        Chore("handlers", tidying.handler_history, kept, every=3600.0),
+    ]
+
+
+class Housekeeping:
+    def __init__(self, store: Store, access: Access, settings: Settings, clock: Callable[[], Micros] = observe.now) -> None:
+        self._store = store
+        self._access = access
+        self._chores = chores(settings)
+        self._clock = clock
+        self._state = State()
+        self._looked_at: float | None = None  # by the steady clock
+
+    @property
+    def is_deferred(self) -> bool:
+        """Nothing is deleted: the clock is not believed."""
+        return self._state.doubted
+
+    @property
+    def behind_seconds(self) -> float:
+        """By how much the oldest row that may go has outlived the retention; 0: it keeps up."""
+        return self._state.behind / SECOND
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        is_done = True
+        while True:
+            await asyncio.sleep(LOOK_SECONDS if is_done else MIN_PAUSE_SECONDS)
+            is_done = True
+            try:
+                await self._access.note_use()
+                await self.look()
+                is_done = await self.sweep_for(LOOK_SECONDS)
+            except Busy as busy:
+                observe.seldom(log.warning, "housekeeping.waits", why=str(busy))
+            except Exception as error:  # noqa: BLE001  # and it goes on: rows would pile up otherwise
+                observe.seldom(log.error, "housekeeping.failed", exc_info=error)
+
+    async def look(self) -> None:
+        """Judge the clock, and keep how things stand. Raises Busy."""
+        if self._looked_at is None:
+            kept = await self._store.ask(tidying.read_state, STATE)
+            self._state = msgspec.json.decode(kept, type=State) if kept else self._state
+        was_doubted = self._state.doubted
+        self._judge()
+        if self._state.doubted and not was_doubted:
+            log.error(
+                "housekeeping.deferred", why="the clock made a leap; nothing is deleted until it is set right or has gone on for a day"
+            )
+        if self._state.behind > BEHIND_AFTER:
+            observe.seldom(log.warning, "housekeeping.behind", hours=round(self._state.behind / SECOND / 3600, 1))
+        await self._store.tell(tidying.write_state, STATE, msgspec.json.encode(self._state))
+
+    def _judge(self) -> None:
+        steady = time.clock_gettime(_STEADY)
+        passed = None if self._looked_at is None else int((steady - self._looked_at) * SECOND)
+        self._looked_at = steady
+        self._state = look_at_clock(self._state, self._clock(), passed)
+
+    async def sweep_for(self, seconds: float) -> bool:
+        """The chores that are due take turns, step by step, until all have ended their round (True) or the time is up. Raises Busy."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            due = [chore for chore in self._chores if chore.due_at <= time.monotonic()]
+            for chore in due:
+                await self._step(chore)
+            if not due or self._state.doubted:
+                return True
+        return False
+
+    async def _step(self, chore: Chore) -> None:
+        self._judge()
+        if self._state.doubted:
+            return
+        now = self._clock()
+        swept = await chore.step(self._store, now)
+        if chore.sweep is tidying.old_notifications:
+            self._note_behind(swept, now - chore.age)
+        await asyncio.sleep(max(MIN_PAUSE_SECONDS, swept.seconds))
+
+    def _note_behind(self, swept: Swept, before: Micros) -> None:
+        if swept.after is None:
+            self._state = msgspec.structs.replace(self._state, behind=0)
+        elif swept.at is not None:
+            self._state = msgspec.structs.replace(self._state, behind=max(0, before - swept.at))

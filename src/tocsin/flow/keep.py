@@ -163,9 +163,9 @@ class Keeping:
         delivery = decision.delivery
         try:
             if decision.switch_off is not None:
-                await self._health.switch_off(loaded, decision.reason, decision.switch_off)
+                await self._health.switch_off(loaded, decision.reason, decision.switch_off, delivery)
             else:
-                await self._health.failed(loaded, decision.reason, delivery.last_error or "", delivery.first_due_at)
+                await self._health.failed(loaded, decision.reason, delivery.last_error or "", delivery)
         except Exception:
             log.exception("blame.failed", handler=loaded.handler.id)
         finally:

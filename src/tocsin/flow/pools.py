@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import structlog
 from msgspec import Struct
 
+from tocsin import observe
 from tocsin.model import Busy
 
 BUDGET_SECONDS = 1.0  # of a thread's computing time; the largest message takes a quarter of it
@@ -169,7 +170,7 @@ class Pool:
             threading.Thread(target=_work, args=(self._inbox,), name=f"tocsin-{self._name}", daemon=True).start()
             self._made += 1
         except RuntimeError:  # the system has none left: the jobs wait for one
-            log.warning("pool.no_thread", pool=self._name)
+            observe.seldom(log.warning, "pool.no_thread", pool=self._name)
             asyncio.get_running_loop().call_later(THREAD_AGAIN_SECONDS, self._make_missing)
 
     def _make_missing(self) -> None:

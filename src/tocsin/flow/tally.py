@@ -5,6 +5,7 @@ last few seconds of these numbers with it, never a delivery.
 """
 
 import asyncio
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from tocsin.model import SECOND, Busy, Micros, Status
 from tocsin.store import HandlerHour, Store
 
 KEPT_EVERY_SECONDS = 5.0
+HANDLERS_AT_ONCE = 500  # in one write: 20 ms
 HOUR: Micros = 3600 * SECOND
 BUCKETS = 54  # of latencies, two for each doubling of a millisecond, up to a day
 _BEGIN_AT = [math.ceil(1000 * 2 ** ((n - 1) / 2)) for n in range(1, BUCKETS)]
@@ -69,9 +71,8 @@ class _Hour:
 
 
 class Tally:
-    def __init__(self, store: Store, retention_days: int) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept_hours = 24 * retention_days
         self._counts: dict[int, _Hour] = {}
 
     def delivered(self, arrived: Sequence[tuple[int, Micros]]) -> None:
@@ -99,25 +100,25 @@ class Tally:
             try:
                 await self.keep()
             except Busy as busy:
-                log.warning("tally.waits", why=str(busy))
+                observe.seldom(log.warning, "tally.waits", why=str(busy))
 
     async def keep(self) -> None:
         """Add what was counted to the store. Raises Busy; it is counted still, then."""
-        if not self._counts:
-            return
         counted, self._counts = self._counts, {}
         hour = observe.now() // HOUR
-        hours = [
-            HandlerHour(handler_id, hour, one.delivered, one.failed, one.expired, tuple(one.latencies))
-            for handler_id, one in counted.items()
-        ]
-        try:
-            await self._store.add_hours(hours, hour - self._kept_hours)
-        except Busy:
-            for handler_id, one in counted.items():
-                now = self._counts.get(handler_id) or self._of(handler_id)
-                now.delivered += one.delivered
-                now.failed += one.failed
-                now.expired += one.expired
-                now.latencies = [sum(both) for both in zip(now.latencies, one.latencies, strict=True)]
-            raise
+        while counted:
+            some = [(handler_id, counted.pop(handler_id)) for handler_id in list(itertools.islice(counted, HANDLERS_AT_ONCE))]
+            hours = [HandlerHour(one, hour, of.delivered, of.failed, of.expired, tuple(of.latencies)) for one, of in some]
+            try:
+                await self._store.add_hours(hours)
+            except Busy:
+                for handler_id, one in (*some, *counted.items()):
+                    self._count_again(handler_id, one)
+                raise
+
+    def _count_again(self, handler_id: int, one: _Hour) -> None:
+        now = self._counts.get(handler_id) or self._of(handler_id)
+        now.delivered += one.delivered
+        now.failed += one.failed
+        now.expired += one.expired
+        now.latencies = [sum(both) for both in zip(now.latencies, one.latencies, strict=True)]

@@ -5,11 +5,14 @@ them in the clear.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status, Value
+
+if TYPE_CHECKING:
+    from tocsin.store.notices import Telling
 
 T = TypeVar("T")
 AnySettlement = TypeVar("AnySettlement", bound="Settlement")
@@ -122,15 +125,17 @@ class HandlerFacts(Struct, frozen=True):
 
 
 class SwitchOff(Struct, frozen=True):
-    """A handler is disabled by the service: what waits for it ends, its owner is told, and its history says why, all in one commit.
+    """A handler is disabled by the service: what waits for it ends, its history says why, and its owner is to be told, all in one commit.
 
-    Nothing happens unless the handler is still at `version`. `most`: deliveries that are ended at once, with `last_error`.
+    Nothing happens unless the handler is still at `version`. `notification_id`: what it did not take. `most`: deliveries that are ended
+    at once, with `last_error`.
     """
 
+    user_id: int
     handler_id: int
     version: int
     event: HandlerEvent
-    notice: "Accept | None"
+    notification_id: int
     most: int
     last_error: str | None = None
 
@@ -254,6 +259,18 @@ class PostFacts(Struct, frozen=True):
     repeated: bool
 
 
+class Swept(Struct, frozen=True):
+    """What a step of `store.tidying` did: how many `rows` went, and `after` what to go on (None: nothing is left to look at).
+
+    `at`: when the last notification that may go was accepted. `seconds`: how long the step took, without its commit.
+    """
+
+    rows: int
+    after: tuple[Any, ...] | None
+    at: Micros | None = None
+    seconds: float = 0.0
+
+
 class Store(Protocol):
     """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
 
@@ -345,8 +362,12 @@ class Store(Protocol):
         """Up to `most` of what waits for it is cancelled in the same commit."""
         ...
 
-    async def switch_off(self, what: SwitchOff, committed: Callable[[Accepted], None]) -> bool:
-        """False if it was not at that version any more. `committed` is told what the notice, if any, became, as with `accept`."""
+    async def switch_off(self, what: SwitchOff) -> bool:
+        """False if it was not at that version any more."""
+        ...
+
+    async def tell_owner(self, telling: "Telling", committed: Callable[[Accepted], None]) -> None:
+        """Keep a notice. `committed` is told what it became, as with `accept`."""
         ...
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
@@ -359,21 +380,10 @@ class Store(Protocol):
 
     async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts: ...
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]: ...
-    async def add_hours(self, hours: Sequence[HandlerHour], forget_before: int) -> None:
-        """Add to what is kept of these hours, and forget the same handlers' hours before that one."""
+    async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
+        """Add to what is kept of these hours."""
         ...
 
-    # keys, housekeeping
+    # keys
     async def key(self, key_hash: bytes) -> KeyRow | None: ...
     async def touch_keys(self, used: dict[int, Micros]) -> None: ...
-    async def forget_idempotency(self, before: Micros) -> None: ...
-    async def tidy(self, before: Micros, limit: int, after: int = 0) -> tuple[int, int | None]:
-        """Of the next `limit` notifications after that id, delete those that were accepted before then and are wholly settled.
-
-        How many went, and the id to go on after; None: the rest is younger.
-        """
-        ...
-
-    async def tidy_handlers(self, before: Micros, posts_before: Micros) -> None:
-        """Forget the history of handlers that were deleted before then, and what was posted before the other time."""
-        ...

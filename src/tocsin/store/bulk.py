@@ -11,15 +11,17 @@ rows that are nearly always alike in some columns have a statement of their own,
 import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from tocsin.model import SECOND, Delivery, Micros, Reason, Severity, Status
+from tocsin.model import SECOND, Delivery, Message, Micros, Reason, Severity, Status, SwitchedOff
 from tocsin.store import Accept, Accepted, Remembered, Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
+
+T = TypeVar("T")
 
 
 class Statement(Struct, frozen=True):
@@ -137,6 +139,18 @@ class Totals(Counter[tuple[int, int]]):
         run(connection, ADD_TOTALS, values)
 
 
+class Fields(Struct, frozen=True):
+    """What the column of that name holds for a notice; for all else it is a plain array of pairs."""
+
+    fields: tuple[tuple[str, str], ...]
+    handlers: tuple[SwitchedOff, ...]
+
+
+def fields_text(message: Message) -> str:
+    kept = Fields(message.fields, message.handlers) if message.handlers else message.fields
+    return msgspec.json.encode(kept).decode()
+
+
 def remember(connection: Connection, user_id: int, at: Micros, what: Remembered) -> None:
     answer = ",".join(map(str, what.answer))
     run(connection, REMEMBER, (user_id, what.path, what.key, what.content, answer, at))
@@ -169,7 +183,7 @@ class AcceptAll:
                 title, text, url, kind = message.title, message.text, message.url, message.kind
                 times = (planned.send_at, planned.expires_at)
                 if url or message.fields or kind != "notification" or times != _NO_TIMES:
-                    fields = msgspec.json.encode(message.fields).decode()
+                    fields = fields_text(message)
                     any_notifications += (notification_id, user_id, at, kind, severity._value_, title, text, url, fields, *times)
                 else:
                     notifications += (notification_id, user_id, at, severity._value_, title, text)  # `value` is a call
@@ -300,5 +314,5 @@ def _statuses(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     return dict(run(connection, STATUSES, different))
 
 
-def chunks(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:
+def chunks(ids: Sequence[T], size: int = 500) -> Iterable[Sequence[T]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))

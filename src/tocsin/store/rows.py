@@ -7,9 +7,10 @@ from sqlalchemy import Row, select, text
 
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.store import HandlerRow
+from tocsin.store.bulk import Fields
 from tocsin.store.tables import deliveries, handlers, notifications
 
-_FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
+_FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)
 
 # The literal conditions let SQLite use the partial indexes: with bound values it cannot.
 PENDING = text("deliveries.status = 0")
@@ -56,14 +57,17 @@ def delivery_of(row: Row[Any]) -> Delivery:
 
 
 def notification_of(row: Any) -> Notification:
+    kept = _FIELDS.decode(row.fields)
+    fields, handlers = (kept.fields, kept.handlers) if isinstance(kept, Fields) else (kept, ())
     message = Message(
         text=row.text,
         title=row.title,
         severity=Severity(row.severity),
         url=row.url,
-        fields=_FIELDS.decode(row.fields),
+        fields=fields,
         at=row.accepted_at,
         kind=row.kind,
+        handlers=handlers,
     )
     return Notification(row.n_id, row.n_user_id, message, row.send_at, row.expires_at)
 

@@ -45,6 +45,7 @@ from tocsin.store import (
     faults,
     listing,
     migrations,
+    notices,
     reading,
     writing,
 )
@@ -284,16 +285,18 @@ class SqlStore:
     async def delete_handler(self, handler_id: int, at: Micros, most: int = 0) -> bool:
         return await self._write(writing.delete_handler, handler_id, at, most)
 
-    async def switch_off(self, what: SwitchOff, committed: Callable[[Accepted], None]) -> bool:
-        def run(connection: Connection) -> tuple[bool, Accepted | None]:
-            return writing.switch_off(connection, what)
+    async def switch_off(self, what: SwitchOff) -> bool:
+        return await self._write(writing.switch_off, what)
 
-        def told(result: tuple[bool, Accepted | None]) -> None:
-            if result[1] is not None:
-                committed(result[1])
+    async def tell_owner(self, telling: notices.Telling, committed: Callable[[Accepted], None]) -> None:
+        def run(connection: Connection) -> Accepted | None:
+            return notices.tell(connection, telling)
 
-        was_there, _ = await self._writer.submit(run, committed=told)
-        return was_there
+        def told(accepted: Accepted | None) -> None:
+            if accepted is not None:
+                committed(accepted)
+
+        await self._writer.submit(run, committed=told)
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
         return await self._write(writing.count_failure, handler_id, at)
@@ -307,25 +310,16 @@ class SqlStore:
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
         return await self._list(listing.handler_hours, handler_ids, since_hour)
 
-    async def add_hours(self, hours: Sequence[HandlerHour], forget_before: int) -> None:
-        await self._write(writing.add_hours, hours, forget_before)
+    async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
+        await self._write(writing.add_hours, hours)
 
-    # -------------------------------------------------------------------------------------------- keys, housekeeping
+    # ---------------------------------------------------------------------------------------------------------- keys
 
     async def key(self, key_hash: bytes) -> KeyRow | None:
         return await self._read(reading.key, key_hash)
 
     async def touch_keys(self, used: dict[int, Micros]) -> None:
         await self._write(writing.touch_keys, used)
-
-    async def tidy(self, before: Micros, limit: int, after: int = 0) -> tuple[int, int | None]:
-        return await self._write(writing.tidy, before, limit, after)
-
-    async def tidy_handlers(self, before: Micros, posts_before: Micros) -> None:
-        await self._write(writing.tidy_handlers, before, posts_before)
-
-    async def forget_idempotency(self, before: Micros) -> None:
-        await self._write(writing.forget_idempotency, before)
 
     def backlog(self) -> int:
         """Pending deliveries, due or not; a quick look at the totals."""

@@ -10,7 +10,6 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from tocsin.model import Micros, Reason, Status
 from tocsin.store import (
-    Accepted,
     DeliveryFilter,
     HandlerChange,
     HandlerEvent,
@@ -19,21 +18,18 @@ from tocsin.store import (
     Remembered,
     Streak,
     SwitchOff,
+    notices,
 )
-from tocsin.store.bulk import ADD_HOURS, AcceptAll, Totals, chunks, remember, run
+from tocsin.store.bulk import ADD_HOURS, Totals, chunks, remember, run
 from tocsin.store.listing import chosen_deliveries
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
-    TOTAL_NOTIFICATIONS,
-    attempts,
     deliveries,
     handler_events,
     handler_hours,
     handlers,
-    idempotency,
     keys,
     meta,
-    notifications,
     posts,
 )
 
@@ -126,37 +122,6 @@ def posted(connection: Connection, key: str, text_hash: bytes, delivery_id: int,
     return PostFacts(over_budget=False, repeated=bool(repeated))
 
 
-def tidy(connection: Connection, before: Micros, limit: int, after: int) -> tuple[int, int | None]:
-    """By id, which is the order of their times: so no index has to be kept for it."""
-    waiting = select(1).where(deliveries.c.notification_id == notifications.c.id, deliveries.c.status == int(Status.PENDING)).exists()
-    columns = (notifications.c.id, notifications.c.user_id, notifications.c.created_at, waiting.label("waits"))
-    rows = connection.execute(select(*columns).where(notifications.c.id > after).order_by(notifications.c.id).limit(limit)).all()
-    old = [row for row in rows if row.created_at < before]
-    settled = [row for row in old if not row.waits]
-    totals = Totals()
-    for chunk in chunks([row.id for row in settled]):
-        inside = deliveries.c.notification_id.in_(chunk)
-        connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(select(deliveries.c.id).where(inside))))
-        for gone in connection.execute(delete(deliveries).where(inside).returning(deliveries.c.user_id, deliveries.c.status)):
-            totals[gone[0], gone[1]] -= 1
-        connection.execute(delete(notifications).where(notifications.c.id.in_(chunk)))
-    for row in settled:
-        totals[row.user_id, TOTAL_NOTIFICATIONS] -= 1
-    totals.write(connection)
-    return len(settled), rows[-1].id if len(old) == limit else None
-
-
-def tidy_handlers(connection: Connection, before: Micros, posts_before: Micros) -> None:
-    gone = select(handlers.c.id).where(handlers.c.deleted_at < before)
-    for table in (handler_events, handler_hours):
-        connection.execute(delete(table).where(table.c.handler_id.in_(gone)))
-    connection.execute(delete(posts).where(posts.c.at < posts_before))
-
-
-def forget_idempotency(connection: Connection, before: Micros) -> None:
-    connection.execute(delete(idempotency).where(idempotency.c.created_at < before))
-
-
 # ------------------------------------------------------------------------------------------------------------- handlers
 
 
@@ -190,13 +155,14 @@ def change_handler(
     return True
 
 
-def switch_off(connection: Connection, what: SwitchOff) -> tuple[bool, Accepted | None]:
-    """Whether it was at that version, and what the notice became."""
+def switch_off(connection: Connection, what: SwitchOff) -> bool:
+    """Whether it was at that version."""
     change = HandlerChange(is_enabled=False, disabled_reason=what.event.detail)
     if not change_handler(connection, what.handler_id, change, what.version, what.event, most=0):
-        return False, None
+        return False
     end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most, what.last_error)
-    return True, None if what.notice is None else AcceptAll.run_all(connection, [what.notice])[0]
+    notices.record(connection, what.user_id, what.handler_id, what.event, what.notification_id)
+    return True
 
 
 def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
@@ -220,7 +186,7 @@ def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak
     return Streak(row[0], row[1])
 
 
-def add_hours(connection: Connection, hours: Sequence[HandlerHour], forget_before: int) -> None:
+def add_hours(connection: Connection, hours: Sequence[HandlerHour]) -> None:
     kept: dict[tuple[int, int], tuple[int, ...]] = {}
     for hour in {one.hour for one in hours}:
         for chunk in chunks([one.handler_id for one in hours if one.hour == hour]):
@@ -232,9 +198,6 @@ def add_hours(connection: Connection, hours: Sequence[HandlerHour], forget_befor
         before = kept.get((one.handler_id, one.hour))
         latencies = one.latencies if before is None else map(sum, itertools.zip_longest(before, one.latencies, fillvalue=0))
         values += (one.handler_id, one.hour, one.delivered, one.failed, one.expired, msgspec.json.encode(list(latencies)).decode())
-        if before is None:  # once an hour
-            old = (handler_hours.c.handler_id == one.handler_id, handler_hours.c.hour < forget_before)
-            connection.execute(delete(handler_hours).where(*old))
     run(connection, ADD_HOURS, values)
 
 

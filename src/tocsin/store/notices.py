@@ -1,0 +1,87 @@
+"""Whose owners are still to be told that the service switched a handler off; functions of an open transaction.
+
+Each such handler has a row of `meta`, `untold:{user}:{handler}`, written in the commit that switches it off and deleted in the one that
+keeps the notice: so whatever happens in between, the owner is told. `told:{user}` holds when the last notices went.
+"""
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import ColumnElement, Connection, delete, insert, select
+
+from tocsin.model import Micros, Reason
+from tocsin.store import Accept, Accepted, HandlerEvent
+from tocsin.store.bulk import AcceptAll, chunks
+from tocsin.store.tables import handlers, meta, notifications
+
+MAX_READ = 10_000  # handlers, told by one notice
+MAX_CANDIDATES = 50
+
+
+class Untold(Struct, frozen=True):
+    """A handler that was switched off, and why, in words. `by_notice`: it was a notice that it did not take."""
+
+    user_id: int
+    handler_id: int
+    at: Micros
+    reason: Reason
+    why: str
+    by_notice: bool
+
+
+class Telling(Struct, frozen=True):
+    """A notice that is kept (None: there is nobody to tell it through), what it tells of, and when the latest ones went, this included."""
+
+    user_id: int
+    notice: Accept | None
+    handler_ids: tuple[int, ...]
+    told_at: tuple[Micros, ...]
+
+
+def record(connection: Connection, user_id: int, handler_id: int, event: HandlerEvent, notification_id: int) -> None:
+    """`notification_id`: what the handler did not take."""
+    kind = connection.scalar(select(notifications.c.kind).where(notifications.c.id == notification_id))
+    untold = Untold(user_id, handler_id, event.at, event.reason or Reason.GONE, event.detail, kind == "handler.disabled")
+    _replace(connection, f"untold:{user_id}:{handler_id}", msgspec.json.encode(untold))
+
+
+def users_to_tell(connection: Connection) -> list[int]:
+    names = connection.scalars(select(meta.c.name).where(*_begins("untold:")))
+    return sorted({int(name.split(":")[1]) for name in names})
+
+
+def untold_of(connection: Connection, user_id: int) -> tuple[list[Untold], list[Micros]]:
+    """The handlers that the owner does not know of, oldest first, and when the latest notices went."""
+    rows = connection.scalars(select(meta.c.value).where(*_begins(f"untold:{user_id}:")).limit(MAX_READ))
+    found = sorted((msgspec.json.decode(row, type=Untold) for row in rows), key=lambda one: (one.at, one.handler_id))
+    told = connection.scalar(select(meta.c.value).where(meta.c.name == f"told:{user_id}"))
+    return found, msgspec.json.decode(told, type=list[Micros]) if told else []
+
+
+def candidates(connection: Connection, user_id: int) -> list[tuple[int, Micros | None]]:
+    """Enabled handlers that a notice may go through, and when they last took something: likely ones first."""
+    rows = connection.execute(
+        select(handlers.c.id, handlers.c.last_delivered_at)
+        .where(handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None), handlers.c.is_enabled)
+        .order_by(handlers.c.failures > 0, handlers.c.last_delivered_at.desc().nulls_last(), handlers.c.id)
+        .limit(MAX_CANDIDATES)
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def tell(connection: Connection, telling: Telling) -> Accepted | None:
+    """Keep the notice, and that its handlers have been told of. What it became."""
+    for chunk in chunks([f"untold:{telling.user_id}:{handler_id}" for handler_id in telling.handler_ids]):
+        connection.execute(delete(meta).where(meta.c.name.in_(chunk)))
+    if telling.notice is None:
+        return None
+    _replace(connection, f"told:{telling.user_id}", msgspec.json.encode(telling.told_at))
+    return AcceptAll.run_all(connection, [telling.notice])[0]
+
+
+def _begins(prefix: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return meta.c.name >= prefix, meta.c.name < prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def _replace(connection: Connection, name: str, value: bytes) -> None:
+    connection.execute(delete(meta).where(meta.c.name == name))
+    connection.execute(insert(meta).values(name=name, value=value))

@@ -1,0 +1,166 @@
+"""What deletes old rows, in steps: each is told how many rows it may touch, so that none holds the writer for long.
+
+Every step is a function of an open transaction, `(connection, before, rows, after) -> Swept`: `before` is the time from which on rows
+are kept, `after` where the step before it ended (`START` at first).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+
+from tocsin.model import SECOND, Micros, Status
+from tocsin.store import Swept
+from tocsin.store.bulk import Totals, chunks
+from tocsin.store.tables import (
+    TOTAL_NOTIFICATIONS,
+    attempts,
+    deliveries,
+    handler_events,
+    handler_hours,
+    handlers,
+    idempotency,
+    meta,
+    notifications,
+    posts,
+)
+
+Place: TypeAlias = tuple[Any, ...]
+Sweep: TypeAlias = Callable[[Connection, Micros, int, Place], Swept]
+START: Place = ()
+_HOUR: Micros = 3600 * SECOND
+_LOOKED_AT_TOGETHER = 2  # notifications: one with 10,000 deliveries takes milliseconds to look through
+
+
+def timed(connection: Connection, sweep: Sweep, before: Micros, rows: int, after: Place) -> Swept:
+    """One step, and how long it took inside the transaction."""
+    began = time.perf_counter()
+    swept = sweep(connection, before, rows, after)
+    return Swept(swept.rows, swept.after, swept.at, time.perf_counter() - began)
+
+
+def may_go(before: Micros) -> ColumnElement[bool]:
+    """The one predicate of retention, of a row of `notifications`: it and all its deliveries are settled and ended before then.
+
+    The end of a delivery is its last attempt or, without one, at the latest the time it was due first; so what was scheduled far ahead
+    keeps its record as long as anything else.
+    """
+    is_kept = or_(deliveries.c.status == int(Status.PENDING), deliveries.c.first_due_at >= before, deliveries.c.last_attempt_at >= before)
+    kept = select(1).where(deliveries.c.notification_id == notifications.c.id, is_kept).exists()
+    return and_(notifications.c.created_at < before, ~kept)
+
+
+def old_notifications(connection: Connection, before: Micros, rows: int, after: Place) -> Swept:
+    """With their deliveries and attempts. By id, which is the order of their times: so no index has to be kept for it."""
+    last_id = after[0] if after else 0
+    looked_at, going = _look(connection, before, rows, last_id)
+    taken, partial = _take(connection, [row.id for row in going], rows)
+    totals = Totals()
+    gone = 0
+    for chunk in chunks(taken):
+        ids = [row.id for row in chunk]
+        gone += connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(ids))).rowcount
+        gone += connection.execute(delete(deliveries).where(deliveries.c.id.in_(ids))).rowcount
+        for row in chunk:
+            totals[row.user_id, row.status] -= 1
+    whole = [row for row in going if partial is None or row.id < partial]
+    for chunk in chunks(whole):
+        gone += connection.execute(delete(notifications).where(notifications.c.id.in_([row.id for row in chunk]))).rowcount
+        for row in chunk:
+            totals[row.user_id, TOTAL_NOTIFICATIONS] -= 1
+    totals.write(connection)
+    at = going[-1].created_at if going else None
+    if partial is not None:
+        return Swept(gone, (partial - 1,), at)
+    ends = not looked_at or (len(looked_at) == rows and all(row.created_at >= before for row in looked_at))
+    return Swept(gone, None if ends else (looked_at[-1].id,), at)
+
+
+def _look(connection: Connection, before: Micros, rows: int, last_id: int) -> tuple[list[Any], list[Any]]:
+    """The next notifications, as many as have `rows` deliveries between them, and those of them that go."""
+    some = select(1).where(deliveries.c.notification_id == notifications.c.id).limit(rows).correlate(notifications).subquery()
+    size = select(func.count()).select_from(some).scalar_subquery()
+    columns = (notifications.c.id, notifications.c.user_id, notifications.c.created_at, size.label("size"), may_go(before).label("goes"))
+    chosen = select(*columns).where(notifications.c.id > last_id).order_by(notifications.c.id).limit(rows)
+    looked_at: list[Any] = []
+    budget = rows
+    with connection.execute(chosen, execution_options={"yield_per": _LOOKED_AT_TOGETHER}) as found:
+        for row in found:
+            looked_at.append(row)
+            budget -= row.size
+            if budget <= 0:
+                break
+    return looked_at, [row for row in looked_at if row.goes]
+
+
+def _take(connection: Connection, notification_ids: Sequence[int], rows: int) -> tuple[list[Any], int | None]:
+    """Their deliveries, oldest first, as many as have `rows` rows with their attempts; and the first notification that keeps some."""
+    taken: list[Any] = []
+    for chunk in chunks(notification_ids):
+        found = connection.execute(
+            select(deliveries.c.id, deliveries.c.notification_id, deliveries.c.user_id, deliveries.c.status, deliveries.c.attempt_count)
+            .where(deliveries.c.notification_id.in_(chunk))
+            .order_by(deliveries.c.notification_id, deliveries.c.id)
+            .limit(max(1, rows) + 1)
+        )
+        for row in found.all():
+            if rows <= 0:
+                return taken, row.notification_id
+            rows -= 1 + row.attempt_count
+            taken.append(row)
+    return taken, None
+
+
+def idempotency_keys(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    key = (idempotency.c.user_id, idempotency.c.path, idempotency.c.key)
+    gone = _delete(connection, key, connection.execute(select(*key).where(idempotency.c.created_at < before).limit(rows)).all())
+    return Swept(gone, START if gone == rows else None)
+
+
+def handler_history(connection: Connection, before: Micros, rows: int, after: Place) -> Swept:
+    """The hours before then, and all that was kept of handlers that were deleted before then."""
+    last_id = after[0] if after else 0
+    next_ones = select(handlers.c.id, handlers.c.deleted_at).where(handlers.c.id > last_id).order_by(handlers.c.id).limit(rows)
+    looked_at = connection.execute(next_ones).all()
+    deleted = [row.id for row in looked_at if row.deleted_at is not None and row.deleted_at < before]
+    hour_key = (handler_hours.c.handler_id, handler_hours.c.hour)
+    gone = 0
+    for ids, is_old in (([row.id for row in looked_at], handler_hours.c.hour < before // _HOUR), (deleted, handler_hours.c.hour >= 0)):
+        for chunk in chunks(ids):
+            chosen = select(*hour_key).where(handler_hours.c.handler_id.in_(chunk), is_old).limit(rows - gone)
+            gone += _delete(connection, hour_key, connection.execute(chosen).all())
+    for chunk in chunks(deleted):
+        events = select(handler_events.c.id).where(handler_events.c.handler_id.in_(chunk)).limit(rows - gone)
+        gone += connection.execute(delete(handler_events).where(handler_events.c.id.in_(events))).rowcount
+    if gone >= rows:
+        return Swept(gone, after)
+    return Swept(gone, (looked_at[-1].id,) if len(looked_at) == rows else None)
+
+
+def old_posts(connection: Connection, before: Micros, rows: int, after: Place) -> Swept:
+    key = (posts.c.key, posts.c.delivery_id)
+    chosen = select(*key, posts.c.at).order_by(*key).limit(rows)
+    if after:
+        chosen = chosen.where(tuple_(*key) > tuple_(*after))
+    looked_at = connection.execute(chosen).all()
+    gone = _delete(connection, key, [row[:2] for row in looked_at if row.at < before])
+    return Swept(gone, tuple(looked_at[-1][:2]) if len(looked_at) == rows else None)
+
+
+def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> int:
+    """Rows by their primary key, one by one: for `(a, b) IN (...)` SQLite looks through the whole table."""
+    if rows:
+        is_it = [column == bindparam(f"key_{column.name}") for column in key]
+        values = [{f"key_{column.name}": value for column, value in zip(key, row, strict=True)} for row in rows]
+        connection.execute(delete(key[0].table).where(*is_it), values)
+    return len(rows)
+
+
+def read_state(connection: Connection, name: str) -> bytes | None:
+    return connection.scalar(select(meta.c.value).where(meta.c.name == name))
+
+
+def write_state(connection: Connection, name: str, value: bytes) -> None:
+    if connection.execute(update(meta).where(meta.c.name == name).values(value=value)).rowcount == 0:
+        connection.execute(insert(meta).values(name=name, value=value))

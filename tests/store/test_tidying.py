@@ -1,0 +1,190 @@
+"""What goes once it is old, and how much of it in one step."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, func, select, text
+
+from conftest import opened_store, run
+from tocsin.model import SECOND, Message, Status
+from tocsin.store import Accept, HandlerChange, HandlerEvent, HandlerHour, Planned, PlannedDelivery, Swept, tidying
+from tocsin.store.sql import SqlStore
+from tocsin.store.tables import attempts, deliveries, handler_hours, idempotency, notifications, posts, totals
+
+DAY = 86_400 * SECOND
+HOUR = 3600 * SECOND
+
+
+async def a_handler(store: SqlStore) -> int:
+    return await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True), 10)
+
+
+async def accept(store: SqlStore, handler: int, at: int, count: int = 1, due_at: int | None = None, status: Status = Status.SKIPPED) -> int:
+    """A notification with so many deliveries; its id."""
+    made = tuple(PlannedDelivery(handler, status, at if due_at is None else due_at) for _ in range(count))
+    return (await store.accept(Accept(1, at, [Planned(Message("text", at=at), due_at, None, made)]))).first_notification_id
+
+
+async def tried(store: SqlStore, *wheres: str, times: int = 1, at: int = 1) -> None:
+    """Give the deliveries a past: so many attempts each, the last of them then."""
+
+    def write(connection: Connection) -> None:
+        for where in wheres:
+            connection.execute(text(f"UPDATE deliveries SET attempt_count = {times}, last_attempt_at = {at} WHERE {where}"))
+            for number in range(1, times + 1):
+                connection.execute(
+                    text(
+                        "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason)"
+                        f" SELECT id, {number}, 1, 1, 'failed', 'timeout' FROM deliveries WHERE {where}"
+                    )
+                )
+
+    await store.tell(write)
+
+
+async def swept(store: SqlStore, sweep: tidying.Sweep, before: int, rows: int) -> list[Swept]:
+    """All steps of a round."""
+    steps: list[Swept] = []
+    after = tidying.START
+    while True:
+        steps.append(await store.tell(sweep, before, rows, after))
+        assert len(steps) < 2000, "a round without an end"
+        if steps[-1].after is None:
+            return steps
+        after = steps[-1].after
+
+
+async def left(store: SqlStore) -> list[int]:
+    return await store.ask(lambda connection: list(connection.scalars(select(notifications.c.id).order_by(notifications.c.id))))
+
+
+async def count(store: SqlStore, table) -> int:
+    return await store.ask(lambda connection: connection.scalar(select(func.count()).select_from(table)))
+
+
+async def check_totals(store: SqlStore) -> None:
+    kept = dict(await store.ask(lambda c: [tuple(row) for row in c.execute(select(totals.c.what, totals.c.n).where(totals.c.n != 0))]))
+    by_status = dict(
+        await store.ask(lambda c: [tuple(row) for row in c.execute(text("SELECT status, count(*) FROM deliveries GROUP BY status"))])
+    )
+    assert {what: n for what, n in kept.items() if what < 100} == by_status
+    assert kept.get(100, 0) == await count(store, notifications)
+
+
+def test_only_what_is_old_and_settled_goes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await a_handler(store)
+            await accept(store, handler, 100)
+            waits = await accept(store, handler, 101, count=3, status=Status.PENDING)
+            young = await accept(store, handler, 5000)
+            await tried(store, f"notification_id = {waits} AND id % 3 = 0")
+            await swept(store, tidying.old_notifications, 1000, 10)
+            assert await left(store) == [waits, young]
+            await check_totals(store)
+
+    run(main())
+
+
+def test_what_was_scheduled_or_tried_late_keeps_its_record_from_its_end_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await a_handler(store)
+            scheduled = await accept(store, handler, 100, due_at=40 * DAY)
+            replayed = await accept(store, handler, 100)
+            old = await accept(store, handler, 100)
+            await tried(store, f"notification_id = {replayed}", at=40 * DAY)
+            await swept(store, tidying.old_notifications, 39 * DAY, 50)
+            assert await left(store) == [scheduled, replayed]
+            await swept(store, tidying.old_notifications, 40 * DAY + 1, 50)
+            assert await left(store) == []
+            assert old
+            await check_totals(store)
+
+    run(main())
+
+
+def test_a_step_touches_no_more_rows_than_it_was_told(tmp_path: Path) -> None:
+    """However many deliveries a notification has, and attempts a delivery."""
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await a_handler(store)
+            big = await accept(store, handler, 100, count=900)
+            for _ in range(120):
+                await accept(store, handler, 100)
+            often = await accept(store, handler, 100, count=5)
+            kept = await accept(store, handler, 100, count=700, status=Status.PENDING)
+            await tried(store, f"notification_id IN ({big}, {kept})")
+            await tried(store, f"notification_id = {often}", times=40)
+            steps = await swept(store, tidying.old_notifications, 1000, 50)
+            assert sum(step.rows for step in steps) == (900 * 2 + 1) + 120 * 2 + (5 * 41 + 1)
+            # Beside its 50 rows a step may end one delivery with all its attempts, and the emptied notifications.
+            assert max(step.rows for step in steps) <= 50 + 41 + 50
+            assert await left(store) == [kept]
+            assert (await count(store, deliveries), await count(store, attempts)) == (700, 700)
+            await check_totals(store)
+
+    run(main())
+
+
+def test_keys_go_so_many_at_a_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            insert = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, x'00', '1', :at)")
+            await store.tell(lambda c: c.execute(insert, [{"key": f"{n}", "at": n} for n in range(1050)]))
+            steps = await swept(store, tidying.idempotency_keys, 1000, 100)
+            assert [step.rows for step in steps] == [100] * 10 + [0]
+            assert await count(store, idempotency) == 50
+
+    run(main())
+
+
+def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            some = [await a_handler(store) for _ in range(30)]
+            for hour in range(20):
+                await store.add_hours([HandlerHour(handler, hour, 1, 0, 0) for handler in some])
+            for handler in some[:2]:
+                await store.change_handler(handler, HandlerChange(name="new"), event=HandlerEvent(1, "changed"))
+                await store.delete_handler(handler, 1)
+            steps = await swept(store, tidying.handler_history, 15 * HOUR, 25)
+            assert max(step.rows for step in steps) <= 25
+            assert sum(step.rows for step in steps) == 28 * 15 + 2 * 20 + 2
+            assert await count(store, handler_hours) == 28 * 5
+
+            insert = text("INSERT INTO posts VALUES (:key, :id, x'00', :at)")
+            await store.tell(lambda c: c.execute(insert, [{"key": f"x:{n % 7}", "id": n, "at": n % 100} for n in range(1000)]))
+            steps = await swept(store, tidying.old_posts, 90, 64)
+            assert (max(step.rows for step in steps) <= 64, sum(step.rows for step in steps)) == (True, 900)
+            assert await count(store, posts) == 100
+
+    run(main())
+
+
+def test_no_step_looks_through_a_whole_table(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await a_handler(store)
+            gone = await a_handler(store)
+            await store.delete_handler(gone, 1)
+            await accept(store, handler, 100)
+            await tried(store, "id > 0")
+            await store.add_hours([HandlerHour(handler, 1, 1, 0, 0)])
+            await store.tell(lambda c: c.execute(text("INSERT INTO idempotency VALUES (1, '/', 'k', x'00', '1', 1)")))
+            await store.tell(lambda c: c.execute(text("INSERT INTO posts VALUES ('x', 1, x'00', 1)")))
+
+            def plans(connection: Connection) -> list[str]:
+                driver = connection.connection.driver_connection
+                seen: list[str] = []
+                driver.set_trace_callback(seen.append)
+                for sweep in (tidying.old_notifications, tidying.idempotency_keys, tidying.handler_history, tidying.old_posts):
+                    sweep(connection, 2 * HOUR, 10, tidying.START)
+                driver.set_trace_callback(None)
+                deletes = [one for one in seen if one.startswith("DELETE")]
+                assert {one.split()[2] for one in deletes} >= {"notifications", "deliveries", "attempts", "idempotency", "posts"}
+                return [row[3] for one in deletes for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}")]
+
+            assert [step for step in await store.tell(plans) if step.startswith("SCAN")] == []
+
+    run(main())
