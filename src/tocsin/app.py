@@ -167,7 +167,6 @@ async def running(
 
 async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) -> asyncio.Task[None]:
     """Begin; returns once that is done, or as soon as it has to wait for the store, which people can be told meanwhile."""
-    waits = observe.Repeating(log, "start.waits")
 
     async def until_begun() -> None:
         while True:
@@ -175,7 +174,7 @@ async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) 
                 await begin()
             except Busy as busy:
                 is_stuck.set()
-                waits.note(why=str(busy))
+                observe.seldom(log.error, "start.waits", why=str(busy))
                 await asyncio.sleep(START_AGAIN_SECONDS)
             else:
                 return

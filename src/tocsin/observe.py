@@ -219,24 +219,6 @@ def _say_dropped_as_text(count: int) -> bytes:
 _standard_error = _StandardError()
 
 
-class Repeating:
-    """A fault that may repeat many times a second, as one line a minute that says how often it was."""
-
-    def __init__(self, log: Any, event: str, every_seconds: float = 60.0) -> None:
-        self._log = log
-        self._event = event
-        self._every_seconds = every_seconds
-        self._count = 0
-        self._again_at = 0.0
-
-    def note(self, **values: Any) -> None:
-        self._count += 1
-        now = time.monotonic()
-        if now >= self._again_at:
-            self._log.error(self._event, count=self._count, **values)
-            self._count, self._again_at = 0, now + self._every_seconds
-
-
 class _Logger:
     """Where structlog's lines go. One that cannot be written is dropped and counted: deliveries go on without their log."""
 

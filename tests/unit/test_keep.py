@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,16 +159,3 @@ def test_what_cannot_be_kept_is_held_and_nothing_more_starts_for_its_handler(mon
         assert kept.told[2:] == [("left", 1), ("settled", 1, None), ("left", 2), ("settled", 2, None)]
 
     run(main())
-
-
-def test_a_fault_that_repeats_is_one_line_with_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[dict[str, Any]] = []
-    clock = [1000.0]
-    monkeypatch.setattr(observe.time, "monotonic", lambda: clock[0])
-    log: Any = SimpleNamespace(error=lambda event, **values: lines.append({"event": event, **values}))
-    repeating = observe.Repeating(log, "settle.waits")
-    for _ in range(2000):
-        repeating.note(why="full")
-    clock[0] += 60
-    repeating.note(why="full")
-    assert lines == [{"event": "settle.waits", "count": 1, "why": "full"}, {"event": "settle.waits", "count": 2000, "why": "full"}]

@@ -53,7 +53,7 @@ class Worker(Protocol):
         ...
 
     def in_flight(self, handler_id: int) -> int:
-        """Attempts of this handler at the same time, at most, however many its answers earn."""
+        """The most attempts this handler may have in flight, however many its answers earn."""
         ...
 
     def wire(self, handler_id: int) -> str:

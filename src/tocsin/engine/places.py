@@ -90,7 +90,7 @@ class Places:
         return found
 
     def admits(self, lane: Lane, holding: Holding, size: int) -> bool:
-        """Whether the lane may start one more attempt now that has `size` bytes in flight."""
+        """Whether the lane may now start one more attempt, of `size` bytes."""
         bounds = self.bounds
         if lane.trust == TRUSTED and 2 * self._taken < bounds.places and 2 * (self._size + size) < bounds.size:
             return True  # there is plenty

@@ -190,7 +190,7 @@ class Delivering:
     # -------------------------------------------------------------------------------------------------- one delivery
 
     def _begin(self, job: Waiting, run: engine.Run, loaded: Loaded) -> _Attempt | None:
-        """None: it is not to be attempted now, and that is kept."""
+        """None: it is not to be attempted now, and what becomes of it is already on its way to the store."""
         delivery, notification, handler = job.delivery, job.notification, loaded.handler
         now = time.time_ns() // 1000
         try:

@@ -63,7 +63,6 @@ class Keeping:
         self._is_store_away = False
         self._wait_seconds = STORE_RETRY_SECONDS
         self._timer: asyncio.TimerHandle | None = None
-        self._waits = observe.Repeating(log, "settle.waits")
         self.trouble: str | None = None  # why outcomes cannot be kept, in a sentence
         self.began_to_hold = asyncio.Event()
 
@@ -114,7 +113,7 @@ class Keeping:
 
     def _hold(self, ending: Ending, error: Exception) -> None:
         """It is in the ledger all the while, so after a kill it is `unknown`."""
-        self._waits.note(delivery=ending.delivery.id, why=words_of(error))
+        observe.seldom(log.error, "settle.waits", delivery=ending.delivery.id, why=words_of(error))
         self._is_store_away = isinstance(error, Busy) and not isinstance(error, Damaged)
         self.trouble = _sentence(error)
         if ending not in self._unkept:

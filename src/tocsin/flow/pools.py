@@ -91,8 +91,8 @@ class Pool:
     async def run(self, user: Hashable, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`call` in one of the threads, with the caller's context variables, when it is this user's turn.
 
-        Where as many wait as may, the last job of the user with the most of them gives way. Cancelled: what waits is never begun, what
-        runs goes on to its end, which nobody hears of. Raises Busy, OverBudget, and what `call` raises.
+        Where as many wait as are allowed, the last job of the user who has the most of them is refused. Cancelled: what waits is never
+        begun, what runs goes on to its end, which nobody hears of. Raises Busy, OverBudget, and what `call` raises.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()

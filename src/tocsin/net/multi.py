@@ -87,7 +87,10 @@ class Multi:
             self._act_soon()
 
     def opened(self, fd: int) -> None:
-        """A socket of libcurl's is new: what was known of its number was about one that is closed. Of others nothing is remembered."""
+        """libcurl has opened this socket: what was known of its number was about one that is closed.
+
+        Of sockets not told of here nothing is remembered.
+        """
         self._registered[fd] = 0
 
     def abort(self, curl: pycurl.Curl) -> None:

@@ -68,7 +68,6 @@ class Writer:
         self._probe_at = 0.0
         self._is_asked = False
         self._began_at: float | None = None  # the commit that is under way
-        self._failed = observe.Repeating(log, "store.write_failed")
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._gathered: dict[Done, _Job] = {}
         self._gathered_count = 0  # writes in them
@@ -217,7 +216,7 @@ class Writer:
 
     def _note_trouble(self, sentence: str, why: str) -> None:
         self._trouble = sentence
-        self._failed.note(error=why)
+        observe.seldom(log.error, "store.write_failed", error=why)
 
     def _transaction_or_room(self, connection: Connection, jobs: list[_Job]) -> None:
         try:
