@@ -265,8 +265,8 @@ def test_a_server_that_dribbles_for_ever_is_left(run, receiver):
 
 
 RAW = {
-    "many short header lines": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 501, Reason.ANSWER_TOO_LARGE),
-    "header lines of over 64 KB": (b"HTTP/1.1 200 OK\r\n" + b"a: %s\r\n" % (b"x" * 9000) * 9, Reason.ANSWER_TOO_LARGE),
+    "many short header lines": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1001, Reason.ANSWER_TOO_LARGE),
+    "header lines of over 128 KB": (b"HTTP/1.1 200 OK\r\n" + b"a: %s\r\n" % (b"x" * 9000) * 16, Reason.ANSWER_TOO_LARGE),
     "no HTTP": (b"220 smtp.example.com ESMTP\r\n", Reason.BAD_ANSWER),
     "nothing but a line end": (b"\r\n\r\n", Reason.BAD_ANSWER),
     "status line only": (b"HTTP/1.1 200 OK\r\n", Reason.CUT),

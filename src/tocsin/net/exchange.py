@@ -28,8 +28,7 @@ from tocsin.net.routes import Route, route_of
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
 
 MAX_BODY = 65_536
-MAX_HEAD = 65_536  # bytes of an answer's header lines
-MAX_LINES = 500  # each costs far more memory than its bytes
+MAX_HEAD_COST, LINE_COST = 131_072, 128  # of an answer's header lines: each costs memory beside its bytes
 CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
 MAX_FREE = 256  # handles that wait to be used again
@@ -68,7 +67,7 @@ class Exchange:
         self._guard = None if proxy else guard  # libcurl's socket is the proxy's
         self._proxy = proxy
         self._lines: list[bytes] = []
-        self._head_size = 0
+        self._head_cost = 0
         self._body = bytearray()
         self._is_capped = False
         self._head_at = 0.0  # when a whole head was first noticed
@@ -196,7 +195,7 @@ class Exchange:
         Raises ValueError or pycurl.error where libcurl cannot send it.
         """
         self._lines.clear()
-        self._head_size = 0
+        self._head_cost = 0
         self._body.clear()
         self._is_capped = False
         self._head_at = 0.0
@@ -231,7 +230,7 @@ class Exchange:
             return self._answer()
         if self._has_head():
             return self._answer(no_reply(self.curl, code).reason)
-        if self._head_size > MAX_HEAD or len(self._lines) > MAX_LINES:
+        if self._head_cost > MAX_HEAD_COST:
             return NoReply(Reason.ANSWER_TOO_LARGE, sent=True, detail=HEAD_TOO_LARGE)
         if self._objection and not self._sockets:
             return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
@@ -295,10 +294,10 @@ class Exchange:
 
     def _on_header(self, line: bytes) -> int | None:
         self._lines.append(line)
-        self._head_size += len(line)
-        if self._head_size > MAX_HEAD or len(self._lines) > MAX_LINES:
+        self._head_cost += len(line) + LINE_COST
+        if self._head_cost > MAX_HEAD_COST:
             self._forget_interim()
-            if self._head_size > MAX_HEAD or len(self._lines) > MAX_LINES:
+            if self._head_cost > MAX_HEAD_COST:
                 return 0  # ends the transfer
         return None
 
@@ -307,7 +306,7 @@ class Exchange:
         starts = [index for index, line in enumerate(self._lines) if line.startswith(b"HTTP/")]
         if starts:
             del self._lines[: starts[-1]]
-            self._head_size = sum(map(len, self._lines))
+            self._head_cost = sum(len(line) + LINE_COST for line in self._lines)
 
     def _on_body(self, piece: bytes) -> int | None:
         self._body += piece
