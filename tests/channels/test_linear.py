@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-from shapes import text_of
+from shapes import SHAPES, UNITS, text_of
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.markup.parse import parse
@@ -16,6 +16,7 @@ from wild import AT, context
 # items (600 at 65,536 characters, in a list) grows with it: at half the length the limit is lower, to find the same mistakes.
 MAX_CALLS = {32_768: 100, 65_536: 140}
 # Where blocks, items and marks are laid out, measured and cut: the others take no other way through our code.
+LAID_OUT = [kind for kind in CHANNELS if kind not in {"webhook", "x"}]
 NAMES = [
     *("items", "tasks", "nested items", "headings", "quotes", "short lines", "long table", "chain", "links"),
     *("deep items, items", "items + headings"),
@@ -33,6 +34,15 @@ def calls_of(kind: str, text: str) -> int:
 
 @pytest.mark.parametrize("size", [32_768, pytest.param(65_536, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", [kind for kind in CHANNELS if kind not in {"webhook", "x"}])  # these lay nothing out
+@pytest.mark.parametrize("kind", LAID_OUT)
 def test_a_long_text_takes_few_calls_for_a_character(kind: str, name: str, size: int):
     assert calls_of(kind, text_of(name, size)) <= MAX_CALLS[size] * size
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*UNITS, *SHAPES])
+@pytest.mark.parametrize("kind", LAID_OUT)
+def test_four_times_the_text_takes_nowhere_near_sixteen_times_the_calls(kind: str, name: str):
+    """How often a text is tried before it fits varies, by a factor of two at the most."""
+    quarter, whole = (calls_of(kind, text_of(name, size)) for size in (16_384, 65_536))
+    assert whole <= 8 * quarter + 50_000
