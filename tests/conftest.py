@@ -27,12 +27,13 @@ for profile, count in {"quick": 200, "thorough": 2000}.items():
     hypothesis.settings.register_profile(profile, derandomize=True, deadline=None, max_examples=count)
 hypothesis.settings.load_profile("quick")
 
-# Files whose tests share what takes long to make, or are too many to be handed out one by one: one worker runs all of such a file.
+# Files whose tests share what takes long to make: one worker runs all of such a file.
 WHOLE = (
     "tests/e2e/test_channels_for_real.py",
     "tests/e2e/test_scale.py",
     "tests/store/test_power_loss.py",
-    "tests/unit/test_commonmark.py",
+    "tests/web/test_journeys.py",
+    "tests/web/test_security.py",
 )
 
 
