@@ -27,8 +27,12 @@ for profile, count in {"quick": 200, "thorough": 2000}.items():
     hypothesis.settings.register_profile(profile, derandomize=True, deadline=None, max_examples=count)
 hypothesis.settings.load_profile("quick")
 
+# How many requests are made from the OpenAPI document, for each of its operations: those with a whole message take seconds to make one.
+REQUESTS = {"quick": (8, 2), "thorough": (125, 33)}
+
 # Files whose tests share what takes long to make: one worker runs all of such a file.
 WHOLE = (
+    "tests/api/test_openapi.py",
     "tests/e2e/test_channels_for_real.py",
     "tests/e2e/test_scale.py",
     "tests/store/test_power_loss.py",
