@@ -1,6 +1,7 @@
 """What every test may use: settings of its own, a store of its own."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ from tocsin.settings import Settings, load
 from tocsin.store import tables
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault
+
+gc.set_threshold(50_000, 20, 100)  # thousands of collected tests are no garbage: looking through them costs a sixth of collecting
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; our children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
