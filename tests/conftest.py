@@ -1,6 +1,7 @@
 """What every test may use: settings of its own, a store of its own."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from tocsin.store import tables
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault
 
+gc.set_threshold(50_000, 20, 100)  # thousands of collected tests are no garbage: looking through them costs a sixth of collecting
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; our children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -27,12 +30,17 @@ for profile, count in {"quick": 200, "thorough": 2000}.items():
     hypothesis.settings.register_profile(profile, derandomize=True, deadline=None, max_examples=count)
 hypothesis.settings.load_profile("quick")
 
-# Files whose tests share what takes long to make, or are too many to be handed out one by one: one worker runs all of such a file.
+# How many requests are made from the OpenAPI document, for each of its operations: those with a whole message take seconds to make one.
+REQUESTS = {"quick": (8, 2), "thorough": (125, 33)}
+
+# Files whose tests share what takes long to make: one worker runs all of such a file.
 WHOLE = (
+    "tests/api/test_openapi.py",
     "tests/e2e/test_channels_for_real.py",
     "tests/e2e/test_scale.py",
     "tests/store/test_power_loss.py",
-    "tests/unit/test_commonmark.py",
+    "tests/web/test_journeys.py",
+    "tests/web/test_security.py",
 )
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.support import hook
+from conftest import REQUESTS
 from tocsin.api.errors import CODES
 from tocsin.api.table import TABLE
 from tocsin.channels.contract import fields_of
@@ -20,6 +20,8 @@ def document(server: Any) -> Any:
 
 
 def test_it_is_valid(document: Any, server: Any) -> None:
+    from openapi_spec_validator import OpenAPIV31SpecValidator  # here, since only this worker need load it
+
     OpenAPIV31SpecValidator(document).validate()
     assert document["openapi"].startswith("3.1") and document["servers"] == [{"url": server.base}]
 
@@ -73,7 +75,8 @@ def test_it_is_true(server: Any, client: Any, schema: Any, endpoint: Any, mode: 
     # Rules that no schema tells: which settings a type has, which ids there are. The key is tested elsewhere, with its limit.
     left_out = checks.get_by_names(["positive_data_acceptance", "ignored_auth"])
 
-    examples = settings.default.max_examples // (60 if endpoint.name in HEAVY else 16)
+    most, heavy = REQUESTS[settings.get_current_profile_name()]
+    examples = heavy if endpoint.name in HEAVY else most
 
     @settings(max_examples=examples, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck])
     @given(case=schema[endpoint.path][endpoint.method].as_strategy(generation_mode=mode))

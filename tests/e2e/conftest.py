@@ -15,11 +15,12 @@ SCHEDULE = "0.2s,0.4s"
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Starter]:
-    """`start_service(TOCSIN_UNKNOWN="stop")`: a service of the test's own."""
+    """`start_service(TOCSIN_UNKNOWN="stop")`: a service of the test's own. `crash_at`: the point at which this first run dies."""
     services: list[Service] = []
 
-    def start(**environ: str) -> Service:
+    def start(*, crash_at: str | None = None, **environ: str) -> Service:
         services.append(Service(tmp_path / f"service{len(services)}", **environ))
+        services[-1].crash_at = crash_at
         return services[-1].start()
 
     yield start

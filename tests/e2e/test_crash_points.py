@@ -77,13 +77,8 @@ def send_until_it_dies(service: Service, client: Client, handler: int, messages:
     return accepted
 
 
-def start(start_service: Starter, point: Point | None, count: int = AT, **environ: str) -> Service:
-    service = start_service(TOCSIN_RETRY_SCHEDULE="0.1s,0.1s", **environ)
-    if point is not None:
-        service.terminate()
-        service.crash_at = f"{point.name}:{count}"
-        service.start()
-    return service
+def start(start_service: Starter, point: Point, count: int = AT, **environ: str) -> Service:
+    return start_service(crash_at=f"{point.name}:{count}", TOCSIN_RETRY_SCHEDULE="0.1s,0.1s", **environ)
 
 
 @of("send")

@@ -227,8 +227,7 @@ def test_a_first_write_that_was_killed_half_way_is_undone(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------ beside the service
 
 
-def test_a_revoked_key_stops_working_within_two_seconds(start_service: Starter) -> None:
-    service = start_service()
+def test_a_revoked_key_stops_working_within_two_seconds(service: Service) -> None:
     client = service.client()
     other = service.narrowed(client, "handlers:read")
     assert client.get("/api/notification-handlers").status == other.get("/api/notification-handlers").status == 200
@@ -247,8 +246,7 @@ def test_a_key_that_is_revoked_right_after_the_start_stops_working_too(start_ser
     until(lambda: client.get("/api/notification-handlers").status == 401, 2.0, "the key still works")
 
 
-def test_a_new_key_works_at_once(start_service: Starter) -> None:
-    service = start_service()
+def test_a_new_key_works_at_once(service: Service) -> None:
     with service.admin() as admin:
         key = admin.add_key("admin@localhost", "another", ("handlers:read",))
     client = OwnedClient(service.port, key, "")
@@ -257,9 +255,8 @@ def test_a_new_key_works_at_once(start_service: Starter) -> None:
     assert (refused.status, [code for code, _ in refused.codes()]) == (403, ["forbidden"])
 
 
-def test_disabling_a_user_ends_all_that_is_theirs(start_service: Starter, receiver: Receiver) -> None:
+def test_disabling_a_user_ends_all_that_is_theirs(service: Service, receiver: Receiver) -> None:
     receiver.answer("/hook", 200, hold=True)
-    service = start_service()
     bystander, client = service.first(), service.client()
     kept = bystander.add_handler("webhook", webhook=receiver.url("/kept"))
     waits = bystander.send("stays", handlers=[kept], send_at="2027-11-01 00:00:00")

@@ -77,9 +77,22 @@ def _names(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+SIGN_IN = {"TOCSIN_BOOTSTRAP_EMAIL": EMAIL, "TOCSIN_BOOTSTRAP_PASSWORD": PASSWORD}
+
+
 @pytest.fixture
 def served(start_service) -> Service:  # noqa: F811
-    return start_service(TOCSIN_RETRY_SCHEDULE="1s,1s", TOCSIN_BOOTSTRAP_EMAIL=EMAIL, TOCSIN_BOOTSTRAP_PASSWORD=PASSWORD)
+    return start_service(TOCSIN_RETRY_SCHEDULE="1s,1s", **SIGN_IN)
+
+
+@pytest.fixture(scope="module")
+def shared_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a service is for all tests of a module that leave nothing behind which another one would see."""
+    service = Service(tmp_path_factory.mktemp("shared"), **SIGN_IN)
+    try:
+        yield f"http://127.0.0.1:{service.start().port}"
+    finally:
+        service.kill()
 
 
 @pytest.fixture
@@ -91,6 +104,14 @@ def base(served: Service) -> str:
 def surfer(base: str) -> Surfer:
     """Signed in."""
     found = Surfer(base)
+    assert found.sign_in().path == "/"
+    return found
+
+
+@pytest.fixture
+def shared_surfer(shared_base: str) -> Surfer:
+    """Signed in at the shared service."""
+    found = Surfer(shared_base)
     assert found.sign_in().path == "/"
     return found
 

@@ -30,8 +30,8 @@ PAGES = (
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_has_the_headers(surfer: Surfer, path: str) -> None:
-    headers = surfer.get(path).headers
+def test_every_page_has_the_headers(shared_surfer: Surfer, path: str) -> None:
+    headers = shared_surfer.get(path).headers
     policy = headers["content-security-policy"]
     assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert (headers["x-frame-options"], headers["x-content-type-options"], headers["cache-control"]) == ("DENY", "nosniff", "no-store")
@@ -58,33 +58,33 @@ def test_cookies_are_out_of_reach_and_secure_behind_tls(start_service: Starter) 
     assert secure and all("Secure" in one for one in secure)
 
 
-def test_forwarded_headers_of_strangers_are_not_believed(base: str) -> None:
-    page = Surfer(base).get("/docs", x_forwarded_host="evil.example.com", x_forwarded_proto="https").text
+def test_forwarded_headers_of_strangers_are_not_believed(shared_base: str) -> None:
+    page = Surfer(shared_base).get("/docs", x_forwarded_host="evil.example.com", x_forwarded_proto="https").text
     assert "evil.example.com" not in page
 
 
-def test_a_change_needs_the_token_of_its_own_session(surfer: Surfer, base: str) -> None:
-    stranger = Surfer(base)
+def test_a_change_needs_the_token_of_its_own_session(shared_surfer: Surfer, shared_base: str) -> None:
+    stranger = Surfer(shared_base)
     for csrf in ("", "0" * 64, stranger.token("/sign-in")):
-        answer = surfer.post("/keys", csrf=csrf, name="stolen", scopes="handlers:read")
+        answer = shared_surfer.post("/keys", csrf=csrf, name="stolen", scopes="handlers:read")
         assert answer.status == 403
-    ours = surfer.token()
+    ours = shared_surfer.token()
     for headers in ({"Origin": "https://evil.example.com"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
-        assert surfer.post("/keys", csrf=ours, headers=headers, name="stolen", scopes="handlers:read").status == 403
-    assert "stolen" not in surfer.get("/keys").text
-    assert surfer.post("/keys", csrf=ours, headers={"Origin": base}, name="mine", scopes="handlers:read").status == 200
+        assert shared_surfer.post("/keys", csrf=ours, headers=headers, name="stolen", scopes="handlers:read").status == 403
+    assert "stolen" not in shared_surfer.get("/keys").text
+    assert shared_surfer.post("/keys", csrf=ours, headers={"Origin": shared_base}, name="mine", scopes="handlers:read").status == 200
 
 
-def test_nobody_gets_in_without_signing_in(base: str) -> None:
-    stranger = Surfer(base)
+def test_nobody_gets_in_without_signing_in(shared_base: str) -> None:
+    stranger = Surfer(shared_base)
     for path in ("/", "/log", "/keys", "/users", "/handlers/1", "/deliveries/1", "/log/export.csv"):
         assert stranger.get(path).path == "/sign-in", path
     assert stranger.post("/keys", csrf=stranger.token("/sign-in"), name="x", scopes="handlers:read").path == "/sign-in"
 
 
-def test_signing_in_does_not_tell_whether_there_is_such_an_account(base: str) -> None:
+def test_signing_in_does_not_tell_whether_there_is_such_an_account(shared_base: str) -> None:
     def told(email: str) -> tuple[int, str]:
-        answer = Surfer(base).sign_in(email, "wrong password")
+        answer = Surfer(shared_base).sign_in(email, "wrong password")
         return answer.status, re.sub(r"[0-9a-f]{64}", "", answer.text.replace(email, ""))
 
     assert told(EMAIL) == told("nobody@example.com")
@@ -129,9 +129,9 @@ def test_a_new_password_ends_all_other_sessions(surfer: Surfer, base: str) -> No
     assert Surfer(base).sign_in(password="another long password").path == "/"
 
 
-def test_it_leads_back_to_where_one_wanted_to_go_and_nowhere_else(base: str) -> None:
+def test_it_leads_back_to_where_one_wanted_to_go_and_nowhere_else(shared_base: str) -> None:
     def lands(wanted: str) -> str:
-        surfer = Surfer(base)
+        surfer = Surfer(shared_base)
         token = surfer.token("/sign-in")
         return surfer.post(f"/sign-in?to={wanted}", csrf=token, stay=True, email=EMAIL, password=PASSWORD).headers["location"]
 
@@ -262,7 +262,7 @@ def test_an_export_holds_no_formula(surfer: Surfer, served: Service, receiver: R
     assert surfer.get("/log/export.xml").status == 404
 
 
-def test_nonsense_in_a_query_string_is_no_fault_of_ours(surfer: Surfer) -> None:
+def test_nonsense_in_a_query_string_is_no_fault_of_ours(shared_surfer: Surfer) -> None:
     for query in (
         "before=-1",
         "before=x",
@@ -276,18 +276,18 @@ def test_nonsense_in_a_query_string_is_no_fault_of_ours(surfer: Surfer) -> None:
         "lang=x",
         "search=%00",
     ):
-        assert surfer.get(f"/log?{query}").status == 200, query
-    assert surfer.get("/?page=0&search=%FF").status == 200
-    assert surfer.get("/deliveries/99999999999999999999999").status == 404
-    assert surfer.get("/handlers/add/pigeon").status == 404
+        assert shared_surfer.get(f"/log?{query}").status == 200, query
+    assert shared_surfer.get("/?page=0&search=%FF").status == 200
+    assert shared_surfer.get("/deliveries/99999999999999999999999").status == 404
+    assert shared_surfer.get("/handlers/add/pigeon").status == 404
 
 
-def test_a_form_that_is_too_large_or_nonsense_is_refused(surfer: Surfer, base: str) -> None:
-    stranger = Surfer(base)
+def test_a_form_that_is_too_large_or_nonsense_is_refused(shared_surfer: Surfer, shared_base: str) -> None:
+    stranger = Surfer(shared_base)
     assert stranger.post("/sign-in", csrf="x", email="x" * 2_000_000).status == 413
     assert stranger.post("/sign-in", csrf="x", email=["x"] * 3000).status == 413
     assert stranger.post("/sign-in", csrf="é한\0\ud800".encode("utf-8", "surrogatepass"), email="x").status == 403
-    made = surfer.post("/handlers/add/email", name="a\0b\nc", email="hey@example.com", do="save")
+    made = shared_surfer.post("/handlers/add/email", name="a\0b\nc", email="hey@example.com", do="save")
     assert made.status == 200 and "ab c" in made.text
-    assert surfer.post("/send", message="", csrf=surfer.token()).status == 422
-    assert surfer.post("/send", message="x", severity="loud", csrf=surfer.token()).status == 422
+    assert shared_surfer.post("/send", message="", csrf=shared_surfer.token()).status == 422
+    assert shared_surfer.post("/send", message="x", severity="loud", csrf=shared_surfer.token()).status == 422
