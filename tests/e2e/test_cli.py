@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from e2e.conftest import Starter
+from e2e.service import until
 from receiver import Receiver
 from tocsin.cli import run
 
@@ -483,7 +484,8 @@ def test_what_is_wrong_is_found(cli: Cli, variables: dict[str, str], said: str) 
 
 def test_serve_names_what_no_setting_is_called(start_service: Starter) -> None:
     service = start_service(TOCSIN_RETRY_SCHEDUL="1s")
-    assert "tocsin: TOCSIN_RETRY_SCHEDUL is no setting: did you mean TOCSIN_RETRY_SCHEDULE?" in service.log()
+    said = "tocsin: TOCSIN_RETRY_SCHEDUL is no setting: did you mean TOCSIN_RETRY_SCHEDULE?"
+    until(lambda: said in service.log(), what="it was not logged")
 
 
 def test_one_broken_setting_does_not_hide_the_others(cli: Cli) -> None:

@@ -114,7 +114,7 @@ def test_a_refused_payload_arrives_as_plain_text(
     assert refusal.decode() in delivery["attempts"][0]["response"]
     assert any("as plain text, because the provider refused its native form" in one["text"] for one in delivery["events"])
     assert f'tocsin_attempts_total{{outcome="delivered",reason="plain",type="{kind}"}}' in client.get("/metrics").content.decode()
-    assert "payload.refused" in service.log()
+    until(lambda: "payload.refused" in service.log(), what="it was not logged")
 
 
 def test_only_the_refused_part_and_those_behind_it_go_out_as_plain_text(client: OwnedClient, providers: Receiver) -> None:
@@ -678,7 +678,7 @@ def test_xs_duplicate_refusal_after_a_lost_answer_is_an_arrival(client: OwnedCli
 
 def test_mail_waits_for_a_mail_server(start_service: Starter, mail_server: MailServer) -> None:
     service = start_service(TOCSIN_RETRY_SCHEDULE="3s,3s,3s")
-    assert "TOCSIN_SMTP_URL" in service.log()
+    until(lambda: "TOCSIN_SMTP_URL" in service.log(), what="it was not logged")
     client = service.client()
     handler = client.add_handler("email", email="root@nas")
     notification = client.send("Hello after all", handlers=[handler])

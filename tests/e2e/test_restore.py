@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import Starter
-from e2e.service import Client, OwnedClient, Service, in_an_hour
+from e2e.service import Client, OwnedClient, Service, in_an_hour, until
 from mailserver import MailServer
 from receiver import Receiver
 
@@ -125,7 +125,7 @@ def test_a_copy_that_was_put_back_by_hand_is_noticed(start_service: Starter, rec
     client.port = service.start().port
     [new] = send_now(client, "new", hook)
     assert new["id"] == lost["id"] - 1 + HUGE + 1 and sent(receiver, "new")[0] != sent(receiver, "lost")[0]
-    assert service.log().count("store.is_older") == 1
+    until(lambda: service.log().count("store.is_older") == 1, what="it was not logged")
     client.port = _again(service)
     [after] = send_now(client, "after", hook)
     assert after["id"] == new["id"] + 1 and service.log().count("store.is_older") == 1
