@@ -16,7 +16,7 @@ from msgspec import Struct
 from tocsin.engine.lanes import NEW, PARKED, SILENT, SLOW, TRUSTED, Holding, Lane
 
 USER_SHARE = 2  # times what is free
-MAX_PLACES = 2400
+MAX_PLACES = 2000
 MAX_SIZE = 48 << 20  # bytes in flight
 IDLE_BYTES = 96 << 20  # what the service takes when it has nothing to do
 ATTEMPT_BYTES = 48 << 10  # what an attempt to a host of its own takes over plain http, its connection included; TLS takes 100 KB more
