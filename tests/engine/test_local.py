@@ -245,18 +245,19 @@ def test_the_handlers_that_waited_first_get_their_turns_while_others_come(tmp_pa
             worker.hold[handler] = asyncio.Event()
         await engine.start(worker)
         jobs = [job for handler in handlers for job in await accept(store, handler)]
-        first = {job.delivery.id for job in jobs[:20]}
-        engine.hand_over(jobs[:20])
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        inside = len(worker.started)
-        for job in jobs[20:]:
-            engine.hand_over([job])
-            await asyncio.sleep(0)
-        await worker.until(inside + 20)
-        assert 9 <= len(first.intersection(worker.started[inside : inside + 20])) <= 11
+        first = {job.delivery.id for job in jobs[:30]}
+        engine.hand_over(jobs[:30])
+        await worker.until(1)
+        inside, places = len(worker.started), engine._wires["http"]
+        for step in range(20):
+            engine.hand_over(jobs[30 + 2 * step : 32 + 2 * step])
+            engine._pump()
+            places.extra()
+            engine.place_freed(places)
+            await worker.until(inside + step + 1)
+        assert len(first.intersection(worker.started[inside:])) == 10
 
-    scenario(tmp_path, body, Bounds(places=60, size=48 << 20, untrusted=6, silent=3, trickle_seconds=0.001))
+    scenario(tmp_path, body, Bounds(places=60, size=48 << 20, untrusted=6, silent=3, trickle_seconds=1e6))
 
 
 def test_what_does_not_answer_is_remembered_without_its_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,7 @@ class MailWire:
         server, dialer = self._server, self._dialer
         if server is None or dialer is None or self._hindrance:
             return NoReply(Reason.MAIL_NOT_CONFIGURED, False, self._hindrance)
+        is_second = False
         while True:
             self._places.resize(self._room.count(time.monotonic()))
             try:
@@ -175,9 +176,12 @@ class MailWire:
                 starts()
                 connection, result = await self._send_now(server, dialer, mail, goes_out)
                 others = self._in_use - 1
-                if not others or not _is_one_too_many(connection, result):
+                # It may have been counted beside one that is idle by now, which then takes it.
+                may_wait = others or (self._idle and not is_second)
+                if not may_wait or not _is_one_too_many(connection, result):
                     return result
-                self._room.learn(others, time.monotonic())
+                is_second = not others
+                self._room.learn(max(1, others), time.monotonic())
                 self._places.resize(self._room.count(time.monotonic()))  # before the place is given to the next
             finally:
                 self._in_use -= 1
