@@ -33,7 +33,7 @@ def sent(receiver: Receiver, message: str) -> tuple[str, Any]:
 
 
 def mail_id(server: MailServer, subject: str) -> str:
-    [found] = [parsed for parsed in (message_from_bytes(one.content) for one in server.mails) if subject in parsed["Subject"]]
+    [found, *_] = [parsed for parsed in (message_from_bytes(one.content) for one in server.mails) if subject in parsed["Subject"]]
     return found["Message-ID"]
 
 
