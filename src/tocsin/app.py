@@ -238,9 +238,6 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
     limits.raise_descriptors()
     sys.setswitchinterval(SWITCH_SECONDS)
     _keep_freed_memory()
-    gc.set_threshold(
-        50_000, 20, 100
-    )  # thousands of deliveries in memory are no garbage: looking through them again and again costs a tenth
     try:
         with datadir.locked(settings.data_path):
             engine, vault = datadir.open_store(settings)

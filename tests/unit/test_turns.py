@@ -27,9 +27,12 @@ class Room:
         await settle()
 
     async def _stay(self, key: int, name: str) -> None:
-        async with self.turns.taken(key):
+        await self.turns.take(key)
+        try:
             self.came.append(name)
             await self._leave[name].wait()
+        finally:
+            self.turns.give(key)
 
 
 async def settle() -> None:

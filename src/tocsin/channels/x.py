@@ -124,9 +124,9 @@ def render(message: Message, settings: XSettings, context: Context) -> tuple[Htt
     url = f"{context.service.x_api_url}/2/tweets"
     body = msgspec.json.encode({"text": _text(message, context.suffix, context.service.x_links)})
     headers = (("authorization", _authorization(url, settings, context)), *JSON_HEADERS)
-    return (
-        HttpRequest(url, f"{origin(context.service.x_api_url)}/2/tweets", body, headers, guarded=False, repeats=False),
-    )  # it would be refused as a duplicate
+    shown = f"{origin(context.service.x_api_url)}/2/tweets"
+    # Not repeated by the wire: X would refuse it as a duplicate, and nothing would say that the first one arrived.
+    return (HttpRequest(url, shown, body, headers, guarded=False, repeats=False),)
 
 
 def _authorization(url: str, settings: XSettings, context: Context) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 def main() -> None:
     """Entry of the console script: runs the command line and exits with its code."""
-    _load_quickly()
+    _collect_garbage_seldom()
     _open_standard_files()
     code = run(sys.argv[1:])
     try:
@@ -44,8 +44,10 @@ def run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _load_quickly() -> None:
-    """What modules leave in memory is no garbage: looking through it again and again costs a tenth of a start."""
+def _collect_garbage_seldom() -> None:
+    """Neither modules nor, later, thousands of deliveries in memory are garbage: looking for some among them again and again would cost
+    a tenth of a start, and of all deliveries.
+    """
     gc.set_threshold(50_000, 20, 100)
 
 

@@ -256,25 +256,25 @@ class LocalEngine:
             if lane is None:
                 break
             turns += 1
-            starts += self._take_turn(lane)
+            if self._take_turn(lane):
+                starts += 1
+            elif lane.state != PARKED:
+                self._pass_on(lane)
 
     def _take_turn(self, lane: Lane) -> bool:
         """Whether it started a job. If it may not, `state` says what it waits for."""
         if not lane.jobs:
             lane.state = IDLE
-            self._pass_on(lane)
             if lane.is_empty:
                 self._tidy(lane)
             return False
         worker, handler_id = self._worker, lane.handler_id
         if lane.alone:
             lane.state = BUSY  # until the one that is sent alone ends
-            self._pass_on(lane)
             return False
         if lane.sending and lane.sending >= min(lane.window.limit, worker.in_flight(handler_id)):
             lane.window.is_full = True
             lane.state = BUSY  # until one of its attempts ends
-            self._pass_on(lane)
             return False
         wire, holding = worker.wire(handler_id), lane.holding
         places = self._wires[wire]
@@ -284,7 +284,6 @@ class LocalEngine:
             holding = lane.holding = places.holding(lane.user_id)
         if lane.sending and lane.trust == NEW and places.knows_slow:
             lane.state = BUSY  # until its first answer tells how long the next will take
-            self._pass_on(lane)
             return False
         size = size_of(lane.jobs[0])
         if not places.admits(lane, holding, size):
@@ -294,7 +293,6 @@ class LocalEngine:
         if wait > 0:
             lane.state = PACED
             self._loop.call_later(min(wait, SWEEP_SECONDS), self._turn_came, lane)  # meanwhile the handler may have been edited
-            self._pass_on(lane)
             return False
         places.take(lane, holding, size)
         self._start(

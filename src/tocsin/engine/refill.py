@@ -13,8 +13,8 @@ from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting, Wanted
 
 MAX_IN_LANE = 256  # deliveries of one handler in memory
-ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory however many others have: theirs may wait for hours
-ALWAYS_IN_LANE_OF_BYTES = 1  # the same however much text the others have
+ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory when it is full of others', which may wait for hours
+ALWAYS_IN_LANE_OF_BYTES = 1  # the same when memory is full of text
 MAX_IN_MEMORY = 10_000  # deliveries in memory
 MAX_BYTES = 32 << 20  # of message text in memory
 READS_AT_ONCE = 2  # of the store
@@ -44,13 +44,13 @@ class Memory:
         return self.jobs >= MAX_IN_MEMORY or self._size >= MAX_BYTES
 
     @property
-    def always(self) -> int:
-        """How many deliveries a lane may have whatever lies in memory."""
+    def least(self) -> int:
+        """How many deliveries every lane may have, however full memory is."""
         return ALWAYS_IN_LANE if self._size < MAX_BYTES else ALWAYS_IN_LANE_OF_BYTES
 
     def has_room(self, lane: Lane) -> bool:
         waiting = len(lane.jobs) + len(lane.behind)
-        return waiting < self.always or (waiting < MAX_IN_LANE and self.jobs < MAX_IN_MEMORY and self._size < MAX_BYTES)
+        return waiting < (self.least if self.is_full else MAX_IN_LANE)
 
     def is_low(self, lane: Lane) -> bool:
         """The lane has so little that it is to be read again."""
@@ -165,7 +165,7 @@ class Refill:
             await self._read_due(asked)
 
     async def _read_due(self, lanes: Sequence[Lane]) -> None:
-        most = self._memory.always if self._memory.is_full else max(ALWAYS_IN_LANE, min(MAX_IN_LANE, ROWS_AT_ONCE // len(lanes)))
+        most = self._memory.least if self._memory.is_full else max(ALWAYS_IN_LANE, min(MAX_IN_LANE, ROWS_AT_ONCE // len(lanes)))
         wanted = {lane.handler_id: Wanted(max(1, most - len(lane.jobs)) + len(lane.known), frozenset(lane.known)) for lane in lanes}
         found = await self._store.due(wanted, observe.now())
         for lane in lanes:

@@ -143,7 +143,7 @@ class Delivering:
         try:
             await self._directory.prepare(handler_ids)
         except Busy as busy:
-            log.warning("handlers.not_read", why=str(busy))  # whoever waits asks again
+            observe.seldom(log.warning, "handlers.not_read", why=str(busy))  # those that wait ask again
 
     def in_flight(self, handler_id: int) -> int:
         return self._directory.pacing(handler_id).in_flight

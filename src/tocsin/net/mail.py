@@ -164,7 +164,7 @@ class MailWire:
         server, dialer = self._server, self._dialer
         if server is None or dialer is None or self._hindrance:
             return NoReply(Reason.MAIL_NOT_CONFIGURED, False, self._hindrance)
-        is_second = False
+        asked_idle = False
         while True:
             self._places.resize(self._room.count(time.monotonic()))
             try:
@@ -176,11 +176,11 @@ class MailWire:
                 starts()
                 connection, result = await self._send_now(server, dialer, mail, goes_out)
                 others = self._in_use - 1
-                # It may have been counted beside one that is idle by now, which then takes it.
-                may_wait = others or (self._idle and not is_second)
+                # The server may have counted it beside one that is idle by now: that one takes the mail, but is asked only once.
+                may_wait = others or (self._idle and not asked_idle)
                 if not may_wait or not _is_one_too_many(connection, result):
                     return result
-                is_second = not others
+                asked_idle = not others
                 self._room.learn(max(1, others), time.monotonic())
                 self._places.resize(self._room.count(time.monotonic()))  # before the place is given to the next
             finally:

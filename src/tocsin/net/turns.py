@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 
 class Turns:
@@ -15,15 +13,6 @@ class Turns:
         self._held: Counter[int] = Counter()
         self._waiting: dict[int, deque[asyncio.Future[None]]] = {}  # the key whose turn is next first
 
-    @asynccontextmanager
-    async def taken(self, key: int) -> AsyncGenerator[None]:
-        """Holds a place within the block, once there is one."""
-        await self.take(key)
-        try:
-            yield
-        finally:
-            self.give(key)
-
     def resize(self, places: int) -> None:
         """So many places from now on; where more are held, nobody else gets one until enough were given back."""
         self._free += places - self._places
@@ -31,7 +20,7 @@ class Turns:
         self._serve()
 
     async def take(self, key: int) -> None:
-        """For whoever says itself when it gives the place back."""
+        """Hold a place, once there is one, until `give`."""
         if self._free > 0 and self._held[key] < self._share:  # whoever waits now, waits for a place of its own share
             self._hold(key)
             return
