@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.settings import Settings
-from tocsin.store import StoreError, faults, form, ids
-from tocsin.store.sql import migrate, read_meta, replace_meta, sqlite_engine, write_meta, write_now
+from tocsin.store import StoreError, faults, form, ids, values
+from tocsin.store.sql import migrate, sqlite_engine, write_now
 from tocsin.vault import Vault, WrongKey, new_secret_key, random_base62
 
 STORE_FILE = "tocsin.db"
@@ -115,7 +115,7 @@ def check_fits(settings: Settings, file: Path) -> None:
 
 def seal_canary(connection: Connection, vault: Vault) -> None:
     """The canary under the vault's first key."""
-    replace_meta(connection, _CANARY, vault.seal({"tocsin": "canary"}))
+    values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))
 
 
 def use_present_keys(settings: Settings, vault: Vault) -> None:
@@ -184,9 +184,9 @@ def _make_store(file: Path, vault: Vault) -> None:
 
 
 def _mark(connection: Connection, vault: Vault) -> None:
-    if read_meta(connection, _CANARY) is None:
-        write_meta(connection, _CANARY, vault.seal({"tocsin": "canary"}))
-        write_meta(connection, ids.STORE_ID, new_store_id().encode())
+    if values.read(connection, _CANARY) is None:
+        values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))
+        values.write(connection, ids.STORE_ID, new_store_id().encode())
 
 
 def _keys(settings: Settings, folder: Path, make: bool) -> list[str]:

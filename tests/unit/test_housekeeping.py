@@ -10,7 +10,7 @@ from tocsin.flow.access import Access
 from tocsin.flow.housekeeping import DOUBT, MAX_ROWS, MIN_ROWS, STEP_SECONDS, Chore, Housekeeping, State, look_at_clock, next_rows
 from tocsin.model import SECOND, Message, Status
 from tocsin.settings import load
-from tocsin.store import Accept, HandlerChange, Planned, PlannedDelivery, Swept, tidying
+from tocsin.store import Accept, HandlerChange, Planned, PlannedDelivery, Swept, values
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import idempotency, notifications
 
@@ -110,7 +110,7 @@ def test_how_far_retention_is_behind_can_be_seen(tmp_path: Path) -> None:
             await house._step(house._chores[0])
             assert house.behind_seconds == 10 * 86_400
             await house.look()
-            kept = await store.ask(tidying.read_state, housekeeping.STATE)
+            kept = await store.ask(values.read, housekeeping.STATE)
             assert kept is not None
             assert b'"behind":864000000000' in kept
 

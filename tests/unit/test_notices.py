@@ -10,7 +10,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.notices import MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
 from tocsin.model import SECOND, Micros, Reason
 from tocsin.settings import load
-from tocsin.store import HandlerChange, HandlerEvent, SwitchOff, Waiting, notices
+from tocsin.store import HandlerChange, HandlerEvent, SwitchOff, Waiting, notices, values
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 
@@ -101,7 +101,7 @@ def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(tmp_path
             assert 0 < wait_seconds <= 86_402
             assert (house.told(), await house.untold()) == ([], over)
             yesterday = [observe.now() - 25 * HOUR] * MAX_A_DAY
-            await store.tell(lambda c: notices._replace(c, "told:1", str(yesterday).encode()))
+            await store.tell(lambda c: values.write(c, "told:1", str(yesterday).encode()))
             assert await house.notices.tell(1) is None
             assert [title for title, _ in house.told()] == ["2 handlers switched off: over and others"]
 

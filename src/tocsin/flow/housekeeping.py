@@ -16,7 +16,7 @@ from tocsin.flow.accept import IDEMPOTENCY_WINDOW
 from tocsin.flow.access import Access
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.settings import Settings
-from tocsin.store import Store, Swept, tidying
+from tocsin.store import Store, Swept, tidying, values
 
 LOOK_SECONDS = 60.0
 STEP_SECONDS = 0.02  # with its commit that leaves it well under 50 ms
@@ -142,7 +142,7 @@ class Housekeeping:
     async def look(self) -> None:
         """Judge the clock, and keep how things stand. Raises Busy."""
         if self._looked_at is None:
-            kept = await self._store.ask(tidying.read_state, STATE)
+            kept = await self._store.ask(values.read, STATE)
             self._state = msgspec.json.decode(kept, type=State) if kept else self._state
         was_doubted = self._state.doubted
         self._judge()
@@ -152,7 +152,7 @@ class Housekeeping:
             )
         if self._state.behind > BEHIND_AFTER:
             observe.seldom(log.warning, "housekeeping.behind", hours=round(self._state.behind / SECOND / 3600, 1))
-        await self._store.tell(tidying.write_state, STATE, msgspec.json.encode(self._state))
+        await self._store.tell(values.write, STATE, msgspec.json.encode(self._state))
 
     def _judge(self) -> None:
         steady = time.clock_gettime(_STEADY)

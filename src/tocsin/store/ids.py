@@ -6,14 +6,13 @@ identity and the first delivery that has it.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, text
 
-from tocsin.store import StoreError
-from tocsin.store.tables import meta
+from tocsin.store import StoreError, values
 
 STORE_ID = "store_id"
 ERAS = "eras"
@@ -29,10 +28,10 @@ class Era(Struct, frozen=True, array_like=True):
 
 def eras(connection: Connection) -> list[Era]:
     """Oldest first; the last one is the present."""
-    past = _get(connection, ERAS)
+    past = values.read(connection, ERAS)
     if past is not None:
         return msgspec.json.decode(past, type=list[Era])
-    return [Era(1, (_get(connection, STORE_ID) or b"").decode())]
+    return [Era(1, (values.read(connection, STORE_ID) or b"").decode())]
 
 
 def counters(connection: Connection) -> dict[str, int]:
@@ -57,11 +56,11 @@ def move_on(connection: Connection, new_store_id: str, known: Mapping[str, int])
         if moved[table] > MAX_ID - step:
             raise StoreError(f"The ids of {table} cannot move on any more: they would become larger than JSON can carry.")
     for table, at in moved.items():
-        values = {"name": table, "seq": at}
-        if connection.execute(text("UPDATE sqlite_sequence SET seq = :seq WHERE name = :name"), values).rowcount == 0:
-            connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), values)
-    _put(connection, STORE_ID, new_store_id.encode())
-    _put(connection, ERAS, msgspec.json.encode([*past, Era(moved["deliveries"] + 1, new_store_id)]))
+        counter = {"name": table, "seq": at}
+        if connection.execute(text("UPDATE sqlite_sequence SET seq = :seq WHERE name = :name"), counter).rowcount == 0:
+            connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), counter)
+    values.write(connection, STORE_ID, new_store_id.encode())
+    values.write(connection, ERAS, msgspec.json.encode([*past, Era(moved["deliveries"] + 1, new_store_id)]))
 
 
 class Mark(Struct, frozen=True):
@@ -85,12 +84,3 @@ def is_behind(connection: Connection, other: Mark) -> bool:
     if other.store_id not in {era.store_id for era in eras(connection)}:
         return True
     return any(at < other.counters.get(table, 0) for table, at in own.counters.items())
-
-
-def _get(connection: Connection, name: str) -> Any:
-    return connection.scalar(select(meta.c.value).where(meta.c.name == name))
-
-
-def _put(connection: Connection, name: str, value: bytes) -> None:
-    if connection.execute(update(meta).where(meta.c.name == name).values(value=value)).rowcount == 0:
-        connection.execute(insert(meta).values(name=name, value=value))

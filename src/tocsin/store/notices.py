@@ -6,10 +6,10 @@ keeps the notice: so whatever happens in between, the owner is told. `told:{user
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, select
 
 from tocsin.model import Micros, Reason
-from tocsin.store import Accept, Accepted, HandlerEvent
+from tocsin.store import Accept, Accepted, HandlerEvent, values
 from tocsin.store.bulk import AcceptAll, chunks
 from tocsin.store.tables import handlers, meta, notifications
 
@@ -41,7 +41,7 @@ def record(connection: Connection, user_id: int, handler_id: int, event: Handler
     """`notification_id`: what the handler did not take."""
     kind = connection.scalar(select(notifications.c.kind).where(notifications.c.id == notification_id))
     untold = Untold(user_id, handler_id, event.at, event.reason or Reason.GONE, event.detail, kind == "handler.disabled")
-    _replace(connection, f"untold:{user_id}:{handler_id}", msgspec.json.encode(untold))
+    values.write(connection, f"untold:{user_id}:{handler_id}", msgspec.json.encode(untold))
 
 
 def users_to_tell(connection: Connection) -> list[int]:
@@ -53,7 +53,7 @@ def untold_of(connection: Connection, user_id: int) -> tuple[list[Untold], list[
     """The handlers that the owner does not know of, oldest first, and when the latest notices went."""
     rows = connection.scalars(select(meta.c.value).where(*_begins(f"untold:{user_id}:")).limit(MAX_READ))
     found = sorted((msgspec.json.decode(row, type=Untold) for row in rows), key=lambda one: (one.at, one.handler_id))
-    told = connection.scalar(select(meta.c.value).where(meta.c.name == f"told:{user_id}"))
+    told = values.read(connection, f"told:{user_id}")
     return found, msgspec.json.decode(told, type=list[Micros]) if told else []
 
 
@@ -74,14 +74,9 @@ def tell(connection: Connection, telling: Telling) -> Accepted | None:
         connection.execute(delete(meta).where(meta.c.name.in_(chunk)))
     if telling.notice is None:
         return None
-    _replace(connection, f"told:{telling.user_id}", msgspec.json.encode(telling.told_at))
+    values.write(connection, f"told:{telling.user_id}", msgspec.json.encode(telling.told_at))
     return AcceptAll.run_all(connection, [telling.notice])[0]
 
 
 def _begins(prefix: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return meta.c.name >= prefix, meta.c.name < prefix[:-1] + chr(ord(prefix[-1]) + 1)
-
-
-def _replace(connection: Connection, name: str, value: bytes) -> None:
-    connection.execute(delete(meta).where(meta.c.name == name))
-    connection.execute(insert(meta).values(name=name, value=value))

@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Row, TextClause, and_, func, or_, select, text
 
 from tocsin.model import Delivery, Micros, Notification, Reason, Status
 from tocsin.store import BACKLOG_AFTER, Due, HandlerBrief, HandlerRow, KeyRow, Recent, Remembered, Waiting, Wanted
+from tocsin.store.bulk import chunks
 from tocsin.store.rows import HANDLER, NOTIFICATION, PENDING, delivery_of, handler_of, notification_of
 from tocsin.store.tables import deliveries, handlers, idempotency, keys, notifications, totals, users
 
@@ -35,7 +36,6 @@ _FIRST_CRITICAL = text(
     "SELECT id FROM deliveries WHERE status = 0 AND is_critical = 1 AND handler_id = :handler_id AND due_at <= :until"
     " ORDER BY due_at, id LIMIT :limit"
 )
-_IDS_AT_ONCE = 500  # in a list of values
 _TEXTS_AT_ONCE = 100  # each of 64 KB at most
 MAX_CHARACTERS = 4 << 20  # of texts in one read, beyond the first of each handler
 
@@ -49,13 +49,13 @@ def due(connection: Connection, wanted: Mapping[int, Wanted], now: Micros) -> di
         ids[handler_id] = [delivery_id for delivery_id in some if delivery_id not in want.known]
         if len(some) >= want.limit:
             full.add(handler_id)
-    found = _pending(connection, [delivery_id for some in ids.values() for delivery_id in some])
+    found = {row.id: row for row in _deliveries(connection, [one for some in ids.values() for one in some], PENDING)}
     urgent_until = now - BACKLOG_AFTER
     lanes = {handler_id: [found[delivery_id] for delivery_id in some if delivery_id in found] for handler_id, some in ids.items()}
     for rows in lanes.values():
         rows.sort(key=lambda row: not (row.is_critical and row.due_at <= urgent_until))
     firsts = [rows[0].notification_id for rows in lanes.values() if rows]
-    texts = _texts(connection, firsts, [row.notification_id for rows in lanes.values() for row in rows])
+    texts = _texts(connection, firsts, [row.notification_id for rows in lanes.values() for row in rows], MAX_CHARACTERS)
     result: dict[int, Due] = {}
     for handler_id, rows in lanes.items():
         read = list(itertools.takewhile(lambda row: row.notification_id in texts, rows))
@@ -64,19 +64,15 @@ def due(connection: Connection, wanted: Mapping[int, Wanted], now: Micros) -> di
     return result
 
 
-def _pending(connection: Connection, delivery_ids: Sequence[int]) -> dict[int, Row[Any]]:
-    rows: dict[int, Row[Any]] = {}
-    for start in range(0, len(delivery_ids), _IDS_AT_ONCE):
-        some = delivery_ids[start : start + _IDS_AT_ONCE]
-        rows.update((row.id, row) for row in connection.execute(select(deliveries).where(PENDING, deliveries.c.id.in_(some))))
-    return rows
+def _deliveries(connection: Connection, delivery_ids: Sequence[int], *where: ColumnElement[bool] | TextClause) -> Iterator[Row[Any]]:
+    for chunk in chunks(delivery_ids):
+        yield from connection.execute(select(deliveries).where(*where, deliveries.c.id.in_(chunk)))
 
 
-def _texts(connection: Connection, firsts: Sequence[int], others: Sequence[int], most: float | None = None) -> dict[int, Notification]:
+def _texts(connection: Connection, firsts: Sequence[int], others: Sequence[int], most: float) -> dict[int, Notification]:
     """Notifications by id, each in memory once however many deliveries it has: `firsts`, and of the others what `most` characters hold."""
     found: dict[int, Notification] = {}
     size = 0
-    most = MAX_CHARACTERS if most is None else most
     wanted = list(dict.fromkeys([*firsts, *others]))
     for start in range(0, len(wanted), _TEXTS_AT_ONCE):
         if size > most and start >= len(firsts):
@@ -101,17 +97,13 @@ def _first(connection: Connection, handler_id: int, now: Micros, limit: int) -> 
 
 
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
-    rows = _pending(connection, delivery_ids).values()
+    rows = list(_deliveries(connection, delivery_ids, PENDING))
     texts = _texts(connection, (), [row.notification_id for row in rows], math.inf)
     return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows]
 
 
 def named(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivery]:
-    found: list[Delivery] = []
-    for start in range(0, len(delivery_ids), _IDS_AT_ONCE):
-        chosen = select(deliveries).where(deliveries.c.id.in_(delivery_ids[start : start + _IDS_AT_ONCE]))
-        found.extend(map(delivery_of, connection.execute(chosen)))
-    return found
+    return list(map(delivery_of, _deliveries(connection, delivery_ids)))
 
 
 def recent(connection: Connection, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
@@ -157,8 +149,8 @@ def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:
 
 def handler_rows(connection: Connection, handler_ids: Sequence[int]) -> list[HandlerRow]:
     found: list[HandlerRow] = []
-    for start in range(0, len(handler_ids), _IDS_AT_ONCE):
-        rows = connection.execute(select(*HANDLER).where(handlers.c.id.in_(handler_ids[start : start + _IDS_AT_ONCE])))
+    for chunk in chunks(handler_ids):
+        rows = connection.execute(select(*HANDLER).where(handlers.c.id.in_(chunk)))
         found.extend(map(handler_of, rows))
     return found
 
@@ -171,10 +163,10 @@ def handler(connection: Connection, handler_id: int) -> HandlerRow | None:
 def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]:
     waiting = [row[0] for row in connection.execute(_WAITING_HANDLERS)]
     found: list[tuple[int, Status, Reason]] = []
-    for start in range(0, len(waiting), 500):
+    for chunk in chunks(waiting):
         rows = connection.execute(
             select(handlers.c.id, handlers.c.deleted_at, handlers.c.disabled_reason).where(
-                handlers.c.id.in_(waiting[start : start + 500]), handlers.c.is_enabled.is_(False)
+                handlers.c.id.in_(chunk), handlers.c.is_enabled.is_(False)
             )
         )
         for handler_id, deleted_at, disabled_reason in rows:

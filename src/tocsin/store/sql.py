@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, create_engine, event, insert, inspect, select, update
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Status
@@ -51,7 +51,7 @@ from tocsin.store import (
 )
 from tocsin.store.faults import Damaged
 from tocsin.store.room import Room
-from tocsin.store.tables import meta, metadata
+from tocsin.store.tables import metadata
 from tocsin.store.writer import Writer
 
 READ_SECONDS = 5.0
@@ -336,15 +336,3 @@ def write_now(engine: Engine, write: Callable[[Connection], T]) -> T:
             return write(connection)
     except DBAPIError as error:
         raise StoreError(faults.sentence(error)) from error
-
-
-def read_meta(connection: Connection, name: str) -> bytes | None:
-    return connection.scalar(select(meta.c.value).where(meta.c.name == name))
-
-
-def write_meta(connection: Connection, name: str, value: bytes) -> None:
-    connection.execute(insert(meta).values(name=name, value=value))
-
-
-def replace_meta(connection: Connection, name: str, value: bytes) -> None:
-    connection.execute(update(meta).where(meta.c.name == name).values(value=value))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, or_, select, tuple_
 
 from tocsin.model import SECOND, Micros, Status
 from tocsin.store import Swept
@@ -21,7 +21,6 @@ from tocsin.store.tables import (
     handler_hours,
     handlers,
     idempotency,
-    meta,
     notifications,
     posts,
 )
@@ -155,12 +154,3 @@ def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[S
         values = [{f"key_{column.name}": value for column, value in zip(key, row, strict=True)} for row in rows]
         connection.execute(delete(key[0].table).where(*is_it), values)
     return len(rows)
-
-
-def read_state(connection: Connection, name: str) -> bytes | None:
-    return connection.scalar(select(meta.c.value).where(meta.c.name == name))
-
-
-def write_state(connection: Connection, name: str, value: bytes) -> None:
-    if connection.execute(update(meta).where(meta.c.name == name).values(value=value)).rowcount == 0:
-        connection.execute(insert(meta).values(name=name, value=value))

@@ -1,13 +1,13 @@
 """The writes that come one by one, as functions of an open transaction. The hot ones are in bulk.py."""
 
 import itertools
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from tocsin import observe
 from tocsin.model import Micros, Reason, Status
 from tocsin.store import (
     DeliveryFilter,
@@ -19,6 +19,7 @@ from tocsin.store import (
     Streak,
     SwitchOff,
     notices,
+    values,
 )
 from tocsin.store.bulk import ADD_HOURS, Totals, chunks, remember, run
 from tocsin.store.listing import chosen_deliveries
@@ -29,7 +30,6 @@ from tocsin.store.tables import (
     handler_hours,
     handlers,
     keys,
-    meta,
     posts,
 )
 
@@ -220,9 +220,7 @@ def delete_handler(connection: Connection, handler_id: int, at: Micros, most: in
 
 def note_alive(connection: Connection) -> None:
     """A small write, which shows that the store can be written; kept is when it was."""
-    at = b"%d" % (time.time_ns() // 1000)
-    if connection.execute(update(meta).where(meta.c.name == ALIVE_AT).values(value=at)).rowcount == 0:
-        connection.execute(insert(meta).values(name=ALIVE_AT, value=at))
+    values.write(connection, ALIVE_AT, b"%d" % observe.now())
 
 
 def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:
