@@ -224,7 +224,7 @@ def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
 
 
 def serve(settings: Settings, out: TextIO | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. What waiting cannot cure is said in one sentence on standard error."""
+    """Serve until SIGTERM or SIGINT; the exit code. What waiting does not fix is said in one sentence on standard error."""
     observe.set_up_logs(settings)
     printer = Printer(out or sys.stdout)
     try:

@@ -109,7 +109,7 @@ def check_fits(settings: Settings, file: Path) -> None:
     """Whether the keys of this data directory open a copy of a store, and this version knows its form. Raises StoreError."""
     _check_ledger(settings.data_path / LEDGER_FILE)
     if _is_empty(file):
-        raise StoreError(f"{file} is empty: it is no copy of a store.")
+        raise StoreError(f"{file} is empty: it is not a copy of a store.")
     _check_store(file, Vault(_keys(settings, settings.data_path, make=False)))
 
 
@@ -214,10 +214,10 @@ def _make_key_file(file: Path) -> str:
 
 
 def _check_ledger(file: Path) -> None:
-    """The attempts under way are noted in it, so without it nothing may be sent."""
+    """Nothing may be sent without it, since it holds the attempts in flight."""
     what = f"{file}, where attempts under way are noted,"
     if file.exists() and not file.is_file():
-        raise StoreError(f"{what} is no file: move it away.")
+        raise StoreError(f"{what} is not a file: move it away.")
     try:
         if file.exists():
             os.close(os.open(file, os.O_RDWR))
@@ -236,7 +236,7 @@ def _is_first_write(file: Path) -> bool:
 
 def _is_empty(file: Path) -> bool:
     if not file.is_file():
-        raise StoreError(f"{file} is no file: it should be the store.")
+        raise StoreError(f"{file} is not a file: the store should be there.")
     return file.stat().st_size == 0 or _look(file, form.is_empty)
 
 
@@ -282,7 +282,7 @@ def _look(file: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
             return _read(file, ask, "rw")
     except sqlite3.DatabaseError as error:
         if faults.name_of(error) == "SQLITE_NOTADB":
-            raise StoreError(f"{file} is no store of tocsin: {error}.") from error
+            raise StoreError(f"{file} is not a tocsin store: {error}.") from error
         if faults.is_damage(error):
             raise StoreError(faults.damaged(f"{file.name}: {error}")) from error
         raise StoreError(f"The store in {file.parent} cannot be read: {error}.") from error

@@ -161,7 +161,7 @@ def lines_dropped() -> int:
 
 
 class _StandardError(io.TextIOBase):
-    """Standard error as a stream that never blocks. Before `open` and after `close` it is dumb."""
+    """Standard error as a stream that never blocks. Before `open` and after `close` it drops what it is given."""
 
     def __init__(self) -> None:
         self._lines: Lines | None = None

@@ -186,7 +186,7 @@ def _check_whole(file: Path) -> None:
         with _opened(file, "ro") as connection:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{file} is no store, or it is damaged: {error}.") from error
+        raise StoreError(f"{file} is not a store, or it is damaged: {error}.") from error
     if found != "ok":
         raise StoreError(f"{file} is damaged: {' '.join(str(found).split())}.")
 

@@ -50,7 +50,11 @@ def test_outside_the_api_a_refusal_is_a_plain_sentence(start: Start) -> None:
     server = start()
     with server.connect(b"GET /log HTTP/1.1\r\nCookie: " + b"c" * 70_000) as wire:
         found, headers, content = answer(wire)
-    assert (found, headers["content-type"], content) == (431, "text/plain; charset=utf-8", b"The head of a request may have 64 KB.\n")
+    assert (found, headers["content-type"], content) == (
+        431,
+        "text/plain; charset=utf-8",
+        b"The head of a request can be at most 64 KB long.\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -464,7 +464,7 @@ def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
     ("variables", "said"),
     [
         ({"TOCSIN_PROT": "1"}, "did you mean TOCSIN_PORT?"),
-        ({"TOCSIN_COMPLETELY_ELSE": "1"}, "TOCSIN_COMPLETELY_ELSE is no setting"),
+        ({"TOCSIN_COMPLETELY_ELSE": "1"}, "TOCSIN_COMPLETELY_ELSE is not a setting"),
         ({"TOCSIN_PORT_FILE": "/x"}, "only secrets are read from files"),
         ({"TOCSIN_PORT": "x"}, "TOCSIN_PORT must be a whole number"),
         ({"TOCSIN_API_KEY_FILE": "/no/such/file"}, "TOCSIN_API_KEY cannot be read"),
@@ -484,7 +484,7 @@ def test_what_is_wrong_is_found(cli: Cli, variables: dict[str, str], said: str) 
 
 def test_serve_names_what_no_setting_is_called(start_service: Starter) -> None:
     service = start_service(TOCSIN_RETRY_SCHEDUL="1s")
-    said = "tocsin: TOCSIN_RETRY_SCHEDUL is no setting: did you mean TOCSIN_RETRY_SCHEDULE?"
+    said = "tocsin: TOCSIN_RETRY_SCHEDUL is not a setting: did you mean TOCSIN_RETRY_SCHEDULE?"
     until(lambda: said in service.log(), what="it was not logged")
 
 

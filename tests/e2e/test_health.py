@@ -13,6 +13,14 @@ from e2e.service import OwnedClient, Service, in_an_hour, until
 from mailserver import DROP, MailServer
 from receiver import Receiver
 
+QUICKLY_OFF = {
+    "TOCSIN_EMAIL_FROM": "t@example.com",
+    "TOCSIN_RETRY_SCHEDULE": "0s",
+    "TOCSIN_DISABLE_AFTER_FAILURES": "2",
+    "TOCSIN_DISABLE_AFTER": "0s",
+}
+"""An e-mail handler is switched off after two failures, if they count."""
+
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -125,13 +133,7 @@ def test_failures_of_ours_never_count(owner: OwnedClient, type: str, settings: d
 def test_a_mail_server_that_fails_counts_against_nobody(start_service: Starter, receiver: Receiver) -> None:
     """Another handler delivers meanwhile, so it is not the network either."""
     with MailServer() as server:
-        client = start_service(
-            TOCSIN_SMTP_URL=server.url(),
-            TOCSIN_EMAIL_FROM="t@example.com",
-            TOCSIN_RETRY_SCHEDULE="0s",
-            TOCSIN_DISABLE_AFTER_FAILURES="2",
-            TOCSIN_DISABLE_AFTER="0s",
-        ).first()
+        client = start_service(TOCSIN_SMTP_URL=server.url(), **QUICKLY_OFF).first()
         handler, alive = client.add_handler("email", email="me@example.com"), client.add_handler("webhook", webhook=receiver.url("/alive"))
 
         def fails(what: str, reason: str) -> None:
@@ -204,13 +206,7 @@ def test_a_mail_server_that_cannot_be_reached_counts_against_nobody(
     start_service: Starter, receiver: Receiver, kind: Callable[[], AbstractContextManager[str]]
 ) -> None:
     with kind() as url:
-        client = start_service(
-            TOCSIN_SMTP_URL=url,
-            TOCSIN_EMAIL_FROM="t@example.com",
-            TOCSIN_RETRY_SCHEDULE="0s",
-            TOCSIN_DISABLE_AFTER_FAILURES="2",
-            TOCSIN_DISABLE_AFTER="0s",
-        ).first()
+        client = start_service(TOCSIN_SMTP_URL=url, **QUICKLY_OFF).first()
         handler, alive = client.add_handler("email", email="me@example.com"), client.add_handler("webhook", webhook=receiver.url("/alive"))
         for _ in range(3):
             mailed = next(one for one in client.settled(client.send("Hello", handlers=[alive, handler])) if one["last_error"])

@@ -4,9 +4,8 @@ import asyncio
 import itertools
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import h2.config
@@ -20,7 +19,6 @@ import trustme
 
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net import exchange
 from tocsin.net.http import HttpWire
 
 Answering = Callable[[h2.connection.H2Connection, int], None]
@@ -51,16 +49,6 @@ class Server(asyncio.Protocol):
                 self._seen["requests"] += 1
                 self._answer(self._connection, event.stream_id)
         self._transport.write(self._connection.data_to_send())
-
-
-@pytest.fixture
-def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[trustme.CA]:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    exchange.authorities.cache_clear()
-    yield authority
-    exchange.authorities.cache_clear()
 
 
 @asynccontextmanager

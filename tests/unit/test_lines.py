@@ -42,15 +42,21 @@ def test_what_nobody_reads_is_dropped_and_told_once_somebody_does() -> None:
         lines.write(line)
     assert lines.dropped >= 10_000 - (200_000 + 65_536) // 100 - 1
     assert not lines.close(0.0)  # nobody reads: it does not wait for ever
+    found = ended(lines, reading, writing)
+    told = [int(one.split()[1]) for one in found.splitlines() if one.startswith(b"dropped")]
+    assert sum(told) == lines.dropped
+    assert found.count(line) == 10_000 - lines.dropped
+
+
+def ended(lines: Lines, reading: int, writing: int) -> bytes:
+    """What comes out once somebody reads, to the end."""
     found: list[bytes] = []
     reader = threading.Thread(target=lambda: found.append(read_to_end(reading)))
     reader.start()
     assert lines.close(30)
     os.close(writing)
     reader.join()
-    told = [int(one.split()[1]) for one in found[0].splitlines() if one.startswith(b"dropped")]
-    assert sum(told) == lines.dropped
-    assert found[0].count(line) == 10_000 - lines.dropped
+    return found[0]
 
 
 def test_a_descriptor_that_another_process_made_non_blocking_loses_nothing() -> None:
@@ -59,13 +65,7 @@ def test_a_descriptor_that_another_process_made_non_blocking_loses_nothing() -> 
     lines = Lines(writing, say)
     for _ in range(5_000):
         lines.write(b"x" * 99 + b"\n")
-    found: list[bytes] = []
-    reader = threading.Thread(target=lambda: found.append(read_to_end(reading)))
-    reader.start()
-    assert lines.close(30)
-    os.close(writing)
-    reader.join()
-    assert (found[0].count(b"\n"), lines.dropped) == (5_000, 0)
+    assert (ended(lines, reading, writing).count(b"\n"), lines.dropped) == (5_000, 0)
 
 
 def test_a_pipe_that_is_closed_stops_nobody() -> None:

@@ -91,7 +91,7 @@ def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(tmp_path
             for number in range(MAX_A_DAY):
                 await house.dies(await house.handler(f"dead {number}"))
                 assert await house.notices.tell(1) is None
-                assert ("the last such notice for today" in house.handed[0].notification.message.text) == (number == MAX_A_DAY - 1)
+                assert ("the last notice of this kind today" in house.handed[0].notification.message.text) == (number == MAX_A_DAY - 1)
                 assert len(house.told()) == 1
             over = [await house.handler("over"), await house.handler("over too")]
             for handler in over:

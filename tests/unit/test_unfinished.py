@@ -2,9 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +15,6 @@ from tocsin.channels.contract import Context
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow.attempt import shown_reply
 from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, NoReply, Outcome, Reason, Refused, Unknown
-from tocsin.net import exchange
 from tocsin.net.http import HttpWire
 
 SERVICE = settings.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8"})
@@ -47,15 +45,10 @@ class Raw(asyncio.Protocol):
 
 
 @pytest.fixture
-def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    exchange.authorities.cache_clear()
+def tls(trusted: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    yield context
-    exchange.authorities.cache_clear()
+    trusted.issue_cert("127.0.0.1").configure_cert(context)
+    return context
 
 
 @asynccontextmanager

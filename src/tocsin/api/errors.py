@@ -42,7 +42,7 @@ CODES: dict[str, Code] = {
     "too_slow": Code(408, "Too slow", "A head takes at most 30 seconds, and so does each piece of a body."),
     "in_flight": Code(409, "Still in flight", "A request with this idempotency key is still being answered."),
     "body_too_large": Code(413, "Body too large", "A body may have 1 MiB, a batch 16 MiB."),
-    "line_too_long": Code(414, "Request line too long", "A request line may have 64 KB."),
+    "line_too_long": Code(414, "Request line too long", "A request line can be at most 64 KB long."),
     "unsupported_media_type": Code(415, "Unsupported media type", "The body is in a form that this path does not take."),
     "unknown": Code(422, "Unknown parameter", "There is no parameter of this name here."),
     "repeated": Code(422, "Repeated parameter", "A parameter was given more than once."),
@@ -59,7 +59,7 @@ CODES: dict[str, Code] = {
     "too_many_deliveries": Code(422, "Too many deliveries", "A request may make 10,000 deliveries."),
     "idempotency_mismatch": Code(422, "Idempotency key reused", "The idempotency key was used with other content."),
     "rate_limited": Code(429, "Too many requests", "The key, or failed authentication from an address, is over its requests a minute."),
-    "head_too_large": Code(431, "Head too large", "The request line and the headers may have 64 KB together."),
+    "head_too_large": Code(431, "Head too large", "The request line and the headers can be at most 64 KB together."),
     "internal": Code(500, "Our fault", "Something failed inside the service; the reference stands in its log too."),
     "busy": Code(503, "Busy", "The service cannot take this right now; Retry-After says when to ask again."),
 }

@@ -54,7 +54,7 @@ def names(values: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(f"{name} has no effect: only secrets are read from files, set {plain_files[name]} itself.")
             continue
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        yield Finding(f"{name} is no setting" + (f": did you mean {close[0]}?" if close else "; `tocsin settings` lists them all."))
+        yield Finding(f"{name} is not a setting" + (f": did you mean {close[0]}?" if close else "; `tocsin settings` lists them all."))
 
 
 def _unusable(values: Mapping[str, str]) -> list[Finding]:

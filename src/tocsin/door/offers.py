@@ -49,7 +49,7 @@ class _BehindHead:
 
 
 def parser_behind(head: Iterable[tuple[bytes, bytes]], to: Callbacks, keeps_alive: bool) -> httptools.HttpRequestParser:
-    """A parser that stands at the body of the request with these headers (names in lower case)."""
+    """A parser that is past these headers (names in lower case) and expects the body."""
     lines = [b"%s: %s\r\n" % (name, value) for name, value in head if name in _FRAMING]
     if not keeps_alive:
         lines.append(b"connection: close\r\n")

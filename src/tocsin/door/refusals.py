@@ -13,8 +13,8 @@ DETAILS = {
     "unreadable": "The request cannot be read as HTTP/1.1.",
     "two_hosts": "The request has more than one Host header.",
     "too_slow": "The request did not come in time.",
-    "line_too_long": "The request line may have 64 KB.",
-    "head_too_large": "The head of a request may have 64 KB.",
+    "line_too_long": "The request line can be at most 64 KB long.",
+    "head_too_large": "The head of a request can be at most 64 KB long.",
     "rate_limited": "There are too many connections from this address.",
     "busy": "The service has no room for this connection right now.",
 }

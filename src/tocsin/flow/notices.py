@@ -129,7 +129,7 @@ def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, is_last: boo
             "Nothing more is sent there until you switch them on again.",
         ]
     if is_last:
-        paragraphs.append("This is the last such notice for today. Whatever else is switched off is shown on the page of your handlers.")
+        paragraphs.append("This is the last notice of this kind today. The page of your handlers shows any others that are switched off.")
     return Message(
         title=title[:256],
         text="\n\n".join(paragraph for paragraph in paragraphs if paragraph),

@@ -59,7 +59,7 @@ async def recover(
     lost = {(delivery_id, number): at for delivery_id, number, at in under_way}
     runs: list[_Run] = []
     for row in await store.named(list({delivery_id for delivery_id, _ in lost})):
-        number = row.attempt_count + 1  # another one has been kept, or was never made: what the file says is no proof
+        number = row.attempt_count + 1  # any other has been kept or was never made: the file alone proves nothing
         at = lost.get((row.id, number))
         if at is None or row.status is Status.DELIVERED:
             continue

@@ -33,7 +33,7 @@ def check_form(file: Path, connection: sqlite3.Connection) -> None:
     found = shape(connection)
     version = _version(connection) if "alembic_version" in found else None
     if "deliveries" not in found or "meta" not in found:
-        raise StoreError(f"{file} is no store of tocsin: it holds other tables.")
+        raise StoreError(f"{file} is not a tocsin store: it holds other tables.")
     if version is None:
         raise StoreError(f"The store {file} does not say of which version it is: it is damaged, or was made while tocsin was developed.")
     if not ("0001" <= version <= migrations.HEAD and version.isdigit() and len(version) == len(migrations.HEAD)):

@@ -54,7 +54,7 @@ def move_on(connection: Connection, new_store_id: str, known: Mapping[str, int])
         step = STEPS[table]
         moved[table] = at + step * (max(0, known.get(table, 0) - at) // step + 1)
         if moved[table] > MAX_ID - step:
-            raise StoreError(f"The ids of {table} cannot move on any more: they would become larger than JSON can carry.")
+            raise StoreError(f"The ids of {table} cannot move any further: JSON could not carry larger ones.")
     for table, at in moved.items():
         counter = {"name": table, "seq": at}
         if connection.execute(text("UPDATE sqlite_sequence SET seq = :seq WHERE name = :name"), counter).rowcount == 0:
