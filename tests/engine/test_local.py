@@ -12,6 +12,7 @@ from test_store import accepting, add_handler, settled
 from conftest import opened_store, run
 from tocsin import observe
 from tocsin.engine import ANSWERED, UNANSWERED, Run
+from tocsin.engine import known as known_module
 from tocsin.engine import local as local_module
 from tocsin.engine import refill as refill_module
 from tocsin.engine.lanes import STATES, SUPPLIES, Lane
@@ -38,7 +39,7 @@ class CheckedLane(Lane):
 
 @pytest.fixture(autouse=True)
 def _checked_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "Lane", CheckedLane)
+    monkeypatch.setattr(known_module, "Lane", CheckedLane)
 
 
 class Worker:
@@ -261,8 +262,8 @@ def test_the_handlers_that_waited_first_get_their_turns_while_others_come(tmp_pa
 
 
 def test_what_does_not_answer_is_remembered_without_its_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "MAX_IDLE", 0)
-    monkeypatch.setattr(local_module, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(known_module, "MAX_IDLE", 0)
+    monkeypatch.setattr(known_module, "MAX_REMEMBERED", 3)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handlers = [await add_handler(store) for _ in range(6)]
@@ -274,7 +275,7 @@ def test_what_does_not_answer_is_remembered_without_its_lane(tmp_path: Path, mon
             while engine.running:
                 await asyncio.sleep(0)
         assert not engine._lanes
-        assert len(engine._remembered) == 3
+        assert len(engine._lanes.remembered) == 3
         worker.hold[handlers[-1]] = asyncio.Event()
         engine.hand_over([job for _ in range(5) for job in await accept(store, handlers[-1])])
         engine.hand_over(await accept(store, handlers[0]))
@@ -287,7 +288,7 @@ def test_what_does_not_answer_is_remembered_without_its_lane(tmp_path: Path, mon
 @pytest.fixture(params=[0, 1000], ids=["gone", "kept"])
 def empty_lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes of a lane that is empty: it goes, or it stays for the next delivery; nobody may tell the difference."""
-    monkeypatch.setattr(local_module, "MAX_IDLE", request.param)
+    monkeypatch.setattr(known_module, "MAX_IDLE", request.param)
 
 
 @pytest.mark.usefixtures("empty_lanes")

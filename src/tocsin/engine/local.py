@@ -17,6 +17,7 @@ import structlog
 from tocsin import observe
 from tocsin.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
 from tocsin.engine.alarm import Alarm
+from tocsin.engine.known import UNANSWERED_FOR_ONE_AT_A_TIME, Known, cautious
 from tocsin.engine.lanes import (
     BUSY,
     COMPLETE,
@@ -40,18 +41,15 @@ from tocsin.engine.lanes import (
 from tocsin.engine.places import Bounds, Places, let_go
 from tocsin.engine.refill import Memory, Refill
 from tocsin.engine.run import LocalRun
-from tocsin.engine.window import FIRST_LIMIT, Window
+from tocsin.engine.window import Window
 from tocsin.model import SECOND, Busy, Micros
 from tocsin.store import Store, Waiting
 
 MAX_RUNNING = 4096  # attempts that are not settled yet, but for those that wait for their next part's turn
-MAX_REMEMBERED = 50_000  # handlers without a lane
-MAX_IDLE = 1000  # lanes that are kept though nothing is in them: making one anew for every delivery costs more
 MAX_STARTS = 200  # attempts begun in one go, before the event loop sees to others
 MAX_TURNS = 2000  # of lanes in one go, most of which may have to wait for a pace that they share
 SWEEP_SECONDS = 30.0
 KEPT_SECONDS = 2.0  # for what was cut off to be kept; if the store does not take it, the ledger knows of it
-UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
 FORGET_SECONDS = 300.0  # without an attempt, then what a handler could take says little about what it can take now (RFC 7661 4.4)
 log = structlog.get_logger(__name__)
 
@@ -65,14 +63,13 @@ class LocalEngine:
     def __init__(self, store: Store, wires: Mapping[str, Bounds]) -> None:
         self._store = store
         self._wires = {wire: Places(bounds, wire) for wire, bounds in wires.items()}
-        self._lanes: dict[int, Lane] = {}
         self._ring: Turns[Lane] = Turns()
+        self._lanes = Known(self._ring)
         self._memory = Memory()
         self._alarm: Alarm[Key] = Alarm(self._time_came, SWEEP_SECONDS)
         self._refill = Refill(store, self._memory, self._add, self._wake_lane, self._filled)
         self._running = 0
         self.resting = 0  # of them, those that hold no place
-        self._remembered: dict[int, int] = {}  # handlers without a lane: how many attempts they could take, or minus those unanswered
         self._trickles: dict[Places, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()  # of use while stopping
         self._sweeper: asyncio.Task[None] | None = None
@@ -116,7 +113,7 @@ class LocalEngine:
         worker, has_room = self._worker, self._memory.has_room
         for job in jobs:
             delivery = job.delivery
-            lane = self._lanes.get(delivery.handler_id) or self._lane(delivery.handler_id, delivery.user_id)
+            lane = self._lanes.get(delivery.handler_id) or self._lanes.lane(delivery.handler_id, delivery.user_id)
             if delivery.id in lane.known:  # a refill has read it between its commit and this call
                 continue
             supply = lane.supply
@@ -138,7 +135,7 @@ class LocalEngine:
 
     def _time_came(self, key: Key) -> None:
         if not self._stopping:
-            self._refill.spilled(self._lane(*key))
+            self._refill.spilled(self._lanes.lane(*key))
 
     def forget(self, delivery_ids: Iterable[int]) -> None:
         gone = set(delivery_ids)
@@ -169,24 +166,6 @@ class LocalEngine:
         return min([*waiting, *([] if earliest is None else [earliest])], default=None)
 
     # ------------------------------------------------------------------------------------------------------- the lanes
-
-    def _lane(self, handler_id: int, user_id: int) -> Lane:
-        lane = self._lanes.get(handler_id)
-        if lane is None:
-            limit = self._remembered.get(handler_id, 0)
-            lane = self._lanes[handler_id] = Lane(handler_id, user_id, TRUSTED if limit > 0 else SILENT if limit else NEW)
-            if limit >= 0:
-                lane.window = Window(limit or FIRST_LIMIT)
-            else:
-                lane.unanswered = -limit
-                lane.window = self._cautious(lane)
-            lane.own = self._ring.own(user_id)
-        return lane
-
-    def _cautious(self, lane: Lane) -> Window:
-        """For a lane of which nothing recent is known but how many of its attempts were not answered."""
-        is_silent = lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME
-        return Window(1, is_slow_start=False) if is_silent else Window(FIRST_LIMIT)
 
     def _add(self, lane: Lane, job: Waiting) -> None:
         lane.jobs.append(job)
@@ -219,19 +198,7 @@ class LocalEngine:
     def _filled(self, lane: Lane) -> None:
         self._pump_soon()
         if lane.is_empty:
-            self._tidy(lane)
-
-    def _tidy(self, lane: Lane) -> None:
-        """The lane is empty."""
-        if len(self._lanes) <= MAX_IDLE:
-            return
-        self._lanes.pop(lane.handler_id, None)
-        self._remembered.pop(lane.handler_id, None)
-        if lane.trust == NEW:
-            return
-        if len(self._remembered) >= MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[lane.handler_id] = -lane.unanswered if lane.unanswered else lane.window.limit
+            self._lanes.tidy(lane)
 
     # ---------------------------------------------------------------------------------------------------- taking turns
 
@@ -266,7 +233,7 @@ class LocalEngine:
         if not lane.jobs:
             lane.state = IDLE
             if lane.is_empty:
-                self._tidy(lane)
+                self._lanes.tidy(lane)
             return False
         worker, handler_id = self._worker, lane.handler_id
         if lane.alone:
@@ -306,7 +273,7 @@ class LocalEngine:
         if lane.supply == SPILLED and self._memory.is_low(lane):
             self._refill.spilled(lane)
         if lane.sending == 0 and run.started - lane.ended_at > FORGET_SECONDS and lane.ended_at:
-            lane.window = self._cautious(lane)
+            lane.window = cautious(lane)
         lane.sending += 1
         self._running += 1
         if lane.jobs:
@@ -366,7 +333,7 @@ class LocalEngine:
         if due_at is not None:
             self._wake_lane(lane, due_at)
         if lane.is_empty:
-            self._tidy(lane)
+            self._lanes.tidy(lane)
         if self._is_held:
             self._pump_soon()
         if self._running == 0:
