@@ -65,7 +65,7 @@ def damage_root(file: Path, name: str) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda file: file.write_bytes(b""), "is empty"),
     "no tables": (another("CREATE TABLE t (x)", "DROP TABLE t"), "is empty"),
-    "directory": (directory, "no file"),
+    "directory": (directory, "not a file"),
     "text": (lambda file: file.write_text("Dear diary, this is no database.\n" * 200), "is not a tocsin store"),
     "foreign": (another("CREATE TABLE bookmarks (url TEXT)"), "is not a tocsin store"),
     "alembic of others": (another("CREATE TABLE alembic_version (version_num)", "CREATE TABLE t (x)"), "is not a tocsin store"),

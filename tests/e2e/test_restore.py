@@ -145,7 +145,7 @@ def test_ids_that_would_become_too_large_are_refused(start_service: Starter, tmp
         connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deliveries', ?)", (2**53 - HUGE,))
     before = (service.data / "tocsin.db").read_bytes()
     refused = service.run("tocsin", "restore", str(copy), "--replace")
-    assert refused.returncode == 1 and "ids of deliveries cannot move on" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 1 and "ids of deliveries cannot move any further" in refused.stderr and "Traceback" not in refused.stderr
     assert (service.data / "tocsin.db").read_bytes() == before and not list(service.data.glob("tocsin.db.*"))
 
 

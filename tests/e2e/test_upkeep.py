@@ -126,11 +126,11 @@ def test_restore_takes_nothing_that_does_not_fit(stopped: tuple[Service, Client,
     broken.write_bytes(content)
     shutil.copy(copy, newer)
     change(newer, "UPDATE alembic_version SET version_num = '9999'")
-    (tmp_path / "text").write_text("no store")
+    (tmp_path / "text").write_text("not a store")
     for file, complaint in (
         (broken, "damaged"),
         (newer, "newer version"),
-        (tmp_path / "text", "no store"),
+        (tmp_path / "text", "not a store"),
         (tmp_path / "none", "There is no file"),
     ):
         code, said = command(service, "restore", "--replace", file)
