@@ -12,6 +12,7 @@ from msgspec import Struct
 Micros: TypeAlias = int
 SECOND: Micros = 1_000_000
 MASK = "••••"
+MAX_MESSAGE_BYTES = 65_536  # of a notification's message, in UTF-8
 
 # ---------------------------------------------------------------------------------------------------------------- enums
 

@@ -24,6 +24,12 @@ async def get(call: Call) -> Answer:
     return envelope.data(answers.delivery_detail(row, attempts, events))
 
 
+async def cancel(call: Call) -> Answer:
+    _ = call.body()
+    call.check()
+    return envelope.data(answers.Cancelled(call.id, await call.service.deliveries.cancel_one(call.user_id, call.id)))
+
+
 async def retry(call: Call) -> Answer:
     _ = call.body()
     call.check()

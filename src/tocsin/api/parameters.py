@@ -4,9 +4,8 @@ from tocsin.api import kinds
 from tocsin.api.endpoint import Parameter
 from tocsin.channels.contract import fields_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.model import Severity, Status
+from tocsin.model import MAX_MESSAGE_BYTES, Severity, Status
 
-MAX_MESSAGE_BYTES = 65_536
 MAX_TITLE = 256
 MAX_BATCH_ITEMS = 1000
 MAX_SEARCH = 1024

@@ -19,14 +19,17 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line. Exit codes: 0 done, 1 not done, 2 wrong usage, 130 interrupted."""
+    """Run one command line. Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 still waiting, 4 key refused, 5 no connection,
+    130 interrupted.
+    """
     from cyclopts import CycloptsError
 
     from tocsin.cli import show
-    from tocsin.cli.commands import app
+    from tocsin.cli.commands import app, refuse_unknown_options
     from tocsin.cli.failure import Failure
 
     try:
+        refuse_unknown_options(arguments)
         result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
     except Failure as failure:
         for line in str(failure).splitlines():

@@ -74,7 +74,7 @@ def disable_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) 
         Do not ask on a terminal.
     """
     with _store(load_settings(data_dir=data_dir)) as store:
-        _confirm(f"Disable {show.one_line(email)}? Keys, sessions, handlers and waiting deliveries of theirs end for good.", yes)
+        confirm(f"Disable {show.one_line(email)}? Keys, sessions, handlers and waiting deliveries of theirs end for good.", yes)
         store.disable_user(email)
     show.note(f"{show.one_line(email)} is disabled; the history stays.")
 
@@ -90,7 +90,7 @@ def delete_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -
         Do not ask on a terminal.
     """
     with _store(load_settings(data_dir=data_dir)) as store:
-        _confirm(f"Delete {show.one_line(email)}? Keys, handlers, notifications and the whole history of theirs go for good.", yes)
+        confirm(f"Delete {show.one_line(email)}? Keys, handlers, notifications and the whole history of theirs go for good.", yes)
         store.delete_user(email)
     show.note(f"{show.one_line(email)} is deleted.")
 
@@ -236,7 +236,7 @@ def _new_password() -> str:
     return password
 
 
-def _confirm(question: str, is_confirmed: bool) -> None:
+def confirm(question: str, is_confirmed: bool) -> None:
     """Ask on a terminal; a script has nobody to ask and means what it says."""
     if is_confirmed or not sys.stdin.isatty():
         return

@@ -13,13 +13,16 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
-from tocsin.cli.failure import Failure
+from tocsin.cli.failure import Failure, KeyRefused, NoConnection
 from tocsin.cli.show import one_line
 from tocsin.model import MASK
 
 TIMEOUT_SECONDS = 30.0
 PAGE_SIZES = (10, 25, 50, 100, 250, 500, 1000)
 _BUSY = {429, 503}
+_AWAY = {502, 503, 504}  # what gateways answer for a service that is away
+_THINGS = re.compile(r"/api/(notification-handler|deliver|notification)(?:s|ies)/(\d+)")
+_NAMES = {"notification-handler": "handler", "deliver": "delivery", "notification": "notification"}
 _TRIES = 4
 _LONGEST_PAUSE_SECONDS = 10.0
 
@@ -52,7 +55,7 @@ class _Errors(Struct):
     errors: list[_Error]
 
 
-class Denied(Failure):
+class Denied(KeyRefused):
     """The key lacks the scope."""
 
 
@@ -70,6 +73,9 @@ class Client:
     def post(self, path: str, content: object = None, *, idempotency_key: str | None = None) -> Envelope:
         headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": idempotency_key} if idempotency_key else {})
         return self._call("POST", path, msgspec.json.encode(content if content is not None else {}), headers)
+
+    def delete(self, path: str) -> Envelope:
+        return self._call("DELETE", path)
 
     def post_form(self, path: str, fields: Mapping[str, str]) -> Envelope:
         """multipart/form-data, as the reference document has it."""
@@ -99,7 +105,7 @@ class Client:
             status, answered, content = self._exchange(method, path, body, headers or {})
             pause_seconds = _pause(answered.get("retry-after"))
             if last or status not in _BUSY or pause_seconds is None:
-                return self._read(status, answered, content)
+                return self._read(path, status, answered, content)
             time.sleep(pause_seconds)
         raise AssertionError("unreachable")
 
@@ -110,18 +116,22 @@ class Client:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
                 return reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Failure(
+            raise NoConnection(
                 f"No answer from {shown_url(self._url)} ({_why(error)}). Is the service running there? TOCSIN_URL says where."
             ) from None
 
-    def _read(self, status: int, headers: Mapping[str, str], content: bytes) -> Envelope:
+    def _read(self, path: str, status: int, headers: Mapping[str, str], content: bytes) -> Envelope:
         if 300 <= status < 400:
             where = shown_url(headers.get("location") or "elsewhere")
             raise Failure(f"{shown_url(self._url)} redirects to {where}: put the service's own address into TOCSIN_URL.")
         if status == 401:
-            raise Failure(f"{shown_url(self._url)} does not know this API key: put a valid one into TOCSIN_API_KEY.")
+            raise KeyRefused(f"{shown_url(self._url)} does not know this API key: put a valid one into TOCSIN_API_KEY.")
         if status == 403:
             raise Denied(_sentences(status, content))
+        if status == 404:
+            raise Failure(self._missing(path))
+        if status in _AWAY:
+            raise NoConnection(_sentences(status, content))
         if status >= 400:
             raise Failure(_sentences(status, content))
         try:
@@ -129,19 +139,26 @@ class Client:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Failure(f"{shown_url(self._url)} does not answer like tocsin: look at TOCSIN_URL.") from None
 
+    def _missing(self, path: str) -> str:
+        if thing := _THINGS.match(path):
+            return f"There is no {_NAMES[thing[1]]} {thing[2]}."
+        asked = shown_url(self._url + path)
+        return f"There is nothing at {asked}: TOCSIN_URL is the address of the service, with nothing of its API behind it."
+
 
 def connect() -> Client:
     """The client that TOCSIN_URL and TOCSIN_API_KEY describe."""
     from tocsin.cli.options import load_settings
 
     settings = load_settings()
-    if not settings.api_key:
-        raise Failure("TOCSIN_API_KEY is not set: put an API key of the service into the environment or into .env.")
-    if not re.fullmatch(r"[\x21-\x7e]+", settings.api_key):
-        raise Failure("TOCSIN_API_KEY holds characters that no API key has.")
+    api_key = (settings.api_key or "").strip()  # files and units leave a line end behind it
+    if not api_key:
+        raise KeyRefused("TOCSIN_API_KEY is not set: put an API key of the service into the environment or into .env.")
+    if not re.fullmatch(r"[\x21-\x7e]+", api_key):
+        raise KeyRefused("TOCSIN_API_KEY holds characters that no API key has.")
     if "@" in urlsplit(settings.url).netloc:
         raise Failure("TOCSIN_URL holds a user name: take it out, the API key is all that the service asks for.")
-    return Client(settings.url, settings.api_key)
+    return Client(settings.url, api_key)
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

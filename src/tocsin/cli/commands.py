@@ -1,15 +1,20 @@
 """The command line as a whole: which command is which function."""
 
-from cyclopts import App
+import difflib
+from collections.abc import Sequence
+
+from cyclopts import App, Parameter
 
 from tocsin import __version__
-from tocsin.cli import admin, check, deliveries, handlers, options, preview, send, serve, upkeep
+from tocsin.cli import admin, check, completion, deliveries, handlers, notifications, options, preview, send, serve, upkeep
+from tocsin.cli.failure import Usage
 
 app = App(
     name="tocsin",
     help="A notification service that delivers what it accepts.",
     version=f"tocsin {__version__}",
     help_format="plaintext",
+    default_parameter=Parameter(negative=()),
 )
 app.command(serve.serve)
 app.command(serve.demo)
@@ -17,16 +22,29 @@ app.command(serve.selftest)
 app.command(send.send)
 app.command(preview.preview)
 
-_handlers = App(name="handlers", help="List, add and test the handlers of a running service.")
+_handlers = App(name="handlers", help="Manage the handlers of a running service.")
 _handlers.command(handlers.list_handlers, name="list")
+_handlers.command(handlers.show_handler, name="show")
 _handlers.command(handlers.add)
+_handlers.command(handlers.edit)
+_handlers.command(handlers.enable)
+_handlers.command(handlers.disable)
+_handlers.command(handlers.delete)
+_handlers.command(handlers.secret)
 _handlers.command(handlers.test)
 app.command(_handlers)
 
-_deliveries = App(name="deliveries", help="List and retry the deliveries of a running service.")
+_deliveries = App(name="deliveries", help="Look at, cancel and retry the deliveries of a running service.")
 _deliveries.command(deliveries.list_deliveries, name="list")
+_deliveries.command(deliveries.show_delivery, name="show")
+_deliveries.command(deliveries.cancel)
 _deliveries.command(deliveries.retry)
 app.command(_deliveries)
+
+_notifications = App(name="notifications", help="Look at what was sent through a running service.")
+_notifications.command(notifications.list_notifications, name="list")
+_notifications.command(notifications.show_notification, name="show")
+app.command(_notifications)
 
 _users = App(name="users", help="Manage users, on the store itself.")
 _users.command(admin.add_user, name="add")
@@ -50,3 +68,22 @@ app.command(upkeep.restore)
 
 app.command(options.list_settings, name="settings")
 app.command(check.check)
+app.command(completion.completion)
+
+_MESSAGE_COMMANDS = ("send", "preview")
+
+
+def refuse_unknown_options(arguments: Sequence[str]) -> None:
+    """A message may begin with a hyphen ("- item", "-50 %"). What reads like an option that does not exist is not taken for one."""
+    if not arguments or arguments[0] not in _MESSAGE_COMMANDS:
+        return
+    command = app[arguments[0]]
+    known = {name for one in command.assemble_argument_collection() for name in one.names} | {*command.help_flags, *command.version_flags}
+    for given in arguments[1:]:
+        if given == "--":
+            return
+        name = given.partition("=")[0]
+        if (given.startswith("--") or (given.startswith("-") and given[1:2].isalpha())) and name not in known:
+            similar = difflib.get_close_matches(name, known, 1)
+            meant = f" Did you mean {similar[0]}?" if similar else ""
+            raise Usage(f"Unknown option: {name.splitlines()[0][:80]}.{meant} Put `--` before a message that begins like an option.")

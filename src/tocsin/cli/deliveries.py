@@ -30,6 +30,28 @@ class DeliveryRow(Struct):
     last_datetime: str | None
 
 
+class AttemptRow(Struct):
+    number: int
+    datetime: str
+    outcome: str
+    reason: str
+    duration_ms: int
+    status_code: int | None
+    response: str | None
+
+
+class EventRow(Struct):
+    datetime: str
+    text: str
+
+
+class DetailRow(DeliveryRow):
+    """A single delivery: with every attempt and decision, oldest first."""
+
+    attempts: list[AttemptRow]
+    events: list[EventRow]
+
+
 def handler_names(client: Client) -> dict[int, str]:
     """Names of the handlers by id; none where the key may not read handlers."""
     try:
@@ -52,7 +74,7 @@ def list_deliveries(
     Parameters
     ----------
     status
-        Only those that stand there.
+        Only those with this status.
     notification
         Only those of this notification.
     handler
@@ -60,7 +82,7 @@ def list_deliveries(
     search
         Only those with this in title, message or last error.
     limit
-        How many at most.
+        How many to list at most.
     json
         Print JSON instead of a table.
     """
@@ -91,6 +113,59 @@ def list_deliveries(
     )
 
 
+def show_delivery(delivery: int, /, *, json: bool = False) -> None:
+    """Show one delivery: every attempt with the provider's answer, and every decision.
+
+    Parameters
+    ----------
+    delivery
+        Id of the delivery.
+    json
+        Print JSON instead of lines.
+    """
+    client = connect()
+    raw = client.get(f"/api/deliveries/{delivery}").data
+    if json:
+        show.as_json(raw)
+        return
+    row = msgspec.convert(raw, DetailRow)
+    show.say(fate(row, handler_names(client)))
+    show.say(f"Notification {row.notification_id}, accepted {row.datetime} UTC.")
+    for event in row.events:
+        show.say(show.one_line(f"{event.datetime}  {event.text}"))
+    for attempt in row.attempts:
+        code = "" if attempt.status_code is None else f", status {attempt.status_code}"
+        show.say(show.one_line(f"Attempt {attempt.number}, {attempt.datetime}: {attempt.outcome}{code} ({attempt.duration_ms:,} ms)."))
+        if attempt.response:
+            show.lines(attempt.response)
+
+
+def cancel(delivery: int | None = None, /, *, notification: int | None = None, json: bool = False) -> None:
+    """Cancel what is waiting: one delivery, or everything of a notification. What is being sent right now may still arrive.
+
+    Parameters
+    ----------
+    delivery
+        Id of one delivery.
+    notification
+        Id of a notification whose waiting deliveries are cancelled.
+    json
+        Print JSON instead of a sentence.
+    """
+    if (delivery is None) == (notification is None):
+        raise Usage("Name one delivery by its id, or a notification by --notification.")
+    client = connect()
+    if delivery is not None:
+        raw = client.post(f"/api/deliveries/{delivery}/cancel").data
+    else:
+        raw = client.delete(f"/api/notifications/{notification}").data
+    if json:
+        show.as_json(raw)
+        return
+    cancelled = msgspec.convert(raw["cancelled"], int)
+    show.say(f"{cancelled:,} cancelled." if cancelled else "Nothing was waiting any more.")
+
+
 def retry(
     delivery: int | None = None,
     /,
@@ -99,6 +174,7 @@ def retry(
     notification: int | None = None,
     handler: int | None = None,
     search: str | None = None,
+    json: bool = False,
 ) -> None:
     """Deliver again what failed, expired, was cancelled or skipped: one delivery, or all that the filters name.
 
@@ -107,13 +183,15 @@ def retry(
     delivery
         Id of one delivery.
     status
-        Those that stand there.
+        Those with this status.
     notification
         Those of this notification.
     handler
         Those to this handler.
     search
         Those with this in title, message or last error.
+    json
+        Print JSON instead of a sentence.
     """
     filters = _filters(status, notification, handler, search)
     if (delivery is None) == (not filters):
@@ -121,9 +199,20 @@ def retry(
     client = connect()
     answer = client.post(f"/api/deliveries/{delivery}/retry") if delivery is not None else client.post("/api/deliveries/retry", filters)
     retried = msgspec.convert(answer.data["retried"], int)
-    show.say(f"{retried:,} to be delivered again.")
+    if json:
+        show.as_json(answer.data)
+    else:
+        show.say(f"{retried:,} will be delivered again.")
     if retried == _RETRIED_AT_ONCE:
-        show.note("That is the most that one request takes: run it again for the rest.")
+        show.note("One request takes no more than that: run the command again for the rest.")
+
+
+def fate(row: DeliveryRow, names: Mapping[int, str]) -> str:
+    """A delivery in one line: its status, its handler's name, and what went wrong."""
+    who = names.get(row.notification_handler_id, f"handler {row.notification_handler_id}")
+    attempts = f"{row.attempt_count} attempt{'' if row.attempt_count == 1 else 's'}"
+    error = "" if row.status == "delivered" or not row.last_error else f": {row.last_error}"
+    return show.one_line(f"{row.status:<9}  {who} (delivery {row.id}, {attempts}){error}")
 
 
 def _remark(row: DeliveryRow) -> str:

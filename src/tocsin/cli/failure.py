@@ -11,3 +11,21 @@ class Usage(Failure):
     """The command line itself makes no sense."""
 
     exit_code = 2
+
+
+class StillWaiting(Failure):
+    """It was accepted, and not everything was delivered in the time that the command waits."""
+
+    exit_code = 3
+
+
+class KeyRefused(Failure):
+    """No API key, one that the service does not know, or one that lacks a permission."""
+
+    exit_code = 4
+
+
+class NoConnection(Failure):
+    """The service cannot be reached."""
+
+    exit_code = 5

@@ -1,14 +1,15 @@
 """`tocsin handlers`: the handlers of a running service."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 
-from tocsin.cli import show
-from tocsin.cli.client import connect
-from tocsin.cli.failure import Failure, Usage
+from tocsin.cli import show, text
+from tocsin.cli.admin import confirm
+from tocsin.cli.client import Client, connect
+from tocsin.cli.failure import Usage
 
 
 class HandlerRow(Struct):
@@ -19,6 +20,38 @@ class HandlerRow(Struct):
     name: str
     is_enabled: bool
     last_datetime: str | None
+
+
+class Made(Struct):
+    id: int
+
+
+class HealthRow(Struct):
+    state: str
+    failing_since: str | None
+    disabled_reason: str | None
+    hint: str | None
+
+
+class ReasonRow(Struct):
+    count: int
+    text: str
+
+
+class StatsRow(Struct):
+    """How a handler has fared."""
+
+    deliveries: dict[str, int]
+    reasons: list[ReasonRow]
+    health: HealthRow
+
+
+class SecretRow(Struct):
+    """The secrets that sign a webhook handler's messages."""
+
+    secret: str
+    previous: str | None
+    previous_until: str | None
 
 
 class TrialRow(Struct):
@@ -37,7 +70,7 @@ def list_handlers(*, json: bool = False) -> None:
     Parameters
     ----------
     json
-        Print JSON as the API has it: with a key that has every scope it holds the settings in the clear.
+        Print JSON as the API has it: with a key that has every permission it holds the settings in the clear.
     """
     raw = list(connect().rows("/api/notification-handlers"))
     if json:
@@ -55,7 +88,38 @@ def list_handlers(*, json: bool = False) -> None:
     )
 
 
-def add(type: str, name: str, /, *settings: str) -> None:
+def show_handler(handler: int, /, *, json: bool = False) -> None:
+    """Show one handler: its settings, with secrets masked, and how it fares.
+
+    Parameters
+    ----------
+    handler
+        Id of the handler.
+    json
+        Print JSON as the API has it, the handler and its statistics: with a key that has every permission it holds the settings in
+        the clear.
+    """
+    client = connect()
+    raw = client.get(f"/api/notification-handlers/{handler}").data
+    stats = client.get(f"/api/notification-handlers/{handler}/stats").data
+    if json:
+        show.as_json({**raw, "stats": stats})
+        return
+    row, found = msgspec.convert(raw, HandlerRow), msgspec.convert(stats, StatsRow)
+    health = found.health
+    show.say(show.one_line(f"{row.name} (handler {row.id}, {row.type})"))
+    show.say(f"State: {health.state.replace('_', ' ')}{f', since {health.failing_since} UTC' if health.failing_since else ''}")
+    for line in (health.disabled_reason, health.hint):
+        if line:
+            show.say(show.one_line(line))
+    show.say(f"Settings: {', '.join(raw['settings'])} (--json shows them)")
+    show.say(f"Last delivery: {f'{row.last_datetime} UTC' if row.last_datetime else 'never'}")
+    show.say(f"Deliveries: {', '.join(f'{count:,} {status}' for status, count in found.deliveries.items() if count) or 'none'}")
+    for reason in found.reasons:
+        show.say(show.one_line(f"Failed {reason.count:,} times: {reason.text}"))
+
+
+def add(type: str, name: str, /, *settings: str, json: bool = False) -> None:
     """Add a handler.
 
     For example: tocsin handlers add email "Work email" email=hey@example.com
@@ -63,27 +127,129 @@ def add(type: str, name: str, /, *settings: str) -> None:
     Parameters
     ----------
     type
-        What it is, such as email, slack or ntfy; the reference of the API has all types.
+        Its type, such as email, slack or ntfy; the reference of the API lists them all.
     name
-        What it is called.
+        Its name.
     settings
         The type's settings as FIELD=VALUE; `FIELD=-` reads the value from standard input, so that no secret shows in the
         list of processes.
+    json
+        Print JSON instead of a sentence.
     """
-    fields = {"name": name, "type": type} | _settings(settings)
-    answer = connect().post_form("/api/notification-handlers", fields)
-    show.say(f"Added handler {msgspec.convert(answer.data['id'], int)}.")
+    fields = {"name": text.argument(name, "the name"), "type": type} | _settings(settings, {"name", "type"})
+    _tell(connect().post_form("/api/notification-handlers", fields).data, "Added", json)
 
 
-def test(handler: int, /) -> int:
+def edit(handler: int, /, *settings: str, name: str | None = None, type: str | None = None, json: bool = False) -> None:
+    """Change a handler's name or settings. What is not named stays as it is.
+
+    For example: tocsin handlers edit 4 slack=- --name "Operations"
+
+    Parameters
+    ----------
+    handler
+        Id of the handler.
+    settings
+        Settings as FIELD=VALUE; `FIELD=-` reads the value from standard input.
+    name
+        Its new name.
+    type
+        Its new type, which asks for all settings of that type.
+    json
+        Print JSON instead of a sentence.
+    """
+    given = {"name": name, "type": type}
+    fields = {field: text.argument(value, f"--{field}") for field, value in given.items() if value is not None}
+    fields |= _settings(settings, {"name", "type"})
+    if not fields:
+        raise Usage("Name what changes: --name, --type, or settings as FIELD=VALUE.")
+    _tell(_change(connect(), handler, fields), "Changed", json)
+
+
+def enable(handler: int, /, *, json: bool = False) -> None:
+    """Enable a handler; its failure count starts over.
+
+    Parameters
+    ----------
+    handler
+        Id of the handler.
+    json
+        Print JSON instead of a sentence.
+    """
+    _tell(_change(connect(), handler, {"is_enabled": "1"}), "Enabled", json)
+
+
+def disable(handler: int, /, *, json: bool = False) -> None:
+    """Disable a handler. Deliveries that wait for it end as skipped; they can be retried later.
+
+    Parameters
+    ----------
+    handler
+        Id of the handler.
+    json
+        Print JSON instead of a sentence.
+    """
+    _tell(_change(connect(), handler, {"is_enabled": "0"}), "Disabled", json)
+
+
+def delete(handler: int, /, *, yes: bool = False, json: bool = False) -> None:
+    """Delete a handler. Deliveries that wait for it are cancelled and its secrets are erased; its history stays.
+
+    Parameters
+    ----------
+    handler
+        Id of the handler.
+    yes
+        Do not ask on a terminal.
+    json
+        Print JSON instead of a sentence.
+    """
+    client = connect()
+    if not yes:
+        row = msgspec.convert(client.get(f"/api/notification-handlers/{handler}").data, HandlerRow)
+        confirm(f"Delete {show.one_line(row.name)} (handler {row.id}, {row.type})? Its settings are erased for good.", yes)
+    client.delete(f"/api/notification-handlers/{handler}")
+    _tell({"id": handler}, "Deleted", json)
+
+
+def secret(handler: int, /, *, rotate: bool = False, json: bool = False) -> None:
+    """Print the secret that signs a webhook handler's messages.
+
+    Parameters
+    ----------
+    handler
+        Id of the handler.
+    rotate
+        Make a new secret first. Both sign for 24 hours.
+    json
+        Print JSON: with the previous secret, and until when it signs.
+    """
+    client, path = connect(), f"/api/notification-handlers/{handler}/secret"
+    raw = (client.post(path) if rotate else client.get(path)).data
+    if json:
+        show.as_json(raw)
+        return
+    row = msgspec.convert(raw, SecretRow)
+    show.say(row.secret)
+    if row.previous_until:
+        show.note(f"The previous secret signs too until {row.previous_until} UTC.")
+
+
+def test(handler: int, /, *, json: bool = False) -> int:
     """Send a test through a handler now, and say what the provider answered. Exit code 0 only if it was delivered.
 
     Parameters
     ----------
     handler
         Id of the handler.
+    json
+        Print JSON as the API has it.
     """
-    trial = msgspec.convert(connect().post(f"/api/notification-handlers/{handler}/test").data, TrialRow)
+    raw = connect().post(f"/api/notification-handlers/{handler}/test").data
+    trial = msgspec.convert(raw, TrialRow)
+    if json:
+        show.as_json(raw)
+        return 0 if trial.status == "delivered" else 1
     why = "" if trial.reason in {"", "ok"} else f", {trial.reason}"
     show.say(show.one_line(f"{trial.status.capitalize()}{why} ({trial.duration_ms:,} ms)."))
     if trial.status == "delivered":
@@ -94,15 +260,26 @@ def test(handler: int, /) -> int:
     return 1
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, str]:
+def _change(client: Client, handler: int, fields: Mapping[str, str]) -> object:
+    return client.post_form(f"/api/notification-handlers/{handler}", fields).data
+
+
+def _tell(answer: object, done: str, json: bool) -> None:
+    if json:
+        show.as_json(answer)
+    else:
+        show.say(f"{done} handler {msgspec.convert(answer, Made).id}.")
+
+
+def _settings(pairs: Sequence[str], taken: set[str]) -> dict[str, str]:
     settings: dict[str, str] = {}
     for pair in pairs:
         field, equals, value = pair.partition("=")
         if not equals or not field:
             raise Usage("Settings read FIELD=VALUE, such as email=hey@example.com.")
-        if field in settings or field in {"name", "type"}:
+        if field in settings or field in taken:
             raise Usage(f"{show.one_line(field)} is given twice.")
-        settings[field] = value
+        settings[field] = text.argument(value, field)
     piped = [field for field, value in settings.items() if value == "-"]
     if len(piped) > 1:
         raise Usage("Only one field can be read from standard input.")
@@ -116,7 +293,4 @@ def _standard_input() -> str:
         from getpass import getpass
 
         return getpass("Value: ")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise Failure("Standard input is not UTF-8 text.") from None
+    return text.standard_input()

@@ -1,8 +1,8 @@
 """`tocsin send`: one notification to a running service."""
 
 import secrets
-import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -11,15 +11,15 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec import Struct
 
-from tocsin.cli import show
+from tocsin.cli import show, text
 from tocsin.cli.client import Client, connect
-from tocsin.cli.deliveries import DeliveryRow, handler_names
-from tocsin.cli.failure import Failure, Usage
+from tocsin.cli.deliveries import DeliveryRow, fate, handler_names
+from tocsin.cli.failure import StillWaiting, Usage
 
 _FIRST_POLL_SECONDS = 0.1
 _LAST_POLL_SECONDS = 2.0
 _TELL_FROM_POLL_SECONDS = 0.5
-_MOST_TOLD = 20  # deliveries of which it is said why they wait
+_MAX_TOLD = 20  # deliveries of which it is said why they wait
 
 
 class NotificationRow(Struct):
@@ -40,57 +40,66 @@ def send(
     handler: list[int] | None = None,
     send_at: str | None = None,
     expires_at: str | None = None,
+    idempotency_key: str | None = None,
     wait: bool = False,
     timeout: Annotated[float, Parameter(validator=Number(gt=0))] = 120.0,
+    json: bool = False,
 ) -> int:
     """Send a notification through a running service (TOCSIN_URL, TOCSIN_API_KEY).
+
+    Exit codes: 0 accepted (with --wait: delivered), 1 failed or refused, 2 wrong usage, 3 still waiting, 4 API key refused,
+    5 no connection.
 
     Parameters
     ----------
     message
-        The message, in Markdown; `-` reads it from standard input.
+        The message, in Markdown; `-` reads it from standard input. Put `--` before one that begins like an option.
     title
         Title, plain text.
     severity
-        How loud it is; info unless told.
+        Severity; the default is info.
     url
-        Link that belongs to it.
+        Link to more about it.
     field
         A fact as NAME=VALUE; may be repeated.
     handler
-        Id of a handler it goes to; may be repeated. All enabled ones unless told.
+        Id of a handler to send to; may be repeated. The default is every enabled handler.
     send_at
-        When it is due: RFC 3339 with an offset, or "YYYY-MM-DD HH:MM:SS" in UTC.
+        When to send it: RFC 3339 with an offset, or "YYYY-MM-DD HH:MM:SS" in UTC.
     expires_at
-        After when it must not be delivered any more; same forms.
+        When it expires: what is not delivered by then is not sent any more; same forms.
+    idempotency_key
+        The same key and content send once within 24 hours, however often the command runs.
     wait
-        Wait for the deliveries; exit code 0 only if all of them were delivered.
+        Wait until every delivery has ended; exit code 0 only if all were delivered.
     timeout
-        Seconds to wait at most.
+        How many seconds to wait at most.
+    json
+        Print JSON: the notification's id, with --wait its deliveries too.
     """
     content = content_of(message, field, title=title, severity=severity, url=url, handlers=handler, send_at=send_at, expires_at=expires_at)
     client = connect()
-    # The idempotency key makes it safe to repeat the request while the service is busy.
-    answer = client.post("/api/notifications", content, idempotency_key=secrets.token_hex(16))
+    # A key of its own makes it safe to repeat the request while the service is busy.
+    answer = client.post("/api/notifications", content, idempotency_key=idempotency_key or secrets.token_hex(16))
     notification_id = msgspec.convert(answer.data["id"], int)
-    show.say(f"Accepted as notification {notification_id}.")
-    return _await_deliveries(client, notification_id, timeout) if wait else 0
+    if not json:
+        show.say(f"Accepted as notification {notification_id}.")
+    elif not wait:
+        show.as_json({"id": notification_id})
+    return _await_deliveries(client, notification_id, timeout, json) if wait else 0
 
 
 def content_of(message: str, fields: Sequence[str] | None, **given: object) -> dict[str, object]:
     """The body of a notification; what is None was not given."""
     content: dict[str, object] = {"message": _message(message)}
-    content.update({name: value for name, value in given.items() if value is not None})
+    for name, value in given.items():
+        if value is not None:
+            content[name] = text.argument(value, f"--{name}") if isinstance(value, str) else value
     return content | ({"fields": _fields(fields)} if fields else {})
 
 
-def _message(argument: str) -> str:
-    if argument != "-":
-        return argument
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise Failure("Standard input is not UTF-8 text.") from None
+def _message(given: str) -> str:
+    return text.cut_to_limit(text.standard_input() if given == "-" else text.argument(given, "the message"))
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, str]:
@@ -101,27 +110,31 @@ def _fields(pairs: Sequence[str]) -> dict[str, str]:
             raise Usage(f"--field {show.one_line(pair)} must read NAME=VALUE.")
         if name in fields:
             raise Usage(f"--field {show.one_line(name)} is given twice.")
-        fields[name] = value
+        fields[name] = text.argument(value, f"--field {name}")
     return fields
 
 
-def _await_deliveries(client: Client, notification_id: int, timeout_seconds: float) -> int:
+def _await_deliveries(client: Client, notification_id: int, timeout_seconds: float, json: bool) -> int:
     """Wait until nothing is pending any more or time is up, then print each delivery's fate."""
     names = handler_names(client)
-    counts = _watch(client, notification_id, names, timeout_seconds)
-    for row in _deliveries(client, notification_id):
-        show.console().print(_fate(row, names), soft_wrap=True)
-    if counts["pending"]:
-        raise Failure(f"After {timeout_seconds:g} s {counts['pending']} of {sum(counts.values())} deliveries were still waiting.")
-    return 0 if counts["delivered"] == sum(counts.values()) else 1
+    _watch(client, notification_id, names, timeout_seconds)
+    raw = list(client.rows("/api/deliveries", [("notification_id", str(notification_id))]))
+    if json:
+        show.as_json({"id": notification_id, "deliveries": sorted(raw, key=lambda row: row["id"])})
+    else:
+        for row in sorted(msgspec.convert(raw, list[DeliveryRow]), key=lambda row: row.id):
+            show.say(fate(row, names))
+    statuses = Counter(row["status"] for row in raw)
+    waiting, total = statuses["pending"], statuses.total()
+    if waiting:
+        late = StillWaiting(f"After {timeout_seconds:g} s {waiting} of {total} deliveries were still waiting.")
+        if waiting + statuses["delivered"] == total:
+            raise late
+        show.complain(str(late))
+    return 0 if statuses["delivered"] == total else 1
 
 
-def _deliveries(client: Client, notification_id: int, limit: int | None = None, **filters: str) -> list[DeliveryRow]:
-    rows = client.rows("/api/deliveries", [("notification_id", str(notification_id)), *filters.items()], limit)
-    return sorted(msgspec.convert(list(rows), list[DeliveryRow]), key=lambda row: row.id)
-
-
-def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeout_seconds: float) -> Mapping[str, int]:
+def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeout_seconds: float) -> None:
     """Wait for the end; whoever waits is told of every attempt that has to be repeated, once it is clear that it takes a while."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -138,18 +151,12 @@ def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeo
             progress.update(task, total=total, completed=total - counts["pending"])
             left_seconds = ends_at - time.monotonic()
             if not counts["pending"] or left_seconds <= 0:
-                return counts
+                return
             if poll_seconds >= _TELL_FROM_POLL_SECONDS:
-                for row in _deliveries(client, notification_id, _MOST_TOLD, status="pending"):
+                pending = client.rows("/api/deliveries", [("notification_id", str(notification_id)), ("status", "pending")], _MAX_TOLD)
+                for row in sorted(msgspec.convert(list(pending), list[DeliveryRow]), key=lambda row: row.id):
                     if row.attempt_count > said.get(row.id, 0):
                         said[row.id] = row.attempt_count
-                        console.print(f"{_fate(row, names)} (next attempt {row.next_attempt_datetime})", soft_wrap=True)
+                        console.print(f"{fate(row, names)} (next attempt {row.next_attempt_datetime})", soft_wrap=True)
             time.sleep(min(poll_seconds, left_seconds))
             poll_seconds = min(poll_seconds * 1.5, _LAST_POLL_SECONDS)
-
-
-def _fate(row: DeliveryRow, names: Mapping[int, str]) -> str:
-    who = names.get(row.notification_handler_id, f"handler {row.notification_handler_id}")
-    attempts = f"{row.attempt_count} attempt{'' if row.attempt_count == 1 else 's'}"
-    error = "" if row.status == "delivered" or not row.last_error else f": {row.last_error}"
-    return show.one_line(f"{row.status:<9}  {who} (delivery {row.id}, {attempts}){error}")

@@ -44,6 +44,14 @@ class Deliveries:
         self._engine.forget(cancelled)
         return len(cancelled)
 
+    async def cancel_one(self, user_id: int, delivery_id: int) -> int:
+        """1 if the delivery was cancelled, 0 if it no longer waited. Raises Missing."""
+        if await self._store.delivery(user_id, delivery_id) is None:
+            raise Missing
+        cancelled = await self._store.cancel_delivery(user_id, delivery_id)
+        self._engine.forget(cancelled)
+        return len(cancelled)
+
     async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
         """Newest first."""
         return await self._store.deliveries(user_id, which, page, size)

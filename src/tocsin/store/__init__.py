@@ -324,7 +324,14 @@ class Store(Protocol):
         """End up to `limit` pending deliveries of a handler; how many were ended. `error`: their last error, if it is to change."""
         ...
 
-    async def cancel(self, user_id: int, notification_id: int) -> list[int]: ...
+    async def cancel(self, user_id: int, notification_id: int) -> list[int]:
+        """End what waits of a notification as cancelled; the deliveries' ids."""
+        ...
+
+    async def cancel_delivery(self, user_id: int, delivery_id: int) -> list[int]:
+        """End one delivery as cancelled if it waits; its id, or nothing."""
+        ...
+
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
     ) -> list[tuple[int, int]]:

@@ -237,6 +237,9 @@ class SqlStore:
     async def cancel(self, user_id: int, notification_id: int) -> list[int]:
         return await self._write(writing.cancel, user_id, notification_id)
 
+    async def cancel_delivery(self, user_id: int, delivery_id: int) -> list[int]:
+        return await self._write(writing.cancel_delivery, user_id, delivery_id)
+
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
     ) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from tocsin import observe
 from tocsin.model import Micros, Reason, Status
@@ -46,11 +46,15 @@ def end_pending(connection: Connection, handler_id: int, status: Status, reason:
 
 
 def cancel(connection: Connection, user_id: int, notification_id: int) -> list[int]:
-    chosen = select(deliveries.c.id).where(
-        deliveries.c.notification_id == notification_id,
-        deliveries.c.user_id == user_id,
-        deliveries.c.status == int(Status.PENDING),
-    )
+    return _cancel(connection, user_id, deliveries.c.notification_id == notification_id)
+
+
+def cancel_delivery(connection: Connection, user_id: int, delivery_id: int) -> list[int]:
+    return _cancel(connection, user_id, deliveries.c.id == delivery_id)
+
+
+def _cancel(connection: Connection, user_id: int, which: ColumnElement[bool]) -> list[int]:
+    chosen = select(deliveries.c.id).where(which, deliveries.c.user_id == user_id, deliveries.c.status == int(Status.PENDING))
     return _end(connection, [row[0] for row in connection.execute(chosen)], Status.CANCELLED, Reason.CANCELLED)
 
 
