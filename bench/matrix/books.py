@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
-from bench.matrix.evidence import Accepted, Arrival, Evidence, Restore, Span
+from bench.matrix.evidence import Accepted, Arrival, Attempt, Evidence, Restore, Span
 from bench.matrix.witness import MARK
 
 MAX_SHOWN = 5  # complaints of a kind
@@ -199,7 +199,7 @@ class _Auditor:
             row = self.of.rows.deliveries.get(attempt.delivery)
             if row is not None and attempt.outcome == "delivered":
                 delivered[row.handler] += 1
-                may_lack[row.handler] += self._is_in(attempt.ended, spans)
+                may_lack[row.handler] += self._has_ended_in(attempt, spans)
         for handler in delivered.keys() | self.of.rows.hours.keys():
             told, count = self.of.rows.hours.get(handler, 0), delivered[handler]
             if not count - may_lack[handler] <= told <= count:
@@ -215,18 +215,22 @@ class _Auditor:
                 yield f"attempt {name[1]} of delivery {name[0]} is {row.outcome}, and the log says {outcome}"
         perhaps = dict(self.lines_that(None))
         lacking = [one for name, one in self.in_rows.items() if name not in standing and name not in perhaps]
-        unexplained = [one for one in lacking if one.outcome != "unknown" and not self._is_in(one.ended, self.of.kills)]
+        unexplained = [one for one in lacking if one.outcome != "unknown" and not self._has_ended_in(one, self.of.kills)]
         if len(unexplained) > self.of.log.dropped + self.of.log.torn:
             for one in unexplained:
                 yield f"the log tells nothing of attempt {one.number} of delivery {one.delivery} ({one.outcome})"
 
-    def _is_in(self, micros: int, spans: list[Span]) -> bool:
-        return any(span.has(moment) for moment in self.of.clock.moments(micros) for span in spans)
+    def _has_ended_in(self, attempt: Attempt, spans: list[Span]) -> bool:
+        took = (attempt.ended - attempt.at) / 1e6  # by a clock that nobody steps
+        return any(span.has(moment + took) for moment in self.of.clock.moments(attempt.at) for span in spans)
 
     def no_pace_is_broken(self) -> Iterator[str]:
         times: defaultdict[str, list[float]] = defaultdict(list)
+        last: dict[tuple[str, tuple[str, ...]], Arrival] = {}
         for arrival in self.of.arrivals:
-            if arrival.verdict != "lost":  # a kept connection that ends without an answer is no start of its own
+            before = last.get((arrival.key, arrival.marks))
+            last[arrival.key, arrival.marks] = arrival
+            if before is None or before.verdict != "lost":  # else it may be the same start: its kept connection ended without an answer
                 times[arrival.key].append(arrival.at)
         for key, came in times.items():
             for count, seconds in PACES.get(key.rstrip("0123456789"), ()):

@@ -178,13 +178,8 @@ def read_log(file: Path) -> Log:
     events: dict[str, int] = {}
     dropped = torn = place = 0
     for line in file.read_bytes().splitlines(keepends=True):
-        start = max(0, line.rfind(b'{"'))  # the next process goes on behind what a kill left of a line
-        torn += bool(start) or not line.endswith(b"\n")
-        try:
-            entry: dict[str, Any] = json.loads(line[start:])
-        except ValueError:
-            torn += not start
-            entry = {}
+        entry, is_whole = _entry(line)
+        torn += not is_whole
         if entry.get("event") == "attempt":
             attempts.append(Line(place, entry["delivery"], entry["number"], entry["outcome"]))
         elif "event" in entry:
@@ -192,3 +187,13 @@ def read_log(file: Path) -> Log:
             dropped += entry["lines"] if entry["event"] == "log.dropped" else 0
         place += len(line)
     return Log(attempts, dropped, torn, events)
+
+
+def _entry(line: bytes) -> tuple[dict[str, Any], bool]:
+    """The line, and whether it is all there. Behind what a kill left of one, the next process goes on."""
+    for start in (0, line.rfind(b'{"')):
+        try:
+            return json.loads(line[start:]), not start
+        except ValueError:
+            continue
+    return {}, False
