@@ -4,11 +4,13 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
@@ -128,6 +130,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed % 2 and INSIDE not in os.environ:
         _enter_namespace()
+    signal.signal(signal.SIGTERM, _interrupt)  # or the service would be left behind
     BUILD.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"matrix-{options.seed}-", dir=BUILD))
     _say(f"Seed {options.seed}, {options.seconds:.0f} s:")
@@ -141,6 +144,10 @@ def main() -> int:
         shutil.copytree(folder, f"{folder}-kept")
     shutil.rmtree(folder, ignore_errors=True)
     return 1 if books.complaints else 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ INSISTS_SECONDS = 120.0
 KEY_LASTS_SECONDS = 80_000  # a little less than the service promises
 BEGINNING = {"well": 5, "ill": 8, "far": 3, "mail": 2, "slowmail": 1, "slack": 2, "discord": 2, "group": 2, "person": 2, "x": 2}
 _WEIGHTS = {"well": 30, "ill": 40, "far": 12, "mail": 3, "slowmail": 0.5, "slack": 3, "discord": 4, "group": 2, "person": 2, "x": 2}
-# So many messages a minute of load that a pace holds none of them up for long. To those which take the longest texts only.
-_MOST_A_MINUTE = {"mail": 60, "slowmail": 12, "slack": 60, "discord": 40, "group": 24, "person": 40, "x": 40}
+# So many messages a minute of load, that no pace holds them up for long.
+_MAX_A_MINUTE = {"mail": 60, "slowmail": 12, "slack": 60, "discord": 40, "group": 24, "person": 40, "x": 16}
+# To whom long texts go too: those are sent in parts, or are large.
 _LONG = {"well", "ill", "group", "person", "discord", "mail"}
 _WORDS = "말씀 **bold** `code` and some more words of an ordinary alarm " * 9
 T = TypeVar("T")
@@ -139,7 +140,7 @@ class Load:
         kind = dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         with self._lock:
             self._sent[kind] += 1
-            if kind in _MOST_A_MINUTE and self._sent[kind] > _MOST_A_MINUTE[kind] * self._seconds / 60:
+            if kind in _MAX_A_MINUTE and self._sent[kind] > _MAX_A_MINUTE[kind] * self._seconds / 60:
                 return []
             known = sorted(key for key in self._handlers if key.rstrip("0123456789") == kind)
         return dice.sample(known, min(len(known), dice.choice((1, 1, 2))))
