@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
-from bench.matrix.evidence import Accepted, Arrival, Attempt, Evidence, Restore, Span
+from bench.matrix.evidence import Accepted, Arrival, Attempt, Evidence, Restore, Row, Span
 from bench.matrix.witness import MARK
 
 MAX_SHOWN = 5  # complaints of a kind
@@ -118,27 +118,30 @@ class _Auditor:
     # ------------------------------------------------------------------------------------------- rows against receivers
 
     def what_is_delivered_arrived_as_often_as_it_may(self) -> Iterator[str]:
-        known: defaultdict[int, Counter[str]] = defaultdict(Counter)
-        logged = {**dict(self.lines_that(None)), **dict(self.lines_that(True))}
+        sure, perhaps = dict(self.lines_that(True)), dict(self.lines_that(None))
+        least: defaultdict[int, Counter[str]] = defaultdict(Counter)  # attempts of all lives that are on record
         for line in self.of.log.attempts:
-            known[line.delivery][line.outcome] += 1
+            least[line.delivery][line.outcome] += 1
+        most = defaultdict(Counter, {delivery: Counter(counts) for delivery, counts in least.items()})
         for attempt in self.of.rows.attempts:
-            if (attempt.delivery, attempt.number) not in logged:
-                known[attempt.delivery][attempt.outcome] += 1
+            name = (attempt.delivery, attempt.number)
+            least[attempt.delivery][attempt.outcome] += name not in sure and name not in perhaps
+            most[attempt.delivery][attempt.outcome] += name not in sure  # a line that is perhaps gone with a restore may be of another one
         for row in self.of.rows.deliveries.values():
             for mark in self.marks.get(row.notification, []):
                 came = self.verdicts[self.keys[row.handler], mark]
-                yield from self._of_mark(row.id, mark, len(self.marks[row.notification]) > 1, known[row.id], came)
+                yield from self._of_mark(row, mark, least[row.id], most[row.id], came)
 
-    def _of_mark(self, delivery: int, mark: str, is_long: bool, known: Counter[str], came: Counter[str]) -> Iterator[str]:
-        yes, delivered = came["taken"] + came["maybe"] + came["duplicate"], known["delivered"]
+    def _of_mark(self, row: Row, mark: str, least: Counter[str], most: Counter[str], came: Counter[str]) -> Iterator[str]:
+        is_long = len(self.marks[row.notification]) > 1
+        yes, delivered = came["taken"] + came["maybe"] + came["duplicate"], least["delivered"]
         if delivered and yes < (1 if is_long else min(delivered, self._deliveries_of(mark) or delivered)):
-            yield f"delivery {delivery} ({mark}) has {delivered} attempts that arrived, and its receiver took {yes}"
-        may = sum(known[outcome] for outcome in MAY_HAVE_ARRIVED)
+            yield f"delivery {row.id} ({mark}) has {delivered} attempts that arrived, and its receiver took {yes}"
+        may = sum(most[outcome] for outcome in MAY_HAVE_ARRIVED)
         if is_long:
             may = max(may, 1)
         if came["taken"] > may + self._unrecorded(token_of(mark), is_long):
-            yield f"delivery {delivery} ({mark}) arrived {came['taken']} times, and {may} attempts say that it may have: {dict(known)}"
+            yield f"delivery {row.id} ({mark}) arrived {came['taken']} times, and {may} attempts say that it may have: {dict(most)}"
 
     def _deliveries_of(self, mark: str) -> int:
         return 0 if len(self.accepted[token_of(mark)]) < 2 else 1

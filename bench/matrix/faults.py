@@ -1,11 +1,8 @@
 """Carries a plan out, and notes what was done when. What must hold at once, while it is being done, is looked at here."""
 
 import http.client
-import os
 import random
-import resource
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,9 +11,9 @@ from pathlib import Path
 from bench.matrix.clocks import Clock
 from bench.matrix.evidence import Copy, Restore, Span
 from bench.matrix.load import Load
-from bench.matrix.pages import Damage
 from bench.matrix.plan import Kind, Step
 from tocsin import upkeep
+from tocsin.cli.selftest.pages import Damage
 from tocsin.cli.selftest.service import Service
 from tocsin.settings import Settings
 from tocsin.settings import load as read_settings
@@ -40,7 +37,7 @@ class Faults:
         self.complaints: list[str] = []
         self._service, self._clock, self._load = service, clock, load
         self._folder, self._small_disk = folder, small_disk
-        self._data, self._log = folder / "data", folder / "service.log"
+        self._data, self._log = service.data, folder / "service.log"
         self._dice = random.Random(f"{seed} faults")
         self._files: dict[Copy, Path] = {}
         self._acts: dict[Kind, Callable[[Step], None]] = {
@@ -106,9 +103,8 @@ class Faults:
         self._up()
 
     def _freeze(self, step: Step) -> None:
-        self._signal(signal.SIGSTOP)
-        time.sleep(step.lasts)
-        self._signal(signal.SIGCONT)
+        with self._service.frozen():
+            time.sleep(step.lasts)
 
     def _clock_to(self, step: Step) -> None:
         before = self._clock.offset
@@ -134,8 +130,8 @@ class Faults:
         finally:
             if filler is not None:
                 filler.unlink()
-            elif self._service.pid is not None:
-                resource.prlimit(self._service.pid, resource.RLIMIT_FSIZE, (-1, resource.RLIM_INFINITY))
+            else:
+                self._service.limit_files()
         self._service.wait_until_ready(READY_SECONDS)
 
     def _fill(self) -> Path | None:
@@ -154,9 +150,7 @@ class Faults:
 
     def _limit_files(self) -> None:
         with suppress(OSError):
-            size = (self._data / "tocsin.db-wal").stat().st_size
-            assert self._service.pid is not None
-            resource.prlimit(self._service.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            self._service.limit_files((self._data / "tocsin.db-wal").stat().st_size)
 
     def _damage(self, step: Step) -> None:
         what, _, is_stopped = step.by.partition(" ")
@@ -179,9 +173,8 @@ class Faults:
             self._complain(f"outcomes could not be kept on a damaged store, and readyz said {said[-1:]}")
         if b"Traceback" in text or b'"exception"' in text:
             self._complain(f"a damaged store made a traceback: {text[text.find(b'Traceback') :][:1500]!r}")
-        self._signal(signal.SIGSTOP)
-        damage.undo()
-        self._signal(signal.SIGCONT)
+        with self._service.frozen():
+            damage.undo()
 
     def _watch(self, seconds: float) -> list[str]:
         """What readyz says for so long."""
@@ -229,12 +222,6 @@ class Faults:
         return read_settings({"TOCSIN_DATA_DIR": str(self._data)}, self._folder / "none.env")
 
     # ------------------------------------------------------------------------------------------------------------ tools
-
-    def _signal(self, number: int) -> None:
-        pid = self._service.pid
-        assert pid is not None
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
 
     def _call(self, path: str) -> tuple[int, str]:
         """Status and body, 0 if it is down."""

@@ -1,6 +1,7 @@
 """The service under test: a child process on a throw-away store, killed and started again on the same data."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -107,6 +108,11 @@ class Service:
         return self._port
 
     @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return self._folder / "data"
+
+    @property
     def pid(self) -> int | None:
         """None while it is down."""
         return None if self._process is None else self._process.pid
@@ -135,6 +141,24 @@ class Service:
         if code is not None:
             self._process = None
         return code
+
+    @contextmanager
+    def frozen(self) -> Generator[None, None, None]:
+        """SIGSTOP, and SIGCONT at the end."""
+        process = self._process
+        if process is not None:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if process is not None:
+                process.send_signal(signal.SIGCONT)
+
+    def limit_files(self, max_bytes: int = resource.RLIM_INFINITY) -> None:
+        """No file of the running service may grow beyond this: to it, the disk is full."""
+        if self._process is not None:
+            _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (max_bytes, hard))
 
     def stop(self) -> bool:
         """SIGTERM; whether it ended in order."""
