@@ -25,7 +25,7 @@ install: .venv/.runtime
 test: check
 	$(BIN)/pytest -n 4 --durations=10
 
-# Thousands of examples, every point to crash at, a store of a million rows: before a release.
+# Thousands of examples, every point to crash at, a store of a million rows, everything that goes wrong at once: before a release.
 test-all: check
 	$(BIN)/pytest -n 4 --durations=10 -m "" --hypothesis-profile=thorough
 
@@ -43,7 +43,7 @@ bench-all: bench
 	$(BIN)/python -m bench.grid
 	$(BIN)/python -m bench.scenes
 
-# Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`.
+# Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`. It leaves the store and the log of a failure in build/.
 SEED ?= 1
 MINUTES ?= 10
 soak: .venv/.dev

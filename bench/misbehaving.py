@@ -24,104 +24,106 @@ SLOW_RCPT_SECONDS = 3.0
 _BOMB = gzip.compress(bytes(8 << 20))
 
 Writer = asyncio.StreamWriter
+Deed = Callable[[Writer], Awaitable[None]]
 
 
-def _answer(status: int, *headers: str, body: bytes = b"") -> bytes:
+def answer(status: int, *headers: str, body: bytes = b"") -> bytes:
     lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def _drain(writer: Writer, content: bytes) -> None:
+async def drain(writer: Writer, content: bytes) -> None:
     writer.write(content)
     await writer.drain()
 
 
-def _says(status: int, *headers: str, body: bytes = b"") -> Callable[[Writer], Awaitable[None]]:
+def _says(status: int, *headers: str, body: bytes = b"") -> Deed:
     async def say(writer: Writer) -> None:
-        await _drain(writer, _answer(status, *headers, body=body))
+        await drain(writer, answer(status, *headers, body=body))
 
     return say
 
 
 async def _slow(writer: Writer) -> None:
     await asyncio.sleep(0.5)
-    await _drain(writer, _answer(200))
+    await drain(writer, answer(200))
 
 
-async def _from_afar(writer: Writer, dice: random.Random) -> None:
+async def _from_afar(writer: Writer) -> None:
     """As far as another continent, now and then as far as a receiver that is busy."""
+    dice = random.Random()  # how far it is changes nothing that is counted
     wait_ms = dice.choice((50, 200, 500, min(MAX_AFAR_MS, long_tailed_ms(dice))))
     await asyncio.sleep(wait_ms / 1000)
-    await _drain(writer, _answer(200))
+    await drain(writer, answer(200))
 
 
 async def _dribbles(writer: Writer) -> None:
-    for byte in _answer(200, body=b"slowly"):
-        await _drain(writer, bytes([byte]))
+    for byte in answer(200, body=b"slowly"):
+        await drain(writer, bytes([byte]))
         await asyncio.sleep(0.01)
 
 
-async def _hangs(_: Writer) -> None:
+async def hangs(_: Writer) -> None:
     await asyncio.sleep(HANGS_SECONDS)
     raise ConnectionError
 
 
-async def _hangs_up(_: Writer) -> None:
+async def hangs_up(_: Writer) -> None:
     raise ConnectionError
 
 
 async def _breaks_off(writer: Writer) -> None:
-    await _drain(writer, _answer(200, body=b"whole")[:-3])
+    await drain(writer, answer(200, body=b"whole")[:-3])
     raise ConnectionError
 
 
-async def _resets(writer: Writer) -> None:
+async def resets(writer: Writer) -> None:
     writer.transport.abort()
     raise ConnectionError
 
 
 async def _nonsense(writer: Writer) -> None:
-    await _drain(writer, b"\x00\xff nonsense \r\n\r\n")
+    await drain(writer, b"\x00\xff nonsense \r\n\r\n")
     raise ConnectionError
 
 
 async def _too_much(writer: Writer) -> None:
-    writer.write(_answer(200)[:-2].replace(b"Content-Length: 0", b"Content-Length: 10485760") + b"\r\n")
+    writer.write(answer(200)[:-2].replace(b"Content-Length: 0", b"Content-Length: 10485760") + b"\r\n")
     for _ in range(160):
-        await _drain(writer, bytes(65536))
+        await drain(writer, bytes(65536))
 
 
-async def _endless_head(writer: Writer) -> None:
+async def endless_head(writer: Writer) -> None:
     writer.write(b"HTTP/1.1 200 Said\r\n")
     for number in range(20_000):
-        await _drain(writer, b"X-%d: %s\r\n" % (number, b"y" * 200))
+        await drain(writer, b"X-%d: %s\r\n" % (number, b"y" * 200))
     raise ConnectionError
 
 
 async def _storm(writer: Writer) -> None:
-    await _drain(writer, b"HTTP/1.1 102 Processing\r\n\r\n" * 500 + _answer(200))
+    await drain(writer, b"HTTP/1.1 102 Processing\r\n\r\n" * 500 + answer(200))
 
 
 async def _broken_chunks(writer: Writer) -> None:
-    await _drain(writer, b"HTTP/1.1 200 Said\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\nabc")
+    await drain(writer, b"HTTP/1.1 200 Said\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\nabc")
     raise ConnectionError
 
 
 async def _later_by_date(writer: Writer) -> None:
-    await _drain(writer, _answer(429, f"Retry-After: {formatdate(time.time() + 2, usegmt=True)}"))
+    await drain(writer, answer(429, f"Retry-After: {formatdate(time.time() + 2, usegmt=True)}"))
 
 
 # What may happen instead of a plain 200, and how often among such.
-_MISCHIEF: tuple[tuple[int, Callable[[Writer], Awaitable[None]]], ...] = (
+_MISCHIEF: tuple[tuple[int, Deed], ...] = (
     (8, _slow),
     (4, _dribbles),
-    (1, _hangs),
-    (6, _hangs_up),
+    (1, hangs),
+    (6, hangs_up),
     (4, _breaks_off),
-    (4, _resets),
+    (4, resets),
     (3, _nonsense),
     (1, _too_much),
-    (1, _endless_head),
+    (1, endless_head),
     (3, _storm),
     (3, _broken_chunks),
     (8, _says(500)),
@@ -187,28 +189,39 @@ class Receivers:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = head.decode("latin-1").split("\r\n")
                 length = next(int(line[15:]) for line in lines if line.lower().startswith("content-length:"))
-                one = int(json.loads(await reader.readexactly(length))["data"]["delivery_id"] or 0)
-                await self._act(lines[0].split()[1], one, writer)
+                await self.act(lines[0].split()[1], lines[1:], await reader.readexactly(length), writer)
         writer.close()
 
-    async def _act(self, path: str, one: int, writer: Writer) -> None:
+    async def act(self, path: str, headers: list[str], body: bytes, writer: Writer) -> None:  # noqa: ARG002  # for whoever looks at them
+        """Answer a request, or do what is done instead."""
+        deed = self.deed(path)
+        self.answered[int(json.loads(body)["data"]["delivery_id"] or 0)] += deed in TAKES
+        await deed(writer)
+
+    def deed(self, path: str) -> Deed:
+        """What is done with the next request on this path."""
         dice = self.dice(path)
         calm = self.calm and not path.startswith("/dead")
         if calm or path.startswith("/well") or (path.startswith("/ill") and dice.random() < 0.6):
-            self.answered[one] += 1
-            await _drain(writer, _answer(200))
-        elif path.startswith("/far"):
-            self.answered[one] += 1
-            await _from_afar(writer, dice)
-        elif path.startswith(("/hangs", "/dead")):
-            await _hangs(writer)
-        else:
-            [deed] = dice.choices(_DEEDS, _WEIGHTS)
-            self.answered[one] += deed in _TAKES
-            await deed(writer)
+            return takes
+        if path.startswith("/far"):
+            return _from_afar
+        if path.startswith(("/hangs", "/dead")):
+            return hangs
+        return dice.choices(_DEEDS, _WEIGHTS)[0]
+
+    def mail_fate(self) -> float:
+        """A number from 0 to 1, low for what goes wrong."""
+        return 1.0 if self.calm else self.dice("mail").random()
+
+    def mailed(self, content: bytes, verdict: str) -> None:
+        """A whole mail came, and was `taken`, `refused` or `lost`: nobody said what became of it."""
+        self.answered[_delivery_of(content)] += verdict == "taken"
 
 
-_TAKES = {_slow, _dribbles, _too_much, _storm, _DEEDS[-1]}  # these say 2xx
+takes = _says(200)
+# These say 2xx, at least in the line that decides.
+TAKES = {takes, _from_afar, _slow, _dribbles, _breaks_off, _broken_chunks, _too_much, _storm, _DEEDS[-1]}
 
 
 class _Mailbox:
@@ -226,22 +239,17 @@ class _Mailbox:
         return "250 fine"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  # aiosmtpd's name
-        one = _delivery_of(envelope)
-        fate = 1.0 if self._receivers.calm else self._receivers.dice("mail").random()
-        if fate < 0.05:
-            return "451 later"
-        if fate < 0.06:
-            return "552 too much"
-        if fate < 0.08:
+        assert isinstance(envelope.content, bytes)
+        fate = self._receivers.mail_fate()
+        verdict = "refused" if fate < 0.06 else "lost" if fate < 0.08 else "taken"
+        self._receivers.mailed(envelope.content, verdict)
+        if verdict == "lost":
             transport: Any = server.transport
             transport.close()
-        self._receivers.answered[one] += fate >= 0.08
-        return "250 taken"
+        return "451 later" if fate < 0.05 else "552 too much" if fate < 0.06 else "250 taken"
 
 
-def _delivery_of(envelope: Envelope) -> int:
+def _delivery_of(content: bytes) -> int:
     """By the Message-ID, which ends with the delivery's id."""
-    content = envelope.content
-    assert isinstance(content, bytes)
     line = next(line for line in content.split(b"\r\n") if line.lower().startswith(b"message-id:"))
     return int(line.partition(b"<")[2].partition(b"@")[0].rpartition(b"_")[2])

@@ -1,6 +1,6 @@
-"""`python -m bench.soak`: minutes of mixed load on two services, one of which is killed every few seconds, against receivers that
-misbehave by a seeded script or are far away, and beside a user whose handlers hang. At the end every accepted id is reconciled, and
-memory and descriptors must have stayed flat.
+"""`python -m bench.soak`: minutes of mixed load on a service, against receivers that misbehave by a seeded script or are far away, and
+beside a user whose handlers hang; and at the same time the matrix of disturbances (`bench.matrix`) on another one. At the end every
+accepted id is reconciled, and memory and descriptors must have stayed flat.
 """
 
 import argparse
@@ -8,13 +8,14 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,9 @@ class Sample(Struct):
 
 
 class Books(Struct):
-    """Of one service: what was accepted, and how it stands at the end."""
+    """What was accepted, and how it stands at the end."""
 
     name: str
-    kills: int
     notifications: int
     deliveries: int
     statuses: dict[str, int]
@@ -61,7 +61,7 @@ class Books(Struct):
     unexplained: int  # repeated without an attempt that says unknown
     rss_mb: tuple[float, float]  # at minute 2, at the end
     descriptors: tuple[float, float]
-    beside: Beside | None  # of the one that is not killed
+    beside: Beside
 
     @property
     def complaints(self) -> list[str]:
@@ -71,7 +71,7 @@ class Books(Struct):
             first, last = getattr(self, what)
             if last > first * FLAT:
                 found.append(f"{self.name}: {what} grew from {first:.0f} to {last:.0f}")
-        if self.beside is not None and self.beside.complaint is not None:
+        if self.beside.complaint is not None:
             found.append(f"{self.name}: {self.beside.complaint}")
         return found
 
@@ -79,11 +79,10 @@ class Books(Struct):
 class Soaked:
     """One service, its senders, and the books of what it accepted."""
 
-    def __init__(self, name: str, folder: Path, seed: int, receivers: Receivers, healthy: Receiver | None) -> None:
+    def __init__(self, name: str, folder: Path, seed: int, receivers: Receivers, healthy: Receiver) -> None:
         folder.mkdir()
         self._folder = folder
         self.name = name
-        self.kills = 0
         self.accepted: dict[str, int] = {}  # idempotency key: notification id
         self.samples: list[Sample] = []
         self.service = Service(
@@ -95,7 +94,6 @@ class Soaked:
         )
         self._seed = f"{seed} {name}"
         self._healthy = healthy
-        self._probe: Probe | None = None
         self._receivers = receivers
         self._handlers: dict[str, list[int]] = {}
         self._lock = threading.Lock()
@@ -111,9 +109,8 @@ class Soaked:
         self._threads = [threading.Thread(target=self._guarded, args=(self._send, number), daemon=True) for number in range(SENDERS)]
         self._threads.append(threading.Thread(target=self._guarded, args=(self._sample,), daemon=True))
         self._threads.append(threading.Thread(target=self._guarded, args=(self._unkind.run,), daemon=True))
-        if self._healthy is not None:
-            self._probe = self._begin_probe(self._healthy)
-            self._threads.append(threading.Thread(target=self._guarded, args=(self._probe.run,), daemon=True))
+        self._probe = self._begin_probe(self._healthy)
+        self._threads.append(threading.Thread(target=self._guarded, args=(self._probe.run,), daemon=True))
         self.began = time.monotonic()
         self._ends = self.began + seconds
         for thread in self._threads:
@@ -129,21 +126,11 @@ class Soaked:
             self._accept(f"backlog {number}", {"message": f"backlog {number}", "handlers": hanging})
         return probe
 
-    def kill_now_and_then(self) -> None:
-        """Until the load ends: kill -9 after 2 to 6 seconds of life, and a start on the same data."""
-        dice = random.Random(f"{self._seed} kills")
-        while (left := self._ends - time.monotonic()) > 6:
-            time.sleep(min(left, dice.uniform(2, 6)))
-            self.service.kill()
-            self.kills += 1
-            self.service.start()
-
     def end(self) -> None:
         while time.monotonic() < self._ends and self._failure is None:
             time.sleep(SAMPLE_SECONDS)
         self._unkind.end()
-        if self._probe is not None:
-            self._probe.end()
+        self._probe.end()
         for thread in self._threads:
             thread.join()
         if self._failure is not None:
@@ -262,15 +249,12 @@ class Soaked:
 
     def books(self) -> Books:
         rows = {row["id"]: row for row in self._rows()}
-        beside = self._probe.found() if self._probe is not None else None
         answered, known = self._receivers.answered, set(self.accepted.values())
-        if self._probe is not None:
-            answered.update({one: self._probe.arrived[row["notification_id"]] for one, row in rows.items()})
+        answered.update({one: self._probe.arrived[row["notification_id"]] for one, row in rows.items()})
         failed = [row for row in rows.values() if row["status"] == "failed"]
         repeated = [one for one in rows if answered[one] > 1]
         return Books(
             name=self.name,
-            kills=self.kills,
             notifications=len(known),
             deliveries=len(rows),
             statuses=dict(Counter(row["status"] for row in rows.values())),
@@ -282,31 +266,34 @@ class Soaked:
             unexplained=sum(not self._said_unknown(one) for one in repeated) + sum(one not in rows for one in answered if one),
             rss_mb=self.flat("rss_mb"),
             descriptors=self.flat("descriptors"),
-            beside=beside,
+            beside=self._probe.found(),
         )
 
 
-def soak(seed: int, minutes: float, folder: Path) -> list[Books]:
+def soak(seed: int, minutes: float, folder: Path) -> Books:
     with ExitStack() as stack:
-        soaked: list[Soaked] = []
         healthy = Receiver(cores()[1], 1)
         stack.callback(healthy.close)
-        for name, probed in (("killed", None), ("steady", healthy)):
-            receivers = Receivers(seed)
-            stack.enter_context(receivers.running())
-            one = Soaked(name, folder / name, seed, receivers, probed)
-            soaked.append(one)
-            stack.callback(one.service.kill)
-            one.begin(minutes * 60)
-        killed, steady = soaked
-        killed.kill_now_and_then()
-        for one in soaked:
-            one.end()
-            one.calm()
-        until = time.monotonic() + SETTLE_SECONDS
-        for one in soaked:
-            one.settle(until)
-        return [killed.books(), steady.books()]
+        receivers = Receivers(seed)
+        stack.enter_context(receivers.running())
+        steady = Soaked("steady", folder / "steady", seed, receivers, healthy)
+        stack.callback(steady.service.kill)
+        steady.begin(minutes * 60)
+        steady.end()
+        steady.calm()
+        steady.settle(time.monotonic() + SETTLE_SECONDS)
+        return steady.books()
+
+
+@contextmanager
+def disturbed(seed: int, minutes: float) -> Generator[subprocess.Popen[str], None, None]:
+    """The matrix meanwhile, in a process of its own: it may need a namespace. What it prints is for its end."""
+    command = [sys.executable, "-m", "bench.matrix", "--seed", str(seed), "--seconds", str(minutes * 60), "--keep"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def main() -> int:
@@ -316,12 +303,13 @@ def main() -> int:
     options = parser.parse_args()
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="soak-", dir=build) as folder:
-        found = soak(options.seed, options.minutes, Path(folder))
-    complaints = [line for books in found for line in books.complaints]
-    sys.stdout.write(json.dumps({"seed": options.seed, "minutes": options.minutes, "books": to_builtins(found)}, indent=2) + "\n")
-    sys.stdout.write("\n".join(complaints or ["Every promise was kept."]) + "\n")
-    return 1 if complaints else 0
+    with disturbed(options.seed, options.minutes) as matrix:
+        with tempfile.TemporaryDirectory(prefix="soak-", dir=build) as folder:
+            found = soak(options.seed, options.minutes, Path(folder))
+        said, _ = matrix.communicate()
+    sys.stdout.write(json.dumps({"seed": options.seed, "minutes": options.minutes, "books": to_builtins(found)}, indent=2) + "\n" + said)
+    sys.stdout.write("\n".join(found.complaints or ["Steady: every promise was kept."]) + "\n")
+    return 1 if found.complaints or matrix.returncode else 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from e2e.service import Service, until
 from e2e.test_datadir import copied, hashes, is_one_sentence
 from receiver import Receiver
 from tocsin import upkeep
+from tocsin.cli.selftest.pages import Damage
 from tocsin.settings import load
 from tocsin.store import StoreError
 
@@ -184,6 +185,23 @@ def test_what_cannot_be_kept_is_not_sent_again(start_service: Starter, receiver:
         client.settled(one)
     rows = service.rows("SELECT outcome, count(*) FROM attempts WHERE delivery_id > 3 GROUP BY outcome")
     assert dict(rows)["unknown"] == len(sent) and client.get("/readyz").status == 200
+
+
+def test_a_page_that_is_whole_again_is_read_anew(start_service: Starter, receiver: Receiver) -> None:
+    """Without a restart: what SQLite remembers of the page is as bad as the page was."""
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    client.settled(client.send("before", handlers=[handler]))
+    service.terminate()
+    damage = Damage(service.data / "tocsin.db", "attempts", random.Random(1))
+    client.port = service.start().port
+    held = client.send("held", handlers=[handler])
+    until(lambda: client.get("/readyz").status == 503, what="readyz says that all is well")
+    damage.undo()
+    [delivery] = client.settled(held, 20)
+    assert (delivery["status"], delivery["attempt_count"]) == ("delivered", 1)
+    assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "held"]
 
 
 def tocsin_writes(client: object) -> int:

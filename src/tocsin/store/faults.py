@@ -1,5 +1,10 @@
 """What an error of the database means to an operator, in one sentence each."""
 
+import contextlib
+import sqlite3
+from typing import Any
+
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.model import Busy
@@ -40,6 +45,17 @@ def words_of(error: BaseException) -> str:
 
 def is_damage(error: BaseException) -> bool:
     return name_of(error).startswith(_DAMAGE)
+
+
+def forget_pages(connection: Connection, error: BaseException) -> None:
+    """After damage: SQLite keeps bad pages in memory as it keeps good ones, and would not see that the file is whole again.
+
+    Outside of a transaction. See https://www.sqlite.org/pragma.html#pragma_shrink_memory.
+    """
+    if is_damage(error):
+        with contextlib.suppress(DBAPIError, sqlite3.Error):  # it will be found damaged again, or whole
+            cursor: Any = connection.connection.cursor()
+            cursor.execute("PRAGMA shrink_memory")
 
 
 def is_full(error: BaseException) -> bool:

@@ -177,6 +177,9 @@ class SqlStore:
                 try:
                     with connection.begin():
                         return read(connection, *args)
+                except DBAPIError as error:
+                    faults.forget_pages(connection, error)
+                    raise
                 finally:
                     driver.set_progress_handler(None, 0)
         except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it

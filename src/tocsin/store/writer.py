@@ -197,6 +197,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one
             if _count(jobs) == 1:
                 jobs[0].results = [self._known(error)]
+                faults.forget_pages(connection, error)
                 return
             for job in jobs:
                 alone = [_Job([write], job.bulk, job.done) for write in job.writes]

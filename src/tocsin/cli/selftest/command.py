@@ -10,8 +10,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from tocsin.cli import show
+from tocsin.cli.selftest import mishaps, scenes
 from tocsin.cli.selftest.receiver import Receiver
-from tocsin.cli.selftest.scenes import SCENES, Finding
+from tocsin.cli.selftest.scenes import Finding
+
+SCENES = (*scenes.SCENES, *mishaps.SCENES)
 
 
 def run_selftest(quick: bool, json: bool) -> int:

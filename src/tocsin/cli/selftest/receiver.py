@@ -17,12 +17,13 @@ _PATIENCE_SECONDS = 120.0  # of an answer that never comes
 
 
 class Arrival(Struct, frozen=True):
-    """A notification at a receiver. `at`: time.time(). `status`: what it was answered, 0 for nothing."""
+    """A notification at a receiver. `at`: time.time(). `status`: what it was answered, 0 for nothing. `identity`: its webhook-id."""
 
     delivery_id: int
     path: str
     at: float
     status: int
+    identity: str = ""
 
 
 class Answer(Struct, frozen=True):
@@ -80,7 +81,7 @@ class Receiver:
             self._server.server_close()
             thread.join()
 
-    def _answer(self, path: str, body: bytes) -> Answer:
+    def _answer(self, path: str, body: bytes, identity: str) -> Answer:
         with self._lock:
             count = self._counts[path]
             self._counts[path] += 1
@@ -89,7 +90,7 @@ class Receiver:
         if answer.delay_seconds:
             self._ends.wait(answer.delay_seconds)
         with self._lock:
-            self.arrivals.append(Arrival(int(data["delivery_id"] or 0), path, time.time(), answer.status))
+            self.arrivals.append(Arrival(int(data["delivery_id"] or 0), path, time.time(), answer.status, identity))
         if not answer.status:
             self._ends.wait(_PATIENCE_SECONDS)
         return answer
@@ -103,7 +104,8 @@ class Receiver:
             wbufsize = -1
 
             def do_POST(self) -> None:
-                answer = receiver._answer(self.path, self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                answer = receiver._answer(self.path, body, self.headers.get("webhook-id") or "")
                 if not answer.status:
                     self.close_connection = True
                     return

@@ -1,6 +1,7 @@
 """The service under test: a child process on a throw-away store, killed and started again on the same data."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -41,6 +42,14 @@ class Down(Exception):
     """The service is not there, or died before it had answered."""
 
 
+class Refused(Failure):
+    """The service answered `status`, which is none that asking again would change."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
 class Service:
     def __init__(self, folder: Path, **environ: str) -> None:
         self._folder = folder
@@ -61,7 +70,12 @@ class Service:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def start(self, crash_at: str | None = None) -> None:
-        """Run it; with `crash_at` it dies at that point (see `points`)."""
+        """Run it until it is ready; with `crash_at` it dies at that point (see `points`)."""
+        self.launch(crash_at)
+        self.wait_until_ready()
+
+    def launch(self, crash_at: str | None = None) -> None:
+        """Run it without waiting for it to be ready."""
         module = ["tocsin"] if crash_at is None else ["tocsin.cli.selftest.points", crash_at]
         # In its own folder, so that no .env is read; in its own session, so that Ctrl-C reaches the selftest alone.
         with _uninterrupted(), self._log.open("ab") as output:
@@ -73,12 +87,15 @@ class Service:
                 stderr=output,
                 start_new_session=True,
             )
-        ends_at = time.monotonic() + _START_SECONDS
+
+    def wait_until_ready(self, seconds: float = _START_SECONDS) -> None:
+        """Raises Failure with the end of its log if it has ended, or is not ready in time."""
+        ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             try:
                 self.call("GET", "/readyz")
             except Down:
-                if self._process.poll() is not None:
+                if self._process is None or self._process.poll() is not None:
                     break
                 time.sleep(0.03)
             else:
@@ -89,6 +106,11 @@ class Service:
     @property
     def port(self) -> int:
         return self._port
+
+    @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return self._folder / "data"
 
     @property
     def pid(self) -> int | None:
@@ -102,16 +124,41 @@ class Service:
             self._process.wait()
             self._process = None
 
-    def died(self) -> bool:
-        """Whether it has killed itself, within a few seconds."""
+    def died(self, seconds: float = _STOP_SECONDS) -> bool:
+        """Whether it has killed itself within that time."""
         if self._process is None:
             return False
         try:
-            code = self._process.wait(_STOP_SECONDS)
+            code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
         self._process = None
         return code == -signal.SIGKILL
+
+    def ended(self) -> int | None:
+        """Its exit code if it has ended by itself."""
+        code = None if self._process is None else self._process.poll()
+        if code is not None:
+            self._process = None
+        return code
+
+    @contextmanager
+    def frozen(self) -> Generator[None, None, None]:
+        """SIGSTOP, and SIGCONT at the end."""
+        process = self._process
+        if process is not None:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if process is not None:
+                process.send_signal(signal.SIGCONT)
+
+    def limit_files(self, max_bytes: int = resource.RLIM_INFINITY) -> None:
+        """No file of the running service may grow beyond this: to it, the disk is full."""
+        if self._process is not None:
+            _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (max_bytes, hard))
 
     def stop(self) -> bool:
         """SIGTERM; whether it ended in order."""
@@ -127,7 +174,7 @@ class Service:
         return code == 0
 
     def call(self, method: str, path: str, content: Mapping[str, object] | None = None, key: str | None = None) -> Any:
-        """The decoded answer. `key`: an Idempotency-Key. Raises Down, and Failure for an answer that is an error."""
+        """The decoded answer. `key`: an Idempotency-Key. Raises Down, and Refused for an answer that is an error."""
         body = None if content is None else msgspec.json.encode(content)
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         if key is not None:
@@ -139,7 +186,7 @@ class Service:
         except urllib.error.HTTPError as error:
             if error.code == 503:
                 raise Down from error
-            raise Failure(f"{method} {path}: {error.code} {error.read()[:200].decode(errors='replace')}") from error
+            raise Refused(error.code, f"{method} {path}: {error.code} {error.read()[:200].decode(errors='replace')}") from error
         except (OSError, ValueError) as error:  # a broken connection, or half an answer
             raise Down from error
         except Exception as error:  # http.client's own

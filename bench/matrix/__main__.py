@@ -1,0 +1,155 @@
+"""`python -m bench.matrix --seed 7 --seconds 50`: one run, its plan and its books."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from bench.matrix.books import Books, audit
+from bench.matrix.clocks import Clock
+from bench.matrix.evidence import Evidence, Span, read_log, read_rows
+from bench.matrix.faults import READY_SECONDS, Faults
+from bench.matrix.load import Load
+from bench.matrix.plan import FAR_DAYS, plan
+from bench.matrix.witness import Witness
+from tocsin.cli.failure import Failure
+from tocsin.cli.selftest.service import Service
+
+BUILD = Path(__file__).parents[2] / "build"
+INSIDE = "MATRIX_INSIDE"
+SMALL_DISK_MB = 96
+UNSHARE = ("unshare", "--map-root-user", "--mount")
+AT_LAST_SECONDS = (FAR_DAYS + 1) * 86_400  # ahead, at the end: all that waits by the clock is due
+SETTLE_SECONDS, SETTLE_STARTS = 40.0, 4
+
+
+def run(seed: int, seconds: float, folder: Path, small_disk: Path | None) -> Books:
+    witness = Witness(seed)
+    with witness.running():
+        clock = Clock(folder / "clock")
+        service = Service(
+            folder,
+            **clock.environ,
+            TOCSIN_LOG_LEVEL="info",
+            TOCSIN_LOG_FORMAT="json",
+            TOCSIN_RETRY_SCHEDULE="0.3s,0.6s,1s,2s,4s,8s",
+            TOCSIN_DISABLE_AFTER_FAILURES="0",
+            TOCSIN_SMTP_URL=witness.smtp_url,
+            TOCSIN_EMAIL_FROM="matrix@example.com",
+            TOCSIN_TELEGRAM_API_URL=witness.url,
+            TOCSIN_X_API_URL=witness.url,
+            TOCSIN_X_DAILY_LIMIT="5000",
+        )
+        load = Load(service, witness, clock, seed, seconds)
+        faults = Faults(service, clock, load, folder, seed, small_disk)
+        try:
+            service.start()
+            load.begin()
+            for step in plan(seed, seconds):
+                _say(f"  {step}")
+                faults.carry_out(step)
+            time.sleep(3)
+            load.end()
+            _settle(service, clock, witness, faults)
+        finally:
+            service.kill()
+    evidence = _evidence(load, witness, clock, faults, folder)
+    (folder / "evidence.json").write_bytes(msgspec.json.encode(evidence))
+    return audit(evidence)
+
+
+def _settle(service: Service, clock: Clock, witness: Witness, faults: Faults) -> None:
+    """Every receiver takes what comes, and the clock goes on to where nothing waits any more; windows end with a start."""
+    witness.calm = True
+    faults.uneven.append(Span(time.monotonic(), 1e12))
+    for start in range(SETTLE_STARTS):
+        faults.end()
+        clock.step_to(AT_LAST_SECONDS + start * 3600)
+        service.launch()
+        service.wait_until_ready(READY_SECONDS)
+        ends_at = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < ends_at:
+            if not service.call("GET", "/api/deliveries?status=pending")["meta"]["total"]:
+                faults.end()
+                return
+            time.sleep(0.2)
+    faults.end()
+
+
+def _evidence(load: Load, witness: Witness, clock: Clock, faults: Faults, folder: Path) -> Evidence:
+    return Evidence(
+        load.accepted,
+        load.dropped,
+        load.names,
+        witness.arrivals,
+        read_rows(folder / "data" / "tocsin.db"),
+        read_log(folder / "service.log"),
+        faults.restores,
+        faults.kills,
+        faults.uneven,
+        clock.readings(),
+        faults.complaints,
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _small_disk(folder: Path) -> Path | None:
+    """Inside a namespace of our own: the data directory on a disk of its own, so that it can be filled."""
+    if INSIDE not in os.environ:
+        return None
+    data = folder / "data"
+    data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_MB}m", "tmpfs", str(data)], check=True)
+    return data
+
+
+def _enter_namespace() -> None:
+    """Begin again where a disk can be mounted, if that can be had without being root; else say so, and go on."""
+    if shutil.which("unshare") and subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0:
+        os.execvpe("unshare", [*UNSHARE, sys.executable, "-m", "bench.matrix", *sys.argv[1:]], os.environ | {INSIDE: "1"})
+    _say("No namespace can be made here: the disk is filled by a limit on the size of files.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.matrix", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=50.0, help="of load")
+    parser.add_argument("--keep", action="store_true", help="leave the store and the log of a run with complaints in build/")
+    options = parser.parse_args()
+    if options.seed % 2 and INSIDE not in os.environ:
+        _enter_namespace()
+    signal.signal(signal.SIGTERM, _interrupt)  # or the service would be left behind
+    BUILD.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"matrix-{options.seed}-", dir=BUILD))
+    _say(f"Seed {options.seed}, {options.seconds:.0f} s:")
+    try:
+        books = run(options.seed, options.seconds, folder, _small_disk(folder))
+    except Failure as failure:
+        books = Books({}, [str(failure)])
+    _say(json.dumps(books.figures))
+    _say("\n".join(books.complaints or [f"Seed {options.seed}: every promise was kept."]))
+    if options.keep and books.complaints:
+        shutil.copytree(folder, f"{folder}-kept")
+    shutil.rmtree(folder, ignore_errors=True)
+    return 1 if books.complaints else 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What goes wrong, and when: a pure function of the seed, so that a failure can be repeated."""
+
+import random
+from typing import Literal
+
+from msgspec import Struct
+
+Kind = Literal["kill", "point", "term", "freeze", "full", "damage", "clock", "copy", "restore"]
+
+KINDS: tuple[Kind, ...] = ("kill", "point", "term", "freeze", "full", "damage", "clock", "restore")
+LEFT_OUT = 2  # kinds of each seed at most: rare combinations of few kinds are met more often so
+LAST_QUIET_SECONDS = 5.0  # before the load ends
+POINTS = (  # of `tocsin.cli.selftest.points`, those to which plain load leads
+    "before-accept-commit",
+    "after-accept-commit",
+    "after-wake-up",
+    "after-connect",
+    "after-body",
+    "after-answer",
+    "before-outcome-commit",
+    "after-outcome-commit",
+    "between-parts",
+    "mail-connected",
+    "mail-last-dot",
+)
+FAR_DAYS = 40  # longer than everything is kept
+
+
+class Step(Struct, frozen=True):
+    """One disturbance. `after`: seconds since the one before ended. `lasts`: seconds, of what lasts. `by`: what else it needs to know.
+
+    kill: `by` kills follow within a start each, after `lasts` seconds.  point: `by` is the point and the visit at which it dies.
+    full: `by` says whether it is killed meanwhile.  damage: `by` names what is damaged; `stopped`: before a start instead of under it.
+    clock: `by` is the offset in seconds; the far one goes back by itself after `lasts`.  restore: `by` is "command" or "by hand".
+    """
+
+    kind: Kind
+    after: float
+    lasts: float = 0.0
+    by: str = ""
+
+    def __str__(self) -> str:
+        return f"+{self.after:.2f} {self.kind}" + (f" {self.by}" if self.by else "") + (f" {self.lasts:.2f} s" if self.lasts else "")
+
+
+def plan(seed: int, seconds: float) -> list[Step]:
+    """Disturbances for that many seconds of load. What is restored was copied before."""
+    dice = random.Random(seed)  # to be repeated
+    kinds = [*KINDS]
+    for left_out in dice.sample(KINDS, dice.randint(0, LEFT_OUT)):
+        kinds.remove(left_out)
+    steps: list[Step] = []
+    passed, has_copy, offset = 0.0, False, 0
+    waiting: list[Kind] = []
+    while True:
+        if not waiting:  # each kind once in every round, in another order
+            waiting = dice.sample(kinds, len(kinds))
+        kind = waiting.pop()
+        if kind == "restore" and not has_copy:
+            kind = "copy"
+            waiting.insert(dice.randint(0, len(waiting)), "restore")
+        step = _step(kind, dice, offset)
+        if kind == "clock" and not step.lasts:
+            offset = int(step.by)
+        passed += step.after + _takes(step)
+        if passed > seconds - LAST_QUIET_SECONDS:
+            return steps
+        has_copy = has_copy or kind == "copy"
+        steps.append(step)
+
+
+def _step(kind: Kind, dice: random.Random, offset: int) -> Step:
+    after = dice.choice((dice.uniform(0.0, 0.3), dice.uniform(0.3, 3.0)))
+    match kind:
+        case "kill":
+            return Step(kind, after, dice.uniform(0.05, 1.2), by=str(dice.choice((0, 0, 1, 2))))
+        case "point":
+            return Step(kind, after, by=f"{dice.choice(POINTS)}:{dice.choice((1, 3, 10, 30))}")
+        case "freeze":
+            return Step(kind, after, dice.uniform(0.2, 4.0))
+        case "full":
+            return Step(kind, after, dice.uniform(0.5, 4.0), by=dice.choice(("", "", "killed")))
+        case "damage":
+            return Step(
+                kind, after, dice.uniform(1.0, 4.0), by=dice.choice(("attempts", "anything", "attempts stopped", "anything stopped"))
+            )
+        case "clock":
+            return _clock_step(after, dice, offset)
+        case "restore":
+            return Step(kind, after, by=dice.choice(("command", "command killed", "by hand")))
+        case "term" | "copy":
+            return Step(kind, after)
+
+
+def _clock_step(after: float, dice: random.Random, offset: int) -> Step:
+    if dice.random() < 0.2:
+        return Step("clock", after, dice.uniform(1.0, 4.0), by=str(offset + FAR_DAYS * 86_400))
+    to = offset + dice.choice((-1, 1, 1)) * dice.choice((5, 90, 660, 3600, 7200))
+    return Step("clock", after, by=str(max(-10_800, min(to, 36_000))))  # within what an Idempotency-Key lasts
+
+
+def _takes(step: Step) -> float:
+    """About how long it takes: a start is about two seconds."""
+    restarts = {"kill": 1 + int(step.by or 0) if step.kind == "kill" else 0, "point": 3, "term": 2, "restore": 2, "damage": 1, "full": 1}
+    return step.lasts + 1.5 * restarts.get(step.kind, 0)
