@@ -760,6 +760,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_the_service_loads_no_command_line(start_service: Starter) -> None:
+    said = start_service(PYTHONPROFILEIMPORTTIME="1").log()
+    imported = set(re.findall(r"\| +(\S+)\n", said))
+    assert "tocsin.app" in imported
+    assert imported & {"cyclopts", "rich.console", "pygments", "attr"} == set()
+
+
 def test_the_console_script_prints_its_version() -> None:
     from tocsin import __version__
 

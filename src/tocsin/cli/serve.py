@@ -5,10 +5,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from tocsin.cli import show
-from tocsin.cli.check import names
 from tocsin.cli.failure import Failure
-from tocsin.cli.options import load_settings, set_values
+from tocsin.cli.start import start
 
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 
@@ -29,12 +27,7 @@ def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | 
     """
     if role is not None:
         raise Failure("--role is not supported yet: this version does everything in one process, leave it out.")
-    settings = load_settings(host=host, port=port, data_dir=data_dir)
-    for typo in names(set_values()):
-        show.complain(typo.text)
-    from tocsin import app
-
-    return app.serve(settings)
+    return start(host, port, data_dir)
 
 
 def selftest(*, quick: bool = False, json: bool = False) -> int:

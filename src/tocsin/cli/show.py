@@ -1,13 +1,20 @@
-"""How commands print: tables and plain lines for people, JSON for programs, complaints on standard error."""
+"""How commands print: tables and plain lines for people, JSON for programs, complaints on standard error.
+
+rich is imported where something is printed: the service itself prints nothing that way.
+"""
+
+from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from rich.console import Console
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -25,6 +32,8 @@ STYLES = {
 
 def console(stream: Stream = "stdout") -> Console:
     """A console that takes text literally: what handlers are called is never markup."""
+    from rich.console import Console
+
     return Console(stderr=stream == "stderr", markup=False, emoji=False, highlight=False)
 
 
@@ -59,11 +68,15 @@ def as_json(value: object) -> None:
 
 
 def status_text(status: str) -> Text:
+    from rich.text import Text
+
     return Text(status, style=STYLES.get(status, ""))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     """Rows under their headings on standard output. Nothing is cut: a narrow terminal wraps the lines itself."""
+    from rich.text import Text
+
     lines = [[Text(heading, style="bold") for heading in headings]]
     lines += [[cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
