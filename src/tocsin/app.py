@@ -99,7 +99,8 @@ async def running(
     directory = Directory(store, vault, settings)
     access = Access(store)
     mail_wire = MailWire(settings)
-    wires = Wires(HttpWire(settings, listens_on), mail_wire)
+    http_wire = HttpWire(settings, listens_on)
+    wires = Wires(http_wire, mail_wire)
     local = LocalEngine(
         store, {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
     )
@@ -112,7 +113,13 @@ async def running(
     delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
-        troubles = (keys.trouble, store.trouble, keeping.trouble, None if local.is_alive else "Nothing is sent: the engine does not run.")
+        troubles = (
+            keys.trouble,
+            http_wire.trouble,
+            store.trouble,
+            keeping.trouble,
+            None if local.is_alive else "Nothing is sent: the engine does not run.",
+        )
         return [*dict.fromkeys(trouble for trouble in troubles if trouble), *limits.complaints(bounds)]
 
     def age() -> float:

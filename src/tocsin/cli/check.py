@@ -205,6 +205,14 @@ def reach(settings: Settings) -> Iterator[Finding]:
 def egress(settings: Settings) -> Iterator[Finding]:
     if any(network.prefixlen == 0 for network in settings.allow_networks):
         yield Finding("TOCSIN_ALLOW_NETWORKS opens every network to all users: name only the ones that handlers must reach.")
+    if settings.proxy:
+        from tocsin.net.proxies import Direct, complaint
+        from tocsin.net.routes import place_of
+
+        place = place_of(settings.telegram_api_url)
+        past = place is not None and Direct(settings).has(place.host)
+        if not past and (why := complaint(settings.proxy, settings.telegram_api_url)):
+            yield Finding(f"TOCSIN_PROXY: {why}. Until it does, nothing is delivered through it.")
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, owners, secret_key, store_health, old_rows, mail, reach, egress)
