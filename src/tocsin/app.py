@@ -56,6 +56,7 @@ from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_
 from tocsin.web import make_pages
 
 NOTE_IDS_SECONDS = 60.0
+READ_KEYS_SECONDS = 2.0  # while they cannot be read
 START_AGAIN_SECONDS = 1.0
 GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
@@ -79,10 +80,16 @@ async def running(
     """Everything between the request and the wire, started; stopped again, in order, at the end. `measured`: what the process may use."""
     bounds = measured or limits.measure()
 
-    def changed() -> None:
-        datadir.use_present_keys(settings, vault)
+    keys, is_asked = datadir.Keys(settings, vault), asyncio.Event()
+
+    def reread() -> None:
+        keys.refresh()
         directory.forget_all()
         access.forget_all()
+
+    def changed() -> None:
+        reread()
+        is_asked.set()
 
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
     starts = Starts(settings.data_path / datadir.STARTS_FILE, observe.now())
@@ -92,7 +99,8 @@ async def running(
     directory = Directory(store, vault, settings)
     access = Access(store)
     mail_wire = MailWire(settings)
-    wires = Wires(HttpWire(settings, listens_on), mail_wire)
+    http_wire = HttpWire(settings, listens_on)
+    wires = Wires(http_wire, mail_wire)
     local = LocalEngine(
         store, {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
     )
@@ -105,7 +113,13 @@ async def running(
     delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
-        troubles = (store.trouble, keeping.trouble, None if local.is_alive else "Nothing is sent: the engine does not run.")
+        troubles = (
+            keys.trouble,
+            http_wire.trouble,
+            store.trouble,
+            keeping.trouble,
+            None if local.is_alive else "Nothing is sent: the engine does not run.",
+        )
         return [*dict.fromkeys(trouble for trouble in troubles if trouble), *limits.complaints(bounds)]
 
     def age() -> float:
@@ -131,7 +145,9 @@ async def running(
     beginning = await _begun(begin, keeping.began_to_hold)
     housekeeping = Housekeeping(store, access, settings)
     _watch_house(metrics, housekeeping)
-    house = asyncio.gather(housekeeping.run(), tally.keep_now_and_then(), _note_ids(settings, store))
+    house = asyncio.gather(
+        housekeeping.run(), tally.keep_now_and_then(), _note_ids(settings, store), _mind_keys(keys, is_asked, store, reread)
+    )
     try:
         yield Service(
             settings=settings,
@@ -196,6 +212,20 @@ def _say_begun(task: asyncio.Task[None]) -> None:
         log.error("start.failed", exc_info=error)
     else:
         log.info("start.complete")
+
+
+async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, store: SqlStore, reread: Callable[[], None]) -> None:
+    """Say which key is in use, after another process wrote; and while keys cannot be read, look whether they can be again."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_KEYS_SECONDS):
+                await is_asked.wait()
+        if keys.trouble:
+            reread()
+        if is_asked.is_set():
+            is_asked.clear()
+            with contextlib.suppress(Busy):
+                await store.tell(keys.answer)
 
 
 async def _note_ids(settings: Settings, store: SqlStore) -> None:

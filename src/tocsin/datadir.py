@@ -14,17 +14,20 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from tocsin import files, observe
+from tocsin.keyfile import KEY_FILE, read_keys
 from tocsin.settings import Settings
 from tocsin.store import StoreError, faults, form, ids, values
 from tocsin.store.sql import migrate, sqlite_engine, write_now
-from tocsin.vault import Vault, WrongKey, new_secret_key, random_base62
+from tocsin.vault import Vault, WrongKey, fingerprint, random_base62
 
 STORE_FILE = "tocsin.db"
-KEY_FILE = "secret.key"
 LEDGER_FILE = "in-flight"
 STARTS_FILE = "starts"
 LOCK_FILE = "tocsin.lock"
+OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
 _CANARY = "canary"
+_ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows of `meta`
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
     """Hold the folder for one service. Raises StoreError if another has it, or it cannot be used."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        file = files.opened(folder / LOCK_FILE)
     except OSError as error:
         raise StoreError(f"The data directory {folder} cannot be used: {error.strerror}.") from error
     try:
@@ -64,7 +67,7 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
     vault = examine(settings)
     try:
         if vault is None:
-            vault = Vault(_keys(settings, folder, make=True))
+            vault = Vault(read_keys(settings, make=True))
             _make_store(file, vault)
         engine = sqlite_engine(file)
         migrate(engine)
@@ -91,7 +94,7 @@ def examine(settings: Settings) -> Vault | None:
                 f" or restore a backup; if you mean to begin anew, delete {file} first."
             )
         return None
-    vault = Vault(_keys(settings, folder, make=False))
+    vault = Vault(read_keys(settings))
     _check_store(file, vault)
     return vault
 
@@ -110,7 +113,7 @@ def check_fits(settings: Settings, file: Path) -> None:
     _check_ledger(settings.data_path / LEDGER_FILE)
     if _is_empty(file):
         raise StoreError(f"{file} is empty: it is not a copy of a store.")
-    _check_store(file, Vault(_keys(settings, settings.data_path, make=False)))
+    _check_store(file, Vault(read_keys(settings)))
 
 
 def seal_canary(connection: Connection, vault: Vault) -> None:
@@ -118,12 +121,54 @@ def seal_canary(connection: Connection, vault: Vault) -> None:
     values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))
 
 
-def use_present_keys(settings: Settings, vault: Vault) -> None:
-    """After another process wrote to the store: it may have given it a new key."""
+class Keys:
+    """The keys of a running service, read again when another process may have changed them."""
+
+    def __init__(self, settings: Settings, vault: Vault) -> None:
+        self._settings = settings
+        self._vault = vault
+        self._newest = ""
+        self.trouble: str | None = None
+        """Why they cannot be read, in a sentence. Those that were read before are in use, and may open nothing any more."""
+        self.refresh()
+
+    def refresh(self) -> None:
+        try:
+            keys = read_keys(self._settings)
+        except StoreError as error:
+            self.trouble = str(error)
+            observe.seldom(log.error, "keys.unreadable", why=str(error))
+        else:
+            self._vault.use(keys)
+            self._newest, self.trouble = fingerprint(keys[0]), None
+
+    def answer(self, connection: Connection) -> None:
+        """Whoever asks which key the service encrypts with learns it: see `ask_for_key`."""
+        asked = values.read(connection, _ASKED)
+        if asked is not None and not (values.read(connection, _ANSWERED) or b"").startswith(asked):
+            values.write(connection, _ANSWERED, asked + b" " + self._newest.encode())
+
+
+def ask_for_key(connection: Connection) -> bytes:
+    """Ask a running service which key it encrypts with; what its answer begins with. See `is_key_in_use`."""
+    question = random_base62(12).encode()
+    values.write(connection, _ASKED, question)
+    return question
+
+
+def is_key_in_use(connection: Connection, question: bytes, key: str) -> bool | None:
+    """Whether the running service encrypts with this key; None: it has not answered yet."""
+    answer = values.read(connection, _ANSWERED) or b""
+    return answer == question + b" " + fingerprint(key).encode() if answer.startswith(question) else None
+
+
+def is_served(folder: Path) -> bool:
+    """Whether a service runs on this data directory."""
     try:
-        vault.use(_keys(settings, settings.data_path, make=False))
-    except StoreError as error:
-        log.error("keys.unreadable", why=str(error))  # those in use go on
+        with locked(folder):
+            return False
+    except StoreError:
+        return True
 
 
 def eras(engine: Engine) -> list[ids.Era]:
@@ -173,7 +218,7 @@ def _make_store(file: Path, vault: Vault) -> None:
     for ending in ("", "-journal", "-wal", "-shm"):
         new.with_name(f"{new.name}{ending}").unlink(missing_ok=True)
         file.with_name(f"{file.name}{ending}").unlink(missing_ok=True)
-    new.touch(mode=0o600)  # SQLite gives its other files the same mode
+    files.create(new)  # SQLite gives its other files the same owner and mode
     engine = sqlite_engine(new)
     try:
         migrate(engine)
@@ -187,30 +232,6 @@ def _mark(connection: Connection, vault: Vault) -> None:
     if values.read(connection, _CANARY) is None:
         values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))
         values.write(connection, ids.STORE_ID, new_store_id().encode())
-
-
-def _keys(settings: Settings, folder: Path, make: bool) -> list[str]:
-    if settings.secret_key:
-        return [key.strip() for key in settings.secret_key.split(",") if key.strip()]
-    file = folder / KEY_FILE
-    try:
-        if file.exists():
-            return [key for key in file.read_text(encoding="ascii").split() if key] or [""]
-        if make:
-            return [_make_key_file(file)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"The key file {file} cannot be read: {error}.") from error
-    raise StoreError(f"The store in {folder} cannot be opened: its key file {KEY_FILE} is missing. Put it back, or set TOCSIN_SECRET_KEY.")
-
-
-def _make_key_file(file: Path) -> str:
-    key = new_secret_key()
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as out:
-        out.write(key + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    return key
 
 
 def _check_ledger(file: Path) -> None:

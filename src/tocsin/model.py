@@ -77,6 +77,7 @@ class Reason(StrEnum):
     MAIL_NOT_CONFIGURED = "mail_not_configured"
     MAIL_ACCOUNT = "mail_account"
     MAIL_SERVER = "mail_server"
+    PROXY = "proxy"
     HANDLER_DISABLED = "handler_disabled"
     HANDLER_PAUSED = "handler_paused"
     HANDLER_DELETED = "handler_deleted"

@@ -61,6 +61,16 @@ def _networks(value: str) -> Networks:
         raise ValueError(f"must be networks in CIDR form, separated by commas ({error})") from None
 
 
+def _no_proxy(value: str) -> tuple[str, ...]:
+    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
+    for part in parts:
+        if "/" in part:
+            _networks(part)
+        elif not re.fullmatch(r"\*|\.?[a-z0-9._-]+|[0-9a-f:.]+", part):
+            raise ValueError("must be host names, addresses and networks, separated by commas, without ports")
+    return parts
+
+
 def _schedule(value: str) -> tuple[float, ...]:
     waits: list[float] = []
     for part in value.split(","):
@@ -163,6 +173,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("email_from", None, "Sender of e-mails, such as `tocsin <alarm@example.com>`."),
     Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", _networks),
     Option("proxy", None, "HTTP proxy for outgoing requests, http://host:port.", _base_url, secret=True),
+    Option("no_proxy", "", "Hosts and networks (CIDR) that are reached without the proxy.", _no_proxy),
+    Option("proxy_resolves", "off", "Whether the proxy looks up names that do not resolve here.", _boolean),
     Option("telegram_api_url", "https://api.telegram.org", "Telegram Bot API server.", _base_url),
     Option("x_api_url", "https://api.x.com", "X API server.", _base_url),
     Option("x_links", "on", "Whether posts on X carry links (a post with a link costs more).", _boolean),
@@ -203,6 +215,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     email_from: str | None
     allow_networks: Networks
     proxy: str | None
+    no_proxy: tuple[str, ...]
+    proxy_resolves: bool
     telegram_api_url: str
     x_api_url: str
     x_links: bool

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import shutil
 import sqlite3
 import time
@@ -15,18 +14,19 @@ import msgspec
 from sqlalchemy import Connection, Engine, NullPool, create_engine, select, update
 from sqlalchemy.exc import DBAPIError
 
-from tocsin import datadir
-from tocsin.datadir import KEY_FILE, LEDGER_FILE, STORE_FILE
+from tocsin import datadir, files
+from tocsin.datadir import LEDGER_FILE, STORE_FILE
+from tocsin.keyfile import KEY_FILE, read_keys, write_keys
 from tocsin.settings import Settings
 from tocsin.store import StoreError, ids
 from tocsin.store.faults import words_of
-from tocsin.store.sql import write_now
+from tocsin.store.sql import sqlite_url, write_now
 from tocsin.store.tables import handlers
 from tocsin.vault import Vault, new_secret_key
 
 ROWS_AT_ONCE = 200  # that get their new encryption in one write, so that none of the service's waits for long
 T = TypeVar("T")
-NOTICED_SECONDS = 2.0  # within which a running service sees a new key
+MAX_NOTICE_SECONDS, NOTICE_STEP_SECONDS = 30.0, 0.25  # until a running service says which key it uses
 
 
 def back_up(settings: Settings, file: Path) -> int:
@@ -35,7 +35,7 @@ def back_up(settings: Settings, file: Path) -> int:
     engine.dispose()
     if file.exists():
         raise StoreError(f"{file} is there already: name another file, or move it away.")
-    with _written(file) as new, _opened(settings.data_path / STORE_FILE, "ro") as source:
+    with _written(file, is_service=False) as new, _opened(settings.data_path / STORE_FILE, "ro") as source:
         target = sqlite3.connect(new)
         try:
             source.backup(target)  # in one step: one moment of the store, and in WAL mode nobody waits for it
@@ -61,7 +61,7 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
         with _written(store) as new:
             shutil.copyfile(file, new)
             mark = _move_ids_on(new, _known_ids(folder))
-            _sync(new)
+            files.sync(new)
             if store.exists():
                 moved = _move_away(folder)
         with contextlib.suppress(OSError):
@@ -95,7 +95,7 @@ def _move_ids_on(file: Path, known: list[ids.Mark]) -> ids.Mark:
 
 
 def _with_store(file: Path, work: Callable[[Connection], T]) -> T:
-    engine = create_engine(f"sqlite:///{file}", poolclass=NullPool)
+    engine = create_engine(sqlite_url(file), poolclass=NullPool)
     try:
         with engine.begin() as connection:
             return work(connection)
@@ -120,21 +120,23 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     """Encrypt every secret of the store under a new key, also while the service runs; how many rows, and where the old key went.
 
     Stopped half-way it goes on when it is run again: the key file holds both keys until the end. With TOCSIN_SECRET_KEY the first key of
-    its list is the new one. Raises StoreError.
+    its list is the new one. Raises StoreError; no row has been changed then where the service does not use the new key.
     """
     file = settings.data_path / KEY_FILE
     engine, _ = datadir.open_existing(settings)
     try:
-        if not settings.secret_key:
-            keys = file.read_text(encoding="ascii").split()
-            if len(keys) == 1:
-                keys.insert(0, new_secret_key())
-                _write_keys(file, keys)
-        else:
-            keys = [key.strip() for key in settings.secret_key.split(",") if key.strip()]
+        keys = before = read_keys(settings)
+        if not settings.secret_key and len(keys) == 1:
+            keys = [new_secret_key(), *keys]
+            write_keys(file, keys)
+        try:
+            _see_in_use(engine, settings, keys[0], wait)
+        except StoreError:
+            if keys is not before:
+                write_keys(file, before)
+            raise
         vault, newest = Vault(keys), Vault(keys[:1])
         write_now(engine, lambda connection: datadir.seal_canary(connection, vault))
-        wait(NOTICED_SECONDS)  # the service sees that write, and from then on encrypts with the new key itself
         rotated = 0
         while found := _rotate_all(engine, vault, newest, wait):  # again, for what the service wrote meanwhile
             rotated += found
@@ -143,9 +145,28 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     if settings.secret_key:
         return rotated, None
     old = file.with_name(f"{KEY_FILE}.before-{time.strftime('%Y-%m-%d-%H%M%S')}")
-    _write_keys(old, keys[1:])
-    _write_keys(file, keys[:1])
+    write_keys(old, keys[1:])
+    write_keys(file, keys[:1])
     return rotated, old
+
+
+def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[float], None]) -> None:
+    """A service that runs encrypts with this key; it notices by a write of ours that its keys have changed. Raises StoreError."""
+    question = write_now(engine, datadir.ask_for_key)
+    if not datadir.is_served(settings.data_path):
+        return
+    for _ in range(int(MAX_NOTICE_SECONDS / NOTICE_STEP_SECONDS)):
+        if (is_in_use := write_now(engine, lambda connection: datadir.is_key_in_use(connection, question, key))) is not None:
+            if is_in_use:
+                return
+            break
+        wait(NOTICE_STEP_SECONDS)
+    if not datadir.is_served(settings.data_path):  # it has ended meanwhile
+        return
+    raise StoreError(
+        "The running service does not use the new key, so nothing was encrypted with it: the log says `keys.unreadable` if it cannot read"
+        " it; with TOCSIN_SECRET_KEY restart the service with the new key in front of the list first."
+    )
 
 
 def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[float], None]) -> int:
@@ -192,34 +213,13 @@ def _check_whole(file: Path) -> None:
 
 
 @contextmanager
-def _written(file: Path) -> Generator[Path, None, None]:
-    """A new file beside, which takes the place of `file` once it is whole and on the disk. Raises StoreError."""
-    new = file.with_name(f"{file.name}.new")
+def _written(file: Path, is_service: bool = True) -> Generator[Path, None, None]:
+    """See `files.replaced`. `is_service` False: the file is of whoever runs the command. Raises StoreError."""
     try:
-        new.unlink(missing_ok=True)
-        new.touch(mode=0o600)
-        yield new
-        _sync(new)
-        new.rename(file)
-        _sync(file.absolute().parent)
+        with files.replaced(file, is_service) as new:
+            yield new
     except (OSError, sqlite3.Error, DBAPIError) as error:
         raise StoreError(f"{file} cannot be written: {error.strerror if isinstance(error, OSError) else words_of(error)}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-
-
-def _write_keys(file: Path, keys: list[str]) -> None:
-    with _written(file) as new:
-        new.write_text("\n".join([*keys, ""]), encoding="ascii")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _move_away(folder: Path) -> Path:

@@ -184,6 +184,8 @@ class Service:
         self.port = 0
         self.crash_at: str | None = None
         """A point of `tocsin.cli.selftest.points` at which the next one that is started dies."""
+        self.user: int | None = None
+        """Whom it runs as, where the tests run as root; the commands beside it are root's then."""
         self.printed: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self._reading: threading.Thread | None = None
@@ -213,9 +215,16 @@ class Service:
         """Run it without waiting for it to serve."""
         module = ["tocsin"] if self.crash_at is None else ["tocsin.cli.selftest.points", self.crash_at]
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", **self.environ}
+        if self.user is not None:
+            module, environ["PYTHONPATH"] = ["e2e.as_user", str(self.user)], str(Path(__file__).parents[1])
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *module, "serve"], cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
+                [sys.executable, "-m", *module, "serve"],
+                cwd=self.folder,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         self.crash_at = None
         return self.process

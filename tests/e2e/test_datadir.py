@@ -15,7 +15,7 @@ from e2e.service import FIRST_KEY, OwnedClient, Service, until
 from receiver import Receiver
 from tocsin.admin import AdminError
 
-KEY = "a key that the operator made, of some length"
+KEY = "a-key-that-the-operator-made-of-some-length"
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from e2e.conftest import Starter
 from e2e.service import OwnedClient, Service, in_an_hour, until
 from mailserver import DROP, MailServer
+from proxy import Proxy
 from receiver import Receiver
 
 QUICKLY_OFF = {
@@ -160,6 +161,25 @@ def test_a_mail_server_that_fails_counts_against_nobody(start_service: Starter, 
             server.forget()
         server.close_connections()
     fails("nobody listens", "mail_server")
+
+
+@pytest.mark.parametrize("status", [403, 407, 503])
+def test_a_proxy_that_refuses_counts_against_nobody(start_service: Starter, receiver: Receiver, status: int) -> None:
+    with Proxy() as proxy:
+        client = start_service(TOCSIN_PROXY=proxy.url.replace("//", "//user:sesame@"), **QUICKLY_OFF).first()
+        targets = [receiver.url("/plain"), receiver.url("/tls").replace("http", "https")]
+        handlers = [client.add_handler("webhook", webhook=target) for target in targets]
+        proxy.status = status
+        for _ in range(3):
+            for failed in client.settled(client.send("through the proxy", handlers=handlers)):
+                assert (failed["status"], {one["reason"] for one in failed["attempts"]}) == ("failed", {"proxy"}), failed
+                assert str(status) in failed["last_error"] and "sesame" not in str(failed)
+        assert [client.handler(one)["is_enabled"] for one in handlers] == [True, True]
+        assert [stats(client, one)["health"]["failures"] for one in handlers] == [0, 0]
+        assert client.get("/readyz").status == (503 if status == 407 else 200)
+        proxy.status = 200
+        assert client.settled(client.send("again", handlers=handlers[:1]))[0]["status"] == "delivered"
+        assert client.get("/readyz").status == 200
 
 
 class Garbled(asyncio.Protocol):

@@ -13,7 +13,6 @@ from tocsin.cli import show
 from tocsin.cli.options import set_values
 from tocsin.settings import OPTIONS, Settings, SettingsError
 
-_SHORTEST_KEY = 16
 _LEAST_FREE_BYTES = 200_000_000
 
 
@@ -76,7 +75,8 @@ def _usable(values: Mapping[str, str], data_dir: str | None) -> Settings:
 
 
 def data_folder(settings: Settings) -> Iterator[Finding]:
-    from tocsin.datadir import KEY_FILE, STORE_FILE
+    from tocsin.datadir import STORE_FILE
+    from tocsin.keyfile import KEY_FILE
 
     folder = settings.data_path
     if folder.exists() and not folder.is_dir():
@@ -91,25 +91,38 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"{file} cannot be {what} by this user; change its owner.")
 
 
+def owners(settings: Settings) -> Iterator[Finding]:
+    """Files that root made beside the service, which its user cannot read or write."""
+    from tocsin import files
+    from tocsin.datadir import OWN_FILES
+
+    folder = settings.data_path
+    if not folder.is_dir():
+        return
+    user, group = files.owner_of(folder / "none")
+    for file in (one for name in OWN_FILES if (one := folder / name).is_file() and one.stat().st_uid != user):
+        yield Finding(
+            f"{file} belongs to user {file.stat().st_uid}, and the data directory to user {user}: run `chown {user}:{group} {file}`."
+        )
+
+
 def secret_key(settings: Settings) -> Iterator[Finding]:
     """The key that opens the store: there, right, strong, and nobody else's to read."""
-    from tocsin.datadir import KEY_FILE, examine
+    from tocsin.datadir import examine
+    from tocsin.keyfile import KEY_FILE, weakness_of
     from tocsin.store import StoreError
 
     folder = settings.data_path
     file = folder / KEY_FILE
     if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
         yield Finding(f"{file} can be read by others: run `chmod 600 {file}`.")
-    keys = [key.strip() for key in (settings.secret_key or "").split(",")]
-    if settings.secret_key and not all(keys):
-        yield Finding("TOCSIN_SECRET_KEY holds an empty key: keep one comma between two keys.")
-    elif settings.secret_key and min(map(len, keys)) < _SHORTEST_KEY:
-        yield Finding(f"TOCSIN_SECRET_KEY holds a key of fewer than {_SHORTEST_KEY} characters: take a long random one.")
-    if folder.is_dir():
-        try:
+    try:
+        if (settings.secret_key is not None or file.exists()) and (weakness := weakness_of(settings)):
+            yield Finding(f"{weakness}: take a long random one, with `tocsin secrets rotate`.")
+        if folder.is_dir():
             examine(settings)
-        except StoreError as error:
-            yield Finding(str(error))
+    except StoreError as error:
+        yield Finding(str(error))
 
 
 def store_health(settings: Settings) -> Iterator[Finding]:
@@ -192,9 +205,17 @@ def reach(settings: Settings) -> Iterator[Finding]:
 def egress(settings: Settings) -> Iterator[Finding]:
     if any(network.prefixlen == 0 for network in settings.allow_networks):
         yield Finding("TOCSIN_ALLOW_NETWORKS opens every network to all users: name only the ones that handlers must reach.")
+    if settings.proxy:
+        from tocsin.net.proxies import Direct, complaint
+        from tocsin.net.routes import place_of
+
+        place = place_of(settings.telegram_api_url)
+        past = place is not None and Direct(settings).has(place.host)
+        if not past and (why := complaint(settings.proxy, settings.telegram_api_url)):
+            yield Finding(f"TOCSIN_PROXY: {why}. Until it does, nothing is delivered through it.")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, store_health, old_rows, mail, reach, egress)
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, owners, secret_key, store_health, old_rows, mail, reach, egress)
 
 
 def _sentence(text: str) -> str:

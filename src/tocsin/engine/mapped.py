@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from tocsin import files
 from tocsin.store import StoreError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -44,7 +45,7 @@ def mapped(path: Path, size: int) -> mmap.mmap:
 def allocated(path: Path, size: int) -> mmap.mmap:
     """As `mapped`. Raises OSError where there is no room: every byte has its place on the disk, for the kernel kills who writes into
     a hole of a file when the disk is full."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    file = files.opened(path)
     try:
         os.ftruncate(file, size)
         os.posix_fallocate(file, 0, size)

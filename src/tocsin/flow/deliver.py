@@ -216,6 +216,9 @@ class Delivering:
         if unwanted is not None:
             self._end(run, loaded, unwanted)
             return None
+        if loaded.is_sealed:
+            self._wait_for_key(delivery, run)
+            return None
         if notification.send_at is not None:
             notification = _as_meant(notification, notification.send_at)
         return _Attempt(run, delivery, notification, loaded, context, time.perf_counter())
@@ -367,6 +370,13 @@ class Delivering:
         else:
             decision = Decision(replace(delivery, part=part, due_at=again or delivery.due_at), reply.reason)
             self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, trying.run, trying.loaded, trying.slot))
+
+    def _wait_for_key(self, delivery: Delivery, run: engine.Run) -> None:
+        """What none of our keys opens may be opened once the right one is back: it waits as it is, without an attempt."""
+        observe.seldom(log.error, "handler.sealed", handler=delivery.handler_id, why="no key of the service opens its settings")
+        self._pause(delivery.handler_id, LOOK_AGAIN / SECOND)
+        run.came_back(engine.UNTRIED)
+        run.settled(observe.now() + LOOK_AGAIN)
 
     def _look_again(self, delivery: Delivery, run: engine.Run) -> None:
         """A fault of ours before anything was sent, such as a store that cannot be read: it waits on."""

@@ -18,7 +18,8 @@ MOST_IN_MEMORY = 50_000  # handlers
 
 class Loaded(Struct, frozen=True):
     """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None. `counts_posts`: its provider
-    counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none."""
+    counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none.
+    `is_sealed`: none of the service's keys opens its settings."""
 
     handler: Handler
     channel: AnyChannel
@@ -29,6 +30,7 @@ class Loaded(Struct, frozen=True):
     problem: str | None = None
     counts_posts: bool = False
     realm: str = ""
+    is_sealed: bool = False
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
@@ -145,7 +147,7 @@ class Directory:
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "the stored settings cannot be opened with the service's key"
-            return Loaded(bare, CHANNELS[row.type], None, credential=f"handler:{row.id}", problem=problem)
+            return Loaded(bare, CHANNELS[row.type], None, credential=f"handler:{row.id}", problem=problem, is_sealed=True)
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
         """Every handler of a user that is not deleted, by id."""

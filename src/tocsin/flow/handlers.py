@@ -13,9 +13,9 @@ from tocsin.flow import pools
 from tocsin.flow.directory import Directory, open_handler
 from tocsin.flow.health import ROWS_AT_ONCE, end_waiting
 from tocsin.flow.tally import HOUR
-from tocsin.model import MASK, SECOND, Fault, Handler, Micros, Missing, Reason, SigningSecret, Status
+from tocsin.model import MASK, SECOND, Busy, Fault, Handler, Micros, Missing, Reason, SigningSecret, Status
 from tocsin.store import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Store
-from tocsin.vault import Vault, new_signing_secret
+from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MOST_NAME_CHARACTERS = 256
 ROTATION: Micros = 86_400 * SECOND  # both secrets sign for so long
@@ -140,11 +140,18 @@ class Handlers:
         return self._opened(found.rows), found.total
 
     def _opened(self, rows: list[HandlerRow]) -> list[Handler]:
-        return [open_handler(row, self._vault) for row in rows]
+        return [self._open(row) for row in rows]
+
+    def _open(self, row: HandlerRow) -> Handler:
+        """Raises Busy where no key of the service opens it: the right one may come back."""
+        try:
+            return open_handler(row, self._vault)
+        except WrongKey:
+            raise Busy("no key of the service opens the handler's settings", 60) from None
 
     async def get(self, user_id: int, handler_id: int) -> Handler:
         """Raises Missing."""
-        return open_handler(await self._row(user_id, handler_id), self._vault)
+        return self._open(await self._row(user_id, handler_id))
 
     async def create(self, user_id: int, draft: HandlerDraft) -> int:
         """The new id. The draft must have come from `check` without faults."""
@@ -175,7 +182,7 @@ class Handlers:
     def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
         settings = draft.settings
         if settings is not None and draft.type in (None, row.type) and row.settings is not None:
-            settings = {**open_handler(row, self._vault).settings, **settings}
+            settings = {**self._open(row).settings, **settings}
         return HandlerChange(
             type=draft.type,
             name=draft.name,
@@ -224,7 +231,7 @@ class Handlers:
         return row
 
     def _secret_of(self, row: HandlerRow) -> SigningSecret:
-        secret = open_handler(row, self._vault).secret
+        secret = self._open(row).secret
         if secret is None:
             raise Missing
         if secret.previous_until is not None and secret.previous_until <= observe.now():

@@ -20,7 +20,7 @@ LATE_AFTER: Micros = 5 * 60 * SECOND
 # Nobody's handler is to blame for these.
 _OURS = {
     *(Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT, Reason.MAIL_SERVER, Reason.BLOCKED, Reason.PAYLOAD, Reason.TOO_LARGE, Reason.BUDGET),
-    *(Reason.SETTINGS, Reason.INTERNAL),
+    *(Reason.SETTINGS, Reason.INTERNAL, Reason.PROXY),
 }
 MOST_MOVES = 3  # new addresses in a row before we stop believing them
 

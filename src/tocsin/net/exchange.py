@@ -24,6 +24,7 @@ from tocsin.net.heads import Headers, header_lines, read_headers, target
 from tocsin.net.multi import Multi
 from tocsin.net.names import Place
 from tocsin.net.origins import Origins, Sessions
+from tocsin.net.proxies import Proxy
 from tocsin.net.routes import Route, route_of
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
 
@@ -57,7 +58,7 @@ class Kept(Struct, frozen=True):
 class Exchange:
     """A libcurl handle and what it heard; used for one request after another. `free`: where it waits for the next."""
 
-    def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: str | None, https: Https, kept: "Kept") -> None:
+    def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: Proxy | None, https: Https, kept: "Kept") -> None:
         self.curl = pycurl.Curl()
         self._setopt = self.curl.setopt  # pycurl takes long to find its own methods
         self._multi = multi
@@ -87,7 +88,10 @@ class Exchange:
         self._has_addresses = False
         for option, value in {**_OPTIONS, **authorities()}.items():
             self.curl.setopt(option, value)
-        self.curl.setopt(pycurl.PROXY, proxy or "")
+        if proxy:
+            proxy.set_on(self.curl)
+        else:
+            self.curl.setopt(pycurl.PROXY, "")
         self.curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
         if not proxy:  # else libcurl looks up the proxy's name itself, with sockets that nobody is told of
@@ -159,6 +163,11 @@ class Exchange:
             self._start_again(request, fresh=False)
             return
         reply = self.result(code)
+        if self._proxy is not None:
+            if isinstance(reply, HttpReply) or was_sent(self.curl):
+                self._proxy.passed()
+            else:
+                reply = self._proxy.refusal(self.curl, reply)
         self.let_go()
         done(reply)
 
@@ -215,7 +224,7 @@ class Exchange:
             self._set_cache(cache)
         if addresses or self._has_addresses:
             self._set_addresses(route.named, addresses)
-        if self._has_target or (route.is_escaped and not self._proxy):
+        if self._has_target or route.is_escaped:
             # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
             setopt(pycurl.REQUEST_TARGET, target(route.url))
             self._has_target = True

@@ -4,6 +4,7 @@ import asyncio
 import functools
 from collections import deque
 
+import msgspec
 import pycurl
 
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
@@ -13,9 +14,13 @@ from tocsin.net.guard import Closed, Guard
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
 from tocsin.net.origins import Origins, Sessions
+from tocsin.net.proxies import Direct, Proxy
 from tocsin.net.routes import Route, place_of, route_of
 from tocsin.net.shortage import NO_DESCRIPTOR, Lacking, nothing_sent
 from tocsin.settings import Settings
+
+_UNRESOLVED = frozenset({Reason.DNS, Reason.TIMEOUT})
+_LET_PROXY = "The operator can let the proxy look names up with TOCSIN_PROXY_RESOLVES."
 
 
 class HttpWire:
@@ -26,24 +31,31 @@ class HttpWire:
 
     def __init__(self, settings: Settings, closed: Closed = tuple) -> None:
         self._guard = Guard(settings.allow_networks, closed)
-        self._has_proxy = bool(settings.proxy)
+        self._proxy = Proxy(settings.proxy) if settings.proxy else None
+        self._direct = Direct(settings)
+        self._proxy_resolves = settings.proxy_resolves
         sessions = Sessions()  # shared: whose certificate was good for one is good for the other
         repeats = settings.unknown != "stop"
-        self._lanes = {guarded: _Lane(self._guard if guarded else None, settings.proxy, sessions, repeats) for guarded in (True, False)}
+
+        def lanes(proxy: Proxy | None) -> "dict[bool, _Lane]":
+            return {guarded: _Lane(self._guard if guarded else None, proxy, sessions, repeats) for guarded in (True, False)}
+
+        self._lanes = lanes(self._proxy)
+        self._past = lanes(None) if self._proxy else self._lanes  # past the proxy
         self._preparing: set[asyncio.Task[None]] = set()
 
     async def send(self, request: HttpRequest) -> HttpReply | NoReply:
         """The answer, whatever its status, or what became of the request instead. Raises only CancelledError, which aborts the transfer."""
         addresses: tuple[str, ...] = ()
-        route = route_of(request.url)
+        route, lane = route_of(request.url), self._lanes[request.guarded]
         if self._must_prepare(request, route):
             prepared = await self._prepared(request)
             if isinstance(prepared, NoReply):
                 return prepared
-            addresses = prepared
+            lane, addresses = prepared
         future: asyncio.Future[HttpReply | NoReply] = asyncio.get_running_loop().create_future()
         done = functools.partial(_resolve, future)
-        exchange = self._lanes[request.guarded].start(request, route, done, addresses)
+        exchange = lane.start(request, route, done, addresses)
         try:
             return await future
         finally:
@@ -73,37 +85,63 @@ class HttpWire:
         if isinstance(prepared, NoReply):
             done(prepared)
         else:
-            self._lanes[request.guarded].start(request, route, done, prepared)
+            lane, addresses = prepared
+            lane.start(request, route, done, addresses)
 
     def _must_prepare(self, request: HttpRequest, route: Route) -> bool:
         """Whether something is to be looked up before libcurl is given the request: nearly never, names stay fresh for minutes."""
-        if self._has_proxy:
-            return request.guarded
+        if self._proxy is not None:
+            return True
         named = route.named
         return named is not None and not self._lanes[request.guarded].knows(named)
 
-    async def _prepared(self, request: HttpRequest) -> tuple[str, ...] | NoReply:
-        """The addresses of its host, none if they are another's concern; or why it cannot be sent."""
+    async def _prepared(self, request: HttpRequest) -> "tuple[_Lane, tuple[str, ...]] | NoReply":
+        """Which way it goes, and the addresses of its host, none if they are another's concern; or why it cannot be sent."""
         place = place_of(request.url)
         if place is None:
             return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be read.")
-        found = await self._lanes[request.guarded].look_up(place, min(CONNECT_SECONDS, request.timeout_seconds))
-        if not self._has_proxy or isinstance(found, NoReply):
-            return found
+        lane = self._lanes[request.guarded]
+        if self._proxy is not None:
+            if not self._direct.has(place.host):
+                return await self._prepared_for_proxy(request, place, lane)
+            lane = self._past[request.guarded]
+            if lane.knows(place):
+                return lane, ()
+        found = await lane.look_up(place, min(CONNECT_SECONDS, request.timeout_seconds))
+        return found if isinstance(found, NoReply) else (lane, found)
+
+    async def _prepared_for_proxy(self, request: HttpRequest, place: Place, lane: "_Lane") -> "tuple[_Lane, tuple[str, ...]] | NoReply":
+        if not (request.guarded or self._direct.networks):
+            return lane, ()
+        found = await lane.look_up(place, min(CONNECT_SECONDS, request.timeout_seconds))
+        if isinstance(found, NoReply):
+            is_unknown = found.reason in _UNRESOLVED
+            if is_unknown and (self._proxy_resolves or not request.guarded):
+                return lane, ()
+            return msgspec.structs.replace(found, detail=f"{found.detail} {_LET_PROXY}") if is_unknown else found
+        if self._direct.covers(found):
+            return self._past[request.guarded], found
+        if not request.guarded:
+            return lane, ()
         # libcurl's socket is the proxy's: so the addresses of the target itself are judged beforehand.
         objections = [objection for address in found if (objection := self._guard.objection(address, place.port))]
-        return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else ()
+        return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else (lane, ())
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps everything from going out, in a sentence."""
+        return self._proxy.trouble if self._proxy else None
 
     def cut(self) -> None:
         """End the requests that are under way; their replies say whether anything of them went out."""
         for preparing in self._preparing:
             preparing.cancel()
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._past.values()):
             lane.cut()
 
     async def close(self) -> None:
         """Close all connections; requests under way come back as cut."""
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._past.values()):
             lane.close()
 
 
@@ -115,7 +153,7 @@ def _resolve(future: "asyncio.Future[HttpReply | NoReply]", reply: HttpReply | N
 class _Lane:
     """One cache of connections, for the guarded or for the unguarded requests, and the handles that wait to be used again."""
 
-    def __init__(self, guard: Guard | None, proxy: str | None, sessions: Sessions, repeats: bool) -> None:
+    def __init__(self, guard: Guard | None, proxy: Proxy | None, sessions: Sessions, repeats: bool) -> None:
         self._guard = guard
         self._kept = Kept(repeats, Closers(2 if repeats else 1))
         self._https = (Origins(), sessions)

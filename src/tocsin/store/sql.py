@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
+from sqlalchemy import URL, Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Status
@@ -74,9 +74,14 @@ _VERSIONS = MetaData()
 _VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
 
 
+def sqlite_url(path: Path) -> URL:
+    """The name as it is: in the text of a URL `?` and `%` would mean something."""
+    return URL.create("sqlite", database=str(path))
+
+
 def sqlite_engine(path: Path) -> Engine:
     """An engine on a SQLite file: WAL, every commit on the disk, foreign keys on, transactions begun by us."""
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, pool_size=READ_THREADS + LIST_THREADS + 2)
+    engine = create_engine(sqlite_url(path), connect_args={"check_same_thread": False}, pool_size=READ_THREADS + LIST_THREADS + 2)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:  # pyright: ignore[reportUnusedFunction]

@@ -1,0 +1,74 @@
+"""Files that are written whole or not at all, and that stay their owner's when root writes them beside the service."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+PRIVATE = 0o600
+
+
+def create(path: Path, is_service: bool = True) -> None:
+    """An empty file that only its owner may read. `is_service`: what root makes becomes the service's.
+
+    Raises OSError, also where something of that name is there.
+    """
+    owner = owner_of(path.with_name(path.name.removesuffix(".new"))) if is_service and os.geteuid() == 0 else None
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE)
+    try:
+        if owner is not None:  # in a folder of the service's user, which could not read it otherwise
+            with contextlib.suppress(PermissionError):  # root of a container without the right to
+                os.fchown(descriptor, *owner)
+    finally:
+        os.close(descriptor)
+
+
+def opened(path: Path) -> int:
+    """The file, made where there is none, open for reading and writing. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        create(path)
+    return os.open(path, os.O_RDWR)
+
+
+@contextmanager
+def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]:
+    """A new file beside, which takes the place of `path`, with its owner and mode, once it is whole and on the disk. Raises OSError.
+
+    `is_service`: see `create`.
+    """
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.unlink(missing_ok=True)
+        create(new, is_service)
+        with contextlib.suppress(FileNotFoundError):
+            new.chmod(stat.S_IMODE(path.stat().st_mode))
+        yield new
+        sync(new)
+        new.rename(path)
+        sync(path.absolute().parent)
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def owner_of(path: Path) -> tuple[int, int]:
+    """User and group whose this file is, or would be: as the folder's; in a folder of root's, as the files in it."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_uid, found.st_gid
+    folder = path.absolute().parent
+    found = folder.stat()
+    if found.st_uid == 0:
+        files = (one.lstat() for one in sorted(folder.iterdir()))
+        found = next((one for one in files if stat.S_ISREG(one.st_mode) and one.st_uid), found)
+    return found.st_uid, found.st_gid

@@ -1,0 +1,83 @@
+"""The keys that encrypt at rest: from TOCSIN_SECRET_KEY, or from the key file of the data directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tocsin import files
+from tocsin.settings import Settings
+from tocsin.store import StoreError
+from tocsin.vault import new_secret_key
+
+KEY_FILE = "secret.key"
+MIN_CHARACTERS = 16  # of a key for a new store
+
+
+def given_keys(settings: Settings) -> list[str] | None:
+    """The keys of TOCSIN_SECRET_KEY, the one that encrypts first; None where it is not set. Raises StoreError."""
+    return None if settings.secret_key is None else _checked("TOCSIN_SECRET_KEY", settings.secret_key.split(","), "comma")
+
+
+def read_keys(settings: Settings, *, make: bool = False) -> list[str]:
+    """The keys, the one that encrypts first. `make`: for a new store, so a key file is made where there is none, and a weak key refused.
+
+    Raises StoreError.
+    """
+    file = settings.data_path / KEY_FILE
+    keys = given_keys(settings)
+    if make and keys is None and not file.exists():
+        return [_make(file)]
+    if make and (weakness := weakness_of(settings)):
+        raise StoreError(f"{weakness}: a new store needs a long random one, such as `openssl rand -hex 32` prints.")
+    return [word for line in _lines(file) for word in line.split()] if keys is None else keys
+
+
+def weakness_of(settings: Settings) -> str | None:
+    """What keeps the keys from being taken for a new store, as the beginning of a sentence. Raises StoreError."""
+    keys, where = given_keys(settings), "TOCSIN_SECRET_KEY"
+    if keys is None:
+        file = settings.data_path / KEY_FILE
+        keys, where = _lines(file), f"The key file {file}"
+    if any(len(key) < MIN_CHARACTERS for key in keys):
+        return f"{where} holds a key of fewer than {MIN_CHARACTERS} characters"
+    if any(len(key.split()) > 1 for key in keys):
+        return f"{where} holds a key with blanks in it"
+    return None
+
+
+def write_keys(file: Path, keys: Sequence[str]) -> None:
+    """Raises StoreError; the file holds these keys or what it held before."""
+    try:
+        with files.replaced(file) as new:
+            new.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror}.") from error
+
+
+def _lines(file: Path) -> list[str]:
+    """The key file's lines: a key each. Raises StoreError."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StoreError(
+            f"The store in {file.parent} cannot be opened: its key file {KEY_FILE} is missing. Put it back, or set TOCSIN_SECRET_KEY."
+        ) from None
+    except OSError as error:
+        raise StoreError(f"The key file {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise StoreError(f"The key file {file} cannot be read: it is not text.") from None
+    return _checked(f"The key file {file}", text.strip().split("\n"), "line")
+
+
+def _checked(where: str, parts: Sequence[str], between: str) -> list[str]:
+    keys = [part.strip() for part in parts]
+    if not any(keys):
+        raise StoreError(f"{where} holds no key: put the key back.")
+    if not all(keys):
+        raise StoreError(f"{where} holds an empty key: keep one {between} between two keys.")
+    return keys
+
+
+def _make(file: Path) -> str:
+    key = new_secret_key()
+    write_keys(file, [key])
+    return key

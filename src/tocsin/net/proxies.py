@@ -1,0 +1,103 @@
+"""The operator's proxy: what goes past it, and what it says of a request instead of the target."""
+
+import time
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+
+import pycurl
+import structlog
+
+from tocsin import observe
+from tocsin.model import NoReply, Reason
+from tocsin.settings import Settings
+
+TROUBLE_SECONDS = 600.0  # for so long the proxy counts as failing after it failed, where nothing goes through it since
+_UNAUTHORIZED = 407
+_SUPPRESS_CONNECT_HEADERS = 265  # curl/curl.h; pycurl has no name for it
+_OPTIONS = {
+    # CONNECT for plain http too: else the answer could be the proxy's as well as the target's.
+    pycurl.HTTPPROXYTUNNEL: 1,
+    _SUPPRESS_CONNECT_HEADERS: 1,
+}
+log = structlog.get_logger(__name__)
+
+
+class Direct:
+    """Which hosts are reached without the proxy: those of TOCSIN_NO_PROXY. A name stands for all under it, `*` for everything."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._names = [part.lstrip(".") for part in settings.no_proxy if "/" not in part]
+        self.networks = [ip_network(part, strict=False) for part in settings.no_proxy if "/" in part]
+
+    def has(self, host: str) -> bool:
+        """`host`: as in a URL, an IPv6 address in brackets."""
+        host = host.strip("[]").rstrip(".").lower()
+        return any(name in {"*", host} or host.endswith(f".{name}") for name in self._names) or self.covers([host])
+
+    def covers(self, addresses: Iterable[str]) -> bool:
+        """Whether all of them are in the networks."""
+        try:
+            found = [ip_address(address.partition("%")[0]) for address in addresses]
+        except ValueError:
+            return False
+        return bool(found) and all(any(one in network for network in self.networks) for one in found)
+
+
+class Proxy:
+    """What is known of the proxy that requests go through. `url` holds its password."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._trouble = ""
+        self._failed_at = 0.0
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing goes through it, in a sentence; None if something did, or nothing was tried lately."""
+        return self._trouble if self._trouble and time.monotonic() - self._failed_at < TROUBLE_SECONDS else None
+
+    def set_on(self, curl: pycurl.Curl) -> None:
+        curl.setopt(pycurl.PROXY, self.url)
+        for option, value in _OPTIONS.items():
+            curl.setopt(option, value)
+
+    def passed(self) -> None:
+        """A request went through."""
+        self._trouble = ""
+
+    def refusal(self, curl: pycurl.Curl, failure: NoReply) -> NoReply:
+        """What became of a request of which nothing was sent: `failure`, or the same as the proxy's doing."""
+        status = int(curl.getinfo(pycurl.HTTP_CONNECTCODE))
+        if status // 100 == 2 or failure.ours or failure.stopped or failure.reason is Reason.SETTINGS:
+            return failure
+        is_reached = bool(curl.getinfo(pycurl.CONNECT_TIME))
+        if status:
+            detail = f"The operator's proxy answered {status}"
+            detail += ": it asks for a user and password." if status == _UNAUTHORIZED else " instead of connecting to the target."
+        elif is_reached:
+            detail = "The operator's proxy does not answer."
+        else:
+            detail = "The operator's proxy cannot be reached."
+        if status == _UNAUTHORIZED or not (status or is_reached):  # whatever the target is; others may be about that one
+            self._trouble, self._failed_at = f"Nothing goes out: {detail[:1].lower()}{detail[1:]}", time.monotonic()
+        observe.seldom(log.warning, "proxy.failed", status=status or None, why=failure.detail if not status else detail)
+        return NoReply(Reason.PROXY, sent=False, detail=detail)
+
+
+def complaint(url: str, target: str) -> str | None:
+    """What is wrong with the proxy, having asked it to connect to the target; None if nothing is."""
+    curl = pycurl.Curl()
+    try:
+        Proxy(url).set_on(curl)
+        for option, value in ((pycurl.URL, target), (pycurl.CONNECT_ONLY, 1), (pycurl.TIMEOUT, 5), (pycurl.NOSIGNAL, 1)):
+            curl.setopt(option, value)
+        curl.setopt(pycurl.SSL_VERIFYPEER, 0)  # nothing is sent to the target
+        curl.perform()
+    except pycurl.error:
+        status = int(curl.getinfo(pycurl.HTTP_CONNECTCODE))
+        if status // 100 == 2:
+            return None
+        return f"it answers {status} when asked to connect to {target}" if status else "it cannot be reached, or does not answer"
+    finally:
+        curl.close()
+    return None

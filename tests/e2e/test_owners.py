@@ -1,0 +1,150 @@
+"""Commands that root runs beside a service of another user: whatever they write, the service goes on reading."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.service import Client, Service, until
+from receiver import Receiver
+
+USER = 12345
+TOCSIN = Path(sys.executable).parent / "tocsin"
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a service as another user and commands beside it as itself")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """That the other user may enter, which pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-owners-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[Service]:
+    service = Service(folder, TOCSIN_RETRY_SCHEDULE="1h")
+    service.data.mkdir(mode=0o700)
+    os.chown(service.data, USER, USER)
+    service.user = USER
+    try:
+        yield service
+    finally:
+        service.kill()
+
+
+def as_root(service: Service, *words: object) -> tuple[int, str]:
+    environ = {"PATH": "/usr/bin:/bin", "HOME": "/root", **service.environ}
+    done = subprocess.run([TOCSIN, *map(str, words)], cwd=service.folder, env=environ, capture_output=True, text=True, timeout=90)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def write(service: Service) -> None:
+    """Another process writes to the store, so that the service looks what has changed."""
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db", timeout=10)) as connection, connection:
+        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('a test', randomblob(8))")
+
+
+def owners(folder: Path) -> set[tuple[int, int]]:
+    return {(one.stat().st_uid, one.stat().st_gid) for one in folder.iterdir()}
+
+
+def test_root_gives_a_new_key_to_the_services_user(service: Service, receiver: Receiver) -> None:
+    client = Client(service.start().port, service.first().key)
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    code, said = as_root(service, "secrets", "rotate")
+    assert (code, said.startswith("1 handlers")) == (0, True), said
+    assert owners(service.data) == {(USER, USER)}
+    assert client.settled(client.send("under the new key", handlers=[handler]))[0]["status"] == "delivered"
+    assert client.get("/readyz").status == 200
+    assert service.terminate() == 0
+    client.port = service.start().port
+    assert client.settled(client.send("after a restart", handlers=[handler]))[0]["status"] == "delivered"
+
+
+def test_a_new_key_keeps_the_mode_and_owner_of_the_old_one(service: Service) -> None:
+    service.start()
+    key = service.data / "secret.key"
+    key.chmod(0o640)
+    os.chown(key, 0, USER)
+    assert as_root(service, "secrets", "rotate")[0] == 0
+    found = key.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, USER, 0o640)
+
+
+def test_no_row_changes_where_the_service_cannot_read_the_new_key(service: Service, receiver: Receiver) -> None:
+    """Whatever keeps it from reading: here the file has become root's alone."""
+    client = Client(service.start().port, service.first().key)
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    key = service.data / "secret.key"
+    before, rows = key.read_text(), service.rows("SELECT settings, secret FROM handlers")
+    os.chown(key, 0, 0)
+    code, said = as_root(service, "secrets", "rotate")
+    assert code == 1 and "does not use the new key" in said and "Traceback" not in said
+    assert (key.read_text(), service.rows("SELECT settings, secret FROM handlers")) == (before, rows)
+    assert client.settled(client.send("under the old key", handlers=[handler]))[0]["status"] == "delivered"
+    [complaint] = client.get("/readyz").json["complaints"]
+    assert client.get("/readyz").status == 503 and "secret.key cannot be read" in complaint
+    os.chown(key, USER, USER)
+    until(lambda: client.get("/readyz").status == 200)  # by itself
+    assert as_root(service, "secrets", "rotate")[0] == 0
+
+
+def test_what_no_key_opens_waits_for_the_key(service: Service, receiver: Receiver) -> None:
+    client = Client(service.start().port, service.first().key)
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    assert as_root(service, "secrets", "rotate")[0] == 0
+    [(sealed,)] = service.rows("SELECT settings FROM handlers")
+    [old_key] = service.data.glob("secret.key.before-*")
+    new_key = (service.data / "secret.key").read_text()
+    (service.data / "secret.key").write_text(old_key.read_text())  # by mistake, and the service notices at the next change
+    write(service)
+    until(lambda: client.get(f"/api/notification-handlers/{handler}").status == 503)
+    notification = client.send("waits", handlers=[handler])
+    until(lambda: "handler.sealed" in service.log())
+    [delivery] = client.deliveries(notification)
+    assert (delivery["status"], delivery["attempt_count"]) == ("pending", 0)
+    (service.data / "secret.key").write_text(new_key)
+    write(service)
+    assert [(one["status"], one["attempt_count"]) for one in client.settled(notification)] == [("delivered", 1)]
+    assert service.rows("SELECT settings FROM handlers") == [(sealed,)]
+
+
+def test_root_gives_a_restored_store_to_the_services_user(service: Service) -> None:
+    client = Client(service.start().port, service.first().key)
+    handler = client.add_handler("email", email="root@nas")
+    copy = service.folder / "copy.db"
+    assert as_root(service, "backup", copy)[0] == 0
+    assert copy.stat().st_uid == 0
+    service.terminate()
+    assert as_root(service, "restore", copy, "--replace")[0] == 0
+    assert owners(service.data) == {(USER, USER)}
+    assert as_root(service, "check")[0] == 0
+    client.port = service.start().port
+    assert client.handler(handler)["name"] == "Example"
+
+
+def test_what_root_starts_by_mistake_does_not_lock_the_services_user_out(service: Service) -> None:
+    service.user = None
+    service.start()
+    assert service.terminate() == 0
+    assert owners(service.data) == {(USER, USER)}
+    service.user = USER
+    service.start()
+
+
+def test_check_names_files_of_another_user(service: Service) -> None:
+    service.start()
+    service.terminate()
+    os.chown(service.data / "tocsin.db", 0, 0)
+    code, said = as_root(service, "check")
+    assert code == 1 and f"tocsin.db belongs to user 0, and the data directory to user {USER}" in said

@@ -1,0 +1,232 @@
+"""The operator's proxy: what goes through it, past it, and what of its own doing is never the target's."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import Proxy
+from receiver import Receiver
+from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
+from tocsin.net import exchange, names, proxies
+from tocsin.net.http import HttpWire
+from tocsin.settings import Settings, SettingsError, load
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as server:
+        yield server
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    with Receiver(tls=True) as server:
+        server.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        exchange.authorities.cache_clear()
+        yield server
+        exchange.authorities.cache_clear()
+
+
+@contextlib.asynccontextmanager
+async def wire(settings: Settings) -> AsyncIterator[HttpWire]:
+    it = HttpWire(settings)
+    try:
+        yield it
+    finally:
+        await it.close()
+
+
+def request(url: str, guarded: bool = True) -> HttpRequest:
+    headers = (("X-Secret", "sesame"),)
+    return HttpRequest(url=url, shown_url="https://example.com/", body=b"{}", headers=headers, guarded=guarded, timeout_seconds=5.0)
+
+
+def send(settings: Settings, *requests: HttpRequest) -> list[HttpReply | NoReply]:
+    async def scenario() -> list[HttpReply | NoReply]:
+        async with wire(settings) as it:
+            return [await it.send(one) for one in requests]
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_plain_http_goes_through_a_tunnel_too(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So nothing of the request is the proxy's to read or to answer, whatever no_proxy of the environment says."""
+    monkeypatch.setenv("no_proxy", "*")
+    target = receiver.url("/a%2fb%C3%A4?c=%7e")
+    [first, second] = send(make_settings(TOCSIN_PROXY=proxy.url), request(target, guarded), request(target, guarded))
+    assert isinstance(first, HttpReply) and isinstance(second, HttpReply) and first.status == second.status == 200
+    assert proxy.asked == [f"127.0.0.1:{receiver.port}"]  # one tunnel for both
+    assert [one.target for one in receiver.requests] == ["/a%2fb%C3%A4?c=%7e"] * 2
+    assert b"sesame" not in proxy.heads[0] and receiver.requests[0].headers["x-secret"] == "sesame"
+
+
+@pytest.mark.parametrize("status", [301, 400, 403, 404, 407, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_what_the_proxy_refuses_is_the_proxys(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, scheme: str, status: int, guarded: bool
+) -> None:
+    proxy.status = status
+    settings = make_settings(TOCSIN_PROXY=proxy.url.replace("//", "//user:sesame@"))
+    [reply] = send(settings, request(receiver.url("/hook").replace("http", scheme), guarded))
+    assert isinstance(reply, NoReply)
+    assert (reply.reason, reply.sent, str(status) in reply.detail) == (Reason.PROXY, False, True)
+    assert "sesame" not in reply.detail
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_not_there_or_closes_is_the_proxys_fault(make_settings: Callable[..., Settings], scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    for url in (f"http://127.0.0.1:{port}", "http://nowhere.invalid:3128"):
+        [reply] = send(make_settings(TOCSIN_PROXY=url), request(f"{scheme}://127.0.0.1:1/"))
+        assert isinstance(reply, NoReply) and (reply.reason, reply.sent) == (Reason.PROXY, False)
+
+
+def test_what_the_target_does_behind_the_tunnel_is_the_targets(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, secure: Receiver
+) -> None:
+    receiver.answer("/gone", 410)
+    receiver.answer("/proxy", 407)
+    receiver.answer("/cut", how="close")
+    settings = make_settings(TOCSIN_PROXY=proxy.url)
+    gone, unauthorized, cut, not_tls, good = send(
+        settings,
+        *(request(receiver.url(path)) for path in ("/gone", "/proxy", "/cut")),
+        request(receiver.url("/").replace("http", "https")),
+        request(secure.url("/")),
+    )
+    assert [one.status for one in (gone, unauthorized, good) if isinstance(one, HttpReply)] == [410, 407, 200]
+    assert isinstance(cut, NoReply) and (cut.reason, cut.sent) == (Reason.CUT, True)
+    assert isinstance(not_tls, NoReply) and not_tls.reason in {Reason.TLS, Reason.TIMEOUT}  # it waits for a line that never comes
+
+
+def test_readyz_hears_of_a_proxy_through_which_nothing_goes(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy
+) -> None:
+    proxy.hosts |= {f"127.0.0.{number}": "127.0.0.1" for number in range(2, 5)}  # a tunnel of its own for each
+
+    async def scenario() -> list[str | None]:
+        async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
+            heard: list[str | None] = []
+            for status in (200, 407, 403, 200):
+                proxy.status = status
+                await it.send(request(receiver.url(f"/{status}").replace("127.0.0.1", f"127.0.0.{len(heard) + 1}")))
+                heard.append(it.trouble)
+            return heard
+
+    before, refused, one_site, after = asyncio.run(scenario())
+    assert before is None and after is None
+    assert refused is not None and "407" in refused
+    assert one_site == refused  # 403 may be about that one target
+
+
+@pytest.mark.parametrize(
+    ("listed", "past"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.0/8", True),
+        ("localhost", False),
+        ("10.0.0.0/8,127.0.0.1/32", True),
+        ("*", True),
+        ("127.0.0.2", False),
+        ("27.0.0.1", False),
+    ],
+)
+@pytest.mark.parametrize("guarded", [True, False])
+def test_what_no_proxy_lists_goes_past_it(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, listed: str, past: bool, guarded: bool
+) -> None:
+    settings = make_settings(TOCSIN_PROXY=proxy.url, TOCSIN_NO_PROXY=listed)
+    [reply] = send(settings, request(receiver.url("/hook"), guarded))
+    assert isinstance(reply, HttpReply) and reply.status == 200
+    assert proxy.asked == ([] if past else [f"127.0.0.1:{receiver.port}"])
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_name_goes_past_the_proxy_where_its_addresses_are_listed(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, guarded: bool
+) -> None:
+    settings = make_settings(TOCSIN_PROXY=proxy.url, TOCSIN_NO_PROXY="127.0.0.0/8,::1/128")
+    replies = send(settings, *[request(receiver.url("/hook").replace("127.0.0.1", "localhost"), guarded)] * 2)
+    assert [one.status for one in replies if isinstance(one, HttpReply)] == [200, 200]
+    assert proxy.asked == []
+
+
+def test_names_in_no_proxy_stand_for_all_under_them(make_settings: Callable[..., Settings]) -> None:
+    direct = proxies.Direct(make_settings(TOCSIN_NO_PROXY="corp.example, .Inner.example,::1, 10.1.0.0/16"))
+    inside = ["corp.example", "a.corp.example", "CORP.example", "corp.example.", "inner.example", "x.inner.example", "[::1]", "10.1.2.3"]
+    outside = ["notcorp.example", "corp.example.org", "example", "10.2.0.1", "[::2]", ""]
+    assert [host for host in [*inside, *outside] if direct.has(host)] == inside
+
+
+def test_the_guard_judges_what_goes_past_the_proxy(make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy) -> None:
+    settings = make_settings(TOCSIN_PROXY=proxy.url, TOCSIN_NO_PROXY="127.0.0.0/8", TOCSIN_ALLOW_NETWORKS="")
+    [reply] = send(settings, request(receiver.url("/hook")))
+    assert isinstance(reply, NoReply) and reply.reason is Reason.BLOCKED
+    assert receiver.connections == 0
+
+
+def _knows_nothing_outside(host: str, *args: Any, **options: Any) -> Any:
+    if host == "outside.example":
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return _getaddrinfo(host, *args, **options)
+
+
+_getaddrinfo = socket.getaddrinfo
+
+
+@pytest.mark.parametrize("resolves", ["on", "off"])
+def test_the_proxy_looks_up_what_does_not_resolve_here_where_it_may(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, resolves: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.hosts["outside.example"] = "127.0.0.1"
+    monkeypatch.setattr(names.socket, "getaddrinfo", _knows_nothing_outside)
+    settings = make_settings(TOCSIN_PROXY=proxy.url, TOCSIN_PROXY_RESOLVES=resolves)
+    [reply] = send(settings, request(f"http://outside.example:{receiver.port}/hook"))
+    if resolves == "on":
+        assert isinstance(reply, HttpReply) and reply.status == 200
+        assert proxy.asked == [f"outside.example:{receiver.port}"]
+    else:
+        assert isinstance(reply, NoReply) and (reply.reason, reply.sent) == (Reason.DNS, False)
+        assert "TOCSIN_PROXY_RESOLVES" in reply.detail
+        assert proxy.asked == []
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "localhost", "[::1]", "2130706433"])
+def test_addresses_and_names_that_resolve_are_judged_even_so(make_settings: Callable[..., Settings], proxy: Proxy, host: str) -> None:
+    settings = make_settings(TOCSIN_PROXY=proxy.url, TOCSIN_PROXY_RESOLVES="on", TOCSIN_ALLOW_NETWORKS="")
+    [reply] = send(settings, request(f"http://{host}/hook"))
+    assert isinstance(reply, NoReply) and reply.reason is Reason.BLOCKED
+    assert proxy.asked == []
+
+
+@pytest.mark.parametrize("value", ["10.0.0.0/99", "http://a.example", "a b", "host:8080"])
+def test_what_no_proxy_cannot_mean_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match="TOCSIN_NO_PROXY must be"):
+        load({"TOCSIN_NO_PROXY": value})
+
+
+def test_check_asks_the_proxy_for_a_tunnel(receiver: Receiver, proxy: Proxy) -> None:
+    target = receiver.url("").replace("http", "https")
+    assert proxies.complaint(proxy.url, target) is None
+    proxy.status = 407
+    assert "407" in (proxies.complaint(proxy.url, target) or "")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert "cannot be reached" in (proxies.complaint(f"http://127.0.0.1:{port}", target) or "")
