@@ -134,6 +134,14 @@ def test_a_minus_reads_standard_input(client: Cli, receiver: Receiver) -> None:
     assert receiver.wait(1)[0].json()["data"]["message"] == "첫 줄\n둘째 줄"
 
 
+def test_plain_text_is_sent_and_previewed_as_such(client: Cli, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/text")
+    assert client("send", "*a*", "--text", "--handler", str(handler), "--wait").code == 0
+    assert client("send", "*a*", "--handler", str(handler), "--wait").code == 0
+    assert [one.json()["data"]["format"] for one in receiver.wait(2)] == ["text", "markdown"]
+    assert '"format":"text"' in client("preview", "*a*", "--text", "--handler", str(handler)).out.replace(" ", "")
+
+
 def test_standard_input_that_is_no_text_is_refused(client: Cli) -> None:
     assert client("send", "-", stdin=b"\xff\xfe") == Result(1, "", "tocsin: Standard input is not UTF-8 text.\n")
 

@@ -40,6 +40,7 @@ def send(
     handler: list[int] | None = None,
     send_at: str | None = None,
     expires_at: str | None = None,
+    text: Annotated[bool, Parameter(negative=())] = False,
     wait: bool = False,
     timeout: Annotated[float, Parameter(validator=Number(gt=0))] = 120.0,
 ) -> int:
@@ -63,12 +64,15 @@ def send(
         When it is due: RFC 3339 with an offset, or "YYYY-MM-DD HH:MM:SS" in UTC.
     expires_at
         After when it must not be delivered any more; same forms.
+    text
+        The message is plain text, not Markdown: every character is shown as it was sent.
     wait
         Wait for the deliveries; exit code 0 only if all of them were delivered.
     timeout
         Seconds to wait at most.
     """
-    content = content_of(message, field, title=title, severity=severity, url=url, handlers=handler, send_at=send_at, expires_at=expires_at)
+    given = {"title": title, "severity": severity, "url": url, "handlers": handler, "send_at": send_at, "expires_at": expires_at}
+    content = content_of(message, field, format="text" if text else None, **given)
     client = connect()
     # The idempotency key makes it safe to repeat the request while the service is busy.
     answer = client.post("/api/notifications", content, idempotency_key=secrets.token_hex(16))
