@@ -13,6 +13,7 @@ Micros: TypeAlias = int
 SECOND: Micros = 1_000_000
 MASK = "••••"
 MAX_MESSAGE_BYTES = 65_536  # of a notification's message, in UTF-8
+FORMATS = ("markdown", "text")  # of a message
 
 # ---------------------------------------------------------------------------------------------------------------- enums
 
@@ -105,8 +106,8 @@ class SwitchedOff(Value, frozen=True):
 
 
 class Message(Value, frozen=True):
-    """Channel-neutral content. `text` is Markdown as sent; `kind` is `notification` or one of the service's own. `handlers`: those that
-    a notice tells of, for receivers that are programs."""
+    """Channel-neutral content. `text` is Markdown as sent, or plain text with `is_text`; `kind` is `notification` or one of the service's
+    own. `handlers`: those that a notice tells of, for receivers that are programs."""
 
     text: str
     title: str = ""
@@ -116,6 +117,12 @@ class Message(Value, frozen=True):
     at: Micros = 0
     kind: str = "notification"
     handlers: tuple[SwitchedOff, ...] = ()
+    is_text: bool = False
+
+    @property
+    def format(self) -> str:
+        """One of `FORMATS`, as the API and webhooks say it."""
+        return FORMATS[self.is_text]
 
 
 class Notification(Value, frozen=True):

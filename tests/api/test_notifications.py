@@ -25,7 +25,7 @@ FULL: dict[str, Any] = {
     "url": "https://example.com/db?1",
     "fields": {"host": "db-1", "up": True, "count": 5, "load": 0.5},
 }
-SHOWN = {**FULL, "fields": {"host": "db-1", "up": "true", "count": "5", "load": "0.5"}}
+SHOWN = {**FULL, "format": "markdown", "fields": {"host": "db-1", "up": "true", "count": "5", "load": "0.5"}}
 
 
 def test_sent_and_delivered(client: Any, receiver: Receiver) -> None:
@@ -36,7 +36,7 @@ def test_sent_and_delivered(client: Any, receiver: Receiver) -> None:
     path = f"{PATH}/{notification_id}"
     until(lambda: client.get(path).data["deliveries"], {**dict.fromkeys(COUNTS, 0), "delivered": 1})
     row = client.get(path + "/").data
-    assert list(row) == ["id", "title", "message", "severity", "url", "fields", "send_at", "expires_at", "datetime", "deliveries"]
+    assert list(row) == ["id", "title", "message", "format", "severity", "url", "fields", "send_at", "expires_at", "datetime", "deliveries"]
     assert list(row["deliveries"]) == COUNTS
     assert {name: row[name] for name in SHOWN} == SHOWN
     assert list(row["fields"]) == list(SHOWN["fields"])
@@ -70,6 +70,39 @@ def test_three_bodies_are_equal(client: Any) -> None:
     assert all(row == rows[0] for row in rows)
     assert (rows[0]["title"], rows[0]["fields"], rows[0]["deliveries"]["pending"]) == ("a b", {"host": "db-1", "n": "5"}, 2)
     assert (rows[0]["send_at"], rows[0]["expires_at"]) == (given["send_at"], given["expires_at"])
+
+
+def test_plain_text_is_kept_and_sent_as_such(client: Any, receiver: Receiver) -> None:
+    """In each body type, in a batch, and when it is sent again."""
+    handler_id = hook(client, receiver.url("/text"))
+    message = "  __init__.py  *a*\n1986. b\n"
+    given = {"message": message, "format": "text", "handlers": [handler_id]}
+    form = [("message", message), ("format", "text"), ("handlers", str(handler_id))]
+    ids = [
+        client.post(PATH, given).data["id"],
+        client.form(PATH, *form).data["id"],
+        client("POST", PATH, urlencoded(form), {"Content-Type": "application/x-www-form-urlencoded"}).data["id"],
+        client.post(f"{PATH}/batch", {"notifications": [given]}).data[0]["id"],
+    ]
+    for one in ids:
+        until(lambda one=one: client.get(f"{PATH}/{one}").data["deliveries"]["delivered"], 1)
+        assert {name: client.get(f"{PATH}/{one}").data[name] for name in ("message", "format")} == {"message": message, "format": "text"}
+    sent = [one.json()["data"] for one in receiver.requests if one.path == "/text"]
+    assert [(one["message"], one["format"]) for one in sent] == [(message, "text")] * 4
+    unsaid = client.post(PATH, {"message": message, "format": "", "handlers": [handler_id]}).data["id"]
+    assert client.get(f"{PATH}/{unsaid}").data["format"] == "markdown"
+
+
+def test_plain_text_goes_out_again_as_such(client: Any, receiver: Receiver) -> None:
+    handler_id = hook(client, receiver.url("/again"))
+    receiver.answer("/again", 410)
+    receiver.answer("/again", 200)
+    made = client.post(PATH, {"message": "*a*", "format": "text", "handlers": [handler_id]}).data["id"]
+    until(lambda: client.get(f"{PATH}/{made}").data["deliveries"]["failed"], 1)
+    client.post(f"/api/notification-handlers/{handler_id}", {"is_enabled": True})
+    assert client.post(f"/api/deliveries/retry?notification_id={made}", {}).data == {"retried": 1}
+    until(lambda: client.get(f"{PATH}/{made}").data["deliveries"]["delivered"], 1)
+    assert [one.json()["data"]["format"] for one in receiver.requests if one.path == "/again"] == ["text", "text"]
 
 
 def urlencoded(pairs: list[tuple[str, str]]) -> str:
@@ -125,6 +158,8 @@ def test_defaults_and_empty_values(client: Any) -> None:
         ({"expires_at": moment(days=-1)}, ("invalid", "expires_at")),
         ({"expires_at": moment(days=2), "send_at": moment(days=2)}, ("invalid", "expires_at")),
         ({"colour": "red"}, ("unknown", "colour")),
+        ({"format": "html"}, ("invalid_choice", "format")),
+        ({"format": True}, ("invalid_choice", "format")),
     ],
 )
 def test_one_fault(client: Any, given: dict[str, Any], fault: tuple[str, str]) -> None:
@@ -287,8 +322,10 @@ def test_the_same_again(server: Any, client: Any) -> None:
     ]
     assert [(one.status, one.content) for one in again] == [(202, first.content)] * 3
     assert client.get(PATH).json["meta"]["total"] == 1
-    other = client.post(PATH, {**given, "message": "n"}, keyed("k1"))
-    assert (other.status, other.faults()) == (422, [("idempotency_mismatch", "Idempotency-Key")])
+    assert client.post(PATH, {**given, "format": "markdown"}, keyed("k1")).content == first.content
+    for change in ({"message": "n"}, {"format": "text"}):
+        other = client.post(PATH, {**given, **change}, keyed("k1"))
+        assert (other.status, other.faults()) == (422, [("idempotency_mismatch", "Idempotency-Key")])
     assert client.post(PATH, given, keyed("k2")).data != first.data
     # Per user and path.
     batch = client.post(f"{PATH}/batch", {"notifications": [given]}, keyed("k1"))

@@ -44,6 +44,7 @@ ITEM = st.fixed_dictionaries(
     {"message": TEXT},
     optional={
         "title": TEXT | SCALAR,
+        "format": st.sampled_from(["markdown", "text", "", "html"]) | SCALAR,
         "severity": st.sampled_from(["info", "critical", "", "loud"]) | SCALAR,
         "url": st.sampled_from(["https://example.com/", "", "x", "http://a\0b"]) | SCALAR,
         "fields": st.dictionaries(TEXT, SCALAR, max_size=4) | SCALAR,

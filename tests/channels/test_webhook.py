@@ -54,7 +54,7 @@ def test_the_body_is_the_contracts_to_the_byte():
     (request,) = CHANNEL.render(MESSAGE, HANDLER, context())
     assert request.body.decode() == (
         '{"type":"notification","timestamp":"2026-11-24T10:00:00.123456Z","data":{"id":7,"title":"A \\"title\\"",'
-        '"message":"**db-1** is\\n\\u0007 full ✓","severity":"critical","url":"https://example.com/a?b=c",'
+        '"message":"**db-1** is\\n\\u0007 full ✓","format":"markdown","severity":"critical","url":"https://example.com/a?b=c",'
         '"fields":{"host":"db-1","가":"나"},"datetime":"2026-11-24 10:00:00","handler_id":3,"delivery_id":9}}'
     )
     assert (request.method, request.url, request.guarded, request.timeout_seconds) == ("POST", HANDLER.webhook, True, 20.0)
@@ -72,6 +72,7 @@ def test_what_is_not_given_is_null_or_empty():
         "id": None,
         "title": "",
         "message": "m",
+        "format": "markdown",
         "severity": "info",
         "url": None,
         "fields": {},

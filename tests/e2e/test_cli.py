@@ -227,6 +227,15 @@ def test_one_that_failed_beside_one_that_waits_is_exit_code_1(client: Cli, recei
     assert result.code == 1 and result.err.endswith("1 of 2 deliveries were still waiting.\n")
 
 
+def test_plain_text_is_sent_and_previewed_as_such(client: Cli, receiver: Receiver) -> None:
+    handler = added(client, receiver, "/text")
+    assert client("send", "*a*", "--text", "--handler", str(handler), "--wait").code == 0
+    assert client("send", "*a*", "--handler", str(handler), "--wait").code == 0
+    sent = [one.json() for one in receiver.wait(2)]
+    assert [one["data"]["format"] for one in sent if one["type"] == "notification"] == ["text", "markdown"]
+    assert '"format":"text"' in client("preview", "*a*", "--text", "--handler", str(handler)).out.replace(" ", "")
+
+
 def test_without_wait_it_returns_once_accepted(client: Cli, receiver: Receiver) -> None:
     receiver.answer("/slow", hold=True)
     handler = added(client, receiver, "/slow")

@@ -172,6 +172,8 @@ NOTICE = Message("gone", "Handler switched off", Severity.CRITICAL, "https://exa
         (Message("text", at=100), (None, 900)),
         (Message("text", at=100), (500, 900)),
         (NOTICE, (None, None)),
+        (Message("*text*", "a title", Severity.WARNING, at=100, is_text=True), (None, None)),
+        (Message("*text*", fields=(("a", "b"),), at=100, is_text=True), (500, 900)),
     ],
 )
 def test_every_kind_of_row_comes_back_as_it_was(tmp_path: Path, message: Message, times: tuple[int | None, int | None]) -> None:
@@ -632,6 +634,26 @@ def test_tables_and_migrations_agree(tmp_path: Path) -> None:
         command.upgrade(config, "head")
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_what_an_older_version_accepted_is_markdown(tmp_path: Path) -> None:
+    """Its statements name no column that came later: it may go on writing beside the new version."""
+    from tocsin.store.sql import migrate, migrate_to, sqlite_engine
+
+    engine = sqlite_engine(tmp_path / "tocsin.db")
+    migrate_to(engine, "0003")
+    columns = "id, user_id, created_at, kind, severity, title, text, url, fields"
+    insert = f"INSERT INTO notifications ({columns}) VALUES (?, 1, 100, 'notification', 'info', '', '*a*', '', '[]')"
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO users (id, email, is_admin, created_at) VALUES (1, 'a@example.com', 1, 1)")
+        connection.exec_driver_sql(insert, (1,))
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(insert, (2,))
+    with engine.connect() as connection:
+        for number in (1, 2):
+            found = listing.notification(connection, 1, number)
+            assert found is not None and found[0].message == Message("*a*", at=100)
 
 
 def test_a_new_store_stands_where_migrations_end(tmp_path: Path) -> None:

@@ -130,6 +130,19 @@ def test_sending_with_a_preview_and_watching_it_arrive(spoken: tuple[str, Page],
     assert said == []
 
 
+def test_plain_text_is_previewed_and_sent_as_such(page: Page, client: Client, receiver: Receiver) -> None:
+    sign_in(page)
+    client.add_handler("webhook", "endpoint", webhook=receiver.url("/hook"))
+    page.goto("/send")
+    page.check("input[name=format]")
+    page.fill("#message", "a*b*c")
+    expect(page.locator("#previews pre").first).to_contain_text(re.compile(r'"format": ?"text"'))
+    page.click("button[value=send]")
+    page.wait_for_url(re.compile(r"/notifications/1\?done=sent"))
+    [sent] = receiver.wait(1)
+    assert (sent.json()["data"]["message"], sent.json()["data"]["format"]) == ("a*b*c", "text")
+
+
 def test_the_log_with_its_drawer_filters_and_replay(page: Page, client: Client, receiver: Receiver) -> None:
     said = watched(page)
     receiver.answer("/bad", 400, body=b"no")

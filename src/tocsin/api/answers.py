@@ -57,6 +57,7 @@ class NotificationAnswer(Struct):
     id: int
     title: str
     message: str
+    format: str
     severity: str
     url: str | None
     fields: dict[str, str]
@@ -72,6 +73,7 @@ def notification(row: Notification, counts: dict[Status, int]) -> NotificationAn
         id=row.id,
         title=message.title,
         message=message.text,
+        format=message.format,
         severity=message.severity.value,
         url=message.url or None,
         fields=dict(message.fields),

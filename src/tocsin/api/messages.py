@@ -29,6 +29,7 @@ def draft_of(values: Mapping[str, Any], now: Micros) -> Draft:
         url=values.get("url", ""),
         fields=values.get("fields", ()),
         at=now,
+        is_text=values.get("format") == "text",
     )
     return Draft(message, values.get("handlers"), values.get("send_at"), values.get("expires_at"))
 
@@ -50,5 +51,7 @@ def fingerprint(drafts: Sequence[Draft]) -> bytes:
 
 
 def _essence(message: Message, draft: Draft) -> tuple[object, ...]:
-    given = (draft.handlers, draft.send_at, draft.expires_at)
+    given: tuple[object, ...] = (draft.handlers, draft.send_at, draft.expires_at)
+    if message.is_text:  # Markdown is as it was before there was anything else
+        given += (message.format,)
     return (message.text, message.title, message.severity, message.url, sorted(message.fields), *given)

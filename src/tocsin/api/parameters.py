@@ -4,7 +4,7 @@ from tocsin.api import kinds
 from tocsin.api.endpoint import Parameter
 from tocsin.channels.contract import fields_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.model import MAX_MESSAGE_BYTES, Severity, Status
+from tocsin.model import FORMATS, MAX_MESSAGE_BYTES, Severity, Status
 
 MAX_TITLE = 256
 MAX_BATCH_ITEMS = 1000
@@ -79,6 +79,13 @@ NOTIFICATION_FIELDS = (
         f"What is to be said, in Markdown: up to {MAX_MESSAGE_BYTES:,} bytes of UTF-8. Raw HTML is shown as text.",
         required=True,
         example="Disk of **db-1** is 91 % full",
+    ),
+    Parameter(
+        "format",
+        kinds.choice(FORMATS),
+        "What the message is written in: markdown, or text, of which every character is shown as it was sent. Without it: markdown.",
+        empty_is_absent=True,
+        example="text",
     ),
     Parameter(
         "title",

@@ -5,7 +5,7 @@ the table, which alone defines the rules and reports the faults, has the word.
 """
 
 import re
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, MsgspecError, Struct, UnsetType, json
 
@@ -29,6 +29,7 @@ _Handlers: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=1, le=MAX_ID)], ..
 class _Item(Struct, forbid_unknown_fields=True, gc=False):
     message: Annotated[str, Meta(min_length=1)]
     title: _Title = UNSET
+    format: Literal["markdown", "text"] | UnsetType = UNSET
     severity: Severity | UnsetType = UNSET
     url: _Text = UNSET
     fields: dict[str, str | bool | int] | UnsetType = UNSET
@@ -75,7 +76,7 @@ def _strings_in(content: bytes) -> float:
 
 def _strings_of(item: _Item) -> int:
     """How many strings (keys and values) the item has if no key is repeated."""
-    texts = (item.title, item.severity, item.url, item.send_at, item.expires_at)
+    texts = (item.title, item.format, item.severity, item.url, item.send_at, item.expires_at)
     count = 2 + 2 * (len(texts) - texts.count(UNSET))
     if item.handlers is not UNSET:
         count += 1
@@ -102,7 +103,7 @@ def _draft(item: _Item, now: Micros) -> Draft | None:
         handlers = None
     elif len(handlers) > 1:
         handlers = tuple(dict.fromkeys(handlers))
-    message = Message(text, title, item.severity or Severity.INFO, url, fields, now)
+    message = Message(text, title, item.severity or Severity.INFO, url, fields, now, is_text=item.format == "text")
     if not item.send_at and not item.expires_at:
         return Draft(message, handlers)
     send_at = times.read(item.send_at) if item.send_at else None

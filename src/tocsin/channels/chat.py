@@ -10,7 +10,9 @@ from tocsin import __version__
 from tocsin.channels.contract import Context, wait_of
 from tocsin.markup import tree
 from tocsin.markup.length import clean, clean_line
+from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
+from tocsin.markup.verbatim import verbatim
 from tocsin.model import SECOND, HttpRequest, Message, Micros, Request, Severity
 
 JSON_HEADERS = (("content-type", "application/json; charset=utf-8"), ("user-agent", f"tocsin/{__version__}"))
@@ -29,6 +31,11 @@ class Look(Struct, frozen=True):
     late: str
     most_parts: int
     is_plain: bool
+
+
+def document_of(message: Message) -> tree.Document:
+    """What the message says, as every dialect renders it."""
+    return verbatim(message.text) if message.is_text else parse(message.text)
 
 
 def look(context: Context) -> Look:

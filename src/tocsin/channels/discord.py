@@ -24,7 +24,6 @@ from tocsin.channels.contract import (
 from tocsin.markup import discord as dialect
 from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share, utf16
-from tocsin.markup.parse import parse
 from tocsin.model import (
     MASK,
     Delivered,
@@ -177,7 +176,7 @@ def _wire_url(value: str) -> str:
 def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     """The message, in parts if it is long; the fields, which give way down to `LEAST_FOR_FIELDS`, stand below the last."""
     room = MAX_EMBED - MAX_TITLE - utf16(look.late)
-    document = parse(message.text)
+    document = chat.document_of(message)
     descriptions = [dialect.discord(document)]
     fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(descriptions[0])))
     left = min(MAX_DESCRIPTION, room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields))

@@ -17,13 +17,12 @@ import jinja2
 from markupsafe import Markup
 from msgspec.structs import replace
 
-from tocsin.channels.chat import KEPT, Look, fields_of, look, moment
+from tocsin.channels.chat import KEPT, Look, document_of, fields_of, look, moment
 from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, Size, classify_no_reply
 from tocsin.channels.mime import alternative_body, text_body
 from tocsin.markup.cut import fit
 from tocsin.markup.html import BECOMES, html, remembering
 from tocsin.markup.length import clean_line, cut, cut_characters, share, utf8
-from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
 from tocsin.model import (
     Delivered,
@@ -151,7 +150,7 @@ def _encoded(header: str, text: str) -> str:
 def _subject(message: Message) -> str:
     title = clean_line(message.title)
     if not title:
-        lines = (clean_line(line) for line in plain(parse(message.text)).split("\n"))
+        lines = (clean_line(line) for line in plain(document_of(message)).split("\n"))
         title = cut_characters(next(filter(None, lines), "Notification"), _SUBJECT_FROM_TEXT)
     return f"[{_word(message)}] {title}" if message.severity in _LOUD else title
 
@@ -163,7 +162,7 @@ def _word(message: Message) -> str:
 def _text(message: Message, look: Look) -> str:
     fields = "\n".join([f"{name}: {value}" if "\n" not in value else f"{name}:\n{value}" for name, value in fields_of(message)])
     heading = f"[{_word(message)}] {clean_line(message.title)}".rstrip()
-    parts = [heading, look.late, plain(parse(message.text)), fields, clean_line(message.url), "-- \nSent by tocsin\n"]
+    parts = [heading, look.late, plain(document_of(message)), fields, clean_line(message.url), "-- \nSent by tocsin\n"]
     return "\n\n".join(filter(None, parts))
 
 
@@ -187,7 +186,7 @@ def _html(message: Message, look: Look) -> str:
             is_cut=is_cut,
         )
 
-    document = parse(message.text)
+    document = document_of(message)
     body = html(document)
     room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)) - _LAST_LINE_BREAK)
     if _wire_bytes(body) <= room:

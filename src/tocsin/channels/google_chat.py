@@ -30,7 +30,6 @@ from tocsin.markup import google_chat as dialect
 from tocsin.markup import tree
 from tocsin.markup.cut import split
 from tocsin.markup.length import clean_line, cut, cut_characters, share
-from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
 from tocsin.model import (
     Delivered,
@@ -123,7 +122,7 @@ def render(message: Message, settings: GoogleChatSettings, context: Context) -> 
 def _bodies(message: Message, look: chat.Look) -> list[bytes]:
     """The message as a card, or as several if it is long; fields and link stand below the last."""
     below = [*_fields(message), *_buttons(message)]
-    document = parse(message.text)
+    document = chat.document_of(message)
     parts = [document]
     if _size(_card(message, look, "", document, below)) > MAX_BYTES:
         widest = " " * chat.NUMBER_ROOM

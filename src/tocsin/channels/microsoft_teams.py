@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from tocsin.channels.chat import JSON_HEADERS, KEPT, NUMBER_ROOM, Look, body_of, fields_of, heading, look, number, plainest
+from tocsin.channels.chat import JSON_HEADERS, KEPT, NUMBER_ROOM, Look, body_of, document_of, fields_of, heading, look, number, plainest
 from tocsin.channels.contract import (
     Channel,
     Context,
@@ -28,7 +28,6 @@ from tocsin.channels.contract import (
 from tocsin.markup import tree
 from tocsin.markup.cut import split
 from tocsin.markup.length import cut, share
-from tocsin.markup.parse import parse
 from tocsin.markup.remembered import once
 from tocsin.markup.teams import BECOMES, CardElement, escape, remembering, teams, text_block
 from tocsin.model import (
@@ -160,7 +159,7 @@ def _envelopes(message: Message, look: Look) -> list[dict[str, Any]]:
     def last_card(inside: list[CardElement], mark: str) -> dict[str, Any]:
         return _message_of([*_head(message, look, mark), *inside, *after], actions)
 
-    document = parse(message.text)
+    document = document_of(message)
     whole = last_card(teams(document), "")
     if _size(whole) <= MAX_BYTES:
         return [whole] if not look.is_plain else [_plain_card(message, look, document, 0, 1)]

@@ -28,7 +28,6 @@ from tocsin.channels.contract import (
 from tocsin.markup import plain
 from tocsin.markup.cut import split
 from tocsin.markup.length import clean_line, cut, cut_bytes, share, utf8
-from tocsin.markup.parse import parse
 from tocsin.model import (
     SECOND,
     Delivered,
@@ -138,7 +137,7 @@ def render(message: Message, settings: NtfySettings, context: Context) -> tuple[
 @functools.lru_cache(chat.KEPT)
 def _contents(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     """The message, in parts if it is long; the fields stand below the last."""
-    document = parse(message.text)
+    document = chat.document_of(message)
     head = f"{look.late}\n\n" if look.late else ""
     room = MAX_MESSAGE - utf8(head) - 4
     texts = [plain.plain(document)]

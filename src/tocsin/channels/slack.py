@@ -30,7 +30,6 @@ from tocsin.markup import slack as dialect
 from tocsin.markup import tree
 from tocsin.markup.cut import fit, split
 from tocsin.markup.length import clean_line, cut, cut_characters, share, utf16
-from tocsin.markup.parse import parse
 from tocsin.model import (
     Delivered,
     Gone,
@@ -169,7 +168,7 @@ def _parts_of(message: Message, look: chat.Look) -> list[_Part]:
     heading, late = chat.heading(message), look.late
     room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
     last_room = room - sum(len(field["text"]) for field in _fields(message))
-    document = parse(message.text)
+    document = chat.document_of(message)
     parts, size = [document], dialect.Measure().document
     if size(document) > last_room:
         parts = split(document, size, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)

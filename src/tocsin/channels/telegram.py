@@ -24,7 +24,6 @@ from tocsin.channels.contract import (
 from tocsin.markup import telegram as dialect
 from tocsin.markup.cut import split
 from tocsin.markup.length import cut, cut_utf16, share, utf8, utf16
-from tocsin.markup.parse import parse
 from tocsin.model import (
     MASK,
     Delivered,
@@ -161,7 +160,7 @@ def _texts(message: Message, look: chat.Look) -> list[str]:
     link = dialect.link(message.url, "Open") if message.url else ""
     room = MAX_TEXT - dialect.visible(_head(message, look, "")) - 6
     last_room = room - dialect.visible(link)
-    document = parse(message.text)
+    document = chat.document_of(message)
     bodies = [dialect.telegram(document)]
     fields = _fields(message, max(last_room // 2, last_room - dialect.visible(bodies[0])))
     last_room -= dialect.visible(fields)

@@ -67,6 +67,7 @@ class _Data(Struct, gc=False):
     id: int | None
     title: str
     message: str
+    format: str
     severity: Severity
     url: str | None
     fields: dict[str, str]
@@ -117,6 +118,7 @@ def _body(message: Message, context: Context) -> _Body:
         id=context.notification_id,
         title=message.title,
         message=message.text,
+        format=message.format,
         severity=message.severity,
         url=message.url or None,
         fields=dict(message.fields),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import msgspec
 from oauthlib.oauth1 import Client
 
-from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, fields_of
+from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, document_of, fields_of
 from tocsin.channels.contract import (
     Channel,
     Context,
@@ -27,7 +27,6 @@ from tocsin.channels.contract import (
 )
 from tocsin.markup import plain, weighted
 from tocsin.markup.length import clean, clean_line, left_out
-from tocsin.markup.parse import parse
 from tocsin.model import (
     SECOND,
     Delivered,
@@ -161,7 +160,7 @@ def _text(message: Message, suffix: str, links: bool) -> str:
 
 
 def _words(message: Message) -> str:
-    said_first = [clean_line(message.title), plain.plain(parse(message.text))]
+    said_first = [clean_line(message.title), plain.plain(document_of(message))]
     text = " — ".join(part for part in said_first if part)
     fields = [f"{name}: {clean_line(value)}" for name, value in fields_of(message)]
     text = "\n".join([text, *fields] if text else fields)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from tocsin.cli import show, text
+from tocsin.cli import reading, show
 from tocsin.cli.admin import confirm
 from tocsin.cli.client import Client, connect
 from tocsin.cli.failure import Usage
@@ -136,7 +136,7 @@ def add(type: str, name: str, /, *settings: str, json: bool = False) -> None:
     json
         Print JSON instead of a sentence.
     """
-    fields = {"name": text.argument(name, "the name"), "type": type} | _settings(settings, {"name", "type"})
+    fields = {"name": reading.argument(name, "the name"), "type": type} | _settings(settings, {"name", "type"})
     _tell(connect().post_form("/api/notification-handlers", fields).data, "Added", json)
 
 
@@ -159,7 +159,7 @@ def edit(handler: int, /, *settings: str, name: str | None = None, type: str | N
         Print JSON instead of a sentence.
     """
     given = {"name": name, "type": type}
-    fields = {field: text.argument(value, f"--{field}") for field, value in given.items() if value is not None}
+    fields = {field: reading.argument(value, f"--{field}") for field, value in given.items() if value is not None}
     fields |= _settings(settings, {"name", "type"})
     if not fields:
         raise Usage("Name what changes: --name, --type, or settings as FIELD=VALUE.")
@@ -279,7 +279,7 @@ def _settings(pairs: Sequence[str], taken: set[str]) -> dict[str, str]:
             raise Usage("Settings read FIELD=VALUE, such as email=hey@example.com.")
         if field in settings or field in taken:
             raise Usage(f"{show.one_line(field)} is given twice.")
-        settings[field] = text.argument(value, field)
+        settings[field] = reading.argument(value, field)
     piped = [field for field, value in settings.items() if value == "-"]
     if len(piped) > 1:
         raise Usage("Only one field can be read from standard input.")
@@ -293,4 +293,4 @@ def _standard_input() -> str:
         from getpass import getpass
 
         return getpass("Value: ")
-    return text.standard_input()
+    return reading.standard_input()

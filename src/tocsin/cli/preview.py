@@ -43,6 +43,7 @@ def preview(
     url: str | None = None,
     field: list[str] | None = None,
     handler: list[int] | None = None,
+    text: Annotated[bool, Parameter(negative=())] = False,
     json: bool = False,
 ) -> None:
     """Show what a notification would be sent as: the native requests, their sizes against the provider's limits, and what is changed.
@@ -61,10 +62,12 @@ def preview(
         A fact as NAME=VALUE; may be repeated.
     handler
         Id of a handler to show it for; may be repeated. All enabled ones unless told.
+    text
+        The message is plain text, not Markdown: every character is shown as it was sent.
     json
         Print JSON as the API has it, one object for each handler.
     """
-    content = content_of(message, field, title=title, severity=severity, url=url)
+    content = content_of(message, field, title=title, severity=severity, url=url, format="text" if text else None)
     client = connect()
     for row in _chosen(client, handler):
         answer = client.post(f"/api/notification-handlers/{row.id}/preview", content).data

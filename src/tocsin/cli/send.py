@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec import Struct
 
-from tocsin.cli import show, text
+from tocsin.cli import reading, show
 from tocsin.cli.client import Client, connect
 from tocsin.cli.deliveries import DeliveryRow, fate, handler_names
 from tocsin.cli.failure import StillWaiting, Usage
@@ -41,6 +41,7 @@ def send(
     send_at: str | None = None,
     expires_at: str | None = None,
     idempotency_key: str | None = None,
+    text: bool = False,
     wait: bool = False,
     timeout: Annotated[float, Parameter(validator=Number(gt=0))] = 120.0,
     json: bool = False,
@@ -70,6 +71,8 @@ def send(
         When it expires: what is not delivered by then is not sent any more; same forms.
     idempotency_key
         The same key and content send once within 24 hours, however often the command runs.
+    text
+        The message is plain text, not Markdown: every character is shown as it was sent.
     wait
         Wait until every delivery has ended; exit code 0 only if all were delivered.
     timeout
@@ -77,7 +80,8 @@ def send(
     json
         Print JSON: the notification's id, with --wait its deliveries too.
     """
-    content = content_of(message, field, title=title, severity=severity, url=url, handlers=handler, send_at=send_at, expires_at=expires_at)
+    given = {"title": title, "severity": severity, "url": url, "handlers": handler, "send_at": send_at, "expires_at": expires_at}
+    content = content_of(message, field, format="text" if text else None, **given)
     client = connect()
     # A key of its own makes it safe to repeat the request while the service is busy.
     answer = client.post("/api/notifications", content, idempotency_key=idempotency_key or secrets.token_hex(16))
@@ -94,12 +98,12 @@ def content_of(message: str, fields: Sequence[str] | None, **given: object) -> d
     content: dict[str, object] = {"message": _message(message)}
     for name, value in given.items():
         if value is not None:
-            content[name] = text.argument(value, f"--{name}") if isinstance(value, str) else value
+            content[name] = reading.argument(value, f"--{name}") if isinstance(value, str) else value
     return content | ({"fields": _fields(fields)} if fields else {})
 
 
 def _message(given: str) -> str:
-    return text.cut_to_limit(text.standard_input() if given == "-" else text.argument(given, "the message"))
+    return reading.cut_to_limit(reading.standard_input() if given == "-" else reading.argument(given, "the message"))
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, str]:
@@ -110,7 +114,7 @@ def _fields(pairs: Sequence[str]) -> dict[str, str]:
             raise Usage(f"--field {show.one_line(pair)} must read NAME=VALUE.")
         if name in fields:
             raise Usage(f"--field {show.one_line(name)} is given twice.")
-        fields[name] = text.argument(value, f"--field {name}")
+        fields[name] = reading.argument(value, f"--field {name}")
     return fields
 
 

@@ -1,7 +1,6 @@
 """Owners are told of handlers that were switched off: those that die together in one notice, and a few notices a day at most."""
 
 import asyncio
-import re
 from collections.abc import Sequence
 
 import structlog
@@ -24,7 +23,6 @@ MAX_LISTED = 1000  # handlers in the body of a webhook
 MAX_NAMED = 10  # handlers in the text; the others are counted
 LATELY: Micros = 30 * 86_400 * SECOND
 _DAY: Micros = 86_400 * SECOND
-_MARKS = re.compile(r"([\\`*_\[\]<>~|])")
 
 log = structlog.get_logger(__name__)
 
@@ -110,10 +108,6 @@ def _is_off(row: HandlerRow) -> bool:
     return row.deleted_at is None and not row.is_enabled
 
 
-def _plain(name: str) -> str:
-    return _MARKS.sub(r"\\\1", name)
-
-
 def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, is_last: bool) -> Message:
     first, row = off[0]
     if len(off) == 1:
@@ -121,7 +115,7 @@ def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, is_last: boo
         paragraphs = [first.why, hint(first.reason), "Nothing more is sent there until you switch it on again."]
     else:
         title = f"{len(off)} handlers switched off: {row.name} and others"
-        lines = [f"- {_plain(named.name)} ({CHANNELS[named.type].title}): {one.why}" for one, named in off[:MAX_NAMED]]
+        lines = [f"- {named.name} ({CHANNELS[named.type].title}): {one.why}" for one, named in off[:MAX_NAMED]]
         rest = len(off) - MAX_NAMED
         paragraphs = [
             "\n".join(lines),
@@ -137,5 +131,6 @@ def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, is_last: boo
         fields=(("Handler", row.name), ("Type", CHANNELS[row.type].title), ("Id", str(row.id))),
         at=now,
         kind="handler.disabled",
+        is_text=True,  # names, and what providers say, are no Markdown
         handlers=tuple(SwitchedOff(named.id, named.name, named.type, one.reason) for one, named in off[:MAX_LISTED]),
     )

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tocsin import observe
+from tocsin.channels.chat import document_of
 from tocsin.channels.contract import Context, Size
 from tocsin.flow import pools
 from tocsin.flow.attempt import render_now, shown_request, within_budget
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.markup.elements import Element, elements_of
 from tocsin.markup.length import Cut, watched_cuts
-from tocsin.markup.parse import parse
 from tocsin.model import Message, Missing, Refused, Request, Sentence
 from tocsin.settings import Settings
 
@@ -71,7 +71,7 @@ def _part(loaded: Loaded, request: Request) -> PreviewPart:
 
 
 def _changes(loaded: Loaded, message: Message, requests: Sequence[Request], cuts: Sequence[Cut]) -> tuple[Sentence, ...]:
-    held = elements_of(parse(message.text))
+    held = elements_of(document_of(message))
     becomes = loaded.channel.becomes
     shown = [Sentence(_BECOMES, {"element": _at_start(one), "other": becomes[one]}) for one in Element if one in held and one in becomes]
     parts = [Sentence(_PARTS, {"count": str(len(requests))})] if len(requests) > 1 else []

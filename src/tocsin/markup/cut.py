@@ -131,7 +131,7 @@ def _block_head(block: tree.Block, room: int, scale: Scale) -> tree.Block | None
         return None
     match block:
         case tree.Paragraph():
-            return _unless_empty(tree.Paragraph(_line_head(block.inside, room)))
+            return _unless_empty(type(block)(_line_head(block.inside, room)))
         case tree.Heading():
             return _unless_empty(tree.Heading(block.level, _line_head(block.inside, room)))
         case tree.CodeBlock():
@@ -208,6 +208,9 @@ def _inline_head(node: tree.Inline, room: int) -> tree.Inline | None:
 
 def _block_split(block: tree.Block, room: int, scale: Scale) -> tuple[tree.Block, tuple[tree.Block, ...]]:
     match block:
+        case tree.Verbatim():
+            head, rest = _verbatim_split(block.inside, room)
+            return tree.Verbatim(head), (tree.Verbatim(rest),) if rest else ()
         case tree.Paragraph():
             head, rest = _line_split(block.inside, room)
             return tree.Paragraph(head), (tree.Paragraph(rest),) if rest else ()
@@ -301,6 +304,24 @@ def _line_split(nodes: Sequence[tree.Inline], room: int) -> tuple[tuple[tree.Inl
         kept = [*head, first] if first is not None else head
         rest = [*([others] if others is not None else []), *nodes[index + 1 :]]
         return _trimmed(kept, -1), _trimmed(rest, 0)
+    return tuple(nodes), ()
+
+
+def _verbatim_split(nodes: Sequence[tree.Inline], room: int) -> tuple[tuple[tree.Inline, ...], tuple[tree.Inline, ...]]:
+    """The same for a plain text: between lines, unless that wastes half the room, and with every space in its place."""
+    used, line_end = 0, 0
+    for index, node in enumerate(nodes):
+        if isinstance(node, tree.Break) and room // 2 < used <= room:
+            line_end = index
+        size = line_weight((node,))
+        if used + size <= room:
+            used += size
+            continue
+        if line_end:
+            return tuple(nodes[:line_end]), tuple(nodes[line_end + 1 :])
+        first, others = _inline_split(node, max(1, room - used), is_forced=not index or room - used > room // 2)
+        head = (*nodes[:index], first) if first is not None else tuple(nodes[:index])
+        return head, (*([others] if others is not None else []), *nodes[index + 1 :])
     return tuple(nodes), ()
 
 

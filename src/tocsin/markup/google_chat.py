@@ -14,6 +14,7 @@ from tocsin.markup.remembered import Remembered
 from tocsin.markup.renderer import Renderer, bare_url, innermost, is_bare, marker, prefixed
 
 _SPACES = re.compile(r"(?m)^ +| {2,}")
+_TAB = "    "  # a card shows a tab as one space
 _LINES = "lines, without a fixed-width font"
 BECOMES = {
     Element.CODE: "its words alone",
@@ -64,6 +65,10 @@ class _GoogleChat(Renderer):
     def link(self, node: tree.Link) -> str:
         label = escape(bare_url(node.url)) if is_bare(node) else self.inlines(node.inside)
         return f'<a href="{escape(node.url)}">{label}</a>'
+
+    def paragraph(self, block: tree.Paragraph) -> str:
+        text = super().paragraph(block)
+        return text.replace("\t", _TAB) if isinstance(block, tree.Verbatim) else text
 
     def heading(self, block: tree.Heading) -> str:
         line = super().heading(block)

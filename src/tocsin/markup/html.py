@@ -16,6 +16,8 @@ _TABLE = 'cellpadding="0" cellspacing="0" style="border-collapse:collapse;margin
 _CELL = 'style="border:1px solid #ced4da;padding:4px 8px;text-align:left;vertical-align:top;"'
 _RULE = '<hr style="border:0;border-top:1px solid #ced4da;margin:18px 0;">'
 _BLOCK = 'style="margin:0 0 14px;"'
+_AS_SENT = 'style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 14px;"'
+_BREAK = "<br>\n"
 _ITEM = 'style="margin:0 0 4px;"'
 _HEADING_SIZES = {1: 20, 2: 18, 3: 16}
 BECOMES = {
@@ -42,7 +44,7 @@ class _Html(Renderer):
         return escape(text)
 
     def line_break(self, _: tree.Break) -> str:
-        return "<br>\n"
+        return _BREAK
 
     def code(self, text: str) -> str:
         return f"<code {_CODE}>{escape(text)}</code>"
@@ -63,6 +65,8 @@ class _Html(Renderer):
         return f'<a href="{escape(node.url)}">{label}</a>'
 
     def paragraph(self, block: tree.Paragraph) -> str:
+        if isinstance(block, tree.Verbatim):
+            return f"<p {_AS_SENT}>{self.inlines(block.inside).replace(_BREAK, '<br>')}</p>"
         return f"<p {_BLOCK}>{self.inlines(block.inside)}</p>"
 
     def heading(self, block: tree.Heading) -> str:

@@ -126,7 +126,7 @@ class _Builder:
         elif "\n" in text:
             frame.nodes.extend(_lines(text))
         elif "://" in text and not self._open_links:
-            frame.nodes.extend(_autolinked(text))
+            frame.nodes.extend(autolinked(text))
         elif text:
             frame.nodes.append(tree.Text(text))
 
@@ -214,7 +214,8 @@ def _unlinked(inside: Sequence[tree.Inline], url: str) -> list[tree.Inline]:
     return [tree.Text(f" ({shown})" if inside else shown)]
 
 
-def _autolinked(text: str) -> list[tree.Inline]:
+def autolinked(text: str) -> list[tree.Inline]:
+    """One line of words, the bare URLs in it as links."""
     nodes: list[tree.Inline] = []
     done = 0
     for match in _BARE_URL.finditer(text):

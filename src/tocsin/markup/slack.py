@@ -18,7 +18,7 @@ MAX_TEXT = 3000  # of one text object
 MAX_INDENT = 8
 _RULE = "──────────"
 _BULLETS = "• "
-_WORDS = frozenset({tree.Paragraph, tree.Heading, tree.Rule})  # blocks that stand in one section with others
+_WORDS = frozenset({tree.Paragraph, tree.Verbatim, tree.Heading, tree.Rule})  # blocks that stand in one section with others
 BECOMES = {
     Element.IMAGE: "a link",
     Element.HEADING: "bold text",

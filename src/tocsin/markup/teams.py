@@ -81,6 +81,8 @@ def _elements(blocks: Sequence[tree.Block], text: "_Text") -> list[CardElement]:
 
 def _elements_of(block: tree.Block, text: "_Text") -> Sequence[CardElement]:
     match block:
+        case tree.Verbatim():
+            return _unless_empty(_spaced(text.paragraph(block)))
         case tree.Paragraph():
             return _unless_empty(_lines(text.paragraph(block)))
         case tree.Heading():
@@ -103,9 +105,13 @@ def _unless_empty(text: str, **looks: object) -> list[CardElement]:
 
 
 def _fixed_width(text: str) -> str:
-    """Lines whose spaces stay: runs of them would shrink to one."""
+    return _spaced(_LINE_START.sub(_escaped_start, _inert(text)))
+
+
+def _spaced(text: str) -> str:
+    """Lines whose spaces stay, in the card's Markdown: runs of them would shrink to one, and empty lines go."""
     hard = _SPACES.sub(lambda run: "\u00a0" * len(run[0]), text.replace("\t", _TAB))
-    return _PARAGRAPH.join(_LINE_START.sub(_escaped_start, _inert(line)) if line.strip() else "\u00a0" for line in hard.split("\n"))
+    return _PARAGRAPH.join(line if line.strip() else "\u00a0" for line in hard.split("\n"))
 
 
 # -------------------------------------------------------------------------------------------------------------- inline

@@ -58,6 +58,10 @@ class Paragraph(Struct, frozen=True):
     inside: tuple[Inline, ...]
 
 
+class Verbatim(Paragraph, frozen=True):
+    """A plain text, whose line breaks and spaces stay as they are. It holds texts, hard breaks, and links whose label is their address."""
+
+
 class Heading(Struct, frozen=True):
     level: int
     inside: tuple[Inline, ...]

@@ -31,13 +31,13 @@ class Statement(Struct, frozen=True):
     row: str
 
 
-ADD_NOTIFICATIONS = Statement(  # just a text and a title, to be sent at once
+ADD_NOTIFICATIONS = Statement(  # just a Markdown text and a title, to be sent at once
     "INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields) VALUES {}",
     "(?, ?, ?, 'notification', ?, ?, ?, '', '[]')",
 )
 ADD_ANY_NOTIFICATIONS = Statement(
-    "INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields, send_at, expires_at) VALUES {}",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields, send_at, expires_at, is_text) VALUES {}",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
 _DELIVERY = "id, notification_id, handler_id, user_id, status, is_critical, due_at, first_due_at, created_at, last_reason"
 ADD_DELIVERIES = Statement(  # to be sent; the counts begin at 0, as the table has it
@@ -182,9 +182,10 @@ class AcceptAll:
                 is_critical = 1 if severity is critical else 0
                 title, text, url, kind = message.title, message.text, message.url, message.kind
                 times = (planned.send_at, planned.expires_at)
-                if url or message.fields or kind != "notification" or times != _NO_TIMES:
+                if url or message.fields or kind != "notification" or message.is_text or times != _NO_TIMES:
                     fields = fields_text(message)
                     any_notifications += (notification_id, user_id, at, kind, severity._value_, title, text, url, fields, *times)
+                    any_notifications.append(1 if message.is_text else 0)
                 else:
                     notifications += (notification_id, user_id, at, severity._value_, title, text)  # `value` is a call
                 for one in planned.deliveries:

@@ -28,6 +28,7 @@ NOTIFICATION = (
     notifications.c.text,
     notifications.c.url,
     notifications.c.fields,
+    notifications.c.is_text,
 )
 WAITING = select(deliveries, *NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
 HANDLER = tuple(handlers.c[name] for name in HandlerRow.__struct_fields__)
@@ -68,6 +69,7 @@ def notification_of(row: Any) -> Notification:
         at=row.accepted_at,
         kind=row.kind,
         handlers=handlers,
+        is_text=bool(row.is_text),
     )
     return Notification(row.n_id, row.n_user_id, message, row.send_at, row.expires_at)
 

@@ -124,6 +124,7 @@ notifications = Table(
     Column("text", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("fields", Text, nullable=False),
+    Column("is_text", Boolean, nullable=False, server_default=text("FALSE")),  # else Markdown
     Index("ix_notifications_user_id_id", "user_id", "id"),
     sqlite_autoincrement=True,
 )
@@ -190,6 +191,8 @@ attempts = Table(
     Column("status_code", Integer),
     Column("response", Text),
     Column("next_at", Time),
+    Column("provider_id", Text),
+    Column("detail", Text),
     sqlite_with_rowid=False,
 )
 

@@ -14,7 +14,7 @@ from tocsin.web.visit import Visit
 
 MOST_HANDLERS = 250  # to choose from
 MOST_PREVIEWS = 10
-_TEXTS = ("title", "message", "severity", "url", "fields")
+_TEXTS = ("title", "message", "format", "severity", "url", "fields")
 
 
 async def page(visit: Visit) -> Response:
