@@ -176,7 +176,7 @@ def error(code: int, status: str, message: str) -> dict:
     [
         (400, error(400, "INVALID_ARGUMENT", "Invalid JSON payload received."), Reason.PAYLOAD, True),
         (400, error(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."), Reason.UNAUTHORIZED, False),
-        (400, b"<html>", Reason.REJECTED, False),
+        (400, b"<html>", Reason.PAYLOAD, True),
         (401, error(401, "UNAUTHENTICATED", "no"), Reason.UNAUTHORIZED, False),
         (403, error(403, "PERMISSION_DENIED", "no"), Reason.FORBIDDEN, False),
         (404, b"<html>", Reason.REJECTED, False),

@@ -304,7 +304,7 @@ def test_marks_end_with_their_line():
             Later,
             Reason.SERVER_ERROR,
         ),
-        (400, {}, b'{"error":{"code":"TriggerInputSchemaMismatch"}}', Refused, Reason.REJECTED),
+        (400, {}, b'{"error":{"code":"TriggerInputSchemaMismatch"}}', Refused, Reason.PAYLOAD),
         (401, {}, b"", Gone, Reason.UNAUTHORIZED),
         (403, {}, b"", Refused, Reason.FORBIDDEN),
         (404, {}, b'{"error":{"code":"WorkflowNotFound"}}', Gone, Reason.NOT_FOUND),
@@ -320,7 +320,7 @@ def test_what_an_answer_means(status, headers, body, kind, reason):
     assert getattr(outcome, "reason", None) is reason
     if reason is Reason.THROTTLED:
         assert (outcome.wait_seconds, outcome.counts) == (9.0, False)
-    assert getattr(outcome, "ours", False) is (reason is Reason.TOO_LARGE)
+    assert getattr(outcome, "ours", False) is (reason in {Reason.PAYLOAD, Reason.TOO_LARGE})
 
 
 def test_without_an_answer():

@@ -314,7 +314,8 @@ def test_gone(status, description):
         (400, "Bad Request: text must be non-empty", Reason.PAYLOAD, True),
         (400, "Bad Request: message text is empty", Reason.PAYLOAD, True),
         (413, "Request Entity Too Large", Reason.TOO_LARGE, True),
-        (400, "Bad Request: something new", Reason.REJECTED, False),
+        (400, "Bad Request: ENTITIES_TOO_LONG", Reason.PAYLOAD, True),
+        (400, "Bad Request: something new", Reason.PAYLOAD, True),
     ],
 )
 def test_refused(status, description, reason, ours):

@@ -83,6 +83,7 @@ PAYLOAD_REFUSALS = {
     "slack": (400, b"invalid_blocks"),
     "discord": (400, b'{"code": 50035, "message": "Invalid Form Body"}'),
     "microsoft_teams": (413, b"too large"),
+    "google_chat": (400, b"<html>something new</html>"),
 }
 YES = b'{"ok": true, "result": {"message_id": 1}}'
 
@@ -140,6 +141,35 @@ def test_what_is_refused_as_plain_text_too_has_failed_and_harms_no_handler(clien
     assert (delivery["status"], len(receiver.requests)) == ("failed", 2)
     assert outcomes(delivery) == [("refused", "payload", 400)]
     assert client.handler(handler)["is_enabled"] is True
+
+
+UNKNOWN = {
+    "telegram": b'{"ok": false, "error_code": 400, "description": "Bad Request: SOMETHING_NEW"}',
+    "discord": b'{"embeds": ["0"]}',
+    "slack": b"something_new",
+    "microsoft_teams": b"",
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_a_refusal_that_nobody_knows_gets_one_try_in_the_plainest_form(
+    client: OwnedClient, providers: Receiver, receiver: Receiver, kind: str
+) -> None:
+    handler, there, path = refusing(client, providers, receiver, kind)
+    there.answer(path, 400, body=UNKNOWN[kind])
+    there.answer(path, 200, body=YES)
+    [delivery] = client.settled(client.send("**Bold**", handlers=[handler]))
+    assert outcomes(delivery) == [("delivered", "plain", 200)]
+    assert len([one for one in there.requests if one.path == path]) == 2
+
+
+def test_what_is_refused_in_every_form_for_an_unknown_reason_counts_against_the_handler(client: OwnedClient, receiver: Receiver) -> None:
+    receiver.answer("/hook", 400, body=b"something_new")
+    handler = client.add_handler("slack", slack=receiver.url("/hook"))
+    [delivery] = client.settled(client.send("**Bold**", handlers=[handler]))
+    assert (delivery["status"], len(receiver.requests)) == ("failed", 2)
+    assert outcomes(delivery) == [("refused", "rejected", 400)]
+    assert client.get(f"/api/notification-handlers/{handler}/stats").json["data"]["health"]["failures"] == 1
 
 
 def test_a_plain_text_that_has_to_wait_is_tried_again(client: OwnedClient, receiver: Receiver) -> None:

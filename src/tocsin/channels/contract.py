@@ -34,6 +34,7 @@ from tocsin.settings import Settings
 
 LEAST_EPOCH = 1e9
 YEAR_SECONDS = 366 * 86_400.0
+_ABOUT_CONTENT = frozenset({400, 422})
 _MOST_READ = 1000  # bytes of an answer, for what people read of it
 
 
@@ -75,7 +76,7 @@ class Context(Value, frozen=True):
 
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
     and must say for when it was meant. `suffix` makes a repeated text differ where the provider refuses repeats. `plain` asks for the
-    plainest form, in as many parts: the provider has refused the native one.
+    plainest form, in as many parts: the provider has refused the native one; in `classify` it says that the answer is to that form.
     """
 
     key: str
@@ -231,15 +232,21 @@ def retry_after(reply: HttpReply, now: Micros) -> float | None:
         return None
 
 
-def classify_rest(reply: HttpReply, now: Micros) -> Outcome:
-    """What a status means where the provider's own table says nothing: throttles wait, 4xx is a refusal, all else is tried again."""
-    wait = retry_after(reply, now)
+def classify_rest(reply: HttpReply, context: Context) -> Outcome:
+    """What a status means where the provider's own table says nothing: throttles wait, 4xx is a refusal, all else is tried again.
+
+    A 400 or 422 that nobody knows is most often about what we made of the message, so the plainest form is tried; what is refused
+    even then is held against the handler.
+    """
+    wait = retry_after(reply, context.now)
     if reply.status == 429 or (reply.status == 503 and wait is not None):
         return Later(Reason.THROTTLED, wait, counts=False, detail=said(reply))
     if reply.status in {408, 425} or reply.status >= 500:
         return Later(Reason.SERVER_ERROR, detail=said(reply))
     if 300 <= reply.status < 400:
         return Later(Reason.REDIRECTED, detail=said(reply))
+    if reply.status in _ABOUT_CONTENT and not context.plain:
+        return Refused(Reason.PAYLOAD, said(reply), ours=True)
     if 400 <= reply.status < 500:
         return Refused(Reason.REJECTED, said(reply))
     return Later(Reason.BAD_ANSWER, detail=said(reply))

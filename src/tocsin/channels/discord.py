@@ -263,15 +263,16 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
         return Later(Reason.FORBIDDEN, CLOUDFLARE_WAIT_SECONDS, detail=said(reply))
     if 400 <= reply.status < 500:
         return _refused(reply, body, context)
-    return classify_rest(reply, context.now)
+    return classify_rest(reply, context)
 
 
 def _refused(reply: HttpReply, body: dict[str, Any], context: Context) -> Outcome:
     code = body.get("code")
     code = code if isinstance(code, int) else 0
+    names_fields = "code" not in body and any(isinstance(fault, list) for fault in body.values())  # {"embeds": ["0"]}
     if code in _GONE:
         return Gone(Reason.GONE, _GONE[code])
-    if code in _PAYLOAD:
+    if code in _PAYLOAD or (reply.status == 400 and names_fields):
         return Refused(Reason.PAYLOAD, said(reply), ours=True)
     if code in _REFUSED:
         reason, detail = _REFUSED[code]
@@ -282,7 +283,7 @@ def _refused(reply: HttpReply, body: dict[str, Any], context: Context) -> Outcom
         return Gone(Reason.GONE, "The server says that this webhook is gone.")
     if reply.status in {401, 403}:
         return Refused(Reason.UNAUTHORIZED if reply.status == 401 else Reason.FORBIDDEN, said(reply))
-    return classify_rest(reply, context.now)
+    return classify_rest(reply, context)
 
 
 def _throttled(reply: HttpReply, body: dict[str, Any], context: Context) -> Later:

@@ -226,7 +226,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
         case 413:
             return Refused(Reason.TOO_LARGE, said(reply), ours=True)
         case _:
-            return classify_rest(reply, context.now)
+            return classify_rest(reply, context)
 
 
 CHANNEL = Channel(

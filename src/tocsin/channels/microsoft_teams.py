@@ -262,7 +262,7 @@ def classify(reply: Reply, context: Context) -> Outcome:
         case HttpReply(status=413):
             return Refused(Reason.TOO_LARGE, said(reply), ours=True)
         case HttpReply():
-            return classify_rest(reply, context.now)
+            return classify_rest(reply, context)
 
 
 def _accepted(reply: HttpReply, context: Context) -> Outcome:

@@ -207,7 +207,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
         return Refused(Reason.TOO_LARGE, said(reply), ours=True)
     if reply.status == 400 and code:
         return Refused(Reason.NOT_FOUND, said(reply)) if code in _BAD_TOPIC else Refused(Reason.PAYLOAD, said(reply), ours=True)
-    return classify_rest(reply, context.now)
+    return classify_rest(reply, context)
 
 
 def _without_id(reply: HttpReply) -> Outcome:

@@ -291,7 +291,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
             return Refused(Reason.TOO_LARGE, said(reply), ours=True)
         if reply.status == 410:
             return Gone(Reason.GONE, "The server says that this webhook is gone.")
-    return classify_rest(reply, context.now)
+    return classify_rest(reply, context)
 
 
 def _accepted(reply: HttpReply, word: str) -> Outcome:

@@ -66,6 +66,7 @@ _NOT_FOUND = ("chat not found", "chat_id is empty", "message thread not found", 
 _FORBIDDEN = ("have no rights to send", "not enough rights to send", "need administrator rights")
 _PAYLOAD = (
     "can't parse entities",
+    "entities_too_long",
     "message is too long",
     "text is too long",
     "text must be non-empty",
@@ -254,14 +255,14 @@ def _refused(reply: HttpReply, description: str, context: Context) -> Outcome:
             return Refused(Reason.NOT_FOUND, said(reply))
         if says(*_FORBIDDEN):
             return Refused(Reason.FORBIDDEN, said(reply))
-    return classify_rest(reply, context.now)
+    return classify_rest(reply, context)
 
 
 def _not_telegram(reply: HttpReply, context: Context) -> Outcome:
     """Something before the Bot API answered, or TOCSIN_TELEGRAM_API_URL leads elsewhere: nothing that the handler has done."""
     if 400 <= reply.status < 500 and reply.status not in {408, 425}:
         return Later(Reason.BAD_ANSWER, detail=said(reply))
-    return classify_rest(reply, context.now)
+    return classify_rest(reply, context)
 
 
 def _throttled(reply: HttpReply, parameters: dict[str, Any], context: Context) -> Later:

@@ -169,7 +169,7 @@ def classify(reply: Reply, context: Context) -> Outcome:
             # Any answer but 2xx is a failed attempt that is tried again; only 410 says "never again".
             return Later(_REASONS.get(status, Reason.REJECTED), detail=said(reply))
         case HttpReply():
-            return classify_rest(reply, context.now)
+            return classify_rest(reply, context)
 
 
 def measure(request: Request) -> tuple[Size]:

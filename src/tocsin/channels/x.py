@@ -121,7 +121,7 @@ def target(settings: XSettings) -> str:
 
 def render(message: Message, settings: XSettings, context: Context) -> tuple[HttpRequest]:
     url = f"{context.service.x_api_url}/2/tweets"
-    body = msgspec.json.encode({"text": _text(message, context.suffix, context.service.x_links)})
+    body = msgspec.json.encode({"text": _text(message, context.suffix, context.service.x_links, context.plain)})
     headers = (("authorization", _authorization(url, settings, context)), *JSON_HEADERS)
     shown = f"{origin(context.service.x_api_url)}/2/tweets"
     # Not repeated by the wire: X would refuse it as a duplicate, and nothing would say that the first one arrived.
@@ -144,13 +144,15 @@ def _authorization(url: str, settings: XSettings, context: Context) -> str:
 
 def _nonce(context: Context) -> str:
     """Another one for every request of the same second (RFC 5849 3.3); it need not be hard to guess, as the signature is."""
-    return hashlib.sha256(f"{context.key} {context.attempt} {context.now}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{context.key} {context.attempt} {context.now}{' plain' if context.plain else ''}".encode()).hexdigest()[:32]
 
 
 @functools.lru_cache(KEPT)
-def _text(message: Message, suffix: str, links: bool) -> str:
+def _text(message: Message, suffix: str, links: bool, is_plain: bool) -> str:
     words, tail = _words(message), f" ({suffix})" if suffix else ""
-    if links:
+    if is_plain:  # no link and no sign: whatever X had against the native form
+        words = weighted.defuse(f"{words.removeprefix(_MARKS[message.severity])} {message.url}".rstrip()[: weighted.LIMIT * 10])
+    elif links:
         tail += _link(message.url)
     else:
         words = weighted.defuse(words[: weighted.LIMIT * 10])
@@ -209,7 +211,7 @@ def classify(reply: Reply, context: Context) -> Outcome:
         case HttpReply(status=429):
             return Later(Reason.THROTTLED, _wait_seconds(reply, context.now), counts=False, detail=said(reply))
         case HttpReply():
-            return classify_rest(reply, context.now)
+            return classify_rest(reply, context)
 
 
 def _accepted(reply: HttpReply) -> Outcome:

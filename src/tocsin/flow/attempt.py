@@ -161,17 +161,20 @@ def is_refused_payload(outcome: Outcome) -> bool:
 
 async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, place: Place) -> Tried:
     """Once more in the plainest form, from the refused part on. `tried` itself where that form is the same or cannot be made."""
+    plain = replace(context, plain=True)
     try:
         native = await render(loaded, message, context)
-        plainest = await render(loaded, message, replace(context, plain=True))
+        plainest = await render(loaded, message, plain)
     except asyncio.CancelledError:
         return replace(tried, reply=NoReply(Reason.CUT, sent=False, stopped=True))  # the parts that arrived are not forgotten
-    if isinstance(native, Refused) or isinstance(plainest, Refused) or native[tried.part :] == plainest[tried.part :]:
+    if isinstance(native, Refused) or isinstance(plainest, Refused):
         return tried
+    if native[tried.part :] == plainest[tried.part :]:  # then the answer was to the plainest form
+        return replace(tried, outcome=classify(loaded, tried.reply, plain)) if tried.reply is not None else tried
     _, said = shown_reply(tried.reply, loaded.secrets)
     log.warning("payload.refused", type=loaded.channel.type, delivery=context.delivery_id, part=tried.part, answer=said)
     place.alone(len(plainest) > tried.part + 1)
-    again = await _send(loaded, plainest, context, wires, pacer, place, tried.part, has_turn=False)
+    again = await _send(loaded, plainest, plain, wires, pacer, place, tried.part, has_turn=False)
     outcome = replace(again.outcome, plain=True) if isinstance(again.outcome, Delivered) else again.outcome
     return replace(again, outcome=outcome, duration_us=tried.duration_us + again.duration_us, refusal=tried.reply)
 
