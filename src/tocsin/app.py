@@ -152,7 +152,7 @@ async def running(
         yield Service(
             settings=settings,
             access=access,
-            handlers=Handlers(store, directory, local, vault),
+            handlers=Handlers(store, directory, local, vault, pacer),
             accepting=accepting,
             deliveries=Deliveries(store, local, repeats, directory, pacer),
             trials=Trials(directory, pacer, wires, settings),

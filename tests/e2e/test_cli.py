@@ -300,10 +300,20 @@ def test_handlers_are_listed_without_their_settings(client: Cli, receiver: Recei
     result = client("handlers", "list")
     assert result.code == 0
     [line] = [line for line in result.out.splitlines() if line.startswith(f"{handler} ")]
-    assert line.split()[1:5] == ["webhook", "Listed", "enabled", "never"]
+    assert line.split()[1:5] == ["webhook", "Listed", "ok", "0"]
     assert "secret-path" not in result.out
     rows = json.loads(client("handlers", "list", "--json").out)
     assert next(row for row in rows if row["id"] == handler)["settings"] == {"webhook": receiver.url("/secret-path")}
+
+
+def test_the_list_says_which_handler_fails_since_when_and_why(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/dead", 404, body=b"no such hook")
+    handler = added(client, receiver, "/dead", "Dead")
+    client("send", "x", "--handler", str(handler))
+    line = until(lambda: next((one for one in client("handlers", "list").out.splitlines() if "no such hook" in one), None))
+    columns = line.split()
+    assert columns[:4] == [str(handler), "webhook", "Dead", "failing"]
+    assert columns[6] == "1"  # after the date and the time since when
 
 
 def test_a_name_cannot_steer_the_terminal(client: Cli, receiver: Receiver) -> None:

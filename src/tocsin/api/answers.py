@@ -8,6 +8,7 @@ from tocsin.api import times
 from tocsin.flow.deliveries import Event
 from tocsin.flow.handlers import shown_settings
 from tocsin.flow.preview import Preview
+from tocsin.flow.states import HandlerState
 from tocsin.flow.tally import HOUR, summarize
 from tocsin.flow.trial import Trial
 from tocsin.flow.words import event_text, hint, sentence
@@ -200,13 +201,19 @@ class HandlerEventAnswer(Struct):
 
 
 class HealthAnswer(Struct):
-    """How a handler stands. `state`: ok, failing, paused by its owner or switched_off by the service, and then why and what to do."""
+    """How a handler is doing. `state`: ok, failing, paused by its owner or switched_off by the service. `reason` and `detail`: what the
+    latest attempt met, or why it was switched off; `hint`: what to do about it. `failures`: deliveries given up since its last success.
+    """
 
     state: str
     failures: int
     failing_since: str | None
     disabled_reason: str | None
     hint: str | None
+    reason: str | None
+    detail: str | None
+    waiting: int
+    next_attempt_datetime: str | None
 
 
 class StatsAnswer(Struct):
@@ -222,7 +229,7 @@ class StatsAnswer(Struct):
     history: list[HandlerEventAnswer]
 
 
-def stats(handler: Handler, facts: HandlerFacts) -> StatsAnswer:
+def stats(handler: Handler, facts: HandlerFacts, state: HandlerState) -> StatsAnswer:
     summary = summarize(facts.hours)
     counts = {**facts.counts, Status.DELIVERED: summary.delivered}
     return StatsAnswer(
@@ -232,7 +239,7 @@ def stats(handler: Handler, facts: HandlerFacts) -> StatsAnswer:
         success_rate=summary.success_rate,
         reasons=[ReasonAnswer(reason.value, count, sentence(reason)) for reason, count in facts.reasons],
         latency_ms=LatencyAnswer(*(None if seconds is None else round(seconds * 1000) for seconds in (summary.p50, summary.p95))),
-        health=_health(handler, facts),
+        health=_health(handler, facts, state),
         history=[
             HandlerEventAnswer(times.show(one.at), one.what, None if one.reason is None else one.reason.value, event_text(one))
             for one in facts.events
@@ -240,18 +247,48 @@ def stats(handler: Handler, facts: HandlerFacts) -> StatsAnswer:
     )
 
 
-def _health(handler: Handler, facts: HandlerFacts) -> HealthAnswer:
-    streak = facts.streak
-    advice = None
-    if handler.is_enabled:
-        state = "failing" if streak.failures else "ok"
-    elif handler.disabled_reason is None:
-        state = "paused"
-    else:
-        state = "switched_off"
-        off = next((one for one in facts.events if one.what == "switched_off"), None)
-        advice = hint(off.reason) if off is not None and off.reason is not None else None
-    return HealthAnswer(state, streak.failures, times.show_if(streak.since), handler.disabled_reason, advice or None)
+def _health(handler: Handler, facts: HandlerFacts, state: HandlerState) -> HealthAnswer:
+    return HealthAnswer(
+        state=state.word,
+        failures=facts.streak.failures,
+        failing_since=times.show_if(state.since) if state.word == "failing" else times.show_if(facts.streak.since),
+        disabled_reason=handler.disabled_reason,
+        hint=(hint(state.reason) or None) if state.reason is not None else None,
+        reason=None if state.reason is None else state.reason.value,
+        detail=state.detail or None,
+        waiting=state.waiting,
+        next_attempt_datetime=times.show_if(state.next_at),
+    )
+
+
+class HandlerStateAnswer(Struct):
+    """How a handler is doing at this moment. `state`: ok, failing, paused or switched_off, and `since` when. `reason` and `detail`: what
+    its latest attempt met, or why it was switched off. `waiting`: deliveries, counted to 10,000.
+    """
+
+    id: int
+    name: str
+    type: str
+    state: str
+    since: str | None
+    reason: str | None
+    detail: str | None
+    waiting: int
+    next_attempt_datetime: str | None
+
+
+def handler_state(row: Handler, state: HandlerState) -> HandlerStateAnswer:
+    return HandlerStateAnswer(
+        row.id,
+        row.name,
+        row.type,
+        state.word,
+        times.show_if(state.since),
+        None if state.reason is None else state.reason.value,
+        state.detail or None,
+        state.waiting,
+        times.show_if(state.next_at),
+    )
 
 
 class SizeAnswer(Struct):

@@ -11,21 +11,36 @@ from tocsin.flow.handlers import HandlerDraft, HandlerFilter, check
 from tocsin.model import Handler, Micros
 
 
-async def page(call: Call) -> Answer:
+def _filter(call: Call, order_by: str) -> HandlerFilter:
     values = call.values
-    filter = HandlerFilter(
+    return HandlerFilter(
         search=values["search"],
         is_enabled=values["is_enabled"],
         type=values["type"],
         datetime_field=values["datetime_field"],
         datetime_start=values["datetime_start"],
         datetime_end=values["datetime_end"],
-        order_by=values["order_by"],
+        order_by=order_by,
         descending=values["order_type"] == "DESC",
+        state=values["state"],
     )
-    rows, total = await call.service.handlers.page(call.user_id, filter, values["page"], values["results_per_page"])
+
+
+async def page(call: Call) -> Answer:
+    which = _filter(call, call.values["order_by"])
+    rows, total = await call.service.handlers.page(call.user_id, which, call.values["page"], call.values["results_per_page"])
     clear = call.caller.sees_secrets
     return envelope.page(call, [answers.handler(row, clear=clear) for row in rows], total)
+
+
+async def states(call: Call) -> Answer:
+    """Failing ones first, unless another order is asked for."""
+    values = call.values
+    rows, total = await call.service.handlers.page(
+        call.user_id, _filter(call, values["order_by"] or "state"), values["page"], values["results_per_page"]
+    )
+    found = await call.service.handlers.states(rows)
+    return envelope.page(call, [answers.handler_state(*pair) for pair in zip(rows, found, strict=True)], total)
 
 
 async def get(call: Call) -> Answer:
@@ -69,7 +84,9 @@ async def preview(call: Call) -> Answer:
 
 
 async def stats(call: Call) -> Answer:
-    return envelope.data(answers.stats(*await call.service.handlers.stats(call.user_id, call.id)))
+    handler, facts = await call.service.handlers.stats(call.user_id, call.id)
+    [state] = await call.service.handlers.states([handler])
+    return envelope.data(answers.stats(handler, facts, state))
 
 
 async def secret(call: Call) -> Answer:

@@ -16,6 +16,7 @@ Object: TypeAlias = dict[str, Any]
 _REF = "#/components/schemas/"
 _ITEMS: tuple[type[Struct], ...] = (
     *(answers.Made, answers.HandlerAnswer, answers.TrialAnswer, answers.PreviewAnswer, answers.StatsAnswer),
+    answers.HandlerStateAnswer,
     answers.SecretAnswer,
     *(answers.NotificationAnswer, answers.Cancelled, answers.DeliveryAnswer, answers.DeliveryDetail, answers.Retried),
 )

@@ -4,6 +4,7 @@ from tocsin.api import kinds
 from tocsin.api.endpoint import Parameter
 from tocsin.channels.contract import fields_of
 from tocsin.channels.registry import CHANNELS
+from tocsin.flow.states import STATES
 from tocsin.model import FORMATS, MAX_MESSAGE_BYTES, Severity, Status
 
 MAX_TITLE = 256
@@ -16,8 +17,8 @@ PAGING = (
     Parameter("results_per_page", kinds.one_of(PAGE_SIZES), "How many results a page has.", default=25),
 )
 
-HANDLER_LIST = (
-    *PAGING,
+_ORDERS = ["notification_handler_id", "datetime", "last_datetime", "name"]
+_HANDLER_FILTER = (
     Parameter("search", kinds.text(MAX_SEARCH), "Text to look for; case does not matter.", default="", may_be_empty=True),
     Parameter("search_by", kinds.choice(["name"]), "Where to look for it.", default="name"),
     Parameter("is_enabled", kinds.BOOLEAN, "Only enabled, or only disabled ones."),
@@ -25,13 +26,21 @@ HANDLER_LIST = (
     Parameter("datetime_field", kinds.choice(["datetime", "last_datetime"]), "Which time the next two are about.", default="datetime"),
     Parameter("datetime_start", kinds.TIME, "Only those from this time on."),
     Parameter("datetime_end", kinds.TIME, "Only those up to this time."),
-    Parameter(
-        "order_by",
-        kinds.choice(["notification_handler_id", "datetime", "last_datetime", "name"]),
-        "What the results are sorted by.",
-        default="notification_handler_id",
-    ),
-    Parameter("order_type", kinds.choice(["ASC", "DESC"]), "Ascending or descending.", default="ASC"),
+    Parameter("state", kinds.choice(STATES), "Only those in this state."),
+)
+_ORDER_TYPE = Parameter("order_type", kinds.choice(["ASC", "DESC"]), "Ascending or descending.", default="ASC")
+
+HANDLER_LIST = (
+    *PAGING,
+    *_HANDLER_FILTER,
+    Parameter("order_by", kinds.choice(_ORDERS), "What the results are sorted by.", default="notification_handler_id"),
+    _ORDER_TYPE,
+)
+HANDLER_STATES = (
+    *PAGING,
+    *_HANDLER_FILTER,
+    Parameter("order_by", kinds.choice(_ORDERS), "What the results are sorted by. Without it: failing ones first."),
+    _ORDER_TYPE,
 )
 
 _STATUSES = kinds.choice([status.word for status in Status])

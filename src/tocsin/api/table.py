@@ -137,6 +137,19 @@ TABLE: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         method="GET",
+        path="/api/handler-states",
+        name="list_handler_states",
+        group=HANDLERS,
+        summary="List how handlers are doing",
+        description="Each handler's state, since when and why, how many deliveries wait for it and when the next attempt is made. Failing "
+        "ones first.",
+        scopes=("handlers:read",),
+        query=parameters.HANDLER_STATES,
+        result=Result(200, "A page of states.", answers.HandlerStateAnswer, "page"),
+        handle=handlers.states,
+    ),
+    Endpoint(
+        method="GET",
         path="/api/notification-handlers/{id}/secret",
         name="get_secret",
         group=HANDLERS,

@@ -54,6 +54,19 @@ class SecretRow(Struct):
     previous_until: str | None
 
 
+class StateRow(Struct):
+    """How a handler is doing, as the API has it."""
+
+    id: int
+    name: str
+    type: str
+    state: str
+    since: str | None
+    detail: str | None
+    waiting: int
+    next_attempt_datetime: str | None
+
+
 class TrialRow(Struct):
     """The answer to a test send."""
 
@@ -65,25 +78,35 @@ class TrialRow(Struct):
 
 
 def list_handlers(*, json: bool = False) -> None:
-    """List the handlers, oldest first.
+    """List the handlers and how they are doing, failing ones first.
 
     Parameters
     ----------
     json
         Print JSON as the API has it: with a key that has every permission it holds the settings in the clear.
     """
-    raw = list(connect().rows("/api/notification-handlers"))
+    client = connect()
     if json:
-        show.as_json(raw)
+        show.as_json(list(client.rows("/api/notification-handlers")))
         return
-    if not raw:
+    rows = msgspec.convert(list(client.rows("/api/handler-states")), list[StateRow])
+    if not rows:
         show.note("No handlers yet: `tocsin handlers add TYPE NAME FIELD=VALUE` makes one.")
         return
     show.table(
-        ("ID", "TYPE", "NAME", "STATE", "LAST DELIVERY (UTC)"),
+        ("ID", "TYPE", "NAME", "STATE", "SINCE (UTC)", "WAITING", "NEXT ATTEMPT (UTC)", "DETAIL"),
         (
-            (str(row.id), row.type, row.name, "enabled" if row.is_enabled else "disabled", row.last_datetime or "never")
-            for row in msgspec.convert(raw, list[HandlerRow])
+            (
+                str(row.id),
+                row.type,
+                row.name,
+                show.state_text(row.state),
+                row.since or "",
+                str(row.waiting),
+                row.next_attempt_datetime or "",
+                row.detail or "",
+            )
+            for row in rows
         ),
     )
 

@@ -73,6 +73,14 @@ def status_text(status: str) -> Text:
     return Text(status, style=STYLES.get(status, ""))
 
 
+_STATES = {"ok": "green", "failing": "red", "switched_off": "red", "paused": "dim"}
+
+
+def state_text(state: str) -> Text:
+    """A handler's state."""
+    return Text(state.replace("_", " "), style=_STATES.get(state, ""))
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     """Rows under their headings on standard output. Nothing is cut: a narrow terminal wraps the lines itself."""
     from rich.text import Text

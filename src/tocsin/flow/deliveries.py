@@ -10,6 +10,7 @@ from tocsin.engine import Engine
 from tocsin.flow.accept import Idempotency, Repeats, to_remember
 from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer
+from tocsin.flow.states import next_start
 from tocsin.flow.words import Event, events, turn
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Missing, Notification, Status
 from tocsin.store import DeliveryFilter, Labels, Page, Store
@@ -53,8 +54,15 @@ class Deliveries:
         return len(cancelled)
 
     async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
-        """Newest first."""
-        return await self._store.deliveries(user_id, which, page, size)
+        """Newest first. What waits is due when it can start: not in the past."""
+        found = await self._store.deliveries(user_id, which, page, size)
+        now = observe.now()
+        return replace(found, rows=[self._as_it_can_start(row, now) for row in found.rows])
+
+    def _as_it_can_start(self, row: Delivery, now: Micros) -> Delivery:
+        if row.status is not Status.PENDING or row.due_at > now:
+            return row
+        return replace(row, due_at=next_start(self._directory, self._pacer, row.handler_id, row.due_at, now))
 
     async def labels(self, user_id: int, rows: Sequence[Delivery]) -> Labels:
         """What the rows are about and where they went, for lists."""
@@ -78,7 +86,7 @@ class Deliveries:
         now = observe.now()
         if delivery.status is Status.PENDING and delivery.due_at <= now:
             story += await self._turn(delivery, now)
-        return delivery, attempts, story
+        return self._as_it_can_start(delivery, now), attempts, story
 
     async def _turn(self, delivery: Delivery, now: Micros) -> list[Event]:
         """What one that is due waits for: its provider's pace, or a pause that the provider asked for."""

@@ -12,9 +12,11 @@ from tocsin.engine import Engine
 from tocsin.flow import pools
 from tocsin.flow.directory import Directory, open_handler
 from tocsin.flow.health import ROWS_AT_ONCE, end_waiting
+from tocsin.flow.pace import Pacer
+from tocsin.flow.states import HandlerState, next_start, state_of
 from tocsin.flow.tally import HOUR
 from tocsin.model import MASK, SECOND, Busy, Fault, Handler, Micros, Missing, Reason, SigningSecret, Status
-from tocsin.store import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Store
+from tocsin.store import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Standing, Store
 from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MOST_NAME_CHARACTERS = 256
@@ -126,11 +128,12 @@ def _event(row: HandlerRow, draft: HandlerDraft) -> HandlerEvent | None:
 
 
 class Handlers:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, vault: Vault) -> None:
+    def __init__(self, store: Store, directory: Directory, engine: Engine, vault: Vault, pacer: Pacer) -> None:
         self._store = store
         self._directory = directory
         self._engine = engine
         self._vault = vault
+        self._pacer = pacer
 
     async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
         """One page and how many there are in all. Raises Busy."""
@@ -148,6 +151,16 @@ class Handlers:
             return open_handler(row, self._vault)
         except WrongKey:
             raise Busy("no key of the service opens the handler's settings", 60) from None
+
+    async def states(self, rows: Sequence[Handler]) -> list[HandlerState]:
+        """How each of these stands at this moment, in their order. Raises Busy."""
+        found = await self._store.standings([row.id for row in rows]) if rows else {}
+        now = observe.now()
+        return [self._state(row, found.get(row.id, Standing()), now) for row in rows]
+
+    def _state(self, row: Handler, standing: Standing, now: Micros) -> HandlerState:
+        next_at = standing.next_at
+        return state_of(row, standing, None if next_at is None else next_start(self._directory, self._pacer, row.id, next_at, now))
 
     async def get(self, user_id: int, handler_id: int) -> Handler:
         """Raises Missing."""

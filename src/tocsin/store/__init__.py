@@ -36,6 +36,8 @@ class Page(Struct, Generic[T], frozen=True):
 
 
 class HandlerFilter(Struct, frozen=True):
+    """`state`: ok, failing, paused or switched_off. `order_by`: a column of the API, or `state`: failing ones first."""
+
     search: str = ""
     is_enabled: bool | None = None
     type: str | None = None
@@ -44,6 +46,7 @@ class HandlerFilter(Struct, frozen=True):
     datetime_end: Micros | None = None
     order_by: str = "notification_handler_id"
     descending: bool = False
+    state: str | None = None
 
 
 class DeliveryFilter(Struct, frozen=True):
@@ -99,6 +102,21 @@ class Streak(Struct, frozen=True):
 
     failures: int
     since: Micros | None
+
+
+class Standing(Struct, frozen=True):
+    """How a handler stands at this moment. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
+
+    `failing_since`: when the first attempt failed since it last took a delivery; None: none has. `reason` and `error`: what the latest
+    of them met. `event`: the last pause or switch-off of one that is not enabled.
+    """
+
+    waiting: int = 0
+    next_at: Micros | None = None
+    failing_since: Micros | None = None
+    reason: Reason | None = None
+    error: str | None = None
+    event: HandlerEvent | None = None
 
 
 class HandlerHour(Struct, frozen=True):
@@ -386,6 +404,10 @@ class Store(Protocol):
         ...
 
     async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts: ...
+    async def standings(self, handler_ids: Sequence[int]) -> dict[int, Standing]:
+        """How each of these handlers stands at this moment."""
+        ...
+
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]: ...
     async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
         """Add to what is kept of these hours."""

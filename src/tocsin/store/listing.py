@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, 
 from tocsin.model import Attempt, Delivery, Notification, Reason, Severity, Status
 from tocsin.store import DeliveryFilter, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Label, Labels, Page, Streak
 from tocsin.store.rows import HANDLER, NOT_DELIVERED, NOTIFICATION, PENDING, WAITING, delivery_of, handler_of, notification_of
+from tocsin.store.standing import STATE, WORST_FIRST
 from tocsin.store.tables import TOTAL_HANDLERS, TOTAL_NOTIFICATIONS, attempts, deliveries, handler_events, handlers, notifications, totals
 from tocsin.store.tables import handler_hours as hours
 
@@ -190,6 +191,7 @@ _HANDLER_ORDER = {
     "datetime": handlers.c.created_at,
     "last_datetime": handlers.c.last_delivered_at,
     "name": func.lower(handlers.c.name),
+    "state": WORST_FIRST,
 }
 
 
@@ -201,6 +203,8 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
         chosen = chosen.where(handlers.c.is_enabled.is_(which.is_enabled))
     if which.type is not None:
         chosen = chosen.where(handlers.c.type == which.type)
+    if which.state is not None:
+        chosen = chosen.where(which.state == STATE)
     moment = handlers.c.last_delivered_at if which.datetime_field == "last_datetime" else handlers.c.created_at
     if which.datetime_start is not None:
         chosen = chosen.where(moment >= which.datetime_start)

@@ -36,6 +36,7 @@ from tocsin.store import (
     PostFacts,
     Recent,
     Remembered,
+    Standing,
     StoreError,
     Streak,
     SwitchOff,
@@ -47,6 +48,7 @@ from tocsin.store import (
     migrations,
     notices,
     reading,
+    standing,
     writing,
 )
 from tocsin.store.faults import Damaged
@@ -317,6 +319,9 @@ class SqlStore:
 
     async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts:
         return await self._list(listing.handler_facts, handler_id, since_hour)
+
+    async def standings(self, handler_ids: Sequence[int]) -> dict[int, Standing]:
+        return await self._list(standing.standings, handler_ids)
 
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
         return await self._list(listing.handler_hours, handler_ids, since_hour)

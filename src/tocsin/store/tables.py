@@ -176,6 +176,13 @@ deliveries = Table(
         "due_at",
         sqlite_where=text("status = 0 AND is_critical = 1"),
     ),
+    # What is tried again after a failure: few rows, and what has arrived is never among them.
+    Index(
+        "ix_deliveries_retrying",
+        "handler_id",
+        "last_attempt_at",
+        sqlite_where=text("status = 0 AND step > 0"),
+    ),
     sqlite_autoincrement=True,
 )
 

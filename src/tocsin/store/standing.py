@@ -1,0 +1,96 @@
+"""How handlers stand at this moment, told from what is kept of their deliveries, as functions of an open connection.
+
+A handler is failing where what it was last sent did not arrive, be it tried again or given up, and nothing has arrived since. A refusal
+of one message's content says nothing of the handler; a change by its owner is a fresh start.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, case, or_, select, text
+
+from tocsin.model import SECOND, Micros, Reason
+from tocsin.store import HandlerEvent, Standing
+from tocsin.store.tables import handler_events, handlers
+
+COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
+MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt that failed
+_LATEST = 20  # of those that were given up, in search of one that says something of the handler
+_OF_THE_MESSAGE = ", ".join(f"'{one.value}'" for one in (Reason.PAYLOAD, Reason.TOO_LARGE, Reason.DUPLICATE, Reason.BUDGET))
+
+# Conditions are literal, so that SQLite can use the partial indexes.
+_RETRIED = "SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE status = 0 AND step > 0 AND handler_id = {id}"
+_GIVEN_UP = (
+    "SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE status NOT IN (0, 1) AND status = {status}"
+    " AND handler_id = {id} ORDER BY id DESC LIMIT {most}"
+)
+_SAYS_SOMETHING = f"last_attempt_at >= {{after}} AND last_reason NOT IN ({_OF_THE_MESSAGE})"
+_FRESH_STARTS = "SELECT coalesce(max(at), 0) FROM handler_events WHERE handler_id = {id} AND what IN ('enabled', 'changed')"
+# A success is kept to the second, so what began within that second may well have come before it.
+_SUCCESS = f"coalesce(handlers.last_delivered_at + {SECOND}, 0)"
+
+
+def _exists(select_: str) -> str:
+    after = f"({_FRESH_STARTS}) AND last_attempt_at >= {_SUCCESS}".format(id="handlers.id")
+    return f"EXISTS (SELECT 1 FROM ({select_}) AS some WHERE {_SAYS_SOMETHING.format(after=after)})"
+
+
+_FAILS = [
+    _exists(_RETRIED.format(id="handlers.id")),
+    *(_exists(_GIVEN_UP.format(id="handlers.id", status=status, most=_LATEST)) for status in (2, 3)),
+]
+_FAILING = and_(handlers.c.is_enabled.is_(True), or_(handlers.c.failures > 0, *map(text, _FAILS)))
+STATE = case(
+    (and_(handlers.c.is_enabled.is_(False), handlers.c.disabled_reason.isnot(None)), "switched_off"),
+    (handlers.c.is_enabled.is_(False), "paused"),
+    (_FAILING, "failing"),
+    else_="ok",
+)
+WORST_FIRST = case({"failing": 0, "switched_off": 1, "ok": 2, "paused": 3}, value=STATE)
+
+_WAITING = text(
+    "SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 0 AND handler_id = :id LIMIT :most) AS some),"
+    f" (SELECT min(due_at) FROM deliveries WHERE status = 0 AND handler_id = :id), ({_FRESH_STARTS.format(id=':id')})"
+)
+_LATEST_OF = [
+    text(f"SELECT * FROM ({inner}) AS some WHERE {_SAYS_SOMETHING.format(after=':after')} ORDER BY last_attempt_at DESC LIMIT 1")
+    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=_LATEST) for status in (2, 3)))
+]
+_FIRST_OF = [
+    text(
+        f"SELECT min(attempts.at) FROM (SELECT id FROM ({inner}) AS most WHERE {_SAYS_SOMETHING.format(after=':after')}"
+        f" ORDER BY last_attempt_at LIMIT {MAX_LOOKED_AT}) AS some JOIN attempts ON attempts.delivery_id = some.id"
+        " WHERE attempts.at >= :after"
+    )
+    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in (2, 3)))
+]
+
+
+def standings(connection: Connection, handler_ids: Sequence[int]) -> dict[int, Standing]:
+    columns = (handlers.c.id, handlers.c.is_enabled, handlers.c.last_delivered_at, handlers.c.failures, handlers.c.failing_since)
+    rows = connection.execute(select(*columns).where(handlers.c.id.in_(handler_ids))).all()
+    return {row.id: _standing(connection, row) for row in rows}
+
+
+def _standing(connection: Connection, row: Row[*tuple[Any, ...]]) -> Standing:
+    waiting, next_at, fresh_at = connection.execute(_WAITING, {"id": row.id, "most": COUNT_CAP}).one()
+    if not row.is_enabled:
+        return Standing(waiting, next_at, event=_stopped_by(connection, row.id))
+    after = max(fresh_at, 0 if row.last_delivered_at is None else row.last_delivered_at + SECOND)
+    found = [one for statement in _LATEST_OF if (one := connection.execute(statement, {"id": row.id, "after": after}).first())]
+    if not found:
+        return Standing(waiting, next_at, row.failing_since)
+    latest = max(found, key=lambda one: one.last_attempt_at)
+    since = min(_firsts(connection, row.id, after) + ([row.failing_since] if row.failures and row.failing_since else []))
+    return Standing(waiting, next_at, since, Reason(latest.last_reason), latest.last_error)
+
+
+def _firsts(connection: Connection, handler_id: int, after: Micros) -> list[Micros]:
+    found = (connection.scalar(statement, {"id": handler_id, "after": after}) for statement in _FIRST_OF)
+    return [one for one in found if one is not None]
+
+
+def _stopped_by(connection: Connection, handler_id: int) -> HandlerEvent | None:
+    own = select(handler_events).where(handler_events.c.handler_id == handler_id, handler_events.c.what.in_(("paused", "switched_off")))
+    row = connection.execute(own.order_by(handler_events.c.id.desc()).limit(1)).first()
+    return None if row is None else HandlerEvent(row.at, row.what, row.detail, Reason(row.reason) if row.reason else None)
