@@ -28,6 +28,7 @@ from tocsin.flow import pools
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.access import Access
 from tocsin.flow.accounts import Accounts
+from tocsin.flow.clock import ClockWatch
 from tocsin.flow.deliver import Delivering
 from tocsin.flow.deliveries import Deliveries
 from tocsin.flow.directory import Directory
@@ -136,12 +137,15 @@ async def running(
         await recover(ledger.found, store, directory, keeping, settings)
         ledger.clear()
         await end_stopped(store, local)
+        with contextlib.suppress(Busy):  # too many to look through: those that are misdated wait a while longer
+            await clock.bring_forward()
         await notices.resume()
         if starts.is_new:
             await resume_pace(store, directory, pacer)
             starts.complete()
         await local.start(delivering)
 
+    clock = ClockWatch(store, local, settings)
     beginning = await _begun(begin, keeping.began_to_hold)
     housekeeping = Housekeeping(store, access, settings)
     _watch_house(metrics, housekeeping)

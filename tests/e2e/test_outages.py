@@ -249,3 +249,19 @@ def test_a_log_that_filled_the_disk_is_cut_once_nobody_reads(receiver: Receiver,
         assert client.settled(client.send("after", handlers=[hook]))[0]["status"] == "delivered"
         assert (service.data / "tocsin.db-wal").stat().st_size < wal / 2
         assert service.terminate() == 0
+
+
+def test_a_start_after_the_clock_was_put_right_sends_what_was_put_off_meanwhile(start_service: Starter, receiver: Receiver) -> None:
+    """As if the clock had been ten days ahead when the attempt was made, and right again at the next start."""
+    receiver.answer("/hook", 500)
+    receiver.answer("/hook", 200)
+    service = start_service(TOCSIN_RETRY_SCHEDULE="1h")
+    client = service.first()
+    notification = client.send("later", handlers=[client.add_handler("webhook", webhook=receiver.url("/hook"))])
+    client.attempted(notification)
+    service.kill()
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as store, store:
+        store.execute("UPDATE deliveries SET due_at = due_at + 864000000000, last_attempt_at = last_attempt_at + 864000000000")
+    client.port = service.start().port
+    assert [one["status"] for one in client.settled(notification)] == ["delivered"]
+    assert "clock.was_ahead" in service.log()

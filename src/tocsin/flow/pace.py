@@ -53,6 +53,7 @@ class Pacer:
         self._paused_until: dict[str | int, float] = {}
         self._tidy_pauses_at = _TIDY_ABOVE
         self._has_kept_rests = record is not None and record.rests_until > 0
+        self._rests_read: tuple[Micros, float] | None = None  # both clocks, when kept rests were first asked for
 
     def take(self, credential: str, paces: Sequence[Pace], now: float, realm: str = "") -> float:
         """0 and a start is taken in every window, or the seconds to wait; nothing is taken then."""
@@ -127,7 +128,9 @@ class Pacer:
         """The same of a pause that an earlier process was asked for."""
         if self._record is None:
             return 0.0
-        at = self._wall()
+        # A wall clock that is set back must not make a pause longer: what the steady one says has passed, has passed.
+        since, began = self._rests_read = self._rests_read or (self._wall(), now)
+        at = max(self._wall(), since + int((now - began) * SECOND))
         if self._record.rests_until <= at:
             self._has_kept_rests = False
             return 0.0

@@ -7,10 +7,10 @@ from ipaddress import ip_address, ip_network
 import pycurl
 import structlog
 
-from tocsin import observe
 from tocsin.model import NoReply, Reason
 from tocsin.settings import Settings
 
+SILENT_SECONDS = 60.0
 TROUBLE_SECONDS = 600.0  # for so long the proxy counts as failing after it failed, where nothing goes through it since
 _UNAUTHORIZED = 407
 _SUPPRESS_CONNECT_HEADERS = 265  # curl/curl.h; pycurl has no name for it
@@ -50,6 +50,7 @@ class Proxy:
         self.url = url
         self._trouble = ""
         self._failed_at = 0.0
+        self._silent_until = 0.0
 
     @property
     def trouble(self) -> str | None:
@@ -80,8 +81,15 @@ class Proxy:
             detail = "The operator's proxy cannot be reached."
         if status == _UNAUTHORIZED or not (status or is_reached):  # whatever the target is; others may be about that one
             self._trouble, self._failed_at = f"Nothing goes out: {detail[:1].lower()}{detail[1:]}", time.monotonic()
-        observe.seldom(log.warning, "proxy.failed", status=status or None, why=failure.detail if not status else detail)
+        self._say(status, detail if status else failure.detail)
         return NoReply(Reason.PROXY, sent=False, detail=detail)
+
+    def _say(self, status: int, why: str) -> None:
+        """At most once a minute."""
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + SILENT_SECONDS
+            log.warning("proxy.failed", status=status or None, why=why)
 
 
 def complaint(url: str, target: str) -> str | None:

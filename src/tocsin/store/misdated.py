@@ -1,0 +1,43 @@
+"""Deliveries whose due time was reckoned from a clock that was ahead, and that is right by now."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
+
+from tocsin.model import SECOND, Micros, Status
+from tocsin.store.tables import deliveries, notifications
+
+TOLERANCE: Micros = 2 * SECOND
+_SHORT: Micros = 600 * SECOND  # whatever is not a step of the schedule or a provider's wait takes less
+_LONG: Micros = 26 * 3600 * SECOND  # a provider's wait is a day at most, and its jitter comes on top
+
+
+def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: int) -> list[tuple[int, int, int]]:
+    """(id, handler, user) of those that are due later than what made them wait allows. `waits`: of the schedule's steps, with jitter.
+
+    What a user scheduled stays as it is. An attempt in the future is proof that the clock was ahead: then any wait would be too long.
+    """
+    too_far = deliveries.c.due_at > now + _allowed(waits)
+    scheduled = and_(notifications.c.send_at.is_not(None), notifications.c.send_at == deliveries.c.due_at)
+    found = (
+        select(deliveries.c.id, deliveries.c.handler_id, deliveries.c.user_id)
+        .join(notifications, notifications.c.id == deliveries.c.notification_id)
+        .where(deliveries.c.status == int(Status.PENDING), deliveries.c.due_at > now + TOLERANCE)
+        .where(or_(too_far, deliveries.c.last_attempt_at > now + TOLERANCE), ~scheduled)
+        .limit(limit)
+    )
+    return [(row[0], row[1], row[2]) for row in connection.execute(found)]
+
+
+def bring_forward(connection: Connection, delivery_ids: Sequence[int], now: Micros) -> None:
+    """They are due now, where they still wait."""
+    these = and_(deliveries.c.id.in_(delivery_ids), deliveries.c.status == int(Status.PENDING), deliveries.c.due_at > now)
+    first = func.min(deliveries.c.first_due_at, now) if connection.dialect.name == "sqlite" else func.least(deliveries.c.first_due_at, now)
+    last = case((deliveries.c.last_attempt_at > now, now), else_=deliveries.c.last_attempt_at)
+    connection.execute(update(deliveries).where(these).values(due_at=now, first_due_at=first, last_attempt_at=last))
+
+
+def _allowed(waits: Sequence[Micros]) -> ColumnElement[int]:
+    cases = [(deliveries.c.throttles > 0, _LONG)]
+    cases += [(deliveries.c.step == step, wait + _SHORT) for step, wait in enumerate(waits, 1)]
+    return case(*cases, (deliveries.c.step == 0, _SHORT), else_=max(waits, default=0) + _SHORT)
