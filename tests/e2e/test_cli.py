@@ -534,9 +534,7 @@ def test_a_key_with_blanks_around_it_is_taken(client: Cli) -> None:
 
 def test_an_address_with_the_api_in_it_is_explained(client: Cli, service: Running) -> None:
     result = client("handlers", "list", TOCSIN_URL=f"{service.url}/api")
-    assert (
-        result.code == 1 and f"There is nothing at {service.url}/api/api/notification-handlers" in result.err and "TOCSIN_URL" in result.err
-    )
+    assert result.code == 1 and f"There is nothing at {service.url}/api/api/handler-states" in result.err and "TOCSIN_URL" in result.err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -546,10 +544,10 @@ def test_shells_complete_commands(cli: Cli, shell: str) -> None:
 
 
 def test_a_redirect_is_reported_and_the_key_stays_at_home(cli: Cli, receiver: Receiver) -> None:
-    receiver.answer("/api/notification-handlers", 301, headers={"Location": receiver.url("/elsewhere")})
+    receiver.answer("/api/handler-states", 301, headers={"Location": receiver.url("/elsewhere")})
     result = cli("handlers", "list", TOCSIN_URL=receiver.url("/").rstrip("/"), TOCSIN_API_KEY=KEY)
     assert result.code == 1 and "redirects to" in result.err and "TOCSIN_URL" in result.err
-    assert [request.path for request in receiver.requests] == ["/api/notification-handlers"]
+    assert [request.path for request in receiver.requests] == ["/api/handler-states"]
 
 
 @pytest.mark.parametrize(
@@ -566,7 +564,7 @@ def test_a_redirect_is_reported_and_the_key_stays_at_home(cli: Cli, receiver: Re
     ],
 )
 def test_strange_answers_are_one_sentence(cli: Cli, receiver: Receiver, answer: dict[str, object], code: int, sentence: str) -> None:
-    receiver.answer("/api/notification-handlers", **answer)
+    receiver.answer("/api/handler-states", **answer)
     result = cli("handlers", "list", TOCSIN_URL=receiver.url("/").rstrip("/"), TOCSIN_API_KEY=KEY)
     assert result.code == code and sentence in result.err and len(result.err.splitlines()) == 1
 

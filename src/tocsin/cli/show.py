@@ -78,6 +78,8 @@ _STATES = {"ok": "green", "failing": "red", "switched_off": "red", "paused": "di
 
 def state_text(state: str) -> Text:
     """A handler's state."""
+    from rich.text import Text
+
     return Text(state.replace("_", " "), style=_STATES.get(state, ""))
 
 
