@@ -63,9 +63,9 @@ class Faults:
 
     # --------------------------------------------------------------------------------------------------------- the ends
 
-    def kill(self) -> None:
+    def kill(self, frozen_at: float | None = None) -> None:
         now = time.monotonic()
-        began = now - LINGER_SECONDS
+        began = (frozen_at or now) - LINGER_SECONDS
         for fault in self.faults:
             if fault.ended > now - HELD_SECONDS:
                 began = min(began, fault.began)
@@ -98,13 +98,21 @@ class Faults:
             self.kill()
         self._up()
 
-    def _term(self, _: Step) -> None:
+    def _term(self, step: Step) -> None:
         self.end()
+        if step.by:
+            self._clock.step_to(int(step.by))
+            self.uneven.append(Span(time.monotonic(), time.monotonic()))
         self._up()
 
     def _freeze(self, step: Step) -> None:
+        frozen_at = time.monotonic()
         with self._service.frozen():
             time.sleep(step.lasts)
+            if step.by:
+                self.kill(frozen_at)
+        if step.by:
+            self._up()
 
     def _clock_to(self, step: Step) -> None:
         before = self._clock.offset
@@ -119,8 +127,11 @@ class Faults:
         filler = self._fill()
         try:
             time.sleep(step.lasts / 2)
-            if step.by:
+            if step.by == "killed":
                 self.kill()
+            elif step.by == "stopped":
+                self.end()
+            if step.by:
                 self._service.launch()
                 if filler is None:
                     self._limit_files()
