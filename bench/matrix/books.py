@@ -283,6 +283,3 @@ def _figures(evidence: Evidence) -> dict[str, int]:
         "lines": len(evidence.log.attempts),
         "lines dropped": evidence.log.dropped,
     }
-
-
-__all__ = ["Arrival", "Books", "audit", "stands", "token_of"]

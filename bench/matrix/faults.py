@@ -22,6 +22,7 @@ READY_SECONDS = 60.0  # on a busy machine, with recovery
 POINT_SECONDS = 6.0
 LINGER_SECONDS = 3.0  # before a kill, in which what was kept may not be logged and counted yet
 HELD_SECONDS = 35.0  # after a fault, in which held outcomes are still being kept
+FOREVER = 1e12
 LAG_SECONDS = 1.0  # of the log behind the store
 
 
@@ -55,9 +56,11 @@ class Faults:
     def carry_out(self, step: Step) -> None:
         time.sleep(step.after)
         began = time.monotonic()
+        if step.kind in {"full", "damage"}:
+            self.faults.append(Span(began, FOREVER))  # for a kill within it
         self._acts[step.kind](step)
         if step.kind in {"full", "damage"}:
-            self.faults.append(Span(began, time.monotonic()))
+            self.faults[-1] = Span(began, time.monotonic())
         if step.kind in {"freeze", "clock", "full", "damage", "restore"}:
             self.uneven.append(Span(began, time.monotonic() + 1.0))
 
