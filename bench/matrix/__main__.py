@@ -17,7 +17,7 @@ import msgspec
 from bench.matrix.books import Books, audit
 from bench.matrix.clocks import Clock
 from bench.matrix.evidence import Evidence, Span, read_log, read_rows
-from bench.matrix.faults import READY_SECONDS, Faults
+from bench.matrix.faults import FOREVER, READY_SECONDS, Faults
 from bench.matrix.load import Load
 from bench.matrix.plan import FAR_DAYS, plan
 from bench.matrix.witness import Witness
@@ -70,7 +70,7 @@ def run(seed: int, seconds: float, folder: Path, small_disk: Path | None) -> Boo
 def _settle(service: Service, clock: Clock, witness: Witness, faults: Faults) -> None:
     """Every receiver takes what comes, and the clock goes on to where nothing waits any more; windows end with a start."""
     witness.calm = True
-    faults.uneven.append(Span(time.monotonic(), 1e12))
+    faults.uneven.append(Span(time.monotonic(), FOREVER))
     for start in range(SETTLE_STARTS):
         faults.end()
         clock.step_to(AT_LAST_SECONDS + start * 3600)

@@ -60,9 +60,6 @@ def by_place(restore: Restore) -> tuple[float, float, float]:
 class _Auditor:
     def __init__(self, evidence: Evidence) -> None:
         self.of = evidence
-        self.tokens = {
-            token_of(mark): notification for notification, text in evidence.rows.notifications.items() for mark in MARK.findall(text)
-        }
         self.marks = {notification: sorted(set(MARK.findall(text))) for notification, text in evidence.rows.notifications.items()}
         self.accepted: defaultdict[str, list[Accepted]] = defaultdict(list)
         for one in evidence.accepted:
@@ -135,7 +132,7 @@ class _Auditor:
     def _of_mark(self, row: Row, mark: str, least: Counter[str], most: Counter[str], came: Counter[str]) -> Iterator[str]:
         is_long = len(self.marks[row.notification]) > 1
         yes, delivered = came["taken"] + came["maybe"] + came["duplicate"], least["delivered"]
-        if delivered and yes < (1 if is_long else min(delivered, self._deliveries_of(mark) or delivered)):
+        if yes < (min(delivered, 1) if is_long else delivered):
             yield f"delivery {row.id} ({mark}) has {delivered} attempts that arrived, and its receiver took {yes}"
         may = sum(most[outcome] for outcome in MAY_HAVE_ARRIVED)
         if is_long:
@@ -143,19 +140,15 @@ class _Auditor:
         if came["taken"] > may + self._unrecorded(token_of(mark), is_long):
             yield f"delivery {row.id} ({mark}) arrived {came['taken']} times, and {may} attempts say that it may have: {dict(most)}"
 
-    def _deliveries_of(self, mark: str) -> int:
-        return 0 if len(self.accepted[token_of(mark)]) < 2 else 1
-
     def _unrecorded(self, token: str, is_long: bool) -> int:
-        """How many attempts may be on no record: those in flight at the kill before a restore, whose copy knows nothing of them."""
-        count = 0
-        for one in self.accepted[token]:
-            if one.may_repeat:
-                count += 1
+        """How many arrivals may be on no record that is left: of attempts in flight at the kill before a restore, whose copy knows
+        nothing of them, and of a notification that a client was not told of, before it asked for another one."""
         began = min((one.began for one in self.accepted[token]), default=0.0)
+        count = sum(one.may_repeat for one in self.accepted[token])
         for restore in self.of.restores:
-            if restore.at > began and (is_long or any(restore.copy.began - 1 < kill.ended <= restore.at for kill in self.of.kills)):
-                count += 1
+            was_killed = any(restore.copy.began - 1 < kill.ended <= restore.at for kill in self.of.kills)
+            count += restore.at > began and (is_long or was_killed)
+            count += any(one.began < restore.at < one.at for one in self.accepted[token])
         return count
 
     def what_arrived_was_accepted(self) -> Iterator[str]:
@@ -283,6 +276,3 @@ def _figures(evidence: Evidence) -> dict[str, int]:
         "lines": len(evidence.log.attempts),
         "lines dropped": evidence.log.dropped,
     }
-
-
-__all__ = ["Arrival", "Books", "audit", "stands", "token_of"]

@@ -22,6 +22,7 @@ READY_SECONDS = 60.0  # on a busy machine, with recovery
 POINT_SECONDS = 6.0
 LINGER_SECONDS = 3.0  # before a kill, in which what was kept may not be logged and counted yet
 HELD_SECONDS = 35.0  # after a fault, in which held outcomes are still being kept
+FOREVER = 1e12
 LAG_SECONDS = 1.0  # of the log behind the store
 
 
@@ -55,17 +56,19 @@ class Faults:
     def carry_out(self, step: Step) -> None:
         time.sleep(step.after)
         began = time.monotonic()
+        if step.kind in {"full", "damage"}:
+            self.faults.append(Span(began, FOREVER))  # for a kill within it
         self._acts[step.kind](step)
         if step.kind in {"full", "damage"}:
-            self.faults.append(Span(began, time.monotonic()))
+            self.faults[-1] = Span(began, time.monotonic())
         if step.kind in {"freeze", "clock", "full", "damage", "restore"}:
             self.uneven.append(Span(began, time.monotonic() + 1.0))
 
     # --------------------------------------------------------------------------------------------------------- the ends
 
-    def kill(self) -> None:
+    def kill(self, frozen_at: float | None = None) -> None:
         now = time.monotonic()
-        began = now - LINGER_SECONDS
+        began = (frozen_at or now) - LINGER_SECONDS
         for fault in self.faults:
             if fault.ended > now - HELD_SECONDS:
                 began = min(began, fault.began)
@@ -98,13 +101,21 @@ class Faults:
             self.kill()
         self._up()
 
-    def _term(self, _: Step) -> None:
+    def _term(self, step: Step) -> None:
         self.end()
+        if step.by:
+            self._clock.step_to(int(step.by))
+            self.uneven.append(Span(time.monotonic(), time.monotonic()))
         self._up()
 
     def _freeze(self, step: Step) -> None:
+        frozen_at = time.monotonic()
         with self._service.frozen():
             time.sleep(step.lasts)
+            if step.by:
+                self.kill(frozen_at)
+        if step.by:
+            self._up()
 
     def _clock_to(self, step: Step) -> None:
         before = self._clock.offset
@@ -119,8 +130,11 @@ class Faults:
         filler = self._fill()
         try:
             time.sleep(step.lasts / 2)
-            if step.by:
+            if step.by == "killed":
                 self.kill()
+            elif step.by == "stopped":
+                self.end()
+            if step.by:
                 self._service.launch()
                 if filler is None:
                     self._limit_files()

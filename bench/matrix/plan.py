@@ -30,8 +30,9 @@ class Step(Struct, frozen=True):
     """One disturbance. `after`: seconds since the one before ended. `lasts`: seconds, of what lasts. `by`: what else it needs to know.
 
     kill: `by` kills follow within a start each, after `lasts` seconds.  point: `by` is the point and the visit at which it dies.
-    full: `by` says whether it is killed meanwhile.  damage: `by` names what is damaged; `stopped`: before a start instead of under it.
-    clock: `by` is the offset in seconds; the far one goes back by itself after `lasts`.  restore: `by` is "command" or "by hand".
+    freeze, full: `by` says how it ends meanwhile, if it does.  damage: `by` names what is damaged; `stopped`: before a start instead
+    of under it.  clock: `by` is the offset in seconds; the far one goes back by itself after `lasts`.  term: the offset that the clock
+    gets while it is down, if any.  restore: `by` is "command" or "by hand".
     """
 
     kind: Kind
@@ -60,7 +61,7 @@ def plan(seed: int, seconds: float) -> list[Step]:
             kind = "copy"
             waiting.insert(dice.randint(0, len(waiting)), "restore")
         step = _step(kind, dice, offset)
-        if kind == "clock" and not step.lasts:
+        if kind in {"clock", "term"} and step.by and not step.lasts:
             offset = int(step.by)
         passed += step.after + _takes(step)
         if passed > seconds - LAST_QUIET_SECONDS:
@@ -77,9 +78,9 @@ def _step(kind: Kind, dice: random.Random, offset: int) -> Step:
         case "point":
             return Step(kind, after, by=f"{dice.choice(POINTS)}:{dice.choice((1, 3, 10, 30))}")
         case "freeze":
-            return Step(kind, after, dice.uniform(0.2, 4.0))
+            return Step(kind, after, dice.uniform(0.2, 4.0), by=dice.choice(("", "", "killed")))
         case "full":
-            return Step(kind, after, dice.uniform(0.5, 4.0), by=dice.choice(("", "", "killed")))
+            return Step(kind, after, dice.uniform(0.5, 4.0), by=dice.choice(("", "", "killed", "stopped")))
         case "damage":
             return Step(
                 kind, after, dice.uniform(1.0, 4.0), by=dice.choice(("attempts", "anything", "attempts stopped", "anything stopped"))
@@ -88,18 +89,26 @@ def _step(kind: Kind, dice: random.Random, offset: int) -> Step:
             return _clock_step(after, dice, offset)
         case "restore":
             return Step(kind, after, by=dice.choice(("command", "command killed", "by hand")))
-        case "term" | "copy":
+        case "term":
+            return Step(kind, after, by=dice.choice(("", "", str(_another_offset(dice, offset)))))
+        case "copy":
             return Step(kind, after)
 
 
 def _clock_step(after: float, dice: random.Random, offset: int) -> Step:
     if dice.random() < 0.2:
         return Step("clock", after, dice.uniform(1.0, 4.0), by=str(offset + FAR_DAYS * 86_400))
+    return Step("clock", after, by=str(_another_offset(dice, offset)))
+
+
+def _another_offset(dice: random.Random, offset: int) -> int:
+    """Within what an Idempotency-Key lasts."""
     to = offset + dice.choice((-1, 1, 1)) * dice.choice((5, 90, 660, 3600, 7200))
-    return Step("clock", after, by=str(max(-10_800, min(to, 36_000))))  # within what an Idempotency-Key lasts
+    return max(-10_800, min(to, 36_000))
 
 
 def _takes(step: Step) -> float:
     """About how long it takes: a start is about two seconds."""
-    restarts = {"kill": 1 + int(step.by or 0) if step.kind == "kill" else 0, "point": 3, "term": 2, "restore": 2, "damage": 1, "full": 1}
-    return step.lasts + 1.5 * restarts.get(step.kind, 0)
+    restarts = {"kill": 1, "point": 3, "term": 2, "restore": 2, "damage": 1, "full": bool(step.by), "freeze": bool(step.by)}
+    starts = restarts.get(step.kind, 0) + (int(step.by) if step.kind == "kill" else 0)
+    return step.lasts + 1.5 * starts

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.cli.selftest import command
-from tocsin.cli.selftest.scenes import Books, Finding, reconcile
+from tocsin.cli.selftest import command, mishaps
+from tocsin.cli.selftest.receiver import Receiver
+from tocsin.cli.selftest.scenes import Books, Finding, Scene, reconcile
 
 TOCSIN = Path(sys.executable).parent / "tocsin"
 
@@ -25,6 +26,14 @@ def test_every_promise_is_kept_and_nothing_is_left(tmp_path: Path) -> None:
     assert [one for one in broken if one["scene"] != "slow endpoints"] == [], done.stdout  # that one is a matter of milliseconds
     assert (done.returncode, report["broken"]) == (1 if broken else 0, len(broken)), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scene", [scene for _, scene in mishaps.SCENES], ids=[title for title, _ in mishaps.SCENES])
+def test_what_is_left_out_where_it_must_be_quick_is_kept_too(tmp_path: Path, scene: Scene) -> None:
+    receiver = Receiver()
+    with receiver.running():
+        [finding] = scene(tmp_path, receiver, False)
+    assert finding.kept, finding
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:

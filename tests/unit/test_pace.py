@@ -1,17 +1,24 @@
 """A published limit is never hit on purpose."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import opened_store, run
 from tocsin.channels.contract import Pace
 from tocsin.engine.starts import Starts
+from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer, Wait
 from tocsin.model import SECOND
+from tocsin.settings import load
+from tocsin.store import HandlerChange
+from tocsin.vault import Vault
 
 FIVE_IN_TWO = Pace("k", 5, 2.0)
 
@@ -218,3 +225,24 @@ def test_never_more_starts_than_allowed_over_restarts(steps: list[tuple[float, b
             starts.append(process.wall)
         for first in starts:
             assert sum(1 for start in starts if first <= start < first + seconds - 0.000_01) <= count
+
+
+@pytest.mark.parametrize("read", [lambda directory, handler: directory.prepare([handler]), Directory.loaded], ids=["many", "one"])
+def test_a_pace_is_known_though_another_handler_changes_while_it_is_read(
+    tmp_path: Path, vault: Vault, read: Callable[[Directory, int], Coroutine[Any, Any, Any]]
+) -> None:
+    """Without one the next attempt would start at once, and be counted in no window."""
+
+    async def paces() -> tuple[Pace, ...]:
+        async with opened_store(tmp_path) as store:
+            directory = Directory(store, vault, load({}, tmp_path / "none.env"))
+            settings = vault.seal({"slack": "https://hooks.slack.com/services/T000/B000/XXXXXXXXXXXXXXXXXXXXXXXX"})
+            handler = await store.add_handler(1, HandlerChange(type="slack", name="ops", settings=settings, is_enabled=True), 10)
+            reading = asyncio.create_task(read(directory, handler))
+            await asyncio.sleep(0)  # it is in the store now
+            directory.forget(1, handler + 1)
+            await reading
+            assert directory.cached(handler) is None  # what was read meanwhile is not kept otherwise
+            return directory.pacing(handler).paces
+
+    assert [(pace.count, pace.seconds) for pace in run(paces())] == [(3, 3.0)]

@@ -130,6 +130,8 @@ class Directory:
         found = self._open(row)
         if changes == self._changes:
             self._keep(found)
+        else:
+            self._pacing.setdefault(handler_id, _pacing_of(found))
         return found
 
     def _keep(self, found: Loaded) -> None:
@@ -137,9 +139,8 @@ class Directory:
             oldest = next(iter(self._loaded))
             del self._loaded[oldest]
             self._pacing.pop(oldest, None)
-        handler_id, channel = found.handler.id, found.channel
-        self._loaded[handler_id] = found
-        self._pacing[handler_id] = Pacing(found.credential, found.paces, channel.in_flight, channel.wire, found.realm)
+        self._loaded[found.handler.id] = found
+        self._pacing[found.handler.id] = _pacing_of(found)
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
@@ -160,15 +161,20 @@ class Directory:
         return found
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
-        """Read those that are not in memory, all at once."""
+        """Read those that are not in memory, all at once. Whatever changes meanwhile, afterwards a pace is known of each that is there:
+        without one its next attempt would start at once."""
         missing = {handler_id for handler_id in handler_ids if handler_id not in self._loaded}
         if not missing:
             return
         changes = self._changes
         for row in await self._store.handler_rows(list(missing)):
-            if row.deleted_at is None and changes == self._changes:
+            if row.deleted_at is not None:
+                continue
+            if changes == self._changes:
                 missing.discard(row.id)
                 self._keep(self._open(row))
+            elif row.id not in self._pacing:
+                self._pacing[row.id] = _pacing_of(self._open(row))
         if changes == self._changes:
             for handler_id in missing:  # deleted ones
                 self._pacing.pop(handler_id, None)
@@ -183,6 +189,10 @@ class Directory:
         self._changes += 1
         self._loaded.clear()
         self._briefs.clear()
+
+
+def _pacing_of(found: Loaded) -> Pacing:
+    return Pacing(found.credential, found.paces, found.channel.in_flight, found.channel.wire, found.realm)
 
 
 def signing_secrets(secret: SigningSecret | None, now: Micros) -> tuple[str, ...]:

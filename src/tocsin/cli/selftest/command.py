@@ -52,8 +52,9 @@ def _run(quick: bool) -> list[Finding]:
         receiver.running(),
         Progress(*columns, console=show.console("stderr"), transient=True) as progress,
     ):
-        task = progress.add_task("", total=len(SCENES))
-        for title, scene in SCENES:
+        wanted = [one for one in SCENES if not (quick and one in mishaps.SCENES)]
+        task = progress.add_task("", total=len(wanted))
+        for title, scene in wanted:
             progress.update(task, description=title)
             findings += scene(Path(folder), receiver, quick)
             progress.advance(task)
