@@ -18,8 +18,8 @@ def start_service(tmp_path: Path) -> Iterator[Starter]:
     """`start_service(TOCSIN_UNKNOWN="stop")`: a service of the test's own. `crash_at`: the point at which this first run dies."""
     services: list[Service] = []
 
-    def start(*, crash_at: str | None = None, **environ: str) -> Service:
-        services.append(Service(tmp_path / f"service{len(services)}", **environ))
+    def start(*, crash_at: str | None = None, from_scratch: bool = False, **environ: str) -> Service:
+        services.append(Service(tmp_path / f"service{len(services)}", from_scratch=from_scratch, **environ))
         services[-1].crash_at = crash_at
         return services[-1].start()
 
@@ -52,6 +52,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, providers: Receiver, mail_
     """Two quick retries, everything configured."""
     service = Service(
         tmp_path_factory.mktemp("service"),
+        from_scratch=True,
         TOCSIN_RETRY_SCHEDULE=SCHEDULE,
         TOCSIN_TELEGRAM_API_URL=providers.url(""),
         TOCSIN_X_API_URL=providers.url(""),
@@ -69,6 +70,7 @@ def strict_service(tmp_path_factory: pytest.TempPathFactory, providers: Receiver
     """Unknown means stop, two posts a day, no private networks, no mail server."""
     service = Service(
         tmp_path_factory.mktemp("strict"),
+        from_scratch=True,
         TOCSIN_RETRY_SCHEDULE="0.2s,1h",
         TOCSIN_UNKNOWN="stop",
         TOCSIN_X_DAILY_LIMIT="2",

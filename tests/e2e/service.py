@@ -26,13 +26,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
+from e2e import nursery
 from tocsin.admin import Admin, open_admin
 from tocsin.settings import load
 
 START_SECONDS = 40.0
 FIRST_KEY = "tk_FirstKeyOfTheEndToEndTests0123456789"
+Process: TypeAlias = "subprocess.Popen[str] | nursery.Forked"
 _numbers = itertools.count(1)
 
 
@@ -166,9 +168,12 @@ def _multipart(form: Mapping[str, object]) -> bytes:
 
 
 class Service:
-    """One child process after the other on the same data directory. `printed`: what the present one wrote to standard output."""
+    """One child process after the other on the same data directory. `printed`: what the present one wrote to standard output.
 
-    def __init__(self, folder: Path, **environ: str) -> None:
+    `from_scratch`: started by a new interpreter, instead of as a copy of the nursery.
+    """
+
+    def __init__(self, folder: Path, *, from_scratch: bool = False, **environ: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.data = folder / "data"
@@ -187,7 +192,8 @@ class Service:
         self.user: int | None = None
         """Whom it runs as, where the tests run as root; the commands beside it are root's then."""
         self.printed: list[str] = []
-        self.process: subprocess.Popen[str] | None = None
+        self.from_scratch = from_scratch or not nursery.CAN_FORK
+        self.process: Process | None = None
         self._reading: threading.Thread | None = None
 
     def start(self) -> Self:
@@ -211,36 +217,36 @@ class Service:
         self.port = int(self.printed[-1].rpartition(":")[2])
         return self
 
-    def launch(self) -> subprocess.Popen[str]:
+    def launch(self) -> Process:
         """Run it without waiting for it to serve."""
         module = ["tocsin"] if self.crash_at is None else ["tocsin.cli.selftest.points", self.crash_at]
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", **self.environ}
         if self.user is not None:
             module, environ["PYTHONPATH"] = ["e2e.as_user", str(self.user)], str(Path(__file__).parents[1])
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *module, "serve"],
-                cwd=self.folder,
-                env=environ,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+            if self.from_scratch or self.user is not None:
+                command = [sys.executable, "-m", *module, "serve"]
+                self.process = subprocess.Popen(command, cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True)
+            else:
+                self.process = nursery.launch([*module, "serve"], self.folder, environ, log.fileno())
         self.crash_at = None
         return self.process
 
-    def run(self, module: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, module: str, *words: str, **changes: str) -> "subprocess.CompletedProcess[str]":
         """Another command on the same data directory, beside the running service."""
-        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environ}
-        return subprocess.run(
-            [sys.executable, "-m", module, *words], cwd=self.folder, env=environ, capture_output=True, text=True, timeout=60, check=False
-        )
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environ, **changes}
+        if not self.from_scratch:
+            return nursery.run([module, *words], self.folder, environ, 60)
+        command = [sys.executable, "-m", module, *words]
+        return subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
     def refused(self) -> str:
         """Run it where it must not start: what it said, all of it, having ended with 1."""
         said_before = len(self.log())
         process = self.launch()
-        out, _ = process.communicate(timeout=START_SECONDS)
+        assert process.stdout
+        out = process.stdout.read()
+        process.wait(START_SECONDS)
         assert process.returncode == 1, (process.returncode, out, self.log()[said_before:])
         assert out == ""
         return self.log()[said_before:].strip()

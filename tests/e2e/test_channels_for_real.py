@@ -105,6 +105,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
         mails.authority.cert_pem.write_to_path(str(folder / "authority.pem"))
         service = Service(
             folder,
+            from_scratch=True,
             TOCSIN_RETRY_SCHEDULE="1h",
             TOCSIN_TELEGRAM_API_URL=receiver.url(""),
             TOCSIN_X_API_URL=receiver.url(""),

@@ -778,7 +778,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_the_service_loads_no_command_line(start_service: Starter) -> None:
-    said = start_service(PYTHONPROFILEIMPORTTIME="1").log()
+    said = start_service(from_scratch=True, PYTHONPROFILEIMPORTTIME="1").log()
     imported = set(re.findall(r"\| +(\S+)\n", said))
     assert "tocsin.app" in imported
     assert imported & {"cyclopts", "rich.console", "pygments", "attr"} == set()

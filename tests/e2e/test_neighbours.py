@@ -1,6 +1,7 @@
 """Strangers' connections, heads and half bodies: the service as an operator runs it, with few descriptors."""
 
 import contextlib
+import functools
 import resource
 import socket
 import subprocess
@@ -27,7 +28,7 @@ def few_descriptors(start_service: Starter, monkeypatch: pytest.MonkeyPatch) -> 
         return real([sys.executable, "-c", limit, *arguments], **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(subprocess, "Popen", limited)
-    return start_service
+    return functools.partial(start_service, from_scratch=True)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def test_when_descriptors_run_out_nothing_is_lost(start_service: Starter, receiv
 
 
 def test_ten_thousand_due_at_one_instant(start_service: Starter, receiver: Receiver) -> None:
-    service = start_service()
+    service = start_service(from_scratch=True)
     client = service.first()
     handlers = [client.add_handler("webhook", webhook=receiver.url(f"/{number % 50}")) for number in range(100)]
     service.terminate()
@@ -114,7 +114,7 @@ def _resident_mb(service: Service) -> float:
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_a_million_waiting_are_no_burden(start_service: Starter, receiver: Receiver, count: int) -> None:
     """For next year, one handler: it starts, sends what is due at once, and stays small."""
-    service = start_service()
+    service = start_service(from_scratch=True)
     client = service.first()
     waiting, fresh = (client.add_handler("webhook", webhook=receiver.url(path)) for path in ("/waiting", "/fresh"))
     service.terminate()

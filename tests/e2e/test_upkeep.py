@@ -3,8 +3,6 @@
 import contextlib
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,13 +19,10 @@ from receiver import Receiver
 from tocsin.flow import housekeeping
 from tocsin.flow.access import SCOPES
 
-TOCSIN = Path(sys.executable).parent / "tocsin"
-
 
 def command(service: Service, *arguments: object, data: Path | None = None) -> tuple[int, str]:
     """Run `tocsin`; exit code and what it said."""
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(service.folder), **service.environ, "TOCSIN_DATA_DIR": str(data or service.data)}
-    done = subprocess.run([TOCSIN, *map(str, arguments)], cwd=service.folder, env=environ, capture_output=True, text=True, timeout=60)
+    done = service.run("tocsin", *map(str, arguments), TOCSIN_DATA_DIR=str(data or service.data))
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 

@@ -1,16 +1,20 @@
 """What is rendered on the event loop is short in every channel; the rest waits its turn, and has a budget."""
 
+import ast
 import asyncio
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 from msgspec.structs import replace
 
+from tocsin.channels import email
 from tocsin.channels.contract import AnyChannel, Context, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
@@ -112,7 +116,45 @@ def test_what_is_rendered_at_once_takes_few_steps_whatever_it_is_made_of(name: s
 @pytest.mark.parametrize("name", AT_ONCE)
 def test_an_alert_of_ordinary_length_is_rendered_at_once(name: str) -> None:
     alert = Message("**db1** is down.\n- since 12:00\n- disk full", "Alert", fields=(("host", "db1"), ("disk", "100 %")))
-    assert renders_quickly(loaded_of(CHANNELS[name]), alert)
+    loaded = loaded_of(CHANNELS[name])
+    loaded.channel.render(fresh("warm"), loaded.settings, context())
+    assert renders_quickly(loaded, alert)
+
+
+def first_renderings() -> dict[str, int]:
+    """By channel, what the first message that is rendered at once takes; of a process that has rendered nothing yet."""
+    calls: dict[str, int] = {}
+    for name in AT_ONCE:
+        loaded = loaded_of(CHANNELS[name])
+        if renders_quickly(loaded, Message("down")):
+            calls[name] = calls_of(lambda one=loaded: one.channel.render(fresh("down"), one.settings, context()))
+    return calls
+
+
+def test_nor_does_the_first_message_of_a_process_take_more_steps() -> None:
+    code = "from unit.test_rendering import first_renderings; print(first_renderings())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+    calls = ast.literal_eval(done.stdout)
+    assert set(AT_ONCE) - set(calls) == {"email"}, done.stderr  # its page is a template that is to be compiled
+    assert max(calls.values()) < MAX_CALLS, calls
+
+
+def test_the_first_mail_of_a_process_is_rendered_in_the_pool() -> None:
+    where: list[str] = []
+
+    def noting(message: Message, settings: Any, context: Context) -> Any:
+        where.append(threading.current_thread().name)
+        return CHANNELS["email"].render(message, settings, context)
+
+    async def main() -> None:
+        loaded = loaded_of(replace(CHANNELS["email"], render=noting))
+        for _ in range(2):
+            await render(loaded, fresh("down"), context())
+        await pools.close()
+
+    email._template.cache_clear()
+    uvloop.run(main())
+    assert where == ["tocsin-rendering", "MainThread"]
 
 
 def test_nothing_is_rendered_at_once_for_a_channel_that_weighs_every_character() -> None:

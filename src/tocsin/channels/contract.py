@@ -137,6 +137,8 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     quick_marks: int | None = 100
     """Line breaks and marks of Markdown in a text that is rendered within a millisecond. None: any number, since the text is sent as it
     is; -1: none of its texts is."""
+    is_ready: Callable[[], bool] | None = None
+    """Whether what its first rendering makes for all others is there: until then all wait for the pool. None: it makes nothing."""
     becomes: Mapping[Element, str]
     """What is shown for Markdown elements that the provider does not have; those not named are shown as its own."""
     realm: Callable[[S], str] | None = None

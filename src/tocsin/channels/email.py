@@ -222,6 +222,10 @@ def _template() -> jinja2.Template:
     return environment.from_string(inlined)
 
 
+def _has_template() -> bool:
+    return _template.cache_info().currsize > 0
+
+
 def _measure(request: Request) -> tuple[Size, ...]:
     content = request.content if isinstance(request, Mail) else b""
     part = message_from_bytes(content, policy=default).get_body(("html",))
@@ -308,6 +312,7 @@ CHANNEL = Channel(
     paces=_paces,
     render=_render,
     quick_marks=20,
+    is_ready=_has_template,
     classify=_classify,
     measure=_measure,
     becomes=BECOMES,

@@ -82,6 +82,8 @@ def renders_quickly(loaded: Loaded, message: Message) -> bool:
     most = loaded.channel.quick_marks
     if most is None:
         return True
+    if (is_ready := loaded.channel.is_ready) is not None and not is_ready():
+        return False
     text = message.text
     length = len(text)
     if message.fields:
