@@ -150,7 +150,11 @@ async def running(
     housekeeping = Housekeeping(store, access, settings)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
-        housekeeping.run(), tally.keep_now_and_then(), _note_ids(settings, store), _mind_keys(keys, is_asked, store, reread)
+        housekeeping.run(),
+        tally.keep_now_and_then(),
+        health.mail.keep_now_and_then(store),
+        _note_ids_now_and_then(settings, store),
+        _mind_keys(keys, is_asked, store, reread),
     )
     try:
         yield Service(
@@ -159,10 +163,11 @@ async def running(
             handlers=Handlers(store, directory, local, vault, pacer),
             accepting=accepting,
             deliveries=Deliveries(store, local, repeats, directory, pacer),
-            trials=Trials(directory, pacer, wires, settings),
+            trials=Trials(directory, pacer, wires, settings, health.mail),
             previews=Previews(directory, settings),
             metrics=metrics,
             unready=unready,
+            complaints=health.mail.complaints,
             accounts=Accounts(store, changed),
             pulse=pulse,
         )
@@ -172,12 +177,9 @@ async def running(
         await local.stop(GRACE_SECONDS)
         await pools.close()
         await notices.close()
-        with contextlib.suppress(Busy, OSError):  # when keys were last used is not worth a failed stop
-            await access.note_use()
-            await tally.keep()
-            datadir.note_ids(settings, await store.ask(ids.mark))
-        for ended in await asyncio.gather(house, beginning, wires.close(), return_exceptions=True):
-            if isinstance(ended, Exception):
+        last = (access.note_use(), tally.keep(), _note_ids(settings, store), house, beginning, wires.close())
+        for ended in await asyncio.gather(*last, return_exceptions=True):
+            if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
                 log.error("stop.failed", exc_info=ended)  # and goes on: what is decided must still be kept
         await store.close()
         ledger.close()
@@ -232,12 +234,16 @@ async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, store: SqlStor
                 await store.tell(keys.answer)
 
 
-async def _note_ids(settings: Settings, store: SqlStore) -> None:
-    """Now and then, so that a copy of the store that is put back by hand is noticed."""
+async def _note_ids_now_and_then(settings: Settings, store: SqlStore) -> None:
+    """So that a copy of the store that is put back by hand is noticed."""
     while True:
-        with contextlib.suppress(Busy, OSError):
-            datadir.note_ids(settings, await store.ask(ids.mark))
+        with contextlib.suppress(Busy, OSError, StoreError):
+            await _note_ids(settings, store)
         await asyncio.sleep(NOTE_IDS_SECONDS)
+
+
+async def _note_ids(settings: Settings, store: SqlStore) -> None:
+    datadir.note_ids(settings, await store.ask(ids.mark))
 
 
 def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: Callable[[], float]) -> None:

@@ -28,6 +28,11 @@ LOCK_FILE = "tocsin.lock"
 OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
 _CANARY = "canary"
 _ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows of `meta`
+_PURPOSES = {  # without them nothing may be sent
+    LEDGER_FILE: "where attempts under way are noted",
+    STARTS_FILE: "where providers' limits are noted",
+    LOCK_FILE: "which keeps a second service out",
+}
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
@@ -37,6 +42,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
     """Hold the folder for one service. Raises StoreError if another has it, or it cannot be used."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_file(folder / LOCK_FILE)
         file = files.opened(folder / LOCK_FILE)
     except OSError as error:
         raise StoreError(f"The data directory {folder} cannot be used: {error.strerror}.") from error
@@ -83,7 +89,7 @@ def examine(settings: Settings) -> Vault | None:
     """What a start would say of the data directory, having changed nothing: raises StoreError. None: there is no store yet."""
     folder = settings.data_path
     file = folder / STORE_FILE
-    _check_ledger(folder / LEDGER_FILE)
+    _check_files(folder)
     if not file.exists() or _is_first_write(file):
         return None
     if _is_empty(file):
@@ -110,7 +116,7 @@ def open_existing(settings: Settings) -> tuple[Engine, Vault]:
 
 def check_fits(settings: Settings, file: Path) -> None:
     """Whether the keys of this data directory open a copy of a store, and this version knows its form. Raises StoreError."""
-    _check_ledger(settings.data_path / LEDGER_FILE)
+    _check_files(settings.data_path)
     if _is_empty(file):
         raise StoreError(f"{file} is empty: it is not a copy of a store.")
     _check_store(file, Vault(read_keys(settings)))
@@ -192,7 +198,8 @@ def note_ids(settings: Settings, mark: ids.Mark) -> None:
 
 def noted_ids(folder: Path) -> ids.Mark | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode((folder / LOCK_FILE).read_bytes(), type=ids.Mark)
+        line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer one behind it
+        return msgspec.json.decode(line, type=ids.Mark)
     return None
 
 
@@ -234,9 +241,14 @@ def _mark(connection: Connection, vault: Vault) -> None:
         values.write(connection, ids.STORE_ID, new_store_id().encode())
 
 
-def _check_ledger(file: Path) -> None:
-    """Nothing may be sent without it, since it holds the attempts in flight."""
-    what = f"{file}, where attempts under way are noted,"
+def _check_files(folder: Path) -> None:
+    """What the service needs beside the store. Raises StoreError."""
+    for name in _PURPOSES:
+        _check_file(folder / name)
+
+
+def _check_file(file: Path) -> None:
+    what = f"{file}, {_PURPOSES[file.name]},"
     if file.exists() and not file.is_file():
         raise StoreError(f"{what} is not a file: move it away.")
     try:
@@ -264,17 +276,36 @@ def _is_empty(file: Path) -> bool:
 def _check_store(file: Path, vault: Vault) -> None:
     _look(file, lambda connection: form.check_form(file, connection))
     _check_canary(file, vault)
+    ids.read_eras(*(_value(file, name) for name in (ids.ERAS, ids.STORE_ID)))
+    _check_types(file)
+
+
+def _check_types(file: Path) -> None:
+    """A newer version may have written handlers of types that this one cannot send to, in a store of the same form."""
+    from tocsin.channels.registry import CHANNELS  # most commands need none of it
+
+    unknown = [str(name) for (name,) in _look(file, form.types) if name not in CHANNELS]
+    if unknown:
+        raise StoreError(
+            f"The store {file} holds handlers of types that this version does not know ({', '.join(unknown[:3])}): use the newer version"
+            " that made them."
+        )
 
 
 def _check_canary(file: Path, vault: Vault) -> None:
-    row = first_row(file, f"SELECT value FROM meta WHERE name = '{_CANARY}'")
-    if row is None:  # made, but never marked: nothing is in it yet
+    sealed = _value(file, _CANARY)
+    if sealed is None:  # made, but never marked: nothing is in it yet
         return
     try:
-        vault.open(row[0])
+        vault.open(sealed)
     except WrongKey:
         where = "TOCSIN_SECRET_KEY" if not (file.parent / KEY_FILE).exists() else f"{KEY_FILE} or TOCSIN_SECRET_KEY"
         raise StoreError(f"The store in {file.parent} was made with another key: no key in {where} opens it.") from None
+
+
+def _value(file: Path, name: str) -> bytes | None:
+    row = first_row(file, f"SELECT value FROM meta WHERE name = '{name}'")
+    return None if row is None else row[0]
 
 
 def first_row(file: Path, query: str) -> tuple[Any, ...] | None:

@@ -167,6 +167,7 @@ class _StandardError(io.TextIOBase):
         self._lines: Lines | None = None
         self._real: TextIO | None = None
         self._part = ""
+        self._lock = threading.RLock()  # a thread may be interrupted by a signal's handler that prints
 
     def open(self, real: TextIO, say: Callable[[int], bytes]) -> None:
         if self._lines is None:
@@ -192,7 +193,8 @@ class _StandardError(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         """Text as it comes from print and tracebacks, in pieces: it goes line by line."""
-        whole, end, self._part = (self._part + text).rpartition("\n")
+        with self._lock:
+            whole, end, self._part = (self._part + text).rpartition("\n")
         if end:
             self.put((whole + end).encode("utf-8", "backslashreplace"))
         return len(text)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import shutil
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Generator
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 from sqlalchemy import Connection, Engine, NullPool, create_engine, select, update
 from sqlalchemy.exc import DBAPIError
 
@@ -35,15 +34,17 @@ def back_up(settings: Settings, file: Path) -> int:
     engine.dispose()
     if file.exists():
         raise StoreError(f"{file} is there already: name another file, or move it away.")
-    with _written(file, is_service=False) as new, _opened(settings.data_path / STORE_FILE, "ro") as source:
-        target = sqlite3.connect(new)
-        try:
-            source.backup(target)  # in one step: one moment of the store, and in WAL mode nobody waits for it
-            target.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
-        finally:
-            target.close()
+    with _written(file, is_service=False) as new:
+        _copy(settings.data_path / STORE_FILE, new)
         _check_whole(new)
     return file.stat().st_size
+
+
+def _copy(file: Path, new: Path) -> None:
+    """A store as it is at one moment, with what is still in the log beside it, as one file."""
+    with _opened(file, "ro") as source, contextlib.closing(sqlite3.connect(new)) as target:
+        source.backup(target)  # in one step: in WAL mode nobody waits for it
+        target.execute("PRAGMA journal_mode=DELETE")
 
 
 def restore(settings: Settings, file: Path, replace: bool = False) -> Path | None:
@@ -59,11 +60,11 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
             raise StoreError(f"There is a store in {folder} already: name another --data-dir, or use --replace, which keeps it beside.")
         moved = None
         with _written(store) as new:
-            shutil.copyfile(file, new)
+            _copy(file, new)
             mark = _move_ids_on(new, _known_ids(folder))
             files.sync(new)
             if store.exists():
-                moved = _move_away(folder)
+                moved = _set_aside(folder)
         with contextlib.suppress(OSError):
             datadir.note_ids(settings, mark)
         (folder / LEDGER_FILE).unlink(missing_ok=True)  # of another time: what it names is not what was under way in the copy
@@ -76,7 +77,7 @@ def _known_ids(folder: Path) -> list[ids.Mark]:
     found = [] if noted is None else [noted]
     for file in (folder / STORE_FILE, *folder.glob(f"{STORE_FILE}.before-*")):
         if file.is_file() and file.stat().st_size:
-            with contextlib.suppress(sqlite3.Error, DBAPIError, msgspec.MsgspecError, UnicodeDecodeError):
+            with contextlib.suppress(sqlite3.Error, DBAPIError, StoreError):
                 found.append(_with_store(file, ids.mark))
     return found
 
@@ -95,7 +96,7 @@ def _move_ids_on(file: Path, known: list[ids.Mark]) -> ids.Mark:
 
 
 def _with_store(file: Path, work: Callable[[Connection], T]) -> T:
-    engine = create_engine(sqlite_url(file), poolclass=NullPool)
+    engine = create_engine(sqlite_url(file), poolclass=NullPool, hide_parameters=True)
     try:
         with engine.begin() as connection:
             return work(connection)
@@ -144,7 +145,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
         engine.dispose()
     if settings.secret_key:
         return rotated, None
-    old = file.with_name(f"{KEY_FILE}.before-{time.strftime('%Y-%m-%d-%H%M%S')}")
+    old = _free_name(file)
     write_keys(old, keys[1:])
     write_keys(file, keys[:1])
     return rotated, old
@@ -222,16 +223,37 @@ def _written(file: Path, is_service: bool = True) -> Generator[Path, None, None]
         raise StoreError(f"{file} cannot be written: {error.strerror if isinstance(error, OSError) else words_of(error)}.") from error
 
 
-def _move_away(folder: Path) -> Path:
-    """The present store, its log included, under another name."""
-    moved = folder / f"{STORE_FILE}.before-{time.strftime('%Y-%m-%d-%H%M%S')}"
-    with contextlib.suppress(sqlite3.Error), _opened(folder / STORE_FILE, "rw") as connection:  # damaged: it is moved as it is
+def _set_aside(folder: Path) -> Path:
+    """Give the present store another name, which is returned. Where it is whole it keeps its own as well, until the copy takes that:
+    so there is a store at every moment, whatever dies."""
+    store = folder / STORE_FILE
+    moved = _free_name(store)
+    beside = [folder / f"{STORE_FILE}{ending}" for ending in ("-journal", "-wal")]
+    with contextlib.suppress(sqlite3.Error), _opened(store, "rw") as connection:  # damaged: it is moved as it is
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     try:
-        for ending in ("-journal", "-wal", ""):
-            with contextlib.suppress(FileNotFoundError):
-                (folder / f"{STORE_FILE}{ending}").rename(f"{moved}{ending}")
-        (folder / f"{STORE_FILE}-shm").unlink(missing_ok=True)
+        if any(file.exists() and file.stat().st_size for file in beside) or not _is_linked(store, moved):
+            for file in (*beside, store):
+                with contextlib.suppress(FileNotFoundError):
+                    file.rename(f"{moved}{file.name.removeprefix(STORE_FILE)}")
+        for file in (*beside, folder / f"{STORE_FILE}-shm"):
+            file.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"The store in {folder} cannot be moved away: {error.strerror}.") from error
     return moved
+
+
+def _is_linked(file: Path, other: Path) -> bool:
+    """Whether the file has that name too now; not every file system can do it."""
+    try:
+        other.hardlink_to(file)
+    except OSError:
+        return False
+    return True
+
+
+def _free_name(file: Path) -> Path:
+    """For what is kept of a file that is replaced: nothing that was kept before is overwritten."""
+    name = file.with_name(f"{file.name}.before-{time.strftime('%Y-%m-%d-%H%M%S')}")
+    names = itertools.chain([name], (name.with_name(f"{name.name}-{number}") for number in itertools.count(2)))
+    return next(one for one in names if not one.exists())

@@ -1,6 +1,7 @@
 """One envelope for whatever fails, and what surrounds the endpoints: routing, methods, sizes, keys, limits, probes."""
 
 import ast
+import json
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,12 +302,16 @@ def test_probes(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stranger.get("/healthz?x=1").faults() == [("unknown", "x")]
 
 
-def test_unready() -> None:
+@pytest.mark.parametrize(("troubles", "status"), [(["The store does not take writes."], 503), ([], 200)])
+def test_unready(troubles: list[str], status: int) -> None:
+    """What keeps it from working is 503; what else its operator is to know is said in any case."""
     import asyncio
 
     from tocsin.api.routing import Api
 
-    service: Any = SimpleNamespace(settings=SimpleNamespace(rate_limit=0), access=None, unready=lambda: ["The store does not take writes."])
+    service: Any = SimpleNamespace(
+        settings=SimpleNamespace(rate_limit=0), access=None, unready=lambda: troubles, complaints=lambda: ["The mail server fails."]
+    )
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -314,7 +319,8 @@ def test_unready() -> None:
 
     scope = {"type": "http", "path": "/readyz", "method": "GET", "headers": [], "query_string": b""}
     asyncio.run(Api(service)(scope, None, send))  # type: ignore[arg-type]
-    assert sent[0]["status"] == 503 and b"does not take writes" in sent[1]["body"]
+    assert sent[0]["status"] == status
+    assert json.loads(sent[1]["body"])["complaints"] == [*troubles, "The mail server fails."]
 
 
 def test_metrics_token(serve_with: Any) -> None:

@@ -36,7 +36,8 @@ def of(*scenes: str) -> Any:
 
 
 def test_every_point_has_its_scene() -> None:
-    assert {one.scene for one in POINTS} == {"send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup"}
+    scenes = {"send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup", "restore"}
+    assert {one.scene for one in POINTS} == scenes
 
 
 def call(client: Client, method: str, path: str, **details: Any) -> Any:
@@ -267,3 +268,24 @@ def test_killed_during_a_backup(start_service: Starter, receiver: Receiver, poin
     made = service.run("tocsin", "backup", str(copy))
     assert (made.returncode, copy.exists()) == (0, True), made.stderr
     assert not list(service.folder.glob("copy.db?*"))
+
+
+@of("restore")
+def test_killed_during_a_restore(start_service: Starter, receiver: Receiver, point: Point) -> None:
+    """There is a store at every moment: the old one, until the copy has taken its place."""
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    copy = service.folder / "copy.db"
+    assert service.run("tocsin", "backup", str(copy)).returncode == 0
+    notification = client.send("after the copy", handlers=[handler])
+    client.settled(notification)
+    service.kill()
+    died = service.run("tocsin.cli.selftest.points", point.name, "restore", str(copy), "--replace")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    client.port = service.start().port
+    assert [one["status"] for one in client.settled(notification)] == ["delivered"]
+    service.terminate()
+    assert service.run("tocsin", "restore", str(copy), "--replace").returncode == 0
+    client.port = service.start().port
+    assert client.get("/api/notifications").json["meta"]["total"] == 0

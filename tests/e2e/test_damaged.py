@@ -78,6 +78,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "development": (sql("ALTER TABLE deliveries DROP COLUMN replays"), "deliveries differs in replays"),
     "older in name only": (sql("UPDATE alembic_version SET version_num = '0001'"), "handlers differs in"),
     "an index less": (sql("DROP INDEX ix_deliveries_pending"), "ix_deliveries_pending is missing"),
+    "no identity": (sql("INSERT INTO meta (name, value) VALUES ('eras', x'00')"), "its identity cannot be read"),
+    "an identity of none": (sql("INSERT INTO meta (name, value) VALUES ('eras', '[]')"), "its identity cannot be read"),
+    "no text for an identity": (sql("UPDATE meta SET value = x'ff' WHERE name = 'store_id'"), "its identity cannot be read"),
+    "types of a later version": (sql("UPDATE handlers SET type = 'pigeon_post'"), "types that this version does not know (pigeon_post)"),
     "damaged": (lambda file: damage_root(file, "deliveries"), "is damaged"),
     "damaged index": (lambda file: damage_root(file, "ix_deliveries_pending"), "is damaged"),
     "half a file": (lambda file: file.write_bytes(file.read_bytes()[: 4096 * 3]), "is damaged"),
@@ -134,14 +138,15 @@ def test_an_empty_store_is_begun_anew_once_its_file_is_deleted(stopped: Service,
         service.kill()
 
 
-def test_a_ledger_that_is_no_file_is_said(stopped: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["in-flight", "starts", "tocsin.lock"])
+def test_what_is_no_file_beside_the_store_is_said(stopped: Service, tmp_path: Path, name: str) -> None:
     service = copied(stopped, tmp_path)
-    (service.data / "in-flight").unlink()
-    (service.data / "in-flight").mkdir()
+    (service.data / name).unlink()
+    (service.data / name).mkdir()
     said = service.refused()
-    assert is_one_sentence(said) and str(service.data / "in-flight") in said
+    assert is_one_sentence(said) and str(service.data / name) in said
     checked = service.run("tocsin", "check")
-    assert checked.returncode == 1 and "where attempts under way are noted" in " ".join(checked.stdout.split())
+    assert checked.returncode == 1 and said.removeprefix("tocsin: ") in " ".join(checked.stdout.split())
     restored = service.run("tocsin", "restore", str(service.data / "tocsin.db"), "--replace")
     assert restored.returncode == 1 and is_one_sentence(restored.stderr.strip())
 
@@ -249,3 +254,28 @@ def test_a_ledger_that_can_only_be_read_is_said(tmp_path: Path) -> None:
     assert is_one_sentence(said) and str(ledger) in said and "read-only" in said.lower(), said
     checked = service.run("tocsin", "check")
     assert checked.returncode == 1 and said.removeprefix("tocsin: ") in " ".join(checked.stdout.split())
+
+
+def test_what_housekeeping_knows_may_be_damaged(stopped: Service, tmp_path: Path) -> None:
+    service = copied(stopped, tmp_path)
+    run_sql(service.data / "tocsin.db", "INSERT OR REPLACE INTO meta (name, value) VALUES ('housekeeping', '{\"seen\": \"yesterday\"}')")
+    checked = service.run("tocsin", "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_fault_that_lasts_keeps_no_stop_from_its_end(start_service: Starter, receiver: Receiver) -> None:
+    """Constraints that nothing gets over: what is kept at a stop is tried, each for itself, and the log names no value of any row."""
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", name="a name", webhook=receiver.url("/hook"))
+    client.settled(client.send("before", handlers=[handler]))
+    rules = {"keys": "UPDATE", "handler_hours": "INSERT", "handlers": "INSERT"}
+    run_sql(
+        service.data / "tocsin.db",
+        *(f"CREATE TRIGGER no_{table} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'a rule'); END" for table, what in rules.items()),
+    )
+    refused = client("POST", "/api/notification-handlers", form={"name": "another name", "type": "webhook", "webhook": receiver.url("/x")})
+    assert refused.status == 500
+    assert service.terminate() == 0
+    log = service.log()
+    assert log.count("stop.failed") == 2 and "a rule" in log and "another name" not in log

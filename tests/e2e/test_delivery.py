@@ -1,8 +1,10 @@
 """What becomes of a delivery: retries, refusals, lost answers, times, changes underneath. Against real receivers."""
 
+import contextlib
 import itertools
 import json
 import re
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -414,6 +416,20 @@ def test_what_has_expired_is_not_tried_again(client: OwnedClient, receiver: Rece
     receiver.forget("/hook")
     assert client.post(f"/api/deliveries/{delivery['id']}/retry").data == {"retried": 1}
     assert client.settled(delivery["notification_id"])[0]["status"] == "delivered"
+
+
+def test_what_expired_while_nothing_ran_keeps_its_record_from_then_on(start_service: Starter, receiver: Receiver) -> None:
+    """However long ago it was due: retention counts from its end."""
+    service = start_service()
+    client = service.first()
+    notification = client.send("Hello", handlers=[webhook(client, receiver)], send_at=in_seconds(3600), expires_at=in_seconds(7200))
+    service.kill()
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
+        connection.executescript("UPDATE deliveries SET due_at = 1, first_due_at = 1; UPDATE notifications SET expires_at = 2;")
+    started = time.time()
+    client.port = service.start().port
+    assert client.settled(notification)[0]["status"] == "expired"
+    assert service.rows("SELECT due_at >= ? FROM deliveries", int(started * 1e6)) == [(1,)]
 
 
 def test_send_at_is_waited_for(client: OwnedClient, receiver: Receiver) -> None:

@@ -4,15 +4,19 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from api.support import serving
 from e2e.conftest import Starter
 from e2e.service import OwnedClient, Service, in_an_hour, until
 from mailserver import DROP, MailServer
 from proxy import Proxy
 from receiver import Receiver
+from tocsin.cli import check
+from tocsin.flow import mail_health
 
 QUICKLY_OFF = {
     "TOCSIN_EMAIL_FROM": "t@example.com",
@@ -180,6 +184,39 @@ def test_a_proxy_that_refuses_counts_against_nobody(start_service: Starter, rece
         proxy.status = 200
         assert client.settled(client.send("again", handlers=handlers[:1]))[0]["status"] == "delivered"
         assert client.get("/readyz").status == 200
+
+
+def test_the_operator_is_told_of_a_mail_server_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `/readyz`, which stays 200, by the log and by `tocsin check`; no more once a mail was taken, be it a test."""
+    monkeypatch.setattr(mail_health, "FAILS_AFTER", 0)
+    monkeypatch.setattr(mail_health, "LOOK_SECONDS", 0.01)
+    data = tmp_path / "data"
+
+    def complaints() -> list[str]:
+        ready = api.get("/readyz")
+        assert ready.status == 200
+        return ready.json["complaints"]
+
+    def checked() -> str:
+        check.check(data_dir=str(data))
+        return capsys.readouterr().out
+
+    with MailServer() as server, serving(data, TOCSIN_SMTP_URL=server.url(), TOCSIN_RETRY_SCHEDULE="1h") as running:
+        monkeypatch.setenv("TOCSIN_SMTP_URL", server.url())
+        api = running.client()
+        made = api.post("/api/notification-handlers", {"name": "Mail", "type": "email", "email": "me@example.com"}).data["id"]
+        assert complaints() == []
+        server.answer("mail", *["451 4.3.0 queue file write error"] * 3)
+        assert api.post("/api/notifications", {"message": "Hello"}).status == 202
+        until(complaints, what="nothing is said")
+        assert complaints()[0].startswith("The mail server has taken no e-mail since 20")
+        until(lambda: "The mail server has taken no e-mail since" in checked(), what="`tocsin check` does not say it")
+        server.forget()
+        assert api.post(f"/api/notification-handlers/{made}/test").data["status"] == "delivered"
+        assert complaints() == []
+        until(lambda: "The mail server has taken no e-mail" not in checked(), what="`tocsin check` goes on saying it")
 
 
 class Garbled(asyncio.Protocol):

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,26 @@ def test_a_store_that_another_process_holds_is_said_and_waited_for(start_service
         assert client.get("/api/notifications").json["meta"]["total"] == 1
         does_not_spin(service)
         until(lambda: client.get("/readyz").status == 503, what="readyz says that all is well")
+        with ThreadPoolExecutor() as threads:  # nobody waits for it as long as all before have, one after the other
+            several = list(threads.map(lambda number: client.post("/api/notifications", {"message": f"{number}"}).status, range(20)))
+        assert several == [503] * 20
         connection.execute("ROLLBACK")
     until(lambda: client.get("/readyz").status == 200)
     assert [one["status"] for one in client.settled(before, 30)] == ["delivered"]
     assert [one["status"] for one in client.settled(client.send("after", handlers=[handler]))] == ["delivered"]
     assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "after"]
+
+
+def test_a_stop_does_not_wait_for_a_store_that_another_process_holds(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service()
+    client = service.first()
+    client.add_handler("webhook", webhook=receiver.url("/hook"))
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor() as threads:
+            several = [threads.submit(client.post, "/api/notifications", {"message": "meanwhile"}) for _ in range(20)]
+            assert {one.result().status for one in several} == {503}
+        assert service.terminate(30) == 0
 
 
 def test_when_descriptors_run_out_nothing_is_lost(start_service: Starter, receiver: Receiver) -> None:

@@ -231,3 +231,38 @@ def test_windows_are_told_by_rows_where_there_is_no_record(start_service: Starte
         assert "no more than 100 in 15 min go to X." in waits(client, client.send("one more", handlers=[handler]), "Waits for its turn")
         service.kill()
     assert len(receiver.requests) == 100
+
+
+DISCORD_SAYS: dict[str, bytes] = {
+    "discord": b'{"message":"You are being rate limited.","retry_after":90000,"global":false}',
+    "all of discord": b'{"message":"You are being rate limited.","retry_after":90000,"global":true}',
+}
+
+
+@pytest.mark.parametrize("provider", ["x", *DISCORD_SAYS])
+def test_a_wait_of_more_than_a_day_pauses_the_credential_for_a_day_over_kills(
+    start_service: Starter, receiver: Receiver, provider: str
+) -> None:
+    """The delivery that met it has failed, so nothing but the record of rests tells of it."""
+    service = start_service(TOCSIN_X_API_URL=receiver.url(""))
+    client = service.first()
+    if provider == "x":
+        receiver.answer(TWEETS, 429, body=b"{}", headers={"x-rate-limit-reset": str(int(time.time()) + 90_000)})
+        other = service.client()
+        handler, same = account(client, "1-token"), account(other, "1-token")  # all users of the token wait
+        name = "X"
+    else:
+        other = client
+        paths = [DISCORD, "/api/webhooks/2/def" if "all" in provider else DISCORD]
+        receiver.answer(DISCORD, 429, body=DISCORD_SAYS[provider])
+        handler, same = (client.add_handler("discord", discord=receiver.url(path)) for path in paths)
+        name = "Discord"
+    [failed] = client.settled(client.send("throttled", handlers=[handler]))
+    assert (failed["status"], failed["last_error"].partition(":")[0]) == ("failed", "throttled_too_long")
+    for _ in range(2):
+        service.kill()
+        client.port = other.port = service.start().port
+        for one, waiting in ((client, handler), (other, same)):
+            assert f"{name} asked for a pause" in waits(one, one.send("waits", handlers=[waiting]), "pause")
+    assert len(receiver.requests) == 1
+    assert client.handler(handler)["is_enabled"] is True

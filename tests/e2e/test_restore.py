@@ -14,6 +14,9 @@ from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, in_an_hour, until
 from mailserver import MailServer
 from receiver import Receiver
+from tocsin import datadir, upkeep
+from tocsin.settings import load
+from tocsin.store import ids
 
 STORES = Path(__file__).parent.parent / "stores"
 MILLION, HUGE = 10**6, 2**32
@@ -201,3 +204,38 @@ def test_ids_move_on_after_a_recovery_by_other_means(start_service: Starter, rec
     assert after["id"] == first["id"] + HUGE + 1
     assert sent(receiver, "after")[0].split("_")[1] != sent(receiver, "first")[0].split("_")[1]
     assert client.add_handler("webhook", webhook=receiver.url("/hook")) == hook + MILLION + 1
+
+
+def test_what_is_still_in_the_log_beside_a_copy_is_restored_too(start_service: Starter, receiver: Receiver, tmp_path: Path) -> None:
+    """A store that was copied as files, after a kill: its last commits are in its log."""
+    service = start_service()
+    client = service.first()
+    notification = client.send("in the log", handlers=[client.add_handler("webhook", webhook=receiver.url("/hook"))])
+    client.settled(notification)
+    service.kill()
+    for ending in ("", "-wal"):
+        shutil.copy(service.data / f"tocsin.db{ending}", tmp_path / f"copy.db{ending}")
+    assert (tmp_path / "copy.db-wal").stat().st_size
+    tocsin(service, "restore", tmp_path / "copy.db", "--replace")
+    client.port = service.start().port
+    assert [one["status"] for one in client.settled(notification)] == ["delivered"]
+
+
+def test_no_restore_overwrites_what_an_earlier_one_has_kept(start_service: Starter, tmp_path: Path) -> None:
+    service = start_service()
+    tocsin(service, "backup", tmp_path / "copy.db")
+    service.terminate()
+    settings = load(service.environ, dotenv=tmp_path / "none.env")
+    kept = [upkeep.restore(settings, tmp_path / "copy.db", replace=True) for _ in range(4)]  # some within the same second
+    assert len(set(kept)) == 4 and all(one is not None and one.stat().st_size for one in kept)
+
+
+def test_a_note_of_ids_is_read_though_the_end_of_a_longer_one_is_behind_it(tmp_path: Path) -> None:
+    """A kill between the two steps of writing it."""
+    mark = ids.Mark("origin", "store", {"deliveries": 7})
+    settings = load({"TOCSIN_DATA_DIR": str(tmp_path)}, dotenv=tmp_path / "none.env")
+    (tmp_path / "tocsin.lock").touch()
+    datadir.note_ids(settings, mark)
+    with (tmp_path / "tocsin.lock").open("ab") as lock:
+        lock.write(b"000}}\n")
+    assert datadir.noted_ids(tmp_path) == mark

@@ -103,6 +103,15 @@ def test_without_room_for_the_file_it_works_in_memory(tmp_path: Path, make) -> N
     kept.close()
 
 
+def test_what_was_in_memory_for_want_of_room_is_in_the_file_once_there_is_some(tmp_path: Path) -> None:
+    file = tmp_path / "starts"
+    with full_disk(4096):
+        starts = Starts(file, NOW)
+    for number in range(FIRST_RECORDS):
+        starts.begin("many", NOW + number, 60.0)
+    assert len(kept(Starts(file, NOW), "many")) == FIRST_RECORDS
+
+
 @pytest.mark.parametrize("make", [lambda file: Starts(file, NOW), Ledger], ids=["starts", "ledger"])
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path: Path, make) -> None:
     (tmp_path / "file").mkdir()

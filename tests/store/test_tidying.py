@@ -5,7 +5,8 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select, text
 
 from conftest import opened_store, run
-from tocsin.model import SECOND, Message, Status
+from tocsin import observe
+from tocsin.model import SECOND, Message, Reason, Status
 from tocsin.store import Accept, HandlerChange, HandlerEvent, HandlerHour, Planned, PlannedDelivery, Swept, tidying
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import attempts, deliveries, handler_hours, idempotency, notifications, posts, totals
@@ -98,6 +99,24 @@ def test_what_was_scheduled_or_tried_late_keeps_its_record_from_its_end_on(tmp_p
             await swept(store, tidying.old_notifications, 40 * DAY + 1, 50)
             assert await left(store) == []
             assert old
+            await check_totals(store)
+
+    run(main())
+
+
+def test_what_ended_without_an_attempt_keeps_its_record_from_its_end_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await a_handler(store)
+            cancelled, paused = [await accept(store, handler, 100, status=Status.PENDING) for _ in range(2)]
+            old = await accept(store, handler, 100)
+            before = observe.now()
+            assert await store.cancel(1, cancelled)
+            assert await store.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 10) == 1
+            await swept(store, tidying.old_notifications, before, 100)
+            assert old not in await left(store) and await left(store) == [cancelled, paused]
+            await swept(store, tidying.old_notifications, observe.now() + 1, 100)
+            assert await left(store) == []
             await check_totals(store)
 
     run(main())

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from conftest import opened_store, run
 from tocsin import observe
 from tocsin.flow.accept import Accepting, Repeats
 from tocsin.flow.directory import Directory
-from tocsin.flow.notices import MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
+from tocsin.flow.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
 from tocsin.model import SECOND, Micros, Reason
 from tocsin.settings import load
 from tocsin.store import HandlerChange, HandlerEvent, SwitchOff, Waiting, notices, values
@@ -142,5 +144,21 @@ def test_what_was_switched_on_again_or_deleted_is_not_told(tmp_path: Path) -> No
             await house.notices.tell(1)
             assert (house.told(), await house.untold()) == ([], [])
             assert await store.ask(notices.users_to_tell) == []
+
+    run(main())
+
+
+def test_more_than_one_notice_can_name_are_told_of_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "MAX_READ", 2)
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            house = House(store, tmp_path)
+            await house.handler("live")
+            for number in range(3):
+                await house.dies(await house.handler(f"dead {number}"))
+            assert await house.notices.tell(1) == GATHER_SECONDS
+            assert await house.notices.tell(1) is None
+            assert [len(targets) for _, targets in house.told()] == [1, 1] and await house.untold() == []
 
     run(main())

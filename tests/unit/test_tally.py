@@ -63,21 +63,22 @@ def test_counts_are_added_to_the_store(tmp_path: Path) -> None:
     run(main())
 
 
-def test_what_a_busy_store_does_not_take_is_counted_still() -> None:
+@pytest.mark.parametrize("error", [Busy("full"), ValueError("a rule")])
+def test_what_a_store_does_not_take_is_counted_still(error: Exception) -> None:
     class Full:
         is_busy = True
         taken: tuple[HandlerHour, ...] = ()
 
         async def add_hours(self, hours: list[HandlerHour]) -> None:
             if self.is_busy:
-                raise Busy("full")
+                raise error
             self.taken = tuple(hours)
 
     async def main() -> None:
         store = Full()
         tally = Tally(store)  # pyright: ignore[reportArgumentType]
         tally.delivered([(7, 1_000)])
-        with pytest.raises(Busy):
+        with pytest.raises(type(error)):
             await tally.keep()
         tally.delivered([(7, 1_000)])
         store.is_busy = False

@@ -336,7 +336,7 @@ def secret(one: SigningSecret) -> SecretAnswer:
 
 
 class Health(Struct):
-    """`status`: ok, or unready for the reasons in `complaints`."""
+    """`status`: ok, or unready for the reasons in `complaints`, which also say what else an operator is to know."""
 
     status: str
     complaints: list[str]

@@ -13,8 +13,8 @@ async def alive(_call: Call) -> Answer:
 
 
 async def ready(call: Call) -> Answer:
-    complaints = call.service.unready()
-    return plain(Health("unready", complaints), 503) if complaints else plain(Health("ok", []))
+    unready, complaints = call.service.unready(), call.service.complaints()
+    return plain(Health("unready", [*unready, *complaints]), 503) if unready else plain(Health("ok", complaints))
 
 
 async def metrics(call: Call) -> Answer:

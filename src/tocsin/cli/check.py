@@ -1,5 +1,6 @@
 """`tocsin check`: what is misconfigured, and how to mend it."""
 
+import contextlib
 import difflib
 import os
 import stat
@@ -150,10 +151,8 @@ def store_health(settings: Settings) -> Iterator[Finding]:
 
 def old_rows(settings: Settings) -> Iterator[Finding]:
     """Whether what is old is deleted, and as fast as it comes."""
-    import msgspec
-
     from tocsin.datadir import STORE_FILE, first_row, has_store
-    from tocsin.flow.housekeeping import BEHIND_AFTER, STATE, State
+    from tocsin.flow.housekeeping import BEHIND_AFTER, STATE, read_state
     from tocsin.model import SECOND
     from tocsin.store import StoreError
 
@@ -164,7 +163,7 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
         row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
     except StoreError:
         return  # said by others
-    state = msgspec.json.decode(row[0], type=State) if row else State()
+    state = read_state(row[0] if row else None)
     if state.doubted:
         yield Finding(
             "The system's clock made a leap, so nothing old is deleted for now: "
@@ -179,10 +178,21 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
 
 
 def mail(settings: Settings) -> Iterator[Finding]:
+    from tocsin import observe
+    from tocsin.datadir import STORE_FILE, first_row, has_store
+    from tocsin.flow.mail_health import STATE, read_state
     from tocsin.net.mail import complaints
+    from tocsin.store import StoreError
 
     for complaint in complaints(settings):
         yield Finding(_sentence(complaint), is_fault=settings.smtp_url is not None)
+    file = settings.data_path / STORE_FILE
+    if settings.smtp_url is None or not has_store(settings.data_path) or not os.access(file, os.R_OK):
+        return
+    with contextlib.suppress(StoreError):  # said by others
+        row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
+        for complaint in read_state(row[0] if row else None).complaints(observe.now()):
+            yield Finding(complaint)
 
 
 def reach(settings: Settings) -> Iterator[Finding]:

@@ -141,6 +141,7 @@ class Starts:
         except OSError:  # a full disk; asking again for every start would help nobody
             self._can_grow = False
             return False
+        larger[: len(self._map)] = self._map[:]  # it was in memory only where there had been no room for the file
         self._map.close()
         self._map = larger
         return True

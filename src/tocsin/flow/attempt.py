@@ -109,7 +109,14 @@ async def within_budget(
         try:
             return await pool.run(loaded.handler.user_id, work, loaded, shown, form)
         except OverBudget:
-            log.error("render.over_budget", type=loaded.channel.type, delivery=context.delivery_id, plain=form.plain, of=len(shown.text))
+            observe.seldom(
+                log.error,
+                "render.over_budget",
+                type=loaded.channel.type,
+                delivery=context.delivery_id,
+                plain=form.plain,
+                of=len(shown.text),
+            )
     return Refused(Reason.INTERNAL, "the message could not be rendered in time; this is a fault of the service", ours=True)
 
 
@@ -125,8 +132,8 @@ def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[R
         return Refused(Reason.SETTINGS, loaded.problem or "", ours=True)
     try:
         return loaded.channel.render(message, loaded.settings, context)
-    except Exception:
-        log.exception("render.failed", type=loaded.channel.type, delivery=context.delivery_id)
+    except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+        observe.seldom(log.error, "render.failed", type=loaded.channel.type, delivery=context.delivery_id, exc_info=error)
         return Refused(Reason.INTERNAL, "the message could not be rendered; this is a fault of the service", ours=True)
 
 
@@ -220,8 +227,8 @@ async def _turn(loaded: Loaded, pacer: Pacer, place: Place) -> None:
 def classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
     try:
         return loaded.channel.classify(reply, context)
-    except Exception:
-        log.exception("classify.failed", type=loaded.channel.type, delivery=context.delivery_id)
+    except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+        observe.seldom(log.error, "classify.failed", type=loaded.channel.type, delivery=context.delivery_id, exc_info=error)
         return Refused(Reason.INTERNAL, "the provider's answer could not be read; this is a fault of the service", ours=True)
 
 

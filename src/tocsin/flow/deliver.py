@@ -177,8 +177,8 @@ class Delivering:
                     self._spawn(self._send_parts(trying), run)
                 return
             tried = Tried(requests, 0, delivery.part)
-        except Exception:
-            log.exception("attempt.failed", delivery=delivery.id)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+            observe.seldom(log.error, "attempt.failed", delivery=delivery.id, exc_info=error)
             tried = Tried(_FAULT_OF_OURS, 0, delivery.part)
         self._finish(trying, tried)
 
@@ -209,8 +209,8 @@ class Delivering:
                 False,
                 signing_secrets(handler.secret, now),
             )
-        except Exception:
-            log.exception("attempt.failed", delivery=delivery.id)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+            observe.seldom(log.error, "attempt.failed", delivery=delivery.id, exc_info=error)
             self._look_again(delivery, run)
             return None
         if unwanted is not None:
@@ -231,8 +231,8 @@ class Delivering:
         except asyncio.CancelledError:
             run.came_back(engine.UNTRIED)
             run.settled(None)
-        except Exception:
-            log.exception("attempt.failed", delivery=delivery.id)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+            observe.seldom(log.error, "attempt.failed", delivery=delivery.id, exc_info=error)
             self._look_again(delivery, run)
         else:
             if loaded is None:
@@ -254,8 +254,8 @@ class Delivering:
                 tried = Tried(refused, 0, part)
         except asyncio.CancelledError:
             tried = Tried(_FAULT_OF_OURS, 0, part, reply=NoReply(Reason.CUT, sent=False, stopped=True))
-        except Exception:
-            log.exception("attempt.failed", delivery=trying.delivery.id)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+            observe.seldom(log.error, "attempt.failed", delivery=trying.delivery.id, exc_info=error)
             tried = Tried(_FAULT_OF_OURS, 0, part)
         self._finish(trying, tried)
 
@@ -311,8 +311,8 @@ class Delivering:
     def _keep(self, trying: _Attempt, tried: Tried, how: int) -> None:
         try:
             ending = self._decide(trying, tried)
-        except Exception:
-            log.exception("decide.failed", delivery=trying.delivery.id)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+            observe.seldom(log.error, "decide.failed", delivery=trying.delivery.id, exc_info=error)
             ending = self._decide(trying, Tried(_FAULT_OF_OURS, 0, tried.part))
         trying.run.came_back(how)
         self._keeping.keep(ending)
@@ -385,7 +385,10 @@ class Delivering:
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
         """Keep how it stands without an attempt."""
         run.came_back(engine.UNTRIED)
-        self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, run, loaded))
+        now = observe.now()
+        if decision.due_at is None:  # when it ended, for retention: there is no attempt to go by
+            decision = replace(decision, delivery=replace(decision.delivery, due_at=now))
+        self._keeping.keep(Ending(decision.delivery, None, now, decision, run, loaded))
 
     def _spawn(self, coroutine: Coroutine[None, None, None], run: engine.Run) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -7,6 +7,7 @@ import structlog
 from tocsin import observe
 from tocsin.engine import Engine
 from tocsin.flow.directory import Directory, Loaded
+from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.notices import Notices
 from tocsin.flow.settle import error_text
 from tocsin.flow.words import sentence, span
@@ -45,6 +46,7 @@ class Health:
         self._vault = vault
         self._most_failures = settings.disable_after_failures
         self._least_time = int(settings.disable_after * SECOND)
+        self.mail = MailHealth()
         self.answered_at: Micros = 0  # when the last attempt began that a provider answered: so long the network was there
 
     async def move(self, loaded: Loaded, new_settings: Mapping[str, str]) -> None:

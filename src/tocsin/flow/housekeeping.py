@@ -4,6 +4,7 @@ A step touches so many rows that it holds the store's writer for about `STEP_SEC
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -44,6 +45,13 @@ class State(Struct, frozen=True):
     doubted: bool = False
     even: Micros = 0
     behind: Micros = 0
+
+
+def read_state(kept: bytes | None) -> State:
+    """What the store keeps of it. Where that means nothing it is as if nothing were known."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        return msgspec.json.decode(kept or b"{}", type=State)
+    return State()
 
 
 def look_at_clock(state: State, now: Micros, passed: Micros | None) -> State:
@@ -130,20 +138,22 @@ class Housekeeping:
         while True:
             await asyncio.sleep(LOOK_SECONDS if is_done else MIN_PAUSE_SECONDS)
             is_done = True
-            try:
-                await self._access.note_use()
-                await self.look()
-                is_done = await self.sweep_for(LOOK_SECONDS)
-            except Busy as busy:
-                observe.seldom(log.warning, "housekeeping.waits", why=str(busy))
-            except Exception as error:  # noqa: BLE001  # and it goes on: rows would pile up otherwise
-                observe.seldom(log.error, "housekeeping.failed", exc_info=error)
+            for work in (self._access.note_use, self._look_and_sweep):
+                try:
+                    is_done = await work() is not False
+                except Busy as busy:
+                    observe.seldom(log.warning, "housekeeping.waits", why=str(busy))
+                except Exception as error:  # noqa: BLE001  # and it goes on: rows would pile up otherwise
+                    observe.seldom(log.error, "housekeeping.failed", exc_info=error)
+
+    async def _look_and_sweep(self) -> bool:
+        await self.look()
+        return await self.sweep_for(LOOK_SECONDS)
 
     async def look(self) -> None:
         """Judge the clock, and keep how things stand. Raises Busy."""
         if self._looked_at is None:
-            kept = await self._store.ask(values.read, STATE)
-            self._state = msgspec.json.decode(kept, type=State) if kept else self._state
+            self._state = read_state(await self._store.ask(values.read, STATE))
         was_doubted = self._state.doubted
         self._judge()
         if self._state.doubted and not was_doubted:

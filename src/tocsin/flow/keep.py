@@ -8,6 +8,7 @@ from typing import Protocol
 import structlog
 
 from tocsin import observe
+from tocsin.channels.registry import CHANNELS
 from tocsin.engine import Run
 from tocsin.flow.directory import Loaded
 from tocsin.flow.health import Health
@@ -20,6 +21,7 @@ from tocsin.store.faults import Damaged, words_of
 STORE_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0  # where the fault lasts
 _PENDING, _DELIVERED = Status.PENDING, Status.DELIVERED  # to ask an enum for a member takes as long as ten other look-ups
+_MAIL = {name for name, channel in CHANNELS.items() if channel.wire == "mail"}
 log = structlog.get_logger(__name__)
 
 
@@ -165,8 +167,8 @@ class Keeping:
                 await self._health.switch_off(loaded, decision.reason, decision.switch_off, delivery)
             else:
                 await self._health.failed(loaded, decision.reason, delivery.last_error or "", delivery)
-        except Exception:
-            log.exception("blame.failed", handler=loaded.handler.id)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+            observe.seldom(log.error, "blame.failed", handler=loaded.handler.id, exc_info=error)
         finally:
             run.settled(due_at)
 
@@ -196,6 +198,9 @@ class Keeping:
                 self._tally.ended(delivery.handler_id, delivery.status)
         for channel, attempts in tried.items():
             self._metrics.attempted(channel, [attempt for _, attempt in attempts])
+            if channel in _MAIL:
+                for _, attempt in attempts:
+                    self._health.mail.heard(attempt.reason, attempt.status_code, attempt.at)
             observe.log_attempts(channel, attempts)
         for channel, latencies in arrived.items():
             self._metrics.delivered(channel, [latency for _, latency in latencies])

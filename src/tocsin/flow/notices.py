@@ -91,7 +91,7 @@ class Notices:
         notice, committed = await self._accepting.notice(user_id, draft)
         ids = tuple(one.handler_id for one in untold)
         await self._store.tell_owner(Telling(user_id, notice, ids, (*today, now)), committed)
-        return None
+        return GATHER_SECONDS if len(untold) == notices.MAX_READ else None  # there may be more
 
     async def _targets(self, user_id: int, now: Micros) -> tuple[int, ...]:
         """A few handlers that have taken something lately; if none has, a few others. Nothing that the public reads."""

@@ -57,6 +57,7 @@ async def recover(
     say that it may have arrived.
     """
     lost = {(delivery_id, number): at for delivery_id, number, at in under_way}
+    endings: list[Ending] = []
     runs: list[_Run] = []
     for row in await store.named(list({delivery_id for delivery_id, _ in lost})):
         number = row.attempt_count + 1  # any other has been kept or was never made: the file alone proves nothing
@@ -68,11 +69,12 @@ async def recover(
         delivery = replace(row, attempt_count=number, last_attempt_at=at, late=is_late(row, at))
         loaded = await directory.loaded(row.handler_id)
         decision = _decide(delivery, loaded, settings, now)
-        run = _Run()
-        runs.append(run)
         reason = Reason.CUT if decision.reason is Reason.HANDLER_DELETED else decision.reason
         log_row = Attempt(row.id, number, at, 0, "unknown", reason, None, _LOST.detail, decision.due_at)
-        keeping.keep(Ending(decision.delivery, log_row, now, decision, run, loaded))
+        runs.append(_Run())
+        endings.append(Ending(decision.delivery, log_row, now, decision, runs[-1], loaded))
+    for ending in endings:  # only now: a reading that fails begins all of it anew
+        keeping.keep(ending)
     await asyncio.gather(*(run.done for run in runs))
 
 

@@ -23,7 +23,8 @@ class Pulse(Struct, frozen=True):
 
 
 class Service(Struct, frozen=True):
-    """`unready` gives what keeps the service from working, one sentence each; empty: ready."""
+    """`unready` gives what keeps the service from working, one sentence each; empty: ready. `complaints`: what else its operator is to
+    know, such as a mail server that fails."""
 
     settings: Settings
     access: Access
@@ -34,5 +35,6 @@ class Service(Struct, frozen=True):
     previews: Previews
     metrics: Metrics
     unready: Callable[[], list[str]]
+    complaints: Callable[[], list[str]]
     accounts: Accounts
     pulse: Callable[[], Awaitable[Pulse]]

@@ -101,9 +101,11 @@ class Tally:
                 await self.keep()
             except Busy as busy:
                 observe.seldom(log.warning, "tally.waits", why=str(busy))
+            except Exception as error:  # noqa: BLE001  # and it goes on: it may be kept the next time
+                observe.seldom(log.error, "tally.failed", exc_info=error)
 
     async def keep(self) -> None:
-        """Add what was counted to the store. Raises Busy; it is counted still, then."""
+        """Add what was counted to the store. Whatever it raises, Busy for one, it is counted still, then."""
         counted, self._counts = self._counts, {}
         hour = observe.now() // HOUR
         while counted:
@@ -111,7 +113,7 @@ class Tally:
             hours = [HandlerHour(one, hour, of.delivered, of.failed, of.expired, tuple(of.latencies)) for one, of in some]
             try:
                 await self._store.add_hours(hours)
-            except Busy:
+            except Exception:
                 for handler_id, one in (*some, *counted.items()):
                     self._count_again(handler_id, one)
                 raise

@@ -11,6 +11,7 @@ from tocsin.channels.contract import Context
 from tocsin.flow.attempt import NoPlace, Tried, attempt, shown_answer, shown_request
 from tocsin.flow.directory import Directory, Loaded, load, signing_secrets
 from tocsin.flow.handlers import HandlerDraft
+from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import hint, sentence
 from tocsin.model import Delivered, Handler, Message, Missing, Moved, NoReply, Outcome, Reason, Severity, SigningSecret, Unknown
@@ -33,7 +34,8 @@ class Trial(Struct, frozen=True):
 
 
 class Trials:
-    def __init__(self, directory: Directory, pacer: Pacer, wires: Wires, settings: Settings) -> None:
+    def __init__(self, directory: Directory, pacer: Pacer, wires: Wires, settings: Settings, mail_health: MailHealth | None = None) -> None:
+        self._mail_health = mail_health or MailHealth()
         self._directory = directory
         self._pacer = pacer
         self._wires = wires
@@ -80,7 +82,11 @@ class Trials:
         done, _ = await asyncio.wait([task], timeout=max(0.1, deadline - time.monotonic()))
         if not done:
             task.cancel()  # the attempt takes it as an answer that was lost
-        return _trial(await task, loaded)
+        tried = await task
+        if loaded.channel.wire == "mail":
+            status_code, _ = shown_answer(tried, loaded.secrets)
+            self._mail_health.heard(_reason(tried.outcome), status_code, now)
+        return _trial(tried, loaded)
 
 
 def _trial(tried: Tried, loaded: Loaded) -> Trial:

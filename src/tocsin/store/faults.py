@@ -62,6 +62,11 @@ def is_full(error: BaseException) -> bool:
     return name_of(error) == "SQLITE_FULL"
 
 
+def is_locked(error: BaseException) -> bool:
+    """Another process held it for as long as was waited: whoever asks next waits as long."""
+    return name_of(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def sentence(error: BaseException) -> str:
     if is_damage(error):
         return damaged(words_of(error))

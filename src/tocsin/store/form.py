@@ -49,6 +49,11 @@ def check_form(file: Path, connection: sqlite3.Connection) -> None:
         connection.execute(query).fetchone()
 
 
+def types(connection: sqlite3.Connection) -> list[tuple[str]]:
+    """Of all handlers that there are or were."""
+    return connection.execute("SELECT DISTINCT type FROM handlers ORDER BY type").fetchall()
+
+
 def shape(connection: sqlite3.Connection) -> Shape:
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'").fetchall()
     found: Shape = {name: frozenset() for kind, name, _ in rows if kind == "index"}

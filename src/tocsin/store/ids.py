@@ -13,6 +13,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from tocsin.store import StoreError, values
+from tocsin.store.faults import damaged
 
 STORE_ID = "store_id"
 ERAS = "eras"
@@ -27,11 +28,19 @@ class Era(Struct, frozen=True, array_like=True):
 
 
 def eras(connection: Connection) -> list[Era]:
-    """Oldest first; the last one is the present."""
-    past = values.read(connection, ERAS)
-    if past is not None:
-        return msgspec.json.decode(past, type=list[Era])
-    return [Era(1, (values.read(connection, STORE_ID) or b"").decode())]
+    """Oldest first; the last one is the present. Raises StoreError."""
+    return read_eras(values.read(connection, ERAS), values.read(connection, STORE_ID))
+
+
+def read_eras(past: bytes | None, store_id: bytes | None) -> list[Era]:
+    """The same from what the store keeps. Raises StoreError where it means nothing: then no message has an identity."""
+    try:
+        found = [Era(1, (store_id or b"").decode())] if past is None else msgspec.json.decode(past, type=list[Era])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        found = []
+    if not found:
+        raise StoreError(damaged("its identity cannot be read"))
+    return found
 
 
 def counters(connection: Connection) -> dict[str, int]:

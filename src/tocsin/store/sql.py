@@ -83,7 +83,12 @@ def sqlite_url(path: Path) -> URL:
 
 def sqlite_engine(path: Path) -> Engine:
     """An engine on a SQLite file: WAL, every commit on the disk, foreign keys on, transactions begun by us."""
-    engine = create_engine(sqlite_url(path), connect_args={"check_same_thread": False}, pool_size=READ_THREADS + LIST_THREADS + 2)
+    engine = create_engine(
+        sqlite_url(path),
+        connect_args={"check_same_thread": False},
+        pool_size=READ_THREADS + LIST_THREADS + 2,
+        hide_parameters=True,  # its errors hold them otherwise, and go into the log: texts, names, hashes
+    )
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:  # pyright: ignore[reportUnusedFunction]

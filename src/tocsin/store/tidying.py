@@ -42,10 +42,11 @@ def timed(connection: Connection, sweep: Sweep, before: Micros, rows: int, after
 def may_go(before: Micros) -> ColumnElement[bool]:
     """The one predicate of retention, of a row of `notifications`: it and all its deliveries are settled and ended before then.
 
-    The end of a delivery is its last attempt or, without one, at the latest the time it was due first; so what was scheduled far ahead
-    keeps its record as long as anything else.
+    The end of a delivery is its last attempt, or the time it was due when it ended without one, which is then set to that moment; so
+    what was scheduled far ahead, or waited for long, keeps its record as long as anything else.
     """
-    is_kept = or_(deliveries.c.status == int(Status.PENDING), deliveries.c.first_due_at >= before, deliveries.c.last_attempt_at >= before)
+    times = (deliveries.c.due_at, deliveries.c.first_due_at, deliveries.c.last_attempt_at)
+    is_kept = or_(deliveries.c.status == int(Status.PENDING), *(time >= before for time in times))
     kept = select(1).where(deliveries.c.notification_id == notifications.c.id, is_kept).exists()
     return and_(notifications.c.created_at < before, ~kept)
 

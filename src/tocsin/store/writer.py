@@ -24,6 +24,8 @@ MOST_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the la
 MOST_GATHERED = 256  # writes that are handed to the thread at once
 LOOK_EVERY_SECONDS = 0.5  # for what other processes wrote
 MOST_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
+LOCKED_SECONDS = 10.0  # that a transaction waits for another process's, as the engine has set it
+LOCKED_AGAIN_SECONDS = 0.5  # the same after one that waited in vain, until one was kept
 PROBE_SECONDS = 1.0  # between two looks whether it can be written again
 STALLED_SECONDS = 3.0  # that a commit takes at most while all is well
 FRESH_SECONDS = 10.0  # for so long the last write says that it can be written
@@ -77,6 +79,7 @@ class Writer:
         self._waiting = 0
         self._data_version: int | None = None
         self._look_at = 0.0
+        self._locked_seconds = LOCKED_SECONDS
         self.is_alive = True
         self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
         self._thread.start()
@@ -194,7 +197,13 @@ class Writer:
             return
         try:
             self._transaction_or_room(connection, jobs)
+            self._wait_for_others(connection, LOCKED_SECONDS)
         except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one
+            if faults.is_locked(error):  # or they would wait for it one after the other
+                self._wait_for_others(connection, LOCKED_AGAIN_SECONDS)
+                for job in jobs:
+                    job.results = [self._known(error)] * len(job.writes)
+                return
             if _count(jobs) == 1:
                 jobs[0].results = [self._known(error)]
                 faults.forget_pages(connection, error)
@@ -262,6 +271,13 @@ class Writer:
         """What a statement may have to undo, SQLite would keep in a file (https://www.sqlite.org/tempfiles.html): a seventh of a write."""
         if self._engine.dialect.name == "sqlite":
             connection.connection.driver_connection.execute("PRAGMA temp_store=MEMORY")  # pyright: ignore[reportOptionalMemberAccess]
+
+    def _wait_for_others(self, connection: Connection, seconds: float) -> None:
+        """How long a transaction waits for another process to end its own. Not long again where it was long already: nobody's answer
+        and no stop waits for many of them."""
+        if self._engine.dialect.name == "sqlite" and seconds != self._locked_seconds:
+            self._locked_seconds = seconds
+            connection.connection.driver_connection.execute(f"PRAGMA busy_timeout={seconds * 1000:.0f}")  # pyright: ignore[reportOptionalMemberAccess]
 
     def _look_for_others(self, connection: Connection) -> None:
         """SQLite's data_version moves only when another connection commits (https://www.sqlite.org/pragma.html#pragma_data_version)."""

@@ -61,12 +61,14 @@ def _cancel(connection: Connection, user_id: int, which: ColumnElement[bool]) ->
 def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Reason, error: str | None = None) -> list[int]:
     """End pending deliveries without an attempt. `error`: their last error, which otherwise stays as it was."""
     totals = Totals()
-    last_error = {} if error is None else {"last_error": error}
+    changes: dict[str, Any] = {"due_at": observe.now()}  # when it ended, for retention: there is no attempt to go by
+    if error is not None:
+        changes["last_error"] = error
     for chunk in chunks(ids):
         ended = connection.execute(
             update(deliveries)
             .where(deliveries.c.id.in_(chunk))
-            .values(status=int(status), last_reason=reason.value, **last_error)
+            .values(status=int(status), last_reason=reason.value, **changes)
             .returning(deliveries.c.user_id)
         )
         for row in ended:

@@ -36,7 +36,7 @@ class Point(Struct, frozen=True):
     name: str
     sentence: str
     lay: Callable[["Crash"], None]
-    scene: Literal["send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup"] = "send"
+    scene: Literal["send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup", "restore"] = "send"
     repeats: bool = False
     unknown: bool = False
 
@@ -166,6 +166,7 @@ POINTS = (
     Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
     Point("recovered", "lost attempts are settled, nothing runs yet", _before(app, "end_stopped"), "restart", repeats=True, unknown=True),
     Point("migrating", "the store is being brought to a newer form", _after(sql, "_upgrade"), "migrate"),
+    Point("restoring", "the old store is kept, the copy has not taken its place", _after(upkeep, "_set_aside"), "restore"),
     Point("backing-up", "the copy is written, not yet under its name", _before(upkeep, "_check_whole"), "backup"),
 )
 BY_NAME = {point.name: point for point in POINTS}
