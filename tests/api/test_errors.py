@@ -15,6 +15,7 @@ from tocsin.api.errors import CODES
 from tocsin.api.table import TABLE
 from tocsin.door import refusals
 from tocsin.model import Busy
+from tocsin.settings import load
 
 HANDLERS = "/api/notification-handlers"
 JSON = {"Content-Type": "application/json"}
@@ -306,7 +307,7 @@ def test_unready() -> None:
 
     from tocsin.api.routing import Api
 
-    service: Any = SimpleNamespace(settings=SimpleNamespace(rate_limit=0), access=None, unready=lambda: ["The store does not take writes."])
+    service: Any = SimpleNamespace(settings=load({}), access=None, unready=lambda: ["The store does not take writes."])
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
