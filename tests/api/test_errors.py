@@ -16,6 +16,7 @@ from tocsin.api.errors import CODES
 from tocsin.api.table import TABLE
 from tocsin.door import refusals
 from tocsin.model import Busy
+from tocsin.settings import load
 
 HANDLERS = "/api/notification-handlers"
 JSON = {"Content-Type": "application/json"}
@@ -309,9 +310,7 @@ def test_unready(troubles: list[str], status: int) -> None:
 
     from tocsin.api.routing import Api
 
-    service: Any = SimpleNamespace(
-        settings=SimpleNamespace(rate_limit=0), access=None, unready=lambda: troubles, complaints=lambda: ["The mail server fails."]
-    )
+    service: Any = SimpleNamespace(settings=load({}), access=None, unready=lambda: troubles, complaints=lambda: ["The mail server fails."])
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

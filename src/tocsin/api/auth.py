@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import structlog
 from msgspec import Struct
 
 from tocsin.api.errors import Refusal, fault
@@ -18,6 +19,7 @@ WINDOW_SECONDS = 60.0
 MAX_REMEMBERED = 20_000
 MAX_KEY = 512
 
+log = structlog.get_logger(__name__)
 _NO_KEY = "Send your API key as `Authorization: Bearer {api_key}`."
 _BAD_KEY = "This API key is unknown or was revoked."
 
@@ -81,7 +83,10 @@ class Doorkeeper:
         return caller
 
     def _failed(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], detail: str) -> Refusal:
-        standing = self._failures.count(neighbourhood(client_address(scope, headers, self._settings)))
+        address = client_address(scope, headers, self._settings)
+        standing = self._failures.count(neighbourhood(address))
+        if standing.used <= standing.limit + 1:  # each once, and once that there are more
+            log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "unknown or revoked key")
         if standing.is_over:
             return _too_many("Authentication failed too often from this address.", standing)
         return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})

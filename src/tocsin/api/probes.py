@@ -2,10 +2,16 @@
 
 import hmac
 
+import structlog
+
+from tocsin import observe
 from tocsin.api.answers import Health
 from tocsin.api.endpoint import Call
 from tocsin.api.envelope import plain
 from tocsin.api.errors import Answer, Refusal, fault
+from tocsin.api.proxies import client_address
+
+log = structlog.get_logger(__name__)
 
 
 async def alive(_call: Call) -> Answer:
@@ -22,6 +28,8 @@ async def metrics(call: Call) -> Answer:
     if token:
         scheme, _, given = call.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token.encode()):
+            address = client_address(call.scope, call.headers, call.service.settings)
+            observe.seldom(log.warning, "key.refused", address=address, path="/metrics", why="not the metrics token")
             raise Refusal(
                 fault("unauthorized", "Send the metrics token as `Authorization: Bearer {token}`."), {"www-authenticate": "Bearer"}
             )

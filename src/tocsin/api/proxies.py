@@ -4,36 +4,69 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
+import structlog
+
+from tocsin import observe
 from tocsin.settings import Settings
 
+SHARED = "shared "  # in front of an address that many people may share
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_WITH_PORT = re.compile(r'"?(?:\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\](?::[0-9]+)?|([0-9.]+):[0-9]+)"?')
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+log = structlog.get_logger(__name__)
 
 
 def is_trusted(address: str, settings: Settings) -> bool:
     """Whether this is a proxy whose X-Forwarded-* headers are believed."""
     if not settings.trusted_proxies:
         return False
+    ip = _ip(address)
+    return ip is not None and any(ip in network for network in settings.trusted_proxies)
+
+
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(ip in network for network in settings.trusted_proxies)
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """Who is really there: behind trusted proxies the last address in X-Forwarded-For that is none of them."""
+    """Who is really there: behind trusted proxies the last address in X-Forwarded-For that is none of them, without its port."""
     peer: str = (scope.get("client") or ("",))[0]
     if not is_trusted(peer, settings):
         return peer
     for hop in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
         if not hop.strip():
             break
-        peer = hop.strip()
+        peer = _without_port(hop.strip())
         if not is_trusted(peer, settings):
             break
     return peer
+
+
+def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
+    """What failed sign-ins count against: the address, or, if it is a proxy's that we were not told of, one that many people share."""
+    address = client_address(scope, headers, settings)
+    ip = _ip(address)
+    if ip is None or not ip.is_private or b"x-forwarded-for" not in headers or is_trusted(address, settings):
+        return address
+    observe.seldom(
+        log.warning,
+        "proxy.not_trusted",
+        peer=address,
+        why="it sends X-Forwarded-For and is not in TOCSIN_TRUSTED_PROXIES, so all that come through it count as one address",
+    )
+    return SHARED + address
+
+
+def _without_port(hop: str) -> str:
+    match = _WITH_PORT.fullmatch(hop)
+    return (match[1] or match[2]) if match else hop.strip('"')
 
 
 def base_url(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
@@ -42,15 +75,53 @@ def base_url(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings:
         return settings.base_url
     scheme, host = scope["scheme"], headers.get(b"host", b"").decode("latin-1")
     if is_trusted((scope.get("client") or ("",))[0], settings):
-        scheme, host = _forwarded(headers, b"x-forwarded-proto") or scheme, _forwarded(headers, b"x-forwarded-host") or host
+        scheme = _forwarded_scheme(headers) or scheme
+        host = _forwarded_host(headers, scheme) or host
     if not _HOST.fullmatch(host):
         address, port = scope.get("server") or ("localhost", None)
         host = (f"[{address}]" if ":" in address else address) + (f":{port}" if port else "")
-    return f"{'https' if scheme == 'https' else 'http'}://{host}"
+    return f"{'https' if scheme == 'https' else 'http'}://{host}{prefix(scope, headers, settings)}"
 
 
 def _forwarded(headers: Mapping[bytes, bytes], name: bytes) -> str:
     return headers.get(name, b"").decode("latin-1").rpartition(",")[2].strip()
+
+
+def _forwarded_scheme(headers: Mapping[bytes, bytes]) -> str:
+    return _forwarded(headers, b"x-forwarded-proto").lower() or ("https" if _forwarded(headers, b"x-forwarded-ssl").lower() == "on" else "")
+
+
+def _forwarded_host(headers: Mapping[bytes, bytes], scheme: str) -> str:
+    """Empty where none was forwarded, or one that cannot be read."""
+    host, port = _forwarded(headers, b"x-forwarded-host"), _forwarded(headers, b"x-forwarded-port")
+    if not host:
+        return ""
+    if not _HOST.fullmatch(host):
+        observe.seldom(log.warning, "proxy.host_unreadable", what="X-Forwarded-Host names no host: the Host header is taken")
+        return ""
+    has_port = re.search(r":[0-9]+$", host) is not None and not host.endswith("]")
+    return f"{host}:{port}" if port.isdecimal() and not has_port and int(port) != _DEFAULT_PORTS.get(scheme) else host
+
+
+def prefix(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
+    """The path under which the service is reached, such as `/tocsin`; empty at the root."""
+    if settings.base_url:
+        return urlsplit(settings.base_url).path.rstrip("/")
+    if b"x-forwarded-prefix" not in headers or not is_trusted((scope.get("client") or ("",))[0], settings):
+        return ""
+    found = _forwarded(headers, b"x-forwarded-prefix").rstrip("/")
+    return found if _PREFIX.fullmatch(found) and "/../" not in f"{found}/" else ""
+
+
+def is_same_origin(origin: str, base: str) -> bool:
+    """Whether an Origin header names the host and port of this address; a default port may be left out of either."""
+    try:
+        theirs, ours = urlsplit(origin), urlsplit(base)
+        default = _DEFAULT_PORTS.get(theirs.scheme)
+        named, own = (theirs.hostname, theirs.port or default), (ours.hostname, ours.port or default)
+    except ValueError:
+        return False
+    return named == own and theirs.hostname is not None
 
 
 def neighbourhood(address: str) -> str:

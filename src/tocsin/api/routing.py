@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,6 +13,7 @@ from tocsin.api.auth import Doorkeeper, permit
 from tocsin.api.endpoint import Call, Endpoint, read_query
 from tocsin.api.errors import NO_STORE, Answer, ClientGone, Refusal, answer_to, fault, shown
 from tocsin.api.kinds import MAX_ID
+from tocsin.api.proxies import prefix
 from tocsin.api.table import TABLE
 from tocsin.flow.access import Caller
 from tocsin.flow.service import Service
@@ -30,6 +32,7 @@ class Api:
     def __init__(self, service: Service, otherwise: ASGIApp | None = None) -> None:
         self._service = service
         self._otherwise = otherwise or PlainTextResponse("There is nothing here.\n", 404)
+        self._may_have_prefix = bool(service.settings.trusted_proxies or urlsplit(service.settings.base_url or "").path)
         self._doorkeeper = Doorkeeper(service.access, service.settings)
         self._routes: dict[str, Methods] = {}
         for endpoint in TABLE:
@@ -40,7 +43,11 @@ class Api:
         if scope["type"] != "http":
             await _not_http(scope, receive, send)
             return
+        if self._may_have_prefix:
+            scope = self._without_prefix(scope)
         path: str = scope["path"]
+        if path.startswith("//"):  # from a client that joins its base, with a slash at the end, and a path
+            scope = {**scope, "path": (path := f"/{path.lstrip('/')}")}
         if not path.startswith("/api/") and path != "/api" and _bare(path) not in self._others:
             await self._otherwise(scope, receive, send)
             return
@@ -54,6 +61,13 @@ class Api:
         length = (b"content-length", b"%d" % len(answer.content))
         await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, *limits, length]})
         await send({"type": "http.response.body", "body": answer.content})
+
+    def _without_prefix(self, scope: Scope) -> Scope:
+        """Behind a proxy the path of the base URL may be left in requests, or taken away."""
+        found = prefix(scope, dict(scope["headers"]), self._service.settings)
+        if found and (scope["path"] == found or scope["path"].startswith(f"{found}/")):
+            return {**scope, "path": scope["path"][len(found) :] or "/"}
+        return scope
 
     async def _answer(self, scope: Scope, receive: Receive, limits: list[tuple[bytes, bytes]]) -> Answer:
         """Raises whatever is wrong. `limits` takes the headers that tell where the key stands."""

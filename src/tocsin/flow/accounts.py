@@ -28,7 +28,7 @@ MOST_NAME = 100
 _TOO_SHORT = "A password has at least {least} characters."
 _NAME_LENGTH = "A key has a name of {most} characters at most."
 _NOTE_AFTER: Micros = 3600 * SECOND  # a session's use is written down once an hour
-_FREE_TRIES = 5
+_FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
 _FORGOTTEN_AFTER_SECONDS = 3600.0
 _MOST_REMEMBERED = 10_000
@@ -83,7 +83,7 @@ class _Tries:
 
     def _may_begin(self, whose: Iterable[str]) -> bool:
         """One at a time is always looked at, once its wait is over."""
-        return all(not self._under_way[one] or self._under_way[one] + self._count(one) <= _FREE_TRIES for one in whose)
+        return all(not self._under_way[one] or self._under_way[one] + self._count(one) <= _free(one) for one in whose)
 
     async def _turn(self, whose: Sequence[str]) -> None:
         if any(self._waiting[one] >= MAX_WAITING_TRIES for one in whose):
@@ -120,12 +120,17 @@ class _Tries:
             self._failed = {one: (count, until) for one, (count, until) in self._failed.items() if until > now}
         for one in whose:
             count = self._count(one) + 1
-            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** (count - _FREE_TRIES)) if count > _FREE_TRIES else 0.0
+            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** min(count - _free(one), 20)) if count > _free(one) else 0.0
             self._failed[one] = (count, now + wait)
 
     def succeeded(self, *whose: str) -> None:
         for one in whose:
             self._failed.pop(one, None)
+
+
+def _free(one: str) -> int:
+    """How many may fail before the next has to wait. What many people share locks them all out, so it takes more."""
+    return _FREE_TRIES_OF_MANY if one.startswith("address shared ") else _FREE_TRIES
 
 
 class Visitor(Struct, frozen=True):

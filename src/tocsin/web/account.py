@@ -2,12 +2,16 @@
 
 from urllib.parse import quote
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tocsin import observe
 from tocsin.flow.accounts import Throttled
 from tocsin.model import Busy, Fault, Invalid
 from tocsin.web.visit import Visit
+
+log = structlog.get_logger(__name__)
 
 
 def sign_in_path(request: Request) -> str:
@@ -29,19 +33,34 @@ async def sign_in_page(visit: Visit) -> Response:
 async def sign_in(visit: Visit) -> Response:
     email = visit.text("email")
     try:
-        token = await visit.service.accounts.sign_in(email, visit.text("password"), visit.address)
+        token = await visit.service.accounts.sign_in(email, visit.text("password"), visit.counted_as)
     except Throttled as throttled:
         return _too_often(visit, throttled, "sign_in.html", email=email)
     except Busy as busy:
         return _too_many(visit, busy, "sign_in.html", email=email)
     if token is None:
+        log.warning("sign_in.failed", address=visit.address)
         fault = Fault("invalid", "Not signed in", "E-mail address and password do not belong together.", "email")
         return visit.page("sign_in.html", status=422, email=email, faults=[fault])
     await visit.renew_session(token)
     return visit.go(_back(visit))
 
 
+async def asked_again(visit: Visit) -> Response:
+    """A form that was left open, or another tab has signed in or out since: a new one, with the address that was typed."""
+    is_link = visit.request.url.path.startswith("/sign-in/")
+    if visit.request.url.path != "/sign-in" and not is_link:
+        return visit.problem(403)
+    if is_link:
+        return visit.page("linked.html", status=403, faults=[Fault("invalid", "Not signed in", "This form was too old.", "email")])
+    if visit.visitor is not None:
+        return visit.go(_back(visit))
+    fault = Fault("invalid", "Not signed in", "This form was too old. Enter the password again.", "email")
+    return visit.page("sign_in.html", status=403, email=visit.text("email"), faults=[fault])
+
+
 def _too_often(visit: Visit, throttled: Throttled, template: str, **values: object) -> Response:
+    observe.seldom(log.warning, "sign_in.throttled", address=visit.address)
     fault = Fault("rate_limited", "Too often", "Too many attempts. Wait a little, then try again.", "email")
     return _later(visit, 429, fault, int(throttled.seconds) + 1, template, **values)
 
@@ -64,10 +83,11 @@ async def linked_page(visit: Visit) -> Response:
 
 async def linked(visit: Visit) -> Response:
     try:
-        token = await visit.service.accounts.sign_in_by_link(visit.path["token"], visit.address)
+        token = await visit.service.accounts.sign_in_by_link(visit.path["token"], visit.counted_as)
     except Throttled as throttled:
         return _too_often(visit, throttled, "linked.html")
     if token is None:
+        log.warning("sign_in.failed", address=visit.address, by="link")
         fault = Fault("invalid", "Not signed in", "This link was used, or it is too old: ask for a new one.", "email")
         return visit.page("linked.html", status=422, faults=[fault])
     await visit.renew_session(token)
@@ -86,7 +106,7 @@ async def page(visit: Visit) -> Response:
 async def change_password(visit: Visit) -> Response:
     accounts = visit.service.accounts
     try:
-        token = await accounts.change_password(visit.who, visit.text("old"), visit.text("new"), visit.address)
+        token = await accounts.change_password(visit.who, visit.text("old"), visit.text("new"), visit.counted_as)
     except Invalid as invalid:
         has_password = await accounts.has_password(visit.who)
         return visit.page("account.html", status=422, has_password=has_password, faults=invalid.faults)

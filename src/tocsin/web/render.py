@@ -120,6 +120,17 @@ def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **va
     )
 
 
+_OWN_PATH = re.compile(r'(\s(?:href|src|action|formaction|data-[a-z-]+|hx-[a-z-]+)=")(?=/(?!/))')
+
+
+def under_prefix(content: str, prefix: str) -> str:
+    """A page whose links lead to pages under this path: the one place where a sub-path comes into what templates write.
+
+    What users wrote cannot match: its quotes are escaped.
+    """
+    return _OWN_PATH.sub(rf"\g<1>{prefix}", content)
+
+
 # ---------------------------------------------------------------------------------------------------------------- words
 
 

@@ -16,7 +16,7 @@ from tocsin.api.kinds import MAX_ID
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
 from tocsin.web import account, assets, handlers, log, reference, send, users
-from tocsin.web.visit import Forged, TooLarge, Visit
+from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
 _Route: TypeAlias = tuple[str, re.Pattern[str], dict[str, Convertor[Any]], Handle, str]
@@ -102,8 +102,10 @@ class Site:
             return await visit.finished(await self._served(visit))
         except Missing:
             return visit.problem(404)
-        except Forged:
-            return visit.problem(403)
+        except Forged as forged:
+            expected = visit.base
+            _logger.warning("form.foreign", address=visit.address, origin=forged.origin[:200], expected=expected, host=visit.host[:200])
+            return visit.problem(403, origin=forged.origin, expected=expected)
         except TooLarge:
             return visit.problem(413)
         except Invalid as invalid:
@@ -132,10 +134,13 @@ class Site:
         await visit.recognize()
         if whom != "anybody" and visit.visitor is None:
             if visit.is_fragment:
-                return Response(status_code=204, headers={"HX-Redirect": "/sign-in"})
+                return Response(status_code=204, headers={"HX-Redirect": f"{visit.prefix}/sign-in"})
             return visit.go(account.sign_in_path(request))
         if request.method == "POST":
-            await visit.read_form()
+            try:
+                await visit.read_form()
+            except Stale:
+                return await account.asked_again(visit)
         if whom == "administrators" and not visit.who.is_admin:
             raise Missing
         return await handle(visit)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from tocsin.api.proxies import base_url, client_address
+from tocsin.api.proxies import base_url, client_address, counted_as, is_same_origin, prefix
 from tocsin.flow import pools
 from tocsin.flow.accounts import IDLE, Visitor
 from tocsin.flow.service import Pulse, Service
@@ -27,7 +27,15 @@ _SAFE_SITES = {"same-origin", "none"}
 
 
 class Forged(Exception):
-    """A change that no page of ours asked for, or one that is too old."""
+    """A change that no page of ours asked for. `origin`: where it says that it comes from."""
+
+    def __init__(self, origin: str = "") -> None:
+        super().__init__()
+        self.origin = origin
+
+
+class Stale(Forged):
+    """A form of another session, or of one that has ended."""
 
 
 class TooLarge(Exception):
@@ -83,6 +91,16 @@ class Visit:
         return client_address(self.request.scope, headers, self.service.settings)
 
     @property
+    def counted_as(self) -> str:
+        """What failed sign-ins count against."""
+        return counted_as(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+
+    @property
+    def prefix(self) -> str:
+        """The path under which the service is reached; empty at the root."""
+        return prefix(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+
+    @property
     def base(self) -> str:
         return base_url(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
 
@@ -127,15 +145,22 @@ class Visit:
         except ValueError:
             raise TooLarge from None
         given = self.request.headers.get("x-csrf") or self.text("csrf")
-        if self._is_foreign() or not hmac.compare_digest(given.encode(), self.csrf.encode()):
-            raise Forged
+        if self._is_foreign():
+            raise Forged(self.request.headers.get("origin", ""))
+        if not hmac.compare_digest(given.encode(), self.csrf.encode()):
+            raise Stale
 
     def _is_foreign(self) -> bool:
         """Whether the browser says that another site sent it. Over plain HTTP it may not say, but for the Origin."""
         site, origin = self.request.headers.get("sec-fetch-site"), self.request.headers.get("origin")
         if site is not None:
             return site not in _SAFE_SITES
-        return origin is not None and urlsplit(origin).netloc != urlsplit(self.base).netloc
+        return origin is not None and not any(is_same_origin(origin, one) for one in (self.base, f"//{self.host}"))
+
+    @property
+    def host(self) -> str:
+        """What the request says; behind a proxy it may be another than the browser's."""
+        return self.request.headers.get("host", "")
 
     def text(self, name: str) -> str:
         return next(iter(self.form.get(name, ())), "")
@@ -162,6 +187,8 @@ class Visit:
         return self._answer(content, Response(status_code=code))
 
     def _answer(self, content: str, so_far: Response) -> Response:
+        if found := self.prefix:
+            content = render.under_prefix(content, found)
         response = HTMLResponse(content, so_far.status_code)
         if self.is_fragment and self.request.method == "GET":
             # Times are told relative to now: they alone are no news.
@@ -175,16 +202,34 @@ class Visit:
         return self._with_cookies(response)
 
     def go(self, path: str) -> Response:
-        """To another page, after a change."""
+        """To another page of ours, after a change."""
+        path = f"{self.prefix}{path}"
         response = RedirectResponse(path, 303)
         if self.is_fragment:
             response = Response(status_code=204, headers={"HX-Redirect": path})
         return self._with_cookies(response)
 
     def _with_cookies(self, response: Response) -> Response:
-        is_secure = self.base.startswith("https://")
         if self.visitor is None and BEFORE not in self.request.cookies:
             self._cookies.append((BEFORE, self._before, 86_400))
         for name, value, seconds in self._cookies:
-            response.set_cookie(name, value, max_age=seconds, httponly=True, samesite="lax", secure=is_secure, path="/")
+            response.set_cookie(
+                name, value, max_age=seconds, httponly=True, samesite="lax", secure=self._is_secure, path=self.prefix or "/"
+            )
         return response
+
+    @property
+    def _is_secure(self) -> bool:
+        """Whether the browser has us over TLS: else it would drop a cookie for TLS only, and nobody could sign in."""
+        base, origin = urlsplit(self.base), self.request.headers.get("origin", "null")
+        if "sec-fetch-site" not in self.request.headers:  # it is sent over TLS only, and to this machine itself
+            if origin != "null":
+                return urlsplit(origin).scheme == "https"
+            if self.service.settings.base_url and urlsplit(f"//{self.host}").hostname not in {
+                base.hostname,
+                "127.0.0.1",
+                "::1",
+                "localhost",
+            }:
+                return False  # by another name than that of the base URL, such as an address in the local network
+        return base.scheme == "https"

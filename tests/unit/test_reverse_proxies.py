@@ -1,0 +1,130 @@
+"""What is read of headers that reverse proxies send, and of whom it is believed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tocsin.api import proxies
+from tocsin.settings import Settings
+from tocsin.web.render import under_prefix
+
+PEER = "10.0.0.9"
+
+
+@pytest.fixture
+def trusting(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(TOCSIN_TRUSTED_PROXIES="10.0.0.0/8")
+
+
+def heads(**given: str) -> dict[bytes, bytes]:
+    return {b"host": b"inner:8700"} | {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in given.items()}
+
+
+def scope(peer: str = PEER) -> dict[str, Any]:
+    return {"client": (peer, 1), "scheme": "http", "server": ("127.0.0.1", 8700)}
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9:4001", "203.0.113.9"),
+        ("1.2.3.4, 203.0.113.9:4001", "203.0.113.9"),
+        ("203.0.113.9:4001, 10.1.1.1:80", "203.0.113.9"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ('"[2001:db8::1]:443"', "2001:db8::1"),
+        ("::ffff:203.0.113.9", "::ffff:203.0.113.9"),
+        ("", PEER),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_port_is_no_part_of_an_address(trusting: Settings, forwarded: str, address: str) -> None:
+    assert proxies.client_address(scope(), heads(x_forwarded_for=forwarded), trusting) == address
+
+
+def test_a_client_that_changes_its_port_is_the_same(trusting: Settings) -> None:
+    for form in ("203.0.113.9:{}", "[2001:db8::1]:{}"):
+        found = {
+            proxies.neighbourhood(proxies.client_address(scope(), heads(x_forwarded_for=form.format(n)), trusting)) for n in range(1, 99)
+        }
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ({}, "http://inner:8700"),
+        ({"x_forwarded_proto": "HTTPS"}, "https://inner:8700"),
+        ({"x_forwarded_proto": "https, Https"}, "https://inner:8700"),
+        ({"x_forwarded_ssl": "On"}, "https://inner:8700"),
+        ({"x_forwarded_proto": "https", "x_forwarded_host": "alerts.example"}, "https://alerts.example"),
+        ({"x_forwarded_proto": "https", "x_forwarded_host": "alerts.example", "x_forwarded_port": "443"}, "https://alerts.example"),
+        ({"x_forwarded_proto": "https", "x_forwarded_host": "alerts.example", "x_forwarded_port": "8443"}, "https://alerts.example:8443"),
+        ({"x_forwarded_host": "[2001:db8::1]", "x_forwarded_port": "81"}, "http://[2001:db8::1]:81"),
+        ({"x_forwarded_host": "a.example:82", "x_forwarded_port": "81"}, "http://a.example:82"),
+        ({"x_forwarded_host": "not a host"}, "http://inner:8700"),
+        ({"x_forwarded_host": "a.example", "x_forwarded_prefix": "/tocsin/"}, "http://a.example/tocsin"),
+        ({"x_forwarded_prefix": "/a/b"}, "http://inner:8700/a/b"),
+        ({"x_forwarded_prefix": "//evil.example"}, "http://inner:8700"),
+        ({"x_forwarded_prefix": "/a/../b"}, "http://inner:8700"),
+        ({"x_forwarded_prefix": '/"><script>'}, "http://inner:8700"),
+        ({"x_forwarded_prefix": "evil"}, "http://inner:8700"),
+    ],
+)
+def test_what_a_trusted_proxy_says_of_our_address(trusting: Settings, given: dict[str, str], base: str) -> None:
+    assert proxies.base_url(scope(), heads(**given), trusting) == base
+    assert proxies.base_url(scope("192.0.2.1"), heads(**given), trusting) == "http://inner:8700"  # of a stranger nothing is believed
+
+
+def test_the_base_url_decides_where_it_is_set(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(TOCSIN_BASE_URL="https://a.example/x/", TOCSIN_TRUSTED_PROXIES="10.0.0.0/8")
+    given = heads(x_forwarded_prefix="/other", x_forwarded_host="b.example")
+    assert (proxies.base_url(scope(), given, settings), proxies.prefix(scope(), given, settings)) == ("https://a.example/x", "/x")
+
+
+@pytest.mark.parametrize(
+    ("origin", "base", "same"),
+    [
+        ("https://a.example", "https://a.example", True),
+        ("https://a.example", "https://a.example:443", True),
+        ("https://a.example:443", "https://a.example", True),
+        ("https://a.example", "http://a.example:443", True),  # TLS ends at a proxy that we do not believe
+        ("https://a.example", "http://a.example", True),
+        ("http://a.example", "http://a.example:80", True),
+        ("https://A.example", "https://a.example", True),
+        ("http://[::1]:8700", "http://[::1]:8700", True),
+        ("https://a.example:8443", "https://a.example", False),
+        ("http://a.example:8700", "http://a.example", False),
+        ("https://evil.example", "https://a.example", False),
+        ("https://a.example.evil", "https://a.example", False),
+        ("null", "https://a.example", False),
+        ("", "", False),
+        ("https://a.example:99999", "https://a.example", False),
+    ],
+)
+def test_which_origins_are_ours(origin: str, base: str, same: bool) -> None:
+    assert proxies.is_same_origin(origin, base) is same
+
+
+def test_who_comes_through_a_proxy_that_we_were_not_told_of_shares_its_address(make_settings: Callable[..., Settings]) -> None:
+    settings, given = make_settings(), heads(x_forwarded_for="203.0.113.9")
+    assert proxies.counted_as(scope("127.0.0.1"), given, settings) == "shared 127.0.0.1"
+    assert proxies.counted_as(scope("127.0.0.1"), heads(), settings) == "127.0.0.1"
+    assert proxies.counted_as(scope("198.41.0.4"), given, settings) == "198.41.0.4"  # nobody gets more tries by a header
+
+
+def test_a_prefix_goes_in_front_of_our_own_paths_only() -> None:
+    page = (
+        '<a class="x" href="/log?a=/b">t</a><form method="post" action="/keys"><img src="/static/i.svg"><div data-live="/log">'
+        '<button hx-post="/handlers/1/test" hx-headers=\'{"a": "/b"}\'><a href="https://e.example/">e</a><a href="//e.example/">'
+        '<input value="/x"><pre>href=&#34;/y&#34;</pre><link\nhref="/z">'
+    )
+    expected = (
+        '<a class="x" href="/p/log?a=/b">t</a><form method="post" action="/p/keys"><img src="/p/static/i.svg"><div data-live="/p/log">'
+        '<button hx-post="/p/handlers/1/test" hx-headers=\'{"a": "/b"}\'><a href="https://e.example/">e</a><a href="//e.example/">'
+        '<input value="/x"><pre>href=&#34;/y&#34;</pre><link\nhref="/p/z">'
+    )
+    assert under_prefix(page, "/p") == expected
