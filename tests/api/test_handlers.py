@@ -143,6 +143,47 @@ def test_masks(server: Any, client: Any) -> None:
     assert client.post(PATH, {"name": "S", "type": "slack", "slack": masked[0]["slack"]}).faults() == [("masked", "slack")]
 
 
+def test_an_optional_setting_is_there_only_once_set(client: Any) -> None:
+    """A client of the reference document sees what it saw."""
+    one = add(client, {"name": "T", "type": "telegram", "telegram": TOKEN, "telegram_chat_id": "-100123"})
+    plain = {"telegram": TOKEN, "telegram_chat_id": "-100123"}
+    path = f"{PATH}/{one}"
+    assert client.get(path).data["settings"] == plain
+    assert client.post(path, {"telegram_message_thread_id": 45}).status == 200
+    assert list(client.get(path).data["settings"].items()) == [*plain.items(), ("telegram_message_thread_id", "45")]
+    assert client.form(path, ("name", "renamed")).status == 200
+    assert client.form(path, ("telegram_chat_id", "-100124")).status == 200
+    assert client.get(path).data["settings"] == {**plain, "telegram_chat_id": "-100124", "telegram_message_thread_id": "45"}
+    for empty in ((("telegram_message_thread_id", ""),), (("telegram_message_thread_id", ""), ("name", "again"))):
+        assert client.form(path, *empty).status == 200
+        assert client.get(path).data["settings"] == {**plain, "telegram_chat_id": "-100124"}
+    given = {"name": "T", "type": "telegram", **plain, "telegram_message_thread_id": ""}
+    assert client.get(f"{PATH}/{add(client, given)}").data["settings"] == plain
+    assert client.post(path, {"telegram_message_thread_id": "0"}).faults() == [("invalid", "telegram_message_thread_id")]
+    assert client.post(path, {"telegram_chat_id": "-100123:45"}).faults() == [("invalid", "telegram_chat_id")]
+    assert client.post(PATH, email(telegram_message_thread_id="45")).faults() == [("wrong_type", "telegram_message_thread_id")]
+
+
+def test_headers_are_masked_line_by_line(server: Any, client: Any) -> None:
+    headers = "Authorization: Bearer t0ken-of-mine\nX-Tenant: 12"
+    one = add(client, {"name": "W", "type": "webhook", "webhook": "https://example.com/x", "webhook_headers": headers})
+    path, reader = f"{PATH}/{one}", server.narrowed(client, "handlers:read", "handlers:write")
+    shown = {"webhook": f"https://example.com/{MASK}", "webhook_headers": f"Authorization: {MASK}\nX-Tenant: {MASK}"}
+    assert reader.get(path).data["settings"] == shown
+    for kept in (shown["webhook_headers"], f"authorization: {MASK}\r\nX-Tenant: 12\r\n"):
+        assert reader.post(path, {"webhook_headers": kept}).status == 200
+        assert client.get(path).data["settings"]["webhook_headers"].lower() == headers.lower()
+    assert reader.post(path, {"webhook_headers": f"X-Tenant: {MASK}\nX-New: 1"}).status == 200
+    assert client.get(path).data["settings"]["webhook_headers"] == "X-Tenant: 12\nX-New: 1"
+    for wrong in (f"X-Other: {MASK}", f"X-Tenant: a{MASK}", MASK):
+        assert reader.post(path, {"webhook_headers": wrong}).faults() == [("masked", "webhook_headers")]
+    assert reader.post(path, {"webhook_headers": "Host: example.com"}).faults() == [("invalid", "webhook_headers")]
+    assert reader.post(path, {"webhook_headers": ""}).status == 200
+    assert client.get(path).data["settings"] == {"webhook": "https://example.com/x"}
+    new = {"name": "W", "type": "webhook", "webhook": "https://example.com/x", "webhook_headers": shown["webhook_headers"]}
+    assert client.post(PATH, new).faults() == [("masked", "webhook_headers")]
+
+
 @pytest.mark.parametrize(
     ("scopes", "method", "path", "lacks"),
     [

@@ -36,6 +36,7 @@ from wild import AT, SECRET_TOKEN, context, messages
 SAMPLES = [
     {"telegram": f"123456789:{SECRET_TOKEN}", "telegram_chat_id": "-1001234567890"},
     {"telegram": f"123456789:{SECRET_TOKEN}", "telegram_chat_id": "@channel"},
+    {"telegram": f"123456789:{SECRET_TOKEN}", "telegram_chat_id": "-1001234567890", "telegram_message_thread_id": "45"},
 ]
 SECRET = "AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr"
 TOKEN = f"123456789:{SECRET}"
@@ -407,3 +408,37 @@ def test_over_the_wire():
             assert received.json() == msgspec.json.decode(request.body)
 
     asyncio.run(send())
+
+
+# ------------------------------------------------------------------------------------------------------------- topics
+
+
+def test_a_topic_is_named_in_every_part_and_in_the_plain_form():
+    message = Message("line\n\n" * 2000)
+    settings = TelegramSettings(TOKEN, "-1001234567890", "45")
+    for plain in (False, True):
+        bodies = [json.loads(request.body) for request in CHANNEL.render(message, settings, context(plain=plain))]
+        assert len(bodies) > 1
+        assert [body["message_thread_id"] for body in bodies] == [45] * len(bodies)
+    assert "message_thread_id" not in json.loads(CHANNEL.render(message, HANDLER, context())[0].body)
+    assert CHANNEL.target(settings) == "chat -1001234567890, topic 45"
+
+
+@pytest.mark.parametrize("value", ["-1001234567890:45", "-1001234567890/45", "-1001234567890_45", "@group:45"])
+def test_a_topic_behind_the_chat_id_gets_a_sentence_that_names_its_field(value: str):
+    assert "telegram_message_thread_id" in (FIELDS["telegram_chat_id"].check(value) or "")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["https://t.me/c/1234567890/45", "t.me/c/1234567890/45", "http://t.me/c/1234567890/45/678", "https://telegram.me/group/45?thread=1"],
+)
+def test_a_link_to_a_topic_gets_a_sentence_that_names_both_fields(value: str):
+    complaint = FIELDS["telegram_chat_id"].check(value) or ""
+    assert "-100" in complaint and "telegram_message_thread_id" in complaint
+
+
+@pytest.mark.parametrize(("value", "is_topic"), [("1", True), ("2147483647", True), ("2147483648", False), ("0", False), ("-1", False)])
+def test_a_topic_is_a_whole_number(value: str, is_topic: bool):
+    assert (FIELDS["telegram_message_thread_id"].check(value) is None) is is_topic
+    assert FIELDS["telegram_message_thread_id"].check("x") is not None

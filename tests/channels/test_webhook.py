@@ -1,6 +1,7 @@
 """The generic webhook: body, signature (checked by the spec's own verifier), verdicts."""
 
 import asyncio
+import base64
 import json
 import time
 
@@ -11,9 +12,9 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver import Receiver
 from tocsin import settings, vault
-from tocsin.channels.contract import Context
+from tocsin.channels.contract import Context, fields_of
 from tocsin.channels.webhook import CHANNEL, WebhookSettings
-from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.model import MASK, Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
 from wild import SECRET_TOKEN
 
@@ -22,6 +23,7 @@ SAMPLES = [
     {"webhook": f"http://[::1]:8080/{SECRET_TOKEN}"},
     {"webhook": f"https://{SECRET_TOKEN}:pass-word@예시.한국/{SECRET_TOKEN}#{SECRET_TOKEN}"},
     {"webhook": "https://example.com"},
+    {"webhook": "https://example.com", "webhook_headers": f"Authorization: Bearer {SECRET_TOKEN}\nX-Tenant: {SECRET_TOKEN}"},
 ]
 SERVICE = settings.load({})
 AT = 1_795_514_400_123_456  # 2026-11-24 10:00:00.123456 UTC
@@ -189,3 +191,71 @@ def test_over_the_wire_the_receiver_verifies_what_arrived():
             assert Webhook(SECRET).verify(received.body, received.headers)["data"]["title"] == MESSAGE.title
 
     asyncio.run(send())
+
+
+# -------------------------------------------------------------------------------------------------------------- headers
+
+HEADERS = fields_of(WebhookSettings)["webhook_headers"]
+
+
+def test_headers_go_out_beside_ours():
+    settings = WebhookSettings(HANDLER.webhook, "Authorization: Bearer a:b\nX-Empty-not:   padded  \nuser-agent: mine")
+    (plain,), (request,) = (CHANNEL.render(Message("m"), one, context()) for one in (HANDLER, settings))
+    own = (("Authorization", "Bearer a:b"), ("X-Empty-not", "padded"), ("user-agent", "mine"))
+    assert request.headers == (plain.headers[0], *own, *plain.headers[2:])
+    assert plain.headers[1][0] == "user-agent"
+    assert (request.body, request.url) == (plain.body, plain.url)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Host", "host", "Content-Length", "Content-Type", "content-encoding", "Connection", "keep-alive", "TE", "Trailer", "Upgrade"),
+        *("Transfer-Encoding", "Proxy-Authorization", "proxy-connection", "Expect", "webhook-id", "Webhook-Signature", "WEBHOOK-X"),
+    ],
+)
+def test_headers_of_the_connection_the_content_and_the_signature_are_refused(name: str):
+    assert "sets Host, Content-…, webhook-…" in (HEADERS.check(f"X-Ok: 1\n{name}: 1") or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("just-a-token", "Each line reads"),
+        ("Name:", "Each line reads"),
+        (": value", "Each line reads"),
+        ("Na me: v", "Each line reads"),
+        ("Name : v", "Each line reads"),
+        ("Name: v\n\nOther: v", "Each line reads"),
+        ("Name: v\r\nOther: v", "Each line reads"),
+        ("Name: 가", "Each line reads"),
+        ("이름: v", "Each line reads"),
+        ("Name: a\0b", "Each line reads"),
+        ("A: 1\na: 2", "Each header may be given once"),
+        ("\n".join(f"X-{number}: v" for number in range(11)), "10 headers at most"),
+        ("X: " + "v" * 4097, "4,096 characters"),
+    ],
+)
+def test_headers_that_cannot_be_sent_are_refused(text: str, sentence: str):
+    complaint = HEADERS.check(text)
+    assert sentence in str(complaint)
+    assert "just-a-token" not in str(complaint)
+
+
+def test_as_many_headers_as_there_may_be():
+    assert HEADERS.check("\n".join(f"X-{number}: {'v' * 4096}" for number in range(10))) is None
+
+
+def test_of_headers_only_the_names_are_shown():
+    basic = base64.b64encode(b"somebody:a password").decode()
+    hidden = HEADERS.hide(f"Authorization: Basic {basic}\nX-Key: k3y")
+    assert hidden.shown == f"Authorization: {MASK}\nX-Key: {MASK}"
+    said = vault.scrub(f"no {basic}, no somebody:a password, no 'a password' of Basic {basic}", hidden.secrets)
+    assert basic not in said and "a password" not in said
+
+
+def test_masked_lines_become_what_is_stored():
+    stored = "Authorization: Bearer t\nX-Key: k"
+    assert HEADERS.restore is not None
+    assert HEADERS.restore(f"x-key: {MASK}\nX-New: n\nAuthorization: {MASK}", stored) == "x-key: k\nX-New: n\nAuthorization: Bearer t"
+    assert MASK in HEADERS.restore(f"X-Other: {MASK}", stored)

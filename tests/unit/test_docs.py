@@ -43,4 +43,6 @@ def test_a_curl_of_the_pages_registers_a_valid_handler(page: Path):
     for kind, form in re.findall(r"--form 'type=(\w+)' \\\n((?:  --form '.*(?:\n|$))+)", page.read_text(encoding="utf-8")):
         values = dict(re.findall(r"--form '(\w+)=(.*)'", form))
         for name, field in fields_of(CHANNELS[kind].settings).items():
+            if field.is_optional and name not in values:
+                continue
             assert field.check(values[name]) is None or "..." in values[name], name

@@ -10,6 +10,7 @@ from babel.messages.pofile import read_po
 from jinja2.ext import babel_extract
 
 from tocsin.api.errors import CODES
+from tocsin.api.parameters import OPTIONAL
 from tocsin.api.table import TABLE
 from tocsin.channels.contract import fields_of
 from tocsin.channels.registry import CHANNELS
@@ -106,6 +107,7 @@ def of_channels() -> Iterator[str]:
 
 
 def of_the_reference() -> Iterator[str]:
+    yield OPTIONAL
     for endpoint in TABLE:
         yield from (endpoint.group, endpoint.summary, endpoint.description, endpoint.result.sentence)
         for parameter in (*endpoint.query, *endpoint.body):

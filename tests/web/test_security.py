@@ -1,5 +1,6 @@
 """What the pages must never do: leak, believe, or let somebody else act."""
 
+import base64
 import json
 import re
 from html import unescape
@@ -7,8 +8,9 @@ from html import unescape
 import pytest
 
 from e2e.conftest import Starter
-from e2e.service import Service
+from e2e.service import Service, until
 from receiver import Receiver
+from tocsin.model import MASK
 from web.conftest import EMAIL, PASSWORD, Surfer
 
 SECRET = "hookSecretThatNobodyShallSee"
@@ -160,6 +162,54 @@ def test_what_users_and_providers_write_is_text_everywhere(surfer: Surfer, serve
         assert "onerror=alert(2)>{{7*7}}" in unescape(text), path  # as it was written, and not reckoned
     trial = surfer.post(f"/handlers/{handler}/test", csrf=surfer.token()).text
     assert "<script>alert" not in trial and "&lt;script&gt;" in trial
+
+
+def test_headers_of_a_webhook_reach_it_and_nobody_else(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    """Even where the receiver repeats them: not the log, pages, previews, tests, deliveries, nor the curl line."""
+    token, word = "t0ken-of-headers-0123456789", "s3cret-of-basic"
+    basic = base64.b64encode(f"somebody:{word}".encode()).decode()
+    values = {"Authorization": f"Bearer {token}", "X-Backup": f"Basic {basic}", "X-Odd": "12"}
+    headers = "\n".join(map(": ".join, values.items()))
+    client = served.first()
+    echo = json.dumps({"detail": f"{token} is wrong", "headers": values, "password": word}).encode()
+    receiver.answer("/hook", 403, body=echo)
+    handler = client.add_handler("webhook", "echo", webhook=receiver.url("/hook"), webhook_headers=headers)
+    tested = client.post(f"/api/notification-handlers/{handler}/test").content.decode()
+    notification = client.send("about disks", handlers=[handler])
+    until(lambda: client.deliveries(notification)[0]["attempt_count"], 10)
+    [request, *_] = receiver.requests
+    assert {name: request.headers[name.lower()] for name in values} == values
+    delivery = client.deliveries(notification)[0]["id"]
+    shown = {
+        path: surfer.get(path).text
+        for path in (
+            "/",
+            f"/handlers/{handler}",
+            f"/handlers/{handler}/edit",
+            "/log",
+            f"/deliveries/{delivery}",
+            f"/notifications/{notification}",
+        )
+    }
+    shown["preview"] = client.post(f"/api/notification-handlers/{handler}/preview", {"message": "x"}).content.decode()
+    shown |= {
+        "test": tested,
+        "delivery": json.dumps(client.delivery(delivery)),
+        "log": served.log(),
+        "metrics": client.get("/metrics").content.decode(),
+    }
+    assert "X-Odd" in shown[f"/deliveries/{delivery}"] and "Authorization" in shown["test"]
+    for where, text in shown.items():
+        for secret in (token, basic, word):
+            assert secret not in text, where
+        assert "X-Odd: 12" not in text, where
+    saved = surfer.post(
+        f"/handlers/{handler}/edit", name="echo", webhook="", webhook_headers=f"Authorization: {MASK}\r\nX-Odd: 13\r\n", do="save"
+    )
+    assert saved.path == f"/handlers/{handler}"
+    assert client.handler(handler)["settings"]["webhook_headers"] == f"Authorization: Bearer {token}\nX-Odd: 13"
+    surfer.post(f"/handlers/{handler}/edit", name="echo", webhook="", webhook_headers="", do="save")
+    assert list(client.handler(handler)["settings"]) == ["webhook"]
 
 
 def test_stored_secrets_are_in_no_page(surfer: Surfer, served: Service, receiver: Receiver) -> None:

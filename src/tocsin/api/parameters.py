@@ -2,7 +2,7 @@
 
 from tocsin.api import kinds
 from tocsin.api.endpoint import Parameter
-from tocsin.channels.contract import fields_of
+from tocsin.channels.contract import Field, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow.states import STATES
 from tocsin.model import FORMATS, MAX_MESSAGE_BYTES, Severity, Status
@@ -10,6 +10,7 @@ from tocsin.model import FORMATS, MAX_MESSAGE_BYTES, Severity, Status
 MAX_TITLE = 256
 MAX_BATCH_ITEMS = 1000
 MAX_SEARCH = 1024
+OPTIONAL = "It may be left out; once set, an empty value clears it."
 PAGE_SIZES = (10, 25, 50, 100, 250, 500, 1000)
 
 PAGING = (
@@ -57,9 +58,13 @@ DELIVERY_FILTER = (
 DELIVERY_LIST = (*PAGING, *DELIVERY_FILTER)
 
 
+def _described(kind: str, field: Field) -> str:
+    return f"For type = {kind}: {field.title}. {field.help}{f' {OPTIONAL}' if field.is_optional else ''}"
+
+
 def _settings() -> tuple[Parameter, ...]:
     return tuple(
-        Parameter(name, kinds.RAW, f"For type = {channel.type}: {field.title}. {field.help}", example=field.example)
+        Parameter(name, kinds.RAW, _described(channel.type, field), example=field.example)
         for channel in CHANNELS.values()
         for name, field in fields_of(channel.settings).items()
     )

@@ -42,7 +42,11 @@ class Field(Struct, frozen=True):
     """One setting of a channel, as the form, the reference page and the validation need it.
 
     `check` gives what is wrong with a value as a sentence that does not repeat the value, or None. `hide` makes a secret value
-    showable; None means that the value is no secret.
+    showable; None means that the value is no secret. `restore` puts what is stored (the second argument) in the place of masks in a value
+    that holds more than one secret; without it only the whole mask keeps the stored value.
+
+    An optional setting has the default "" in its struct and is in nobody's `settings` before it is set. A multiline one has LF between
+    its lines.
     """
 
     title: str
@@ -50,10 +54,13 @@ class Field(Struct, frozen=True):
     example: str
     check: Callable[[str], str | None]
     hide: Callable[[str], Hidden] | None = None
+    restore: Callable[[str, str], str] | None = None
+    is_optional: bool = False
+    is_multiline: bool = False
 
 
-class HandlerSettings(Struct, frozen=True):
-    """Base of every channel's settings: all fields are required strings. The repr names no value."""
+class HandlerSettings(Struct, frozen=True, omit_defaults=True):
+    """Base of every channel's settings: all fields are strings, required unless their `Field` is optional. The repr names no value."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(...)"

@@ -50,8 +50,12 @@ MAX_TEXT = 4096  # after parsing; Telegram counts code points, its offsets UTF-1
 MAX_BYTES = 32_768  # before parsing: "text is too long" above
 BYTES_PER_UNIT = 5  # "&amp;"; so words take 20,480 bytes at most, which leaves enough for the link's 2,048 characters
 TIMEOUT_SECONDS = 30.0
+MAX_TOPIC = 2**31 - 1
+_TOPIC = re.compile(r"[1-9]\d{0,9}", re.ASCII)
 _TOKEN = re.compile(r"([1-9]\d{0,15}):([A-Za-z0-9_-]{30,64})", re.ASCII)
 _CHAT_NUMBER = re.compile(r"-?[1-9]\d{0,18}", re.ASCII)
+_CHAT_AND_TOPIC = re.compile(r"(?:-?\d+|@\w+)[:/_]\d+", re.ASCII)
+_TOPIC_LINK = re.compile(r"(?:https?://)?t(?:elegram)?\.me/(?:c/)?\w+/\d+(?:/\d+)?/?(?:\?.*)?", re.ASCII)
 _CHAT_NAME = re.compile(r"@[A-Za-z][A-Za-z0-9_]{3,31}", re.ASCII)
 
 _GONE = (
@@ -90,7 +94,19 @@ def _hide_token(value: str) -> Hidden:
 def _check_chat(value: str) -> str | None:
     if _CHAT_NAME.fullmatch(value) or (_CHAT_NUMBER.fullmatch(value) and -(2**63) <= int(value) < 2**63):
         return None
+    if _CHAT_AND_TOPIC.fullmatch(value):
+        return "The chat id stands alone here: the number of the topic behind it goes into telegram_message_thread_id."
+    if _TOPIC_LINK.fullmatch(value):
+        return (
+            "This is a link: the chat id is -100 and the first number in it (or @ and the name), "
+            "and the number of the topic behind that goes into telegram_message_thread_id."
+        )
     return "A chat id is a whole number, negative for groups, or @ and a public channel's name."
+
+
+def _check_topic(value: str) -> str | None:
+    is_topic = _TOPIC.fullmatch(value) and int(value) <= MAX_TOPIC
+    return None if is_topic else "A topic's id is a whole number, such as 45."
 
 
 class TelegramSettings(HandlerSettings, frozen=True):
@@ -113,11 +129,22 @@ class TelegramSettings(HandlerSettings, frozen=True):
             check=_check_chat,
         ),
     ]
+    telegram_message_thread_id: Annotated[
+        str,
+        Field(
+            title="Topic",
+            help="In a group with topics: the topic's number, the second one in its link, t.me/c/1234567890/45. Empty: the General topic.",
+            example="45",
+            check=_check_topic,
+            is_optional=True,
+        ),
+    ] = ""
 
 
 def _target(settings: TelegramSettings) -> str:
     chat_id = settings.telegram_chat_id
-    return chat_id if chat_id.startswith("@") else f"chat {chat_id}"
+    shown = chat_id if chat_id.startswith("@") else f"chat {chat_id}"
+    return f"{shown}, topic {settings.telegram_message_thread_id}" if settings.telegram_message_thread_id else shown
 
 
 def _paces(settings: TelegramSettings, _: Settings) -> tuple[Pace, ...]:
@@ -140,10 +167,12 @@ def render(message: Message, settings: TelegramSettings, context: Context) -> tu
     url, shown = (
         f"{context.service.telegram_api_url}/bot{token}/sendMessage" for token in (settings.telegram, _hide_token(settings.telegram).shown)
     )
+    topic = {"message_thread_id": int(settings.telegram_message_thread_id)} if settings.telegram_message_thread_id else {}
     bodies = [
         msgspec.json.encode(
             {
                 "chat_id": int(chat_id) if _CHAT_NUMBER.fullmatch(chat_id) else chat_id,
+                **topic,
                 "text": text,
                 **({} if context.plain else {"parse_mode": "HTML"}),
                 "link_preview_options": {"is_disabled": True},

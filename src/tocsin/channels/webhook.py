@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin import __version__
+from tocsin.channels import headers
 from tocsin.channels.contract import (
     Channel,
     Context,
@@ -61,6 +62,20 @@ class WebhookSettings(HandlerSettings, frozen=True):
             hide=hide_after_host,
         ),
     ]
+    webhook_headers: Annotated[
+        str,
+        Field(
+            title="Headers",
+            help="What the receiver wants beside the message, such as an access token: up to 10 lines, each with a name and a value. The "
+            "values are kept secret.",
+            example="Authorization: Bearer your-token",
+            check=headers.check,
+            hide=headers.hide,
+            restore=headers.restore,
+            is_optional=True,
+            is_multiline=True,
+        ),
+    ] = ""
 
 
 class _Data(Struct, gc=False):
@@ -101,8 +116,9 @@ def _moment(at: Micros) -> datetime:
 
 def render(message: Message, settings: WebhookSettings, context: Context) -> tuple[HttpRequest]:
     body = _encoder.encode(_body(message, context))
-    headers = (*_HEADERS, *_signature(body, context))
-    return (HttpRequest(settings.webhook, _shown(settings.webhook), body, headers, "POST", True, TIMEOUT_SECONDS, BODY_SECONDS),)
+    own = headers.of(settings.webhook_headers) if settings.webhook_headers else ()
+    sent = (*(headers.without(_HEADERS, own) if own else _HEADERS), *own, *_signature(body, context))
+    return (HttpRequest(settings.webhook, _shown(settings.webhook), body, sent, "POST", True, TIMEOUT_SECONDS, BODY_SECONDS),)
 
 
 @functools.lru_cache(maxsize=64)

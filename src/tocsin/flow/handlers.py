@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin import observe
-from tocsin.channels.contract import AnyChannel, fields_of
+from tocsin.channels.contract import AnyChannel, Field, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.engine import Engine
 from tocsin.flow import pools
@@ -91,18 +91,38 @@ def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler |
     for name, field in own.items():
         if name not in fields and current is not None:
             continue
-        value = fields.get(name, "")
-        if not value:
-            values = {"title": field.title, "type": channel.type}
-            faults.append(Fault("required", "Required field", _REQUIRED, name, values=values))
-        elif _MASK_SIGN in value:
-            if current is None or field.hide is None or field.hide(current.settings[name]).shown != value:
-                faults.append(Fault("masked", "Masked value", _MASKED, name, values={"title": field.title}))
-        elif (complaint := field.check(value)) is not None:
-            faults.append(Fault("invalid", "Not a usable value", complaint, name))
-        else:
+        stored = "" if current is None else current.settings.get(name, "")
+        given = _tidy(field, fields.get(name, ""))
+        value = _unmasked(field, given, stored)
+        if (wrong := _wrong(name, field, value, channel)) is not None:
+            faults.append(wrong)
+        elif value == given != "" or value != stored:  # what only repeats its mask stays; an empty one clears what is stored
             settings[name] = value
     return settings
+
+
+def _wrong(name: str, field: Field, value: str, channel: AnyChannel) -> Fault | None:
+    if not value:
+        values = {"title": field.title, "type": channel.type}
+        return None if field.is_optional else Fault("required", "Required field", _REQUIRED, name, values=values)
+    if _MASK_SIGN in value:
+        return Fault("masked", "Masked value", _MASKED, name, values={"title": field.title})
+    complaint = field.check(value)
+    return None if complaint is None else Fault("invalid", "Not a usable value", complaint, name)
+
+
+def _tidy(field: Field, value: str) -> str:
+    """Forms write line breaks as CRLF."""
+    return "\n".join(line.rstrip() for line in value.strip().splitlines()) if field.is_multiline else value
+
+
+def _unmasked(field: Field, value: str, stored: str) -> str:
+    """The value with what is stored in the place of a mask; a mask that stands for nothing stays."""
+    if _MASK_SIGN not in value or not stored or field.hide is None:
+        return value
+    if field.restore is not None:
+        return field.restore(value, stored)
+    return stored if field.hide(stored).shown == value else value
 
 
 def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
@@ -110,6 +130,8 @@ def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
     shown: dict[str, str] = {}
     for name, field in fields_of(CHANNELS[handler.type].settings).items():
         value = handler.settings.get(name, "")
+        if field.is_optional and not value:
+            continue
         shown[name] = value if clear or field.hide is None else field.hide(value).shown
     return shown
 
@@ -196,6 +218,7 @@ class Handlers:
         settings = draft.settings
         if settings is not None and draft.type in (None, row.type) and row.settings is not None:
             settings = {**self._open(row).settings, **settings}
+            settings = {name: value for name, value in settings.items() if value}
         return HandlerChange(
             type=draft.type,
             name=draft.name,

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.responses import Response
 
 from tocsin import observe
-from tocsin.channels.contract import AnyChannel, fields_of
+from tocsin.channels.contract import AnyChannel, Field, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow.handlers import check, shown_settings
 from tocsin.flow.tally import HOUR, summarize
@@ -81,7 +81,7 @@ def _form(
     for name in fields:
         if values.get(name):
             shown[name] = values[name]
-    stored = {name for name, field in fields.items() if handler is not None and field.hide is not None}
+    stored = {name for name, field in fields.items() if handler is not None and _is_locked(field)}
     return visit.page(
         "handler_form.html",
         status=status,
@@ -96,12 +96,17 @@ def _form(
     )
 
 
+def _is_locked(field: Field) -> bool:
+    """Whether an empty field keeps what is stored. An optional one shows its mask, so that it can be cleared."""
+    return field.hide is not None and not field.is_optional
+
+
 def _given(visit: Visit, channel: AnyChannel, handler: Handler | None) -> dict[str, str]:
     """The form's fields. A stored secret whose field was left empty stays."""
     given = {"name": " ".join(visit.text("name").split()), "type": channel.type}
     for name, field in fields_of(channel.settings).items():
         value = visit.text(name).strip()
-        if value or handler is None or field.hide is None:
+        if value or handler is None or not _is_locked(field):
             given[name] = value
     return given
 
@@ -135,7 +140,7 @@ async def edit(visit: Visit) -> Response:
     if faults:
         return _form(visit, channel, handler, given, faults, status=422)
     if visit.text("do") == "test":
-        whole, _ = check({**handler.settings, **given}, None, None)
+        whole, _ = check({**given, **handler.settings, **(draft.settings or {})}, None, None)
         return _form(visit, channel, handler, given, trial=await visit.service.trials.draft(visit.who.id, whole))
     await visit.service.handlers.change(visit.who.id, handler.id, draft)
     return visit.go(f"/handlers/{handler.id}?done=changed")

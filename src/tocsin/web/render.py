@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from tocsin import __version__, observe
+from tocsin.api.parameters import OPTIONAL
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow.access import SCOPES
 from tocsin.flow.trial import Trial
@@ -198,7 +199,9 @@ def described(text: str, _: Translate) -> str:
     found = re.fullmatch(r"For type = (\w+): (.+?)\. (.+)", text)
     if found is None:
         return _(text)
-    return f"{_('For type = {type}').format(type=found[1])}: {_(found[2])}. {_(found[3])}"
+    help = found[3].removesuffix(f" {OPTIONAL}")
+    more = f" {_(OPTIONAL)}" if help != found[3] else ""
+    return f"{_('For type = {type}').format(type=found[1])}: {_(found[2])}. {_(help)}{more}"
 
 
 def state(handler: Handler) -> tuple[str, str]:

@@ -1,0 +1,83 @@
+"""Headers that a user adds to requests of their own: one text, a line each, `Name: value`. The values are secrets."""
+
+import base64
+import binascii
+import functools
+import re
+
+from tocsin.model import MASK, Hidden
+
+MAX_HEADERS = 10
+MAX_VALUE = 4096  # characters: receivers take some 8 KB of a head
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", re.ASCII)  # a token: RFC 9110 5.6.2
+_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?", re.ASCII)
+# What belongs to the connection or to a proxy (RFC 9110 7.6.1 and 11.7), to the message that is sent, or to its signature.
+_TAKEN = re.compile(
+    r"host|connection|proxy-.*|keep-alive|te|trailer|transfer-encoding|upgrade|expect|http2-settings|content-.*|webhook-.*", re.IGNORECASE
+)
+_LEAST_WORD = 8  # characters of a part of a value that is a secret by itself, such as the token behind `Bearer`
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Names and values as written, whatever they are. A line without a colon has an empty name."""
+    pairs: list[tuple[str, str]] = []
+    for line in text.split("\n"):
+        name, colon, value = line.partition(":")
+        pairs.append((name, value.strip(" \t")) if colon else ("", line))
+    return pairs
+
+
+def check(text: str) -> str | None:
+    pairs = _pairs(text)
+    if len(pairs) > MAX_HEADERS:
+        return "There may be 10 headers at most, one a line."
+    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in pairs):
+        return "Each line reads Name: value; the name is letters, digits and hyphens, the value printable ASCII."
+    if any(len(value) > MAX_VALUE for _, value in pairs):
+        return "A header's value may be 4,096 characters long at most."
+    if any(_TAKEN.fullmatch(name) for name, _ in pairs):
+        return "The service itself sets Host, Content-…, webhook-… and what belongs to the connection, such as Transfer-Encoding."
+    return "Each header may be given once." if len({name.lower() for name, _ in pairs}) < len(pairs) else None
+
+
+def hide(text: str) -> Hidden:
+    """The names stay. Secret are the values, and what in them may be repeated by itself."""
+    pairs = _pairs(text)
+    secrets: dict[str, None] = {}
+    for _, value in pairs:
+        scheme, _, rest = value.partition(" ")
+        words = [word for word in value.split() if len(word) >= _LEAST_WORD]
+        for secret in (value, *words, *(_basic(rest) if scheme.lower() == "basic" else ())):
+            if secret:
+                secrets[secret] = None
+    return Hidden("\n".join(f"{name}: {MASK}" if name else MASK for name, _ in pairs), tuple(secrets))
+
+
+def _basic(credentials: str) -> tuple[str, ...]:
+    """User and password of `Basic` credentials (RFC 7617), together and the password alone."""
+    try:
+        pair = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ()
+    return (pair, pair.partition(":")[2]) if ":" in pair else ()
+
+
+def restore(given: str, stored: str) -> str:
+    """`given`, each masked line with the stored value of its name."""
+    known = {name.lower(): value for name, value in _pairs(stored)}
+    lines: list[str] = []
+    for line, (name, value) in zip(given.split("\n"), _pairs(given), strict=True):
+        lines.append(f"{name}: {known[name.lower()]}" if value == MASK and name.lower() in known else line)
+    return "\n".join(lines)
+
+
+@functools.lru_cache(maxsize=1000)
+def of(text: str) -> tuple[tuple[str, str], ...]:
+    """The headers of a text that was checked."""
+    return tuple(_pairs(text))
+
+
+def without(ours: tuple[tuple[str, str], ...], own: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Of our headers those that the user's do not replace."""
+    names = {name.lower() for name, _ in own}
+    return tuple(header for header in ours if header[0] not in names)
