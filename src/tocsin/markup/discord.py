@@ -7,12 +7,15 @@ import re
 from collections.abc import Callable
 
 from tocsin.markup import tree
+from tocsin.markup.addresses import find, may_be_in
 from tocsin.markup.elements import Element
 from tocsin.markup.remembered import Remembered
 from tocsin.markup.renderer import Renderer, bare_url, fenced, is_bare, prefixed, words
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
+_EMOJI = re.compile(r":(?=(?:[A-Za-z0-9+-]|\\[_~])+:)")  # what Discord may take for the name of one, escaped already
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
+_TAKEN = re.compile(r"https?://[^\s<>]+", re.IGNORECASE)  # between angle brackets
 _FENCE_RUN = re.compile("`+")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 MAX_HEADING = 3
@@ -37,8 +40,21 @@ def remembering() -> Callable[[tree.Document], str]:
 
 
 def escape(text: str) -> str:
-    """Words that nothing in turns into markup, a mention or an emoji."""
-    return _escape_line_starts(text.translate(_ESCAPES))
+    """Words that nothing in turns into markup, a mention or an emoji; addresses stay links, whole, between angle brackets."""
+    if not may_be_in(text):
+        return _escape_line_starts(_inert(text))
+    parts: list[str] = []
+    done = 0
+    for start, end in find(text):
+        if _TAKEN.fullmatch(text, start, end):
+            parts += [_inert(text[done:start]), f"<{text[start:end]}>"]
+            done = end
+    return _escape_line_starts("".join([*parts, _inert(text[done:])]))
+
+
+def _inert(text: str) -> str:
+    text = text.translate(_ESCAPES)
+    return _EMOJI.sub(r"\\:", text) if text.count(":") > 1 else text
 
 
 def _escape_line_starts(text: str) -> str:
@@ -51,7 +67,7 @@ class _Discord(Renderer):
         self._inside: _Discord = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
-        return text.translate(_ESCAPES)
+        return _inert(text)
 
     def code(self, text: str) -> str:
         fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)
