@@ -6,7 +6,7 @@ address ends where they follow an ASCII host, a port, or a closing mark that not
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
@@ -76,6 +76,18 @@ def find(text: str, skipped: Sequence[Span] = (), cells: Sequence[Span] = ()) ->
 def may_be_in(text: str) -> bool:
     """Whether it is worth while to look for addresses."""
     return "://" in text or "www." in text or "WWW." in text
+
+
+def apart(text: str, words: Callable[[str], str], address: Callable[[str], str]) -> str:
+    """The text with `words` done to what is between the addresses, and `address` to these."""
+    if not may_be_in(text):
+        return words(text)
+    parts: list[str] = []
+    done = 0
+    for start, end in find(text):
+        parts += [words(text[done:start]), address(text[start:end])]
+        done = end
+    return "".join([*parts, words(text[done:])])
 
 
 def whole(source: str) -> bool:

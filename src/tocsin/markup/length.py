@@ -26,13 +26,19 @@ class Cut(NamedTuple):
     characters: int
 
 
-_watched: ContextVar[list[Cut] | None] = ContextVar("watched", default=None)
+class WrittenOut(NamedTuple):
+    """More marks than the provider shows: links are written out as addresses, and other marks left out."""
+
+    marks: int
+
+
+_watched: ContextVar[list[Cut | WrittenOut] | None] = ContextVar("watched", default=None)
 
 
 @contextmanager
-def watched_cuts() -> Generator[list[Cut]]:
+def watched_cuts() -> Generator[list[Cut | WrittenOut]]:
     """What is left out of texts inside the `with` block."""
-    cuts: list[Cut] = []
+    cuts: list[Cut | WrittenOut] = []
     token = _watched.set(cuts)
     try:
         yield cuts
@@ -45,6 +51,12 @@ def left_out(text: str, characters: int) -> None:
     if (cuts := _watched.get()) is not None:
         beginning = clean_line(text[: _BEGINNING + 1])
         cuts.append(Cut(f"{beginning[:_BEGINNING]}…" if len(beginning) > _BEGINNING else beginning, characters))
+
+
+def written_out(marks: int) -> None:
+    """Tell whoever watches that so many marks are more than the provider shows."""
+    if (cuts := _watched.get()) is not None:
+        cuts.append(WrittenOut(marks))
 
 
 def clean(text: str) -> str:
