@@ -183,6 +183,7 @@ def _bodies(message: Message, look: chat.Look, form: _Form) -> list[bytes]:
     return [msgspec.json.encode({"text": _text(message, part, form), "blocks": _blocks(message, part)}) for part in parts]
 
 
+@functools.lru_cache(chat.KEPT)
 def _parts_of(message: Message, look: chat.Look) -> list[_Part]:
     heading, late = chat.heading(message), look.late
     room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
