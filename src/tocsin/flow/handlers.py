@@ -89,7 +89,7 @@ def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler |
     for name, field in own.items():
         if name not in fields and current is not None:
             continue
-        value = fields.get(name, "")
+        value = fields.get(name, "").strip()  # pasted values come with white space around them
         if not value:
             values = {"title": field.title, "type": channel.type}
             faults.append(Fault("required", "Required field", _REQUIRED, name, values=values))
