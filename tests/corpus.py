@@ -131,3 +131,11 @@ CORPUS: dict[str, Message] = {
     ),
     "timeline": _message("- 09:41 alert\n- 09:43 *mina* answers\n- 09:55 cause found: `max_connections`\n- 10:02 **fixed**\n\nDowntime: 21 min", "Incident 12 is over", _SUCCESS, lasted="21 min"),
 }  # fmt: skip
+
+MARKED_ADDRESSES = [
+    "https://kibana.example.com/#/?_a=(columns:!(_source),query:'*error*')",
+    "https://jenkins.example.com/job/a_b_c/job/*main*/_x_y/",
+    "https://s3.example.com/bucket/it's~~old~~/__init__.py",
+    "https://ko.wikipedia.org/wiki/대한민국_*지도*_(역사)",
+]
+"""Addresses full of what Markdown takes for marks."""

@@ -128,6 +128,8 @@ def test_defaults_and_empty_values(client: Any) -> None:
         ({"message": None}, ("required", "message")),
         ({"message": ""}, ("required", "message")),
         ({"message": " \n\t "}, ("required", "message")),
+        ({"message": "\u200b\ufe0f\u202e \u3164"}, ("required", "message")),
+        ({"message": "\x1b[31m\x1b[0m"}, ("required", "message")),
         ({"message": "m" * 65_537}, ("too_long", "message")),
         ({"message": "가" * 21_846}, ("too_long", "message")),
         ({"message": "a\0"}, ("unusable_text", "message")),

@@ -36,7 +36,7 @@ def batch_by_table(content: bytes) -> list[Draft] | None:
 
 
 TEXT = st.text(max_size=20) | st.sampled_from(
-    ["", " ", "\0", "a\r\nb", '"message"', '\\"', "\\", "C:\\", "a" * 257, "가" * 30_000, "\ud800"]
+    ["", " ", "\0", "a\r\nb", '"message"', '\\"', "\\", "C:\\", "\u200b", "\x1b[0m", "a" * 257, "가" * 30_000, "\ud800"]
 )
 TIME = st.sampled_from(["", "2026-11-23 10:00:00", "2026-09-21T17:46:40+01:00", "2027-12-01 00:00:00", "2020-01-01 00:00:00", "soon"])
 SCALAR = TEXT | st.booleans() | st.integers() | st.floats() | st.none()

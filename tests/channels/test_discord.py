@@ -13,6 +13,7 @@ from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.discord import CHANNEL, COLORS, DiscordSettings
+from tocsin.markup.length import WrittenOut, watched_cuts
 from tocsin.model import (
     Delivered,
     Gone,
@@ -215,6 +216,47 @@ def test_a_long_message_goes_out_in_numbered_parts():
     assert [embed["title"] for embed in embeds] == [f"ℹ️ Disk \\({number}/2\\)" for number in (1, 2)]
     assert ["fields" in embed for embed in embeds] == [False, True]
     assert sum(embed["description"].count("word") for embed in embeds) == 1500
+
+
+def elements_of(description: str) -> int:
+    """What Discord makes an element of: emoji, bold, italic, struck, code, links."""
+    found = re.findall(r"\*\*|(?<!\*)\*(?!\*)|~~|(?<!`)`(?!`)", re.sub(r"\\.", "", description))
+    return len(found) // 2 + len(re.findall(r"\]\(http|<http|[\u2600-\u27bf]", description))
+
+
+def test_no_embed_has_more_elements_than_are_shown():
+    """https://github.com/discord/discord-api-docs/issues/8501: of 45 such entries the last ones were not shown."""
+    entries = [f"✅\t**[Link {number}](https://example.com)**\n**ID**: `{number:018d}`" for number in range(1, 46)]
+    embeds = embeds_of(Message("\n\n".join(entries)))
+    assert [elements_of(embed["description"]) <= 95 for embed in embeds] == [True] * len(embeds)
+    assert len(embeds) > 2
+    assert sum(embed["description"].count("[Link") for embed in embeds) == 45
+
+
+def test_more_elements_than_all_embeds_show_are_written_out_and_that_is_said():
+    text = "\n".join(f"- ✅ [entry {number}](https://x.example.com/_{number}_) **is** `down`" for number in range(200))
+    with watched_cuts() as cuts:
+        embeds = embeds_of(Message(text))
+    whole = "\n".join(embed["description"] for embed in embeds)
+    assert elements_of(whole.replace("✅", "")) == 0
+    assert all(rf"entry {number} \(https\://x.example.com/\_{number}\_\) is down" in whole for number in range(200))
+    assert cuts == [WrittenOut(800)]
+
+
+@pytest.mark.parametrize("url", ["http://nas:8080/x", "http://localhost/", "http://[::1]:8080/_a_", "http://nas./x", "HTTP://NAS/x"])
+def test_an_address_that_discord_refuses_stands_in_the_description(url: str):
+    embed = embeds_of(Message("disk full", "nas", url=url))[0]
+    assert "url" not in embed
+    assert embed["description"] == f"disk full\n\n<{url}>"
+    last = embeds_of(Message("word " * 13_000, url=url))[-1]
+    assert last["description"].endswith(f" more characters\n\n<{url}>")
+    check_embed(last)
+
+
+@pytest.mark.parametrize("url", ["https://example.com/x", "http://10.0.0.1:8080/", "http://nas.local/x"])
+def test_an_address_that_discord_takes_is_the_titles(url: str):
+    embed = embeds_of(Message("disk full", "nas", url=url))[0]
+    assert (embed["url"], embed["description"]) == (url, "disk full")
 
 
 def test_short_fields_stay_whole_beside_a_long_text():

@@ -36,8 +36,13 @@ HANDLER = TeamsSettings(URL)
 FIELD = fields_of(TeamsSettings)["microsoft_teams"]
 
 
+def as_the_flow_measures(request: HttpRequest) -> int:
+    """The card as a JSON string inside JSON."""
+    return len(json.dumps(request.body.decode(), ensure_ascii=False).encode())
+
+
 def fits(request: HttpRequest) -> None:
-    assert len(request.body) <= 25_000
+    assert as_the_flow_measures(request) <= 28_672 - 1_000
 
 
 def message_of(request: HttpRequest) -> str:
@@ -139,7 +144,7 @@ def cards_of(message: Message, **changes: object) -> list[dict]:
 
 
 def card_in(request: HttpRequest) -> dict:
-    assert len(request.body) <= MAX_BYTES
+    assert as_the_flow_measures(request) <= MAX_BYTES + 2
     assert dict(request.headers)["content-type"] == "application/json; charset=utf-8"
     assert (request.url, request.guarded, request.method) == (URL, True, "POST")
     envelope = json.loads(request.body)
@@ -196,6 +201,34 @@ def test_blocks_become_elements_that_teams_knows():
     assert rule["isSubtle"]
 
 
+@pytest.mark.parametrize("paragraph", ["short", '**"a"** `b` "c"', '> "quoted" `x`', r"\*a\* \_b\_", '"' * 40, "가나다라 마바사"])
+def test_a_card_is_measured_as_the_flow_does(paragraph: str):
+    requests = CHANNEL.render(Message(f"{paragraph}\n\n" * 900), HANDLER, context())
+    assert [as_the_flow_measures(request) <= 28_672 - 1_000 for request in requests] == [True] * len(requests)
+    sizes = [CHANNEL.measure(request)[0] for request in requests]
+    assert [(size.size + 2, size.limit) for size in sizes] == [(as_the_flow_measures(request), MAX_BYTES) for request in requests]
+
+
+def test_entities_stay_as_they_were_written():
+    card = card_of(
+        Message("```\necho '&lt;b&gt; &copy; &#39;' && x\n```\n\n`&amp;amp;` &amp;quot; a & b; c", "&lt;", fields=(("&gt;", "&lt;"),))
+    )
+    assert texts(card)[:2] == ["ℹ️ \\&lt;", "echo '\\&lt;b\\&gt; \\&copy; \\&#39;' && x"]
+    assert texts(card)[2] == "\\&amp;amp; \\&quot; a & b; c"
+    assert card["body"][-1]["facts"] == [{"title": "\\&gt;", "value": "\\&lt;"}]
+
+
+@pytest.mark.parametrize(
+    "text", ["**마크다운(Markdown)**을", "*「가」*は", '프로그램**"foo"**을 씀', "가격은**$100**입니다", "**A**: (**가**)"]
+)
+def test_emphasis_between_punctuation_and_a_letter_closes_in_teams_too(text: str):
+    from markdown_it import MarkdownIt
+
+    shown = MarkdownIt().render(texts(card_of(Message(text)))[1])
+    assert "*" not in shown
+    assert "<strong>" in shown or "<em>" in shown
+
+
 def test_emphasis_holds_on_to_korean_endings():
     assert texts(card_of(Message("*강조*는 **굵게**는 *it*")))[1] == "*강조*는 **굵게**는 _it_"
 
@@ -224,8 +257,8 @@ def test_what_is_too_long_is_cut_and_says_so(text: str):
     requests = CHANNEL.render(message, HANDLER, context(service=load({"TOCSIN_MAX_PARTS": "2"})))
     assert time.process_time() - begin < 3
     assert len(requests) == 2
-    assert all(len(request.body) <= MAX_BYTES for request in requests)
-    assert len(requests[0].body) > MAX_BYTES // 2
+    assert all(as_the_flow_measures(request) <= MAX_BYTES + 2 for request in requests)
+    assert as_the_flow_measures(requests[0]) > MAX_BYTES // 2
     first, last = (json.loads(request.body)["attachments"][0]["content"] for request in requests)
     assert "more characters" in last["body"][-2]["text"]
     assert "more characters" not in json.dumps(first)

@@ -101,8 +101,6 @@ def check_blocks(blocks: list[dict]) -> None:
             case "section":
                 assert 1 <= len(block["fields"]) <= 10
                 assert all(len(field["text"]) <= 2000 for field in block["fields"])
-            case "actions":
-                assert all(len(button["url"]) <= 3000 for button in block["elements"])
             case "rich_text":
                 assert block["elements"]
                 assert all(len(text) <= 3000 for text in strings(block))
@@ -177,10 +175,10 @@ def test_the_whole_message_is_in_text():
 def test_the_blocks():
     blocks = body_of(FULL, meant_for=AT)["blocks"]
     check_blocks(blocks)
-    assert [block["type"] for block in blocks] == ["header", "rich_text", "section", "actions", "context"]
+    assert [block["type"] for block in blocks] == ["header", "rich_text", "section", "rich_text", "context"]
     assert blocks[0]["text"] == {"type": "plain_text", "text": "🚨 Disk *full* & <hot>", "emoji": False}
     assert [field["text"] for field in blocks[2]["fields"]] == ["host\ndb_1 *x*", "alone", "name"]
-    assert blocks[3]["elements"][0]["url"] == FULL.url
+    assert blocks[3]["elements"][0]["elements"] == [{"type": "link", "url": FULL.url, "text": "Open"}]
     assert blocks[4]["elements"][0]["text"] == "Late: this was meant for 2026-11-24 10:00:00 UTC"
 
 
@@ -212,7 +210,7 @@ def test_a_long_message_goes_out_in_numbered_parts():
     paragraphs = [f"{number}. " + "word " * 250 for number in range(12)]
     bodies = bodies_of(Message("\n\n".join(paragraphs), "Disk", url="https://x.y/z", fields=(("host", "db-1"),)))
     assert [body["blocks"][0]["text"]["text"] for body in bodies] == [f"ℹ️ Disk ({number}/2)" for number in (1, 2)]
-    assert [[block["type"] for block in body["blocks"]][-1] for body in bodies] == ["rich_text", "actions"]
+    assert [[block["type"] for block in body["blocks"]][-1] for body in bodies] == ["rich_text", "rich_text"]
     for shown in ([body["text"] for body in bodies], ["".join(strings(body["blocks"])) for body in bodies]):
         assert sum(text.count("word") for text in shown) == 3000
 
@@ -224,6 +222,65 @@ def test_anything_makes_sound_blocks(message, late):
         assert 0 < len(body["text"]) < 40_000
         assert "<!" not in body["text"]
         assert "<@" not in body["text"]
+
+
+ELSEWHERE = SlackSettings("https://mattermost.example.com/hooks/xyz")
+
+
+def elsewhere(message: Message, **changes: object) -> str:
+    """The text for a server that reads Markdown."""
+    (request,) = CHANNEL.render(message, ELSEWHERE, context(**changes))
+    return json.loads(request.body)["text"].partition("\n\n")[2]
+
+
+def test_at_another_host_text_is_markdown_without_entities():
+    (request,) = CHANNEL.render(FULL, ELSEWHERE, context(meant_for=AT))
+    assert json.loads(request.body)["text"] == (
+        "🚨 Disk \\*full\\* & <\u2060hot>\nLate: this was meant for 2026-11-24 10:00:00 UTC\n\n"
+        "**db-1** is at `99 %`, see [the _graph_](https://example.com/g?a=b&c=d)\n\n- one\n- two <\u2060!channel>\n\n"
+        "host: db\\_1 \\*x\\*\nalone\nname: \n\nhttps://example.com/a?b=c&d=e"
+    )
+    (plain,) = CHANNEL.render(FULL, ELSEWHERE, context(plain=True))
+    assert "Disk \\*full\\* & <\u2060hot>" in json.loads(plain.body)["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [  # as Mattermost's marked 0.3 and Rocket.Chat's message-parser read it
+        ("```c\nif (a < b && c > d) x;\n```", "```c\nif (a < b && c > d) x;\n```"),
+        ("`a<b && c` &amp;lt; &lt;", "`a<b && c` &lt; <"),
+        ("*italic* *i* **b(c)**을 ~~x~~ *기울임*은 a*b*c", "_italic_ *i* **b(c)**을 ~~x~~ _기울임_은 a*b*c"),
+        (r"\# a \* b \_\_x\_\_ \~\~y\~\~ \`z\`", r"\# a \* b \_\_x\_\_ \~\~y\~\~ \`z\`"),
+        (r"\- a", "\u2060- a"),
+        (r"\> a", "\u2060> a"),
+        (r"1\. a", r"1\. a"),
+        (r"\!\[x\](https://example.com/x.png)", "![x]\u2060([https://example.com/x.png](https://example.com/x.png))"),
+        ("![x](https://example.com/x.png)", "[x](https://example.com/x.png)"),
+        ("@all, @bob, me@example.com, :c: 12:30:45", "@\u2060all, @\u2060bob, me@example.com, :\u2060c: 12:\u206030:45"),
+        ("`<!channel> <a|b>` \\<https://x.y|l>", "`<\u2060!channel> <a¦b>` <[https://x.y%7Cl](https://x.y%7Cl)>"),
+        (r"\\\\nas\share\_x\_\*.bak", "\\\u2060\\nas\\share\\_x\\_\\*.bak"),
+        (
+            "https://example.com/a_b/*d and (https://example.com/a)를",
+            "https://example.com/a_b/*d and ([https://example.com/a](https://example.com/a))를",
+        ),
+        ("# One\n\n##### Five\n\n> q\n> r\n\n1. a\n2. b\n\n- [x] t", "# One\n\n**Five**\n\n> q\n> r\n\n1. a\n2. b\n\n- ☑ t"),
+        ("|a|b|\n|-|-|\n|*c*|d|", "```\na | b\n--+--\nc | d\n```"),
+    ],
+)
+def test_markdown_for_those_who_read_it(text: str, expected: str):
+    assert elsewhere(Message(text)) == expected
+
+
+def test_an_address_keeps_its_end():
+    assert elsewhere(Message("see https://example.com/a_(b) now")) == "see https://example.com/a_(b%29 now"
+
+
+@given(messages)
+def test_nothing_wakes_anybody_elsewhere(message):
+    for request in CHANNEL.render(message, ELSEWHERE, context()):
+        text = json.loads(request.body)["text"]
+        assert not re.search(r"<[!@]|<[^\n<|>]+\|[^\n>]+>", text)
+        assert 0 < len(text) < 40_000
 
 
 # ---------------------------------------------------------------------------------------------------------- classify

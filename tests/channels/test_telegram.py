@@ -13,6 +13,7 @@ from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.telegram import CHANNEL, TelegramSettings
+from tocsin.markup.length import WrittenOut, watched_cuts
 from tocsin.model import (
     Delivered,
     Gone,
@@ -250,6 +251,62 @@ def test_a_long_message_goes_out_in_numbered_parts_and_rings_once():
     assert [body["disable_notification"] for body in bodies] == [False, True]
     assert ["db-1" in body["text"] for body in bodies] == [False, True]
     assert sum(body["text"].count("word") for body in bodies) == 1500
+
+
+def marks_of(html: str) -> tuple[int, int]:
+    """Entities, as tdjson counts them, and the bytes of their addresses."""
+    addresses = [address.replace("&amp;", "&") for address in re.findall('<a href="([^"]*)"', html)]
+    return len(re.findall("<[a-z]", html)), sum(len(address.encode()) for address in addresses)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("\n".join(f"- [CVE-2026-{number:04}](https://nvd.example.com/vuln/{number:04})" for number in range(130)), 2),
+        ("\n".join(f"- [log {number}](https://x.example.com/{number}) in `db-{number}`" for number in range(90)), 2),
+        ("\n".join(f"- [{number}](https://x.example.com/{'a' * 108}/{number:03})" for number in range(100)), 2),
+        ("**a** `b` *c* ~~d~~ " * 55, 3),
+    ],
+)
+@pytest.mark.parametrize("fields", [(), tuple((f"name {number}", "v") for number in range(25))])
+def test_what_telegram_would_drop_goes_into_another_part(text, count, fields):
+    bodies = bodies_of(Message(text, "Report", url="https://example.com/report", fields=fields), meant_for=AT)
+    assert count <= len(bodies) <= 5
+    for body in bodies:
+        found, size = marks_of(body["text"])
+        assert found <= 100
+        assert size <= 9_000
+    whole = "".join(body["text"] for body in bodies)
+    links = re.findall(r"\((https://[^)]*)\)", text)
+    assert all(f'<a href="{link}">' in whole for link in links)
+    assert "more character" not in whole
+
+
+def test_more_marks_than_all_parts_may_have_are_written_out_and_that_is_said():
+    text = "\n".join(f"- [entry {number}](https://x.example.com/{number}) **is** `down`" for number in range(400))
+    with watched_cuts() as cuts:
+        bodies = bodies_of(Message(text, "Report"))
+    whole = "\n".join(body["text"] for body in bodies)
+    assert all(f"entry {number} (https://x.example.com/{number}) is down" in whole for number in range(400))
+    assert not re.search("<(?!/?b>)", whole)
+    assert cuts == [WrittenOut(1200)]
+
+
+def test_telegram_finds_no_mention_command_or_file_in_what_is_sent():
+    text = (
+        "user @admin_alerts: /tmp is full, run deploy.sh or /restart@bot, see README.md, a@example.sh, https://x.y/@me/run.sh `@code /cmd`"
+    )
+    expected = (
+        "user @\u2060admin_alerts: /\u2060tmp is full, run deploy.\u2060sh or /\u2060restart@bot, see README.\u2060md, a@example.sh, "
+    )
+    body = body_of(Message(text, "@oncall check", fields=(("@who", "main.py"),)))["text"]
+    assert expected + '<a href="https://x.y/@me/run.sh">https://x.y/@me/run.sh</a> <code>@code /cmd</code>' in body
+    assert "@\u2060oncall check" in body
+    assert "<b>@\u2060who:</b> main.\u2060py" in body
+    plain = body_of(Message(text, "@oncall check"), plain=True)["text"]
+    assert expected in plain
+    assert "https://x.y/@me/run.sh" in plain
+    assert "/var/log/x and 1/2 at 10:30" in body_of(Message("/var/log/x and 1/2 at 10:30"))["text"]
 
 
 def test_the_operator_says_how_many_parts_at_most():

@@ -12,6 +12,7 @@ from msgspec import Struct
 from tocsin.api import times
 from tocsin.api.bodies import Decimal, Pairs, load_json
 from tocsin.api.errors import fault
+from tocsin.markup.unseen import is_blank
 from tocsin.model import Invalid
 from tocsin.net.urls import MAX_URL, check_url
 
@@ -82,7 +83,7 @@ def long_text(most_bytes: int) -> Kind:
 
     def read(value: object, name: str) -> str:
         given = text_of(value, name)
-        if not given or given.isspace():
+        if is_blank(given):
             raise Invalid(fault("required", "{name} must not be blank.", name, name=name))
         size = len(given.encode())
         if size > most_bytes:

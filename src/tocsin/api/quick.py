@@ -13,6 +13,7 @@ from tocsin.api import times
 from tocsin.api.kinds import MAX_FIELD_NAME, MAX_FIELD_VALUE, MAX_FIELDS, MAX_HANDLERS, MAX_ID
 from tocsin.api.messages import time_faults
 from tocsin.api.parameters import MAX_BATCH_ITEMS, MAX_TITLE
+from tocsin.markup.unseen import is_blank
 from tocsin.model import MAX_MESSAGE_BYTES, Draft, Message, Micros, Severity
 from tocsin.net.urls import check_url
 
@@ -90,7 +91,7 @@ def _strings_of(item: _Item) -> int:
 
 def _draft(item: _Item, now: Micros) -> Draft | None:
     text, title, url, handlers = item.message, item.title or "", item.url or "", item.handlers
-    if "\0" in text or text.isspace() or (len(text) * 4 > MAX_MESSAGE_BYTES and len(text.encode()) > MAX_MESSAGE_BYTES):
+    if "\0" in text or is_blank(text) or (len(text) * 4 > MAX_MESSAGE_BYTES and len(text.encode()) > MAX_MESSAGE_BYTES):
         return None
     if not title.isprintable():
         return None

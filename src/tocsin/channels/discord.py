@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -22,8 +23,9 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import discord as dialect
+from tocsin.markup import tree
 from tocsin.markup.cut import split
-from tocsin.markup.length import cut, share, utf16
+from tocsin.markup.length import cut, share, utf16, written_out
 from tocsin.model import (
     MASK,
     Delivered,
@@ -54,6 +56,8 @@ MAX_FIELD_NAME = 256
 MAX_FIELD_VALUE = 1024
 MAX_EMBED = 6000
 MAX_FIELDS = 25
+MAX_ELEMENTS = 95  # an embed is not shown beyond about its 100th: https://github.com/discord/discord-api-docs/issues/6932
+FILLED = 0.66  # of that in all parts together, as a part ends where a block or a word does
 LEAST_FOR_FIELDS = 2500  # what fields may take of the embed even where the message is long
 LONGEST_REST_SECONDS = 3600.0
 CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again makes it longer
@@ -177,14 +181,16 @@ def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     """The message, in parts if it is long; the fields, which give way down to `LEAST_FOR_FIELDS`, stand below the last."""
     room = MAX_EMBED - MAX_TITLE - utf16(look.late)
     document = chat.document_of(message)
-    descriptions = [dialect.discord(document)]
-    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(descriptions[0])))
-    left = min(MAX_DESCRIPTION, room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields))
+    render, size = _rendering(document, look)
+    descriptions = [render(document)]
+    address = f"\n\n{dialect.linked(message.url)}" if message.url and not _takes_url(message.url) else ""
+    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(descriptions[0] + address)))
+    left = min(MAX_DESCRIPTION, room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields)) - utf16(address)
     parts = [document]
-    if utf16(descriptions[0]) > left:
-        render = dialect.remembering()
-        parts = split(document, lambda part: utf16(render(part)), MAX_DESCRIPTION, left, look.most_parts)
+    if size(document) > left:
+        parts = split(document, size, MAX_DESCRIPTION, left, look.most_parts)
         descriptions = [render(part) for part in parts]
+    descriptions[-1] = (descriptions[-1] + address).lstrip("\n") if address else descriptions[-1]
     total = len(parts)
     if look.is_plain:
         texts = [chat.plainest(message, look, part, index, total) for index, part in enumerate(parts)]
@@ -195,12 +201,31 @@ def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     ]
 
 
+def _rendering(document: tree.Document, look: chat.Look) -> tuple[Callable[[tree.Document], str], Callable[[tree.Document], int]]:
+    """How the message is rendered, and its size against MAX_DESCRIPTION: without marks where all parts together would show too few."""
+    elements = dialect.Elements().document
+    if (count := elements(document)) > MAX_ELEMENTS * look.most_parts * FILLED:
+        written_out(count)
+        return dialect.plainly, lambda part: utf16(dialect.plainly(part))
+    render = dialect.remembering()
+    return render, lambda part: max(utf16(render(part)), -(-elements(part) * MAX_DESCRIPTION // MAX_ELEMENTS))
+
+
+def _takes_url(url: str) -> bool:
+    """Discord refuses an embed whose address leads to a host without a dot, and names no reason."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return "." in host.strip(".")
+
+
 def _embed(message: Message, look: chat.Look, number: str, description: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
     title = cut(chat.heading(message), MAX_TITLE - (chat.NUMBER_ROOM if number else 0), _escaped_size)
     embed: dict[str, Any] = {"title": dialect.escape(title + number), "color": COLORS[message.severity]}
     if description:
         embed["description"] = description
-    if message.url:
+    if message.url and _takes_url(message.url):
         embed["url"] = message.url
     if fields:
         embed["fields"] = fields

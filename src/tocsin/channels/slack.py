@@ -1,10 +1,11 @@
 """Slack incoming webhooks (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks) and servers that offer the same.
 
-Mattermost, Rocket.Chat and others take the same body but show only `text`, so it carries the whole message by itself.
+Mattermost, Rocket.Chat and others take the same body but show only `text`, so it carries the whole message by itself, as Markdown.
 """
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
@@ -26,8 +27,8 @@ from tocsin.channels.contract import (
     retry_after,
     said,
 )
+from tocsin.markup import markdown, tree
 from tocsin.markup import slack as dialect
-from tocsin.markup import tree
 from tocsin.markup.cut import fit, split
 from tocsin.markup.length import clean_line, cut, cut_characters, share, utf16
 from tocsin.model import (
@@ -141,8 +142,24 @@ def _paces(settings: SlackSettings, _: Settings) -> tuple[Pace, ...]:
 # ------------------------------------------------------------------------------------------------------------ render
 
 
+class _Form(Struct, frozen=True):
+    """How `text` is written: what is Slack's own, or Markdown for those who read that."""
+
+    text: Callable[[tree.Document], str]
+    escape: Callable[[str], str]
+    link: Callable[[str], str]
+
+    def size(self, text: str) -> int:
+        """Characters of words once they are escaped."""
+        return len(self.escape(text))
+
+
+_MRKDWN = _Form(dialect.text, dialect.neutral, dialect.link)
+_MARKDOWN = _Form(markdown.markdown, markdown.escape, markdown.address)
+
+
 class _Part(Struct, frozen=True):
-    """One message. Fields and button stand below the last."""
+    """One message. Fields and link stand below the last."""
 
     heading: str
     late: str
@@ -152,18 +169,20 @@ class _Part(Struct, frozen=True):
 
 def render(message: Message, settings: SlackSettings, context: Context) -> tuple[HttpRequest, ...]:
     shown = _hide(settings.slack).shown
-    return tuple(HttpRequest(settings.slack, shown, body, chat.JSON_HEADERS) for body in _bodies(message, chat.look(context)))
+    form = _MRKDWN if _is_official(settings.slack) else _MARKDOWN
+    return tuple(HttpRequest(settings.slack, shown, body, chat.JSON_HEADERS) for body in _bodies(message, chat.look(context), form))
 
 
 @functools.lru_cache(chat.KEPT)
-def _bodies(message: Message, look: chat.Look) -> list[bytes]:
+def _bodies(message: Message, look: chat.Look, form: _Form) -> list[bytes]:
     parts = _parts_of(message, look)
     if look.is_plain:
         texts = [chat.plainest(message, look, part.document, index, len(parts)) for index, part in enumerate(parts)]
-        return [msgspec.json.encode({"text": dialect.neutral(cut(text, MAX_TEXT, _neutral_size))}) for text in texts]
-    return [msgspec.json.encode({"text": _text(message, part), "blocks": _blocks(message, part)}) for part in parts]
+        return [msgspec.json.encode({"text": form.escape(cut(text, MAX_TEXT, form.size))}) for text in texts]
+    return [msgspec.json.encode({"text": _text(message, part, form), "blocks": _blocks(message, part)}) for part in parts]
 
 
+@functools.lru_cache(chat.KEPT)
 def _parts_of(message: Message, look: chat.Look) -> list[_Part]:
     heading, late = chat.heading(message), look.late
     room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
@@ -176,23 +195,19 @@ def _parts_of(message: Message, look: chat.Look) -> list[_Part]:
     return [_Part(heading + chat.number(index, total), late, part, index == total - 1) for index, part in enumerate(parts)]
 
 
-def _text(message: Message, part: _Part) -> str:
+def _text(message: Message, part: _Part, form: _Form) -> str:
     """The whole part, readable by itself."""
-    head = dialect.neutral(part.heading) + (f"\n{part.late}" if part.late else "")
-    below = _text_fields(message) if part.is_last else ""
-    link = dialect.link(message.url) if message.url and part.is_last else ""
-    body = fit(part.document, MAX_TEXT - len(head) - len(below) - len(link) - 6, dialect.text, len, "the text for compatible servers")
+    head = form.escape(part.heading) + (f"\n{part.late}" if part.late else "")
+    below = _text_fields(message, form) if part.is_last else ""
+    link = form.link(message.url) if message.url and part.is_last else ""
+    body = fit(part.document, MAX_TEXT - len(head) - len(below) - len(link) - 6, form.text, len, "the text for compatible servers")
     return "\n\n".join(text for text in (head, body, below, link) if text)
 
 
-def _text_fields(message: Message) -> str:
+def _text_fields(message: Message, form: _Form) -> str:
     lines = [f"{name}: {value}" if name else value for name, value in chat.fields_of(message)]
-    cap = share([_neutral_size(line) for line in lines], MAX_TEXT // 2)
-    return "\n".join(dialect.neutral(cut(line, cap, _neutral_size)) for line in lines)
-
-
-def _neutral_size(text: str) -> int:
-    return len(dialect.neutral(text))
+    cap = share([form.size(line) for line in lines], MAX_TEXT // 2)
+    return "\n".join(form.escape(cut(line, cap, form.size)) for line in lines)
 
 
 def _blocks(message: Message, part: _Part) -> list[dict[str, Any]]:
@@ -208,8 +223,9 @@ def _blocks(message: Message, part: _Part) -> list[dict[str, Any]]:
     for start in range(0, len(fields), FIELDS_IN_SECTION):
         blocks.append({"type": "section", "fields": fields[start : start + FIELDS_IN_SECTION]})
     if message.url and part.is_last:
-        button = {"type": "button", "text": _plain_text("Open"), "url": message.url, "action_id": "open"}
-        blocks.append({"type": "actions", "elements": [button]})
+        # No button: once clicked, each shows a warning where the app has no address for interactions, as a webhook's has not.
+        link = {"type": "link", "url": message.url, "text": "Open"}
+        blocks.append({"type": "rich_text", "elements": [dialect.section([link])]})
     if late:
         blocks.append({"type": "context", "elements": [_plain_text(late)]})
     return blocks

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -22,8 +23,9 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import telegram as dialect
+from tocsin.markup import tree
 from tocsin.markup.cut import split
-from tocsin.markup.length import cut, cut_utf16, share, utf8, utf16
+from tocsin.markup.length import cut, cut_utf16, share, utf8, utf16, written_out
 from tocsin.model import (
     MASK,
     Delivered,
@@ -49,6 +51,9 @@ from tocsin.vault import fingerprint
 MAX_TEXT = 4096  # after parsing; Telegram counts code points, its offsets UTF-16 units: we count the latter
 MAX_BYTES = 32_768  # before parsing: "text is too long" above
 BYTES_PER_UNIT = 5  # "&amp;"; so words take 20,480 bytes at most, which leaves enough for the link's 2,048 characters
+MAX_MARKS = 100  # entities of a message: what stands behind them is shown without its markup and links
+MAX_ADDRESSES = 9_000  # bytes of its links, ENTITIES_TOO_LONG above 9,500: https://github.com/tdlib/telegram-bot-api/issues/167
+FILLED = 0.66  # of that room in all parts together, as a part ends where a block or a word does
 TIMEOUT_SECONDS = 30.0
 MAX_TOPIC = 2**31 - 1
 _TOPIC = re.compile(r"[1-9]\d{0,9}", re.ASCII)
@@ -192,22 +197,41 @@ def _texts(message: Message, look: chat.Look) -> list[str]:
     last_room = room - dialect.visible(link)
     document = chat.document_of(message)
     bodies = [dialect.telegram(document)]
+    render, size = _rendering(message, bodies[0], look.most_parts)
+    bodies = [render(document)]
     fields = _fields(message, max(last_room // 2, last_room - dialect.visible(bodies[0])))
     last_room -= dialect.visible(fields)
     parts = [document]
-    if _size(bodies[0]) > last_room:
-        render = dialect.remembering()
-        parts = split(document, lambda part: _size(render(part)), room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
+    if size(bodies[0]) > last_room:
+        render = dialect.remembering() if render is dialect.telegram else render
+        parts = split(document, lambda part: size(render(part)), room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
         bodies = [render(part) for part in parts]
     total = len(parts)
     if look.is_plain:
-        return [cut_utf16(chat.plainest(message, look, part, index, total), MAX_TEXT) for index, part in enumerate(parts)]
+        texts = [dialect.inert(chat.plainest(message, look, part, index, total)) for index, part in enumerate(parts)]
+        return [cut_utf16(text, MAX_TEXT) for text in texts]
     heads = [_head(message, look, chat.number(index, total)) for index in range(total)]
     return [*map(_joined, heads[:-1], bodies[:-1]), _joined(heads[-1], bodies[-1], fields, link)]
 
 
+def _rendering(message: Message, whole: str, most_parts: int) -> tuple[Callable[[tree.Document], str], Callable[[str], int]]:
+    """How the message is rendered, and its size against MAX_TEXT: without marks where all parts together cannot have so many."""
+    room = MAX_MARKS - 4 - len(message.fields)  # title, lateness, link and names are marks, too
+    address_room = MAX_ADDRESSES - utf8(message.url)
+    count, size = dialect.marks(whole)
+    if max(count / room, size / address_room) > most_parts * FILLED:
+        written_out(count)
+        return dialect.plainly, _size
+
+    def measured(html: str) -> int:
+        count, size = dialect.marks(html)
+        return max(_size(html), -(-count * MAX_TEXT // room), -(-size * MAX_TEXT // address_room))
+
+    return dialect.telegram, measured
+
+
 def _head(message: Message, look: chat.Look, number: str) -> str:
-    return f"<b>{dialect.escape(chat.heading(message) + number)}</b>" + (f"\n<i>{look.late}</i>" if look.late else "")
+    return f"<b>{dialect.words(chat.heading(message) + number)}</b>" + (f"\n<i>{look.late}</i>" if look.late else "")
 
 
 def _joined(*parts: str) -> str:
@@ -216,9 +240,13 @@ def _joined(*parts: str) -> str:
 
 def _fields(message: Message, room: int) -> str:
     pairs = chat.fields_of(message)
-    cap = share([utf16(text) for pair in pairs for text in pair], room - 4 * len(pairs))
-    cut_pairs = [tuple(dialect.escape(cut(text, cap, utf16)) for text in pair) for pair in pairs]
+    cap = share([_words_size(text) for pair in pairs for text in pair], room - 4 * len(pairs))
+    cut_pairs = [tuple(dialect.words(cut(text, cap, _words_size)) for text in pair) for pair in pairs]
     return "\n".join(f"<b>{name}:</b> {value}" if name else value for name, value in cut_pairs)
+
+
+def _words_size(text: str) -> int:
+    return utf16(dialect.inert(text))
 
 
 def _size(html: str) -> int:
@@ -228,7 +256,13 @@ def _size(html: str) -> int:
 
 def measure(request: Request) -> tuple[Size, ...]:
     text: str = chat.body_of(request)["text"]
-    return (Size("text", dialect.visible(text), MAX_TEXT, "UTF-16 units"), Size("text with its markup", utf8(text), MAX_BYTES, "bytes"))
+    count, addresses = dialect.marks(text) if "parse_mode" in chat.body_of(request) else (0, 0)
+    return (
+        Size("text", dialect.visible(text), MAX_TEXT, "UTF-16 units"),
+        Size("text with its markup", utf8(text), MAX_BYTES, "bytes"),
+        Size("links and other marks", count, MAX_MARKS, "marks"),
+        Size("addresses of links", addresses, MAX_ADDRESSES, "bytes"),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- classify

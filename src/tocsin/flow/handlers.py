@@ -112,8 +112,9 @@ def _wrong(name: str, field: Field, value: str, channel: AnyChannel) -> Fault | 
 
 
 def _tidy(field: Field, value: str) -> str:
-    """Forms write line breaks as CRLF."""
-    return "\n".join(line.rstrip() for line in value.strip().splitlines()) if field.is_multiline else value
+    """Pasted values come with white space around them, and forms write line breaks as CRLF."""
+    value = value.strip()
+    return "\n".join(line.rstrip() for line in value.splitlines()) if field.is_multiline else value
 
 
 def _unmasked(field: Field, value: str, stored: str) -> str:

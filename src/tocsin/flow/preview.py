@@ -11,7 +11,7 @@ from tocsin.flow import pools
 from tocsin.flow.attempt import render_now, shown_request, within_budget
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.markup.elements import Element, elements_of
-from tocsin.markup.length import Cut, watched_cuts
+from tocsin.markup.length import Cut, WrittenOut, watched_cuts
 from tocsin.model import Message, Missing, Refused, Request, Sentence
 from tocsin.settings import Settings
 
@@ -19,6 +19,7 @@ _NOTHING = "Nothing can be sent: {why}."
 _PARTS = "The message goes out in {count} parts."
 _CUT = "{characters} characters are left out of “{beginning}”."
 _CUT_ONE = "{characters} character is left out of “{beginning}”."
+_WRITTEN_OUT = "There are {marks} links and other marks, more than are shown here: the links are written out, the other marks left out."
 _BECOMES = "{element} becomes {other}."
 
 
@@ -70,16 +71,18 @@ def _part(loaded: Loaded, request: Request) -> PreviewPart:
     return PreviewPart(shown_request(request, loaded.secrets), tuple(loaded.channel.measure(request)))
 
 
-def _changes(loaded: Loaded, message: Message, requests: Sequence[Request], cuts: Sequence[Cut]) -> tuple[Sentence, ...]:
+def _changes(loaded: Loaded, message: Message, requests: Sequence[Request], cuts: Sequence[Cut | WrittenOut]) -> tuple[Sentence, ...]:
     held = elements_of(document_of(message))
     becomes = loaded.channel.becomes
     shown = [Sentence(_BECOMES, {"element": _at_start(one), "other": becomes[one]}) for one in Element if one in held and one in becomes]
     parts = [Sentence(_PARTS, {"count": str(len(requests))})] if len(requests) > 1 else []
-    missing = [
-        Sentence(_CUT_ONE if cut.characters == 1 else _CUT, {"characters": f"{cut.characters:,}", "beginning": cut.beginning})
-        for cut in dict.fromkeys(cuts)
-    ]
-    return (*parts, *missing, *shown)
+    return (*parts, *map(_left_out, dict.fromkeys(cuts)), *shown)
+
+
+def _left_out(cut: Cut | WrittenOut) -> Sentence:
+    if isinstance(cut, WrittenOut):
+        return Sentence(_WRITTEN_OUT, {"marks": f"{cut.marks:,}"})
+    return Sentence(_CUT_ONE if cut.characters == 1 else _CUT, {"characters": f"{cut.characters:,}", "beginning": cut.beginning})
 
 
 def _at_start(element: Element) -> str:

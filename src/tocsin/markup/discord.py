@@ -4,15 +4,20 @@ https://support.discord.com/hc/en-us/articles/210298617 (Markdown Text 101)
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tocsin.markup import tree
+from tocsin.markup.addresses import apart
 from tocsin.markup.elements import Element
-from tocsin.markup.remembered import Remembered
+from tocsin.markup.plain import plain
+from tocsin.markup.remembered import Remembered, once
 from tocsin.markup.renderer import Renderer, bare_url, fenced, is_bare, prefixed, words
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
+_EMOJI = re.compile(r":(?=(?:[A-Za-z0-9+-]|\\[_~])+:)")  # what Discord may take for the name of one, escaped already
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
+_TAKEN = re.compile(r"https?://[^\s<>]+", re.IGNORECASE)  # between angle brackets
+_PICTURE = re.compile("[\u2600-\u27bf\u2b50-\u2b55\U0001f1e6-\U0001faff]")  # Discord shows each emoji as a picture
 _FENCE_RUN = re.compile("`+")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 MAX_HEADING = 3
@@ -36,9 +41,62 @@ def remembering() -> Callable[[tree.Document], str]:
     return _Remembering().document
 
 
+def plainly(document: tree.Document) -> str:
+    """Without any element, where there are more than Discord shows: addresses are words too."""
+    return _escape_line_starts(_inert(plain(document)).replace("://", "\\://"))
+
+
+class Elements:
+    """How many elements a document takes of those that Discord shows in an embed; each block is counted once, so cuts of it are cheap."""
+
+    def __init__(self) -> None:
+        self._block = once(self._of_block)
+        self._item = once(self._of_item)
+        self._inline = once(self._of_inline)
+
+    def document(self, document: Sequence[tree.Block]) -> int:
+        return sum(map(self._block, document))
+
+    def _of_block(self, block: tree.Block) -> int:
+        match block:
+            case tree.Paragraph():
+                return sum(map(self._inline, block.inside))
+            case tree.Heading():
+                return 1 + sum(map(self._inline, block.inside))
+            case tree.Listing():
+                return sum(map(self._item, block.items))
+            case tree.Quote():
+                return 1 + self.document(block.inside)
+            case tree.CodeBlock() | tree.Table() | tree.Rule():
+                return 1
+
+    def _of_item(self, item: tree.Item) -> int:
+        return self.document(item.inside)
+
+    def _of_inline(self, node: tree.Inline) -> int:
+        match node:
+            case tree.Text():
+                return 0 if node.text.isascii() else len(_PICTURE.findall(node.text))
+            case tree.Break():
+                return 0
+            case tree.Code():
+                return 1
+            case _:
+                return 1 + sum(map(self._inline, node.inside))
+
+
 def escape(text: str) -> str:
-    """Words that nothing in turns into markup, a mention or an emoji."""
-    return _escape_line_starts(text.translate(_ESCAPES))
+    """Words that nothing in turns into markup, a mention or an emoji; addresses stay links, whole, between angle brackets."""
+    return _escape_line_starts(apart(text, _inert, linked))
+
+
+def linked(address: str) -> str:
+    return f"<{address}>" if _TAKEN.fullmatch(address) else _inert(address)
+
+
+def _inert(text: str) -> str:
+    text = text.translate(_ESCAPES)
+    return _EMOJI.sub(r"\\:", text) if text.count(":") > 1 else text
 
 
 def _escape_line_starts(text: str) -> str:
@@ -51,7 +109,7 @@ class _Discord(Renderer):
         self._inside: _Discord = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
-        return text.translate(_ESCAPES)
+        return _inert(text)
 
     def code(self, text: str) -> str:
         fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)

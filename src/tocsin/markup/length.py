@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from tocsin.markup.unseen import closed, is_blank, without_sequences
+
 _DROPPED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
 _RETURN = re.compile("\r\n?")
 _NOTE_ROOM = 300  # under this limit a count of what is missing would take too much of the text's own room
@@ -26,13 +28,19 @@ class Cut(NamedTuple):
     characters: int
 
 
-_watched: ContextVar[list[Cut] | None] = ContextVar("watched", default=None)
+class WrittenOut(NamedTuple):
+    """More marks than the provider shows: links are written out as addresses, and other marks left out."""
+
+    marks: int
+
+
+_watched: ContextVar[list[Cut | WrittenOut] | None] = ContextVar("watched", default=None)
 
 
 @contextmanager
-def watched_cuts() -> Generator[list[Cut]]:
+def watched_cuts() -> Generator[list[Cut | WrittenOut]]:
     """What is left out of texts inside the `with` block."""
-    cuts: list[Cut] = []
+    cuts: list[Cut | WrittenOut] = []
     token = _watched.set(cuts)
     try:
         yield cuts
@@ -47,16 +55,27 @@ def left_out(text: str, characters: int) -> None:
         cuts.append(Cut(f"{beginning[:_BEGINNING]}…" if len(beginning) > _BEGINNING else beginning, characters))
 
 
+def written_out(marks: int) -> None:
+    """Tell whoever watches that so many marks are more than the provider shows."""
+    if (cuts := _watched.get()) is not None:
+        cuts.append(WrittenOut(marks))
+
+
 def clean(text: str) -> str:
-    """`text` without control characters (line feed and tab stay), byte-order marks, non-characters and lone surrogates."""
+    """`text` without terminal sequences, control characters (line feed and tab stay), byte-order marks, non-characters and surrogates.
+
+    What turns the direction of writing is closed at the end of its line.
+    """
+    text = without_sequences(text)
     if "\r" in text:
         text = _RETURN.sub("\n", text)
-    return _DROPPED.sub("", text)
+    return closed(_DROPPED.sub("", text))
 
 
 def clean_line(text: str) -> str:
-    """The same on one line: runs of white space become one space."""
-    return " ".join(clean(text).split())
+    """The same on one line: runs of white space become one space. Empty where nothing can be seen."""
+    line = " ".join(clean(text).split())
+    return "" if not line.isascii() and is_blank(line) else line
 
 
 def utf16(text: str) -> int:

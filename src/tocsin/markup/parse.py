@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import pyromark
 
-from tocsin.markup import tree
+from tocsin.markup import addresses, emphasis, tree
 from tocsin.markup.length import clean
 
 _Tagged: TypeAlias = dict[str, Any]  # an event of the parser or its tag: one key, the kind
@@ -28,8 +28,6 @@ _OPTIONS = pyromark.Options.ENABLE_STRIKETHROUGH | pyromark.Options.ENABLE_TASKL
 _MARKDOWN = pyromark.Markdown(options=_OPTIONS | pyromark.Options.ENABLE_TABLES)
 _WITHOUT_TABLES = pyromark.Markdown(options=_OPTIONS)
 
-# Only ASCII: in "https://example.com에서" the URL ends where Korean begins.
-_BARE_URL = re.compile(r"(?<![A-Za-z0-9])[Hh][Tt][Tt][Pp][Ss]?://[\w!#$%&'()*+,\-./:;=?@\[\]~]+", re.ASCII)
 _SCHEME = re.compile(r"(?i:https?://|mailto:)")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\u2028\u2029]")
 _LANGUAGE = re.compile(r"\s*([\w+#.-]{1,40})(?:[\s,{]|$)", re.ASCII)
@@ -39,13 +37,16 @@ _CONTAINERS = frozenset({"BlockQuote", "List", "Item"})
 _MARKS = frozenset({"Emphasis", "Strong", "Strikethrough"})
 _NESTING = _CONTAINERS | _MARKS
 _LINKS = frozenset({"Link", "Image"})
+_OPAQUE = _LINKS | {"Code", "CodeBlock", "HtmlBlock", "Html", "InlineHtml"}  # in these an address is no link of its own
 
 
 def _parsed(text: str) -> tree.Document:
     """The tree of a Markdown text; never raises. A text that would show as nothing is shown as it was written."""
     source = clean(text)
-    builder = _Builder(has_entities="&" in source)
-    document = builder.build(cast("Iterable[str | _Tagged]", _flavour(source).events(source)))
+    shown, known = (source, []) if addresses.whole(source) else _with_stand_ins(source)
+    shown = emphasis.marked(shown)
+    builder = _Builder(known, is_clean="&" not in source and shown is source)
+    document = builder.build(cast("Iterable[str | _Tagged]", _flavour(source).events(shown)))
     if builder.is_visible or not source.strip():
         return document
     return (tree.Paragraph(tuple(_lines(source.strip()))),)
@@ -74,22 +75,62 @@ def _flavour(source: str) -> pyromark.Markdown:
     return _WITHOUT_TABLES if len(lines) * max(line.count("|") for line in lines) > _MOST_CELLS else _MARKDOWN
 
 
+def _with_stand_ins(source: str) -> tuple[str, list[str]]:
+    """The text with stand-ins for the addresses that are in words, not in code, links and raw HTML; and these addresses.
+
+    A parser reads code before emphasis, so that places of code are true though the text is not yet parsed rightly.
+    """
+    skipped: list[addresses.Span] = []
+    cells: list[addresses.Span] = []
+    for event, place in _flavour(source).events_with_range(source):
+        if isinstance(event, str):
+            continue
+        ((key, value),) = cast(_Tagged, event).items()
+        kind: str = value if key == "Start" and isinstance(value, str) else next(iter(value)) if key == "Start" else key
+        if kind in _OPAQUE and (not skipped or place["start"] >= skipped[-1][1]):
+            skipped.append((place["start"], place["end"]))
+        elif kind == "TableCell":
+            cells.append((place["start"], place["end"]))
+    if not source.isascii():
+        content = source.encode()
+        skipped, cells = _in_characters(content, skipped), _in_characters(content, cells)
+    shown, known = addresses.stand_ins(source, list(addresses.find(source, skipped, cells)))
+    return shown, [one.replace("\\|", "|") for one in known] if cells else known
+
+
+def _in_characters(content: bytes, spans: Iterable[addresses.Span]) -> list[addresses.Span]:
+    """Places in UTF-8 as places in the text."""
+    found: list[addresses.Span] = []
+    done = characters = 0
+    for start, end in spans:
+        characters += len(content[done:start].decode())
+        length = len(content[start:end].decode())
+        found.append((characters, characters + length))
+        characters += length
+        done = end
+    return found
+
+
 class _Frame:
     """One open element. `kind` is empty for one that is left out: what is inside goes to the element around it."""
 
-    __slots__ = ("checked", "data", "kind", "loose", "nodes")
+    __slots__ = ("checked", "data", "kind", "loose", "nodes", "words")
 
     def __init__(self, kind: str, data: Any = None) -> None:
         self.kind = kind
         self.data = data
         self.nodes: list[Any] = []
+        self.words = 0  # texts that it was given
         self.loose = False
         self.checked: bool | None = None
 
 
 class _Builder:
-    def __init__(self, has_entities: bool) -> None:
-        self.has_entities = has_entities
+    """`known`: the addresses for which the text has stand-ins. `is_clean`: nothing in it has to be cleaned again."""
+
+    def __init__(self, known: Sequence[str], is_clean: bool) -> None:
+        self._known = known
+        self._is_clean = is_clean
         self.is_visible = False
         self._stack = [_Frame("Document")]
         self._open_links = 0
@@ -118,25 +159,46 @@ class _Builder:
 
     def _text(self, text: str) -> None:
         frame = self._stack[-1]
-        if self.has_entities:  # an entity may stand for a control character or a line break
+        frame.words += 1
+        if self._known and addresses.MARK in text:
+            if frame.kind != "CodeBlock" and not self._open_links:
+                self._with_addresses(text)
+                return
+            text = addresses.restored(text, self._known)
+        if not self._is_clean:  # an entity may stand for a control character or a line break
             text = clean(text)
-        self.is_visible = self.is_visible or not text.isspace()
+        self.is_visible = self.is_visible or (text != "" and not text.isspace())
         if frame.kind == "CodeBlock":
             frame.nodes.append(text)
         elif "\n" in text:
             frame.nodes.extend(_lines(text))
-        elif "://" in text and not self._open_links:
+        elif not self._open_links and addresses.may_be_in(text):
             frame.nodes.extend(autolinked(text))
         elif text:
             frame.nodes.append(tree.Text(text))
 
+    def _with_addresses(self, text: str) -> None:
+        """Words between stand-ins of addresses."""
+        for index, part in enumerate(addresses.STAND_IN.split(text)):
+            if index % 2:
+                self.is_visible = True
+                self._stack[-1].nodes.append(_bare_link(self._known[int(part)]))
+            elif part:
+                self._text(part)
+
+    def _as_written(self, text: str) -> str:
+        """Without the marks that were set for the parser."""
+        if self._is_clean:
+            return text
+        return addresses.restored(text, self._known).replace(emphasis.MARK, "")
+
     def _code(self, text: str) -> None:
         self.is_visible = self.is_visible or not text.isspace()
-        self._stack[-1].nodes.append(tree.Code(text))
+        self._stack[-1].nodes.append(tree.Code(self._as_written(text)))
 
     def _html(self, text: str) -> None:
         self.is_visible = True
-        self._stack[-1].nodes.extend(_lines(text))
+        self._stack[-1].nodes.extend(_lines(self._as_written(text)))
 
     def _task(self, checked: bool) -> None:
         for frame in reversed(self._stack):
@@ -156,16 +218,19 @@ class _Builder:
     def _end(self, _: Any) -> None:
         stack = self._stack
         frame = stack.pop()
+        if frame.words > 1:
+            frame.nodes = _joined(frame.nodes)
         kind, data = frame.data
         around = stack[-1]
         if kind in _LINKS:
             self._open_links -= 1
         if not frame.kind:
+            around.words += frame.words
             around.nodes.extend(_blocks(frame.nodes) if kind in _CONTAINERS else frame.nodes)
         elif kind == "Table":
             around.nodes.extend(_table(frame.nodes))
         elif kind in _LINKS:
-            around.nodes.extend(self._link(frame, data["dest_url"], data["link_type"] == "Email"))
+            around.nodes.extend(self._link(frame, self._as_written(data["dest_url"]), data["link_type"] == "Email"))
         elif kind in _MARKS and not frame.nodes:  # all that was in it was a control character
             pass
         else:
@@ -218,36 +283,39 @@ def autolinked(text: str) -> list[tree.Inline]:
     """One line of words, the bare URLs in it as links."""
     nodes: list[tree.Inline] = []
     done = 0
-    for match in _BARE_URL.finditer(text):
-        end = _url_end(match[0])
-        url = _link_url(match[0][:end])
-        if url is None:
-            continue
-        start = match.start()
+    for start, end in addresses.find(text):
         if start > done:
             nodes.append(tree.Text(text[done:start]))
-        done = start + end
-        nodes.append(tree.Link(url, (tree.Text(text[start:done]),)))
+        nodes.append(_bare_link(text[start:end]))
+        done = end
     if done < len(text):
         nodes.append(tree.Text(text[done:]))
     return nodes
 
 
-def _url_end(url: str) -> int:
-    """Where a bare URL ends: punctuation and an unmatched closing bracket behind it belong to the sentence."""
-    extra = {")": url.count(")") - url.count("("), "]": url.count("]") - url.count("[")}
-    end = len(url)
-    while end:
-        last = url[end - 1]
-        if last in ")]" and extra[last] > 0:
-            extra[last] -= 1
-        elif last not in ".,;:!?'*_~":
-            break
-        end -= 1
-    return end
+def _bare_link(address: str) -> tree.Inline:
+    """An address that stands in the text; whole, too, where it cannot be opened."""
+    url = _link_url(address if "://" in address[:8] else f"http://{address}")
+    return tree.Text(address) if url is None else tree.Link(url, (tree.Text(address),))
 
 
 # ------------------------------------------------------------------------------------------------------------- nodes
+
+
+def _joined(nodes: list[Any]) -> list[Any]:
+    """Neighbouring texts as one, as the parser parts them at whatever could be a mark: a dialect must see `:a_b:` and `@a_b` whole."""
+    joined: list[Any] = []
+    words: list[str] = []
+    for node in (*nodes, None):
+        if type(node) is tree.Text:
+            words.append(node.text)
+            continue
+        if words:
+            joined.append(tree.Text("".join(words)))
+            words = []
+        if node is not None:
+            joined.append(node)
+    return joined
 
 
 def _lines(text: str) -> list[tree.Inline]:

@@ -161,7 +161,7 @@ def is_bare(node: tree.Link | tree.Image) -> bool:
     if len(node.inside) != 1 or not isinstance(node.inside[0], tree.Text):
         return False
     label = node.inside[0].text
-    return label in (node.url, bare_url(node.url)) or unquote(label).lower() in (
+    return label in (node.url, bare_url(node.url), node.url.removeprefix("http://")) or unquote(label).lower() in (
         unquote(node.url).lower(),
         unquote(bare_url(node.url)).lower(),
     )

@@ -11,12 +11,13 @@ from typing import TypeAlias
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
 from tocsin.markup.remembered import Remembered
-from tocsin.markup.renderer import Renderer, bare_url, is_bare
+from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, is_bare
 
 CardElement: TypeAlias = dict[str, object]
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_[]()"})
 _LINE_START = re.compile(r"^([ \t]*)(?:([#+-])|(\d{1,9})(\.))", re.MULTILINE)
+_ENTITY = re.compile(r"&(?=#?\w{1,40};)")  # a card shows `&lt;` as <
 _PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
@@ -61,7 +62,8 @@ def text_block(text: str, **looks: object) -> CardElement:
 
 def _inert(text: str) -> str:
     # The parentheses disarm {{DATE(...)}} too: https://learn.microsoft.com/adaptive-cards/authoring-cards/text-features
-    return text.translate(_ESCAPES)
+    text = text.translate(_ESCAPES)
+    return _ENTITY.sub(r"\\&", text) if "&" in text else text
 
 
 def _escaped_start(match: re.Match[str]) -> str:
@@ -123,9 +125,10 @@ class _Text(Renderer):
     def inlines(self, nodes: Sequence[tree.Inline]) -> str:
         parts = [self.inline(node) for node in nodes]
         for index, node in enumerate(nodes):
-            if isinstance(node, tree.Emphasis) and _touches_word(parts, index):
-                # Underscores within a word are shown; Korean endings always stand so.
-                parts[index] = _marked("*", self.inlines(node.inside))
+            if isinstance(node, tree.Emphasis | tree.Strong):
+                before, after = _is_word(parts[index - 1][-1:] if index else ""), _is_word("".join(parts[index + 1 : index + 2])[:1])
+                if before or after:
+                    parts[index] = _beside_words(node, self.inlines(node.inside), before, after)
         return "".join(parts)
 
     def text(self, text: str) -> str:
@@ -139,7 +142,7 @@ class _Text(Renderer):
 
     def link(self, node: tree.Link) -> str:
         label = self.text(bare_url(node.url)) if is_bare(node) else self.inlines(node.inside).replace("\n", " ")
-        return f"[{label}]({node.url.translate(_PARENTHESES)})"
+        return f"[{label}]({_ENTITY.sub('&amp;', node.url.translate(_PARENTHESES))})"
 
     def paragraph(self, block: tree.Paragraph) -> str:
         return _LINE_START.sub(_escaped_start, self.inlines(block.inside))
@@ -151,10 +154,17 @@ class _Text(Renderer):
         return _LINE_START.sub(_escaped_start, _inert(block.text))
 
 
-def _touches_word(parts: Sequence[str], index: int) -> bool:
-    before = parts[index - 1][-1:] if index else ""
-    after = parts[index + 1][:1] if index + 1 < len(parts) else ""
-    return before.isalnum() or after.isalnum()
+def _is_word(character: str) -> bool:
+    return character.isalnum()
+
+
+def _beside_words(node: tree.Emphasis | tree.Strong, inside: str, before: bool, after: bool) -> str:
+    """Korean endings always stand so: underscores within a word are shown, and so are marks between punctuation and a letter."""
+    if before and inside and not _is_word(inside[0]):
+        inside = WORD_JOINER + inside
+    if after and inside and not _is_word(inside[-1]):
+        inside += WORD_JOINER
+    return _marked("*" if isinstance(node, tree.Emphasis) else "**", inside)
 
 
 def _marked(mark: str, inside: str) -> str:

@@ -4,13 +4,21 @@ import re
 from collections.abc import Callable
 
 from tocsin.markup import tree
+from tocsin.markup.addresses import apart
 from tocsin.markup.elements import Element, is_local
-from tocsin.markup.length import utf16
+from tocsin.markup.length import utf8, utf16
+from tocsin.markup.plain import plain
 from tocsin.markup.remembered import Remembered
-from tocsin.markup.renderer import Renderer, bare_url, is_bare, marker
+from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, is_bare, marker
 
 _TAG = re.compile(r"<[^<>]*>")
 _PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
+# As TDLib finds them (td/telegram/MessageEntity.cpp); a character without width behind the sign keeps it from that.
+_FOUND = re.compile(r"(?<!\w)@(?=\w\w)|(?<![\w/<>])/(?=[A-Za-z0-9_]{1,64}(?:@\w+)?(?![\w/<>]))")
+# Endings of files that are domains as well.
+_FILE = re.compile(r"(?<=[\w-])\.(?=(?:app|as|cab|cc|do|md|mk|ml|mov|pl|pm|ps|py|rs|sh|so|st|tf|vi|zip)(?![\w@/-]|\.\w))", re.IGNORECASE)
+_MAIL = re.compile(r"@[\w.-]*\Z")
+_LONGEST_HOST = 255
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot);")
 BECOMES = {
     Element.LOCAL_LINK: "its text and address: Telegram makes no link of it",
@@ -35,6 +43,39 @@ def telegram(document: tree.Document) -> str:
 def remembering() -> Callable[[tree.Document], str]:
     """`telegram` for one document and its cuts."""
     return _Remembering().document
+
+
+def words(text: str) -> str:
+    """Words that nothing in turns into markup, nor into a mention, a command or a link."""
+    return escape(inert(text))
+
+
+def inert(text: str) -> str:
+    """The same without a parse mode. Telegram finds @names, /commands and bare hosts by itself: `deploy.sh` is one, as .sh is a domain."""
+    return apart(text, _inert, str)
+
+
+def _inert(text: str) -> str:
+    if "@" in text or "/" in text:
+        text = _FOUND.sub(lambda match: match[0] + WORD_JOINER, text)
+    return _FILE.sub(_apart, text) if "." in text else text
+
+
+def _apart(match: re.Match[str]) -> str:
+    is_mail = _MAIL.search(match.string, max(0, match.start() - _LONGEST_HOST), match.start())
+    return match[0] if is_mail else match[0] + WORD_JOINER
+
+
+def plainly(document: tree.Document) -> str:
+    """Without any mark, where there are more than Telegram shows."""
+    return words(plain(document))
+
+
+def marks(html: str) -> tuple[int, int]:
+    """How many entities our own HTML becomes, and the bytes of their addresses."""
+    tags = [tag for tag in _TAG.findall(html) if not tag.startswith("</")]
+    addresses = "".join(tag[len('<a href="') : -2] for tag in tags if tag.startswith("<a "))
+    return len(tags), utf8(_ENTITY.sub("x", addresses))
 
 
 def escape(text: str) -> str:
@@ -65,7 +106,7 @@ class _Telegram(Renderer):
         self._inside: _Telegram = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
-        return escape(text)
+        return words(text)
 
     def code(self, text: str) -> str:
         return f"<code>{escape(text)}</code>"

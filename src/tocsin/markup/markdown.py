@@ -1,0 +1,140 @@
+"""Markdown as Mattermost and Rocket.Chat both read it, for Slack's webhooks at other hosts than Slack's.
+
+Neither decodes `&lt;`. Mattermost's server turns `<url|label>` into a link and `<!channel>` into a mention, in code, too; its pages take a
+backslash before any mark, Rocket.Chat's only before * _ ~ ` # and a dot. So what else must not be markup is parted by a character without
+width, in code nowhere but where the server would change it.
+"""
+
+import re
+from collections.abc import Sequence
+
+from tocsin.markup import tree
+from tocsin.markup.addresses import find, may_be_in
+from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, fenced, is_bare
+
+MAX_HEADING = 4
+_SHORTEST_UNDERSCORED = 3  # characters: Mattermost takes `_a_` for words
+_ESCAPES = str.maketrans({character: f"\\{character}" for character in "*_~`"})
+_PARTED = re.compile(r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w)|:(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[A-Za-z!/?@#])")
+_LINE_START = re.compile(r"^([ \t]*)(?:(#)|([>+=-])|(\d{1,9})(\.))", re.MULTILINE)
+_TRANSLATED = re.compile(r"<[^\n<|>]+\|[^\n>]+>")
+_ANNOUNCED = re.compile(r"<(?=[!@])")
+_FENCE_RUN = re.compile("`+")
+_PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
+
+
+def markdown(document: tree.Document) -> str:
+    return untranslated(_MARKDOWN.document(document))
+
+
+def escape(text: str) -> str:
+    """Words that nothing in turns into markup, a picture, an emoji or a mention; addresses stay links."""
+    return untranslated(_line_starts(_words(text)))
+
+
+def address(url: str, is_apart: bool = True) -> str:
+    """A bare address. `is_apart`: white space or the end follows; where nothing parts it from what follows, it is a link with a label."""
+    if not is_apart:
+        return f"[{_inert(url)}]({url.translate(_PARENTHESES)})"
+    # Punctuation at the end would be taken for the sentence's.
+    return url if url[-1:].isalnum() or url[-1:] in "/=&#%+-" else f"{url[:-1]}%{ord(url[-1]):02X}"
+
+
+def untranslated(text: str) -> str:
+    """The whole text, in which Mattermost's server finds nothing to translate."""
+    if "<" not in text:
+        return text
+    return _TRANSLATED.sub(lambda match: match[0].replace("|", "¦"), _ANNOUNCED.sub("<" + WORD_JOINER, text))
+
+
+def _words(text: str) -> str:
+    if not may_be_in(text):
+        return _inert(text)
+    parts: list[str] = []
+    done = 0
+    for start, end in find(text):
+        parts += [_inert(text[done:start]), address(text[start:end], not text[end : end + 1].strip())]
+        done = end
+    return "".join([*parts, _inert(text[done:])])
+
+
+def _inert(text: str) -> str:
+    return _PARTED.sub(rf"\g<0>{WORD_JOINER}", text).translate(_ESCAPES)
+
+
+def _line_starts(text: str) -> str:
+    return _LINE_START.sub(_escaped_start, text)
+
+
+def _escaped_start(match: re.Match[str]) -> str:
+    if match[3]:
+        return f"{match[1]}{WORD_JOINER}{match[3]}"
+    return f"{match[1]}\\#" if match[2] else f"{match[1]}{match[4]}\\."
+
+
+class _Markdown(Renderer):
+    def inlines(self, nodes: Sequence[tree.Inline]) -> str:
+        parts = [self.inline(node) for node in nodes]
+        for index, node in enumerate(nodes):
+            before, after = "".join(parts[max(0, index - 1) : index])[-1:], "".join(parts[index + 1 : index + 2])[:1]
+            if isinstance(node, tree.Emphasis):
+                parts[index] = _emphasis(self.inlines(node.inside), before, after)
+            elif isinstance(node, tree.Link | tree.Image) and is_bare(node) and after.strip():
+                parts[index] = address(bare_url(node.url), is_apart=False)
+        return "".join(parts)
+
+    def text(self, text: str) -> str:
+        return _inert(text)
+
+    def code(self, text: str) -> str:
+        fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)
+        pad = " " if text.startswith("`") or text.endswith("`") else ""
+        return f"{fence}{pad}{text}{pad}{fence}"
+
+    def strong(self, node: tree.Strong) -> str:
+        return _marked("**", self.inlines(node.inside))
+
+    def strike(self, node: tree.Strike) -> str:
+        return _marked("~~", self.inlines(node.inside))
+
+    def link(self, node: tree.Link) -> str:
+        if node.url.startswith("mailto:"):
+            return bare_url(node.url) if is_bare(node) else f"{self.inlines(node.inside)} ({bare_url(node.url)})"
+        if is_bare(node):
+            return address(node.url)
+        label = self.inlines(node.inside).replace("\n", " ")
+        return f"[{label}]({node.url.translate(_PARENTHESES)})"
+
+    def paragraph(self, block: tree.Paragraph) -> str:
+        return _line_starts(self.inlines(block.inside))
+
+    def heading(self, block: tree.Heading) -> str:
+        line = super().heading(block)
+        if not line:
+            return ""
+        return f"{'#' * block.level} {line}" if block.level <= MAX_HEADING else _marked("**", line)
+
+    def code_block(self, block: tree.CodeBlock) -> str:
+        return fenced(block.text, block.language)
+
+    def table(self, block: tree.Table) -> str:
+        return fenced(self.grid(block))
+
+
+def _emphasis(inside: str, before: str, after: str) -> str:
+    """Underscores, as single stars are bold in Rocket.Chat; within a word they would be shown."""
+    is_within = any(one == "_" or (one.isascii() and one.isalnum()) for one in (before, after)) or before.isalnum()
+    return _marked("*" if is_within or len(inside) < _SHORTEST_UNDERSCORED or "_" in inside else "_", inside)
+
+
+def _marked(mark: str, inside: str) -> str:
+    """Marks that hold on to their words and end with the line: otherwise they would be shown."""
+    lines: list[str] = []
+    for line in inside.split("\n"):
+        words = line.strip()
+        before, _, after = line.partition(words) if words else (line, "", "")
+        lines.append(f"{before}{mark}{words}{mark}{after}" if words else line)
+    return "\n".join(lines)
+
+
+_MARKDOWN = _Markdown()

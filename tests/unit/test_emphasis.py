@@ -1,0 +1,64 @@
+"""Emphasis beside Korean, Chinese and Japanese, where no space parts a word from what follows it."""
+
+import re
+
+import pytest
+
+from tocsin.markup.emphasis import MARK, marked
+from tocsin.markup.html import html
+from tocsin.markup.parse import parse
+
+
+def shown(text: str) -> str:
+    """The text as HTML without the styles, its marks as the tags' names."""
+    return re.sub(r"</?p( [^>]*)?>", "", html(parse(text)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("**마크다운(Markdown)**을 쓰세요", "<strong>마크다운(Markdown)</strong>을 쓰세요"),
+        ("**\"인용\"**이라고 *'강조'*는", "<strong>&quot;인용&quot;</strong>이라고 <em>&#x27;강조&#x27;</em>는"),
+        ("디스크가 **91%**를 넘었고 **$100**입니다", "디스크가 <strong>91%</strong>를 넘었고 <strong>$100</strong>입니다"),
+        ("가격은**$100**입니다", "가격은<strong>$100</strong>입니다"),
+        ("프로그램**“foo”**을", "프로그램<strong>“foo”</strong>을"),
+        ("*「テスト」*は **「重要」**です", "<em>「テスト」</em>は <strong>「重要」</strong>です"),
+        ("これは**「重要」**です。**注意！**次", "これは<strong>「重要」</strong>です。<strong>注意！</strong>次"),
+        ("**中文（括号）**的", "<strong>中文（括号）</strong>的"),
+        ("~~취소(됨)~~됨 ~~(x)~~은", "<s>취소(됨)</s>됨 <s>(x)</s>은"),
+        ("**`코드`**를 **[링크](https://x.y/)**를", None),
+        ("**완료🎉**입니다 **끝.**다음", "<strong>완료🎉</strong>입니다 <strong>끝.</strong>다음"),
+        ("***(둘)***은", "<em><strong>(둘)</strong></em>은"),
+        ("(**가**)나 「**나**」다", "(<strong>가</strong>)나 「<strong>나</strong>」다"),
+        ("**가**(**나**)다", "<strong>가</strong>(<strong>나</strong>)다"),
+    ],
+)
+def test_it_closes_where_a_writer_means_it(text: str, expected: str | None):
+    found = shown(text)
+    assert found == expected if expected is not None else "**" not in found
+
+
+@pytest.mark.parametrize(
+    "text", ["2 * 3 * 4는", "가 ** 나 ** 다", r"\*가)\*을", "_가)_을", "**가", "가)**을", "`**가)**을`", "**(a)**b", "`~~가)~~을`"]
+)
+def test_what_is_none_stays_none(text: str):
+    found = shown(text)
+    assert "<strong>" not in found
+    assert "<em>" not in found
+    assert "<s>" not in found
+
+
+def test_nothing_is_marked_without_a_letter_of_theirs_beside_the_run():
+    for text in ("**a**b", "한글 **a** b", "a (**b**) c 한글", "**a)**b"):
+        assert marked(text) is text
+
+
+def test_the_marks_are_seen_nowhere():
+    text = "**가)**을 `**가)**을` <b title='**가)**을'> [**가)**을](https://x.y/가)**을 'x') \n\n```\n**가)**을\n```\n\n    **가)**을\n"
+    assert MARK in marked(text)
+    assert MARK not in str(parse(text))
+
+
+def test_a_long_text_of_runs_takes_one_pass():
+    text = "가)**을" * 10_000 + "\\" * 10_001 + "*가"
+    assert len(marked(text)) == len(text) + 10_000
