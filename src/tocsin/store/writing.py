@@ -62,7 +62,7 @@ def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Rea
         ended = connection.execute(
             update(deliveries)
             .where(deliveries.c.id.in_(chunk))
-            .values(status=int(status), last_reason=reason.value, **last_error)
+            .values(status=int(status), last_reason=reason.value, due_at=observe.now(), **last_error)
             .returning(deliveries.c.user_id)
         )
         for row in ended:
