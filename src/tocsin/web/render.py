@@ -78,7 +78,7 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (ago, span, since, next_try, story, told, why, described, verdict, reason_of, advice, trouble):
+    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble):
         filters[write.__name__] = functools.partial(write, _=_)
     filters["exact"] = exact
     cast("dict[str, Any]", environment.globals).update(
@@ -198,6 +198,13 @@ def reason_of(state: HandlerState, _: Translate) -> str:
     return _(sentence(state.reason)) if state.reason is not None else ""
 
 
+def in_short(state: HandlerState, _: Translate) -> str:
+    """The same in a few words: an error's number and what stood beside it say more than a sentence does."""
+    if re.match(r"[45]\d\d\b", state.detail):
+        return state.detail
+    return reason_of(state, _) or state.detail
+
+
 def advice(state: HandlerState, _: Translate) -> str:
     """What to do about it; empty where there is nothing to do."""
     return _(hint(state.reason)) if state.reason is not None and hint(state.reason) else ""
@@ -214,6 +221,11 @@ def trouble(state: HandlerState, _: Translate) -> str:
 def since(at: Micros, _: Translate) -> Markup:
     """How long ago, without the word."""
     return _time(at, span((observe.now() - at) / SECOND, _))
+
+
+def next_one(at: Micros, _: Translate) -> Markup:
+    """When the next of those that wait can start."""
+    return Markup(_("next {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
 
 
 def next_try(at: Micros, _: Translate) -> Markup:
