@@ -127,8 +127,11 @@ async def running(
         oldest = local.oldest_due()
         return 0.0 if oldest is None else max(0.0, (observe.now() - oldest) / 1e6)
 
-    async def pulse() -> Pulse:
-        return Pulse(int(await store.ask(reading.backlog)), age())
+    async def pulse(user_id: int, is_admin: bool) -> Pulse:
+        now = observe.now()
+        waiting, oldest = await store.ask(reading.due_of, user_id, now)
+        total = int(await store.ask(reading.backlog)) if is_admin else None
+        return Pulse(waiting, 0.0 if oldest is None else (now - oldest) / 1e6, total)
 
     _watch(metrics, store, local, age)
 

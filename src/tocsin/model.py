@@ -178,7 +178,8 @@ class Delivery(Value, frozen=True):
     """One notification to one handler: the durable row.
 
     `step`: steps of the retry schedule that are used up. `throttles`: throttle answers in a row. `late` is None until the first
-    attempt decides it. `may_have_arrived`: the last attempt's answer was lost. `part`: parts that have arrived. `replays`: how often
+    attempt decides it. `due_at`: of one that ended without an attempt, when it ended.
+    `may_have_arrived`: the last attempt's answer was lost. `part`: parts that have arrived. `replays`: how often
     it was sent again by hand.
     """
 

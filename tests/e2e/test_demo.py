@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tocsin.channels.registry import CHANNELS
 from tocsin.cli.demo import providers, story
 from tocsin.cli.demo.receivers import Arrivals, Receiver, free_port
+from web.conftest import Surfer
 
 COMMAND = Path(sys.executable).parent / "tocsin"
 TITLES = set(story.TITLES.values())
@@ -37,7 +39,7 @@ def test_every_type_is_reached_and_nothing_is_left(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     arrived = {title for title in TITLES if re.search(rf"(?m)^[\d:]+ +{re.escape(title)} .*arrived +\d", output)}
     assert arrived == TITLES
-    [seconds] = re.findall(r"All 7 types were reached ([\d.]+) s after the start", output)
+    [seconds] = re.findall(r"All 9 types were reached ([\d.]+) s after the start", output)
     assert float(seconds) < 10 and time.monotonic() - started_at < 40
     assert list(tmp_path.iterdir()) == []
 
@@ -55,6 +57,12 @@ def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Sign
         request = urllib.request.Request(f"{url}/api/notification-handlers", headers={"Authorization": f"Bearer {key}"})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
             assert reply.status == 200
+        [link] = re.findall(r"http://\S+/sign-in/[\w-]+", "".join(lines))
+        surfer = Surfer(url)
+        path = link.removeprefix(url)
+        assert surfer.post(path).path == "/account"  # the pages can be entered
+        pages = surfer.get("/").text
+        assert all(f"#icon-{channel}" in pages for channel in CHANNELS)  # and show a handler of each type
         process.send_signal(number)
         rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0

@@ -115,6 +115,10 @@ def test_a_success_ends_the_streak(owner: OwnedClient, receiver: Receiver) -> No
             "failing_since": None,
             "disabled_reason": None,
             "hint": None,
+            "reason": None,
+            "detail": None,
+            "waiting": 0,
+            "next_attempt_datetime": None,
         }
     assert owner.handler(shaky)["is_enabled"]
 

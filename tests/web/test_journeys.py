@@ -74,7 +74,7 @@ def test_a_first_handler_its_test_and_what_it_says(spoken: tuple[str, Page], rec
     expect(page.locator("#trial .trial.green")).to_be_visible()
     page.goto("/")
     expect(page.locator(".rows .name")).to_have_text("당직 엔드포인트")
-    page.click(f"text={'Test' if language == 'en' else '테스트'}")
+    page.click(".rows form button")
     expect(page.locator("#trial-1 .trial.green")).to_be_visible()
     assert said == []
 
@@ -121,6 +121,7 @@ def test_sending_with_a_preview_and_watching_it_arrive(spoken: tuple[str, Page],
     page.click("button[value=send]")
     page.wait_for_url(re.compile(r"/notifications/1\?done=sent"))
     expect(page.locator(".rows .badge")).to_have_text({"en": "Delivered", "ko": "전송됨"}[language], timeout=20_000)
+    expect(page.locator(".counts .badge")).to_have_text({"en": "1 Delivered", "ko": "1 전송됨"}[language])  # the head of the page, too
     page.click(".rows .name")
     page.wait_for_url("**/deliveries/1")
     story = page.locator(".story li")
@@ -162,7 +163,7 @@ def test_the_log_with_its_drawer_filters_and_replay(page: Page, client: Client, 
     page.click(".filters button.primary")
     expect(page.locator(".rows .row")).to_have_count(1)
     assert "status=failed" in page.url
-    page.click("text=Replay these…")
+    page.click("text=Send these again…")
     expect(page.locator("h1")).to_have_text("Send 1 delivery again?")
     receiver.answer("/bad", 200)
     receiver.answer("/bad", 200)
@@ -185,7 +186,10 @@ def test_keys_and_signing_out(page: Page, served: Service) -> None:
     client.key = key
     assert client.get("/api/notification-handlers").status == 200
     page.goto("/keys")
-    page.get_by_role("button", name="Revoke deploy script").click()
+    page.get_by_role("link", name="Revoke… deploy script").click()
+    expect(page.locator("h1")).to_have_text("Revoke deploy script?")
+    assert client.get("/api/notification-handlers").status == 200  # a click asks
+    page.click("main button.danger")
     page.wait_for_url("**done=revoked")
     assert client.get("/api/notification-handlers").status == 401
     page.goto("/docs")
@@ -203,10 +207,10 @@ def test_pausing_deleting_and_what_they_take_along(page: Page, client: Client, r
     page.goto("/handlers/1")
     page.click("text=Pause")
     expect(page.locator(".badge >> nth=0")).to_have_text("Paused by you")
-    page.click("text=Switch on")
+    page.click("main .actions button:has-text('Enable')")
     expect(page.locator(".badge >> nth=0")).to_have_text("Ready")
     page.click("text=Delete")
-    expect(page.locator("main")).to_contain_text("cannot be brought back")
+    expect(page.locator("main")).to_contain_text("cannot be restored")
     page.click("button.danger")
     page.wait_for_url("**/?done=deleted")
     assert client.get("/api/notification-handlers").json["meta"]["total"] == 0
@@ -233,7 +237,7 @@ def test_without_javascript_everything_works(browser: Browser, base: str, client
     page.goto("/send")
     page.fill("#message", "hello")
     page.check("input[name=handlers] >> nth=0")
-    page.click("button[value=preview]")
+    page.click(".actions button[value=preview]")
     expect(page.locator("#previews pre").first).to_contain_text("hello")
     expect(page.locator("#message")).to_have_value("hello")
     page.click("button[value=send]")
@@ -250,7 +254,7 @@ def test_the_keyboard_goes_all_the_way(page: Page, client: Client, receiver: Rec
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#main")).to_be_focused()
-    for _ in range(3):  # add a handler, its name, its test
+    for _ in range(10):  # add a handler, four filters and their button, all of them, its box, its name, its test
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#trial-1 .trial.green")).to_be_visible()

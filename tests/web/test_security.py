@@ -275,7 +275,7 @@ def test_a_key_is_shown_once_and_can_do_what_it_may(surfer: Surfer, served: Serv
     client.key = key
     assert client.get("/api/notification-handlers").status == 200
     assert client.post("/api/notifications", {"message": "x"}).status == 403
-    [key_id] = re.findall(r'action="/keys/(\d+)/revoke"', surfer.get("/keys").text)[:1]
+    [key_id] = re.findall(r'href="/keys/(\d+)/revoke"', surfer.get("/keys").text)[:1]
     surfer.post(f"/keys/{key_id}/revoke", csrf=surfer.token())
     assert client.get("/api/notification-handlers").status == 401
 

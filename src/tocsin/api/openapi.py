@@ -24,21 +24,21 @@ _EVERYWHERE = ("unauthorized", "forbidden", "rate_limited", "internal", "busy")
 
 
 async def serve(call: Call) -> Answer:
-    return Answer(200, _encoded(call.base), (JSON_TYPE, NO_STORE))
+    return Answer(200, _encoded(call.base, call.values["bodies"]), (JSON_TYPE, NO_STORE))
 
 
 @functools.lru_cache(maxsize=16)
-def _encoded(base: str) -> bytes:
-    return json.encode(document(base))
+def _encoded(base: str, shown: str) -> bytes:
+    return json.encode(document(base, shown))
 
 
-def document(base: str) -> Object:
-    """The document of a service that is reached under `base`."""
-    from tocsin.api.table import TABLE  # the table names `serve`
+def document(base: str, shown: str = "all") -> Object:
+    """The document of a service that is reached under `base`. `shown`: `all` types of bodies, or `json` alone."""
+    from tocsin.api.table import GROUPS, TABLE  # the table names `serve`
 
     paths: dict[str, Object] = {}
     for endpoint in TABLE:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, shown)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,12 +50,11 @@ def document(base: str) -> Object:
         },
         "servers": [{"url": base}],
         "security": [{"key": []}],
-        "tags": [{"name": name} for name in dict.fromkeys(endpoint.group for endpoint in TABLE)],
+        "tags": [{"name": name, "description": text} for name, text in GROUPS.items()],
         "paths": paths,
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key, `tk_...`."}},
-            "schemas": _schemas(),
-            "responses": {"Errors": {"description": "What is wrong, all of it.", "content": _as_json({"$ref": f"{_REF}Errors"})}},
+            "schemas": {**_schemas(), **_body_schemas(TABLE, shown)},
         },
     }
 
@@ -85,7 +84,7 @@ def _schemas() -> Object:
 # --------------------------------------------------------------------------------------------------------- operations
 
 
-def _operation(endpoint: Endpoint) -> Object:
+def _operation(endpoint: Endpoint, shown: str) -> Object:
     operation: Object = {
         "operationId": endpoint.name,
         "tags": [endpoint.group],
@@ -97,7 +96,7 @@ def _operation(endpoint: Endpoint) -> Object:
     if parameters:
         operation["parameters"] = parameters
     if endpoint.body:
-        operation["requestBody"] = _request_body(endpoint)
+        operation["requestBody"] = _request_body(endpoint, shown)
     if endpoint.scopes is None:
         operation["security"] = [{}, {"key": []}] if endpoint.path == "/metrics" else []
     return operation
@@ -134,10 +133,34 @@ def _query_schema(parameter: Parameter) -> Object:
     return schema
 
 
-def _request_body(endpoint: Endpoint) -> Object:
+def _request_body(endpoint: Endpoint, shown: str) -> Object:
+    """JSON first: what generates clients takes the first one to be meant."""
     is_required = any(parameter.required for parameter in endpoint.body)
-    content: Object = {one: {"schema": _body_schema(endpoint.body, as_json=one == bodies.JSON)} for one in endpoint.media_types}
-    return {"required": is_required, "content": content}
+    types = sorted(_types(endpoint, shown), key=lambda one: one != bodies.JSON)
+    return {"required": is_required, "content": {one: {"schema": {"$ref": _REF + _body_name(endpoint, one)}} for one in types}}
+
+
+def _types(endpoint: Endpoint, shown: str) -> list[str]:
+    return [one for one in endpoint.media_types if shown == "all" or one == bodies.JSON]
+
+
+_SAME_BODIES = {"preview": "send", "test_handler_draft": "create_handler"}  # endpoints that take another one's body
+
+
+def _body_name(endpoint: Endpoint, media_type: str) -> str:
+    """Such as CreateHandlerRequest, or CreateHandlerForm where all values are texts."""
+    words = _SAME_BODIES.get(endpoint.name, endpoint.name).split("_")
+    return "".join(word.capitalize() for word in words) + ("Request" if media_type == bodies.JSON else "Form")
+
+
+def _body_schemas(table: Sequence[Endpoint], shown: str) -> Object:
+    """What requests hold, by name, so that generated clients have types that people can name."""
+    return {
+        _body_name(endpoint, one): _body_schema(endpoint.body, as_json=one == bodies.JSON)
+        for endpoint in table
+        if endpoint.body
+        for one in _types(endpoint, shown)
+    }
 
 
 def _body_schema(fields: Sequence[Parameter], *, as_json: bool) -> Object:
@@ -147,19 +170,27 @@ def _body_schema(fields: Sequence[Parameter], *, as_json: bool) -> Object:
         "additionalProperties": False,
         "required": [one.name for one in fields if one.required],
     }
-    example = {one.name: one.example for one in fields if one.required and one.example is not None}
+    example = {one.name: one.example if as_json else form_value(one.example) for one in fields if one.required and one.example is not None}
     return schema | ({"example": example} if example else {})
 
 
 def _body_property(parameter: Parameter, *, as_json: bool) -> Object:
     schema: Object = dict(parameter.kind.schema if as_json else parameter.kind.form_schema or parameter.kind.schema)
     if parameter.items:
-        schema["items"] = _body_schema(parameter.items, as_json=as_json)
+        schema["items"] = {"$ref": f"{_REF}SendRequest"}  # the only list of objects, which comes as JSON
     if parameter.empty_is_absent:
         schema = {"anyOf": [schema, {"const": ""}]}
     if as_json and not parameter.required:
         schema = {"anyOf": [schema, {"type": "null"}]}
-    return {"description": parameter.description, **schema} | ({} if parameter.example is None else {"examples": [parameter.example]})
+    example = parameter.example if as_json else form_value(parameter.example)
+    return {"description": parameter.description, **schema} | ({} if example is None else {"examples": [example]})
+
+
+def form_value(value: Any) -> Any:
+    """As a form says it: 1 for true, and JSON text for an object."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return json.encode(value).decode() if isinstance(value, dict) else value
 
 
 # ------------------------------------------------------------------------------------------------------------- answers

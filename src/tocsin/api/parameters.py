@@ -46,10 +46,19 @@ HANDLER_STATES = (
 
 _STATUSES = kinds.choice([status.word for status in Status])
 
+OPENAPI = (
+    Parameter(
+        "bodies",
+        kinds.choice(["all", "json"]),
+        "Which types of bodies are described: `json` alone for generators that cannot choose between several.",
+        default="all",
+    ),
+)
+
 DELIVERY_FILTER = (
     Parameter("notification_id", kinds.ID, "Only the deliveries of this notification."),
     Parameter("notification_handler_id", kinds.ID, "Only the deliveries to this handler."),
-    Parameter("status", _STATUSES, "Only the deliveries that stand so."),
+    Parameter("status", _STATUSES, "Only the deliveries with this status.", example="failed"),
     Parameter("datetime_start", kinds.TIME, "Only those accepted from this time on."),
     Parameter("datetime_end", kinds.TIME, "Only those accepted up to this time."),
     Parameter("search", kinds.text(MAX_SEARCH), "Text to look for in title, message and last error.", default="", may_be_empty=True),

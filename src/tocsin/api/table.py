@@ -9,6 +9,13 @@ NOTIFICATIONS = "Notifications"
 DELIVERIES = "Deliveries"
 SERVICE = "The service"
 
+GROUPS = {
+    HANDLERS: "Where notifications go: mailboxes, chat channels, endpoints of your own.",
+    NOTIFICATIONS: "What is sent: accepted, scheduled, looked at, cancelled.",
+    DELIVERIES: "What became of each notification at each handler.",
+    SERVICE: "Whether the service is well, and this description.",
+}
+
 _DRAFT_CODES = ("required", "invalid", "invalid_choice", "too_long", "unknown", "repeated", "wrong_type", "masked", "unusable_text", "file")
 _SEND_CODES = (
     *("required", "invalid", "invalid_choice", "too_long", "unknown", "repeated", "unusable_text"),
@@ -314,6 +321,7 @@ TABLE: tuple[Endpoint, ...] = (
         summary="This API as an OpenAPI document",
         description="OpenAPI 3.1, true to the running service.",
         scopes=None,
+        query=parameters.OPENAPI,
         result=Result(200, "The document.", part="document"),
         handle=openapi.serve,
     ),

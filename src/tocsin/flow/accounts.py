@@ -206,7 +206,7 @@ class Accounts:
         hashed = person.password_hash if person is not None else None
         faults: list[Fault] = []
         if hashed is not None and not await self._is_present_password(visitor, hashed, old, address):
-            faults.append(Fault("invalid", "Wrong password", "This is not the present password.", "old"))
+            faults.append(Fault("invalid", "Wrong password", "This is not the current password.", "old"))
         if not LEAST_PASSWORD <= len(new) <= MOST_PASSWORD:
             faults.append(Fault("invalid", "Not a usable value", _TOO_SHORT, "new", values={"least": str(LEAST_PASSWORD)}))
         if faults:

@@ -236,7 +236,7 @@ class Delivering:
             self._look_again(delivery, run)
         else:
             if loaded is None:
-                self._end(run, None, ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED))
+                self._end(run, None, ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED, observe.now()))
             elif (trying := self._begin(job, run, loaded)) is not None:
                 await self._send_parts(trying)
 
@@ -417,10 +417,10 @@ def _unwanted(delivery: Delivery, notification: Notification, loaded: Loaded, no
     handler = loaded.handler
     if not handler.is_enabled:
         if handler.disabled_reason:
-            return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, handler.disabled_reason)
-        return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED)
+            return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, now, handler.disabled_reason)
+        return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED, now)
     if notification.expires_at is not None and now >= notification.expires_at and delivery.replays == 0:
-        return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, delivery.last_error or "")
+        return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, now, delivery.last_error or "")
     return _too_soon(delivery, loaded.channel.unknown_wait_seconds, now) if delivery.may_have_arrived else None
 
 

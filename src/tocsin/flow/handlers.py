@@ -16,7 +16,18 @@ from tocsin.flow.pace import Pacer
 from tocsin.flow.states import HandlerState, next_start, state_of
 from tocsin.flow.tally import HOUR
 from tocsin.model import MASK, SECOND, Busy, Fault, Handler, Micros, Missing, Reason, SigningSecret, Status
-from tocsin.store import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Standing, Store
+from tocsin.store import (
+    HandlerChange,
+    HandlerEvent,
+    HandlerFacts,
+    HandlerFilter,
+    HandlerHour,
+    HandlerRow,
+    Overview,
+    Standing,
+    Store,
+    standing,
+)
 from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MOST_NAME_CHARACTERS = 256
@@ -181,9 +192,19 @@ class Handlers:
         now = observe.now()
         return [self._state(row, found.get(row.id, Standing()), now) for row in rows]
 
-    def _state(self, row: Handler, standing: Standing, now: Micros) -> HandlerState:
-        next_at = standing.next_at
-        return state_of(row, standing, None if next_at is None else next_start(self._directory, self._pacer, row.id, next_at, now))
+    async def overview(self, user_id: int, since: Micros) -> Overview:
+        """All handlers of a user at a glance. Raises Busy."""
+        return await self._store.ask(standing.overview, user_id, since // HOUR)
+
+    async def troubled(self, limit: int) -> list[tuple[str, Handler, HandlerState]]:
+        """Whose handlers fail or were switched off, for administrators: the user's address, the handler without its settings, its state."""
+        now = observe.now()
+        found = await self._store.ask(standing.troubled, limit)
+        return [(one.email, one.handler, self._state(one.handler, one.standing, now)) for one in found]
+
+    def _state(self, row: Handler, found: Standing, now: Micros) -> HandlerState:
+        next_at = found.next_at
+        return state_of(row, found, None if next_at is None else next_start(self._directory, self._pacer, row.id, next_at, now))
 
     async def get(self, user_id: int, handler_id: int) -> Handler:
         """Raises Missing."""

@@ -83,7 +83,7 @@ def _decide(delivery: Delivery, loaded: Loaded | None, settings: Settings, now: 
     if delivery.status is not Status.PENDING:
         return Decision(maybe, Reason.CUT)
     if loaded is None:
-        return ended_without_attempt(maybe, Status.CANCELLED, Reason.HANDLER_DELETED)
+        return ended_without_attempt(maybe, Status.CANCELLED, Reason.HANDLER_DELETED, observe.now())
     return decide(_LOST, delivery, loaded.channel, settings, now, random.random())  # noqa: S311  # jitter
 
 

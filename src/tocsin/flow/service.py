@@ -16,10 +16,13 @@ from tocsin.settings import Settings
 
 
 class Pulse(Struct, frozen=True):
-    """How it goes: deliveries that are not settled, and for how long the oldest due one has been waiting, in seconds."""
+    """How a user's deliveries go: those that are due, counted to 10,000, and for how many seconds the oldest of them has been. `total`: all
+    that are not settled, of all users; for administrators only, else None.
+    """
 
     waiting: int
     oldest_seconds: float
+    total: int | None = None
 
 
 class Service(Struct, frozen=True):
@@ -37,4 +40,5 @@ class Service(Struct, frozen=True):
     unready: Callable[[], list[str]]
     complaints: Callable[[], list[str]]
     accounts: Accounts
-    pulse: Callable[[], Awaitable[Pulse]]
+    pulse: Callable[[int, bool], Awaitable[Pulse]]
+    """Of a user, by id; and whether they are an administrator."""

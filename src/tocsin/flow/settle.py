@@ -166,6 +166,6 @@ def error_text(reason: Reason, detail: str) -> str:
     return f"{reason.value}: {detail}" if detail else reason.value
 
 
-def ended_without_attempt(delivery: Delivery, status: Status, reason: Reason, detail: str = "") -> Decision:
-    """Expired, or its handler is not to be used."""
-    return _ended(delivery, reason, detail, status)
+def ended_without_attempt(delivery: Delivery, status: Status, reason: Reason, now: Micros, detail: str = "") -> Decision:
+    """Expired, or its handler is not to be used. When that was is kept as the time at which it was last due."""
+    return _ended(replace(delivery, due_at=now), reason, detail, status)

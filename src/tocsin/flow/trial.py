@@ -95,6 +95,7 @@ def _trial(tried: Tried, loaded: Loaded) -> Trial:
     status = "delivered" if isinstance(outcome, Delivered) else "unknown" if isinstance(outcome, Unknown) else "failed"
     detail = scrub(outcome.detail, loaded.secrets)
     _, response = shown_answer(tried, loaded.secrets)
+    detail = f"{detail}." if detail and detail[-1] not in ".!?…" else detail
     told = [sentence(reason), detail if status != "delivered" else "", hint(reason)]
     if isinstance(tried.reply, NoReply):  # its detail is the whole story, in our own words
         response, told[0] = None, ""

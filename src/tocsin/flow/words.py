@@ -1,7 +1,9 @@
 """Reasons, hints and events in plain words."""
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from tocsin import observe
 from tocsin.channels.contract import Pace
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Notification, Reason, Status
 from tocsin.store import HandlerEvent
@@ -24,7 +26,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.REDIRECTED: "The provider answered with a redirect, which is not followed.",
     Reason.UNAUTHORIZED: "The provider did not accept the credential.",
     Reason.FORBIDDEN: "The provider does not allow this.",
-    Reason.NOT_FOUND: "The provider does not know this target.",
+    Reason.NOT_FOUND: "The target was not found.",
     Reason.GONE: "The target is gone.",
     Reason.MOVED: "The target has moved.",
     Reason.PAYLOAD: "The provider refused the content.",
@@ -45,31 +47,33 @@ _SENTENCES: dict[Reason, str] = {
     Reason.CANCELLED: "It was cancelled.",
     Reason.UNKNOWN: "It may have arrived: the answer was lost.",
     Reason.SETTINGS: "The handler's stored settings cannot be used.",
-    Reason.INTERNAL: "The service made a mistake.",
+    Reason.INTERNAL: "The service had an internal error.",
 }
 
 _HINTS: dict[Reason, str] = {
     Reason.OK: "All is well.",
     Reason.PLAIN: "The refusal is a fault of the service: report it with the provider's answer.",
     Reason.DNS: "Check the host name in the URL, and the resolver of the machine that the service runs on.",
-    Reason.CONNECT: "Check that the host and port are right and that a firewall lets the service out.",
+    Reason.CONNECT: "Check the host and port, and whether a firewall allows outgoing connections.",
     Reason.TLS: "Check the certificate of the host: it must be valid for its name and from a known authority.",
     Reason.TIMEOUT: "Check whether the provider is slow or down; the service goes on trying.",
     Reason.THROTTLED: "Wait for as long as the provider asks; the service paces itself.",
+    Reason.REJECTED: "Read the answer: it says what was refused.",
+    Reason.SERVER_ERROR: "Look at the answer and at the log of the receiving side; the service goes on trying.",
     Reason.REDIRECTED: "Enter the address that the redirect leads to.",
     Reason.UNAUTHORIZED: "Make a new credential at the provider and enter it here.",
     Reason.FORBIDDEN: "Check the permissions of the credential at the provider.",
-    Reason.NOT_FOUND: "Check the target: the channel or chat may be misspelled, or the bot is not a member of it.",
+    Reason.NOT_FOUND: "Check the target in the settings: it may be misspelled, deleted, or not open to this credential.",
     Reason.GONE: "Make a new webhook at the provider and enter it here.",
-    Reason.NO_CREDITS: "Buy credits at the provider, then switch the handler on again.",
+    Reason.NO_CREDITS: "Buy credits at the provider, then enable the handler again.",
     Reason.MAILBOX: "Check the address.",
     Reason.BUDGET: "Wait a day, or let the operator raise TOCSIN_X_DAILY_LIMIT.",
     Reason.MAIL_NOT_CONFIGURED: "The operator sets TOCSIN_SMTP_URL to the mail server.",
     Reason.MAIL_ACCOUNT: "The operator checks user and password in TOCSIN_SMTP_URL, and the sender in TOCSIN_EMAIL_FROM.",
     Reason.MAIL_SERVER: "The handler is not at fault. The operator checks the mail server that TOCSIN_SMTP_URL names.",
     Reason.PROXY: "The handler is not at fault. The operator checks the proxy that TOCSIN_PROXY names.",
-    Reason.HANDLER_DISABLED: "Mend the handler and switch it on again; then retry the delivery.",
-    Reason.HANDLER_PAUSED: "Switch the handler on, then retry the delivery.",
+    Reason.HANDLER_DISABLED: "Fix the handler and enable it again, then retry the delivery.",
+    Reason.HANDLER_PAUSED: "Enable the handler, then retry the delivery.",
     Reason.SETTINGS: "Enter the handler's settings again.",
 }
 
@@ -88,7 +92,7 @@ _HANDLER_EVENTS = {
     "switched_off": "Switched off by the service.",
     "moved": "Moved to a new address by the provider.",
     "paused": "Paused by its owner.",
-    "enabled": "Switched on by its owner.",
+    "enabled": "Enabled by its owner.",
     "changed": "Its settings were changed by its owner.",
 }
 
@@ -118,21 +122,37 @@ def events(delivery: Delivery, notification: Notification, attempts: list[Attemp
         wait = notification.send_at - delivery.created_at
         story.append(Event(delivery.created_at, "Waits to be sent in {span}.", spans={"span": wait}))
     previous_at = delivery.first_due_at
+    expires_at = notification.expires_at
     for attempt in attempts:
         waited = attempt.at - previous_at
         if waited > SECOND and attempt.number == 1:
             story.append(Event(attempt.at, "Had waited {span} for its turn.", spans={"span": waited}))
-        story.append(_told(attempt))
+        story.append(_told(attempt, expires_at))
         previous_at = attempt.next_at or attempt.at
     last = attempts[-1] if attempts else None
     if last is not None and delivery.status is Status.FAILED and delivery.last_reason == last.reason:
         story.append(Event(last.at + last.duration_us, "Failed: it is not tried again."))
     elif delivery.status in _ENDED and delivery.last_reason:
-        moment = max(delivery.created_at, delivery.last_attempt_at or 0)
-        story.append(Event(moment, _ENDED[delivery.status], {"why": sentence(delivery.last_reason)}))
+        story.append(Event(_ended_at(delivery, notification), _ENDED[delivery.status], {"why": sentence(delivery.last_reason)}))
     if delivery.replays and delivery.status is Status.PENDING and (last is None or last.next_at != delivery.due_at):
         story.append(Event(delivery.due_at, "To be sent again, by request."))
-    return story
+    return _in_order(story)
+
+
+def _ended_at(delivery: Delivery, notification: Notification) -> Micros:
+    """When it ended without an attempt: that is kept as the time at which it was last due."""
+    if delivery.status is Status.EXPIRED and notification.expires_at is not None:
+        return max(delivery.created_at, notification.expires_at)
+    return max(delivery.created_at, min(delivery.due_at, observe.now()))
+
+
+def _in_order(story: list[Event]) -> list[Event]:
+    """Rounded times, and clocks that were put right, must not have an event come before what led to it."""
+    ordered: list[Event] = []
+    for event in story:
+        at = max(event.at, ordered[-1].at) if ordered else event.at
+        ordered.append(event if at == event.at else replace(event, at=at))
+    return ordered
 
 
 _ENDED = {
@@ -163,7 +183,7 @@ _PACED_BEHIND = "Waits for its turn, {span} more at least: no more than {count} 
 _BEHIND = "Waits for its turn, {span} more at least. {before} before it."
 
 
-def _told(attempt: Attempt) -> Event:
+def _told(attempt: Attempt, expires_at: Micros | None) -> Event:
     at = attempt.at + attempt.duration_us
     code = f" ({attempt.status_code})" if attempt.status_code is not None else ""
     values = {"number": str(attempt.number), "code": code}
@@ -173,6 +193,8 @@ def _told(attempt: Attempt) -> Event:
     values["what"] = sentence(attempt.reason)[:-1]
     if attempt.next_at is not None:
         spans = {"span": attempt.next_at - attempt.at - attempt.duration_us}
+        if attempt.next_at == expires_at:  # it was to be tried later than that
+            return Event(at, _LOST_EXPIRES if attempt.outcome == "unknown" else _TRIED_EXPIRES, values, spans)
         return Event(at, _LOST_NEXT if attempt.outcome == "unknown" else _TRIED_NEXT, values, spans)
     return Event(at, _LOST if attempt.outcome == "unknown" else _TRIED, values)
 
@@ -183,10 +205,12 @@ _TRIED = "Attempt {number}: {what}{code}."
 _TRIED_NEXT = "Attempt {number}: {what}{code}. Next attempt in {span}."
 _LOST = "Attempt {number}: It may have arrived. {what}{code}."
 _LOST_NEXT = "Attempt {number}: It may have arrived. {what}{code}. Next attempt in {span}."
+_TRIED_EXPIRES = "Attempt {number}: {what}{code}. It expires in {span}, before another attempt."
+_LOST_EXPIRES = "Attempt {number}: It may have arrived. {what}{code}. It expires in {span}, before another attempt."
 EVENT_TEMPLATES = (
     *("Accepted.", "Waits to be sent in {span}.", "Had waited {span} for its turn.", "Failed: it is not tried again."),
     *("To be sent again, by request.", *_ENDED.values(), _PAUSED, _PAUSED_BEHIND, _PACED, _PACED_BEHIND, _BEHIND),
-    *(_ARRIVED, _ARRIVED_PLAINLY, _TRIED, _TRIED_NEXT, _LOST, _LOST_NEXT),
+    *(_ARRIVED, _ARRIVED_PLAINLY, _TRIED, _TRIED_NEXT, _LOST, _LOST_NEXT, _TRIED_EXPIRES, _LOST_EXPIRES),
 )
 
 

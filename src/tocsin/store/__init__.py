@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Severity, Status, Value
+from tocsin.model import SECOND, Attempt, Delivery, Handler, Message, Micros, Notification, Reason, Severity, Status, Value
 
 if TYPE_CHECKING:
     from tocsin.store.notices import Telling
@@ -117,6 +117,21 @@ class Standing(Struct, frozen=True):
     reason: Reason | None = None
     error: str | None = None
     event: HandlerEvent | None = None
+
+
+class Overview(Struct, frozen=True):
+    """All handlers of a user at a glance: how many are in which state, and each hour's delivered and failed (or expired) deliveries."""
+
+    states: dict[str, int]
+    hours: tuple[tuple[int, int, int], ...]
+
+
+class Troubled(Struct, frozen=True):
+    """A handler that fails or was switched off, and whose it is. Its settings are left out."""
+
+    email: str
+    handler: Handler
+    standing: Standing
 
 
 class HandlerHour(Struct, frozen=True):

@@ -37,6 +37,7 @@ _FIRST_CRITICAL = text(
     " ORDER BY due_at, id LIMIT :limit"
 )
 _TEXTS_AT_ONCE = 100  # each of 64 KB at most
+MAX_DUE = 10_000  # of a user are counted
 MAX_CHARACTERS = 4 << 20  # of texts in one read, beyond the first of each handler
 
 
@@ -190,3 +191,11 @@ def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
 
 def backlog(connection: Connection) -> int:
     return int(connection.scalar(select(func.coalesce(func.sum(totals.c.n), 0)).where(totals.c.what == int(Status.PENDING))) or 0)
+
+
+def due_of(connection: Connection, user_id: int, now: Micros) -> tuple[int, Micros | None]:
+    """How many of a user's deliveries are due, counted to 10,000, and since when the oldest of them is."""
+    own = (handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None), PENDING, deliveries.c.due_at <= now)
+    some = select(deliveries.c.due_at).join(handlers, handlers.c.id == deliveries.c.handler_id).where(*own).limit(MAX_DUE).subquery()
+    count, oldest = connection.execute(select(func.count(), func.min(some.c.due_at))).one()
+    return count, oldest

@@ -7,11 +7,11 @@ of one message's content says nothing of the handler; a change by its owner is a
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, or_, select, text
+from sqlalchemy import Connection, and_, case, func, or_, select, text
 
-from tocsin.model import SECOND, Micros, Reason
-from tocsin.store import HandlerEvent, Standing
-from tocsin.store.tables import handler_events, handlers
+from tocsin.model import SECOND, Handler, Micros, Reason
+from tocsin.store import HandlerEvent, Overview, Standing, Troubled
+from tocsin.store.tables import handler_events, handler_hours, handlers, users
 
 COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
 MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt that failed
@@ -72,7 +72,7 @@ def standings(connection: Connection, handler_ids: Sequence[int]) -> dict[int, S
     return {row.id: _standing(connection, row) for row in rows}
 
 
-def _standing(connection: Connection, row: Row[*tuple[Any, ...]]) -> Standing:
+def _standing(connection: Connection, row: Any) -> Standing:
     waiting, next_at, fresh_at = connection.execute(_WAITING, {"id": row.id, "most": COUNT_CAP}).one()
     if not row.is_enabled:
         return Standing(waiting, next_at, event=_stopped_by(connection, row.id))
@@ -94,3 +94,35 @@ def _stopped_by(connection: Connection, handler_id: int) -> HandlerEvent | None:
     own = select(handler_events).where(handler_events.c.handler_id == handler_id, handler_events.c.what.in_(("paused", "switched_off")))
     row = connection.execute(own.order_by(handler_events.c.id.desc()).limit(1)).first()
     return None if row is None else HandlerEvent(row.at, row.what, row.detail, Reason(row.reason) if row.reason else None)
+
+
+def overview(connection: Connection, user_id: int, since_hour: int) -> Overview:
+    own = (handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None))
+    states = connection.execute(select(STATE.label("state"), func.count()).where(*own).group_by("state"))
+    sums = (func.sum(handler_hours.c.delivered), func.sum(handler_hours.c.failed + handler_hours.c.expired))
+    hours = connection.execute(
+        select(handler_hours.c.hour, *sums)
+        .join(handlers, handlers.c.id == handler_hours.c.handler_id)
+        .where(*own, handler_hours.c.hour >= since_hour)
+        .group_by(handler_hours.c.hour)
+        .order_by(handler_hours.c.hour)
+    )
+    return Overview({row[0]: row[1] for row in states}, tuple([(row[0], int(row[1]), int(row[2])) for row in hours]))
+
+
+def troubled(connection: Connection, limit: int) -> list[Troubled]:
+    columns = (users.c.email, handlers.c.id, handlers.c.user_id, handlers.c.type, handlers.c.name, handlers.c.is_enabled)
+    rows = connection.execute(
+        select(*columns, handlers.c.created_at, handlers.c.disabled_reason)
+        .join(users, users.c.id == handlers.c.user_id)
+        .where(handlers.c.deleted_at.is_(None), STATE.in_(("failing", "switched_off")))
+        .order_by(WORST_FIRST, handlers.c.id)
+        .limit(limit)
+    ).all()
+    found = standings(connection, [row.id for row in rows])
+    return [Troubled(row.email, _bare(row), found[row.id]) for row in rows]
+
+
+def _bare(row: Any) -> Handler:
+    disabled = row.disabled_reason
+    return Handler(row.id, row.user_id, row.type, row.name, {}, bool(row.is_enabled), row.created_at, disabled_reason=disabled)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from tocsin import observe
 from tocsin.flow.accounts import Throttled
-from tocsin.model import Busy, Fault, Invalid
+from tocsin.model import Busy, Fault, Invalid, Missing
 from tocsin.web.visit import Visit
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ async def sign_in(visit: Visit) -> Response:
         return _too_many(visit, busy, "sign_in.html", email=email)
     if token is None:
         log.warning("sign_in.failed", address=visit.address)
-        fault = Fault("invalid", "Not signed in", "E-mail address and password do not belong together.", "email")
+        fault = Fault("invalid", "Not signed in", "Wrong e-mail address or password.", "email")
         return visit.page("sign_in.html", status=422, email=email, faults=[fault])
     await visit.renew_session(token)
     return visit.go(_back(visit))
@@ -61,12 +61,12 @@ async def asked_again(visit: Visit) -> Response:
 
 def _too_often(visit: Visit, throttled: Throttled, template: str, **values: object) -> Response:
     observe.seldom(log.warning, "sign_in.throttled", address=visit.address)
-    fault = Fault("rate_limited", "Too often", "Too many attempts. Wait a little, then try again.", "email")
+    fault = Fault("rate_limited", "Too often", "Too many attempts. Wait a moment, then try again.", "email")
     return _later(visit, 429, fault, int(throttled.seconds) + 1, template, **values)
 
 
 def _too_many(visit: Visit, busy: Busy, template: str, **values: object) -> Response:
-    fault = Fault("busy", "Busy", "Many people are signing in at this moment. Wait a little, then try again.", "email")
+    fault = Fault("busy", "Busy", "Many people are signing in at this moment. Wait a moment, then try again.", "email")
     return _later(visit, 503, fault, busy.retry_after, template, **values)
 
 
@@ -88,7 +88,7 @@ async def linked(visit: Visit) -> Response:
         return _too_often(visit, throttled, "linked.html")
     if token is None:
         log.warning("sign_in.failed", address=visit.address, by="link")
-        fault = Fault("invalid", "Not signed in", "This link was used, or it is too old: ask for a new one.", "email")
+        fault = Fault("invalid", "Not signed in", "This link has been used or has expired. Ask for a new one.", "email")
         return visit.page("linked.html", status=422, faults=[fault])
     await visit.renew_session(token)
     return visit.go("/account?done=invited")
@@ -145,6 +145,15 @@ async def add_key(visit: Visit) -> Response:
     if visit.text("for") == "docs":
         return visit.page("_docs_key.html", new_key=key)
     return await _keys(visit, new_key=key)
+
+
+async def revoke_page(visit: Visit) -> Response:
+    """A click on Revoke asks first: what uses the key stops working at once."""
+    keys = await visit.service.accounts.keys(visit.who.id)
+    key = next((one for one in keys if one.id == visit.path["id"] and one.revoked_at is None), None)
+    if key is None:
+        raise Missing
+    return visit.page("key_revoke.html", key=key)
 
 
 async def revoke_key(visit: Visit) -> Response:

@@ -9,7 +9,8 @@ from msgspec import Struct
 from tocsin.store import HandlerHour
 
 SPARK_HOURS, SPARK_HEIGHT, SPARK_STEP = 24, 24.0, 5
-CHART_WIDTH, CHART_HEIGHT = 720.0, 120.0
+WIDTH, HEIGHT = 1000.0, 150.0
+LEFT, TOP, BOTTOM = 56.0, 18.0, 130.0  # of the room that is drawn in: axes and values are around it
 
 
 class Rect(Struct, frozen=True):
@@ -20,7 +21,6 @@ class Rect(Struct, frozen=True):
     y: float
     width: float
     height: float
-    title: str = ""
 
 
 class Spark(Struct, frozen=True):
@@ -31,13 +31,50 @@ class Spark(Struct, frozen=True):
     failed: int
 
 
-class Lines(Struct, frozen=True):
-    """Lengths of time on a logarithmic scale from `least` to `most` seconds. `paths`: SVG path data by kind; `grid`: where tenfolds are."""
+class Tick(Struct, frozen=True):
+    """A label below the chart."""
 
-    least: float
-    most: float
-    grid: tuple[float, ...]
-    paths: dict[str, str]
+    x: float
+    label: str
+    anchor: str
+
+
+class Level(Struct, frozen=True):
+    """A line across the chart. `label`: the number that it stands for; `seconds`: the same where it is a length of time."""
+
+    y: float
+    label: str = ""
+    seconds: float = 0.0
+
+
+class Column(Struct, frozen=True):
+    """What belongs to one row. `title`: its words, shown at `value_x` while it is pointed at or has the focus."""
+
+    x: float
+    width: float
+    value_x: float
+    anchor: str
+    title: str = ""
+    label: str = ""
+    p50: float = 0.0
+    p95: float = 0.0
+    rects: tuple[Rect, ...] = ()
+
+
+class Chart(Struct, frozen=True):
+    """What bars and lines have in common: where things are, the level lines, the labels below, and a column for each row that has something
+    to tell. `paths`: SVG path data by kind.
+    """
+
+    grid: tuple[Level, ...]
+    ticks: tuple[Tick, ...]
+    columns: tuple[Column, ...]
+    paths: dict[str, str] = {}
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    top: float = TOP
+    bottom: float = BOTTOM
 
 
 def spark(hours: Sequence[HandlerHour], since_hour: int) -> Spark:
@@ -59,38 +96,76 @@ def spark(hours: Sequence[HandlerHour], since_hour: int) -> Spark:
     return Spark(tuple(rects), sum(one.delivered for one in shown if one), failed)
 
 
-def bars(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[Rect]:
-    """A bar for each row, one piece on the other for each of `kinds`; a row has its `label` and their numbers."""
-    most = max([1, *(sum(row[kind] for kind in kinds) for row in rows)])
-    width = CHART_WIDTH / max(1, len(rows))
-    rects: list[Rect] = []
+def bars(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Chart:
+    """A bar for each row, one piece on the other for each of `kinds`; a row has its `title`, its `tick` (or ""), and their numbers."""
+    most = nice(max([1, *(sum(row[kind] for kind in kinds) for row in rows)]))
+    width = (WIDTH - LEFT) / max(1, len(rows))
+    columns: list[Column] = []
     for index, row in enumerate(rows):
-        y = CHART_HEIGHT
+        x, y = LEFT + index * width, BOTTOM
+        rects: list[Rect] = []
         for kind in kinds:
-            height = row[kind] / most * (CHART_HEIGHT - 10)
+            height = max(1.5, row[kind] / most * (BOTTOM - TOP)) if row[kind] else 0.0
             y -= height
             if height:
-                x, wide = round(index * width, 1), round(max(1.0, width - 1), 1)
-                rects.append(Rect(kind, x, round(y, 1), wide, round(height, 1), f"{row['label']}: {row[kind]}"))
-    return rects
+                rects.append(Rect(kind, round(x, 1), round(max(TOP, y), 1), round(max(1.0, width - 1), 1), round(height, 1)))
+        if rects:
+            columns.append(_column(index, width, title=row["title"], rects=tuple(rects)))
+    levels = tuple(Level(round(BOTTOM - share * (BOTTOM - TOP), 1), f"{most * share:,.0f}") for share in (_shares(most)))
+    return Chart(levels, _ticks(rows, width), tuple(columns))
 
 
-def lines(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Lines | None:
-    """A level stroke for each row that has a number of seconds, joined where the next one has, too. None: there is no number."""
+def nice(most: int) -> int:
+    """The next round number, so that the levels of an axis are whole."""
+    if most <= 4:
+        return 2 if most <= 2 else 4
+    step = 10 ** (len(str(most)) - 1)
+    return next(factor * step // 2 for factor in (2, 3, 4, 6, 8, 10, 12, 16, 20) if factor * step // 2 >= most)
+
+
+def _shares(most: int) -> tuple[float, ...]:
+    return (0.0, 0.5, 1.0) if most % 2 == 0 else (0.0, 1.0)
+
+
+def _column(index: int, width: float, **values: Any) -> Column:
+    x = LEFT + index * width
+    middle = x + width / 2
+    anchor = "start" if middle < WIDTH / 3 else "end" if middle > WIDTH * 2 / 3 else "middle"
+    return Column(round(x, 1), round(width, 1), round(middle, 1), anchor, **values)
+
+
+def _ticks(rows: Sequence[Mapping[str, Any]], width: float) -> tuple[Tick, ...]:
+    """The labels of the rows that have a `tick`."""
+    return tuple(
+        Tick(round(LEFT + index * width, 1), row["tick"], "start" if index == 0 else "middle")
+        for index, row in enumerate(rows)
+        if row["tick"]
+    )
+
+
+def lines(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Chart | None:
+    """Lengths of time on a logarithmic scale: a level stroke for each row that has a number of seconds, joined where the next one has, too.
+    None: there is no number.
+    """
     seconds = [row[kind] for row in rows for kind in kinds if row[kind] is not None]
     if not seconds:
         return None
     low = math.floor(math.log10(max(0.001, min(seconds))))
     high = max(low + 1, math.ceil(math.log10(max(0.001, *seconds))))
-    step = CHART_HEIGHT / (high - low)
-    width = CHART_WIDTH / len(rows)
+    step, width = (BOTTOM - TOP) / (high - low), (WIDTH - LEFT) / len(rows)
     paths: dict[str, str] = {}
     for kind in kinds:
         path, is_joined = "", False
         for index, row in enumerate(rows):
             if row[kind] is not None:
-                y = CHART_HEIGHT - (math.log10(max(0.001, row[kind])) - low) * step
-                path += f"{'L' if is_joined else 'M'}{index * width:.1f} {y:.1f}h{width:.1f}"
+                y = BOTTOM - (math.log10(max(0.001, row[kind])) - low) * step
+                path += f"{'L' if is_joined else 'M'}{LEFT + index * width:.1f} {y:.1f}h{width:.1f}"
             is_joined = row[kind] is not None
         paths[kind] = path
-    return Lines(10.0**low, 10.0**high, tuple(round(number * step, 1) for number in range(1, high - low)), paths)
+    levels = tuple(Level(round(BOTTOM - number * step, 1), seconds=10.0 ** (low + number)) for number in range(high - low + 1))
+    columns = tuple(
+        _column(index, width, label=row["label"], p50=row["p50"] or 0.0, p95=row["p95"] or 0.0)
+        for index, row in enumerate(rows)
+        if row["p50"] is not None or row["p95"] is not None
+    )
+    return Chart(levels, _ticks(rows, width), columns, paths)

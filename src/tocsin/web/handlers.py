@@ -1,42 +1,160 @@
 """Handlers: the home page, adding and changing one, its own page, and test sends."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
+from msgspec import Struct, structs
 from starlette.responses import Response
 
 from tocsin import observe
 from tocsin.channels.contract import AnyChannel, Field, fields_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.handlers import check, shown_settings
+from tocsin.flow import pools
+from tocsin.flow.handlers import HandlerDraft, check, shown_settings
+from tocsin.flow.states import STATES
 from tocsin.flow.tally import HOUR, summarize
-from tocsin.model import Fault, Handler, Missing
-from tocsin.store import DeliveryFilter, HandlerFilter, HandlerHour
+from tocsin.model import Fault, Handler, Invalid, Missing
+from tocsin.store import DeliveryFilter, HandlerFilter, HandlerHour, Overview
+from tocsin.web import charts, language
 from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
-MOST_SHOWN = 100  # handlers on a page
+MAX_SHOWN = 50  # handlers on a page
+MAX_SEARCHED = 2000  # handlers whose type and target are searched too; of more only the names
+MAX_AT_ONCE = 100  # handlers that are changed or tested by one click
 RECENT = 10  # deliveries on a handler's page
 CHART_DAYS = 7
+SORTS = {"state": ("state", False), "name": ("name", False), "last": ("last_datetime", True), "new": ("notification_handler_id", True)}
+
+
+class Listed(Struct, frozen=True):
+    """The query string of the list of handlers, as far as it can be used."""
+
+    search: str
+    state: str
+    type: str
+    sort: str
+
+    @property
+    def is_narrow(self) -> bool:
+        return bool(self.search or self.state or self.type)
+
+    @property
+    def query(self) -> str:
+        return urlencode({name: value for name, value in structs.asdict(self).items() if value})
+
+    @property
+    def filter(self) -> HandlerFilter:
+        order_by, descending = SORTS[self.sort]
+        return HandlerFilter(state=self.state or None, type=self.type or None, order_by=order_by, descending=descending)
+
+
+def _listed(visit: Visit) -> Listed:
+    query = visit.request.query_params
+    state, type_, sort = query.get("state", ""), query.get("type", ""), query.get("sort", "")
+    return Listed(
+        query.get("search", "").strip()[:200],
+        state if state in STATES else "",
+        type_ if type_ in CHANNELS else "",
+        sort if sort in SORTS else "state",
+    )
 
 
 async def home(visit: Visit) -> Response:
-    number = _whole(visit.request.query_params.get("page"))
-    search = visit.request.query_params.get("search", "")
-    rows, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(search=search), number, MOST_SHOWN)
+    which, number = _listed(visit), _whole(visit.request.query_params.get("page"))
+    rows, total = await _found(visit, which, number)
     since = observe.now() - 23 * HOUR
     hours: dict[int, list[HandlerHour]] = {}
     for hour in await visit.service.handlers.hours([row.id for row in rows], since) if rows else []:
         hours.setdefault(hour.handler_id, []).append(hour)
+    states = await visit.service.handlers.states(rows)
+    found = await visit.service.handlers.overview(visit.who.id, since)
     return visit.page(
         "handlers.html",
-        rows=[(row, target_of(row), hours.get(row.id, [])) for row in rows],
-        total=total,
+        rows=[(row, target_of(row), hours.get(row.id, []), state) for row, state in zip(rows, states, strict=True)],
+        has_any=bool(found.states),
+        overview=_day(found, since // HOUR, language.translations(visit.language).gettext),
         number=number,
-        pages=-(-total // MOST_SHOWN),
+        pages=-(-total // MAX_SHOWN),
         since_hour=since // HOUR,
-        search=search,
+        which=which,
+        states=STATES,
     )
+
+
+async def _found(visit: Visit, which: Listed, number: int) -> tuple[list[Handler], int]:
+    """One page of those that are searched for by name, type or target."""
+    page, user = visit.service.handlers.page, visit.who.id
+    if not which.search:
+        return await page(user, which.filter, number, MAX_SHOWN)
+    rows, total = await page(user, which.filter, 1, MAX_SEARCHED)
+    if total > MAX_SEARCHED:
+        return await page(user, structs.replace(which.filter, search=which.search), number, MAX_SHOWN)
+    fitting = await pools.here().pages.run(user, _fitting, rows, which.search.casefold())
+    return fitting[(number - 1) * MAX_SHOWN : number * MAX_SHOWN], len(fitting)
+
+
+def _fitting(rows: Sequence[Handler], search: str) -> list[Handler]:
+    return [
+        row for row in rows if any(search in text.casefold() for text in (row.name, CHANNELS[row.type].title, row.type, target_of(row)))
+    ]
+
+
+class Day(Struct, frozen=True):
+    """The last 24 hours of all handlers, where something is wrong with them."""
+
+    states: Mapping[str, int]
+    delivered: int
+    failed: int
+    bars: charts.Chart
+
+
+def _day(found: Overview, since_hour: int, _: Callable[[str], str]) -> Day | None:
+    """None: all is well."""
+    delivered, failed = (sum(hour[index] for hour in found.hours) for index in (1, 2))
+    states = dict.fromkeys(STATES, 0) | found.states
+    if not failed and not states["failing"] and not states["switched_off"]:
+        return None
+    by_hour = {hour: (good, bad) for hour, good, bad in found.hours}
+    rows: list[dict[str, Any]] = []
+    for hour in range(since_hour, since_hour + 24):
+        good, bad = by_hour.get(hour, (0, 0))
+        label = exact(hour * HOUR)[11:16]
+        tick = label if hour % 3 == 0 else ""
+        rows.append({"tick": tick, "title": _titled(label, good, bad, _), "delivered": good, "failed": bad})
+    return Day(states, delivered, failed, charts.bars(rows, ("delivered", "failed")))
+
+
+def _titled(label: str, delivered: int, failed: int, _: Callable[[str], str]) -> str:
+    return _("{label} UTC: {delivered} delivered, {failed} failed").format(label=label, delivered=delivered, failed=failed)
+
+
+async def many(visit: Visit) -> Response:
+    """Pause, enable, test or delete the handlers that were chosen; only deleting asks first."""
+    chosen = [int(one) for one in visit.texts("ids")[:MAX_AT_ONCE] if one.isdecimal() and len(one) < 16]
+    if not chosen:
+        raise Invalid(Fault("required", "Nothing chosen", "Choose at least one handler.", ""))
+    handlers, user = visit.service.handlers, visit.who.id
+    found = [await handlers.get(user, handler_id) for handler_id in dict.fromkeys(chosen)]
+    do = visit.text("do")
+    if do == "test":
+        trials = await asyncio.gather(*(visit.service.trials.saved(user, one.id) for one in found))
+        arrived = sum(one.status == "delivered" for one in trials)
+        return visit.page("handlers_tested.html", trials=list(zip(found, trials, strict=True)), arrived=arrived)
+    if do == "delete":
+        if visit.text("sure") != "1":
+            waiting = sum(state.waiting for state in await handlers.states(found))
+            return visit.page("handlers_delete.html", handlers=found, waiting=waiting)
+        for one in found:
+            await handlers.delete(user, one.id)
+        return visit.go("/?done=many_deleted")
+    is_enabled = do == "enable"
+    for one in found:
+        if one.is_enabled is not is_enabled:
+            await handlers.change(user, one.id, HandlerDraft(is_enabled=is_enabled))
+    return visit.go(f"/?done={'many_enabled' if is_enabled else 'many_paused'}")
 
 
 def _whole(text: str | None) -> int:
@@ -161,15 +279,20 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
     service, user = visit.service, visit.who.id
     handler, facts = await service.handlers.stats(user, visit.path["id"])
     recent = await service.deliveries.page(user, DeliveryFilter(notification_handler_id=handler.id), 1, RECENT)
+    about, _ = await service.deliveries.labels(user, recent.rows)
+    [state] = await service.handlers.states([handler])
     now_hour = observe.now() // HOUR
     by_hour = {hour.hour: hour for hour in facts.hours}
     chart: list[dict[str, Any]] = []
+    words = language.translations(visit.language).gettext
     for first in range(now_hour - CHART_DAYS * 24 + 1, now_hour + 1, 3):
         some = [by_hour[hour] for hour in range(first, first + 3) if hour in by_hour]
         summary = summarize(some)
         chart.append(
             {
-                "label": exact(first * HOUR)[:16],
+                "label": (label := exact(first * HOUR)[5:16]),
+                "tick": label[:5] if first // 24 != (first - 3) // 24 else "",  # where a day begins
+                "title": _titled(label, summary.delivered, summary.failed + summary.expired, words),
                 "delivered": summary.delivered,
                 "failed": summary.failed + summary.expired,
                 "p50": summary.p50,
@@ -185,8 +308,11 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
         fields=fields_of(CHANNELS[handler.type].settings),
         facts=facts,
         week=summarize([hour for hour in facts.hours if hour.hour > now_hour - CHART_DAYS * 24]),
-        chart=chart,
+        chart_rows=chart,
+        bars=charts.bars(chart, ("delivered", "failed")),
         recent=recent.rows,
+        subjects={one: label.title or label.text for one, label in about.items()},
+        state=state,
         trial=trial,
     )
 
@@ -203,6 +329,16 @@ async def switch(visit: Visit) -> Response:
     draft, _ = check({}, visit.text("enabled") == "1", handler)
     await visit.service.handlers.change(visit.who.id, handler.id, draft)
     return visit.go(f"/handlers/{handler.id}?done={'enabled' if draft.is_enabled else 'paused'}")
+
+
+async def secret_page(visit: Visit) -> Response:
+    handler = await _handler(visit)
+    return visit.page("handler_secret.html", handler=handler, secret=await visit.service.handlers.secret(visit.who.id, handler.id))
+
+
+async def rotate_secret(visit: Visit) -> Response:
+    await visit.service.handlers.rotate_secret(visit.who.id, visit.path["id"])
+    return visit.go(f"/handlers/{visit.path['id']}/secret?done=rotated")
 
 
 async def delete_page(visit: Visit) -> Response:

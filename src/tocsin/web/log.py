@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
+from tocsin.flow.words import sentence
 from tocsin.model import MASK, SECOND, Delivery, Fault, Invalid, Micros, Missing, Reason, Severity, Status
 from tocsin.store import DeliveryFilter, HandlerFilter, Labels
 from tocsin.web.render import exact
@@ -24,6 +25,7 @@ EXPORTED_AT_ONCE = 1000
 MOST_FAN_OUT = 1000
 # What the query string calls the fields of a DeliveryFilter, in their order; "": it has no name for it.
 _FIELDS = ("", "handler", "status", "from", "to", "search", "reason", "severity", "")
+_REASONS = [(one.value, sentence(one)) for one in Reason if one not in (Reason.OK, Reason.PLAIN, Reason.MOVED)]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -85,7 +87,7 @@ async def page(visit: Visit) -> Response:
         total=found.total,
         is_exact=found.exact,
         has_older=len(found.rows) < found.total,
-        reasons=sorted(one.value for one in Reason),
+        reasons=_REASONS,
         is_compact=False,
     )
 
@@ -111,8 +113,11 @@ async def delivery(visit: Visit) -> Response:
         preview = await service.previews.of(user, row.handler_id, notification.message)
     except Missing:  # the handler was deleted: what was sent cannot be made again
         preview = None
+    part = visit.request.query_params.get("part", "")
+    template = {"inner": "_delivery_inner.html", "page": "_delivery_inner.html"}.get(part, "_delivery.html")
     return visit.page(
-        "_delivery.html" if visit.is_fragment else "delivery.html",
+        template if visit.is_fragment else "delivery.html",
+        in_drawer=visit.is_fragment and part != "page",
         row=row,
         attempts=attempts,
         events=events,
@@ -156,7 +161,7 @@ async def notification(visit: Visit) -> Response:
     rows = await visit.service.deliveries.page(visit.who.id, DeliveryFilter(notification_id=found.id), 1, MOST_FAN_OUT)
     labels = await visit.service.deliveries.labels(visit.who.id, rows.rows)
     return visit.page(
-        "_rows.html" if visit.is_fragment else "notification.html",
+        "_notification.html" if visit.is_fragment else "notification.html",
         notification=found,
         counts=counts,
         rows=rows.rows,

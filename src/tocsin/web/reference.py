@@ -11,8 +11,10 @@ from starlette.responses import Response
 
 from tocsin.api.endpoint import Endpoint, Parameter, Result
 from tocsin.api.errors import CODES
-from tocsin.api.openapi import codes_of
+from tocsin.api.openapi import codes_of, form_value
 from tocsin.api.table import TABLE
+from tocsin.flow.words import hint, sentence
+from tocsin.model import Reason
 from tocsin.web.visit import Visit
 
 # As the document writes them.
@@ -34,6 +36,26 @@ _SAMPLES: dict[str, Any] = {
     "duration_ms": 132,
     "attempt_count": 1,
     "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "limit": 65536,
+}
+# Of fields whose name means something else elsewhere.
+_SAMPLES_OF: dict[str, dict[str, Any]] = {
+    "Health": {"status": "ok", "complaints": []},
+    "HealthAnswer": {
+        "state": "failing",
+        "reason": "not_found",
+        "detail": "404 no such hook",
+        "hint": hint(Reason.NOT_FOUND),
+        "waiting": 11,
+    },
+    "HandlerStateAnswer": {"state": "failing", "reason": "not_found", "detail": "404 no such hook", "waiting": 11},
+    "HandlerEventAnswer": {"event": "switched_off", "reason": "gone", "text": "Switched off by the service. The target is gone."},
+    "ReasonAnswer": {"reason": "not_found", "text": sentence(Reason.NOT_FOUND)},
+    "TrialAnswer": {"request": "POST https://example.com/••••", "hint": hint(Reason.OK)},
+    "PreviewPartAnswer": {"request": "POST https://example.com/••••"},
+    "PreviewAnswer": {"changes": ["The code language is dropped."]},
+    "SizeAnswer": {"what": "text", "unit": "characters"},
+    "HandlerAnswer": {"last_datetime": None},
 }
 
 
@@ -99,7 +121,7 @@ def _curl(endpoint: Endpoint, url: str, example: dict[str, Any]) -> str:
         lines.append('--header "Authorization: Bearer $TOCSIN_API_KEY"')
     if example and all(isinstance(value, str | int) for value in example.values()):
         lines.append("--header 'Content-Type: multipart/form-data'")
-        lines += [f"--form '{name}={value}'" for name, value in example.items()]
+        lines += [f"--form '{name}={form_value(value)}'" for name, value in example.items()]
     elif example:
         lines += ["--header 'Content-Type: application/json'", f"--data '{json.dumps(example, ensure_ascii=False)}'"]
     return " \\\n".join(lines)
@@ -136,12 +158,15 @@ def _answer(result: Result, base: str) -> str:
     return msgspec.json.format(msgspec.json.encode(whole)).decode()
 
 
-def _made_up(kind: inspect.Type, name: str) -> Any:
+def _made_up(kind: inspect.Type, name: str, of: str = "") -> Any:
+    """`of`: the struct that has it as a field."""
+    if name in _SAMPLES_OF.get(of, ()):
+        return _SAMPLES_OF[of][name]
     if name in _SAMPLES:
         return _SAMPLES[name]
     match kind:
         case inspect.StructType():
-            return {field.encode_name: _made_up(field.type, field.name) for field in kind.fields}
+            return {field.encode_name: _made_up(field.type, field.name, kind.cls.__name__) for field in kind.fields}
         case inspect.ListType() | inspect.CollectionType():
             return [_made_up(kind.item_type, name)]
         case inspect.UnionType():

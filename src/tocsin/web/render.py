@@ -12,11 +12,13 @@ from markupsafe import Markup
 
 from tocsin import __version__, observe
 from tocsin.api.parameters import OPTIONAL
+from tocsin.channels.contract import Field
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow.access import SCOPES
+from tocsin.flow.states import HandlerState, said
 from tocsin.flow.trial import Trial
 from tocsin.flow.words import Event, hint, sentence
-from tocsin.model import SECOND, Delivery, Fault, Handler, Micros, Reason, Sentence, Severity, Status
+from tocsin.model import SECOND, Delivery, Fault, Micros, Reason, Sentence, Severity, Status
 from tocsin.web import assets, charts
 from tocsin.web.language import LANGUAGES, translations
 
@@ -77,7 +79,7 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (ago, span, story, told, why, described, verdict):
+    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble):
         filters[write.__name__] = functools.partial(write, _=_)
     filters["exact"] = exact
     cast("dict[str, Any]", environment.globals).update(
@@ -94,9 +96,10 @@ def _environment(language: str) -> Environment:
         Status=Status,
         Severity=Severity,
         spark=charts.spark,
-        bars=charts.bars,
         lines=charts.lines,
-        state=state,
+        state_badge=state_badge,
+        state_words=STATE_WORDS,
+        input_type=input_type,
     )
     return environment
 
@@ -116,6 +119,8 @@ def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **va
         path=visit.request.url.path,
         faults=by_field,
         done=visit.request.query_params.get("done", ""),
+        now=observe.now(),
+        has_mail=bool(visit.service.settings.smtp_url),
         **pulse,
         **values,
     )
@@ -153,6 +158,10 @@ def ago(at: Micros | None, _: Translate) -> Markup:
     words = _("{span} ago").format(span=span(seconds, _)) if seconds >= 0 else _("in {span}").format(span=span(-seconds, _))
     if abs(seconds) < 1:
         words = _("just now")
+    return _time(at, words)
+
+
+def _time(at: Micros, words: str) -> Markup:
     moment = datetime.fromtimestamp(at / SECOND, UTC)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(timespec="seconds"), exact(at), words)
 
@@ -179,10 +188,63 @@ def _within(text: str, _: Translate) -> str:
 
 
 def why(row: Delivery, _: Translate) -> str:
-    """Why a delivery stands where it does; empty for one that arrived."""
-    if row.status is Status.DELIVERED:
+    """Why a delivery waits or did not arrive, as a sentence, and what was said; empty for one that arrived."""
+    if row.status is Status.DELIVERED or (row.last_reason is None and not row.last_error):
         return ""
-    return row.last_error or (_(sentence(row.last_reason)) if row.last_reason is not None else "")
+    if row.last_reason is None:
+        return row.last_error or ""
+    detail = said(row.last_reason, row.last_error)
+    sentences = [_(sentence(row.last_reason))]
+    word, colon, rest = detail.partition(":")
+    if word in _REASONS:  # what it met before it expired, say
+        sentences.append(_(sentence(Reason(word))))
+        detail = rest.strip() if colon else ""
+    return " ".join([*sentences, detail]).strip()
+
+
+_REASONS = {*Reason}
+
+
+def reason_of(state: HandlerState, _: Translate) -> str:
+    """What the latest attempt met, as a sentence."""
+    return _(sentence(state.reason)) if state.reason is not None else ""
+
+
+def in_short(state: HandlerState, _: Translate) -> str:
+    """The same in a few words: an error's number and what stood beside it say more than a sentence does."""
+    if re.match(r"[45]\d\d\b", state.detail):
+        return state.detail
+    return reason_of(state, _) or state.detail
+
+
+def advice(state: HandlerState, _: Translate) -> str:
+    """What to do about it; empty where there is nothing to do."""
+    return _(hint(state.reason)) if state.reason is not None and hint(state.reason) else ""
+
+
+def trouble(state: HandlerState, _: Translate) -> str:
+    """The heading of a handler that is not well."""
+    told = reason_of(state, _)
+    if state.word == "switched_off":
+        return _("Switched off by the service: nothing is sent to it.")
+    return told or _("Its deliveries fail.")
+
+
+def since(at: Micros, _: Translate) -> Markup:
+    """How long ago, without the word."""
+    return _time(at, span((observe.now() - at) / SECOND, _))
+
+
+def next_one(at: Micros, _: Translate) -> Markup:
+    """When the next of those that wait can start."""
+    return Markup(_("next {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
+
+
+def next_try(at: Micros, _: Translate) -> Markup:
+    """When the next attempt is made."""
+    if at <= observe.now():
+        return Markup("<span>{}</span>").format(_("being tried now"))
+    return Markup(_("next try {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
 
 
 def verdict(trial: Trial, _: Translate) -> str:
@@ -204,8 +266,21 @@ def described(text: str, _: Translate) -> str:
     return f"{_('For type = {type}').format(type=found[1])}: {_(found[2])}. {_(help)}{more}"
 
 
-def state(handler: Handler) -> tuple[str, str]:
-    """A handler's state as colour and words."""
-    if handler.is_enabled:
-        return "green", N_("Ready")
-    return ("red", N_("Switched off")) if handler.disabled_reason else ("grey", N_("Paused by you"))
+STATE_WORDS = {
+    "ok": ("green", N_("Ready")),
+    "failing": ("red", N_("Failing")),
+    "paused": ("grey", N_("Paused by you")),
+    "switched_off": ("red", N_("Switched off")),
+}
+
+
+def state_badge(state: HandlerState) -> tuple[str, str]:
+    """A handler's state as colour and words; one with nothing to show for itself is not yet green."""
+    return STATE_WORDS[state.word]
+
+
+def input_type(field: Field) -> str:
+    """What a browser is to expect in a setting's field."""
+    if field.example.startswith("http"):
+        return "url"
+    return "email" if "@" in field.example[1:] else "text"

@@ -2,18 +2,22 @@
 
 from typing import Any
 
+from msgspec import ValidationError
 from starlette.responses import Response
 
 from tocsin import observe
 from tocsin.api.bodies import Pairs
 from tocsin.api.messages import read_draft
+from tocsin.channels.contract import settings_of
+from tocsin.channels.registry import CHANNELS
 from tocsin.model import Draft, Fault, Handler, Invalid, Missing
 from tocsin.store import HandlerFilter
 from tocsin.web.handlers import target_of
 from tocsin.web.visit import Visit
 
-MOST_HANDLERS = 250  # to choose from
-MOST_PREVIEWS = 10
+MAX_HANDLERS = 250  # to choose from
+MAX_PREVIEWS = 10
+MAX_NAMED = 20  # handlers, where it goes to all
 _TEXTS = ("title", "message", "format", "severity", "url", "fields")
 
 
@@ -31,6 +35,7 @@ async def _page(
         status=status,
         handlers=[(row, target_of(row)) for row in rows],
         total=total,
+        enabled=await _enabled(visit),
         given={**dict.fromkeys((*_TEXTS, "send_at", "expires_at"), ""), "handlers": [], **given},
         previews=await _previews(visit, draft, rows) if draft is not None else (),
         faults=faults,
@@ -38,7 +43,7 @@ async def _page(
 
 
 async def _handlers(visit: Visit) -> tuple[list[Handler], int]:
-    return await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MOST_HANDLERS)
+    return await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MAX_HANDLERS)
 
 
 def _draft(visit: Visit) -> tuple[Draft, list[Fault], dict[str, Any]]:
@@ -70,11 +75,35 @@ async def send(visit: Visit) -> Response:
         return await _page(visit, given, faults=tuple(faults), draft=None if faults else draft)
     if faults:
         return await _page(visit, given, 422, tuple(faults))
+    if draft.handlers is None and (enabled := await _enabled(visit)) > 1 and visit.text("all") != str(enabled):
+        return await _ask(visit, given, enabled)
     try:
         [made] = await visit.service.accepting.accept(visit.who.id, [draft])
     except Invalid as invalid:
         return await _page(visit, given, 422, invalid.faults)
     return visit.go(f"/notifications/{made}?done=sent")
+
+
+async def _enabled(visit: Visit) -> int:
+    """How many handlers it goes to where none is chosen."""
+    _, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(is_enabled=True), 1, 1)
+    return total
+
+
+async def _ask(visit: Visit, given: dict[str, Any], enabled: int) -> Response:
+    """Nobody chose a handler: whether it is meant for all of them."""
+    rows, _ = await visit.service.handlers.page(visit.who.id, HandlerFilter(is_enabled=True), 1, MAX_HANDLERS)
+    public = sum(_is_public(row) for row in rows)
+    shown = [(row, target_of(row)) for row in rows[:MAX_NAMED]]
+    return visit.page("send_all.html", given=given, enabled=enabled, shown=shown, public=public)
+
+
+def _is_public(handler: Handler) -> bool:
+    channel = CHANNELS[handler.type]
+    try:
+        return channel.is_public(settings_of(channel, handler.settings))
+    except ValidationError:
+        return False
 
 
 async def preview(visit: Visit) -> Response:
@@ -88,7 +117,7 @@ async def _previews(visit: Visit, draft: Draft, rows: list[Handler]) -> list[tup
     """What each chosen handler would get, or every one where none was chosen."""
     chosen = [row for row in rows if (row.id in draft.handlers if draft.handlers is not None else row.is_enabled)]
     found: list[tuple[str, Any]] = []
-    for row in chosen[:MOST_PREVIEWS]:
+    for row in chosen[:MAX_PREVIEWS]:
         try:
             found.append((row.name, await visit.service.previews.of(visit.who.id, row.id, draft.message)))
         except Missing:

@@ -2,8 +2,11 @@
 
 from starlette.responses import Response
 
+from tocsin.flow.words import sentence
 from tocsin.model import Fault, Invalid
 from tocsin.web.visit import Visit
+
+MAX_TROUBLED = 100  # handlers that are shown
 
 
 async def page(visit: Visit) -> Response:
@@ -12,7 +15,19 @@ async def page(visit: Visit) -> Response:
 
 async def _page(visit: Visit, status: int = 200, link: str = "", email: str = "", faults: tuple[Fault, ...] = ()) -> Response:
     users = await visit.service.accounts.users()
-    return visit.page("users.html", status=status, users=users, link=link, email=email, faults=faults)
+    troubled = [
+        {
+            "email": owner,
+            "type": handler.type,
+            "name": handler.name,
+            "state": state.word,
+            "since": state.since,
+            "reason": sentence(state.reason) if state.reason is not None else "",
+            "waiting": state.waiting,
+        }
+        for owner, handler, state in await visit.service.handlers.troubled(MAX_TROUBLED)
+    ]
+    return visit.page("users.html", status=status, users=users, troubled=troubled, link=link, email=email, faults=faults)
 
 
 async def invite(visit: Visit) -> Response:

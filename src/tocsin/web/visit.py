@@ -76,7 +76,7 @@ class Visit:
         if self._session:
             self.visitor = await self.service.accounts.visitor(self._session)
         if self.visitor is not None and not self.is_fragment:
-            self.pulse = await self.service.pulse()
+            self.pulse = await self.service.pulse(self.visitor.id, self.visitor.is_admin)
 
     @property
     def who(self) -> Visitor:

@@ -165,6 +165,37 @@ def _teams_text(taken: Taken) -> str:
     return "\n".join(_texts(_json(taken).get("attachments")))
 
 
+def _google_chat(taken: Taken) -> Answer:
+    if not _google_chat_text(taken):
+        return as_json(400, {"error": {"code": 400, "message": "Message cannot be empty.", "status": "INVALID_ARGUMENT"}}, "empty message")
+    return as_json(200, {"name": f"spaces/AAAADEMO/messages/{next(_ids)}"})
+
+
+def _google_chat_text(taken: Taken) -> str:
+    return "\n".join(_texts(_json(taken).get("cardsV2")))
+
+
+def _google_chat_throttle(seconds: int) -> Answer:
+    body = {"error": {"code": 429, "message": "Quota exceeded.", "status": "RESOURCE_EXHAUSTED"}}
+    return as_json(429, body, f"throttled, {seconds} s", (("Retry-After", str(seconds)),))
+
+
+def _ntfy(taken: Taken) -> Answer:
+    if _json(taken).get("topic") != "alerts":
+        return as_json(400, {"code": 40009, "http": 400, "error": "invalid request: topic invalid"}, "no topic")
+    return as_json(200, {"id": f"demo{next(_ids)}", "event": "message", "topic": "alerts"})
+
+
+def _ntfy_text(taken: Taken) -> str:
+    content = _json(taken)
+    return f"{content.get('title', '')}\n{content.get('message', '')}".strip()
+
+
+def _ntfy_throttle(seconds: int) -> Answer:
+    body = {"code": 42901, "http": 429, "error": "limit reached: too many requests"}
+    return as_json(429, body, f"throttled, {seconds} s", (("Retry-After", str(seconds)),))
+
+
 # ------------------------------------------------------------------------------------------------------------------- X
 
 
@@ -213,4 +244,6 @@ CHATS = (
     Provider("discord", re.compile(r"/api/webhooks/\d+/[\w-]+"), _discord, _discord_text, _discord_throttle),
     Provider("telegram", re.compile(r"/bot[\w:-]+/sendMessage"), _telegram, _text, _telegram_throttle),
     Provider("microsoft_teams", re.compile(r"/powerautomate/.+/invoke"), _teams, _teams_text, _plain_throttle),
+    Provider("google_chat", re.compile(r"/v1/spaces/\w+/messages"), _google_chat, _google_chat_text, _google_chat_throttle),
+    Provider("ntfy", re.compile(r"/?"), _ntfy, _ntfy_text, _ntfy_throttle),
 )

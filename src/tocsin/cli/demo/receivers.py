@@ -1,4 +1,4 @@
-"""The receivers' two doors on loopback: HTTP for six types, SMTP for mail. Whatever comes in is handed to a queue."""
+"""The receivers' two doors on loopback: HTTP for eight types, SMTP for mail. Whatever comes in is handed to a queue."""
 
 import threading
 import time

@@ -11,9 +11,12 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tocsin.admin import open_admin
 from tocsin.cli.failure import Failure
+from tocsin.settings import load
 from tocsin.vault import random_base62
 
+EMAIL = "demo@localhost"
 START_SECONDS = 20.0
 _STOP_SECONDS = 15.0
 _LOG_LINES = 5
@@ -22,11 +25,17 @@ _LOG_LINES = 5
 class DemoService:
     """The running child: where it is and how to get in."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, api_key: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, api_key: str, log: Path, environ: Mapping[str, str]) -> None:
         self.url = url
         self.api_key = api_key
+        self._environ = environ
         self._process = process
         self._log = log
+
+    def sign_in_link(self) -> str:
+        """Signs in to the pages as the demo's user, once."""
+        with open_admin(load(self._environ, self._log.parent / "none.env")) as admin:
+            return f"{self.url}/sign-in/{admin.sign_in_token(EMAIL)}"
 
     def check_alive(self) -> None:
         """Raises Failure with the end of its log if the service has stopped."""
@@ -56,7 +65,7 @@ def demo_service(folder: Path, port: int, receivers: Mapping[str, str]) -> Gener
         "TOCSIN_HOST": "127.0.0.1",
         "TOCSIN_PORT": str(port),
         "TOCSIN_DATA_DIR": str(folder / "data"),
-        "TOCSIN_BOOTSTRAP_EMAIL": "demo@localhost",
+        "TOCSIN_BOOTSTRAP_EMAIL": EMAIL,
         "TOCSIN_BOOTSTRAP_API_KEY": api_key,
         "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8",
         "TOCSIN_X_DAILY_LIMIT": "1000",
@@ -71,7 +80,7 @@ def demo_service(folder: Path, port: int, receivers: Mapping[str, str]) -> Gener
             [sys.executable, "-m", "tocsin", "serve"], cwd=folder, env=environ, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        yield DemoService(process, f"http://127.0.0.1:{port}", api_key, log)
+        yield DemoService(process, f"http://127.0.0.1:{port}", api_key, log, environ)
     finally:
         _stop(process)
 

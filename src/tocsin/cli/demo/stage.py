@@ -142,6 +142,7 @@ def _leading_to(receiver: Receiver, mail_port: int) -> Mapping[str, str]:
 def _greet(console: Console, service: DemoService) -> None:
     console.print(
         f"tocsin runs on {service.url} with a throw-away store; all receivers are on this machine.\n"
+        f"The pages (this link signs in once, within 24 hours):\n\n  {service.sign_in_link()}\n\n"
         "To join in from another terminal:\n\n"
         f"  export TOCSIN_URL={service.url} TOCSIN_API_KEY={service.api_key}\n"
         '  tocsin send "Hello **world**" --title Hello --wait\n'

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-TYPES = ("email", "webhook", "slack", "discord", "telegram", "microsoft_teams", "x")
+TYPES = ("email", "webhook", "slack", "discord", "telegram", "microsoft_teams", "x", "google_chat", "ntfy")
 TITLES = {
     "email": "E-mail",
     "webhook": "Webhook",
@@ -14,6 +14,8 @@ TITLES = {
     "telegram": "Telegram",
     "microsoft_teams": "Microsoft Teams",
     "x": "X",
+    "google_chat": "Google Chat",
+    "ntfy": "ntfy",
 }
 REVOKED = "slack, revoked"
 X_CONSUMER_SECRET = "demo-consumer-secret"  # noqa: S105 - the receiver on this machine knows no other
@@ -37,6 +39,8 @@ def registrations(receiver_url: str) -> dict[str, dict[str, str]]:
             "x_access_token": "1234567890-" + "d" * 40,
             "x_access_token_secret": X_TOKEN_SECRET,
         },
+        "google_chat": {"name": "Incident space", "google_chat": f"{receiver_url}/v1/spaces/AAAADEMO/messages?key=demo&token=demo"},
+        "ntfy": {"name": "Phone", "ntfy": f"{receiver_url}/alerts"},
     }
     registered = {type_: {"type": type_, **form} for type_, form in forms.items()}
     registered[REVOKED] = {"type": "slack", "name": "#old-channel", "slack": f"{receiver_url}/services/T0DEMO/B0GONE/" + "d" * 24}
@@ -87,7 +91,7 @@ SCENES = (
             "url": "https://status.example.com/incidents/77",
             "fields": {"host": "db-1", "region": "eu-central"},
         },
-        ("webhook", "slack", "discord", "telegram"),
+        ("webhook", "slack", "discord", "telegram", "google_chat", "ntfy"),
         (Fault("discord"),),
     ),
     Scene(
@@ -102,7 +106,7 @@ SCENES = (
             "severity": "success",
             "url": "https://status.example.com/incidents/77",
         },
-        ("slack", "discord", "telegram", "x"),
+        ("slack", "discord", "telegram", "x", "google_chat", "ntfy"),
         (Fault("telegram", wait_seconds=3),),
     ),
     Scene(

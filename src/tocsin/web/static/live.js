@@ -1,21 +1,53 @@
-// Parts of a page that keep themselves fresh, and buttons that copy. Without this script everything works, by reloading.
+// Parts of a page that keep themselves fresh, the drawer of the log, previews, and buttons that copy. Without this script everything
+// works, by reloading.
 "use strict";
 (() => {
-  const QUICK = 3000, SLOW = 15000, IDLE_AFTER = 10;
+  const QUICK = 3000, SLOW = 15000, IDLE_AFTER = 10, PAUSE = 400;
+  const FRAGMENT = { headers: { "HX-Request": "true" }, credentials: "same-origin" };
+
+  // ---------------------------------------------------------------------------------------------------- what is shown
+  const shown = (root) => {
+    window.htmx?.process(root);
+    for (const button of root.querySelectorAll("button[data-copy]")) button.hidden = false;
+    for (const element of root.querySelectorAll("[data-live]")) watch(element);
+  };
+
+  // Puts fresh content in place of the old; what was open stays open, and a link that had the focus keeps it.
+  const replace = (element, fresh) => {
+    const focused = element.contains(document.activeElement) ? document.activeElement : null;
+    const name = (details) => details.querySelector("summary")?.textContent;
+    const open = new Map([...element.querySelectorAll("details")].map((one) => [name(one), one.open]));
+    element.innerHTML = fresh;
+    for (const one of element.querySelectorAll("details")) if (open.has(name(one))) one.open = open.get(name(one));
+    shown(element);
+    if (focused?.href) {
+      const same = [...element.querySelectorAll("a[href]")].find((one) => one.href === focused.href && one.className === focused.className);
+      same?.focus({ preventScroll: true });
+    }
+  };
+
+  const isBusy = (element) => {
+    const focused = document.activeElement;
+    if (element.contains(focused) && focused !== element && !focused.matches("a[href]")) return true;  // a form, or a text that is read
+    const selection = document.getSelection();
+    return Boolean(selection && !selection.isCollapsed && element.contains(selection.anchorNode));
+  };
+
   const watch = (element) => {
+    if (element.watched) return;
+    element.watched = true;
     let unchanged = 0, tag = "";
     const look = async () => {
       if (!document.body.contains(element)) return;
-      if (document.visibilityState === "visible" && !element.contains(document.activeElement)) {
+      if (document.visibilityState === "visible" && !isBusy(element)) {
         try {
-          const headers = { "HX-Request": "true" };
-          if (tag) headers["If-None-Match"] = tag;
-          const answer = await fetch(element.dataset.live, { headers, credentials: "same-origin" });
+          const headers = tag ? { ...FRAGMENT.headers, "If-None-Match": tag } : FRAGMENT.headers;
+          const answer = await fetch(element.dataset.live, { ...FRAGMENT, headers });
           if (answer.headers.get("HX-Redirect")) { location.assign(answer.headers.get("HX-Redirect")); return; }
           if (answer.status === 200) {
             tag = answer.headers.get("ETag") || "";
             const fresh = await answer.text();
-            if (fresh !== element.innerHTML) { element.innerHTML = fresh; window.htmx?.process(element); }
+            if (fresh !== element.latest && !isBusy(element)) { replace(element, fresh); element.latest = fresh; }
             unchanged = 0;
           } else { unchanged += 1; }
         } catch { unchanged += 1; }
@@ -24,17 +56,89 @@
     };
     setTimeout(look, QUICK);
   };
-  const copies = (root) => {
-    for (const button of root.querySelectorAll("button[data-copy]")) button.hidden = !navigator.clipboard;
+
+  // -------------------------------------------------------------------------------------------------------- the drawer
+  // A row of the log opens beside it, at an address of its own: Back and Escape close it, and a reload shows it as a page.
+  const drawer = document.getElementById("drawer");
+  let from = null;  // the address of the link that opened it
+  const open = async (href) => {
+    const answer = await fetch(href, FRAGMENT).catch(() => null);
+    if (!answer || answer.status !== 200) { location.assign(href); return false; }
+    drawer.innerHTML = await answer.text();
+    shown(drawer);
+    drawer.querySelector("h1")?.focus({ preventScroll: innerWidth > 900 });
+    return true;
+  };
+  const close = () => {
+    drawer.innerHTML = "";
+    const row = [...document.querySelectorAll("a[data-drawer]")].find((one) => one.getAttribute("href") === from);
+    row?.focus();
+    from = null;
+  };
+  if (drawer) {
+    document.addEventListener("click", async (event) => {
+      const row = event.target.closest?.("a[data-drawer]");
+      if (row && event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey) {
+        event.preventDefault();
+        const wasOpen = from !== null;
+        from = row.getAttribute("href");
+        if (await open(from)) history[wasOpen ? "replaceState" : "pushState"]({ drawer: from }, "", from);
+      } else if (event.target.closest?.("[data-close]") && from !== null) {
+        event.preventDefault();
+        history.back();
+      }
+    });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape" && from !== null) history.back(); });
+    addEventListener("popstate", (event) => {
+      const wanted = event.state?.drawer;
+      if (wanted) { from = wanted; open(wanted); } else if (from !== null) close();
+    });
+  }
+
+  // ------------------------------------------------------------------------------------------------------ the preview
+  for (const form of document.querySelectorAll("form[data-preview]")) {
+    const place = document.getElementById("previews");
+    let timer = 0, asked = null;
+    const ask = async () => {
+      asked?.abort();
+      const mine = asked = new AbortController();
+      try {
+        const body = new URLSearchParams(new FormData(form));
+        const answer = await fetch(form.dataset.preview, { ...FRAGMENT, method: "POST", body, signal: mine.signal });
+        if (answer.headers.get("HX-Redirect")) { location.assign(answer.headers.get("HX-Redirect")); return; }
+        if (answer.status === 200) replace(place, await answer.text());
+      } catch { /* another is asked for, or the service is away: what is shown stays */ }
+    };
+    form.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(ask, PAUSE); });
+    form.addEventListener("submit", () => { clearTimeout(timer); asked?.abort(); });
+  }
+
+  // ----------------------------------------------------------------------------------------------------- what is copied
+  // Over plain HTTP there is no clipboard: the text is selected, so that one key copies it, and the button says so.
+  const copied = async (text, element) => {
+    try { await navigator.clipboard.writeText(text); return true; } catch { /* there is none, or it is not allowed */ }
+    const selection = document.getSelection();
+    selection.removeAllRanges();
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    selection.addRange(range);
+    try { return document.execCommand("copy"); } catch { return false; }
   };
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("button[data-copy]");
     if (!button) return;
-    await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent);
-    button.classList.add("copied");
-    setTimeout(() => button.classList.remove("copied"), 1500);
+    const pre = button.parentElement.querySelector("pre");
+    const words = button.dataset.words ??= button.textContent;
+    button.textContent = await copied(pre.textContent, pre) ? button.dataset.copied : button.dataset.selected;
+    setTimeout(() => { button.textContent = words; }, 4000);
   });
-  document.addEventListener("htmx:afterSwap", (event) => copies(event.target));
-  for (const element of document.querySelectorAll("[data-live]")) watch(element);
-  copies(document);
+
+  // ------------------------------------------------------------------------------------------------------ all at once
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches?.("input[data-all]")) return;
+    for (const box of document.querySelectorAll("input.pick")) box.checked = event.target.checked;
+  });
+
+  document.addEventListener("htmx:afterSwap", (event) => shown(event.target));
+  shown(document.body);
 })();

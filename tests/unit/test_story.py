@@ -1,0 +1,51 @@
+"""A delivery's story: each event at its own time, in order."""
+
+from tocsin.flow.words import events
+from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Status
+
+START: Micros = 1_700_000_000 * SECOND
+
+
+def delivery(status: Status, reason: Reason | None, due_at: Micros, *, attempts: int = 0, last: Micros | None = None) -> Delivery:
+    return Delivery(
+        1, 1, 1, 1, status, due_at, START, START, attempt_count=attempts, step=attempts, last_attempt_at=last, last_reason=reason
+    )
+
+
+def refused(number: int, at: Micros, next_at: Micros | None) -> Attempt:
+    return Attempt(1, number, at, SECOND // 2, "later", Reason.CONNECT, None, None, next_at)
+
+
+def told(row: Delivery, expires_at: Micros | None, attempts: list[Attempt]) -> list[tuple[float, str]]:
+    found = events(row, Notification(1, 1, Message("x"), None, expires_at), attempts)
+    assert [one.at for one in found] == sorted(one.at for one in found)
+    return [((one.at - START) / SECOND, one.text) for one in found]
+
+
+def test_what_expires_expired_when_it_did_and_the_last_attempt_says_so_beforehand() -> None:
+    expires_at = START + 12 * SECOND
+    attempts = [refused(1, START, START + 5 * SECOND), refused(2, START + 5 * SECOND, expires_at)]
+    row = delivery(Status.EXPIRED, Reason.EXPIRED, expires_at, attempts=2, last=START + 5 * SECOND)
+    assert told(row, expires_at, attempts) == [
+        (0.0, "Accepted."),
+        (0.5, "Attempt 1: No connection could be made. Next attempt in 4.5 s."),
+        (5.5, "Attempt 2: No connection could be made. It expires in 6.5 s, before another attempt."),
+        (12.0, "Expired: It was not delivered before it expired."),
+    ]
+
+
+def test_an_attempt_that_outlasts_the_expiry_comes_before_it() -> None:
+    expires_at = START + 2 * SECOND
+    row = delivery(Status.EXPIRED, Reason.EXPIRED, START + 3 * SECOND, attempts=1, last=START + SECOND)
+    slow = Attempt(1, 1, START + SECOND, 2 * SECOND, "later", Reason.TIMEOUT, None, None, expires_at)
+    assert [at for at, _ in told(row, expires_at, [slow])] == [0.0, 3.0, 3.0]
+
+
+def test_what_ended_without_an_attempt_ended_when_it_was_ended() -> None:
+    for status, reason in (
+        (Status.CANCELLED, Reason.CANCELLED),
+        (Status.SKIPPED, Reason.HANDLER_PAUSED),
+        (Status.FAILED, Reason.HANDLER_DISABLED),
+    ):
+        row = delivery(status, reason, START + 60 * SECOND, attempts=1, last=START)
+        assert [at for at, _ in told(row, None, [refused(1, START, START + 300 * SECOND)])] == [0.0, 0.5, 60.0]
