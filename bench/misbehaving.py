@@ -195,7 +195,8 @@ class Receivers:
     async def act(self, path: str, headers: list[str], body: bytes, writer: Writer) -> None:  # noqa: ARG002  # for whoever looks at them
         """Answer a request, or do what is done instead."""
         deed = self.deed(path)
-        self.answered[int(json.loads(body)["data"]["delivery_id"] or 0)] += deed in TAKES
+        if deed in TAKES:
+            self.answered[int(json.loads(body)["data"]["delivery_id"] or 0)] += 1
         await deed(writer)
 
     def deed(self, path: str) -> Deed:
@@ -216,7 +217,8 @@ class Receivers:
 
     def mailed(self, content: bytes, verdict: str) -> None:
         """A whole mail came, and was `taken`, `refused` or `lost`: nobody said what became of it."""
-        self.answered[_delivery_of(content)] += verdict == "taken"
+        if verdict == "taken":
+            self.answered[_delivery_of(content)] += 1
 
 
 takes = _says(200)

@@ -249,6 +249,7 @@ class Soaked:
 
     def books(self) -> Books:
         rows = {row["id"]: row for row in self._rows()}
+        beside = self._probe.found()  # before its arrivals are looked at
         answered, known = self._receivers.answered, set(self.accepted.values())
         answered.update({one: self._probe.arrived[row["notification_id"]] for one, row in rows.items()})
         failed = [row for row in rows.values() if row["status"] == "failed"]
@@ -266,7 +267,7 @@ class Soaked:
             unexplained=sum(not self._said_unknown(one) for one in repeated) + sum(one not in rows for one in answered if one),
             rss_mb=self.flat("rss_mb"),
             descriptors=self.flat("descriptors"),
-            beside=self._probe.found(),
+            beside=beside,
         )
 
 

@@ -134,16 +134,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # or the service would be left behind
     BUILD.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"matrix-{options.seed}-", dir=BUILD))
+    small_disk = _small_disk(folder)
     _say(f"Seed {options.seed}, {options.seconds:.0f} s:")
     try:
-        books = run(options.seed, options.seconds, folder, _small_disk(folder))
+        books = run(options.seed, options.seconds, folder, small_disk)
     except Failure as failure:
         books = Books({}, [str(failure)])
     _say(json.dumps(books.figures))
     _say("\n".join(books.complaints or [f"Seed {options.seed}: every promise was kept."]))
     if options.keep and books.complaints:
         shutil.copytree(folder, f"{folder}-kept")
-    shutil.rmtree(folder, ignore_errors=True)
+    if small_disk is not None:
+        subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
+    shutil.rmtree(folder)
     return 1 if books.complaints else 0
 
 
