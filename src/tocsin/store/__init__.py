@@ -291,6 +291,10 @@ class Store(Protocol):
         """Committed when it returns."""
         ...
 
+    async def fold_log(self) -> None:
+        """Bring what has been committed into its place, beside the writer, so that none of its commits has much of that to do."""
+        ...
+
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
         """What these notifications of a user are about, and what these handlers are called, deleted ones too."""
         ...
