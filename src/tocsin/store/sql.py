@@ -269,8 +269,8 @@ class SqlStore:
     async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
         return await self._list(listing.delivery, user_id, delivery_id)
 
-    async def remembered(self, user_id: int, path: str, key: str, since: Micros) -> Remembered | None:
-        return await self._read(reading.remembered, user_id, path, key, since)
+    async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
+        return await self._read(reading.remembered, user_id, path, key, since, until)
 
     async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
         return await self._write(writing.posted, key, text_hash, delivery_id, at, limit)
