@@ -240,11 +240,22 @@ def test_readyz_says_that_nothing_can_be_written_though_nobody_writes(receiver: 
         client.add_handler("webhook", webhook=receiver.url("/hook"))
         assert client.get("/readyz").status == 200
         filler = fill(service.data)
-        assert "The disk is full" in unready(client)
+        assert "The disk is full" in " ".join(client.get("/readyz").json["complaints"]), "though something was written a moment ago"
         assert client.get("/api/notification-handlers").json["meta"]["total"] == 1
         filler.unlink()
         until(lambda: client.get("/readyz").status == 200)
         assert service.terminate() == 0
+
+
+def test_readyz_is_well_again_though_nobody_writes(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service()
+    client = service.first()
+    client.add_handler("webhook", webhook=receiver.url("/hook"))
+    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        assert client.post("/api/notifications", {"message": "meanwhile"}).status == 503
+        assert "locked" in unready(client)
+    until(lambda: client.get("/readyz").status == 200)
 
 
 @in_a_namespace

@@ -469,14 +469,15 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(tmp_path: Path
             handler = await add_handler(store)
             wanted = Remembered("/api/notifications", "key", b"hash")
             ids = await store.accept(accepting(handler, idempotency=wanted))
-            assert await store.remembered(1, wanted.path, "key", 0) == replace(wanted, answer=(ids.first_notification_id,))
-            assert await store.remembered(2, wanted.path, "key", 0) is None
-            assert await store.remembered(1, wanted.path, "key", 101) is None
+            assert await store.remembered(1, wanted.path, "key", 0, 100) == replace(wanted, answer=(ids.first_notification_id,))
+            assert await store.remembered(2, wanted.path, "key", 0, 100) is None
+            assert await store.remembered(1, wanted.path, "key", 101, 200) is None
+            assert await store.remembered(1, wanted.path, "key", 0, 99) is None
             with pytest.raises(IntegrityError):
                 await store.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
-            assert await store.remembered(1, wanted.path, "refused", 0) is None
+            assert await store.remembered(1, wanted.path, "refused", 0, 10**6) is None
             await store.tell(tidying.idempotency_keys, 101, 10, tidying.START)
-            assert await store.remembered(1, wanted.path, "key", 0) is None
+            assert await store.remembered(1, wanted.path, "key", 0, 10**6) is None
 
     run(main())
 
@@ -505,11 +506,15 @@ def test_posts_know_the_budget_and_repeats(tmp_path: Path) -> None:
             over = await store.posted("x:1", b"other", 3, day + 7, 2)
             elsewhere = await store.posted("x:2", b"same", 4, day + 8, 2)
             tomorrow = await store.posted("x:1", b"same", 5, 2 * day + 7, 2)
-            assert [(facts.over_budget, facts.repeated) for facts in (first, again, second, over, elsewhere, tomorrow)] == [
+            for number in range(3):  # by a clock that is years ahead, and set right then
+                await store.posted("x:3", b"same", 10 + number, 1000 * day, 9)
+            right = await store.posted("x:3", b"same", 20, day, 2)
+            assert [(facts.over_budget, facts.repeated) for facts in (first, again, second, over, elsewhere, tomorrow, right)] == [
                 (False, False),
                 (False, False),
                 (False, True),
                 (True, False),
+                (False, False),
                 (False, False),
                 (False, False),
             ]

@@ -122,6 +122,20 @@ def test_what_ended_without_an_attempt_keeps_its_record_from_its_end_on(tmp_path
     run(main())
 
 
+def test_what_a_clock_dated_that_was_ahead_keeps_nothing_behind_it_from_going(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await a_handler(store)
+            ahead = [await accept(store, handler, observe.now() + 3650 * DAY) for _ in range(25)]
+            for _ in range(5):
+                await accept(store, handler, 100)
+            young = [await accept(store, handler, 5000) for _ in range(25)]
+            await swept(store, tidying.old_notifications, 1000, 20)
+            assert await left(store) == [*ahead, *young]
+
+    run(main())
+
+
 def test_a_step_touches_no_more_rows_than_it_was_told(tmp_path: Path) -> None:
     """However many deliveries a notification has, and attempts a delivery."""
 

@@ -1,5 +1,6 @@
 """Old rows go in steps that take turns, as fast as they may, and not at all by a clock that made a leap."""
 
+import sys
 from pathlib import Path
 
 from sqlalchemy import func, select, text
@@ -97,6 +98,24 @@ def test_a_long_kind_does_not_keep_the_others_waiting(tmp_path: Path, monkeypatc
             assert next(old for old, keys in left if keys == 0) > 200
             assert left[-1] == (0, 0)
             assert house.behind_seconds == 0
+
+    run(main())
+
+
+def test_what_it_changed_is_folded_in_beside_the_writer(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
+
+    def folded() -> int:
+        """Frames of the log that are in their place: https://sqlite.org/walformat.html 2.1 (nBackfill)."""
+        return int.from_bytes((tmp_path / "tocsin.db-shm").read_bytes()[96:100], sys.byteorder)
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            await filled(store, 0, housekeeping.FOLD_ROWS)
+            assert folded() == 0
+            house = Housekeeping(store, Access(store), load({}), Clock())
+            assert await house.sweep_for(60)
+            assert await count(store, idempotency) == 0 and folded() > 0
 
     run(main())
 

@@ -1,5 +1,6 @@
 """What owners are told of handlers that were switched off, through whom, and how often."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -162,3 +163,43 @@ def test_more_than_one_notice_can_name_are_told_of_in_the_next(tmp_path: Path, m
             assert [len(targets) for _, targets in house.told()] == [1, 1] and await house.untold() == []
 
     run(main())
+
+
+class Moved(asyncio.SelectorEventLoop):
+    """A loop whose clock the test moves."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("gaps", "told"),
+    [
+        ([4, 4, 4.9], []),
+        ([4, 4, 5], [3]),
+        ([4] * 11, []),  # whoever goes on dying is not waited for
+        ([4] * 11 + [1.1], [12]),
+    ],
+    ids=["not yet", "after the last one", "still gathered", "for 45 seconds at most"],
+)
+def test_handlers_that_die_within_a_short_while_are_gathered(tmp_path: Path, gaps: list[float], told: list[int]) -> None:
+    """One after each gap but the last, which only passes."""
+    loop = Moved()
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            house = House(store, tmp_path)
+            await house.handler("live")
+            for number, gap in enumerate(gaps):
+                await house.dies(await house.handler(f"dead {number}"))
+                house.notices.due(1)
+                loop.now += gap
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            await house.notices.close()
+            assert [int(title.split()[0]) for title, _ in house.told()] == told
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())

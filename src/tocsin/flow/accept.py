@@ -47,8 +47,10 @@ class Repeats:
 
     async def answer_of(self, user_id: int, idempotency: Idempotency) -> tuple[int, ...] | None:
         """The answer of a day at most ago, if any. Raises Invalid if the content was another."""
-        since = observe.now() - IDEMPOTENCY_WINDOW
-        found = await self._store.remembered(user_id, idempotency.path, idempotency.key, since)
+        now = observe.now()
+        # At most as far ahead: what a clock noted that was years ahead would swallow new messages for years.
+        window = (now - IDEMPOTENCY_WINDOW, now + IDEMPOTENCY_WINDOW)
+        found = await self._store.remembered(user_id, idempotency.path, idempotency.key, *window)
         if found is None:
             return None
         if found.content != idempotency.content:

@@ -14,6 +14,7 @@ from tocsin.store import HandlerBrief, HandlerRow, Store
 from tocsin.vault import Vault, WrongKey
 
 MOST_IN_MEMORY = 50_000  # handlers
+MOST_CHANGED = 500  # handlers of a user of which only the briefs are read again; of more, all are
 
 
 class Loaded(Struct, frozen=True):
@@ -106,6 +107,7 @@ class Directory:
         self._service = service
         self._loaded: dict[int, Loaded] = {}
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
+        self._changed: dict[int, set[int]] = {}  # of users with briefs in memory: handlers whose briefs are old
         self._pacing: dict[int, Pacing] = {}
         self._changes = 0
         # Asked for every delivery, so they are the dictionaries' own methods.
@@ -151,13 +153,22 @@ class Directory:
             return Loaded(bare, CHANNELS[row.type], None, credential=f"handler:{row.id}", problem=problem, is_sealed=True)
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
-        """Every handler of a user that is not deleted, by id."""
-        found = self._briefs.get(user_id)
-        if found is None:
-            changes = self._changes
+        """Every handler of a user that is not deleted, by id. After a change only what changed is read: they may be many."""
+        found, changed = self._briefs.get(user_id), self._changed.get(user_id)
+        if found is not None and not changed:
+            return found
+        changes = self._changes
+        if found is None or not changed:
             found = {brief.id: brief for brief in await self._store.handler_briefs(user_id)}
-            if changes == self._changes:
-                self._briefs[user_id] = found
+        else:
+            rows = await self._store.handler_rows(list(changed))
+            found = {**found, **{row.id: HandlerBrief(row.id, row.is_enabled, row.disabled_reason) for row in rows}}
+            for row in rows:
+                if row.deleted_at is not None:
+                    del found[row.id]
+        if changes == self._changes:
+            self._briefs[user_id] = found
+            self._changed.pop(user_id, None)
         return found
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
@@ -182,13 +193,18 @@ class Directory:
     def forget(self, user_id: int, handler_id: int) -> None:
         self._changes += 1
         self._loaded.pop(handler_id, None)
-        self._briefs.pop(user_id, None)
+        if user_id in self._briefs:
+            changed = self._changed.setdefault(user_id, set())
+            changed.add(handler_id)
+            if len(changed) > MOST_CHANGED:
+                del self._briefs[user_id], self._changed[user_id]
 
     def forget_all(self) -> None:
         """Another process wrote to the store: anything may have changed."""
         self._changes += 1
         self._loaded.clear()
         self._briefs.clear()
+        self._changed.clear()
 
 
 def _pacing_of(found: Loaded) -> Pacing:

@@ -22,6 +22,7 @@ from tocsin.store import Store, Swept, tidying, values
 LOOK_SECONDS = 60.0
 STEP_SECONDS = 0.02  # with its commit that leaves it well under 50 ms
 MIN_ROWS, MAX_ROWS = 20, 2000  # of a step
+FOLD_ROWS = 500  # of which each may have changed a page of its own: a commit that folds in 4,000 pages holds the writer for 40 ms and more
 MIN_PAUSE_SECONDS = 0.01  # between steps, and never shorter than the step before: sends come first
 MAX_DRIFT: Micros = 3600 * SECOND  # between the two clocks, while the service runs
 MAX_STOP: Micros = 86_400 * SECOND  # a longer one looks like a clock that is wrong
@@ -120,6 +121,7 @@ class Housekeeping:
         self._chores = chores(settings)
         self._clock = clock
         self._state = State()
+        self._unfolded = 0  # rows
         self._looked_at: float | None = None  # by the steady clock
 
     @property
@@ -187,6 +189,10 @@ class Housekeeping:
             return
         now = self._clock()
         swept = await chore.step(self._store, now)
+        self._unfolded += swept.rows
+        if self._unfolded >= FOLD_ROWS:
+            self._unfolded = 0
+            await self._store.fold_log()
         if chore.sweep is tidying.old_notifications:
             self._note_behind(swept, now - chore.age)
         await asyncio.sleep(max(MIN_PAUSE_SECONDS, swept.seconds))

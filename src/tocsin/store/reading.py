@@ -128,12 +128,9 @@ def ahead(connection: Connection, delivery: Delivery, most: int) -> int:
     return connection.scalar(select(func.count()).select_from(these)) or 0
 
 
-def remembered(connection: Connection, user_id: int, path: str, key: str, since: Micros) -> Remembered | None:
-    row = connection.execute(
-        select(idempotency).where(
-            idempotency.c.user_id == user_id, idempotency.c.path == path, idempotency.c.key == key, idempotency.c.created_at >= since
-        )
-    ).first()
+def remembered(connection: Connection, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
+    is_it = (idempotency.c.user_id == user_id, idempotency.c.path == path, idempotency.c.key == key)
+    row = connection.execute(select(idempotency).where(*is_it, idempotency.c.created_at.between(since, until))).first()
     if row is None:
         return None
     return Remembered(path, key, row.content, tuple(int(part) for part in row.answer.split(",") if part))

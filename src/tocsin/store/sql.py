@@ -5,6 +5,7 @@ after `READ_SECONDS`, so that none holds up a delivery.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -223,6 +224,15 @@ class SqlStore:
     async def tell(self, write: Callable[..., T], *args: object) -> T:
         return await self._write(write, *args)
 
+    async def fold_log(self) -> None:
+        if self._engine.dialect.name == "sqlite":
+            await self._loop.run_in_executor(self._list_threads, self._fold_in_thread)
+
+    def _fold_in_thread(self) -> None:
+        with contextlib.suppress(DBAPIError, self._engine.dialect.loaded_dbapi.Error), self._engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # neither readers nor the writer wait for it
+
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
         return await self._list(listing.labels, user_id, notification_ids, handler_ids)
 
@@ -272,8 +282,8 @@ class SqlStore:
     async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
         return await self._list(listing.delivery, user_id, delivery_id)
 
-    async def remembered(self, user_id: int, path: str, key: str, since: Micros) -> Remembered | None:
-        return await self._read(reading.remembered, user_id, path, key, since)
+    async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
+        return await self._read(reading.remembered, user_id, path, key, since, until)
 
     async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
         return await self._write(writing.posted, key, text_hash, delivery_id, at, limit)

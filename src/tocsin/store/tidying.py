@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, or_, select, tuple_
 
+from tocsin import observe
 from tocsin.model import SECOND, Micros, Status
 from tocsin.store import Swept
 from tocsin.store.bulk import Totals, chunks
@@ -73,7 +74,9 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
     at = going[-1].created_at if going else None
     if partial is not None:
         return Swept(gone, (partial - 1,), at)
-    ends = not looked_at or (len(looked_at) == rows and all(row.created_at >= before for row in looked_at))
+    # What a clock that was ahead has dated says nothing of those behind it.
+    young = range(before, observe.now() + 1)
+    ends = not looked_at or (len(looked_at) == rows and all(row.created_at in young for row in looked_at))
     return Swept(gone, None if ends else (looked_at[-1].id,), at)
 
 

@@ -1,0 +1,87 @@
+"""Handlers in memory: what a change makes be read again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from conftest import opened_store, run
+from tocsin.flow import directory
+from tocsin.flow.directory import Directory
+from tocsin.settings import load
+from tocsin.store import HandlerBrief, HandlerChange, HandlerRow
+from tocsin.store.sql import SqlStore
+from tocsin.vault import Vault
+
+
+class Counted:
+    """The store, and how many rows were asked of it."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self.read: list[int] = []
+
+    async def handler_briefs(self, user_id: int) -> list[HandlerBrief]:
+        found = await self._store.handler_briefs(user_id)
+        self.read.append(len(found))
+        return found
+
+    async def handler_rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
+        found = await self._store.handler_rows(handler_ids)
+        self.read.append(len(found))
+        return found
+
+
+@pytest.mark.parametrize("most", [500, 1])
+def test_of_many_handlers_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(directory, "MOST_CHANGED", most)
+
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            counted = Counted(store)
+            house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
+
+            async def made() -> int:
+                return await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
+
+            first, second, third = [await made() for _ in range(3)]
+            assert list(await house.briefs(1)) == [first, second, third]
+            await store.change_handler(second, HandlerChange(is_enabled=False, disabled_reason="it is gone"))
+            await store.delete_handler(first, 20)
+            fourth = await made()
+            for handler in (first, second, fourth):
+                house.forget(1, handler)
+            wanted = {two: HandlerBrief(two, two != second, "it is gone" if two == second else None) for two in (second, third, fourth)}
+            assert await house.briefs(1) == wanted and list(await house.briefs(1)) == list(wanted)
+            assert counted.read == [3, 3], "of three changed ones only these, or all three that there are"
+            house.forget(1, third)
+            assert await house.briefs(1) == wanted
+            assert counted.read[2:] == [1]
+            house.forget_all()
+            assert await house.briefs(1) == wanted and counted.read[3:] == [3]
+
+    run(main())
+
+
+def test_what_changes_while_it_is_read_is_read_once_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
+            counted = Counted(store)
+            house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
+            read = counted.handler_rows
+
+            async def changed_meanwhile(handler_ids: Sequence[int]) -> list[HandlerRow]:
+                found = await read(handler_ids)
+                await store.change_handler(handler, HandlerChange(is_enabled=False))
+                house.forget(1, handler)
+                return found
+
+            await house.briefs(1)
+            house.forget(1, handler)
+            counted.handler_rows = changed_meanwhile
+            assert (await house.briefs(1))[handler].is_enabled
+            counted.handler_rows = read
+            assert not (await house.briefs(1))[handler].is_enabled
+
+    run(main())
