@@ -2,12 +2,14 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 
 def main() -> None:
     """Entry of the console script: runs the command line and exits with its code."""
+    _end_when_told()
     _collect_garbage_seldom()
     _open_standard_files()
     code = run(sys.argv[1:])
@@ -42,6 +44,17 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _end_when_told() -> None:
+    """The first process of a container ignores what it has no handler for, and the service sets its own only once it serves."""
+    if os.getpid() == 1:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _end)
+
+
+def _end(_number: int, _frame: object) -> None:
+    os._exit(0)  # as after a crash: nothing has been accepted yet
 
 
 def _collect_garbage_seldom() -> None:

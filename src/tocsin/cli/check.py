@@ -193,7 +193,7 @@ def reach(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "Behind a proxy the links in answers are made from what it forwards: set TOCSIN_BASE_URL to be sure of them.", is_fault=False
         )
-    is_open = settings.host not in {"localhost", "::1"} and not settings.host.startswith("127.")
+    is_open = not settings.unix_socket and settings.host not in {"localhost", "::1"} and not settings.host.startswith("127.")
     if is_open and not settings.trusted_proxies and not (settings.base_url or "").startswith("https:"):
         yield Finding(
             f"TOCSIN_HOST: on {settings.host} API keys travel unencrypted; "

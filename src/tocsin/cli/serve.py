@@ -13,7 +13,14 @@ from tocsin.cli.options import load_settings, set_values
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 
 
-def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | None = None, role: str | None = None) -> int:
+def serve(
+    *,
+    host: str | None = None,
+    port: Port | None = None,
+    unix_socket: str | None = None,
+    data_dir: str | None = None,
+    role: str | None = None,
+) -> int:
     """Run the service: API and delivery in one process, until SIGINT or SIGTERM.
 
     Parameters
@@ -22,6 +29,8 @@ def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | 
         Address to listen on (TOCSIN_HOST).
     port
         Port to listen on; 0 takes a free one (TOCSIN_PORT).
+    unix_socket
+        Unix socket to listen on, instead of host and port (TOCSIN_UNIX_SOCKET).
     data_dir
         Folder of the SQLite file and the key file (TOCSIN_DATA_DIR).
     role
@@ -29,7 +38,7 @@ def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | 
     """
     if role is not None:
         raise Failure("--role is not supported yet: this version does everything in one process, leave it out.")
-    settings = load_settings(host=host, port=port, data_dir=data_dir)
+    settings = load_settings(host=host, port=port, unix_socket=unix_socket, data_dir=data_dir)
     for typo in names(set_values()):
         show.complain(typo.text)
     from tocsin import app
