@@ -247,7 +247,11 @@ def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: C
     metrics.watch("tocsin_deliveries_running", "Attempts in flight.", lambda: local.running)
     metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: local.in_memory)
     metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: store.writes_waiting)
-    metrics.watch("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
+    metrics.watch_store("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
+    metrics.watch_store("tocsin_store_bytes", "Size of the store with its log.", store.size)
+    metrics.watch_store(
+        "tocsin_store_unused_bytes", "Of it, what is free to be used again, or given back by `tocsin compact`.", store.unused
+    )
 
 
 def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
