@@ -65,13 +65,20 @@ class Admin:
 
     def disable_user(self, email: str) -> None:
         """Ends their keys, removes their handlers with all secrets, cancels what waits; keeps the history."""
-        self._do(lambda connection: people.disable_user(connection, _user(connection, email), observe.now()))
+
+        def work(connection: Connection) -> None:
+            user = _user(connection, email)
+            _not_last(connection, user)
+            people.disable_user(connection, user, observe.now())
+
+        self._do(work)
 
     def delete_user(self, email: str) -> None:
         """Removes the user and everything of theirs, the history too."""
 
         def work(connection: Connection) -> None:
             user = _user(connection, email)
+            _not_last(connection, user)
             people.disable_user(connection, user, observe.now())
             people.delete_user(connection, user)
 
@@ -116,6 +123,12 @@ def _user(connection: Connection, email: str) -> int:
     if user is None:
         raise AdminError(f"There is no user {email}.")
     return user
+
+
+def _not_last(connection: Connection, user: int) -> None:
+    """Somebody must be left who may manage users on the pages."""
+    if people.administrators(connection) == [user]:
+        raise AdminError("This is the last administrator: make another one first, with `tocsin users add EMAIL --admin`.")
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 import structlog
 import uvloop
@@ -59,7 +60,8 @@ from tocsin.web import make_pages
 NOTE_IDS_SECONDS = 60.0
 READ_KEYS_SECONDS = 2.0  # while they cannot be read
 START_AGAIN_SECONDS = 1.0
-GRACE_SECONDS = 10.0  # for attempts in flight when the service is stopped
+# Together with what is kept afterwards less than the 10 seconds that containers are given before they are killed.
+CLIENTS_GRACE_SECONDS, GRACE_SECONDS = 2.0, 5.0  # for answers to clients, then for attempts in flight, when the service is stopped
 SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
 KEPT_BYTES = 4 << 20  # that were freed
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
@@ -254,7 +256,11 @@ def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: C
     metrics.watch("tocsin_deliveries_running", "Attempts in flight.", lambda: local.running)
     metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: local.in_memory)
     metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: store.writes_waiting)
-    metrics.watch("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
+    metrics.watch_store("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
+    metrics.watch_store("tocsin_store_bytes", "Size of the store with its log.", store.size)
+    metrics.watch_store(
+        "tocsin_store_unused_bytes", "Of it, what is free to be used again, or given back by `tocsin compact`.", store.unused
+    )
 
 
 def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
@@ -286,7 +292,11 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
             first = _bootstrap(engine, settings, show_password=out.is_terminal)
-            uvloop.run(_serve(settings, engine, vault, listener, out, first))
+            try:
+                uvloop.run(_serve(settings, engine, vault, listener, out, first))
+            finally:
+                if settings.unix_socket:
+                    Path(settings.unix_socket).unlink(missing_ok=True)
     except StoreError as error:
         print(f"tocsin: {error}", file=sys.stderr)
         return 1
@@ -309,25 +319,33 @@ class Printer:
 
 
 async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: Printer, first: list[str]) -> None:
-    host, port = listener.getsockname()[:2]
+    where = listener.getsockname()  # of a Unix socket its path, which no URL leads to
     bounds = limits.measure()
-    async with running(settings, engine, vault, lambda: [(host, port)], bounds) as service:
-        server = Door(make_app(service, make_pages(service)), settings, rules_within(bounds), GRACE_SECONDS)
+    async with running(settings, engine, vault, lambda: [] if isinstance(where, str) else [where[:2]], bounds) as service:
+        server = Door(make_app(service, make_pages(service)), settings, rules_within(bounds), CLIENTS_GRACE_SECONDS)
         service.metrics.watch("tocsin_connections", "Connections of clients.", lambda: server.register.count)
 
         def stop() -> None:
             server.should_exit = True
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+                asyncio.get_running_loop().add_signal_handler(number, stop)
         for sentence in mail.complaints(settings):
             log.warning("mail", complaint=sentence)
-        out.print(*first, f"tocsin serves http://{_in_url(host)}:{port}")
-        log.info("started", host=host, port=port)
+        out.print(*first, f"tocsin serves {_address(where)}")
+        log.info("started", address=_address(where))
         gc.collect()
         gc.freeze()  # what is here now stays
         await server.serve(sockets=[listener])
     log.info("stopped")
+
+
+def _address(where: str | tuple[Any, ...]) -> str:
+    """Where a listener is, as a client on this machine would name it."""
+    if isinstance(where, str):
+        return f"unix:{where}"
+    return f"http://{_in_url(where[0])}:{where[1]}"
 
 
 def _in_url(host: str) -> str:

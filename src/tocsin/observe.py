@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, TextIO
@@ -21,7 +21,7 @@ import msgspec
 import structlog
 from msgspec import Struct, structs
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from tocsin import __version__
@@ -29,6 +29,7 @@ from tocsin.lines import Lines
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Reason, Status
 from tocsin.settings import Settings
 
+PATIENCE_SECONDS = 0.2  # with numbers that are in the store
 LINES_LINGER_SECONDS = 0.05
 SELDOM_SECONDS = 60.0
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
@@ -48,12 +49,36 @@ class Metrics(Collector):
         self._attempts: Counter[tuple[str, ...]] = Counter()
         self._latency: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self._duration: defaultdict[str, _Histogram] = defaultdict(_Histogram)
+        self._slow: dict[str, tuple[str, Callable[[], Awaitable[float]]]] = {}
+        self._reading: dict[str, asyncio.Future[None]] = {}
+        self._values: dict[str, float] = {}
         Gauge("tocsin_info", "Version of the service.", ["version"], registry=self._registry).labels(__version__).set(1)
         self._registry.register(self)
 
     def watch(self, name: str, sentence: str, read: Callable[[], float]) -> None:
         """A number that is read when it is asked for."""
         Gauge(name, sentence, registry=self._registry).set_function(read)
+
+    def watch_store(self, name: str, sentence: str, read: Callable[[], Awaitable[float]]) -> None:
+        """A number whose reading may hang: it is left out where it does not come at once. See `refresh`."""
+        self._slow[name] = (sentence, read)
+
+    async def refresh(self) -> None:
+        """Read what takes a thread, and wait for no more than a moment for it."""
+        for name, (_, read) in self._slow.items():
+            if name not in self._reading:
+                self._values.pop(name, None)
+                self._reading[name] = asyncio.ensure_future(self._read(name, read))
+        if self._reading:
+            await asyncio.wait(self._reading.values(), timeout=PATIENCE_SECONDS)
+
+    async def _read(self, name: str, read: Callable[[], Awaitable[float]]) -> None:
+        try:
+            self._values[name] = await read()
+        except Exception as error:  # noqa: BLE001  # of numbers nothing hangs on
+            structlog.get_logger(__name__).debug("metric.not_read", metric=name, why=type(error).__name__)
+        finally:
+            del self._reading[name]
 
     def accepted(self, notifications: int, deliveries: int) -> None:
         self._accepted["notifications"] += notifications
@@ -76,6 +101,8 @@ class Metrics(Collector):
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def collect(self) -> Iterator[Metric]:
+        for name, value in self._values.items():
+            yield GaugeMetricFamily(name, self._slow[name][0], value=value)
         for what, sentence in (("notifications", "Notifications accepted."), ("deliveries", "Deliveries accepted.")):
             yield CounterMetricFamily(f"tocsin_{what}_accepted", sentence, value=self._accepted[what])
         delivered: Counter[tuple[str, ...]] = Counter({(channel,): sum(latency.counts) for channel, latency in self._latency.items()})

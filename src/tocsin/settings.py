@@ -157,8 +157,9 @@ class Option(Struct, frozen=True):
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("host", "127.0.0.1", "Address the service listens on."),
+    Option("host", "127.0.0.1", "Address the service listens on; `::` is all of both families."),
     Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, 65535)),
+    Option("unix_socket", None, "Unix socket the service listens on, instead of host and port."),
     Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
     Option("database_url", "", "Where the store is; empty: SQLite in the data folder.", _only_sqlite, secret=True),
     Option("engine_url", "", "Where the engine is; empty: in this process.", _only_local, secret=True),
@@ -201,6 +202,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: str
     port: int
+    unix_socket: str | None
     data_dir: str
     database_url: str
     engine_url: str

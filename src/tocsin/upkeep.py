@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import itertools
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Generator
@@ -115,6 +117,29 @@ def move_on(settings: Settings) -> None:
             datadir.note_ids(settings, mark)
         except (DBAPIError, OSError) as error:
             raise StoreError(f"The store in {folder} cannot be written: {words_of(error)}.") from error
+
+
+def compact(settings: Settings) -> tuple[int, int]:
+    """Give what the store does not use back to the disk: its bytes before and afterwards. Writes of a running service wait meanwhile.
+
+    Raises StoreError, having changed nothing.
+    """
+    engine, _ = datadir.open_existing(settings)
+    engine.dispose()
+    file = settings.data_path / STORE_FILE
+    before = file.stat().st_size
+    free = shutil.disk_usage(settings.data_path).free
+    if free < 2 * before:  # a whole copy, and the log that it goes through
+        raise StoreError(f"Compacting needs {2 * before / 1e6:.0f} MB of room in {settings.data_path}, and {free / 1e6:.0f} MB are free.")
+    os.environ.setdefault("SQLITE_TMPDIR", str(settings.data_path))  # where there is room, and nobody else reads
+    try:
+        with _opened(file, "rw") as connection:
+            connection.isolation_level = None
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise StoreError(f"The store {file} cannot be compacted: {error}.") from error
+    return before, file.stat().st_size
 
 
 def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -> tuple[int, Path | None]:

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 import tocsin.flow
-from api.support import EMAIL, hook
+from api.support import EMAIL, Server, hook
 from tocsin.api.errors import CODES
 from tocsin.api.table import TABLE
 from tocsin.door import refusals
@@ -329,3 +329,16 @@ def test_metrics_token(serve_with: Any) -> None:
         assert (answer.status, answer.faults(), answer.headers["www-authenticate"]) == (401, [("unauthorized", None)], "Bearer")
     assert server.stranger()("GET", "/metrics", None, {"Authorization": "bearer hush hush"}).status == 200
     assert server.stranger().get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_key_is_found_beside_the_password_that_a_proxy_appends(server: Server, order: int) -> None:
+    """In whichever order the two headers come."""
+    key = server.client("handlers:read").key
+    lines = [f"Authorization: Bearer {key}", "Authorization: Basic dXNlcjpwYXNzd29yZA=="]
+    if order:
+        lines.reverse()
+    with socket.create_connection(("127.0.0.1", server.port), 10) as one:
+        one.sendall("\r\n".join(["GET /api/notification-handlers HTTP/1.1", "Host: x", *lines, "Connection: close", "", ""]).encode())
+        answer = one.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 200 "), answer

@@ -72,8 +72,9 @@ class Doorkeeper:
 
     async def caller(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> Caller:
         """The caller whose key the request carries, even from an address with too many failures. Raises Refusal."""
-        header = headers.get(b"authorization", b"")
-        scheme, _, key = header.decode("latin-1").partition(" ")
+        scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            scheme, key = _bearer(scope)
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
             raise self._failed(scope, headers, _NO_KEY)
@@ -99,6 +100,15 @@ class Doorkeeper:
         if standing.is_over:
             raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
         return [(name.encode(), value.encode()) for name, value in standing.headers().items()]
+
+
+def _bearer(scope: Mapping[str, Any]) -> tuple[str, str]:
+    """A key in another `Authorization` header than the last: a proxy that asks for a password of its own may append it."""
+    for name, value in scope["headers"]:
+        scheme, _, key = value.decode("latin-1").partition(" ")
+        if name == b"authorization" and scheme.lower() == "bearer":
+            return scheme, key
+    return "", ""
 
 
 def permit(caller: Caller, scopes: tuple[str, ...]) -> None:

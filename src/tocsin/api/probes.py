@@ -33,5 +33,6 @@ async def metrics(call: Call) -> Answer:
             raise Refusal(
                 fault("unauthorized", "Send the metrics token as `Authorization: Bearer {token}`."), {"www-authenticate": "Bearer"}
             )
+    await call.service.metrics.refresh()
     content, content_type = call.service.metrics.render()
     return Answer(200, content, ((b"content-type", content_type.encode()), (b"cache-control", b"no-store")))

@@ -20,7 +20,9 @@ log = structlog.get_logger(__name__)
 
 
 def is_trusted(address: str, settings: Settings) -> bool:
-    """Whether this is a proxy whose X-Forwarded-* headers are believed."""
+    """Whether this is a proxy whose X-Forwarded-* headers are believed; whoever may open our Unix socket has no address, and is one."""
+    if not address:
+        return bool(settings.unix_socket)
     if not settings.trusted_proxies:
         return False
     ip = _ip(address)
@@ -39,7 +41,7 @@ def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], set
     """Who is really there: behind trusted proxies the last address in X-Forwarded-For that is none of them, without its port."""
     peer: str = (scope.get("client") or ("",))[0]
     if not is_trusted(peer, settings):
-        return peer
+        return peer.removeprefix("::ffff:")  # IPv4, on a socket of both families
     for hop in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
         if not hop.strip():
             break
@@ -79,6 +81,7 @@ def base_url(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings:
         host = _forwarded_host(headers, scheme) or host
     if not _HOST.fullmatch(host):
         address, port = scope.get("server") or ("localhost", None)
+        address = "localhost" if "/" in address else address
         host = (f"[{address}]" if ":" in address else address) + (f":{port}" if port else "")
     return f"{'https' if scheme == 'https' else 'http'}://{host}{prefix(scope, headers, settings)}"
 

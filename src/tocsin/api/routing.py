@@ -32,7 +32,9 @@ class Api:
     def __init__(self, service: Service, otherwise: ASGIApp | None = None) -> None:
         self._service = service
         self._otherwise = otherwise or PlainTextResponse("There is nothing here.\n", 404)
-        self._may_have_prefix = bool(service.settings.trusted_proxies or urlsplit(service.settings.base_url or "").path)
+        self._may_have_prefix = bool(
+            service.settings.trusted_proxies or service.settings.unix_socket or urlsplit(service.settings.base_url or "").path
+        )
         self._doorkeeper = Doorkeeper(service.access, service.settings)
         self._routes: dict[str, Methods] = {}
         for endpoint in TABLE:

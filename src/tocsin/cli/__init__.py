@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 
 def main() -> None:
     """Entry of the console script: runs the command line and exits with its code."""
+    _end_when_told()
     _collect_garbage_seldom()
     _open_standard_files()
     code = run(sys.argv[1:])
@@ -78,6 +80,17 @@ def _without(package: str) -> Generator[None]:
         yield
     finally:
         del sys.modules[package]
+
+
+def _end_when_told() -> None:
+    """The first process of a container ignores what it has no handler for, and the service sets its own only once it serves."""
+    if os.getpid() == 1:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _end)
+
+
+def _end(_number: int, _frame: object) -> None:
+    os._exit(0)  # as after a crash: nothing has been accepted yet
 
 
 def _collect_garbage_seldom() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from tocsin.cli import show
 from tocsin.cli.options import set_values
 from tocsin.settings import OPTIONS, Settings, SettingsError
 
+NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"))
+_MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
 _LEAST_FREE_BYTES = 200_000_000
 
 
@@ -105,6 +108,41 @@ def owners(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             f"{file} belongs to user {file.stat().st_uid}, and the data directory to user {user}: run `chown {user}:{group} {file}`."
         )
+
+
+def file_system(settings: Settings) -> Iterator[Finding]:
+    """Of a network file system neither locks nor what is written can be relied on: https://www.sqlite.org/faq.html#q5."""
+    folder = settings.data_path.absolute()
+    kind = mounted_as(folder, Path("/proc/self/mountinfo"))
+    if kind in NETWORK_FILE_SYSTEMS:
+        yield Finding(f"TOCSIN_DATA_DIR: {folder} is on a network file system ({kind}), which may damage the store: use a local disk.")
+
+
+def mounted_as(folder: Path, mounts: Path) -> str | None:
+    """The type of the file system that a folder is on, or will be; None where the system does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found, longest = None, -1
+    for line in lines:
+        mounted, _, rest = line.partition(" - ")
+        fields, kind = mounted.split(" "), rest.partition(" ")[0]
+        if len(fields) < _MOUNT_POINT + 1:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[_MOUNT_POINT])
+        if len(point) >= longest and folder.resolve().is_relative_to(point):
+            found, longest = kind, len(point)
+    return found
+
+
+def certificates(_: Settings) -> Iterator[Finding]:
+    """Authorities that are named and are not there: others would be trusted in their place, or none."""
+    for name, is_there in (("SSL_CERT_FILE", Path.is_file), ("SSL_CERT_DIR", Path.is_dir)):
+        value = os.environ.get(name)
+        if value and not is_there(Path(value)):
+            what = "file" if name.endswith("FILE") else "folder"
+            yield Finding(f"{name}: there is no {what} {value}; the system's authorities are trusted.")
 
 
 def secret_key(settings: Settings) -> Iterator[Finding]:
@@ -203,7 +241,7 @@ def reach(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "Behind a proxy the links in answers are made from what it forwards: set TOCSIN_BASE_URL to be sure of them.", is_fault=False
         )
-    is_open = settings.host not in {"localhost", "::1"} and not settings.host.startswith("127.")
+    is_open = not settings.unix_socket and settings.host not in {"localhost", "::1"} and not settings.host.startswith("127.")
     if is_open and not settings.trusted_proxies and not (settings.base_url or "").startswith("https:"):
         yield Finding(
             f"TOCSIN_HOST: on {settings.host} API keys travel unencrypted; "
@@ -225,7 +263,10 @@ def egress(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"TOCSIN_PROXY: {why}. Until it does, nothing is delivered through it.")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, owners, secret_key, store_health, old_rows, mail, reach, egress)
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    *(data_folder, owners, file_system, secret_key, store_health, old_rows),
+    *(mail, reach, egress, certificates),
+)
 
 
 def _sentence(text: str) -> str:

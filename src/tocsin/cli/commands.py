@@ -65,6 +65,7 @@ _secrets.command(upkeep.rotate)
 app.command(_secrets)
 app.command(upkeep.backup)
 app.command(upkeep.restore)
+app.command(upkeep.compact)
 
 app.command(options.list_settings, name="settings")
 app.command(check.check)

@@ -22,10 +22,14 @@ class Shown(Struct, frozen=True):
     origin: str | None
 
 
-def load_settings(host: str | None = None, port: int | None = None, data_dir: str | None = None) -> settings.Settings:
+def load_settings(
+    host: str | None = None, port: int | None = None, unix_socket: str | None = None, data_dir: str | None = None
+) -> settings.Settings:
     """settings.load with every fault as a Failure; what comes from the command line wins."""
     try:
-        return settings.load(host=host, port=port, data_dir=data_dir)
+        if unix_socket is None and (host is not None or port is not None):
+            unix_socket = ""  # one of the setting gives way
+        return settings.load(host=host, port=port, unix_socket=unix_socket, data_dir=data_dir)
     except settings.SettingsError as error:
         raise Failure(str(error)) from None
     except (OSError, UnicodeDecodeError) as error:

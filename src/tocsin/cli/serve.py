@@ -11,7 +11,14 @@ from tocsin.cli.start import start
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 
 
-def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | None = None, role: str | None = None) -> int:
+def serve(
+    *,
+    host: str | None = None,
+    port: Port | None = None,
+    unix_socket: str | None = None,
+    data_dir: str | None = None,
+    role: str | None = None,
+) -> int:
     """Run the service: API and delivery in one process, until SIGINT or SIGTERM.
 
     Parameters
@@ -20,6 +27,8 @@ def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | 
         Address to listen on (TOCSIN_HOST).
     port
         Port to listen on; 0 takes a free one (TOCSIN_PORT).
+    unix_socket
+        Unix socket to listen on, instead of host and port (TOCSIN_UNIX_SOCKET).
     data_dir
         Folder of the SQLite file and the key file (TOCSIN_DATA_DIR).
     role
@@ -27,7 +36,7 @@ def serve(*, host: str | None = None, port: Port | None = None, data_dir: str | 
     """
     if role is not None:
         raise Failure("--role is not supported yet: this version does everything in one process, leave it out.")
-    return start(host, port, data_dir)
+    return start(host, port, unix_socket, data_dir)
 
 
 def selftest(*, quick: bool = False, json: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""`tocsin backup`, `tocsin restore`, `tocsin secrets rotate`."""
+"""`tocsin backup`, `tocsin restore`, `tocsin compact`, `tocsin secrets rotate`."""
 
 from pathlib import Path
 
@@ -57,6 +57,18 @@ def restore(file: Path | None = None, /, *, replace: bool = False, after_recover
     if moved is not None:
         show.note(f"The store that was there is {show.one_line(str(moved))} now.")
     show.note("Restored. What had not arrived when the copy was made is sent once the service runs: it may arrive a second time.")
+
+
+def compact(*, data_dir: DataDir = None) -> None:
+    """Give room that the store no longer uses back to the disk. Beside a running service sends wait meanwhile: a second for some 100 MB."""
+    from tocsin import upkeep
+    from tocsin.store import StoreError
+
+    try:
+        before, after = upkeep.compact(load_settings(data_dir=data_dir))
+    except StoreError as error:
+        raise Failure(str(error)) from None
+    show.note(f"The store takes {after / 1e6:.1f} MB; before it took {before / 1e6:.1f} MB.")
 
 
 def rotate(*, data_dir: DataDir = None) -> None:

@@ -5,6 +5,7 @@ it lacks (limits on heads, deadlines, a bound on connections) fits into its prot
 """
 
 import asyncio
+import errno
 import functools
 import ipaddress
 import os
@@ -12,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -25,6 +27,7 @@ from tocsin.settings import Settings
 from tocsin.store import StoreError
 
 SWEEP_SECONDS = 1.0
+SOCKET_MODE = 0o660
 BACKLOG = 2048  # connections that wait in the kernel; it cuts this to net.core.somaxconn
 
 
@@ -90,11 +93,37 @@ def counted_address(peer: str, settings: Settings) -> str | None:
 
 def listen(settings: Settings) -> socket.socket:
     """Raises StoreError, in a sentence for the operator."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    if settings.unix_socket:
+        return _listen_on_unix_socket(Path(settings.unix_socket))
+    host = settings.host[1:-1] if settings.host.startswith("[") and settings.host.endswith("]") else settings.host
+    if host == "*":
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # as it was asked for
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    is_dual = host == "::" and socket.has_dualstack_ipv6()  # `::` is everything, as with other servers
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, settings.port), family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
+        why = f"{settings.host!r} is no address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
         raise StoreError(
             f"Cannot listen on {settings.host}:{settings.port}: {why}. TOCSIN_HOST and TOCSIN_PORT choose another address."
         ) from error
+
+
+def _listen_on_unix_socket(path: Path) -> socket.socket:
+    """What an ended service left in its place is taken away; whoever may use it is decided by its folder and its group."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket() and not _is_listened_on(path):
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(SOCKET_MODE)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StoreError(f"Cannot listen on {path}: {error.strerror or error}. TOCSIN_UNIX_SOCKET names another path.") from error
+    return listener
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) != errno.ECONNREFUSED

@@ -105,6 +105,8 @@ class Incoming(HttpToolsProtocol):
         self._register.stalls(self, False)
 
     def shutdown(self) -> None:
+        if self._wants is _BODY:  # what has not come by now may never come, and somebody waits for the end
+            self._refuse("busy")
         super().shutdown()
         if self.transport.is_closing():
             self._register.see_off(self)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import ParamSpec, TypeVar
 
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailNotValidError
 from msgspec import Struct
 from sqlalchemy import Connection
 
@@ -17,6 +17,7 @@ from tocsin import observe
 from tocsin.flow import pools
 from tocsin.flow.access import SCOPES
 from tocsin.model import SECOND, Busy, Fault, Invalid, Micros, Missing
+from tocsin.net.addresses import normalized
 from tocsin.store import Store, people
 from tocsin.store.people import KeyLine, Person, UserLine
 from tocsin.vault import check_password, hash_api_key, hash_of_nothing, hash_password, is_hash_of_old, new_api_key, shown_key
@@ -277,7 +278,7 @@ class Accounts:
 
 def address_of(email: str) -> str:
     """A user's address as it is kept. Raises EmailNotValidError."""
-    return validate_email(email, check_deliverability=False, globally_deliverable=False).normalized
+    return normalized(email)
 
 
 def _invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, now: Micros) -> bool:

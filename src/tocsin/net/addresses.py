@@ -43,6 +43,11 @@ def read_address(text: str) -> Address:
     return Address(read.local_part, read.ascii_domain)
 
 
+def normalized(text: str) -> str:
+    """An address in the one form that it is kept in. Local domains are fine. Raises EmailNotValidError."""
+    return validate_email(text, check_deliverability=False, globally_deliverable=False).normalized
+
+
 def read_named_address(text: str) -> Address:
     """The same, where `Name <address>` is fine too; the name may be quoted and in any script."""
     match = re.fullmatch(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^"<>]*?))\s*<([^<>]*)>\s*', text)

@@ -20,9 +20,9 @@ from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net.closers import Closers
 from tocsin.net.curl_failures import HEAD_TOO_LARGE, no_reply, was_sent
 from tocsin.net.guard import Guard
-from tocsin.net.heads import Headers, header_lines, read_headers, target
+from tocsin.net.heads import GZIP_MAGIC, Headers, header_lines, read_headers, target, unpacked
 from tocsin.net.multi import Multi
-from tocsin.net.names import Place
+from tocsin.net.names import Names, Place
 from tocsin.net.origins import Origins, Sessions
 from tocsin.net.proxies import Proxy
 from tocsin.net.routes import Route, route_of
@@ -53,6 +53,7 @@ class Kept(Struct, frozen=True):
 
     repeats: bool
     closers: Closers
+    names: Names
 
 
 class Exchange:
@@ -77,7 +78,7 @@ class Exchange:
         self._is_short = False
         self._is_second = False
         self._tries = 0
-        self._closers, self._repeats = kept.closers, kept.repeats
+        self._closers, self._repeats, self._names = kept.closers, kept.repeats, kept.names
         self._manner = _Manner()
         self._origins, self._sessions = https
         self._origin: str | None = None
@@ -163,6 +164,8 @@ class Exchange:
             self._start_again(request, fresh=False)
             return
         reply = self.result(code)
+        if isinstance(reply, NoReply) and not reply.sent and (named := route_of(request.url).named) is not None:
+            self._names.forget(named)
         if self._proxy is not None:
             if isinstance(reply, HttpReply) or was_sent(self.curl):
                 self._proxy.passed()
@@ -257,7 +260,10 @@ class Exchange:
             return NoReply(Reason.CUT, sent=True, detail="The connection ended within the answer's header lines.")
         if self._origin is not None:
             self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
-        return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(self._body), cut)
+        body = bytes(self._body)
+        if body.startswith(GZIP_MAGIC) and "gzip" in headers.get("content-encoding", ""):
+            body = unpacked(body, MAX_BODY)
+        return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, body, cut)
 
     def _has_head(self) -> bool:
         """Whether the answer's head is there: the target's own, so neither a 1xx nor a proxy's, which libcurl counts elsewhere."""
@@ -375,8 +381,12 @@ _OPTIONS = {
 
 @functools.cache
 def authorities() -> dict[int, str]:
-    """The options that name the trusted certificate authorities; SSL_CERT_FILE and SSL_CERT_DIR count."""
+    """The options that name the trusted certificate authorities; SSL_CERT_FILE and SSL_CERT_DIR count, in place of the system's."""
     paths = ssl.get_default_verify_paths()
+    folder = os.environ.get("SSL_CERT_DIR", "")
+    if Path(folder).is_dir() and folder:
+        file = os.environ.get("SSL_CERT_FILE", "")
+        return {pycurl.CAPATH: folder, **({pycurl.CAINFO: file} if Path(file).is_file() else {})}
     for file in (paths.cafile, *_AUTHORITIES):
         if file and Path(file).is_file():
             return {pycurl.CAINFO: file}

@@ -1,8 +1,10 @@
 """The heads of requests and answers as text: what libcurl is told to write, and what it has read. Pure."""
 
 import functools
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
+GZIP_MAGIC = b"\x1f\x8b"
 _EXPECTS_FROM = 1 << 20  # bytes of a body from which on libcurl would ask beforehand, with `Expect: 100-continue`
 _BARE = bytes(byte if 0x20 <= byte < 0x7F else 0 for byte in range(256))  # control characters become NUL
 
@@ -40,6 +42,14 @@ def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
     if "accept-encoding" not in given:
         more.append("Accept-Encoding: identity")
     return tuple(more)
+
+
+def unpacked(body: bytes, limit: int) -> bytes:
+    """A body that came packed though nobody asked for it, up to so many bytes; as it came where it cannot be unpacked."""
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, limit)
+    except zlib.error:
+        return body
 
 
 class Headers(Mapping[str, str]):

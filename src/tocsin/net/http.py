@@ -155,7 +155,8 @@ class _Lane:
 
     def __init__(self, guard: Guard | None, proxy: Proxy | None, sessions: Sessions, repeats: bool) -> None:
         self._guard = guard
-        self._kept = Kept(repeats, Closers(2 if repeats else 1))
+        self._names = Names(DNS_SECONDS * 0.9)  # known a little shorter than to libcurl, which keeps the addresses
+        self._kept = Kept(repeats, Closers(2 if repeats else 1), self._names)
         self._https = (Origins(), sessions)
         # Users' hosts are many, the operator's and the providers' that go without the guard are few.
         self._idle_share = 1 / 4 if guard else 1 / 16
@@ -163,7 +164,6 @@ class _Lane:
         self._free: deque[Exchange] = deque()
         self._multi: Multi | None = None
         self._is_closed = False
-        self._names = Names(DNS_SECONDS * 0.9)  # known a little shorter than to libcurl, which keeps the addresses
 
     def knows(self, place: Place) -> bool:
         """Whether libcurl knows the addresses of the host."""

@@ -42,6 +42,10 @@ class Names:
     def is_fresh(self, place: Place) -> bool:
         return self._fresh_until.get(place, 0.0) > time.monotonic()
 
+    def forget(self, place: Place) -> None:
+        """It is looked up again before the next request: what it stood for could not be reached, and may have moved."""
+        self._fresh_until.pop(place, None)
+
     async def addresses(self, place: Place, seconds: float) -> list[str]:
         """Addresses in the resolver's order. Raises OSError if there are none, Lacking if the fault is ours, TimeoutError."""
         task = self._running.get(place.host)

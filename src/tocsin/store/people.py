@@ -71,6 +71,11 @@ def user_id(connection: Connection, email: str) -> int | None:
     return connection.scalar(select(users.c.id).where(func.lower(users.c.email) == email.lower()))
 
 
+def administrators(connection: Connection) -> list[int]:
+    """Ids of those who are not disabled."""
+    return list(connection.scalars(select(users.c.id).where(users.c.is_admin, users.c.disabled_at.is_(None)).order_by(users.c.id)))
+
+
 def person(connection: Connection, email: str) -> Person | None:
     """None too if they are disabled."""
     found = connection.execute(select(users).where(func.lower(users.c.email) == email.lower(), users.c.disabled_at.is_(None))).first()

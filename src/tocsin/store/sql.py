@@ -49,6 +49,7 @@ from tocsin.store import (
     migrations,
     notices,
     reading,
+    room,
     standing,
     writing,
 )
@@ -352,9 +353,19 @@ class SqlStore:
     async def touch_keys(self, used: dict[int, Micros]) -> None:
         await self._write(writing.touch_keys, used)
 
-    def backlog(self) -> int:
+    # What is measured has no need of the flow's threads.
+
+    async def backlog(self) -> int:
         """Pending deliveries, due or not; a quick look at the totals."""
-        return self._read_in_thread(reading.backlog)
+        return await self._list(reading.backlog)
+
+    async def size(self) -> int:
+        """Bytes of the store and its log on the disk."""
+        return await self._list(room.size_on_disk)
+
+    async def unused(self) -> int:
+        """Bytes of the store that hold nothing."""
+        return await self._list(room.unused)
 
 
 # ------------------------------------------------------------------------------------------------------ beside the service
