@@ -68,7 +68,7 @@ def _unusable(values: Mapping[str, str]) -> list[Finding]:
 def _usable(values: Mapping[str, str], data_dir: str | None) -> Settings:
     """The settings with what cannot be read left at its default, so that everything else can be looked at."""
     broken = {finding.text.split()[0] for finding in _unusable(values)}
-    kept = {name: value for name, value in values.items() if name.removesuffix("_FILE") not in broken}
+    kept = {name: value for name, value in values.items() if not {name, name.removesuffix("_FILE")} & broken}
     return options.load(kept, Path(os.devnull), data_dir=data_dir)
 
 
@@ -166,10 +166,22 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
 
 
 def mail(settings: Settings) -> Iterator[Finding]:
-    from tocsin.net.mail import complaints
+    from tocsin.net.mail import complaints, notes
 
     for complaint in complaints(settings):
         yield Finding(_sentence(complaint), is_fault=settings.smtp_url is not None)
+    for note in notes(settings):
+        yield Finding(_sentence(note), is_fault=False)
+
+
+def trusted(_: Settings) -> Iterator[Finding]:
+    """Whose certificates are believed."""
+    from tocsin.net import trust
+
+    for complaint in trust.complaints():
+        yield Finding(_sentence(complaint))
+    for note in trust.notes():
+        yield Finding(_sentence(note), is_fault=False)
 
 
 def reach(settings: Settings) -> Iterator[Finding]:
@@ -194,7 +206,7 @@ def egress(settings: Settings) -> Iterator[Finding]:
         yield Finding("TOCSIN_ALLOW_NETWORKS opens every network to all users: name only the ones that handlers must reach.")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, store_health, old_rows, mail, reach, egress)
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (data_folder, secret_key, store_health, old_rows, mail, trusted, reach, egress)
 
 
 def _sentence(text: str) -> str:

@@ -8,7 +8,7 @@ import pycurl
 
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net.closers import Closers
-from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange, Kept
+from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange, Kept, authorities
 from tocsin.net.guard import Closed, Guard
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
@@ -27,7 +27,9 @@ class HttpWire:
     def __init__(self, settings: Settings, closed: Closed = tuple) -> None:
         self._guard = Guard(settings.allow_networks, closed)
         self._has_proxy = bool(settings.proxy)
-        sessions = Sessions()  # shared: whose certificate was good for one is good for the other
+        sessions = Sessions(
+            authorities(settings.ca_file, settings.data_path)
+        )  # shared: whose certificate was good for one is good for the other
         repeats = settings.unknown != "stop"
         self._lanes = {guarded: _Lane(self._guard if guarded else None, settings.proxy, sessions, repeats) for guarded in (True, False)}
         self._preparing: set[asyncio.Task[None]] = set()
