@@ -47,7 +47,7 @@ from tocsin.flow.tally import Tally
 from tocsin.flow.trial import Trials
 from tocsin.lines import Lines
 from tocsin.model import Busy
-from tocsin.net import mail
+from tocsin.net import mail, trust
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.wires import Wires
@@ -333,6 +333,10 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
                 asyncio.get_running_loop().add_signal_handler(number, stop)
         for sentence in mail.complaints(settings):
             log.warning("mail", complaint=sentence)
+        for sentence in (*mail.notes(settings), *trust.notes()):
+            log.info("tls", note=sentence)
+        for sentence in trust.complaints():
+            log.warning("tls", complaint=sentence)
         out.print(*first, f"tocsin serves {_address(where)}")
         log.info("started", address=_address(where))
         gc.collect()

@@ -204,7 +204,8 @@ class Delivery(Value, frozen=True):
 
 
 class Attempt(Value, frozen=True):
-    """One try of a delivery, as it is kept. `response` is the provider's answer, capped and scrubbed of secrets."""
+    """One try of a delivery, as it is kept. `response` is the provider's answer, capped and scrubbed of secrets, as are the provider's own
+    id for the message and `detail`, the verdict in words."""
 
     delivery_id: int
     number: int
@@ -215,6 +216,8 @@ class Attempt(Value, frozen=True):
     status_code: int | None = None
     response: str | None = None
     next_at: Micros | None = None
+    provider_id: str | None = None
+    detail: str | None = None
 
 
 class Hidden(Value, frozen=True):

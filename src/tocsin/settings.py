@@ -121,6 +121,16 @@ def _smtp_url(value: str) -> str:
     return value
 
 
+def _ca_file(value: str) -> str:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except OSError:  # ssl.SSLError is one
+        raise ValueError("must name a file that can be read, with certificates in PEM form") from None
+    return str(Path(value).absolute())
+
+
 def _api_key(value: str) -> str:
     if not re.fullmatch(r"tk_[A-Za-z0-9]{20,200}", value):
         raise ValueError("must be tk_ and 20 or more letters and digits")
@@ -171,6 +181,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
     Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
     Option("smtp_rate", "0", "Mails a second at most; 0: no pacing.", _number),
+    Option(
+        "ca_file", None, "File (PEM) of certificate authorities that are trusted beside the system's, for HTTPS and for mail.", _ca_file
+    ),
     Option("email_from", None, "Sender of e-mails, such as `tocsin <alarm@example.com>`."),
     Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", _networks),
     Option("proxy", None, "HTTP proxy for outgoing requests, http://host:port.", _base_url, secret=True),
@@ -214,6 +227,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     bootstrap_password: str | None
     smtp_url: str | None
     smtp_rate: float
+    ca_file: str | None
     email_from: str | None
     allow_networks: Networks
     proxy: str | None

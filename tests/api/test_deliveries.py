@@ -54,8 +54,9 @@ def test_failed(client: Any, failed: dict[str, Any]) -> None:
     assert failed["last_error"].startswith("gone") and failed["last_datetime"] is not None
     detail = client.get(f"{PATH}/{failed['id']}").data
     (attempt,) = detail["attempts"]
-    assert list(attempt) == ["number", "datetime", "outcome", "reason", "duration_ms", "status_code", "response"]
+    assert list(attempt) == ["number", "datetime", "outcome", "reason", "detail", "provider_id", "duration_ms", "status_code", "response"]
     assert (attempt["number"], attempt["reason"], attempt["status_code"], attempt["response"]) == (1, "gone", 410, "gone for good")
+    assert (attempt["detail"], attempt["provider_id"]) == ("The receiver answered 410 Gone: it wants no more of these.", None)
     assert isinstance(attempt["duration_ms"], int)
     assert len(detail["events"]) >= 2
 

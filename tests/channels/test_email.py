@@ -43,9 +43,9 @@ def fits(request: Mail) -> None:
 
 
 def message_of(request: Mail) -> str:
-    """The HTML that stands for the message, without its styles."""
+    """The HTML that stands for the message, without its styles and directions."""
     page = email.message_from_bytes(request.content, policy=email.policy.default).get_body(("html",)).get_content()
-    page = re.sub(r' (?:style|cellpadding|cellspacing)="[^"]*"', "", page)
+    page = re.sub(r' (?:style|dir|cellpadding|cellspacing)="[^"]*"', "", page)
     return page[page.index("</h1>") + 5 : page.index('<p class="foot">')].rpartition("</div>")[0].strip()
 
 
@@ -519,3 +519,13 @@ def test_to_a_real_server_and_back():
         assert received.content == rendered(MESSAGE).content
         server.answer("rcpt", "550 5.1.1 <me@example.com>: no such user")
         assert isinstance(asyncio.run(run(server.url())), Gone)
+
+
+def test_each_paragraph_cell_and_title_has_the_direction_of_its_words():
+    text = "שלום עולם\n\n- مرحبا\n\n> ציטוט\n\n| א | b |\n|---|---|\n| 1 | ב |\n\n# כותרת"
+    page = read(rendered(Message(text, "مرحبا بالعالم", fields=(("שם", "ערך"),)))).get_body(("html",)).get_content()
+    for tag in ("p", "li", "ul", "blockquote", "table", "th", "td", "h1"):
+        found = re.findall(rf"<{tag}[ >][^>]*", page[page.index("<body") :])
+        ours = [one for one in found if 'class="word"' not in one and 'class="foot"' not in one]
+        assert ours and all('dir="auto"' in one for one in ours), tag
+    assert "text-align: left" not in page and "text-align:left" not in page

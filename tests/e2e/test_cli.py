@@ -667,6 +667,8 @@ def test_settings_lists_every_option_and_no_secret(cli: Cli) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- check
 
+LAX = {"TOCSIN_SMTP_URL": "smtp://mail.example.com?tls=optional", "TOCSIN_EMAIL_FROM": "a@example.com"}
+
 
 def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
     result = cli("check")
@@ -687,6 +689,9 @@ def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
         ({"TOCSIN_SECRET_KEY": "short"}, "fewer than 16 characters"),
         ({"TOCSIN_SECRET_KEY": "a" * 20 + ",,"}, "empty key"),
         ({"TOCSIN_SMTP_URL": "smtps://hunter2@mail.example.com"}, "no password"),
+        ({"TOCSIN_CA_FILE": "/no/such/file"}, "TOCSIN_CA_FILE must name a file"),
+        ({"SSL_CERT_FILE": "/no/such/file"}, "SSL_CERT_FILE names no file"),
+        ({"SSL_CERT_DIR": "/no/such/folder"}, "SSL_CERT_DIR names no folder"),
     ],
 )
 def test_what_is_wrong_is_found(cli: Cli, variables: dict[str, str], said: str) -> None:
@@ -708,7 +713,12 @@ def test_one_broken_setting_does_not_hide_the_others(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"), [({"TOCSIN_HOST": "0.0.0.0"}, "unencrypted"), ({"TOCSIN_TRUSTED_PROXIES": "10.0.0.0/8"}, "TOCSIN_BASE_URL")]
+    ("variables", "said"),
+    [
+        ({"TOCSIN_HOST": "0.0.0.0"}, "unencrypted"),
+        (LAX, "no certificate is checked"),
+        ({"TOCSIN_TRUSTED_PROXIES": "10.0.0.0/8"}, "TOCSIN_BASE_URL"),
+    ],
 )
 def test_what_may_be_meant_is_only_noted(cli: Cli, variables: dict[str, str], said: str) -> None:
     result = cli("check", **variables)

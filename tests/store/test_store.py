@@ -196,6 +196,20 @@ def test_every_kind_of_row_comes_back_as_it_was(tmp_path: Path, message: Message
     run(main())
 
 
+@pytest.mark.parametrize(("provider_id", "detail"), [("4F2A1", None), (None, "250 taken"), ("4F2A1", "250 taken"), (None, None)])
+@pytest.mark.parametrize("response", ["ok", None])
+def test_what_a_provider_calls_a_message_is_kept(tmp_path: Path, provider_id: str | None, detail: str | None, response: str | None) -> None:
+    async def main() -> None:
+        async with opened_store(tmp_path) as store:
+            one = await accept_one(store, await add_handler(store))
+            tried = replace(attempt(one), provider_id=provider_id, detail=detail, response=response)
+            assert await settled(store, replace(delivered(one), attempt=tried))
+            found = await store.delivery(1, one.id)
+            assert found is not None and found[2] == [tried]
+
+    run(main())
+
+
 @pytest.mark.parametrize(("number", "part", "late"), [(1, 1, False), (2, 1, False), (1, 3, False), (1, 1, True), (7, 5, True)])
 def test_every_arrival_is_kept_as_it_was(tmp_path: Path, number: int, part: int, late: bool) -> None:
     async def main() -> None:

@@ -184,7 +184,7 @@ def test_addresses_are_kept_for_minutes_and_longer_while_nobody_knows_better(mon
 
     async def work() -> list[int]:
         nonlocal now
-        dialer = dial.Dialer(HOST, port, HUNG, uses_tls=False)
+        dialer = dial.Dialer(HOST, port, HUNG, tls=None)
         counts = []
 
         async def connect() -> None:

@@ -174,7 +174,7 @@ def test_an_unknown_authority_is_refused(kind: str) -> None:
         reply = once(server)
         assert isinstance(reply, NoReply)
         assert (reply.reason, reply.sent) == (Reason.TLS, False)
-        assert "SSL_CERT_FILE" in reply.detail
+        assert "TOCSIN_CA_FILE" in reply.detail
         assert not server.mails
 
 

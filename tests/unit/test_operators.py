@@ -171,10 +171,10 @@ def test_check_warns_of_network_file_systems(settings: Settings, monkeypatch: py
 def test_check_names_authorities_that_are_not_there(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-    assert [one.text.partition(":")[0] for one in check.certificates(settings)] == ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+    assert [one.text.partition(" ")[0] for one in check.trusted(settings)] == ["SSL_CERT_FILE", "SSL_CERT_DIR"]
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     monkeypatch.delenv("SSL_CERT_FILE")
-    assert list(check.certificates(settings)) == []
+    assert list(check.trusted(settings)) == []
 
 
 # --------------------------------------------------------------------------------------------------------- certificates

@@ -107,12 +107,14 @@ class DeliveryAnswer(Struct):
 
 
 class AttemptAnswer(Struct):
-    """One try of a delivery."""
+    """One try of a delivery. `detail`: the verdict in words; `provider_id`: the provider's own id for the message."""
 
     number: int
     datetime: str
     outcome: str
     reason: str
+    detail: str | None
+    provider_id: str | None
     duration_ms: int
     status_code: int | None
     response: str | None
@@ -152,7 +154,10 @@ def _delivery_values(row: Delivery) -> tuple[int, int, int, str, int, str | None
 
 def _attempt(one: Attempt) -> AttemptAnswer:
     duration_ms = round(one.duration_us / 1000)
-    return AttemptAnswer(one.number, times.show(one.at), one.outcome, one.reason.value, duration_ms, one.status_code, one.response)
+    named, detail = one.provider_id, one.detail
+    return AttemptAnswer(
+        one.number, times.show(one.at), one.outcome, one.reason.value, detail, named, duration_ms, one.status_code, one.response
+    )
 
 
 class Retried(Struct):

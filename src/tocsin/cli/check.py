@@ -71,7 +71,7 @@ def _unusable(values: Mapping[str, str]) -> list[Finding]:
 def _usable(values: Mapping[str, str], data_dir: str | None) -> Settings:
     """The settings with what cannot be read left at its default, so that everything else can be looked at."""
     broken = {finding.text.split()[0] for finding in _unusable(values)}
-    kept = {name: value for name, value in values.items() if name.removesuffix("_FILE") not in broken}
+    kept = {name: value for name, value in values.items() if not {name, name.removesuffix("_FILE")} & broken}
     return options.load(kept, Path(os.devnull), data_dir=data_dir)
 
 
@@ -134,15 +134,6 @@ def mounted_as(folder: Path, mounts: Path) -> str | None:
         if len(point) >= longest and folder.resolve().is_relative_to(point):
             found, longest = kind, len(point)
     return found
-
-
-def certificates(_: Settings) -> Iterator[Finding]:
-    """Authorities that are named and are not there: others would be trusted in their place, or none."""
-    for name, is_there in (("SSL_CERT_FILE", Path.is_file), ("SSL_CERT_DIR", Path.is_dir)):
-        value = os.environ.get(name)
-        if value and not is_there(Path(value)):
-            what = "file" if name.endswith("FILE") else "folder"
-            yield Finding(f"{name}: there is no {what} {value}; the system's authorities are trusted.")
 
 
 def secret_key(settings: Settings) -> Iterator[Finding]:
@@ -219,11 +210,13 @@ def mail(settings: Settings) -> Iterator[Finding]:
     from tocsin import observe
     from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.flow.mail_health import STATE, read_state
-    from tocsin.net.mail import complaints
+    from tocsin.net.mail import complaints, notes
     from tocsin.store import StoreError
 
     for complaint in complaints(settings):
         yield Finding(_sentence(complaint), is_fault=settings.smtp_url is not None)
+    for note in notes(settings):
+        yield Finding(_sentence(note), is_fault=False)
     file = settings.data_path / STORE_FILE
     if settings.smtp_url is None or not has_store(settings.data_path) or not os.access(file, os.R_OK):
         return
@@ -231,6 +224,16 @@ def mail(settings: Settings) -> Iterator[Finding]:
         row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
         for complaint in read_state(row[0] if row else None).complaints(observe.now()):
             yield Finding(complaint)
+
+
+def trusted(_: Settings) -> Iterator[Finding]:
+    """Whose certificates are believed."""
+    from tocsin.net import trust
+
+    for complaint in trust.complaints():
+        yield Finding(_sentence(complaint))
+    for note in trust.notes():
+        yield Finding(_sentence(note), is_fault=False)
 
 
 def reach(settings: Settings) -> Iterator[Finding]:
@@ -265,7 +268,7 @@ def egress(settings: Settings) -> Iterator[Finding]:
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     *(data_folder, owners, file_system, secret_key, store_health, old_rows),
-    *(mail, reach, egress, certificates),
+    *(mail, trusted, reach, egress),
 )
 
 

@@ -36,6 +36,8 @@ from tocsin.net.mail import NothingSent
 from tocsin.vault import scrub
 
 MOST_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
+MAX_ID_CHARACTERS = 200
+MAX_DETAIL_CHARACTERS = 500
 LONG_TEXT = 4096  # characters: more take over a millisecond to render, even without any mark
 LONG_WIDE_TEXT = 600  # the same where not all are ASCII: each flag or accent is looked at by itself
 CHARACTERS_OF_A_MARK = 16  # of a field, which is escaped one by one, take as long as a mark
@@ -253,6 +255,15 @@ def shown_answer(tried: Tried, secrets: Sequence[str]) -> tuple[int | None, str 
     status_code, response = shown_reply(tried.reply, secrets)
     _, refused = shown_reply(tried.refusal, secrets)
     return status_code, f"{refused or ''}\n\nThen, in the plainest form: {response or ''}"[:MOST_RESPONSE_CHARACTERS]
+
+
+def shown_verdict(outcome: Outcome, secrets: Sequence[str]) -> tuple[str | None, str | None]:
+    """The provider's id for the message, and the verdict in words; None where there is none."""
+    named = outcome.provider_id if isinstance(outcome, Delivered) else None
+    if named:
+        named = scrub(named, secrets)[:MAX_ID_CHARACTERS].replace("\0", "")
+    detail = outcome.detail
+    return named or None, scrub(detail, secrets)[:MAX_DETAIL_CHARACTERS].replace("\0", "") if detail else None
 
 
 def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None, str | None]:

@@ -25,6 +25,7 @@ from tocsin.flow.attempt import (
     render_now,
     renders_quickly,
     shown_answer,
+    shown_verdict,
 )
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.flow.identity import Identities
@@ -328,7 +329,10 @@ class Delivering:
             due_at = decision.due_at
         status_code, response = shown_answer(tried, loaded.secrets)
         word = _WORDS[outcome.__class__]
-        log_row = Attempt(before.id, number, started_at, tried.duration_us, word, decision.reason, status_code, response, due_at)
+        named, detail = shown_verdict(outcome, loaded.secrets)
+        log_row = Attempt(
+            before.id, number, started_at, tried.duration_us, word, decision.reason, status_code, response, due_at, named, detail
+        )
         return Ending(decision.delivery, log_row, time.time_ns() // 1000, decision, trying.run, loaded, trying.slot)
 
     def _decide_otherwise(self, trying: _Attempt, tried: Tried) -> Decision:

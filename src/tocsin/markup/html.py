@@ -11,14 +11,14 @@ from tocsin.markup.renderer import Renderer, bare_url, is_bare
 _MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px;"
 _CODE = f'style="{_MONO}background:#f1f3f5;padding:1px 4px;border-radius:3px;"'
 _PRE = f'style="{_MONO}background:#f1f3f5;padding:10px 12px;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 14px;"'
-_QUOTE = 'style="margin:0 0 14px;padding:0 0 0 12px;border-left:3px solid #ced4da;color:#495057;"'
-_TABLE = 'cellpadding="0" cellspacing="0" style="border-collapse:collapse;margin:0 0 14px;"'
-_CELL = 'style="border:1px solid #ced4da;padding:4px 8px;text-align:left;vertical-align:top;"'
+_QUOTE = 'dir="auto" style="margin:0 0 14px;padding:0 0 0 12px;border-left:3px solid #ced4da;color:#495057;"'
+_TABLE = 'dir="auto" cellpadding="0" cellspacing="0" style="border-collapse:collapse;margin:0 0 14px;"'
+_CELL = 'dir="auto" style="border:1px solid #ced4da;padding:4px 8px;text-align:start;vertical-align:top;"'
 _RULE = '<hr style="border:0;border-top:1px solid #ced4da;margin:18px 0;">'
-_BLOCK = 'style="margin:0 0 14px;"'
-_AS_SENT = 'style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 14px;"'
+_BLOCK = 'dir="auto" style="margin:0 0 14px;"'
+_AS_SENT = 'dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 14px;"'
 _BREAK = "<br>\n"
-_ITEM = 'style="margin:0 0 4px;"'
+_ITEM = 'dir="auto" style="margin:0 0 4px;"'
 _HEADING_SIZES = {1: 20, 2: 18, 3: 16}
 BECOMES = {
     Element.IMAGE: "a link: nothing is loaded from elsewhere",
@@ -71,7 +71,8 @@ class _Html(Renderer):
 
     def heading(self, block: tree.Heading) -> str:
         size = _HEADING_SIZES.get(block.level, 15)
-        return f'<h{block.level} style="font-size:{size}px;line-height:1.3;margin:0 0 10px;">{self.inlines(block.inside)}</h{block.level}>'
+        look = f'dir="auto" style="font-size:{size}px;line-height:1.3;margin:0 0 10px;"'
+        return f"<h{block.level} {look}>{self.inlines(block.inside)}</h{block.level}>"
 
     def code_block(self, block: tree.CodeBlock) -> str:
         return f"<pre {_PRE}><code>{escape(block.text)}</code></pre>"

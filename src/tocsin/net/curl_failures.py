@@ -6,6 +6,7 @@ import pycurl
 
 from tocsin.model import NoReply, Reason
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, lacks_descriptors, nothing_sent
+from tocsin.net.trust import HINT
 
 # Codes that pycurl has no name for, or one of long ago.
 _WEIRD_SERVER_REPLY = 8
@@ -55,6 +56,8 @@ def _before_sending(curl: pycurl.Curl, code: int) -> NoReply:
         return NoReply(Reason.TIMEOUT, sent=False, detail="No connection was made in time.")
     if code in _DNS:
         return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
+    if code == pycurl.E_SSL_CACERT:
+        return NoReply(Reason.TLS, sent=False, detail=f"No secure connection was made: {_said(curl)}. {HINT}.")
     if code in _TLS:
         return NoReply(Reason.TLS, sent=False, detail=f"No secure connection was made: {_said(curl)}.")
     if code in _MALFORMED:

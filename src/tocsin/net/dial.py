@@ -38,12 +38,12 @@ def is_lack(error: BaseException | None) -> bool:
 
 
 class Dialer:
-    """Connects to one host. `seconds`: for the look-up, and for each of its addresses."""
+    """Connects to one host. `seconds`: for the look-up, and for each of its addresses. `tls` makes what TLS needs; None: no TLS."""
 
-    def __init__(self, host: str, port: int, seconds: float, *, uses_tls: bool) -> None:
+    def __init__(self, host: str, port: int, seconds: float, *, tls: Callable[[], ssl.SSLContext] | None) -> None:
         self._place = Place(host, port)
         self._seconds = seconds
-        self._uses_tls = uses_tls
+        self._make_tls = tls
         self._names = Names(FRESH_SECONDS)
         self._addresses: list[str] = [host] if _is_address(host) else []
         self._fresh_until = float("inf") if self._addresses else 0.0
@@ -60,15 +60,12 @@ class Dialer:
             raise
 
     async def tls(self) -> ssl.SSLContext | None:
-        """Verifies names and certificates; None where TLS is not used. Made once, at the first call. Raises OSError.
-
-        OpenSSL reads SSL_CERT_FILE for the operator's own authority.
-        """
-        if not self._uses_tls:
+        """None where TLS is not used. Made once, at the first call. Raises OSError."""
+        if self._make_tls is None:
             return None
         making = self._tls
         if making is None:
-            making = self._tls = asyncio.get_running_loop().create_task(_in_a_thread(ssl.create_default_context))
+            making = self._tls = asyncio.get_running_loop().create_task(_in_a_thread(self._make_tls))
         try:
             return await asyncio.shield(making)  # one who is cancelled ends it for nobody else
         except OSError:

@@ -4,11 +4,9 @@ import functools
 import io
 import os
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -17,6 +15,7 @@ from msgspec import Struct
 
 from tocsin import __version__
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
+from tocsin.net import trust
 from tocsin.net.closers import Closers
 from tocsin.net.curl_failures import HEAD_TOO_LARGE, no_reply, was_sent
 from tocsin.net.guard import Guard
@@ -43,9 +42,6 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 Done: TypeAlias = Callable[[HttpReply | NoReply], None]
 Https: TypeAlias = tuple[Origins, Sessions]
 STOPPED = NoReply(Reason.CUT, sent=False, detail="The service is stopping.", stopped=True)
-
-# Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
-_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 
 
 class Kept(Struct, frozen=True):
@@ -87,7 +83,7 @@ class Exchange:
         self._watches = False
         self._has_target = False
         self._has_addresses = False
-        for option, value in {**_OPTIONS, **authorities()}.items():
+        for option, value in {**_OPTIONS, **self._sessions.authorities}.items():
             self.curl.setopt(option, value)
         if proxy:
             proxy.set_on(self.curl)
@@ -379,18 +375,7 @@ _OPTIONS = {
 }
 
 
-@functools.cache
-def authorities() -> dict[int, str]:
-    """The options that name the trusted certificate authorities; SSL_CERT_FILE and SSL_CERT_DIR count, in place of the system's."""
-    paths = ssl.get_default_verify_paths()
-    folder = os.environ.get("SSL_CERT_DIR", "")
-    if Path(folder).is_dir() and folder:
-        file = os.environ.get("SSL_CERT_FILE", "")
-        return {pycurl.CAPATH: folder, **({pycurl.CAINFO: file} if Path(file).is_file() else {})}
-    for file in (paths.cafile, *_AUTHORITIES):
-        if file and Path(file).is_file():
-            return {pycurl.CAINFO: file}
-    return {pycurl.CAPATH: paths.capath} if paths.capath else {}
+authorities = functools.cache(trust.authorities)
 
 
 class _Manner(Struct, frozen=True, gc=False):

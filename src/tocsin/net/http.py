@@ -9,7 +9,7 @@ import pycurl
 
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net.closers import Closers
-from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange, Kept
+from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange, Kept, authorities
 from tocsin.net.guard import Closed, Guard
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
@@ -34,7 +34,8 @@ class HttpWire:
         self._proxy = Proxy(settings.proxy) if settings.proxy else None
         self._direct = Direct(settings)
         self._proxy_resolves = settings.proxy_resolves
-        sessions = Sessions()  # shared: whose certificate was good for one is good for the other
+        trusted = authorities(settings.ca_file, settings.data_path)
+        sessions = Sessions(trusted)  # shared: whose certificate was good for one is good for the other
         repeats = settings.unknown != "stop"
 
         def lanes(proxy: Proxy | None) -> "dict[bool, _Lane]":

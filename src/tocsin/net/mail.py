@@ -11,6 +11,7 @@ from tocsin.model import Mail, MailReply, NoReply, Reason
 from tocsin.net.addresses import Address, read_named_address
 from tocsin.net.dial import Dialer
 from tocsin.net.smtp import Connection, Server, Timeouts, local_name
+from tocsin.net.trust import mail_context
 from tocsin.net.turns import Turns
 from tocsin.settings import Settings
 
@@ -25,16 +26,18 @@ _BAD_SENDER = "TOCSIN_EMAIL_FROM is no address such as `tocsin <alarm@example.co
 def server_of(url: str) -> Server:
     """What TOCSIN_SMTP_URL says; user and password are percent-decoded.
 
-    TLS is required with a password or a host that is not this machine; `?tls=optional` uses it where the server offers it.
+    TLS is required with a password or a host that is not this machine; `?tls=optional` uses it where the server offers it, whatever its
+    certificate.
     """
     parts = urlsplit(url)
     host = parts.hostname or "localhost"
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    is_lax = parts.query == "tls=optional"
     if parts.scheme == "smtps":
-        return Server(host, parts.port or 465, "at_once", user, password)
+        return Server(host, parts.port or 465, "at_once", user, password, verifies=not is_lax)
     port = parts.port or (587 if user else 25)
-    if parts.query == "tls=optional":
-        return Server(host, port, "offered", user, password)
+    if is_lax:
+        return Server(host, port, "offered", user, password, verifies=False)
     return Server(host, port, "required" if user or not _is_this_machine(host) else "off", user, password)
 
 
@@ -72,6 +75,16 @@ def complaints(settings: Settings) -> list[str]:
     except ValueError:
         found.append(_BAD_SENDER)
     return found
+
+
+def notes(settings: Settings) -> list[str]:
+    """What is as the operator wants it but worth knowing, one sentence each, without secrets."""
+    server = server_of(settings.smtp_url) if settings.smtp_url else None
+    if server is None or server.verifies:
+        return []
+    what = "e-mails and the password" if server.password else "e-mails"
+    unprotected = "" if server.tls == "at_once" else "travel unencrypted where the mail server offers no STARTTLS, and "
+    return [f"with ?tls=optional in TOCSIN_SMTP_URL {what} {unprotected}go to whoever answers: no certificate is checked"]
 
 
 class NothingSent(asyncio.CancelledError):
@@ -125,7 +138,7 @@ class MailWire:
         self._server = server_of(settings.smtp_url) if settings.smtp_url else None
         self._hindrance = _hindrance(settings)
         self._timeouts = timeouts or Timeouts()
-        self._dialer = _dialer(self._server, self._timeouts.connect_seconds) if self._server else None
+        self._dialer = _dialer(self._server, self._timeouts.connect_seconds, settings.ca_file) if self._server else None
         self._reuse = Learned(mails_per_connection)
         self._room = Learned(connections)
         self._in_use = 0  # connections, with those for test sends
@@ -247,8 +260,9 @@ class MailWire:
         goodbye.add_done_callback(self._goodbyes.discard)
 
 
-def _dialer(server: Server, seconds: float) -> Dialer:
-    return Dialer(server.host, server.port, seconds, uses_tls=server.tls != "off")
+def _dialer(server: Server, seconds: float, ca_file: str | None) -> Dialer:
+    tls = functools.partial(mail_context, ca_file, server.verifies) if server.tls != "off" else None
+    return Dialer(server.host, server.port, seconds, tls=tls)
 
 
 def _hindrance(settings: Settings) -> str:

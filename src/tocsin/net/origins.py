@@ -7,6 +7,7 @@ HTTP/1.1. So the first requests wait here until a connection is made, and PIPEWA
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from typing import Protocol
 
 import pycurl
@@ -95,9 +96,11 @@ class Origins:
 
 
 class Sessions:
-    """TLS sessions to resume, shared by all handles: a host that was spoken to before takes no second look at its certificates."""
+    """TLS sessions to resume, shared by all handles: a host that was spoken to before takes no second look at its certificates.
+    `authorities`: libcurl's options for whom to trust."""
 
-    def __init__(self) -> None:
+    def __init__(self, authorities: Mapping[int, str]) -> None:
+        self.authorities = authorities
         self._caches: dict[int, pycurl.CurlShare] = {}
 
     def cache(self, origin: str) -> pycurl.CurlShare:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from tocsin.model import MASK, Mail, MailReply, NoReply, Reason
 from tocsin.net.dial import Dialer, Unresolved, is_lack
+from tocsin.net.trust import HINT
 
 _SHORTEST_SCRUBBED = 6  # a shorter password would blank out ordinary words of an answer
 _MAX_TEXT = 500
@@ -27,13 +28,15 @@ _SENDABLE = re.compile(r"[^\s<>\x00-\x20\x7f\ud800-\udfff]+@[^\s<>@\x00-\x20\x7f
 
 
 class Server(Struct, frozen=True):
-    """The operator's mail server. `tls`: at_once, required (by STARTTLS), offered (used where the server has it) or off."""
+    """The operator's mail server. `tls`: at_once, required (by STARTTLS), offered (used where the server has it) or off. `verifies`: its
+    certificate must be good for its name."""
 
     host: str
     port: int
     tls: str
     user: str = ""
     password: str = ""
+    verifies: bool = True
 
     def __repr__(self) -> str:
         return f"Server({self.host}:{self.port}, tls={self.tls})"
@@ -295,7 +298,7 @@ def _reason_of(error: BaseException, stage: str) -> tuple[Reason, str]:
     """Why there is no answer, and the same in words. aiosmtplib keeps what really happened as the cause."""
     cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPException) and isinstance(error.__cause__, OSError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return Reason.TLS, f"{cause.verify_message}; SSL_CERT_FILE may name the authority to trust"
+        return Reason.TLS, f"{cause.verify_message}; {HINT}"
     if isinstance(cause, ssl.SSLError):
         return Reason.TLS, cause.reason or "the TLS connection failed"
     if isinstance(error, Unresolved):

@@ -68,11 +68,11 @@ COUNT_ATTEMPTS = Statement(  # of what has ended otherwise meanwhile: a replay g
     "(?, ?, ?, ?, ?)",
 )
 _ADD_ATTEMPTS = (
-    "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason, status_code, response, next_at) VALUES {}"
-    " ON CONFLICT (delivery_id, number) DO NOTHING"
+    "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason, status_code, response, next_at, provider_id, detail)"
+    " VALUES {} ON CONFLICT (delivery_id, number) DO NOTHING"
 )
-ADD_LAST_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, 'delivered', 'ok', ?, ?, NULL)")  # with an answer to show
-ADD_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, ?, ?, ?, ?, ?)")
+ADD_LAST_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, 'delivered', 'ok', ?, ?, NULL, NULL, NULL)")  # with an answer to show
+ADD_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 HANDLERS_DELIVERED = Statement(  # to the second, so that of many within one only the first writes to the handler's page
     "UPDATE handlers SET last_delivered_at = v.column2, failures = 0, failing_since = NULL FROM (VALUES {}) AS v"
     " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2"
@@ -269,11 +269,12 @@ class SettleAll:
             if attempt is not None:
                 number, at, duration_us, outcome, reason = attempt.number, attempt.at, attempt.duration_us, attempt.outcome, attempt.reason
                 code, response = attempt.status_code, attempt.response
-                if outcome == "delivered" and reason is ok and response is not None:
+                named, detail = attempt.provider_id, attempt.detail
+                if outcome == "delivered" and reason is ok and response is not None and named is detail is None:
                     last_attempts += (delivery_id, number, at, duration_us, code, response)
                 else:
                     next_at = attempt.next_at if wanted else None
-                    attempts += (delivery_id, number, at, duration_us, outcome, reason._value_, code, response, next_at)
+                    attempts += (delivery_id, number, at, duration_us, outcome, reason._value_, code, response, next_at, named, detail)
         run(connection, SETTLE_AT_ONCE, at_once)
         run(connection, SETTLE_DELIVERED, delivered)
         run(connection, SETTLE_OTHERS, others)

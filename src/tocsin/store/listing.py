@@ -165,6 +165,8 @@ def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[De
             one.status_code,
             one.response,
             one.next_at,
+            one.provider_id,
+            one.detail,
         )
         for one in tried
     ]
