@@ -20,8 +20,9 @@ A notification is written once, in Markdown; each channel shows it as its provid
 it is used. Everywhere else the page says what stands for it. A webhook gets the Markdown as it was written.
 
 Everywhere alike: raw HTML is shown as the text it is; an image is a link, nothing is loaded from elsewhere; a link that cannot be opened
-(a relative one, `javascript:`) is shown as its text and address; `@everyone`, `@channel`, `<!here>` and their like are shown and wake
-nobody; control characters are dropped; right-to-left text, Korean and emoji go out as they are, and a cut never parts what belongs
+(a relative one, `javascript:`) is shown as its text and address; a bare address is a link, whole, whatever marks are in it; `@everyone`,
+`@channel`, `<!here>`, `@name` on Telegram and X, and their like are shown and wake nobody; `:name:` makes no emoji; control characters are
+dropped, terminal sequences as a whole; right-to-left text, Korean and emoji go out as they are, and a cut never parts what belongs
 together.
 
 This page is made from the channels themselves (`make docs`), and a test compares the two.

@@ -79,6 +79,9 @@ def test_what_is_accepted(client: Any) -> None:
     assert (row["name"], row["is_enabled"]) == ("n" * 256, False)
     row = client.get(f"{PATH}/{add(client, email(chr(7) + 'bell', is_enabled=None))}").data
     assert (row["name"], row["is_enabled"]) == ("\x07bell", True)
+    spaced = {"name": "T", "type": "telegram", "telegram": f" {TOKEN}\n", "telegram_chat_id": "\t42 "}
+    assert client.get(f"{PATH}/{add(client, spaced)}").data["settings"] == {"telegram": TOKEN, "telegram_chat_id": "42"}
+    assert client.get(f"{PATH}/{add(client, email(email=' a@b.de '))}").data["settings"] == {"email": "a@b.de"}
     chat = add(client, {"name": "T", "type": "telegram", "telegram": TOKEN, "telegram_chat_id": -100123})
     assert client.get(f"{PATH}/{chat}").data["settings"]["telegram_chat_id"] == "-100123"
 

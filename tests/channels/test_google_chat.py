@@ -167,6 +167,27 @@ def test_the_name_of_the_message_is_kept():
     assert answered(200, b"ok") == Delivered()
 
 
+OPTION = "messageReplyOption=REPLY_MESSAGE_FALLBACK_TO_NEW_THREAD"
+OFFICIAL_URL = "https://chat.googleapis.com/v1/spaces/AAAA/messages?key=abcdefgh&token=ijklmnop"
+
+OWN_OPTION = f"{OFFICIAL_URL}&messageReplyOption=REPLY_MESSAGE_OR_FAIL&threadKey=ops"
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        (OFFICIAL_URL, OFFICIAL_URL),
+        (f"{OFFICIAL_URL}&threadKey=ops", f"{OFFICIAL_URL}&threadKey=ops&{OPTION}"),
+        (f"{OFFICIAL_URL}&threadKey=ops&{OPTION}", f"{OFFICIAL_URL}&threadKey=ops&{OPTION}"),
+        (OWN_OPTION, OWN_OPTION),
+        ("https://proxy.example.com/x?threadKey=ops", "https://proxy.example.com/x?threadKey=ops"),
+    ],
+)
+def test_a_thread_key_goes_with_the_option_that_makes_it_count(url: str, sent: str):
+    (request,) = CHANNEL.render(Message("m"), GoogleChatSettings(url), context())
+    assert request.url == sent
+
+
 def error(code: int, status: str, message: str) -> dict:
     return {"error": {"code": code, "status": status, "message": message}}
 

@@ -14,6 +14,7 @@ from tocsin.model import Delivered, HttpReply, HttpRequest, Later, Message, NoRe
 from tocsin.net.http import HttpWire
 from wild import AT, SECRET_TOKEN, context
 
+TK = "tk_AgQdq7mVBoFD37zQVN29RhuMzNIz2"
 SAMPLES = [
     {"ntfy": f"https://ntfy.sh/{SECRET_TOKEN}"},
     {"ntfy": f"http://:tk_{SECRET_TOKEN}@nas.example.com:8080/push/{SECRET_TOKEN}"},
@@ -180,6 +181,14 @@ def test_refusals(status: int, code: int, reason: Reason, ours: bool):
     outcome = answered(status, {"code": code, "http": status, "error": "no"})
     assert isinstance(outcome, Refused)
     assert (outcome.reason, outcome.ours) == (reason, ours)
+
+
+@pytest.mark.parametrize("user", [f":{TK}", TK, f"{TK}:"])
+def test_a_token_is_taken_wherever_it_was_put(user: str):
+    (request,) = CHANNEL.render(Message("m"), NtfySettings(f"https://{user}@ntfy.example.com/t"), context())
+    assert request.url == f"https://:{TK}@ntfy.example.com/"
+    assert TK not in request.shown_url
+    assert TK in "".join(fields_of(NtfySettings)["ntfy"].hide(f"https://{user}@ntfy.example.com/t").secrets)
 
 
 def test_throttles_wait_as_asked_and_a_days_quota_until_midnight():

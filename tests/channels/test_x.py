@@ -230,6 +230,18 @@ def test_a_link_that_would_leave_no_room_is_left_out_aloud():
     assert post(Message("m", url="https://example.com/" + "x" * 1500)).endswith("x" * 1500)
 
 
+def test_a_post_mentions_nobody():
+    text = post(Message("user @admin_alerts (@b) ＠c, me@example.com https://x.com/@d/1", "@oncall check", fields=(("@who", "@e"),)))
+    assert text == (
+        "@\u2060oncall check — user @\u2060admin_alerts (@\u2060b) ＠\u2060c, me@example.com https://x.com/@d/1\n@\u2060who: @\u2060e"
+    )
+
+
+def test_the_plainest_form_has_no_link_and_no_sign():
+    text = post(Message("see https://example.com/x", "Disk", Severity.CRITICAL, "https://example.com/y"), plain=True)
+    assert text == "Disk — see example[.]com/x example[.]com/y"
+
+
 def test_without_links_nothing_in_the_text_is_one():
     message = Message("see [here](https://example.com/x) or main.py, http://a.example.org", "On example.com", url="https://example.com/y")
     assert post(message, service=NO_LINKS) == "On example[.]com — see here (example[.]com/x) or main[.]py, a[.]example[.]org"

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 from oauthlib.oauth1 import RequestValidator, SignatureOnlyEndpoint
 from slack_sdk.models.blocks import Block, HeaderBlock, RichTextBlock
-from slack_sdk.models.blocks.blocks import ActionsBlock, SectionBlock
+from slack_sdk.models.blocks.blocks import SectionBlock
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from e2e.service import FIRST_KEY, OwnedClient, Service, until
@@ -265,7 +265,7 @@ def test_slack_gets_blocks_that_slacks_own_library_takes(sent: Sent) -> None:
     parsed = Block.parse_all(body["blocks"])
     assert [one.to_dict() for one in parsed] == body["blocks"]  # to_dict checks the lengths
     kinds = {type(one) for one in parsed}
-    assert {HeaderBlock, RichTextBlock, SectionBlock, ActionsBlock} <= kinds
+    assert {HeaderBlock, RichTextBlock, SectionBlock} == kinds
 
     shown = list(_texts(body["blocks"]))
     assert any(TITLE in one["text"] for one in shown)
@@ -273,11 +273,22 @@ def test_slack_gets_blocks_that_slacks_own_library_takes(sent: Sent) -> None:
     assert any(one.get("style", {}).get("italic") and one["text"] == "nearly" for one in shown)
     assert any(one.get("style", {}).get("code") and one["text"] == "df -h <x> & y" for one in shown)
     assert any(one["type"] == "link" and one["url"] == "https://example.com/run?a=1&b=2" for one in shown)
+    assert any(one["type"] == "link" and (one["url"], one["text"]) == (URL, "Open") for one in shown)
     assert not {one["type"] for one in shown} & {"broadcast", "user", "usergroup", "mrkdwn"}
     assert any("<!channel>" in one["text"] and "한국어" in one["text"] for one in shown)
 
-    # The text alone is what compatible servers show: everything is in it, and nothing in it calls anybody.
-    for word in ("db-1", "nearly", "https://example.com/run?a=1&amp;b=2", "first", "script", "한국어", "여유", "left"):
+    # The text alone is what compatible servers show: everything is in it, as Markdown, and nothing in it calls anybody.
+    for word in (
+        "**db-1**",
+        "_nearly_",
+        "(https://example.com/run?a=1&b=2)",
+        "`df -h <x> & y`",
+        "first",
+        "script",
+        "한국어",
+        "여유",
+        "left",
+    ):
         assert word in body["text"], word
     assert not re.search(r"<[!@#]", body["text"])
 
@@ -361,7 +372,7 @@ def test_telegram_gets_balanced_tags_of_its_own_list(sent: Sent) -> None:
     assert {"b", "i", "code", "pre", "a"} <= {tag for tag, _ in tags.seen}
     links = [attributes.get("href") for tag, attributes in tags.seen if tag == "a"]
     assert links == ["https://example.com/run?a=1&b=2", URL]
-    for piece in (TITLE, "df -h <x> & y", "<script>alert(1)</script>", "echo '<done>'", "한국어", "@everyone <!channel>", "여유"):
+    for piece in (TITLE, "df -h <x> & y", "<script>alert(1)</script>", "echo '<done>'", "한국어", "@\u2060everyone <!channel>", "여유"):
         assert piece in tags.text, piece
 
 

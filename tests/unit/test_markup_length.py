@@ -20,7 +20,7 @@ def test_units():
 
 
 def test_clean():
-    assert clean("a\x00b\x1bc\x7fd\x9fe\ufefff\ufffeg\uffffh\ud800i\tj\nk") == "abcdefghi\tj\nk"
+    assert clean("a\x00b\x07c\x7fd\x9fe\ufefff\ufffeg\uffffh\ud800i\tj\nk") == "abcdefghi\tj\nk"
     assert clean("a\r\nb\rc") == "a\nb\nc"
     assert clean_line(" a\r\nb\t c\x07 ") == "a b c"
 

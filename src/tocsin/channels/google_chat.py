@@ -56,6 +56,7 @@ FIELDS_BYTES = 12_000  # of these, so that the message keeps its room
 PLAIN_BYTES = 30_000
 MAX_HEADER = 80  # characters; the header is one line, which is cut where it does not fit
 _PREVIEW = 300  # characters that a phone shows instead of the card
+_IN_THREAD = "messageReplyOption=REPLY_MESSAGE_FALLBACK_TO_NEW_THREAD"
 _HOST = "chat.googleapis.com"
 _OFFICIAL = re.compile(r"https://chat\.googleapis\.com/v1/(?P<space>spaces/[A-Za-z0-9_-]+/)messages\?[^#]+", re.ASCII)
 
@@ -114,8 +115,16 @@ def _paces(settings: GoogleChatSettings, _: Settings) -> tuple[Pace, ...]:
 
 
 def render(message: Message, settings: GoogleChatSettings, context: Context) -> tuple[HttpRequest, ...]:
-    url, shown = settings.google_chat, _hide(settings.google_chat).shown
+    url, shown = _wire_url(settings.google_chat), _hide(settings.google_chat).shown
     return tuple(HttpRequest(url, shown, body, chat.JSON_HEADERS) for body in _bodies(message, chat.look(context)))
+
+
+def _wire_url(value: str) -> str:
+    """With the option without which Google ignores a threadKey: https://developers.google.com/workspace/chat/quickstart/webhooks."""
+    if "threadKey=" not in value or not _OFFICIAL.fullmatch(value):
+        return value
+    names = dict(parse_qsl(urlsplit(value).query)).keys()
+    return f"{value}&{_IN_THREAD}" if "threadKey" in names and "messageReplyOption" not in names else value
 
 
 @functools.lru_cache(chat.KEPT)

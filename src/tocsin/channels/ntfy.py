@@ -63,6 +63,7 @@ _TAGS = {  # https://docs.ntfy.sh/emojis/
     Severity.WARNING: "warning",
     Severity.CRITICAL: "rotating_light",
 }
+_TOKEN_AS_USER = re.compile(r"(https?://)(tk_[A-Za-z0-9]{8,64}):?@", re.IGNORECASE)
 _TOPIC = re.compile(r"/([-_A-Za-z0-9]{1,64})/?")
 
 # https://github.com/binwiederhier/ntfy/blob/main/server/errors.go
@@ -127,8 +128,14 @@ def _paces(settings: NtfySettings, _: Settings) -> tuple[Pace, ...]:
 # ------------------------------------------------------------------------------------------------------------ render
 
 
+def _wire_url(value: str) -> str:
+    """An access token in the place of the user's name goes where ntfy looks for it, into that of the password."""
+    match = _TOKEN_AS_USER.match(value)
+    return f"{match[1]}:{match[2]}@{value[match.end() :]}" if match else value
+
+
 def render(message: Message, settings: NtfySettings, context: Context) -> tuple[HttpRequest, ...]:
-    server, topic = _split(settings.ntfy)
+    server, topic = _split(_wire_url(settings.ntfy))
     shown = _hide(settings.ntfy).shown
     bodies = [msgspec.json.encode({"topic": topic, **content}) for content in _contents(message, chat.look(context))]
     return tuple(HttpRequest(server, shown, body, chat.JSON_HEADERS) for body in bodies)

@@ -26,7 +26,9 @@ from tocsin.channels.contract import (
     said,
 )
 from tocsin.markup import plain, weighted
+from tocsin.markup.addresses import apart
 from tocsin.markup.length import clean, clean_line, left_out
+from tocsin.markup.renderer import WORD_JOINER
 from tocsin.model import (
     SECOND,
     Delivered,
@@ -57,6 +59,7 @@ _LEAST_TEXT = 100  # weight that a link must leave for the words
 _LINK_LEFT_OUT = " (link left out: too long)"
 _MARKS = {Severity.INFO: "", Severity.SUCCESS: "✅ ", Severity.WARNING: "⚠️ ", Severity.CRITICAL: "🚨 "}
 _SECRET = re.compile(r"[\x21-\x7e]{1,256}")
+_MENTION = re.compile("(?<![A-Za-z0-9_])[@\uff20](?=[A-Za-z0-9_])")
 _DEAD = re.compile(r"permission|suspended|client-forbidden|not-enrolled|write actions")
 _LIMITS = ("x-rate-limit", "x-app-limit-24hour", "x-user-limit-24hour")
 
@@ -166,7 +169,11 @@ def _words(message: Message) -> str:
     text = " — ".join(part for part in said_first if part)
     fields = [f"{name}: {clean_line(value)}" for name, value in fields_of(message)]
     text = "\n".join([text, *fields] if text else fields)
-    return _MARKS[message.severity] + (_beginning(text) or "(no text)")
+    return _MARKS[message.severity] + (apart(_beginning(text), _mentioning_nobody, str) or "(no text)")
+
+
+def _mentioning_nobody(text: str) -> str:
+    return _MENTION.sub("\\g<0>" + WORD_JOINER, text) if "@" in text or "\uff20" in text else text
 
 
 def _beginning(text: str) -> str:

@@ -22,6 +22,7 @@ _IN_ADDRESS = r"[^\s<、。，；！？：」』】》〉〕］｝｣）”’»
 _LOOKED_AT = 2100  # characters: a little more than can be opened
 _TAIL = re.compile(_IN_ADDRESS + f"{{0,{_LOOKED_AT}}}")
 _REST = re.compile(_IN_ADDRESS + "*")
+_SIMPLE = re.compile(r"[A-Za-z0-9](?:[\w./:?&=%#@+-]*[A-Za-z0-9/])?(?=\s|$)", re.ASCII)  # nearly all: nothing in them has to be weighed
 _BEGINS = re.compile(r"\w|[\[:~%+-]")
 _FIRST_CJK = re.compile(f"(?<=[!-~])[{CJK}]")
 _IN_HOST = re.compile(f"[{CJK}]")
@@ -62,7 +63,10 @@ def find(text: str, skipped: Sequence[Span] = (), cells: Sequence[Span] = ()) ->
             cell = next(inside, None)
         limit = cell[1] if cell is not None and cell[0] <= start else len(text)
         begin = at = match.end()
-        if _BEGINS.match(text, begin):
+        if (simple := _SIMPLE.match(text, begin)) is not None:
+            at = simple.end()
+            yield start, at
+        elif _BEGINS.match(text, begin):
             before = text[max(0, start - _LOOKED_BACK) : start].rpartition("\n")[2]
             stop = _tail_end(text, start, begin, limit)
             end = begin + _end(text[begin:stop], before)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from tocsin.markup import tree
-from tocsin.markup.addresses import apart
+from tocsin.markup.addresses import apart, find, may_be_in
 from tocsin.markup.elements import Element
 from tocsin.markup.plain import plain
 from tocsin.markup.remembered import Remembered, once
@@ -44,6 +44,12 @@ def remembering() -> Callable[[tree.Document], str]:
 def plainly(document: tree.Document) -> str:
     """Without any element, where there are more than Discord shows: addresses are words too."""
     return _escape_line_starts(_inert(plain(document)).replace("://", "\\://"))
+
+
+def elements_in(text: str) -> int:
+    """How many elements words are that were escaped: addresses and emoji."""
+    addresses = sum(1 for _ in find(text)) if may_be_in(text) else 0
+    return addresses + (0 if text.isascii() else len(_PICTURE.findall(text)))
 
 
 class Elements:

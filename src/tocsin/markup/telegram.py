@@ -57,7 +57,7 @@ def inert(text: str) -> str:
 
 def _inert(text: str) -> str:
     if "@" in text or "/" in text:
-        text = _FOUND.sub(lambda match: match[0] + WORD_JOINER, text)
+        text = _FOUND.sub(rf"\g<0>{WORD_JOINER}", text)
     return _FILE.sub(_apart, text) if "." in text else text
 
 
