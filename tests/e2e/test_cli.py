@@ -342,10 +342,10 @@ def test_address_and_key_come_from_dotenv_too(cli: Cli, service: Running, tmp_pa
 
 
 def test_a_redirect_is_reported_and_the_key_stays_at_home(cli: Cli, receiver: Receiver) -> None:
-    receiver.answer("/api/notification-handlers", 301, headers={"Location": receiver.url("/elsewhere")})
+    receiver.answer("/api/handler-states", 301, headers={"Location": receiver.url("/elsewhere")})
     result = cli("handlers", "list", TOCSIN_URL=receiver.url("/").rstrip("/"), TOCSIN_API_KEY=KEY)
     assert result.code == 1 and "redirects to" in result.err and "TOCSIN_URL" in result.err
-    assert [request.path for request in receiver.requests] == ["/api/notification-handlers"]
+    assert [request.path for request in receiver.requests] == ["/api/handler-states"]
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_a_redirect_is_reported_and_the_key_stays_at_home(cli: Cli, receiver: Re
     ],
 )
 def test_strange_answers_are_one_sentence(cli: Cli, receiver: Receiver, answer: dict[str, object], sentence: str) -> None:
-    receiver.answer("/api/notification-handlers", **answer)
+    receiver.answer("/api/handler-states", **answer)
     result = cli("handlers", "list", TOCSIN_URL=receiver.url("/").rstrip("/"), TOCSIN_API_KEY=KEY)
     assert result.code == 1 and sentence in result.err and len(result.err.splitlines()) == 1
 
