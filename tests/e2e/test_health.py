@@ -307,7 +307,10 @@ def test_the_numbers_of_a_handler(owner: OwnedClient, receiver: Receiver) -> Non
         "success_rate": None,
         "reasons": [],
         "latency_ms": {"p50": None, "p95": None},
-        "health": {"state": "ok", "failures": 0, "failing_since": None, "disabled_reason": None, "hint": None},
+        "health": {
+            **{"state": "ok", "failures": 0, "failing_since": None, "disabled_reason": None, "hint": None},
+            **{"reason": None, "detail": None, "waiting": 0, "next_attempt_datetime": None},
+        },
         "history": [],
     }
     for number in range(3):
