@@ -260,8 +260,9 @@ def test_at_another_host_text_is_markdown_without_entities():
         ("`<!channel> <a|b>` \\<https://x.y|l>", "`<\u2060!channel> <a¦b>` <[https://x.y%7Cl](https://x.y%7Cl)>"),
         (r"\\\\nas\share\_x\_\*.bak", "\\\u2060\\nas\\share\\_x\\_\\*.bak"),
         (
-            "https://example.com/a_b/*d and (https://example.com/a)를",
-            "https://example.com/a_b/*d and ([https://example.com/a](https://example.com/a))를",
+            "https://example.com/a_b/*d, (https://example.com/a_b). https://example.com에서 (https://example.com/a_b)를 <me@example.com>",
+            "https://example.com/a_b/*d, (https://example.com/a_b ). [https://example.com](https://example.com)에서 "
+            "(https://example.com/a_b )를 me@example.com",
         ),
         ("# One\n\n##### Five\n\n> q\n> r\n\n1. a\n2. b\n\n- [x] t", "# One\n\n**Five**\n\n> q\n> r\n\n1. a\n2. b\n\n- ☑ t"),
         ("|a|b|\n|-|-|\n|*c*|d|", "```\na | b\n--+--\nc | d\n```"),
@@ -272,7 +273,7 @@ def test_markdown_for_those_who_read_it(text: str, expected: str):
 
 
 def test_an_address_keeps_its_end():
-    assert elsewhere(Message("see https://example.com/a_(b) now")) == "see https://example.com/a_(b%29 now"
+    assert elsewhere(Message("see https://example.com/a_(b) now")) == "see https://example.com/a_%28b%29 now"
 
 
 @given(messages)

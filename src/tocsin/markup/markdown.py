@@ -19,6 +19,9 @@ _PARTED = re.compile(r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w
 _LINE_START = re.compile(r"^([ \t]*)(?:(#)|([>+=-])|(\d{1,9})(\.))", re.MULTILINE)
 _TRANSLATED = re.compile(r"<[^\n<|>]+\|[^\n>]+>")
 _ANNOUNCED = re.compile(r"<(?=[!@])")
+_PARTS = re.compile(r"[.,:;]*(?:\s|\Z)")
+_MARKS = re.compile(r"[*_~`]")
+_LOOKED_AT = 20  # characters behind an address
 _FENCE_RUN = re.compile("`+")
 _PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
 
@@ -32,12 +35,23 @@ def escape(text: str) -> str:
     return untranslated(_line_starts(_words(text)))
 
 
-def address(url: str, is_apart: bool = True) -> str:
-    """A bare address. `is_apart`: white space or the end follows; where nothing parts it from what follows, it is a link with a label."""
-    if not is_apart:
-        return f"[{_inert(url)}]({url.translate(_PARENTHESES)})"
-    # Punctuation at the end would be taken for the sentence's.
-    return url if url[-1:].isalnum() or url[-1:] in "/=&#%+-" else f"{url[:-1]}%{ord(url[-1]):02X}"
+def address(url: str, after: str = "") -> str:
+    """A bare address, and what parts it from `after`, which follows it: both would take letters behind it for a part of it."""
+    if not _PARTS.match(after):
+        return f"{_plain(url)} " if _MARKS.search(url) else f"[{url}]({url.translate(_PARENTHESES)})"
+    return _plain(url)
+
+
+def _plain(url: str) -> str:
+    """Punctuation at the end would be taken for the sentence's."""
+    if _ends_well(url):
+        return url
+    url = url.translate(_PARENTHESES)
+    return url if _ends_well(url) else f"{url[:-1]}%{ord(url[-1]):02X}"
+
+
+def _ends_well(url: str) -> bool:
+    return url[-1:].isalnum() or url[-1:] in "/=&#%+-"
 
 
 def untranslated(text: str) -> str:
@@ -53,7 +67,7 @@ def _words(text: str) -> str:
     parts: list[str] = []
     done = 0
     for start, end in find(text):
-        parts += [_inert(text[done:start]), address(text[start:end], not text[end : end + 1].strip())]
+        parts += [_inert(text[done:start]), address(text[start:end], text[end : end + _LOOKED_AT])]
         done = end
     return "".join([*parts, _inert(text[done:])])
 
@@ -76,11 +90,11 @@ class _Markdown(Renderer):
     def inlines(self, nodes: Sequence[tree.Inline]) -> str:
         parts = [self.inline(node) for node in nodes]
         for index, node in enumerate(nodes):
-            before, after = "".join(parts[max(0, index - 1) : index])[-1:], "".join(parts[index + 1 : index + 2])[:1]
+            before, after = "".join(parts[max(0, index - 1) : index])[-1:], "".join(parts[index + 1 : index + 2])[:_LOOKED_AT]
             if isinstance(node, tree.Emphasis):
-                parts[index] = _emphasis(self.inlines(node.inside), before, after)
-            elif isinstance(node, tree.Link | tree.Image) and is_bare(node) and after.strip():
-                parts[index] = address(bare_url(node.url), is_apart=False)
+                parts[index] = _emphasis(self.inlines(node.inside), before, after[:1])
+            elif isinstance(node, tree.Link | tree.Image) and is_bare(node) and not node.url.startswith("mailto:"):
+                parts[index] = address(node.url, after)
         return "".join(parts)
 
     def text(self, text: str) -> str:

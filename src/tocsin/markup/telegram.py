@@ -16,7 +16,7 @@ _PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
 # As TDLib finds them (td/telegram/MessageEntity.cpp); a character without width behind the sign keeps it from that.
 _FOUND = re.compile(r"(?<!\w)@(?=\w\w)|(?<![\w/<>])/(?=[A-Za-z0-9_]{1,64}(?:@\w+)?(?![\w/<>]))")
 # Endings of files that are domains as well.
-_FILE = re.compile(r"(?<=[\w-])\.(?=(?:app|as|cab|cc|do|md|mk|ml|mov|pl|pm|ps|py|rs|sh|so|st|tf|vi|zip)(?![\w@/-]|\.\w))", re.IGNORECASE)
+_FILE = re.compile(r"(?<![^\w-])\.(?=(?:app|as|cab|cc|do|md|mk|ml|mov|pl|pm|ps|py|rs|sh|so|st|tf|vi|zip)(?![\w@/-]|\.\w))", re.IGNORECASE)
 _MAIL = re.compile(r"@[\w.-]*\Z")
 _LONGEST_HOST = 255
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot);")
