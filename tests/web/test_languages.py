@@ -7,9 +7,9 @@ from babel.messages.pofile import read_po
 
 from e2e.service import Service
 from tocsin.flow.words import Event
-from tocsin.model import SECOND
+from tocsin.model import SECOND, Delivery, Reason, Status
 from tocsin.web.language import FOLDER, LANGUAGES, choose, translations
-from tocsin.web.render import described, span, story
+from tocsin.web.render import described, span, story, why
 from web import messages
 from web.conftest import Surfer
 
@@ -67,6 +67,24 @@ def test_stories_and_lengths_are_told_in_it() -> None:
     assert described(
         "For type = email: E-mail address. Where the e-mails go. Addresses of your own network, such as root@nas, are fine.", _
     ) == ("사용 가능: type = email: 이메일 주소. 이메일을 받을 곳입니다. root@nas 같은 내부 네트워크 주소도 됩니다.")
+
+
+def test_what_a_delivery_met_is_told_in_sentences() -> None:
+    def told(status: Status, reason: Reason | None, error: str | None, language: str = "en") -> str:
+        row = Delivery(1, 1, 1, 1, status, 0, 0, 0, last_reason=reason, last_error=error)
+        return why(row, translations(language).gettext)
+
+    assert told(Status.DELIVERED, Reason.OK, None) == "" == told(Status.PENDING, None, None)
+    assert told(Status.PENDING, Reason.NOT_FOUND, "not_found: 404 no such hook") == "The target was not found. 404 no such hook"
+    assert told(Status.PENDING, Reason.NOT_FOUND, "not_found: 404 no such hook", "ko") == "대상을 찾을 수 없습니다. 404 no such hook"
+    assert told(Status.EXPIRED, Reason.EXPIRED, "expired: server_error: 500 internal") == (
+        "It was not delivered before it expired. The provider had an error of its own. 500 internal"
+    )
+    assert told(Status.FAILED, Reason.CONNECT, "connect") == "No connection could be made."
+    assert (
+        told(Status.SKIPPED, Reason.HANDLER_PAUSED, "timeout: took too long")
+        == "The handler is paused. The provider did not answer in time. took too long"
+    )
 
 
 def test_the_reference_names_every_request_in_both(base: str, served: Service) -> None:

@@ -15,6 +15,7 @@ from tocsin.store.tables import handler_events, handler_hours, handlers, users
 
 COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
 MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt that failed
+MAX_CANDIDATES = 1000  # handlers of all users that are looked at for administrators
 _LATEST = 20  # of those that were given up, in search of one that says something of the handler
 _OF_THE_MESSAGE = ", ".join(f"'{one.value}'" for one in (Reason.PAYLOAD, Reason.TOO_LARGE, Reason.DUPLICATE, Reason.BUDGET))
 
@@ -115,12 +116,19 @@ def troubled(connection: Connection, limit: int) -> list[Troubled]:
     rows = connection.execute(
         select(*columns, handlers.c.created_at, handlers.c.disabled_reason)
         .join(users, users.c.id == handlers.c.user_id)
-        .where(handlers.c.deleted_at.is_(None), STATE.in_(("failing", "switched_off")))
+        .where(handlers.c.id.in_(_candidates(connection)), STATE.in_(("failing", "switched_off")))
         .order_by(WORST_FIRST, handlers.c.id)
         .limit(limit)
     ).all()
     found = standings(connection, [row.id for row in rows])
     return [Troubled(row.email, _bare(row), found[row.id]) for row in rows]
+
+
+def _candidates(connection: Connection) -> list[int]:
+    """Few of all handlers, so that the state need not be told of each: those that are tried again, are off, or have failed in a row."""
+    retried = text("handlers.id IN (SELECT handler_id FROM deliveries WHERE status = 0 AND step > 0)")
+    wanted = or_(handlers.c.failures > 0, handlers.c.disabled_reason.isnot(None), retried)
+    return list(connection.scalars(select(handlers.c.id).where(handlers.c.deleted_at.is_(None), wanted).limit(MAX_CANDIDATES)))
 
 
 def _bare(row: Any) -> Handler:
