@@ -219,14 +219,15 @@ def add_old(store: Path, count: int, handler: int, young: int) -> None:
         f"{many} INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields)"
         " SELECT 100 + i, 1, 1, 'notification', 'info', '', 'old', '', '[]' FROM n",
         f"{many} INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
-        f" SELECT 100 + i, 100 + i, {handler}, 1, CASE i WHEN 7 THEN 0 ELSE 1 END, 4000000000000000, 1, 1, 0 FROM n",
+        f" SELECT 100 + i, 100 + i, {handler}, 1, CASE i WHEN 7 THEN 0 ELSE 1 END,"
+        " CASE i WHEN 7 THEN 4000000000000000 ELSE 1 END, 1, 1, 0 FROM n",
         f"{many} INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason)"
         " SELECT 100 + i, 1, 1, 1, 'delivered', 'ok' FROM n",
         f"UPDATE totals SET n = n + {count - 1} WHERE what = 1",
         "INSERT INTO totals (user_id, what, n) VALUES (1, 0, 1) ON CONFLICT DO UPDATE SET n = n + 1",
         f"UPDATE totals SET n = n + {count} WHERE what = 100",
         f"UPDATE notifications SET created_at = 1 WHERE id = {young}",
-        f"UPDATE deliveries SET first_due_at = 1, last_attempt_at = 1 WHERE notification_id = {young}",
+        f"UPDATE deliveries SET due_at = 1, first_due_at = 1, last_attempt_at = 1 WHERE notification_id = {young}",
     )
 
 
