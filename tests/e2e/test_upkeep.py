@@ -216,8 +216,8 @@ def add_old(store: Path, count: int, handler: int, young: int) -> None:
     many = _OLD.format(count=count)
     change(
         store,
-        f"{many} INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields)"
-        " SELECT 100 + i, 1, 1, 'notification', 'info', '', 'old', '', '[]' FROM n",
+        f"{many} INSERT INTO notifications (id, user_id, created_at, send_at, kind, severity, title, text, url, fields)"
+        " SELECT 100 + i, 1, 1, CASE i WHEN 7 THEN 4000000000000000 END, 'notification', 'info', '', 'old', '', '[]' FROM n",
         f"{many} INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
         f" SELECT 100 + i, 100 + i, {handler}, 1, CASE i WHEN 7 THEN 0 ELSE 1 END,"
         " CASE i WHEN 7 THEN 4000000000000000 ELSE 1 END, 1, 1, 0 FROM n",
