@@ -12,8 +12,10 @@ Answers: a reply line (or several, joined by a line feed), `DROP` (closes the co
 """
 
 import asyncio
+import hmac
 import ssl
 import threading
+from base64 import b64decode, b64encode
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,6 +26,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 DROP = "drop"
 HANG = "hang"
+METHODS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
 STAGES = ("connect", "hello", "starttls", "auth", "mail", "rcpt", "data", "body", "final", "rset")
 
 
@@ -51,6 +54,7 @@ class MailServer:
         user: str = "",
         password: str = "",
         methods: tuple[str, ...] = ("PLAIN", "LOGIN"),
+        tokens: set[str] | None = None,
         size: int = 32 << 20,
         smtputf8: bool = False,
         names: tuple[str, ...] = ("127.0.0.1", "localhost"),
@@ -76,6 +80,8 @@ class MailServer:
         """Signs the certificate; `authority.cert_pem.write_to_path(...)` gives clients something to trust."""
         self.tls, self.starttls = tls, starttls
         self.user, self.password, self.methods = user, password, methods
+        self.tokens = tokens or set()
+        """Access tokens that XOAUTH2 lets in."""
         self.size, self.smtputf8 = size, smtputf8
         self._names = names
         self._script: dict[str, list[str]] = defaultdict(list)
@@ -252,13 +258,31 @@ class _Session(SMTP):
             tls_context=tls,
             authenticator=self._check,
             auth_require_tls=False,
-            auth_exclude_mechanism=[name for name in ("PLAIN", "LOGIN") if name not in owner.methods or not owner.user],
+            auth_exclude_mechanism=[name for name in METHODS if name not in owner.methods or not owner.user],
             loop=asyncio.get_running_loop(),
         )
 
     def _check(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword) -> AuthResult:
         right = data.login == self.owner.user.encode() and data.password == self.owner.password.encode()
         return AuthResult(success=right, handled=False, auth_data=data)
+
+    async def auth_XOAUTH2(self, _: SMTP, args: list[str]) -> AuthResult:
+        """https://developers.google.com/workspace/gmail/imap/xoauth2-protocol: a refusal says why first, and waits for an empty line."""
+        fields = dict(part.split("=", 1) for part in b64decode(args[1]).decode().split("\1") if part)
+        token = fields["auth"].removeprefix("Bearer ")
+        if fields["user"] == self.owner.user and token in self.owner.tokens:
+            return AuthResult(success=True, auth_data=LoginPassword(fields["user"].encode(), b""))
+        await self.push(b"334 " + b64encode(b'{"status":"401","schemes":"bearer"}'))
+        assert await self._reader.readline() == b"\r\n"
+        await self.push(f"535 5.7.8 not accepted: {token} {args[1]}")
+        return AuthResult(success=False, handled=True)
+
+    async def auth_CRAM__MD5(self, _: SMTP, args: list[str]) -> AuthResult:
+        challenge = f"<{self.number}.1@mail.test>"
+        answer = await self.challenge_auth(challenge)
+        digest = hmac.new(self.owner.password.encode(), challenge.encode(), "md5").hexdigest()
+        right = answer == f"{self.owner.user} {digest}".encode()
+        return AuthResult(success=right, handled=False, auth_data=LoginPassword(self.owner.user.encode(), b""))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self.number:

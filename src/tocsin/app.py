@@ -38,6 +38,7 @@ from tocsin.flow.health import Health, end_stopped
 from tocsin.flow.housekeeping import Housekeeping
 from tocsin.flow.identity import Identities
 from tocsin.flow.keep import Keeping
+from tocsin.flow.mail_account import KeptToken
 from tocsin.flow.notices import Notices
 from tocsin.flow.pace import Pacer
 from tocsin.flow.preview import Previews
@@ -50,6 +51,7 @@ from tocsin.model import Busy
 from tocsin.net import mail, trust
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
+from tocsin.net.oauth import Tokens, oauth_of
 from tocsin.net.wires import Wires
 from tocsin.settings import Settings
 from tocsin.store import StoreError, ids, people, reading
@@ -101,8 +103,9 @@ async def running(
     pacer = Pacer(starts)
     directory = Directory(store, vault, settings)
     access = Access(store)
-    mail_wire = MailWire(settings)
     http_wire = HttpWire(settings, listens_on)
+    login = oauth_of(settings)
+    mail_wire = MailWire(settings, tokens=None if login is None else Tokens(login, http_wire.send, KeptToken(store, vault, settings)))
     wires = Wires(http_wire, mail_wire)
     local = LocalEngine(
         store, {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}

@@ -121,6 +121,16 @@ def _smtp_url(value: str) -> str:
     return value
 
 
+def _token_url(value: str) -> str:
+    parts = _split(value)
+    is_here = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_here):
+        raise ValueError("must be an https URL")
+    if not parts.hostname or parts.username or parts.password or parts.fragment:
+        raise ValueError("must be an https URL without user and fragment")
+    return value
+
+
 def _ca_file(value: str) -> str:
     import ssl
 
@@ -180,6 +190,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", _api_key, secret=True),
     Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
     Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
+    Option("smtp_oauth_token_url", None, "Where access tokens for the mail account come from (OAuth); unset: by password.", _token_url),
+    Option("smtp_oauth_client_id", None, "Id of this service there."),
+    Option("smtp_oauth_client_secret", None, "Secret of this service there.", secret=True),
+    Option("smtp_oauth_scope", None, "What the token is to allow, as the provider calls it."),
+    Option("smtp_oauth_refresh_token", None, "First refresh token, where tokens are a user's and not the service's own.", secret=True),
     Option("smtp_rate", "0", "Mails a second at most; 0: no pacing.", _number),
     Option(
         "ca_file", None, "File (PEM) of certificate authorities that are trusted beside the system's, for HTTPS and for mail.", _ca_file
@@ -226,6 +241,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     bootstrap_api_key: str | None
     bootstrap_password: str | None
     smtp_url: str | None
+    smtp_oauth_token_url: str | None
+    smtp_oauth_client_id: str | None
+    smtp_oauth_client_secret: str | None
+    smtp_oauth_scope: str | None
+    smtp_oauth_refresh_token: str | None
     smtp_rate: float
     ca_file: str | None
     email_from: str | None

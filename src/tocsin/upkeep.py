@@ -17,13 +17,14 @@ from sqlalchemy.exc import DBAPIError
 
 from tocsin import datadir, files
 from tocsin.datadir import LEDGER_FILE, STORE_FILE
+from tocsin.flow.mail_account import REFRESH_TOKEN
 from tocsin.keyfile import KEY_FILE, read_keys, write_keys
 from tocsin.settings import Settings
-from tocsin.store import StoreError, ids
+from tocsin.store import StoreError, ids, values
 from tocsin.store.faults import words_of
 from tocsin.store.sql import sqlite_url, write_now
 from tocsin.store.tables import handlers
-from tocsin.vault import Vault, new_secret_key
+from tocsin.vault import Vault, WrongKey, new_secret_key
 
 ROWS_AT_ONCE = 200  # that get their new encryption in one write, so that none of the service's waits for long
 T = TypeVar("T")
@@ -197,12 +198,21 @@ def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[fl
 
 def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[float], None]) -> int:
     """How many rows the newest key did not open."""
+    write_now(engine, functools.partial(_rotate_token, vault=vault, newest=newest))
     done, after = 0, 0
     while after is not None:
         found, after = write_now(engine, functools.partial(_rotate_some, vault=vault, newest=newest, after=after))
         done += found
         wait(0.01)
     return done
+
+
+def _rotate_token(connection: Connection, vault: Vault, newest: Vault) -> None:
+    """The refresh token of the mail account, where there is one. One that nobody can open stays: that of the settings is used."""
+    sealed = values.read(connection, REFRESH_TOKEN)
+    if sealed is not None and not newest.opens(sealed):
+        with contextlib.suppress(WrongKey):
+            values.write(connection, REFRESH_TOKEN, vault.rotate(sealed))
 
 
 def _rotate_some(connection: Connection, vault: Vault, newest: Vault, after: int) -> tuple[int, int | None]:

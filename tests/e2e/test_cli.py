@@ -689,6 +689,8 @@ def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
         ({"TOCSIN_SECRET_KEY": "short"}, "fewer than 16 characters"),
         ({"TOCSIN_SECRET_KEY": "a" * 20 + ",,"}, "empty key"),
         ({"TOCSIN_SMTP_URL": "smtps://hunter2@mail.example.com"}, "no password"),
+        ({"TOCSIN_SMTP_URL": "smtp://u@mail.example.com", "TOCSIN_SMTP_OAUTH_TOKEN_URL": "https://x.example/t"}, "OAUTH_CLIENT_ID"),
+        ({"TOCSIN_SMTP_OAUTH_TOKEN_URL": "http://hunter2@x.example/t"}, "must be an https URL"),
         ({"TOCSIN_CA_FILE": "/no/such/file"}, "TOCSIN_CA_FILE must name a file"),
         ({"SSL_CERT_FILE": "/no/such/file"}, "SSL_CERT_FILE names no file"),
         ({"SSL_CERT_DIR": "/no/such/folder"}, "SSL_CERT_DIR names no folder"),

@@ -82,7 +82,7 @@ def test_bare_line_ends_cannot_end_the_mail_early() -> None:
         assert server.verbs().count("MAIL") == 1
 
 
-@pytest.mark.parametrize("methods", [("PLAIN", "LOGIN"), ("LOGIN",)])
+@pytest.mark.parametrize("methods", [("PLAIN", "LOGIN"), ("LOGIN",), ("CRAM-MD5",), ("LOGIN", "CRAM-MD5", "XOAUTH2")])
 @pytest.mark.parametrize("kind", ["tls", "starttls"])
 def test_login_over_tls(trust: Callable[[MailServer], None], kind: str, methods: tuple[str, ...]) -> None:
     with MailServer(**{kind: True}, user="mé@example.com", password=PASSWORD, methods=methods) as server:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from tocsin.model import Mail, MailReply, NoReply, Reason
+from tocsin.net import oauth
 from tocsin.net.addresses import Address, read_named_address
 from tocsin.net.dial import Dialer
+from tocsin.net.oauth import Tokens
 from tocsin.net.smtp import Connection, Server, Timeouts, local_name
 from tocsin.net.trust import mail_context
 from tocsin.net.turns import Turns
@@ -66,7 +68,8 @@ def complaints(settings: Settings) -> list[str]:
         found.append(_NOT_CONFIGURED)
     else:
         server = server_of(settings.smtp_url)
-        if server.user and not server.password:
+        found += oauth.complaints(settings, has_user=bool(server.user))
+        if server.user and not server.password and not settings.smtp_oauth_token_url:
             found.append("TOCSIN_SMTP_URL names a user but no password")
         if not settings.email_from:
             found.append(f"e-mails come from {default_sender().mailbox}: set TOCSIN_EMAIL_FROM to an address your mail server may send for")
@@ -121,13 +124,14 @@ class MailWire:
     Eight `connections` for deliveries: of their places one user takes six at most, mailboxes that are new five, slow ones four and
     silent ones two, so that a slow mailbox leaves room for others. With the two for test sends they are far below what servers allow
     one client (50 in Postfix: https://www.postfix.org/postconf.5.html#smtpd_client_connection_count_limit). Exchange Online takes
-    three mails at the same time, and 30 a minute: TOCSIN_SMTP_RATE=0.5 keeps to both.
+    three mails at the same time, and 30 a minute: TOCSIN_SMTP_RATE=0.5 keeps to both. With `tokens` it logs in by OAuth.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
+        tokens: Tokens | None = None,
         timeouts: Timeouts | None = None,
         connections: int = 8,
         mails_per_connection: int = 100,
@@ -136,6 +140,7 @@ class MailWire:
         self.connections = connections
         """Mails of deliveries on the wire at the same time; more wait in `send`."""
         self._server = server_of(settings.smtp_url) if settings.smtp_url else None
+        self._tokens = tokens
         self._hindrance = _hindrance(settings)
         self._timeouts = timeouts or Timeouts()
         self._dialer = _dialer(self._server, self._timeouts.connect_seconds, settings.ca_file) if self._server else None
@@ -168,6 +173,8 @@ class MailWire:
         while (connection := self._take()) is not None:
             self._part_from(connection)
         await asyncio.gather(*self._goodbyes)
+        if self._tokens is not None:
+            await self._tokens.close()
         if self._dialer is not None:
             self._dialer.close()
 
@@ -211,7 +218,7 @@ class MailWire:
             refusal = await self._send_over(kept, mail, goes_out)
             if not _was_kept_too_long(kept, refusal):
                 return kept, refusal
-        connection = Connection(server, dialer, self._timeouts)
+        connection = Connection(server, dialer, self._timeouts, self._tokens)
         result = await self._send_over(connection, mail, goes_out)
         if kept is not None and isinstance(refusal, MailReply) and not _is_temporary(result):
             self._reuse.learn(kept.mails - 1, time.monotonic())

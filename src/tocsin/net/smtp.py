@@ -5,7 +5,7 @@ import base64
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 from urllib.parse import quote
 
@@ -14,13 +14,14 @@ from msgspec import Struct
 
 from tocsin.model import MASK, Mail, MailReply, NoReply, Reason
 from tocsin.net.dial import Dialer, Unresolved, is_lack
+from tocsin.net.oauth import NoToken, Tokens
 from tocsin.net.trust import HINT
 
 _SHORTEST_SCRUBBED = 6  # a shorter password would blank out ordinary words of an answer
 _MAX_TEXT = 500
 _QUIT_SECONDS = 5.0
 _BLOCK = 65_536  # under TLS the loop takes a single write whole, however large, and calls it done
-_LOGIN_METHODS = ("plain", "login")
+_LOGIN_METHODS = ("plain", "login", "cram-md5")
 # RFC 2034 puts the code first; qmail writes "(#5.1.1)" at the end (https://cr.yp.to/proto/hcmssc.html).
 _ENHANCED = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})(?!\S)|\(#([245]\.\d{1,3}\.\d{1,3})\)")
 
@@ -71,13 +72,14 @@ class _Ended(Exception):
 class Connection:
     """Opened by its first mail. After each mail `is_usable` says whether another may follow."""
 
-    def __init__(self, server: Server, dialer: Dialer, timeouts: Timeouts) -> None:
+    def __init__(self, server: Server, dialer: Dialer, timeouts: Timeouts, tokens: Tokens | None = None) -> None:
         self.mails = 0
         """How many it was used for, the latest included."""
         self.is_usable = False
         self.untouched = True
         """Nothing of the latest mail went out: no recipient was named, no content sent."""
         self._server = server
+        self._tokens = tokens
         self._dialer = dialer
         self._timeouts = timeouts
         self._client: aiosmtplib.SMTP | None = None
@@ -188,19 +190,42 @@ class Connection:
 
     async def _login(self, client: aiosmtplib.SMTP) -> None:
         self._stage = "auth"
+        if self._tokens is not None:
+            await self._login_by_token(client, self._tokens)
+            return
         user, password = self._server.user, self._server.password
         methods = [method for method in _LOGIN_METHODS if method in client.server_auth_methods]
         if not methods:
-            raise self._unable(Reason.MAIL_ACCOUNT, "the mail server offers no login by PLAIN or LOGIN")
+            raise self._unable(Reason.MAIL_ACCOUNT, "the mail server offers no login by PLAIN, LOGIN or CRAM-MD5")
         for method in methods:
             try:
-                await (client.auth_plain if method == "plain" else client.auth_login)(user, password)
+                await _ways_in(client)[method](user, password)
             except aiosmtplib.SMTPAuthenticationError as error:
                 # Some servers offer methods that they then do not know; a wrong password is not tried a second time.
                 if error.code not in {500, 501, 502, 503, 504} or method == methods[-1]:
                     raise
             else:
                 return
+
+    async def _login_by_token(self, client: aiosmtplib.SMTP, tokens: Tokens) -> None:
+        """A token that the server does not take may have been revoked: a new one is tried, once."""
+        if "xoauth2" not in client.server_auth_methods:
+            raise self._unable(Reason.MAIL_ACCOUNT, "the mail server offers no login by XOAUTH2")
+        token = await self._token(tokens)
+        try:
+            await client.auth_xoauth2(self._server.user, token)
+        except aiosmtplib.SMTPAuthenticationError as error:
+            tokens.forget(token)
+            fresh = await self._token(tokens)
+            if fresh == token or not client.is_connected or error.code == 421:
+                raise
+            await client.auth_xoauth2(self._server.user, fresh)
+
+    async def _token(self, tokens: Tokens) -> str:
+        try:
+            return await tokens.token()
+        except NoToken as failure:
+            raise self._unable(failure.reason, failure.detail) from None
 
     # ------------------------------------------------------------------------------------------------------ one mail
 
@@ -282,7 +307,10 @@ class Connection:
 
     def _text(self, message: str) -> str:
         readable = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return " ".join(self._server.scrub(readable).split())[:_MAX_TEXT]
+        scrubbed = self._server.scrub(readable)
+        if self._tokens is not None:
+            scrubbed = self._tokens.scrub(scrubbed, self._server.user)
+        return " ".join(scrubbed.split())[:_MAX_TEXT]
 
     def _unable(self, reason: Reason, why: str) -> _Ended:
         return _Ended(NoReply(reason, False, why))
@@ -292,6 +320,10 @@ class Connection:
         where = f"{self._server.host}:{self._server.port}"
         is_ours = not self._dot_sent and (is_lack(error) or is_lack(error.__cause__))
         return NoReply(reason, self._dot_sent, self._text(f"mail server {where}, {self._stage}: {why}"), ours=is_ours)
+
+
+def _ways_in(client: aiosmtplib.SMTP) -> Mapping[str, Callable[[str, str], Awaitable[object]]]:
+    return {"plain": client.auth_plain, "login": client.auth_login, "cram-md5": client.auth_crammd5}
 
 
 def _reason_of(error: BaseException, stage: str) -> tuple[Reason, str]:
