@@ -160,7 +160,7 @@ class _Builder:
     def _text(self, text: str) -> None:
         frame = self._stack[-1]
         frame.words += 1
-        if self._known and addresses.MARK in text:
+        if self._known and addresses.STAND_IN.search(text):
             if frame.kind != "CodeBlock" and not self._open_links:
                 self._with_addresses(text)
                 return
@@ -190,7 +190,7 @@ class _Builder:
         """Without the marks that were set for the parser."""
         if self._is_clean:
             return text
-        return addresses.restored(text, self._known).replace(emphasis.MARK, "")
+        return (addresses.restored(text, self._known) if self._known else text).replace(emphasis.MARK, "")
 
     def _code(self, text: str) -> None:
         self.is_visible = self.is_visible or not text.isspace()
