@@ -6,7 +6,7 @@ address ends where they follow an ASCII host, a port, or a closing mark that not
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
@@ -115,6 +115,19 @@ def stand_ins(source: str, spans: Sequence[Span]) -> tuple[str, list[str]]:
         parts += [source[done:start], f"{MARK}{number}{MARK}"]
         done = end
     return "".join([*parts, source[done:]]), [source[start:end] for start, end in spans]
+
+
+def in_characters(content: bytes, spans: Iterable[Span]) -> list[Span]:
+    """Places in UTF-8 as places in the text."""
+    found: list[Span] = []
+    done = characters = 0
+    for start, end in spans:
+        characters += len(content[done:start].decode())
+        length = len(content[start:end].decode())
+        found.append((characters, characters + length))
+        characters += length
+        done = end
+    return found
 
 
 def restored(text: str, addresses: Sequence[str]) -> str:

@@ -93,22 +93,9 @@ def _with_stand_ins(source: str) -> tuple[str, list[str]]:
             cells.append((place["start"], place["end"]))
     if not source.isascii():
         content = source.encode()
-        skipped, cells = _in_characters(content, skipped), _in_characters(content, cells)
+        skipped, cells = addresses.in_characters(content, skipped), addresses.in_characters(content, cells)
     shown, known = addresses.stand_ins(source, list(addresses.find(source, skipped, cells)))
     return shown, [one.replace("\\|", "|") for one in known] if cells else known
-
-
-def _in_characters(content: bytes, spans: Iterable[addresses.Span]) -> list[addresses.Span]:
-    """Places in UTF-8 as places in the text."""
-    found: list[addresses.Span] = []
-    done = characters = 0
-    for start, end in spans:
-        characters += len(content[done:start].decode())
-        length = len(content[start:end].decode())
-        found.append((characters, characters + length))
-        characters += length
-        done = end
-    return found
 
 
 class _Frame:
