@@ -142,7 +142,7 @@ def test_every_channel_says_the_text_and_not_the_markdown(kind: str):
     message = Message("a*b*c = 5 in __init__.py", at=AT, is_text=True)
     assert document_of(message) != parse(message.text)
     (request,) = channel.render(message, settings_of(channel, values), context(signing_secrets=("whsec_" + "A" * 43 + "=",)))
-    shown = shown_of(request).replace("\\", "").replace(WORD_JOINER, "")
+    shown = shown_of(request).replace("\\", "").replace(WORD_JOINER, "")  # nothing of it can be seen
     assert "a*b*c = 5 in __init__.py" in shown
 
 
