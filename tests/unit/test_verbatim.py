@@ -19,6 +19,7 @@ from tocsin.markup.elements import elements_of
 from tocsin.markup.google_chat import google_chat
 from tocsin.markup.html import html
 from tocsin.markup.length import clean
+from tocsin.markup.markdown import escape, markdown
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
 from tocsin.markup.renderer import WORD_JOINER
@@ -92,6 +93,13 @@ def test_spaces_and_empty_lines_stay_where_a_provider_would_drop_them():
     assert "white-space:pre-wrap" in page
     assert "name    size<br><br>  a\t1" in page
     assert HtmlReader().read(page).strip()
+
+
+def test_no_line_becomes_code_where_markdown_is_read():
+    """Mattermost and Rocket.Chat: four spaces or a tab at a line's start, behind an empty line."""
+    text = "log:\n\n    __init__.py  a*b\n\tx"
+    shown = "log:\n\n\u00a0\u00a0\u00a0\u00a0\\_\\_init\\_\\_.py\u00a0\u00a0a\\*b\n\u00a0\u00a0\u00a0\u00a0x"
+    assert markdown(verbatim(text)) == escape(text) == shown
 
 
 @given(text=wild, limit=st.integers(20, 400))
