@@ -209,6 +209,23 @@ def test_a_page_that_is_whole_again_is_read_anew(start_service: Starter, receive
     assert [one.json()["data"]["message"] for one in receiver.requests] == ["before", "held"]
 
 
+def test_readyz_says_damage_until_what_found_it_can_be_read(start_service: Starter, receiver: Receiver) -> None:
+    """However seldom that is read, and however much else can be read meanwhile."""
+    service = start_service()
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    client.settled(client.send("before", handlers=[handler]))
+    service.terminate()
+    damage = Damage(service.data / "tocsin.db", "notifications", random.Random(1))
+    client.port = service.start().port
+    assert client.get("/api/notifications").status == 503
+    assert client.get("/api/notification-handlers").json["meta"]["total"] == 1
+    assert client.get("/readyz").status == client.get("/readyz").status == 503
+    damage.undo()
+    until(lambda: client.get("/readyz").status == 200, what="readyz still says that it is damaged")
+    assert client.get("/api/notifications").json["meta"]["total"] == 1
+
+
 def tocsin_writes(client: object) -> int:
     """Writes that wait for their commit."""
     text = client.get("/metrics").content.decode()  # type: ignore[attr-defined]

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, event, select, update
 from test_store import MESSAGE, add_handler
 
 from engine.test_local import Worker, scenario
@@ -15,7 +16,7 @@ from tocsin.flow.clock import ClockWatch
 from tocsin.flow.pace import Pacer
 from tocsin.model import SECOND, Micros, Status
 from tocsin.settings import load
-from tocsin.store import Accept, Planned, PlannedDelivery
+from tocsin.store import Accept, Planned, PlannedDelivery, misdated
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import deliveries
 
@@ -179,3 +180,25 @@ def test_a_pause_of_an_earlier_process_grows_by_no_step_of_the_clock() -> None:
     assert pacer.pause_left("other", 100.0) == 0
     wall -= 10 * DAY
     assert pacer.pause_left("bot", 105.0) == 15
+
+
+def test_the_look_is_at_what_is_pending_only(tmp_path: Path) -> None:
+    """Not at millions of rows that are settled."""
+
+    async def body(store: SqlStore, _engine: LocalEngine, _worker: Worker) -> None:
+        def plans(connection: Connection) -> list[str]:
+            seen: list[tuple[str, Any]] = []
+
+            def noted(_conn: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+                seen.append((statement, parameters))
+
+            event.listen(connection, "before_cursor_execute", noted)
+            misdated.find(connection, observe.now(), [5 * SECOND], 10)
+            event.remove(connection, "before_cursor_execute", noted)
+            driver: Any = connection.connection.driver_connection
+            [(statement, parameters)] = seen
+            return [row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+        assert "ix_deliveries_pending" in (await store.ask(plans))[0]
+
+    scenario(tmp_path, body)

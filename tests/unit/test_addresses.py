@@ -102,6 +102,13 @@ def test_in_lists_tables_and_code():
     assert isinstance(parse("- https://x.y/*a*b")[0], Listing)
 
 
+@pytest.mark.parametrize("entity", ["&#xFFFE;", "&#65534;", "&#xFFFE;0&#xFFFE;", "&#xFFFE;99&#xFFFE;", f"&#xFFFE;{'9' * 5000}&#xFFFE;"])
+def test_an_entity_is_no_stand_in(entity: str):
+    document = parse(f"https://x.y/*a*b {entity} `{entity}` [t](https://x.y/{entity})")
+    assert "\ufffe" not in str(document)
+    assert str(document).count("https://x.y") == 3  # no address where there was none
+
+
 def test_an_address_too_long_to_open_is_not_torn_either():
     text = f"https://x.y/{'*a_' * 900}z"
     assert plain(parse(text)) == text

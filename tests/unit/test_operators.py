@@ -16,6 +16,7 @@ from conftest import opened_store, run
 from receiver import Receiver
 from tocsin import observe, upkeep
 from tocsin.admin import AdminError, open_admin
+from tocsin.api.table import TABLE
 from tocsin.cli import check
 from tocsin.datadir import open_store
 from tocsin.model import HttpReply, HttpRequest
@@ -23,6 +24,7 @@ from tocsin.net import exchange
 from tocsin.net.http import HttpWire
 from tocsin.settings import Settings
 from tocsin.store import StoreError
+from tocsin.web.site import ROUTES
 
 
 @pytest.fixture
@@ -175,6 +177,15 @@ def test_check_names_authorities_that_are_not_there(settings: Settings, monkeypa
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     monkeypatch.delenv("SSL_CERT_FILE")
     assert list(check.trusted(settings)) == []
+
+
+def test_no_sub_path_is_one_of_our_own(make_settings: Callable[..., Settings]) -> None:
+    """The list is all that there are."""
+    roots = {path.split("/")[1] for path in (*(route[1] for route in ROUTES), *(one.path for one in TABLE), "/static/x")} - {""}
+    assert roots == check.OWN_PATHS
+    for path, count in (("/api", 1), ("/log/x", 1), ("/tocsin", 0), ("/x/api", 0), ("", 0)):
+        found = [one for one in check.reach(make_settings(TOCSIN_BASE_URL=f"https://a.example{path}")) if "own" in one.text]
+        assert len(found) == count, path
 
 
 # --------------------------------------------------------------------------------------------------------- certificates

@@ -309,6 +309,23 @@ def test_settings_are_typed_and_leave_no_trace_in_the_browser(shared_surfer: Sur
     assert "No mail server is set" in shared_surfer.get("/handlers/add").text
 
 
+def test_a_handler_can_be_added_without_enabling_it(page: Page, client: Client) -> None:
+    sign_in(page)
+    for name, is_enabled in (("off", False), ("on", True)):
+        page.goto("/handlers/add/email")
+        page.fill("#name", name)
+        page.fill("#email", "nonsense")
+        if not is_enabled:
+            page.uncheck("input[name=is_enabled]")
+        page.click("button[value=save]")
+        expect(page.locator("#fault-email")).to_be_visible()
+        assert page.is_checked("input[name=is_enabled]") is is_enabled  # it stays as it was
+        page.fill("#email", "hey@example.com")
+        page.click("button[value=save]")
+        page.wait_for_url("**done=added")
+    assert [row["is_enabled"] for row in client.get("/api/notification-handlers").json["data"]] == [False, True]
+
+
 def test_korean_lines_break_between_words(page: Page) -> None:
     page.goto("/ko/docs")
     assert page.evaluate("getComputedStyle(document.querySelector('main p')).wordBreak") == "keep-all"

@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -16,6 +17,9 @@ from tocsin.cli.options import set_values
 from tocsin.settings import OPTIONS, Settings, SettingsError
 
 NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"))
+OWN_PATHS = frozenset(
+    ("account", "api", "deliveries", "docs", "handlers", "healthz", "keys", "ko", "log", "metrics", "notifications", "readyz", "send")
+) | {"sign-in", "sign-out", "static", "users"}
 _MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
 _LEAST_FREE_BYTES = 200_000_000
 
@@ -244,6 +248,9 @@ def reach(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "Behind a proxy the links in answers are made from what it forwards: set TOCSIN_BASE_URL to be sure of them.", is_fault=False
         )
+    first = urlsplit(settings.base_url or "").path.strip("/").partition("/")[0]
+    if first in OWN_PATHS:
+        yield Finding(f"TOCSIN_BASE_URL: the path /{first} is one of the service's own; choose another one.")
     is_open = not settings.unix_socket and settings.host not in {"localhost", "::1"} and not settings.host.startswith("127.")
     if is_open and not settings.trusted_proxies and not (settings.base_url or "").startswith("https:"):
         yield Finding(

@@ -6,14 +6,15 @@ address ends where they follow an ASCII host, a port, or a closing mark that not
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
 
 MARK = "\ufffe"  # of the stand-ins: `clean` leaves none in a text
-STAND_IN = re.compile(f"{MARK}([0-9]+){MARK}")
+STAND_IN = re.compile(f"{MARK}([0-9]{{1,5}}){MARK}")
 
+_WRITTEN_MARK = re.compile("&#(?:[xX]0*[fF]{3}[eE]|0*65534);")
 _LETTERS = "\u1100-\u11ff\u3040-\u30ff\u3105-\u318f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
 CJK = f"\u2e80-\u3000{_LETTERS}\u3001-\u303f\uff01-\uffee\U00020000-\U0003ffff"
 _OPENING = frozenset("「『【《〈〔（［｛｢")
@@ -95,8 +96,8 @@ def apart(text: str, words: Callable[[str], str], address: Callable[[str], str])
 
 
 def whole(source: str) -> bool:
-    """Whether Markdown leaves all addresses of a text as they are, wherever they are."""
-    if not may_be_in(source):
+    """Whether Markdown leaves all addresses of a text as they are, wherever they are; or nothing can be done about it."""
+    if not may_be_in(source) or _WRITTEN_MARK.search(source):  # what would look like a stand-in gets none
         return True
     at = 0
     while (match := _START.search(source, at)) is not None:
@@ -114,6 +115,19 @@ def stand_ins(source: str, spans: Sequence[Span]) -> tuple[str, list[str]]:
         parts += [source[done:start], f"{MARK}{number}{MARK}"]
         done = end
     return "".join([*parts, source[done:]]), [source[start:end] for start, end in spans]
+
+
+def in_characters(content: bytes, spans: Iterable[Span]) -> list[Span]:
+    """Places in UTF-8 as places in the text."""
+    found: list[Span] = []
+    done = characters = 0
+    for start, end in spans:
+        characters += len(content[done:start].decode())
+        length = len(content[start:end].decode())
+        found.append((characters, characters + length))
+        characters += length
+        done = end
+    return found
 
 
 def restored(text: str, addresses: Sequence[str]) -> str:

@@ -93,22 +93,9 @@ def _with_stand_ins(source: str) -> tuple[str, list[str]]:
             cells.append((place["start"], place["end"]))
     if not source.isascii():
         content = source.encode()
-        skipped, cells = _in_characters(content, skipped), _in_characters(content, cells)
+        skipped, cells = addresses.in_characters(content, skipped), addresses.in_characters(content, cells)
     shown, known = addresses.stand_ins(source, list(addresses.find(source, skipped, cells)))
     return shown, [one.replace("\\|", "|") for one in known] if cells else known
-
-
-def _in_characters(content: bytes, spans: Iterable[addresses.Span]) -> list[addresses.Span]:
-    """Places in UTF-8 as places in the text."""
-    found: list[addresses.Span] = []
-    done = characters = 0
-    for start, end in spans:
-        characters += len(content[done:start].decode())
-        length = len(content[start:end].decode())
-        found.append((characters, characters + length))
-        characters += length
-        done = end
-    return found
 
 
 class _Frame:
@@ -160,7 +147,7 @@ class _Builder:
     def _text(self, text: str) -> None:
         frame = self._stack[-1]
         frame.words += 1
-        if self._known and addresses.MARK in text:
+        if self._known and addresses.STAND_IN.search(text):
             if frame.kind != "CodeBlock" and not self._open_links:
                 self._with_addresses(text)
                 return
@@ -190,7 +177,7 @@ class _Builder:
         """Without the marks that were set for the parser."""
         if self._is_clean:
             return text
-        return addresses.restored(text, self._known).replace(emphasis.MARK, "")
+        return (addresses.restored(text, self._known) if self._known else text).replace(emphasis.MARK, "")
 
     def _code(self, text: str) -> None:
         self.is_visible = self.is_visible or not text.isspace()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
 
-from tocsin.model import SECOND, Micros, Status
+from tocsin.model import SECOND, Micros
+from tocsin.store.rows import PENDING
 from tocsin.store.tables import deliveries, notifications
 
 TOLERANCE: Micros = 2 * SECOND
@@ -22,7 +23,7 @@ def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: in
     found = (
         select(deliveries.c.id, deliveries.c.handler_id, deliveries.c.user_id)
         .join(notifications, notifications.c.id == deliveries.c.notification_id)
-        .where(deliveries.c.status == int(Status.PENDING), deliveries.c.due_at > now + TOLERANCE)
+        .where(PENDING, deliveries.c.due_at > now + TOLERANCE)
         .where(or_(too_far, deliveries.c.last_attempt_at > now + TOLERANCE), ~scheduled)
         .limit(limit)
     )
@@ -31,7 +32,7 @@ def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: in
 
 def bring_forward(connection: Connection, delivery_ids: Sequence[int], now: Micros) -> None:
     """They are due now, where they still wait."""
-    these = and_(deliveries.c.id.in_(delivery_ids), deliveries.c.status == int(Status.PENDING), deliveries.c.due_at > now)
+    these = and_(deliveries.c.id.in_(delivery_ids), PENDING, deliveries.c.due_at > now)
     first = func.min(deliveries.c.first_due_at, now) if connection.dialect.name == "sqlite" else func.least(deliveries.c.first_due_at, now)
     last = case((deliveries.c.last_attempt_at > now, now), else_=deliveries.c.last_attempt_at)
     connection.execute(update(deliveries).where(these).values(due_at=now, first_due_at=first, last_attempt_at=last))

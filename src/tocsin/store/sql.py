@@ -60,7 +60,7 @@ from tocsin.store.writer import Writer
 
 READ_SECONDS = 5.0
 READ_THREADS = 2  # for the flow's own short reads
-DAMAGE_SECONDS = 600.0  # for so long the store counts as damaged after a reading ran into it
+LOOK_AGAIN_SECONDS = 2.0  # between two looks whether what a reading found damaged is whole again
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 _STEPS_BETWEEN_LOOKS = 50_000  # virtual machine instructions, about a millisecond
 _PRAGMAS = (
@@ -151,7 +151,9 @@ class SqlStore:
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
         self._engine = engine
-        self._damage, self._damage_until = "", 0.0  # what a reading ran into lately
+        self._damage: str | None = None  # what a reading ran into, in a sentence
+        self._damaged: Callable[[], object] = _nothing  # that reading
+        self._look_at = 0.0
 
     async def close(self) -> None:
         await self._writer.close()
@@ -165,10 +167,24 @@ class SqlStore:
 
     @property
     def trouble(self) -> str | None:
-        """What keeps the store from being read or written, in a sentence."""
+        """What keeps the store from being read or written, in a sentence. Being asked, it looks anew soon."""
         if not self.is_alive:
             return "The store does not take writes."
-        return self._damage if time.monotonic() < self._damage_until else self._writer.trouble
+        if self._damage is None:
+            return self._writer.trouble
+        if (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + LOOK_AGAIN_SECONDS
+            with contextlib.suppress(RuntimeError):  # it is being closed
+                self._list_threads.submit(self._look_whether_it_is_whole)
+        return self._damage
+
+    def _look_whether_it_is_whole(self) -> None:
+        """Others may not touch the damaged page for days, so the reading that found it says when it is whole."""
+        damaged = self._damaged
+        with contextlib.suppress(Busy):
+            damaged()
+            if self._damaged is damaged:
+                self._damage = None
 
     @property
     def writes_waiting(self) -> int:
@@ -198,7 +214,7 @@ class SqlStore:
                     driver.set_progress_handler(None, 0)
         except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
             if faults.is_damage(error):
-                self._damage, self._damage_until = faults.sentence(error), time.monotonic() + DAMAGE_SECONDS
+                self._damaged, self._damage = partial(self._read_in_thread, read, *args), faults.sentence(error)
                 raise Damaged(faults.words_of(error)) from error
             why = "this reading took too long: ask for less" if "interrupt" in str(error.orig) else "the store cannot be read now"
             raise Busy(why, 5) from error
@@ -366,6 +382,10 @@ class SqlStore:
     async def unused(self) -> int:
         """Bytes of the store that hold nothing."""
         return await self._list(room.unused)
+
+
+def _nothing() -> None:
+    """No reading ran into damage."""
 
 
 # ------------------------------------------------------------------------------------------------------ beside the service

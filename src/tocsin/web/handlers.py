@@ -209,6 +209,7 @@ def _form(
         name=values.get("name", handler.name if handler is not None else ""),
         shown=shown,
         locked={name for name in stored if not values.get(name)},
+        is_enabled=visit.request.method == "GET" or visit.text("is_enabled") == "1",
         trial=trial,
         faults=faults,
     )
@@ -236,7 +237,7 @@ async def add_page(visit: Visit) -> Response:
 async def add(visit: Visit) -> Response:
     channel = _channel(visit)
     given = _given(visit, channel, None)
-    draft, faults = check(given, None, None)
+    draft, faults = check(given, visit.text("is_enabled") == "1", None)
     if faults:
         return _form(visit, channel, None, given, faults, status=422)
     if visit.text("do") == "test":
