@@ -193,7 +193,7 @@ def test_webhook_verifies_by_the_standards_own_library(sent: Sent) -> None:
     assert body["type"] == "notification"
     assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
     data = body["data"]
-    assert list(data) == ["id", "title", "message", "severity", "url", "fields", "datetime", "handler_id", "delivery_id"]
+    assert list(data) == ["id", "title", "message", "format", "severity", "url", "fields", "datetime", "handler_id", "delivery_id"]
     assert {name: data[name] for name in NOTIFICATION} == NOTIFICATION
     assert (data["id"], data["handler_id"]) == (sent.notification, sent.handlers["webhook"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", data["datetime"])

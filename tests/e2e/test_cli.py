@@ -437,7 +437,7 @@ def test_a_delivery_tells_its_story(client: Cli, receiver: Receiver) -> None:
     shown = client("deliveries", "show", str(row["id"]))
     assert shown.out.startswith(f"failed     Story (delivery {row['id']}, 1 attempt)")
     assert "Accepted." in shown.out and "Attempt 1, 20" in shown.out and "status 410" in shown.out
-    assert "channel_is_archived\n" in shown.out
+    assert "channel_is_archived\n" in shown.out and "it wants no more of these." in shown.out
     detail = json.loads(client("deliveries", "show", str(row["id"]), "--json").out)
     assert detail["attempts"][0]["status_code"] == 410
     assert client("deliveries", "show", "987654").err == "tocsin: There is no delivery 987654.\n"

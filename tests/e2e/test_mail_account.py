@@ -72,7 +72,7 @@ def assert_unseen(service: Service, *more: object) -> None:
 
 def test_a_refused_token_waits_and_is_no_fault_of_the_handler(start_service: Starter) -> None:
     with Receiver() as tokens, MailServer(user=USER, methods=("XOAUTH2",)) as mails:
-        said = json.dumps({"error": "invalid_grant", "error_description": f"{FIRST} has expired"}).encode()
+        said = json.dumps({"error": "invalid_grant", "error_description": f"{FIRST} of {SECRET} has expired"}).encode()
         tokens.answer("/token", 400, body=said)
         service = start_service(**settings_for(tokens, mails))
         client = service.first()

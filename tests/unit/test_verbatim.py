@@ -19,6 +19,7 @@ from tocsin.markup.elements import elements_of
 from tocsin.markup.google_chat import google_chat
 from tocsin.markup.html import html
 from tocsin.markup.length import clean
+from tocsin.markup.markdown import escape, markdown
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
 from tocsin.markup.renderer import WORD_JOINER
@@ -94,6 +95,13 @@ def test_spaces_and_empty_lines_stay_where_a_provider_would_drop_them():
     assert HtmlReader().read(page).strip()
 
 
+def test_no_line_becomes_code_where_markdown_is_read():
+    """Mattermost and Rocket.Chat: four spaces or a tab at a line's start, behind an empty line."""
+    text = "log:\n\n    __init__.py  a*b\n\tx"
+    shown = "log:\n\n\u00a0\u00a0\u00a0\u00a0\\_\\_init\\_\\_.py\u00a0\u00a0a\\*b\n\u00a0\u00a0\u00a0\u00a0x"
+    assert markdown(verbatim(text)) == escape(text) == shown
+
+
 @given(text=wild, limit=st.integers(20, 400))
 def test_parts_joined_are_the_whole(text: str, limit: int):
     """Between two parts goes at most the line break at which they were cut."""
@@ -142,7 +150,7 @@ def test_every_channel_says_the_text_and_not_the_markdown(kind: str):
     message = Message("a*b*c = 5 in __init__.py", at=AT, is_text=True)
     assert document_of(message) != parse(message.text)
     (request,) = channel.render(message, settings_of(channel, values), context(signing_secrets=("whsec_" + "A" * 43 + "=",)))
-    shown = shown_of(request).replace("\\", "").replace(WORD_JOINER, "")  # nothing of it can be seen
+    shown = shown_of(request).replace("\\", "").replace(WORD_JOINER, "")
     assert "a*b*c = 5 in __init__.py" in shown
 
 

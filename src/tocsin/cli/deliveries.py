@@ -38,6 +38,8 @@ class AttemptRow(Struct):
     duration_ms: int
     status_code: int | None
     response: str | None
+    detail: str | None = None
+    provider_id: str | None = None
 
 
 class EventRow(Struct):
@@ -136,6 +138,10 @@ def show_delivery(delivery: int, /, *, json: bool = False) -> None:
     for attempt in row.attempts:
         code = "" if attempt.status_code is None else f", status {attempt.status_code}"
         show.say(show.one_line(f"Attempt {attempt.number}, {attempt.datetime}: {attempt.outcome}{code} ({attempt.duration_ms:,} ms)."))
+        if attempt.provider_id:
+            show.say(show.one_line(f"Id at the provider: {attempt.provider_id}"))
+        if attempt.detail and attempt.detail not in (attempt.response or ""):
+            show.say(show.one_line(attempt.detail))
         if attempt.response:
             show.lines(attempt.response)
 

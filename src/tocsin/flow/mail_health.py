@@ -31,7 +31,7 @@ class MailState(Struct, frozen=True):
             return []
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since // SECOND))
         if self.is_account:
-            why = "it refuses this service; check user and password in TOCSIN_SMTP_URL, and TOCSIN_EMAIL_FROM"
+            why = "it refuses this service; check user and password in TOCSIN_SMTP_URL, or TOCSIN_SMTP_OAUTH_…, and TOCSIN_EMAIL_FROM"
         else:
             why = "it cannot be reached, or it fails; check it, and TOCSIN_SMTP_URL"
         return [f"The mail server has taken no e-mail since {since} UTC: {why}."]

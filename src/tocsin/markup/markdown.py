@@ -22,6 +22,8 @@ _ANNOUNCED = re.compile(r"<(?=[!@])")
 _PARTS = re.compile(r"[.,:;]*(?:\s|\Z)")
 _MARKS = re.compile(r"[*_~`]")
 _LOOKED_AT = 20  # characters behind an address
+_SPACES = re.compile(r"(?m)^ +| {2,}")
+_TAB = "    "
 _FENCE_RUN = re.compile("`+")
 _PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
 
@@ -32,7 +34,7 @@ def markdown(document: tree.Document) -> str:
 
 def escape(text: str) -> str:
     """Words that nothing in turns into markup, a picture, an emoji or a mention; addresses stay links."""
-    return untranslated(_line_starts(_words(text)))
+    return untranslated(_spaced(_line_starts(_words(text))))
 
 
 def address(url: str, after: str = "") -> str:
@@ -74,6 +76,11 @@ def _words(text: str) -> str:
 
 def _inert(text: str) -> str:
     return _PARTED.sub(rf"\g<0>{WORD_JOINER}", text).translate(_ESCAPES)
+
+
+def _spaced(text: str) -> str:
+    """Spaces that stay: runs of them would shrink to one, and four at a line's start would make code of it."""
+    return _SPACES.sub(lambda run: "\u00a0" * len(run[0]), text.replace("\t", _TAB))
 
 
 def _line_starts(text: str) -> str:
@@ -120,7 +127,8 @@ class _Markdown(Renderer):
         return f"[{label}]({node.url.translate(_PARENTHESES)})"
 
     def paragraph(self, block: tree.Paragraph) -> str:
-        return _line_starts(self.inlines(block.inside))
+        text = _line_starts(self.inlines(block.inside))
+        return _spaced(text) if isinstance(block, tree.Verbatim) else text
 
     def heading(self, block: tree.Heading) -> str:
         line = super().heading(block)
