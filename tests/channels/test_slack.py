@@ -172,6 +172,11 @@ def test_the_whole_message_is_in_text():
     )
 
 
+def test_slack_reads_no_markup_in_the_plainest_form():
+    (plain,) = CHANNEL.render(Message("a*b*c = 5", at=AT, is_text=True), HANDLER, context(plain=True))
+    assert json.loads(plain.body) == {"text": "ℹ️ Info\n\na*b*c = 5", "mrkdwn": False}
+
+
 def test_the_blocks():
     blocks = body_of(FULL, meant_for=AT)["blocks"]
     check_blocks(blocks)

@@ -178,7 +178,9 @@ def _bodies(message: Message, look: chat.Look, form: _Form) -> list[bytes]:
     parts = _parts_of(message, look)
     if look.is_plain:
         texts = [chat.plainest(message, look, part.document, index, len(parts)) for index, part in enumerate(parts)]
-        return [msgspec.json.encode({"text": form.escape(cut(text, MAX_TEXT, form.size))}) for text in texts]
+        # Words only: https://docs.slack.dev/messaging/formatting-message-text says how Slack is told to read no markup in them.
+        as_words = {"mrkdwn": False} if form is _MRKDWN else {}
+        return [msgspec.json.encode({"text": form.escape(cut(text, MAX_TEXT, form.size)), **as_words}) for text in texts]
     return [msgspec.json.encode({"text": _text(message, part, form), "blocks": _blocks(message, part)}) for part in parts]
 
 
