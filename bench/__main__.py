@@ -19,8 +19,8 @@ from bench.scenarios import BARE, Bench, Length
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results.json"
 HANDLERS = 200
-LEAST_CORE = 0.85  # below it a sender was held up
-MOST_SPREAD = 1.5  # between the rounds of the bare client loop
+MIN_CORE = 0.85  # below it a sender was held up
+MAX_SPREAD = 1.5  # between the rounds of the bare client loop
 WHOLE = Length(rounds=8, seconds=2.5, paced_seconds=20, apprise_seconds=1.5, most_messages=60_000, cells=grid.CELLS)
 QUICK = Length(rounds=1, seconds=2, paced_seconds=4, apprise_seconds=1, most_messages=30_000, cells=())
 
@@ -111,13 +111,11 @@ def _isolation_checks(beside: Sequence[Beside]) -> list[Check]:
 
 def _doubt(*rows: Row) -> str:
     """Why a ratio of these says nothing: who did not get its core flatters whatever is compared with it."""
-    starved = [
-        f"{row.name} had {row.core_used:.0%} of its core" for row in rows if row.core_used is not None and row.core_used < LEAST_CORE
-    ]
+    starved = [f"{row.name} had {row.core_used:.0%} of its core" for row in rows if row.core_used is not None and row.core_used < MIN_CORE]
     starved += [
         f"the bare client loop's rounds went from {row.lowest_rate:,.0f} to {row.highest_rate:,.0f} a second"
         for row in rows
-        if row.name == BARE and row.highest_rate > MOST_SPREAD * row.lowest_rate
+        if row.name == BARE and row.highest_rate > MAX_SPREAD * row.lowest_rate
     ]
     return "; ".join(starved)
 

@@ -29,12 +29,12 @@ MAILBOXES = 50
 FLOOD_BATCHES = 50  # a second, of a hundred messages: a hundred times what the healthy ones get
 FLOODED = 20  # handlers
 ALONE = "alone"
-LEAST_BOUND_MS = 50.0
+MIN_BOUND_MS = 50.0
 
 
 def bound_ms(found: Sequence[Beside]) -> float:
     """What 99 % may take beside trouble."""
-    return max(LEAST_BOUND_MS, 2 * next(one.p99_ms for one in found if one.trouble == ALONE))
+    return max(MIN_BOUND_MS, 2 * next(one.p99_ms for one in found if one.trouble == ALONE))
 
 
 def measure(folder: Path, core: set[int], others: set[int], seconds: float) -> list[Beside]:

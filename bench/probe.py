@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from bench.isolation import LEAST_BOUND_MS
+from bench.isolation import MIN_BOUND_MS
 from bench.receiver import Receiver
 from bench.report import percentile
 
@@ -26,7 +26,7 @@ class Beside(Struct):
 
     @property
     def complaint(self) -> str | None:
-        bound = max(LEAST_BOUND_MS, 2 * self.alone_p99_ms)
+        bound = max(MIN_BOUND_MS, 2 * self.alone_p99_ms)
         if self.beside_p99_ms <= bound:
             return None
         return f"a healthy handler's messages took {self.beside_p99_ms:.0f} ms, not {bound:.0f}"

@@ -26,7 +26,7 @@ BATCH_CONNECTIONS = 4
 BATCH_SIZE = 100
 PACED_CONNECTIONS = 8
 PACED_RATE = 50  # messages a second
-MOST_WAIT_SECONDS = 120.0  # for the last arrival of a scenario
+MAX_WAIT_SECONDS = 120.0  # for the last arrival of a scenario
 
 
 class Length(Struct, frozen=True):
@@ -172,7 +172,7 @@ class Bench:
         self._wait_for_arrivals(len(producer.accepted))
         arrived = self.books.take()
         arrived_cpu, arrived_at = cpu_seconds(pid), time.time_ns()
-        self._service.wait_until_settled(MOST_WAIT_SECONDS)
+        self._service.wait_until_settled(MAX_WAIT_SECONDS)
         settled_at = time.time_ns()
         within, all_settled = self._latency_counts()
         mine = [(accepted_at, arrived[one]) for one, accepted_at in producer.accepted.items() if one in arrived]
@@ -193,7 +193,7 @@ class Bench:
         )
 
     def _wait_for_arrivals(self, count: int) -> None:
-        ends_at = time.monotonic() + MOST_WAIT_SECONDS
+        ends_at = time.monotonic() + MAX_WAIT_SECONDS
         while self._receiver.count() < count and time.monotonic() < ends_at:
             self._service.check_alive()
             time.sleep(0.02)

@@ -31,7 +31,7 @@ from tocsin.store import (
     tidying,
 )
 from tocsin.store.sql import SqlStore, write_now
-from tocsin.store.writer import MOST_GATHERED
+from tocsin.store.writer import MAX_GATHERED
 
 MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1"),), at=100)
 
@@ -286,7 +286,7 @@ def test_settlements_of_one_sender_are_told_together_however_many(tmp_path: Path
                 store.settle(write, done)
             await asyncio.wait_for(ended.wait(), 10)
             await asyncio.gather(*others)
-            assert sizes == [MOST_GATHERED - 100, 301 - (MOST_GATHERED - 100)]
+            assert sizes == [MAX_GATHERED - 100, 301 - (MAX_GATHERED - 100)]
             assert [settlement for settlement, _ in told] == writes
             results = [result for _, result in told]
             assert isinstance(results.pop(7), Error)

@@ -34,7 +34,7 @@ class Counted:
 
 @pytest.mark.parametrize("most", [500, 1])
 def test_of_many_handlers_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr(directory, "MOST_CHANGED", most)
+    monkeypatch.setattr(directory, "MAX_CHANGED", most)
 
     async def main() -> None:
         async with opened_store(tmp_path) as store:

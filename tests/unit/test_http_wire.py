@@ -702,7 +702,7 @@ def test_names_that_hang_leave_threads_for_others(run, monkeypatch):
 
     async def use():
         found = names.Names(60)
-        many = [names.Place(f"hangs{number}", 80) for number in range(names.MOST_LOOKUPS)]
+        many = [names.Place(f"hangs{number}", 80) for number in range(names.MAX_LOOKUPS)]
 
         async def tries():
             return await asyncio.gather(*(found.addresses(each, 0.05) for each in many), return_exceptions=True)
@@ -720,7 +720,7 @@ def test_names_that_hang_leave_threads_for_others(run, monkeypatch):
 
     first, second, started, good = run(use())
     assert {type(each) for each in first} == {type(each) for each in second} == {TimeoutError}
-    assert (started, good) == (names.MOST_DOUBTFUL, ["127.0.0.1"])
+    assert (started, good) == (names.MAX_DOUBTFUL, ["127.0.0.1"])
 
 
 def test_a_look_up_that_fails_when_nobody_waits_any_more_is_no_complaint(run, monkeypatch, caplog):

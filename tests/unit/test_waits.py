@@ -9,7 +9,7 @@ from tocsin.channels.contract import Context, retry_after, wait_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow.directory import load
 from tocsin.flow.pace import Pacer
-from tocsin.flow.settle import LONGEST_THROTTLE_SECONDS, MOST_THROTTLES, decide
+from tocsin.flow.settle import LONGEST_THROTTLE_SECONDS, MAX_THROTTLES, decide
 from tocsin.model import SECOND, Delivery, Handler, HttpReply, Later, Reason, Status
 from tocsin.settings import load as load_settings
 
@@ -53,7 +53,7 @@ def test_a_number_in_a_body_is_read_likewise() -> None:
 
 
 @pytest.mark.parametrize("wait", [None, 0.0, 17.0, 86_400.0, 86_401.0, 90_000.0, 3e11])
-@pytest.mark.parametrize("throttles", [0, MOST_THROTTLES])
+@pytest.mark.parametrize("throttles", [0, MAX_THROTTLES])
 def test_a_throttle_pauses_the_credential_whatever_becomes_of_the_delivery(wait: float | None, throttles: int) -> None:
     outcome = Later(Reason.THROTTLED, wait, counts=False)
     decision = decide(outcome, replace(DELIVERY, throttles=throttles), CHANNELS["slack"], SETTINGS, NOW, 0.5)

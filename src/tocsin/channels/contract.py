@@ -32,10 +32,10 @@ from tocsin.model import (
 )
 from tocsin.settings import Settings
 
-LEAST_EPOCH = 1e9
+MIN_EPOCH = 1e9
 YEAR_SECONDS = 366 * 86_400.0
 _ABOUT_CONTENT = frozenset({400, 422})
-_MOST_READ = 1000  # bytes of an answer, for what people read of it
+_MAX_READ = 1000  # bytes of an answer, for what people read of it
 
 
 class Field(Struct, frozen=True):
@@ -215,8 +215,8 @@ def said(reply: HttpReply, limit: int = 200) -> str:
 
     Only whole words are kept: scrubbing would not know a secret that was cut in the middle.
     """
-    words = reply.body[:_MOST_READ].decode("utf-8", "replace").split()
-    if len(reply.body) > _MOST_READ or reply.cut is not None:
+    words = reply.body[:_MAX_READ].decode("utf-8", "replace").split()
+    if len(reply.body) > _MAX_READ or reply.cut is not None:
         words = words[:-1]
     text = " ".join((str(reply.status), *words))
     return text if len(text) <= limit else text[: limit + 1].rpartition(" ")[0]
@@ -224,7 +224,7 @@ def said(reply: HttpReply, limit: int = 200) -> str:
 
 def wait_of(number: float, now: Micros) -> float | None:
     """Seconds that a number asks for; above 10^9 it is an epoch, which names no wait if it is past or over a year away. Infinity is one."""
-    if number <= LEAST_EPOCH:
+    if number <= MIN_EPOCH:
         return number
     wait = number - now / SECOND
     return wait if 0 <= wait <= YEAR_SECONDS else None

@@ -57,9 +57,9 @@ MAX_FIELD_VALUE = 1024
 MAX_EMBED = 6000
 MAX_FIELDS = 25
 MAX_ELEMENTS = 95  # an embed is not shown beyond about its 100th: https://github.com/discord/discord-api-docs/issues/6932
-LEAST_ELEMENTS = 40  # of these that the message has even where there are many in the fields
+MIN_ELEMENTS = 40  # of these that the message has even where there are many in the fields
 FILLED = 0.66  # of that in all parts together, as a part ends where a block or a word does
-LEAST_FOR_FIELDS = 2500  # what fields may take of the embed even where the message is long
+MIN_FOR_FIELDS = 2500  # what fields may take of the embed even where the message is long
 LONGEST_REST_SECONDS = 3600.0
 CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again makes it longer
 COLORS = {Severity.INFO: 0x3498DB, Severity.SUCCESS: 0x2ECC71, Severity.WARNING: 0xF1C40F, Severity.CRITICAL: 0xE74C3C}
@@ -179,13 +179,13 @@ def _wire_url(value: str) -> str:
 
 
 def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
-    """The message, in parts if it is long; the fields, which give way down to `LEAST_FOR_FIELDS`, stand below the last."""
+    """The message, in parts if it is long; the fields, which give way down to `MIN_FOR_FIELDS`, stand below the last."""
     room = MAX_EMBED - MAX_TITLE - utf16(look.late)
     document = chat.document_of(message)
     render, size = _rendering(message, document, look)
     descriptions = [render(document)]
     address = f"\n\n{dialect.linked(message.url)}" if message.url and not _takes_url(message.url) else ""
-    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf16(descriptions[0] + address)))
+    fields = _fields(message, max(MIN_FOR_FIELDS, room - utf16(descriptions[0] + address)))
     left = min(MAX_DESCRIPTION, room - sum(utf16(field["name"]) + utf16(field["value"]) for field in fields)) - utf16(address)
     parts = [document]
     if size(document) > left:
@@ -208,7 +208,7 @@ def _rendering(
     """How the message is rendered, and its size against MAX_DESCRIPTION: without marks where all parts together would show too few."""
     elements = dialect.Elements().document
     taken = dialect.elements_in("\n".join([message.title, *[text for pair in message.fields for text in pair]]))
-    room = max(MAX_ELEMENTS - taken, LEAST_ELEMENTS)
+    room = max(MAX_ELEMENTS - taken, MIN_ELEMENTS)
     if (count := elements(document)) > room * look.most_parts * FILLED:
         written_out(count)
         return dialect.plainly, lambda part: utf16(dialect.plainly(part))

@@ -48,7 +48,7 @@ from tocsin.settings import Settings
 MAX_HTML_BYTES = 100_000  # Gmail hides what is over about 102 KB: https://github.com/hteumeuleu/email-bugs/issues/41
 _FIELD_NAME_BYTES = 16_000  # of that, for the names of all fields
 _FIELD_VALUE_BYTES = 30_000
-_LEAST_BODY_BYTES = 1_000
+_MIN_BODY_BYTES = 1_000
 _SUBJECT_FROM_TEXT = 100
 _SHOWN_URL = 300
 _LAST_LINE_BREAK = 2  # bytes: the part may end in one more
@@ -188,7 +188,7 @@ def _html(message: Message, look: Look) -> str:
 
     document = document_of(message)
     body = html(document)
-    room = max(_LEAST_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)) - _LAST_LINE_BREAK)
+    room = max(_MIN_BODY_BYTES, MAX_HTML_BYTES - _wire_bytes(page("", is_cut=True)) - _LAST_LINE_BREAK)
     if _wire_bytes(body) <= room:
         return page(body, is_cut=fields != whole)
     return page(fit(document, room, remembering(), _wire_bytes, "the HTML part"), is_cut=True)

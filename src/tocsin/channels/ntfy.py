@@ -51,7 +51,7 @@ from tocsin.settings import Settings
 from tocsin.vault import fingerprint
 
 MAX_MESSAGE = 4096  # bytes; what is longer becomes an attachment: https://docs.ntfy.sh/publish/#limitations
-LEAST_FOR_FIELDS = 1500  # what fields may take of it even where the message is long
+MIN_FOR_FIELDS = 1500  # what fields may take of it even where the message is long
 BURST, BURST_SECONDS = 60, 300.0  # https://docs.ntfy.sh/publish/#limitations: 60 requests at once, then one in 5 seconds
 PUBLIC_HOST = "ntfy.sh"
 DAY_SECONDS = 86_400
@@ -148,7 +148,7 @@ def _contents(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     head = f"{look.late}\n\n" if look.late else ""
     room = MAX_MESSAGE - utf8(head) - 4
     texts = [plain.plain(document)]
-    fields = _fields(message, max(LEAST_FOR_FIELDS, room - utf8(texts[0])))
+    fields = _fields(message, max(MIN_FOR_FIELDS, room - utf8(texts[0])))
     last_room = room - utf8(fields)
     parts = [document]
     if utf8(texts[0]) > last_room:

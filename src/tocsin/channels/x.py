@@ -55,7 +55,7 @@ from tocsin.vault import fingerprint, hide_all
 DAY_SECONDS = 86_400.0
 POSTS, WINDOW_SECONDS = 100, 15 * 60  # per user: https://docs.x.com/x-api/fundamentals/rate-limits
 MAX_ATTEMPTS = 4  # each one that arrives is paid for
-_LEAST_TEXT = 100  # weight that a link must leave for the words
+_MIN_TEXT = 100  # weight that a link must leave for the words
 _LINK_LEFT_OUT = " (link left out: too long)"
 _MARKS = {Severity.INFO: "", Severity.SUCCESS: "✅ ", Severity.WARNING: "⚠️ ", Severity.CRITICAL: "🚨 "}
 _SECRET = re.compile(r"[\x21-\x7e]{1,256}")
@@ -183,7 +183,7 @@ def _beginning(text: str) -> str:
 
 def _link(url: str) -> str:
     link = f" {weighted.clean(clean(url))}" if url else ""
-    if weighted.weight(link) <= weighted.LIMIT - _LEAST_TEXT:
+    if weighted.weight(link) <= weighted.LIMIT - _MIN_TEXT:
         return link
     left_out(link, len(link))
     return _LINK_LEFT_OUT

@@ -21,7 +21,7 @@ OWN_PATHS = frozenset(
     ("account", "api", "deliveries", "docs", "handlers", "healthz", "keys", "ko", "log", "metrics", "notifications", "readyz", "send")
 ) | {"sign-in", "sign-out", "static", "users"}
 _MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
-_LEAST_FREE_BYTES = 200_000_000
+_MIN_FREE_BYTES = 200_000_000
 
 
 class Finding(Struct, frozen=True):
@@ -170,7 +170,7 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     if not folder.is_dir():
         return
     free = shutil.disk_usage(folder).free
-    if free < _LEAST_FREE_BYTES:
+    if free < _MIN_FREE_BYTES:
         yield Finding(f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up.")
     if has_store(folder) and os.access(folder / STORE_FILE, os.R_OK):
         try:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from tocsin.limits import Limits
 
-LEAST_PER_ADDRESS = 256  # an office or a provider behind one address
+MIN_PER_ADDRESS = 256  # an office or a provider behind one address
 MAX_LEAVING = 16  # connections that are only waiting for the client to read why they end
 MAX_UNFINISHED_BYTES = 8 << 20
 # A first request follows its connection at once, and what waited in the backlog brings its own along: until then nobody is called idle.
@@ -48,7 +48,7 @@ class Rules(Struct, frozen=True, kw_only=True):
 def rules_within(limits: Limits) -> Rules:
     connections = limits.incoming_descriptors
     unfinished = min(MAX_UNFINISHED_BYTES, limits.memory_bytes // 32)
-    return Rules(connections=connections, per_address=max(LEAST_PER_ADDRESS, connections // 16), unfinished_bytes=unfinished)
+    return Rules(connections=connections, per_address=max(MIN_PER_ADDRESS, connections // 16), unfinished_bytes=unfinished)
 
 
 class Guest(Protocol):

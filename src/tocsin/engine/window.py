@@ -11,8 +11,8 @@ would keep every busy handler slow.
 
 FIRST_LIMIT = 2
 MAX_LIMIT = 256
-LEAST_ANSWERS = 32  # in a round that is judged; fewer say too little where answer times vary much
-LEAST_GAIN = 0.4  # of the growth in flight must be seen in what it carries
+MIN_ANSWERS = 32  # in a round that is judged; fewer say too little where answer times vary much
+MIN_GAIN = 0.4  # of the growth in flight must be seen in what it carries
 JUDGED_GROWTH = 2.0  # in flight, against the best so far; a smaller step drowns in noise
 REST_ROUNDS = 20  # until the next probe
 MAX_STRAINED = 0.1  # share of a round's answers
@@ -47,7 +47,7 @@ class Window:
         self._rested = 0
         self._best_rate = 0.0
         self._best_flying = 0.0
-        self._round = LEAST_ANSWERS  # answers that end the present round
+        self._round = MIN_ANSWERS  # answers that end the present round
         self._rates: list[float] = []
         self._flying = 0
         self._strained = 0
@@ -75,7 +75,7 @@ class Window:
             self._rest(max(1, self.limit // 2))
         elif self.is_full:
             self._judge(sorted(rates)[len(rates) // 2], flying)
-        self._round = max(self.limit, LEAST_ANSWERS) if self._climbs else self.limit
+        self._round = max(self.limit, MIN_ANSWERS) if self._climbs else self.limit
         self._rates = []
         self._flying = self._strained = 0
         self.is_full = False
@@ -91,7 +91,7 @@ class Window:
         growth = flying / self._best_flying if self._best_flying else JUDGED_GROWTH
         if growth < JUDGED_GROWTH:
             return
-        if rate >= self._best_rate * (1 + (growth - 1) * LEAST_GAIN):
+        if rate >= self._best_rate * (1 + (growth - 1) * MIN_GAIN):
             self._best_rate, self._best_flying = rate, flying
         else:
             self._rest(max(1, round(self._best_flying)))

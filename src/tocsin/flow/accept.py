@@ -7,7 +7,7 @@ from msgspec import Struct
 from tocsin import observe
 from tocsin.engine import Engine
 from tocsin.flow.directory import Directory
-from tocsin.flow.plan import MOST_DELIVERIES, faults, plan
+from tocsin.flow.plan import MAX_DELIVERIES, faults, plan
 from tocsin.model import Delivery, Draft, Fault, InFlight, Invalid, Micros, Notification, Status
 from tocsin.store import Accept, Accepted, Planned, Remembered, Store, Waiting
 
@@ -132,8 +132,8 @@ class Accepting:
                 found += faults(wanted, briefs, f"notifications[{index}].handlers" if batch else "handlers")
         if found:
             raise Invalid(*found)
-        if count > MOST_DELIVERIES:
-            detail = f"The request would make {count:,} deliveries; at most {MOST_DELIVERIES:,} are allowed."
+        if count > MAX_DELIVERIES:
+            detail = f"The request would make {count:,} deliveries; at most {MAX_DELIVERIES:,} are allowed."
             raise Invalid(Fault("too_many_deliveries", "Too many deliveries", detail, None if batch else "handlers"))
         now = drafts[0].message.at
         planned = [plan(draft, briefs) for draft in drafts]

@@ -8,7 +8,7 @@ from tocsin.store import Store
 from tocsin.vault import hash_api_key
 
 SCOPES = ("handlers:read", "handlers:write", "notifications:send", "deliveries:read", "deliveries:write")
-MOST_IN_MEMORY = 10_000  # keys
+MAX_IN_MEMORY = 10_000  # keys
 
 
 class Caller(Struct, frozen=True):
@@ -45,7 +45,7 @@ class Access:
                 return None
             caller = Caller(row.user_id, row.id, frozenset(row.scopes or SCOPES))
             if changes == self._changes:
-                if len(self._callers) >= MOST_IN_MEMORY:
+                if len(self._callers) >= MAX_IN_MEMORY:
                     self._callers.clear()
                 self._callers[key_hash] = caller
         self._used[caller.key_id] = observe.now()

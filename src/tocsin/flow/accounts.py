@@ -24,15 +24,15 @@ from tocsin.vault import check_password, hash_api_key, hash_of_nothing, hash_pas
 
 IDLE: Micros = 14 * 86_400 * SECOND  # after which a session ends
 SIGN_IN_LINK_LASTS: Micros = 86_400 * SECOND
-LEAST_PASSWORD, MOST_PASSWORD = 10, 1024  # characters
-MOST_NAME = 100
+MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
+MAX_NAME = 100
 _TOO_SHORT = "A password has at least {least} characters."
 _NAME_LENGTH = "A key has a name of {most} characters at most."
 _NOTE_AFTER: Micros = 3600 * SECOND  # a session's use is written down once an hour
 _FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
 _FORGOTTEN_AFTER_SECONDS = 3600.0
-_MOST_REMEMBERED = 10_000
+_MAX_REMEMBERED = 10_000
 MAX_WAITING_TRIES = 16  # of an address or an account, until it is known how those before them end
 
 P = ParamSpec("P")
@@ -117,7 +117,7 @@ class _Tries:
 
     def failed(self, *whose: str) -> None:
         now = time.monotonic()
-        if len(self._failed) >= _MOST_REMEMBERED:
+        if len(self._failed) >= _MAX_REMEMBERED:
             self._failed = {one: (count, until) for one, (count, until) in self._failed.items() if until > now}
         for one in whose:
             count = self._count(one) + 1
@@ -157,11 +157,11 @@ class Accounts:
         async with self._tries.one(f"address {address}", f"account {email.strip().lower()}") as attempt:
             person = await self._store.ask(people.person, email.strip())
             hashed = person.password_hash if person is not None else None
-            fits = await _in_turn(address, check_password, hashed or self._nobodys, password[:MOST_PASSWORD])
+            fits = await _in_turn(address, check_password, hashed or self._nobodys, password[:MAX_PASSWORD])
             attempt.is_right = fits and hashed is not None
             if person is not None and hashed is not None and fits and is_hash_of_old(hashed):
                 with contextlib.suppress(Busy):  # the next time is soon enough
-                    renewed = await _in_turn(address, hash_password, password[:MOST_PASSWORD])
+                    renewed = await _in_turn(address, hash_password, password[:MAX_PASSWORD])
                     await self._store.tell(people.renew_hash, person.id, hashed, renewed)
         return await self._new_session(person.id) if person is not None and attempt.is_right else None
 
@@ -208,8 +208,8 @@ class Accounts:
         faults: list[Fault] = []
         if hashed is not None and not await self._is_present_password(visitor, hashed, old, address):
             faults.append(Fault("invalid", "Wrong password", "This is not the current password.", "old"))
-        if not LEAST_PASSWORD <= len(new) <= MOST_PASSWORD:
-            faults.append(Fault("invalid", "Not a usable value", _TOO_SHORT, "new", values={"least": str(LEAST_PASSWORD)}))
+        if not MIN_PASSWORD <= len(new) <= MAX_PASSWORD:
+            faults.append(Fault("invalid", "Not a usable value", _TOO_SHORT, "new", values={"least": str(MIN_PASSWORD)}))
         if faults:
             raise Invalid(*faults)
         await self._store.tell(people.set_password, visitor.id, await _in_turn(address, hash_password, new))
@@ -218,7 +218,7 @@ class Accounts:
     async def _is_present_password(self, visitor: Visitor, hashed: str, password: str, address: str) -> bool:
         """Counted like a sign-in where it is wrong."""
         async with self._tries.one(f"address {address}", f"account {visitor.email.lower()}") as attempt:
-            is_right = await _in_turn(address, check_password, hashed, password[:MOST_PASSWORD])
+            is_right = await _in_turn(address, check_password, hashed, password[:MAX_PASSWORD])
             attempt.is_right = None if is_right else False
         return is_right
 
@@ -234,8 +234,8 @@ class Accounts:
     async def add_key(self, user: int, name: str, scopes: tuple[str, ...]) -> str:
         """The new key, which nothing can show again. Raises Invalid."""
         name = " ".join(name.split())
-        if not 0 < len(name) <= MOST_NAME:
-            raise Invalid(Fault("required", "Required field", _NAME_LENGTH, "name", values={"most": str(MOST_NAME)}))
+        if not 0 < len(name) <= MAX_NAME:
+            raise Invalid(Fault("required", "Required field", _NAME_LENGTH, "name", values={"most": str(MAX_NAME)}))
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
         if not wanted:
             raise Invalid(Fault("required", "Required field", "A key must be allowed something.", "scopes"))

@@ -35,7 +35,7 @@ from tocsin.model import (
 from tocsin.net.mail import NothingSent
 from tocsin.vault import scrub
 
-MOST_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
+MAX_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
 MAX_ID_CHARACTERS = 200
 MAX_DETAIL_CHARACTERS = 500
 LONG_TEXT = 4096  # characters: more take over a millisecond to render, even without any mark
@@ -45,7 +45,7 @@ BEGINNING = 1000  # characters that are sent of a message that cannot be rendere
 _MARKS = b'\n*_`~[|<>#-+&!\\:@.)"'  # whatever may make another element of the text
 _NO_REST = "the rest of the message could not be rendered in time; this is a fault of the service"
 
-_LEAST_HALF = 4  # characters of a secret that give something away
+_MIN_HALF = 4  # characters of a secret that give something away
 _SHOWN_HEADERS = frozenset({"accept", "content-type", "user-agent", "webhook-id", "webhook-timestamp"})
 _MISSING = "\n\n(The rest of this answer never came.)"
 
@@ -254,7 +254,7 @@ def shown_answer(tried: Tried, secrets: Sequence[str]) -> tuple[int | None, str 
         return shown_reply(tried.reply, secrets)
     status_code, response = shown_reply(tried.reply, secrets)
     _, refused = shown_reply(tried.refusal, secrets)
-    return status_code, f"{refused or ''}\n\nThen, in the plainest form: {response or ''}"[:MOST_RESPONSE_CHARACTERS]
+    return status_code, f"{refused or ''}\n\nThen, in the plainest form: {response or ''}"[:MAX_RESPONSE_CHARACTERS]
 
 
 def shown_verdict(outcome: Outcome, secrets: Sequence[str]) -> tuple[str | None, str | None]:
@@ -274,10 +274,10 @@ def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None
                 return reply.status, None
             text = scrub(reply.body.decode("utf-8", "replace"), secrets)  # cut after scrubbing, or half a secret may stay
             if reply.cut is not None:
-                text = _without_half(text, secrets)[: MOST_RESPONSE_CHARACTERS - len(_MISSING)] + _MISSING
-            return reply.status, text[:MOST_RESPONSE_CHARACTERS].replace("\0", "")
+                text = _without_half(text, secrets)[: MAX_RESPONSE_CHARACTERS - len(_MISSING)] + _MISSING
+            return reply.status, text[:MAX_RESPONSE_CHARACTERS].replace("\0", "")
         case MailReply():
-            return reply.code, scrub(reply.text, secrets)[:MOST_RESPONSE_CHARACTERS]
+            return reply.code, scrub(reply.text, secrets)[:MAX_RESPONSE_CHARACTERS]
         case NoReply():
             return None, scrub(reply.detail, secrets) or None
         case None:
@@ -287,7 +287,7 @@ def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None
 def _without_half(text: str, secrets: Sequence[str]) -> str:
     """A text that was cut off, without the beginning of a secret at its end."""
     for secret in secrets:
-        half = next((size for size in range(len(secret) - 1, _LEAST_HALF - 1, -1) if text.endswith(secret[:size])), 0)
+        half = next((size for size in range(len(secret) - 1, _MIN_HALF - 1, -1) if text.endswith(secret[:size])), 0)
         if half:
             return text[:-half] + MASK
     return text

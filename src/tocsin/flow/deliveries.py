@@ -15,8 +15,8 @@ from tocsin.flow.words import Event, events, turn
 from tocsin.model import SECOND, Attempt, Delivery, Micros, Missing, Notification, Status
 from tocsin.store import DeliveryFilter, Labels, Page, Store
 
-MOST_RETRIED = 10_000  # deliveries of one request
-MOST_COUNTED = 10_000  # deliveries before another
+MAX_RETRIED = 10_000  # deliveries of one request
+MAX_COUNTED = 10_000  # deliveries before another
 
 
 class Deliveries:
@@ -94,7 +94,7 @@ class Deliveries:
         if loaded is None:
             return []
         wait = self._pacer.wait(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
-        ahead = await self._store.ahead(delivery, MOST_COUNTED) if loaded.paces else 0
+        ahead = await self._store.ahead(delivery, MAX_COUNTED) if loaded.paces else 0
         steps = max((ahead // pace.count * pace.seconds for pace in loaded.paces), default=0.0)
         if wait.seconds <= 0 and steps <= 0:
             return []
@@ -117,7 +117,7 @@ class Deliveries:
         if isinstance(which, int) and await self._store.delivery(user_id, which) is None:
             raise Missing
         now = observe.now()
-        retried = await self._store.retry(user_id, which, now, MOST_RETRIED, to_remember(idempotency))
+        retried = await self._store.retry(user_id, which, now, MAX_RETRIED, to_remember(idempotency))
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
         return retried

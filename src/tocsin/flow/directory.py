@@ -13,8 +13,8 @@ from tocsin.settings import Settings
 from tocsin.store import HandlerBrief, HandlerRow, Store
 from tocsin.vault import Vault, WrongKey
 
-MOST_IN_MEMORY = 50_000  # handlers
-MOST_CHANGED = 500  # handlers of a user of which only the briefs are read again; of more, all are
+MAX_IN_MEMORY = 50_000  # handlers
+MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again; of more, all are
 
 
 class Loaded(Struct, frozen=True):
@@ -137,7 +137,7 @@ class Directory:
         return found
 
     def _keep(self, found: Loaded) -> None:
-        if len(self._loaded) >= MOST_IN_MEMORY:
+        if len(self._loaded) >= MAX_IN_MEMORY:
             oldest = next(iter(self._loaded))
             del self._loaded[oldest]
             self._pacing.pop(oldest, None)
@@ -196,7 +196,7 @@ class Directory:
         if user_id in self._briefs:
             changed = self._changed.setdefault(user_id, set())
             changed.add(handler_id)
-            if len(changed) > MOST_CHANGED:
+            if len(changed) > MAX_CHANGED:
                 del self._briefs[user_id], self._changed[user_id]
 
     def forget_all(self) -> None:

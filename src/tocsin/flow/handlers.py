@@ -30,7 +30,7 @@ from tocsin.store import (
 )
 from tocsin.vault import Vault, WrongKey, new_signing_secret
 
-MOST_NAME_CHARACTERS = 256
+MAX_NAME_CHARACTERS = 256
 ROTATION: Micros = 86_400 * SECOND  # both secrets sign for so long
 _NAME_TOO_LONG = "The name may be {most} characters long at most."
 _REQUIRED = "{title} is required for the type {type}."
@@ -74,8 +74,8 @@ def _name(fields: Mapping[str, str], current: Handler | None, faults: list[Fault
     name = fields.get("name", "").strip()
     if not name:
         faults.append(Fault("required", "Required field", "A name is required.", "name"))
-    elif len(name) > MOST_NAME_CHARACTERS:
-        faults.append(Fault("too_long", "Too long", _NAME_TOO_LONG, "name", values={"most": str(MOST_NAME_CHARACTERS)}))
+    elif len(name) > MAX_NAME_CHARACTERS:
+        faults.append(Fault("too_long", "Too long", _NAME_TOO_LONG, "name", values={"most": str(MAX_NAME_CHARACTERS)}))
     return name
 
 

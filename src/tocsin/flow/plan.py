@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tocsin.model import Draft, Fault, Micros, Reason, Status
 from tocsin.store import HandlerBrief, Planned, PlannedDelivery
 
-MOST_DELIVERIES = 10_000  # of one request
+MAX_DELIVERIES = 10_000  # of one request
 _PENDING = Status.PENDING  # to ask an enum for a member takes as long as ten other look-ups
 
 

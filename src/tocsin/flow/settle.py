@@ -9,11 +9,11 @@ from tocsin.channels.contract import AnyChannel
 from tocsin.model import SECOND, Delivered, Delivery, Gone, Later, Micros, Moved, Outcome, Reason, Refused, Status, Unknown, Value
 from tocsin.settings import Settings
 
-LEAST_THROTTLE_SECONDS = 0.2
+MIN_THROTTLE_SECONDS = 0.2
 LONGEST_THROTTLE_SECONDS = 86_400.0
 THROTTLES_TAKEN_AT_THEIR_WORD = 10  # in a row; from then on the waits double, so that a provider that always throttles costs little
 LONGEST_OWN_THROTTLE_SECONDS = 300.0
-MOST_THROTTLES = 500  # in a row
+MAX_THROTTLES = 500  # in a row
 JITTER = 0.2
 _PENDING, _DELIVERED, _OK = Status.PENDING, Status.DELIVERED, Reason.OK  # to ask an enum for a member takes as long as ten other look-ups
 LATE_AFTER: Micros = 5 * 60 * SECOND
@@ -22,7 +22,7 @@ _OURS = {
     *(Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT, Reason.MAIL_SERVER, Reason.BLOCKED, Reason.PAYLOAD, Reason.TOO_LARGE, Reason.BUDGET),
     *(Reason.SETTINGS, Reason.INTERNAL, Reason.PROXY),
 }
-MOST_MOVES = 3  # new addresses in a row before we stop believing them
+MAX_MOVES = 3  # new addresses in a row before we stop believing them
 
 
 class Decision(Value, frozen=True):
@@ -126,17 +126,17 @@ def _again(case: _Case, reason: Reason, detail: str, least_wait: float = 0.0) ->
 
 
 def _throttled(outcome: Later, delivery: Delivery, now: Micros, dice: float) -> Decision:
-    wait = outcome.wait_seconds or LEAST_THROTTLE_SECONDS
+    wait = outcome.wait_seconds or MIN_THROTTLE_SECONDS
     doublings = delivery.throttles if outcome.wait_seconds is None else delivery.throttles - THROTTLES_TAKEN_AT_THEIR_WORD
     if outcome.wait_seconds is None or doublings > 0:
         wait = max(wait, min(2.0 ** min(doublings, 20), LONGEST_OWN_THROTTLE_SECONDS))
     waited_seconds = (now - max(delivery.first_due_at, delivery.created_at)) / SECOND
     is_endless = delivery.throttles > 0 and delivery.replays == 0 and waited_seconds > LONGEST_THROTTLE_SECONDS
-    if wait > LONGEST_THROTTLE_SECONDS or is_endless or delivery.throttles >= MOST_THROTTLES:
+    if wait > LONGEST_THROTTLE_SECONDS or is_endless or delivery.throttles >= MAX_THROTTLES:
         # The credential rests all the same: what waits behind it is not thrown at a provider that has said no.
         failed = _failed(delivery, Reason.THROTTLED_TOO_LONG, outcome.detail)
         return replace(failed, pause_seconds=min(wait, LONGEST_THROTTLE_SECONDS))
-    wait = max(wait, LEAST_THROTTLE_SECONDS)
+    wait = max(wait, MIN_THROTTLE_SECONDS)
     due_at = now + int(wait * (1 + JITTER * dice / 4) * SECOND)
     row = replace(
         delivery,
@@ -150,7 +150,7 @@ def _throttled(outcome: Later, delivery: Delivery, now: Micros, dice: float) -> 
 
 def _moved(outcome: Moved, case: _Case) -> Decision:
     delivery = case.delivery
-    if delivery.throttles >= MOST_MOVES:  # counted like throttles: neither uses up a step
+    if delivery.throttles >= MAX_MOVES:  # counted like throttles: neither uses up a step
         return _again(case, Reason.MOVED, outcome.detail)
     row = replace(delivery, throttles=delivery.throttles + 1, due_at=case.now, last_reason=Reason.MOVED)
     return Decision(row, Reason.MOVED, new_settings=outcome.settings)

@@ -23,7 +23,7 @@ MAX_DEPTH = 30
 MAX_LINK = 2048
 MAX_SHORT = 2048  # characters: the tree of a text may take 60 times as much memory, so that of the longer ones few are kept
 MAX_LONG_KEPT = 4
-_MOST_CELLS = 50_000
+_MAX_CELLS = 50_000
 _OPTIONS = pyromark.Options.ENABLE_STRIKETHROUGH | pyromark.Options.ENABLE_TASKLISTS
 _MARKDOWN = pyromark.Markdown(options=_OPTIONS | pyromark.Options.ENABLE_TABLES)
 _WITHOUT_TABLES = pyromark.Markdown(options=_OPTIONS)
@@ -69,10 +69,10 @@ def forget() -> None:
 
 def _flavour(source: str) -> pyromark.Markdown:
     """Without tables where the parser would fill up short rows to very many cells."""
-    if source.count("|") < _MOST_CELLS // 100:
+    if source.count("|") < _MAX_CELLS // 100:
         return _MARKDOWN
     lines = source.split("\n")
-    return _WITHOUT_TABLES if len(lines) * max(line.count("|") for line in lines) > _MOST_CELLS else _MARKDOWN
+    return _WITHOUT_TABLES if len(lines) * max(line.count("|") for line in lines) > _MAX_CELLS else _MARKDOWN
 
 
 def _with_stand_ins(source: str) -> tuple[str, list[str]]:

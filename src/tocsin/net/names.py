@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from tocsin.net.shortage import NO_DESCRIPTOR, Lacking, lacks_descriptors
 
-MOST_LOOKUPS = 256  # at the same time
-MOST_DOUBTFUL = 192  # of them for names whose last look-up brought nothing: however many hang, others have threads left
-MOST_REMEMBERED = 50_000  # names
+MAX_LOOKUPS = 256  # at the same time
+MAX_DOUBTFUL = 192  # of them for names whose last look-up brought nothing: however many hang, others have threads left
+MAX_REMEMBERED = 50_000  # names
 
 
 class Place(Struct, frozen=True):
@@ -36,8 +36,8 @@ class Names:
         self._fresh_until: dict[Place, float] = {}
         self._doubtful: set[str] = set()
         self._running: dict[str, asyncio.Task[list[str]]] = {}
-        self._threads = asyncio.Semaphore(MOST_LOOKUPS)
-        self._doubtful_threads = asyncio.Semaphore(MOST_DOUBTFUL)
+        self._threads = asyncio.Semaphore(MAX_LOOKUPS)
+        self._doubtful_threads = asyncio.Semaphore(MAX_DOUBTFUL)
 
     def is_fresh(self, place: Place) -> bool:
         return self._fresh_until.get(place, 0.0) > time.monotonic()
@@ -58,7 +58,7 @@ class Names:
             self._doubt(place.host)
             raise TimeoutError
         found = task.result()
-        if len(self._fresh_until) >= MOST_REMEMBERED:
+        if len(self._fresh_until) >= MAX_REMEMBERED:
             self._fresh_until.clear()
         self._fresh_until[place] = time.monotonic() + self._fresh_seconds
         return found
@@ -69,7 +69,7 @@ class Names:
             task.exception()  # it may be that nobody waits any more, and then asyncio would complain
 
     def _doubt(self, host: str) -> None:
-        if len(self._doubtful) >= MOST_REMEMBERED:
+        if len(self._doubtful) >= MAX_REMEMBERED:
             self._doubtful.clear()
         self._doubtful.add(host)
 

@@ -20,10 +20,10 @@ from tocsin.store import faults
 from tocsin.store.faults import Damaged
 from tocsin.store.room import Room
 
-MOST_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
-MOST_GATHERED = 256  # writes that are handed to the thread at once
+MAX_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
+MAX_GATHERED = 256  # writes that are handed to the thread at once
 LOOK_EVERY_SECONDS = 0.5  # for what other processes wrote
-MOST_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
+MAX_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
 LOCKED_SECONDS = 10.0  # that a transaction waits for another process's, as the engine has set it
 LOCKED_AGAIN_SECONDS = 0.5  # the same after one that waited in vain, until one was kept
 PROBE_SECONDS = 1.0  # between two looks whether it can be written again
@@ -96,7 +96,7 @@ class Writer:
     def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Done) -> None:
         """Like `submit`, but `done` is told the writes that were handed in with it, as many as go together, and for each of them its
         result or the exception. All writes with the same `done` are of one kind."""
-        if self._waiting >= MOST_WAITING:
+        if self._waiting >= MAX_WAITING:
             raise Busy("the store does not keep up", 1)
         if not self.is_alive:
             raise Busy("the store takes no writes", 60)
@@ -110,7 +110,7 @@ class Writer:
             linger_seconds = bulk.linger_seconds if bulk else 0.0
             if self._flush is None or linger_seconds == 0.0:
                 self._flush_within(linger_seconds)
-        if self._gathered_count >= MOST_GATHERED:
+        if self._gathered_count >= MAX_GATHERED:
             self._hand_over()
 
     def _flush_within(self, seconds: float) -> None:
@@ -179,7 +179,7 @@ class Writer:
         jobs: list[_Job] = []
         try:
             gathered = self._queue.get(timeout=1.0)
-            while gathered is not None and _count(jobs) < MOST_IN_ONE_COMMIT:
+            while gathered is not None and _count(jobs) < MAX_IN_ONE_COMMIT:
                 jobs.extend(gathered)
                 gathered = self._queue.get_nowait()
         except queue.Empty:

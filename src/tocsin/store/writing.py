@@ -35,7 +35,7 @@ from tocsin.store.tables import (
 
 DAY: Micros = 86_400_000_000
 ALIVE_AT = "alive_at"
-MOST_EVENTS = 100  # of a handler are kept
+MAX_EVENTS = 100  # of a handler are kept
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
 
@@ -179,7 +179,7 @@ def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
         insert(handler_events).values(handler_id=handler_id, at=event.at, what=event.what, detail=event.detail, reason=reason)
     )
     own = handler_events.c.handler_id == handler_id
-    oldest = select(handler_events.c.id).where(own).order_by(handler_events.c.id.desc()).limit(1).offset(MOST_EVENTS - 1)
+    oldest = select(handler_events.c.id).where(own).order_by(handler_events.c.id.desc()).limit(1).offset(MAX_EVENTS - 1)
     connection.execute(delete(handler_events).where(own, handler_events.c.id < oldest.scalar_subquery()))
 
 

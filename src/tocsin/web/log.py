@@ -19,10 +19,10 @@ from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
 ROWS = 50
-MOST_TO_CHOOSE = 100  # handlers
-MOST_EXPORTED = 10_000
+MAX_TO_CHOOSE = 100  # handlers
+MAX_EXPORTED = 10_000
 EXPORTED_AT_ONCE = 1000
-MOST_FAN_OUT = 1000
+MAX_FAN_OUT = 1000
 # What the query string calls the fields of a DeliveryFilter, in their order; "": it has no name for it.
 _FIELDS = ("", "handler", "status", "from", "to", "search", "reason", "severity", "")
 _REASONS = [(one.value, sentence(one)) for one in Reason if one not in (Reason.OK, Reason.PLAIN, Reason.MOVED)]
@@ -94,9 +94,9 @@ async def page(visit: Visit) -> Response:
 
 async def _choice(visit: Visit, chosen: int | None) -> list[tuple[int, str]]:
     """Handlers to choose from, also one that is deleted if it is chosen already; none where there are too many."""
-    rows, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(order_by="name"), 1, MOST_TO_CHOOSE)
+    rows, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(order_by="name"), 1, MAX_TO_CHOOSE)
     found = [(row.id, row.name) for row in rows]
-    if total > MOST_TO_CHOOSE:
+    if total > MAX_TO_CHOOSE:
         return []
     return found if chosen is None or chosen in dict(found) else [*found, (chosen, str(chosen))]
 
@@ -158,7 +158,7 @@ async def retry(visit: Visit) -> Response:
 async def notification(visit: Visit) -> Response:
     """Its deliveries side by side."""
     found, counts = await visit.service.deliveries.notification(visit.who.id, visit.path["id"])
-    rows = await visit.service.deliveries.page(visit.who.id, DeliveryFilter(notification_id=found.id), 1, MOST_FAN_OUT)
+    rows = await visit.service.deliveries.page(visit.who.id, DeliveryFilter(notification_id=found.id), 1, MAX_FAN_OUT)
     labels = await visit.service.deliveries.labels(visit.who.id, rows.rows)
     return visit.page(
         "_notification.html" if visit.is_fragment else "notification.html",
@@ -221,7 +221,7 @@ _COLUMNS = (
 async def _lines(visit: Visit, which: DeliveryFilter, form: str) -> AsyncGenerator[str, None]:
     if form == "csv":
         yield ",".join(_COLUMNS) + "\r\n"
-    for number in range(1, MOST_EXPORTED // EXPORTED_AT_ONCE + 1):
+    for number in range(1, MAX_EXPORTED // EXPORTED_AT_ONCE + 1):
         found = await visit.service.deliveries.page(visit.who.id, which, number, EXPORTED_AT_ONCE)
         labels = await visit.service.deliveries.labels(visit.who.id, found.rows)
         out = io.StringIO()

@@ -20,7 +20,7 @@ from tocsin.model import SECOND, Fault
 from tocsin.web import language, render
 
 SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"
-MOST_FORM_BYTES, MOST_FIELDS = 1 << 20, 2000
+MAX_FORM_BYTES, MAX_FIELDS = 1 << 20, 2000
 MAX_ANONYMOUS_BYTES = 16 << 10  # the longest address and password with each of their letters percent-encoded, and some room
 _TIMES = re.compile(r"(?<=>)[^<]*(?=</time>)")
 _SAFE_SITES = {"same-origin", "none"}
@@ -132,7 +132,7 @@ class Visit:
 
     async def read_form(self) -> None:
         """Of strangers only a few KB are held. Raises Forged, TooLarge and ClientDisconnect."""
-        limit = MAX_ANONYMOUS_BYTES if self.visitor is None else MOST_FORM_BYTES
+        limit = MAX_ANONYMOUS_BYTES if self.visitor is None else MAX_FORM_BYTES
         content = bytearray()
         async for piece in self.request.stream():
             content += piece
@@ -141,7 +141,7 @@ class Visit:
         try:
             # What browsers send for our forms; bytes that are no UTF-8 become signs that say so, and NUL cannot be stored.
             text = content.decode("latin-1").replace("%00", "")
-            self.form = parse_qs(text, keep_blank_values=True, errors="replace", max_num_fields=MOST_FIELDS)
+            self.form = parse_qs(text, keep_blank_values=True, errors="replace", max_num_fields=MAX_FIELDS)
         except ValueError:
             raise TooLarge from None
         given = self.request.headers.get("x-csrf") or self.text("csrf")
