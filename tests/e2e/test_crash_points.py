@@ -22,6 +22,9 @@ AT = 3  # the message at which it dies
 _TO_0001 = """
     DROP TABLE sessions; DROP TABLE handler_events; DROP TABLE handler_hours;
     ALTER TABLE handlers DROP COLUMN failures; ALTER TABLE handlers DROP COLUMN failing_since;
+    ALTER TABLE notifications DROP COLUMN is_text;
+    ALTER TABLE attempts DROP COLUMN provider_id; ALTER TABLE attempts DROP COLUMN detail;
+    DROP INDEX ix_deliveries_retrying;
     UPDATE alembic_version SET version_num = '0001';
 """
 

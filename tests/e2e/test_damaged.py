@@ -234,7 +234,7 @@ def tocsin_writes(client: object) -> int:
 
 _ATTEMPTS = (
     "CREATE TABLE attempts (delivery_id INTEGER NOT NULL, number INTEGER NOT NULL, at BIGINT NOT NULL, duration_us BIGINT NOT NULL,"
-    " outcome TEXT NOT NULL, reason TEXT NOT NULL, status_code INTEGER, response TEXT, next_at BIGINT,"
+    " outcome TEXT NOT NULL, reason TEXT NOT NULL, status_code INTEGER, response TEXT, next_at BIGINT, provider_id TEXT, detail TEXT,"
     " PRIMARY KEY (delivery_id, number)) WITHOUT ROWID"
 )
 

@@ -56,7 +56,7 @@ class Checker(HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag not in TAGS:
             self.faults.append(f"<{tag}>")
-        allowed = {"style", "href", "start", "cellpadding", "cellspacing"}
+        allowed = {"style", "dir", "href", "start", "cellpadding", "cellspacing"}
         self.faults.extend(f"{tag} {name}" for name, _ in attrs if name not in allowed)
         self.links.extend(value for name, value in attrs if name == "href")
         if tag == "a" and "a" in self.open:
@@ -118,7 +118,7 @@ def test_html_shows_an_address_that_it_does_not_link():
 
 def test_html_structure():
     fragment = re.sub(
-        ' (style|cellpadding|cellspacing)="[^"]*"', "", html(parse("3. a\n4. b\n\n|a|\n|-|\n|b|\n\n```\nx < y\n```\n\n> q\n\n---"))
+        ' (style|cellpadding|cellspacing|dir)="[^"]*"', "", html(parse("3. a\n4. b\n\n|a|\n|-|\n|b|\n\n```\nx < y\n```\n\n> q\n\n---"))
     )
     assert fragment == (
         '<ol start="3">\n<li>a</li>\n<li>b</li>\n</ol>\n<table>\n<tr><th>a</th></tr>\n<tr><td>b</td></tr>\n</table>\n'
@@ -127,7 +127,7 @@ def test_html_structure():
 
 
 def test_a_task_has_its_box_beside_its_words():
-    assert re.sub(' style="[^"]*"', "", html(parse("- [x] a\n\n- [ ] b"))) == "<ul>\n<li><p>☑ a</p></li>\n<li><p>☐ b</p></li>\n</ul>"
+    assert re.sub(' (style|dir)="[^"]*"', "", html(parse("- [x] a\n\n- [ ] b"))) == "<ul>\n<li><p>☑ a</p></li>\n<li><p>☐ b</p></li>\n</ul>"
 
 
 @given(markdown)
