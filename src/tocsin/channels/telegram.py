@@ -196,9 +196,9 @@ def _texts(message: Message, look: chat.Look) -> list[str]:
     room = MAX_TEXT - dialect.visible(_head(message, look, "")) - 6
     last_room = room - dialect.visible(link)
     document = chat.document_of(message)
-    bodies = [dialect.telegram(document)]
-    render, size = _rendering(message, bodies[0], look.most_parts)
-    bodies = [render(document)]
+    whole = dialect.telegram(document)
+    render, size = _rendering(message, whole, look.most_parts)
+    bodies = [whole if render is dialect.telegram else render(document)]
     fields = _fields(message, max(last_room // 2, last_room - dialect.visible(bodies[0])))
     last_room -= dialect.visible(fields)
     parts = [document]
