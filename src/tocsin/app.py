@@ -145,20 +145,18 @@ async def running(
         await recover(ledger.found, store, directory, keeping, settings)
         ledger.clear()
         await end_stopped(store, local)
-        with contextlib.suppress(Busy):  # too many to look through: those that are misdated wait a while longer
-            await clock.bring_forward()
         await notices.resume()
         if starts.is_new:
             await resume_pace(store, directory, pacer)
             starts.complete()
         await local.start(delivering)
 
-    clock = ClockWatch(store, local, settings)
     beginning = await _begun(begin, keeping.began_to_hold)
     housekeeping = Housekeeping(store, access, settings)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
         housekeeping.run(),
+        ClockWatch(store, local, settings).run(),
         tally.keep_now_and_then(),
         health.mail.keep_now_and_then(store),
         _note_ids_now_and_then(settings, store),

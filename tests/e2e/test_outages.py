@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from bench.matrix.clocks import Clock
 
 from e2e.conftest import Starter
 from e2e.namespace import in_a_namespace
@@ -292,3 +293,18 @@ def test_a_start_after_the_clock_was_put_right_sends_what_was_put_off_meanwhile(
     client.port = service.start().port
     assert [one["status"] for one in client.settled(notification)] == ["delivered"]
     assert "clock.was_ahead" in service.log()
+
+
+def test_a_clock_that_is_put_right_while_the_service_runs_delays_nothing(
+    start_service: Starter, receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.answer("/hook", 500)
+    receiver.answer("/hook", 200)
+    clock = Clock(tmp_path / "clock")
+    clock.step_to(864_000)
+    service = start_service(from_scratch=True, TOCSIN_RETRY_SCHEDULE="1h", **clock.environ)
+    client = service.first()
+    notification = client.send("soon", handlers=[client.add_handler("webhook", webhook=receiver.url("/hook"))])
+    receiver.wait(1)
+    clock.step_to(0)
+    assert [one["status"] for one in client.settled(notification)] == ["delivered"]

@@ -59,14 +59,14 @@ class ClockWatch:
         return count
 
     async def run(self) -> None:
-        """Until cancelled."""
-        is_due = False
+        """Until cancelled. First it looks at what an earlier process left, while the service begins."""
+        is_due = True
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            is_due = self.was_set_back() or is_due
             if is_due:
                 try:
                     await self.bring_forward()
                     is_due = False
                 except Busy as busy:
                     observe.seldom(log.warning, "clock.waits", why=str(busy))
+            await asyncio.sleep(LOOK_SECONDS)
+            is_due = self.was_set_back() or is_due
