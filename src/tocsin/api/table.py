@@ -134,12 +134,12 @@ TABLE: tuple[Endpoint, ...] = (
         path="/api/notification-handlers/{id}/stats",
         name="handler_stats",
         group=HANDLERS,
-        summary="Read how a handler fares",
+        summary="Read how a handler is doing",
         description="Deliveries by status and why they failed, success rate, latency, whether the handler is well, why it was switched off "
         "and what to do about it, and its history, newest first. For as long as deliveries are kept; new numbers show within 5 seconds.",
         scopes=("handlers:read",),
         id_of="notification handler",
-        result=Result(200, "How it fares.", answers.StatsAnswer),
+        result=Result(200, "How it is doing.", answers.StatsAnswer),
         handle=handlers.stats,
     ),
     Endpoint(

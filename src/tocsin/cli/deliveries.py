@@ -208,7 +208,7 @@ def retry(
     if json:
         show.as_json(answer.data)
     else:
-        show.say(f"{retried:,} will be delivered again.")
+        show.say(f"{retried:,} will be tried again.")
     if retried == _RETRIED_AT_ONCE:
         show.note("One request takes no more than that: run the command again for the rest.")
 
