@@ -66,7 +66,7 @@ def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Sign
         process.send_signal(number)
         rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "Stopped; nothing of it is left." in rest and "Traceback" not in rest
+    assert "Stopped; nothing is left behind." in rest and "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=5)

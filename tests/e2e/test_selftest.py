@@ -44,7 +44,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "nothing of it is left" in said and "Traceback" not in said
+    assert "nothing is left behind" in said and "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
 
 

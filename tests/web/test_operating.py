@@ -274,14 +274,14 @@ def test_the_footer_speaks_of_ones_own_due_deliveries(surfer: Surfer, served: Se
     [hook] = hooks(client, receiver, "hook")
     for _ in range(5):
         client.send("x", handlers=[hook], send_at="2027-06-01 00:00:00")
-    assert "Queue empty · all users: 5 waiting" in surfer.get("/").text  # scheduled ones are not due
+    assert "Nothing is due · all users: 5 waiting" in surfer.get("/").text  # scheduled ones are not due
     invited = surfer.post("/users", csrf=surfer.token("/users"), email="second@example.com")
     link = re.search(r"http://[^<\s]+/sign-in/[\w-]+", unescape(invited.text))
     assert link
     other = Surfer(base)
     other.post(link[0].removeprefix(base))
     footer = other.get("/").text.partition("<footer>")[2]
-    assert "Queue empty" in footer and "5" not in footer.partition("tocsin 0")[0]
+    assert "Nothing is due" in footer and "5" not in footer.partition("tocsin 0")[0]
 
 
 def test_an_administrator_sees_whose_handlers_fail(surfer: Surfer, served: Service, receiver: Receiver) -> None:
@@ -349,6 +349,8 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, base: str, client
             page.goto(path)
             if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
                 found[width, path] = wide
+        page.goto("/log")
+        assert page.locator(".rows.log .target").first.is_visible()  # or the rows of one notification would look the same
         for path in ("/keys", "/users"):  # nor does a table in its own box
             page.goto(path)
             assert page.evaluate("[...document.querySelectorAll('.scroll')].every(one => one.scrollWidth <= one.clientWidth)"), path

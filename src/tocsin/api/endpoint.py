@@ -172,7 +172,7 @@ def _wrong_names(given: Pairs, parameters: tuple[Parameter, ...], prefix: str) -
     unknown = (name for name in given if name not in known)
     return [
         *(fault("repeated", f"{shown(name)} is given more than once.", prefix + name) for name in given.repeated[:MAX_WRONG_NAMES]),
-        *(fault("unknown", f"There is no {shown(name)} here.", prefix + name) for name in itertools.islice(unknown, MAX_WRONG_NAMES)),
+        *(fault("unknown", f"There is no parameter {shown(name)}.", prefix + name) for name in itertools.islice(unknown, MAX_WRONG_NAMES)),
     ]
 
 

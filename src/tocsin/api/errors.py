@@ -54,7 +54,7 @@ CODES: dict[str, Code] = {
     "file": Code(422, "A file", "A field came as a file; the API takes texts only."),
     "wrong_type": Code(422, "Field of another type", "A field was filled that belongs to another handler type."),
     "masked": Code(422, "Masked value", "A secret was sent masked, and is not the one that is stored."),
-    "unknown_handler": Code(422, "Unknown handler", "A notification names a handler that is not there, or is another user's."),
+    "unknown_handler": Code(422, "Unknown handler", "A notification names a handler that does not exist or belongs to another user."),
     "no_handlers": Code(422, "Nothing to send to", "The list of handlers is empty, or none is enabled."),
     "too_many_deliveries": Code(422, "Too many deliveries", "A request may make 10,000 deliveries."),
     "idempotency_mismatch": Code(422, "Idempotency key reused", "The idempotency key was used with other content."),

@@ -107,7 +107,7 @@ TABLE: tuple[Endpoint, ...] = (
         name="test_handler",
         group=HANDLERS,
         summary="Test a handler",
-        description="Sends a test now, within 30 seconds, on the way that every delivery goes. Leaves no delivery.",
+        description="Sends a test now, within 30 seconds, along the path that every delivery takes. Leaves no delivery.",
         scopes=("handlers:write",),
         id_of="notification handler",
         codes=_EMPTY_BODY_CODES,
@@ -121,7 +121,7 @@ TABLE: tuple[Endpoint, ...] = (
         group=HANDLERS,
         summary="Preview a notification",
         description="What a notification would be sent as: the native requests, masked, their sizes against the provider's limits, and "
-        "what is changed because the provider has no such thing. Sends nothing; of the notification's handlers nothing is read.",
+        "what is changed because the provider has no such thing. Sends nothing; the notification's handlers are not read.",
         scopes=("handlers:read",),
         id_of="notification handler",
         body=parameters.NOTIFICATION_FIELDS,
@@ -134,12 +134,12 @@ TABLE: tuple[Endpoint, ...] = (
         path="/api/notification-handlers/{id}/stats",
         name="handler_stats",
         group=HANDLERS,
-        summary="Read how a handler fares",
+        summary="Read how a handler is doing",
         description="Deliveries by status and why they failed, success rate, latency, whether the handler is well, why it was switched off "
         "and what to do about it, and its history, newest first. For as long as deliveries are kept; new numbers show within 5 seconds.",
         scopes=("handlers:read",),
         id_of="notification handler",
-        result=Result(200, "How it fares.", answers.StatsAnswer),
+        result=Result(200, "How it is doing.", answers.StatsAnswer),
         handle=handlers.stats,
     ),
     Endpoint(

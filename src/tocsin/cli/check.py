@@ -1,4 +1,4 @@
-"""`tocsin check`: what is misconfigured, and how to mend it."""
+"""`tocsin check`: what is misconfigured, and how to fix it."""
 
 import contextlib
 import difflib
@@ -32,7 +32,7 @@ class Finding(Struct, frozen=True):
 
 
 def check(*, data_dir: str | None = None) -> int:
-    """Say what is misconfigured and how to mend it; exit code 1 if anything is.
+    """Say what is misconfigured and how to fix it; exit code 1 if anything is.
 
     Parameters
     ----------

@@ -141,6 +141,8 @@ class Client:
 
     def _missing(self, path: str) -> str:
         if thing := _THINGS.match(path):
+            if path.endswith("/secret"):  # another type has none, and the answer for it is the same
+                return f"There is no webhook handler {thing[2]}: only webhooks have a signing secret."
             return f"There is no {_NAMES[thing[1]]} {thing[2]}."
         asked = shown_url(self._url + path)
         return f"There is nothing at {asked}: TOCSIN_URL is the address of the service, with nothing of its API behind it."

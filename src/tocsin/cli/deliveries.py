@@ -137,7 +137,8 @@ def show_delivery(delivery: int, /, *, json: bool = False) -> None:
         show.say(show.one_line(f"{event.datetime}  {event.text}"))
     for attempt in row.attempts:
         code = "" if attempt.status_code is None else f", status {attempt.status_code}"
-        show.say(show.one_line(f"Attempt {attempt.number}, {attempt.datetime}: {attempt.outcome}{code} ({attempt.duration_ms:,} ms)."))
+        outcome = "to be tried again" if attempt.outcome == "later" else attempt.outcome
+        show.say(show.one_line(f"Attempt {attempt.number}, {attempt.datetime}: {outcome}{code} ({attempt.duration_ms:,} ms)."))
         if attempt.provider_id:
             show.say(show.one_line(f"Id at the provider: {attempt.provider_id}"))
         if attempt.detail and attempt.detail not in (attempt.response or ""):
@@ -208,7 +209,7 @@ def retry(
     if json:
         show.as_json(answer.data)
     else:
-        show.say(f"{retried:,} will be delivered again.")
+        show.say(f"{retried:,} will be tried again.")
     if retried == _RETRIED_AT_ONCE:
         show.note("One request takes no more than that: run the command again for the rest.")
 

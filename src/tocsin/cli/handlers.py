@@ -112,7 +112,7 @@ def list_handlers(*, json: bool = False) -> None:
 
 
 def show_handler(handler: int, /, *, json: bool = False) -> None:
-    """Show one handler: its settings, with secrets masked, and how it fares.
+    """Show one handler: its settings, with secrets masked, and how it is doing.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def edit(handler: int, /, *settings: str, name: str | None = None, type: str | N
     """
     given = {"name": name, "type": type}
     fields = {field: reading.argument(value, f"--{field}") for field, value in given.items() if value is not None}
-    fields |= _settings(settings, {"name", "type"})
+    fields |= _settings(settings, set(fields))
     if not fields:
         raise Usage("Name what changes: --name, --type, or settings as FIELD=VALUE.")
     _tell(_change(connect(), handler, fields), "Changed", json)

@@ -42,7 +42,7 @@ def serve(
 def selftest(*, quick: bool = False, json: bool = False) -> int:
     """Prove the promises on this machine: kill the service, hang, throttle, restart, and count what arrived. Takes up to two minutes.
 
-    Everything happens in a throw-away store on loopback; nothing of it is left. Exit code 1 if a promise was broken.
+    Everything happens in a throw-away store on loopback; nothing is left behind. Exit code 1 if a promise was broken.
 
     Parameters
     ----------

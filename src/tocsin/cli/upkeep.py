@@ -27,7 +27,7 @@ def backup(file: Path, /, *, data_dir: DataDir = None) -> None:
 
 
 def restore(file: Path | None = None, /, *, replace: bool = False, after_recovery: bool = False, data_dir: DataDir = None) -> None:
-    """Put a copy made by `tocsin backup` in the place of the store. The service must be stopped.
+    """Replace the store with a copy made by `tocsin backup`. The service must be stopped.
 
     Every id moves on, so that none means another message, handler or user than it did before.
 
@@ -60,7 +60,7 @@ def restore(file: Path | None = None, /, *, replace: bool = False, after_recover
 
 
 def compact(*, data_dir: DataDir = None) -> None:
-    """Give room that the store no longer uses back to the disk. Beside a running service sends wait meanwhile: a second for some 100 MB."""
+    """Give space that the store no longer uses back to the disk. While the service runs, sends wait for it: about a second per 100 MB."""
     from tocsin import upkeep
     from tocsin.store import StoreError
 
@@ -72,9 +72,9 @@ def compact(*, data_dir: DataDir = None) -> None:
 
 
 def rotate(*, data_dir: DataDir = None) -> None:
-    """Encrypt all secrets under a new key, also while the service runs. Stopped half-way, it goes on when run again.
+    """Encrypt all secrets under a new key, also while the service runs. If it is interrupted, run it again: it continues.
 
-    With TOCSIN_SECRET_KEY the first key of its list is the new one: put it there and restart the service before.
+    With TOCSIN_SECRET_KEY the first key of its list is the new one: put it there and restart the service first.
     """
     from tocsin import upkeep
     from tocsin.store import StoreError

@@ -1,7 +1,9 @@
 """The demo's run: start everything, send the story, print what arrived where."""
 
 import itertools
+import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -81,7 +83,7 @@ def _padded(text: Text, cells: int) -> Text:
 
 def _answer_of(fault: story.Fault, receiver: Receiver) -> providers.Answer:
     if fault.wait_seconds is None:
-        return providers.Answer(500, b"something broke", why="500, heals with the next attempt")
+        return providers.Answer(500, b"something broke", why="500, the next attempt succeeds")
     return receiver.provider(fault.type).throttled(fault.wait_seconds)
 
 
@@ -120,7 +122,7 @@ def run_demo(port: int, once: bool) -> int:
             _greet(console, service)
             return _run_once(stage, arrivals, service, started_at) if once else _run_on(stage, arrivals, service)
     except KeyboardInterrupt:
-        console.print("Stopped; nothing of it is left.")
+        console.print("Stopped; nothing is left behind.")
         return 0
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -140,13 +142,14 @@ def _leading_to(receiver: Receiver, mail_port: int) -> Mapping[str, str]:
 
 
 def _greet(console: Console, service: DemoService) -> None:
+    command = "tocsin" if shutil.which("tocsin") else sys.argv[0]  # a fresh clone has it in .venv/bin only
     console.print(
         f"tocsin runs on {service.url} with a throw-away store; all receivers are on this machine.\n"
         f"The pages (this link signs in once, within 24 hours):\n\n  {service.sign_in_link()}\n\n"
         "To join in from another terminal:\n\n"
         f"  export TOCSIN_URL={service.url} TOCSIN_API_KEY={service.api_key}\n"
-        '  tocsin send "Hello **world**" --title Hello --wait\n'
-        "  tocsin deliveries list\n",
+        f'  {command} send "Hello **world**" --title Hello --wait\n'
+        f"  {command} deliveries list\n",
         soft_wrap=True,
     )
 

@@ -24,7 +24,7 @@ def run_selftest(quick: bool, json: bool) -> int:
     try:
         findings = _run(quick)
     except KeyboardInterrupt:
-        show.note("Stopped; nothing of it is left.")
+        show.note("Stopped; nothing is left behind.")
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
