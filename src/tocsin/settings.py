@@ -16,6 +16,7 @@ from msgspec import Struct
 
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
+MAX_WAIT_DAYS = 36_500  # a moment beyond the year 9999 cannot be written
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -78,6 +79,8 @@ def _schedule(value: str) -> tuple[float, ...]:
         if not match:
             raise ValueError("must be waits such as 5s,30s,5m,2h, separated by commas")
         waits.append(float(match[1]) * _UNITS[match[2]])
+        if waits[-1] > MAX_WAIT_DAYS * 86_400:
+            raise ValueError(f"must be no longer than {MAX_WAIT_DAYS:,} days each")
     return tuple(waits)
 
 

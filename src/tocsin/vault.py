@@ -143,7 +143,9 @@ def _scrubber(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
     forms: set[str] = set()
     for secret in hidden:
         if len(secret) >= _SHORTEST_SCRUBBED:
-            forms |= {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], secret.replace("/", "\\/")}
+            for one in (secret, json.dumps(secret)[1:-1]):
+                forms |= {one, one.replace("/", "\\/")}
+            forms |= {quote(secret, safe=""), quote(secret)}
     longest_first = sorted(forms, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None
 

@@ -453,3 +453,22 @@ def test_a_preview_checks_the_notification(client: Any) -> None:
     reply = client.post(f"{PATH}/{handler}/preview", {"title": "T", "severity": "loud", "send_at": "2999-01-01 00:00:00"})
     assert reply.status == 422
     assert {parameter for _, parameter in reply.faults()} == {"message", "severity", "send_at"}
+
+
+def test_a_key_that_reads_no_secrets_sends_none_elsewhere(server, client):
+    stored = {"webhook": "http://127.0.0.1:9/a", "webhook_headers": "Authorization: Bearer abcdefgh"}
+    path = f"{PATH}/{client.post(PATH, {'name': 'W', 'type': 'webhook', **stored}).data['id']}"
+    writer = server.narrowed(client, "handlers:write")
+    elsewhere = {"webhook": "http://127.0.0.1:9/b"}
+    for kept in ({}, {"webhook_headers": "Authorization: ••••"}, {"webhook_headers": "X-A: b\nauthorization: ••••"}):
+        refused = writer.post(path, elsewhere | kept)
+        assert (refused.status, refused.faults()) == (422, [("masked", "webhook_headers")])
+    assert client.get(path).data["settings"] == stored
+    for same in ({"webhook": stored["webhook"]}, {"webhook": "http://127.0.0.1:9/••••", "webhook_headers": "Authorization: ••••"}):
+        assert writer.post(path, same).status == 200
+    assert writer.post(path, elsewhere | {"webhook_headers": "Authorization: Bearer abcdefgh"}).status == 200
+    assert writer.post(path, {"webhook": "http://127.0.0.1:9/c", "webhook_headers": ""}).status == 200
+    assert client.get(path).data["settings"] == {"webhook": "http://127.0.0.1:9/c"}
+    assert client.post(path, stored).status == 200
+    assert client.post(path, elsewhere).status == 200
+    assert client.get(path).data["settings"] == stored | elsewhere

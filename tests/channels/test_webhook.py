@@ -259,3 +259,13 @@ def test_masked_lines_become_what_is_stored():
     assert HEADERS.restore is not None
     assert HEADERS.restore(f"x-key: {MASK}\nX-New: n\nAuthorization: {MASK}", stored) == "x-key: k\nX-New: n\nAuthorization: Bearer t"
     assert MASK in HEADERS.restore(f"X-Other: {MASK}", stored)
+
+
+def test_what_is_within_a_headers_value_is_as_secret():
+    hidden = HEADERS.hide('Authorization: Token token="abcd/1234efgh"\nCookie: session=s3ss10nvalue; a=b')
+    said = vault.scrub(r'{"no": "abcd/1234efgh", "nor": "s3ss10nvalue", "sent": "Token token=\"abcd\/1234efgh\""}', hidden.secrets)
+    assert said == '{"no": "••••", "nor": "••••", "sent": "••••"}'
+
+
+def test_a_secret_is_scrubbed_as_php_writes_json_too():
+    assert vault.scrub(r'{"key": "two\"quotes\/1"}', ['two"quotes/1']) == '{"key": "••••"}'

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select, update
+from sqlalchemy import Connection, event, func, insert, select, update
 from test_store import MESSAGE, add_handler
 
 from engine.test_local import Worker, scenario
@@ -18,7 +18,7 @@ from tocsin.model import SECOND, Micros, Status
 from tocsin.settings import load
 from tocsin.store import Accept, Planned, PlannedDelivery, misdated
 from tocsin.store.sql import SqlStore
-from tocsin.store.tables import deliveries
+from tocsin.store.tables import deliveries, handler_events, handlers
 
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND
 SETTINGS = load({})
@@ -106,6 +106,27 @@ def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(tmp_path
         found = await due(store)
         assert found[scheduled] == at
         assert found[retried] < now + MINUTE
+
+    scenario(tmp_path, body)
+
+
+def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(tmp_path: Path) -> None:
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler, other = await add_handler(store), await add_handler(store)
+        now = observe.now() // SECOND * SECOND
+        ahead = {"last_delivered_at": now + 10 * DAY, "failing_since": now + 10 * DAY, "failures": 4}
+        right = {"last_delivered_at": now - DAY, "failing_since": now - HOUR, "failures": 1}
+        for one, values in ((handler, ahead), (other, right)):
+            await store.tell(
+                lambda connection, one=one, values=values: connection.execute(update(handlers).where(handlers.c.id == one).values(values))
+            )
+        changed = {"handler_id": handler, "at": now + 10 * DAY, "what": "changed", "detail": ""}
+        await store.tell(lambda connection: connection.execute(insert(handler_events).values(changed)))
+        await ClockWatch(store, engine, SETTINGS, lambda: now).bring_forward()
+        columns = (handlers.c.last_delivered_at, handlers.c.failing_since, handlers.c.failures)
+        kept = await store.ask(lambda connection: [tuple(row) for row in connection.execute(select(*columns).order_by(handlers.c.id))])
+        assert kept == [(now, now, 4), (now - DAY, now - HOUR, 1)]
+        assert await store.ask(lambda connection: connection.scalar(select(func.max(handler_events.c.at)))) <= now
 
     scenario(tmp_path, body)
 

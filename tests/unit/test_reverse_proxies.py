@@ -62,6 +62,7 @@ def test_a_client_that_changes_its_port_is_the_same(trusting: Settings) -> None:
         ({"x_forwarded_ssl": "On"}, "https://inner:8700"),
         ({"x_forwarded_proto": "https", "x_forwarded_host": "alerts.example"}, "https://alerts.example"),
         ({"x_forwarded_proto": "https", "x_forwarded_host": "alerts.example", "x_forwarded_port": "443"}, "https://alerts.example"),
+        ({"x_forwarded_proto": "https", "x_forwarded_host": "alerts.example", "x_forwarded_port": "1" * 5000}, "https://alerts.example"),
         ({"x_forwarded_proto": "https", "x_forwarded_host": "alerts.example", "x_forwarded_port": "8443"}, "https://alerts.example:8443"),
         ({"x_forwarded_host": "[2001:db8::1]", "x_forwarded_port": "81"}, "http://[2001:db8::1]:81"),
         ({"x_forwarded_host": "a.example:82", "x_forwarded_port": "81"}, "http://a.example:82"),

@@ -142,7 +142,7 @@ BAD = [
     ("TOCSIN_SMTP_RATE", ["-1", "fast", "1e3", "nan"]),
     ("TOCSIN_ALLOW_NETWORKS", ["10.0.0.1/8", "localhost", "10.0.0.0/33"]),
     ("TOCSIN_TRUSTED_PROXIES", ["proxy.example", "300.0.0.0/8"]),
-    ("TOCSIN_RETRY_SCHEDULE", ["5x", "5s,,1m", "soon", "-5s"]),
+    ("TOCSIN_RETRY_SCHEDULE", ["5x", "5s,,1m", "soon", "-5s", "5s,9999999d", "3153600001s"]),
     ("TOCSIN_UNKNOWN", ["ignore"]),
     ("TOCSIN_LOG_LEVEL", ["loud"]),
     ("TOCSIN_BASE_URL", ["example.com", "ftp://example.com", "https://example.com/?a=1", "https://"]),

@@ -8,6 +8,7 @@ import pytest
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.markup.length import clean, clean_line
+from tocsin.markup.markdown import untranslated
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
 from tocsin.markup.unseen import is_blank
@@ -128,11 +129,36 @@ def test_a_turned_title_turns_nothing_behind_it():
 
 
 @pytest.mark.parametrize(
-    "unit", [f"{ESC}]8;;u", f"{ESC}]0;", f"{ESC}P", f"{ESC}[", "a\x08", "\u202e", "\u2067\n", LINK, f"{ESC}]8;;u{BEL}"]
+    "unit",
+    [
+        *(f"{ESC}]8;;u", f"{ESC}]0;", f"{ESC}P", f"{ESC}[", "a\x08", "\u202e", "\u2067\n", LINK, f"{ESC}]8;;u{BEL}"),
+        *("\x9d", "\x9d0;", "\x9d8;;u", "\x90", "\x90a", "\x9b", "\u202a\u202a\u2069"),
+    ],
 )
 def test_a_long_text_of_them_takes_no_time_to_speak_of(unit: str):
     import time
 
     begin = time.process_time()
     clean(unit * (65_536 // len(unit)))
+    assert time.process_time() - begin < 1.0
+
+
+def test_nor_do_isolates_that_end_though_none_began():
+    import time
+
+    begin = time.process_time()
+    clean("\u202a" * 30_000 + "\u2069" * 30_000)
+    assert time.process_time() - begin < 1.0
+
+
+def test_a_control_string_holds_no_other_one():
+    assert clean("\x9d0;a\x9d0;t\x07b\x90c\x90d\x9ce") == "abce"
+
+
+@pytest.mark.parametrize("unit", ["<a|", "<!a|", "<ab|c "])
+def test_nor_do_labels_that_never_end(unit: str):
+    import time
+
+    begin = time.process_time()
+    assert untranslated(unit * (65_536 // len(unit)))
     assert time.process_time() - begin < 1.0

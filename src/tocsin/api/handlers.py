@@ -7,7 +7,7 @@ from tocsin.api import answers, envelope
 from tocsin.api.endpoint import Call
 from tocsin.api.errors import Answer
 from tocsin.api.messages import draft_of, time_faults
-from tocsin.flow.handlers import HandlerDraft, HandlerFilter, check
+from tocsin.flow.handlers import HandlerDraft, HandlerFilter, check, redirected
 from tocsin.model import Handler, Micros
 
 
@@ -104,5 +104,7 @@ def _draft(call: Call, current: Handler | None) -> HandlerDraft:
     values: dict[str, Any] = dict(call.body())
     is_enabled: bool | None = values.pop("is_enabled", None)
     draft, faults = check(values, is_enabled, current)
+    if current is not None and not call.caller.sees_secrets:
+        faults += redirected(values, draft, current)
     call.check(*faults)
     return draft

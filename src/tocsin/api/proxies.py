@@ -13,6 +13,7 @@ from tocsin.settings import Settings
 
 SHARED = "shared "  # in front of an address that many people may share
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+_PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _WITH_PORT = re.compile(r'"?(?:\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\](?::[0-9]+)?|([0-9.]+):[0-9]+)"?')
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -103,7 +104,7 @@ def _forwarded_host(headers: Mapping[bytes, bytes], scheme: str) -> str:
         observe.seldom(log.warning, "proxy.host_unreadable", what="X-Forwarded-Host names no host: the Host header is taken")
         return ""
     has_port = re.search(r":[0-9]+$", host) is not None and not host.endswith("]")
-    return f"{host}:{port}" if port.isdecimal() and not has_port and int(port) != _DEFAULT_PORTS.get(scheme) else host
+    return f"{host}:{port}" if _PORT.fullmatch(port) and not has_port and int(port) != _DEFAULT_PORTS.get(scheme) else host
 
 
 def prefix(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:

@@ -45,6 +45,8 @@ class Field(Struct, frozen=True):
     showable; None means that the value is no secret. `restore` puts what is stored (the second argument) in the place of masks in a value
     that holds more than one secret; without it only the whole mask keeps the stored value.
 
+    `is_address`: requests go there, with the settings that `restore` is for.
+
     An optional setting has the default "" in its struct and is in nobody's `settings` before it is set. A multiline one has LF between
     its lines.
     """
@@ -57,6 +59,7 @@ class Field(Struct, frozen=True):
     restore: Callable[[str, str], str] | None = None
     is_optional: bool = False
     is_multiline: bool = False
+    is_address: bool = False
 
 
 class HandlerSettings(Struct, frozen=True, omit_defaults=True):

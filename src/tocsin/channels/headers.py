@@ -15,6 +15,7 @@ _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?", re.ASCII)
 _TAKEN = re.compile(
     r"host|connection|proxy-.*|keep-alive|te|trailer|transfer-encoding|upgrade|expect|http2-settings|content-.*|webhook-.*", re.IGNORECASE
 )
+_WITHIN = re.compile(r"[\s=;,\"]+")  # `Token token="…"`, `Cookie: session=…; …`
 _MIN_WORD = 8  # characters of a part of a value that is a secret by itself, such as the token behind `Bearer`
 
 
@@ -46,7 +47,7 @@ def hide(text: str) -> Hidden:
     secrets: dict[str, None] = {}
     for _, value in pairs:
         scheme, _, rest = value.partition(" ")
-        words = [word for word in value.split() if len(word) >= _MIN_WORD]
+        words = [word for word in (*value.split(), *_WITHIN.split(value)) if len(word) >= _MIN_WORD]
         for secret in (value, *words, *(_basic(rest) if scheme.lower() == "basic" else ())):
             if secret:
                 secrets[secret] = None

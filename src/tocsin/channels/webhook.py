@@ -60,6 +60,7 @@ class WebhookSettings(HandlerSettings, frozen=True):
             example="https://example.com/hooks/alarms",
             check=check_url,
             hide=hide_after_host,
+            is_address=True,
         ),
     ]
     webhook_headers: Annotated[

@@ -46,7 +46,9 @@ class ClockWatch:
         return self._ahead < before - misdated.TOLERANCE
 
     async def bring_forward(self) -> int:
-        """What is due later than it can have been meant is due now; how many. Raises Busy."""
+        """What is due later than it can have been meant is due now; how many. No handler has met anything later than now. Raises Busy."""
+        if await self._store.ask(misdated.is_ahead, self._wall()):
+            await self._store.tell(misdated.set_right, self._wall())
         count = 0
         while found := await self._store.ask(misdated.find, self._wall(), self._waits, ROWS_AT_ONCE):
             now = self._wall()

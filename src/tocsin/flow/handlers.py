@@ -35,6 +35,9 @@ ROTATION: Micros = 86_400 * SECOND  # both secrets sign for so long
 _NAME_TOO_LONG = "The name may be {most} characters long at most."
 _REQUIRED = "{title} is required for the type {type}."
 _MASKED = "{title} holds a mask (••): send the whole value, or leave the field out to keep what is stored."
+_REDIRECTED = (
+    "{title} would go to another address: send new values with it, or an empty one. Only a key with every scope keeps what is stored."
+)
 _MASK_SIGN = MASK[:2]
 _MANY = 50  # rows: opening more of them takes longer than the event loop should be held
 
@@ -135,6 +138,22 @@ def _unmasked(field: Field, value: str, stored: str) -> str:
     if field.restore is not None:
         return field.restore(value, stored)
     return stored if field.hide(stored).shown == value else value
+
+
+def redirected(fields: Mapping[str, str], draft: HandlerDraft, current: Handler) -> list[Fault]:
+    """What a draft, made of `fields`, would send to another address of secrets that are only stored or masked.
+
+    Whoever may not read them could have them sent to a receiver of their own.
+    """
+    before, after = current.settings, {**current.settings, **(draft.settings or {})}
+    own = fields_of(CHANNELS[current.type].settings)
+    if draft.type not in (None, current.type) or all(after.get(name) == before.get(name) for name in own if own[name].is_address):
+        return []
+    return [
+        Fault("masked", "Masked value", _REDIRECTED, name, values={"title": field.title})
+        for name, field in own.items()
+        if field.restore is not None and before.get(name) and _MASK_SIGN in fields.get(name, MASK)
+    ]
 
 
 def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:

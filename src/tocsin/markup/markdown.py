@@ -17,7 +17,8 @@ _SHORTEST_UNDERSCORED = 3  # characters: Mattermost takes `_a_` for words
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "*_~`"})
 _PARTED = re.compile(r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w)|:(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[A-Za-z!/?@#])")
 _LINE_START = re.compile(r"^([ \t]*)(?:(#)|([>+=-])|(\d{1,9})(\.))", re.MULTILINE)
-_TRANSLATED = re.compile(r"<[^\n<|>]+\|[^\n>]+>")
+_UP_TO_END = re.compile(r"[^\n>]+>?")
+_TRANSLATED = re.compile(r"<[^<|]+\|(?!>)")  # in what ends with >; looking for that from each < would take time by the square
 _ANNOUNCED = re.compile(r"<(?=[!@])")
 _PARTS = re.compile(r"[.,:;]*(?:\s|\Z)")
 _MARKS = re.compile(r"[*_~`]")
@@ -60,7 +61,14 @@ def untranslated(text: str) -> str:
     """The whole text, in which Mattermost's server finds nothing to translate."""
     if "<" not in text:
         return text
-    return _TRANSLATED.sub(lambda match: match[0].replace("|", "¦"), _ANNOUNCED.sub("<" + WORD_JOINER, text))
+    return _UP_TO_END.sub(_without_label, _ANNOUNCED.sub("<" + WORD_JOINER, text))
+
+
+def _without_label(match: re.Match[str]) -> str:
+    text = match[0]
+    if text[-1] != ">" or (found := _TRANSLATED.search(text)) is None:
+        return text
+    return text[: found.start()] + text[found.start() :].replace("|", "¦")
 
 
 def _words(text: str) -> str:

@@ -3,11 +3,12 @@
 import re
 
 # ECMA-48 (https://ecma-international.org/publications-and-standards/standards/ecma-48/), with ESC or as a character of its own. Control
-# strings end with ST, an OSC with BEL, too; of one without an end only the beginning goes, so that no words are lost with it.
+# strings end with ST, an OSC with BEL, too; of one without an end only the beginning goes, so that no words are lost with it. None holds
+# another control character of the second set: that keeps the time in proportion to the text.
 _SEQUENCE = re.compile(
-    r"(?:\x1b\]|\x9d)8;[^;\x07\x1b\x9c\n]*;(?P<url>[^\x07\x1b\x9c\n]*)(?:\x07|\x1b\\|\x9c)"  # a link begins, or ends where it is empty
-    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
-    r"|(?:\x1b[PX^_k]|[\x90\x98\x9e\x9f])[^\x1b\x9c]*(?:\x1b\\|\x9c)"
+    r"(?:\x1b\]|\x9d)8;[^;\x07\x1b\x80-\x9f\n]*;(?P<url>[^\x07\x1b\x80-\x9f\n]*)(?:\x07|\x1b\\|\x9c)"  # a link begins; empty: it ends
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[PX^_k]|[\x90\x98\x9e\x9f])[^\x1b\x80-\x9f]*(?:\x1b\\|\x9c)"
     r"|(?:\x1b\]|\x9d)(?:[0-9]{1,4};)?"
     r"|\x1b\[[0-?]*[ -/]*[@-~]?|\x9b[0-?]*[ -/]*[mABCDEFGHJKSTfhlnrsu]"
     r"|\x1b[ -/]*[0-~]?"
@@ -79,14 +80,17 @@ def closed(text: str) -> str:
 
 def _closed_line(line: str) -> str:
     ends: list[str] = []
+    isolates = 0
     for character in line:
         if character in _EMBEDDINGS:
             ends.append(_PDF)
         elif character in _ISOLATES:
             ends.append(_PDI)
+            isolates += 1
         elif character == _PDF and ends[-1:] == [_PDF]:
             ends.pop()
-        elif character == _PDI and _PDI in ends:
+        elif character == _PDI and isolates:
+            isolates -= 1
             while ends.pop() != _PDI:
                 pass
     if not ends:

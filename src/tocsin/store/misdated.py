@@ -1,12 +1,12 @@
-"""Deliveries whose due time was reckoned from a clock that was ahead, and that is right by now."""
+"""What was reckoned from a clock that was ahead, and that is right by now: when deliveries are due, and what handlers keep."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, update
 
 from tocsin.model import SECOND, Micros
 from tocsin.store.rows import PENDING
-from tocsin.store.tables import deliveries, notifications
+from tocsin.store.tables import deliveries, handler_events, handlers, notifications
 
 TOLERANCE: Micros = 2 * SECOND
 _SHORT: Micros = 600 * SECOND  # whatever is not a step of the schedule or a provider's wait takes less
@@ -36,6 +36,25 @@ def bring_forward(connection: Connection, delivery_ids: Sequence[int], now: Micr
     first = func.min(deliveries.c.first_due_at, now) if connection.dialect.name == "sqlite" else func.least(deliveries.c.first_due_at, now)
     last = case((deliveries.c.last_attempt_at > now, now), else_=deliveries.c.last_attempt_at)
     connection.execute(update(deliveries).where(these).values(due_at=now, first_due_at=first, last_attempt_at=last))
+
+
+_MOMENTS = (handlers.c.last_delivered_at, handlers.c.failing_since, handler_events.c.at)
+
+
+def is_ahead(connection: Connection, now: Micros) -> bool:
+    """Whether handlers keep times that have not come yet."""
+    return any(connection.scalar(select(exists().where(moment > now + TOLERANCE))) for moment in _MOMENTS)
+
+
+def set_right(connection: Connection, now: Micros) -> None:
+    """What handlers keep of times that have not come yet was now.
+
+    A success in the future would let no later one end a row of failures, so that a handler that is well would be switched off.
+    """
+    second = now // SECOND * SECOND  # as successes are kept
+    for moment in _MOMENTS:
+        right = second if moment is handlers.c.last_delivered_at else now
+        connection.execute(update(moment.table).where(moment > now + TOLERANCE).values({moment: right}))
 
 
 def _allowed(waits: Sequence[Micros]) -> ColumnElement[int]:
