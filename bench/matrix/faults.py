@@ -22,6 +22,7 @@ READY_SECONDS = 60.0  # on a busy machine, with recovery
 POINT_SECONDS = 6.0
 LINGER_SECONDS = 3.0  # before a kill, in which what was kept may not be logged and counted yet
 HELD_SECONDS = 35.0  # after a fault, in which held outcomes are still being kept
+ASK_AGAIN_SECONDS = 1.0  # after a fault that nothing was said of
 FOREVER = 1e12
 LAG_SECONDS = 1.0  # of the log behind the store
 
@@ -183,6 +184,8 @@ class Faults:
             damage.undo()
             self._up()
             return
+        if b'"settle.waits"' in text:
+            said += self._watch(ASK_AGAIN_SECONDS)  # it may have been met after the last look
         if b'"settle.waits"' in text and not any("The store is damaged (" in one for one in said):
             self._complain(f"outcomes could not be kept on a damaged store, and readyz said {said[-1:]}")
         if b"Traceback" in text or b'"exception"' in text:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -77,19 +78,25 @@ class TrialRow(Struct):
     hint: str | None = None
 
 
-def list_handlers(*, json: bool = False) -> None:
+def list_handlers(*, state: Literal["ok", "failing", "paused", "switched_off"] | None = None, json: bool = False) -> None:
     """List the handlers and how they are doing, failing ones first.
 
     Parameters
     ----------
+    state
+        Only those in this state.
     json
         Print JSON as the API has it: with a key that has every permission it holds the settings in the clear.
     """
     client = connect()
+    chosen = [] if state is None else [("state", state)]
     if json:
-        show.as_json(list(client.rows("/api/notification-handlers")))
+        show.as_json(list(client.rows("/api/notification-handlers", chosen)))
         return
-    rows = msgspec.convert(list(client.rows("/api/handler-states")), list[StateRow])
+    rows = msgspec.convert(list(client.rows("/api/handler-states", chosen)), list[StateRow])
+    if not rows and state is not None:
+        show.note(f"No handlers are {state.replace('_', ' ')}.")
+        return
     if not rows:
         show.note("No handlers yet: `tocsin handlers add TYPE NAME FIELD=VALUE` makes one.")
         return
