@@ -13,29 +13,23 @@ import trustme
 from receiver import Receiver
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, Reason
-from tocsin.net import exchange, origins
+from tocsin.net import origins
 from tocsin.net.http import HttpWire
+from unit.conftest import trusting
 
 
 @pytest.fixture
 def authority(tmp_path, monkeypatch):
     """Signs certificates that the wire trusts."""
     it = trustme.CA()
-    it.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    exchange.authorities.cache_clear()
-    yield it
-    exchange.authorities.cache_clear()
+    with trusting(it, tmp_path, monkeypatch):
+        yield it
 
 
 @contextlib.contextmanager
 def trusted(tmp_path, monkeypatch):
-    with Receiver(tls=True) as server:
-        server.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        exchange.authorities.cache_clear()
+    with Receiver(tls=True) as server, trusting(server.authority, tmp_path, monkeypatch):
         yield server
-        exchange.authorities.cache_clear()
 
 
 @contextlib.asynccontextmanager

@@ -12,9 +12,10 @@ import pytest
 from proxy import Proxy
 from receiver import Receiver
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
-from tocsin.net import exchange, names, proxies
+from tocsin.net import names, proxies
 from tocsin.net.http import HttpWire
 from tocsin.settings import Settings, SettingsError, load
+from unit.conftest import trusting
 
 
 @pytest.fixture
@@ -31,12 +32,8 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture
 def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    with Receiver(tls=True) as server:
-        server.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        exchange.authorities.cache_clear()
+    with Receiver(tls=True) as server, trusting(server.authority, tmp_path, monkeypatch):
         yield server
-        exchange.authorities.cache_clear()
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from tocsin.model import FORMATS, MAX_MESSAGE_BYTES, Severity, Status
 MAX_TITLE = 256
 MAX_BATCH_ITEMS = 1000
 MAX_SEARCH = 1024
-OPTIONAL = "It may be left out; once set, an empty value clears it."
+OPTIONAL = "Optional: once set, an empty value clears it."
 PAGE_SIZES = (10, 25, 50, 100, 250, 500, 1000)
 
 PAGING = (

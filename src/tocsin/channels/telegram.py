@@ -100,7 +100,7 @@ def _check_chat(value: str) -> str | None:
     if _CHAT_NAME.fullmatch(value) or (_CHAT_NUMBER.fullmatch(value) and -(2**63) <= int(value) < 2**63):
         return None
     if _CHAT_AND_TOPIC.fullmatch(value):
-        return "The chat id stands alone here: the number of the topic behind it goes into telegram_message_thread_id."
+        return "Enter the chat id alone: the number of the topic behind it goes into telegram_message_thread_id."
     if _TOPIC_LINK.fullmatch(value):
         return (
             "This is a link: the chat id is -100 and the first number in it (or @ and the name), "

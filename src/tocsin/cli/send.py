@@ -9,24 +9,17 @@ from typing import Annotated, Literal
 import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from msgspec import Struct
 
 from tocsin.cli import reading, show
 from tocsin.cli.client import Client, connect
 from tocsin.cli.deliveries import DeliveryRow, fate, handler_names
 from tocsin.cli.failure import StillWaiting, Usage
+from tocsin.cli.notifications import NotificationRow
 
 _FIRST_POLL_SECONDS = 0.1
 _LAST_POLL_SECONDS = 2.0
 _TELL_FROM_POLL_SECONDS = 0.5
 _MAX_TOLD = 20  # deliveries of which it is said why they wait
-
-
-class NotificationRow(Struct):
-    """What waiting needs of a notification: how many of its deliveries stand where."""
-
-    id: int
-    deliveries: dict[str, int]
 
 
 def send(

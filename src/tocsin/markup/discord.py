@@ -11,14 +11,13 @@ from tocsin.markup.addresses import apart, find, may_be_in
 from tocsin.markup.elements import Element
 from tocsin.markup.plain import plain
 from tocsin.markup.remembered import Remembered, once
-from tocsin.markup.renderer import Renderer, bare_url, fenced, is_bare, prefixed, words
+from tocsin.markup.renderer import Renderer, bare_url, code_span, fenced, is_bare, prefixed, words
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
 _EMOJI = re.compile(r":(?=(?:[A-Za-z0-9+-]|\\[_~])+:)")  # what Discord may take for the name of one, escaped already
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
 _TAKEN = re.compile(r"https?://[^\s<>]+", re.IGNORECASE)  # between angle brackets
 _PICTURE = re.compile("[\u2600-\u27bf\u2b50-\u2b55\U0001f1e6-\U0001faff]")  # Discord shows each emoji as a picture
-_FENCE_RUN = re.compile("`+")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 MAX_HEADING = 3
 BECOMES = {
@@ -118,9 +117,7 @@ class _Discord(Renderer):
         return _inert(text)
 
     def code(self, text: str) -> str:
-        fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)
-        pad = " " if text.startswith("`") or text.endswith("`") else ""
-        return f"{fence}{pad}{text}{pad}{fence}"
+        return code_span(text)
 
     def strong(self, node: tree.Strong) -> str:
         return _marked("**", self.inlines(node.inside))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tocsin.markup import tree
 from tocsin.markup.addresses import find, may_be_in
-from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, fenced, is_bare
+from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, code_span, fenced, is_bare, marked
 
 MAX_HEADING = 4
 _SHORTEST_UNDERSCORED = 3  # characters: Mattermost takes `_a_` for words
@@ -25,7 +25,6 @@ _MARKS = re.compile(r"[*_~`]")
 _LOOKED_AT = 20  # characters behind an address
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
-_FENCE_RUN = re.compile("`+")
 _PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
 
 
@@ -116,15 +115,13 @@ class _Markdown(Renderer):
         return _inert(text)
 
     def code(self, text: str) -> str:
-        fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)
-        pad = " " if text.startswith("`") or text.endswith("`") else ""
-        return f"{fence}{pad}{text}{pad}{fence}"
+        return code_span(text)
 
     def strong(self, node: tree.Strong) -> str:
-        return _marked("**", self.inlines(node.inside))
+        return marked("**", self.inlines(node.inside))
 
     def strike(self, node: tree.Strike) -> str:
-        return _marked("~~", self.inlines(node.inside))
+        return marked("~~", self.inlines(node.inside))
 
     def link(self, node: tree.Link) -> str:
         if node.url.startswith("mailto:"):
@@ -142,7 +139,7 @@ class _Markdown(Renderer):
         line = super().heading(block)
         if not line:
             return ""
-        return f"{'#' * block.level} {line}" if block.level <= MAX_HEADING else _marked("**", line)
+        return f"{'#' * block.level} {line}" if block.level <= MAX_HEADING else marked("**", line)
 
     def code_block(self, block: tree.CodeBlock) -> str:
         return fenced(block.text, block.language)
@@ -154,17 +151,7 @@ class _Markdown(Renderer):
 def _emphasis(inside: str, before: str, after: str) -> str:
     """Underscores, as single stars are bold in Rocket.Chat; within a word they would be shown."""
     is_within = any(one == "_" or (one.isascii() and one.isalnum()) for one in (before, after)) or before.isalnum()
-    return _marked("*" if is_within or len(inside) < _SHORTEST_UNDERSCORED or "_" in inside else "_", inside)
-
-
-def _marked(mark: str, inside: str) -> str:
-    """Marks that hold on to their words and end with the line: otherwise they would be shown."""
-    lines: list[str] = []
-    for line in inside.split("\n"):
-        words = line.strip()
-        before, _, after = line.partition(words) if words else (line, "", "")
-        lines.append(f"{before}{mark}{words}{mark}{after}" if words else line)
-    return "\n".join(lines)
+    return marked("*" if is_within or len(inside) < _SHORTEST_UNDERSCORED or "_" in inside else "_", inside)
 
 
 _MARKDOWN = _Markdown()

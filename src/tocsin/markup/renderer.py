@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from tocsin.markup import tree
 
 WORD_JOINER = "\u2060"  # without width, and no place to break a line
+_FENCE_RUN = re.compile("`+")
 _FENCE_INSIDE = re.compile("`(?=``)")
 _LINE_BREAK = re.compile(r"\n(?!\n)")
 Cell: TypeAlias = tuple[str, int]  # its words, and their width in columns
@@ -237,3 +238,23 @@ def _width(character: str) -> int:
     if unicodedata.combining(character) or unicodedata.category(character) in {"Mn", "Me", "Cf"}:
         return 0
     return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def code_span(text: str) -> str:
+    """Code within a line, in one backtick more than it holds in a row."""
+    fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def marked(mark: str, inside: str) -> str:
+    """Marks that hold on to their words and end with the line: otherwise they would be shown."""
+    return "\n".join(_marked_line(mark, line) for line in inside.split("\n"))
+
+
+def _marked_line(mark: str, line: str) -> str:
+    words = line.strip()
+    if not words:
+        return line
+    before, _, after = line.partition(words)
+    return f"{before}{mark}{words}{mark}{after}"

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from tocsin.markup import tree
 from tocsin.markup.elements import Element
 from tocsin.markup.remembered import Remembered
-from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, is_bare
+from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, is_bare, marked
 
 CardElement: TypeAlias = dict[str, object]
 
@@ -135,10 +135,10 @@ class _Text(Renderer):
         return _inert(text)
 
     def strong(self, node: tree.Strong) -> str:
-        return _marked("**", self.inlines(node.inside))
+        return marked("**", self.inlines(node.inside))
 
     def emphasis(self, node: tree.Emphasis) -> str:
-        return _marked("_", self.inlines(node.inside))
+        return marked("_", self.inlines(node.inside))
 
     def link(self, node: tree.Link) -> str:
         label = self.text(bare_url(node.url)) if is_bare(node) else self.inlines(node.inside).replace("\n", " ")
@@ -164,20 +164,7 @@ def _beside_words(node: tree.Emphasis | tree.Strong, inside: str, before: bool, 
         inside = WORD_JOINER + inside
     if after and inside and not _is_word(inside[-1]):
         inside += WORD_JOINER
-    return _marked("*" if isinstance(node, tree.Emphasis) else "**", inside)
-
-
-def _marked(mark: str, inside: str) -> str:
-    """Marks that hold on to their words and end with the line: otherwise they would be shown."""
-    return "\n".join(_marked_line(mark, line) for line in inside.split("\n"))
-
-
-def _marked_line(mark: str, line: str) -> str:
-    words = line.strip()
-    if not words:
-        return line
-    before, _, after = line.partition(words)
-    return f"{before}{mark}{words}{mark}{after}"
+    return marked("*" if isinstance(node, tree.Emphasis) else "**", inside)
 
 
 class _Remembering(Remembered, _Text):
