@@ -12,15 +12,15 @@ from test_store import accepting, add_handler, settled
 from conftest import opened_store, run
 from tocsin import clock
 from tocsin.clock import SECOND
+from tocsin.engine import known as known_module
+from tocsin.engine import local as local_module
+from tocsin.engine import refill as refill_module
 from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
 from tocsin.model import Attempt, Busy, Notification, Reason, Status
 from tocsin.ports.engine import ANSWERED, UNANSWERED, Run
-from tocsin.ports.engine import known as known_module
-from tocsin.ports.engine import local as local_module
-from tocsin.ports.engine import refill as refill_module
 from tocsin.ports.queue import Settlement, Waiting, Wanted
 from tocsin.store import people
 from tocsin.store.sql import SqlStore
