@@ -1,11 +1,12 @@
 """The behaviour of a store, whatever keeps it."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Sequence
-from sqlite3 import Error, IntegrityError
 from typing import Any
 
+import psycopg
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
@@ -20,6 +21,8 @@ from tocsin.ports.intake import Accept, Accepted, Planned, PlannedDelivery, Reme
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.store import reading, tidying
 from tocsin.store.writer import MAX_GATHERED
+
+WRONG_ROW = (sqlite3.IntegrityError, psycopg.IntegrityError)
 
 
 def test_what_is_accepted_is_there_with_its_message(open_store: OpenStore) -> None:
@@ -84,7 +87,7 @@ def test_a_write_that_fails_takes_no_other_with_it(open_store: OpenStore) -> Non
             bad = store.accept(accepting(999_999))
             results = await asyncio.gather(*good, bad, return_exceptions=True)
             assert all(isinstance(result, Accepted) for result in results[:5])
-            assert isinstance(results[5], IntegrityError)
+            assert isinstance(results[5], WRONG_ROW)
             assert (await store.notifications(1, 1, 25)).total == 5
 
     run(main())
@@ -242,7 +245,7 @@ def test_settlements_of_one_sender_are_told_together_however_many(open_store: Op
             assert sizes == [MAX_GATHERED - 100, 301 - (MAX_GATHERED - 100)]
             assert [settlement for settlement, _ in told] == writes
             results = [result for _, result in told]
-            assert isinstance(results.pop(7), Error)
+            assert isinstance(results.pop(7), (sqlite3.Error, psycopg.Error))
             assert results == [True] * 300
             totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
             assert totals == {**dict.fromkeys(Status, 0), Status.PENDING: 101, Status.DELIVERED: 299}
@@ -440,7 +443,7 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(open_store: Op
             assert await store.remembered(2, wanted.path, "key", 0, 100) is None
             assert await store.remembered(1, wanted.path, "key", 101, 200) is None
             assert await store.remembered(1, wanted.path, "key", 0, 99) is None
-            with pytest.raises(IntegrityError):
+            with pytest.raises(WRONG_ROW):
                 await store.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
             assert await store.remembered(1, wanted.path, "refused", 0, 10**6) is None
             await store.tell(tidying.idempotency_keys, 101, 10, tidying.START)

@@ -72,7 +72,7 @@ async def filled(store: SqlStore, old_notifications: int, old_keys: int) -> None
     for _ in range(old_notifications):
         made = (PlannedDelivery(handler, Status.SKIPPED, at),)
         await store.accept(Accept(1, at, [Planned(Message("text", at=at), None, None, made)]))
-    keys = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, x'00', '1', 1)")
+    keys = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, :content, '1', 1)").bindparams(content=b"0")
     await store.tell(lambda c: c.execute(keys, [{"key": f"{n}"} for n in range(old_keys)]))
 
 

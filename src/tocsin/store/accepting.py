@@ -55,8 +55,8 @@ class AcceptAll:
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Accept]) -> list[Accepted]:
-        notification_id = _next_id(connection, "notifications")
-        delivery_id = _next_id(connection, "deliveries")
+        notification_id = _next_id(connection, "notifications", sum([len(one.planned) for one in writes]))
+        delivery_id = _next_id(connection, "deliveries", sum([len(each.deliveries) for one in writes for each in one.planned]))
         plain_notifications: list[Any] = []
         any_notifications: list[Any] = []
         plain_deliveries: list[Any] = []
@@ -108,5 +108,5 @@ class AcceptAll:
         return results
 
 
-def _next_id(connection: Connection, table: str) -> int:
-    return next_ids(connection, table, 1)[0]
+def _next_id(connection: Connection, table: str, n: int) -> int:
+    return next_ids(connection, table, n)[0] if n else 0
