@@ -104,6 +104,12 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
 
 
 @pytest.fixture
+def open_sqlite(tmp_path: Path) -> OpenStore:
+    """The same for what only SQLite can be asked, such as its plans."""
+    return partial(STORES["sqlite"], tmp_path)
+
+
+@pytest.fixture
 def vault() -> Vault:
     return Vault(["test key"])
 

@@ -29,11 +29,11 @@ Body = Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]]
 async def pending(store: SqlStore, handler: int, due_at: Micros, send_at: Micros | None = None, **row: int) -> int:
     """A delivery that waits until then, with these values in its row."""
     one = (PlannedDelivery(handler, Status.PENDING, due_at),)
-    ids = await store.accept(Accept(1, row.pop("accepted_at", due_at), [Planned(MESSAGE, send_at, None, one)], None))
+    [kept] = await store.accept(Accept(1, row.pop("accepted_at", due_at), [Planned(MESSAGE, send_at, None, one)], None))
     if row:
-        these = deliveries.c.id == ids.first_delivery_id
+        these = deliveries.c.id == kept.deliveries[0].id
         await store.tell(lambda connection: connection.execute(update(deliveries).where(these).values(row)))
-    return ids.first_delivery_id
+    return kept.deliveries[0].id
 
 
 async def due(store: SqlStore) -> dict[int, Micros]:
@@ -204,7 +204,7 @@ def test_a_pause_of_an_earlier_process_grows_by_no_step_of_the_clock() -> None:
     assert pacer.pause_left("bot", 105.0) == 15
 
 
-def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
+def test_the_look_is_at_what_is_pending_only(open_sqlite: OpenStore) -> None:
     """Not at millions of rows that are settled."""
 
     async def body(store: SqlStore, _engine: LocalEngine, _worker: Worker) -> None:
@@ -223,4 +223,4 @@ def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
 
         assert "ix_deliveries_pending" in (await store.ask(plans))[0]
 
-    scenario(open_store, body)
+    scenario(open_sqlite, body)

@@ -25,7 +25,8 @@ async def a_handler(store: SqlStore) -> int:
 async def accept(store: SqlStore, handler: int, at: int, count: int = 1, due_at: int | None = None, status: Status = Status.SKIPPED) -> int:
     """A notification with so many deliveries; its id."""
     made = tuple(PlannedDelivery(handler, status, at if due_at is None else due_at) for _ in range(count))
-    return (await store.accept(Accept(1, at, [Planned(Message("text", at=at), due_at, None, made)]))).first_notification_id
+    [kept] = await store.accept(Accept(1, at, [Planned(Message("text", at=at), due_at, None, made)]))
+    return kept.id
 
 
 async def tried(store: SqlStore, *wheres: str, times: int = 1, at: int = 1) -> None:
@@ -198,9 +199,9 @@ def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(open_store: Open
     run(main())
 
 
-def test_no_step_looks_through_a_whole_table(open_store: OpenStore) -> None:
+def test_no_step_looks_through_a_whole_table(open_sqlite: OpenStore) -> None:
     async def main() -> None:
-        async with open_store() as store:
+        async with open_sqlite() as store:
             handler = await a_handler(store)
             gone = await a_handler(store)
             await store.delete_handler(gone, 1)

@@ -107,7 +107,7 @@ def test_a_long_kind_does_not_keep_the_others_waiting(open_store: OpenStore, tmp
     run(main())
 
 
-def test_what_it_changed_is_folded_in_beside_the_writer(open_store: OpenStore, tmp_path: Path, monkeypatch) -> None:
+def test_what_it_changed_is_folded_in_beside_the_writer(open_sqlite: OpenStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
 
     def folded() -> int:
@@ -115,7 +115,7 @@ def test_what_it_changed_is_folded_in_beside_the_writer(open_store: OpenStore, t
         return int.from_bytes((tmp_path / "tocsin.db-shm").read_bytes()[96:100], sys.byteorder)
 
     async def main() -> None:
-        async with open_store() as store:
+        async with open_sqlite() as store:
             await filled(store, 0, housekeeping.FOLD_ROWS)
             assert folded() == 0
             house = Housekeeping(store, Access(store), load({}), Clock())
