@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from conftest import run
 from support.store import OpenStore
@@ -20,6 +21,7 @@ from tocsin.ports.queue import Waiting
 from tocsin.settings import load
 from tocsin.store import notices, values
 from tocsin.store.sql import SqlStore
+from tocsin.store.tables import handlers
 from tocsin.vault import Vault
 
 HOUR = 3600 * SECOND
@@ -44,9 +46,7 @@ class House:
         sealed = self.vault.seal(settings or {"webhook": "https://example.com/hook"})
         made = await self.store.add_handler(1, HandlerChange(type=type, name=name, settings=sealed, is_enabled=True), 10)
         if delivered_at is not None:
-            await self.store.tell(
-                lambda c: c.exec_driver_sql("UPDATE handlers SET last_delivered_at = ? WHERE id = ?", (delivered_at, made))
-            )
+            await self.store.tell(lambda c: c.execute(update(handlers).where(handlers.c.id == made).values(last_delivered_at=delivered_at)))
         return made
 
     async def dies(self, handler: int, notification: int = 0) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, TextClause, and_, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Row, TextClause, and_, bindparam, func, or_, select, text, true
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Notification, Reason, Status
@@ -36,9 +36,12 @@ def waiting_handlers(connection: Connection) -> list[tuple[int, int, Micros]]:
 _FIRST = text(
     "SELECT id, due_at FROM deliveries WHERE status = 0 AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
 )  # not yet due ones too: the first of them is the next
-_FIRST_CRITICAL = text(
-    "SELECT id FROM deliveries WHERE status = 0 AND is_critical = 1 AND handler_id = :handler_id AND due_at <= :until"
-    " ORDER BY due_at, id LIMIT :limit"
+_FIRST_CRITICAL = (
+    select(deliveries.c.id)
+    .where(PENDING, deliveries.c.is_critical == true(), deliveries.c.handler_id == bindparam("handler_id"))
+    .where(deliveries.c.due_at <= bindparam("until"))
+    .order_by(deliveries.c.due_at, deliveries.c.id)
+    .limit(bindparam("limit"))
 )
 _TEXTS_AT_ONCE = 100  # each of 64 KB at most
 MAX_DUE = 10_000  # of a user are counted

@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from tocsin import observe
 from tocsin.clock import Micros
 from tocsin.model import Attempt, Busy, Delivery, Notification, Reason, Status
 from tocsin.ports.errors import StoreError
@@ -45,6 +47,7 @@ READ_THREADS = 2  # for the flow's own short reads
 LOOK_AGAIN_SECONDS = 2.0  # between two looks whether what a reading found damaged is whole again
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 class SqlStore:
@@ -112,6 +115,8 @@ class SqlStore:
             if faults.is_damage(error):
                 self._damaged, self._damage = partial(self._read_in_thread, read, *args), faults.sentence(error)
                 raise Damaged(faults.words_of(error)) from error
+            if not faults.is_interrupted(error):
+                observe.seldom(log.error, "store.read_failed", error=faults.words_of(error))
             why = "this reading took too long: ask for less" if faults.is_interrupted(error) else "the store cannot be read now"
             raise Busy(why, 5) from error
 
