@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from conftest import opened_store, run
+from conftest import run
 from e2e.service import Service
 from receiver import Receiver
+from support.store import sqlite_store
 from tocsin.model import Message, Status
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
@@ -38,9 +39,9 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, set[in
     acknowledged: set[int] = set()
     committed = Writer._commit  # pyright: ignore[reportPrivateUsage]
 
-    def watched(self: Writer, connection: Any, jobs: list[Any]) -> list[Any]:
-        connection.connection.driver_connection.execute("PRAGMA wal_autocheckpoint=60")
-        results = committed(self, connection, jobs)
+    def watched(self: Writer, session: Any, jobs: list[Any]) -> list[Any]:
+        session._driver.execute("PRAGMA wal_autocheckpoint=60")
+        results = committed(self, session, jobs)
         state = folder / f"state-{len(states)}"
         state.mkdir()
         for name in ("tocsin.db", "tocsin.db-wal"):
@@ -51,13 +52,12 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, set[in
     async def main() -> None:
         Writer._commit = watched  # pyright: ignore[reportPrivateUsage]
         try:
-            async with opened_store(folder / "store") as store:
+            async with sqlite_store(folder / "store") as store:
                 handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
                 for number in range(BATCHES):
                     message = Message(f"{number} " + "text " * 300, at=1)
                     planned = Planned(message, None, None, (PlannedDelivery(handler, Status.PENDING, 1),))
-                    accepted = await store.accept(Accept(1, 1, [planned] * 10))
-                    acknowledged.update(range(accepted.first_notification_id, accepted.first_notification_id + 10))
+                    acknowledged.update(one.id for one in await store.accept(Accept(1, 1, [planned] * 10)))
         finally:
             Writer._commit = committed  # pyright: ignore[reportPrivateUsage]
 
