@@ -1,4 +1,4 @@
-"""A generic webhook after Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
+"""A generic webhook that follows Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
 
 import base64
 import binascii
@@ -43,7 +43,7 @@ from tocsin.model import (
 from tocsin.net.urls import check_url, hide_after_host, origin
 
 TIMEOUT_SECONDS = 20.0  # the spec asks senders to wait 15 to 30 s
-BODY_SECONDS = 1.0  # the status says it all, the body is only shown: a stream of events never ends
+BODY_SECONDS = 1.0  # the status decides and the body is only shown; a stream of events never ends
 _DELIVERED = Delivered()
 _BLOCK = 64  # bytes, of SHA-256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -45,7 +45,7 @@ def remembering() -> Callable[[tree.Document], str]:
 
 
 def lines(html: str) -> str:
-    """Line breaks and runs of spaces that stay."""
+    """HTML in which line breaks and runs of spaces are kept."""
     return _SPACES.sub(lambda run: "\u00a0" * len(run[0]), html).replace("\n", "<br>")
 
 
