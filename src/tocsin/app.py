@@ -259,15 +259,13 @@ def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: C
     metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: store.writes_waiting)
     metrics.watch_store("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
     metrics.watch_store("tocsin_store_bytes", "Size of the store with its log.", store.size)
-    metrics.watch_store(
-        "tocsin_store_unused_bytes", "Of it, what is free to be used again, or given back by `tocsin compact`.", store.unused
-    )
+    metrics.watch_store("tocsin_store_unused_bytes", "Free space in the store, for reuse or for `tocsin compact`.", store.unused)
 
 
 def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
     sentence = "By how much the oldest settled notification has outlived the retention."
     metrics.watch("tocsin_retention_behind_seconds", sentence, lambda: house.behind_seconds)
-    metrics.watch("tocsin_housekeeping_deferred", "1: nothing old is deleted, as the clock made a leap.", lambda: house.is_deferred)
+    metrics.watch("tocsin_housekeeping_deferred", "1 if nothing old is deleted because the clock jumped.", lambda: house.is_deferred)
 
 
 # --------------------------------------------------------------------------------------------------------- the server

@@ -50,7 +50,9 @@ def locked(folder: Path) -> Generator[None, None, None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        raise StoreError(f"Another tocsin serves the data directory {folder} already: stop it first, or use another --data-dir.") from None
+        raise StoreError(
+            f"Another tocsin is already serving the data directory {folder}: stop it first, or use another --data-dir."
+        ) from None
     try:
         yield
     finally:
@@ -97,7 +99,7 @@ def examine(settings: Settings) -> Vault | None:
         if beside is not None:
             raise StoreError(
                 f"The store {file} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store back,"
-                f" or restore a backup; if you mean to begin anew, delete {file} first."
+                f" or restore a backup; to start over, delete {file} first."
             )
         return None
     vault = Vault(read_keys(settings))

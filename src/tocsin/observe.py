@@ -107,11 +107,11 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"tocsin_{what}_accepted", sentence, value=self._accepted[what])
         delivered: Counter[tuple[str, ...]] = Counter({(channel,): sum(latency.counts) for channel, latency in self._latency.items()})
         yield _counter("tocsin_deliveries_delivered", "Deliveries that arrived.", ["type"], delivered)
-        yield _counter("tocsin_deliveries_failed", "Deliveries that ended otherwise.", ["type", "reason"], self._failed)
+        yield _counter("tocsin_deliveries_failed", "Deliveries that ended without arriving.", ["type", "reason"], self._failed)
         yield _counter("tocsin_attempts", "Attempts.", ["type", "outcome", "reason"], self._attempts)
         yield CounterMetricFamily("tocsin_log_lines_dropped", "Lines of the log that could not be written.", value=lines_dropped())
-        yield _histogram("tocsin_delivery_latency_seconds", "From due to delivered.", self._latency)
-        yield _histogram("tocsin_attempt_duration_seconds", "Of one attempt.", self._duration)
+        yield _histogram("tocsin_delivery_latency_seconds", "Time from due to delivered.", self._latency)
+        yield _histogram("tocsin_attempt_duration_seconds", "Duration of one attempt.", self._duration)
 
 
 class _Histogram:

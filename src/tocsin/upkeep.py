@@ -36,7 +36,7 @@ def back_up(settings: Settings, file: Path) -> int:
     engine, _ = datadir.open_existing(settings)
     engine.dispose()
     if file.exists():
-        raise StoreError(f"{file} is there already: name another file, or move it away.")
+        raise StoreError(f"{file} already exists: name another file, or move it away.")
     with _written(file, is_service=False) as new:
         _copy(settings.data_path / STORE_FILE, new)
         _check_whole(new)
@@ -60,7 +60,9 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
     with datadir.locked(folder):
         store = folder / STORE_FILE
         if datadir.has_store(folder) and not replace:
-            raise StoreError(f"There is a store in {folder} already: name another --data-dir, or use --replace, which keeps it beside.")
+            raise StoreError(
+                f"There is already a store in {folder}: name another --data-dir, or use --replace, which keeps the old one beside it."
+            )
         moved = None
         with _written(store) as new:
             _copy(file, new)

@@ -115,7 +115,7 @@ def permit(caller: Caller, scopes: tuple[str, ...]) -> None:
     """Raises Refusal (403) unless the key has every one of the scopes."""
     lacking = [scope for scope in scopes if not caller.may(scope)]
     if lacking:
-        raise Refusal(fault("forbidden", f"Your API key lacks what this needs: {', '.join(lacking)}."), {})
+        raise Refusal(fault("forbidden", f"Your API key lacks these scopes: {', '.join(lacking)}."), {})
 
 
 def _too_many(detail: str, standing: Standing) -> Refusal:

@@ -88,7 +88,7 @@ async def content_of(receive: Any, most: int) -> bytes:
 
 
 def _refuse_size(most: int, headers: dict[str, str]) -> NoReturn:
-    raise Refusal(fault("body_too_large", f"The body may be {most // MAX_BODY} MiB large."), headers)
+    raise Refusal(fault("body_too_large", f"The body must be at most {most // MAX_BODY} MiB."), headers)
 
 
 def object_of(content: bytes, content_type: str, accepted: Collection[str], lists: Collection[str]) -> Pairs:
@@ -132,7 +132,9 @@ def load_json(content: bytes | str) -> Any:
     except json.JSONDecodeError as error:
         raise unreadable(f"The JSON cannot be read: {error.msg} at line {error.lineno}, column {error.colno}.") from None
     except (RecursionError, ValueError):
-        raise unreadable("The JSON cannot be read: it is too deep or too large a structure, or has a number in it that is none.") from None
+        raise unreadable(
+            "The JSON is nested too deeply, too large, or contains a number that JSON does not allow (NaN, Infinity)."
+        ) from None
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -154,7 +156,7 @@ def form_pairs(content: bytes) -> list[tuple[str, Any]]:
     try:
         return [*parse_qsl(content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)]
     except UnicodeDecodeError:
-        raise unreadable("What the percent signs encode must be in UTF-8.") from None
+        raise unreadable("Percent-encoded text must be in UTF-8.") from None
     except ValueError:
         raise unreadable(f"There are more than {MAX_FORM_FIELDS:,} fields.") from None
 

@@ -24,10 +24,10 @@ WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": 
 Schema: TypeAlias = Mapping[str, Any]
 Read: TypeAlias = Callable[[object, str], Any]
 
-_TOO_LONG = "{name} may be {most} characters long, this is {length}."
-_TOO_MANY_BYTES = "{name} may be {most} bytes of UTF-8 long, this is {length}."
-_NAME_LENGTH = "A field's name has 1 to {most} characters."
-_VALUE_TOO_LONG = "A field's value may be {most} characters long, this is {length}."
+_TOO_LONG = "{name} takes at most {most} characters, got {length}."
+_TOO_MANY_BYTES = "{name} takes at most {most} bytes of UTF-8, got {length}."
+_NAME_LENGTH = "A field's name takes 1 to {most} characters."
+_VALUE_TOO_LONG = "A field's value takes at most {most} characters, got {length}."
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x85\u2028\u2029]")
 
@@ -193,10 +193,10 @@ def _read_handlers(value: object, name: str) -> tuple[int, ...]:
         for part in parts:
             number = _whole(part)
             if number is None or not 1 <= number <= MAX_ID:
-                raise Invalid(fault("invalid", f"{name} must be ids of notification handlers, whole numbers.", name))
+                raise Invalid(fault("invalid", f"{name} must be ids of notification handlers (whole numbers).", name))
             numbers[number] = None
     if len(numbers) > MAX_HANDLERS:
-        raise Invalid(fault("too_many_deliveries", f"{name} may name {MAX_HANDLERS:,} handlers.", name))
+        raise Invalid(fault("too_many_deliveries", f"{name} takes at most {MAX_HANDLERS:,} handlers.", name))
     return tuple(numbers)
 
 
@@ -221,7 +221,7 @@ def _read_fields(value: object, name: str) -> tuple[tuple[str, str], ...]:
     if given.repeated:
         raise Invalid(*(fault("repeated", "A field was given more than once.", f"{name}[{key}]") for key in given.repeated))
     if len(given) > MAX_FIELDS:
-        raise Invalid(fault("too_long", f"{name} may be {MAX_FIELDS} in number, these are {len(given)}.", name))
+        raise Invalid(fault("too_long", f"{name} takes at most {MAX_FIELDS} entries, got {len(given)}.", name))
     pairs: list[tuple[str, str]] = []
     faults: list[Invalid] = []
     for key, item in given.items():
@@ -280,7 +280,7 @@ def objects(most: int) -> Kind:
             raise Invalid(fault("invalid", f"{name} must be a list of 1 to {most:,} objects.", name))
         items = cast(list[object], value)
         if len(items) > most:
-            raise Invalid(fault("too_long", f"{name} may be {most:,} in number, these are {len(items):,}.", name))
+            raise Invalid(fault("too_long", f"{name} takes at most {most:,} entries, got {len(items):,}.", name))
         return items
 
     return Kind("list of objects", read, {"type": "array", "minItems": 1, "maxItems": most})

@@ -37,9 +37,9 @@ def draft_of(values: Mapping[str, Any], now: Micros) -> Draft:
 def time_faults(send_at: Micros | None, expires_at: Micros | None, now: Micros, prefix: str = "") -> list[Fault]:
     faults: list[Fault] = []
     if send_at is not None and send_at > now + LONGEST_WAIT:
-        faults.append(fault("invalid", "{name} may be a year ahead at most.", f"{prefix}send_at", name=f"{prefix}send_at"))
+        faults.append(fault("invalid", "{name} must be at most a year ahead.", f"{prefix}send_at", name=f"{prefix}send_at"))
     if expires_at is not None and expires_at <= max(now, send_at or now):
-        template = "{name} must be after send_at." if send_at is not None and send_at > now else "{name} must be after the present."
+        template = "{name} must be after send_at." if send_at is not None and send_at > now else "{name} must be in the future."
         faults.append(fault("invalid", template, f"{prefix}expires_at", name=f"{prefix}expires_at"))
     return faults
 

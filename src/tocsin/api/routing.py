@@ -131,7 +131,7 @@ async def _content(endpoint: Endpoint, headers: Mapping[bytes, bytes], receive: 
     content = await bodies.content_of(receive, endpoint.most_bytes)
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
     if encoding != "identity":
-        raise Refusal(fault("unsupported_media_type", f"The body must come as it is, without Content-Encoding: {shown(encoding)}."), {})
+        raise Refusal(fault("unsupported_media_type", f"The body must be sent without Content-Encoding: {shown(encoding)}."), {})
     return content
 
 

@@ -78,15 +78,15 @@ _WAIT = re.compile(r"(?:^|&)wait=[^&]*")
 
 # https://docs.discord.com/developers/topics/opcodes-and-status-codes#json
 _GONE = {
-    10003: "Discord says that the webhook's channel does not exist any more.",
+    10003: "Discord says that the webhook's channel no longer exists.",
     10015: "Discord says that this webhook was deleted.",
-    50027: "Discord says that this webhook's token is not valid any more.",
+    50027: "Discord says that this webhook's token is no longer valid.",
 }
 _PAYLOAD = frozenset({40005, 50006, 50035, 50109})
 _REFUSED = {
     220001: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
     220003: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
-    240000: (Reason.POLICY, "Discord takes a link in this message for harmful."),
+    240000: (Reason.POLICY, "Discord considers a link in this message harmful."),
     10004: (Reason.NOT_FOUND, "Discord does not know the webhook's server."),
 }
 

@@ -231,7 +231,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
         case 403:
             return Refused(Reason.FORBIDDEN, said(reply))
         case 404 if isinstance(error, dict):
-            return Gone(Reason.NOT_FOUND, "Google Chat says that this space or webhook does not exist any more.")
+            return Gone(Reason.NOT_FOUND, "Google Chat says that this space or webhook no longer exists.")
         case 413:
             return Refused(Reason.TOO_LARGE, said(reply), ours=True)
         case _:

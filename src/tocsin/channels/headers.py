@@ -31,11 +31,11 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 def check(text: str) -> str | None:
     pairs = _pairs(text)
     if len(pairs) > MAX_HEADERS:
-        return "There may be 10 headers at most, one a line."
+        return "At most 10 headers are allowed, one on each line."
     if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in pairs):
         return "Each line reads Name: value; the name is letters, digits and hyphens, the value printable ASCII."
     if any(len(value) > MAX_VALUE for _, value in pairs):
-        return "A header's value may be 4,096 characters long at most."
+        return "A header's value takes at most 4,096 characters."
     if any(_TAKEN.fullmatch(name) for name, _ in pairs):
         return "The service itself sets Host, Content-…, webhook-… and what belongs to the connection, such as Transfer-Encoding."
     return "Each header may be given once." if len({name.lower() for name, _ in pairs}) < len(pairs) else None

@@ -70,7 +70,7 @@ _SENDING_FAILED = re.compile(r"returned HTTP error (\d+)")
 
 _TAKEN = 202
 _GONE = {
-    401: (Reason.UNAUTHORIZED, "The workflow does not take this address's signature, or is limited to users of its tenant."),
+    401: (Reason.UNAUTHORIZED, "The workflow does not accept this address's signature, or is limited to users of its tenant."),
     404: (Reason.NOT_FOUND, "The workflow was deleted, or its address has changed."),
     410: (Reason.GONE, "The workflow is gone."),
 }
@@ -262,7 +262,7 @@ def classify(reply: Reply, context: Context) -> Outcome:
             return _accepted(reply, context)
         case HttpReply(status=status) if status in _GONE:
             reason, words = _GONE[status]
-            return Gone(reason, f"{words} It answered {said(reply)}")
+            return Gone(reason, f"{words} {said(reply)}")
         case HttpReply(status=403):
             return Refused(Reason.FORBIDDEN, said(reply))
         case HttpReply(status=413):

@@ -66,9 +66,9 @@ _OFFICIAL = re.compile(r"https://hooks\.slack(?:-gov)?\.com/services/(T[A-Z0-9]+
 _GONE = {
     "no_service": "Slack says that this webhook was deleted or switched off.",
     "no_service_id": "Slack says that this webhook was deleted or switched off.",
-    "no_team": "Slack says that this workspace does not exist any more.",
+    "no_team": "Slack says that this workspace no longer exists.",
     "no_active_hooks": "Slack says that the workspace has switched its incoming webhooks off.",
-    "invalid_token": "Slack says that this webhook's token is not valid any more.",
+    "invalid_token": "Slack says that this webhook's token is no longer valid.",
     "team_disabled": "Slack says that this workspace was disabled.",
     "channel_is_archived": "Slack says that the webhook's channel was archived.",
 }

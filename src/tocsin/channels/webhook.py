@@ -67,7 +67,7 @@ class WebhookSettings(HandlerSettings, frozen=True):
         str,
         Field(
             title="Headers",
-            help="What the receiver wants beside the message, such as an access token: up to 10 lines, each with a name and a value. The "
+            help="What the receiver needs besides the message, such as an access token: up to 10 lines, each with a name and a value. The "
             "values are kept secret.",
             example="Authorization: Bearer your-token",
             check=headers.check,
@@ -181,7 +181,7 @@ def classify(reply: Reply, context: Context) -> Outcome:
         case MailReply():
             return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
         case HttpReply(status=410):
-            return Gone(Reason.GONE, "The receiver answered 410 Gone: it wants no more of these.")
+            return Gone(Reason.GONE, "The receiver answered 410 Gone: it wants no more messages.")
         case HttpReply(status=status) if 400 <= status < 500 and status not in {408, 425, 429}:
             # Any answer but 2xx is a failed attempt that is tried again; only 410 says "never again".
             return Later(_REASONS.get(status, Reason.REJECTED), detail=said(reply))

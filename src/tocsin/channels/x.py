@@ -207,7 +207,7 @@ def classify(reply: Reply, context: Context) -> Outcome:
         case HttpReply(status=400):
             return Refused(Reason.PAYLOAD, said(reply), ours=True)
         case HttpReply(status=401):
-            return Gone(Reason.UNAUTHORIZED, f"X does not accept the keys and tokens any more: {said(reply)}")
+            return Gone(Reason.UNAUTHORIZED, f"X no longer accepts the keys and tokens: {said(reply)}")
         case HttpReply(status=402):
             # https://docs.x.com/x-api/getting-started/pricing: nothing goes out until the owner buys credits and switches it on again.
             return Gone(Reason.NO_CREDITS, f"The X developer account has no credits left: {said(reply)}")

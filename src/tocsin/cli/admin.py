@@ -150,7 +150,7 @@ def add_key(
         E-mail address of its user.
     scope
         What it may do: handlers:read, handlers:write, notifications:send, deliveries:read or deliveries:write; may be repeated.
-        Everything unless told.
+        The default is everything.
     """
     with _store(load_settings(data_dir=data_dir)) as store:
         key = store.add_key(user, name, tuple(scope or ()))

@@ -48,7 +48,7 @@ def check(*, data_dir: str | None = None) -> int:
     for finding in sorted(findings, key=lambda finding: not finding.is_fault):
         show.console().print(f"{'wrong' if finding.is_fault else 'note '}  {show.one_line(finding.text)}", soft_wrap=True)
     faults = sum(finding.is_fault for finding in findings)
-    show.say("Nothing is misconfigured." if not faults else f"{faults} thing{'s are' if faults > 1 else ' is'} misconfigured.")
+    show.say("No problems found." if not faults else f"{faults} problem{'s' if faults > 1 else ''} found.")
     return 1 if faults else 0
 
 
@@ -88,7 +88,7 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
 
     folder = settings.data_path
     if folder.exists() and not folder.is_dir():
-        yield Finding(f"TOCSIN_DATA_DIR: {folder} is no folder.")
+        yield Finding(f"TOCSIN_DATA_DIR: {folder} is not a folder.")
         return
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(present, os.W_OK | os.X_OK):
@@ -199,8 +199,7 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
     state = read_state(row[0] if row else None)
     if state.doubted:
         yield Finding(
-            "The system's clock made a leap, so nothing old is deleted for now: "
-            "set the clock right, or wait until the service has run a day.",
+            "The system's clock jumped, so nothing old is deleted for now: set the clock right, or wait until the service has run a day.",
             is_fault=False,
         )
     if state.behind > BEHIND_AFTER:
@@ -243,7 +242,7 @@ def trusted(_: Settings) -> Iterator[Finding]:
 def reach(settings: Settings) -> Iterator[Finding]:
     """Where the service listens, and what it believes about where requests come from."""
     if any(network.prefixlen == 0 for network in settings.trusted_proxies):
-        yield Finding("TOCSIN_TRUSTED_PROXIES believes everybody: name only the networks of your own proxies.")
+        yield Finding("TOCSIN_TRUSTED_PROXIES trusts every address: name only the networks of your own proxies.")
     elif settings.trusted_proxies and settings.base_url is None:
         yield Finding(
             "Behind a proxy the links in answers are made from what it forwards: set TOCSIN_BASE_URL to be sure of them.", is_fault=False
@@ -270,7 +269,7 @@ def egress(settings: Settings) -> Iterator[Finding]:
         place = place_of(settings.telegram_api_url)
         past = place is not None and Direct(settings).has(place.host)
         if not past and (why := complaint(settings.proxy, settings.telegram_api_url)):
-            yield Finding(f"TOCSIN_PROXY: {why}. Until it does, nothing is delivered through it.")
+            yield Finding(f"TOCSIN_PROXY: {why}. Until that is fixed, nothing is delivered through it.")
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

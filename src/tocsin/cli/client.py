@@ -137,7 +137,7 @@ class Client:
         try:
             return msgspec.json.decode(content, type=Envelope) if content else Envelope()
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Failure(f"{shown_url(self._url)} does not answer like tocsin: look at TOCSIN_URL.") from None
+            raise Failure(f"{shown_url(self._url)} does not answer like tocsin: check TOCSIN_URL.") from None
 
     def _missing(self, path: str) -> str:
         if thing := _THINGS.match(path):
@@ -145,7 +145,7 @@ class Client:
                 return f"There is no webhook handler {thing[2]}: only webhooks have a signing secret."
             return f"There is no {_NAMES[thing[1]]} {thing[2]}."
         asked = shown_url(self._url + path)
-        return f"There is nothing at {asked}: TOCSIN_URL is the address of the service, with nothing of its API behind it."
+        return f"There is nothing at {asked}: set TOCSIN_URL to the address of the service, without a path of its API."
 
 
 def connect() -> Client:
@@ -157,9 +157,9 @@ def connect() -> Client:
     if not api_key:
         raise KeyRefused("TOCSIN_API_KEY is not set: put an API key of the service into the environment or into .env.")
     if not re.fullmatch(r"[\x21-\x7e]+", api_key):
-        raise KeyRefused("TOCSIN_API_KEY holds characters that no API key has.")
+        raise KeyRefused("TOCSIN_API_KEY contains characters that no API key has.")
     if "@" in urlsplit(settings.url).netloc:
-        raise Failure("TOCSIN_URL holds a user name: take it out, the API key is all that the service asks for.")
+        raise Failure("TOCSIN_URL contains a user name: remove it, the service needs only the API key.")
     return Client(settings.url, api_key)
 
 

@@ -55,13 +55,13 @@ def preview(
     title
         Title, plain text.
     severity
-        How loud it is; info unless told.
+        Severity; the default is info.
     url
         Link that belongs to it.
     field
         A fact as NAME=VALUE; may be repeated.
     handler
-        Id of a handler to show it for; may be repeated. All enabled ones unless told.
+        Id of a handler to show it for; may be repeated. The default is every enabled handler.
     text
         The message is plain text, not Markdown: every character is shown as it was sent.
     json

@@ -68,7 +68,7 @@ def compact(*, data_dir: DataDir = None) -> None:
         before, after = upkeep.compact(load_settings(data_dir=data_dir))
     except StoreError as error:
         raise Failure(str(error)) from None
-    show.note(f"The store takes {after / 1e6:.1f} MB; before it took {before / 1e6:.1f} MB.")
+    show.note(f"The store now takes {after / 1e6:.1f} MB; before it took {before / 1e6:.1f} MB.")
 
 
 def rotate(*, data_dir: DataDir = None) -> None:
@@ -83,8 +83,8 @@ def rotate(*, data_dir: DataDir = None) -> None:
         rows, old = upkeep.rotate_key(load_settings(data_dir=data_dir))
     except StoreError as error:
         raise Failure(str(error)) from None
-    show.note(f"{rows} handlers have their secrets under the new key.")
+    show.note(f"{rows} handlers have their secrets encrypted under the new key.")
     if old is None:
-        show.note("The other keys of TOCSIN_SECRET_KEY can go, but for backups that were made under them.")
+        show.note("The other keys in TOCSIN_SECRET_KEY are no longer needed, except for backups made under them.")
     else:
-        show.note(f"The old key is in {show.one_line(str(old))}: backups made until now need it. Delete it when they are gone.")
+        show.note(f"The old key is in {show.one_line(str(old))}: existing backups need it. Delete it when they are gone.")

@@ -103,7 +103,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, settings.port), family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
     except OSError as error:
-        why = f"{settings.host!r} is no address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
+        why = f"{settings.host!r} is not an address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
         raise StoreError(
             f"Cannot listen on {settings.host}:{settings.port}: {why}. TOCSIN_HOST and TOCSIN_PORT choose another address."
         ) from error

@@ -22,7 +22,7 @@ _DOUBLES_AFTER_SECONDS = 600.0
 _TOO_MANY = frozenset({421, 432})  # "service not available, closing": 432 is Exchange Online's for too many connections
 _ALL = 0  # deliveries already arrive in turns, so among them it is first come, first served
 _NOT_CONFIGURED = "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait"
-_BAD_SENDER = "TOCSIN_EMAIL_FROM is no address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
+_BAD_SENDER = "TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
 
 
 def server_of(url: str) -> Server:

@@ -72,9 +72,10 @@ class Proxy:
         if status // 100 == 2 or failure.ours or failure.stopped or failure.reason is Reason.SETTINGS:
             return failure
         is_reached = bool(curl.getinfo(pycurl.CONNECT_TIME))
-        if status:
-            detail = f"The operator's proxy answered {status}"
-            detail += ": it asks for a user and password." if status == _UNAUTHORIZED else " instead of connecting to the target."
+        if status == _UNAUTHORIZED:
+            detail = f"The operator's proxy answered {status}: it asks for a user and password."
+        elif status:
+            detail = f"The operator's proxy answered {status} instead of connecting to the target."
         elif is_reached:
             detail = "The operator's proxy does not answer."
         else:

@@ -9,7 +9,7 @@ import pycurl
 # Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 JOINED = "authorities.pem"
-HINT = "TOCSIN_CA_FILE names a file of authorities that are trusted beside the system's"
+HINT = "TOCSIN_CA_FILE names a file of authorities that are trusted in addition to the system's"
 
 
 def authorities(added: str | None = None, folder: Path | None = None) -> dict[int, str]:

@@ -20,7 +20,7 @@ def check_url(value: str) -> str | None:
     Nothing is resolved here: the egress guard decides at connect which addresses may be reached.
     """
     if len(value) > MAX_URL:
-        return f"The URL may be {MAX_URL:,} characters long at most."
+        return f"The URL takes at most {MAX_URL:,} characters."
     if _UNPRINTABLE.search(value):
         return "The URL must not contain spaces or control characters."
     try:

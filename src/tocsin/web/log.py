@@ -15,7 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from tocsin.flow.words import sentence
 from tocsin.model import MASK, SECOND, Delivery, Fault, Invalid, Micros, Missing, Reason, Severity, Status
 from tocsin.store import DeliveryFilter, HandlerFilter, Labels
-from tocsin.web.render import exact
+from tocsin.web.language import N_, Translate, translations
+from tocsin.web.render import SEVERITY_WORDS, STATUS_WORDS, exact
 from tocsin.web.visit import Visit
 
 ROWS = 50
@@ -26,6 +27,15 @@ MAX_FAN_OUT = 1000
 # What the query string calls the fields of a DeliveryFilter, in their order; "": it has no name for it.
 _FIELDS = ("", "handler", "status", "from", "to", "search", "reason", "severity", "")
 _REASONS = [(one.value, sentence(one)) for one in Reason if one not in (Reason.OK, Reason.PLAIN, Reason.MOVED)]
+_TITLES = {
+    "handler": N_("Handler"),
+    "status": N_("State"),
+    "severity": N_("Severity"),
+    "reason": N_("Reason"),
+    "from": N_("From (UTC)"),
+    "to": N_("To (UTC)"),
+    "search": N_("Text"),
+}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -181,13 +191,31 @@ async def cancel(visit: Visit) -> Response:
 
 async def replay_page(visit: Visit) -> Response:
     filters = _filters(visit)
-    return visit.page("replay.html", filters=filters, count=await visit.service.deliveries.undelivered(visit.who.id, filters.which))
+    names = dict(await _choice(visit, filters.which.notification_handler_id))
+    return visit.page(
+        "replay.html",
+        filters=filters,
+        shown=_shown(filters, names, translations(visit.language).gettext),
+        count=await visit.service.deliveries.undelivered(visit.who.id, filters.which),
+    )
+
+
+def _shown(filters: Filters, names: Mapping[int, str], _: Translate) -> list[tuple[str, str]]:
+    """The filters in the reader's words; a value that cannot be read stays as it was given."""
+    which = filters.which
+    read = {
+        "handler": names.get(which.notification_handler_id or 0),
+        "status": _(STATUS_WORDS[which.status]) if which.status is not None else None,
+        "severity": _(SEVERITY_WORDS[which.severity]) if which.severity is not None else None,
+        "reason": _(sentence(which.reason)) if which.reason is not None else None,
+    }
+    return [(_(_TITLES[name]), read.get(name) or value) for name, value in filters.given.items()]
 
 
 async def replay(visit: Visit) -> Response:
     filters = _filters(visit)
     if not filters.is_whole:
-        raise Invalid(Fault("no_filter", "No filter", "Choose a filter that can be read, so that not everything is sent again."))
+        raise Invalid(Fault("no_filter", "No filter", "Choose a valid filter, so that not everything is sent again."))
     await visit.service.deliveries.retry(visit.who.id, filters.which)
     return visit.go(f"/log?{filters.query}{'&' if filters.given else ''}done=replayed")
 

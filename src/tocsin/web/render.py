@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,12 +20,11 @@ from tocsin.flow.trial import Trial
 from tocsin.flow.words import Event, hint, sentence
 from tocsin.model import SECOND, Delivery, Fault, Micros, Reason, Sentence, Severity, Status
 from tocsin.web import assets, charts
-from tocsin.web.language import LANGUAGES, translations
+from tocsin.web.details import retold
+from tocsin.web.language import LANGUAGES, N_, Translate, span, translations
 
 if TYPE_CHECKING:
     from tocsin.web.visit import Visit
-
-Translate = Callable[[str], str]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 BADGES = {
@@ -36,10 +35,6 @@ BADGES = {
     Status.CANCELLED: "grey",
     Status.SKIPPED: "grey",
 }
-
-
-def N_(text: str) -> str:  # noqa: N802  # gettext's own name for marking a text that is translated elsewhere
-    return text
 
 
 STATUS_WORDS = {
@@ -79,7 +74,7 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble):
+    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
         filters[write.__name__] = functools.partial(write, _=_)
     filters["exact"] = exact
     cast("dict[str, Any]", environment.globals).update(
@@ -140,16 +135,6 @@ def under_prefix(content: str, prefix: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def span(seconds: float, _: Translate) -> str:
-    """A length of time in words, as exact as people need it."""
-    if seconds < 1:
-        return _("{n} ms").format(n=round(max(0.0, seconds) * 1000))
-    for most, size, words in ((90, 1, _("{n} s")), (5400, 60, _("{n} min")), (172_800, 3600, _("{n} h"))):
-        if seconds < most:
-            return words.format(n=round(seconds / size))
-    return _("{n} days").format(n=round(seconds / 86_400))
-
-
 def ago(at: Micros | None, _: Translate) -> Markup:
     """A moment relative to now, the exact one on hover."""
     if at is None:
@@ -188,18 +173,18 @@ def _within(text: str, _: Translate) -> str:
 
 
 def why(row: Delivery, _: Translate) -> str:
-    """Why a delivery waits or did not arrive, as a sentence, and what was said; empty for one that arrived."""
+    """Why a delivery waits or did not arrive, as a sentence, and what was said; empty if it arrived."""
     if row.status is Status.DELIVERED or (row.last_reason is None and not row.last_error):
         return ""
     if row.last_reason is None:
-        return row.last_error or ""
+        return retold(row.last_error or "", _)
     detail = said(row.last_reason, row.last_error)
     sentences = [_(sentence(row.last_reason))]
     word, colon, rest = detail.partition(":")
     if word in _REASONS:  # what it met before it expired, say
         sentences.append(_(sentence(Reason(word))))
         detail = rest.strip() if colon else ""
-    return " ".join([*sentences, detail]).strip()
+    return " ".join([*sentences, retold(detail, _)]).strip()
 
 
 _REASONS = {*Reason}
@@ -211,10 +196,10 @@ def reason_of(state: HandlerState, _: Translate) -> str:
 
 
 def in_short(state: HandlerState, _: Translate) -> str:
-    """The same in a few words: an error's number and what stood beside it say more than a sentence does."""
+    """The same in a few words: an error's number and the words beside it say more than a sentence does."""
     if re.match(r"[45]\d\d\b", state.detail):
-        return state.detail
-    return reason_of(state, _) or state.detail
+        return retold(state.detail, _)
+    return reason_of(state, _) or retold(state.detail, _)
 
 
 def advice(state: HandlerState, _: Translate) -> str:
@@ -248,12 +233,8 @@ def next_try(at: Micros, _: Translate) -> Markup:
 
 
 def verdict(trial: Trial, _: Translate) -> str:
-    """What came of a test and what to do about it; the provider's own words stay as they are."""
-    reason = Reason(trial.reason)
-    told = trial.hint
-    for text in filter(None, (sentence(reason), hint(reason))):
-        told = told.replace(text, _(text))
-    return told
+    """What came of a test and what to do about it."""
+    return retold(trial.hint, _)
 
 
 def described(text: str, _: Translate) -> str:
