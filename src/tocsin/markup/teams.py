@@ -25,7 +25,7 @@ _PARAGRAPH = "\n\n"  # what begins a new line in a text
 _LIST_LINE = "\r"  # and in a list
 BECOMES = {
     Element.STRIKE: "words between ~",
-    Element.CODE: "its words alone",
+    Element.CODE: "plain words",
     Element.IMAGE: "a link",
     Element.HEADING: "larger or bold text",
     Element.SMALL_HEADING: "bold text",
