@@ -1,4 +1,4 @@
-"""Bodies in: multipart, urlencoded and JSON become the same thing, an object of what was given."""
+"""Request bodies: multipart, urlencoded and JSON all become an object of what was given."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from tocsin.model import Invalid
 MAX_BODY = 1024 * 1024
 MAX_BATCH = 16 * MAX_BODY
 MAX_READ = 16 * MAX_BODY
-MAX_OBJECTS = 10_000  # far more than any body needs, few enough to be read without holding up anyone
+MAX_OBJECTS = 10_000  # far more than any body needs, few enough to be read without delay for others
 MAX_FORM_FIELDS = 11_000
 
 JSON = "application/json"
@@ -30,7 +30,7 @@ _PLAIN_ENCODINGS = {"", "7bit", "8bit", "binary"}
 
 
 class Pairs(dict[str, Any]):
-    """An object as it came in, and the names in it that came more than once."""
+    """An object as it was received, and the names that occurred more than once."""
 
     __slots__ = ("repeated",)
 
@@ -51,7 +51,7 @@ class Decimal(str):
 
 
 class File(Struct, frozen=True):
-    """Stands where a multipart field came as a file."""
+    """Marks a multipart field that was sent as a file."""
 
 
 def unreadable(detail: str) -> Invalid:
@@ -62,7 +62,7 @@ def unreadable(detail: str) -> Invalid:
 
 
 async def content_of(receive: Any, most: int) -> bytes:
-    """The whole body. One that is too large is read to its end all the same, up to 16 MiB, so that the client sees the answer.
+    """The whole body. Even one that is too large is read to its end, up to 16 MiB, so that the client sees the answer.
 
     Raises Refusal and ClientGone.
     """
@@ -92,7 +92,7 @@ def _refuse_size(most: int, headers: dict[str, str]) -> NoReturn:
 
 
 def object_of(content: bytes, content_type: str, accepted: Collection[str], lists: Collection[str]) -> Pairs:
-    """What the body says; no body at all says nothing. `lists`: the form fields that may be repeated.
+    """The object in the body, empty if there is no body. `lists`: the form fields that may be repeated.
 
     Raises Invalid (unreadable) and Refusal (media type).
     """

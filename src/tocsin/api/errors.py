@@ -69,7 +69,7 @@ CODES: dict[str, Code] = {
 
 
 class Answer(Struct, frozen=True):
-    """What goes back to the client."""
+    """What is sent back to the client."""
 
     status: int
     content: bytes
@@ -90,13 +90,13 @@ class ClientGone(Exception):
 
 
 def fault(code: str, template: str, parameter: str | None = None, **values: str) -> Fault:
-    """`values` stand in the braces of the template; without any, braces are braces."""
+    """`values` fill the braces of the template; without values, braces are literal."""
     storable = {name: _storable(value) for name, value in values.items()}
     return Fault(code, CODES[code].title, _storable(template), parameter and shown(parameter), CODES[code].status, storable)
 
 
 def shown(name: str) -> str:
-    """A name that the client made up, fit to be repeated in an answer."""
+    """A name that the client chose, made fit for an answer."""
     text = _storable(name)
     return text if len(text) <= MAX_SHOWN_NAME else text[:MAX_SHOWN_NAME] + "…"
 
@@ -106,7 +106,7 @@ def _storable(text: str) -> str:
 
 
 def answer_to(error: Exception, method: str, path: str) -> Answer:
-    """The answer to whatever failed; our own failures are logged here, under the reference that the client gets."""
+    """The answer to whatever failed; our own failures are logged here with the reference that the client gets."""
     if isinstance(error, Refusal):
         return _answer([error.fault], error.headers)
     if isinstance(error, Invalid):

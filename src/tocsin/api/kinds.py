@@ -1,6 +1,6 @@
 """What a parameter can be: how its value is read, and what it looks like in JSON Schema.
 
-A kind reads what JSON gave as well as the texts that forms and queries give, so that all three body types are equal.
+A kind reads JSON values as well as the texts of forms and queries, so that all three body types are equivalent.
 """
 
 import re
@@ -33,12 +33,12 @@ _LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x85\u2028\u2029]")
 
 
 class Kind(Struct, frozen=True):
-    """A kind of value. `read` gets the value and its parameter's name and gives it typed, or raises Invalid with every fault."""
+    """A kind of value. `read` takes the value and its parameter's name and returns the typed value, or raises Invalid with every fault."""
 
     word: str
     read: Read
     schema: Schema
-    """Of the JSON form; the other two where forms and queries look different."""
+    """For JSON; the next two are for forms and queries that look different."""
     form_schema: Schema | None = None
     query_schema: Schema | None = None
 
@@ -70,7 +70,7 @@ def text(most: int, *, one_line: bool = False) -> Kind:
             raise Invalid(fault("too_long", _TOO_LONG, name, name=name, most=f"{most:,}", length=f"{len(given):,}"))
         return given
 
-    # A pair of line-break characters counts once, so the limit is not the schema's to state where they become spaces.
+    # If line breaks become spaces, a pair of line-break characters counts once, so the schema cannot state the limit.
     return Kind("text", read, {"type": "string"} if one_line else {"type": "string", "maxLength": most})
 
 
@@ -79,7 +79,7 @@ def one_line_of(given: str) -> str:
 
 
 def long_text(most_bytes: int) -> Kind:
-    """A text that says something, up to `most_bytes` in UTF-8."""
+    """A text that is not blank, up to `most_bytes` in UTF-8."""
 
     def read(value: object, name: str) -> str:
         given = text_of(value, name)
@@ -94,7 +94,7 @@ def long_text(most_bytes: int) -> Kind:
 
 
 def _read_raw(value: object, name: str) -> str:
-    """A text whose rules are another's business; a JSON integer will do, such as a Telegram chat id."""
+    """A text whose rules are checked elsewhere; JSON integers, such as a Telegram chat id, are accepted."""
     return text_of(str(value) if isinstance(value, int) and not isinstance(value, bool) else value, name)
 
 

@@ -16,7 +16,7 @@ LONGEST_WAIT: Micros = 366 * 86_400 * SECOND
 
 
 def read_draft(given: Pairs, now: Micros, prefix: str = "") -> tuple[Draft, list[Fault]]:
-    """The draft of one notification's fields. Where there are faults it has gaps, and is good for checking its handlers only."""
+    """The draft of one notification's fields. If there are faults it has gaps, and serves only to check its handlers."""
     values, faults = endpoint.read_body(given, NOTIFICATION_FIELDS, prefix)
     return draft_of(values, now), [*faults, *time_faults(values.get("send_at"), values.get("expires_at"), now, prefix)]
 
@@ -52,6 +52,6 @@ def fingerprint(drafts: Sequence[Draft]) -> bytes:
 
 def _essence(message: Message, draft: Draft) -> tuple[object, ...]:
     given: tuple[object, ...] = (draft.handlers, draft.send_at, draft.expires_at)
-    if message.is_text:  # Markdown is as it was before there was anything else
+    if message.is_text:  # for Markdown the fingerprint is unchanged from before there was text
         given += (message.format,)
     return (message.text, message.title, message.severity, message.url, sorted(message.fields), *given)

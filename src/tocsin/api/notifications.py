@@ -30,7 +30,7 @@ async def send_batch(call: Call) -> Answer:
     is_large = len(call.content) > MAX_AT_ONCE
     drafts = quick.batch(call.content, now) if not is_large and _is_plain(call) else None
     if drafts is None:
-        # Large ones never take the quick way: it reads the whole body in one go, in which no other thread gets a turn.
+        # Large ones never take the quick way: it reads the whole body in one go, during which no other thread runs.
         read = await pools.here().bodies.run(call.user_id, _read_batch, call, now) if is_large else _read_batch(call, now)
         drafts = [draft for _, draft in read]
         if (ids := await _answered(call, drafts)) is not None:
@@ -65,7 +65,7 @@ def _idempotency(call: Call, drafts: list[Draft]) -> Idempotency | None:
 
 
 async def _answered(call: Call, drafts: list[Draft]) -> list[int] | None:
-    """A repeated request gets its first answer even if its times have passed since: the same content was in order then."""
+    """A repeated request gets its first answer even if its times have passed since: the same content was valid then."""
     key = _idempotency(call, drafts) if call.faults else None
     return None if key is None else await call.service.accepting.answered(call.user_id, key)
 
@@ -77,7 +77,7 @@ def _read_one(call: Call, now: Micros) -> Draft:
 
 
 def _read_batch(call: Call, now: Micros) -> list[tuple[str, Draft]]:
-    """The drafts, each with the name of its handlers' parameter; what is wrong with them joins the call's faults."""
+    """The drafts, each with the name of its handlers' parameter; their errors are added to the call's faults."""
     drafts: list[tuple[str, Draft]] = []
     for index, item in enumerate(call.body().get("notifications", ())):
         prefix = f"notifications[{index}]"

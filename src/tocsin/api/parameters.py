@@ -88,7 +88,7 @@ _TYPES = kinds.Kind("text", kinds.RAW.read, {"type": "string", "enum": list(CHAN
 
 
 def _handler_fields(*, is_new: bool) -> tuple[Parameter, ...]:
-    """`required` is for the documents: the rules that hang on the type, these included, are flow's."""
+    """`required` is only for the documentation: flow checks the rules that depend on the type, including this one."""
     return (
         Parameter("name", kinds.NAME, "Its name: 1 to 256 characters.", required=is_new, example="Example"),
         Parameter("type", _TYPES, f"One of {', '.join(CHANNELS)}.", required=is_new, example="email"),

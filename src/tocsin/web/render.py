@@ -78,7 +78,7 @@ def _environment(language: str) -> Environment:
         filters[write.__name__] = functools.partial(write, _=_)
     filters["exact"] = exact
     cast("dict[str, Any]", environment.globals).update(
-        t=_,  # for texts from elsewhere; the templates' own are `_("...")`, which takes values too
+        t=_,  # for texts from elsewhere; the templates' own use `_("...")`, which also takes values
         version=__version__,
         static=assets.version(),
         languages=LANGUAGES,
@@ -100,7 +100,7 @@ def _environment(language: str) -> Environment:
 
 
 def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:
-    """A template with what every page knows: who is there, the form token, and what was wrong with the last form, by field."""
+    """A template with what every page has: the visitor, the form token, and the errors of the last form, by field."""
     by_field: dict[str, Sentence] = {}
     for fault in faults:
         by_field.setdefault((fault.parameter or "").partition("[")[0], fault.sentence)
@@ -125,7 +125,7 @@ _OWN_PATH = re.compile(r'(\s(?:href|src|action|formaction|data-[a-z-]+|hx-[a-z-]
 
 
 def under_prefix(content: str, prefix: str) -> str:
-    """A page whose links lead to pages under this path: the one place where a sub-path comes into what templates write.
+    """A page whose links lead to pages under this path: the one place where a sub-path is added.
 
     What users wrote cannot match: its quotes are escaped.
     """
@@ -162,13 +162,13 @@ def story(event: Event, _: Translate) -> str:
 
 
 def told(sentence: Sentence, _: Translate) -> str:
-    """A sentence in the reader's language; of its values those that are words of ours, too."""
+    """A sentence in the reader's language, including those of its values that are our own words."""
     values = {name: _(value) if name in {"title", "element", "other"} else value for name, value in sentence.values.items()}
     return _(sentence.template).format(**values) if values else _(sentence.template)
 
 
 def _within(text: str, _: Translate) -> str:
-    """A sentence that stands within another, so its full stop may be missing."""
+    """A sentence inside another one, so its full stop may be missing."""
     return _(text) if text.endswith(".") else _(f"{text}.").removesuffix(".")
 
 
@@ -181,7 +181,7 @@ def why(row: Delivery, _: Translate) -> str:
     detail = said(row.last_reason, row.last_error)
     sentences = [_(sentence(row.last_reason))]
     word, colon, rest = detail.partition(":")
-    if word in _REASONS:  # what it met before it expired, say
+    if word in _REASONS:  # for example what it met before it expired
         sentences.append(_(sentence(Reason(word))))
         detail = rest.strip() if colon else ""
     return " ".join([*sentences, retold(detail, _)]).strip()
@@ -203,7 +203,7 @@ def in_short(state: HandlerState, _: Translate) -> str:
 
 
 def advice(state: HandlerState, _: Translate) -> str:
-    """What to do about it; empty where there is nothing to do."""
+    """What to do about it; empty if there is nothing to do."""
     return _(hint(state.reason)) if state.reason is not None and hint(state.reason) else ""
 
 
@@ -216,7 +216,7 @@ def trouble(state: HandlerState, _: Translate) -> str:
 
 
 def since(at: Micros, _: Translate) -> Markup:
-    """How long ago, without the word."""
+    """How long ago, without "ago"."""
     return _time(at, span((observe.now() - at) / SECOND, _))
 
 
@@ -238,7 +238,7 @@ def verdict(trial: Trial, _: Translate) -> str:
 
 
 def described(text: str, _: Translate) -> str:
-    """A parameter's description; of a handler's setting the three parts are texts of their own."""
+    """A parameter's description; that of a handler's setting consists of three separate texts."""
     found = re.fullmatch(r"For type = (\w+): (.+?)\. (.+)", text)
     if found is None:
         return _(text)
@@ -256,12 +256,12 @@ STATE_WORDS = {
 
 
 def state_badge(state: HandlerState) -> tuple[str, str]:
-    """A handler's state as colour and words; one with nothing to show for itself is not yet green."""
+    """A handler's state as colour and words."""
     return STATE_WORDS[state.word]
 
 
 def input_type(field: Field) -> str:
-    """What a browser is to expect in a setting's field."""
+    """The input type of a setting's field."""
     if field.example.startswith("http"):
         return "url"
     return "email" if "@" in field.example[1:] else "text"
