@@ -16,7 +16,7 @@ from msgspec import Struct
 
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
-MAX_WAIT_DAYS = 36_500  # a moment beyond the year 9999 cannot be written
+MAX_WAIT_DAYS = 36_500  # times beyond the year 9999 cannot be written
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -292,7 +292,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 def raw_values(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> dict[str, str]:
     """The texts that are set, by variable name, the environment before `.env`.
 
-    An empty variable counts as unset. A name that no option has is left alone: a typo is reported by `check`.
+    An empty variable counts as unset. Unknown names are ignored here: `check` reports typos.
     """
     found = {name: value for name, value in dotenv_values(dotenv or Path(".env"), interpolate=False).items() if value}
     found.update({name: value for name, value in (os.environ if environ is None else environ).items() if value})
@@ -300,7 +300,7 @@ def raw_values(environ: Mapping[str, str] | None = None, dotenv: Path | None = N
 
 
 def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None, **given: object) -> Settings:
-    """Read every option; `given` (from the command line) wins. Raises SettingsError naming all that is wrong at once."""
+    """Read every option; `given` (from the command line) wins. Raises SettingsError naming everything that is wrong."""
     texts = raw_values(environ, dotenv)
     values: dict[str, Any] = {}
     complaints: list[str] = []

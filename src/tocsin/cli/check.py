@@ -32,7 +32,7 @@ class Finding(Struct, frozen=True):
 
 
 def check(*, data_dir: str | None = None) -> int:
-    """Say what is misconfigured and how to fix it; exit code 1 if anything is.
+    """Say what is misconfigured and how to fix it; exit code 1 if there is a problem.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def check(*, data_dir: str | None = None) -> int:
     settings = _usable(values, data_dir)
     for look in LOOKS:
         findings.extend(look(settings))
-    findings = list({finding.text: finding for finding in findings}.values())  # two looks may find the same
+    findings = list({finding.text: finding for finding in findings}.values())  # two checks may find the same
     for finding in sorted(findings, key=lambda finding: not finding.is_fault):
         show.console().print(f"{'wrong' if finding.is_fault else 'note '}  {show.one_line(finding.text)}", soft_wrap=True)
     faults = sum(finding.is_fault for finding in findings)
@@ -53,7 +53,7 @@ def check(*, data_dir: str | None = None) -> int:
 
 
 def names(values: Mapping[str, str]) -> Iterator[Finding]:
-    """Names that no option has: most likely typos."""
+    """Names that are not options: most likely typos."""
     known = {option.variable for option in OPTIONS} | {f"{option.variable}_FILE" for option in OPTIONS if option.secret}
     plain_files = {f"{option.variable}_FILE": option.variable for option in OPTIONS if not option.secret}
     for name in sorted(set(values) - known):
@@ -73,7 +73,7 @@ def _unusable(values: Mapping[str, str]) -> list[Finding]:
 
 
 def _usable(values: Mapping[str, str], data_dir: str | None) -> Settings:
-    """The settings with what cannot be read left at its default, so that everything else can be looked at."""
+    """The settings, with unreadable ones left at their defaults, so that everything else can be checked."""
     broken = {finding.text.split()[0] for finding in _unusable(values)}
     kept = {name: value for name, value in values.items() if not {name, name.removesuffix("_FILE")} & broken}
     return options.load(kept, Path(os.devnull), data_dir=data_dir)
@@ -100,7 +100,7 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
 
 
 def owners(settings: Settings) -> Iterator[Finding]:
-    """Files that root made beside the service, which its user cannot read or write."""
+    """Files that root created, which the service's user cannot read or write."""
     from tocsin import files
     from tocsin.datadir import OWN_FILES
 
@@ -115,7 +115,7 @@ def owners(settings: Settings) -> Iterator[Finding]:
 
 
 def file_system(settings: Settings) -> Iterator[Finding]:
-    """Of a network file system neither locks nor what is written can be relied on: https://www.sqlite.org/faq.html#q5."""
+    """On a network file system neither locks nor what is written can be relied on: https://www.sqlite.org/faq.html#q5."""
     folder = settings.data_path.absolute()
     kind = mounted_as(folder, Path("/proc/self/mountinfo"))
     if kind in NETWORK_FILE_SYSTEMS:
@@ -123,7 +123,7 @@ def file_system(settings: Settings) -> Iterator[Finding]:
 
 
 def mounted_as(folder: Path, mounts: Path) -> str | None:
-    """The type of the file system that a folder is on, or will be; None where the system does not say."""
+    """The type of the file system that a folder is on, or will be on; None if the system does not say."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -141,7 +141,7 @@ def mounted_as(folder: Path, mounts: Path) -> str | None:
 
 
 def secret_key(settings: Settings) -> Iterator[Finding]:
-    """The key that opens the store: there, right, strong, and nobody else's to read."""
+    """Whether the key that opens the store is there, correct, strong, and unreadable for others."""
     from tocsin.datadir import examine
     from tocsin.keyfile import KEY_FILE, weakness_of
     from tocsin.store import StoreError
@@ -160,7 +160,7 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 
 
 def store_health(settings: Settings) -> Iterator[Finding]:
-    """Whether the store is whole, and the disk has room for it to grow."""
+    """Whether the store is sound, and the disk has room for it to grow."""
     import shutil
 
     from tocsin.datadir import STORE_FILE, first_row, has_store
@@ -183,7 +183,7 @@ def store_health(settings: Settings) -> Iterator[Finding]:
 
 
 def old_rows(settings: Settings) -> Iterator[Finding]:
-    """Whether what is old is deleted, and as fast as it comes."""
+    """Whether old rows are deleted, and as fast as new ones arrive."""
     from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.flow.housekeeping import BEHIND_AFTER, STATE, read_state
     from tocsin.model import SECOND
@@ -195,7 +195,7 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
     try:
         row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
     except StoreError:
-        return  # said by others
+        return  # another check reports it
     state = read_state(row[0] if row else None)
     if state.doubted:
         yield Finding(
@@ -223,14 +223,14 @@ def mail(settings: Settings) -> Iterator[Finding]:
     file = settings.data_path / STORE_FILE
     if settings.smtp_url is None or not has_store(settings.data_path) or not os.access(file, os.R_OK):
         return
-    with contextlib.suppress(StoreError):  # said by others
+    with contextlib.suppress(StoreError):  # another check reports it
         row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
         for complaint in read_state(row[0] if row else None).complaints(observe.now()):
             yield Finding(complaint)
 
 
 def trusted(_: Settings) -> Iterator[Finding]:
-    """Whose certificates are believed."""
+    """Whose certificates are trusted."""
     from tocsin.net import trust
 
     for complaint in trust.complaints():
@@ -240,7 +240,7 @@ def trusted(_: Settings) -> Iterator[Finding]:
 
 
 def reach(settings: Settings) -> Iterator[Finding]:
-    """Where the service listens, and what it believes about where requests come from."""
+    """Where the service listens, and what it trusts about the origin of requests."""
     if any(network.prefixlen == 0 for network in settings.trusted_proxies):
         yield Finding("TOCSIN_TRUSTED_PROXIES trusts every address: name only the networks of your own proxies.")
     elif settings.trusted_proxies and settings.base_url is None:
