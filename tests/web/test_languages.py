@@ -104,6 +104,10 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
             "The address 10.0.0.1 is not public. The operator can open its network with TOCSIN_ALLOW_NETWORKS.",
             "10.0.0.1: 공개된 주소가 아닙니다. 운영자가 TOCSIN_ALLOW_NETWORKS에 해당 네트워크를 추가하면 접근할 수 있습니다.",
         ),
+        (
+            "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait.",
+            "메일 서버가 설정되지 않았습니다. TOCSIN_SMTP_URL을 설정할 때까지 이메일은 대기합니다.",
+        ),
         ("No connection was made: Connection refused.", "연결하지 못했습니다: “Connection refused”."),
         (
             "The provider refused the request. 422 no text. Read the answer: it says what was refused.",

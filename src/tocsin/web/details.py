@@ -39,6 +39,8 @@ OURS = (
     N_("The operator's proxy answered {status}: it asks for a user and password."),
     N_("The operator's proxy does not answer."),
     N_("The operator's proxy cannot be reached."),
+    N_("no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait"),
+    N_("TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent"),
     # From the channels.
     N_("The server says that this webhook is gone."),
     N_("Discord says that the webhook's channel no longer exists."),
@@ -131,8 +133,9 @@ def _quoted(said: Sequence[str], _: Translate) -> list[str]:
 
 def _own(text: str, _: Translate) -> str | None:
     """A sentence of ours in the reader's language; None: it is not ours, or the language is English."""
-    if text in _whole() and _(text) != text:
-        return _(text)
+    for one in (text, text.removesuffix(".")):
+        if one in _whole() and _(one) != one:
+            return _(one)
     for pattern, template in _patterns():
         if (found := pattern.fullmatch(text)) is not None and _(template) != template:
             return _(template).format(**{name: _value(name, value, _) for name, value in found.groupdict().items()})
