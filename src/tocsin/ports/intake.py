@@ -1,4 +1,4 @@
-"""Keeping what was accepted."""
+"""Storing what was accepted."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class PlannedDelivery(Value, frozen=True):
 
 
 class Planned(Value, frozen=True):
-    """A notification and its deliveries, ready to be kept."""
+    """A notification and its deliveries, ready to be stored."""
 
     message: Message
     send_at: Micros | None
@@ -41,7 +41,7 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """Ids of what was kept: those of its notifications, and those of all their deliveries in the same order, count on from these."""
+    """Ids of what was stored: the ids of its notifications, and of all their deliveries in the same order, count up from these."""
 
     first_notification_id: int
     first_delivery_id: int
