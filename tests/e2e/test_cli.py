@@ -641,7 +641,7 @@ def test_a_second_service_on_the_same_data_is_refused(service: Running) -> None:
         [COMMAND, "serve", "--port", "0", "--data-dir", service.data_dir], env=clean_environ(), capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "Another tocsin serves the data directory" in done.stderr and "Traceback" not in done.stderr
+    assert "Another tocsin is already serving the data directory" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_roles_are_not_supported_yet(cli: Cli) -> None:
@@ -691,14 +691,14 @@ def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
         ({"TOCSIN_PORT_FILE": "/x"}, "only secrets are read from files"),
         ({"TOCSIN_PORT": "x"}, "TOCSIN_PORT must be a whole number"),
         ({"TOCSIN_API_KEY_FILE": "/no/such/file"}, "TOCSIN_API_KEY cannot be read"),
-        ({"TOCSIN_TRUSTED_PROXIES": "0.0.0.0/0"}, "TOCSIN_TRUSTED_PROXIES believes everybody"),
+        ({"TOCSIN_TRUSTED_PROXIES": "0.0.0.0/0"}, "TOCSIN_TRUSTED_PROXIES trusts every address"),
         ({"TOCSIN_ALLOW_NETWORKS": "::/0"}, "TOCSIN_ALLOW_NETWORKS opens every network"),
         ({"TOCSIN_SECRET_KEY": "short"}, "fewer than 16 characters"),
         ({"TOCSIN_SECRET_KEY": "a" * 20 + ",,"}, "empty key"),
         ({"TOCSIN_SMTP_URL": "smtps://hunter2@mail.example.com"}, "no password"),
         ({"TOCSIN_SMTP_URL": "smtp://u@mail.example.com", "TOCSIN_SMTP_OAUTH_TOKEN_URL": "https://x.example/t"}, "OAUTH_CLIENT_ID"),
         ({"TOCSIN_SMTP_OAUTH_TOKEN_URL": "http://hunter2@x.example/t"}, "must be an https URL"),
-        ({"TOCSIN_CA_FILE": "/no/such/file"}, "TOCSIN_CA_FILE must name a file"),
+        ({"TOCSIN_CA_FILE": "/no/such/file"}, "TOCSIN_CA_FILE must name a readable file"),
         ({"SSL_CERT_FILE": "/no/such/file"}, "SSL_CERT_FILE names no file"),
         ({"SSL_CERT_DIR": "/no/such/folder"}, "SSL_CERT_DIR names no folder"),
     ],

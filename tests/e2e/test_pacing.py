@@ -61,8 +61,8 @@ def test_a_window_of_a_quarter_of_an_hour_survives_a_kill(start_service: Starter
     service.kill()
     client = service.start().first()
     late = [client.send(f"one more {number}", handlers=[handlers[0]]) for number in range(2)]
-    assert "no more than 100 in 15 min go to X." in waits(client, late[0], "Waits for its turn")
-    assert " before it." in waits(client, late[1], "1 before it")
+    assert "X gets at most 100 in 15 min." in waits(client, late[0], "Waits for its turn")
+    assert " Ahead of it: 1." in waits(client, late[1], "Ahead of it: 1")
     free = client.settled(client.send("other account", handlers=[account(client, "2-token")]))
     assert free[0]["status"] == "delivered"
     assert len(receiver.requests) == 101
@@ -228,7 +228,7 @@ def test_windows_are_told_by_rows_where_there_is_no_record(start_service: Starte
     (service.data / "starts").write_bytes(b"\xff\x7f damaged" * 4000)
     for _ in range(2):  # the first start writes down what the rows told
         client.port = service.start().port
-        assert "no more than 100 in 15 min go to X." in waits(client, client.send("one more", handlers=[handler]), "Waits for its turn")
+        assert "X gets at most 100 in 15 min." in waits(client, client.send("one more", handlers=[handler]), "Waits for its turn")
         service.kill()
     assert len(receiver.requests) == 100
 

@@ -113,7 +113,7 @@ def test_restore_takes_nothing_that_does_not_fit(stopped: tuple[Service, Client,
     copy, broken, newer = tmp_path / "copy.db", tmp_path / "broken.db", tmp_path / "newer.db"
     assert command(service, "backup", copy)[0] == 0
     code, said = command(service, "restore", "--replace", copy)
-    assert code == 1 and "serves the data directory" in said
+    assert code == 1 and "serving the data directory" in said
     service.terminate()
     before = {file.name: file.read_bytes() for file in service.data.iterdir() if file.name != "tocsin.lock"}
     content = bytearray(copy.read_bytes())

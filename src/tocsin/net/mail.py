@@ -87,7 +87,7 @@ def notes(settings: Settings) -> list[str]:
         return []
     what = "e-mails and the password" if server.password else "e-mails"
     unprotected = "" if server.tls == "at_once" else "travel unencrypted where the mail server offers no STARTTLS, and "
-    return [f"with ?tls=optional in TOCSIN_SMTP_URL {what} {unprotected}go to whoever answers: no certificate is checked"]
+    return [f"with ?tls=optional in TOCSIN_SMTP_URL {what} {unprotected}go to any server that answers: no certificate is checked"]
 
 
 class NothingSent(asyncio.CancelledError):

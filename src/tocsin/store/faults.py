@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin.model import Busy
 
 FULL = "The disk is full: make room, or nothing can be accepted and no outcome kept."
-NO_ROOM = "The disk has no room left to fold in the store's log: end whatever has been reading the store for long, or make room."
+NO_ROOM = "The disk has no room left to fold in the store's log: stop the program that has long been reading the store, or make room."
 _SENTENCES = {
     "SQLITE_FULL": FULL,
     "SQLITE_BUSY": "Another process holds the store locked.",

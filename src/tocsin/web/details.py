@@ -90,7 +90,7 @@ OURS = (
     N_("Nothing is sent: the engine does not run."),
     N_("Nothing goes out: {own}"),
     N_("The disk is full: make room, or nothing can be accepted and no outcome kept."),
-    N_("The disk has no room left to fold in the store's log: end whatever has been reading the store for long, or make room."),
+    N_("The disk has no room left to fold in the store's log: stop the program that has long been reading the store, or make room."),
     N_("Another process holds the store locked."),
     N_("The store can only be read."),
     N_("The store cannot be opened."),
