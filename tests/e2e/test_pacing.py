@@ -115,7 +115,7 @@ def test_every_part_of_a_message_counts_in_the_window_after_a_kill(start_service
         client.settled(client.send(" ".join(f"word{number:05}" for number in range(2500)), handlers=[handler]))
     assert len(receiver.requests) == 10
     killed(service, client)
-    assert "no more than 10 in 50 s go to ntfy." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
+    assert "ntfy gets at most 10 in 50 s." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
     assert len(receiver.requests) == 10
 
 
@@ -128,7 +128,7 @@ def test_every_attempt_counts_in_the_window_after_a_kill(start_service: Starter,
         client.settled(client.send("fails five times", handlers=[handler]))
     assert len(receiver.requests) == 10
     killed(service, client)
-    assert "no more than 10 in 50 s go to ntfy." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
+    assert "ntfy gets at most 10 in 50 s." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
     assert len(receiver.requests) == 10
 
 
