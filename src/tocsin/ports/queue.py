@@ -1,14 +1,11 @@
 """What is due, and what came of it."""
 
-from typing import TypeVar
-
 from msgspec import Struct
 
 from tocsin.clock import SECOND, Micros
 from tocsin.model import Attempt, Delivery, Notification, Value
 
 BACKLOG_AFTER: Micros = 30 * SECOND  # past its due time a delivery belongs to a backlog, in which critical ones go first
-AnySettlement = TypeVar("AnySettlement", bound="Settlement")
 
 
 class Settlement(Value, frozen=True):

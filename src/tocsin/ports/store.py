@@ -21,7 +21,7 @@ from tocsin.ports.handlers import (
 from tocsin.ports.history import DeliveryFilter, Labels, Page
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Remembered
 from tocsin.ports.people import KeyRow
-from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
+from tocsin.ports.queue import Due, PostFacts, Recent, Settlement, Waiting, Wanted
 
 T = TypeVar("T")
 
@@ -34,9 +34,9 @@ class Store(Protocol):
         """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported."""
         ...
 
-    def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
-        """`done` is called after the commit, with all settlements in it that have the same `done`, and for each of them: True if it was
-        applied, False if the delivery was no longer pending, or what went wrong."""
+    def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
+        """`done` is told after the commit, once for all settlements in it that came with the same `done`: their tickets, which the store
+        never looks into, and of each: True if it was applied, False if the delivery was no longer pending, or what went wrong."""
         ...
 
     # users, keys and sessions: rare, so they are functions of an open transaction, in `people`
