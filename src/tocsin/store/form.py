@@ -42,7 +42,7 @@ def check_shape(name: str, found: Shape, version: str | None) -> None:
     if "deliveries" not in found or "meta" not in found:
         raise StoreError(f"{name} is not a tocsin store: it holds other tables.")
     if version is None:
-        raise StoreError(f"The store {name} does not say of which version it is: it is damaged, or was made while tocsin was developed.")
+        raise StoreError(f"The store {name} does not say which version it has: it is damaged, or was made while tocsin was developed.")
     if not ("0001" <= version <= migrations.HEAD and version.isdigit() and len(version) == len(migrations.HEAD)):
         what, forms = (
             "a newer" if version.isdigit() and version > migrations.HEAD else "an unknown",
@@ -51,7 +51,7 @@ def check_shape(name: str, found: Shape, version: str | None) -> None:
         raise StoreError(f"The store {name} was made by {what} version of tocsin ({forms}).")
     if different := _differences(found, expected(version)):
         why = "it was changed by hand, or made while tocsin was developed"
-        raise StoreError(f"The store {name} is not what its version {version} says ({different}): {why}.")
+        raise StoreError(f"The store {name} does not match its version {version} ({different}): {why}.")
 
 
 def types(connection: sqlite3.Connection) -> list[tuple[str]]:

@@ -43,7 +43,7 @@ class SqliteFile:
         return self.is_present() and os.access(self.file, os.R_OK)
 
     def _is_first_write(self) -> bool:
-        """Whether it was killed in its very first write: its journal says that there were no pages before.
+        """Whether the very first write was interrupted: the journal says that there were no pages before.
 
         See https://sqlite.org/fileformat2.html 3.
         """
@@ -54,7 +54,7 @@ class SqliteFile:
         return head.startswith(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7") and head[16:] == bytes(4)
 
     def is_present(self) -> bool:
-        """Whether there is a store, or something else in its place; an empty file is none."""
+        """Whether there is a store, or something else in its place; an empty file does not count."""
         return self.file.exists() and not self._is_first_write() and (not self.file.is_file() or self.file.stat().st_size > 0)
 
     def check_form(self) -> None:
@@ -71,7 +71,7 @@ class SqliteFile:
         return sqlite_engine(self.file)
 
     def make(self, begin: Callable[[Connection], None]) -> None:
-        """A whole store takes its place at once: a start that is killed leaves none, and no empty file either."""
+        """A complete store appears at once: a start that is killed leaves neither a partial store nor an empty file."""
         new = self.file.with_name(f"{self.file.name}.new")
         for ending in ("", "-journal", "-wal", "-shm"):
             new.with_name(f"{new.name}{ending}").unlink(missing_ok=True)
@@ -96,7 +96,7 @@ class SqliteFile:
             yield Finding(faults.damaged(" ".join(str(found[0]).removeprefix("*** in database main ***").split())))
 
     def first_row(self, query: str, *values: str) -> tuple[Any, ...] | None:
-        """What a store answers; None also if there is no such table. Raises StoreError."""
+        """The first row of a query; None also if there is no such table. Raises StoreError."""
 
         def ask(connection: sqlite3.Connection) -> tuple[Any, ...] | None:
             try:
@@ -109,14 +109,14 @@ class SqliteFile:
         return self.look(ask)
 
     def look(self, ask: Callable[[sqlite3.Connection], T]) -> T:
-        """What a store answers, read only, so that one that is refused is left as it was. Raises StoreError."""
+        """The result of `ask`, read only, so that a store that is refused stays as it was. Raises StoreError."""
         try:
             try:
                 return self._read(ask, "ro")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
                     raise
-                # Whoever wrote to it last died half-way: until that is undone nobody can read it (https://sqlite.org/rescode.html).
+                # The last writer died during a write: until that is undone nobody can read the store (https://sqlite.org/rescode.html).
                 return self._read(ask, "rw")
         except sqlite3.DatabaseError as error:
             if faults.name_of(error) == "SQLITE_NOTADB":
