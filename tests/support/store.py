@@ -32,10 +32,14 @@ async def sqlite_store(folder: Path, changed: Callable[[], None] = lambda: None)
 
 
 @asynccontextmanager
-async def postgresql_store(folder: Path, changed: Callable[[], None] = lambda: None) -> AsyncIterator[SqlStore]:
-    """In a database of the folder's own: see `conftest.open_store`, which drops it."""
+async def postgresql_store(folder: Path, changed: Callable[[], None] = lambda: None, url: str = "") -> AsyncIterator[SqlStore]:
+    """In the database named, or one of the folder's own, which `conftest.open_store` drops."""
     folder.mkdir(parents=True, exist_ok=True)
-    environ = {"TOCSIN_DATA_DIR": str(folder), "TOCSIN_DATABASE_URL": database_of(folder), "TOCSIN_SECRET_KEY": "a key for tests only"}
+    environ = {
+        "TOCSIN_DATA_DIR": str(folder),
+        "TOCSIN_DATABASE_URL": url or database_of(folder),
+        "TOCSIN_SECRET_KEY": "a-key-for-tests-only",
+    }
     async with _opened(environ, changed) as store:
         yield store
 
