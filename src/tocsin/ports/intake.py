@@ -45,12 +45,8 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """What one planned notification became: the rows as they are kept, its deliveries in the order that was planned."""
+    """What one draft became: the id that its sender is answered with, and the rows as they are kept, in the order that was planned."""
 
+    id: int
     notification: Notification
     deliveries: Sequence[Delivery]
-
-    @property
-    def id(self) -> int:
-        """What its sender is answered with."""
-        return self.notification.id
