@@ -28,7 +28,7 @@ _BAD_KEY = "This API key is unknown or was revoked."
 
 
 class Standing(Struct, frozen=True):
-    """Where someone stands in the present window of a minute."""
+    """Someone's count in the current window of a minute."""
 
     limit: int
     used: int
@@ -56,7 +56,7 @@ class Windows:
         start, used = self._windows.get(key, (now, 0))
         if now - start >= WINDOW_SECONDS:
             start, used = now, 0
-        if not used:  # a new window goes to the end, so the oldest stands first
+        if not used:  # a new window goes to the end, so the oldest comes first
             _ = self._windows.pop(key, None)
             if len(self._windows) >= MAX_REMEMBERED:
                 _ = self._windows.popitem(last=False)
@@ -74,9 +74,8 @@ class Doorkeeper:
         self._requests = Windows(settings.rate_limit, clock) if settings.rate_limit else None
 
     async def admit(self, scope: Scope, headers: Headers, scopes: Sequence[str], limits: list[tuple[bytes, bytes]]) -> Caller:
-        """The caller whose key the request carries, even from an address with too many failures; it has every one of the scopes.
-
-        `limits` takes the headers that tell where the key stands; none where nothing is limited. Raises Refusal.
+        """The caller whose key the request carries, if the key has every one of the scopes. A valid key works even from an address with
+        too many failures. `limits` takes the headers with the key's count, none if there is no limit. Raises Refusal.
         """
         scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
@@ -91,13 +90,13 @@ class Doorkeeper:
             limits.extend(_counted(self._requests, caller))
         if not caller.scopes.issuperset(scopes):
             lacking = ", ".join(one for one in scopes if one not in caller.scopes)
-            raise Refusal(fault("forbidden", f"Your API key lacks what this needs: {lacking}."), {})
+            raise Refusal(fault("forbidden", f"Your API key lacks these scopes: {lacking}."), {})
         return caller
 
     def _failed(self, scope: Scope, headers: Headers, detail: str) -> Refusal:
         address = client_address(scope, headers, self._settings)
         standing = self._failures.count(neighbourhood(address))
-        if standing.used <= standing.limit + 1:  # each once, and once that there are more
+        if standing.used <= standing.limit + 1:  # log each once, and once that there are more
             log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "unknown or revoked key")
         if standing.is_over:
             return _too_many("Authentication failed too often from this address.", standing)
@@ -105,7 +104,7 @@ class Doorkeeper:
 
 
 def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
-    """Counts this request; the headers that tell where the key stands. Raises Refusal (429)."""
+    """Counts this request and returns the headers with the key's count. Raises Refusal (429)."""
     standing = requests.count(caller.key_id)
     if standing.is_over:
         raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
@@ -113,7 +112,7 @@ def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
 
 
 def _bearer(scope: Scope) -> tuple[str, str]:
-    """A key in another `Authorization` header than the last: a proxy that asks for a password of its own may append it."""
+    """Also accepts a key in an `Authorization` header that is not the last: a proxy with its own password may append another."""
     for name, value in scope["headers"]:
         scheme, _, key = value.decode("latin-1").partition(" ")
         if name == b"authorization" and scheme.lower() == "bearer":

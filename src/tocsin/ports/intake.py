@@ -1,4 +1,4 @@
-"""Keeping what was accepted."""
+"""Storing what was accepted."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class PlannedDelivery(Value, frozen=True):
 
 
 class Planned(Value, frozen=True):
-    """A notification and its deliveries, ready to be kept."""
+    """A notification and its deliveries, ready to be stored."""
 
     message: Message
     send_at: Micros | None
@@ -45,7 +45,7 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """What one draft became: the id that its sender is answered with, and the rows as they are kept, in the order that was planned."""
+    """The result of one draft: the id in the answer to its sender, and its rows as stored, with the deliveries in the planned order."""
 
     id: int
     notification: Notification
