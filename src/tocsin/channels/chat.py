@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tocsin import __version__
+from tocsin import __version__, zones
 from tocsin.channels.contract import Context, wait_of
 from tocsin.markup import tree
 from tocsin.markup.length import clean, clean_line
@@ -59,7 +59,7 @@ def number(index: int, total: int) -> str:
 
 def late_note(context: Context) -> str:
     """For when a late message was meant; empty for one in time."""
-    return f"Late: this was meant for {moment(context.meant_for):%Y-%m-%d %H:%M:%S} UTC" if context.meant_for is not None else ""
+    return f"Late: this was meant for {zones.shown(context.meant_for, context.zone)}" if context.meant_for is not None else ""
 
 
 def moment(at: Micros) -> datetime:

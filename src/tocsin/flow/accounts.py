@@ -13,7 +13,7 @@ from email_validator import EmailNotValidError
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from tocsin import observe
+from tocsin import observe, zones
 from tocsin.flow import pools
 from tocsin.flow.access import SCOPES
 from tocsin.model import SECOND, Busy, Fault, Invalid, Micros, Missing
@@ -28,6 +28,8 @@ MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
 MAX_NAME = 100
 _TOO_SHORT = "A password has at least {least} characters."
 _NAME_LENGTH = "A key has a name of {most} characters at most."
+_UNKNOWN_ZONE = "There is no time zone {name}. A name reads like Asia/Seoul or Europe/Berlin."
+_UNKNOWN_ZONE_LIKE = "There is no time zone {name}. Similar names: {like}."
 _NOTE_AFTER: Micros = 3600 * SECOND  # a session's use is written down once an hour
 _FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
@@ -135,18 +137,20 @@ def _free(one: str) -> int:
 
 
 class Visitor(Struct, frozen=True):
-    """Who is signed in."""
+    """Who is signed in. `time_zone`: the one they chose."""
 
     id: int
     email: str
     is_admin: bool
+    time_zone: str | None = None
 
 
 class Accounts:
-    def __init__(self, store: Store, changed: Callable[[], None]) -> None:
-        """`changed` is told when what others remember of keys and handlers may be wrong."""
+    def __init__(self, store: Store, changed: Callable[[], None], user_changed: Callable[[int], None]) -> None:
+        """`changed` is told when what others remember of keys and handlers may be wrong, `user_changed` when it is of one user only."""
         self._store = store
         self._changed = changed
+        self._user_changed = user_changed
         self._tries = _Tries()
         self._nobodys = hash_of_nothing()  # is checked for accounts that are not there, so that they take as long
 
@@ -226,6 +230,12 @@ class Accounts:
         person = await self._store.ask(people.person, visitor.email)
         return person is not None and person.password_hash is not None
 
+    async def set_time_zone(self, user: int, name: str) -> None:
+        """Of their pages and messages, from now on; none where the name is empty. Raises Invalid, Busy."""
+        zone = await pools.here().pages.run(user, zone_named, name) if name.strip() else None
+        await self._store.tell(people.set_time_zone, user, zone)
+        self._user_changed(user)
+
     # ------------------------------------------------------------------------------------------------------------- keys
 
     async def keys(self, user: int) -> list[KeyLine]:
@@ -267,18 +277,39 @@ class Accounts:
         return address, token
 
     async def disable(self, by: Visitor, user: int) -> None:
-        """As `tocsin users disable`. Raises Missing, and Invalid for oneself."""
+        """As `tocsin users disable`. Raises Missing, and Invalid for oneself and for the last administrator."""
         if user == by.id:
             raise Invalid(Fault("invalid", "Not possible", "You cannot disable yourself.", "user"))
         if all(one.id != user for one in await self.users()):
             raise Missing
-        await self._store.tell(people.disable_user, user, observe.now())
+        if not await self._store.tell(_disable, user, observe.now()):
+            raise Invalid(Fault("invalid", "Not possible", "This is the last administrator.", "user"))
         self._changed()
 
 
 def address_of(email: str) -> str:
     """A user's address as it is kept. Raises EmailNotValidError."""
     return normalized(email)
+
+
+def zone_named(name: str) -> str:
+    """The zone as the tz database has it. Raises Invalid."""
+    found = zones.canonical(name)
+    if found is not None:
+        return found
+    name = name.strip()[:MAX_NAME]
+    template, like = _UNKNOWN_ZONE, zones.like(name)
+    if like:
+        template = _UNKNOWN_ZONE_LIKE
+    raise Invalid(Fault("invalid", "Not a usable value", template, "time_zone", values={"name": name, "like": ", ".join(like)}))
+
+
+def _disable(connection: Connection, user: int, at: Micros) -> bool:
+    """False: nobody would be left who may manage users."""
+    if people.is_last_administrator(connection, user):
+        return False
+    people.disable_user(connection, user, at)
+    return True
 
 
 def _invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, now: Micros) -> bool:
@@ -299,4 +330,4 @@ async def _in_turn(address: str, call: Callable[P, T], *args: P.args, **kwargs: 
 
 
 def _visitor(person: Person) -> Visitor:
-    return Visitor(person.id, person.email, person.is_admin)
+    return Visitor(person.id, person.email, person.is_admin, person.time_zone)

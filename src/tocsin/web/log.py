@@ -5,17 +5,17 @@ import io
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
+from tocsin import zones
 from tocsin.flow.words import sentence
-from tocsin.model import MASK, SECOND, Delivery, Fault, Invalid, Micros, Missing, Reason, Severity, Status
+from tocsin.model import MASK, Delivery, Fault, Invalid, Missing, Reason, Severity, Status
 from tocsin.store import DeliveryFilter, HandlerFilter, Labels
-from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
 ROWS = 50
@@ -55,18 +55,18 @@ def _filters(visit: Visit) -> Filters:
         status=Status[word] if (word := given.get("status", "").upper()) in Status.__members__ else None,
         reason=Reason(word) if (word := given.get("reason", "")) in {*Reason} else None,
         severity=Severity(word) if (word := given.get("severity", "")) in {*Severity} else None,
-        datetime_start=_moment(given.get("from", "")),
-        datetime_end=_moment(given.get("to", "")),
+        datetime_start=start.first if (start := _read(given.get("from", ""), visit)) else None,
+        datetime_end=end.last if (end := _read(given.get("to", ""), visit)) else None,
         search=given.get("search", "")[:200],
     )
     return Filters(which, given)
 
 
-def _moment(text: str) -> Micros | None:
-    """What a browser's field for a date and time gives, as UTC."""
+def _read(text: str, visit: Visit) -> zones.Reading | None:
+    """What a browser's field for a date and time gives, in the reader's zone; None: it cannot be read."""
     try:
-        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * SECOND)
-    except (ValueError, OverflowError):
+        return zones.read(text, visit.zone)
+    except ValueError:
         return None
 
 
@@ -193,7 +193,7 @@ async def replay(visit: Visit) -> Response:
 
 
 async def export(visit: Visit) -> Response:
-    """The newest rows of a filtered log, as CSV or as JSON lines."""
+    """The newest rows of a filtered log, as CSV or as JSON lines; for programs, so in UTC."""
     form = visit.path["form"]
     if form not in {"csv", "jsonl"}:
         raise Missing
@@ -241,9 +241,9 @@ def _values(row: Delivery, labels: Labels) -> tuple[object, ...]:
     about, handlers = labels
     label = about.get(row.notification_id)
     type_, name = handlers.get(row.handler_id, ("", ""))
-    last = exact(row.last_attempt_at) if row.last_attempt_at else None
+    last = zones.shown(row.last_attempt_at, UTC) if row.last_attempt_at else None
     title = label.title or label.text if label else ""
-    fixed = (row.status.word, row.attempt_count, exact(row.created_at), last, row.last_error)
+    fixed = (row.status.word, row.attempt_count, zones.shown(row.created_at, UTC), last, row.last_error)
     return (row.id, row.notification_id, title, row.handler_id, name, type_, *fixed)
 
 
