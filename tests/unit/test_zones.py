@@ -113,7 +113,10 @@ def test_a_zone_that_is_no_longer_known_is_utc() -> None:
 
 
 def test_without_the_systems_database_there_are_the_same_zones() -> None:
-    code = "from tocsin import zones; print(len(zones.names()) > 500, zones.canonical('asia/calcutta'), zones.shown(0, zones.zone_of('Asia/Seoul')))"
+    code = (
+        "from tocsin import zones;"
+        " print(len(zones.names()) > 500, zones.canonical('asia/calcutta'), zones.shown(0, zones.zone_of('Asia/Seoul')))"
+    )
     environ = {**os.environ, "PYTHONTZPATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.split(maxsplit=2) == ["True", "Asia/Calcutta", "1970-01-01 09:00:00 UTC+09:00\n"]
