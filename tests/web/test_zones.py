@@ -2,13 +2,16 @@
 
 import re
 from html import unescape
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from e2e.service import Client, Service
+from e2e.conftest import Starter
+from e2e.service import Client, Service, in_an_hour, until
 from receiver import Receiver
-from web.conftest import EMAIL, Surfer, sign_in
+from tocsin.zones import shown
+from web.conftest import EMAIL, SIGN_IN, Surfer, sign_in
 from web.test_journeys import watched
 
 
@@ -222,3 +225,32 @@ def test_it_is_told_in_korean(surfer: Surfer) -> None:
     assert "이제 시각을 Asia/Seoul 기준으로 표시합니다." in page and re.search(r"지금은 [\d: -]+ UTC\+09:00입니다\.", page)
     page = choose(surfer, "Seoul")
     assert "Seoul이라는 시간대는 없습니다. 비슷한 이름: Asia/Seoul" in page
+
+
+def test_late_is_said_in_the_owners_zone_from_the_next_attempt_on(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service(TOCSIN_RETRY_SCHEDULE=",".join(["0.3s"] * 60), **SIGN_IN)
+    client = service.first()
+    receiver.answer("/slack", 500)
+    handler = client.add_handler("slack", slack=receiver.url("/slack"))
+    notification = client.send("Hello", handlers=[handler], send_at=in_an_hour())
+    service.kill()
+    service.change("UPDATE deliveries SET due_at = created_at - 600000000, first_due_at = created_at - 600000000")
+    client.port = service.start().port
+    surfer = Surfer(f"http://127.0.0.1:{service.port}")
+    surfer.sign_in()
+
+    def stamp_from_now_on() -> str:
+        """Of an attempt that began after now; one may have been on its way."""
+        seen = len(receiver.requests)
+        until(lambda: len(receiver.requests) >= seen + 2)
+        return receiver.requests[seen + 1].json()["text"].splitlines()[1]
+
+    [[due]] = service.rows("SELECT first_due_at FROM deliveries")
+    for zone in ("UTC", "Asia/Kathmandu", "America/St_Johns"):
+        if zone != "UTC":
+            choose(surfer, zone)
+        assert stamp_from_now_on() == f"Late: this was meant for {shown(due, ZoneInfo(zone))}"
+    with service.admin() as admin:  # another process
+        admin.set_user(EMAIL, "Asia/Seoul", None)
+    until(lambda: f"Late: this was meant for {shown(due, ZoneInfo('Asia/Seoul'))}" in receiver.requests[-1].json()["text"], 5)
+    assert client.deliveries(notification)[0]["status"] == "pending"
