@@ -304,7 +304,7 @@ def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_not
         assert await kept() == "Asia/Seoul"
         for name, said in (
             ("Seoul", "There is no time zone Seoul. Similar names: Asia/Seoul"),
-            ("x" * 200, f"There is no time zone {'x' * 100}. A name reads like Asia/Seoul or Europe/Berlin."),
+            ("x" * 200, f"There is no time zone {'x' * 100}. Use a name such as Asia/Seoul or Europe/Berlin."),
         ):
             with pytest.raises(Invalid) as refused:
                 await accounts.set_time_zone(1, name)

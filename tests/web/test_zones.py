@@ -26,17 +26,17 @@ def choose(surfer: Surfer, zone: str) -> str:
 
 def test_the_zone_is_chosen_on_the_account_page(surfer: Surfer, served: Service) -> None:
     page = unescape(surfer.get("/account").text)
-    assert "Times are in UTC" in page and 'data-suggested="zone-suggested"' in page
+    assert "Times in UTC" in page and 'data-suggested="zone-suggested"' in page
     assert '<option value="Asia/Kathmandu">' in page and '<option value="UTC">' in page and 'value="localtime"' not in page
     page = choose(surfer, "asia/kathmandu")
-    assert "Saved. Times are in Asia/Kathmandu from now on." in page and 'value="Asia/Kathmandu" placeholder' in page
-    assert re.search(r"It is now \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\+05:45\.", page) and "data-suggested=" not in page
+    assert "Saved. Times are now shown in Asia/Kathmandu." in page and 'value="Asia/Kathmandu" placeholder' in page
+    assert re.search(r"The current time is \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\+05:45\.", page) and "data-suggested=" not in page
     assert served.rows("SELECT time_zone FROM users WHERE email = ?", EMAIL) == [("Asia/Kathmandu",)]
 
     answer = surfer.post("/account/time-zone", csrf=surfer.token(), time_zone="Kathmando<b>")
     assert answer.status == 422 and "There is no time zone Kathmando&lt;b&gt;. Similar names: Asia/Kathmandu" in answer.text
-    assert 'value="Kathmando&lt;b&gt;"' in answer.text and "Times are in Asia/Kathmandu" in answer.text  # as it was before
-    assert "Times are in UTC" in choose(surfer, "")
+    assert 'value="Kathmando&lt;b&gt;"' in answer.text and "Times in Asia/Kathmandu" in answer.text  # as it was before
+    assert "Times in UTC" in choose(surfer, "")
     assert served.rows("SELECT time_zone FROM users WHERE email = ?", EMAIL) == [(None,)]
 
 
@@ -50,14 +50,14 @@ def test_the_browsers_zone_is_suggested_to_who_has_none(browser: Browser, base: 
     assert own in {"Asia/Kathmandu", "Asia/Katmandu"}
     expect(page.locator("#time_zone")).to_have_value(own)
     expect(page.locator("#zone-suggested")).to_be_visible()
-    expect(page.locator("footer")).to_contain_text("Times are in UTC")  # a suggestion changes nothing
+    expect(page.locator("footer")).to_contain_text("Times in UTC")  # a suggestion changes nothing
     page.click("form[action='/account/time-zone'] button")
     page.wait_for_url("**/account?done=time_zone")
-    expect(page.locator("footer")).to_contain_text(f"Times are in {own}")
+    expect(page.locator("footer")).to_contain_text(f"Times in {own}")
     expect(page.locator("#zone-suggested")).to_be_hidden()
     page.fill("#time_zone", "Europe/Berlin")
     page.press("#time_zone", "Enter")
-    expect(page.locator("footer")).to_contain_text("Times are in Europe/Berlin")
+    expect(page.locator("footer")).to_contain_text("Times in Europe/Berlin")
     expect(page.locator("#time_zone")).to_have_value("Europe/Berlin")
     assert said == []
     context.close()
@@ -66,8 +66,8 @@ def test_the_browsers_zone_is_suggested_to_who_has_none(browser: Browser, base: 
 def test_a_zone_that_is_no_longer_known_is_said_and_times_are_utc(surfer: Surfer, served: Service) -> None:
     served.change("UPDATE users SET time_zone = ?", "Gone/Away")
     page = unescape(surfer.get("/account").text)
-    assert "The time zone Gone/Away is no longer known here, so times are in UTC. Choose another." in page
-    assert "Times are in UTC" in page and re.search(r"It is now [\d: -]+ UTC\.", page)
+    assert "This service no longer knows the time zone Gone/Away, so times are shown in UTC. Choose another one." in page
+    assert "Times in UTC" in page and re.search(r"The current time is [\d: -]+ UTC\.", page)
 
 
 def test_every_page_tells_times_in_it(surfer: Surfer, served: Service, client: Client, receiver: Receiver) -> None:
@@ -148,14 +148,14 @@ def test_the_logs_filters_are_in_it(surfer: Surfer, served: Service, client: Cli
             "Europe/Berlin",
             "2027-03-28T02:30",
             "2027-03-28 01:00:00",
-            "2027-03-28 02:30 does not exist in Europe/Berlin: clocks go forward then. 2027-03-28 03:00:00 UTC+02:00 is used instead.",
+            "2027-03-28 02:30 does not exist in Europe/Berlin: the clocks go forward. 2027-03-28 03:00:00 UTC+02:00 is used instead.",
         ),
         (
             "America/New_York",
             "2027-11-07T01:30:30",
             "2027-11-07 05:30:30",
-            "2027-11-07 01:30:30 comes twice in America/New_York: clocks go back then."
-            " The first one is used, 2027-11-07 01:30:30 UTC-04:00.",
+            "2027-11-07 01:30:30 occurs twice in America/New_York: the clocks go back."
+            " The first one, 2027-11-07 01:30:30 UTC-04:00, is used.",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_the_send_page_reads_times_in_it_and_says_which_it_takes(
     previewed = unescape(surfer.post("/send", do="preview", handlers=hook, **form).text)
     assert f'value="{given}"' in previewed and note in previewed and previewed.count('<p class="warning">') == bool(note)
     asked = unescape(surfer.post("/send", do="send", **form).text)
-    assert note in asked and f"It is sent at {told(taken, zone)}." in asked
+    assert note in asked and f"It will be sent at {told(taken, zone)}." in asked
     done = unescape(surfer.post("/send", do="send", handlers=hook, **form).text)
     assert f"to be sent {told(taken, zone)}" in done
     [made] = client.get("/api/notifications").data
@@ -195,8 +195,8 @@ def test_an_expiry_is_in_it_and_what_is_no_time_is_refused(surfer: Surfer, clien
     [made] = client.get("/api/notifications").data
     assert (made["send_at"], made["expires_at"]) == ("2027-01-01 00:00:00", "2027-01-01 01:00:00")
     for given, fault in (
-        ("tomorrow", "A date and a time read like 2026-11-23 10:00."),
-        ("0001-01-01T00:00", "A date and a time read like 2026-11-23 10:00."),
+        ("tomorrow", "Enter a date and time such as 2026-11-23 10:00."),
+        ("0001-01-01T00:00", "Enter a date and time such as 2026-11-23 10:00."),
         ("2999-01-01T00:00", "send_at may be a year ahead at most."),
     ):
         answer = surfer.post("/send", do="send", handlers=hook, message="x", send_at=given)
@@ -222,7 +222,7 @@ def test_it_is_previewed_while_it_is_typed(page: Page, surfer: Surfer, client: C
 def test_it_is_told_in_korean(surfer: Surfer) -> None:
     surfer.get("/account?lang=ko")
     page = choose(surfer, "Asia/Seoul")
-    assert "이제 시각을 Asia/Seoul 기준으로 표시합니다." in page and re.search(r"지금은 [\d: -]+ UTC\+09:00입니다\.", page)
+    assert "이제 시각을 Asia/Seoul 기준으로 표시합니다." in page and re.search(r"현재 시각은 [\d: -]+ UTC\+09:00입니다\.", page)
     page = choose(surfer, "Seoul")
     assert "Seoul이라는 시간대는 없습니다. 비슷한 이름: Asia/Seoul" in page
 

@@ -22,8 +22,8 @@ MAX_PREVIEWS = 10
 MAX_NAMED = 20  # handlers, where it goes to all
 _TEXTS = ("title", "message", "format", "severity", "url", "fields")
 _TIMES = ("send_at", "expires_at")
-_SKIPPED = "{given} does not exist in {zone}: clocks go forward then. {taken} is used instead."
-_TWICE = "{given} comes twice in {zone}: clocks go back then. The first one is used, {taken}."
+_SKIPPED = "{given} does not exist in {zone}: the clocks go forward. {taken} is used instead."
+_TWICE = "{given} occurs twice in {zone}: the clocks go back. The first one, {taken}, is used."
 
 
 class _Form(Struct):
@@ -89,7 +89,7 @@ def _read(text: str, visit: Visit, name: str, faults: list[Fault]) -> zones.Read
     try:
         return zones.read(text, visit.zone)
     except ValueError:
-        faults.append(Fault("invalid", "Not a usable value", "A date and a time read like 2026-11-23 10:00.", name))
+        faults.append(Fault("invalid", "Not a usable value", "Enter a date and time such as 2026-11-23 10:00.", name))
         return None
 
 
