@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 from corpus import CORPUS
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.model import SECOND, HttpRequest, Message, Request
+from tocsin.clock import SECOND
+from tocsin.model import HttpRequest, Message, Request
 from wild import AT, context
 
 FOLDER = Path(__file__).parent / "goldens"

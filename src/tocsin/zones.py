@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from difflib import get_close_matches
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from tocsin.model import Micros, Value
+from tocsin.clock import Micros
+from tocsin.model import Value
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)

@@ -10,13 +10,15 @@ from sqlalchemy import Connection, event, func, insert, select, update
 from test_store import MESSAGE, add_handler
 
 from engine.test_local import Worker, scenario
-from tocsin import observe
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
 from tocsin.engine.local import LocalEngine
-from tocsin.flow.clock import ClockWatch
+from tocsin.flow.delivery.clock_watch import ClockWatch
 from tocsin.flow.pace import Pacer
-from tocsin.model import SECOND, Micros, Status
+from tocsin.model import Status
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.settings import load
-from tocsin.store import Accept, Planned, PlannedDelivery, misdated
+from tocsin.store import misdated
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import deliveries, handler_events, handlers
 
@@ -73,7 +75,7 @@ def test_what_was_reckoned_from_a_clock_that_was_ahead_is_due_now(tmp_path: Path
         handler = await add_handler(store)
         await engine.start(worker)
         ahead, row = MISDATED[what]
-        now = observe.now()
+        now = clock.now()
         delivery = await pending(store, handler, now + ahead, **reckoned(now, row))
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 1
         await worker.until(1)  # the engine was woken
@@ -87,7 +89,7 @@ def test_what_waits_as_it_should_goes_on_waiting(tmp_path: Path, what: str) -> N
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         ahead, row = RIGHT[what]
-        now = observe.now()
+        now = clock.now()
         delivery = await pending(store, handler, now + ahead, **reckoned(now, {"accepted_at": -DAY, **row}))
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 0
         assert await due(store) == {delivery: now + ahead}
@@ -98,7 +100,7 @@ def test_what_waits_as_it_should_goes_on_waiting(tmp_path: Path, what: str) -> N
 def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
-        now = observe.now()
+        now = clock.now()
         at = now + 300 * DAY
         scheduled = await pending(store, handler, at, send_at=at, accepted_at=now)
         retried = await pending(store, handler, at + 5 * SECOND, send_at=at, accepted_at=now, step=1, last_attempt_at=at)
@@ -113,7 +115,7 @@ def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(tmp_path
 def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(tmp_path: Path) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler, other = await add_handler(store), await add_handler(store)
-        now = observe.now() // SECOND * SECOND
+        now = clock.now() // SECOND * SECOND
         ahead = {"last_delivered_at": now + 10 * DAY, "failing_since": now + 10 * DAY, "failures": 4}
         right = {"last_delivered_at": now - DAY, "failing_since": now - HOUR, "failures": 1}
         for one, values in ((handler, ahead), (other, right)):
@@ -132,11 +134,11 @@ def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(t
 
 
 def test_more_than_fit_in_one_go_are_all_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.flow.clock.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("tocsin.flow.delivery.clock_watch.ROWS_AT_ONCE", 3)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
-        now = observe.now()
+        now = clock.now()
         for _ in range(8):
             await pending(store, handler, now + 10 * DAY)
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 8
@@ -146,19 +148,19 @@ def test_more_than_fit_in_one_go_are_all_brought_forward(tmp_path: Path, monkeyp
 
 
 def test_a_clock_that_is_set_back_while_the_service_runs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.flow.clock.LOOK_SECONDS", 0.01)
-    real = observe.now
+    monkeypatch.setattr("tocsin.flow.delivery.clock_watch.LOOK_SECONDS", 0.01)
+    real = clock.now
     ahead = 10 * DAY
-    monkeypatch.setattr(observe, "now", lambda: real() + ahead)
+    monkeypatch.setattr(clock, "now", lambda: real() + ahead)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         nonlocal ahead
         handler = await add_handler(store)
         await engine.start(worker)
-        watch = ClockWatch(store, engine, SETTINGS, wall=lambda: observe.now())
+        watch = ClockWatch(store, engine, SETTINGS, wall=lambda: clock.now())
         watching = asyncio.create_task(watch.run())
-        delivery = await pending(store, handler, observe.now() + 5 * SECOND, step=1, attempt_count=1, last_attempt_at=observe.now())
-        engine.wake(handler, 1, observe.now() + 5 * SECOND)
+        delivery = await pending(store, handler, clock.now() + 5 * SECOND, step=1, attempt_count=1, last_attempt_at=clock.now())
+        engine.wake(handler, 1, clock.now() + 5 * SECOND)
         ahead = 0
         await worker.until(1)
         assert worker.started == [delivery]
@@ -214,7 +216,7 @@ def test_the_look_is_at_what_is_pending_only(tmp_path: Path) -> None:
                 seen.append((statement, parameters))
 
             event.listen(connection, "before_cursor_execute", noted)
-            misdated.find(connection, observe.now(), [5 * SECOND], 10)
+            misdated.find(connection, clock.now(), [5 * SECOND], 10)
             event.remove(connection, "before_cursor_execute", noted)
             driver: Any = connection.connection.driver_connection
             [(statement, parameters)] = seen

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from test_store import accepting, add_handler, settled
 
 from conftest import opened_store, run
-from tocsin import observe
-from tocsin.engine import ANSWERED, UNANSWERED, Run
+from tocsin import clock
+from tocsin.clock import SECOND
 from tocsin.engine import known as known_module
 from tocsin.engine import local as local_module
 from tocsin.engine import refill as refill_module
@@ -19,8 +19,10 @@ from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
-from tocsin.model import SECOND, Attempt, Busy, Notification, Reason, Status
-from tocsin.store import Settlement, Waiting, Wanted, people
+from tocsin.model import Attempt, Busy, Notification, Reason, Status
+from tocsin.ports.engine import ANSWERED, UNANSWERED, Run
+from tocsin.ports.queue import Settlement, Waiting, Wanted
+from tocsin.store import people
 from tocsin.store.sql import SqlStore
 
 
@@ -136,7 +138,7 @@ class Worker:
 
 async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> list[Waiting]:
     """Accept one notification to these handlers, due now unless told; its deliveries as they would be handed over."""
-    now = observe.now()
+    now = clock.now()
     ids = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
     found = await store.waiting(range(ids.first_delivery_id, ids.first_delivery_id + len(handlers)))
     assert all(isinstance(job.notification, Notification) for job in found)
@@ -369,7 +371,7 @@ def test_users_take_turns_in_being_read_from_the_store(tmp_path: Path, monkeypat
             await accept(store, handler)
         await store.tell(people.add_user, "b@c", False, 1)
         few = await add_handler(store, user_id=2)
-        await store.accept(replace(accepting(few, at=observe.now(), due_at=observe.now()), user_id=2))
+        await store.accept(replace(accepting(few, at=clock.now(), due_at=clock.now()), user_id=2))
         reads: list[list[int]] = []
         due = store.due
 
@@ -477,7 +479,7 @@ def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(tmp_path: Path) -
         async def later_once(job: Waiting) -> int | None:
             if job.delivery.id != first.delivery.id or job.delivery.attempt_count:
                 return await worker.delivered(job)
-            due_at = observe.now() + SECOND // 5
+            due_at = clock.now() + SECOND // 5
             again = replace(job.delivery, attempt_count=1, due_at=due_at)
             await settled(store, Settlement(again, Attempt(again.id, 1, 1, 1, "later", Reason.SERVER_ERROR), 1))
             return due_at
@@ -494,12 +496,12 @@ def test_scheduled_ones_wait_in_the_store_until_they_are_due(tmp_path: Path) -> 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         await engine.start(worker)
-        due_at = observe.now() + SECOND // 4
+        due_at = clock.now() + SECOND // 4
         await accept(store, *[handler] * 40, due_at=due_at)
         engine.wake(handler, 1, due_at)
         assert engine.in_memory == 0
         await worker.until(40)
-        assert observe.now() >= due_at
+        assert clock.now() >= due_at
 
     scenario(tmp_path, body)
 
@@ -513,10 +515,10 @@ def test_when_the_clock_steps_by_an_hour_fresh_ones_go_at_once_and_others_when_i
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         await engine.start(worker)
-        clock = observe.now
-        later = await accept(store, handler, due_at=clock() + 1800 * SECOND)
+        real = clock.now
+        later = await accept(store, handler, due_at=real() + 1800 * SECOND)
         engine.wake(handler, 1, later[0].delivery.due_at)
-        monkeypatch.setattr(observe, "now", lambda: clock() + hours * 3600 * SECOND)
+        monkeypatch.setattr(clock, "now", lambda: real() + hours * 3600 * SECOND)
         fresh = await accept(store, handler)
         engine.hand_over(fresh)
         if hours > 0:
@@ -525,7 +527,7 @@ def test_when_the_clock_steps_by_an_hour_fresh_ones_go_at_once_and_others_when_i
             return
         await worker.until(1)
         assert worker.started == [fresh[0].delivery.id]
-        monkeypatch.setattr(observe, "now", lambda: clock() + 1801 * SECOND)
+        monkeypatch.setattr(clock, "now", lambda: real() + 1801 * SECOND)
         await worker.until(2)
 
     scenario(tmp_path, body)
@@ -557,7 +559,7 @@ def test_a_doubled_wake_up_changes_nothing(tmp_path: Path) -> None:
         jobs = [job for _ in range(5) for job in await accept(store, handler)]
         engine.hand_over(jobs)
         for _ in range(5):
-            engine.wake(handler, 1, observe.now())
+            engine.wake(handler, 1, clock.now())
             await asyncio.sleep(0.01)
         worker.hold.pop(handler).set()
         marker = await accept(store, handler)
@@ -604,7 +606,7 @@ async def around_a_read(store: SqlStore, engine: LocalEngine, monkeypatch: pytes
     handler = await add_handler(store)
     gate = Gate(store, monkeypatch)
     jobs = [job for _ in range(3) for job in await accept(store, handler)]
-    engine.wake(handler, 1, observe.now())
+    engine.wake(handler, 1, clock.now())
     await asyncio.wait_for(gate.has_read.wait(), 20)
     return gate, [*jobs, *[job for _ in range(3) for job in await accept(store, handler)]]
 
@@ -711,7 +713,7 @@ def test_stopping_lets_attempts_end_and_starts_no_more(tmp_path: Path) -> None:
         asyncio.get_running_loop().call_later(0.1, worker.hold[handler].set)
         await engine.stop(5)
         assert worker.started == [job.delivery.id for job in jobs[:2]]
-        assert (await store.due({handler: Wanted(10)}, observe.now()))[handler].jobs[0].delivery.id == jobs[2].delivery.id
+        assert (await store.due({handler: Wanted(10)}, clock.now()))[handler].jobs[0].delivery.id == jobs[2].delivery.id
 
     scenario(tmp_path, body)
 

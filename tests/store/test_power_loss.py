@@ -22,7 +22,8 @@ from conftest import opened_store, run
 from e2e.service import Service
 from receiver import Receiver
 from tocsin.model import Message, Status
-from tocsin.store import Accept, HandlerChange, Planned, PlannedDelivery
+from tocsin.ports.handlers import HandlerChange
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.store.writer import Writer
 
 BATCHES = 40

@@ -13,23 +13,14 @@ from sqlalchemy import text
 
 from conftest import opened_store, run
 from tocsin import datadir
-from tocsin.model import SECOND, Attempt, Busy, Delivery, Message, Notification, Reason, Severity, Status
+from tocsin.clock import SECOND
+from tocsin.model import Attempt, Busy, Delivery, Message, Notification, Reason, Severity, Status
+from tocsin.ports.handlers import HandlerChange, HandlerFilter
+from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.intake import Accept, Accepted, Planned, PlannedDelivery, Remembered
+from tocsin.ports.queue import Settlement, Wanted
 from tocsin.settings import load
-from tocsin.store import (
-    Accept,
-    Accepted,
-    DeliveryFilter,
-    HandlerChange,
-    HandlerFilter,
-    Planned,
-    PlannedDelivery,
-    Remembered,
-    Settlement,
-    Wanted,
-    listing,
-    reading,
-    tidying,
-)
+from tocsin.store import listing, reading, tidying
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.store.writer import MAX_GATHERED
 

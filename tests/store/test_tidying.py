@@ -5,9 +5,13 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select, text
 
 from conftest import opened_store, run
-from tocsin import observe
-from tocsin.model import SECOND, Message, Reason, Status
-from tocsin.store import Accept, HandlerChange, HandlerEvent, HandlerHour, Planned, PlannedDelivery, Swept, tidying
+from tocsin import clock
+from tocsin.clock import SECOND
+from tocsin.model import Message, Reason, Status
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour
+from tocsin.ports.housekeeping import Swept
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
+from tocsin.store import tidying
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import attempts, deliveries, handler_hours, idempotency, notifications, posts, totals
 
@@ -110,12 +114,12 @@ def test_what_ended_without_an_attempt_keeps_its_record_from_its_end_on(tmp_path
             handler = await a_handler(store)
             cancelled, paused = [await accept(store, handler, 100, status=Status.PENDING) for _ in range(2)]
             old = await accept(store, handler, 100)
-            before = observe.now()
+            before = clock.now()
             assert await store.cancel(1, cancelled)
             assert await store.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 10) == 1
             await swept(store, tidying.old_notifications, before, 100)
             assert old not in await left(store) and await left(store) == [cancelled, paused]
-            await swept(store, tidying.old_notifications, observe.now() + 1, 100)
+            await swept(store, tidying.old_notifications, clock.now() + 1, 100)
             assert await left(store) == []
             await check_totals(store)
 
@@ -126,7 +130,7 @@ def test_what_a_clock_dated_that_was_ahead_keeps_nothing_behind_it_from_going(tm
     async def main() -> None:
         async with opened_store(tmp_path) as store:
             handler = await a_handler(store)
-            ahead = [await accept(store, handler, observe.now() + 3650 * DAY) for _ in range(25)]
+            ahead = [await accept(store, handler, clock.now() + 3650 * DAY) for _ in range(25)]
             for _ in range(5):
                 await accept(store, handler, 100)
             young = [await accept(store, handler, 5000) for _ in range(25)]

@@ -8,8 +8,9 @@ import pytest
 from conftest import opened_store, run
 from tocsin.flow import directory
 from tocsin.flow.directory import Directory
+from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerRow
 from tocsin.settings import load
-from tocsin.store import HandlerBrief, HandlerChange, HandlerRow, people
+from tocsin.store import people
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 

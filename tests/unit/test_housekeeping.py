@@ -6,12 +6,16 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 
 from conftest import opened_store, run
+from tocsin.clock import SECOND
 from tocsin.flow import housekeeping
-from tocsin.flow.access import Access
 from tocsin.flow.housekeeping import DOUBT, MAX_ROWS, MIN_ROWS, STEP_SECONDS, Chore, Housekeeping, State, look_at_clock, next_rows
-from tocsin.model import SECOND, Message, Status
+from tocsin.flow.people.access import Access
+from tocsin.model import Message, Status
+from tocsin.ports.handlers import HandlerChange
+from tocsin.ports.housekeeping import Swept
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.settings import load
-from tocsin.store import Accept, HandlerChange, Planned, PlannedDelivery, Swept, values
+from tocsin.store import values
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import idempotency, notifications
 

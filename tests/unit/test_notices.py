@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from conftest import opened_store, run
-from tocsin import observe
-from tocsin.flow.accept import Accepting, Repeats
+from tocsin import clock, observe
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
 from tocsin.flow.directory import Directory
-from tocsin.flow.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
-from tocsin.model import SECOND, Micros, Reason
+from tocsin.flow.intake.accept import Accepting, Repeats
+from tocsin.model import Reason
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
+from tocsin.ports.queue import Waiting
 from tocsin.settings import load
-from tocsin.store import HandlerChange, HandlerEvent, SwitchOff, Waiting, notices, values
+from tocsin.store import notices, values
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 
@@ -45,7 +48,7 @@ class House:
         return made
 
     async def dies(self, handler: int, notification: int = 0) -> None:
-        event = HandlerEvent(observe.now(), "switched_off", "It is gone.", Reason.GONE)
+        event = HandlerEvent(clock.now(), "switched_off", "It is gone.", Reason.GONE)
         assert await self.store.switch_off(SwitchOff(1, handler, 1, event, notification, 100))
 
     def told(self) -> list[tuple[str, list[int]]]:
@@ -64,7 +67,7 @@ def test_those_that_die_together_are_told_of_together_through_a_few(tmp_path: Pa
     async def main() -> None:
         async with opened_store(tmp_path) as store:
             house = House(store, tmp_path)
-            now = observe.now()
+            now = clock.now()
             dead = [await house.handler(f"dead_{number}") for number in range(MAX_NAMED + 7)]
             await house.handler("unused")
             await house.handler("old", delivered_at=now - 90 * 24 * HOUR)
@@ -103,7 +106,7 @@ def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(tmp_path
             assert wait_seconds is not None
             assert 0 < wait_seconds <= 86_402
             assert (house.told(), await house.untold()) == ([], over)
-            yesterday = [observe.now() - 25 * HOUR] * MAX_A_DAY
+            yesterday = [clock.now() - 25 * HOUR] * MAX_A_DAY
             await store.tell(lambda c: values.write(c, "told:1", str(yesterday).encode()))
             assert await house.notices.tell(1) is None
             assert [title for title, _ in house.told()] == ["2 handlers switched off: over and others"]

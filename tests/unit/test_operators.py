@@ -22,8 +22,8 @@ from tocsin.datadir import open_store
 from tocsin.model import HttpReply, HttpRequest
 from tocsin.net import exchange
 from tocsin.net.http import HttpWire
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError
 from tocsin.web.site import ROUTES
 
 

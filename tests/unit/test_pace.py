@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from conftest import opened_store, run
 from tocsin.channels.contract import Pace
+from tocsin.clock import SECOND
 from tocsin.engine.starts import Starts
 from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer, Wait
-from tocsin.model import SECOND
+from tocsin.ports.handlers import HandlerChange
 from tocsin.settings import load
-from tocsin.store import HandlerChange
 from tocsin.vault import Vault
 
 FIVE_IN_TWO = Pace("k", 5, 2.0)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from conftest import opened_store, run
-from tocsin import observe
-from tocsin.flow.tally import BUCKETS, HOUR, Tally, bucket, percentile, summarize
-from tocsin.model import Busy, Micros, Status
-from tocsin.store import HandlerChange, HandlerHour
+from tocsin import clock
+from tocsin.clock import HOUR, Micros
+from tocsin.flow.delivery.tally import BUCKETS, Tally, bucket, percentile, summarize
+from tocsin.model import Busy, Status
+from tocsin.ports.handlers import HandlerChange, HandlerHour
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_counts_are_added_to_the_store(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened_store(tmp_path) as store:
             handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
-            now = observe.now() // HOUR
+            now = clock.now() // HOUR
             tally = Tally(store)
             for _ in range(2):
                 tally.delivered([(handler, 5_000)])

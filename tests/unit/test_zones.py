@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tocsin import zones
 from tocsin.api import times
-from tocsin.model import SECOND
+from tocsin.clock import SECOND
 
 AT = times.read("2026-11-29 10:00:00")
 

@@ -22,8 +22,8 @@ from tocsin.channels.contract import (
     classify_rest,
     said,
 )
+from tocsin.clock import SECOND, Micros
 from tocsin.model import (
-    SECOND,
     Delivered,
     Gone,
     HttpReply,
@@ -31,7 +31,6 @@ from tocsin.model import (
     Later,
     MailReply,
     Message,
-    Micros,
     NoReply,
     Outcome,
     Reason,

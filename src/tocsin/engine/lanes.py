@@ -24,7 +24,7 @@ from collections import deque
 from typing import Final, Generic, TypeVar
 
 from tocsin.engine.window import Window
-from tocsin.store import Waiting
+from tocsin.ports.queue import Waiting
 
 IDLE, QUEUED, BUSY, PACED, PARKED = range(5)
 COMPLETE, SPILLED, PREPARING, ASKED, READING, REREAD = range(6)

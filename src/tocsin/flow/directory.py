@@ -9,9 +9,11 @@ from msgspec import Struct
 
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.model import Handler, Micros, SigningSecret
+from tocsin.clock import Micros
+from tocsin.model import Handler, SigningSecret
+from tocsin.ports.handlers import HandlerBrief, HandlerRow
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import HandlerBrief, HandlerRow, Store
 from tocsin.vault import Vault, WrongKey
 from tocsin.zones import zone_of
 

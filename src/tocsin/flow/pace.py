@@ -9,9 +9,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.channels.contract import Pace
-from tocsin.model import SECOND, Micros
+from tocsin.clock import SECOND, Micros
 
 _TIDY_ABOVE = 10_000  # keys in memory before idle ones are dropped
 
@@ -46,7 +46,7 @@ class Record(Protocol):
 class Pacer:
     """Windows and pauses by key. Times are seconds of one monotonic clock, but for those of the record, which are `wall`'s."""
 
-    def __init__(self, record: Record | None = None, wall: Callable[[], Micros] = observe.now) -> None:
+    def __init__(self, record: Record | None = None, wall: Callable[[], Micros] = clock.now) -> None:
         self._record = record
         self._wall = wall
         self._starts: dict[tuple[str, int, float], deque[float]] = {}

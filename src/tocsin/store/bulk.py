@@ -17,8 +17,10 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from tocsin.model import SECOND, Delivery, Message, Micros, Reason, Severity, Status, SwitchedOff
-from tocsin.store import Accept, Accepted, Remembered, Settlement
+from tocsin.clock import SECOND, Micros
+from tocsin.model import Delivery, Message, Reason, Severity, Status, SwitchedOff
+from tocsin.ports.intake import Accept, Accepted, Remembered
+from tocsin.ports.queue import Settlement
 from tocsin.store.tables import TOTAL_NOTIFICATIONS
 
 T = TypeVar("T")

@@ -17,13 +17,10 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
 from sqlalchemy.exc import DBAPIError
 
-from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Status
-from tocsin.store import (
-    Accept,
-    Accepted,
-    AnySettlement,
-    DeliveryFilter,
-    Due,
+from tocsin.clock import Micros
+from tocsin.model import Attempt, Busy, Delivery, Notification, Reason, Status
+from tocsin.ports.errors import StoreError
+from tocsin.ports.handlers import (
     HandlerBrief,
     HandlerChange,
     HandlerEvent,
@@ -31,28 +28,15 @@ from tocsin.store import (
     HandlerFilter,
     HandlerHour,
     HandlerRow,
-    KeyRow,
-    Labels,
-    Page,
-    PostFacts,
-    Recent,
-    Remembered,
     Standing,
-    StoreError,
     Streak,
     SwitchOff,
-    Waiting,
-    Wanted,
-    bulk,
-    faults,
-    listing,
-    migrations,
-    notices,
-    reading,
-    room,
-    standing,
-    writing,
 )
+from tocsin.ports.history import DeliveryFilter, Labels, Page
+from tocsin.ports.intake import Accept, Accepted, Remembered
+from tocsin.ports.people import KeyRow
+from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
+from tocsin.store import bulk, faults, listing, migrations, notices, reading, room, standing, writing
 from tocsin.store.faults import Damaged
 from tocsin.store.room import Room
 from tocsin.store.tables import metadata
@@ -141,7 +125,7 @@ def _upgrade(connection: Connection, version: str) -> None:
 
 
 class SqlStore:
-    """See `tocsin.store.Store` for what each method promises."""
+    """See `tocsin.ports.store.Store` for what each method promises."""
 
     def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
         self._reads = _begin_by_hand(engine, "BEGIN")

@@ -15,7 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from tocsin import zones
 from tocsin.flow.words import sentence
 from tocsin.model import MASK, Delivery, Fault, Invalid, Missing, Reason, Severity, Status
-from tocsin.store import DeliveryFilter, HandlerFilter, Labels
+from tocsin.ports.handlers import HandlerFilter
+from tocsin.ports.history import DeliveryFilter, Labels
 from tocsin.web.visit import Visit
 
 ROWS = 50

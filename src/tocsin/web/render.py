@@ -11,15 +11,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context,
 from jinja2.runtime import Context
 from markupsafe import Markup
 
-from tocsin import __version__, observe, zones
+from tocsin import __version__, clock, zones
 from tocsin.api.parameters import OPTIONAL
 from tocsin.channels.contract import Field
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.access import SCOPES
-from tocsin.flow.states import HandlerState, said
-from tocsin.flow.trial import Trial
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.handlers.states import HandlerState, said
+from tocsin.flow.handlers.trial import Trial
+from tocsin.flow.people.access import SCOPES
 from tocsin.flow.words import Event, hint, sentence
-from tocsin.model import SECOND, Delivery, Fault, Micros, Reason, Sentence, Severity, Status
+from tocsin.model import Delivery, Fault, Reason, Sentence, Severity, Status
 from tocsin.web import assets, charts
 from tocsin.web.language import LANGUAGES, translations
 
@@ -124,7 +125,7 @@ def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **va
         path=visit.request.url.path,
         faults=by_field,
         done=visit.request.query_params.get("done", ""),
-        now=observe.now(),
+        now=clock.now(),
         zone=visit.zone,
         has_mail=bool(visit.service.settings.smtp_url),
         **pulse,
@@ -168,7 +169,7 @@ def ago(at: Micros | None, zone: tzinfo, _: Translate) -> Markup:
     """A moment relative to now, the exact one on hover."""
     if at is None:
         return Markup("<span>{}</span>").format(_("never"))
-    seconds = (observe.now() - at) / SECOND
+    seconds = (clock.now() - at) / SECOND
     words = _("{span} ago").format(span=span(seconds, _)) if seconds >= 0 else _("in {span}").format(span=span(-seconds, _))
     if abs(seconds) < 1:
         words = _("just now")
@@ -242,7 +243,7 @@ def trouble(state: HandlerState, _: Translate) -> str:
 
 def since(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """How long ago, without the word."""
-    return _time(at, zone, span((observe.now() - at) / SECOND, _))
+    return _time(at, zone, span((clock.now() - at) / SECOND, _))
 
 
 def next_one(at: Micros, zone: tzinfo, _: Translate) -> Markup:
@@ -252,7 +253,7 @@ def next_one(at: Micros, zone: tzinfo, _: Translate) -> Markup:
 
 def next_try(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """When the next attempt is made."""
-    if at <= observe.now():
+    if at <= clock.now():
         return Markup("<span>{}</span>").format(_("being tried now"))
     return Markup(_("next try {when}")).format(when=ago(at, zone, _))  # noqa: S704  # a text of ours
 

@@ -6,14 +6,14 @@ from typing import Any
 from msgspec import Struct, ValidationError
 from starlette.responses import Response
 
-from tocsin import observe, zones
+from tocsin import clock, zones
 from tocsin.api import times
 from tocsin.api.bodies import Pairs
 from tocsin.api.messages import read_draft
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.model import Draft, Fault, Handler, Invalid, Missing, Sentence
-from tocsin.store import HandlerFilter
+from tocsin.ports.handlers import HandlerFilter
 from tocsin.web.handlers import target_of
 from tocsin.web.visit import Visit
 
@@ -81,7 +81,7 @@ def _form(visit: Visit) -> _Form:
     given["handlers"] = visit.texts("handlers")
     if given["handlers"]:
         body["handlers"] = given["handlers"]
-    draft, faults = read_draft(Pairs(list(body.items())), observe.now())
+    draft, faults = read_draft(Pairs(list(body.items())), clock.now())
     return _Form(draft, [*faults, *unread], given, notes)
 
 

@@ -19,8 +19,9 @@ from tocsin import app, upkeep
 from tocsin.cli import run
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
-from tocsin.flow import attempt, handlers, health
-from tocsin.flow.deliver import Delivering
+from tocsin.flow.delivery import attempt, health
+from tocsin.flow.delivery.deliver import Delivering
+from tocsin.flow.handlers import register as handlers
 from tocsin.net import http, smtp
 from tocsin.store import bulk, sql, writing
 from tocsin.store.writer import Writer

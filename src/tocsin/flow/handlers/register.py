@@ -5,29 +5,20 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.channels.contract import AnyChannel, Field, fields_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.engine import Engine
+from tocsin.clock import HOUR, SECOND, Micros
 from tocsin.flow import pools
+from tocsin.flow.delivery.health import ROWS_AT_ONCE, end_waiting
 from tocsin.flow.directory import Directory, open_handler
-from tocsin.flow.health import ROWS_AT_ONCE, end_waiting
+from tocsin.flow.handlers.states import HandlerState, next_start, state_of
 from tocsin.flow.pace import Pacer
-from tocsin.flow.states import HandlerState, next_start, state_of
-from tocsin.flow.tally import HOUR
-from tocsin.model import MASK, SECOND, Busy, Fault, Handler, Micros, Missing, Reason, SigningSecret, Status
-from tocsin.store import (
-    HandlerChange,
-    HandlerEvent,
-    HandlerFacts,
-    HandlerFilter,
-    HandlerHour,
-    HandlerRow,
-    Overview,
-    Standing,
-    Store,
-    standing,
-)
+from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
+from tocsin.ports.engine import Engine
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Overview, Standing
+from tocsin.ports.store import Store
+from tocsin.store import standing
 from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MAX_NAME_CHARACTERS = 256
@@ -172,7 +163,7 @@ def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
 
 def _event(row: HandlerRow, draft: HandlerDraft) -> HandlerEvent | None:
     """What the handler's history says of a change by its owner."""
-    now = observe.now()
+    now = clock.now()
     if draft.is_enabled is not None and draft.is_enabled != row.is_enabled:
         return HandlerEvent(now, "enabled" if draft.is_enabled else "paused")
     if draft.settings is not None or draft.type not in (None, row.type):
@@ -208,7 +199,7 @@ class Handlers:
     async def states(self, rows: Sequence[Handler]) -> list[HandlerState]:
         """How each of these stands at this moment, in their order. Raises Busy."""
         found = await self._store.standings([row.id for row in rows]) if rows else {}
-        now = observe.now()
+        now = clock.now()
         return [self._state(row, found.get(row.id, Standing()), now) for row in rows]
 
     async def overview(self, user_id: int, since: Micros) -> Overview:
@@ -217,7 +208,7 @@ class Handlers:
 
     async def troubled(self, limit: int) -> list[tuple[str, Handler, HandlerState]]:
         """Whose handlers fail or were switched off, for administrators: the user's address, the handler without its settings, its state."""
-        now = observe.now()
+        now = clock.now()
         found = await self._store.ask(standing.troubled, limit)
         return [(one.email, one.handler, self._state(one.handler, one.standing, now)) for one in found]
 
@@ -239,7 +230,7 @@ class Handlers:
             secret=self._new_secret(channel),
             is_enabled=True if draft.is_enabled is None else draft.is_enabled,
         )
-        handler_id = await self._store.add_handler(user_id, change, observe.now())
+        handler_id = await self._store.add_handler(user_id, change, clock.now())
         self._directory.forget(user_id, handler_id)
         return handler_id
 
@@ -272,7 +263,7 @@ class Handlers:
     async def delete(self, user_id: int, handler_id: int) -> None:
         """Cancel what waits, erase the secrets, keep the history. Raises Missing."""
         await self._row(user_id, handler_id)
-        if not await self._store.delete_handler(handler_id, observe.now(), ROWS_AT_ONCE):
+        if not await self._store.delete_handler(handler_id, clock.now(), ROWS_AT_ONCE):
             raise Missing
         self._directory.forget(user_id, handler_id)
         await end_waiting(self._store, self._engine, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED)
@@ -294,7 +285,7 @@ class Handlers:
         """A new signing secret; the present one signs too for a day. Raises Missing."""
         while True:
             row = await self._row(user_id, handler_id)
-            until = observe.now() + ROTATION
+            until = clock.now() + ROTATION
             rotated = SigningSecret(new_signing_secret(), self._secret_of(row).current, until)
             change = HandlerChange(secret=self._vault.seal(msgspec.to_builtins(rotated)))
             if await self._store.change_handler(handler_id, change, row.version):
@@ -311,7 +302,7 @@ class Handlers:
         secret = self._open(row).secret
         if secret is None:
             raise Missing
-        if secret.previous_until is not None and secret.previous_until <= observe.now():
+        if secret.previous_until is not None and secret.previous_until <= clock.now():
             return SigningSecret(secret.current)
         return secret
 

@@ -6,7 +6,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tocsin.channels.contract import AnyChannel
-from tocsin.model import SECOND, Delivered, Delivery, Gone, Later, Micros, Moved, Outcome, Reason, Refused, Status, Unknown, Value
+from tocsin.clock import SECOND, Micros
+from tocsin.model import Delivered, Delivery, Gone, Later, Moved, Outcome, Reason, Refused, Status, Unknown, Value
 from tocsin.settings import Settings
 
 MIN_THROTTLE_SECONDS = 0.2

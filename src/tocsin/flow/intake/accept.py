@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from tocsin import observe
-from tocsin.engine import Engine
+from tocsin import clock, observe
+from tocsin.clock import Micros
 from tocsin.flow.directory import Directory
-from tocsin.flow.plan import MAX_DELIVERIES, faults, plan
-from tocsin.model import Delivery, Draft, Fault, InFlight, Invalid, Micros, Notification, Status
-from tocsin.store import Accept, Accepted, Planned, Remembered, Store, Waiting
+from tocsin.flow.intake.plan import MAX_DELIVERIES, faults, plan
+from tocsin.model import Delivery, Draft, Fault, InFlight, Invalid, Notification, Status
+from tocsin.ports.engine import Engine
+from tocsin.ports.intake import Accept, Accepted, Planned, Remembered
+from tocsin.ports.queue import Waiting
+from tocsin.ports.store import Store
 
 IDEMPOTENCY_WINDOW: Micros = 86_400_000_000  # a day
 
@@ -47,7 +50,7 @@ class Repeats:
 
     async def answer_of(self, user_id: int, idempotency: Idempotency) -> tuple[int, ...] | None:
         """The answer of a day at most ago, if any. Raises Invalid if the content was another."""
-        now = observe.now()
+        now = clock.now()
         # At most as far ahead: what a clock noted that was years ahead would swallow new messages for years.
         window = (now - IDEMPOTENCY_WINDOW, now + IDEMPOTENCY_WINDOW)
         found = await self._store.remembered(user_id, idempotency.path, idempotency.key, *window)

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from tocsin.model import Draft, Fault, Micros, Reason, Status
-from tocsin.store import HandlerBrief, Planned, PlannedDelivery
+from tocsin.clock import Micros
+from tocsin.model import Draft, Fault, Reason, Status
+from tocsin.ports.handlers import HandlerBrief
+from tocsin.ports.intake import Planned, PlannedDelivery
 
 MAX_DELIVERIES = 10_000  # of one request
 _PENDING = Status.PENDING  # to ask an enum for a member takes as long as ten other look-ups

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tocsin.store.ids import Era
+from tocsin.ports.housekeeping import Era
 
 
 class Identities:

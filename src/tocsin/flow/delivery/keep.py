@@ -7,15 +7,17 @@ from typing import Protocol
 
 import structlog
 
-from tocsin import observe
+from tocsin import clock, observe
 from tocsin.channels.registry import CHANNELS
-from tocsin.engine import Run
+from tocsin.clock import Micros
+from tocsin.flow.delivery.health import Health
+from tocsin.flow.delivery.settle import Decision
+from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
-from tocsin.flow.health import Health
-from tocsin.flow.settle import Decision
-from tocsin.flow.tally import Tally
-from tocsin.model import Attempt, Busy, Delivery, Micros, Status
-from tocsin.store import Settlement, Store
+from tocsin.model import Attempt, Busy, Delivery, Status
+from tocsin.ports.engine import Run
+from tocsin.ports.queue import Settlement
+from tocsin.ports.store import Store
 from tocsin.store.faults import Damaged, words_of
 
 STORE_RETRY_SECONDS = 1.0
@@ -179,7 +181,7 @@ class Keeping:
 
     def _observe(self, kept: list[tuple[Ending, bool]]) -> None:
         """Many in one go: that costs half of what one after the other does."""
-        now = observe.now()
+        now = clock.now()
         tried: defaultdict[str, list[tuple[Delivery, Attempt]]] = defaultdict(list)
         arrived: defaultdict[str, list[tuple[int, Micros]]] = defaultdict(list)
         for ending, applied in kept:

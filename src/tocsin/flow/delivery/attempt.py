@@ -8,9 +8,8 @@ from typing import Protocol, TypeVar
 import structlog
 from msgspec.structs import replace
 
-from tocsin import observe
+from tocsin import clock, observe
 from tocsin.channels.contract import Context
-from tocsin.engine import Place
 from tocsin.flow import pools
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
@@ -33,6 +32,7 @@ from tocsin.model import (
     Value,
 )
 from tocsin.net.mail import NothingSent
+from tocsin.ports.engine import Place
 from tocsin.vault import scrub
 
 MAX_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
@@ -239,7 +239,7 @@ def heed_limits(loaded: Loaded, reply: Reply, pacer: Pacer) -> None:
     """Pause the credential where an answer says that its limit is used up: the next one would be throttled."""
     if loaded.channel.rest_seconds is None or not isinstance(reply, HttpReply):
         return
-    rest = loaded.channel.rest_seconds(reply, observe.now())
+    rest = loaded.channel.rest_seconds(reply, clock.now())
     if rest > 0:
         now = time.monotonic()
         pacer.pause(loaded.credential, now + rest, now)

@@ -13,24 +13,26 @@ from email_validator import EmailNotValidError
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from tocsin import observe, zones
+from tocsin import clock, zones
+from tocsin.clock import DAY, HOUR, Micros
 from tocsin.flow import pools
-from tocsin.flow.access import SCOPES
-from tocsin.model import SECOND, Busy, Fault, Invalid, Micros, Missing
+from tocsin.flow.people.access import SCOPES
+from tocsin.model import Busy, Fault, Invalid, Missing
 from tocsin.net.addresses import normalized
-from tocsin.store import Store, people
-from tocsin.store.people import KeyLine, Person, UserLine
+from tocsin.ports.people import KeyLine, Person, UserLine
+from tocsin.ports.store import Store
+from tocsin.store import people
 from tocsin.vault import check_password, hash_api_key, hash_of_nothing, hash_password, is_hash_of_old, new_api_key, shown_key
 
-IDLE: Micros = 14 * 86_400 * SECOND  # after which a session ends
-SIGN_IN_LINK_LASTS: Micros = 86_400 * SECOND
+IDLE: Micros = 14 * DAY  # after which a session ends
+SIGN_IN_LINK_LASTS: Micros = DAY
 MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
 MAX_NAME = 100
 _TOO_SHORT = "A password has at least {least} characters."
 _NAME_LENGTH = "A key has a name of {most} characters at most."
 _UNKNOWN_ZONE = "There is no time zone {name}. Use a name such as Asia/Seoul or Europe/Berlin."
 _UNKNOWN_ZONE_LIKE = "There is no time zone {name}. Similar names: {like}."
-_NOTE_AFTER: Micros = 3600 * SECOND  # a session's use is written down once an hour
+_NOTE_AFTER: Micros = HOUR  # a session's use is written down once an hour
 _FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
 _FORGOTTEN_AFTER_SECONDS = 3600.0
@@ -172,7 +174,7 @@ class Accounts:
     async def sign_in_by_link(self, token: str, address: str) -> str | None:
         """As `sign_in`, by the link that an administrator handed out; it works once."""
         self._tries.check(f"address {address}")
-        user = await self._store.tell(people.take_sign_in, hash_api_key(token), observe.now())
+        user = await self._store.tell(people.take_sign_in, hash_api_key(token), clock.now())
         if user is None:
             self._tries.failed(f"address {address}")
             return None
@@ -180,14 +182,14 @@ class Accounts:
 
     async def _new_session(self, user: int) -> str:
         token = secrets.token_urlsafe(32)
-        now = observe.now()
+        now = clock.now()
         await self._store.tell(people.tidy_sessions, now - IDLE)
         await self._store.tell(people.add_session, user, hash_api_key(token), now)
         return token
 
     async def visitor(self, token: str) -> Visitor | None:
         """Whose session this is, if it has not ended."""
-        now, token_hash = observe.now(), hash_api_key(token)
+        now, token_hash = clock.now(), hash_api_key(token)
         found = await self._store.ask(people.session, token_hash, now - IDLE)
         if found is None:
             return None
@@ -251,12 +253,12 @@ class Accounts:
             raise Invalid(Fault("required", "Required field", "A key must be allowed something.", "scopes"))
         key = new_api_key()
         kept = () if wanted == SCOPES else wanted
-        await self._store.tell(people.add_key, user, name, hash_api_key(key), shown_key(key), kept, observe.now())
+        await self._store.tell(people.add_key, user, name, hash_api_key(key), shown_key(key), kept, clock.now())
         return key
 
     async def revoke_key(self, user: int, key_id: int) -> None:
         """Works at once. Raises Missing."""
-        if not await self._store.tell(people.revoke_key, key_id, observe.now(), user):
+        if not await self._store.tell(people.revoke_key, key_id, clock.now(), user):
             raise Missing
         self._changed()
 
@@ -272,7 +274,7 @@ class Accounts:
         except EmailNotValidError:
             raise Invalid(Fault("invalid", "Not a usable value", "This is not an e-mail address.", "email")) from None
         token = secrets.token_urlsafe(32)
-        if not await self._store.tell(_invite, address, is_admin, hash_api_key(token), observe.now()):
+        if not await self._store.tell(_invite, address, is_admin, hash_api_key(token), clock.now()):
             raise Invalid(Fault("invalid", "Not a usable value", "There is a user with this address already.", "email"))
         return address, token
 
@@ -282,7 +284,7 @@ class Accounts:
             raise Invalid(Fault("invalid", "Not possible", "You cannot disable yourself.", "user"))
         if all(one.id != user for one in await self.users()):
             raise Missing
-        if not await self._store.tell(_disable, user, observe.now()):
+        if not await self._store.tell(_disable, user, clock.now()):
             raise Invalid(Fault("invalid", "Not possible", "This is the last administrator.", "user"))
         self._changed()
 

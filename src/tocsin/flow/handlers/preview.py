@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.channels.chat import document_of
 from tocsin.channels.contract import Context, Size
 from tocsin.flow import pools
-from tocsin.flow.attempt import render_now, shown_request, within_budget
+from tocsin.flow.delivery.attempt import render_now, shown_request, within_budget
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.markup.elements import Element, elements_of
 from tocsin.markup.length import Cut, WrittenOut, watched_cuts
@@ -48,7 +48,7 @@ class Previews:
         loaded = await self._directory.loaded(handler_id)
         if loaded is None or loaded.handler.user_id != user_id:
             raise Missing
-        handler, now = loaded.handler, observe.now()
+        handler, now = loaded.handler, clock.now()
         signing = signing_secrets(handler.secret, now)
         context = Context("preview", handler.id, now, self._settings, signing_secrets=signing, zone=loaded.zone)
         made = await within_budget(pools.here().pages, _made, loaded, message, context)

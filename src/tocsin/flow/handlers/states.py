@@ -4,10 +4,11 @@ import time
 
 from msgspec import Struct
 
+from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer
-from tocsin.model import SECOND, Handler, Micros, Reason
-from tocsin.store import Standing
+from tocsin.model import Handler, Reason
+from tocsin.ports.handlers import Standing
 
 STATES = ("ok", "failing", "paused", "switched_off")
 

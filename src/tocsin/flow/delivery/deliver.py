@@ -12,9 +12,10 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tocsin import engine, observe
+from tocsin import clock, observe
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import (
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery.attempt import (
     Tried,
     attempt,
     classify,
@@ -27,20 +28,18 @@ from tocsin.flow.attempt import (
     shown_answer,
     shown_verdict,
 )
+from tocsin.flow.delivery.identity import Identities
+from tocsin.flow.delivery.keep import STORE_RETRY_SECONDS, Ending, InFlightLedger, Keeping
+from tocsin.flow.delivery.settle import Decision, decide, delivered, ended_without_attempt, is_late
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
-from tocsin.flow.identity import Identities
-from tocsin.flow.keep import STORE_RETRY_SECONDS, Ending, InFlightLedger, Keeping
 from tocsin.flow.pace import Pacer
-from tocsin.flow.settle import Decision, decide, delivered, ended_without_attempt, is_late
 from tocsin.model import (
-    SECOND,
     Attempt,
     Busy,
     Delivered,
     Delivery,
     HttpRequest,
     Later,
-    Micros,
     NoReply,
     Notification,
     Outcome,
@@ -51,8 +50,10 @@ from tocsin.model import (
     Status,
 )
 from tocsin.net.wires import Wires
+from tocsin.ports import engine
+from tocsin.ports.queue import Waiting
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import Store, Waiting
 from tocsin.vault import scrub
 
 LOOK_AGAIN: Micros = 5 * SECOND
@@ -193,7 +194,7 @@ class Delivering:
     def _begin(self, job: Waiting, run: engine.Run, loaded: Loaded) -> _Attempt | None:
         """None: it is not to be attempted now, and what becomes of it is already on its way to the store."""
         delivery, notification, handler = job.delivery, job.notification, loaded.handler
-        now = time.time_ns() // 1000
+        now = clock.now()
         try:
             unwanted = _unwanted(delivery, notification, loaded, now)
             context = Context(
@@ -238,7 +239,7 @@ class Delivering:
             self._look_again(delivery, run)
         else:
             if loaded is None:
-                self._end(run, None, ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED, observe.now()))
+                self._end(run, None, ended_without_attempt(delivery, Status.CANCELLED, Reason.HANDLER_DELETED, clock.now()))
             elif (trying := self._begin(job, run, loaded)) is not None:
                 await self._send_parts(trying)
 
@@ -334,7 +335,7 @@ class Delivering:
         log_row = Attempt(
             before.id, number, started_at, tried.duration_us, word, decision.reason, status_code, response, due_at, named, detail
         )
-        return Ending(decision.delivery, log_row, time.time_ns() // 1000, decision, trying.run, loaded, trying.slot)
+        return Ending(decision.delivery, log_row, clock.now(), decision, trying.run, loaded, trying.slot)
 
     def _decide_otherwise(self, trying: _Attempt, tried: Tried) -> Decision:
         """It did not arrive, or nobody knows whether it did."""
@@ -343,7 +344,7 @@ class Delivering:
             outcome = replace(outcome, detail=scrub(outcome.detail, loaded.secrets))
         late = context.meant_for is not None
         delivery = replace(before, attempt_count=context.attempt, last_attempt_at=context.now, late=late, part=tried.part)
-        decision = decide(outcome, delivery, loaded.channel, self._settings, observe.now(), _random.random())
+        decision = decide(outcome, delivery, loaded.channel, self._settings, clock.now(), _random.random())
         due_at = decision.due_at
         if due_at is not None:
             expires_at = trying.notification.expires_at
@@ -366,7 +367,7 @@ class Delivering:
         delivery, again = trying.delivery, None
         if reply.ours:
             observe.seldom(log.warning, "attempt.waits", delivery=delivery.id, why=reply.detail)
-            again = observe.now() + SHORTAGE
+            again = clock.now() + SHORTAGE
             self._pause(delivery.handler_id, SHORTAGE / SECOND)
         trying.run.came_back(engine.UNTRIED)
         if part == delivery.part:
@@ -374,23 +375,23 @@ class Delivering:
             trying.run.settled(again)
         else:
             decision = Decision(replace(delivery, part=part, due_at=again or delivery.due_at), reply.reason)
-            self._keeping.keep(Ending(decision.delivery, None, observe.now(), decision, trying.run, trying.loaded, trying.slot))
+            self._keeping.keep(Ending(decision.delivery, None, clock.now(), decision, trying.run, trying.loaded, trying.slot))
 
     def _wait_for_key(self, delivery: Delivery, run: engine.Run) -> None:
         """What none of our keys opens may be opened once the right one is back: it waits as it is, without an attempt."""
         observe.seldom(log.error, "handler.sealed", handler=delivery.handler_id, why="no key of the service opens its settings")
         self._pause(delivery.handler_id, LOOK_AGAIN / SECOND)
         run.came_back(engine.UNTRIED)
-        run.settled(observe.now() + LOOK_AGAIN)
+        run.settled(clock.now() + LOOK_AGAIN)
 
     def _look_again(self, delivery: Delivery, run: engine.Run) -> None:
         """A fault of ours before anything was sent, such as a store that cannot be read: it waits on."""
-        self._end(run, None, Decision(replace(delivery, due_at=observe.now() + LOOK_AGAIN), Reason.INTERNAL))
+        self._end(run, None, Decision(replace(delivery, due_at=clock.now() + LOOK_AGAIN), Reason.INTERNAL))
 
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
         """Keep how it stands without an attempt."""
         run.came_back(engine.UNTRIED)
-        now = observe.now()
+        now = clock.now()
         if decision.due_at is None:  # when it ended, for retention: there is no attempt to go by
             decision = replace(decision, delivery=replace(decision.delivery, due_at=now))
         self._keeping.keep(Ending(decision.delivery, None, now, decision, run, loaded))

@@ -14,13 +14,14 @@ from itertools import accumulate, zip_longest
 import structlog
 from msgspec import Struct
 
-from tocsin import observe
-from tocsin.model import SECOND, Busy, Micros, Status
-from tocsin.store import HandlerHour, Store
+from tocsin import clock, observe
+from tocsin.clock import HOUR, Micros
+from tocsin.model import Busy, Status
+from tocsin.ports.handlers import HandlerHour
+from tocsin.ports.store import Store
 
 KEPT_EVERY_SECONDS = 5.0
 HANDLERS_AT_ONCE = 500  # in one write: 20 ms
-HOUR: Micros = 3600 * SECOND
 BUCKETS = 54  # of latencies, two for each doubling of a millisecond, up to a day
 _BEGIN_AT = [math.ceil(1000 * 2 ** ((n - 1) / 2)) for n in range(1, BUCKETS)]
 log = structlog.get_logger(__name__)
@@ -107,7 +108,7 @@ class Tally:
     async def keep(self) -> None:
         """Add what was counted to the store. Whatever it raises, Busy for one, it is counted still, then."""
         counted, self._counts = self._counts, {}
-        hour = observe.now() // HOUR
+        hour = clock.now() // HOUR
         while counted:
             some = [(handler_id, counted.pop(handler_id)) for handler_id in list(itertools.islice(counted, HANDLERS_AT_ONCE))]
             hours = [HandlerHour(one, hour, of.delivered, of.failed, of.expired, tuple(of.latencies)) for one, of in some]

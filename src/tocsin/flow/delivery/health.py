@@ -4,16 +4,18 @@ from collections.abc import Mapping
 
 import structlog
 
-from tocsin import observe
-from tocsin.engine import Engine
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery.notices import Notices
+from tocsin.flow.delivery.settle import error_text
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.mail_health import MailHealth
-from tocsin.flow.notices import Notices
-from tocsin.flow.settle import error_text
 from tocsin.flow.words import sentence, span
-from tocsin.model import SECOND, Delivery, Micros, Reason, Status
+from tocsin.model import Delivery, Reason, Status
+from tocsin.ports.engine import Engine
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import HandlerChange, HandlerEvent, Store, SwitchOff
 from tocsin.vault import Vault
 
 ROWS_AT_ONCE = 2000  # deliveries ended in one write, so that a long backlog does not hold up other writes
@@ -53,7 +55,7 @@ class Health:
         """Replace settings that the provider says have changed, unless the owner changed the handler meanwhile."""
         handler = loaded.handler
         sealed = self._vault.seal({**handler.settings, **new_settings})
-        event = HandlerEvent(observe.now(), "moved", reason=Reason.MOVED)
+        event = HandlerEvent(clock.now(), "moved", reason=Reason.MOVED)
         await self._store.change_handler(handler.id, HandlerChange(settings=sealed), handler.version, event)
         self._directory.forget(handler.user_id, handler.id)
         log.info("handler.moved", handler=handler.id, type=handler.type)
@@ -65,7 +67,7 @@ class Health:
         """
         if not self._most_failures or (reason in _REACHING and self.answered_at < delivery.first_due_at):
             return
-        now = observe.now()
+        now = clock.now()
         streak = await self._store.count_failure(loaded.handler.id, now)
         lasted = now - (streak.since or now)
         if streak.failures >= self._most_failures and lasted >= self._least_time:
@@ -79,7 +81,7 @@ class Health:
     async def _switch_off(self, loaded: Loaded, reason: Reason, why: str, delivery: Delivery) -> None:
         """Disable a dead handler, end what waits for it, tell its owner. Only the first of several attempts in flight does it."""
         handler = loaded.handler
-        now = observe.now()
+        now = clock.now()
         what = SwitchOff(
             handler.user_id,
             handler.id,

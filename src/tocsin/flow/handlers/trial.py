@@ -6,11 +6,11 @@ import time
 
 from msgspec import Struct
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.channels.contract import Context
-from tocsin.flow.attempt import NoPlace, Tried, attempt, shown_answer, shown_request
+from tocsin.flow.delivery.attempt import NoPlace, Tried, attempt, shown_answer, shown_request
 from tocsin.flow.directory import Directory, Loaded, load, signing_secrets
-from tocsin.flow.handlers import HandlerDraft
+from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import hint, sentence
@@ -50,7 +50,7 @@ class Trials:
 
     async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
         """Test what is not registered yet; nothing is saved."""
-        now = observe.now()
+        now = clock.now()
         secret = SigningSecret(new_signing_secret())
         handler = Handler(0, user_id, draft.type or "", draft.name or "", draft.settings or {}, True, now, secret=secret)
         return await self._try(load(handler, self._settings))
@@ -61,7 +61,7 @@ class Trials:
             if time.monotonic() + wait > deadline:
                 return Trial("failed", Reason.THROTTLED.value, 0, None, None, "Its turn does not come within 30 seconds: try again later.")
             await asyncio.sleep(wait)
-        now = observe.now()
+        now = clock.now()
         message = Message(
             title="Test from tocsin",
             text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 
 import structlog
 
-from tocsin import observe
+from tocsin import clock, observe
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.accept import Accepting
+from tocsin.clock import DAY, SECOND, Micros
 from tocsin.flow.directory import Directory
+from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.words import hint
-from tocsin.model import SECOND, Busy, Draft, Message, Micros, Severity, SwitchedOff
-from tocsin.store import HandlerRow, Store, notices
-from tocsin.store.notices import Telling, Untold
+from tocsin.model import Busy, Draft, Message, Severity, SwitchedOff
+from tocsin.ports.handlers import HandlerRow, Telling, Untold
+from tocsin.ports.store import Store
+from tocsin.store import notices
 
 GATHER_SECONDS = 5.0  # after each handler, for the next one
 MAX_GATHER_SECONDS = 45.0
@@ -21,8 +23,7 @@ MAX_A_DAY = 5
 MAX_TARGETS = 3
 MAX_LISTED = 1000  # handlers in the body of a webhook
 MAX_NAMED = 10  # handlers in the text; the others are counted
-LATELY: Micros = 30 * 86_400 * SECOND
-_DAY: Micros = 86_400 * SECOND
+LATELY: Micros = 30 * DAY
 
 log = structlog.get_logger(__name__)
 
@@ -80,10 +81,10 @@ class Notices:
         untold, told_at = await self._store.ask(notices.untold_of, user_id)
         if all(one.by_notice for one in untold):  # notices never lead to notices: the next one names these too
             return None
-        now = observe.now()
-        today = [at for at in told_at if now - _DAY < at <= now]
+        now = clock.now()
+        today = [at for at in told_at if now - DAY < at <= now]
         if len(today) >= MAX_A_DAY:
-            return (today[-MAX_A_DAY] + _DAY - now) / SECOND + 1
+            return (today[-MAX_A_DAY] + DAY - now) / SECOND + 1
         rows = {row.id: row for row in await self._store.handler_rows([one.handler_id for one in untold])}
         off = [(one, rows[one.handler_id]) for one in untold if one.handler_id in rows and _is_off(rows[one.handler_id])]
         targets = await self._targets(user_id, now) if off else ()

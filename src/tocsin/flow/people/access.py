@@ -2,9 +2,9 @@
 
 from msgspec import Struct
 
-from tocsin import observe
-from tocsin.model import Micros
-from tocsin.store import Store
+from tocsin import clock
+from tocsin.clock import Micros
+from tocsin.ports.store import Store
 from tocsin.vault import hash_api_key
 
 SCOPES = ("handlers:read", "handlers:write", "notifications:send", "deliveries:read", "deliveries:write")
@@ -48,7 +48,7 @@ class Access:
                 if len(self._callers) >= MAX_IN_MEMORY:
                     self._callers.clear()
                 self._callers[key_hash] = caller
-        self._used[caller.key_id] = observe.now()
+        self._used[caller.key_id] = clock.now()
         return caller
 
     def forget_all(self) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import structlog
 
-from tocsin import observe
-from tocsin.engine import Engine
-from tocsin.flow.settle import JITTER
-from tocsin.model import SECOND, Busy, Micros
+from tocsin import clock, observe
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery.settle import JITTER
+from tocsin.model import Busy
+from tocsin.ports.engine import Engine
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import Store, misdated
+from tocsin.store import misdated
 
 LOOK_SECONDS = 5.0
 ROWS_AT_ONCE = 500
@@ -27,7 +29,7 @@ class ClockWatch:
         store: Store,
         engine: Engine,
         settings: Settings,
-        wall: Callable[[], Micros] = observe.now,
+        wall: Callable[[], Micros] = clock.now,
         steady: Callable[[], float] = lambda: time.clock_gettime(_STEADY),
     ) -> None:
         self._store = store

@@ -10,16 +10,17 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.channels.contract import unpaced
 from tocsin.channels.registry import CHANNELS
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery.keep import Ending, Keeping
+from tocsin.flow.delivery.settle import Decision, decide, ended_without_attempt, is_late
 from tocsin.flow.directory import Directory, Loaded
-from tocsin.flow.keep import Ending, Keeping
 from tocsin.flow.pace import Pacer
-from tocsin.flow.settle import Decision, decide, ended_without_attempt, is_late
-from tocsin.model import SECOND, Attempt, Delivery, Micros, Reason, Status, Unknown
+from tocsin.model import Attempt, Delivery, Reason, Status, Unknown
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import Store
 
 LONGEST_SECONDS = 3600.0
 MAX_READ = 200_000  # deliveries
@@ -64,7 +65,7 @@ async def recover(
         at = lost.get((row.id, number))
         if at is None or row.status is Status.DELIVERED:
             continue
-        now = observe.now()
+        now = clock.now()
         at = min(max(at, row.created_at), now)
         delivery = replace(row, attempt_count=number, last_attempt_at=at, late=is_late(row, at))
         loaded = await directory.loaded(row.handler_id)
@@ -83,7 +84,7 @@ def _decide(delivery: Delivery, loaded: Loaded | None, settings: Settings, now: 
     if delivery.status is not Status.PENDING:
         return Decision(maybe, Reason.CUT)
     if loaded is None:
-        return ended_without_attempt(maybe, Status.CANCELLED, Reason.HANDLER_DELETED, observe.now())
+        return ended_without_attempt(maybe, Status.CANCELLED, Reason.HANDLER_DELETED, clock.now())
     return decide(_LOST, delivery, loaded.channel, settings, now, random.random())  # noqa: S311  # jitter
 
 
@@ -92,7 +93,7 @@ async def resume_pace(store: Store, directory: Directory, pacer: Pacer) -> None:
 
     That is less: one start of each delivery, the newest deliveries, and the throttles of what still waits.
     """
-    now = observe.now()
+    now = clock.now()
     types = [name for name, channel in CHANNELS.items() if channel.paces is not unpaced]
     for one in await store.recent(now - int(LONGEST_SECONDS * SECOND), types, MAX_READ):
         loaded = await directory.loaded(one.handler_id)

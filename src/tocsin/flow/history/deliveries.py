@@ -5,15 +5,17 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from tocsin import observe
-from tocsin.engine import Engine
-from tocsin.flow.accept import Idempotency, Repeats, to_remember
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Directory
+from tocsin.flow.handlers.states import next_start
+from tocsin.flow.intake.accept import Idempotency, Repeats, to_remember
 from tocsin.flow.pace import Pacer
-from tocsin.flow.states import next_start
 from tocsin.flow.words import Event, events, turn
-from tocsin.model import SECOND, Attempt, Delivery, Micros, Missing, Notification, Status
-from tocsin.store import DeliveryFilter, Labels, Page, Store
+from tocsin.model import Attempt, Delivery, Missing, Notification, Status
+from tocsin.ports.engine import Engine
+from tocsin.ports.history import DeliveryFilter, Labels, Page
+from tocsin.ports.store import Store
 
 MAX_RETRIED = 10_000  # deliveries of one request
 MAX_COUNTED = 10_000  # deliveries before another
@@ -56,7 +58,7 @@ class Deliveries:
     async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
         """Newest first. What waits is due when it can start: not in the past."""
         found = await self._store.deliveries(user_id, which, page, size)
-        now = observe.now()
+        now = clock.now()
         return replace(found, rows=[self._as_it_can_start(row, now) for row in found.rows])
 
     def _as_it_can_start(self, row: Delivery, now: Micros) -> Delivery:
@@ -83,7 +85,7 @@ class Deliveries:
             raise Missing
         delivery, notification, attempts = found
         story = events(delivery, notification, attempts)
-        now = observe.now()
+        now = clock.now()
         if delivery.status is Status.PENDING and delivery.due_at <= now:
             story += await self._turn(delivery, now)
         return self._as_it_can_start(delivery, now), attempts, story
@@ -116,7 +118,7 @@ class Deliveries:
     async def _retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None) -> Sequence[tuple[int, int]]:
         if isinstance(which, int) and await self._store.delivery(user_id, which) is None:
             raise Missing
-        now = observe.now()
+        now = clock.now()
         retried = await self._store.retry(user_id, which, now, MAX_RETRIED, to_remember(idempotency))
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
