@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, func, insert, select, update
-from test_store import MESSAGE, add_handler
 
 from engine.test_local import Worker, scenario
+from support.store import MESSAGE, OpenStore, add_handler
 from tocsin import clock
 from tocsin.clock import SECOND, Micros
 from tocsin.engine.local import LocalEngine
@@ -70,7 +69,7 @@ def reckoned(now: Micros, row: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("what", MISDATED)
-def test_what_was_reckoned_from_a_clock_that_was_ahead_is_due_now(tmp_path: Path, what: str) -> None:
+def test_what_was_reckoned_from_a_clock_that_was_ahead_is_due_now(open_store: OpenStore, what: str) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         await engine.start(worker)
@@ -81,11 +80,11 @@ def test_what_was_reckoned_from_a_clock_that_was_ahead_is_due_now(tmp_path: Path
         await worker.until(1)  # the engine was woken
         assert worker.started == [delivery]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 @pytest.mark.parametrize("what", RIGHT)
-def test_what_waits_as_it_should_goes_on_waiting(tmp_path: Path, what: str) -> None:
+def test_what_waits_as_it_should_goes_on_waiting(open_store: OpenStore, what: str) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         ahead, row = RIGHT[what]
@@ -94,10 +93,10 @@ def test_what_waits_as_it_should_goes_on_waiting(tmp_path: Path, what: str) -> N
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 0
         assert await due(store) == {delivery: now + ahead}
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(tmp_path: Path) -> None:
+def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         now = clock.now()
@@ -109,10 +108,10 @@ def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(tmp_path
         assert found[scheduled] == at
         assert found[retried] < now + MINUTE
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(tmp_path: Path) -> None:
+def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler, other = await add_handler(store), await add_handler(store)
         now = clock.now() // SECOND * SECOND
@@ -130,10 +129,10 @@ def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(t
         assert kept == [(now, now, 4), (now - DAY, now - HOUR, 1)]
         assert await store.ask(lambda connection: connection.scalar(select(func.max(handler_events.c.at)))) <= now
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_more_than_fit_in_one_go_are_all_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_fit_in_one_go_are_all_brought_forward(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.flow.delivery.clock_watch.ROWS_AT_ONCE", 3)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
@@ -144,10 +143,10 @@ def test_more_than_fit_in_one_go_are_all_brought_forward(tmp_path: Path, monkeyp
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 8
         assert max((await due(store)).values()) < now + MINUTE
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_clock_that_is_set_back_while_the_service_runs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_while_the_service_runs_is_noticed(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.flow.delivery.clock_watch.LOOK_SECONDS", 0.01)
     real = clock.now
     ahead = 10 * DAY
@@ -166,7 +165,7 @@ def test_a_clock_that_is_set_back_while_the_service_runs_is_noticed(tmp_path: Pa
         assert worker.started == [delivery]
         watching.cancel()
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 def test_only_a_step_back_counts() -> None:
@@ -205,7 +204,7 @@ def test_a_pause_of_an_earlier_process_grows_by_no_step_of_the_clock() -> None:
     assert pacer.pause_left("bot", 105.0) == 15
 
 
-def test_the_look_is_at_what_is_pending_only(tmp_path: Path) -> None:
+def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
     """Not at millions of rows that are settled."""
 
     async def body(store: SqlStore, _engine: LocalEngine, _worker: Worker) -> None:
@@ -224,4 +223,4 @@ def test_the_look_is_at_what_is_pending_only(tmp_path: Path) -> None:
 
         assert "ix_deliveries_pending" in (await store.ask(plans))[0]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)

@@ -1,11 +1,11 @@
 """Counts by the hour: the buckets of latencies, what is summed up of them, and that a busy store loses none."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
-from conftest import opened_store, run
+from conftest import run
+from support.store import OpenStore
 from tocsin import clock
 from tocsin.clock import HOUR, Micros
 from tocsin.flow.delivery.tally import BUCKETS, Tally, bucket, percentile, summarize
@@ -43,9 +43,9 @@ def test_hours_are_summed_up() -> None:
     assert (nothing.delivered, nothing.success_rate, nothing.p50, nothing.p95) == (0, None, None, None)
 
 
-def test_counts_are_added_to_the_store(tmp_path: Path) -> None:
+def test_counts_are_added_to_the_store(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
             now = clock.now() // HOUR
             tally = Tally(store)

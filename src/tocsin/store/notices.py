@@ -12,7 +12,8 @@ from tocsin.model import Reason
 from tocsin.ports.handlers import HandlerEvent, Telling, Untold
 from tocsin.ports.intake import Accepted
 from tocsin.store import values
-from tocsin.store.bulk import AcceptAll, chunks
+from tocsin.store.accepting import AcceptAll
+from tocsin.store.statements import chunks
 from tocsin.store.tables import handlers, meta, notifications
 
 MAX_READ = 10_000  # handlers, told by one notice

@@ -13,8 +13,8 @@ from tocsin.ports.handlers import HandlerBrief, HandlerRow
 from tocsin.ports.intake import Remembered
 from tocsin.ports.people import KeyRow
 from tocsin.ports.queue import BACKLOG_AFTER, Due, Recent, Waiting, Wanted
-from tocsin.store.bulk import chunks
 from tocsin.store.rows import HANDLER, NOTIFICATION, PENDING, delivery_of, handler_of, notification_of
+from tocsin.store.statements import chunks
 from tocsin.store.tables import deliveries, handlers, idempotency, keys, notifications, totals, users
 
 # A loose index scan: one step per handler, not per row (https://wiki.postgresql.org/wiki/Loose_indexscan).

@@ -7,7 +7,7 @@ from sqlalchemy import Row, select, text
 
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerRow
-from tocsin.store.bulk import Fields
+from tocsin.store.accepting import Fields
 from tocsin.store.tables import deliveries, handlers, notifications, users
 
 _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)

@@ -36,9 +36,11 @@ from tocsin.ports.history import DeliveryFilter, Labels, Page
 from tocsin.ports.intake import Accept, Accepted, Remembered
 from tocsin.ports.people import KeyRow
 from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
-from tocsin.store import bulk, faults, listing, migrations, notices, reading, room, standing, writing
+from tocsin.store import faults, listing, migrations, notices, reading, room, standing, writing
+from tocsin.store.accepting import AcceptAll
 from tocsin.store.faults import Damaged
 from tocsin.store.room import Room
+from tocsin.store.settling import SettleAll
 from tocsin.store.tables import metadata
 from tocsin.store.writer import Writer
 
@@ -212,10 +214,10 @@ class SqlStore:
     # ------------------------------------------------------------------------------------------------------- hot path
 
     def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> "asyncio.Future[Accepted]":
-        return self._writer.submit(accept, bulk.AcceptAll, committed)
+        return self._writer.submit(accept, AcceptAll, committed)
 
     def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
-        self._writer.submit_then(settlement, bulk.SettleAll, done)
+        self._writer.submit_then(settlement, SettleAll, done)
 
     # ----------------------------------------------------------------------------------------------------- what is due
 

@@ -14,7 +14,7 @@ from tocsin import clock
 from tocsin.clock import HOUR, Micros
 from tocsin.model import Status
 from tocsin.ports.housekeeping import Swept
-from tocsin.store.bulk import Totals, chunks
+from tocsin.store.statements import Totals, chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
     attempts,

@@ -1,4 +1,4 @@
-"""The writes that come one by one, as functions of an open transaction. The hot ones are in bulk.py."""
+"""The writes that come one by one, as functions of an open transaction. The hot ones are in accepting.py and settling.py."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Remembered
 from tocsin.ports.queue import PostFacts
 from tocsin.store import notices, values
-from tocsin.store.bulk import ADD_HOURS, Totals, chunks, remember, run
+from tocsin.store.accepting import remember
 from tocsin.store.listing import chosen_deliveries
+from tocsin.store.statements import Statement, Totals, chunks, run
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     deliveries,
@@ -29,6 +30,14 @@ from tocsin.store.tables import (
 
 ALIVE_AT = "alive_at"
 MAX_EVENTS = 100  # of a handler are kept
+
+ADD_HOURS = Statement(
+    "INSERT INTO handler_hours (handler_id, hour, delivered, failed, expired, latencies) VALUES {}"
+    " ON CONFLICT (handler_id, hour) DO UPDATE SET"
+    " delivered = handler_hours.delivered + excluded.delivered, failed = handler_hours.failed + excluded.failed,"
+    " expired = handler_hours.expired + excluded.expired, latencies = excluded.latencies",
+    "(?, ?, ?, ?, ?, ?)",
+)
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
 

@@ -265,7 +265,7 @@ class Handlers:
         await self._row(user_id, handler_id)
         if not await self._store.delete_handler(handler_id, clock.now(), ROWS_AT_ONCE):
             raise Missing
-        self._directory.forget(user_id, handler_id)
+        self._directory.forget_deleted(user_id, handler_id)
         await end_waiting(self._store, self._engine, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED)
 
     async def stats(self, user_id: int, handler_id: int) -> tuple[Handler, HandlerFacts]:

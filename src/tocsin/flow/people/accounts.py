@@ -14,6 +14,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from tocsin import clock, zones
+from tocsin.caches import Tidied
 from tocsin.clock import DAY, HOUR, Micros
 from tocsin.flow import pools
 from tocsin.flow.people.access import SCOPES
@@ -64,7 +65,7 @@ class _Tries:
     """
 
     def __init__(self) -> None:
-        self._failed: dict[str, tuple[int, float]] = {}
+        self._failed: Tidied[str, tuple[int, float]] = Tidied(_MAX_REMEMBERED)
         self._under_way: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
         self._one_ended = asyncio.Event()
@@ -121,12 +122,10 @@ class _Tries:
 
     def failed(self, *whose: str) -> None:
         now = time.monotonic()
-        if len(self._failed) >= _MAX_REMEMBERED:
-            self._failed = {one: (count, until) for one, (count, until) in self._failed.items() if until > now}
         for one in whose:
             count = self._count(one) + 1
             wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** min(count - _free(one), 20)) if count > _free(one) else 0.0
-            self._failed[one] = (count, now + wait)
+            self._failed.add(one, (count, now + wait), lambda _, failed: failed[1] <= now)
 
     def succeeded(self, *whose: str) -> None:
         for one in whose:
