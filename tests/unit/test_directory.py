@@ -88,9 +88,9 @@ def test_what_changes_while_it_is_read_is_read_once_more(open_store: OpenStore) 
     run(main())
 
 
-def test_a_handler_is_loaded_with_its_users_zone_and_again_when_that_changes(tmp_path: Path) -> None:
+def test_a_handler_is_loaded_with_its_users_zone_and_again_when_that_changes(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             vault = Vault(["a key of sixteen characters"])
             house = Directory(store, vault, load({}))
             settings = vault.seal({"webhook": "https://example.com/"})
@@ -120,9 +120,9 @@ def test_a_handler_is_loaded_with_its_users_zone_and_again_when_that_changes(tmp
     run(main())
 
 
-def test_what_was_read_before_the_zone_changed_is_not_kept(tmp_path: Path) -> None:
+def test_what_was_read_before_the_zone_changed_is_not_kept(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
             counted = Counted(store)
             house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
