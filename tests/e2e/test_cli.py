@@ -639,7 +639,10 @@ def test_users_set_changes_the_zone_and_who_is_an_administrator(client: Cli, ser
 
     refused = client("users", "set", "zoned@example.com", "--time-zone", "Kathmandu", "--admin", *here)
     assert refused.code == 1 and refused.err.startswith("tocsin: There is no time zone Kathmandu. Similar names: Asia/Kathmandu")
-    assert client("users", "set", "zoned@example.com", "--time-zone", "", *here).code == 1
+    for given, named in (("", '""'), ("\x1b[31mNo\nwhere", " [31mNo where")):
+        refused = client("users", "set", "zoned@example.com", "--time-zone", given, *here)
+        said = f"tocsin: There is no time zone {named}. Use a name such as Asia/Seoul or Europe/Berlin.\n"
+        assert (refused.code, refused.err) == (1, said)
     assert client("users", "set", "nobody@example.com", "--time-zone", "UTC", *here).err == "tocsin: There is no user nobody@example.com.\n"
     nothing = client("users", "set", "zoned@example.com", *here)
     assert nothing.code == 2 and nothing.err == "tocsin: Say what to set: --time-zone, --admin or --no-admin.\n"

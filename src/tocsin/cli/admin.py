@@ -28,7 +28,7 @@ def _store(settings: Settings) -> Generator["Admin", None, None]:
         with open_admin(settings) as admin:
             yield admin
     except AdminError as error:
-        raise Failure(str(error)) from None
+        raise Failure(show.one_line(str(error))) from None
 
 
 def add_user(email: str, /, *, admin: bool = False, data_dir: DataDir = None) -> None:

@@ -298,7 +298,7 @@ def zone_named(name: str) -> str:
     found = zones.canonical(name)
     if found is not None:
         return found
-    name = name.strip()[:MAX_NAME]
+    name = name.strip()[:MAX_NAME] or '""'
     template, like = _UNKNOWN_ZONE, zones.like(name)
     if like:
         template = _UNKNOWN_ZONE_LIKE
