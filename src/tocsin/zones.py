@@ -44,9 +44,10 @@ def canonical(name: str) -> str | None:
 
 
 def like(name: str) -> list[str]:
-    """A few zones that may have been meant, the likeliest first."""
-    by_lower = {one.lower(): one for one in names()}
-    return [by_lower[one] for one in get_close_matches(name.strip().lower().replace(" ", "_"), by_lower, _MAX_LIKE)]
+    """A few zones that may have been meant, by the whole name or the place alone, the likeliest first."""
+    known = {part.lower(): one for one in names() for part in (one.rpartition("/")[2], one)}
+    found = get_close_matches(name.strip().lower().replace(" ", "_"), known, _MAX_LIKE)
+    return list(dict.fromkeys(known[one] for one in found))
 
 
 @functools.lru_cache(1024)

@@ -105,6 +105,7 @@ def test_charts_tell_hours_in_it(surfer: Surfer, served: Service, client: Client
         choose(surfer, zone)
         for path, label in (("/", r"\d\d"), (f"/handlers/{hook}", r"\d\d-\d\d \d\d")):
             page = unescape(surfer.get(path).text)
+            assert page.count(f">Times in {zone}<") == 2  # beside the chart, and at the foot
             assert re.search(rf">{label}:{minutes} {re.escape(offset)}: 0 delivered, 1 failed</title>", page), (path, zone)
         assert re.search(rf'<td class="mono">\d\d-\d\d \d\d:{minutes} {re.escape(offset)}</td>', page), zone
 
