@@ -42,8 +42,9 @@ def user_id(connection: Connection, email: str) -> int | None:
 
 
 def is_last_administrator(connection: Connection, user: int) -> bool:
-    """Whether nobody else could manage users on the pages; those who are disabled cannot."""
-    return list(connection.scalars(select(users.c.id).where(users.c.is_admin, users.c.disabled_at.is_(None)).limit(2))) == [user]
+    """Whether nobody else could manage users on the pages; those who are disabled cannot. Until the commit nobody can change that."""
+    found = select(users.c.id).where(users.c.is_admin, users.c.disabled_at.is_(None)).order_by(users.c.id).with_for_update()
+    return list(connection.scalars(found)) == [user]
 
 
 def set_administrator(connection: Connection, user: int, is_admin: bool) -> None:
