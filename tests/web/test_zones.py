@@ -137,6 +137,8 @@ def test_the_logs_filters_are_in_it(surfer: Surfer, served: Service, client: Cli
     assert found(**{"from": "2026-03-29T02:15", "to": "2026-04-01T00:00"}) == ["behind the gap"]
     assert found(**{"from": "2026-03-01T00:00", "to": "2026-03-29T02:45"}) == ["before the gap", "behind the gap"]
     assert found(**{"from": "2026-10-25T02:30", "to": "2026-10-25T02:30"}) == ["the first half past two", "the second half past two"]
+    asked = surfer.get("/log/replay?from=2026-03-29T02:15&to=2026-10-25T02:30").text  # the moments that they mean
+    assert "<dd>2026-03-29 03:00:00 UTC+02:00</dd>" in asked and "<dd>2026-10-25 02:30:00 UTC+01:00</dd>" in asked
     assert found(**{"from": "2026-10-25T02:31", "to": "2026-10-25T02:59"}) == ["the second half past two"]
 
 
@@ -198,7 +200,7 @@ def test_an_expiry_is_in_it_and_what_is_no_time_is_refused(surfer: Surfer, clien
     for given, fault in (
         ("tomorrow", "Enter a date and time such as 2026-11-23 10:00."),
         ("0001-01-01T00:00", "Enter a date and time such as 2026-11-23 10:00."),
-        ("2999-01-01T00:00", "send_at may be a year ahead at most."),
+        ("2999-01-01T00:00", "send_at must be at most a year ahead."),
     ):
         answer = surfer.post("/send", do="send", handlers=hook, message="x", send_at=given)
         assert answer.status == 422 and fault in answer.text and f'value="{given}"' in answer.text
