@@ -25,6 +25,7 @@ _TO_0001 = """
     ALTER TABLE notifications DROP COLUMN is_text;
     ALTER TABLE attempts DROP COLUMN provider_id; ALTER TABLE attempts DROP COLUMN detail;
     DROP INDEX ix_deliveries_retrying;
+    ALTER TABLE users DROP COLUMN time_zone;
     CREATE TABLE totals_then (
         user_id INTEGER NOT NULL, what SMALLINT NOT NULL, n BIGINT NOT NULL, CONSTRAINT pk_totals PRIMARY KEY (user_id, what)
     ) WITHOUT ROWID;
