@@ -20,7 +20,7 @@ from tocsin.model import Busy
 from tocsin.ports.housekeeping import Swept
 from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import tidying, values
+from tocsin.store import tidying, totals, values
 
 LOOK_SECONDS = 60.0
 STEP_SECONDS = 0.02  # with its commit that leaves it well under 50 ms
@@ -113,6 +113,7 @@ def chores(settings: Settings) -> list[Chore]:
         Chore("idempotency", tidying.idempotency_keys, IDEMPOTENCY_WINDOW),
         Chore("posts", tidying.old_posts, DAY),
         Chore("handlers", tidying.handler_history, kept, every=3600.0),
+        Chore("totals", totals.fold, 0, every=3600.0),
     ]
 
 

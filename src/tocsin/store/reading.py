@@ -15,16 +15,16 @@ from tocsin.ports.people import KeyRow
 from tocsin.ports.queue import BACKLOG_AFTER, Due, Recent, Waiting, Wanted
 from tocsin.store.rows import HANDLER, NOTIFICATION, PENDING, delivery_of, handler_of, notification_of
 from tocsin.store.statements import chunks
-from tocsin.store.tables import deliveries, handlers, idempotency, keys, notifications, totals, users
+from tocsin.store.tables import IS_PENDING, deliveries, handlers, idempotency, keys, notifications, totals, users
 
 # A loose index scan: one step per handler, not per row (https://wiki.postgresql.org/wiki/Loose_indexscan).
 _WAITING_HANDLERS = text(
     "WITH RECURSIVE lane(handler_id) AS ("
-    " SELECT min(handler_id) FROM deliveries WHERE status = 0"
-    " UNION ALL SELECT (SELECT min(handler_id) FROM deliveries WHERE status = 0 AND handler_id > lane.handler_id)"
+    f" SELECT min(handler_id) FROM deliveries WHERE {IS_PENDING}"
+    f" UNION ALL SELECT (SELECT min(handler_id) FROM deliveries WHERE {IS_PENDING} AND handler_id > lane.handler_id)"
     " FROM lane WHERE lane.handler_id IS NOT NULL)"
     " SELECT lane.handler_id, handlers.user_id,"
-    " (SELECT min(due_at) FROM deliveries d WHERE d.status = 0 AND d.handler_id = lane.handler_id)"
+    f" (SELECT min(due_at) FROM deliveries WHERE {IS_PENDING} AND handler_id = lane.handler_id)"
     " FROM lane JOIN handlers ON handlers.id = lane.handler_id"
 )
 
@@ -34,7 +34,7 @@ def waiting_handlers(connection: Connection) -> list[tuple[int, int, Micros]]:
 
 
 _FIRST = text(
-    "SELECT id, due_at FROM deliveries WHERE status = 0 AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
+    f"SELECT id, due_at FROM deliveries WHERE {IS_PENDING} AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
 )  # not yet due ones too: the first of them is the next
 _FIRST_CRITICAL = (
     select(deliveries.c.id)

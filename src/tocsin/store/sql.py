@@ -40,6 +40,7 @@ from tocsin.store import dialects, faults, listing, notices, reading, standing, 
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.faults import Damaged
 from tocsin.store.settling import SettleAll
+from tocsin.store.totals import SERVICE, SLOT
 from tocsin.store.writer import Writer
 
 READ_SECONDS = 5.0
@@ -55,7 +56,7 @@ class SqlStore:
 
     def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
         self._dialect = dialects.of(engine)
-        self._writer = Writer(partial(self._dialect.session, engine), changed, writing.note_alive)
+        self._writer = Writer(partial(self._dialect.session, engine.execution_options(**{SLOT: SERVICE})), changed, writing.note_alive)
         self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
