@@ -198,11 +198,11 @@ def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, N
         engine = sqlite_engine(folder / "tocsin.db")
         migrate(engine)
         store = SqlStore(engine, lambda: None)
-        user = await store.tell(people.add_user, EMAIL, False, tocsin.clock.now())
+        user = await store.database.write(people.add_user, EMAIL, False, tocsin.clock.now())
         assert user is not None
-        await store.tell(people.set_password, user, stored or hash_password(PASSWORD))
+        await store.database.write(people.set_password, user, stored or hash_password(PASSWORD))
         try:
-            await test(Accounts(store, lambda: None))
+            await test(Accounts(store.users, store.sessions, store.keys, lambda: None))
         finally:
             await pools.close()
             await store.close()
@@ -278,7 +278,7 @@ def test_a_hash_of_older_costs_is_made_anew_by_a_sign_in(tmp_path: Path) -> None
 
     async def run(accounts: Accounts) -> None:
         async def stored() -> str | None:
-            person = await accounts._store.ask(people.person, EMAIL)
+            person = await accounts._users.person(EMAIL)
             return None if person is None else person.password_hash
 
         assert await accounts.sign_in(EMAIL, "something else", "192.0.2.1") is None

@@ -1,6 +1,7 @@
 """Keeping what was accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -45,3 +46,13 @@ class Accepted(Value, frozen=True):
 
     first_notification_id: int
     first_delivery_id: int
+
+
+class Intake(Protocol):
+    def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> Awaitable[Accepted]:
+        """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
+        ...
+
+    async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
+        """What this idempotency key was used for within that time."""
+        ...

@@ -10,13 +10,14 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from tocsin import clock
 from tocsin.clock import DAY, Micros
 from tocsin.model import Reason, Status
-from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour, Streak, SwitchOff
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, Streak, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Remembered
 from tocsin.ports.queue import PostFacts
+from tocsin.ports.standings import HandlerHour
 from tocsin.store import notices, values
 from tocsin.store.accepting import remember
-from tocsin.store.listing import chosen_deliveries
+from tocsin.store.filters import chosen_deliveries
 from tocsin.store.statements import chunks, run, upsert
 from tocsin.store.tables import (
     TOTAL_HANDLERS,

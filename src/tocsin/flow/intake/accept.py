@@ -10,9 +10,8 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.intake.plan import MAX_DELIVERIES, faults, plan
 from tocsin.model import Delivery, Draft, Fault, InFlight, Invalid, Notification, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.intake import Accept, Accepted, Planned, Remembered
+from tocsin.ports.intake import Accept, Accepted, Intake, Planned, Remembered
 from tocsin.ports.queue import Waiting
-from tocsin.ports.store import Store
 
 IDEMPOTENCY_WINDOW: Micros = 86_400_000_000  # a day
 
@@ -28,8 +27,8 @@ class Idempotency(Struct, frozen=True):
 class Repeats:
     """Requests with an idempotency key: one at a time, answered as before if the key was used."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self._in_flight: set[tuple[int, str, str]] = set()
 
     async def begin(self, user_id: int, idempotency: Idempotency) -> tuple[int, ...] | None:
@@ -53,7 +52,7 @@ class Repeats:
         now = clock.now()
         # At most as far ahead: what a clock noted that was years ahead would swallow new messages for years.
         window = (now - IDEMPOTENCY_WINDOW, now + IDEMPOTENCY_WINDOW)
-        found = await self._store.remembered(user_id, idempotency.path, idempotency.key, *window)
+        found = await self._intake.remembered(user_id, idempotency.path, idempotency.key, *window)
         if found is None:
             return None
         if found.content != idempotency.content:
@@ -70,8 +69,8 @@ def to_remember(idempotency: Idempotency | None) -> Remembered | None:
 
 
 class Accepting:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
-        self._store = store
+    def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
+        self._intake = intake
         self._directory = directory
         self._engine = engine
         self._repeats = repeats
@@ -145,7 +144,7 @@ class Accepting:
             self._metrics.accepted(len(planned), count)
             self._hand_over(user_id, now, planned, accepted)
 
-        accepted = await self._store.accept(Accept(user_id, now, planned, to_remember(idempotency)), committed)
+        accepted = await self._intake.accept(Accept(user_id, now, planned, to_remember(idempotency)), committed)
         first = accepted.first_notification_id
         return list(range(first, first + len(planned)))
 
