@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from tocsin.clock import Micros
 from tocsin.model import Attempt, Delivery, Notification, Reason, Severity, Status
-from tocsin.ports.intake import Remembered
+from tocsin.ports.intake import Idempotency
 
 T = TypeVar("T")
 Labels: TypeAlias = "tuple[dict[int, Label], dict[int, tuple[str, str]]]"  # handlers: type and name
@@ -76,7 +76,7 @@ class History(Protocol):
         ...
 
     async def retry(
-        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
+        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
         """Make settled, undelivered deliveries pending again; (delivery id, handler id) of each."""
         ...

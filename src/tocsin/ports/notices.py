@@ -45,6 +45,6 @@ class PendingNotices(Protocol):
         """Enabled handlers that a notice may go through, and when they last took something: likely ones first."""
         ...
 
-    async def tell(self, telling: Telling, committed: Callable[[Accepted], None]) -> None:
+    async def tell(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> None:
         """Keep a notice, and that its handlers have been told of. `committed` is told what it became, as by `Intake.accept`."""
         ...

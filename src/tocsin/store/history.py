@@ -7,7 +7,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from tocsin.clock import Micros
 from tocsin.model import Attempt, Delivery, Notification, Reason, Severity, Status
 from tocsin.ports.history import DeliveryFilter, Label, Labels, Page
-from tocsin.ports.intake import Remembered
+from tocsin.ports.intake import Idempotency
 from tocsin.store import writing
 from tocsin.store.database import Database
 from tocsin.store.filters import merged_ids, newest
@@ -50,7 +50,7 @@ class SqlHistory:
         return await self._database.write(writing.cancel_delivery, user_id, delivery_id)
 
     async def retry(
-        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
+        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
         return await self._database.write(writing.retry, user_id, which, at, limit, idempotency)
 

@@ -17,7 +17,7 @@ class SqlIntake:
         self._database = database
         self._writer = database.writer
 
-    def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> "asyncio.Future[Accepted]":
+    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
         return self._writer.submit(accept, AcceptAll, committed)
 
     async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
@@ -29,4 +29,4 @@ def remembered(connection: Connection, user_id: int, path: str, key: str, since:
     row = connection.execute(select(idempotency).where(*is_it, idempotency.c.created_at.between(since, until))).first()
     if row is None:
         return None
-    return Remembered(path, key, row.content, tuple(int(part) for part in row.answer.split(",") if part))
+    return Remembered(row.content, tuple(int(part) for part in row.answer.split(",") if part))

@@ -36,11 +36,11 @@ class SqlPendingNotices:
     async def candidates(self, user_id: int) -> list[tuple[int, Micros | None]]:
         return await self._database.read(candidates, user_id)
 
-    async def tell(self, telling: Telling, committed: Callable[[Accepted], None]) -> None:
-        def run(connection: Connection) -> Accepted | None:
+    async def tell(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> None:
+        def run(connection: Connection) -> list[Accepted] | None:
             return tell(connection, telling)
 
-        def told(accepted: Accepted | None) -> None:
+        def told(accepted: list[Accepted] | None) -> None:
             if accepted is not None:
                 committed(accepted)
 
@@ -78,7 +78,7 @@ def candidates(connection: Connection, user_id: int) -> list[tuple[int, Micros |
     return [(row[0], row[1]) for row in rows]
 
 
-def tell(connection: Connection, telling: Telling) -> Accepted | None:
+def tell(connection: Connection, telling: Telling) -> list[Accepted] | None:
     """Keep the notice, and that its handlers have been told of. What it became."""
     for chunk in chunks([f"untold:{telling.user_id}:{handler_id}" for handler_id in telling.handler_ids]):
         connection.execute(delete(meta).where(meta.c.name.in_(chunk)))

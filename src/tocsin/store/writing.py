@@ -12,7 +12,7 @@ from tocsin.clock import DAY, Micros
 from tocsin.model import Reason, Status
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, Streak, SwitchOff
 from tocsin.ports.history import DeliveryFilter
-from tocsin.ports.intake import Remembered
+from tocsin.ports.intake import Idempotency
 from tocsin.ports.queue import PostFacts
 from tocsin.ports.standings import HandlerHour
 from tocsin.store import notices, values
@@ -81,7 +81,7 @@ REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)
 
 
 def retry(
-    connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, remembered: Remembered | None
+    connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
 ) -> list[tuple[int, int]]:
     """Settled but not delivered ones wait again: a new schedule, the same delivery. Those of deleted handlers stay."""
     chosen = chosen_deliveries(user_id, which, REPLAYABLE, limit)
@@ -109,8 +109,8 @@ def retry(
         totals[user_id, row.status] -= 1
         totals[user_id, Status.PENDING] += 1
     totals.write(connection)
-    if remembered is not None:
-        remember(connection, user_id, at, msgspec.structs.replace(remembered, answer=(len(rows),)))
+    if idempotency is not None:
+        remember(connection, user_id, at, idempotency, [len(rows)])
     return [(row.id, row.handler_id) for row in rows]
 
 
