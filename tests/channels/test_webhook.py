@@ -232,7 +232,7 @@ def test_headers_of_the_connection_the_content_and_the_signature_are_refused(nam
         ("이름: v", "Each line reads"),
         ("Name: a\0b", "Each line reads"),
         ("A: 1\na: 2", "Each header may be given once"),
-        ("\n".join(f"X-{number}: v" for number in range(11)), "10 headers at most"),
+        ("\n".join(f"X-{number}: v" for number in range(11)), "At most 10 headers"),
         ("X: " + "v" * 4097, "4,096 characters"),
     ],
 )

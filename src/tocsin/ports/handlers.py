@@ -25,7 +25,7 @@ class HandlerFilter(Struct, frozen=True):
 
 
 class HandlerRow(Struct, frozen=True):
-    """A handler as it is kept: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
+    """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
 
     id: int
     user_id: int
@@ -42,7 +42,7 @@ class HandlerRow(Struct, frozen=True):
 
 
 class HandlerBrief(Struct, frozen=True):
-    """What planning needs to know of a handler."""
+    """What planning needs to know about a handler."""
 
     id: int
     is_enabled: bool
@@ -70,10 +70,10 @@ class HandlerEvent(Struct, frozen=True):
 
 
 class SwitchOff(Struct, frozen=True):
-    """A handler is disabled by the service: what waits for it ends, its history says why, and its owner is to be told, all in one commit.
+    """A handler is disabled by the service: its waiting deliveries end, its history says why, and its owner is told, all in one commit.
 
-    Nothing happens unless the handler is still at `version`. `notification_id`: what it did not take. `most`: deliveries that are ended
-    at once, with `last_error`.
+    Nothing happens unless the handler is still at `version`. `notification_id`: the one it did not accept. `most`: how many deliveries
+    are ended at once, with `last_error`.
     """
 
     user_id: int
@@ -86,7 +86,7 @@ class SwitchOff(Struct, frozen=True):
 
 
 class Streak(Struct, frozen=True):
-    """Deliveries that failed by the handler's own fault since it last took one; `since`: when the first of them did."""
+    """Deliveries that failed by the handler's own fault since it last accepted one; `since`: when the first of them did."""
 
     failures: int
     since: Micros | None
@@ -94,11 +94,11 @@ class Streak(Struct, frozen=True):
 
 class HandlerRows(Protocol):
     async def get(self, handler_id: int) -> HandlerRow | None:
-        """The row, of a deleted handler too."""
+        """The row, even of a deleted handler."""
         ...
 
     async def rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
-        """The rows of those that there are, deleted ones too."""
+        """The rows of those that exist, including deleted ones."""
         ...
 
     async def briefs(self, user_id: int) -> list[HandlerBrief]: ...
@@ -110,15 +110,15 @@ class HandlerRows(Protocol):
     async def change(
         self, handler_id: int, change: HandlerChange, expected_version: int | None = None, event: HandlerEvent | None = None, most: int = 0
     ) -> bool:
-        """False if it is deleted, or is no longer at the version expected. A pause ends up to `most` of what waits, in the same commit."""
+        """False if it is deleted, or no longer at the expected version. A pause ends up to `most` waiting deliveries in the same commit."""
         ...
 
     async def delete(self, handler_id: int, at: Micros, most: int = 0) -> bool:
-        """Up to `most` of what waits for it is cancelled in the same commit."""
+        """Up to `most` of its waiting deliveries are cancelled in the same commit."""
         ...
 
     async def switch_off(self, what: SwitchOff) -> bool:
-        """False if it was not at that version any more."""
+        """False if it was no longer at that version."""
         ...
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:

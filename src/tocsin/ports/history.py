@@ -36,7 +36,7 @@ class DeliveryFilter(Struct, frozen=True):
 
     @property
     def only_status(self) -> bool:
-        """Nothing but the status is asked for, so that the kept totals are exact."""
+        """Whether only the status is filtered, so that the stored totals are exact."""
         return self == DeliveryFilter(status=self.status)
 
 
@@ -68,15 +68,15 @@ class History(Protocol):
         ...
 
     async def cancel(self, user_id: int, notification_id: int) -> list[int]:
-        """End what waits of a notification as cancelled; the deliveries' ids."""
+        """Cancel the waiting deliveries of a notification; returns their ids."""
         ...
 
     async def cancel_delivery(self, user_id: int, delivery_id: int) -> list[int]:
-        """End one delivery as cancelled if it waits; its id, or nothing."""
+        """Cancel one delivery if it is waiting; returns its id, or nothing."""
         ...
 
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
-        """Make settled, undelivered deliveries pending again; (delivery id, handler id) of each."""
+        """Make settled, undelivered deliveries pending again; returns (delivery id, handler id) of each."""
         ...

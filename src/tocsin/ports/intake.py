@@ -1,4 +1,4 @@
-"""Keeping what was accepted."""
+"""Storing what was accepted."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -15,7 +15,7 @@ class PlannedDelivery(Value, frozen=True):
 
 
 class Planned(Value, frozen=True):
-    """A notification and its deliveries, ready to be kept."""
+    """A notification and its deliveries, ready to be stored."""
 
     message: Message
     send_at: Micros | None
@@ -46,20 +46,20 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """What one planned notification became: the rows as they are kept, its deliveries in the order that was planned."""
+    """The result of one planned notification: its rows as stored, with the deliveries in the planned order."""
 
     notification: Notification
     deliveries: Sequence[Delivery]
 
     @property
     def id(self) -> int:
-        """What its sender is answered with."""
+        """The id in the answer to its sender."""
         return self.notification.id
 
 
 class Intake(Protocol):
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
-        """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
+        """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported."""
         ...
 
     async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:

@@ -13,7 +13,7 @@ MAX_READ = 10_000  # handlers, told by one notice
 
 
 class Untold(Struct, frozen=True):
-    """A handler that was switched off, and why, in words. `by_notice`: it was a notice that it did not take."""
+    """A handler that was switched off, and why, in words. `by_notice`: it refused a notice."""
 
     user_id: int
     handler_id: int
@@ -24,7 +24,7 @@ class Untold(Struct, frozen=True):
 
 
 class Telling(Struct, frozen=True):
-    """A notice that is kept (None: there is nobody to tell it through), what it tells of, and when the latest ones went, this included."""
+    """A notice to be stored (None: no handler can deliver it), what it reports, and when the latest ones were sent, including this one."""
 
     user_id: int
     notice: Accept | None

@@ -1,4 +1,4 @@
-"""What is due, what came of it."""
+"""What is due, and what came of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -9,11 +9,11 @@ from tocsin.clock import SECOND, Micros
 from tocsin.model import Attempt, Delivery, Notification, Reason, Status, Value
 
 BACKLOG_AFTER: Micros = 30 * SECOND  # past its due time a delivery belongs to a backlog, in which critical ones go first
-AnySettlement = TypeVar("AnySettlement", bound="Settlement")
+T = TypeVar("T")
 
 
 class Settlement(Value, frozen=True):
-    """How a delivery stands after an attempt (None: ended without one). Applied only while the row is pending, but an arrival always."""
+    """A delivery after an attempt (None: it ended without one). Applied only while the row is pending, except for arrivals."""
 
     delivery: Delivery
     attempt: Attempt | None
@@ -28,7 +28,7 @@ class Waiting(Value, frozen=True):
 
 
 class Wanted(Struct, frozen=True):
-    """What of a handler's due work is to be read: `limit` deliveries at most, those that are `known` already counted but not read."""
+    """Which of a handler's due work to read: at most `limit` deliveries; those that are already `known` are counted but not read."""
 
     limit: int
     known: frozenset[int] = frozenset()
@@ -51,7 +51,7 @@ class Recent(Struct):
 
 
 class PostFacts(Struct, frozen=True):
-    """Of a credential's last 24 hours: whether the budget is used up, and whether an earlier delivery had the same text."""
+    """About a credential's last 24 hours: whether the budget is used up, and whether an earlier delivery had the same text."""
 
     over_budget: bool
     repeated: bool
@@ -63,17 +63,17 @@ class Queue(Protocol):
         ...
 
     async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
-        """Of each handler named the pending deliveries that are due, critical ones of a backlog first, then in due order. Where texts are
-        long there may be fewer than wanted, but at least one."""
+        """For each named handler its due pending deliveries, critical ones of a backlog first, then in due order. If texts are long
+        there may be fewer than wanted, but at least one."""
         ...
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
         """Those of these deliveries that are pending."""
         ...
 
-    def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
-        """`done` is told after the commit, with all settlements in it that came with the same `done`, and of each: True if it was
-        applied, False if the delivery was no longer pending, or what went wrong."""
+    def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
+        """`done` is told after the commit, once for all settlements in it that came with the same `done`: their tickets, which the store
+        never looks into, and of each: True if it was applied, False if the delivery was no longer pending, or what went wrong."""
         ...
 
     async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
@@ -81,18 +81,18 @@ class Queue(Protocol):
         ...
 
     async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
-        """End up to `limit` pending deliveries of a handler; how many were ended. `error`: their last error, if it is to change."""
+        """End up to `limit` pending deliveries of a handler; returns how many. `error`: their last error, if it should change."""
         ...
 
     # at the start, after a crash too
     async def stopped_handlers(self) -> list[tuple[int, Status, Reason]]:
-        """Handlers that are paused, switched off or deleted, for which something waits all the same; how it is to end."""
+        """Handlers that are paused, switched off or deleted but still have waiting deliveries, and how these should end."""
         ...
 
     async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
-        """These deliveries, whatever has become of them; those that are gone are left out."""
+        """These deliveries in any status; deleted ones are left out."""
         ...
 
     async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
-        """What handlers of these types were doing lately, as far as the newest `limit` deliveries show it, and all that are throttled."""
+        """What handlers of these types were doing recently, as far as the newest `limit` deliveries show, and all that are throttled."""
         ...

@@ -11,10 +11,10 @@ from tocsin.ports.handlers import HandlerEvent, Streak
 
 
 class Standing(Struct, frozen=True):
-    """How a handler stands at this moment. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
+    """A handler's current state. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
 
-    `failing_since`: when the first attempt failed since it last took a delivery; None: none has. `reason` and `error`: what the latest
-    of them met. `event`: the last pause or switch-off of one that is not enabled.
+    `failing_since`: when the first attempt failed since it last accepted a delivery; None: none has. `reason` and `error`: those of the
+    latest failure. `event`: the last pause or switch-off of one that is not enabled.
     """
 
     waiting: int = 0
@@ -26,14 +26,14 @@ class Standing(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True):
-    """All handlers of a user at a glance: how many are in which state, and each hour's delivered and failed (or expired) deliveries."""
+    """All handlers of a user at a glance: how many are in each state, and each hour's delivered and failed (or expired) deliveries."""
 
     states: dict[str, int]
     hours: tuple[tuple[int, int, int], ...]
 
 
 class Troubled(Struct, frozen=True):
-    """A handler that fails or was switched off, and whose it is. Its settings are left out."""
+    """A handler that is failing or was switched off, and its owner. Its settings are left out."""
 
     email: str
     handler: Handler
@@ -41,7 +41,7 @@ class Troubled(Struct, frozen=True):
 
 
 class HandlerHour(Struct, frozen=True):
-    """What became of a handler's deliveries within an hour (since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
+    """The outcomes of a handler's deliveries within an hour (counted since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
 
     handler_id: int
     hour: int
@@ -52,8 +52,8 @@ class HandlerHour(Struct, frozen=True):
 
 
 class HandlerFacts(Struct, frozen=True):
-    """What is kept of how a handler fares. `counts`: its deliveries by status but for delivered ones, each counted to 10,000; `reasons`:
-    why the latest 1,000 of its failed ones did, oftenest first; `events` newest first; `hours` oldest first.
+    """A handler's statistics. `counts`: its deliveries by status except delivered ones, each counted to 10,000; `reasons`:
+    why its latest 1,000 failed ones failed, most frequent first; `events` newest first; `hours` oldest first.
     """
 
     streak: Streak
@@ -65,7 +65,7 @@ class HandlerFacts(Struct, frozen=True):
 
 class Standings(Protocol):
     async def of(self, handler_ids: Sequence[int]) -> dict[int, Standing]:
-        """How each of these handlers stands at this moment."""
+        """The current state of each of these handlers."""
         ...
 
     async def overview(self, user_id: int, since_hour: int) -> Overview: ...
@@ -76,5 +76,5 @@ class Standings(Protocol):
     async def facts(self, handler_id: int, since_hour: int) -> HandlerFacts: ...
     async def hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]: ...
     async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
-        """Add to what is kept of these hours."""
+        """Add to the stored counts of these hours."""
         ...

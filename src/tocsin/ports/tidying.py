@@ -31,5 +31,5 @@ class Tidying(Protocol):
         ...
 
     async def fold_log(self) -> None:
-        """Bring what has been committed into its place, beside the writer, so that none of its commits has much of that to do."""
+        """Fold committed pages into the store, beside the writer, so that no single commit has much of that to do."""
         ...

@@ -3,19 +3,21 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, TextClause, func, select, text
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Notification, Reason, Status
-from tocsin.ports.queue import BACKLOG_AFTER, AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
+from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Waiting, Wanted
 from tocsin.store import writing
 from tocsin.store.database import Database
 from tocsin.store.rows import NOTIFICATION, PENDING, delivery_of, notification_of
 from tocsin.store.settling import SettleAll
 from tocsin.store.statements import chunks
 from tocsin.store.tables import deliveries, handlers, notifications
+
+T = TypeVar("T")
 
 
 class SqlQueue:
@@ -32,8 +34,8 @@ class SqlQueue:
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
         return await self._database.read(waiting, delivery_ids)
 
-    def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
-        self._writer.submit_then(settlement, SettleAll, done)
+    def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
+        self._writer.submit_then(settlement, SettleAll, done, ticket)
 
     async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
         return await self._database.write(writing.posted, key, text_hash, delivery_id, at, limit)

@@ -64,7 +64,7 @@ _random = random.Random()  # noqa: S311  # jitter, not secrecy
 
 _WORDS: dict[type[Outcome], str] = {kind: kind.__name__.lower() for kind in get_args(Outcome)}  # of outcomes, in the log
 _STRAINED = {Reason.THROTTLED, Reason.SERVER_ERROR}
-_FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
+_FAULT_OF_OURS = Later(Reason.INTERNAL, detail="This is a fault of the service, not of the provider; it is in the log.")
 
 
 class _Attempt(Struct, eq=False, gc=False):
@@ -278,7 +278,7 @@ class Delivering:
         text_hash = hashlib.sha256(content).digest()
         facts = await self._queue.posted(loaded.credential, text_hash, trying.delivery.id, context.now, limit)
         if facts.over_budget:
-            return Refused(Reason.BUDGET, f"the daily budget of {limit} is used up", ours=True), context
+            return Refused(Reason.BUDGET, f"The daily budget of {limit} is used up.", ours=True), context
         if facts.repeated and loaded.channel.refuses_repeats:
             # From the delivery's own time, so that every attempt carries the same text.
             return None, replace(context, suffix=time.strftime("%H:%M:%S", time.gmtime(message.at / SECOND)))

@@ -24,7 +24,7 @@ from tocsin.settings import Settings
 
 LONGEST_SECONDS = 3600.0
 MAX_READ = 200_000  # deliveries
-_LOST = Unknown(Reason.CUT, "the service ended while the attempt was under way")
+_LOST = Unknown(Reason.CUT, "The service ended during the attempt.")
 
 
 class _Run:
