@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from tocsin.clock import SECOND, Micros
 from tocsin.markup.elements import Element
-from tocsin.model import Hidden, HttpReply, Later, Message, NoReply, Outcome, Reason, Refused, Reply, Request, Unknown, Value
+from tocsin.model import Hidden, HttpReply, Later, MailReply, Message, NoReply, Outcome, Reason, Refused, Request, Unknown, Value
 from tocsin.settings import Settings
 
 MIN_EPOCH = 1e9
@@ -56,6 +56,7 @@ class HandlerSettings(Struct, frozen=True, omit_defaults=True):
 
 
 S = TypeVar("S", bound=HandlerSettings)
+R = TypeVar("R", bound=HttpReply | MailReply)
 SettingsType: TypeAlias = type[S]  # inside Channel the name `type` is a field
 
 
@@ -114,7 +115,18 @@ def _no_budget(_: Settings) -> int | None:
     return None
 
 
-class Channel(Struct, Generic[S], frozen=True, kw_only=True):
+def classify_no_reply(reply: NoReply) -> Outcome:
+    """The same for every provider: never dead from a network, TLS or DNS error; sent without an answer is unknown."""
+    if reply.reason is Reason.BLOCKED:
+        return Refused(Reason.BLOCKED, reply.detail, ours=True)
+    if reply.reason is Reason.SETTINGS:
+        return Refused(Reason.SETTINGS, reply.detail)
+    if reply.sent:
+        return Unknown(reply.reason, reply.detail)
+    return Later(reply.reason, detail=reply.detail)
+
+
+class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
     """Everything the service knows of a provider type."""
 
     type: str
@@ -126,8 +138,10 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     """The first one's key is the credential: a throttle pauses it."""
     render: Callable[[Message, S, Context], Sequence[Request]]
     """The native request(s), in the order in which they must go out."""
-    classify: Callable[[Reply, Context], Outcome]
-    """What an answer means. Total: every status code, every broken body."""
+    classify: Callable[[R, Context], Outcome]
+    """What an answer over its wire means. Total: every status code, every broken body."""
+    no_reply: Callable[[NoReply], Outcome] = classify_no_reply
+    """What it means that there is no answer."""
     measure: Callable[[Request], Sequence[Size]]
     """How large a request of `render` is, against the provider's limits."""
     quick_marks: int | None = 100
@@ -159,7 +173,7 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     """The public can read it, so the owner's private notices do not go there."""
 
 
-AnyChannel = Channel[Any]
+AnyChannel = Channel[Any, Any]
 
 
 @functools.cache
@@ -169,20 +183,9 @@ def fields_of(settings: type[HandlerSettings]) -> dict[str, Field]:
     return {name: next(mark for mark in hints[name].__metadata__ if isinstance(mark, Field)) for name in settings.__struct_fields__}
 
 
-def settings_of(channel: Channel[S], values: object) -> S:
+def settings_of(channel: Channel[S, Any], values: object) -> S:
     """The typed settings of stored values. Raises msgspec.ValidationError where they do not fit."""
     return msgspec.convert(values, channel.settings)
-
-
-def classify_no_reply(reply: NoReply) -> Outcome:
-    """The same for every provider: never dead from a network, TLS or DNS error; sent without an answer is unknown."""
-    if reply.reason is Reason.BLOCKED:
-        return Refused(Reason.BLOCKED, reply.detail, ours=True)
-    if reply.reason is Reason.SETTINGS:
-        return Refused(Reason.SETTINGS, reply.detail)
-    if reply.sent:
-        return Unknown(reply.reason, reply.detail)
-    return Later(reply.reason, detail=reply.detail)
 
 
 def lost(reply: HttpReply) -> Outcome | None:

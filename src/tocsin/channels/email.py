@@ -27,7 +27,6 @@ from tocsin.markup.plain import plain
 from tocsin.model import (
     Delivered,
     Gone,
-    HttpReply,
     Later,
     Mail,
     MailReply,
@@ -36,7 +35,6 @@ from tocsin.model import (
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
     Unknown,
@@ -236,17 +234,7 @@ def _measure(request: Request) -> tuple[Size, ...]:
 # -------------------------------------------------------------------------------------------------------------- verdicts
 
 
-def _classify(reply: Reply, _: Context) -> Outcome:
-    match reply:
-        case NoReply():
-            return _classify_silence(reply)
-        case HttpReply():
-            return Later(Reason.BAD_ANSWER, detail="an HTTP answer to an e-mail")
-        case MailReply():
-            return _classify_answer(reply)
-
-
-def _classify_silence(reply: NoReply) -> Outcome:
+def _no_reply(reply: NoReply) -> Outcome:
     """A mail server that does not answer is the operator's concern: the handler is only an address."""
     outcome = classify_no_reply(reply)
     if isinstance(outcome, Later | Unknown) and not (reply.ours or reply.stopped or reply.reason in _CONFIGURED):
@@ -254,7 +242,7 @@ def _classify_silence(reply: NoReply) -> Outcome:
     return outcome
 
 
-def _classify_answer(reply: MailReply) -> Outcome:
+def _classify(reply: MailReply, _: Context) -> Outcome:
     """The enhanced code's class first, or the basic code's if there is none (RFC 3463, RFC 5321 4.2.1)."""
     detail = f"{reply.code} {reply.text}".strip()
     if reply.stage == "final" and 200 <= reply.code < 300:
@@ -314,6 +302,7 @@ CHANNEL = Channel(
     quick_marks=20,
     is_ready=_has_template,
     classify=_classify,
+    no_reply=_no_reply,
     measure=_measure,
     becomes=BECOMES,
     in_flight=3,  # of the eight connections to the mail server, so that one mailbox never takes them all

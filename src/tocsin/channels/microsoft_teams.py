@@ -20,7 +20,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     lost,
     retry_after,
@@ -38,13 +37,10 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
 )
@@ -253,12 +249,8 @@ def measure(request: Request) -> tuple[Size, ...]:
 # ------------------------------------------------------------------------------------------------------------ classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
         case HttpReply(status=status) if 200 <= status < 300:
             return _accepted(reply, context)
         case HttpReply(status=status) if status in _GONE:

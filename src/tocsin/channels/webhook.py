@@ -18,7 +18,6 @@ from tocsin.channels.contract import (
     Field,
     HandlerSettings,
     Size,
-    classify_no_reply,
     classify_rest,
     said,
 )
@@ -29,12 +28,9 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
-    Reply,
     Request,
     Severity,
     SwitchedOff,
@@ -171,14 +167,10 @@ def _begun(secret: str) -> tuple[Any, Any]:
     return hashlib.sha256(bytes(byte ^ 0x36 for byte in block)), hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     match reply:
         case HttpReply(status=status) if 200 <= status < 300:
             return _DELIVERED
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
         case HttpReply(status=410):
             return Gone(Reason.GONE, "The receiver answered 410 Gone: it wants no more messages.")
         case HttpReply(status=status) if 400 <= status < 500 and status not in {408, 425, 429}:

@@ -229,7 +229,8 @@ async def _turn(loaded: Loaded, pacer: Pacer, place: Place) -> None:
 
 def classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
     try:
-        return loaded.channel.classify(reply, context)
+        channel = loaded.channel
+        return channel.no_reply(reply) if isinstance(reply, NoReply) else channel.classify(reply, context)
     except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
         observe.seldom(log.error, "classify.failed", type=loaded.channel.type, delivery=context.delivery_id, exc_info=error)
         return Refused(Reason.INTERNAL, "The provider's answer could not be read: this is a fault of the service.", ours=True)

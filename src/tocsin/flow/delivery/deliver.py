@@ -333,7 +333,7 @@ class Delivering:
         log_row = Attempt(
             before.id, number, started_at, tried.duration_us, word, decision.reason, status_code, response, due_at, named, detail
         )
-        return Ending(decision.delivery, log_row, clock.now(), decision, trying.run, loaded, trying.slot)
+        return Ending(decision, log_row, clock.now(), trying.run, loaded, trying.slot)
 
     def _decide_otherwise(self, trying: _Attempt, tried: Tried) -> Decision:
         """It did not arrive, or nobody knows whether it did."""
@@ -373,7 +373,7 @@ class Delivering:
             trying.run.settled(again)
         else:
             decision = Decision(replace(delivery, part=part, due_at=again or delivery.due_at), reply.reason)
-            self._keeping.keep(Ending(decision.delivery, None, clock.now(), decision, trying.run, trying.loaded, trying.slot))
+            self._keeping.keep(Ending(decision, None, clock.now(), trying.run, trying.loaded, trying.slot))
 
     def _wait_for_key(self, delivery: Delivery, run: engine.Run) -> None:
         """What none of our keys opens may be opened once the right one is back: it waits as it is, without an attempt."""
@@ -392,7 +392,7 @@ class Delivering:
         now = clock.now()
         if decision.due_at is None:  # when it ended, for retention: there is no attempt to go by
             decision = replace(decision, delivery=replace(decision.delivery, due_at=now))
-        self._keeping.keep(Ending(decision.delivery, None, now, decision, run, loaded))
+        self._keeping.keep(Ending(decision, None, now, run, loaded))
 
     def _spawn(self, coroutine: Coroutine[None, None, None], run: engine.Run) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
