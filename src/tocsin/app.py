@@ -181,7 +181,7 @@ async def running(
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store.users, store.sessions, store.keys, changed),
+            accounts=Accounts(store.users, store.sessions, store.keys, changed, directory.forget_user),
             pulse=pulse,
         )
     finally:

@@ -13,16 +13,18 @@ class UserLine(Struct, frozen=True):
     is_admin: bool
     created_at: Micros
     disabled_at: Micros | None
+    time_zone: str | None
     handlers: int
 
 
 class Person(Struct, frozen=True):
-    """A user as signing in needs them."""
+    """A user as the pages need them."""
 
     id: int
     email: str
     is_admin: bool
     password_hash: str | None
+    time_zone: str | None
 
 
 class KeyLine(Struct, frozen=True):
@@ -64,8 +66,12 @@ class Users(Protocol):
         """The same password, hashed anew; nothing happens if it was changed meanwhile."""
         ...
 
-    async def disable(self, user_id: int, at: Micros) -> None:
-        """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays."""
+    async def set_time_zone(self, user_id: int, time_zone: str | None) -> None: ...
+    async def disable(self, user_id: int, at: Micros) -> bool:
+        """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays.
+
+        False, and nothing is done, if nobody else could manage users.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from email_validator import EmailNotValidError
 from msgspec import Struct
 
-from tocsin import clock
+from tocsin import clock, zones
 from tocsin.caches import Tidied
 from tocsin.clock import DAY, HOUR, Micros
 from tocsin.flow import pools
@@ -28,6 +28,8 @@ MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
 MAX_NAME = 100
 _TOO_SHORT = "A password takes at least {least} characters."
 _NAME_LENGTH = "A key's name takes at most {most} characters."
+_UNKNOWN_ZONE = "There is no time zone {name}. Use a name such as Asia/Seoul or Europe/Berlin."
+_UNKNOWN_ZONE_LIKE = "There is no time zone {name}. Similar names: {like}."
 _NOTE_AFTER: Micros = HOUR  # a session's use is written down once an hour
 _FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
@@ -133,20 +135,24 @@ def _free(one: str) -> int:
 
 
 class Visitor(Struct, frozen=True):
-    """Who is signed in."""
+    """Who is signed in. `time_zone`: the one they chose."""
 
     id: int
     email: str
     is_admin: bool
+    time_zone: str | None = None
 
 
 class Accounts:
-    def __init__(self, users: Users, sessions: Sessions, keys: Keys, changed: Callable[[], None]) -> None:
-        """`changed` is told when what others remember of keys and handlers may be wrong."""
+    def __init__(
+        self, users: Users, sessions: Sessions, keys: Keys, changed: Callable[[], None], user_changed: Callable[[int], None]
+    ) -> None:
+        """`changed` is told when what others remember of keys and handlers may be wrong, `user_changed` when it is of one user only."""
         self._users = users
         self._sessions = sessions
         self._keys = keys
         self._changed = changed
+        self._user_changed = user_changed
         self._tries = _Tries()
         self._nobodys = hash_of_nothing()  # is checked for accounts that are not there, so that they take as long
 
@@ -225,6 +231,12 @@ class Accounts:
         person = await self._users.person(visitor.email)
         return person is not None and person.password_hash is not None
 
+    async def set_time_zone(self, user: int, name: str) -> None:
+        """Of their pages and messages, from now on; none where the name is empty. Raises Invalid, Busy."""
+        zone = await pools.here().pages.run(user, zone_named, name) if name.strip() else None
+        await self._users.set_time_zone(user, zone)
+        self._user_changed(user)
+
     # ------------------------------------------------------------------------------------------------------------- keys
 
     async def keys(self, user: int) -> list[KeyLine]:
@@ -267,12 +279,13 @@ class Accounts:
         return address, token
 
     async def disable(self, by: Visitor, user: int) -> None:
-        """As `tocsin users disable`. Raises Missing, and Invalid for oneself."""
+        """As `tocsin users disable`. Raises Missing, and Invalid for oneself and for the last administrator."""
         if user == by.id:
             raise Invalid(Fault("invalid", "Not possible", "You cannot disable yourself.", "user"))
         if all(one.id != user for one in await self.users()):
             raise Missing
-        await self._users.disable(user, clock.now())
+        if not await self._users.disable(user, clock.now()):
+            raise Invalid(Fault("invalid", "Not possible", "This is the last administrator.", "user"))
         self._changed()
 
 
@@ -281,10 +294,22 @@ def address_of(email: str) -> str:
     return normalized(email)
 
 
+def zone_named(name: str) -> str:
+    """The zone as the tz database has it. Raises Invalid."""
+    found = zones.canonical(name)
+    if found is not None:
+        return found
+    name = name.strip()[:MAX_NAME] or '""'
+    template, like = _UNKNOWN_ZONE, zones.like(name)
+    if like:
+        template = _UNKNOWN_ZONE_LIKE
+    raise Invalid(Fault("invalid", "Not a usable value", template, "time_zone", values={"name": name, "like": ", ".join(like)}))
+
+
 async def _in_turn(address: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What takes 19 MiB and a core for a moment, one after the other, addresses in turn. Raises Busy."""
     return await pools.here().passwords.run(address, call, *args, **kwargs)
 
 
 def _visitor(person: Person) -> Visitor:
-    return Visitor(person.id, person.email, person.is_admin)
+    return Visitor(person.id, person.email, person.is_admin, person.time_zone)
