@@ -111,6 +111,7 @@ def chores(settings: Settings) -> list[Chore]:
         Chore("idempotency", IDEMPOTENCY_WINDOW),
         Chore("posts", DAY),
         Chore("handlers", kept, every=3600.0),
+        Chore("totals", 0, every=3600.0),
     ]
 
 

@@ -6,9 +6,9 @@ from msgspec import Struct
 
 from tocsin.clock import Micros
 
-Old: TypeAlias = Literal["notifications", "idempotency", "posts", "handlers"]
-"""Kinds of rows that go: notifications with all that came of them, idempotency keys, posts that counted for a day, and what is kept of
-handlers' hours and of deleted handlers."""
+Old: TypeAlias = Literal["notifications", "idempotency", "posts", "handlers", "totals"]
+"""Kinds of rows that go: notifications with their deliveries and attempts, idempotency keys, posts that counted for a day, statistics of
+handlers and the rest of deleted ones; totals are only folded together."""
 Place: TypeAlias = tuple[Any, ...]
 START: Place = ()
 

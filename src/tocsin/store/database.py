@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin.model import Busy
 from tocsin.ports.errors import Damaged
 from tocsin.store import dialects, faults
+from tocsin.store.totals import SERVICE, SLOT
 from tocsin.store.writer import Write, Writer
 
 READ_SECONDS = 5.0
@@ -36,7 +37,7 @@ class Database:
 
     def __init__(self, engine: Engine, changed: Callable[[], None], probe: Write) -> None:
         self._dialect = dialects.of(engine)
-        self.writer = Writer(partial(self._dialect.session, engine), changed, probe)
+        self.writer = Writer(partial(self._dialect.session, engine.execution_options(**{SLOT: SERVICE})), changed, probe)
         self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()

@@ -80,9 +80,10 @@ def candidates(connection: Connection, user_id: int) -> list[tuple[int, Micros |
 
 def tell(connection: Connection, telling: Telling) -> list[Accepted] | None:
     """Keep the notice, and that its handlers have been told of. What it became."""
+    told = 0
     for chunk in chunks([f"untold:{telling.user_id}:{handler_id}" for handler_id in telling.handler_ids]):
-        connection.execute(delete(meta).where(meta.c.name.in_(chunk)))
-    if telling.notice is None:
+        told += connection.execute(delete(meta).where(meta.c.name.in_(chunk))).rowcount
+    if telling.notice is None or not told:  # or somebody else has told of all of them
         return None
     values.write(connection, f"told:{telling.user_id}", msgspec.json.encode(telling.told_at))
     return AcceptAll.run_all(connection, [telling.notice])[0]

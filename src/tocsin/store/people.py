@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
 from tocsin.ports.people import KeyLine, KeyRow, Person, UserLine
 from tocsin.store.database import Database
+from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import (
     attempts,
     deliveries,
@@ -24,6 +25,10 @@ from tocsin.store.tables import (
 from tocsin.store.writing import delete_handler, end_pending, touch_keys
 
 _ROWS_AT_ONCE = 100_000
+_ADD_USER = text(
+    "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"
+    " WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(email) = lower(:email)) RETURNING id"
+)
 
 
 class SqlUsers:
@@ -110,10 +115,8 @@ def has_users(connection: Connection) -> bool:
 
 def add_user(connection: Connection, email: str, is_admin: bool, at: Micros) -> int | None:
     """The new id; None if there is one with this address already."""
-    if user_id(connection, email) is not None:
-        return None
-    made = insert(users).values(email=email, is_admin=is_admin, created_at=at).returning(users.c.id)
-    return connection.execute(made).scalar_one()
+    wait_for_turn(connection, "users")
+    return connection.scalar(_ADD_USER, {"email": email, "is_admin": is_admin, "created_at": at})
 
 
 def user_id(connection: Connection, email: str) -> int | None:
@@ -209,7 +212,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     end_sessions(connection, user)
     for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
         delete_handler(connection, handler_id, at, _ROWS_AT_ONCE)
-        while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE) == _ROWS_AT_ONCE:
+        while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE):
             pass
 
 

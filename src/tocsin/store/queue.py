@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, TextClause, func, select, text
+from sqlalchemy import ColumnElement, Connection, Row, TextClause, bindparam, func, select, text, true
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Notification, Reason, Status
@@ -15,7 +15,7 @@ from tocsin.store.database import Database
 from tocsin.store.rows import NOTIFICATION, PENDING, delivery_of, notification_of
 from tocsin.store.settling import SettleAll
 from tocsin.store.statements import chunks
-from tocsin.store.tables import deliveries, handlers, notifications
+from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications
 
 T = TypeVar("T")
 
@@ -56,11 +56,11 @@ class SqlQueue:
 # A loose index scan: one step per handler, not per row (https://wiki.postgresql.org/wiki/Loose_indexscan).
 _WAITING_HANDLERS = text(
     "WITH RECURSIVE lane(handler_id) AS ("
-    " SELECT min(handler_id) FROM deliveries WHERE status = 0"
-    " UNION ALL SELECT (SELECT min(handler_id) FROM deliveries WHERE status = 0 AND handler_id > lane.handler_id)"
+    f" SELECT min(handler_id) FROM deliveries WHERE {IS_PENDING}"
+    f" UNION ALL SELECT (SELECT min(handler_id) FROM deliveries WHERE {IS_PENDING} AND handler_id > lane.handler_id)"
     " FROM lane WHERE lane.handler_id IS NOT NULL)"
     " SELECT lane.handler_id, handlers.user_id,"
-    " (SELECT min(due_at) FROM deliveries d WHERE d.status = 0 AND d.handler_id = lane.handler_id)"
+    f" (SELECT min(due_at) FROM deliveries WHERE {IS_PENDING} AND handler_id = lane.handler_id)"
     " FROM lane JOIN handlers ON handlers.id = lane.handler_id"
 )
 
@@ -70,11 +70,14 @@ def waiting_handlers(connection: Connection) -> list[tuple[int, int, Micros]]:
 
 
 _FIRST = text(
-    "SELECT id, due_at FROM deliveries WHERE status = 0 AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
+    f"SELECT id, due_at FROM deliveries WHERE {IS_PENDING} AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
 )  # not yet due ones too: the first of them is the next
-_FIRST_CRITICAL = text(
-    "SELECT id FROM deliveries WHERE status = 0 AND is_critical = 1 AND handler_id = :handler_id AND due_at <= :until"
-    " ORDER BY due_at, id LIMIT :limit"
+_FIRST_CRITICAL = (
+    select(deliveries.c.id)
+    .where(PENDING, deliveries.c.is_critical == true(), deliveries.c.handler_id == bindparam("handler_id"))
+    .where(deliveries.c.due_at <= bindparam("until"))
+    .order_by(deliveries.c.due_at, deliveries.c.id)
+    .limit(bindparam("limit"))
 )
 _TEXTS_AT_ONCE = 100  # each of 64 KB at most
 MAX_CHARACTERS = 4 << 20  # of texts in one read, beyond the first of each handler

@@ -8,13 +8,13 @@ from sqlalchemy import Connection, Row, select, text
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerRow
 from tocsin.store.accepting import Fields
-from tocsin.store.tables import deliveries, handlers, notifications, totals, users
+from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, deliveries, handlers, notifications, totals, users
 
 _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)
 
 # The literal conditions let SQLite use the partial indexes: with bound values it cannot.
-PENDING = text("deliveries.status = 0")
-NOT_DELIVERED = text("deliveries.status NOT IN (0, 1)")
+PENDING = text(f"deliveries.{IS_PENDING}")
+NOT_DELIVERED = text(f"deliveries.{IS_NOT_DELIVERED}")
 
 NOTIFICATION = (
     notifications.c.id.label("n_id"),

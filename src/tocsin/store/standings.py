@@ -18,18 +18,19 @@ from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing
 from tocsin.store import writing
 from tocsin.store.database import Database
 from tocsin.store.rows import NOT_DELIVERED, PENDING
-from tocsin.store.tables import deliveries, handler_events, handler_hours, handlers, users
+from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, IS_RETRYING, deliveries, handler_events, handler_hours, handlers, users
 
 COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
 MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt that failed
 MAX_CANDIDATES = 1000  # handlers of all users that are looked at for administrators
+_FAILED = (int(Status.FAILED), int(Status.EXPIRED))
 _LATEST = 20  # of those that were given up, in search of one that says something of the handler
 _OF_THE_MESSAGE = ", ".join(f"'{one.value}'" for one in (Reason.PAYLOAD, Reason.TOO_LARGE, Reason.DUPLICATE, Reason.BUDGET))
 
 # Conditions are literal, so that SQLite can use the partial indexes.
-_RETRIED = "SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE status = 0 AND step > 0 AND handler_id = {id}"
+_RETRIED = f"SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE {IS_RETRYING} AND handler_id = {{id}}"
 _GIVEN_UP = (
-    "SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE status NOT IN (0, 1) AND status = {status}"
+    f"SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE {IS_NOT_DELIVERED} AND status = {{status}}"
     " AND handler_id = {id} ORDER BY id DESC LIMIT {most}"
 )
 _SAYS_SOMETHING = f"last_attempt_at >= {{after}} AND last_reason NOT IN ({_OF_THE_MESSAGE})"
@@ -45,7 +46,7 @@ def _exists(select_: str) -> str:
 
 _FAILS = [
     _exists(_RETRIED.format(id="handlers.id")),
-    *(_exists(_GIVEN_UP.format(id="handlers.id", status=status, most=_LATEST)) for status in (2, 3)),
+    *(_exists(_GIVEN_UP.format(id="handlers.id", status=status, most=_LATEST)) for status in _FAILED),
 ]
 _FAILING = and_(handlers.c.is_enabled.is_(True), or_(handlers.c.failures > 0, *map(text, _FAILS)))
 STATE = case(
@@ -57,12 +58,12 @@ STATE = case(
 WORST_FIRST = case({"failing": 0, "switched_off": 1, "ok": 2, "paused": 3}, value=STATE)
 
 _WAITING = text(
-    "SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 0 AND handler_id = :id LIMIT :most) AS some),"
-    f" (SELECT min(due_at) FROM deliveries WHERE status = 0 AND handler_id = :id), ({_FRESH_STARTS.format(id=':id')})"
+    f"SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE {IS_PENDING} AND handler_id = :id LIMIT :most) AS some),"
+    f" (SELECT min(due_at) FROM deliveries WHERE {IS_PENDING} AND handler_id = :id), ({_FRESH_STARTS.format(id=':id')})"
 )
 _LATEST_OF = [
     text(f"SELECT * FROM ({inner}) AS some WHERE {_SAYS_SOMETHING.format(after=':after')} ORDER BY last_attempt_at DESC LIMIT 1")
-    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=_LATEST) for status in (2, 3)))
+    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=_LATEST) for status in _FAILED))
 ]
 _FIRST_OF = [
     text(
@@ -70,7 +71,7 @@ _FIRST_OF = [
         f" ORDER BY last_attempt_at LIMIT {MAX_LOOKED_AT}) AS some JOIN attempts ON attempts.delivery_id = some.id"
         " WHERE attempts.at >= :after"
     )
-    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in (2, 3)))
+    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in _FAILED))
 ]
 
 
@@ -156,7 +157,7 @@ def troubled(connection: Connection, limit: int) -> list[Troubled]:
 
 def _candidates(connection: Connection) -> list[int]:
     """Few of all handlers, so that the state need not be told of each: those that are tried again, are off, or have failed in a row."""
-    retried = text("handlers.id IN (SELECT handler_id FROM deliveries WHERE status = 0 AND step > 0)")
+    retried = text(f"handlers.id IN (SELECT handler_id FROM deliveries WHERE {IS_RETRYING})")
     wanted = or_(handlers.c.failures > 0, handlers.c.disabled_reason.isnot(None), retried)
     return list(connection.scalars(select(handlers.c.id).where(handlers.c.deleted_at.is_(None), wanted).limit(MAX_CANDIDATES)))
 

@@ -28,7 +28,7 @@ async def end_waiting(queue: Queue, engine: Engine, handler_id: int, status: Sta
     """End all waiting deliveries of a handler, in steps; what is in flight may still arrive. Those that failed have to say why."""
     error = error_text(reason, detail or sentence(reason)) if status is Status.FAILED else None
     engine.forget_handler(handler_id)
-    while await queue.end_pending(handler_id, status, reason, ROWS_AT_ONCE, error) == ROWS_AT_ONCE:
+    while await queue.end_pending(handler_id, status, reason, ROWS_AT_ONCE, error):
         pass
     engine.forget_handler(handler_id)
 
