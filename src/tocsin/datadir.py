@@ -17,9 +17,11 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import files, observe
 from tocsin.keyfile import KEY_FILE, read_keys
 from tocsin.ports.errors import StoreError
+from tocsin.ports.ids import Era, Mark
+from tocsin.ports.values import Values
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
-from tocsin.store.dialects import Database
+from tocsin.store.dialects import Home
 from tocsin.store.dialects.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
@@ -62,7 +64,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
         os.close(file)
 
 
-def database_of(settings: Settings) -> Database:
+def home_of(settings: Settings) -> Home:
     """Where the store is. Raises StoreError where that cannot be read."""
     if not settings.database_url:
         return file_of(settings.data_path)
@@ -80,7 +82,7 @@ def file_of(folder: Path) -> SqliteFile:
 @contextmanager
 def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, None, None]:
     """Hold the folder and the store for one service. `lost` is told, from a thread, if another has taken the store. Raises StoreError."""
-    with locked(settings.data_path), database_of(settings).lock(lost):
+    with locked(settings.data_path), home_of(settings).lock(lost):
         yield
 
 
@@ -89,45 +91,45 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
 
     Raises StoreError, having changed nothing, if no given key opens it, or if this version cannot use it.
     """
-    database = database_of(settings)
+    home = home_of(settings)
     vault = examine(settings)
     try:
         if vault is None:
             vault = Vault(read_keys(settings, make=True))
-            database.make(functools.partial(_mark, vault=vault))
-        engine = database.engine()
+            home.make(functools.partial(_mark, vault=vault))
+        engine = home.engine()
         migrate(engine)
         write_now(engine, functools.partial(_mark, vault=vault))
         _notice_old_copy(settings.data_path, engine)
     except (DBAPIError, sqlite3.Error, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else faults.words_of(error)
-        raise StoreError(f"The store {database.name} cannot be opened: {why}.") from error
+        raise StoreError(f"The store {home.name} cannot be opened: {why}.") from error
     return engine, vault
 
 
 def examine(settings: Settings) -> Vault | None:
     """Checks the data directory as a start would, without changing anything: raises StoreError. None: there is no store yet."""
-    folder, database = settings.data_path, database_of(settings)
+    folder, home = settings.data_path, home_of(settings)
     _check_files(folder)
-    if not database.is_there():
+    if not home.is_there():
         beside = next((name for name in (KEY_FILE, LEDGER_FILE) if (folder / name).exists()), None)
-        if beside is not None and database.is_left_empty():
+        if beside is not None and home.is_left_empty():
             raise StoreError(
-                f"The store {database.name} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store"
-                f" back, or restore a backup; to start over, delete {database.name} first."
+                f"The store {home.name} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store"
+                f" back, or restore a backup; to start over, delete {home.name} first."
             )
         return None
     vault = Vault(read_keys(settings))
-    _check_store(database, vault, folder)
+    _check_store(home, vault, folder)
     return vault
 
 
 def open_existing(settings: Settings) -> tuple[Engine, Vault]:
     """The store of a service that runs or has run. Raises StoreError if there is none, or its key is missing."""
-    database, vault = database_of(settings), examine(settings)
+    home, vault = home_of(settings), examine(settings)
     if vault is None:
-        raise StoreError(f"There is no store in {database.where}: start `tocsin serve` there first, or name another --data-dir.")
-    return database.engine(), vault
+        raise StoreError(f"There is no store in {home.where}: start `tocsin serve` there first, or name another --data-dir.")
+    return home.engine(), vault
 
 
 def check_fits(settings: Settings, file: Path) -> None:
@@ -165,11 +167,11 @@ class Keys:
             self._vault.use(keys)
             self._newest, self.trouble = fingerprint(keys[0]), None
 
-    def answer(self, connection: Connection) -> None:
+    async def answer(self, kept: Values) -> None:
         """Answer a process that asks which key the service encrypts with: see `ask_for_key`."""
-        asked = values.read(connection, _ASKED)
-        if asked is not None and not (values.read(connection, _ANSWERED) or b"").startswith(asked):
-            values.write(connection, _ANSWERED, asked + b" " + self._newest.encode())
+        asked = await kept.read(_ASKED)
+        if asked is not None and not (await kept.read(_ANSWERED) or b"").startswith(asked):
+            await kept.write(_ANSWERED, asked + b" " + self._newest.encode())
 
 
 def ask_for_key(connection: Connection) -> bytes:
@@ -194,7 +196,7 @@ def is_served(settings: Settings) -> bool:
         return True
 
 
-def eras(engine: Engine) -> list[ids.Era]:
+def eras(engine: Engine) -> list[Era]:
     """The identities under which the store's deliveries were made."""
     with engine.connect() as connection:
         return ids.eras(connection)
@@ -205,7 +207,7 @@ def new_store_id() -> str:
     return random_base62(10)
 
 
-def note_ids(settings: Settings, mark: ids.Mark) -> None:
+def note_ids(settings: Settings, mark: Mark) -> None:
     """Record the highest ids outside the store. Raises OSError."""
     file = settings.data_path / LOCK_FILE  # not part of a backup, but moved together with the folder
     with file.open("r+b") as out:
@@ -213,10 +215,10 @@ def note_ids(settings: Settings, mark: ids.Mark) -> None:
         out.truncate()
 
 
-def noted_ids(folder: Path) -> ids.Mark | None:
+def noted_ids(folder: Path) -> Mark | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer line after it
-        return msgspec.json.decode(line, type=ids.Mark)
+        return msgspec.json.decode(line, type=Mark)
     return None
 
 
@@ -259,31 +261,31 @@ def _check_file(file: Path) -> None:
         raise StoreError(f"{what} cannot be written: {error.strerror}.") from error
 
 
-def _check_store(database: Database, vault: Vault, folder: Path) -> None:
-    database.check_form()
-    _check_canary(database, vault, folder)
-    ids.read_eras(*(database.value(name) for name in (ids.ERAS, ids.STORE_ID)))
-    _check_types(database)
+def _check_store(home: Home, vault: Vault, folder: Path) -> None:
+    home.check_form()
+    _check_canary(home, vault, folder)
+    ids.read_eras(*(home.value(name) for name in (ids.ERAS, ids.STORE_ID)))
+    _check_types(home)
 
 
-def _check_types(database: Database) -> None:
+def _check_types(home: Home) -> None:
     """A newer version may have written handlers of types that this one cannot send to, in a store of the same form."""
     from tocsin.channels.registry import CHANNELS  # most commands do not need it
 
-    unknown = [name for name in database.types() if name not in CHANNELS]
+    unknown = [name for name in home.types() if name not in CHANNELS]
     if unknown:
         raise StoreError(
-            f"The store {database.name} holds handlers of types that this version does not know ({', '.join(unknown[:3])}): use the newer"
+            f"The store {home.name} holds handlers of types that this version does not know ({', '.join(unknown[:3])}): use the newer"
             " version that made them."
         )
 
 
-def _check_canary(database: Database, vault: Vault, folder: Path) -> None:
-    sealed = database.value(_CANARY)
+def _check_canary(home: Home, vault: Vault, folder: Path) -> None:
+    sealed = home.value(_CANARY)
     if sealed is None:  # created, but never marked: it is still empty
         return
     try:
         vault.open(sealed)
     except WrongKey:
         keys = "TOCSIN_SECRET_KEY" if not (folder / KEY_FILE).exists() else f"{KEY_FILE} or TOCSIN_SECRET_KEY"
-        raise StoreError(f"The store in {database.where} was made with another key: no key in {keys} opens it.") from None
+        raise StoreError(f"The store in {home.where} was made with another key: no key in {keys} opens it.") from None

@@ -52,7 +52,7 @@ def server() -> Iterator[postgresql.Server]:
 
 
 async def untroubled(store: SqlStore) -> None:
-    while store.trouble is not None:
+    while store.vitals.trouble is not None:
         await asyncio.sleep(0.05)
 
 
@@ -164,11 +164,11 @@ def test_a_write_whose_connection_broke_before_its_commit_is_repeated(open_postg
                     execute(postgresql.database_of(tmp_path), TERMINATE)
                 return connection.scalar(text("SELECT 1"))
 
-            answers = await asyncio.gather(store.tell(write), *(store.accept(accepting(handler)) for _ in range(20)))
+            answers = await asyncio.gather(store.database.write(write), *(store.intake.accept(accepting(handler)) for _ in range(20)))
             assert answers[0] == 1
             assert len({one.id for [one] in answers[1:]}) == 20
-            assert (await store.notifications(1, 1, 25)).total == 20
-            assert store.trouble is None
+            assert (await store.history.notifications(1, 1, 25)).total == 20
+            assert store.vitals.trouble is None
 
     run(main())
 
@@ -193,9 +193,9 @@ def test_a_commit_whose_answer_was_lost_is_looked_up(open_postgresql: OpenStore,
                 commit(connection)
 
             monkeypatch.setattr(psycopg.Connection, "commit", lose)
-            answers = await asyncio.gather(*(store.accept(accepting(handler)) for _ in range(20)))
+            answers = await asyncio.gather(*(store.intake.accept(accepting(handler)) for _ in range(20)))
             assert lost == ["lost"]
-            found = await store.deliveries(1, DeliveryFilter(), 1, 25)
+            found = await store.history.deliveries(1, DeliveryFilter(), 1, 25)
             assert sorted(one.deliveries[0].id for [one] in answers) == sorted(one.id for one in found.rows)
             assert found.total == 20
 
@@ -211,17 +211,17 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(server: postgresql.Serv
             before = await accept_one(store, handler)
             await asyncio.to_thread(server.kill if how is signal.SIGKILL else partial(server.stop, how))
             with pytest.raises(Busy):
-                await store.accept(accepting(handler))
-            assert store.trouble is not None and "cannot be reached" in store.trouble
+                await store.intake.accept(accepting(handler))
+            assert store.vitals.trouble is not None and "cannot be reached" in store.vitals.trouble
             with pytest.raises(Busy):
-                await store.delivery(1, before.id)
+                await store.history.delivery(1, before.id)
             with pytest.raises(Busy):
                 await settled(store, delivered(before))
             await asyncio.to_thread(server.start)
             await asyncio.wait_for(untroubled(store), 20)
             assert await settled(store, delivered(before))
-            await store.accept(accepting(handler))
-            assert (await store.deliveries(1, DeliveryFilter(), 1, 25)).total == 2
+            await store.intake.accept(accepting(handler))
+            assert (await store.history.deliveries(1, DeliveryFilter(), 1, 25)).total == 2
 
     run(main())
 
@@ -235,13 +235,13 @@ def test_a_server_that_can_only_be_read_says_so(open_postgresql: OpenStore, tmp_
             execute(own, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
             execute(own, TERMINATE)
             with pytest.raises(Busy):
-                await store.accept(accepting(handler))
-            assert store.trouble is not None and "only lets the store be read" in store.trouble
-            assert (await store.handler(handler)) is not None
+                await store.intake.accept(accepting(handler))
+            assert store.vitals.trouble is not None and "only lets the store be read" in store.vitals.trouble
+            assert (await store.handlers.get(handler)) is not None
             execute(own, f"BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT")
             execute(own, TERMINATE)
             await asyncio.wait_for(untroubled(store), 20)
-            await store.accept(accepting(handler))
+            await store.intake.accept(accepting(handler))
 
     run(main())
 

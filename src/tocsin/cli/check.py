@@ -156,29 +156,29 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     """Whether the store is sound, and the disk has room for it to grow."""
     import shutil
 
-    from tocsin.datadir import database_of
+    from tocsin.datadir import home_of
     from tocsin.ports.errors import StoreError
 
     folder = settings.data_path
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < _MIN_FREE_BYTES:
         yield Finding(f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up.")
     try:
-        database = database_of(settings)
-        if settings.database_url or database.is_readable():
-            yield from database.findings()
+        home = home_of(settings)
+        if settings.database_url or home.is_readable():
+            yield from home.findings()
     except StoreError as error:
         yield Finding(str(error))
 
 
 def _kept(settings: Settings, name: str) -> bytes | None:
     """What the store keeps by that name; why it cannot be read is said by others."""
-    from tocsin.datadir import database_of
+    from tocsin.datadir import home_of
     from tocsin.ports.errors import StoreError
 
     with contextlib.suppress(StoreError):
-        database = database_of(settings)
-        if database.is_readable():
-            return database.value(name)
+        home = home_of(settings)
+        if home.is_readable():
+            return home.value(name)
     return None
 
 

@@ -100,7 +100,7 @@ class Finding(Struct, frozen=True):
     is_fault: bool = True
 
 
-class Database(Protocol):
+class Home(Protocol):
     """Where a store is, before and beside its service. Whatever cannot be used raises StoreError, having changed nothing.
 
     `name` and `where` are how sentences call the store and its place, without secrets.

@@ -35,7 +35,7 @@ _INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()
 
 
 class PostgresqlServer:
-    """See `Database`."""
+    """See `Home`."""
 
     def __init__(self, url: str) -> None:
         self._url = url

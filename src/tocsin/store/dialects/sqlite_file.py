@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class SqliteFile:
-    """See `Database`."""
+    """See `Home`."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
