@@ -203,6 +203,24 @@ class Delivery(Value, frozen=True):
     last_error: str | None = None
 
 
+def adds_to(detail: str, response: str | None) -> str:
+    """What a verdict in words says beside the answer that is shown with it: nothing where it only repeats how that begins."""
+    words = detail.split()
+    if words and len(words[0]) == 3 and words[0].isdecimal():  # the status, which is shown by itself
+        words = words[1:]
+    return "" if " ".join(words) in " ".join((response or "").split()) else detail
+
+
+class Replay(Value, frozen=True):
+    """A delivery was sent again by hand: when, and how it had ended until then, after how many attempts."""
+
+    at: Micros
+    attempt_count: int
+    status: Status
+    reason: Reason | None
+    ended_at: Micros
+
+
 class Attempt(Value, frozen=True):
     """One try of a delivery, as it is kept. `response` is the provider's answer, capped and scrubbed of secrets, as are the provider's own
     id for the message and `detail`, the verdict in words."""

@@ -433,7 +433,22 @@ def test_deliveries_are_listed_and_retried(client: Cli, receiver: Receiver) -> N
     ends_at = time.monotonic() + 10
     while json.loads(client("deliveries", "list", *which, "--json").out)[0]["status"] != "delivered":
         assert time.monotonic() < ends_at
-    assert client("deliveries", "retry", *which).out == "0 will be tried again.\n"
+    assert client("deliveries", "retry", *which).out.startswith("Nothing to send again:")
+    assert client("deliveries", "retry", str(row["id"])).out == "It has arrived: nothing is sent again.\n"
+
+
+def test_a_retry_for_a_disabled_handler_says_what_to_do_first(client: Cli, receiver: Receiver) -> None:
+    handler = str(added(client, receiver, "/off"))
+    later = f"{time.gmtime().tm_year + 1}-01-01T00:00:00Z"
+    assert client("send", "x", "--handler", handler, "--send-at", later).code == 0
+    assert client("handlers", "disable", handler).code == 0
+    [row] = json.loads(client("deliveries", "list", "--handler", handler, "--json").out)
+    refused = client("deliveries", "retry", str(row["id"]))
+    assert (refused.code, refused.out) == (1, "")
+    assert f"handler {handler} is not enabled" in refused.err and f"`tocsin handlers enable {handler}`" in refused.err
+    assert json.loads(client("deliveries", "retry", "--handler", handler, "--json").out) == {"retried": 0}
+    assert client("handlers", "enable", handler).code == 0
+    assert client("deliveries", "retry", str(row["id"])).out == "1 will be tried again.\n"
 
 
 def test_a_delivery_tells_its_story(client: Cli, receiver: Receiver) -> None:

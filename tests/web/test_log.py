@@ -1,8 +1,9 @@
 """The delivery log as it is read without a browser."""
 
 import re
+from html import unescape
 
-from e2e.service import Service
+from e2e.service import Service, in_an_hour
 from receiver import Receiver
 from web.conftest import Surfer
 
@@ -40,3 +41,59 @@ def test_a_delivery_shows_what_the_provider_calls_the_message(surfer: Surfer, se
     receiver.answer("/gone", 410)
     [delivery] = client.settled(client.send("full", handlers=[dead]))
     assert "it wants no more of these." in surfer.get(f"/deliveries/{delivery['id']}").text
+
+
+def test_what_a_disabled_handler_was_to_get_is_not_sent_again_and_the_page_says_why(
+    surfer: Surfer, served: Service, receiver: Receiver
+) -> None:
+    client = served.first()
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    notification = client.send("x", handlers=[hook], send_at=in_an_hour())
+    client.change(hook, is_enabled="0")
+    [delivery] = client.settled(notification)
+    path = f"/deliveries/{delivery['id']}"
+    page = surfer.get(path).text
+    assert "Retry now" not in page and "It cannot be sent again while its handler is not enabled." in page
+    answer = surfer.post(f"{path}/retry", csrf=surfer.token())
+    assert answer.url.endswith(path) and "It is being sent again." not in answer.text
+    asked = unescape(surfer.get(f"/log/replay?handler={hook}").text)
+    assert "There is nothing to send again" in asked and "1 more goes to a handler that is not enabled" in asked
+    assert client.post(f"/api{path}/retry").data == {"retried": 0}
+    assert client.delivery(delivery["id"])["status"] == "skipped"
+
+    client.change(hook, is_enabled="1")
+    assert "Send 1 delivery again?" in surfer.get(f"/log/replay?handler={hook}").text
+    assert surfer.post(f"{path}/retry", csrf=surfer.token()).url.endswith("?done=retried")
+    [delivery] = client.settled(notification)
+    told = [event["text"] for event in delivery["events"]]
+    assert told[2:4] == ["Skipped: The handler is paused.", "To be sent again, by request."]
+    assert told[-1].startswith("Attempt 1: delivered")
+
+
+def test_one_delivery_is_cancelled_from_its_page_and_the_others_go_on(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    hooks = [client.add_handler("webhook", webhook=receiver.url(f"/{name}")) for name in ("one", "other")]
+    first, second = client.deliveries(client.send("x", handlers=hooks, send_at=in_an_hour()))
+    path = f"/deliveries/{first['id']}"
+    page = surfer.get(path).text
+    assert "Cancel this delivery" in page and "Cancel the notification" in page
+    token = surfer.token()
+    assert "Cancelled." in surfer.post(f"{path}/cancel", csrf=token).text
+    assert [client.delivery(one["id"])["status"] for one in (first, second)] == ["cancelled", "pending"]
+    assert "It was not waiting any more" in surfer.post(f"{path}/cancel", csrf=token).text
+    assert "Cancel the notification" not in surfer.get(f"/deliveries/{second['id']}").text  # it would do the same
+    assert surfer.post("/deliveries/987654/cancel", csrf=token).status == 404
+
+
+def test_what_the_provider_said_is_told_once_beside_its_answer(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    for _ in range(4):
+        receiver.answer("/hook", 404, body=b"no such hook")
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    [delivery] = client.settled(client.send("x", handlers=[hook]))
+    page = surfer.get(f"/deliveries/{delivery['id']}").text
+    assert page.count("404 no such hook") == 1  # why it failed
+    assert page.count('<pre tabindex="0">no such hook</pre>') == 3  # the answers
+    trial = client.post(f"/api/notification-handlers/{hook}/test").data
+    assert trial["response"] == "no such hook"
+    assert "HTTP 404." in trial["hint"] and "no such hook" not in trial["hint"]

@@ -277,7 +277,7 @@ TABLE: tuple[Endpoint, ...] = (
         group=DELIVERIES,
         summary="Send deliveries again",
         description="Failed, expired, cancelled and skipped deliveries that the filters name, at most 10,000 at a time. At least one "
-        "filter is needed, in the query or in the body. Their expiry is ignored.",
+        "filter is needed, in the query or in the body. Their expiry is ignored. Those of handlers that are not enabled are left out.",
         scopes=("deliveries:write",),
         query=parameters.DELIVERY_FILTER,
         body=parameters.DELIVERY_FILTER,
@@ -292,12 +292,13 @@ TABLE: tuple[Endpoint, ...] = (
         name="retry_delivery",
         group=DELIVERIES,
         summary="Send a delivery again",
-        description="If it failed, expired, was cancelled or skipped: the same delivery on a new schedule, its expiry ignored.",
+        description="If it failed, expired, was cancelled or skipped, and its handler is enabled: the same delivery on a new schedule, its "
+        "expiry ignored.",
         scopes=("deliveries:write",),
         id_of="delivery",
         is_idempotent=True,
         codes=("unknown", "idempotency_key", "idempotency_mismatch", "in_flight"),
-        result=Result(202, "1 if it is sent again, 0 if it stands otherwise.", answers.Retried),
+        result=Result(202, "1 if it is sent again; 0 if it has arrived, is waiting, or its handler is not enabled.", answers.Retried),
         handle=deliveries.retry,
     ),
     Endpoint(

@@ -68,6 +68,21 @@ class Deliveries:
         """What the rows are about and where they went, for lists."""
         return await self._store.labels(user_id, list({row.notification_id for row in rows}), list({row.handler_id for row in rows}))
 
+    async def fan_out(
+        self, user_id: int, notification_id: int, most: int
+    ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels]:
+        """A notification with up to so many of its deliveries, newest first, all as of one moment. Raises Missing."""
+        found = await self._store.fan_out(user_id, notification_id, most)
+        if found is None:
+            raise Missing
+        notification, counts, page, labels = found
+        now = observe.now()
+        return notification, counts, replace(page, rows=[self._as_it_can_start(row, now) for row in page.rows]), labels
+
+    async def replayable(self, user_id: int, which: DeliveryFilter) -> int:
+        """How many `retry` would send again."""
+        return await self._store.replayable(user_id, which, MAX_RETRIED)
+
     async def undelivered(self, user_id: int, which: DeliveryFilter) -> int:
         """How many settled deliveries that did not arrive a filter lets through; counted up to 10,000 of each status."""
         found = 0
@@ -81,8 +96,8 @@ class Deliveries:
         found = await self._store.delivery(user_id, delivery_id)
         if found is None:
             raise Missing
-        delivery, notification, attempts = found
-        story = events(delivery, notification, attempts)
+        delivery, notification, attempts, replays = found
+        story = events(delivery, notification, attempts, replays)
         now = observe.now()
         if delivery.status is Status.PENDING and delivery.due_at <= now:
             story += await self._turn(delivery, now)
@@ -102,7 +117,7 @@ class Deliveries:
         return [turn(loaded.channel.title, now, until, wait.pace, ahead, is_paused=wait.seconds > 0 and wait.pace is None)]
 
     async def retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None = None) -> int:
-        """How many settled, undelivered deliveries wait again. Raises Missing where one is named that is not there."""
+        """How many settled, undelivered deliveries of enabled handlers wait again. Raises Missing where one is named that is not there."""
         if idempotency is None:
             return len(await self._retry(user_id, which, None))
         answer = await self._repeats.begin(user_id, idempotency)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from tocsin.model import SECOND, Attempt, Delivery, Handler, Message, Micros, Notification, Reason, Severity, Status, Value
+from tocsin.model import SECOND, Attempt, Delivery, Handler, Message, Micros, Notification, Reason, Replay, Severity, Status, Value
 
 if TYPE_CHECKING:
     from tocsin.store.notices import Telling
@@ -372,13 +372,23 @@ class Store(Protocol):
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
     ) -> list[tuple[int, int]]:
-        """Make settled, undelivered deliveries pending again; (delivery id, handler id) of each."""
+        """Make settled, undelivered deliveries of enabled handlers pending again; (delivery id, handler id) of each."""
+        ...
+
+    async def replayable(self, user_id: int, which: DeliveryFilter, limit: int) -> int:
+        """How many `retry` would take."""
         ...
 
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]: ...
     async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None: ...
     async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]: ...
-    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None: ...
+    async def fan_out(
+        self, user_id: int, notification_id: int, limit: int
+    ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels] | None:
+        """A notification and up to `limit` of its deliveries, all as of one moment."""
+        ...
+
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None: ...
     async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None: ...
     async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
         """Note that a delivery posts this text under a credential, unless its last 24 hours hold `limit` others already."""

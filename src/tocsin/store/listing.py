@@ -7,11 +7,21 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, literal_column, or_, select, union_all
 
-from tocsin.model import Attempt, Delivery, Notification, Reason, Severity, Status
+from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Severity, Status
 from tocsin.store import DeliveryFilter, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Label, Labels, Page, Streak
 from tocsin.store.rows import HANDLER, NOT_DELIVERED, NOTIFICATION, PENDING, WAITING, delivery_of, handler_of, notification_of
 from tocsin.store.standing import STATE, WORST_FIRST
-from tocsin.store.tables import TOTAL_HANDLERS, TOTAL_NOTIFICATIONS, attempts, deliveries, handler_events, handlers, notifications, totals
+from tocsin.store.tables import (
+    TOTAL_HANDLERS,
+    TOTAL_NOTIFICATIONS,
+    attempts,
+    deliveries,
+    handler_events,
+    handlers,
+    notifications,
+    replays,
+    totals,
+)
 from tocsin.store.tables import handler_hours as hours
 
 COUNT_CAP = 10_000  # filtered lists are counted no further
@@ -81,12 +91,19 @@ def _with_filters(chosen: Select[Any], which: DeliveryFilter) -> Select[Any]:
     return chosen
 
 
-def _newest(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int) -> Subquery:
+def _newest(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int, *only: ColumnElement[bool]) -> Subquery:
     """Ids of the newest deliveries that fit: status by status, in index order, and merged; a handler's pending ones are sorted."""
-    return _merged(user_id, which, statuses, limit, deliveries.c.id.desc())
+    return _merged(user_id, which, statuses, limit, deliveries.c.id.desc(), only=only)
 
 
-def _merged(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int, *order: ColumnElement[Any]) -> Subquery:
+def _merged(
+    user_id: int,
+    which: DeliveryFilter,
+    statuses: Sequence[Status],
+    limit: int,
+    *order: ColumnElement[Any],
+    only: Sequence[ColumnElement[bool]] = (),
+) -> Subquery:
     parts: list[Select[tuple[int]]] = []
     for status in statuses:
         chosen = select(deliveries.c.id).where(deliveries.c.user_id == user_id, deliveries.c.status == int(status))
@@ -96,7 +113,7 @@ def _merged(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], lim
             chosen = select(deliveries.c.id).where(
                 literal_column("+deliveries.user_id") == user_id, literal_column("+deliveries.status") == int(status)
             )
-        part = _with_filters(chosen, which).order_by(*order).limit(limit).subquery()
+        part = _with_filters(chosen, which).where(*only).order_by(*order).limit(limit).subquery()
         parts.append(select(part.c.id))
     return union_all(*parts).subquery()
 
@@ -111,19 +128,28 @@ def _of_handler(user_id: int, handler_id: int, status: Status) -> Select[tuple[i
     return chosen.where(narrowed, literal_column("+deliveries.user_id") == user_id)
 
 
-def chosen_deliveries(user_id: int, which: DeliveryFilter | int, statuses: Sequence[Status], limit: int) -> Subquery:
-    """Ids of up to `limit` deliveries in one of the statuses: the one named, or those that a filter lets through."""
+REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)
+
+
+def replayable_deliveries(user_id: int, which: DeliveryFilter | int, limit: int) -> Subquery:
+    """Ids of up to `limit` settled deliveries that did not arrive: the one named, or those that a filter lets through. Those of handlers
+    that are not enabled, or were deleted, are left out: they would only end again at once.
+    """
+    taking = select(handlers.c.id).where(handlers.c.user_id == user_id, handlers.c.is_enabled, handlers.c.deleted_at.is_(None))
+    to_taking = deliveries.c.handler_id.in_(taking)
     if isinstance(which, int):
-        wanted = [int(status) for status in statuses]
-        return (
-            select(deliveries.c.id)
-            .where(deliveries.c.id == which, deliveries.c.user_id == user_id, deliveries.c.status.in_(wanted))
-            .subquery()
-        )
-    wanted = [status for status in statuses if which.status in (None, status)] or [Status.PENDING]
-    nothing = which.status is not None and which.status not in statuses
-    merged = _newest(user_id, which, wanted, 0 if nothing else limit)
+        wanted = [int(status) for status in REPLAYABLE]
+        named = select(deliveries.c.id).where(deliveries.c.id == which, deliveries.c.user_id == user_id)
+        return named.where(deliveries.c.status.in_(wanted), to_taking).subquery()
+    wanted = [status for status in REPLAYABLE if which.status in (None, status)] or [Status.PENDING]
+    nothing = which.status is not None and which.status not in REPLAYABLE
+    merged = _newest(user_id, which, wanted, 0 if nothing else limit, to_taking)
     return select(merged.c.id).order_by(merged.c.id.desc()).limit(0 if nothing else limit).subquery()
+
+
+def replayable(connection: Connection, user_id: int, which: DeliveryFilter, limit: int) -> int:
+    """How many of them there are, up to `limit`."""
+    return connection.scalar(select(func.count()).select_from(replayable_deliveries(user_id, which, limit))) or 0
 
 
 def deliveries_page(connection: Connection, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
@@ -149,7 +175,7 @@ def _deliveries_total(connection: Connection, user_id: int, which: DeliveryFilte
     return (COUNT_CAP, False) if count > COUNT_CAP else (count, True)
 
 
-def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
+def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None:
     row = connection.execute(WAITING.where(deliveries.c.id == delivery_id, deliveries.c.user_id == user_id)).first()
     if row is None:
         return None
@@ -170,7 +196,22 @@ def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[De
         )
         for one in tried
     ]
-    return delivery_of(row), notification_of(row), log
+    again = connection.execute(select(replays).where(replays.c.delivery_id == delivery_id).order_by(replays.c.number))
+    told = [
+        Replay(one.at, one.attempt_count, Status(one.status), Reason(one.reason) if one.reason else None, one.ended_at) for one in again
+    ]
+    return delivery_of(row), notification_of(row), log, told
+
+
+def fan_out(
+    connection: Connection, user_id: int, notification_id: int, limit: int
+) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels] | None:
+    """In one transaction, so that what is counted is what is listed."""
+    found = notification(connection, user_id, notification_id)
+    if found is None:
+        return None
+    page = deliveries_page(connection, user_id, DeliveryFilter(notification_id=notification_id), 1, limit)
+    return *found, page, labels(connection, user_id, [notification_id], list({row.handler_id for row in page.rows}))
 
 
 def labels(connection: Connection, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
 from sqlalchemy.exc import DBAPIError
 
-from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Status
+from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Replay, Status
 from tocsin.store import (
     Accept,
     Accepted,
@@ -287,6 +287,9 @@ class SqlStore:
     ) -> list[tuple[int, int]]:
         return await self._write(writing.retry, user_id, which, at, limit, idempotency)
 
+    async def replayable(self, user_id: int, which: DeliveryFilter, limit: int) -> int:
+        return await self._list(listing.replayable, user_id, which, limit)
+
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
         return await self._list(listing.notifications_page, user_id, page, size)
 
@@ -296,7 +299,12 @@ class SqlStore:
     async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
         return await self._list(listing.deliveries_page, user_id, which, page, size)
 
-    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
+    async def fan_out(
+        self, user_id: int, notification_id: int, limit: int
+    ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels] | None:
+        return await self._list(listing.fan_out, user_id, notification_id, limit)
+
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None:
         return await self._list(listing.delivery, user_id, delivery_id)
 
     async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
 
 from tocsin import observe
 from tocsin.model import Micros, Reason, Status
@@ -22,7 +22,7 @@ from tocsin.store import (
     values,
 )
 from tocsin.store.bulk import ADD_HOURS, Totals, chunks, remember, run
-from tocsin.store.listing import chosen_deliveries
+from tocsin.store.listing import replayable_deliveries
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     deliveries,
@@ -31,6 +31,7 @@ from tocsin.store.tables import (
     handlers,
     keys,
     posts,
+    replays,
 )
 
 DAY: Micros = 86_400_000_000
@@ -78,21 +79,17 @@ def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Rea
     return list(ids)
 
 
-REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)
-
-
 def retry(
     connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, remembered: Remembered | None
 ) -> list[tuple[int, int]]:
-    """Settled but not delivered ones wait again: a new schedule, the same delivery. Those of deleted handlers stay."""
-    chosen = chosen_deliveries(user_id, which, REPLAYABLE, limit)
+    """Settled but not delivered ones wait again: a new schedule, the same delivery. How they had ended is kept."""
+    chosen = replayable_deliveries(user_id, which, limit)
     rows = connection.execute(
-        select(deliveries.c.id, deliveries.c.handler_id, deliveries.c.status)
-        .join(handlers, handlers.c.id == deliveries.c.handler_id)
-        .where(deliveries.c.id.in_(select(chosen.c.id)), handlers.c.deleted_at.is_(None))
+        select(deliveries.c.id, deliveries.c.handler_id, deliveries.c.status).where(deliveries.c.id.in_(select(chosen.c.id)))
     ).all()
     totals = Totals()
     for chunk in chunks([row.id for row in rows]):
+        connection.execute(insert(replays).from_select(replays.c.keys(), select(*_as_ended(at)).where(deliveries.c.id.in_(chunk))))
         connection.execute(
             update(deliveries)
             .where(deliveries.c.id.in_(chunk))
@@ -113,6 +110,12 @@ def retry(
     if remembered is not None:
         remember(connection, user_id, at, msgspec.structs.replace(remembered, answer=(len(rows),)))
     return [(row.id, row.handler_id) for row in rows]
+
+
+def _as_ended(at: Micros) -> tuple[ColumnElement[Any], ...]:
+    """The columns of `replays`, from a delivery."""
+    row = deliveries.c
+    return (row.id, row.replays + 1, literal(at), row.attempt_count, row.status, row.last_reason, row.due_at)
 
 
 def posted(connection: Connection, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:

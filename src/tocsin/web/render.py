@@ -18,7 +18,7 @@ from tocsin.flow.access import SCOPES
 from tocsin.flow.states import HandlerState, said
 from tocsin.flow.trial import Trial
 from tocsin.flow.words import Event, hint, sentence
-from tocsin.model import SECOND, Delivery, Fault, Micros, Reason, Sentence, Severity, Status
+from tocsin.model import SECOND, Attempt, Delivery, Fault, Micros, Reason, Sentence, Severity, Status, adds_to
 from tocsin.web import assets, charts
 from tocsin.web.language import LANGUAGES, translations
 
@@ -82,6 +82,7 @@ def _environment(language: str) -> Environment:
     for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble):
         filters[write.__name__] = functools.partial(write, _=_)
     filters["exact"] = exact
+    filters["verdict_beside"] = verdict_beside
     cast("dict[str, Any]", environment.globals).update(
         t=_,  # for texts from elsewhere; the templates' own are `_("...")`, which takes values too
         version=__version__,
@@ -203,6 +204,12 @@ def why(row: Delivery, _: Translate) -> str:
 
 
 _REASONS = {*Reason}
+
+
+def verdict_beside(attempt: Attempt, row: Delivery) -> str:
+    """An attempt's verdict in words, where neither its answer nor the delivery's last error, which stand beside it, say the same."""
+    detail = attempt.detail or ""
+    return "" if detail in (row.last_error or "") else adds_to(detail, attempt.response)
 
 
 def reason_of(state: HandlerState, _: Translate) -> str:

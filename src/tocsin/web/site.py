@@ -63,6 +63,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/log/replay", log.replay, "signed in"),
     ("GET", "/deliveries/{id:int}", log.delivery, "signed in"),
     ("POST", "/deliveries/{id:int}/retry", log.retry, "signed in"),
+    ("POST", "/deliveries/{id:int}/cancel", log.cancel_one, "signed in"),
     ("GET", "/notifications/{id:int}", log.notification, "signed in"),
     ("POST", "/notifications/{id:int}/cancel", log.cancel, "signed in"),
     ("GET", "/send", send.page, "signed in"),
