@@ -71,17 +71,19 @@ app.command(options.list_settings, name="settings")
 app.command(check.check)
 app.command(completion.completion)
 
-_MESSAGE_COMMANDS = ("send", "preview")
+MESSAGE_COMMANDS = ("send", "preview")
 
 
 def refuse_unknown_options(arguments: Sequence[str]) -> None:
     """A message may begin with a hyphen ("- item", "-50 %"). What reads like an option that does not exist is not taken for one."""
-    if not arguments or arguments[0] not in _MESSAGE_COMMANDS:
+    if not arguments or arguments[0] not in MESSAGE_COMMANDS:
         return
     command = app[arguments[0]]
     known = {name for one in command.assemble_argument_collection() for name in one.names} | {*command.help_flags, *command.version_flags}
-    for given in arguments[1:]:
+    for place, given in enumerate(arguments[1:], 2):
         if given == "--":
+            if len(arguments) > place + 1:
+                raise Usage("After `--` comes the message and nothing else: put options before it, and quotes around the message.")
             return
         name = given.partition("=")[0]
         if (given.startswith("--") or (given.startswith("-") and given[1:2].isalpha())) and name not in known:

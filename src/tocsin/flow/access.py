@@ -1,9 +1,11 @@
 """Who is calling: API keys, their scopes, and when they were last used."""
 
+import contextlib
+
 from msgspec import Struct
 
 from tocsin import observe
-from tocsin.model import Micros
+from tocsin.model import Busy, Micros
 from tocsin.store import Store
 from tocsin.vault import hash_api_key
 
@@ -48,6 +50,9 @@ class Access:
                 if len(self._callers) >= MAX_IN_MEMORY:
                     self._callers.clear()
                 self._callers[key_hash] = caller
+            if not row.is_used:  # written down at once: "never" would be wrong
+                with contextlib.suppress(Busy):
+                    await self._store.touch_keys({row.id: observe.now()})
         self._used[caller.key_id] = observe.now()
         return caller
 
@@ -56,7 +61,7 @@ class Access:
         self._callers.clear()
 
     async def note_use(self) -> None:
-        """Write down when keys were last used; called now and then."""
+        """Write down when keys were last used; called once a minute."""
         used, self._used = self._used, {}
         if used:
             await self._store.touch_keys(used)

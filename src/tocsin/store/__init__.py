@@ -198,6 +198,7 @@ class KeyRow(Struct, frozen=True):
     id: int
     user_id: int
     scopes: tuple[str, ...]
+    is_used: bool = True
 
 
 class PlannedDelivery(Value, frozen=True):
