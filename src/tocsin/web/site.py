@@ -29,7 +29,6 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 _logger = structlog.get_logger(__name__)
@@ -103,6 +102,12 @@ class Site:
 
     async def _answer(self, request: Request) -> Response:
         visit = Visit(self._service, request)
+        response = await self._answer_to(visit)
+        if visit.is_secure:  # elsewhere browsers ignore it, and complain on their consoles
+            response.headers["cross-origin-opener-policy"] = "same-origin"
+        return response
+
+    async def _answer_to(self, visit: Visit) -> Response:
         try:
             return await visit.finished(await self._served(visit))
         except Missing:
@@ -123,7 +128,7 @@ class Site:
             return Response(status_code=400)  # that nobody gets; not a fault of ours, so not in the log
         except Exception:
             reference_id = secrets.token_hex(6)
-            _logger.exception("page.failed", path=request.url.path, reference=reference_id)
+            _logger.exception("page.failed", path=visit.request.url.path, reference=reference_id)
             return visit.problem(500, reference=reference_id)
 
     async def _served(self, visit: Visit) -> Response:

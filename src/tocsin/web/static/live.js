@@ -139,6 +139,9 @@
     for (const box of document.querySelectorAll("input.pick")) box.checked = event.target.checked;
   });
 
-  document.addEventListener("htmx:afterSwap", (event) => shown(event.target));
+  document.addEventListener("htmx:afterSwap", (event) => {
+    shown(event.target);
+    if (event.target.querySelector(".trial")) document.querySelector(".done")?.remove();  // what it advised has been done
+  });
   shown(document.body);
 })();
