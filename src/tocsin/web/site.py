@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from tocsin.api.kinds import MAX_ID
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.web import account, assets, handlers, log, reference, send, users
+from tocsin.web import account, assets, guides, handlers, log, reference, send, users
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
@@ -41,6 +41,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/sign-in/{token}", account.linked, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
+    ("GET", "/docs/channels/{type}", guides.page, "anybody"),
     ("POST", "/sign-out", account.sign_out, "signed in"),
     ("GET", "/", handlers.home, "signed in"),
     ("GET", "/handlers/add", handlers.types, "signed in"),
