@@ -42,6 +42,9 @@ class Status(IntEnum):
         return self.name.lower()
 
 
+REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)  # settled, and did not arrive
+
+
 class Reason(StrEnum):
     """Why an attempt or a delivery ended as it did: a closed list, at once metric label, log field and filter."""
 

@@ -5,6 +5,7 @@ from html import unescape
 
 from e2e.service import Service, in_an_hour
 from receiver import Receiver
+from tocsin.channels.registry import CHANNELS
 from web.conftest import Surfer
 
 
@@ -97,3 +98,41 @@ def test_what_the_provider_said_is_told_once_beside_its_answer(surfer: Surfer, s
     trial = client.post(f"/api/notification-handlers/{hook}/test").data
     assert trial["response"] == "no such hook"
     assert "HTTP 404." in trial["hint"] and "no such hook" not in trial["hint"]
+
+
+def test_the_whole_notification_is_shown_with_its_link_and_fields(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    fields = {"host": "db-<1>"}
+    [delivery] = client.settled(client.send("full", handlers=[hook], url="https://status.example.com/7?a=1&b=2", fields=fields))
+    for path in (f"/notifications/{delivery['notification_id']}", f"/deliveries/{delivery['id']}"):
+        page = surfer.get(path).text
+        assert '<a href="https://status.example.com/7?a=1&amp;b=2" rel="noopener noreferrer">' in page
+        assert "<dt>host</dt><dd>db-&lt;1&gt;</dd>" in page
+    assert "link to this delivery" not in page  # it is this page
+    assert "link to this delivery" in surfer.get(f"/deliveries/{delivery['id']}", hx_request="true").text
+
+
+def test_after_an_outage_everything_since_the_first_failure_is_sent_again(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    """From the page of a delivery, and from the handler's."""
+    client = served.first()
+    down = client.add_handler("webhook", webhook=receiver.url("/down"))
+    assert "Send again what did not arrive…" not in surfer.get(f"/handlers/{down}").text
+    receiver.answer("/down", 410)
+    [lost] = client.settled(client.send("lost", handlers=[down]))
+    [skipped] = client.settled(client.send("skipped", handlers=[down]))
+    assert "Send again what did not arrive…" not in surfer.get(f"/handlers/{down}").text  # it takes nothing yet
+    client.change(down, is_enabled="1")
+    assert f'href="/log/replay?handler={down}"' in surfer.get(f"/handlers/{down}").text
+    page = unescape(surfer.get(f"/deliveries/{lost['id']}").text)
+    [query] = re.findall(rf'href="/log/replay\?(handler={down}&from=[0-9T:-]+)"', page)
+    receiver.forget("/down")
+    assert "Send 2 deliveries again?" in surfer.get(f"/log/replay?{query}").text
+    assert "done=replayed" in surfer.post(f"/log/replay?{query}", csrf=surfer.token()).url
+    for one in (lost, skipped):
+        assert client.settled(one["notification_id"])[0]["status"] == "delivered"
+
+
+def test_each_type_says_where_it_leads(surfer: Surfer) -> None:
+    cards = surfer.get("/handlers/add").text
+    assert cards.count("<small>") >= len(CHANNELS) and "Mattermost and Rocket.Chat too." in cards

@@ -241,6 +241,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
 CHANNEL = Channel(
     type="google_chat",
     title="Google Chat",
+    about="To a space.",
     settings=GoogleChatSettings,
     target=_target,
     paces=_paces,

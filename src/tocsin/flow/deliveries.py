@@ -12,7 +12,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer
 from tocsin.flow.states import next_start
 from tocsin.flow.words import Event, events, turn
-from tocsin.model import SECOND, Attempt, Delivery, Micros, Missing, Notification, Status
+from tocsin.model import REPLAYABLE, SECOND, Attempt, Delivery, Micros, Missing, Notification, Status
 from tocsin.store import DeliveryFilter, Labels, Page, Store
 
 MAX_RETRIED = 10_000  # deliveries of one request
@@ -86,7 +86,7 @@ class Deliveries:
     async def undelivered(self, user_id: int, which: DeliveryFilter) -> int:
         """How many settled deliveries that did not arrive a filter lets through; counted up to 10,000 of each status."""
         found = 0
-        for status in (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED):
+        for status in REPLAYABLE:
             if which.status in (None, status):
                 found += (await self._store.deliveries(user_id, replace(which, status=status), 1, 10)).total
         return found

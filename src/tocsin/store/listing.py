@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, literal_column, or_, select, union_all
 
-from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Severity, Status
+from tocsin.model import REPLAYABLE, Attempt, Delivery, Notification, Reason, Replay, Severity, Status
 from tocsin.store import DeliveryFilter, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Label, Labels, Page, Streak
 from tocsin.store.rows import HANDLER, NOT_DELIVERED, NOTIFICATION, PENDING, WAITING, delivery_of, handler_of, notification_of
 from tocsin.store.standing import STATE, WORST_FIRST
@@ -126,9 +126,6 @@ def _of_handler(user_id: int, handler_id: int, status: Status) -> Select[tuple[i
     narrowed = PENDING if status is Status.PENDING else and_(NOT_DELIVERED, deliveries.c.status == int(status))
     # The unary plus keeps SQLite from choosing the user's index.
     return chosen.where(narrowed, literal_column("+deliveries.user_id") == user_id)
-
-
-REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)
 
 
 def replayable_deliveries(user_id: int, which: DeliveryFilter | int, limit: int) -> Subquery:

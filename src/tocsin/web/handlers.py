@@ -15,7 +15,7 @@ from tocsin.flow import pools
 from tocsin.flow.handlers import HandlerDraft, check, shown_settings
 from tocsin.flow.states import STATES
 from tocsin.flow.tally import HOUR, summarize
-from tocsin.model import Fault, Handler, Invalid, Missing
+from tocsin.model import REPLAYABLE, Fault, Handler, Invalid, Missing
 from tocsin.store import DeliveryFilter, HandlerFilter, HandlerHour, Overview
 from tocsin.web import charts, language
 from tocsin.web.render import exact
@@ -308,6 +308,7 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
         shown=shown_settings(handler, clear=False),
         fields=fields_of(CHANNELS[handler.type].settings),
         facts=facts,
+        undelivered=sum(facts.counts.get(one, 0) for one in REPLAYABLE),
         week=summarize([hour for hour in facts.hours if hour.hour > now_hour - CHART_DAYS * 24]),
         chart_rows=chart,
         bars=charts.bars(chart, ("delivered", "failed")),
