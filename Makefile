@@ -23,11 +23,11 @@ demo: install
 install: .venv/.runtime
 
 test: check
-	$(BIN)/pytest -n 4 --durations=10
+	$(BIN)/pytest -n 6 --durations=10
 
 # Thousands of examples, every point to crash at, a store of a million rows, everything that goes wrong at once: before a release.
 test-all: check
-	$(BIN)/pytest -n 4 --durations=10 -m "" --hypothesis-profile=thorough
+	$(BIN)/pytest -n 6 --durations=10 -m "" --hypothesis-profile=thorough
 
 check: .venv/.dev
 	$(BIN)/ruff check .

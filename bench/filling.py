@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from bench.messages import TITLE, text
 from bench.service import API_KEY
-from tocsin import datadir, observe
+from tocsin import clock, datadir
 from tocsin.model import SigningSecret
 from tocsin.settings import load
 from tocsin.store import people
@@ -70,15 +70,15 @@ def fill(folder: Path, planned: Sequence[Planned]) -> list[int]:
 
 def _add_users(connection: Connection) -> None:
     for user, email in EMAILS.items():
-        if people.add_user(connection, email, user == MINE, observe.now()) != user:
+        if people.add_user(connection, email, user == MINE, clock.now()) != user:
             raise RuntimeError("the store is not a new one")
         key = KEYS[user]
-        people.add_key(connection, user, "bench", hash_api_key(key), shown_key(key), (), observe.now())
+        people.add_key(connection, user, "bench", hash_api_key(key), shown_key(key), (), clock.now())
         people.set_password(connection, user, hash_password(PASSWORD))
 
 
 def _add_handlers(store: sqlite3.Connection, vault: Vault, planned: Sequence[Planned]) -> None:
-    now = observe.now()
+    now = clock.now()
     secret = vault.seal(msgspec.to_builtins(SigningSecret(new_signing_secret())))
     rows = (
         (number, one.user, one.type, f"{one.type} {number}", vault.seal(one.settings), secret if one.type == "webhook" else None, now)
@@ -89,7 +89,7 @@ def _add_handlers(store: sqlite3.Connection, vault: Vault, planned: Sequence[Pla
 
 def _add_waiting(store: sqlite3.Connection, planned: Sequence[Planned]) -> None:
     """Handler by handler within each round, as a program that goes round its handlers would have sent them."""
-    now, rounds = observe.now(), max((one.waiting for one in planned), default=0)
+    now, rounds = clock.now(), max((one.waiting for one in planned), default=0)
     owed = [(number, one.user) for turn in range(rounds) for number, one in enumerate(planned, 1) if one.waiting > turn]
     store.executemany(_NOTIFICATION, ((count, user, now, TITLE, text(count)) for count, (_, user) in enumerate(owed, 1)))
     store.executemany(_DELIVERY, ((count, handler, user, now, now, now) for count, (handler, user) in enumerate(owed, 1)))

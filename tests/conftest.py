@@ -3,21 +3,18 @@
 import asyncio
 import gc
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from sqlalchemy import insert
 from xdist.scheduler import LoadScopeScheduling
 
-from tocsin import datadir
+from support.store import STORES, OpenStore
 from tocsin.model import Severity
 from tocsin.settings import Settings, load
-from tocsin.store import tables
-from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault
 
 gc.set_threshold(50_000, 20, 100)  # thousands of collected tests are no garbage: looking through them costs a sixth of collecting
@@ -84,24 +81,14 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-@asynccontextmanager
-async def opened_store(folder: Path, changed: Callable[[], None] = lambda: None) -> AsyncIterator[SqlStore]:
-    """A store with one user (id 1) in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = load({"TOCSIN_DATA_DIR": str(folder)}, dotenv=folder / "none.env")
-    engine, _ = datadir.open_store(settings)
-    write_now(
-        engine, lambda c: c.execute(insert(tables.users).prefix_with("OR IGNORE").values(id=1, email="a@b", is_admin=True, created_at=1))
-    )
-    store = SqlStore(engine, changed)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    """A test that takes this runs once for each kind of store: `async with open_store() as store`."""
+    return partial(STORES[request.param], tmp_path)
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from typing import TypeVar
 from email_validator import EmailNotValidError
 from sqlalchemy import Connection, Engine
 
-from tocsin import datadir, observe
-from tocsin.flow.access import SCOPES
-from tocsin.flow.accounts import SIGN_IN_LINK_LASTS, address_of
+from tocsin import clock, datadir
+from tocsin.flow.people.access import SCOPES
+from tocsin.flow.people.accounts import SIGN_IN_LINK_LASTS, address_of
+from tocsin.ports.errors import StoreError
+from tocsin.ports.people import KeyLine, UserLine
 from tocsin.settings import Settings
-from tocsin.store import StoreError, people
-from tocsin.store.people import KeyLine, UserLine
+from tocsin.store import people
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, hash_password, new_api_key, shown_key
 
@@ -43,7 +44,7 @@ class Admin:
         token = secrets.token_urlsafe(32)
 
         def work(connection: Connection) -> int:
-            now = observe.now()
+            now = clock.now()
             user = people.add_user(connection, address, is_admin, now)
             if user is None:
                 raise AdminError(f"There is a user {address} already.")
@@ -59,7 +60,7 @@ class Admin:
     def sign_in_token(self, email: str) -> str:
         """A one-time sign-in token of a user that there is."""
         token = secrets.token_urlsafe(32)
-        until = observe.now() + SIGN_IN_LINK_LASTS
+        until = clock.now() + SIGN_IN_LINK_LASTS
         self._do(lambda connection: people.set_sign_in(connection, _user(connection, email), hash_api_key(token), until))
         return token
 
@@ -73,7 +74,7 @@ class Admin:
         def work(connection: Connection) -> None:
             user = _user(connection, email)
             _not_last(connection, user)
-            people.disable_user(connection, user, observe.now())
+            people.disable_user(connection, user, clock.now())
 
         self._do(work)
 
@@ -83,7 +84,7 @@ class Admin:
         def work(connection: Connection) -> None:
             user = _user(connection, email)
             _not_last(connection, user)
-            people.disable_user(connection, user, observe.now())
+            people.disable_user(connection, user, clock.now())
             people.delete_user(connection, user)
 
         self._do(work)
@@ -100,7 +101,7 @@ class Admin:
 
         def work(connection: Connection) -> int:
             user = _user(connection, email)
-            return people.add_key(connection, user, name, hash_api_key(key), shown_key(key), tuple(dict.fromkeys(scopes)), observe.now())
+            return people.add_key(connection, user, name, hash_api_key(key), shown_key(key), tuple(dict.fromkeys(scopes)), clock.now())
 
         self._do(work)
         return key
@@ -116,7 +117,7 @@ class Admin:
             found = [key for key in live if str(key.id) == which] or [key for key in live if which in {key.name, key.shown}]
             if len(found) != 1:
                 raise AdminError(f"There is no key {which!r}." if not found else f"Several keys are called {which!r}: name the id.")
-            people.revoke_key(connection, found[0].id, observe.now())
+            people.revoke_key(connection, found[0].id, clock.now())
             return found[0]
 
         return self._do(work)

@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from sqlalchemy import Connection, Engine
 
-from tocsin import datadir, limits, observe
+from tocsin import clock, datadir, limits, observe
 from tocsin.api import make_app
 from tocsin.door import Door, listen
 from tocsin.door.register import rules_within
@@ -26,26 +26,26 @@ from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import http_bounds, mail_bounds
 from tocsin.engine.starts import Starts
 from tocsin.flow import pools
-from tocsin.flow.accept import Accepting, Repeats
-from tocsin.flow.access import Access
-from tocsin.flow.accounts import Accounts
-from tocsin.flow.clock import ClockWatch
-from tocsin.flow.deliver import Delivering
-from tocsin.flow.deliveries import Deliveries
+from tocsin.flow.delivery.clock_watch import ClockWatch
+from tocsin.flow.delivery.deliver import Delivering
+from tocsin.flow.delivery.health import Health, end_stopped
+from tocsin.flow.delivery.identity import Identities
+from tocsin.flow.delivery.keep import Keeping
+from tocsin.flow.delivery.notices import Notices
+from tocsin.flow.delivery.recover import recover, resume_pace
+from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Directory
-from tocsin.flow.handlers import Handlers
-from tocsin.flow.health import Health, end_stopped
+from tocsin.flow.handlers.preview import Previews
+from tocsin.flow.handlers.register import Handlers
+from tocsin.flow.handlers.trial import Trials
+from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.housekeeping import Housekeeping
-from tocsin.flow.identity import Identities
-from tocsin.flow.keep import Keeping
+from tocsin.flow.intake.accept import Accepting, Repeats
 from tocsin.flow.mail_account import KeptToken
-from tocsin.flow.notices import Notices
 from tocsin.flow.pace import Pacer
-from tocsin.flow.preview import Previews
-from tocsin.flow.recover import recover, resume_pace
+from tocsin.flow.people.access import Access
+from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.service import Pulse, Service
-from tocsin.flow.tally import Tally
-from tocsin.flow.trial import Trials
 from tocsin.lines import Lines
 from tocsin.model import Busy
 from tocsin.net import mail, trust
@@ -53,8 +53,9 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.oauth import Tokens, oauth_of
 from tocsin.net.wires import Wires
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError, ids, people, reading
+from tocsin.store import ids, people, reading
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
 from tocsin.web import make_pages
@@ -97,7 +98,7 @@ async def running(
         is_asked.set()
 
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
-    starts = Starts(settings.data_path / datadir.STARTS_FILE, observe.now())
+    starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())
     store = SqlStore(engine, changed)
     metrics = observe.Metrics()
     pacer = Pacer(starts)
@@ -130,10 +131,10 @@ async def running(
 
     def age() -> float:
         oldest = local.oldest_due()
-        return 0.0 if oldest is None else max(0.0, (observe.now() - oldest) / 1e6)
+        return 0.0 if oldest is None else max(0.0, (clock.now() - oldest) / 1e6)
 
     async def pulse(user_id: int, is_admin: bool) -> Pulse:
-        now = observe.now()
+        now = clock.now()
         waiting, oldest = await store.ask(reading.due_of, user_id, now)
         total = int(await store.ask(reading.backlog)) if is_admin else None
         return Pulse(waiting, 0.0 if oldest is None else (now - oldest) / 1e6, total)
@@ -378,7 +379,7 @@ def _bootstrap(engine: Engine, settings: Settings, show_password: bool) -> list[
     def first_user(connection: Connection) -> bool:
         if people.has_users(connection):
             return False
-        now = observe.now()
+        now = clock.now()
         user = people.add_user(connection, email, True, now)
         if user is None:
             return False

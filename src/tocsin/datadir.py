@@ -16,8 +16,9 @@ from sqlalchemy.exc import DBAPIError
 
 from tocsin import files, observe
 from tocsin.keyfile import KEY_FILE, read_keys
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError, faults, form, ids, values
+from tocsin.store import faults, form, ids, values
 from tocsin.store.sql import migrate, sqlite_engine, write_now
 from tocsin.vault import Vault, WrongKey, fingerprint, random_base62
 

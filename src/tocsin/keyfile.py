@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tocsin import files
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError
 from tocsin.vault import new_secret_key
 
 KEY_FILE = "secret.key"

@@ -1,7 +1,4 @@
-"""The nouns and verdicts of the service, as frozen structs. Imports nothing of ours.
-
-Times inside the service are integers, microseconds since 1970 in UTC (`Micros`); waits are floats in seconds.
-"""
+"""The nouns and verdicts of the service, as frozen structs."""
 
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
@@ -9,8 +6,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-Micros: TypeAlias = int
-SECOND: Micros = 1_000_000
+from tocsin.clock import Micros
+
 MASK = "••••"
 MAX_MESSAGE_BYTES = 65_536  # of a notification's message, in UTF-8
 FORMATS = ("markdown", "text")  # of a message

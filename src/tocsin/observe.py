@@ -25,8 +25,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from tocsin import __version__
+from tocsin.clock import SECOND, Micros
 from tocsin.lines import Lines
-from tocsin.model import SECOND, Attempt, Delivery, Micros, Reason, Status
+from tocsin.model import Attempt, Delivery, Reason, Status
 from tocsin.settings import Settings
 
 PATIENCE_SECONDS = 0.2  # with numbers that are in the store
@@ -141,10 +142,6 @@ def _histogram(name: str, sentence: str, histograms: dict[str, _Histogram]) -> H
     for channel, histogram in histograms.items():
         family.add_metric([channel], list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True)), histogram.sum / SECOND)
     return family
-
-
-def now() -> Micros:
-    return time.time_ns() // 1000
 
 
 # ------------------------------------------------------------------------------------------------------------------ logs

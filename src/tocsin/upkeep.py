@@ -19,8 +19,9 @@ from tocsin import datadir, files
 from tocsin.datadir import LEDGER_FILE, STORE_FILE
 from tocsin.flow.mail_account import REFRESH_TOKEN
 from tocsin.keyfile import KEY_FILE, read_keys, write_keys
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError, ids, values
+from tocsin.store import ids, values
 from tocsin.store.faults import words_of
 from tocsin.store.sql import sqlite_url, write_now
 from tocsin.store.tables import handlers

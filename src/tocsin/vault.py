@@ -1,7 +1,6 @@
 """Secrets: encryption at rest with rotation, masking, scrubbing, and the hashes of keys and passwords."""
 
 import base64
-import functools
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from tocsin import caches
 from tocsin.model import MASK, Hidden
 
 _BASE62 = string.digits + string.ascii_letters
@@ -138,7 +138,7 @@ def scrub(text: str, hidden: Sequence[str]) -> str:
     return pattern.sub(MASK, text) if pattern else text
 
 
-@functools.lru_cache(maxsize=4096)
+@caches.of_secrets(4096)
 def _scrubber(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
     forms: set[str] = set()
     for secret in hidden:

@@ -10,7 +10,7 @@ import structlog
 
 from api.support import EMAIL, Client, Server, serving
 from receiver import Receiver
-from tocsin.flow.access import SCOPES
+from tocsin.flow.people.access import SCOPES
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 

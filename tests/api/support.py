@@ -18,10 +18,10 @@ import uvloop
 from tocsin import datadir
 from tocsin.api import make_app
 from tocsin.app import running
+from tocsin.clock import now
 from tocsin.door import Door, listen
 from tocsin.door.register import rules_within
 from tocsin.limits import measure
-from tocsin.observe import now
 from tocsin.settings import load
 from tocsin.store import people
 from tocsin.store.sql import write_now

@@ -280,7 +280,7 @@ def test_busy(server: Any, client: Any, monkeypatch: pytest.MonkeyPatch) -> None
 def test_every_code_is_listed() -> None:
     """Codes are stable and listed in one place, those of the flow's faults too."""
     found: set[str] = set()
-    for file in (*Path(tocsin.flow.__file__).parent.glob("*.py"), *Path(tocsin.api.__file__).parent.glob("*.py")):
+    for file in (*Path(tocsin.flow.__file__).parent.rglob("*.py"), *Path(tocsin.api.__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"Fault", "fault"} and node.args:
                 found |= {one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant) and isinstance(one.value, str)}

@@ -10,7 +10,8 @@ from tocsin.api import bodies, messages, quick
 from tocsin.api.bodies import Pairs
 from tocsin.api.endpoint import read_body
 from tocsin.api.parameters import BATCH
-from tocsin.model import SECOND, Draft, Invalid
+from tocsin.clock import SECOND
+from tocsin.model import Draft, Invalid
 
 NOW = 1_790_000_000 * SECOND
 TYPES = bodies.MEDIA_TYPES

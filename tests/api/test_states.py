@@ -7,7 +7,7 @@ import pytest
 
 from api.support import Client, Server, hook, moment, until
 from receiver import Receiver
-from tocsin.flow.access import SCOPES
+from tocsin.flow.people.access import SCOPES
 from tocsin.store.sql import write_now
 
 KEYS = ["id", "name", "type", "state", "since", "reason", "detail", "waiting", "next_attempt_datetime"]

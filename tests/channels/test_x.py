@@ -15,8 +15,9 @@ from receiver import Receiver
 from tocsin import settings
 from tocsin.channels.contract import Context
 from tocsin.channels.x import CHANNEL, XSettings
+from tocsin.clock import SECOND
 from tocsin.markup import weighted
-from tocsin.model import SECOND, Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
 from wild import SECRET_TOKEN
 

@@ -17,8 +17,8 @@ from e2e.test_datadir import copied, hashes, is_one_sentence
 from receiver import Receiver
 from tocsin import upkeep
 from tocsin.cli.selftest.pages import Damage
+from tocsin.ports.errors import StoreError
 from tocsin.settings import load
-from tocsin.store import StoreError
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,13 @@ from sqlalchemy import Connection
 
 from e2e.service import FIRST_KEY, Client, Service
 from receiver import Receiver
-from tocsin import datadir, observe
+from tocsin import clock, datadir
 from tocsin.model import Status
+from tocsin.ports.handlers import HandlerFilter
+from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.queue import Wanted
 from tocsin.settings import load
-from tocsin.store import DeliveryFilter, HandlerFilter, Wanted, listing, people, reading
+from tocsin.store import listing, people, reading
 from tocsin.store.sql import sqlite_engine, write_now
 from tocsin.vault import hash_api_key, shown_key
 
@@ -61,16 +64,16 @@ def make_store(folder: Path, handlers: int, deliveries: int) -> Path:
     engine, vault = datadir.open_store(settings)
 
     def first_user(connection: Connection) -> None:
-        user = people.add_user(connection, "admin@localhost", True, observe.now())
+        user = people.add_user(connection, "admin@localhost", True, clock.now())
         assert user == 1
-        people.add_key(connection, user, "first key", hash_api_key(FIRST_KEY), shown_key(FIRST_KEY), (), observe.now())
+        people.add_key(connection, user, "first key", hash_api_key(FIRST_KEY), shown_key(FIRST_KEY), (), clock.now())
 
     write_now(engine, first_user)
     engine.dispose()
-    start = observe.now() - 20 * 86_400_000_000
+    start = clock.now() - 20 * 86_400_000_000
     values = {
         "start": start,
-        "far": observe.now() + 86_400_000_000,
+        "far": clock.now() + 86_400_000_000,
         "settings": vault.seal({"webhook": "http://127.0.0.1:9/"}),
         "handlers": handlers,
         "rare": RARE,
@@ -131,7 +134,7 @@ READS: dict[str, Callable[[Connection], Any]] = {
         for status in (Status.PENDING, Status.DELIVERED, Status.FAILED)
     },
     "deliveries of a notification": lambda connection: listing.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
-    "what is due": lambda connection: reading.due(connection, {500: Wanted(256)}, observe.now()),
+    "what is due": lambda connection: reading.due(connection, {500: Wanted(256)}, clock.now()),
 }
 
 

@@ -17,7 +17,7 @@ from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour, until
 from receiver import Receiver
 from tocsin.flow import housekeeping
-from tocsin.flow.access import SCOPES
+from tocsin.flow.people.access import SCOPES
 
 
 def command(service: Service, *arguments: object, data: Path | None = None) -> tuple[int, str]:

@@ -2,21 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, func, insert, select, update
-from test_store import MESSAGE, add_handler
 
 from engine.test_local import Worker, scenario
-from tocsin import observe
+from support.store import MESSAGE, OpenStore, add_handler
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
 from tocsin.engine.local import LocalEngine
-from tocsin.flow.clock import ClockWatch
+from tocsin.flow.delivery.clock_watch import ClockWatch
 from tocsin.flow.pace import Pacer
-from tocsin.model import SECOND, Micros, Status
+from tocsin.model import Status
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.settings import load
-from tocsin.store import Accept, Planned, PlannedDelivery, misdated
+from tocsin.store import misdated
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import deliveries, handler_events, handlers
 
@@ -68,37 +69,37 @@ def reckoned(now: Micros, row: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("what", MISDATED)
-def test_what_was_reckoned_from_a_clock_that_was_ahead_is_due_now(tmp_path: Path, what: str) -> None:
+def test_what_was_reckoned_from_a_clock_that_was_ahead_is_due_now(open_store: OpenStore, what: str) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         await engine.start(worker)
         ahead, row = MISDATED[what]
-        now = observe.now()
+        now = clock.now()
         delivery = await pending(store, handler, now + ahead, **reckoned(now, row))
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 1
         await worker.until(1)  # the engine was woken
         assert worker.started == [delivery]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 @pytest.mark.parametrize("what", RIGHT)
-def test_what_waits_as_it_should_goes_on_waiting(tmp_path: Path, what: str) -> None:
+def test_what_waits_as_it_should_goes_on_waiting(open_store: OpenStore, what: str) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         ahead, row = RIGHT[what]
-        now = observe.now()
+        now = clock.now()
         delivery = await pending(store, handler, now + ahead, **reckoned(now, {"accepted_at": -DAY, **row}))
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 0
         assert await due(store) == {delivery: now + ahead}
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(tmp_path: Path) -> None:
+def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
-        now = observe.now()
+        now = clock.now()
         at = now + 300 * DAY
         scheduled = await pending(store, handler, at, send_at=at, accepted_at=now)
         retried = await pending(store, handler, at + 5 * SECOND, send_at=at, accepted_at=now, step=1, last_attempt_at=at)
@@ -107,13 +108,13 @@ def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(tmp_path
         assert found[scheduled] == at
         assert found[retried] < now + MINUTE
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(tmp_path: Path) -> None:
+def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler, other = await add_handler(store), await add_handler(store)
-        now = observe.now() // SECOND * SECOND
+        now = clock.now() // SECOND * SECOND
         ahead = {"last_delivered_at": now + 10 * DAY, "failing_since": now + 10 * DAY, "failures": 4}
         right = {"last_delivered_at": now - DAY, "failing_since": now - HOUR, "failures": 1}
         for one, values in ((handler, ahead), (other, right)):
@@ -128,43 +129,43 @@ def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(t
         assert kept == [(now, now, 4), (now - DAY, now - HOUR, 1)]
         assert await store.ask(lambda connection: connection.scalar(select(func.max(handler_events.c.at)))) <= now
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_more_than_fit_in_one_go_are_all_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.flow.clock.ROWS_AT_ONCE", 3)
+def test_more_than_fit_in_one_go_are_all_brought_forward(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.flow.delivery.clock_watch.ROWS_AT_ONCE", 3)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
-        now = observe.now()
+        now = clock.now()
         for _ in range(8):
             await pending(store, handler, now + 10 * DAY)
         assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 8
         assert max((await due(store)).values()) < now + MINUTE
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_clock_that_is_set_back_while_the_service_runs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.flow.clock.LOOK_SECONDS", 0.01)
-    real = observe.now
+def test_a_clock_that_is_set_back_while_the_service_runs_is_noticed(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.flow.delivery.clock_watch.LOOK_SECONDS", 0.01)
+    real = clock.now
     ahead = 10 * DAY
-    monkeypatch.setattr(observe, "now", lambda: real() + ahead)
+    monkeypatch.setattr(clock, "now", lambda: real() + ahead)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         nonlocal ahead
         handler = await add_handler(store)
         await engine.start(worker)
-        watch = ClockWatch(store, engine, SETTINGS, wall=lambda: observe.now())
+        watch = ClockWatch(store, engine, SETTINGS, wall=lambda: clock.now())
         watching = asyncio.create_task(watch.run())
-        delivery = await pending(store, handler, observe.now() + 5 * SECOND, step=1, attempt_count=1, last_attempt_at=observe.now())
-        engine.wake(handler, 1, observe.now() + 5 * SECOND)
+        delivery = await pending(store, handler, clock.now() + 5 * SECOND, step=1, attempt_count=1, last_attempt_at=clock.now())
+        engine.wake(handler, 1, clock.now() + 5 * SECOND)
         ahead = 0
         await worker.until(1)
         assert worker.started == [delivery]
         watching.cancel()
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 def test_only_a_step_back_counts() -> None:
@@ -203,7 +204,7 @@ def test_a_pause_of_an_earlier_process_grows_by_no_step_of_the_clock() -> None:
     assert pacer.pause_left("bot", 105.0) == 15
 
 
-def test_the_look_is_at_what_is_pending_only(tmp_path: Path) -> None:
+def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
     """Not at millions of rows that are settled."""
 
     async def body(store: SqlStore, _engine: LocalEngine, _worker: Worker) -> None:
@@ -214,7 +215,7 @@ def test_the_look_is_at_what_is_pending_only(tmp_path: Path) -> None:
                 seen.append((statement, parameters))
 
             event.listen(connection, "before_cursor_execute", noted)
-            misdated.find(connection, observe.now(), [5 * SECOND], 10)
+            misdated.find(connection, clock.now(), [5 * SECOND], 10)
             event.remove(connection, "before_cursor_execute", noted)
             driver: Any = connection.connection.driver_connection
             [(statement, parameters)] = seen
@@ -222,4 +223,4 @@ def test_the_look_is_at_what_is_pending_only(tmp_path: Path) -> None:
 
         assert "ix_deliveries_pending" in (await store.ask(plans))[0]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from test_store import accepting, add_handler, settled
 
-from conftest import opened_store, run
-from tocsin import observe
-from tocsin.engine import ANSWERED, UNANSWERED, Run
+from conftest import run
+from support.store import OpenStore, accepting, add_handler, settled
+from tocsin import clock
+from tocsin.clock import SECOND
 from tocsin.engine import known as known_module
 from tocsin.engine import local as local_module
 from tocsin.engine import refill as refill_module
@@ -19,8 +19,10 @@ from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
-from tocsin.model import SECOND, Attempt, Busy, Notification, Reason, Status
-from tocsin.store import Settlement, Waiting, Wanted, people
+from tocsin.model import Attempt, Busy, Notification, Reason, Status
+from tocsin.ports.engine import ANSWERED, UNANSWERED, Run
+from tocsin.ports.queue import Settlement, Waiting, Wanted
+from tocsin.store import people
 from tocsin.store.sql import SqlStore
 
 
@@ -136,7 +138,7 @@ class Worker:
 
 async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> list[Waiting]:
     """Accept one notification to these handlers, due now unless told; its deliveries as they would be handed over."""
-    now = observe.now()
+    now = clock.now()
     ids = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
     found = await store.waiting(range(ids.first_delivery_id, ids.first_delivery_id + len(handlers)))
     assert all(isinstance(job.notification, Notification) for job in found)
@@ -146,9 +148,9 @@ async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> 
 PLENTY = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)
 
 
-def scenario(folder: Path, body: Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]], bounds: Bounds = PLENTY) -> None:
+def scenario(open_store: OpenStore, body: Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]], bounds: Bounds = PLENTY) -> None:
     async def main() -> None:
-        async with opened_store(folder) as store:
+        async with open_store() as store:
             engine = LocalEngine(store, {"http": bounds})
             worker = Worker(store)
             try:
@@ -161,7 +163,7 @@ def scenario(folder: Path, body: Callable[[SqlStore, LocalEngine, Worker], Await
     run(main())
 
 
-def test_what_waits_at_the_start_is_picked_up_once_and_in_order(tmp_path: Path) -> None:
+def test_what_waits_at_the_start_is_picked_up_once_and_in_order(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         ids = [job.delivery.id for _ in range(1000) for job in await accept(store, handler)]
@@ -170,10 +172,10 @@ def test_what_waits_at_the_start_is_picked_up_once_and_in_order(tmp_path: Path) 
         assert worker.started == ids
         assert worker.most_running[handler] <= 8
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_fresh_ones_are_started_in_order_even_past_what_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_ones_are_started_in_order_even_past_what_memory_holds(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refill_module, "MAX_IN_LANE", 16)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
@@ -188,10 +190,10 @@ def test_fresh_ones_are_started_in_order_even_past_what_memory_holds(tmp_path: P
         await worker.until(300)
         assert worker.started == ids
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_handler_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_handler_that_hangs_holds_up_nobody(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         sick, well = await add_handler(store), await add_handler(store)
         worker.hold[sick] = asyncio.Event()
@@ -203,10 +205,10 @@ def test_a_handler_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
         assert {job.delivery.id for job in healthy} <= set(worker.started)
         assert worker.most_running[sick] == 2
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_where_slowness_counts_a_handler_that_is_not_known_has_one_attempt(tmp_path: Path) -> None:
+def test_where_slowness_counts_a_handler_that_is_not_known_has_one_attempt(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         new, other = await add_handler(store), await add_handler(store)
         worker.hold[new] = asyncio.Event()
@@ -218,12 +220,12 @@ def test_where_slowness_counts_a_handler_that_is_not_known_has_one_attempt(tmp_p
         worker.hold[new].set()
         await worker.until(5 + 1)
 
-    scenario(tmp_path, body, mail_bounds(8))
+    scenario(open_store, body, mail_bounds(8))
 
 
-def test_a_slow_mailbox_that_becomes_a_webhook_goes_on_sending(tmp_path: Path) -> None:
+def test_a_slow_mailbox_that_becomes_a_webhook_goes_on_sending(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             engine, worker = LocalEngine(store, {"mail": replace(mail_bounds(8), slow_seconds=-1.0), "http": PLENTY}), Worker(store)
             handler = await add_handler(store)
             worker.wires[handler] = "mail"
@@ -239,7 +241,7 @@ def test_a_slow_mailbox_that_becomes_a_webhook_goes_on_sending(tmp_path: Path) -
     run(main())
 
 
-def test_the_handlers_that_waited_first_get_their_turns_while_others_come(tmp_path: Path) -> None:
+def test_the_handlers_that_waited_first_get_their_turns_while_others_come(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handlers = [await add_handler(store) for _ in range(80)]
         for handler in handlers:
@@ -258,10 +260,10 @@ def test_the_handlers_that_waited_first_get_their_turns_while_others_come(tmp_pa
             await worker.until(inside + step + 1)
         assert len(first.intersection(worker.started[inside:])) == 10
 
-    scenario(tmp_path, body, Bounds(places=60, size=48 << 20, untrusted=6, silent=3, trickle_seconds=1e6))
+    scenario(open_store, body, Bounds(places=60, size=48 << 20, untrusted=6, silent=3, trickle_seconds=1e6))
 
 
-def test_what_does_not_answer_is_remembered_without_its_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_answer_is_remembered_without_its_lane(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_module, "MAX_IDLE", 0)
     monkeypatch.setattr(known_module, "MAX_REMEMBERED", 3)
 
@@ -282,7 +284,7 @@ def test_what_does_not_answer_is_remembered_without_its_lane(tmp_path: Path, mon
         await worker.until(18 + 2)
         assert worker.most_running[handlers[-1]] == 1
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 @pytest.fixture(params=[0, 1000], ids=["gone", "kept"])
@@ -292,7 +294,7 @@ def empty_lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("empty_lanes")
-def test_a_handler_that_answered_long_ago_and_hangs_now_takes_few_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_that_answered_long_ago_and_hangs_now_takes_few_places(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "FORGET_SECONDS", -1.0)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
@@ -309,11 +311,11 @@ def test_a_handler_that_answered_long_ago_and_hangs_now_takes_few_places(tmp_pat
         await worker.until(20 + 2 + 1)
         assert worker.most_running[handler] == 2
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 @pytest.mark.usefixtures("empty_lanes")
-def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: Path) -> None:
+def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         well, new = await add_handler(store), await add_handler(store)
         sick = [await add_handler(store) for _ in range(40)]
@@ -339,10 +341,10 @@ def test_more_hanging_handlers_than_places_hold_up_nobody_who_answers(tmp_path: 
             await asyncio.sleep(0)
         assert len(set(worker.started)) == len(worker.started) == 1 + 10 + 1 + 120
 
-    scenario(tmp_path, body, Bounds(places=20, size=48 << 20, untrusted=15, silent=8, trickle_seconds=3600))
+    scenario(open_store, body, Bounds(places=20, size=48 << 20, untrusted=15, silent=8, trickle_seconds=3600))
 
 
-def test_users_take_turns_however_many_handlers_one_has(tmp_path: Path) -> None:
+def test_users_take_turns_however_many_handlers_one_has(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         many, few = [await add_handler(store) for _ in range(300)], await add_handler(store)
         flood = [job for handler in many for job in await accept(store, handler)]
@@ -355,10 +357,10 @@ def test_users_take_turns_however_many_handlers_one_has(tmp_path: Path) -> None:
         await worker.until(302)
         assert [worker.started.index(job.delivery.id) for job in others] == [1, 3]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_users_take_turns_in_being_read_from_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_take_turns_in_being_read_from_the_store(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a restart: one user has hundreds of handlers with something waiting, another has one."""
     monkeypatch.setattr(refill_module, "LANES_AT_ONCE", 4)
     monkeypatch.setattr(refill_module, "READS_AT_ONCE", 1)
@@ -369,7 +371,7 @@ def test_users_take_turns_in_being_read_from_the_store(tmp_path: Path, monkeypat
             await accept(store, handler)
         await store.tell(people.add_user, "b@c", False, 1)
         few = await add_handler(store, user_id=2)
-        await store.accept(replace(accepting(few, at=observe.now(), due_at=observe.now()), user_id=2))
+        await store.accept(replace(accepting(few, at=clock.now(), due_at=clock.now()), user_id=2))
         reads: list[list[int]] = []
         due = store.due
 
@@ -383,10 +385,10 @@ def test_users_take_turns_in_being_read_from_the_store(tmp_path: Path, monkeypat
         assert few in reads[0]
         assert len(reads) == 26
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_message_of_many_parts_is_sent_whole_before_the_next_begins(tmp_path: Path) -> None:
+def test_a_message_of_many_parts_is_sent_whole_before_the_next_begins(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler, other = await add_handler(store), await add_handler(store)
         jobs = [job for _ in range(6) for job in await accept(store, handler)]
@@ -407,10 +409,10 @@ def test_a_message_of_many_parts_is_sent_whole_before_the_next_begins(tmp_path: 
         assert [one for one in worker.started if one != worker.started[3]] == [job.delivery.id for job in jobs]
         assert worker.beside_alone == 0
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_what_waits_for_its_next_turn_holds_no_place(tmp_path: Path) -> None:
+def test_what_waits_for_its_next_turn_holds_no_place(open_store: OpenStore) -> None:
     """One place, and an attempt that gives it back: the other handler's goes out, and the first one goes on after it."""
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
@@ -431,10 +433,10 @@ def test_what_waits_for_its_next_turn_holds_no_place(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         assert worker.resumed == [resting]
 
-    scenario(tmp_path, body, Bounds(places=1, size=48 << 20, untrusted=1, silent=1, trickle_seconds=3600))
+    scenario(open_store, body, Bounds(places=1, size=48 << 20, untrusted=1, silent=1, trickle_seconds=3600))
 
 
-def test_a_new_handler_starts_though_its_user_has_hundreds_that_hang(tmp_path: Path) -> None:
+def test_a_new_handler_starts_though_its_user_has_hundreds_that_hang(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         sick = [await add_handler(store) for _ in range(100)]
         new = await add_handler(store)
@@ -450,10 +452,10 @@ def test_a_new_handler_starts_though_its_user_has_hundreds_that_hang(tmp_path: P
         await worker.until(22)
         assert worker.started[21] == fresh[0].delivery.id
 
-    scenario(tmp_path, body, Bounds(places=100, size=48 << 20, untrusted=30, silent=15, trickle_seconds=3600))
+    scenario(open_store, body, Bounds(places=100, size=48 << 20, untrusted=30, silent=15, trickle_seconds=3600))
 
 
-def test_one_that_never_answers_is_tried_one_at_a_time(tmp_path: Path) -> None:
+def test_one_that_never_answers_is_tried_one_at_a_time(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
 
@@ -466,10 +468,10 @@ def test_one_that_never_answers_is_tried_one_at_a_time(tmp_path: Path) -> None:
         await worker.until(20)
         assert worker.most_running[handler] == 1
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         first, second = (await accept(store, handler))[0], (await accept(store, handler))[0]
@@ -477,7 +479,7 @@ def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(tmp_path: Path) -
         async def later_once(job: Waiting) -> int | None:
             if job.delivery.id != first.delivery.id or job.delivery.attempt_count:
                 return await worker.delivered(job)
-            due_at = observe.now() + SECOND // 5
+            due_at = clock.now() + SECOND // 5
             again = replace(job.delivery, attempt_count=1, due_at=due_at)
             await settled(store, Settlement(again, Attempt(again.id, 1, 1, 1, "later", Reason.SERVER_ERROR), 1))
             return due_at
@@ -487,36 +489,36 @@ def test_a_retry_comes_back_when_it_is_due_and_holds_up_nobody(tmp_path: Path) -
         await worker.until(3)
         assert worker.started == [first.delivery.id, second.delivery.id, first.delivery.id]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_scheduled_ones_wait_in_the_store_until_they_are_due(tmp_path: Path) -> None:
+def test_scheduled_ones_wait_in_the_store_until_they_are_due(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         await engine.start(worker)
-        due_at = observe.now() + SECOND // 4
+        due_at = clock.now() + SECOND // 4
         await accept(store, *[handler] * 40, due_at=due_at)
         engine.wake(handler, 1, due_at)
         assert engine.in_memory == 0
         await worker.until(40)
-        assert observe.now() >= due_at
+        assert clock.now() >= due_at
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_when_the_clock_steps_by_an_hour_fresh_ones_go_at_once_and_others_when_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     monkeypatch.setattr(local_module, "SWEEP_SECONDS", 0.05)  # the clock is looked at so often, at least
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         await engine.start(worker)
-        clock = observe.now
-        later = await accept(store, handler, due_at=clock() + 1800 * SECOND)
+        real = clock.now
+        later = await accept(store, handler, due_at=real() + 1800 * SECOND)
         engine.wake(handler, 1, later[0].delivery.due_at)
-        monkeypatch.setattr(observe, "now", lambda: clock() + hours * 3600 * SECOND)
+        monkeypatch.setattr(clock, "now", lambda: real() + hours * 3600 * SECOND)
         fresh = await accept(store, handler)
         engine.hand_over(fresh)
         if hours > 0:
@@ -525,13 +527,13 @@ def test_when_the_clock_steps_by_an_hour_fresh_ones_go_at_once_and_others_when_i
             return
         await worker.until(1)
         assert worker.started == [fresh[0].delivery.id]
-        monkeypatch.setattr(observe, "now", lambda: clock() + 1801 * SECOND)
+        monkeypatch.setattr(clock, "now", lambda: real() + 1801 * SECOND)
         await worker.until(2)
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_what_is_forgotten_is_not_started(tmp_path: Path) -> None:
+def test_what_is_forgotten_is_not_started(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         worker.hold[handler] = asyncio.Event()
@@ -546,10 +548,10 @@ def test_what_is_forgotten_is_not_started(tmp_path: Path) -> None:
         await worker.until(3)
         assert worker.started == [jobs[0].delivery.id, jobs[1].delivery.id, jobs[9].delivery.id]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_doubled_wake_up_changes_nothing(tmp_path: Path) -> None:
+def test_a_doubled_wake_up_changes_nothing(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         worker.hold[handler] = asyncio.Event()
@@ -557,7 +559,7 @@ def test_a_doubled_wake_up_changes_nothing(tmp_path: Path) -> None:
         jobs = [job for _ in range(5) for job in await accept(store, handler)]
         engine.hand_over(jobs)
         for _ in range(5):
-            engine.wake(handler, 1, observe.now())
+            engine.wake(handler, 1, clock.now())
             await asyncio.sleep(0.01)
         worker.hold.pop(handler).set()
         marker = await accept(store, handler)
@@ -565,10 +567,10 @@ def test_a_doubled_wake_up_changes_nothing(tmp_path: Path) -> None:
         await worker.until(6)
         assert worker.started == [job.delivery.id for job in [*jobs, *marker]]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_lost_wake_up_is_found_by_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_wake_up_is_found_by_the_sweep(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "SWEEP_SECONDS", 0.1)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
@@ -578,7 +580,7 @@ def test_a_lost_wake_up_is_found_by_the_sweep(tmp_path: Path, monkeypatch: pytes
         await worker.until(1)
         assert worker.started == [jobs[0].delivery.id]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 class Gate:
@@ -604,12 +606,12 @@ async def around_a_read(store: SqlStore, engine: LocalEngine, monkeypatch: pytes
     handler = await add_handler(store)
     gate = Gate(store, monkeypatch)
     jobs = [job for _ in range(3) for job in await accept(store, handler)]
-    engine.wake(handler, 1, observe.now())
+    engine.wake(handler, 1, clock.now())
     await asyncio.wait_for(gate.has_read.wait(), 20)
     return gate, [*jobs, *[job for _ in range(3) for job in await accept(store, handler)]]
 
 
-def test_what_comes_during_a_refill_follows_it_without_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_during_a_refill_follows_it_without_another(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         await engine.start(worker)
         gate, jobs = await around_a_read(store, engine, monkeypatch)
@@ -619,10 +621,10 @@ def test_what_comes_during_a_refill_follows_it_without_another(tmp_path: Path, m
         assert worker.started == [job.delivery.id for job in jobs]
         assert gate.reads == 1
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_what_is_forgotten_during_a_refill_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_forgotten_during_a_refill_is_not_started(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         await engine.start(worker)
         gate, jobs = await around_a_read(store, engine, monkeypatch)
@@ -634,10 +636,10 @@ def test_what_is_forgotten_during_a_refill_is_not_started(tmp_path: Path, monkey
         await worker.until(4)
         assert worker.started == [jobs[index].delivery.id for index in (0, 2, 3, 5)]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_reading_that_fails_is_made_again_and_nothing_overtakes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_that_fails_is_made_again_and_nothing_overtakes_it(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that cannot be read for a moment, then a fault of ours for one of the lanes that are read together."""
     monkeypatch.setattr(refill_module, "FAULT_SECONDS", 0.2)
 
@@ -663,10 +665,10 @@ def test_a_reading_that_fails_is_made_again_and_nothing_overtakes_it(tmp_path: P
         for old, new in zip(waiting, fresh, strict=True):
             assert worker.started.index(old.delivery.id) < worker.started.index(new.delivery.id)
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_the_sweep_leaves_lanes_at_work_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_leaves_lanes_at_work_alone(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         busy, idle = await add_handler(store), await add_handler(store)
         worker.hold[busy] = asyncio.Event()
@@ -684,10 +686,10 @@ def test_the_sweep_leaves_lanes_at_work_alone(tmp_path: Path, monkeypatch: pytes
         worker.hold.pop(busy).set()
         await worker.until(6)
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_pacing_holds_up_its_own_handler_only(tmp_path: Path) -> None:
+def test_pacing_holds_up_its_own_handler_only(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         slow, quick = await add_handler(store), await add_handler(store)
         worker.waits[slow] = 0.3
@@ -697,10 +699,10 @@ def test_pacing_holds_up_its_own_handler_only(tmp_path: Path) -> None:
         await worker.until(2)
         assert worker.started == [second.delivery.id, first.delivery.id]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_stopping_lets_attempts_end_and_starts_no_more(tmp_path: Path) -> None:
+def test_stopping_lets_attempts_end_and_starts_no_more(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         worker.hold[handler] = asyncio.Event()
@@ -711,12 +713,12 @@ def test_stopping_lets_attempts_end_and_starts_no_more(tmp_path: Path) -> None:
         asyncio.get_running_loop().call_later(0.1, worker.hold[handler].set)
         await engine.stop(5)
         assert worker.started == [job.delivery.id for job in jobs[:2]]
-        assert (await store.due({handler: Wanted(10)}, observe.now()))[handler].jobs[0].delivery.id == jobs[2].delivery.id
+        assert (await store.due({handler: Wanted(10)}, clock.now()))[handler].jobs[0].delivery.id == jobs[2].delivery.id
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_lanes_that_wait_leave_room_for_others_when_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_that_wait_leave_room_for_others_when_memory_is_full(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refill_module, "MAX_IN_MEMORY", 20)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
@@ -730,10 +732,10 @@ def test_lanes_that_wait_leave_room_for_others_when_memory_is_full(tmp_path: Pat
         await worker.until(10)
         assert worker.started == [job.delivery.id for job in jobs]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
-def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(tmp_path: Path) -> None:
+def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)
         prepared: list[int] = []
@@ -754,7 +756,7 @@ def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(tmp_path: Pa
         await worker.until(1)
         assert worker.started == [jobs[0].delivery.id]
 
-    scenario(tmp_path, body)
+    scenario(open_store, body)
 
 
 def test_what_was_under_way_is_known_until_it_is_dealt_with(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from conftest import run
 from tocsin.engine.lanes import ASKED, COMPLETE, NEW, Lane
 from tocsin.engine.refill import Memory, Refill
-from tocsin.store import Due, Wanted
+from tocsin.ports.queue import Due, Wanted
 
 
 class Store:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tocsin.clock import SECOND, Micros
 from tocsin.engine.ledger import SLOTS, Ledger
 from tocsin.engine.starts import FIRST_RECORDS, MAX_LENGTH, Starts
-from tocsin.model import SECOND, Micros
-from tocsin.store import StoreError
+from tocsin.ports.errors import StoreError
 
 NOW: Micros = 1_700_000_000 * SECOND
 RECORD = 24  # bytes

@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
-from conftest import opened_store, run
+from conftest import run
 from e2e.service import Service
 from receiver import Receiver
+from support.store import sqlite_store
 from tocsin.model import Message, Status
-from tocsin.store import Accept, HandlerChange, Planned, PlannedDelivery
+from tocsin.ports.handlers import HandlerChange
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.store.writer import Writer
 
 BATCHES = 40
@@ -50,7 +52,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, set[in
     async def main() -> None:
         Writer._commit = watched  # pyright: ignore[reportPrivateUsage]
         try:
-            async with opened_store(folder / "store") as store:
+            async with sqlite_store(folder / "store") as store:
                 handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
                 for number in range(BATCHES):
                     message = Message(f"{number} " + "text " * 300, at=1)

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from sqlite3 import Error, IntegrityError
 from typing import Any
 
@@ -11,69 +10,21 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
 
-from conftest import opened_store, run
-from tocsin import datadir
-from tocsin.model import SECOND, Attempt, Busy, Delivery, Message, Notification, Reason, Replay, Severity, Status
-from tocsin.settings import load
-from tocsin.store import (
-    Accept,
-    Accepted,
-    DeliveryFilter,
-    HandlerChange,
-    HandlerFilter,
-    Planned,
-    PlannedDelivery,
-    Remembered,
-    Settlement,
-    Wanted,
-    listing,
-    reading,
-    tidying,
-)
-from tocsin.store.sql import SqlStore, write_now
+from conftest import run
+from support.store import MESSAGE, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
+from tocsin.clock import SECOND
+from tocsin.model import Busy, Delivery, Message, Notification, Reason, Replay, Severity, Status
+from tocsin.ports.handlers import HandlerChange, HandlerFilter
+from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.intake import Accept, Accepted, Planned, PlannedDelivery, Remembered
+from tocsin.ports.queue import Settlement, Wanted
+from tocsin.store import listing, reading, tidying
 from tocsin.store.writer import MAX_GATHERED
 
-MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1"),), at=100)
 
-
-async def add_handler(store: SqlStore, name: str = "hook", user_id: int = 1) -> int:
-    return await store.add_handler(user_id, HandlerChange(type="webhook", name=name, settings=b"sealed", is_enabled=True), 10)
-
-
-def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING, **more) -> Accept:
-    deliveries = tuple(PlannedDelivery(handler_id, status, more.get("due_at", at)) for handler_id in handler_ids)
-    return Accept(1, at, [Planned(MESSAGE, None, None, deliveries)], more.get("idempotency"))
-
-
-async def settled(store: SqlStore, settlement: Settlement) -> bool:
-    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    def told(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
-        (result,) = results
-        done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
-
-    store.settle(settlement, told)
-    return await done
-
-
-async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
-    ids = await store.accept(accepting(handler_id, **more))
-    found = await store.delivery(1, ids.first_delivery_id)
-    assert found is not None
-    return found[0]
-
-
-def attempt(delivery: Delivery, number: int = 1, outcome: str = "delivered", reason: Reason = Reason.OK) -> Attempt:
-    return Attempt(delivery.id, number, 200, 1500, outcome, reason, 200, "ok")
-
-
-def delivered(delivery: Delivery) -> Settlement:
-    return Settlement(replace(delivery, status=Status.DELIVERED, attempt_count=1, last_attempt_at=200), attempt(delivery), 200)
-
-
-def test_what_is_accepted_is_there_with_its_message(tmp_path: Path) -> None:
+def test_what_is_accepted_is_there_with_its_message(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             first, second = await add_handler(store), await add_handler(store)
             ids = await store.accept(accepting(first, second))
             found = await store.notification(1, ids.first_notification_id)
@@ -88,12 +39,12 @@ def test_what_is_accepted_is_there_with_its_message(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_TEXTS_AT_ONCE", 2)
     monkeypatch.setattr(reading, "MAX_CHARACTERS", 1)
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handlers = [await add_handler(store) for _ in range(3)]
             shared = await store.accept(accepting(*handlers))
             own = [await store.accept(accepting(handlers[0])) for _ in range(5)]
@@ -113,9 +64,9 @@ def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(tmp_path: Path, monke
     run(main())
 
 
-def test_many_at_once_share_commits_and_get_their_own_ids(tmp_path: Path) -> None:
+def test_many_at_once_share_commits_and_get_their_own_ids(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             answers = await asyncio.gather(*(store.accept(accepting(handler)) for _ in range(300)))
             ids = [answer.first_notification_id for answer in answers]
@@ -125,9 +76,9 @@ def test_many_at_once_share_commits_and_get_their_own_ids(tmp_path: Path) -> Non
     run(main())
 
 
-def test_a_write_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_a_write_that_fails_takes_no_other_with_it(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             good = [store.accept(accepting(handler)) for _ in range(5)]
             bad = store.accept(accepting(999_999))
@@ -139,9 +90,9 @@ def test_a_write_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
     run(main())
 
 
-def test_settling_keeps_outcome_attempt_and_totals(tmp_path: Path) -> None:
+def test_settling_keeps_outcome_attempt_and_totals(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
             assert await settled(store, replace(delivered(delivery), at=7 * SECOND + 200))
@@ -176,9 +127,9 @@ NOTICE = Message("gone", "Handler switched off", Severity.CRITICAL, "https://exa
         (Message("*text*", fields=(("a", "b"),), at=100, is_text=True), (500, 900)),
     ],
 )
-def test_every_kind_of_row_comes_back_as_it_was(tmp_path: Path, message: Message, times: tuple[int | None, int | None]) -> None:
+def test_every_kind_of_row_comes_back_as_it_was(open_store: OpenStore, message: Message, times: tuple[int | None, int | None]) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             due_at = times[0] or 100
             planned = [PlannedDelivery(await add_handler(store), Status.PENDING, due_at)]
             planned.append(PlannedDelivery(await add_handler(store), Status.SKIPPED, due_at, Reason.HANDLER_PAUSED))
@@ -198,9 +149,11 @@ def test_every_kind_of_row_comes_back_as_it_was(tmp_path: Path, message: Message
 
 @pytest.mark.parametrize(("provider_id", "detail"), [("4F2A1", None), (None, "250 taken"), ("4F2A1", "250 taken"), (None, None)])
 @pytest.mark.parametrize("response", ["ok", None])
-def test_what_a_provider_calls_a_message_is_kept(tmp_path: Path, provider_id: str | None, detail: str | None, response: str | None) -> None:
+def test_what_a_provider_calls_a_message_is_kept(
+    open_store: OpenStore, provider_id: str | None, detail: str | None, response: str | None
+) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             one = await accept_one(store, await add_handler(store))
             tried = replace(attempt(one), provider_id=provider_id, detail=detail, response=response)
             assert await settled(store, replace(delivered(one), attempt=tried))
@@ -211,9 +164,9 @@ def test_what_a_provider_calls_a_message_is_kept(tmp_path: Path, provider_id: st
 
 
 @pytest.mark.parametrize(("number", "part", "late"), [(1, 1, False), (2, 1, False), (1, 3, False), (1, 1, True), (7, 5, True)])
-def test_every_arrival_is_kept_as_it_was(tmp_path: Path, number: int, part: int, late: bool) -> None:
+def test_every_arrival_is_kept_as_it_was(open_store: OpenStore, number: int, part: int, late: bool) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             before = await accept_one(store, await add_handler(store))
             waits = replace(before, attempt_count=number - 1, throttles=2, may_have_arrived=True, last_error="x", last_reason=Reason.CUT)
             assert await settled(store, Settlement(waits, None, 150))
@@ -228,9 +181,9 @@ def test_every_arrival_is_kept_as_it_was(tmp_path: Path, number: int, part: int,
     run(main())
 
 
-def test_an_arrival_that_had_to_wait_does_not_set_the_last_one_back(tmp_path: Path) -> None:
+def test_an_arrival_that_had_to_wait_does_not_set_the_last_one_back(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             newer, older = await accept_one(store, handler), await accept_one(store, handler)
             both = settled(store, replace(delivered(newer), at=3 * SECOND)), settled(store, replace(delivered(older), at=2 * SECOND))
@@ -244,10 +197,10 @@ def test_an_arrival_that_had_to_wait_does_not_set_the_last_one_back(tmp_path: Pa
 
 @pytest.mark.parametrize(("second", "failures", "last"), [(2, 1, 3), (3, 0, 3), (4, 0, 4)])
 def test_an_arrival_ends_a_streak_of_failures_even_within_the_second_of_the_one_before(
-    tmp_path: Path, second: int, failures: int, last: int
+    open_store: OpenStore, second: int, failures: int, last: int
 ) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             assert await settled(store, replace(delivered(await accept_one(store, handler)), at=3 * SECOND + 100))
             assert (await store.count_failure(handler, 3 * SECOND + 150)).failures == 1
@@ -259,11 +212,11 @@ def test_an_arrival_ends_a_streak_of_failures_even_within_the_second_of_the_one_
     run(main())
 
 
-def test_settlements_of_one_sender_are_told_together_however_many(tmp_path: Path) -> None:
+def test_settlements_of_one_sender_are_told_together_however_many(open_store: OpenStore) -> None:
     """More than are handed to the writing thread in one go, one of them twice, and one that cannot be written."""
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             first = (await store.accept(accepting(*[handler] * 300))).first_delivery_id
             waiting = [job.delivery for job in await store.waiting(range(first, first + 300))]
@@ -297,9 +250,9 @@ def test_settlements_of_one_sender_are_told_together_however_many(tmp_path: Path
     run(main())
 
 
-def test_a_cancelled_delivery_stays_cancelled_unless_it_arrived(tmp_path: Path) -> None:
+def test_a_cancelled_delivery_stays_cancelled_unless_it_arrived(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             for outcome, expected in (
                 (Status.PENDING, Status.CANCELLED),
@@ -322,11 +275,11 @@ def test_a_cancelled_delivery_stays_cancelled_unless_it_arrived(tmp_path: Path) 
     run(main())
 
 
-def test_settlements_of_one_commit_are_judged_one_by_one(tmp_path: Path) -> None:
+def test_settlements_of_one_commit_are_judged_one_by_one(open_store: OpenStore) -> None:
     """Most are pending, one was cancelled, one was cancelled and has arrived, one is gone: none changes how the others stand."""
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             arrived, again, cancelled, late, gone = [await accept_one(store, handler) for _ in range(5)]
             for one in (cancelled, late):
@@ -356,9 +309,9 @@ def test_settlements_of_one_commit_are_judged_one_by_one(tmp_path: Path) -> None
     run(main())
 
 
-def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(tmp_path: Path) -> None:
+def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler, other = await add_handler(store), await add_handler(store)
             made = [await accept_one(store, handler) for _ in range(4)]
             for delivery, status in zip(made, (Status.FAILED, Status.DELIVERED, Status.EXPIRED), strict=False):
@@ -377,9 +330,9 @@ def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(tmp_pa
     run(main())
 
 
-def test_retry_by_filter_takes_no_more_than_its_limit(tmp_path: Path) -> None:
+def test_retry_by_filter_takes_no_more_than_its_limit(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             await store.accept(accepting(*[handler] * 30, status=Status.SKIPPED))
             assert len(await store.retry(1, DeliveryFilter(status=Status.SKIPPED), 500, 10, None)) == 10
@@ -388,11 +341,11 @@ def test_retry_by_filter_takes_no_more_than_its_limit(tmp_path: Path) -> None:
     run(main())
 
 
-def test_what_cannot_be_taken_is_not_retried_and_uses_up_no_limit(tmp_path: Path) -> None:
+def test_what_cannot_be_taken_is_not_retried_and_uses_up_no_limit(open_store: OpenStore) -> None:
     """The handlers that are paused or deleted come first in the list, and there are more of theirs than the limit allows."""
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             taking, paused, deleted = [await add_handler(store) for _ in range(3)]
             wanted = await accept_one(store, taking, status=Status.SKIPPED)
             await store.accept(accepting(*[paused, deleted] * 10, status=Status.SKIPPED))
@@ -408,9 +361,9 @@ def test_what_cannot_be_taken_is_not_retried_and_uses_up_no_limit(tmp_path: Path
     run(main())
 
 
-def test_every_replay_is_kept_with_how_the_delivery_had_ended_and_goes_with_it(tmp_path: Path) -> None:
+def test_every_replay_is_kept_with_how_the_delivery_had_ended_and_goes_with_it(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             made = await accept_one(store, handler, due_at=100)
             failed = replace(made, status=Status.FAILED, attempt_count=3, last_attempt_at=200, last_reason=Reason.REJECTED)
@@ -431,11 +384,11 @@ def test_every_replay_is_kept_with_how_the_delivery_had_ended_and_goes_with_it(t
     run(main())
 
 
-def test_a_notification_and_its_deliveries_are_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notification_and_its_deliveries_are_of_one_moment(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something is committed between the count and the list."""
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             made = await accept_one(store, handler)
             page = listing.deliveries_page
@@ -458,9 +411,9 @@ def test_a_notification_and_its_deliveries_are_of_one_moment(tmp_path: Path, mon
     run(main())
 
 
-def test_lists_are_newest_first_and_filtered(tmp_path: Path) -> None:
+def test_lists_are_newest_first_and_filtered(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             first, second = await add_handler(store), await add_handler(store)
             made = [await accept_one(store, first if index % 2 else second, at=100 + index) for index in range(40)]
             for delivery in made[:30]:
@@ -488,9 +441,9 @@ def test_lists_are_newest_first_and_filtered(tmp_path: Path) -> None:
     run(main())
 
 
-def test_lists_are_filtered_by_reason(tmp_path: Path) -> None:
+def test_lists_are_filtered_by_reason(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             arrived, failed, waiting, _ = [await accept_one(store, handler, at=100 + index) for index in range(4)]
             await settled(store, delivered(arrived))
@@ -512,9 +465,9 @@ def test_lists_are_filtered_by_reason(tmp_path: Path) -> None:
     run(main())
 
 
-def test_handlers_are_listed_filtered_and_ordered(tmp_path: Path) -> None:
+def test_handlers_are_listed_filtered_and_ordered(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             made = [await add_handler(store, name) for name in ("beta", "Alpha", "gamma_x")]
             await store.change_handler(made[2], HandlerChange(is_enabled=False))
             page = await store.handlers(1, HandlerFilter(order_by="name"), 1, 10)
@@ -534,9 +487,9 @@ def test_handlers_are_listed_filtered_and_ordered(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_change_that_expects_another_version_is_not_made(tmp_path: Path) -> None:
+def test_a_change_that_expects_another_version_is_not_made(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             assert await store.change_handler(handler, HandlerChange(name="new"), expected_version=1)
             assert not await store.change_handler(handler, HandlerChange(name="newer"), expected_version=1)
@@ -547,9 +500,9 @@ def test_a_change_that_expects_another_version_is_not_made(tmp_path: Path) -> No
     run(main())
 
 
-def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(tmp_path: Path) -> None:
+def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             wanted = Remembered("/api/notifications", "key", b"hash")
             ids = await store.accept(accepting(handler, idempotency=wanted))
@@ -566,9 +519,9 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(tmp_path: Path
     run(main())
 
 
-def test_pending_ones_of_a_handler_end_in_steps(tmp_path: Path) -> None:
+def test_pending_ones_of_a_handler_end_in_steps(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             await store.accept(accepting(*[handler] * 12))
             ended = [await store.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 5) for _ in range(3)]
@@ -580,10 +533,10 @@ def test_pending_ones_of_a_handler_end_in_steps(tmp_path: Path) -> None:
     run(main())
 
 
-def test_posts_know_the_budget_and_repeats(tmp_path: Path) -> None:
+def test_posts_know_the_budget_and_repeats(open_store: OpenStore) -> None:
     async def main() -> None:
         day = 86_400_000_000
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             first = await store.posted("x:1", b"same", 1, day, 2)
             again = await store.posted("x:1", b"same", 1, day + 5, 2)
             second = await store.posted("x:1", b"same", 2, day + 6, 2)
@@ -606,9 +559,9 @@ def test_posts_know_the_budget_and_repeats(tmp_path: Path) -> None:
     run(main())
 
 
-def test_ids_are_never_used_twice(tmp_path: Path) -> None:
+def test_ids_are_never_used_twice(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
             await settled(store, delivered(delivery))
@@ -620,23 +573,7 @@ def test_ids_are_never_used_twice(tmp_path: Path) -> None:
     run(main())
 
 
-def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
-    async def main() -> None:
-        noticed = asyncio.Event()
-        async with opened_store(tmp_path, noticed.set) as store:
-            await add_handler(store)
-            await asyncio.sleep(0)
-            assert not noticed.is_set()
-            settings = load({"TOCSIN_DATA_DIR": str(tmp_path)}, dotenv=tmp_path / "none.env")
-            other, _ = datadir.open_existing(settings)
-            await asyncio.to_thread(write_now, other, lambda c: c.execute(text("UPDATE users SET is_admin = 0")))
-            await asyncio.wait_for(noticed.wait(), 2)
-            other.dispose()
-
-    run(main())
-
-
-def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     monkeypatch.setattr("tocsin.store.sql.READ_SECONDS", 0.5)
 
@@ -647,7 +584,7 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path
             started.set()
             return connection.execute(text(endless)).scalar()
 
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             stuck = asyncio.ensure_future(store._list(read))
             await asyncio.to_thread(started.wait)
@@ -660,109 +597,11 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(tmp_path
     run(main())
 
 
-@pytest.mark.parametrize(
-    ("read", "index"),
-    [
-        (lambda c: reading.due(c, {1: Wanted(5)}, 5), "ix_deliveries_pending"),
-        (lambda c: reading._first(c, 1, 10**18, 0), "ix_deliveries_pending_critical"),
-        (lambda c: reading.waiting_handlers(c), "ix_deliveries_pending"),
-        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
-        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),
-        (
-            lambda c: listing.deliveries_page(c, 1, DeliveryFilter(notification_handler_id=1, status=Status.FAILED), 1, 25),
-            "ix_deliveries_not_delivered",
-        ),
-        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(notification_id=1), 1, 25), "ix_deliveries_notification_id"),
-        (lambda c: listing.handlers_page(c, 1, HandlerFilter(), 1, 25), "ix_handlers_user_id_live"),
-        (lambda c: listing.notifications_page(c, 1, 1, 25), "ix_notifications_user_id_id"),
-    ],
-)
-def test_hot_reads_use_their_index_and_scan_no_table(tmp_path: Path, read, index: str) -> None:
-    async def main() -> None:
-        async with opened_store(tmp_path) as store:
-            handler = await add_handler(store)
-            await accept_one(store, handler)
-            plans: list[str] = []
-
-            def explained(connection):
-                seen: list[tuple[str, object]] = []
-                driver = connection.connection.driver_connection
-                driver.set_trace_callback(lambda statement: seen.append(statement))
-                read(connection)
-                driver.set_trace_callback(None)
-                for statement in seen:
-                    if statement.lstrip().upper().startswith(("SELECT", "WITH")):
-                        plans.extend(row[3] for row in driver.execute("EXPLAIN QUERY PLAN " + statement))
-
-            await store._read(explained)
-            assert any(index in plan for plan in plans), plans
-            tables = ("deliveries", "notifications", "handlers")
-            scans = [plan for plan in plans if plan.startswith(tuple(f"SCAN {table}" for table in tables)) and "INDEX" not in plan]
-            assert scans == []
-
-    run(main())
-
-
-def test_tables_and_migrations_agree(tmp_path: Path) -> None:
-    from alembic import command
-    from alembic.autogenerate import compare_metadata
-    from alembic.config import Config
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    from tocsin.store.migrations import HEAD
-    from tocsin.store.sql import sqlite_engine
-    from tocsin.store.tables import metadata
-
-    config = Config()
-    config.set_main_option("script_location", "tocsin.store:migrations")
-    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
-    engine = sqlite_engine(tmp_path / "x.db")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-
-
-def test_what_an_older_version_accepted_is_markdown(tmp_path: Path) -> None:
-    """Its statements name no column that came later: it may go on writing beside the new version."""
-    from tocsin.store.sql import migrate, migrate_to, sqlite_engine
-
-    engine = sqlite_engine(tmp_path / "tocsin.db")
-    migrate_to(engine, "0003")
-    columns = "id, user_id, created_at, kind, severity, title, text, url, fields"
-    insert = f"INSERT INTO notifications ({columns}) VALUES (?, 1, 100, 'notification', 'info', '', '*a*', '', '[]')"
-    with engine.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO users (id, email, is_admin, created_at) VALUES (1, 'a@example.com', 1, 1)")
-        connection.exec_driver_sql(insert, (1,))
-    migrate(engine)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(insert, (2,))
-    with engine.connect() as connection:
-        for number in (1, 2):
-            found = listing.notification(connection, 1, number)
-            assert found is not None and found[0].message == Message("*a*", at=100)
-
-
-def test_a_new_store_stands_where_migrations_end(tmp_path: Path) -> None:
-    from alembic.migration import MigrationContext
-
-    from tocsin.store.migrations import HEAD
-    from tocsin.store.sql import migrate, sqlite_engine
-
-    engine = sqlite_engine(tmp_path / "x.db")
-    migrate(engine)
-    migrate(engine)
-    with engine.connect() as connection:
-        assert MigrationContext.configure(connection).get_current_revision() == HEAD
-
-
-def test_a_commit_is_told_before_anything_that_came_of_it(tmp_path: Path) -> None:
+def test_a_commit_is_told_before_anything_that_came_of_it(open_store: OpenStore) -> None:
     """Otherwise a delivery that a refill found and finished meanwhile would be handed over once more."""
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await add_handler(store)
             told: list[str] = []
             both = asyncio.Event()

@@ -1,13 +1,16 @@
 """What goes once it is old, and how much of it in one step."""
 
-from pathlib import Path
-
 from sqlalchemy import Connection, func, select, text
 
-from conftest import opened_store, run
-from tocsin import observe
-from tocsin.model import SECOND, Message, Reason, Status
-from tocsin.store import Accept, HandlerChange, HandlerEvent, HandlerHour, Planned, PlannedDelivery, Swept, tidying
+from conftest import run
+from support.store import OpenStore
+from tocsin import clock
+from tocsin.clock import SECOND
+from tocsin.model import Message, Reason, Status
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour
+from tocsin.ports.housekeeping import Swept
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
+from tocsin.store import tidying
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import attempts, deliveries, handler_hours, idempotency, notifications, posts, totals
 
@@ -71,9 +74,9 @@ async def check_totals(store: SqlStore) -> None:
     assert kept.get(100, 0) == await count(store, notifications)
 
 
-def test_only_what_is_old_and_settled_goes(tmp_path: Path) -> None:
+def test_only_what_is_old_and_settled_goes(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await a_handler(store)
             await accept(store, handler, 100)
             waits = await accept(store, handler, 101, count=3, status=Status.PENDING)
@@ -86,9 +89,9 @@ def test_only_what_is_old_and_settled_goes(tmp_path: Path) -> None:
     run(main())
 
 
-def test_what_was_scheduled_or_tried_late_keeps_its_record_from_its_end_on(tmp_path: Path) -> None:
+def test_what_was_scheduled_or_tried_late_keeps_its_record_from_its_end_on(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await a_handler(store)
             scheduled = await accept(store, handler, 100, due_at=40 * DAY)
             replayed = await accept(store, handler, 100)
@@ -104,29 +107,29 @@ def test_what_was_scheduled_or_tried_late_keeps_its_record_from_its_end_on(tmp_p
     run(main())
 
 
-def test_what_ended_without_an_attempt_keeps_its_record_from_its_end_on(tmp_path: Path) -> None:
+def test_what_ended_without_an_attempt_keeps_its_record_from_its_end_on(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await a_handler(store)
             cancelled, paused = [await accept(store, handler, 100, status=Status.PENDING) for _ in range(2)]
             old = await accept(store, handler, 100)
-            before = observe.now()
+            before = clock.now()
             assert await store.cancel(1, cancelled)
             assert await store.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 10) == 1
             await swept(store, tidying.old_notifications, before, 100)
             assert old not in await left(store) and await left(store) == [cancelled, paused]
-            await swept(store, tidying.old_notifications, observe.now() + 1, 100)
+            await swept(store, tidying.old_notifications, clock.now() + 1, 100)
             assert await left(store) == []
             await check_totals(store)
 
     run(main())
 
 
-def test_what_a_clock_dated_that_was_ahead_keeps_nothing_behind_it_from_going(tmp_path: Path) -> None:
+def test_what_a_clock_dated_that_was_ahead_keeps_nothing_behind_it_from_going(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await a_handler(store)
-            ahead = [await accept(store, handler, observe.now() + 3650 * DAY) for _ in range(25)]
+            ahead = [await accept(store, handler, clock.now() + 3650 * DAY) for _ in range(25)]
             for _ in range(5):
                 await accept(store, handler, 100)
             young = [await accept(store, handler, 5000) for _ in range(25)]
@@ -136,11 +139,11 @@ def test_what_a_clock_dated_that_was_ahead_keeps_nothing_behind_it_from_going(tm
     run(main())
 
 
-def test_a_step_touches_no_more_rows_than_it_was_told(tmp_path: Path) -> None:
+def test_a_step_touches_no_more_rows_than_it_was_told(open_store: OpenStore) -> None:
     """However many deliveries a notification has, and attempts a delivery."""
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await a_handler(store)
             big = await accept(store, handler, 100, count=900)
             for _ in range(120):
@@ -160,9 +163,9 @@ def test_a_step_touches_no_more_rows_than_it_was_told(tmp_path: Path) -> None:
     run(main())
 
 
-def test_keys_go_so_many_at_a_time(tmp_path: Path) -> None:
+def test_keys_go_so_many_at_a_time(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             insert = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, x'00', '1', :at)")
             await store.tell(lambda c: c.execute(insert, [{"key": f"{n}", "at": n} for n in range(1050)]))
             steps = await swept(store, tidying.idempotency_keys, 1000, 100)
@@ -172,9 +175,9 @@ def test_keys_go_so_many_at_a_time(tmp_path: Path) -> None:
     run(main())
 
 
-def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(tmp_path: Path) -> None:
+def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             some = [await a_handler(store) for _ in range(30)]
             for hour in range(20):
                 await store.add_hours([HandlerHour(handler, hour, 1, 0, 0) for handler in some])
@@ -195,9 +198,9 @@ def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(tmp_path: Path) 
     run(main())
 
 
-def test_no_step_looks_through_a_whole_table(tmp_path: Path) -> None:
+def test_no_step_looks_through_a_whole_table(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await a_handler(store)
             gone = await a_handler(store)
             await store.delete_handler(gone, 1)

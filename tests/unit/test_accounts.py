@@ -9,9 +9,10 @@ import pytest
 import uvloop
 from argon2 import PasswordHasher
 
-from tocsin import observe
-from tocsin.flow import accounts, pools
-from tocsin.flow.accounts import MAX_WAITING_TRIES, Accounts, Throttled, Visitor, _Tries
+import tocsin.clock
+from tocsin.flow import pools
+from tocsin.flow.people import accounts
+from tocsin.flow.people.accounts import MAX_WAITING_TRIES, Accounts, Throttled, Visitor, _Tries
 from tocsin.model import Busy, Invalid
 from tocsin.store import people
 from tocsin.store.sql import SqlStore, migrate, sqlite_engine
@@ -195,7 +196,7 @@ def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, N
         engine = sqlite_engine(folder / "tocsin.db")
         migrate(engine)
         store = SqlStore(engine, lambda: None)
-        user = await store.tell(people.add_user, EMAIL, False, observe.now())
+        user = await store.tell(people.add_user, EMAIL, False, tocsin.clock.now())
         assert user is not None
         await store.tell(people.set_password, user, stored or hash_password(PASSWORD))
         try:

@@ -7,8 +7,9 @@ import pytest
 
 from tocsin import datadir, keyfile, upkeep
 from tocsin.datadir import locked, open_store
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError, values
+from tocsin.store import values
 
 GOOD = "a-key-of-some-length-0123456789"
 

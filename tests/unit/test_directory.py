@@ -1,15 +1,15 @@
 """Handlers in memory: what a change makes be read again."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
-from conftest import opened_store, run
+from conftest import run
+from support.store import OpenStore
 from tocsin.flow import directory
 from tocsin.flow.directory import Directory
+from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerRow
 from tocsin.settings import load
-from tocsin.store import HandlerBrief, HandlerChange, HandlerRow
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 
@@ -33,11 +33,11 @@ class Counted:
 
 
 @pytest.mark.parametrize("most", [500, 1])
-def test_of_many_handlers_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+def test_of_many_handlers_only_what_changed_is_read_again(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(directory, "MAX_CHANGED", most)
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             counted = Counted(store)
             house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
 
@@ -63,9 +63,9 @@ def test_of_many_handlers_only_what_changed_is_read_again(tmp_path: Path, monkey
     run(main())
 
 
-def test_what_changes_while_it_is_read_is_read_once_more(tmp_path: Path) -> None:
+def test_what_changes_while_it_is_read_is_read_once_more(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
             counted = Counted(store)
             house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]

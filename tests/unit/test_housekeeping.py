@@ -5,13 +5,18 @@ from pathlib import Path
 
 from sqlalchemy import func, select, text
 
-from conftest import opened_store, run
+from conftest import run
+from support.store import OpenStore
+from tocsin.clock import SECOND
 from tocsin.flow import housekeeping
-from tocsin.flow.access import Access
 from tocsin.flow.housekeeping import DOUBT, MAX_ROWS, MIN_ROWS, STEP_SECONDS, Chore, Housekeeping, State, look_at_clock, next_rows
-from tocsin.model import SECOND, Message, Status
+from tocsin.flow.people.access import Access
+from tocsin.model import Message, Status
+from tocsin.ports.handlers import HandlerChange
+from tocsin.ports.housekeeping import Swept
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.settings import load
-from tocsin.store import Accept, HandlerChange, Planned, PlannedDelivery, Swept, values
+from tocsin.store import values
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import idempotency, notifications
 
@@ -75,7 +80,7 @@ async def count(store: SqlStore, table) -> int:
     return await store.ask(lambda connection: connection.scalar(select(func.count()).select_from(table)))
 
 
-def test_a_long_kind_does_not_keep_the_others_waiting(tmp_path: Path, monkeypatch) -> None:
+def test_a_long_kind_does_not_keep_the_others_waiting(open_store: OpenStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(housekeeping, "MAX_ROWS", 20)
     monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
     left: list[tuple[int, int]] = []
@@ -90,7 +95,7 @@ def test_a_long_kind_does_not_keep_the_others_waiting(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Chore, "step", step)
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             await filled(store, 400, 60)
             house = Housekeeping(store, Access(store), load({"TOCSIN_RETENTION_DAYS": "10"}, tmp_path / "none"), Clock())
             await house.look()
@@ -102,7 +107,7 @@ def test_a_long_kind_does_not_keep_the_others_waiting(tmp_path: Path, monkeypatc
     run(main())
 
 
-def test_what_it_changed_is_folded_in_beside_the_writer(tmp_path: Path, monkeypatch) -> None:
+def test_what_it_changed_is_folded_in_beside_the_writer(open_store: OpenStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
 
     def folded() -> int:
@@ -110,7 +115,7 @@ def test_what_it_changed_is_folded_in_beside_the_writer(tmp_path: Path, monkeypa
         return int.from_bytes((tmp_path / "tocsin.db-shm").read_bytes()[96:100], sys.byteorder)
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             await filled(store, 0, housekeeping.FOLD_ROWS)
             assert folded() == 0
             house = Housekeeping(store, Access(store), load({}), Clock())
@@ -120,9 +125,9 @@ def test_what_it_changed_is_folded_in_beside_the_writer(tmp_path: Path, monkeypa
     run(main())
 
 
-def test_how_far_retention_is_behind_can_be_seen(tmp_path: Path) -> None:
+def test_how_far_retention_is_behind_can_be_seen(open_store: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             await filled(store, 300, 1)
             house = Housekeeping(store, Access(store), load({"TOCSIN_RETENTION_DAYS": "10"}, tmp_path / "none"), Clock())
             await house.look()
@@ -136,9 +141,9 @@ def test_how_far_retention_is_behind_can_be_seen(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_clock_that_is_ahead_for_a_minute_deletes_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_is_ahead_for_a_minute_deletes_nothing(open_store: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             await filled(store, 30, 3)
             clock, settings = Clock(), load({"TOCSIN_RETENTION_DAYS": "30"}, tmp_path / "none")
             house = Housekeeping(store, Access(store), settings, clock)

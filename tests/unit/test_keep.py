@@ -8,14 +8,15 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import run
-from tocsin import observe
+from tocsin import clock, observe
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow import keep
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery import keep
+from tocsin.flow.delivery.keep import Ending, Keeping
+from tocsin.flow.delivery.settle import Decision
+from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
-from tocsin.flow.keep import Ending, Keeping
-from tocsin.flow.settle import Decision
-from tocsin.flow.tally import Tally
-from tocsin.model import SECOND, Attempt, Busy, Delivery, Handler, Micros, Reason, Status
+from tocsin.model import Attempt, Busy, Delivery, Handler, Reason, Status
 from tocsin.store.faults import Damaged
 
 DUE: Micros = 9 * SECOND
@@ -69,7 +70,7 @@ class Told:
 
 def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keep, "STORE_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(observe, "now", lambda: DUE + 40_000)
+    monkeypatch.setattr(clock, "now", lambda: DUE + 40_000)
     lines: list[tuple[str, list[int]]] = []
     monkeypatch.setattr(observe, "log_attempts", lambda channel, attempts: lines.append((channel, [one.id for one, _ in attempts])))
 

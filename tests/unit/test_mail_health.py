@@ -2,16 +2,17 @@
 
 import pytest
 
-from tocsin import observe
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
 from tocsin.flow.mail_health import FAILS_AFTER, MailHealth, MailState, read_state
-from tocsin.model import SECOND, Micros, Reason
+from tocsin.model import Reason
 
 NOW: Micros = 1_795_000_000 * SECOND
 
 
 @pytest.fixture
 def health(monkeypatch: pytest.MonkeyPatch) -> MailHealth:
-    monkeypatch.setattr(observe, "now", lambda: NOW)
+    monkeypatch.setattr(clock, "now", lambda: NOW)
     return MailHealth()
 
 

@@ -12,9 +12,9 @@ import uvloop
 from mailserver import DROP, HANG, MailServer
 from tocsin import settings
 from tocsin.flow.directory import Directory
-from tocsin.flow.handlers import HandlerDraft
+from tocsin.flow.handlers.register import HandlerDraft
+from tocsin.flow.handlers.trial import Trials
 from tocsin.flow.pace import Pacer
-from tocsin.flow.trial import Trials
 from tocsin.model import Mail, MailReply, NoReply, Reason
 from tocsin.net import mail as mail_module
 from tocsin.net.http import HttpWire

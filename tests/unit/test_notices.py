@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from conftest import opened_store, run
-from tocsin import observe
-from tocsin.flow.accept import Accepting, Repeats
+from conftest import run
+from support.store import OpenStore
+from tocsin import clock, observe
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
 from tocsin.flow.directory import Directory
-from tocsin.flow.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
-from tocsin.model import SECOND, Micros, Reason
+from tocsin.flow.intake.accept import Accepting, Repeats
+from tocsin.model import Reason
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
+from tocsin.ports.queue import Waiting
 from tocsin.settings import load
-from tocsin.store import HandlerChange, HandlerEvent, SwitchOff, Waiting, notices, values
+from tocsin.store import notices, values
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 
@@ -45,7 +49,7 @@ class House:
         return made
 
     async def dies(self, handler: int, notification: int = 0) -> None:
-        event = HandlerEvent(observe.now(), "switched_off", "It is gone.", Reason.GONE)
+        event = HandlerEvent(clock.now(), "switched_off", "It is gone.", Reason.GONE)
         assert await self.store.switch_off(SwitchOff(1, handler, 1, event, notification, 100))
 
     def told(self) -> list[tuple[str, list[int]]]:
@@ -60,11 +64,11 @@ class House:
         return [one.handler_id for one in (await self.store.ask(notices.untold_of, 1))[0]]
 
 
-def test_those_that_die_together_are_told_of_together_through_a_few(tmp_path: Path) -> None:
+def test_those_that_die_together_are_told_of_together_through_a_few(open_store: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             house = House(store, tmp_path)
-            now = observe.now()
+            now = clock.now()
             dead = [await house.handler(f"dead_{number}") for number in range(MAX_NAMED + 7)]
             await house.handler("unused")
             await house.handler("old", delivered_at=now - 90 * 24 * HOUR)
@@ -86,9 +90,9 @@ def test_those_that_die_together_are_told_of_together_through_a_few(tmp_path: Pa
     run(main())
 
 
-def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(tmp_path: Path) -> None:
+def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(open_store: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             house = House(store, tmp_path)
             await house.handler("live")
             for number in range(MAX_A_DAY):
@@ -103,7 +107,7 @@ def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(tmp_path
             assert wait_seconds is not None
             assert 0 < wait_seconds <= 86_402
             assert (house.told(), await house.untold()) == ([], over)
-            yesterday = [observe.now() - 25 * HOUR] * MAX_A_DAY
+            yesterday = [clock.now() - 25 * HOUR] * MAX_A_DAY
             await store.tell(lambda c: values.write(c, "told:1", str(yesterday).encode()))
             assert await house.notices.tell(1) is None
             assert [title for title, _ in house.told()] == ["2 handlers switched off: over and others"]
@@ -111,9 +115,9 @@ def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(tmp_path
     run(main())
 
 
-def test_a_notice_that_is_not_taken_leads_to_no_other(tmp_path: Path) -> None:
+def test_a_notice_that_is_not_taken_leads_to_no_other(open_store: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             house = House(store, tmp_path)
             await house.handler("live")
             first, second, third = [await house.handler(f"dead {number}") for number in range(3)]
@@ -131,9 +135,9 @@ def test_a_notice_that_is_not_taken_leads_to_no_other(tmp_path: Path) -> None:
     run(main())
 
 
-def test_what_was_switched_on_again_or_deleted_is_not_told(tmp_path: Path) -> None:
+def test_what_was_switched_on_again_or_deleted_is_not_told(open_store: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             house = House(store, tmp_path)
             again, deleted = await house.handler(), await house.handler()
             await house.handler("live")
@@ -149,11 +153,13 @@ def test_what_was_switched_on_again_or_deleted_is_not_told(tmp_path: Path) -> No
     run(main())
 
 
-def test_more_than_one_notice_can_name_are_told_of_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_one_notice_can_name_are_told_of_in_the_next(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(notices, "MAX_READ", 2)
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             house = House(store, tmp_path)
             await house.handler("live")
             for number in range(3):
@@ -184,12 +190,14 @@ class Moved(asyncio.SelectorEventLoop):
     ],
     ids=["not yet", "after the last one", "still gathered", "for 45 seconds at most"],
 )
-def test_handlers_that_die_within_a_short_while_are_gathered(tmp_path: Path, gaps: list[float], told: list[int]) -> None:
+def test_handlers_that_die_within_a_short_while_are_gathered(
+    open_store: OpenStore, tmp_path: Path, gaps: list[float], told: list[int]
+) -> None:
     """One after each gap but the last, which only passes."""
     loop = Moved()
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             house = House(store, tmp_path)
             await house.handler("live")
             for number, gap in enumerate(gaps):

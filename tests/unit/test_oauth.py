@@ -11,9 +11,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from conftest import opened_store, run
+from conftest import run
 from mailserver import MailServer
 from receiver import Receiver
+from support.store import OpenStore
 from tocsin.flow.mail_account import REFRESH_TOKEN, KeptToken
 from tocsin.model import MASK, Mail, MailReply, NoReply, Reason
 from tocsin.net import oauth
@@ -255,11 +256,11 @@ def test_where_the_kept_one_is_refused_the_one_of_the_settings_is_tried() -> Non
         assert "client_secret" not in forms(server)[0]
 
 
-def test_it_is_kept_encrypted_until_the_setting_is_changed(tmp_path: Path) -> None:
+def test_it_is_kept_encrypted_until_the_setting_is_changed(open_store: OpenStore) -> None:
     vault = Vault(["k" * 32])
 
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             settings = options("smtp://a@localhost", None, TOCSIN_SMTP_OAUTH_REFRESH_TOKEN=REFRESH)
             kept = KeptToken(store, vault, settings)
             assert await kept.read() is None
@@ -274,9 +275,9 @@ def test_it_is_kept_encrypted_until_the_setting_is_changed(tmp_path: Path) -> No
     run(main())
 
 
-def test_what_the_store_does_not_take_is_used_all_the_same(tmp_path: Path) -> None:
+def test_what_the_store_does_not_take_is_used_all_the_same(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             kept = KeptToken(store, Vault(["k" * 32]), options("smtp://a@localhost", None, TOCSIN_SMTP_OAUTH_REFRESH_TOKEN=REFRESH))
             await store.tell(lambda connection: connection.exec_driver_sql("DROP TABLE meta"))
             await kept.keep("refresh-t0ken-1")

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from conftest import opened_store, run
+from conftest import run
 from receiver import Receiver
+from support.store import sqlite_store
 from tocsin import observe, upkeep
 from tocsin.admin import AdminError, open_admin
 from tocsin.api.table import TABLE
@@ -22,8 +23,8 @@ from tocsin.datadir import open_store
 from tocsin.model import HttpReply, HttpRequest
 from tocsin.net import exchange
 from tocsin.net.http import HttpWire
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError
 from tocsin.web.site import ROUTES
 
 
@@ -64,7 +65,7 @@ def test_compacting_gives_back_what_is_not_used(settings: Settings) -> None:
 
 def test_compacting_beside_a_service_leaves_it_its_store(settings: Settings) -> None:
     async def scenario() -> tuple[int, int]:
-        async with opened_store(settings.data_path) as store:
+        async with sqlite_store(settings.data_path) as store:
             grown(settings)
             unused = await store.unused()
             assert unused > 10_000_000
@@ -96,7 +97,7 @@ def test_a_number_that_does_not_come_is_left_out_and_holds_nothing_up(settings: 
         return 7
 
     async def scenario() -> tuple[bytes, int, bytes]:
-        async with opened_store(settings.data_path) as store:
+        async with sqlite_store(settings.data_path) as store:
             metrics = observe.Metrics()
             readings = 0
 

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import opened_store, run
+from conftest import run
+from support.store import OpenStore
 from tocsin.channels.contract import Pace
+from tocsin.clock import SECOND
 from tocsin.engine.starts import Starts
 from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer, Wait
-from tocsin.model import SECOND
+from tocsin.ports.handlers import HandlerChange
 from tocsin.settings import load
-from tocsin.store import HandlerChange
 from tocsin.vault import Vault
 
 FIVE_IN_TWO = Pace("k", 5, 2.0)
@@ -229,12 +230,12 @@ def test_never_more_starts_than_allowed_over_restarts(steps: list[tuple[float, b
 
 @pytest.mark.parametrize("read", [lambda directory, handler: directory.prepare([handler]), Directory.loaded], ids=["many", "one"])
 def test_a_pace_is_known_though_another_handler_changes_while_it_is_read(
-    tmp_path: Path, vault: Vault, read: Callable[[Directory, int], Coroutine[Any, Any, Any]]
+    open_store: OpenStore, tmp_path: Path, vault: Vault, read: Callable[[Directory, int], Coroutine[Any, Any, Any]]
 ) -> None:
     """Without one the next attempt would start at once, and be counted in no window."""
 
     async def paces() -> tuple[Pace, ...]:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             directory = Directory(store, vault, load({}, tmp_path / "none.env"))
             settings = vault.seal({"slack": "https://hooks.slack.com/services/T000/B000/XXXXXXXXXXXXXXXXXXXXXXXX"})
             handler = await store.add_handler(1, HandlerChange(type="slack", name="ops", settings=settings, is_enabled=True), 10)

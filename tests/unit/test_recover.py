@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import run
-from tocsin.flow.keep import Ending
-from tocsin.flow.recover import recover
+from tocsin.flow.delivery.keep import Ending
+from tocsin.flow.delivery.recover import recover
 from tocsin.model import Busy, Delivery, Status
 from tocsin.settings import load
 

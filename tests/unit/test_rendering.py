@@ -18,7 +18,7 @@ from tocsin.channels import email
 from tocsin.channels.contract import AnyChannel, Context, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
-from tocsin.flow.attempt import BEGINNING, NoPlace, Tried, attempt, render, renders_quickly
+from tocsin.flow.delivery.attempt import BEGINNING, NoPlace, Tried, attempt, render, renders_quickly
 from tocsin.flow.directory import Loaded, load
 from tocsin.flow.pace import Pacer
 from tocsin.markup.parse import forget

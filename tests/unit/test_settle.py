@@ -4,8 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.settle import LATE_AFTER, decide, is_late
-from tocsin.model import SECOND, Delivered, Delivery, Gone, Later, Moved, Outcome, Reason, Refused, Status, Unknown
+from tocsin.clock import SECOND
+from tocsin.flow.delivery.settle import LATE_AFTER, decide, is_late
+from tocsin.model import Delivered, Delivery, Gone, Later, Moved, Outcome, Reason, Refused, Status, Unknown
 from tocsin.settings import load
 
 NOW = 1_000_000 * SECOND

@@ -1,7 +1,8 @@
 """A delivery's story: each event at its own time, in order."""
 
+from tocsin.clock import SECOND, Micros
 from tocsin.flow.words import events
-from tocsin.model import SECOND, Attempt, Delivery, Message, Micros, Notification, Reason, Replay, Status
+from tocsin.model import Attempt, Delivery, Message, Notification, Reason, Replay, Status
 
 START: Micros = 1_700_000_000 * SECOND
 

@@ -1,15 +1,16 @@
 """Counts by the hour: the buckets of latencies, what is summed up of them, and that a busy store loses none."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
-from conftest import opened_store, run
-from tocsin import observe
-from tocsin.flow.tally import BUCKETS, HOUR, Tally, bucket, percentile, summarize
-from tocsin.model import Busy, Micros, Status
-from tocsin.store import HandlerChange, HandlerHour
+from conftest import run
+from support.store import OpenStore
+from tocsin import clock
+from tocsin.clock import HOUR, Micros
+from tocsin.flow.delivery.tally import BUCKETS, Tally, bucket, percentile, summarize
+from tocsin.model import Busy, Status
+from tocsin.ports.handlers import HandlerChange, HandlerHour
 
 
 @pytest.mark.parametrize(
@@ -42,11 +43,11 @@ def test_hours_are_summed_up() -> None:
     assert (nothing.delivered, nothing.success_rate, nothing.p50, nothing.p95) == (0, None, None, None)
 
 
-def test_counts_are_added_to_the_store(tmp_path: Path) -> None:
+def test_counts_are_added_to_the_store(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
-            now = observe.now() // HOUR
+            now = clock.now() // HOUR
             tally = Tally(store)
             for _ in range(2):
                 tally.delivered([(handler, 5_000)])

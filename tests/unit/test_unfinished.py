@@ -13,7 +13,7 @@ import trustme
 from tocsin import settings
 from tocsin.channels.contract import Context
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.attempt import shown_reply
+from tocsin.flow.delivery.attempt import shown_reply
 from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, NoReply, Outcome, Reason, Refused, Unknown
 from tocsin.net.http import HttpWire
 

@@ -7,10 +7,11 @@ from msgspec.structs import replace
 
 from tocsin.channels.contract import Context, retry_after, wait_of
 from tocsin.channels.registry import CHANNELS
+from tocsin.clock import SECOND
+from tocsin.flow.delivery.settle import LONGEST_THROTTLE_SECONDS, MAX_THROTTLES, decide
 from tocsin.flow.directory import load
 from tocsin.flow.pace import Pacer
-from tocsin.flow.settle import LONGEST_THROTTLE_SECONDS, MAX_THROTTLES, decide
-from tocsin.model import SECOND, Delivery, Handler, HttpReply, Later, Reason, Status
+from tocsin.model import Delivery, Handler, HttpReply, Later, Reason, Status
 from tocsin.settings import load as load_settings
 
 NOW = 1_795_000_000 * SECOND

@@ -27,7 +27,10 @@ UNREADY = (
     "Nearly all file descriptors are in use: raise LimitNOFILE.",
 )
 SRC = WEB.parent
-PYTHON = [*WEB.glob("*.py"), *(SRC / "flow" / f"{name}.py" for name in ("accounts", "handlers", "plan", "preview"))]
+PYTHON = [
+    *WEB.glob("*.py"),
+    *(SRC / "flow" / f"{name}.py" for name in ("people/accounts", "handlers/register", "intake/plan", "handlers/preview")),
+]
 READERS = [SRC / "api" / f"{name}.py" for name in ("kinds", "times", "messages", "endpoint")]  # what reads the send form
 CHECKS = [*(SRC / "channels").glob("*.py"), SRC / "net" / "urls.py"]
 

@@ -15,7 +15,7 @@ import pytest
 from api.support import Client, Server, hook, serving, until
 from receiver import Receiver
 from tocsin.api.table import TABLE
-from tocsin.flow.access import SCOPES
+from tocsin.flow.people.access import SCOPES
 from tocsin.web.reference import Entry, _groups
 
 FREE = {"settings", "fields"}  # objects whose keys are the user's

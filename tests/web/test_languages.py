@@ -6,8 +6,9 @@ import pytest
 from babel.messages.pofile import read_po
 
 from e2e.service import Service
+from tocsin.clock import SECOND
 from tocsin.flow.words import Event
-from tocsin.model import SECOND, Delivery, Reason, Status
+from tocsin.model import Delivery, Reason, Status
 from tocsin.web.language import FOLDER, LANGUAGES, choose, translations
 from tocsin.web.render import described, span, story, why
 from web import messages

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from api.support import hook, serving, until
 from receiver import Receiver
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow import accounts, pools
-from tocsin.flow.access import SCOPES
+from tocsin.flow import pools
+from tocsin.flow.people import accounts
+from tocsin.flow.people.access import SCOPES
 from tocsin.store import people
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_password

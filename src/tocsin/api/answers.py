@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tocsin.api import times
-from tocsin.flow.deliveries import Event
-from tocsin.flow.handlers import shown_settings
-from tocsin.flow.preview import Preview
-from tocsin.flow.states import HandlerState
-from tocsin.flow.tally import HOUR, summarize
-from tocsin.flow.trial import Trial
+from tocsin.clock import HOUR
+from tocsin.flow.delivery.tally import summarize
+from tocsin.flow.handlers.preview import Preview
+from tocsin.flow.handlers.register import shown_settings
+from tocsin.flow.handlers.states import HandlerState
+from tocsin.flow.handlers.trial import Trial
+from tocsin.flow.history.deliveries import Event
 from tocsin.flow.words import event_text, hint, sentence
 from tocsin.model import Attempt, Delivery, Handler, Notification, SigningSecret, Status
-from tocsin.store import HandlerFacts
+from tocsin.ports.handlers import HandlerFacts
 
 
 class Made(Struct):

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tocsin.api.errors import Refusal, fault
 from tocsin.api.proxies import client_address, neighbourhood
-from tocsin.flow.access import Access, Caller
+from tocsin.flow.people.access import Access, Caller
 from tocsin.settings import Settings
 
 FAILURES_A_MINUTE = 30

@@ -10,7 +10,7 @@ from tocsin.api import answers, envelope
 from tocsin.api.endpoint import Call
 from tocsin.api.errors import Answer, fault
 from tocsin.model import Fault, Status
-from tocsin.store import DeliveryFilter
+from tocsin.ports.history import DeliveryFilter
 
 
 async def page(call: Call) -> Answer:

@@ -11,8 +11,8 @@ from tocsin.api.bodies import File, Pairs
 from tocsin.api.errors import Answer, fault, shown
 from tocsin.api.kinds import Kind
 from tocsin.api.proxies import base_url
-from tocsin.flow.accept import Idempotency
-from tocsin.flow.access import Caller
+from tocsin.flow.intake.accept import Idempotency
+from tocsin.flow.people.access import Caller
 from tocsin.flow.service import Service
 from tocsin.model import Fault, Invalid
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.api import answers, envelope
 from tocsin.api.endpoint import Call
 from tocsin.api.errors import Answer
 from tocsin.api.messages import draft_of, time_faults
-from tocsin.flow.handlers import HandlerDraft, HandlerFilter, check, redirected
-from tocsin.model import Handler, Micros
+from tocsin.clock import Micros
+from tocsin.flow.handlers.register import HandlerDraft, HandlerFilter, check, redirected
+from tocsin.model import Handler
 
 
 def _filter(call: Call, order_by: str) -> HandlerFilter:
@@ -75,7 +76,7 @@ async def test_draft(call: Call) -> Answer:
 
 
 async def preview(call: Call) -> Answer:
-    now = observe.now()
+    now = clock.now()
     values = call.body()
     send_at: Micros | None = values.get("send_at")
     call.check(*time_faults(send_at, values.get("expires_at"), now))

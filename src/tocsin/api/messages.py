@@ -10,7 +10,8 @@ from tocsin.api import endpoint
 from tocsin.api.bodies import Pairs
 from tocsin.api.errors import fault
 from tocsin.api.parameters import NOTIFICATION_FIELDS
-from tocsin.model import SECOND, Draft, Fault, Message, Micros, Severity
+from tocsin.clock import SECOND, Micros
+from tocsin.model import Draft, Fault, Message, Severity
 
 LONGEST_WAIT: Micros = 366 * 86_400 * SECOND
 

@@ -1,20 +1,20 @@
 """The notifications endpoints: send one or many, read, cancel."""
 
-import time
-
+from tocsin import clock
 from tocsin.api import answers, envelope, messages, quick
 from tocsin.api.bodies import Pairs
 from tocsin.api.endpoint import Call
 from tocsin.api.errors import Answer, fault
+from tocsin.clock import Micros
 from tocsin.flow import pools
-from tocsin.flow.accept import Idempotency
-from tocsin.model import Draft, Fault, Micros
+from tocsin.flow.intake.accept import Idempotency
+from tocsin.model import Draft, Fault
 
 MAX_AT_ONCE = 128 * 1024  # bytes of a body that is read on the event loop, in a few milliseconds
 
 
 async def send(call: Call) -> Answer:
-    now = time.time_ns() // 1000
+    now = clock.now()
     draft = quick.one(call.content, now) if _is_plain(call) else None
     if draft is None:
         draft = _read_one(call, now)
@@ -26,7 +26,7 @@ async def send(call: Call) -> Answer:
 
 
 async def send_batch(call: Call) -> Answer:
-    now = time.time_ns() // 1000
+    now = clock.now()
     is_large = len(call.content) > MAX_AT_ONCE
     drafts = quick.batch(call.content, now) if not is_large and _is_plain(call) else None
     if drafts is None:

@@ -4,7 +4,7 @@ from tocsin.api import kinds
 from tocsin.api.endpoint import Parameter
 from tocsin.channels.contract import Field, fields_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.states import STATES
+from tocsin.flow.handlers.states import STATES
 from tocsin.model import FORMATS, MAX_MESSAGE_BYTES, Severity, Status
 
 MAX_TITLE = 256

@@ -13,8 +13,9 @@ from tocsin.api import times
 from tocsin.api.kinds import MAX_FIELD_NAME, MAX_FIELD_VALUE, MAX_FIELDS, MAX_HANDLERS, MAX_ID
 from tocsin.api.messages import time_faults
 from tocsin.api.parameters import MAX_BATCH_ITEMS, MAX_TITLE
+from tocsin.clock import Micros
 from tocsin.markup.unseen import is_blank
-from tocsin.model import MAX_MESSAGE_BYTES, Draft, Message, Micros, Severity
+from tocsin.model import MAX_MESSAGE_BYTES, Draft, Message, Severity
 from tocsin.net.urls import check_url
 
 CONTENT_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})

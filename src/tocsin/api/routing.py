@@ -15,7 +15,7 @@ from tocsin.api.errors import NO_STORE, Answer, ClientGone, Refusal, answer_to, 
 from tocsin.api.kinds import MAX_ID
 from tocsin.api.proxies import prefix
 from tocsin.api.table import TABLE
-from tocsin.flow.access import Caller
+from tocsin.flow.people.access import Caller
 from tocsin.flow.service import Service
 from tocsin.model import Fault, Missing
 

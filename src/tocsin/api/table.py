@@ -2,7 +2,7 @@
 
 from tocsin.api import answers, bodies, deliveries, handlers, notifications, openapi, parameters, probes
 from tocsin.api.endpoint import Endpoint, Result
-from tocsin.flow.access import SCOPES
+from tocsin.flow.people.access import SCOPES
 
 HANDLERS = "Notification handlers"
 NOTIFICATIONS = "Notifications"

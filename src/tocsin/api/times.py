@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta, timezone
 
-from tocsin.model import SECOND, Micros
+from tocsin.clock import SECOND, Micros
 
 WANTED = "{name} must read like 2026-11-23 10:00:00 (UTC), or like 2026-11-23T10:00:00+01:00."
 

@@ -8,12 +8,13 @@ from msgspec import Struct
 
 from tocsin import __version__
 from tocsin.channels.contract import Context, wait_of
+from tocsin.clock import SECOND, Micros
 from tocsin.markup import tree
 from tocsin.markup.length import clean, clean_line
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
 from tocsin.markup.verbatim import verbatim
-from tocsin.model import SECOND, HttpRequest, Message, Micros, Request, Severity
+from tocsin.model import HttpRequest, Message, Request, Severity
 
 JSON_HEADERS = (("content-type", "application/json; charset=utf-8"), ("user-agent", f"tocsin/{__version__}"))
 NUMBER_ROOM = 10  # characters, for `number`, escapes included

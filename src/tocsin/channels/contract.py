@@ -13,23 +13,9 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from tocsin.clock import SECOND, Micros
 from tocsin.markup.elements import Element
-from tocsin.model import (
-    SECOND,
-    Hidden,
-    HttpReply,
-    Later,
-    Message,
-    Micros,
-    NoReply,
-    Outcome,
-    Reason,
-    Refused,
-    Reply,
-    Request,
-    Unknown,
-    Value,
-)
+from tocsin.model import Hidden, HttpReply, Later, Message, NoReply, Outcome, Reason, Refused, Reply, Request, Unknown, Value
 from tocsin.settings import Settings
 
 MIN_EPOCH = 1e9

@@ -22,6 +22,7 @@ from tocsin.channels.contract import (
     retry_after,
     said,
 )
+from tocsin.clock import Micros
 from tocsin.markup import discord as dialect
 from tocsin.markup import tree
 from tocsin.markup.cut import split
@@ -36,7 +37,6 @@ from tocsin.model import (
     Later,
     MailReply,
     Message,
-    Micros,
     NoReply,
     Outcome,
     Reason,

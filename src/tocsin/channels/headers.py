@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-import functools
 import re
 
+from tocsin import caches
 from tocsin.model import MASK, Hidden
 
 MAX_HEADERS = 10
@@ -72,7 +72,7 @@ def restore(given: str, stored: str) -> str:
     return "\n".join(lines)
 
 
-@functools.lru_cache(maxsize=1000)
+@caches.of_secrets(1000)
 def of(text: str) -> tuple[tuple[str, str], ...]:
     """The headers of a text that was checked."""
     return tuple(_pairs(text))

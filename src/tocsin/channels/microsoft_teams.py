@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from tocsin import caches
 from tocsin.channels.chat import JSON_HEADERS, KEPT, NUMBER_ROOM, Look, body_of, document_of, fields_of, heading, look, number, plainest
 from tocsin.channels.contract import (
     Channel,
@@ -138,7 +139,7 @@ def render(message: Message, settings: TeamsSettings, context: Context) -> tuple
     return tuple(HttpRequest(url, shown, body, JSON_HEADERS) for body in _bodies(message, look(context)))
 
 
-@functools.lru_cache(maxsize=10_000)
+@caches.of_secrets(10_000)
 def _shown(url: str) -> str:
     return _hide(url).shown
 

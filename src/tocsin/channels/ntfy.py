@@ -25,11 +25,11 @@ from tocsin.channels.contract import (
     retry_after,
     said,
 )
+from tocsin.clock import SECOND, Micros
 from tocsin.markup import plain
 from tocsin.markup.cut import split
 from tocsin.markup.length import clean_line, cut, cut_bytes, share, utf8
 from tocsin.model import (
-    SECOND,
     Delivered,
     Hidden,
     HttpReply,
@@ -37,7 +37,6 @@ from tocsin.model import (
     Later,
     MailReply,
     Message,
-    Micros,
     NoReply,
     Outcome,
     Reason,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct
 
-from tocsin import __version__
+from tocsin import __version__, caches
 from tocsin.channels import headers
 from tocsin.channels.contract import (
     Channel,
@@ -22,8 +22,8 @@ from tocsin.channels.contract import (
     classify_rest,
     said,
 )
+from tocsin.clock import SECOND, Micros
 from tocsin.model import (
-    SECOND,
     Delivered,
     Gone,
     HttpReply,
@@ -31,7 +31,6 @@ from tocsin.model import (
     Later,
     MailReply,
     Message,
-    Micros,
     NoReply,
     Outcome,
     Reason,
@@ -105,7 +104,7 @@ class _Body(Struct, gc=False):
 _encoder = msgspec.json.Encoder()
 
 
-@functools.lru_cache(maxsize=10_000)
+@caches.of_secrets(10_000)
 def _shown(url: str) -> str:
     return hide_after_host(url).shown
 
@@ -165,7 +164,7 @@ def _sign(secret: str, signed: bytes) -> str:
     return "v1," + binascii.b2a_base64(second.digest(), newline=False).decode()
 
 
-@functools.lru_cache(maxsize=10_000)
+@caches.of_secrets(10_000)
 def _begun(secret: str) -> tuple[Any, Any]:
     key = base64.b64decode(secret.removeprefix("whsec_"))
     block = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")

@@ -25,12 +25,12 @@ from tocsin.channels.contract import (
     retry_after,
     said,
 )
+from tocsin.clock import SECOND, Micros
 from tocsin.markup import plain, weighted
 from tocsin.markup.addresses import apart
 from tocsin.markup.length import clean, clean_line, left_out
 from tocsin.markup.renderer import WORD_JOINER
 from tocsin.model import (
-    SECOND,
     Delivered,
     Gone,
     HttpReply,
@@ -38,7 +38,6 @@ from tocsin.model import (
     Later,
     MailReply,
     Message,
-    Micros,
     NoReply,
     Outcome,
     Reason,

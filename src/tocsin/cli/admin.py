@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from tocsin.cli import show
 from tocsin.cli.failure import Failure
 from tocsin.cli.options import load_settings, set_values
-from tocsin.model import SECOND, Micros
+from tocsin.clock import SECOND, Micros
 from tocsin.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from tocsin import clock
 from tocsin import settings as options
 from tocsin.cli import show
 from tocsin.cli.options import set_values
@@ -156,7 +157,7 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
     """The key that opens the store: there, right, strong, and nobody else's to read."""
     from tocsin.datadir import examine
     from tocsin.keyfile import KEY_FILE, weakness_of
-    from tocsin.store import StoreError
+    from tocsin.ports.errors import StoreError
 
     folder = settings.data_path
     file = folder / KEY_FILE
@@ -176,7 +177,8 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     import shutil
 
     from tocsin.datadir import STORE_FILE, first_row, has_store
-    from tocsin.store import StoreError, faults
+    from tocsin.ports.errors import StoreError
+    from tocsin.store import faults
 
     folder = settings.data_path
     if not folder.is_dir():
@@ -196,10 +198,10 @@ def store_health(settings: Settings) -> Iterator[Finding]:
 
 def old_rows(settings: Settings) -> Iterator[Finding]:
     """Whether what is old is deleted, and as fast as it comes."""
+    from tocsin.clock import SECOND
     from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.flow.housekeeping import BEHIND_AFTER, STATE, read_state
-    from tocsin.model import SECOND
-    from tocsin.store import StoreError
+    from tocsin.ports.errors import StoreError
 
     file = settings.data_path / STORE_FILE
     if not has_store(settings.data_path) or not os.access(file, os.R_OK):
@@ -223,11 +225,10 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
 
 
 def mail(settings: Settings) -> Iterator[Finding]:
-    from tocsin import observe
     from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.flow.mail_health import STATE, read_state
     from tocsin.net.mail import complaints, notes
-    from tocsin.store import StoreError
+    from tocsin.ports.errors import StoreError
 
     for complaint in complaints(settings):
         yield Finding(_sentence(complaint), is_fault=settings.smtp_url is not None)
@@ -238,7 +239,7 @@ def mail(settings: Settings) -> Iterator[Finding]:
         return
     with contextlib.suppress(StoreError):  # said by others
         row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
-        for complaint in read_state(row[0] if row else None).complaints(observe.now()):
+        for complaint in read_state(row[0] if row else None).complaints(clock.now()):
             yield Finding(complaint)
 
 

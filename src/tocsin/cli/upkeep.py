@@ -17,7 +17,7 @@ def backup(file: Path, /, *, data_dir: DataDir = None) -> None:
         File to write; it must not be there yet.
     """
     from tocsin import upkeep
-    from tocsin.store import StoreError
+    from tocsin.ports.errors import StoreError
 
     try:
         size = upkeep.back_up(load_settings(data_dir=data_dir), file)
@@ -41,7 +41,7 @@ def restore(file: Path | None = None, /, *, replace: bool = False, after_recover
         Without a file: the store was put back by other means (a copy of the folder, a snapshot of the machine), so only move its ids on.
     """
     from tocsin import upkeep
-    from tocsin.store import StoreError
+    from tocsin.ports.errors import StoreError
 
     if (file is None) is not after_recovery:
         raise Usage("Name the file to restore from, or use --after-recovery without one.")
@@ -62,7 +62,7 @@ def restore(file: Path | None = None, /, *, replace: bool = False, after_recover
 def compact(*, data_dir: DataDir = None) -> None:
     """Give space that the store no longer uses back to the disk. While the service runs, sends wait for it: about a second per 100 MB."""
     from tocsin import upkeep
-    from tocsin.store import StoreError
+    from tocsin.ports.errors import StoreError
 
     try:
         before, after = upkeep.compact(load_settings(data_dir=data_dir))
@@ -77,7 +77,7 @@ def rotate(*, data_dir: DataDir = None) -> None:
     With TOCSIN_SECRET_KEY the first key of its list is the new one: put it there and restart the service first.
     """
     from tocsin import upkeep
-    from tocsin.store import StoreError
+    from tocsin.ports.errors import StoreError
 
     try:
         rows, old = upkeep.rotate_key(load_settings(data_dir=data_dir))

@@ -23,8 +23,8 @@ from tocsin.api.proxies import is_trusted, neighbourhood
 from tocsin.door.acceptor import Acceptor
 from tocsin.door.incoming import Incoming
 from tocsin.door.register import Register, Rules
+from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import StoreError
 
 SWEEP_SECONDS = 1.0
 SOCKET_MODE = 0o660

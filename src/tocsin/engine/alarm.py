@@ -5,8 +5,8 @@ import heapq
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from tocsin import observe
-from tocsin.model import SECOND, Micros
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
 
 K = TypeVar("K", bound=Hashable)
 
@@ -42,7 +42,7 @@ class Alarm(Generic[K]):
             self._timer.cancel()
             self._timer = None
         if self._heap and not self._is_stopped:
-            delay = max(0.0, (self._heap[0][0] - observe.now()) / SECOND)
+            delay = max(0.0, (self._heap[0][0] - clock.now()) / SECOND)
             self._timer = asyncio.get_running_loop().call_later(min(delay, self._look_seconds), self._rang)
 
     def stop(self) -> None:
@@ -55,7 +55,7 @@ class Alarm(Generic[K]):
         return self._heap[0][0] if self._heap else None
 
     def _rang(self) -> None:
-        now = observe.now()
+        now = clock.now()
         while self._heap and self._heap[0][0] <= now:
             when, _, what = heapq.heappop(self._heap)
             if self._earliest.get(what) == when:

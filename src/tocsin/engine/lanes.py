@@ -23,8 +23,9 @@ What a lane is doing is one state, and what of its work lies in memory is anothe
 from collections import deque
 from typing import Final, Generic, TypeVar
 
+from tocsin.caches import Tidied
 from tocsin.engine.window import Window
-from tocsin.store import Waiting
+from tocsin.ports.queue import Waiting
 
 IDLE, QUEUED, BUSY, PACED, PARKED = range(5)
 COMPLETE, SPILLED, PREPARING, ASKED, READING, REREAD = range(6)
@@ -142,7 +143,7 @@ class Turns(Generic[T]):
     """Round robin over users, and over what each one has: who has ten thousand handlers gets no more turns than who has one."""
 
     def __init__(self) -> None:
-        self._users: dict[int, Own[T]] = {}
+        self._users: Tidied[int, Own[T]] = Tidied(MAX_USERS)
         self._ring: deque[Own[T]] = deque()
 
     def __bool__(self) -> bool:
@@ -151,9 +152,7 @@ class Turns(Generic[T]):
     def own(self, user_id: int) -> "Own[T]":
         found = self._users.get(user_id)
         if found is None:
-            if len(self._users) >= MAX_USERS:
-                self._users = {user: own for user, own in self._users.items() if own.is_waiting}
-            found = self._users[user_id] = Own()
+            found = self._users.add(user_id, Own(), lambda _, own: not own.is_waiting)
         return found
 
     def put(self, own: "Own[T]", thing: T) -> None:

@@ -8,8 +8,8 @@ it with the rows.
 import struct
 from pathlib import Path
 
+from tocsin.clock import Micros
 from tocsin.engine.mapped import content, mapped
-from tocsin.model import Micros
 
 SLOTS = 16_384
 _SLOT = struct.Struct("<qqq")  # delivery id (0: free), attempt number, started at

@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import structlog
 
-from tocsin import observe
-from tocsin.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
+from tocsin import clock, observe
+from tocsin.clock import SECOND, Micros
 from tocsin.engine.alarm import Alarm
 from tocsin.engine.known import UNANSWERED_FOR_ONE_AT_A_TIME, Known, cautious
 from tocsin.engine.lanes import (
@@ -42,8 +42,10 @@ from tocsin.engine.places import Bounds, Places, let_go
 from tocsin.engine.refill import Memory, Refill
 from tocsin.engine.run import LocalRun
 from tocsin.engine.window import Window
-from tocsin.model import SECOND, Busy, Micros
-from tocsin.store import Store, Waiting
+from tocsin.model import Busy
+from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
+from tocsin.ports.queue import Waiting
+from tocsin.ports.store import Store
 
 MAX_RUNNING = 4096  # attempts that are not settled yet, but for those that wait for their next part's turn
 MAX_STARTS = 200  # attempts begun in one go, before the event loop sees to others
@@ -58,7 +60,7 @@ Key: TypeAlias = tuple[int, int]
 
 
 class LocalEngine:
-    """See `tocsin.engine.Engine` for what each method promises."""
+    """See `tocsin.ports.engine.Engine` for what each method promises."""
 
     def __init__(self, store: Store, wires: Mapping[str, Bounds]) -> None:
         self._store = store
@@ -390,9 +392,9 @@ class LocalEngine:
 
         What came due since the last sweep is nearly always in its lane already; if it is not, the next sweep still finds it.
         """
-        since = observe.now() - int(SWEEP_SECONDS * SECOND)
+        since = clock.now() - int(SWEEP_SECONDS * SECOND)
         for handler_id, user_id, due_at in await self._store.waiting_handlers():
-            if handler_id not in self._lanes or not since < due_at <= observe.now():
+            if handler_id not in self._lanes or not since < due_at <= clock.now():
                 self.wake(handler_id, user_id, due_at)
 
     async def _sweep_now_and_then(self) -> None:

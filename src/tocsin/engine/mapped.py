@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from tocsin import files
-from tocsin.store import StoreError
+from tocsin.ports.errors import StoreError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 log = structlog.get_logger(__name__)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from tocsin.caches import Tidied
 from tocsin.engine.lanes import NEW, PARKED, SILENT, SLOW, TRUSTED, Holding, Lane
 
 USER_SHARE = 2  # times what is free
@@ -62,7 +63,7 @@ class Places:
         self.bounds = bounds
         self._wire = wire
         self.knows_slow = bounds.slow_seconds < float("inf")
-        self._users: dict[int, Holding] = {}
+        self._users: Tidied[int, Holding] = Tidied(MAX_USERS)
         self.asking: deque[Holding] = deque()  # users with parked lanes, in turn
         self.first: deque[Holding] = deque()  # those of them who held nothing when they began to wait: they come first
         self._taken = 0
@@ -84,9 +85,7 @@ class Places:
     def holding(self, user_id: int) -> Holding:
         found = self._users.get(user_id)
         if found is None:
-            if len(self._users) >= MAX_USERS:
-                self._users = {user: holding for user, holding in self._users.items() if not holding.is_idle}
-            found = self._users[user_id] = Holding(self._wire)
+            found = self._users.add(user_id, Holding(self._wire), lambda _, holding: holding.is_idle)
         return found
 
     def admits(self, lane: Lane, holding: Holding, size: int) -> bool:

@@ -6,11 +6,13 @@ from typing import cast
 
 import structlog
 
-from tocsin import observe
-from tocsin.engine import Worker
+from tocsin import clock, observe
+from tocsin.clock import SECOND, Micros
 from tocsin.engine.lanes import ASKED, COMPLETE, PREPARING, READING, REREAD, SPILLED, Lane, Turns
-from tocsin.model import SECOND, Busy, Micros
-from tocsin.store import Store, Waiting, Wanted
+from tocsin.model import Busy
+from tocsin.ports.engine import Worker
+from tocsin.ports.queue import Waiting, Wanted
+from tocsin.ports.store import Store
 
 MAX_IN_LANE = 256  # deliveries of one handler in memory
 ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory when it is full of others', which may wait for hours
@@ -146,7 +148,7 @@ class Refill:
         """The store still has everything, and is asked again. Until then nothing newer may overtake it."""
         for lane in lanes:
             self._end(lane, SPILLED)
-            self._wake(lane, observe.now() + wait)
+            self._wake(lane, clock.now() + wait)
 
     async def _fill(self, lanes: Sequence[Lane]) -> None:
         await self._worker.prepare([lane.handler_id for lane in lanes])
@@ -167,7 +169,7 @@ class Refill:
     async def _read_due(self, lanes: Sequence[Lane]) -> None:
         most = self._memory.least if self._memory.is_full else max(ALWAYS_IN_LANE, min(MAX_IN_LANE, ROWS_AT_ONCE // len(lanes)))
         wanted = {lane.handler_id: Wanted(max(1, most - len(lane.jobs)) + len(lane.known), frozenset(lane.known)) for lane in lanes}
-        found = await self._store.due(wanted, observe.now())
+        found = await self._store.due(wanted, clock.now())
         for lane in lanes:
             due = found[lane.handler_id]
             is_more = due.is_more or lane.supply == REREAD

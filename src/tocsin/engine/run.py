@@ -5,9 +5,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from tocsin.clock import Micros
 from tocsin.engine.lanes import Holding, Lane
 from tocsin.engine.places import Places
-from tocsin.model import Micros
 
 
 class Follower(Protocol):
@@ -23,7 +23,7 @@ class Follower(Protocol):
 
 
 class LocalRun(Struct, gc=False):
-    """See `tocsin.engine.Run`. `size` and `trust` are what the place was taken with."""
+    """See `tocsin.ports.engine.Run`. `size` and `trust` are what the place was taken with."""
 
     engine: Follower
     lane: Lane

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from tocsin.clock import SECOND, Micros
 from tocsin.engine.mapped import allocated, content, mapped
-from tocsin.model import SECOND, Micros
 
 FIRST_RECORDS = 16_384
 MAX_RECORDS = 1 << 20  # 24 MB; beyond them the oldest that count for as long are overwritten

@@ -1,19 +1,24 @@
 """Handlers in memory, opened and typed, as deliveries need them; dropped when anything about them changes."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.model import Handler, Micros, SigningSecret
+from tocsin.clock import Micros
+from tocsin.model import Handler, SigningSecret
+from tocsin.ports.handlers import HandlerBrief, HandlerRow
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import HandlerBrief, HandlerRow, Store
 from tocsin.vault import Vault, WrongKey
 
 MAX_IN_MEMORY = 50_000  # handlers
+FORGET_AGAIN_SECONDS = 120.0  # longer than an attempt takes
 MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again; of more, all are
 
 
@@ -110,6 +115,7 @@ class Directory:
         self._changed: dict[int, set[int]] = {}  # of users with briefs in memory: handlers whose briefs are old
         self._pacing: dict[int, Pacing] = {}
         self._changes = 0
+        self._forgets_again = False
         # Asked for every delivery, so they are the dictionaries' own methods.
         self.cached: Callable[[int], Loaded | None] = self._loaded.get
         self.knows_pacing: Callable[[int], bool] = self._pacing.__contains__
@@ -191,7 +197,9 @@ class Directory:
                 self._pacing.pop(handler_id, None)
 
     def forget(self, user_id: int, handler_id: int) -> None:
+        """The handler was added, changed or deleted."""
         self._changes += 1
+        self._forget_secrets()
         self._loaded.pop(handler_id, None)
         if user_id in self._briefs:
             changed = self._changed.setdefault(user_id, set())
@@ -199,9 +207,28 @@ class Directory:
             if len(changed) > MAX_CHANGED:
                 del self._briefs[user_id], self._changed[user_id]
 
+    def forget_deleted(self, user_id: int, handler_id: int) -> None:
+        self.forget(user_id, handler_id)
+        self._pacing.pop(handler_id, None)
+
+    def _forget_secrets(self) -> None:
+        """Now, and once more when attempts that were in flight have ended: they may have derived something again."""
+        caches.forget_secrets()
+        if not self._forgets_again:
+            self._forgets_again = True
+            self._later(FORGET_AGAIN_SECONDS, self._forget_secrets_again)
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(seconds, call)
+
+    def _forget_secrets_again(self) -> None:
+        self._forgets_again = False
+        caches.forget_secrets()
+
     def forget_all(self) -> None:
         """Another process wrote to the store: anything may have changed."""
         self._changes += 1
+        self._forget_secrets()
         self._loaded.clear()
         self._briefs.clear()
         self._changed.clear()

@@ -12,12 +12,15 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from tocsin import observe
-from tocsin.flow.accept import IDEMPOTENCY_WINDOW
-from tocsin.flow.access import Access
-from tocsin.model import SECOND, Busy, Micros
+from tocsin import clock, observe
+from tocsin.clock import DAY, SECOND, Micros
+from tocsin.flow.intake.accept import IDEMPOTENCY_WINDOW
+from tocsin.flow.people.access import Access
+from tocsin.model import Busy
+from tocsin.ports.housekeeping import Swept
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import Store, Swept, tidying, values
+from tocsin.store import tidying, values
 
 LOOK_SECONDS = 60.0
 STEP_SECONDS = 0.02  # with its commit that leaves it well under 50 ms
@@ -29,7 +32,6 @@ MAX_STOP: Micros = 86_400 * SECOND  # a longer one looks like a clock that is wr
 DOUBT: Micros = 86_400 * SECOND  # how long the clock must then go evenly before it is believed
 BEHIND_AFTER: Micros = 3600 * SECOND
 STATE = "housekeeping"  # its row of `meta`
-_DAY: Micros = 86_400 * SECOND
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended, where there is such a clock
 
 log = structlog.get_logger(__name__)
@@ -105,17 +107,17 @@ class Chore:
 
 
 def chores(settings: Settings) -> list[Chore]:
-    kept = settings.retention_days * _DAY
+    kept = settings.retention_days * DAY
     return [
         Chore("notifications", tidying.old_notifications, kept),
         Chore("idempotency", tidying.idempotency_keys, IDEMPOTENCY_WINDOW),
-        Chore("posts", tidying.old_posts, _DAY),
+        Chore("posts", tidying.old_posts, DAY),
         Chore("handlers", tidying.handler_history, kept, every=3600.0),
     ]
 
 
 class Housekeeping:
-    def __init__(self, store: Store, access: Access, settings: Settings, clock: Callable[[], Micros] = observe.now) -> None:
+    def __init__(self, store: Store, access: Access, settings: Settings, clock: Callable[[], Micros] = clock.now) -> None:
         self._store = store
         self._access = access
         self._chores = chores(settings)

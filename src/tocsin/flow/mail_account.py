@@ -3,8 +3,9 @@
 import structlog
 
 from tocsin.model import Busy
+from tocsin.ports.store import Store
 from tocsin.settings import Settings
-from tocsin.store import Store, values
+from tocsin.store import values
 from tocsin.vault import Vault, WrongKey, fingerprint
 
 REFRESH_TOKEN = "mail_refresh_token"  # noqa: S105  # its row of `meta`

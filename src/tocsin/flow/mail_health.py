@@ -8,9 +8,11 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from tocsin import observe
-from tocsin.model import SECOND, Busy, Micros, Reason
-from tocsin.store import Store, values
+from tocsin import clock, observe
+from tocsin.clock import SECOND, Micros
+from tocsin.model import Busy, Reason
+from tocsin.ports.store import Store
+from tocsin.store import values
 
 FAILS_AFTER: Micros = 300 * SECOND  # without a mail that was taken; a restart of the server takes less
 LOOK_SECONDS = 30.0
@@ -61,7 +63,7 @@ class MailHealth:
             self._worked_at = max(at, self._worked_at)
 
     def complaints(self) -> list[str]:
-        return self.state.complaints(observe.now())
+        return self.state.complaints(clock.now())
 
     async def keep_now_and_then(self, store: Store) -> None:
         """Until cancelled: say it in the log when it begins, and keep it for `tocsin check`."""

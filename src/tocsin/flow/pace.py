@@ -9,11 +9,12 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from tocsin import observe
+from tocsin import clock
+from tocsin.caches import Tidied
 from tocsin.channels.contract import Pace
-from tocsin.model import SECOND, Micros
+from tocsin.clock import SECOND, Micros
 
-_TIDY_ABOVE = 10_000  # keys in memory before idle ones are dropped
+MAX_IDLE = 10_000  # keys in memory before idle ones are dropped
 
 
 def wait_in_window(starts: "deque[float]", pace: Pace, now: float) -> float:
@@ -46,12 +47,11 @@ class Record(Protocol):
 class Pacer:
     """Windows and pauses by key. Times are seconds of one monotonic clock, but for those of the record, which are `wall`'s."""
 
-    def __init__(self, record: Record | None = None, wall: Callable[[], Micros] = observe.now) -> None:
+    def __init__(self, record: Record | None = None, wall: Callable[[], Micros] = clock.now) -> None:
         self._record = record
         self._wall = wall
-        self._starts: dict[tuple[str, int, float], deque[float]] = {}
-        self._paused_until: dict[str | int, float] = {}
-        self._tidy_pauses_at = _TIDY_ABOVE
+        self._starts: Tidied[tuple[str, int, float], deque[float]] = Tidied(MAX_IDLE)
+        self._paused_until: Tidied[str | int, float] = Tidied(MAX_IDLE)
         self._has_kept_rests = record is not None and record.rests_until > 0
         self._rests_read: tuple[Micros, float] | None = None  # both clocks, when kept rests were first asked for
 
@@ -100,12 +100,9 @@ class Pacer:
 
     def pause(self, whom: str | int, until: float, now: float) -> None:
         """No start before then: for a credential that is throttled, or for one handler, by its id."""
-        if len(self._paused_until) >= self._tidy_pauses_at:  # nobody asks for those of deleted handlers any more
-            self._paused_until = {one: end for one, end in self._paused_until.items() if end > now}
-            self._tidy_pauses_at = max(_TIDY_ABOVE, 2 * len(self._paused_until))
         if until <= now or until <= now + self.pause_left(whom, now):
             return
-        self._paused_until[whom] = until
+        self._paused_until.add(whom, until, lambda _, end: end <= now)  # nobody asks for those of deleted handlers any more
         if self._record is not None and isinstance(whom, str):
             at = self._wall()
             self._record.rest(whom, at, at + int((until - now) * SECOND))
@@ -144,9 +141,8 @@ class Pacer:
         key = (pace.key, pace.count, pace.seconds)
         window = self._starts.get(key)
         if window is None:
-            if len(self._starts) > _TIDY_ABOVE:
-                self._tidy()
-            window = self._starts[key] = deque(self._kept_starts(pace, now))
+            kept = deque(self._kept_starts(pace, now))
+            window = self._starts.add(key, kept, lambda key, window: not window or window[-1] < now - key[2])
         return window
 
     def _kept_starts(self, pace: Pace, now: float) -> list[float]:
@@ -157,12 +153,6 @@ class Pacer:
         self._record.forget_before(at)
         kept = self._record.starts_since(pace.key, at - int(pace.seconds * SECOND))
         return sorted(_then(start, at, now) for start in kept)[-pace.count :]
-
-    def _tidy(self) -> None:
-        newest = max((window[-1] for window in self._starts.values() if window), default=0.0)
-        idle = [key for key, window in self._starts.items() if not window or window[-1] < newest - key[2]]
-        for key in idle:
-            del self._starts[key]
 
 
 def _lengths(paces: Sequence[Pace]) -> dict[str, float]:

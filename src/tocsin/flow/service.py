@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from tocsin.flow.accept import Accepting
-from tocsin.flow.access import Access
-from tocsin.flow.accounts import Accounts
-from tocsin.flow.deliveries import Deliveries
-from tocsin.flow.handlers import Handlers
-from tocsin.flow.preview import Previews
-from tocsin.flow.trial import Trials
+from tocsin.flow.handlers.preview import Previews
+from tocsin.flow.handlers.register import Handlers
+from tocsin.flow.handlers.trial import Trials
+from tocsin.flow.history.deliveries import Deliveries
+from tocsin.flow.intake.accept import Accepting
+from tocsin.flow.people.access import Access
+from tocsin.flow.people.accounts import Accounts
 from tocsin.observe import Metrics
 from tocsin.settings import Settings
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.channels.contract import Pace
-from tocsin.model import SECOND, Attempt, Delivery, Micros, Notification, Reason, Replay, Status
-from tocsin.store import HandlerEvent
+from tocsin.clock import SECOND, Micros
+from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Status
+from tocsin.ports.handlers import HandlerEvent
 
 _SENTENCES: dict[Reason, str] = {
     Reason.OK: "It arrived.",
@@ -151,7 +152,7 @@ def _ended_at(delivery: Delivery, notification: Notification) -> Micros:
     """When it ended without an attempt: that is kept as the time at which it was last due."""
     if delivery.status is Status.EXPIRED and notification.expires_at is not None:
         return max(delivery.created_at, notification.expires_at)
-    return max(delivery.created_at, min(delivery.due_at, observe.now()))
+    return max(delivery.created_at, min(delivery.due_at, clock.now()))
 
 
 def _in_order(story: list[Event]) -> list[Event]:

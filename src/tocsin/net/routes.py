@@ -1,12 +1,12 @@
 """What libcurl makes of a URL: the form that it is given, and the place behind it. Pure."""
 
-import functools
 import ipaddress
 from typing import Any, cast
 
 import pycurl
 from msgspec import Struct
 
+from tocsin import caches
 from tocsin.net.names import Place
 from tocsin.net.urls import wire_url
 
@@ -25,7 +25,7 @@ class Route(Struct, frozen=True, gc=False):
     host: str = ""
 
 
-@functools.lru_cache(maxsize=10_000)
+@caches.of_secrets(10_000)
 def route_of(url: str) -> Route:
     """Never raises: what cannot be read is refused where it is set."""
     named = place_of(url)

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from sqlalchemy import create_engine
 
-from tocsin.store import StoreError, migrations
+from tocsin.ports.errors import StoreError
+from tocsin.store import migrations
 from tocsin.store.sql import migrate, migrate_to
 
 Shape: TypeAlias = dict[str, frozenset[tuple[str, bool, bool]]]

@@ -12,7 +12,9 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
-from tocsin.store import StoreError, values
+from tocsin.ports.errors import StoreError
+from tocsin.ports.housekeeping import Era
+from tocsin.store import values
 from tocsin.store.faults import damaged
 
 STORE_ID = "store_id"
@@ -20,11 +22,6 @@ ERAS = "eras"
 STEPS: Final = {"users": 10**6, "keys": 10**6, "handlers": 10**6, "notifications": 2**32, "deliveries": 2**32}
 """How far each counter moves on with a restore; the contract names them."""
 MAX_ID = 2**53 - 1  # what every reader of JSON takes as it is (RFC 8259 6)
-
-
-class Era(Struct, frozen=True, array_like=True):
-    first_delivery_id: int
-    store_id: str
 
 
 def eras(connection: Connection) -> list[Era]:

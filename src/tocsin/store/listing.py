@@ -8,7 +8,8 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, literal_column, or_, select, union_all
 
 from tocsin.model import REPLAYABLE, Attempt, Delivery, Notification, Reason, Replay, Severity, Status
-from tocsin.store import DeliveryFilter, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Label, Labels, Page, Streak
+from tocsin.ports.handlers import HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Streak
+from tocsin.ports.history import DeliveryFilter, Label, Labels, Page
 from tocsin.store.rows import HANDLER, NOT_DELIVERED, NOTIFICATION, PENDING, WAITING, delivery_of, handler_of, notification_of
 from tocsin.store.standing import STATE, WORST_FIRST
 from tocsin.store.tables import (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, update
 
-from tocsin.model import SECOND, Micros
+from tocsin.clock import SECOND, Micros
 from tocsin.store.rows import PENDING
 from tocsin.store.tables import deliveries, handler_events, handlers, notifications
 

@@ -5,36 +5,19 @@ keeps the notice: so whatever happens in between, the owner is told. `told:{user
 """
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, delete, select
 
-from tocsin.model import Micros, Reason
-from tocsin.store import Accept, Accepted, HandlerEvent, values
-from tocsin.store.bulk import AcceptAll, chunks
+from tocsin.clock import Micros
+from tocsin.model import Reason
+from tocsin.ports.handlers import HandlerEvent, Telling, Untold
+from tocsin.ports.intake import Accepted
+from tocsin.store import values
+from tocsin.store.accepting import AcceptAll
+from tocsin.store.statements import chunks
 from tocsin.store.tables import handlers, meta, notifications
 
 MAX_READ = 10_000  # handlers, told by one notice
 MAX_CANDIDATES = 50
-
-
-class Untold(Struct, frozen=True):
-    """A handler that was switched off, and why, in words. `by_notice`: it was a notice that it did not take."""
-
-    user_id: int
-    handler_id: int
-    at: Micros
-    reason: Reason
-    why: str
-    by_notice: bool
-
-
-class Telling(Struct, frozen=True):
-    """A notice that is kept (None: there is nobody to tell it through), what it tells of, and when the latest ones went, this included."""
-
-    user_id: int
-    notice: Accept | None
-    handler_ids: tuple[int, ...]
-    told_at: tuple[Micros, ...]
 
 
 def record(connection: Connection, user_id: int, handler_id: int, event: HandlerEvent, notification_id: int) -> None:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from msgspec import Struct
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from tocsin.model import Micros, Reason, Status
+from tocsin.clock import Micros
+from tocsin.model import Reason, Status
+from tocsin.ports.people import KeyLine, Person, UserLine
 from tocsin.store.tables import (
     attempts,
     deliveries,
@@ -22,37 +23,6 @@ from tocsin.store.tables import (
 from tocsin.store.writing import delete_handler, end_pending
 
 _ROWS_AT_ONCE = 100_000
-
-
-class UserLine(Struct, frozen=True):
-    id: int
-    email: str
-    is_admin: bool
-    created_at: Micros
-    disabled_at: Micros | None
-    handlers: int
-
-
-class Person(Struct, frozen=True):
-    """A user as signing in needs them."""
-
-    id: int
-    email: str
-    is_admin: bool
-    password_hash: str | None
-
-
-class KeyLine(Struct, frozen=True):
-    """`shown` is the beginning of the key: enough to tell it from others, not to use it."""
-
-    id: int
-    email: str
-    name: str
-    shown: str
-    scopes: tuple[str, ...]
-    created_at: Micros
-    last_used_at: Micros | None
-    revoked_at: Micros | None
 
 
 def has_users(connection: Connection) -> bool:

@@ -7,10 +7,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, TextClause, and_, func, or_, select, text
 
-from tocsin.model import Delivery, Micros, Notification, Reason, Status
-from tocsin.store import BACKLOG_AFTER, Due, HandlerBrief, HandlerRow, KeyRow, Recent, Remembered, Waiting, Wanted
-from tocsin.store.bulk import chunks
+from tocsin.clock import Micros
+from tocsin.model import Delivery, Notification, Reason, Status
+from tocsin.ports.handlers import HandlerBrief, HandlerRow
+from tocsin.ports.intake import Remembered
+from tocsin.ports.people import KeyRow
+from tocsin.ports.queue import BACKLOG_AFTER, Due, Recent, Waiting, Wanted
 from tocsin.store.rows import HANDLER, NOTIFICATION, PENDING, delivery_of, handler_of, notification_of
+from tocsin.store.statements import chunks
 from tocsin.store.tables import deliveries, handlers, idempotency, keys, notifications, totals, users
 
 # A loose index scan: one step per handler, not per row (https://wiki.postgresql.org/wiki/Loose_indexscan).

@@ -6,8 +6,8 @@ import msgspec
 from sqlalchemy import Row, select, text
 
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
-from tocsin.store import HandlerRow
-from tocsin.store.bulk import Fields
+from tocsin.ports.handlers import HandlerRow
+from tocsin.store.accepting import Fields
 from tocsin.store.tables import deliveries, handlers, notifications
 
 _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)

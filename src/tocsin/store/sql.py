@@ -17,13 +17,10 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
 from sqlalchemy.exc import DBAPIError
 
-from tocsin.model import Attempt, Busy, Delivery, Micros, Notification, Reason, Replay, Status
-from tocsin.store import (
-    Accept,
-    Accepted,
-    AnySettlement,
-    DeliveryFilter,
-    Due,
+from tocsin.clock import Micros
+from tocsin.model import Attempt, Busy, Delivery, Notification, Reason, Replay, Status
+from tocsin.ports.errors import StoreError
+from tocsin.ports.handlers import (
     HandlerBrief,
     HandlerChange,
     HandlerEvent,
@@ -31,30 +28,19 @@ from tocsin.store import (
     HandlerFilter,
     HandlerHour,
     HandlerRow,
-    KeyRow,
-    Labels,
-    Page,
-    PostFacts,
-    Recent,
-    Remembered,
     Standing,
-    StoreError,
     Streak,
     SwitchOff,
-    Waiting,
-    Wanted,
-    bulk,
-    faults,
-    listing,
-    migrations,
-    notices,
-    reading,
-    room,
-    standing,
-    writing,
 )
+from tocsin.ports.history import DeliveryFilter, Labels, Page
+from tocsin.ports.intake import Accept, Accepted, Remembered
+from tocsin.ports.people import KeyRow
+from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
+from tocsin.store import faults, listing, migrations, notices, reading, room, standing, writing
+from tocsin.store.accepting import AcceptAll
 from tocsin.store.faults import Damaged
 from tocsin.store.room import Room
+from tocsin.store.settling import SettleAll
 from tocsin.store.tables import metadata
 from tocsin.store.writer import Writer
 
@@ -141,7 +127,7 @@ def _upgrade(connection: Connection, version: str) -> None:
 
 
 class SqlStore:
-    """See `tocsin.store.Store` for what each method promises."""
+    """See `tocsin.ports.store.Store` for what each method promises."""
 
     def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
         self._reads = _begin_by_hand(engine, "BEGIN")
@@ -228,10 +214,10 @@ class SqlStore:
     # ------------------------------------------------------------------------------------------------------- hot path
 
     def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> "asyncio.Future[Accepted]":
-        return self._writer.submit(accept, bulk.AcceptAll, committed)
+        return self._writer.submit(accept, AcceptAll, committed)
 
     def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
-        self._writer.submit_then(settlement, bulk.SettleAll, done)
+        self._writer.submit_then(settlement, SettleAll, done)
 
     # ----------------------------------------------------------------------------------------------------- what is due
 

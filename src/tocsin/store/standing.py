@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, or_, select, text
 
-from tocsin.model import SECOND, Handler, Micros, Reason
-from tocsin.store import HandlerEvent, Overview, Standing, Troubled
+from tocsin.clock import SECOND, Micros
+from tocsin.model import Handler, Reason
+from tocsin.ports.handlers import HandlerEvent, Overview, Standing, Troubled
 from tocsin.store.tables import handler_events, handler_hours, handlers, users
 
 COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, or_, select, tuple_
 
-from tocsin import observe
-from tocsin.model import SECOND, Micros, Status
-from tocsin.store import Swept
-from tocsin.store.bulk import Totals, chunks
+from tocsin import clock
+from tocsin.clock import HOUR, Micros
+from tocsin.model import Status
+from tocsin.ports.housekeeping import Swept
+from tocsin.store.statements import Totals, chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
     attempts,
@@ -29,7 +30,6 @@ from tocsin.store.tables import (
 Place: TypeAlias = tuple[Any, ...]
 Sweep: TypeAlias = Callable[[Connection, Micros, int, Place], Swept]
 START: Place = ()
-_HOUR: Micros = 3600 * SECOND
 _LOOKED_AT_TOGETHER = 2  # notifications: one with 10,000 deliveries takes milliseconds to look through
 
 
@@ -75,7 +75,7 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
     if partial is not None:
         return Swept(gone, (partial - 1,), at)
     # What a clock that was ahead has dated says nothing of those behind it.
-    young = range(before, observe.now() + 1)
+    young = range(before, clock.now() + 1)
     ends = not looked_at or (len(looked_at) == rows and all(row.created_at in young for row in looked_at))
     return Swept(gone, None if ends else (looked_at[-1].id,), at)
 
@@ -129,7 +129,7 @@ def handler_history(connection: Connection, before: Micros, rows: int, after: Pl
     deleted = [row.id for row in looked_at if row.deleted_at is not None and row.deleted_at < before]
     hour_key = (handler_hours.c.handler_id, handler_hours.c.hour)
     gone = 0
-    for ids, is_old in (([row.id for row in looked_at], handler_hours.c.hour < before // _HOUR), (deleted, handler_hours.c.hour >= 0)):
+    for ids, is_old in (([row.id for row in looked_at], handler_hours.c.hour < before // HOUR), (deleted, handler_hours.c.hour >= 0)):
         for chunk in chunks(ids):
             chosen = select(*hour_key).where(handler_hours.c.handler_id.in_(chunk), is_old).limit(rows - gone)
             gone += _delete(connection, hour_key, connection.execute(chosen).all())

@@ -1,4 +1,4 @@
-"""The writes that come one by one, as functions of an open transaction. The hot ones are in bulk.py."""
+"""The writes that come one by one, as functions of an open transaction. The hot ones are in accepting.py and settling.py."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,22 +7,17 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
 
-from tocsin import observe
-from tocsin.model import Micros, Reason, Status
-from tocsin.store import (
-    DeliveryFilter,
-    HandlerChange,
-    HandlerEvent,
-    HandlerHour,
-    PostFacts,
-    Remembered,
-    Streak,
-    SwitchOff,
-    notices,
-    values,
-)
-from tocsin.store.bulk import ADD_HOURS, Totals, chunks, remember, run
+from tocsin import clock
+from tocsin.clock import DAY, Micros
+from tocsin.model import Reason, Status
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour, Streak, SwitchOff
+from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.intake import Remembered
+from tocsin.ports.queue import PostFacts
+from tocsin.store import notices, values
+from tocsin.store.accepting import remember
 from tocsin.store.listing import replayable_deliveries
+from tocsin.store.statements import Statement, Totals, chunks, run
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     deliveries,
@@ -34,9 +29,16 @@ from tocsin.store.tables import (
     replays,
 )
 
-DAY: Micros = 86_400_000_000
 ALIVE_AT = "alive_at"
 MAX_EVENTS = 100  # of a handler are kept
+
+ADD_HOURS = Statement(
+    "INSERT INTO handler_hours (handler_id, hour, delivered, failed, expired, latencies) VALUES {}"
+    " ON CONFLICT (handler_id, hour) DO UPDATE SET"
+    " delivered = handler_hours.delivered + excluded.delivered, failed = handler_hours.failed + excluded.failed,"
+    " expired = handler_hours.expired + excluded.expired, latencies = excluded.latencies",
+    "(?, ?, ?, ?, ?, ?)",
+)
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
 
@@ -62,7 +64,7 @@ def _cancel(connection: Connection, user_id: int, which: ColumnElement[bool]) ->
 def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Reason, error: str | None = None) -> list[int]:
     """End pending deliveries without an attempt. `error`: their last error, which otherwise stays as it was."""
     totals = Totals()
-    changes: dict[str, Any] = {"due_at": observe.now()}  # when it ended, for retention: there is no attempt to go by
+    changes: dict[str, Any] = {"due_at": clock.now()}  # when it ended, for retention: there is no attempt to go by
     if error is not None:
         changes["last_error"] = error
     for chunk in chunks(ids):
@@ -230,7 +232,7 @@ def delete_handler(connection: Connection, handler_id: int, at: Micros, most: in
 
 def note_alive(connection: Connection) -> None:
     """A small write, which shows that the store can be written; kept is when it was."""
-    values.write(connection, ALIVE_AT, b"%d" % observe.now())
+    values.write(connection, ALIVE_AT, b"%d" % clock.now())
 
 
 def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:

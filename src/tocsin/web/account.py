@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import observe
-from tocsin.flow.accounts import Throttled
+from tocsin.flow.people.accounts import Throttled
 from tocsin.model import Busy, Fault, Invalid, Missing
 from tocsin.web.visit import Visit
 

@@ -8,15 +8,17 @@ from urllib.parse import urlencode
 from msgspec import Struct, structs
 from starlette.responses import Response
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.channels.contract import AnyChannel, Field, fields_of
 from tocsin.channels.registry import CHANNELS
+from tocsin.clock import HOUR
 from tocsin.flow import pools
-from tocsin.flow.handlers import HandlerDraft, check, shown_settings
-from tocsin.flow.states import STATES
-from tocsin.flow.tally import HOUR, summarize
+from tocsin.flow.delivery.tally import summarize
+from tocsin.flow.handlers.register import HandlerDraft, check, shown_settings
+from tocsin.flow.handlers.states import STATES
 from tocsin.model import REPLAYABLE, Fault, Handler, Invalid, Missing
-from tocsin.store import DeliveryFilter, HandlerFilter, HandlerHour, Overview
+from tocsin.ports.handlers import HandlerFilter, HandlerHour, Overview
+from tocsin.ports.history import DeliveryFilter
 from tocsin.web import charts, language
 from tocsin.web.render import exact
 from tocsin.web.visit import Visit
@@ -65,7 +67,7 @@ def _listed(visit: Visit) -> Listed:
 async def home(visit: Visit) -> Response:
     which, number = _listed(visit), _whole(visit.request.query_params.get("page"))
     rows, total = await _found(visit, which, number)
-    since = observe.now() - 23 * HOUR
+    since = clock.now() - 23 * HOUR
     hours: dict[int, list[HandlerHour]] = {}
     for hour in await visit.service.handlers.hours([row.id for row in rows], since) if rows else []:
         hours.setdefault(hour.handler_id, []).append(hour)
@@ -282,7 +284,7 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
     recent = await service.deliveries.page(user, DeliveryFilter(notification_handler_id=handler.id), 1, RECENT)
     about, _ = await service.deliveries.labels(user, recent.rows)
     [state] = await service.handlers.states([handler])
-    now_hour = observe.now() // HOUR
+    now_hour = clock.now() // HOUR
     by_hour = {hour.hour: hour for hour in facts.hours}
     chart: list[dict[str, Any]] = []
     words = language.translations(visit.language).gettext

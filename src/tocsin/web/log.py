@@ -13,10 +13,12 @@ import msgspec
 from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
-from tocsin.flow.deliveries import MAX_RETRIED
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.history.deliveries import MAX_RETRIED
 from tocsin.flow.words import sentence
-from tocsin.model import MASK, SECOND, Delivery, Fault, Invalid, Micros, Missing, Reason, Severity, Status
-from tocsin.store import DeliveryFilter, HandlerFilter, Labels
+from tocsin.model import MASK, Delivery, Fault, Invalid, Missing, Reason, Severity, Status
+from tocsin.ports.handlers import HandlerFilter
+from tocsin.ports.history import DeliveryFilter, Labels
 from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from tocsin import __version__, observe
+from tocsin import __version__, clock
 from tocsin.api.parameters import OPTIONAL
 from tocsin.channels.contract import Field
 from tocsin.channels.registry import CHANNELS
-from tocsin.flow.access import SCOPES
-from tocsin.flow.states import HandlerState, said
-from tocsin.flow.trial import Trial
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.handlers.states import HandlerState, said
+from tocsin.flow.handlers.trial import Trial
+from tocsin.flow.people.access import SCOPES
 from tocsin.flow.words import Event, hint, sentence
-from tocsin.model import SECOND, Attempt, Delivery, Fault, Micros, Reason, Sentence, Severity, Status, adds_to
+from tocsin.model import Attempt, Delivery, Fault, Reason, Sentence, Severity, Status, adds_to
 from tocsin.web import assets, charts
 from tocsin.web.language import LANGUAGES, translations
 
@@ -120,7 +121,7 @@ def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **va
         path=visit.request.url.path,
         faults=by_field,
         done=visit.request.query_params.get("done", ""),
-        now=observe.now(),
+        now=clock.now(),
         has_mail=bool(visit.service.settings.smtp_url),
         **pulse,
         **values,
@@ -155,7 +156,7 @@ def ago(at: Micros | None, _: Translate) -> Markup:
     """A moment relative to now, the exact one on hover."""
     if at is None:
         return Markup("<span>{}</span>").format(_("never"))
-    seconds = (observe.now() - at) / SECOND
+    seconds = (clock.now() - at) / SECOND
     words = _("{span} ago").format(span=span(seconds, _)) if seconds >= 0 else _("in {span}").format(span=span(-seconds, _))
     if abs(seconds) < 1:
         words = _("just now")
@@ -239,7 +240,7 @@ def trouble(state: HandlerState, _: Translate) -> str:
 
 def since(at: Micros, _: Translate) -> Markup:
     """How long ago, without the word."""
-    return _time(at, span((observe.now() - at) / SECOND, _))
+    return _time(at, span((clock.now() - at) / SECOND, _))
 
 
 def next_one(at: Micros, _: Translate) -> Markup:
@@ -249,7 +250,7 @@ def next_one(at: Micros, _: Translate) -> Markup:
 
 def next_try(at: Micros, _: Translate) -> Markup:
     """When the next attempt is made."""
-    if at <= observe.now():
+    if at <= clock.now():
         return Markup("<span>{}</span>").format(_("being tried now"))
     return Markup(_("next try {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
 

@@ -5,13 +5,13 @@ from typing import Any
 from msgspec import ValidationError
 from starlette.responses import Response
 
-from tocsin import observe
+from tocsin import clock
 from tocsin.api.bodies import Pairs
 from tocsin.api.messages import read_draft
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.model import Draft, Fault, Handler, Invalid, Missing
-from tocsin.store import HandlerFilter
+from tocsin.ports.handlers import HandlerFilter
 from tocsin.web.handlers import target_of
 from tocsin.web.visit import Visit
 
@@ -59,7 +59,7 @@ def _draft(visit: Visit) -> tuple[Draft, list[Fault], dict[str, Any]]:
     given["handlers"] = visit.texts("handlers")
     if given["handlers"]:
         body["handlers"] = given["handlers"]
-    draft, faults = read_draft(Pairs(list(body.items())), observe.now())
+    draft, faults = read_draft(Pairs(list(body.items())), clock.now())
     return draft, faults, given
 
 

@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from tocsin.api.proxies import base_url, client_address, counted_as, is_same_origin, prefix
+from tocsin.clock import SECOND
 from tocsin.flow import pools
-from tocsin.flow.accounts import IDLE, Visitor
+from tocsin.flow.people.accounts import IDLE, Visitor
 from tocsin.flow.service import Pulse, Service
-from tocsin.model import SECOND, Fault
+from tocsin.model import Fault
 from tocsin.web import language, render
 
 SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"

@@ -5,18 +5,10 @@ from typing import Any
 
 from msgspec import Struct
 
-TYPES = ("email", "webhook", "slack", "discord", "telegram", "microsoft_teams", "x", "google_chat", "ntfy")
-TITLES = {
-    "email": "E-mail",
-    "webhook": "Webhook",
-    "slack": "Slack",
-    "discord": "Discord",
-    "telegram": "Telegram",
-    "microsoft_teams": "Microsoft Teams",
-    "x": "X",
-    "google_chat": "Google Chat",
-    "ntfy": "ntfy",
-}
+from tocsin.channels.registry import CHANNELS
+
+TYPES = tuple(CHANNELS)
+TITLES = {name: channel.title for name, channel in CHANNELS.items()}
 REVOKED = "slack, revoked"
 X_CONSUMER_SECRET = "demo-consumer-secret"  # noqa: S105 - the receiver on this machine knows no other
 X_TOKEN_SECRET = "demo-token-secret"  # noqa: S105

@@ -19,10 +19,13 @@ from tocsin import app, upkeep
 from tocsin.cli import run
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
-from tocsin.flow import attempt, handlers, health
-from tocsin.flow.deliver import Delivering
+from tocsin.flow.delivery import attempt, health
+from tocsin.flow.delivery.deliver import Delivering
+from tocsin.flow.handlers import register as handlers
 from tocsin.net import http, smtp
-from tocsin.store import bulk, sql, writing
+from tocsin.store import sql, writing
+from tocsin.store.accepting import AcceptAll
+from tocsin.store.settling import SettleAll
 from tocsin.store.writer import Writer
 
 _DATA_OUT = 4  # CURLINFO_DATA_OUT: https://curl.se/libcurl/c/CURLOPT_DEBUGFUNCTION.html
@@ -140,8 +143,8 @@ def _at_last_dot(crash: Crash) -> None:
 
 
 POINTS = (
-    Point("before-accept-commit", "the rows are written, their commit is not", _after(bulk.AcceptAll, "run_all")),
-    Point("after-accept-commit", "committed, and nobody has heard of it", _after_commit_of(bulk.AcceptAll)),
+    Point("before-accept-commit", "the rows are written, their commit is not", _after(AcceptAll, "run_all")),
+    Point("after-accept-commit", "committed, and nobody has heard of it", _after_commit_of(AcceptAll)),
     Point("after-wake-up", "the engine knows, the 202 is not out", _after(LocalEngine, "hand_over")),
     Point("after-connect", "connected, nothing sent", _on_libcurl(pycurl.PREREQFUNCTION, _always), repeats=False, unknown=True),
     Point(
@@ -152,8 +155,8 @@ POINTS = (
         unknown=True,
     ),
     Point("after-answer", "the answer is there, nothing decided", _before(Delivering, "_replied"), repeats=True, unknown=True),
-    Point("before-outcome-commit", "the outcome is written, not committed", _after(bulk.SettleAll, "run_all"), repeats=True, unknown=True),
-    Point("after-outcome-commit", "the outcome is committed, the ledger not told", _after_commit_of(bulk.SettleAll)),
+    Point("before-outcome-commit", "the outcome is written, not committed", _after(SettleAll, "run_all"), repeats=True, unknown=True),
+    Point("after-outcome-commit", "the outcome is committed, the ledger not told", _after_commit_of(SettleAll)),
     Point("between-parts", "the first part of a message has arrived", _before(attempt, "_turn"), "parts", repeats=True, unknown=True),
     Point("mail-connected", "connected to the mail server, no mail out", _before(smtp.Connection, "_transfer"), "mail"),
     Point("mail-last-dot", "the whole mail is out but for its last dot", _at_last_dot, "mail", repeats=True, unknown=True),

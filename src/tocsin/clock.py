@@ -1,0 +1,14 @@
+"""Time inside the service: integers, microseconds since 1970 in UTC. Waits are floats, in seconds."""
+
+import time
+from typing import TypeAlias
+
+Micros: TypeAlias = int
+SECOND: Micros = 1_000_000
+HOUR: Micros = 3600 * SECOND
+DAY: Micros = 24 * HOUR
+
+
+def now() -> Micros:
+    """The wall clock, which may be wrong and may be set."""
+    return time.time_ns() // 1000

@@ -1,0 +1,1 @@
+"""Delivering: a due row becomes an attempt, and its outcome a row again."""

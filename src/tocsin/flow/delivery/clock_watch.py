@@ -1,0 +1,76 @@
+"""A clock that was ahead and is set right must not silence what was scheduled meanwhile."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from tocsin import clock, observe
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery.settle import JITTER
+from tocsin.model import Busy
+from tocsin.ports.engine import Engine
+from tocsin.ports.store import Store
+from tocsin.settings import Settings
+from tocsin.store import misdated
+
+LOOK_SECONDS = 5.0
+ROWS_AT_ONCE = 500
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+log = structlog.get_logger(__name__)
+
+
+class ClockWatch:
+    """Notices that the wall clock was set back. `steady` is a clock that nobody sets, in seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        settings: Settings,
+        wall: Callable[[], Micros] = clock.now,
+        steady: Callable[[], float] = lambda: time.clock_gettime(_STEADY),
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._waits = [int(seconds * (1 + JITTER) * SECOND) for seconds in settings.retry_schedule]
+        self._wall = wall
+        self._steady = steady
+        self._ahead = self._difference()
+
+    def _difference(self) -> Micros:
+        return self._wall() - int(self._steady() * SECOND)
+
+    def was_set_back(self) -> bool:
+        """Since it was asked last, by more than is lost between two looks at two clocks."""
+        before, self._ahead = self._ahead, self._difference()
+        return self._ahead < before - misdated.TOLERANCE
+
+    async def bring_forward(self) -> int:
+        """What is due later than it can have been meant is due now; how many. No handler has met anything later than now. Raises Busy."""
+        if await self._store.ask(misdated.is_ahead, self._wall()):
+            await self._store.tell(misdated.set_right, self._wall())
+        count = 0
+        while found := await self._store.ask(misdated.find, self._wall(), self._waits, ROWS_AT_ONCE):
+            now = self._wall()
+            await self._store.tell(misdated.bring_forward, [delivery for delivery, _, _ in found], now)
+            for handler, user in {(handler, user) for _, handler, user in found}:
+                self._engine.wake(handler, user, now)
+            count += len(found)
+        if count:
+            log.warning("clock.was_ahead", brought_forward=count)
+        return count
+
+    async def run(self) -> None:
+        """Until cancelled. First it looks at what an earlier process left, while the service begins."""
+        is_due = True
+        while True:
+            if is_due:
+                try:
+                    await self.bring_forward()
+                    is_due = False
+                except Busy as busy:
+                    observe.seldom(log.warning, "clock.waits", why=str(busy))
+            await asyncio.sleep(LOOK_SECONDS)
+            is_due = self.was_set_back() or is_due

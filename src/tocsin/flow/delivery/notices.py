@@ -1,0 +1,137 @@
+"""Owners are told of handlers that were switched off: those that die together in one notice, and a few notices a day at most."""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from tocsin import clock, observe
+from tocsin.channels.registry import CHANNELS
+from tocsin.clock import DAY, SECOND, Micros
+from tocsin.flow.directory import Directory
+from tocsin.flow.intake.accept import Accepting
+from tocsin.flow.words import hint
+from tocsin.model import Busy, Draft, Message, Severity, SwitchedOff
+from tocsin.ports.handlers import HandlerRow, Telling, Untold
+from tocsin.ports.store import Store
+from tocsin.store import notices
+
+GATHER_SECONDS = 5.0  # after each handler, for the next one
+MAX_GATHER_SECONDS = 45.0
+AGAIN_SECONDS = 60.0  # after a fault of ours
+MAX_A_DAY = 5
+MAX_TARGETS = 3
+MAX_LISTED = 1000  # handlers in the body of a webhook
+MAX_NAMED = 10  # handlers in the text; the others are counted
+LATELY: Micros = 30 * DAY
+
+log = structlog.get_logger(__name__)
+
+
+class Notices:
+    def __init__(self, store: Store, directory: Directory, accepting: Accepting) -> None:
+        self._store = store
+        self._directory = directory
+        self._accepting = accepting
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._tell_by: dict[int, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def resume(self) -> None:
+        """At the start: whoever was to be told when the last process ended."""
+        for user_id in await self._store.ask(notices.users_to_tell):
+            self.due(user_id)
+
+    def due(self, user_id: int) -> None:
+        """Tell the owner, once no more handlers follow."""
+        now = asyncio.get_running_loop().time()
+        by = self._tell_by.setdefault(user_id, now + MAX_GATHER_SECONDS)
+        self._tell_in(user_id, max(0.0, min(GATHER_SECONDS, by - now)))
+
+    async def close(self) -> None:
+        """What is to be told is kept, and told after the next start."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _tell_in(self, user_id: int, seconds: float) -> None:
+        if (before := self._timers.pop(user_id, None)) is not None:
+            before.cancel()
+        self._timers[user_id] = asyncio.get_running_loop().call_later(seconds, self._begin, user_id)
+
+    def _begin(self, user_id: int) -> None:
+        del self._timers[user_id]
+        self._tell_by.pop(user_id, None)
+        task = asyncio.get_running_loop().create_task(self._tell_or_again(user_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell_or_again(self, user_id: int) -> None:
+        try:
+            wait_seconds = await self.tell(user_id)
+        except Exception as error:  # noqa: BLE001  # whatever it was, the owner is still to be told
+            observe.seldom(log.error, "notice.failed", exc_info=None if isinstance(error, Busy) else error)
+            wait_seconds = AGAIN_SECONDS
+        if wait_seconds is not None and user_id not in self._timers:
+            self._tell_in(user_id, wait_seconds)
+
+    async def tell(self, user_id: int) -> float | None:
+        """Tell of all that the owner does not know; or, with today's notices used up, in how many seconds there may be one."""
+        untold, told_at = await self._store.ask(notices.untold_of, user_id)
+        if all(one.by_notice for one in untold):  # notices never lead to notices: the next one names these too
+            return None
+        now = clock.now()
+        today = [at for at in told_at if now - DAY < at <= now]
+        if len(today) >= MAX_A_DAY:
+            return (today[-MAX_A_DAY] + DAY - now) / SECOND + 1
+        rows = {row.id: row for row in await self._store.handler_rows([one.handler_id for one in untold])}
+        off = [(one, rows[one.handler_id]) for one in untold if one.handler_id in rows and _is_off(rows[one.handler_id])]
+        targets = await self._targets(user_id, now) if off else ()
+        draft = Draft(_message(off, now, is_last=len(today) + 1 == MAX_A_DAY), targets) if targets else None
+        notice, committed = await self._accepting.notice(user_id, draft)
+        ids = tuple(one.handler_id for one in untold)
+        await self._store.tell_owner(Telling(user_id, notice, ids, (*today, now)), committed)
+        return GATHER_SECONDS if len(untold) == notices.MAX_READ else None  # there may be more
+
+    async def _targets(self, user_id: int, now: Micros) -> tuple[int, ...]:
+        """A few handlers that have taken something lately; if none has, a few others. Nothing that the public reads."""
+        found: list[tuple[int, bool]] = []
+        for handler_id, last_at in await self._store.ask(notices.candidates, user_id):
+            loaded = await self._directory.loaded(handler_id)
+            if loaded is not None and loaded.settings is not None and not loaded.channel.is_public(loaded.settings):
+                found.append((handler_id, last_at is not None and last_at > now - LATELY))
+        lately = [handler_id for handler_id, is_lately in found if is_lately]
+        return tuple((lately or [handler_id for handler_id, _ in found])[:MAX_TARGETS])
+
+
+def _is_off(row: HandlerRow) -> bool:
+    return row.deleted_at is None and not row.is_enabled
+
+
+def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, is_last: bool) -> Message:
+    first, row = off[0]
+    if len(off) == 1:
+        title = f"Handler switched off: {row.name}"
+        paragraphs = [first.why, hint(first.reason), "Nothing more is sent there until you switch it on again."]
+    else:
+        title = f"{len(off)} handlers switched off: {row.name} and others"
+        lines = [f"- {named.name} ({CHANNELS[named.type].title}): {one.why}" for one, named in off[:MAX_NAMED]]
+        rest = len(off) - MAX_NAMED
+        paragraphs = [
+            "\n".join(lines),
+            f"And {rest} more." if rest > 0 else "",
+            "Nothing more is sent there until you switch them on again.",
+        ]
+    if is_last:
+        paragraphs.append("This is the last notice of this kind today. The page of your handlers shows any others that are switched off.")
+    return Message(
+        title=title[:256],
+        text="\n\n".join(paragraph for paragraph in paragraphs if paragraph),
+        severity=Severity.WARNING,
+        fields=(("Handler", row.name), ("Type", CHANNELS[row.type].title), ("Id", str(row.id))),
+        at=now,
+        kind="handler.disabled",
+        is_text=True,  # names, and what providers say, are no Markdown
+        handlers=tuple(SwitchedOff(named.id, named.name, named.type, one.reason) for one, named in off[:MAX_LISTED]),
+    )

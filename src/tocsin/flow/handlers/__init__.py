@@ -1,0 +1,1 @@
+"""Handlers: registering, testing, previewing them, and telling how they fare."""

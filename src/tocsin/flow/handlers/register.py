@@ -1,0 +1,310 @@
+"""Registering, changing and removing handlers: the rules for their fields, and what follows from a change."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from tocsin import clock
+from tocsin.channels.contract import AnyChannel, Field, fields_of
+from tocsin.channels.registry import CHANNELS
+from tocsin.clock import HOUR, SECOND, Micros
+from tocsin.flow import pools
+from tocsin.flow.delivery.health import ROWS_AT_ONCE, end_waiting
+from tocsin.flow.directory import Directory, open_handler
+from tocsin.flow.handlers.states import HandlerState, next_start, state_of
+from tocsin.flow.pace import Pacer
+from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
+from tocsin.ports.engine import Engine
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Overview, Standing
+from tocsin.ports.store import Store
+from tocsin.store import standing
+from tocsin.vault import Vault, WrongKey, new_signing_secret
+
+MAX_NAME_CHARACTERS = 256
+ROTATION: Micros = 86_400 * SECOND  # both secrets sign for so long
+_NAME_TOO_LONG = "The name may be {most} characters long at most."
+_REQUIRED = "{title} is required for the type {type}."
+_MASKED = "{title} holds a mask (••): send the whole value, or leave the field out to keep what is stored."
+_REDIRECTED = (
+    "{title} would go to another address: send new values with it, or an empty one. Only a key with every scope keeps what is stored."
+)
+_MASK_SIGN = MASK[:2]
+_MANY = 50  # rows: opening more of them takes longer than the event loop should be held
+
+
+class HandlerDraft(Struct, frozen=True):
+    """Checked values to be written. None leaves as it was; `settings` holds only what was given."""
+
+    name: str | None = None
+    type: str | None = None
+    settings: dict[str, str] | None = None
+    is_enabled: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"HandlerDraft(type={self.type!r})"
+
+
+# -------------------------------------------------------------------------------------------------- the rules for fields
+
+
+def check(fields: Mapping[str, str], is_enabled: bool | None, current: Handler | None) -> tuple[HandlerDraft, list[Fault]]:
+    """Check name, type and settings as given; `current` None is a create. Every fault at once."""
+    faults: list[Fault] = []
+    name = _name(fields, current, faults)
+    channel = _channel(fields, current, faults)
+    settings: dict[str, str] | None = None
+    new_type = None
+    if channel is not None:
+        fresh = current is None or current.type != channel.type
+        new_type = channel.type if fresh else None
+        settings = _settings(fields, channel, None if fresh else current, faults)
+    return HandlerDraft(name, new_type, settings or None, is_enabled), faults
+
+
+def _name(fields: Mapping[str, str], current: Handler | None, faults: list[Fault]) -> str | None:
+    if "name" not in fields and current is not None:
+        return None
+    name = fields.get("name", "").strip()
+    if not name:
+        faults.append(Fault("required", "Required field", "A name is required.", "name"))
+    elif len(name) > MAX_NAME_CHARACTERS:
+        faults.append(Fault("too_long", "Too long", _NAME_TOO_LONG, "name", values={"most": str(MAX_NAME_CHARACTERS)}))
+    return name
+
+
+def _channel(fields: Mapping[str, str], current: Handler | None, faults: list[Fault]) -> AnyChannel | None:
+    if "type" not in fields and current is not None:
+        return CHANNELS[current.type]
+    given = fields.get("type", "")
+    channel = CHANNELS.get(given)
+    if not given:
+        faults.append(Fault("required", "Required field", f"A type is required: one of {', '.join(CHANNELS)}.", "type"))
+    elif channel is None:
+        faults.append(Fault("invalid_choice", "Not an allowed value", f"The type must be one of {', '.join(CHANNELS)}.", "type"))
+    return channel
+
+
+def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler | None, faults: list[Fault]) -> dict[str, str]:
+    """The usable settings among the fields. `current`: the handler whose settings stay where none is given."""
+    own = fields_of(channel.settings)
+    for name, value in fields.items():
+        if name not in own and name not in {"name", "type"} and value:
+            detail = f"The field {name} does not belong to the type {channel.type}."
+            faults.append(Fault("wrong_type", "Field of another type", detail, name))
+    settings: dict[str, str] = {}
+    for name, field in own.items():
+        if name not in fields and current is not None:
+            continue
+        stored = "" if current is None else current.settings.get(name, "")
+        given = _tidy(field, fields.get(name, ""))
+        value = _unmasked(field, given, stored)
+        if (wrong := _wrong(name, field, value, channel)) is not None:
+            faults.append(wrong)
+        elif value == given != "" or value != stored:  # what only repeats its mask stays; an empty one clears what is stored
+            settings[name] = value
+    return settings
+
+
+def _wrong(name: str, field: Field, value: str, channel: AnyChannel) -> Fault | None:
+    if not value:
+        values = {"title": field.title, "type": channel.type}
+        return None if field.is_optional else Fault("required", "Required field", _REQUIRED, name, values=values)
+    if _MASK_SIGN in value:
+        return Fault("masked", "Masked value", _MASKED, name, values={"title": field.title})
+    complaint = field.check(value)
+    return None if complaint is None else Fault("invalid", "Not a usable value", complaint, name)
+
+
+def _tidy(field: Field, value: str) -> str:
+    """Pasted values come with white space around them, and forms write line breaks as CRLF."""
+    value = value.strip()
+    return "\n".join(line.rstrip() for line in value.splitlines()) if field.is_multiline else value
+
+
+def _unmasked(field: Field, value: str, stored: str) -> str:
+    """The value with what is stored in the place of a mask; a mask that stands for nothing stays."""
+    if _MASK_SIGN not in value or not stored or field.hide is None:
+        return value
+    if field.restore is not None:
+        return field.restore(value, stored)
+    return stored if field.hide(stored).shown == value else value
+
+
+def redirected(fields: Mapping[str, str], draft: HandlerDraft, current: Handler) -> list[Fault]:
+    """What a draft, made of `fields`, would send to another address of secrets that are only stored or masked.
+
+    Whoever may not read them could have them sent to a receiver of their own.
+    """
+    before, after = current.settings, {**current.settings, **(draft.settings or {})}
+    own = fields_of(CHANNELS[current.type].settings)
+    if draft.type not in (None, current.type) or all(after.get(name) == before.get(name) for name in own if own[name].is_address):
+        return []
+    return [
+        Fault("masked", "Masked value", _REDIRECTED, name, values={"title": field.title})
+        for name, field in own.items()
+        if field.restore is not None and before.get(name) and _MASK_SIGN in fields.get(name, MASK)
+    ]
+
+
+def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
+    """The settings in the channel's order, secret values masked unless `clear`."""
+    shown: dict[str, str] = {}
+    for name, field in fields_of(CHANNELS[handler.type].settings).items():
+        value = handler.settings.get(name, "")
+        if field.is_optional and not value:
+            continue
+        shown[name] = value if clear or field.hide is None else field.hide(value).shown
+    return shown
+
+
+# ---------------------------------------------------------------------------------------------------------- what is done
+
+
+def _event(row: HandlerRow, draft: HandlerDraft) -> HandlerEvent | None:
+    """What the handler's history says of a change by its owner."""
+    now = clock.now()
+    if draft.is_enabled is not None and draft.is_enabled != row.is_enabled:
+        return HandlerEvent(now, "enabled" if draft.is_enabled else "paused")
+    if draft.settings is not None or draft.type not in (None, row.type):
+        return HandlerEvent(now, "changed")
+    return None
+
+
+class Handlers:
+    def __init__(self, store: Store, directory: Directory, engine: Engine, vault: Vault, pacer: Pacer) -> None:
+        self._store = store
+        self._directory = directory
+        self._engine = engine
+        self._vault = vault
+        self._pacer = pacer
+
+    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
+        """One page and how many there are in all. Raises Busy."""
+        found = await self._store.handlers(user_id, which, page, size)
+        if len(found.rows) > _MANY:
+            return await pools.here().pages.run(user_id, self._opened, found.rows), found.total
+        return self._opened(found.rows), found.total
+
+    def _opened(self, rows: list[HandlerRow]) -> list[Handler]:
+        return [self._open(row) for row in rows]
+
+    def _open(self, row: HandlerRow) -> Handler:
+        """Raises Busy where no key of the service opens it: the right one may come back."""
+        try:
+            return open_handler(row, self._vault)
+        except WrongKey:
+            raise Busy("no key of the service opens the handler's settings", 60) from None
+
+    async def states(self, rows: Sequence[Handler]) -> list[HandlerState]:
+        """How each of these stands at this moment, in their order. Raises Busy."""
+        found = await self._store.standings([row.id for row in rows]) if rows else {}
+        now = clock.now()
+        return [self._state(row, found.get(row.id, Standing()), now) for row in rows]
+
+    async def overview(self, user_id: int, since: Micros) -> Overview:
+        """All handlers of a user at a glance. Raises Busy."""
+        return await self._store.ask(standing.overview, user_id, since // HOUR)
+
+    async def troubled(self, limit: int) -> list[tuple[str, Handler, HandlerState]]:
+        """Whose handlers fail or were switched off, for administrators: the user's address, the handler without its settings, its state."""
+        now = clock.now()
+        found = await self._store.ask(standing.troubled, limit)
+        return [(one.email, one.handler, self._state(one.handler, one.standing, now)) for one in found]
+
+    def _state(self, row: Handler, found: Standing, now: Micros) -> HandlerState:
+        next_at = found.next_at
+        return state_of(row, found, None if next_at is None else next_start(self._directory, self._pacer, row.id, next_at, now))
+
+    async def get(self, user_id: int, handler_id: int) -> Handler:
+        """Raises Missing."""
+        return self._open(await self._row(user_id, handler_id))
+
+    async def create(self, user_id: int, draft: HandlerDraft) -> int:
+        """The new id. The draft must have come from `check` without faults."""
+        channel = CHANNELS[draft.type or ""]
+        change = HandlerChange(
+            type=channel.type,
+            name=draft.name,
+            settings=self._vault.seal(draft.settings or {}),
+            secret=self._new_secret(channel),
+            is_enabled=True if draft.is_enabled is None else draft.is_enabled,
+        )
+        handler_id = await self._store.add_handler(user_id, change, clock.now())
+        self._directory.forget(user_id, handler_id)
+        return handler_id
+
+    async def change(self, user_id: int, handler_id: int, draft: HandlerDraft) -> int:
+        """Write what the draft holds. Raises Missing."""
+        while True:
+            row = await self._row(user_id, handler_id)
+            change = self._change(row, draft)
+            if await self._store.change_handler(handler_id, change, row.version, _event(row, draft), ROWS_AT_ONCE):
+                break
+        self._directory.forget(user_id, handler_id)
+        if draft.is_enabled is False:  # the first of them ended in the same commit; a start ends what a crash leaves of the others
+            await end_waiting(self._store, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
+        return handler_id
+
+    def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
+        settings = draft.settings
+        if settings is not None and draft.type in (None, row.type) and row.settings is not None:
+            settings = {**self._open(row).settings, **settings}
+            settings = {name: value for name, value in settings.items() if value}
+        return HandlerChange(
+            type=draft.type,
+            name=draft.name,
+            settings=None if settings is None else self._vault.seal(settings),
+            # Another type: the old secrets go, all of them.
+            secret=None if draft.type in (None, row.type) else self._new_secret(CHANNELS[draft.type]) or b"",
+            is_enabled=draft.is_enabled,
+        )
+
+    async def delete(self, user_id: int, handler_id: int) -> None:
+        """Cancel what waits, erase the secrets, keep the history. Raises Missing."""
+        await self._row(user_id, handler_id)
+        if not await self._store.delete_handler(handler_id, clock.now(), ROWS_AT_ONCE):
+            raise Missing
+        self._directory.forget_deleted(user_id, handler_id)
+        await end_waiting(self._store, self._engine, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED)
+
+    async def stats(self, user_id: int, handler_id: int) -> tuple[Handler, HandlerFacts]:
+        """The handler, and how it has fared for as long as rows are kept. Raises Missing."""
+        handler = await self.get(user_id, handler_id)
+        return handler, await self._store.handler_facts(handler_id, 0)
+
+    async def hours(self, handler_ids: Sequence[int], since: Micros) -> list[HandlerHour]:
+        """What became of these handlers' deliveries since then, oldest hour first for each."""
+        return await self._store.handler_hours(handler_ids, since // HOUR)
+
+    async def secret(self, user_id: int, handler_id: int) -> SigningSecret:
+        """The signing secrets. Raises Missing, also for a type that does not sign."""
+        return self._secret_of(await self._row(user_id, handler_id))
+
+    async def rotate_secret(self, user_id: int, handler_id: int) -> SigningSecret:
+        """A new signing secret; the present one signs too for a day. Raises Missing."""
+        while True:
+            row = await self._row(user_id, handler_id)
+            until = clock.now() + ROTATION
+            rotated = SigningSecret(new_signing_secret(), self._secret_of(row).current, until)
+            change = HandlerChange(secret=self._vault.seal(msgspec.to_builtins(rotated)))
+            if await self._store.change_handler(handler_id, change, row.version):
+                self._directory.forget(user_id, handler_id)
+                return rotated
+
+    async def _row(self, user_id: int, handler_id: int) -> HandlerRow:
+        row = await self._store.handler(handler_id)
+        if row is None or row.deleted_at is not None or row.user_id != user_id:
+            raise Missing
+        return row
+
+    def _secret_of(self, row: HandlerRow) -> SigningSecret:
+        secret = self._open(row).secret
+        if secret is None:
+            raise Missing
+        if secret.previous_until is not None and secret.previous_until <= clock.now():
+            return SigningSecret(secret.current)
+        return secret
+
+    def _new_secret(self, channel: AnyChannel) -> bytes | None:
+        return self._vault.seal(msgspec.to_builtins(SigningSecret(new_signing_secret()))) if channel.signs else None

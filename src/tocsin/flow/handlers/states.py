@@ -1,0 +1,57 @@
+"""A handler's state, told from what its deliveries met: one that takes nothing is not well, however it was registered."""
+
+import time
+
+from msgspec import Struct
+
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.directory import Directory
+from tocsin.flow.pace import Pacer
+from tocsin.model import Handler, Reason
+from tocsin.ports.handlers import Standing
+
+STATES = ("ok", "failing", "paused", "switched_off")
+
+
+class HandlerState(Struct, frozen=True):
+    """`word`: one of STATES. `since`: from when on it is so, where that is kept. `reason` and `detail`: what the latest attempt met, or why
+    it was switched off. `waiting`: deliveries, counted to 10,000; `next_at`: when the next of them can start, never in the past.
+    """
+
+    word: str
+    since: Micros | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    waiting: int = 0
+    next_at: Micros | None = None
+
+
+def state_of(handler: Handler, standing: Standing, next_at: Micros | None) -> HandlerState:
+    event, waiting = standing.event, standing.waiting
+    if not handler.is_enabled:
+        since = None if event is None else event.at
+        if handler.disabled_reason is None:
+            return HandlerState("paused", since, None, "", waiting, next_at)
+        reason = None if event is None else event.reason
+        return HandlerState("switched_off", since, reason, handler.disabled_reason, waiting, next_at)
+    if standing.failing_since is None:
+        return HandlerState("ok", waiting=waiting, next_at=next_at)
+    return HandlerState("failing", standing.failing_since, standing.reason, said(standing.reason, standing.error), waiting, next_at)
+
+
+def said(reason: Reason | None, error: str | None) -> str:
+    """What was said beside the reason, of a delivery's last error."""
+    if not error or reason is None:
+        return error or ""
+    return error.removeprefix(reason.value).removeprefix(":").strip()
+
+
+def next_start(directory: Directory, pacer: Pacer, handler_id: int, due_at: Micros, now: Micros) -> Micros:
+    """When a waiting delivery can start at the soonest: not before now, nor before a pause that its provider asked for has passed."""
+    if due_at > now:
+        return due_at
+    loaded = directory.cached(handler_id)
+    if loaded is None:
+        return now
+    wait = pacer.wait(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
+    return now + int(max(0.0, wait.seconds) * SECOND)

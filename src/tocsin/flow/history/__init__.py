@@ -1,0 +1,1 @@
+"""History: looking at what was sent, cancelling and sending again."""

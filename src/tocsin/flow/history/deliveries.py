@@ -1,0 +1,140 @@
+"""Looking at what was sent, cancelling what waits, sending again what did not arrive."""
+
+import time
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
+from tocsin.flow.directory import Directory
+from tocsin.flow.handlers.states import next_start
+from tocsin.flow.intake.accept import Idempotency, Repeats, to_remember
+from tocsin.flow.pace import Pacer
+from tocsin.flow.words import Event, events, turn
+from tocsin.model import REPLAYABLE, Attempt, Delivery, Missing, Notification, Status
+from tocsin.ports.engine import Engine
+from tocsin.ports.history import DeliveryFilter, Labels, Page
+from tocsin.ports.store import Store
+
+MAX_RETRIED = 10_000  # deliveries of one request
+MAX_COUNTED = 10_000  # deliveries before another
+
+
+class Deliveries:
+    def __init__(self, store: Store, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer) -> None:
+        self._store = store
+        self._engine = engine
+        self._repeats = repeats
+        self._directory = directory
+        self._pacer = pacer
+
+    async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
+        """Newest first, each with how many of its deliveries are in which status."""
+        return await self._store.notifications(user_id, page, size)
+
+    async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]]:
+        """Raises Missing."""
+        found = await self._store.notification(user_id, notification_id)
+        if found is None:
+            raise Missing
+        return found
+
+    async def cancel(self, user_id: int, notification_id: int) -> int:
+        """How many deliveries were cancelled; what is in flight may still arrive. Raises Missing."""
+        await self.notification(user_id, notification_id)
+        cancelled = await self._store.cancel(user_id, notification_id)
+        self._engine.forget(cancelled)
+        return len(cancelled)
+
+    async def cancel_one(self, user_id: int, delivery_id: int) -> int:
+        """1 if the delivery was cancelled, 0 if it no longer waited. Raises Missing."""
+        if await self._store.delivery(user_id, delivery_id) is None:
+            raise Missing
+        cancelled = await self._store.cancel_delivery(user_id, delivery_id)
+        self._engine.forget(cancelled)
+        return len(cancelled)
+
+    async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
+        """Newest first. What waits is due when it can start: not in the past."""
+        found = await self._store.deliveries(user_id, which, page, size)
+        now = clock.now()
+        return replace(found, rows=[self._as_it_can_start(row, now) for row in found.rows])
+
+    def _as_it_can_start(self, row: Delivery, now: Micros) -> Delivery:
+        if row.status is not Status.PENDING or row.due_at > now:
+            return row
+        return replace(row, due_at=next_start(self._directory, self._pacer, row.handler_id, row.due_at, now))
+
+    async def labels(self, user_id: int, rows: Sequence[Delivery]) -> Labels:
+        """What the rows are about and where they went, for lists."""
+        return await self._store.labels(user_id, list({row.notification_id for row in rows}), list({row.handler_id for row in rows}))
+
+    async def fan_out(
+        self, user_id: int, notification_id: int, most: int
+    ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels]:
+        """A notification with up to so many of its deliveries, newest first, all as of one moment. Raises Missing."""
+        found = await self._store.fan_out(user_id, notification_id, most)
+        if found is None:
+            raise Missing
+        notification, counts, page, labels = found
+        now = clock.now()
+        return notification, counts, replace(page, rows=[self._as_it_can_start(row, now) for row in page.rows]), labels
+
+    async def replayable(self, user_id: int, which: DeliveryFilter) -> int:
+        """How many `retry` would send again."""
+        return await self._store.replayable(user_id, which, MAX_RETRIED)
+
+    async def undelivered(self, user_id: int, which: DeliveryFilter) -> int:
+        """How many settled deliveries that did not arrive a filter lets through; counted up to 10,000 of each status."""
+        found = 0
+        for status in REPLAYABLE:
+            if which.status in (None, status):
+                found += (await self._store.deliveries(user_id, replace(which, status=status), 1, 10)).total
+        return found
+
+    async def get(self, user_id: int, delivery_id: int) -> tuple[Delivery, list[Attempt], list[Event]]:
+        """Raises Missing."""
+        found = await self._store.delivery(user_id, delivery_id)
+        if found is None:
+            raise Missing
+        delivery, notification, attempts, replays = found
+        story = events(delivery, notification, attempts, replays)
+        now = clock.now()
+        if delivery.status is Status.PENDING and delivery.due_at <= now:
+            story += await self._turn(delivery, now)
+        return self._as_it_can_start(delivery, now), attempts, story
+
+    async def _turn(self, delivery: Delivery, now: Micros) -> list[Event]:
+        """What one that is due waits for: its provider's pace, or a pause that the provider asked for."""
+        loaded = await self._directory.loaded(delivery.handler_id)
+        if loaded is None:
+            return []
+        wait = self._pacer.wait(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
+        ahead = await self._store.ahead(delivery, MAX_COUNTED) if loaded.paces else 0
+        steps = max((ahead // pace.count * pace.seconds for pace in loaded.paces), default=0.0)
+        if wait.seconds <= 0 and steps <= 0:
+            return []
+        until = now + int((max(wait.seconds, 0.0) + steps) * SECOND)
+        return [turn(loaded.channel.title, now, until, wait.pace, ahead, is_paused=wait.seconds > 0 and wait.pace is None)]
+
+    async def retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None = None) -> int:
+        """How many settled, undelivered deliveries of enabled handlers wait again. Raises Missing where one is named that is not there."""
+        if idempotency is None:
+            return len(await self._retry(user_id, which, None))
+        answer = await self._repeats.begin(user_id, idempotency)
+        if answer is not None:
+            return answer[0]
+        try:
+            return len(await self._retry(user_id, which, idempotency))
+        finally:
+            self._repeats.end(user_id, idempotency)
+
+    async def _retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None) -> Sequence[tuple[int, int]]:
+        if isinstance(which, int) and await self._store.delivery(user_id, which) is None:
+            raise Missing
+        now = clock.now()
+        retried = await self._store.retry(user_id, which, now, MAX_RETRIED, to_remember(idempotency))
+        for handler_id in {handler_id for _, handler_id in retried}:
+            self._engine.wake(handler_id, user_id, now)
+        return retried

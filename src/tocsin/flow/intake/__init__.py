@@ -1,0 +1,1 @@
+"""Taking in: a request becomes rows, kept before it is answered."""

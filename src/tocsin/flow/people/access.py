@@ -1,0 +1,68 @@
+"""Who is calling: API keys, their scopes, and when they were last used."""
+
+import contextlib
+
+from msgspec import Struct
+
+from tocsin import clock
+from tocsin.clock import Micros
+from tocsin.model import Busy
+from tocsin.ports.store import Store
+from tocsin.vault import hash_api_key
+
+SCOPES = ("handlers:read", "handlers:write", "notifications:send", "deliveries:read", "deliveries:write")
+MAX_IN_MEMORY = 10_000  # keys
+
+
+class Caller(Struct, frozen=True):
+    user_id: int
+    key_id: int
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes
+
+    @property
+    def sees_secrets(self) -> bool:
+        """Only a key with every scope reads secrets in the clear."""
+        return self.scopes.issuperset(SCOPES)
+
+
+class Access:
+    """Known keys are kept in memory and dropped as soon as anything about keys or users changes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._callers: dict[bytes, Caller] = {}
+        self._used: dict[int, Micros] = {}
+        self._changes = 0
+
+    async def caller(self, api_key: str) -> Caller | None:
+        """Whose key this is; None: unknown, revoked, or its user is disabled."""
+        key_hash = hash_api_key(api_key)
+        caller = self._callers.get(key_hash)
+        if caller is None:
+            changes = self._changes
+            row = await self._store.key(key_hash)
+            if row is None:
+                return None
+            caller = Caller(row.user_id, row.id, frozenset(row.scopes or SCOPES))
+            if changes == self._changes:
+                if len(self._callers) >= MAX_IN_MEMORY:
+                    self._callers.clear()
+                self._callers[key_hash] = caller
+            if not row.is_used:  # written down at once: "never" would be wrong
+                with contextlib.suppress(Busy):
+                    await self._store.touch_keys({row.id: clock.now()})
+        self._used[caller.key_id] = clock.now()
+        return caller
+
+    def forget_all(self) -> None:
+        self._changes += 1
+        self._callers.clear()
+
+    async def note_use(self) -> None:
+        """Write down when keys were last used; called once a minute."""
+        used, self._used = self._used, {}
+        if used:
+            await self._store.touch_keys(used)

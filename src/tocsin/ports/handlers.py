@@ -1,0 +1,162 @@
+"""Handlers, how they fare, and whose owners are to be told of them."""
+
+from msgspec import Struct
+
+from tocsin.clock import Micros
+from tocsin.model import Handler, Reason, Status
+from tocsin.ports.intake import Accept
+
+
+class HandlerFilter(Struct, frozen=True):
+    """`state`: ok, failing, paused or switched_off. `order_by`: a column of the API, or `state`: failing ones first."""
+
+    search: str = ""
+    is_enabled: bool | None = None
+    type: str | None = None
+    datetime_field: str = "datetime"
+    datetime_start: Micros | None = None
+    datetime_end: Micros | None = None
+    order_by: str = "notification_handler_id"
+    descending: bool = False
+    state: str | None = None
+
+
+class HandlerRow(Struct, frozen=True):
+    """A handler as it is kept: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
+
+    id: int
+    user_id: int
+    type: str
+    name: str
+    settings: bytes | None
+    secret: bytes | None
+    is_enabled: bool
+    created_at: Micros
+    last_delivered_at: Micros | None
+    disabled_reason: str | None
+    version: int
+    deleted_at: Micros | None
+
+
+class HandlerBrief(Struct, frozen=True):
+    """What planning needs to know of a handler."""
+
+    id: int
+    is_enabled: bool
+    disabled_reason: str | None
+
+
+class HandlerChange(Struct, frozen=True):
+    """What is to be written; None leaves a column as it was."""
+
+    type: str | None = None
+    name: str | None = None
+    settings: bytes | None = None
+    secret: bytes | None = None
+    is_enabled: bool | None = None
+    disabled_reason: str | None = None
+
+
+class HandlerEvent(Struct, frozen=True):
+    """What happened to a handler. `what`: switched_off or moved (by the service), paused, enabled or changed (by its owner)."""
+
+    at: Micros
+    what: str
+    detail: str = ""
+    reason: Reason | None = None
+
+
+class SwitchOff(Struct, frozen=True):
+    """A handler is disabled by the service: what waits for it ends, its history says why, and its owner is to be told, all in one commit.
+
+    Nothing happens unless the handler is still at `version`. `notification_id`: what it did not take. `most`: deliveries that are ended
+    at once, with `last_error`.
+    """
+
+    user_id: int
+    handler_id: int
+    version: int
+    event: HandlerEvent
+    notification_id: int
+    most: int
+    last_error: str | None = None
+
+
+class Streak(Struct, frozen=True):
+    """Deliveries that failed by the handler's own fault since it last took one; `since`: when the first of them did."""
+
+    failures: int
+    since: Micros | None
+
+
+class Standing(Struct, frozen=True):
+    """How a handler stands at this moment. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
+
+    `failing_since`: when the first attempt failed since it last took a delivery; None: none has. `reason` and `error`: what the latest
+    of them met. `event`: the last pause or switch-off of one that is not enabled.
+    """
+
+    waiting: int = 0
+    next_at: Micros | None = None
+    failing_since: Micros | None = None
+    reason: Reason | None = None
+    error: str | None = None
+    event: HandlerEvent | None = None
+
+
+class Overview(Struct, frozen=True):
+    """All handlers of a user at a glance: how many are in which state, and each hour's delivered and failed (or expired) deliveries."""
+
+    states: dict[str, int]
+    hours: tuple[tuple[int, int, int], ...]
+
+
+class Troubled(Struct, frozen=True):
+    """A handler that fails or was switched off, and whose it is. Its settings are left out."""
+
+    email: str
+    handler: Handler
+    standing: Standing
+
+
+class HandlerHour(Struct, frozen=True):
+    """What became of a handler's deliveries within an hour (since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
+
+    handler_id: int
+    hour: int
+    delivered: int
+    failed: int
+    expired: int
+    latencies: tuple[int, ...] = ()
+
+
+class HandlerFacts(Struct, frozen=True):
+    """What is kept of how a handler fares. `counts`: its deliveries by status but for delivered ones, each counted to 10,000; `reasons`:
+    why the latest 1,000 of its failed ones did, oftenest first; `events` newest first; `hours` oldest first.
+    """
+
+    streak: Streak
+    counts: dict[Status, int]
+    reasons: tuple[tuple[Reason, int], ...]
+    events: tuple[HandlerEvent, ...]
+    hours: tuple[HandlerHour, ...]
+
+
+class Untold(Struct, frozen=True):
+    """A handler that was switched off, and why, in words. `by_notice`: it was a notice that it did not take."""
+
+    user_id: int
+    handler_id: int
+    at: Micros
+    reason: Reason
+    why: str
+    by_notice: bool
+
+
+class Telling(Struct, frozen=True):
+    """A notice that is kept (None: there is nobody to tell it through), what it tells of, and when the latest ones went, this included."""
+
+    user_id: int
+    notice: Accept | None
+    handler_ids: tuple[int, ...]
+    told_at: tuple[Micros, ...]

@@ -1,0 +1,79 @@
+"""Stores for tests: each kind that there is, opened on a folder, and what to put into them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from msgspec.structs import replace
+from sqlalchemy import insert
+
+from tocsin import datadir
+from tocsin.model import Attempt, Delivery, Message, Reason, Status
+from tocsin.ports.handlers import HandlerChange
+from tocsin.ports.intake import Accept, Planned, PlannedDelivery
+from tocsin.ports.queue import Settlement
+from tocsin.settings import load
+from tocsin.store import tables
+from tocsin.store.sql import SqlStore, write_now
+
+OpenStore: TypeAlias = Callable[..., AbstractAsyncContextManager[SqlStore]]
+"""`open_store(changed=...)`: the test's own store with one user (id 1) in it. Opened again, it is the same store."""
+
+
+@asynccontextmanager
+async def sqlite_store(folder: Path, changed: Callable[[], None] = lambda: None) -> AsyncIterator[SqlStore]:
+    """For what only SQLite does; every other test takes the fixture `open_store`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = load({"TOCSIN_DATA_DIR": str(folder)}, dotenv=folder / "none.env")
+    engine, _ = datadir.open_store(settings)
+    write_now(
+        engine, lambda c: c.execute(insert(tables.users).prefix_with("OR IGNORE").values(id=1, email="a@b", is_admin=True, created_at=1))
+    )
+    store = SqlStore(engine, changed)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+STORES: dict[str, OpenStore] = {"sqlite": sqlite_store}
+"""What `open_store` goes through: a second store is one more line, `(folder, changed) -> store`."""
+
+MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1"),), at=100)
+
+
+async def add_handler(store: SqlStore, name: str = "hook", user_id: int = 1) -> int:
+    return await store.add_handler(user_id, HandlerChange(type="webhook", name=name, settings=b"sealed", is_enabled=True), 10)
+
+
+def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING, **more) -> Accept:
+    deliveries = tuple(PlannedDelivery(handler_id, status, more.get("due_at", at)) for handler_id in handler_ids)
+    return Accept(1, at, [Planned(MESSAGE, None, None, deliveries)], more.get("idempotency"))
+
+
+async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
+    ids = await store.accept(accepting(handler_id, **more))
+    found = await store.delivery(1, ids.first_delivery_id)
+    assert found is not None
+    return found[0]
+
+
+async def settled(store: SqlStore, settlement: Settlement) -> bool:
+    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def told(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
+        (result,) = results
+        done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
+
+    store.settle(settlement, told)
+    return await done
+
+
+def attempt(delivery: Delivery, number: int = 1, outcome: str = "delivered", reason: Reason = Reason.OK) -> Attempt:
+    return Attempt(delivery.id, number, 200, 1500, outcome, reason, 200, "ok")
+
+
+def delivered(delivery: Delivery) -> Settlement:
+    return Settlement(replace(delivery, status=Status.DELIVERED, attempt_count=1, last_attempt_at=200), attempt(delivery), 200)
