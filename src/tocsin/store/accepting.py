@@ -10,30 +10,22 @@ from sqlalchemy import Connection
 from tocsin.clock import Micros
 from tocsin.model import Message, Severity, Status, SwitchedOff
 from tocsin.ports.intake import Accept, Accepted, Remembered
-from tocsin.store.statements import Statement, Totals, run
-from tocsin.store.tables import TOTAL_NOTIFICATIONS
+from tocsin.store.ids import next_ids
+from tocsin.store.statements import insert, run, upsert
+from tocsin.store.tables import TOTAL_NOTIFICATIONS, deliveries, idempotency, notifications
+from tocsin.store.totals import Totals
 
-ADD_NOTIFICATIONS = Statement(  # just a Markdown text and a title, to be sent at once
-    "INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields) VALUES {}",
-    "(?, ?, ?, 'notification', ?, ?, ?, '', '[]')",
+_NOTIFICATION = ("id", "user_id", "created_at", "severity", "title", "text")
+ADD_NOTIFICATIONS = insert(  # just a Markdown text and a title, to be sent at once
+    notifications, given=_NOTIFICATION, fixed={"kind": "notification", "url": "", "fields": "[]"}
 )
-ADD_ANY_NOTIFICATIONS = Statement(
-    "INSERT INTO notifications (id, user_id, created_at, kind, severity, title, text, url, fields, send_at, expires_at, is_text) VALUES {}",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+ADD_ANY_NOTIFICATIONS = insert(notifications, given=(*_NOTIFICATION, "kind", "url", "fields", "send_at", "expires_at", "is_text"))
+_DELIVERY = ("id", "notification_id", "handler_id", "user_id", "due_at", "first_due_at", "created_at")
+ADD_DELIVERIES = insert(  # to be sent; the counts begin at 0, as the table has it
+    deliveries, given=_DELIVERY, fixed={"status": Status.PENDING, "is_critical": False, "last_reason": None}
 )
-_DELIVERY = "id, notification_id, handler_id, user_id, status, is_critical, due_at, first_due_at, created_at, last_reason"
-ADD_DELIVERIES = Statement(  # to be sent; the counts begin at 0, as the table has it
-    f"INSERT INTO deliveries ({_DELIVERY}) VALUES {{}}", "(?, ?, ?, ?, 0, 0, ?, ?, ?, NULL)"
-)
-ADD_ANY_DELIVERIES = Statement(f"INSERT INTO deliveries ({_DELIVERY}) VALUES {{}}", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-REMEMBER = Statement(
-    "INSERT INTO idempotency (user_id, path, key, content, answer, created_at) VALUES {}"
-    " ON CONFLICT (user_id, path, key) DO UPDATE SET"
-    " content = excluded.content, answer = excluded.answer, created_at = excluded.created_at",
-    "(?, ?, ?, ?, ?, ?)",
-)
-LAST_ID = Statement("SELECT seq FROM sqlite_sequence WHERE name = (VALUES {})", "(?)")
-
+ADD_ANY_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "status", "is_critical", "last_reason"))
+REMEMBER = upsert(idempotency, key=("user_id", "path", "key"), given=("content", "answer", "created_at"))
 
 _PENDING = int(Status.PENDING)
 _NO_TIMES = (None, None)
@@ -53,7 +45,7 @@ def fields_text(message: Message) -> str:
 
 def remember(connection: Connection, user_id: int, at: Micros, what: Remembered) -> None:
     answer = ",".join(map(str, what.answer))
-    run(connection, REMEMBER, (user_id, what.path, what.key, what.content, answer, at))
+    run(connection, REMEMBER, [(user_id, what.path, what.key, what.content, answer, at)])
 
 
 class AcceptAll:
@@ -65,9 +57,9 @@ class AcceptAll:
     def run_all(connection: Connection, writes: Sequence[Accept]) -> list[Accepted]:
         notification_id = _next_id(connection, "notifications")
         delivery_id = _next_id(connection, "deliveries")
-        notifications: list[Any] = []
+        plain_notifications: list[Any] = []
         any_notifications: list[Any] = []
-        deliveries: list[Any] = []
+        plain_deliveries: list[Any] = []
         any_deliveries: list[Any] = []
         totals = Totals()
         results: list[Accepted] = []
@@ -84,27 +76,28 @@ class AcceptAll:
                 times = (planned.send_at, planned.expires_at)
                 if url or message.fields or kind != "notification" or message.is_text or times != _NO_TIMES:
                     fields = fields_text(message)
-                    any_notifications += (notification_id, user_id, at, kind, severity._value_, title, text, url, fields, *times)
-                    any_notifications.append(1 if message.is_text else 0)
+                    row = (notification_id, user_id, at, severity._value_, title, text)
+                    any_notifications.append((*row, kind, url, fields, *times, 1 if message.is_text else 0))
                 else:
-                    notifications += (notification_id, user_id, at, severity._value_, title, text)  # `value` is a call
+                    plain_notifications.append((notification_id, user_id, at, severity._value_, title, text))  # `value` is a call
                 for one in planned.deliveries:
                     handler_id, due_at = one.handler_id, one.due_at
                     if one.status is pending and not is_critical:
-                        deliveries += (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
+                        plain_deliveries.append((delivery_id, notification_id, handler_id, user_id, due_at, due_at, at))
                     else:
                         status = one.status._value_
-                        any_deliveries += (delivery_id, notification_id, handler_id, user_id, status, is_critical, due_at, due_at, at)
-                        any_deliveries.append(None if one.reason is None else one.reason._value_)
+                        reason = None if one.reason is None else one.reason._value_
+                        row = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
+                        any_deliveries.append((*row, status, is_critical, reason))
                         totals[user_id, status] += 1
                         counted += 1
                     delivery_id += 1
                 notification_id += 1
             totals[user_id, _PENDING] += delivery_id - first_delivery_id - counted
             totals[user_id, TOTAL_NOTIFICATIONS] += len(accept.planned)
-        run(connection, ADD_NOTIFICATIONS, notifications)
+        run(connection, ADD_NOTIFICATIONS, plain_notifications)
         run(connection, ADD_ANY_NOTIFICATIONS, any_notifications)
-        run(connection, ADD_DELIVERIES, deliveries)
+        run(connection, ADD_DELIVERIES, plain_deliveries)
         run(connection, ADD_ANY_DELIVERIES, any_deliveries)
         for accept, accepted in zip(writes, results, strict=True):
             if accept.idempotency is not None:
@@ -116,8 +109,4 @@ class AcceptAll:
 
 
 def _next_id(connection: Connection, table: str) -> int:
-    """The first id never used before. Inside a write transaction, so nobody else takes it."""
-    if connection.dialect.name != "sqlite":
-        raise NotImplementedError("ids of other databases come with them")
-    found = run(connection, LAST_ID, (table,))
-    return found[0][0] + 1 if found else 1
+    return next_ids(connection, table, 1)[0]

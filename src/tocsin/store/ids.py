@@ -5,8 +5,8 @@ new identity, which is part of what receivers know a message by. What existed in
 identity and the first delivery that has it.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -38,6 +38,23 @@ def read_eras(past: bytes | None, store_id: bytes | None) -> list[Era]:
     if not found:
         raise StoreError(damaged("its identity cannot be read"))
     return found
+
+
+def next_ids(connection: Connection, table: str, n: int) -> Sequence[int]:
+    """So many ids that were never used before, for rows that are added in this transaction; in ascending order, so of two transactions
+    that follow each other the later has the higher ones."""
+    driver: Any = connection.connection
+    cursor = driver.cursor()
+    try:
+        if connection.dialect.name == "sqlite":  # nobody else takes them: this transaction is the only one that writes
+            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+            found = cursor.fetchone()
+            first = found[0] + 1 if found else 1
+            return range(first, first + n)
+        cursor.execute("SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", (table, n))
+        return [row[0] for row in cursor.fetchall()]
+    finally:
+        cursor.close()
 
 
 def counters(connection: Connection) -> dict[str, int]:

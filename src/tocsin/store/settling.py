@@ -1,55 +1,64 @@
 """How deliveries stand after their attempts: what many of them bring is kept in a few statements."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection
 
 from tocsin.clock import SECOND, Micros
-from tocsin.model import Delivery, Reason, Status
+from tocsin.model import Attempt, Delivery, Reason, Status
 from tocsin.ports.queue import Settlement
-from tocsin.store.statements import Statement, Totals, run
+from tocsin.store.statements import insert, look, run, update
+from tocsin.store.tables import attempts, deliveries, handlers
+from tocsin.store.totals import Totals
 
 # What has arrived, nearly all of them: the rest of the row stays or is known.
-_SETTLE = "UPDATE deliveries SET status = 1, throttles = 0, may_have_arrived = 0, last_reason = 'ok', last_error = NULL"
-SETTLE_AT_ONCE = Statement(  # in one part, with the first attempt, in time
-    f"{_SETTLE}, attempt_count = 1, last_attempt_at = v.column2, late = 0, part = 1"
-    " FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
-    "(?, ?)",
+_ARRIVED = {"status": Status.DELIVERED, "throttles": 0, "may_have_arrived": False, "last_reason": Reason.OK, "last_error": None}
+_PENDING = {"status": Status.PENDING}
+SETTLE_AT_ONCE = update(  # in one part, with the first attempt, in time
+    deliveries,
+    key=("id",),
+    given=("last_attempt_at",),
+    fixed={**_ARRIVED, "attempt_count": 1, "late": False, "part": 1},
+    guard=_PENDING,
+    returning=("id",),
 )
-SETTLE_DELIVERED = Statement(
-    f"{_SETTLE}, attempt_count = v.column2, last_attempt_at = v.column3, late = v.column4, part = v.column5"
-    " FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
-    "(?, ?, ?, ?, ?)",
+_AFTER_MORE = ("attempt_count", "last_attempt_at", "late", "part")
+SETTLE_DELIVERED = update(deliveries, key=("id",), given=_AFTER_MORE, fixed=_ARRIVED, guard=_PENDING, returning=("id",))
+SETTLE_OTHERS = update(
+    deliveries,
+    key=("id",),
+    given=(*_AFTER_MORE, "status", "due_at", "step", "throttles", "may_have_arrived", "last_reason", "last_error"),
+    guard=_PENDING,
+    returning=("id",),
 )
-SETTLE_OTHERS = Statement(
-    "UPDATE deliveries SET status = v.column2, due_at = v.column3, attempt_count = v.column4, step = v.column5, throttles = v.column6,"
-    " last_attempt_at = v.column7, late = v.column8, may_have_arrived = v.column9, part = v.column10, last_reason = v.column11,"
-    " last_error = v.column12 FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+# Of what had ended otherwise when it came, under the status that it was seen to have.
+STATUSES = look(deliveries, key=("id",), wanted=("id", "status"))
+ARRIVED_LATE = update(deliveries, key=("id", "status"), given=_AFTER_MORE, fixed=_ARRIVED, returning=("id",))
+COUNT_ATTEMPTS = update(  # a replay goes on from what has arrived, or may have
+    deliveries, key=("id", "status"), given=("attempt_count", "last_attempt_at", "may_have_arrived", "part"), returning=("id",)
 )
-COUNT_ATTEMPTS = Statement(  # of what has ended otherwise meanwhile: a replay goes on from what has arrived, or may have
-    "UPDATE deliveries SET attempt_count = v.column2, last_attempt_at = v.column3, may_have_arrived = v.column4, part = v.column5"
-    " FROM (VALUES {}) AS v WHERE deliveries.id = v.column1",
-    "(?, ?, ?, ?, ?)",
+_ATTEMPT = ("delivery_id", "number")
+ADD_LAST_ATTEMPTS = insert(  # with an answer to show
+    attempts,
+    given=(*_ATTEMPT, "at", "duration_us", "status_code", "response"),
+    fixed={"outcome": "delivered", "reason": Reason.OK, "next_at": None, "provider_id": None, "detail": None},
+    unless=_ATTEMPT,
 )
-_ADD_ATTEMPTS = (
-    "INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason, status_code, response, next_at, provider_id, detail)"
-    " VALUES {} ON CONFLICT (delivery_id, number) DO NOTHING"
+ADD_ATTEMPTS = insert(
+    attempts,
+    given=(*_ATTEMPT, "at", "duration_us", "outcome", "reason", "status_code", "response", "next_at", "provider_id", "detail"),
+    unless=_ATTEMPT,
 )
-ADD_LAST_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, 'delivered', 'ok', ?, ?, NULL, NULL, NULL)")  # with an answer to show
-ADD_ATTEMPTS = Statement(_ADD_ATTEMPTS, "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-HANDLERS_DELIVERED = Statement(  # to the second, so that of many within one only the first writes to the handler's page
-    "UPDATE handlers SET last_delivered_at = v.column2, failures = 0, failing_since = NULL FROM (VALUES {}) AS v"
-    " WHERE handlers.id = v.column1 AND (last_delivered_at IS NULL OR last_delivered_at < v.column2"
-    " OR (failures > 0 AND last_delivered_at = v.column2))",
-    "(?, ?)",
+HANDLERS_DELIVERED = update(  # to the second, so that of many within one only the first writes to the handler's page
+    handlers,
+    key=("id",),
+    given=("last_delivered_at",),
+    fixed={"failures": 0, "failing_since": None},
+    where="last_delivered_at IS NULL OR last_delivered_at < {last_delivered_at}"
+    " OR (failures > 0 AND last_delivered_at = {last_delivered_at})",
 )
-COUNT_PENDING = Statement("SELECT count(*) FROM deliveries WHERE status = 0 AND id IN (VALUES {})", "(?)")
-STATUSES = Statement("SELECT id, status FROM deliveries WHERE id IN (VALUES {})", "(?)")
-
-_PENDING = int(Status.PENDING)
 
 
 class SettleAll:
@@ -59,87 +68,134 @@ class SettleAll:
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:
-        statuses = _statuses(connection, [write.delivery.id for write in writes])
-        at_once: list[Any] = []
-        delivered: list[Any] = []
-        others: list[Any] = []
-        counted: list[Any] = []
-        attempts: list[Any] = []
-        last_attempts: list[Any] = []
-        arrived: dict[int, Micros] = {}
-        moved: list[tuple[int, int, int]] = []  # user, status before, status
-        applied: list[bool] = []
-        is_delivered, ok = Status.DELIVERED, Reason.OK
-        for write in writes:
-            delivery, attempt = write.delivery, write.attempt
-            delivery_id, status = delivery.id, delivery.status
-            before = statuses.get(delivery_id)
-            if before is None:
-                applied.append(False)
-                continue
-            # What has arrived has arrived, even if somebody cancelled it meanwhile.
-            wanted = status is is_delivered or before == _PENDING
-            applied.append(wanted)
-            if wanted and before != status:
-                moved.append((delivery.user_id, before, status))
-                statuses[delivery_id] = status
-            if status is is_delivered:
-                number, at, late, part = delivery.attempt_count, delivery.last_attempt_at, delivery.late, delivery.part
-                if number == part == 1 and not late:
-                    at_once += (delivery_id, at)
-                else:
-                    delivered += (delivery_id, number, at, 1 if late else 0, part)
-                if write.at > arrived.get(delivery.handler_id, 0):  # one that had to wait for the store may come late
-                    arrived[delivery.handler_id] = write.at
-            elif wanted:
-                others += _settled_row(delivery)
-            elif attempt is not None:
-                counted += (delivery_id, attempt.number, attempt.at, 1 if delivery.may_have_arrived else 0, delivery.part)
-            if attempt is not None:
-                number, at, duration_us, outcome, reason = attempt.number, attempt.at, attempt.duration_us, attempt.outcome, attempt.reason
-                code, response = attempt.status_code, attempt.response
-                named, detail = attempt.provider_id, attempt.detail
-                if outcome == "delivered" and reason is ok and response is not None and named is detail is None:
-                    last_attempts += (delivery_id, number, at, duration_us, code, response)
-                else:
-                    next_at = attempt.next_at if wanted else None
-                    attempts += (delivery_id, number, at, duration_us, outcome, reason._value_, code, response, next_at, named, detail)
-        run(connection, SETTLE_AT_ONCE, at_once)
-        run(connection, SETTLE_DELIVERED, delivered)
-        run(connection, SETTLE_OTHERS, others)
-        run(connection, COUNT_ATTEMPTS, counted)
-        run(connection, ADD_ATTEMPTS, attempts)
-        run(connection, ADD_LAST_ATTEMPTS, last_attempts)
-        run(connection, HANDLERS_DELIVERED, [value for handler_id, at in arrived.items() for value in (handler_id, at - at % SECOND)])
+        if len({write.delivery.id for write in writes}) < len(writes):  # one after the other, as they came
+            return [applied for write in writes for applied in SettleAll.run_all(connection, [write])]
+        before = _settle_pending(connection, writes)
+        if len(before) < len(writes):
+            before |= _settle_ended(connection, [write for write in writes if write.delivery.id not in before])
+        applied = [_is_applied(write, before.get(write.delivery.id)) for write in writes]
+        found = [(write, is_applied) for write, is_applied in zip(writes, applied, strict=True) if write.delivery.id in before]
+        _add_attempts(connection, found)
+        _note_arrivals(connection, [write for write, _ in found if write.delivery.status is Status.DELIVERED])
         totals = Totals()
-        for (user_id, before, status), n in Counter(moved).items():
-            totals[user_id, before] -= n
+        moved = [(write.delivery.user_id, before[write.delivery.id], write.delivery.status) for write, is_applied in found if is_applied]
+        for (user_id, was, status), n in Counter(moved).items():
+            totals[user_id, was] -= n
             totals[user_id, int(status)] += n
         totals.write(connection)
         return applied
 
 
-def _settled_row(delivery: Delivery) -> tuple[Any, ...]:
-    return (
-        delivery.id,
-        int(delivery.status),
-        delivery.due_at,
-        delivery.attempt_count,
-        delivery.step,
-        delivery.throttles,
-        delivery.last_attempt_at,
-        delivery.late,
-        delivery.may_have_arrived,
-        delivery.part,
-        None if delivery.last_reason is None else delivery.last_reason._value_,
-        delivery.last_error,
+def _is_applied(write: Settlement, before: int | None) -> bool:
+    """What has arrived has arrived, even if somebody cancelled it meanwhile."""
+    return before is not None and (before == Status.PENDING or write.delivery.status is Status.DELIVERED)
+
+
+def _settle_pending(connection: Connection, writes: Iterable[Settlement]) -> dict[int, int]:
+    """The status before of those that were pending and are settled now."""
+    at_once: list[Any] = []
+    delivered: list[Any] = []
+    others: list[Any] = []
+    is_delivered = Status.DELIVERED
+    for write in writes:
+        delivery = write.delivery
+        if delivery.status is not is_delivered:
+            others.append(_other(delivery))
+        elif delivery.attempt_count == delivery.part == 1 and not delivery.late:
+            at_once.append((delivery.id, delivery.last_attempt_at))
+        else:
+            delivered.append((delivery.id, *_after_more(delivery)))
+    settled = run(connection, SETTLE_AT_ONCE, at_once)
+    settled += run(connection, SETTLE_DELIVERED, delivered)
+    settled += run(connection, SETTLE_OTHERS, others)
+    return dict.fromkeys([delivery_id for (delivery_id,) in settled], int(Status.PENDING))
+
+
+def _settle_ended(connection: Connection, writes: Sequence[Settlement]) -> dict[int, int]:
+    """The same of those that were not pending: an arrival counts, all else that was tried is only noted.
+
+    Each is written under the status that it was seen to have. If another writer has changed that since, it is looked at again.
+    """
+    before: dict[int, int] = {}
+    rest: list[Settlement] = list(writes)
+    while rest:
+        seen: dict[int, int] = dict(run(connection, STATUSES, [(write.delivery.id,) for write in rest]))
+        arrived: list[Any] = []
+        tried: list[Any] = []
+        pending: list[Settlement] = []  # again: it was sent once more meanwhile
+        for write in rest:
+            delivery, was = write.delivery, seen.get(write.delivery.id)
+            if was == Status.PENDING:
+                pending.append(write)
+            elif was is not None and delivery.status is Status.DELIVERED:
+                arrived.append((delivery.id, was, *_after_more(delivery)))
+            elif was is not None and (attempt := write.attempt) is not None:
+                tried.append((delivery.id, was, attempt.number, attempt.at, 1 if delivery.may_have_arrived else 0, delivery.part))
+            elif was is not None:
+                before[delivery.id] = was
+        before |= _settle_pending(connection, pending)
+        written = run(connection, ARRIVED_LATE, arrived) + run(connection, COUNT_ATTEMPTS, tried)
+        before |= {delivery_id: seen[delivery_id] for (delivery_id,) in written}
+        rest = [write for write in rest if write.delivery.id in seen and write.delivery.id not in before]
+    return before
+
+
+def _after_more(delivery: Delivery) -> tuple[Any, ...]:
+    return delivery.attempt_count, delivery.last_attempt_at, 1 if delivery.late else 0, delivery.part
+
+
+def _other(delivery: Delivery) -> tuple[Any, ...]:
+    return SETTLE_OTHERS.row(
+        id=delivery.id,
+        status=int(delivery.status),
+        due_at=delivery.due_at,
+        attempt_count=delivery.attempt_count,
+        step=delivery.step,
+        throttles=delivery.throttles,
+        last_attempt_at=delivery.last_attempt_at,
+        late=delivery.late,
+        may_have_arrived=1 if delivery.may_have_arrived else 0,
+        part=delivery.part,
+        last_reason=None if delivery.last_reason is None else delivery.last_reason.value,
+        last_error=delivery.last_error,
     )
 
 
-def _statuses(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
-    """The status of each delivery that is there. Nearly always all are pending, and one number says so."""
-    found = dict.fromkeys(ids, _PENDING)
-    different = list(found)
-    if sum(count for (count,) in run(connection, COUNT_PENDING, different)) == len(different):
-        return found
-    return dict(run(connection, STATUSES, different))
+def _add_attempts(connection: Connection, found: Iterable[tuple[Settlement, bool]]) -> None:
+    plain: list[Any] = []
+    others: list[Any] = []
+    ok = Reason.OK
+    for write, is_applied in found:
+        one = write.attempt
+        if one is None:
+            continue
+        if one.outcome == "delivered" and one.reason is ok and one.response is not None and one.provider_id is one.detail is None:
+            plain.append((one.delivery_id, one.number, one.at, one.duration_us, one.status_code, one.response))
+        else:
+            others.append(_attempt(one, one.next_at if is_applied else None))
+    run(connection, ADD_ATTEMPTS, others)
+    run(connection, ADD_LAST_ATTEMPTS, plain)
+
+
+def _attempt(one: Attempt, next_at: Micros | None) -> tuple[Any, ...]:
+    return ADD_ATTEMPTS.row(
+        delivery_id=one.delivery_id,
+        number=one.number,
+        at=one.at,
+        duration_us=one.duration_us,
+        outcome=one.outcome,
+        reason=one.reason.value,
+        status_code=one.status_code,
+        response=one.response,
+        next_at=next_at,
+        provider_id=one.provider_id,
+        detail=one.detail,
+    )
+
+
+def _note_arrivals(connection: Connection, writes: Iterable[Settlement]) -> None:
+    latest: dict[int, Micros] = {}
+    for write in writes:
+        if write.at > latest.get(write.delivery.handler_id, 0):  # one that had to wait for the store may come late
+            latest[write.delivery.handler_id] = write.at
+    run(connection, HANDLERS_DELIVERED, [(handler_id, at - at % SECOND) for handler_id, at in sorted(latest.items())])

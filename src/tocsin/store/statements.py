@@ -1,70 +1,177 @@
-"""Statements for many rows at once, straight on the driver.
+"""Statements for many rows at once, made from the tables and run straight on the driver.
 
-A statement takes many rows as one `VALUES` list, and not as `executemany`: that would give up and take back Python's lock for every
-row, and wait for it each time while the event loop is busy.
+On SQLite the rows are one `VALUES` list, and not `executemany`: that would give up and take back Python's lock for every row, and wait
+for it each time while the event loop is busy. On PostgreSQL each column is one array, so that the text is the same for any number.
 
-Nearly all values are plain numbers and strings. The driver asks its adapters about every other one, None and booleans included
+Nearly all values are plain numbers and strings. SQLite's driver asks its adapters about every other one, None and booleans included
 (https://docs.python.org/3/library/sqlite3.html#sqlite3-adapters), which takes ten times as long, and every value takes its time; so
-rows that are nearly always alike in some columns have a statement of their own, in which those are written out.
+rows that are nearly always alike in some columns have a statement of their own, in which those are `fixed`.
 """
 
 import functools
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from itertools import chain
+from typing import Any, TypeAlias, TypeVar
 
-from msgspec import Struct
-from sqlalchemy import Connection
+from sqlalchemy import Boolean, Connection, Dialect, Table
 
 T = TypeVar("T")
+Names: TypeAlias = tuple[str, ...]
+Rows: TypeAlias = Sequence[tuple[Any, ...]]
+
+_SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # rows of one statement on SQLite: few sizes, so that the driver finds them prepared
 
 
-class Statement(Struct, frozen=True):
-    """SQL for any number of rows: `{}` stands for them, and each is written as `row`, with a `?` for every value that differs."""
+class Statement:
+    """What is done with each of any number of rows. `columns`: what a row brings, in its order."""
 
-    sql: str
-    row: str
+    def __init__(self, table: Table, columns: Names, key: int, before: str, fixed: str | None, after: str, *, returns: bool) -> None:
+        """`key`: how many of the columns find the row. `fixed`: what follows the columns of a new row; None: the rows are named `v`."""
+        self.table = table
+        self.columns = columns
+        self.key = key
+        self.returns = returns
+        self._before = before
+        self._fixed = fixed
+        self._after = after
+
+    def row(self, **values: Any) -> tuple[Any, ...]:
+        """A row by names."""
+        if values.keys() != set(self.columns):
+            raise TypeError(f"a row of {self.table.name} takes {', '.join(self.columns)}; got {', '.join(values)}")
+        return tuple([values[name] for name in self.columns])
+
+    def on_sqlite(self, rows: int) -> str:
+        places = ", ".join(["?"] * len(self.columns))
+        values = "VALUES " + ", ".join([f"({places}{self._fixed or ''})"] * rows)
+        return f"{self._before} {values if self._fixed is not None else f'({values}) AS v'} {self._after}"
+
+    def on_postgresql(self, dialect: Dialect) -> str:
+        arrays = ", ".join(f"%s::{self.table.c[name].type.compile(dialect)}[]" for name in self.columns)
+        names = ", ".join(f"column{n}" for n, _ in enumerate(self.columns, 1))
+        rows = f"unnest({arrays}) AS v({names})"
+        source = rows if self._fixed is None else f"SELECT {names}{_doubled(self._fixed)} FROM {rows}"
+        return f"{_doubled(self._before)} {source} {_doubled(self._after)}"
 
 
-ADD_TOTALS = Statement(
-    "INSERT INTO totals (user_id, what, n) VALUES {} ON CONFLICT (user_id, what) DO UPDATE SET n = totals.n + excluded.n", "(?, ?, ?)"
-)
+def insert(table: Table, given: Names, fixed: Mapping[str, Any] | None = None, unless: Names = (), returning: Names = ()) -> Statement:
+    """`unless`: a key; rows that are there already are left as they are, and nothing is returned of them."""
+    after = f"ON CONFLICT ({', '.join(unless)}) DO NOTHING" if unless else ""
+    return _insert(table, given, len(unless), fixed or {}, after, returning)
 
-_ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # of one statement: few sizes, so that the driver finds them prepared
+
+def upsert(table: Table, key: Names, given: Names = (), adds: Names = (), fixed: Mapping[str, Any] | None = None) -> Statement:
+    """Rows by `key`, new or in place of those there are; what they bring for `adds` is added to what is there."""
+    sets = [f"{name} = excluded.{name}" for name in (*given, *(fixed or {}))]
+    sets += [f"{name} = {table.name}.{name} + excluded.{name}" for name in adds]
+    after = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(sets)}"
+    return _insert(table, key + given + adds, len(key), fixed or {}, after, ())
 
 
-def run(connection: Connection, statement: Statement, values: Sequence[Any]) -> list[Any]:
-    """Run a statement for all rows, whose values stand one after the other; what it gives back, row by row.
+def update(
+    table: Table,
+    key: Names,
+    given: Names = (),
+    adds: Names = (),
+    fixed: Mapping[str, Any] | None = None,
+    guard: Mapping[str, Any] | None = None,
+    where: str = "",
+    returning: Names = (),
+) -> Statement:
+    """Rows by `key`. Nothing happens to those that are not as `guard` and `where` say; `{name}` in it is what the row brings."""
+    columns = key + given + adds
+    place = {name: f"v.column{n}" for n, name in enumerate(columns, 1)}
+    sets = [f"{name} = {place[name]}" for name in given]
+    sets += [f"{name} = {table.name}.{name} + {place[name]}" for name in adds]
+    sets += [f"{name} = {literal(value)}" for name, value in (fixed or {}).items()]
+    conditions = [f"{table.name}.{name} = {place[name]}" for name in key]
+    conditions += [f"{table.name}.{name} = {literal(value)}" for name, value in (guard or {}).items()]
+    if where:
+        conditions.append(f"({where.format_map(place)})")
+    before = f"UPDATE {table.name} SET {', '.join(sets)} FROM"
+    after = f"WHERE {' AND '.join(conditions)}{_returning(returning)}"
+    return Statement(table, columns, len(key), before, None, after, returns=bool(returning))
 
-    Straight on the driver: SQLAlchemy takes longer than the statement.
-    """
-    found: list[Any] = []
-    if not values:
-        return found
+
+def look(table: Table, key: Names, wanted: Names) -> Statement:
+    """The rows that have one of the keys."""
+    before = f"SELECT {', '.join(f'{table.name}.{name}' for name in wanted)} FROM"
+    # CROSS JOIN: SQLite goes through the list and looks each row up (https://www.sqlite.org/optoverview.html).
+    is_it = " AND ".join(f"{table.name}.{name} = v.column{n}" for n, name in enumerate(key, 1))
+    return Statement(table, key, len(key), before, None, f"CROSS JOIN {table.name} WHERE {is_it}", returns=True)
+
+
+def _insert(table: Table, given: Names, key: int, fixed: Mapping[str, Any], after: str, returning: Names) -> Statement:
+    before = f"INSERT INTO {table.name} ({', '.join((*given, *fixed))})"
+    constant = "".join(f", {literal(value)}" for value in fixed.values())
+    return Statement(table, given, key, before, constant, f"{after}{_returning(returning)}", returns=bool(returning))
+
+
+def _returning(names: Names) -> str:
+    return f" RETURNING {', '.join(names)}" if names else ""
+
+
+def literal(value: Any) -> str:
+    """A value of ours in SQL, the same for both dialects."""
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+
+def _doubled(sql: str) -> str:
+    return sql.replace("%", "%%")
+
+
+_on_sqlite = functools.lru_cache(maxsize=512)(Statement.on_sqlite)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_postgresql(statement: Statement, dialect: Dialect) -> tuple[str, list[int]]:
+    """The SQL, and which of its arrays are of booleans."""
+    table, columns = statement.table, statement.columns
+    return statement.on_postgresql(dialect), [n for n, name in enumerate(columns) if isinstance(table.c[name].type, Boolean)]
+
+
+def run(connection: Connection, statement: Statement, rows: Rows) -> list[Any]:
+    """Run a statement for all rows; what it returns. Straight on the driver: SQLAlchemy takes longer than the statement."""
+    if not rows:
+        return []
     cursor: Any = connection.connection.cursor()
-    start, end, width = 0, len(values), statement.row.count("?")
-    for rows in _ROWS:
-        step = rows * width
-        while end - start >= step:
-            cursor.execute(_with_rows(statement, rows), values[start : start + step])
-            if cursor.description is not None:
-                found.extend(cursor.fetchall())
-            start += step
-    cursor.close()
+    try:
+        if connection.dialect.name == "sqlite":
+            return _run_on_sqlite(cursor, statement, rows)
+        return _run_on_postgresql(cursor, connection.dialect, statement, rows)
+    finally:
+        cursor.close()
+
+
+def _run_on_sqlite(cursor: Any, statement: Statement, rows: Rows) -> list[Any]:
+    found: list[Any] = []
+    start, end = 0, len(rows)
+    for size in _SIZES:
+        while end - start >= size:
+            some = rows if size == end else rows[start : start + size]
+            cursor.execute(_on_sqlite(statement, size), list(chain.from_iterable(some)))
+            if statement.returns:
+                found += cursor.fetchall()
+            start += size
     return found
 
 
-@functools.lru_cache(maxsize=256)
-def _with_rows(statement: Statement, rows: int) -> str:
-    return statement.sql.format(", ".join([statement.row] * rows))
-
-
-class Totals(Counter[tuple[int, int]]):
-    """Changes of totals within one transaction, by user and what is counted; written once at its end."""
-
-    def write(self, connection: Connection) -> None:
-        values = [value for (user_id, what), n in self.items() if n for value in (user_id, what, n)]
-        run(connection, ADD_TOTALS, values)
+def _run_on_postgresql(cursor: Any, dialect: Dialect, statement: Statement, rows: Rows) -> list[Any]:
+    """In the order of the rows' keys, so that two writers do not wait for each other in a circle."""
+    sql, booleans = _on_postgresql(statement, dialect)
+    ordered = sorted(rows, key=lambda row: row[: statement.key])
+    arrays = [list(column) for column in zip(*ordered, strict=True)]
+    for n in booleans:
+        arrays[n] = [None if value is None else bool(value) for value in arrays[n]]
+    cursor.execute(sql, arrays)
+    return cursor.fetchall() if statement.returns else []
 
 
 def chunks(ids: Sequence[T], size: int = 500) -> Iterable[Sequence[T]]:

@@ -2,6 +2,14 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text, text
 
+from tocsin.model import Status
+
+# Conditions on a delivery's status, each once. They are literal: with bound values SQLite cannot use the partial indexes.
+IS_PENDING = f"status = {Status.PENDING:d}"
+IS_NOT_DELIVERED = f"status NOT IN ({Status.PENDING:d}, {Status.DELIVERED:d})"
+IS_RETRYING = f"{IS_PENDING} AND step > 0"
+IS_CRITICAL = f"{IS_PENDING} AND is_critical = 1"
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -161,27 +169,27 @@ deliveries = Table(
         "handler_id",
         "status",
         "id",
-        sqlite_where=text("status NOT IN (0, 1)"),
+        sqlite_where=text(IS_NOT_DELIVERED),
     ),
     Index(
         "ix_deliveries_pending",
         "handler_id",
         "due_at",
-        sqlite_where=text("status = 0"),
+        sqlite_where=text(IS_PENDING),
     ),
     Index(
         "ix_deliveries_pending_critical",
         "handler_id",
         "is_critical",  # the same in every row, but it makes this index the better one for who asks for critical ones
         "due_at",
-        sqlite_where=text("status = 0 AND is_critical = 1"),
+        sqlite_where=text(IS_CRITICAL),
     ),
     # What is tried again after a failure: few rows, and what has arrived is never among them.
     Index(
         "ix_deliveries_retrying",
         "handler_id",
         "last_attempt_at",
-        sqlite_where=text("status = 0 AND step > 0"),
+        sqlite_where=text(IS_RETRYING),
     ),
     sqlite_autoincrement=True,
 )

@@ -14,7 +14,7 @@ from tocsin import clock
 from tocsin.clock import HOUR, Micros
 from tocsin.model import Status
 from tocsin.ports.housekeeping import Swept
-from tocsin.store.statements import Totals, chunks
+from tocsin.store.statements import chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
     attempts,
@@ -26,6 +26,7 @@ from tocsin.store.tables import (
     notifications,
     posts,
 )
+from tocsin.store.totals import Totals
 
 Place: TypeAlias = tuple[Any, ...]
 Sweep: TypeAlias = Callable[[Connection, Micros, int, Place], Swept]

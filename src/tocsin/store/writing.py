@@ -17,7 +17,7 @@ from tocsin.ports.queue import PostFacts
 from tocsin.store import notices, values
 from tocsin.store.accepting import remember
 from tocsin.store.listing import replayable_deliveries
-from tocsin.store.statements import Statement, Totals, chunks, run
+from tocsin.store.statements import chunks, run, upsert
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     deliveries,
@@ -28,17 +28,13 @@ from tocsin.store.tables import (
     posts,
     replays,
 )
+from tocsin.store.totals import Totals
 
 ALIVE_AT = "alive_at"
 MAX_EVENTS = 100  # of a handler are kept
 
-ADD_HOURS = Statement(
-    "INSERT INTO handler_hours (handler_id, hour, delivered, failed, expired, latencies) VALUES {}"
-    " ON CONFLICT (handler_id, hour) DO UPDATE SET"
-    " delivered = handler_hours.delivered + excluded.delivered, failed = handler_hours.failed + excluded.failed,"
-    " expired = handler_hours.expired + excluded.expired, latencies = excluded.latencies",
-    "(?, ?, ?, ?, ?, ?)",
-)
+_HOUR = ("handler_id", "hour")
+ADD_HOURS = upsert(handler_hours, key=_HOUR, given=("latencies",), adds=("delivered", "failed", "expired"))
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
 
@@ -205,12 +201,12 @@ def add_hours(connection: Connection, hours: Sequence[HandlerHour]) -> None:
             chosen = select(handler_hours).where(handler_hours.c.handler_id.in_(chunk), handler_hours.c.hour == hour)
             for row in connection.execute(chosen):
                 kept[row.handler_id, hour] = msgspec.json.decode(row.latencies, type=tuple[int, ...])
-    values: list[Any] = []
+    rows: list[Any] = []
     for one in hours:
         before = kept.get((one.handler_id, one.hour))
         latencies = one.latencies if before is None else map(sum, itertools.zip_longest(before, one.latencies, fillvalue=0))
-        values += (one.handler_id, one.hour, one.delivered, one.failed, one.expired, msgspec.json.encode(list(latencies)).decode())
-    run(connection, ADD_HOURS, values)
+        rows.append((one.handler_id, one.hour, msgspec.json.encode(list(latencies)).decode(), one.delivered, one.failed, one.expired))
+    run(connection, ADD_HOURS, rows)
 
 
 def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:
