@@ -19,7 +19,9 @@ from tocsin.keyfile import KEY_FILE, read_keys
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import faults, form, ids, values
-from tocsin.store.sql import migrate, sqlite_engine, write_now
+from tocsin.store.dialects.sqlite import sqlite_engine
+from tocsin.store.migrating import migrate
+from tocsin.store.sql import write_now
 from tocsin.vault import Vault, WrongKey, fingerprint, random_base62
 
 STORE_FILE = "tocsin.db"

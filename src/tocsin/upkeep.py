@@ -22,8 +22,9 @@ from tocsin.keyfile import KEY_FILE, read_keys, write_keys
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import ids, values
+from tocsin.store.dialects.sqlite import sqlite_url
 from tocsin.store.faults import words_of
-from tocsin.store.sql import sqlite_url, write_now
+from tocsin.store.sql import write_now
 from tocsin.store.tables import handlers
 from tocsin.vault import Vault, WrongKey, new_secret_key
 

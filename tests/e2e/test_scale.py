@@ -24,7 +24,8 @@ from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
 from tocsin.store import listing, people, reading
-from tocsin.store.sql import sqlite_engine, write_now
+from tocsin.store.dialects.sqlite import sqlite_engine
+from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, shown_key
 
 FEW, HANDLERS, DELIVERIES = 1_000, 100_000, 1_000_000

@@ -39,9 +39,9 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, set[in
     acknowledged: set[int] = set()
     committed = Writer._commit  # pyright: ignore[reportPrivateUsage]
 
-    def watched(self: Writer, connection: Any, jobs: list[Any]) -> list[Any]:
-        connection.connection.driver_connection.execute("PRAGMA wal_autocheckpoint=60")
-        results = committed(self, connection, jobs)
+    def watched(self: Writer, session: Any, jobs: list[Any]) -> list[Any]:
+        session._driver.execute("PRAGMA wal_autocheckpoint=60")
+        results = committed(self, session, jobs)
         state = folder / f"state-{len(states)}"
         state.mkdir()
         for name in ("tocsin.db", "tocsin.db-wal"):

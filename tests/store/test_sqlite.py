@@ -84,8 +84,8 @@ def test_tables_and_migrations_agree(tmp_path: Path) -> None:
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
+    from tocsin.store.dialects.sqlite import sqlite_engine
     from tocsin.store.migrations import HEAD
-    from tocsin.store.sql import sqlite_engine
     from tocsin.store.tables import metadata
 
     config = Config()
@@ -101,7 +101,8 @@ def test_tables_and_migrations_agree(tmp_path: Path) -> None:
 
 def test_what_an_older_version_accepted_is_markdown(tmp_path: Path) -> None:
     """Its statements name no column that came later: it may go on writing beside the new version."""
-    from tocsin.store.sql import migrate, migrate_to, sqlite_engine
+    from tocsin.store.dialects.sqlite import sqlite_engine
+    from tocsin.store.migrating import migrate, migrate_to
 
     engine = sqlite_engine(tmp_path / "tocsin.db")
     migrate_to(engine, "0003")
@@ -122,8 +123,9 @@ def test_what_an_older_version_accepted_is_markdown(tmp_path: Path) -> None:
 def test_a_new_store_stands_where_migrations_end(tmp_path: Path) -> None:
     from alembic.migration import MigrationContext
 
+    from tocsin.store.dialects.sqlite import sqlite_engine
+    from tocsin.store.migrating import migrate
     from tocsin.store.migrations import HEAD
-    from tocsin.store.sql import migrate, sqlite_engine
 
     engine = sqlite_engine(tmp_path / "x.db")
     migrate(engine)

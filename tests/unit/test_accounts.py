@@ -15,7 +15,9 @@ from tocsin.flow.people import accounts
 from tocsin.flow.people.accounts import MAX_WAITING_TRIES, Accounts, Throttled, Visitor, _Tries
 from tocsin.model import Busy, Invalid
 from tocsin.store import people
-from tocsin.store.sql import SqlStore, migrate, sqlite_engine
+from tocsin.store.dialects.sqlite import sqlite_engine
+from tocsin.store.migrating import migrate
+from tocsin.store.sql import SqlStore
 from tocsin.vault import hash_password
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 
 from tocsin.ports.errors import StoreError
 from tocsin.store import migrations
-from tocsin.store.sql import migrate, migrate_to
+from tocsin.store.migrating import migrate, migrate_to
 
 Shape: TypeAlias = dict[str, frozenset[tuple[str, bool, bool]]]
 """Of each table its columns (name, not null, part of the key); of an index only that it is there."""

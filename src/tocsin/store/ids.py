@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from tocsin.ports.errors import StoreError
 from tocsin.ports.housekeeping import Era
-from tocsin.store import values
+from tocsin.store import dialects, values
 from tocsin.store.faults import damaged
 
 STORE_ID = "store_id"
@@ -59,9 +59,7 @@ def next_ids(connection: Connection, table: str, n: int) -> Sequence[int]:
 
 def counters(connection: Connection) -> dict[str, int]:
     """The highest id that was ever handed out, by table."""
-    if connection.dialect.name != "sqlite":
-        raise NotImplementedError("counters of other databases come with them")
-    found = {row[0]: int(row[1]) for row in connection.execute(text("SELECT name, seq FROM sqlite_sequence"))}
+    found = dialects.of(connection.engine).counters(connection)
     return {table: found.get(table, 0) for table in STEPS}
 
 
@@ -79,9 +77,7 @@ def move_on(connection: Connection, new_store_id: str, known: Mapping[str, int])
         if moved[table] > MAX_ID - step:
             raise StoreError(f"The ids of {table} cannot move any further: JSON could not carry larger ones.")
     for table, at in moved.items():
-        counter = {"name": table, "seq": at}
-        if connection.execute(text("UPDATE sqlite_sequence SET seq = :seq WHERE name = :name"), counter).rowcount == 0:
-            connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), counter)
+        dialects.of(connection.engine).set_counter(connection, table, at)
     values.write(connection, STORE_ID, new_store_id.encode())
     values.write(connection, ERAS, msgspec.json.encode([*past, Era(moved["deliveries"] + 1, new_store_id)]))
 

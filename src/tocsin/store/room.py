@@ -87,13 +87,6 @@ def size_on_disk(connection: Connection) -> int:
     return 0 if file is None else sum(_size(Path(f"{file}{ending}")) for ending in ("", "-wal", "-journal"))
 
 
-def unused(connection: Connection) -> int:
-    """Bytes of the store that hold nothing."""
-    driver = _driver(connection)
-    (pages,), (page,) = driver.execute("PRAGMA freelist_count").fetchone(), driver.execute("PRAGMA page_size").fetchone()
-    return pages * page
-
-
 def _driver(connection: Connection) -> Any:
     return connection.connection.driver_connection
 

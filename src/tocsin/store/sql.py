@@ -1,4 +1,4 @@
-"""The store in SQL: one implementation for both dialects, SQLAlchemy Core, synchronous drivers.
+"""The store in SQL, for both databases (`dialects`): SQLAlchemy Core, synchronous drivers.
 
 Writes go through the group commit of writer.py; reads run in a few threads with connections of their own and are interrupted
 after `READ_SECONDS`, so that none holds up a delivery.
@@ -6,15 +6,13 @@ after `READ_SECONDS`, so that none holds up a delivery.
 
 import asyncio
 import contextlib
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import URL, Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.clock import Micros
@@ -36,103 +34,25 @@ from tocsin.ports.history import DeliveryFilter, Labels, Page
 from tocsin.ports.intake import Accept, Accepted, Remembered
 from tocsin.ports.people import KeyRow
 from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
-from tocsin.store import faults, listing, migrations, notices, reading, room, standing, writing
+from tocsin.store import dialects, faults, listing, notices, reading, standing, writing
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.faults import Damaged
-from tocsin.store.room import Room
 from tocsin.store.settling import SettleAll
-from tocsin.store.tables import metadata
 from tocsin.store.writer import Writer
 
 READ_SECONDS = 5.0
 READ_THREADS = 2  # for the flow's own short reads
 LOOK_AGAIN_SECONDS = 2.0  # between two looks whether what a reading found damaged is whole again
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
-_STEPS_BETWEEN_LOOKS = 50_000  # virtual machine instructions, about a millisecond
-_PRAGMAS = (
-    "busy_timeout=10000",
-    "journal_mode=WAL",
-    "synchronous=FULL",
-    "foreign_keys=ON",
-    "cache_size=-2048",
-    "wal_autocheckpoint=4000",  # pages; pages that change again and again are written back once
-    "journal_size_limit=16777216",  # bytes, those pages: a log that had to grow while somebody read is cut again
-)
 T = TypeVar("T")
-
-_VERSIONS = MetaData()
-_VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
-
-
-def sqlite_url(path: Path) -> URL:
-    """The name as it is: in the text of a URL `?` and `%` would mean something."""
-    return URL.create("sqlite", database=str(path))
-
-
-def sqlite_engine(path: Path) -> Engine:
-    """An engine on a SQLite file: WAL, every commit on the disk, foreign keys on, transactions begun by us."""
-    engine = create_engine(
-        sqlite_url(path),
-        connect_args={"check_same_thread": False},
-        pool_size=READ_THREADS + LIST_THREADS + 2,
-        hide_parameters=True,  # its errors hold them otherwise, and go into the log: texts, names, hashes
-    )
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: sqlite3.Connection, _: object) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.isolation_level = None
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
-
-
-def _begin_by_hand(engine: Engine, statement: str) -> Engine:
-    """The same pool, its transactions begun with `statement`: writers take the lock at once instead of failing half-way."""
-    view = engine.execution_options()
-
-    @event.listens_for(view, "begin")
-    def begun(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.exec_driver_sql(statement)
-
-    return view
-
-
-def migrate(engine: Engine) -> None:
-    """Bring the tables to this version's form; all or nothing. Alembic is loaded only where there is something to migrate."""
-    with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
-        inspector = inspect(connection)
-        if not inspector.get_table_names():
-            metadata.create_all(connection)
-            _VERSIONS.create_all(connection)
-            connection.execute(_VERSION.insert().values(version_num=migrations.HEAD))
-        elif connection.scalar(select(_VERSION.c.version_num)) != migrations.HEAD:
-            _upgrade(connection, "head")
-
-
-def migrate_to(engine: Engine, version: str) -> None:
-    """Make the tables as they were in that version."""
-    with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
-        _upgrade(connection, version)
-
-
-def _upgrade(connection: Connection, version: str) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", "tocsin.store:migrations")
-    config.attributes["connection"] = connection
-    command.upgrade(config, version)
 
 
 class SqlStore:
     """See `tocsin.ports.store.Store` for what each method promises."""
 
     def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
-        self._reads = _begin_by_hand(engine, "BEGIN")
-        file = None if engine.url.database is None or engine.dialect.name != "sqlite" else Path(engine.url.database)
-        self._writer = Writer(_begin_by_hand(engine, "BEGIN IMMEDIATE"), changed, Room(file), writing.note_alive)
+        self._dialect = dialects.of(engine)
+        self._writer = Writer(partial(self._dialect.session, engine), changed, writing.note_alive)
         self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
@@ -186,23 +106,13 @@ class SqlStore:
 
     def _read_in_thread(self, read: Callable[..., T], *args: object) -> T:
         try:
-            with self._reads.connect() as connection:
-                driver: Any = connection.connection.driver_connection
-                deadline = time.monotonic() + READ_SECONDS
-                driver.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
-                try:
-                    with connection.begin():
-                        return read(connection, *args)
-                except DBAPIError as error:
-                    faults.forget_pages(connection, error)
-                    raise
-                finally:
-                    driver.set_progress_handler(None, 0)
+            with self._dialect.reading(self._engine, READ_SECONDS) as connection:
+                return read(connection, *args)
         except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
             if faults.is_damage(error):
                 self._damaged, self._damage = partial(self._read_in_thread, read, *args), faults.sentence(error)
                 raise Damaged(faults.words_of(error)) from error
-            why = "this reading took too long: ask for less" if "interrupt" in str(error.orig) else "the store cannot be read now"
+            why = "this reading took too long: ask for less" if faults.is_interrupted(error) else "the store cannot be read now"
             raise Busy(why, 5) from error
 
     def _write(self, write: Callable[..., T], *args: object) -> "asyncio.Future[T]":
@@ -228,13 +138,7 @@ class SqlStore:
         return await self._write(write, *args)
 
     async def fold_log(self) -> None:
-        if self._engine.dialect.name == "sqlite":
-            await self._loop.run_in_executor(self._list_threads, self._fold_in_thread)
-
-    def _fold_in_thread(self) -> None:
-        with contextlib.suppress(DBAPIError, self._engine.dialect.loaded_dbapi.Error), self._engine.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # neither readers nor the writer wait for it
+        await self._loop.run_in_executor(self._list_threads, self._dialect.fold_log, self._engine)
 
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
         return await self._list(listing.labels, user_id, notification_ids, handler_ids)
@@ -371,11 +275,11 @@ class SqlStore:
 
     async def size(self) -> int:
         """Bytes of the store and its log on the disk."""
-        return await self._list(room.size_on_disk)
+        return await self._list(self._dialect.size)
 
     async def unused(self) -> int:
         """Bytes of the store that hold nothing."""
-        return await self._list(room.unused)
+        return await self._list(self._dialect.unused)
 
 
 def _nothing() -> None:
@@ -388,7 +292,7 @@ def _nothing() -> None:
 def write_now(engine: Engine, write: Callable[[Connection], T]) -> T:
     """One write in a transaction of its own, for commands that run beside the service or before it."""
     try:
-        with _begin_by_hand(engine, "BEGIN IMMEDIATE").begin() as connection:
+        with dialects.of(engine).writing(engine) as connection:
             return write(connection)
     except DBAPIError as error:
         raise StoreError(faults.sentence(error)) from error

@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection
 
 from tocsin import observe
 from tocsin.model import Busy
 from tocsin.store import faults
+from tocsin.store.dialects import Session, Unanswered
 from tocsin.store.faults import Damaged
-from tocsin.store.room import Room
 
 MAX_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
 MAX_GATHERED = 256  # writes that are handed to the thread at once
@@ -29,6 +28,7 @@ LOCKED_AGAIN_SECONDS = 0.5  # the same after one that waited in vain, until one 
 PROBE_SECONDS = 1.0  # between two looks whether it can be written again
 STALLED_SECONDS = 3.0  # that a commit takes at most while all is well
 FRESH_SECONDS = 10.0  # for so long the last write says that it can be written
+IN_DOUBT_SECONDS = 0.2  # between two looks whether a commit that was not answered was kept
 
 log = structlog.get_logger(__name__)
 
@@ -59,11 +59,11 @@ class _Job(Struct):
 class Writer:
     """The only writer of the service's own process. `changed` is called, on the event loop, when another process wrote."""
 
-    def __init__(self, engine: Engine, changed: Callable[[], None], room: Room, probe: Write) -> None:
-        """`probe`: a small write that changes a row, to see whether it can be done."""
-        self._engine = engine
+    def __init__(self, open_session: Callable[[], Session], changed: Callable[[], None], probe: Write) -> None:
+        """`open_session` is called in the thread. `probe`: a small write that changes a row, to see whether it can be done."""
+        self._open_session = open_session
+        self._session: Session | None = None
         self._changed = changed
-        self._room = room
         self._probe = probe
         self._trouble: str | None = None  # what kept the last write from being kept, if none was kept since
         self._written_at = time.monotonic()
@@ -77,9 +77,7 @@ class Writer:
         self._is_flush_soon = False
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
-        self._data_version: int | None = None
         self._look_at = 0.0
-        self._locked_seconds = LOCKED_SECONDS
         self.is_alive = True
         self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
         self._thread.start()
@@ -142,7 +140,7 @@ class Writer:
         self._is_asked, began_at = True, self._began_at
         if self._trouble is None and began_at is not None and time.monotonic() - began_at > STALLED_SECONDS:
             return "The store has been busy with one write for some time: the disk stalls, or another process holds it."
-        return self._trouble or (faults.FULL if self._room.is_used_up else None)
+        return self._trouble or (faults.FULL if self._session is not None and self._session.is_full else None)
 
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
@@ -159,26 +157,26 @@ class Writer:
             self.is_alive = False
 
     def _work(self) -> None:
-        with self._engine.connect() as connection:
-            self._undo_in_memory(connection)
-            self._look_for_others(connection)  # from here on a change is a change
-            while True:
+        session = self._session = self._open_session()
+        try:
+            last = False
+            while not last:
                 jobs, last = self._take()
                 self._began_at = time.monotonic()
                 if jobs:
-                    self._commit(connection, jobs)
+                    self._commit(session, jobs)
                     self._loop.call_soon_threadsafe(self._answer, jobs)
-                self._look_whether_it_writes(connection)
-                self._look_for_others(connection)
+                self._look_whether_it_writes(session)
+                self._look_for_others(session)
                 self._began_at = None
-                if last:
-                    return
+        finally:
+            session.close()
 
-    def _take(self) -> tuple[list[_Job], bool]:
+    def _take(self, seconds: float = 1.0) -> tuple[list[_Job], bool]:
         """Whatever waits, and whether it is the last."""
         jobs: list[_Job] = []
         try:
-            gathered = self._queue.get(timeout=1.0)
+            gathered = self._queue.get(timeout=seconds)
             while gathered is not None and _count(jobs) < MAX_IN_ONE_COMMIT:
                 jobs.extend(gathered)
                 gathered = self._queue.get_nowait()
@@ -188,67 +186,95 @@ class Writer:
             jobs.extend(gathered)
         return jobs, gathered is None
 
-    def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
+    def _commit(self, session: Session, jobs: list[_Job]) -> None:
         """Every job has its results afterwards."""
-        if self._room.is_short(connection):
-            self._note_trouble(faults.FULL if self._room.is_used_up else faults.NO_ROOM, "no room for the log to be folded in")
-            for job in jobs:
-                job.results = [Busy("the store cannot be written now", 5)] * len(job.writes)
+        if session.is_short_of_room():
+            self._note_trouble(faults.FULL if session.is_full else faults.NO_ROOM, "no room for the log to be folded in")
+            _refuse(jobs)
             return
         try:
-            self._transaction_or_room(connection, jobs)
-            self._wait_for_others(connection, LOCKED_SECONDS)
+            self._keep(session, jobs)
+            session.wait_for_others(LOCKED_SECONDS)
         except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one
-            if faults.is_locked(error):  # or they would wait for it one after the other
-                self._wait_for_others(connection, LOCKED_AGAIN_SECONDS)
+            if isinstance(error, Unanswered) or faults.is_for_all(error):
+                session.wait_for_others(LOCKED_AGAIN_SECONDS)  # nobody's answer and no stop waits for many of them
                 for job in jobs:
                     job.results = [self._known(error)] * len(job.writes)
                 return
             if _count(jobs) == 1:
                 jobs[0].results = [self._known(error)]
-                faults.forget_pages(connection, error)
+                session.after(error)
                 return
             for job in jobs:
                 alone = [_Job([write], job.bulk, job.done) for write in job.writes]
                 for one in alone:
-                    self._commit(connection, [one])
+                    self._commit(session, [one])
                 job.results = [one.results[0] for one in alone]
 
     def _known(self, error: Exception) -> Exception:
         """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
+        if isinstance(error, Unanswered):
+            return _busy()
         if faults.is_damage(error):
             self._note_trouble(faults.sentence(error), faults.words_of(error))
             return Damaged(faults.words_of(error))
-        if isinstance(error, (OperationalError, self._engine.dialect.loaded_dbapi.OperationalError)):
+        if faults.is_passing(error):
             self._note_trouble(faults.sentence(error), faults.words_of(error))
-            return Busy("the store cannot be written now", 5)
+            return _busy()
         return error
 
     def _note_trouble(self, sentence: str, why: str) -> None:
         self._trouble = sentence
         observe.seldom(log.error, "store.write_failed", error=why)
 
-    def _transaction_or_room(self, connection: Connection, jobs: list[_Job]) -> None:
-        try:
-            self._transaction(connection, jobs)
-        except Exception as error:
-            if not (faults.is_full(error) and self._room.make(connection)):
-                raise
-            self._transaction(connection, jobs)
+    def _keep(self, session: Session, jobs: list[_Job]) -> None:
+        """Again, once, if a connection broke before the commit, which has kept nothing and is another one now; or if there is room now."""
+        tries = 2
+        while tries:
+            tries -= 1
+            try:
+                self._transaction(session, jobs)
+            except Unanswered as unanswered:
+                if self._was_kept(session, unanswered):
+                    break
+                if not tries:
+                    raise unanswered.why from None
+            except Exception as error:
+                if not tries or not (faults.is_gone(error) or (faults.is_full(error) and session.make_room())):
+                    raise
+            else:
+                break
 
-    def _look_whether_it_writes(self, connection: Connection) -> None:
+    def _was_kept(self, session: Session, unanswered: Unanswered) -> bool:
+        """Whoever waits is told the truth, so they wait until the database is there again; all others are told to come back."""
+        while True:
+            try:
+                if (was_kept := session.was_kept()) is not None:
+                    return was_kept
+            except Exception as error:
+                if not faults.is_passing(error):
+                    raise
+                self._note_trouble(faults.sentence(error), faults.words_of(error))
+            jobs, last = self._take(IN_DOUBT_SECONDS)
+            _refuse(jobs)
+            self._loop.call_soon_threadsafe(self._answer, jobs)
+            if last:  # nobody can be told any more: what was kept is found by the next start
+                self._queue.put(None)
+                raise unanswered
+
+    def _look_whether_it_writes(self, session: Session) -> None:
         """While it could not be written, or somebody asks and nothing was written lately: a real write says whether it can be."""
         now = time.monotonic()
         is_doubted = self._trouble is not None or (self._is_asked and now - self._written_at > FRESH_SECONDS)
         if not is_doubted or now < self._probe_at:
             return
         self._probe_at, self._is_asked = now + PROBE_SECONDS, False
-        self._commit(connection, [_Job([self._probe], None, _nobody)])
+        self._commit(session, [_Job([self._probe], None, _nobody)])
 
-    def _transaction(self, connection: Connection, jobs: list[_Job]) -> None:
+    def _transaction(self, session: Session, jobs: list[_Job]) -> None:
         kinds: dict[type[Bulk], list[_Job]] = {}
-        before = self._changes(connection)
-        with connection.begin():
+        before = session.changes()
+        with session.transaction() as connection:
             for job in jobs:
                 if job.bulk is None:
                     job.results = [write(connection) for write in job.writes]
@@ -260,39 +286,22 @@ class Writer:
                 for job in alike:
                     end = start + len(job.writes)
                     job.results, start = results[start:end], end
-        if self._changes(connection) != before:  # what changes nothing is kept on a full disk too
+        if session.changes() != before:  # what changes nothing is kept on a full disk too
             self._trouble, self._written_at = None, time.monotonic()
 
-    def _changes(self, connection: Connection) -> int:
-        """How many rows this connection has changed so far; where the database does not say, every transaction counts as one."""
-        return getattr(connection.connection.driver_connection, "total_changes", time.monotonic_ns())
-
-    def _undo_in_memory(self, connection: Connection) -> None:
-        """What a statement may have to undo, SQLite would keep in a file (https://www.sqlite.org/tempfiles.html): a seventh of a write."""
-        if self._engine.dialect.name == "sqlite":
-            connection.connection.driver_connection.execute("PRAGMA temp_store=MEMORY")  # pyright: ignore[reportOptionalMemberAccess]
-
-    def _wait_for_others(self, connection: Connection, seconds: float) -> None:
-        """How long a transaction waits for another process to end its own. Not long again where it was long already: nobody's answer
-        and no stop waits for many of them."""
-        if self._engine.dialect.name == "sqlite" and seconds != self._locked_seconds:
-            self._locked_seconds = seconds
-            connection.connection.driver_connection.execute(f"PRAGMA busy_timeout={seconds * 1000:.0f}")  # pyright: ignore[reportOptionalMemberAccess]
-
-    def _look_for_others(self, connection: Connection) -> None:
-        """SQLite's data_version moves only when another connection commits (https://www.sqlite.org/pragma.html#pragma_data_version)."""
+    def _look_for_others(self, session: Session) -> None:
         now = time.monotonic()
-        if self._engine.dialect.name != "sqlite" or now < self._look_at:
+        if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY_SECONDS
         try:
-            version = connection.connection.driver_connection.execute("PRAGMA data_version").fetchone()[0]  # pyright: ignore[reportOptionalMemberAccess]
-        except Exception:
-            log.exception("store.data_version")
-            return
-        if self._data_version is not None and version != self._data_version:
-            self._loop.call_soon_threadsafe(self._changed)
-        self._data_version = version
+            if session.others_wrote():
+                self._loop.call_soon_threadsafe(self._changed)
+        except Exception as error:
+            if not faults.is_gone(error):
+                log.exception("store.others_wrote")
+                return
+            self._note_trouble(faults.sentence(error), faults.words_of(error))
 
     # --------------------------------------------------------------------------------------------- on the event loop
 
@@ -303,6 +312,15 @@ class Writer:
                 job.done(job.writes, job.results)
             except Exception:
                 log.exception("store.answer_failed")  # the others are answered all the same
+
+
+def _busy() -> Busy:
+    return Busy("the store cannot be written now", 5)
+
+
+def _refuse(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.results = [_busy()] * len(job.writes)
 
 
 def _nobody(_: Sequence[Any], __: Sequence[Any]) -> None:

@@ -90,8 +90,8 @@ def _after_commit_of(kind: type[Any]) -> Callable[[Crash], None]:
     def lay(crash: Crash) -> None:
         whole = Writer._commit  # pyright: ignore[reportPrivateUsage]
 
-        def visited(self: Writer, connection: Any, jobs: list[Any]) -> None:
-            whole(self, connection, jobs)
+        def visited(self: Writer, session: Any, jobs: list[Any]) -> None:
+            whole(self, session, jobs)
             if any(job.bulk is kind for job in jobs):
                 crash.visit()
 

