@@ -113,7 +113,7 @@ def retry(
 def _as_ended(at: Micros) -> tuple[ColumnElement[Any], ...]:
     """The columns of `replays`, from a delivery."""
     row = deliveries.c
-    return (row.id, row.replays + 1, literal(at), row.attempt_count, row.status, row.last_reason, row.due_at)
+    return (row.id, row.replays + 1, literal(at, replays.c.at.type), row.attempt_count, row.status, row.last_reason, row.due_at)
 
 
 def posted(connection: Connection, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
