@@ -40,7 +40,8 @@ from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Trials
 from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.housekeeping import Housekeeping
-from tocsin.flow.intake.accept import Accepting, Repeats
+from tocsin.flow.intake.accept import Accepting
+from tocsin.flow.intake.repeats import Repeats
 from tocsin.flow.mail_account import KeptToken
 from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access

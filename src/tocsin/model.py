@@ -1,6 +1,6 @@
 """The nouns and verdicts of the service, as frozen structs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import TypeAlias
 
@@ -413,6 +413,12 @@ class Fault(Value, frozen=True):
     @property
     def detail(self) -> str:
         return self.sentence.text
+
+
+def all_faults(found: Sequence[Fault], more: Iterable[Fault]) -> list[Fault]:
+    """Both; what `more` says of a parameter that has a fault already, or of something inside it, is left out."""
+    known = {one.parameter for one in found}
+    return [*found, *(one for one in more if one.parameter is None or known.isdisjoint((one.parameter, one.parameter.rpartition(".")[0])))]
 
 
 class Invalid(Exception):

@@ -11,6 +11,7 @@ import pytest
 
 from api.support import hook, moment, until
 from receiver import Receiver
+from tocsin import clock
 from tocsin.api import notifications
 
 PATH = "/api/notifications"
@@ -272,6 +273,23 @@ def test_bad_batch(client: Any, body: Any, fault: tuple[str, str]) -> None:
     assert (answer.status, answer.faults()) == (422, [fault])
 
 
+def test_all_faults_of_a_batch_at_once(client: Any) -> None:
+    """Those of its handlers too, each at its own place."""
+    hook(client)
+    given = ["no object", {"message": "m", "handlers": [10**6]}, {"severity": "loud"}, {"message": "m", "handlers": "a"}]
+    answer = client.post(f"{PATH}/batch", {"notifications": given})
+    assert (answer.status, sorted(answer.faults())) == (
+        422,
+        [
+            ("invalid", "notifications[0]"),
+            ("invalid", "notifications[3].handlers"),
+            ("invalid_choice", "notifications[2].severity"),
+            ("required", "notifications[2].message"),
+            ("unknown_handler", "notifications[1].handlers"),
+        ],
+    )
+
+
 def test_a_large_batch_is_read_in_its_pool_and_answered_alike(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     where: list[str] = []
     read_batch = notifications._read_batch
@@ -336,6 +354,26 @@ def test_the_same_again(server: Any, client: Any) -> None:
     stranger = server.client()
     hook(stranger)
     assert stranger.post(PATH, {"message": "m"}, keyed("k1")).status == 202
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_same_again_when_its_times_have_passed(client: Any, monkeypatch: pytest.MonkeyPatch, batch: bool) -> None:
+    """The content was in order when it came first, so it gets the answer that it got then; without a key it is refused."""
+    hook(client)
+    one = {"message": "m", "expires_at": moment(minutes=30)}
+    path, given = (f"{PATH}/batch", {"notifications": [one, one]}) if batch else (PATH, one)
+    place = "notifications[0].expires_at" if batch else "expires_at"
+    first = client.post(path, given, keyed("late"))
+    assert first.status == 202
+    real = clock.now
+    monkeypatch.setattr(clock, "now", lambda: real() + clock.HOUR)
+    again = client.post(path, given, keyed("late"))
+    assert (again.status, again.content) == (202, first.content)
+    assert client.post(path, given).faults()[0] == ("invalid", place)
+    assert client.post(path, given, keyed("other")).faults()[0] == ("invalid", place)
+    changed = {**given, "notifications": [one]} if batch else {**given, "message": "n"}
+    assert client.post(path, changed, keyed("late")).faults() == [("idempotency_mismatch", "Idempotency-Key")]
+    assert client.get(PATH).json["meta"]["total"] == len(given.get("notifications", [one]))
 
 
 def test_refused_requests_are_not_remembered(client: Any) -> None:

@@ -29,11 +29,11 @@ Body = Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]]
 async def pending(store: SqlStore, handler: int, due_at: Micros, send_at: Micros | None = None, **row: int) -> int:
     """A delivery that waits until then, with these values in its row."""
     one = (PlannedDelivery(handler, Status.PENDING, due_at),)
-    ids = await store.accept(Accept(1, row.pop("accepted_at", due_at), [Planned(MESSAGE, send_at, None, one)], None))
+    [kept] = await store.accept(Accept(1, row.pop("accepted_at", due_at), [Planned(MESSAGE, send_at, None, one)], None))
     if row:
-        these = deliveries.c.id == ids.first_delivery_id
+        these = deliveries.c.id == kept.deliveries[0].id
         await store.tell(lambda connection: connection.execute(update(deliveries).where(these).values(row)))
-    return ids.first_delivery_id
+    return kept.deliveries[0].id
 
 
 async def due(store: SqlStore) -> dict[int, Micros]:

@@ -19,7 +19,7 @@ from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
-from tocsin.model import Attempt, Busy, Notification, Reason, Status
+from tocsin.model import Attempt, Busy, Reason, Status
 from tocsin.ports.engine import ANSWERED, UNANSWERED, Run
 from tocsin.ports.queue import Settlement, Waiting, Wanted
 from tocsin.store import people
@@ -139,10 +139,8 @@ class Worker:
 async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> list[Waiting]:
     """Accept one notification to these handlers, due now unless told; its deliveries as they would be handed over."""
     now = clock.now()
-    ids = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
-    found = await store.waiting(range(ids.first_delivery_id, ids.first_delivery_id + len(handlers)))
-    assert all(isinstance(job.notification, Notification) for job in found)
-    return sorted(found, key=lambda job: job.delivery.id)
+    [kept] = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
+    return [Waiting(delivery, kept.notification) for delivery in kept.deliveries]
 
 
 PLENTY = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)

@@ -57,8 +57,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, set[in
                 for number in range(BATCHES):
                     message = Message(f"{number} " + "text " * 300, at=1)
                     planned = Planned(message, None, None, (PlannedDelivery(handler, Status.PENDING, 1),))
-                    accepted = await store.accept(Accept(1, 1, [planned] * 10))
-                    acknowledged.update(range(accepted.first_notification_id, accepted.first_notification_id + 10))
+                    acknowledged.update(one.id for one in await store.accept(Accept(1, 1, [planned] * 10)))
         finally:
             Writer._commit = committed  # pyright: ignore[reportPrivateUsage]
 

@@ -16,7 +16,7 @@ from tocsin.clock import SECOND
 from tocsin.model import Busy, Delivery, Message, Notification, Reason, Replay, Severity, Status
 from tocsin.ports.handlers import HandlerChange, HandlerFilter
 from tocsin.ports.history import DeliveryFilter
-from tocsin.ports.intake import Accept, Accepted, Planned, PlannedDelivery, Remembered
+from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned, PlannedDelivery, Remembered
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.store import listing, reading, tidying
 from tocsin.store.writer import MAX_GATHERED
@@ -26,15 +26,15 @@ def test_what_is_accepted_is_there_with_its_message(open_store: OpenStore) -> No
     async def main() -> None:
         async with open_store() as store:
             first, second = await add_handler(store), await add_handler(store)
-            ids = await store.accept(accepting(first, second))
-            found = await store.notification(1, ids.first_notification_id)
+            [kept] = await store.accept(accepting(first, second))
+            found = await store.notification(1, kept.id)
             assert found is not None
             assert found[0].message == MESSAGE
             assert found[1][Status.PENDING] == 2
             due = (await store.due({second: Wanted(10)}, 100))[second]
-            assert [job.delivery.id for job in due.jobs] == [ids.first_delivery_id + 1]
+            assert [job.delivery for job in due.jobs] == [kept.deliveries[1]]
             assert (due.next_due, due.is_more) == (None, False)
-            assert await store.notification(2, ids.first_notification_id) is None
+            assert await store.notification(2, kept.id) is None
 
     run(main())
 
@@ -46,8 +46,7 @@ def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(open_store: OpenStore
     async def main() -> None:
         async with open_store() as store:
             handlers = [await add_handler(store) for _ in range(3)]
-            shared = await store.accept(accepting(*handlers))
-            own = [await store.accept(accepting(handlers[0])) for _ in range(5)]
+            accepted = [await store.accept(accepting(*these)) for these in (handlers, *[handlers[:1]] * 5)]
             due = await store.due({handler: Wanted(10) for handler in handlers}, 100)
             texts = {id(due[handler].jobs[0].notification) for handler in handlers}
             assert len(texts) == 1  # one notification, however many have it
@@ -59,7 +58,7 @@ def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(open_store: OpenStore
                 known += [job.delivery.id for job in some.jobs]
                 some = (await store.due({handlers[0]: Wanted(10, frozenset(known))}, 100))[handlers[0]]
             known += [job.delivery.id for job in some.jobs]
-            assert known == [shared.first_delivery_id, *(ids.first_delivery_id for ids in own)]
+            assert known == [one.deliveries[0].id for [one] in accepted]
 
     run(main())
 
@@ -69,7 +68,7 @@ def test_many_at_once_share_commits_and_get_their_own_ids(open_store: OpenStore)
         async with open_store() as store:
             handler = await add_handler(store)
             answers = await asyncio.gather(*(store.accept(accepting(handler)) for _ in range(300)))
-            ids = [answer.first_notification_id for answer in answers]
+            ids = [one.id for [one] in answers]
             assert sorted(ids) == list(range(1, 301))
             assert (await store.notifications(1, 1, 25)).total == 300
 
@@ -83,8 +82,8 @@ def test_a_write_that_fails_takes_no_other_with_it(open_store: OpenStore) -> Non
             good = [store.accept(accepting(handler)) for _ in range(5)]
             bad = store.accept(accepting(999_999))
             results = await asyncio.gather(*good, bad, return_exceptions=True)
-            assert all(isinstance(result, Accepted) for result in results[:5])
-            assert isinstance(results[5], IntegrityError)
+            assert isinstance(results.pop(), IntegrityError)
+            assert [one.deliveries[0].handler_id for [one] in results] == [handler] * 5
             assert (await store.notifications(1, 1, 25)).total == 5
 
     run(main())
@@ -133,14 +132,12 @@ def test_every_kind_of_row_comes_back_as_it_was(open_store: OpenStore, message: 
             due_at = times[0] or 100
             planned = [PlannedDelivery(await add_handler(store), Status.PENDING, due_at)]
             planned.append(PlannedDelivery(await add_handler(store), Status.SKIPPED, due_at, Reason.HANDLER_PAUSED))
-            ids = await store.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
-            for number, one in enumerate(planned):
-                found = await store.delivery(1, ids.first_delivery_id + number)
-                assert found is not None
-                delivery, notification, _, _ = found
-                assert notification == Notification(ids.first_notification_id, 1, message, *times)
-                expected = Delivery(delivery.id, ids.first_notification_id, one.handler_id, 1, one.status, due_at, due_at, 100)
+            [kept] = await store.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
+            assert kept.notification == Notification(kept.id, 1, message, *times)
+            for one, delivery in zip(planned, kept.deliveries, strict=True):
+                expected = Delivery(delivery.id, kept.id, one.handler_id, 1, one.status, due_at, due_at, 100)
                 assert delivery == replace(expected, last_reason=one.reason)
+                assert await store.delivery(1, delivery.id) == (delivery, kept.notification, [], [])
             critical = await store.ask(lambda connection: connection.execute(text("SELECT is_critical FROM deliveries")).scalars().all())
             assert critical == [int(message.severity is Severity.CRITICAL)] * 2
 
@@ -218,8 +215,8 @@ def test_settlements_of_one_sender_are_told_together_however_many(open_store: Op
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            first = (await store.accept(accepting(*[handler] * 300))).first_delivery_id
-            waiting = [job.delivery for job in await store.waiting(range(first, first + 300))]
+            [kept] = await store.accept(accepting(*[handler] * 300))
+            waiting = list(kept.deliveries)
             writes = [delivered(one) for one in waiting]
             unwritable: Any = object()
             writes[7] = Settlement(replace(writes[7].delivery, attempt_count=unwritable), None, 200)
@@ -504,9 +501,10 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(open_store: Op
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            wanted = Remembered("/api/notifications", "key", b"hash")
-            ids = await store.accept(accepting(handler, idempotency=wanted))
-            assert await store.remembered(1, wanted.path, "key", 0, 100) == replace(wanted, answer=(ids.first_notification_id,))
+            wanted = Idempotency("/api/notifications", "key", b"hash")
+            request = accepting(handler, idempotency=wanted)
+            accepted = await store.accept(replace(request, planned=[*request.planned, *request.planned]))
+            assert await store.remembered(1, wanted.path, "key", 0, 100) == Remembered(b"hash", (accepted[0].id, accepted[1].id))
             assert await store.remembered(2, wanted.path, "key", 0, 100) is None
             assert await store.remembered(1, wanted.path, "key", 101, 200) is None
             assert await store.remembered(1, wanted.path, "key", 0, 99) is None
@@ -606,13 +604,13 @@ def test_a_commit_is_told_before_anything_that_came_of_it(open_store: OpenStore)
             told: list[str] = []
             both = asyncio.Event()
 
-            async def wait_for(accepted: asyncio.Future[Accepted]) -> None:
+            async def wait_for(accepted: asyncio.Future[list[Accepted]]) -> None:
                 await accepted
                 told.append("awaited")
                 both.set()
 
-            def committed(accepted: Accepted) -> None:
-                told.append(f"committed {accepted.first_delivery_id - earlier.id}")
+            def committed(accepted: list[Accepted]) -> None:
+                told.append(f"committed {accepted[0].deliveries[0].id - earlier.id}")
 
             def finished(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
                 told.append(f"settled {results}")

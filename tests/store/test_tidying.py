@@ -25,7 +25,8 @@ async def a_handler(store: SqlStore) -> int:
 async def accept(store: SqlStore, handler: int, at: int, count: int = 1, due_at: int | None = None, status: Status = Status.SKIPPED) -> int:
     """A notification with so many deliveries; its id."""
     made = tuple(PlannedDelivery(handler, status, at if due_at is None else due_at) for _ in range(count))
-    return (await store.accept(Accept(1, at, [Planned(Message("text", at=at), due_at, None, made)]))).first_notification_id
+    [kept] = await store.accept(Accept(1, at, [Planned(Message("text", at=at), due_at, None, made)]))
+    return kept.id
 
 
 async def tried(store: SqlStore, *wheres: str, times: int = 1, at: int = 1) -> None:

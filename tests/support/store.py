@@ -54,10 +54,9 @@ def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING,
 
 
 async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
-    ids = await store.accept(accepting(handler_id, **more))
-    found = await store.delivery(1, ids.first_delivery_id)
-    assert found is not None
-    return found[0]
+    [kept] = await store.accept(accepting(handler_id, **more))
+    [delivery] = kept.deliveries
+    return delivery
 
 
 async def settled(store: SqlStore, settlement: Settlement) -> bool:

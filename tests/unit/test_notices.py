@@ -12,7 +12,8 @@ from tocsin import clock, observe
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.delivery.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
 from tocsin.flow.directory import Directory
-from tocsin.flow.intake.accept import Accepting, Repeats
+from tocsin.flow.intake.accept import Accepting
+from tocsin.flow.intake.repeats import Repeats
 from tocsin.model import Reason
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
 from tocsin.ports.queue import Waiting

@@ -11,10 +11,10 @@ from tocsin.api.bodies import File, Pairs
 from tocsin.api.errors import Answer, fault, shown
 from tocsin.api.kinds import Kind
 from tocsin.api.proxies import base_url
-from tocsin.flow.intake.accept import Idempotency
 from tocsin.flow.people.access import Caller
 from tocsin.flow.service import Service
-from tocsin.model import Fault, Invalid
+from tocsin.model import Fault, Invalid, all_faults
+from tocsin.ports.intake import Idempotency
 
 MAX_WRONG_NAMES = 100
 
@@ -84,9 +84,7 @@ class Call(Struct):
 
     def check(self, *more: Fault) -> None:
         """Raises Invalid if anything is wrong, with everything at once; a parameter's first fault hides what `more` says of it."""
-        known = {one.parameter for one in self.faults}
-        faults = [*self.faults, *(one for one in more if one.parameter is None or one.parameter not in known)]
-        if faults:
+        if faults := all_faults(self.faults, more):
             raise Invalid(*faults)
 
     def idempotency(self, content: bytes) -> Idempotency | None:

@@ -1,5 +1,7 @@
 """The notifications endpoints: send one or many, read, cancel."""
 
+from collections.abc import Awaitable, Sequence
+
 from tocsin import clock
 from tocsin.api import answers, envelope, messages, quick
 from tocsin.api.bodies import Pairs
@@ -7,8 +9,7 @@ from tocsin.api.endpoint import Call
 from tocsin.api.errors import Answer, fault
 from tocsin.clock import Micros
 from tocsin.flow import pools
-from tocsin.flow.intake.accept import Idempotency
-from tocsin.model import Draft, Fault
+from tocsin.model import Draft
 
 MAX_AT_ONCE = 128 * 1024  # bytes of a body that is read on the event loop, in a few milliseconds
 
@@ -18,11 +19,8 @@ async def send(call: Call) -> Answer:
     draft = quick.one(call.content, now) if _is_plain(call) else None
     if draft is None:
         draft = _read_one(call, now)
-        if (ids := await _answered(call, [draft])) is not None:
-            return envelope.data(answers.Made(ids[0]), 202)
-        call.check(*(await _handler_faults(call, draft, "handlers") if call.faults else ()))
-    ids = await call.service.accepting.accept(call.user_id, [draft], _idempotency(call, [draft]))
-    return envelope.data(answers.Made(ids[0]), 202)
+    [made] = await _accept(call, [draft])
+    return envelope.data(answers.Made(made), 202)
 
 
 async def send_batch(call: Call) -> Answer:
@@ -31,13 +29,8 @@ async def send_batch(call: Call) -> Answer:
     drafts = quick.batch(call.content, now) if not is_large and _is_plain(call) else None
     if drafts is None:
         # Large ones never take the quick way: it reads the whole body in one go, in which no other thread gets a turn.
-        read = await pools.here().bodies.run(call.user_id, _read_batch, call, now) if is_large else _read_batch(call, now)
-        drafts = [draft for _, draft in read]
-        if (ids := await _answered(call, drafts)) is not None:
-            return envelope.data([answers.Made(one) for one in ids], 202)
-        call.check(*[one for parameter, draft in read if call.faults for one in await _handler_faults(call, draft, parameter)])
-    ids = await call.service.accepting.accept(call.user_id, drafts, _idempotency(call, drafts), batch=True)
-    return envelope.data([answers.Made(one) for one in ids], 202)
+        drafts = await pools.here().bodies.run(call.user_id, _read_batch, call, now) if is_large else _read_batch(call, now)
+    return envelope.data([answers.Made(one) for one in await _accept(call, drafts, batch=True)], 202)
 
 
 async def page(call: Call) -> Answer:
@@ -60,14 +53,9 @@ def _is_plain(call: Call) -> bool:
     return not call.faults and call.headers.get(b"content-type") in quick.CONTENT_TYPES
 
 
-def _idempotency(call: Call, drafts: list[Draft]) -> Idempotency | None:
-    return call.idempotency(messages.fingerprint(drafts)) if b"idempotency-key" in call.headers else None
-
-
-async def _answered(call: Call, drafts: list[Draft]) -> list[int] | None:
-    """A repeated request gets its first answer even if its times have passed since: the same content was in order then."""
-    key = _idempotency(call, drafts) if call.faults else None
-    return None if key is None else await call.service.accepting.answered(call.user_id, key)
+def _accept(call: Call, drafts: list[Draft], batch: bool = False) -> Awaitable[Sequence[int]]:
+    key = call.idempotency(messages.fingerprint(drafts)) if b"idempotency-key" in call.headers else None
+    return call.service.accepting.accept(call.user_id, drafts, key, batch, call.faults)
 
 
 def _read_one(call: Call, now: Micros) -> Draft:
@@ -76,19 +64,16 @@ def _read_one(call: Call, now: Micros) -> Draft:
     return draft
 
 
-def _read_batch(call: Call, now: Micros) -> list[tuple[str, Draft]]:
-    """The drafts, each with the name of its handlers' parameter; what is wrong with them joins the call's faults."""
-    drafts: list[tuple[str, Draft]] = []
+def _read_batch(call: Call, now: Micros) -> list[Draft]:
+    """What is wrong with the drafts joins the call's faults. One that is no object is an empty draft."""
+    drafts: list[Draft] = []
     for index, item in enumerate(call.body().get("notifications", ())):
         prefix = f"notifications[{index}]"
         if isinstance(item, Pairs):
             draft, found = messages.read_draft(item, now, f"{prefix}.")
-            drafts.append((f"{prefix}.handlers", draft))
             call.faults.extend(found)
         else:
+            draft = messages.draft_of({}, now)
             call.faults.append(fault("invalid", f"{prefix} must be an object.", prefix))
+        drafts.append(draft)
     return drafts
-
-
-async def _handler_faults(call: Call, draft: Draft, parameter: str) -> list[Fault]:
-    return await call.service.accepting.handler_faults(call.user_id, draft.handlers, parameter)

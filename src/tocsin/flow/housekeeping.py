@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from tocsin import clock, observe
 from tocsin.clock import DAY, SECOND, Micros
-from tocsin.flow.intake.accept import IDEMPOTENCY_WINDOW
+from tocsin.flow.intake.repeats import IDEMPOTENCY_WINDOW
 from tocsin.flow.people.access import Access
 from tocsin.model import Busy
 from tocsin.ports.housekeeping import Swept

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from tocsin.clock import Micros
-from tocsin.model import Message, Reason, Status, Value
+from tocsin.model import Delivery, Message, Notification, Reason, Status, Value
 
 
 class PlannedDelivery(Value, frozen=True):
@@ -24,24 +22,35 @@ class Planned(Value, frozen=True):
     deliveries: tuple[PlannedDelivery, ...]
 
 
-class Remembered(Struct, frozen=True):
-    """What an idempotency key was used for: the hash of the content and the ids (or the count) it was answered with."""
+class Idempotency(Value, frozen=True):
+    """An Idempotency-Key with the path it came to and a hash of the parsed content."""
 
     path: str
     key: str
     content: bytes
-    answer: tuple[int, ...] = ()
+
+
+class Remembered(Value, frozen=True):
+    """What an idempotency key was used for: the hash of the content, and the ids (or the count) it was answered with."""
+
+    content: bytes
+    answer: tuple[int, ...]
 
 
 class Accept(Value, frozen=True):
     user_id: int
     at: Micros
     planned: Sequence[Planned]
-    idempotency: Remembered | None = None
+    idempotency: Idempotency | None = None
 
 
 class Accepted(Value, frozen=True):
-    """Ids of what was kept: those of its notifications, and those of all their deliveries in the same order, count on from these."""
+    """What one planned notification became: the rows as they are kept, its deliveries in the order that was planned."""
 
-    first_notification_id: int
-    first_delivery_id: int
+    notification: Notification
+    deliveries: Sequence[Delivery]
+
+    @property
+    def id(self) -> int:
+        """What its sender is answered with."""
+        return self.notification.id

@@ -19,7 +19,7 @@ from tocsin.ports.handlers import (
     Telling,
 )
 from tocsin.ports.history import DeliveryFilter, Labels, Page
-from tocsin.ports.intake import Accept, Accepted, Remembered
+from tocsin.ports.intake import Accept, Accepted, Idempotency, Remembered
 from tocsin.ports.people import KeyRow
 from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
 
@@ -30,7 +30,7 @@ class Store(Protocol):
     """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
 
     # hot path
-    def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> Awaitable[Accepted]:
+    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
         """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
         ...
 
@@ -92,7 +92,7 @@ class Store(Protocol):
         ...
 
     async def retry(
-        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
+        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
         """Make settled, undelivered deliveries of enabled handlers pending again; (delivery id, handler id) of each."""
         ...
@@ -142,7 +142,7 @@ class Store(Protocol):
         """False if it was not at that version any more."""
         ...
 
-    async def tell_owner(self, telling: Telling, committed: Callable[[Accepted], None]) -> None:
+    async def tell_owner(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> None:
         """Keep a notice. `committed` is told what it became, as with `accept`."""
         ...
 

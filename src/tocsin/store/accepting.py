@@ -1,6 +1,7 @@
 """How notifications and their deliveries are kept: those of many callers in a few statements."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import msgspec
@@ -8,8 +9,8 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from tocsin.clock import Micros
-from tocsin.model import Message, Severity, Status, SwitchedOff
-from tocsin.ports.intake import Accept, Accepted, Remembered
+from tocsin.model import Delivery, Message, Notification, Severity, Status, SwitchedOff
+from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned
 from tocsin.store.ids import next_ids
 from tocsin.store.statements import insert, run, upsert
 from tocsin.store.tables import TOTAL_NOTIFICATIONS, deliveries, idempotency, notifications
@@ -27,6 +28,7 @@ ADD_DELIVERIES = insert(  # to be sent; the counts begin at 0, as the table has 
 ADD_ANY_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "status", "is_critical", "last_reason"))
 REMEMBER = upsert(idempotency, key=("user_id", "path", "key"), given=("content", "answer", "created_at"))
 
+_values_of = attrgetter(*_DELIVERY)
 _PENDING = int(Status.PENDING)
 _NO_TIMES = (None, None)
 
@@ -43,9 +45,8 @@ def fields_text(message: Message) -> str:
     return msgspec.json.encode(kept).decode()
 
 
-def remember(connection: Connection, user_id: int, at: Micros, what: Remembered) -> None:
-    answer = ",".join(map(str, what.answer))
-    run(connection, REMEMBER, [(user_id, what.path, what.key, what.content, answer, at)])
+def remember(connection: Connection, user_id: int, at: Micros, what: Idempotency, answer: Iterable[int]) -> None:
+    run(connection, REMEMBER, [(user_id, what.path, what.key, what.content, ",".join(map(str, answer)), at)])
 
 
 class AcceptAll:
@@ -54,59 +55,78 @@ class AcceptAll:
     linger_seconds: ClassVar[float] = 0.0
 
     @staticmethod
-    def run_all(connection: Connection, writes: Sequence[Accept]) -> list[Accepted]:
-        notification_id = _next_id(connection, "notifications")
-        delivery_id = _next_id(connection, "deliveries")
-        plain_notifications: list[Any] = []
-        any_notifications: list[Any] = []
-        plain_deliveries: list[Any] = []
-        any_deliveries: list[Any] = []
-        totals = Totals()
-        results: list[Accepted] = []
-        pending, critical = Status.PENDING, Severity.CRITICAL
+    def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
+        planned = [one for accept in writes for one in accept.planned]
+        notification_ids = iter(next_ids(connection, "notifications", len(planned)))
+        delivery_ids = iter(next_ids(connection, "deliveries", sum([len(one.deliveries) for one in planned])))
+        results: list[list[Accepted]] = []
+        values = _Values()
         for accept in writes:
-            results.append(Accepted(notification_id, delivery_id))
-            user_id, at = accept.user_id, accept.at
-            first_delivery_id, counted = delivery_id, 0
-            for planned in accept.planned:
-                message = planned.message
-                severity = message.severity
-                is_critical = 1 if severity is critical else 0
-                title, text, url, kind = message.title, message.text, message.url, message.kind
-                times = (planned.send_at, planned.expires_at)
-                if url or message.fields or kind != "notification" or message.is_text or times != _NO_TIMES:
-                    fields = fields_text(message)
-                    row = (notification_id, user_id, at, severity._value_, title, text)
-                    any_notifications.append((*row, kind, url, fields, *times, 1 if message.is_text else 0))
-                else:
-                    plain_notifications.append((notification_id, user_id, at, severity._value_, title, text))  # `value` is a call
-                for one in planned.deliveries:
-                    handler_id, due_at = one.handler_id, one.due_at
-                    if one.status is pending and not is_critical:
-                        plain_deliveries.append((delivery_id, notification_id, handler_id, user_id, due_at, due_at, at))
-                    else:
-                        status = one.status._value_
-                        reason = None if one.reason is None else one.reason._value_
-                        row = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
-                        any_deliveries.append((*row, status, is_critical, reason))
-                        totals[user_id, status] += 1
-                        counted += 1
-                    delivery_id += 1
-                notification_id += 1
-            totals[user_id, _PENDING] += delivery_id - first_delivery_id - counted
-            totals[user_id, TOTAL_NOTIFICATIONS] += len(accept.planned)
-        run(connection, ADD_NOTIFICATIONS, plain_notifications)
-        run(connection, ADD_ANY_NOTIFICATIONS, any_notifications)
-        run(connection, ADD_DELIVERIES, plain_deliveries)
-        run(connection, ADD_ANY_DELIVERIES, any_deliveries)
+            accepted = [_rows_of(one, accept, notification_ids, delivery_ids) for one in accept.planned]
+            values.add(accept, accepted)
+            results.append(accepted)
+        values.write(connection)
         for accept, accepted in zip(writes, results, strict=True):
             if accept.idempotency is not None:
-                first = accepted.first_notification_id
-                answer = tuple(range(first, first + len(accept.planned)))
-                remember(connection, accept.user_id, accept.at, msgspec.structs.replace(accept.idempotency, answer=answer))
-        totals.write(connection)
+                remember(connection, accept.user_id, accept.at, accept.idempotency, [one.id for one in accepted])
         return results
 
 
-def _next_id(connection: Connection, table: str) -> int:
-    return next_ids(connection, table, 1)[0]
+def _rows_of(planned: Planned, accept: Accept, notification_ids: Iterator[int], delivery_ids: Iterator[int]) -> Accepted:
+    """The rows, as they are written and handed on: nobody makes them again."""
+    of, user_id, at = next(notification_ids), accept.user_id, accept.at
+    deliveries = [
+        Delivery(next(delivery_ids), of, one.handler_id, user_id, one.status, one.due_at, one.due_at, at, last_reason=one.reason)
+        for one in planned.deliveries
+    ]
+    return Accepted(Notification(of, user_id, planned.message, planned.send_at, planned.expires_at), deliveries)
+
+
+class _Values:
+    """What the statements of one transaction write."""
+
+    def __init__(self) -> None:
+        self._notifications: list[Any] = []
+        self._any_notifications: list[Any] = []
+        self._deliveries: list[Any] = []
+        self._any_deliveries: list[Any] = []
+        self._totals = Totals()
+
+    def write(self, connection: Connection) -> None:
+        run(connection, ADD_NOTIFICATIONS, self._notifications)
+        run(connection, ADD_ANY_NOTIFICATIONS, self._any_notifications)
+        run(connection, ADD_DELIVERIES, self._deliveries)
+        run(connection, ADD_ANY_DELIVERIES, self._any_deliveries)
+        self._totals.write(connection)
+
+    def add(self, accept: Accept, accepted: Sequence[Accepted]) -> None:
+        pending = 0
+        for one in accepted:
+            self._add_notification(one.notification, accept.at)
+            pending += self._add_deliveries(one)
+        self._totals[accept.user_id, _PENDING] += pending
+        self._totals[accept.user_id, TOTAL_NOTIFICATIONS] += len(accepted)
+
+    def _add_notification(self, row: Notification, at: Micros) -> None:
+        message, times = row.message, (row.send_at, row.expires_at)
+        url, kind = message.url, message.kind
+        values = (row.id, row.user_id, at, message.severity._value_, message.title, message.text)  # `value` is a call
+        if url or message.fields or kind != "notification" or message.is_text or times != _NO_TIMES:
+            self._any_notifications.append((*values, kind, url, fields_text(message), *times, 1 if message.is_text else 0))
+        else:
+            self._notifications.append(values)
+
+    def _add_deliveries(self, accepted: Accepted) -> int:
+        """How many of them are plain: the totals of the others are counted."""
+        pending, is_critical = Status.PENDING, accepted.notification.message.severity is Severity.CRITICAL
+        plain = self._deliveries
+        before = len(plain)
+        for row in accepted.deliveries:
+            status = row.status
+            if status is pending and not is_critical:
+                plain.append(_values_of(row))
+            else:
+                reason = None if row.last_reason is None else row.last_reason._value_
+                self._any_deliveries.append((*_values_of(row), status._value_, is_critical, reason))
+                self._totals[row.user_id, status._value_] += 1
+        return len(plain) - before

@@ -51,7 +51,7 @@ def candidates(connection: Connection, user_id: int) -> list[tuple[int, Micros |
     return [(row[0], row[1]) for row in rows]
 
 
-def tell(connection: Connection, telling: Telling) -> Accepted | None:
+def tell(connection: Connection, telling: Telling) -> list[Accepted] | None:
     """Keep the notice, and that its handlers have been told of. What it became."""
     for chunk in chunks([f"untold:{telling.user_id}:{handler_id}" for handler_id in telling.handler_ids]):
         connection.execute(delete(meta).where(meta.c.name.in_(chunk)))

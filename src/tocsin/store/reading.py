@@ -137,7 +137,7 @@ def remembered(connection: Connection, user_id: int, path: str, key: str, since:
     row = connection.execute(select(idempotency).where(*is_it, idempotency.c.created_at.between(since, until))).first()
     if row is None:
         return None
-    return Remembered(path, key, row.content, tuple(int(part) for part in row.answer.split(",") if part))
+    return Remembered(row.content, tuple(int(part) for part in row.answer.split(",") if part))
 
 
 def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:

@@ -31,7 +31,7 @@ from tocsin.ports.handlers import (
     SwitchOff,
 )
 from tocsin.ports.history import DeliveryFilter, Labels, Page
-from tocsin.ports.intake import Accept, Accepted, Remembered
+from tocsin.ports.intake import Accept, Accepted, Idempotency, Remembered
 from tocsin.ports.people import KeyRow
 from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
 from tocsin.store import dialects, faults, listing, notices, reading, standing, writing
@@ -123,7 +123,7 @@ class SqlStore:
 
     # ------------------------------------------------------------------------------------------------------- hot path
 
-    def accept(self, accept: Accept, committed: Callable[[Accepted], None] | None = None) -> "asyncio.Future[Accepted]":
+    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
         return self._writer.submit(accept, AcceptAll, committed)
 
     def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
@@ -173,7 +173,7 @@ class SqlStore:
         return await self._write(writing.cancel_delivery, user_id, delivery_id)
 
     async def retry(
-        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Remembered | None
+        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
         return await self._write(writing.retry, user_id, which, at, limit, idempotency)
 
@@ -231,11 +231,11 @@ class SqlStore:
     async def switch_off(self, what: SwitchOff) -> bool:
         return await self._write(writing.switch_off, what)
 
-    async def tell_owner(self, telling: notices.Telling, committed: Callable[[Accepted], None]) -> None:
-        def run(connection: Connection) -> Accepted | None:
+    async def tell_owner(self, telling: notices.Telling, committed: Callable[[list[Accepted]], None]) -> None:
+        def run(connection: Connection) -> list[Accepted] | None:
             return notices.tell(connection, telling)
 
-        def told(accepted: Accepted | None) -> None:
+        def told(accepted: list[Accepted] | None) -> None:
             if accepted is not None:
                 committed(accepted)
 

@@ -12,7 +12,7 @@ from tocsin.clock import DAY, Micros
 from tocsin.model import Reason, Status
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour, Streak, SwitchOff
 from tocsin.ports.history import DeliveryFilter
-from tocsin.ports.intake import Remembered
+from tocsin.ports.intake import Idempotency
 from tocsin.ports.queue import PostFacts
 from tocsin.store import notices, values
 from tocsin.store.accepting import remember
@@ -78,7 +78,7 @@ def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Rea
 
 
 def retry(
-    connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, remembered: Remembered | None
+    connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
 ) -> list[tuple[int, int]]:
     """Settled but not delivered ones wait again: a new schedule, the same delivery. How they had ended is kept."""
     chosen = replayable_deliveries(user_id, which, limit)
@@ -105,8 +105,8 @@ def retry(
         totals[user_id, row.status] -= 1
         totals[user_id, Status.PENDING] += 1
     totals.write(connection)
-    if remembered is not None:
-        remember(connection, user_id, at, msgspec.structs.replace(remembered, answer=(len(rows),)))
+    if idempotency is not None:
+        remember(connection, user_id, at, idempotency, [len(rows)])
     return [(row.id, row.handler_id) for row in rows]
 
 

@@ -9,12 +9,13 @@ from tocsin import clock
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.states import next_start
-from tocsin.flow.intake.accept import Idempotency, Repeats, to_remember
+from tocsin.flow.intake.repeats import Repeats
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import Event, events, turn
 from tocsin.model import REPLAYABLE, Attempt, Delivery, Missing, Notification, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.history import DeliveryFilter, Labels, Page
+from tocsin.ports.intake import Idempotency
 from tocsin.ports.store import Store
 
 MAX_RETRIED = 10_000  # deliveries of one request
@@ -120,21 +121,13 @@ class Deliveries:
 
     async def retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None = None) -> int:
         """How many settled, undelivered deliveries of enabled handlers wait again. Raises Missing where one is named that is not there."""
-        if idempotency is None:
-            return len(await self._retry(user_id, which, None))
-        answer = await self._repeats.begin(user_id, idempotency)
-        if answer is not None:
-            return answer[0]
-        try:
-            return len(await self._retry(user_id, which, idempotency))
-        finally:
-            self._repeats.end(user_id, idempotency)
-
-    async def _retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None) -> Sequence[tuple[int, int]]:
-        if isinstance(which, int) and await self._store.delivery(user_id, which) is None:
-            raise Missing
-        now = clock.now()
-        retried = await self._store.retry(user_id, which, now, MAX_RETRIED, to_remember(idempotency))
+        async with self._repeats.once(user_id, idempotency) as answer:
+            if answer is not None:
+                return answer[0]
+            if isinstance(which, int) and await self._store.delivery(user_id, which) is None:
+                raise Missing
+            now = clock.now()
+            retried = await self._store.retry(user_id, which, now, MAX_RETRIED, idempotency)
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
-        return retried
+        return len(retried)
