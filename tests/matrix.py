@@ -14,18 +14,18 @@ from tocsin.model import Message
 from wild import AT, context
 
 PAGE = Path(__file__).parent.parent / "docs" / "channels" / "matrix.md"
-HEAD = """# What becomes of Markdown
+HEAD = """# How Markdown is shown
 
-A notification is written once, in Markdown; each channel shows it as its provider does. *native*: the provider has this element, and
-it is used. Everywhere else the page says what stands for it. A webhook gets the Markdown as it was written.
+A notification is written once, in Markdown; each channel shows it the way its provider does. *native*: the provider has this element, and
+it is used. Otherwise the table says what replaces it. A webhook gets the Markdown as it was written.
 
-Everywhere alike: raw HTML is shown as the text it is; an image is a link, nothing is loaded from elsewhere; a link that cannot be opened
-(a relative one, `javascript:`) is shown as its text and address; a bare address is a link, whole, whatever marks are in it; `@everyone`,
-`@channel`, `<!here>`, `@name` on Telegram and X, and their like are shown and wake nobody; `:name:` makes no emoji; control characters are
-dropped, terminal sequences as a whole; right-to-left text, Korean and emoji go out as they are, and a cut never parts what belongs
-together.
+On all channels: raw HTML is shown as text; an image becomes a link, and nothing is loaded from elsewhere; a link that cannot be opened
+(a relative one, `javascript:`) is shown as its text and address; a bare address is a link and stays whole, whatever marks it contains;
+`@everyone`, `@channel`, `<!here>`, `@name` on Telegram and X, and the like are shown and notify nobody; `:name:` does not become an emoji;
+control characters and terminal sequences are removed; right-to-left text, Korean and emoji are sent unchanged, and a cut never splits what
+is shown as one character.
 
-This page is made from the channels themselves (`make docs`), and a test compares the two.
+This page is generated from the channels themselves (`make docs`), and a test compares the two.
 """
 
 

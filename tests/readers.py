@@ -1,7 +1,7 @@
 """What a person reads of each dialect, told without any of its renderer's code, and in one form so that it can be compared.
 
 That form: a link is `label (address)`, struck words stand in `~`, a bullet is `- `, a number `1. `, a rule the renderers' own line; what
-is quoted stands as its words alone. Lines matter no more than any other white space.
+is quoted stands as plain words. Lines matter no more than any other white space.
 """
 
 import re

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class AdminError(Exception):
-    """One sentence about what cannot be done."""
+    """One sentence that says what cannot be done."""
 
 
 class Admin:
@@ -58,7 +58,7 @@ class Admin:
         return self._do(datadir.served_at)
 
     def sign_in_token(self, email: str) -> str:
-        """A one-time sign-in token of a user that there is."""
+        """A one-time sign-in token for an existing user."""
         token = secrets.token_urlsafe(32)
         until = clock.now() + SIGN_IN_LINK_LASTS
         self._do(lambda connection: people.set_sign_in(connection, _user(connection, email), hash_api_key(token), until))
@@ -69,7 +69,7 @@ class Admin:
         self._do(lambda connection: people.set_password(connection, _user(connection, email), hashed))
 
     def disable_user(self, email: str) -> None:
-        """Ends their keys, removes their handlers with all secrets, cancels what waits; keeps the history."""
+        """Revokes their keys, removes their handlers with all secrets, cancels waiting deliveries; keeps the history."""
 
         def work(connection: Connection) -> None:
             user = _user(connection, email)
@@ -79,7 +79,7 @@ class Admin:
         self._do(work)
 
     def delete_user(self, email: str) -> None:
-        """Removes the user and everything of theirs, the history too."""
+        """Removes the user and everything that is theirs, including the history."""
 
         def work(connection: Connection) -> None:
             user = _user(connection, email)
@@ -131,14 +131,14 @@ def _user(connection: Connection, email: str) -> int:
 
 
 def _not_last(connection: Connection, user: int) -> None:
-    """Somebody must be left who may manage users on the pages."""
+    """At least one user must be able to manage users on the pages."""
     if people.administrators(connection) == [user]:
         raise AdminError("This is the last administrator: make another one first, with `tocsin users add EMAIL --admin`.")
 
 
 @contextmanager
 def open_admin(settings: Settings) -> Generator[Admin, None, None]:
-    """Raises AdminError where there is no store, or its key is missing."""
+    """Raises AdminError if there is no store, or its key is missing."""
     try:
         engine, _ = datadir.open_existing(settings)
     except StoreError as error:

@@ -64,10 +64,10 @@ from tocsin.web import make_pages
 NOTE_IDS_SECONDS = 60.0
 READ_KEYS_SECONDS = 2.0  # while they cannot be read
 START_AGAIN_SECONDS = 1.0
-# Together with what is kept afterwards less than the 10 seconds that containers are given before they are killed.
+# Together with the writes that follow, less than the 10 seconds that containers get before they are killed.
 CLIENTS_GRACE_SECONDS, GRACE_SECONDS = 2.0, 5.0  # for answers to clients, then for attempts in flight, when the service is stopped
-SWITCH_SECONDS = 0.0005  # Python's 5 ms would let a commit wait that long, several times over, behind a busy event loop
-KEPT_BYTES = 4 << 20  # that were freed
+SWITCH_SECONDS = 0.0005  # with Python's 5 ms a commit would wait that long, several times over, for a busy event loop
+KEPT_BYTES = 4 << 20  # of freed memory
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 FIRST_EMAIL = "admin@localhost"
 log = structlog.get_logger(__name__)
@@ -84,7 +84,7 @@ async def running(
     listens_on: Callable[[], list[tuple[str, int]]],
     measured: limits.Limits | None = None,
 ) -> AsyncGenerator[Service, None]:
-    """Everything between the request and the wire, started; stopped again, in order, at the end. `measured`: what the process may use."""
+    """Starts everything between the request and the wire, and stops it in order at the end. `measured`: what the process may use."""
     bounds = measured or limits.measure()
 
     keys, is_asked = datadir.Keys(settings, vault), asyncio.Event()
@@ -143,7 +143,7 @@ async def running(
     _watch(metrics, store, local, age)
 
     async def begin() -> None:
-        """Nothing is sent before it is kept what was under way when the last process ended."""
+        """Send nothing before the attempts that the last process left under way are recorded."""
         await recover(ledger.found, store, directory, keeping, settings)
         ledger.clear()
         await end_stopped(store, local)
@@ -188,7 +188,7 @@ async def running(
         last = (access.note_use(), tally.keep(), _note_ids(settings, store), house, beginning, wires.close())
         for ended in await asyncio.gather(*last, return_exceptions=True):
             if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
-                log.error("stop.failed", exc_info=ended)  # and goes on: what is decided must still be kept
+                log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
         await store.close()
         ledger.close()
         starts.close()
@@ -196,7 +196,7 @@ async def running(
 
 
 async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) -> asyncio.Task[None]:
-    """Begin; returns once that is done, or as soon as it has to wait for the store, which people can be told meanwhile."""
+    """Begin; returns once that is done, or as soon as it has to wait for the store, which can then be reported."""
 
     async def until_begun() -> None:
         while True:
@@ -229,7 +229,7 @@ def _say_begun(task: asyncio.Task[None]) -> None:
 
 
 async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, store: SqlStore, reread: Callable[[], None]) -> None:
-    """Say which key is in use, after another process wrote; and while keys cannot be read, look whether they can be again."""
+    """After another process wrote, say which key is in use; while the keys cannot be read, keep trying."""
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READ_KEYS_SECONDS):
@@ -243,7 +243,7 @@ async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, store: SqlStor
 
 
 async def _note_ids_now_and_then(settings: Settings, store: SqlStore) -> None:
-    """So that a copy of the store that is put back by hand is noticed."""
+    """So that a copy of the store that was restored by hand is noticed."""
     while True:
         with contextlib.suppress(Busy, OSError, StoreError):
             await _note_ids(settings, store)
@@ -261,22 +261,20 @@ def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: C
     metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: store.writes_waiting)
     metrics.watch_store("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
     metrics.watch_store("tocsin_store_bytes", "Size of the store with its log.", store.size)
-    metrics.watch_store(
-        "tocsin_store_unused_bytes", "Of it, what is free to be used again, or given back by `tocsin compact`.", store.unused
-    )
+    metrics.watch_store("tocsin_store_unused_bytes", "Free space in the store, for reuse or for `tocsin compact`.", store.unused)
 
 
 def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
     sentence = "By how much the oldest settled notification has outlived the retention."
     metrics.watch("tocsin_retention_behind_seconds", sentence, lambda: house.behind_seconds)
-    metrics.watch("tocsin_housekeeping_deferred", "1: nothing old is deleted, as the clock made a leap.", lambda: house.is_deferred)
+    metrics.watch("tocsin_housekeeping_deferred", "1 if nothing old is deleted because the clock jumped.", lambda: house.is_deferred)
 
 
 # --------------------------------------------------------------------------------------------------------- the server
 
 
 def serve(settings: Settings, out: TextIO | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. What waiting does not fix is said in one sentence on standard error."""
+    """Serve until SIGTERM or SIGINT; returns the exit code. A fault that waiting does not fix is one sentence on standard error."""
     observe.set_up_logs(settings)
     printer = Printer(out or sys.stdout)
     try:
@@ -308,7 +306,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
 
 
 class Printer:
-    """Standard output for the few lines that are printed: nobody may read it, and the service starts all the same."""
+    """Standard output for the few printed lines: the service starts even if nobody can read them."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -323,7 +321,7 @@ class Printer:
 
 
 async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: Printer, first: list[str]) -> None:
-    where = listener.getsockname()  # of a Unix socket its path, which no URL leads to
+    where = listener.getsockname()  # for a Unix socket its path, which no URL leads to
     bounds = limits.measure()
     async with running(settings, engine, vault, lambda: [] if isinstance(where, str) else [where[:2]], bounds) as service:
         server = Door(make_app(service, make_pages(service)), settings, rules_within(bounds), CLIENTS_GRACE_SECONDS)
@@ -333,7 +331,7 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
             server.should_exit = True
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under `nohup`
                 asyncio.get_running_loop().add_signal_handler(number, stop)
         for sentence in mail.complaints(settings):
             log.warning("mail", complaint=sentence)
@@ -344,7 +342,7 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
         out.print(*first, f"tocsin serves {_address(where)}")
         log.info("started", address=_address(where))
         gc.collect()
-        gc.freeze()  # what is here now stays
+        gc.freeze()  # what exists now stays
         await server.serve(sockets=[listener])
     log.info("stopped")
 
@@ -363,16 +361,16 @@ def _in_url(host: str) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Bodies of some 100 KB come and go; glibc would give their memory back each time, and the kernel clear it anew: a twentieth."""
+    """Bodies of some 100 KB come and go; glibc would return their memory each time, and the kernel clear it again: 5 % of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # https://man7.org/linux/man-pages/man3/mallopt.3.html, not in every libc
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_TOP_PAD, 0)  # memory fresh from the kernel is known to be zero: half of libcurl's buffers then take no page
+        mallopt(_M_TOP_PAD, 0)  # fresh memory from the kernel is known to be zero: half of libcurl's buffers then use no pages
 
 
 def _bootstrap(engine: Engine, settings: Settings, show_password: bool) -> list[str]:
-    """On a store without users make the first one; what is to be printed, once."""
+    """Creates the first user on a store without any; returns the lines to be printed once."""
     email = settings.bootstrap_email or FIRST_EMAIL
     key = settings.bootstrap_api_key or new_api_key()
     password = settings.bootstrap_password or (secrets.token_urlsafe(12) if show_password else None)

@@ -1,4 +1,4 @@
-"""What is remembered, within bounds, and not longer than it may be."""
+"""Caches with bounds, which keep nothing longer than it may be kept."""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -12,7 +12,7 @@ _clear: list[Callable[[], None]] = []
 
 
 def of_secrets(size: int) -> Callable[[Callable[P, V]], Callable[P, V]]:
-    """An `lru_cache` of what is derived from handlers' secrets and addresses; `forget_secrets` empties it."""
+    """An `lru_cache` for values derived from handlers' secrets and addresses; `forget_secrets` empties it."""
 
     def decorate(function: Callable[P, V]) -> Callable[P, V]:
         cached = functools.lru_cache(size)(function)
@@ -23,15 +23,15 @@ def of_secrets(size: int) -> Callable[[Callable[P, V]], Callable[P, V]]:
 
 
 def forget_secrets() -> None:
-    """After a handler was changed or deleted. What others need is derived again, in microseconds each."""
+    """Called after a handler was changed or deleted. Values of other handlers are derived again, in microseconds each."""
     for clear in _clear:
         clear()
 
 
 class Tidied(dict[K, V], Generic[K, V]):
-    """A dictionary that drops what is idle whenever it has grown to twice what the last time left, and above `least`.
+    """A dictionary that drops idle entries whenever it has grown to twice the size that was left last time, and above `least`.
 
-    So it holds at most twice what is in use, and an addition costs the same however many there are.
+    So it holds at most twice what is in use, and an addition costs the same however many entries there are.
     """
 
     def __init__(self, least: int) -> None:

@@ -31,8 +31,8 @@ LOCK_FILE = "tocsin.lock"
 OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
 _CANARY = "canary"
 _SERVED_AT = "served_at"
-_ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows of `meta`
-_PURPOSES = {  # without them nothing may be sent
+_ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows in `meta`
+_PURPOSES = {  # nothing may be sent without them
     LEDGER_FILE: "where attempts under way are noted",
     STARTS_FILE: "where providers' limits are noted",
     LOCK_FILE: "which keeps a second service out",
@@ -54,7 +54,9 @@ def locked(folder: Path) -> Generator[None, None, None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        raise StoreError(f"Another tocsin serves the data directory {folder} already: stop it first, or use another --data-dir.") from None
+        raise StoreError(
+            f"Another tocsin is already serving the data directory {folder}: stop it first, or use another --data-dir."
+        ) from None
     try:
         yield
     finally:
@@ -62,15 +64,15 @@ def locked(folder: Path) -> Generator[None, None, None]:
 
 
 def has_store(folder: Path) -> bool:
-    """Whether there is a store, or something else in its place; an empty file is none."""
+    """Whether there is a store, or something else in its place; an empty file does not count."""
     file = folder / STORE_FILE
     return file.exists() and not _is_first_write(file) and (not file.is_file() or file.stat().st_size > 0)
 
 
 def open_store(settings: Settings) -> tuple[Engine, Vault]:
-    """The store, brought to this version's form, and the vault that opens it.
+    """The store, migrated to this version, and the vault that opens it.
 
-    Raises StoreError, having changed nothing, if no key that was given opens it, or it is no store that this version can use.
+    Raises StoreError, having changed nothing, if no given key opens it, or if this version cannot use it.
     """
     folder = settings.data_path
     file = folder / STORE_FILE
@@ -90,7 +92,7 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
 
 
 def examine(settings: Settings) -> Vault | None:
-    """What a start would say of the data directory, having changed nothing: raises StoreError. None: there is no store yet."""
+    """Checks the data directory as a start would, without changing anything: raises StoreError. None: there is no store yet."""
     folder = settings.data_path
     file = folder / STORE_FILE
     _check_files(folder)
@@ -101,7 +103,7 @@ def examine(settings: Settings) -> Vault | None:
         if beside is not None:
             raise StoreError(
                 f"The store {file} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store back,"
-                f" or restore a backup; if you mean to begin anew, delete {file} first."
+                f" or restore a backup; to start over, delete {file} first."
             )
         return None
     vault = Vault(read_keys(settings))
@@ -110,7 +112,7 @@ def examine(settings: Settings) -> Vault | None:
 
 
 def open_existing(settings: Settings) -> tuple[Engine, Vault]:
-    """The store of a service that runs or ran. Raises StoreError where there is none, or its key is missing."""
+    """The store of a service that runs or has run. Raises StoreError if there is none, or its key is missing."""
     folder = settings.data_path
     vault = examine(settings)
     if vault is None:
@@ -156,7 +158,7 @@ class Keys:
         self._vault = vault
         self._newest = ""
         self.trouble: str | None = None
-        """Why they cannot be read, in a sentence. Those that were read before are in use, and may open nothing any more."""
+        """Why they cannot be read, in a sentence. The old ones stay in use, and may no longer open anything."""
         self.refresh()
 
     def refresh(self) -> None:
@@ -170,14 +172,14 @@ class Keys:
             self._newest, self.trouble = fingerprint(keys[0]), None
 
     def answer(self, connection: Connection) -> None:
-        """Whoever asks which key the service encrypts with learns it: see `ask_for_key`."""
+        """Answer a process that asks which key the service encrypts with: see `ask_for_key`."""
         asked = values.read(connection, _ASKED)
         if asked is not None and not (values.read(connection, _ANSWERED) or b"").startswith(asked):
             values.write(connection, _ANSWERED, asked + b" " + self._newest.encode())
 
 
 def ask_for_key(connection: Connection) -> bytes:
-    """Ask a running service which key it encrypts with; what its answer begins with. See `is_key_in_use`."""
+    """Ask a running service which key it encrypts with; returns the beginning of its answer. See `is_key_in_use`."""
     question = random_base62(12).encode()
     values.write(connection, _ASKED, question)
     return question
@@ -199,7 +201,7 @@ def is_served(folder: Path) -> bool:
 
 
 def eras(engine: Engine) -> list[ids.Era]:
-    """The identities that the store's deliveries have."""
+    """The identities under which the store's deliveries were made."""
     with engine.connect() as connection:
         return ids.eras(connection)
 
@@ -210,8 +212,8 @@ def new_store_id() -> str:
 
 
 def note_ids(settings: Settings, mark: ids.Mark) -> None:
-    """Keep how far the ids have come, apart from the store. Raises OSError."""
-    file = settings.data_path / LOCK_FILE  # which nobody puts back with a copy, and which goes with the folder
+    """Record the highest ids outside the store. Raises OSError."""
+    file = settings.data_path / LOCK_FILE  # not part of a backup, but moved together with the folder
     with file.open("r+b") as out:
         out.write(msgspec.json.encode(mark) + b"\n")
         out.truncate()
@@ -219,13 +221,13 @@ def note_ids(settings: Settings, mark: ids.Mark) -> None:
 
 def noted_ids(folder: Path) -> ids.Mark | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer one behind it
+        line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer line after it
         return msgspec.json.decode(line, type=ids.Mark)
     return None
 
 
 def _notice_old_copy(folder: Path, engine: Engine) -> None:
-    """A copy was put back by hand, without `tocsin restore`: ids move on all the same."""
+    """A copy was restored by hand, without `tocsin restore`: move the ids on all the same."""
     noted = noted_ids(folder)
     if noted is None:
         return
@@ -241,7 +243,7 @@ def _notice_old_copy(folder: Path, engine: Engine) -> None:
 
 
 def _make_store(file: Path, vault: Vault) -> None:
-    """A whole store takes its place at once: a start that is killed leaves none, and no empty file either."""
+    """A complete store appears at once: a start that is killed leaves neither a partial store nor an empty file."""
     new = file.with_name(f"{file.name}.new")
     for ending in ("", "-journal", "-wal", "-shm"):
         new.with_name(f"{new.name}{ending}").unlink(missing_ok=True)
@@ -263,7 +265,7 @@ def _mark(connection: Connection, vault: Vault) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    """What the service needs beside the store. Raises StoreError."""
+    """Checks the files that the service needs besides the store. Raises StoreError."""
     for name in _PURPOSES:
         _check_file(folder / name)
 
@@ -280,7 +282,7 @@ def _check_file(file: Path) -> None:
 
 
 def _is_first_write(file: Path) -> bool:
-    """Whether it was killed in its very first write: its journal says that there were no pages before (sqlite.org/fileformat2.html 3)."""
+    """Whether the very first write was interrupted: the journal says that there were no pages before (sqlite.org/fileformat2.html 3)."""
     try:
         head = file.with_name(f"{file.name}-journal").read_bytes()[:20]
     except OSError:
@@ -303,7 +305,7 @@ def _check_store(file: Path, vault: Vault) -> None:
 
 def _check_types(file: Path) -> None:
     """A newer version may have written handlers of types that this one cannot send to, in a store of the same form."""
-    from tocsin.channels.registry import CHANNELS  # most commands need none of it
+    from tocsin.channels.registry import CHANNELS  # most commands do not need it
 
     unknown = [str(name) for (name,) in _look(file, form.types) if name not in CHANNELS]
     if unknown:
@@ -315,7 +317,7 @@ def _check_types(file: Path) -> None:
 
 def _check_canary(file: Path, vault: Vault) -> None:
     sealed = _value(file, _CANARY)
-    if sealed is None:  # made, but never marked: nothing is in it yet
+    if sealed is None:  # created, but never marked: it is still empty
         return
     try:
         vault.open(sealed)
@@ -330,7 +332,7 @@ def _value(file: Path, name: str) -> bytes | None:
 
 
 def first_row(file: Path, query: str) -> tuple[Any, ...] | None:
-    """What a store answers; None also if there is no such table. Raises StoreError."""
+    """The first row of a query; None also if there is no such table. Raises StoreError."""
 
     def ask(connection: sqlite3.Connection) -> tuple[Any, ...] | None:
         try:
@@ -344,14 +346,14 @@ def first_row(file: Path, query: str) -> tuple[Any, ...] | None:
 
 
 def _look(file: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
-    """What a store answers, read only, so that one that is refused is left as it was. Raises StoreError."""
+    """The result of `ask`, read only, so that a store that is refused stays as it was. Raises StoreError."""
     try:
         try:
             return _read(file, ask, "ro")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
                 raise
-            # Whoever wrote to it last died half-way: until that is undone nobody can read it (https://sqlite.org/rescode.html).
+            # The last writer died during a write: until that is undone nobody can read the store (https://sqlite.org/rescode.html).
             return _read(file, ask, "rw")
     except sqlite3.DatabaseError as error:
         if faults.name_of(error) == "SQLITE_NOTADB":

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and that stay their owner's when root writes them beside the service."""
+"""Files that are written whole or not at all, and that keep their owner when root writes them beside the service."""
 
 import contextlib
 import os
@@ -11,22 +11,22 @@ PRIVATE = 0o600
 
 
 def create(path: Path, is_service: bool = True) -> None:
-    """An empty file that only its owner may read. `is_service`: what root makes becomes the service's.
+    """An empty file that only its owner may read. `is_service`: if root creates it, it belongs to the service's user.
 
-    Raises OSError, also where something of that name is there.
+    Raises OSError, also if something of that name exists.
     """
     owner = owner_of(path.with_name(path.name.removesuffix(".new"))) if is_service and os.geteuid() == 0 else None
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE)
     try:
-        if owner is not None:  # in a folder of the service's user, which could not read it otherwise
-            with contextlib.suppress(PermissionError):  # root of a container without the right to
+        if owner is not None:  # in a folder of the service's user, who otherwise could not read it
+            with contextlib.suppress(PermissionError):  # root in a container without the permission
                 os.fchown(descriptor, *owner)
     finally:
         os.close(descriptor)
 
 
 def opened(path: Path) -> int:
-    """The file, made where there is none, open for reading and writing. Raises OSError."""
+    """The file, open for reading and writing; created if missing. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         create(path)
     return os.open(path, os.O_RDWR)
@@ -34,7 +34,7 @@ def opened(path: Path) -> int:
 
 @contextmanager
 def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]:
-    """A new file beside, which takes the place of `path`, with its owner and mode, once it is whole and on the disk. Raises OSError.
+    """A new file that replaces `path`, with its owner and mode, once it is complete and on the disk. Raises OSError.
 
     `is_service`: see `create`.
     """
@@ -62,7 +62,7 @@ def sync(path: Path) -> None:
 
 
 def owner_of(path: Path) -> tuple[int, int]:
-    """User and group whose this file is, or would be: as the folder's; in a folder of root's, as the files in it."""
+    """User and group that own this file, or would: those of the folder, or, if root owns the folder, those of the files in it."""
     with contextlib.suppress(FileNotFoundError):
         found = path.stat()
         return found.st_uid, found.st_gid

@@ -9,16 +9,16 @@ from tocsin.settings import Settings
 from tocsin.vault import new_secret_key
 
 KEY_FILE = "secret.key"
-MIN_CHARACTERS = 16  # of a key for a new store
+MIN_CHARACTERS = 16  # in a key for a new store
 
 
 def given_keys(settings: Settings) -> list[str] | None:
-    """The keys of TOCSIN_SECRET_KEY, the one that encrypts first; None where it is not set. Raises StoreError."""
+    """The keys of TOCSIN_SECRET_KEY, the one that encrypts first; None if it is not set. Raises StoreError."""
     return None if settings.secret_key is None else _checked("TOCSIN_SECRET_KEY", settings.secret_key.split(","), "comma")
 
 
 def read_keys(settings: Settings, *, make: bool = False) -> list[str]:
-    """The keys, the one that encrypts first. `make`: for a new store, so a key file is made where there is none, and a weak key refused.
+    """The keys, the one that encrypts first. `make`: for a new store, so a missing key file is created, and a weak key refused.
 
     Raises StoreError.
     """
@@ -32,7 +32,7 @@ def read_keys(settings: Settings, *, make: bool = False) -> list[str]:
 
 
 def weakness_of(settings: Settings) -> str | None:
-    """What keeps the keys from being taken for a new store, as the beginning of a sentence. Raises StoreError."""
+    """Why the keys are too weak for a new store, as the beginning of a sentence. Raises StoreError."""
     keys, where = given_keys(settings), "TOCSIN_SECRET_KEY"
     if keys is None:
         file = settings.data_path / KEY_FILE
@@ -45,7 +45,7 @@ def weakness_of(settings: Settings) -> str | None:
 
 
 def write_keys(file: Path, keys: Sequence[str]) -> None:
-    """Raises StoreError; the file holds these keys or what it held before."""
+    """Raises StoreError; the file then has these keys, or its old content."""
     try:
         with files.replaced(file) as new:
             new.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
@@ -54,7 +54,7 @@ def write_keys(file: Path, keys: Sequence[str]) -> None:
 
 
 def _lines(file: Path) -> list[str]:
-    """The key file's lines: a key each. Raises StoreError."""
+    """The key file's lines, one key on each. Raises StoreError."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """What this process may use, measured once at the start: descriptors and memory, and how they are shared out.
 
-Descriptors are divided so that strangers' connections never take those that deliveries go out with, and neither takes those that the
-store and the log need. Nothing here is a setting: the operator's own limits (LimitNOFILE, the container's memory) are what is read.
+Descriptors are divided so that strangers' connections never take those needed for deliveries, and neither takes those that the
+store and the log need. Nothing here is a setting: everything follows from the operator's limits (LimitNOFILE, the container's memory).
 """
 
 import contextlib
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-MAX_DESCRIPTORS = 65_536  # more are of no use to one process, and some systems have a billion as their limit
+MAX_DESCRIPTORS = 65_536  # one process has no use for more, and some systems allow a billion
 MAX_INCOMING = 4_096  # connections; each takes about 6 KB, so that strangers' silent ones cannot take more than 25 MB
-INCOMING_BYTES = 32 << 10  # what a connection may come to hold, with an anonymous form half sent
+INCOMING_BYTES = 32 << 10  # what a connection may hold, with an anonymous form half sent
 _KEPT = 64  # descriptors for the store, the log and the event loop; about 30 are open in an idle service
 _NO_LIMIT = 1 << 60  # cgroup v1 writes "none" as a number about as large as this or larger
 
@@ -35,7 +35,7 @@ def raise_descriptors() -> None:
     """Lift the soft limit, often 1,024, up to the hard one: each connection holds a descriptor."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-    with contextlib.suppress(ValueError, OSError):  # not ours to raise: then fewer connections at once
+    with contextlib.suppress(ValueError, OSError):  # we may not raise it: then there are fewer connections at once
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
@@ -47,8 +47,8 @@ def measure(root: Path = Path("/")) -> Limits:
 
 
 def share_out(descriptors: int, memory_bytes: int) -> Limits:
-    """A quarter, at most 64, is kept. Of the rest clients get a third, as far as an eighth of the memory holds them; deliveries get
-    all else.
+    """A quarter, at most 64, is reserved. Clients get a third of the rest, within an eighth of the memory; deliveries get
+    the remainder.
     """
     kept = min(_KEPT, descriptors // 4)
     incoming = min((descriptors - kept) // 3, MAX_INCOMING, memory_bytes // 8 // INCOMING_BYTES)
@@ -82,7 +82,7 @@ def _cgroup_files(root: Path) -> Iterator[Path]:
             top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
         else:
             continue
-        # Inside a container the path may be that of the host, which is not there: the top then has the container's own limit.
+        # Inside a container the path may be the host's and not exist: the top then has the container's own limit.
         group = top / path.lstrip("/")
         yield group / name
         yield from (parent / name for parent in group.parents if parent.is_relative_to(top))
@@ -92,7 +92,7 @@ def _cgroup_files(root: Path) -> Iterator[Path]:
 
 
 def open_descriptors() -> int:
-    """How many are open now; 0 where the system does not tell."""
+    """How many are open now; 0 if the system does not tell."""
     with contextlib.suppress(OSError):
         folder = Path("/proc/self/fd")
         # Linux 6.2 and later give the count as the folder's size, at no cost; before that it was 0.
@@ -101,7 +101,7 @@ def open_descriptors() -> int:
 
 
 def complaints(limits: Limits) -> list[str]:
-    """A sentence if descriptors are nearly used up: fewer are left than a quarter of those that are kept back."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # may have been changed from outside since
+    """A sentence if descriptors are nearly used up: fewer are left than a quarter of those in reserve."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # may have been changed from outside meanwhile
     left = (MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft) - open_descriptors()
     return [] if left > limits.kept_descriptors // 4 else ["Nearly all file descriptors are in use: raise LimitNOFILE."]

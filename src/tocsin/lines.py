@@ -1,4 +1,4 @@
-"""Lines to a descriptor that may be slow, full or never read: whoever writes them never waits.
+"""Writes lines to a descriptor that may be slow, full or never read, without ever making the caller wait.
 
 A thread of its own does the writing. Setting O_NONBLOCK instead would change the terminal or pipe for every other process that has it
 open (https://man7.org/linux/man-pages/man2/fcntl.2.html: the flag belongs to the open file description).
@@ -11,14 +11,14 @@ import select
 import threading
 from collections.abc import Callable
 
-MAX_WAITING_BYTES = 2 << 20  # 9,000 attempts, about a second at full speed; what comes beyond is dropped
-CLOSE_SECONDS = 2.0  # for what waits when the process ends
+MAX_WAITING_BYTES = 2 << 20  # 9,000 attempts, about a second at full speed; further lines are dropped
+CLOSE_SECONDS = 2.0  # for waiting lines when the process ends
 _AT_ONCE_BYTES = 64 << 10  # of one write
-_LOOK_AGAIN_MS = 1000  # at a descriptor that somebody else made non-blocking
+_LOOK_AGAIN_MS = 1000  # if somebody else made the descriptor non-blocking
 
 
 class Lines:
-    """Writes to `file` in the order in which they come. `say(n)`: the line, with its end, that tells of n dropped ones."""
+    """Writes to `file` in the order in which they come. `say(n)`: the line, including its end, that reports n dropped ones."""
 
     def __init__(self, file: int, say: Callable[[int], bytes], max_bytes: int = MAX_WAITING_BYTES) -> None:
         self._file = file
@@ -28,7 +28,7 @@ class Lines:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._waiting = 0  # bytes
         self._unsaid = 0
-        self._is_torn = False  # the last write ended within a line
+        self._is_torn = False  # the last write ended in the middle of a line
         self.dropped = 0  # lines
         self._thread = threading.Thread(target=self._run, name="tocsin-lines", daemon=True)
         self._thread.start()
@@ -43,7 +43,7 @@ class Lines:
         self._queue.put(data)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> bool:
-        """Write what waits, for at most so long; whether all was written. What comes afterwards is dropped."""
+        """Write the waiting lines, for at most this long; returns whether all were written. Later ones are dropped."""
         self._queue.put(None)
         self._thread.join(seconds)
         return not self._thread.is_alive()
@@ -71,7 +71,7 @@ class Lines:
                     self._unsaid += unsaid
 
     def _take(self) -> tuple[list[bytes], bool]:
-        """Some of what waits, and whether it is the last."""
+        """Some of the waiting lines, and whether they are the last."""
         pieces: list[bytes] = []
         piece = self._queue.get()
         size = 0

@@ -16,7 +16,7 @@ FORMATS = ("markdown", "text")  # of a message
 
 
 class Severity(StrEnum):
-    """How loud a notification is."""
+    """How urgent a notification is."""
 
     INFO = "info"
     SUCCESS = "success"
@@ -25,7 +25,7 @@ class Severity(StrEnum):
 
 
 class Status(IntEnum):
-    """Where a delivery stands. The integer is what the store keeps; `word` is what people and the API read."""
+    """The status of a delivery. The store keeps the integer; `word` is what people and the API see."""
 
     PENDING = 0
     DELIVERED = 1
@@ -93,11 +93,11 @@ class Reason(StrEnum):
 
 
 class Value(Struct, frozen=True, gc=False):
-    """A noun or a verdict. None ever comes to hold itself, so the garbage collector need not look at them: a fortieth of all the work."""
+    """A noun or a verdict. They never contain themselves, so the garbage collector can skip them, which saves 2.5 % of all the work."""
 
 
 class SwitchedOff(Value, frozen=True):
-    """A handler that a notice tells of."""
+    """A handler that a notice reports."""
 
     id: int
     name: str
@@ -107,7 +107,7 @@ class SwitchedOff(Value, frozen=True):
 
 class Message(Value, frozen=True):
     """Channel-neutral content. `text` is Markdown as sent, or plain text with `is_text`; `kind` is `notification` or one of the service's
-    own. `handlers`: those that a notice tells of, for receivers that are programs."""
+    own. `handlers`: those that a notice reports, for receivers that are programs."""
 
     text: str
     title: str = ""
@@ -126,7 +126,7 @@ class Message(Value, frozen=True):
 
 
 class Notification(Value, frozen=True):
-    """An accepted request. `send_at` and `expires_at` are None where none was given."""
+    """An accepted request. `send_at` and `expires_at` are None if not given."""
 
     id: int
     user_id: int
@@ -177,8 +177,8 @@ class Handler(Value, frozen=True):
 class Delivery(Value, frozen=True):
     """One notification to one handler: the durable row.
 
-    `step`: steps of the retry schedule that are used up. `throttles`: throttle answers in a row. `late` is None until the first
-    attempt decides it. `due_at`: of one that ended without an attempt, when it ended.
+    `step`: how many steps of the retry schedule are used up. `throttles`: throttle answers in a row. `late` is None until the first
+    attempt decides it. `due_at`: the time it ended, if it ended without an attempt.
     `may_have_arrived`: the last attempt's answer was lost. `part`: parts that have arrived. `replays`: how often
     it was sent again by hand.
     """
@@ -222,7 +222,7 @@ class Replay(Value, frozen=True):
 
 
 class Attempt(Value, frozen=True):
-    """One try of a delivery, as it is kept. `response` is the provider's answer, capped and scrubbed of secrets, as are the provider's own
+    """One try of a delivery, as it is stored. `response`: the provider's answer, capped and scrubbed of secrets, like the provider's own
     id for the message and `detail`, the verdict in words."""
 
     delivery_id: int
@@ -255,8 +255,8 @@ class HttpRequest(Value, frozen=True):
     """One HTTP request to a provider. `shown_url` is what people may see of it.
 
     `guarded`: the address came from a user, so it must pass the egress guard. `timeout_seconds` is for the whole exchange.
-    `body_seconds`: how long, at least, the rest of an answer is waited for once its head is there; None: as long as for the head.
-    `repeats`: it may be sent once more where a kept connection ended without a byte of an answer, though the first may have arrived.
+    `body_seconds`: minimum wait for the rest of an answer once its head is there; None: as long as for the head.
+    `repeats`: it may be sent once more if a kept connection ended without a byte of an answer, although the first may have arrived.
     """
 
     url: str
@@ -287,7 +287,7 @@ class Mail(Value, frozen=True):
 class HttpReply(Value, frozen=True):
     """A provider's HTTP answer; header names in lower case, the last of a repeated one; `body` capped by net.
 
-    `cut`: why the rest of the body is missing, where it is.
+    `cut`: why the rest of the body is missing, if it is.
     """
 
     status: int
@@ -299,7 +299,7 @@ class HttpReply(Value, frozen=True):
 class MailReply(Value, frozen=True):
     """The SMTP server's decisive answer. `stage`: connect, hello, starttls, auth, mail, rcpt, data or final.
 
-    `enhanced` is the X.Y.Z code of RFC 3463 where the server gave one, else empty.
+    `enhanced` is the X.Y.Z code of RFC 3463 if the server gave one, else empty.
     """
 
     code: int
@@ -311,7 +311,7 @@ class MailReply(Value, frozen=True):
 class NoReply(Value, frozen=True):
     """The exchange ended without an answer. `sent`: the provider may have taken the message all the same.
 
-    `stopped`: it was our own stop that ended it. `ours`: this process lacked a descriptor, memory or a thread, so nothing went out.
+    `stopped`: our own stop ended it. `ours`: this process lacked a descriptor, memory or a thread, so nothing went out.
     """
 
     reason: Reason
@@ -328,7 +328,7 @@ Reply: TypeAlias = HttpReply | MailReply | NoReply
 
 
 class Delivered(Value, frozen=True):
-    """The provider said yes. `provider_id`: its id for the message, where it gave one. `plain`: only to the plainest form."""
+    """The provider said yes. `provider_id`: its id for the message, if it gave one. `plain`: accepted only in the plainest form."""
 
     provider_id: str | None = None
     detail: str = ""
@@ -338,7 +338,7 @@ class Delivered(Value, frozen=True):
 class Later(Value, frozen=True):
     """Not now. `wait_seconds`: the provider's own wait, if it named one. `counts` False: a throttle, uses up no step.
 
-    `is_wide`: the limit that was hit is not the credential's alone, but the provider's for all that we send.
+    `is_wide`: the limit that was hit is not only the credential's, but the provider's for everything we send.
     """
 
     reason: Reason
@@ -349,7 +349,7 @@ class Later(Value, frozen=True):
 
 
 class Refused(Value, frozen=True):
-    """This message never; the handler is fine. `ours`: the fault is on our side and never counts against the handler."""
+    """This message will never be accepted; the handler is fine. `ours`: the fault is on our side and never counts against the handler."""
 
     reason: Reason
     detail: str = ""
@@ -386,7 +386,7 @@ Outcome: TypeAlias = Delivered | Later | Refused | Gone | Moved | Unknown
 
 
 class Sentence(Value, frozen=True):
-    """A sentence for people: `template` with `values` in its braces, so that it can be told in another language."""
+    """A sentence for people: `template` with `values` in its braces, so that it can be translated."""
 
     template: str
     values: dict[str, str] = {}

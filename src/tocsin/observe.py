@@ -30,7 +30,7 @@ from tocsin.lines import Lines
 from tocsin.model import Attempt, Delivery, Reason, Status
 from tocsin.settings import Settings
 
-PATIENCE_SECONDS = 0.2  # with numbers that are in the store
+PATIENCE_SECONDS = 0.2  # for numbers from the store
 LINES_LINGER_SECONDS = 0.05
 SELDOM_SECONDS = 60.0
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
@@ -40,7 +40,7 @@ _BUCKETS = tuple(int(seconds * SECOND) for seconds in LATENCY_BUCKETS)
 class Metrics(Collector):
     """The service's numbers, in the Prometheus text format.
 
-    Counting is adding to a dict; prometheus-client's own counters take a lock each and ten times as long, on the hot path.
+    Counting adds to a dict; prometheus-client's own counters take a lock each and ten times as long, on the hot path.
     """
 
     def __init__(self) -> None:
@@ -57,15 +57,15 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def watch(self, name: str, sentence: str, read: Callable[[], float]) -> None:
-        """A number that is read when it is asked for."""
+        """A number that is read on demand."""
         Gauge(name, sentence, registry=self._registry).set_function(read)
 
     def watch_store(self, name: str, sentence: str, read: Callable[[], Awaitable[float]]) -> None:
-        """A number whose reading may hang: it is left out where it does not come at once. See `refresh`."""
+        """A number whose reading may hang: it is left out if it does not come at once. See `refresh`."""
         self._slow[name] = (sentence, read)
 
     async def refresh(self) -> None:
-        """Read what takes a thread, and wait for no more than a moment for it."""
+        """Read the numbers that need a thread, and wait only a moment for them."""
         for name, (_, read) in self._slow.items():
             if name not in self._reading:
                 self._values.pop(name, None)
@@ -76,7 +76,7 @@ class Metrics(Collector):
     async def _read(self, name: str, read: Callable[[], Awaitable[float]]) -> None:
         try:
             self._values[name] = await read()
-        except Exception as error:  # noqa: BLE001  # of numbers nothing hangs on
+        except Exception as error:  # noqa: BLE001  # nothing depends on these numbers
             structlog.get_logger(__name__).debug("metric.not_read", metric=name, why=type(error).__name__)
         finally:
             del self._reading[name]
@@ -108,11 +108,11 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"tocsin_{what}_accepted", sentence, value=self._accepted[what])
         delivered: Counter[tuple[str, ...]] = Counter({(channel,): sum(latency.counts) for channel, latency in self._latency.items()})
         yield _counter("tocsin_deliveries_delivered", "Deliveries that arrived.", ["type"], delivered)
-        yield _counter("tocsin_deliveries_failed", "Deliveries that ended otherwise.", ["type", "reason"], self._failed)
+        yield _counter("tocsin_deliveries_failed", "Deliveries that ended without arriving.", ["type", "reason"], self._failed)
         yield _counter("tocsin_attempts", "Attempts.", ["type", "outcome", "reason"], self._attempts)
         yield CounterMetricFamily("tocsin_log_lines_dropped", "Lines of the log that could not be written.", value=lines_dropped())
-        yield _histogram("tocsin_delivery_latency_seconds", "From due to delivered.", self._latency)
-        yield _histogram("tocsin_attempt_duration_seconds", "Of one attempt.", self._duration)
+        yield _histogram("tocsin_delivery_latency_seconds", "Time from due to delivered.", self._latency)
+        yield _histogram("tocsin_attempt_duration_seconds", "Duration of one attempt.", self._duration)
 
 
 class _Histogram:
@@ -148,9 +148,9 @@ def _histogram(name: str, sentence: str, histograms: dict[str, _Histogram]) -> H
 
 
 def set_up_logs(settings: Settings) -> None:
-    """Structured lines on standard error: JSON, or coloured text on a terminal. Libraries speak only when something is wrong.
+    """Structured lines on standard error: JSON, or coloured text on a terminal. Libraries log only when something is wrong.
 
-    From here on until `close_logs` nothing that writes to standard error waits for whoever reads it, tracebacks and prints included.
+    From here until `close_logs` nothing that writes to standard error waits for its reader, including tracebacks and prints.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     is_terminal = sys.stderr.isatty()
@@ -174,7 +174,7 @@ def set_up_logs(settings: Settings) -> None:
 
 
 def close_logs() -> None:
-    """Write what waits, within `lines.CLOSE_SECONDS`; before the process ends."""
+    """Write waiting lines, within `lines.CLOSE_SECONDS`; before the process ends."""
     flush_logs()
     _standard_error.close()
 
@@ -191,7 +191,7 @@ class _StandardError(io.TextIOBase):
         self._lines: Lines | None = None
         self._real: TextIO | None = None
         self._part = ""
-        self._lock = threading.RLock()  # a thread may be interrupted by a signal's handler that prints
+        self._lock = threading.RLock()  # a signal handler that prints may interrupt a thread
 
     def open(self, real: TextIO, say: Callable[[int], bytes]) -> None:
         if self._lines is None:
@@ -203,7 +203,7 @@ class _StandardError(io.TextIOBase):
             return
         self.write("" if not self._part else "\n")
         if self._lines.close() and self._real is not None:
-            sys.stderr = self._real  # else it would block what the interpreter still has to say
+            sys.stderr = self._real  # otherwise it would swallow the interpreter's last messages
         self._lines = None
 
     @property
@@ -246,7 +246,7 @@ _standard_error = _StandardError()
 
 
 class _Logger:
-    """Where structlog's lines go. One that cannot be written is dropped and counted: deliveries go on without their log."""
+    """Where structlog's lines go. Lines that cannot be written are dropped and counted: deliveries continue without their log."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -297,7 +297,7 @@ class _Line(Struct, gc=False):
 
 
 class _AttemptLines:
-    """On the hot path, so many lines are written at once: structlog and a system call a line cost ten times that."""
+    """On the hot path, so many lines are written at once: structlog and a system call per line cost ten times as much."""
 
     def __init__(self) -> None:
         self.is_quick = False
@@ -306,7 +306,7 @@ class _AttemptLines:
         self._lines: list[_Line] = []
 
     def write(self, channel: str, attempts: Sequence[tuple[Delivery, Attempt]]) -> None:
-        """`attempts`: how the delivery stands after it, and the attempt."""
+        """`attempts`: the delivery after the attempt, and the attempt."""
         if not self.is_wanted:
             return
         now = _clock(int(time.time()))
@@ -346,7 +346,7 @@ log_attempts = _attempt_lines.write
 
 
 def flush_logs() -> None:
-    """Write what lingers; before the process ends."""
+    """Write lingering lines; before the process ends."""
     _attempt_lines.flush()
     seldom.flush()
 
@@ -366,8 +366,8 @@ class Seldom:
     def __call__(self, write: Callable[..., Any], event: str, **values: Any) -> None:
         """Write the line, but at most once in `SELDOM_SECONDS` for the same event.
 
-        `write`: a method of a logger, such as `log.warning`; for a traceback pass `exc_info=error`. What came in between is told by one
-        line at the end of that time: the last of them, with `times`, how many there were.
+        `write`: a method of a logger, such as `log.warning`; for a traceback pass `exc_info=error`. Repeats in between are reported by one
+        line at the end of that time: the last of them, with their number in `times`.
         """
         with self._lock:
             _, _, times = self._held.get(event, (None, None, 0))
@@ -385,7 +385,7 @@ class Seldom:
                 asyncio.get_running_loop().call_later(wait, self.release, event)
 
     def release(self, event: str) -> None:
-        """Write what was held back of an event."""
+        """Write the line that was held back for an event."""
         with self._lock:
             held = self._held.pop(event, None)
             if held is not None:
@@ -394,7 +394,7 @@ class Seldom:
                 write(event, times=times, **values)
 
     def flush(self) -> None:
-        """Write all that was held back; before the process ends."""
+        """Write all lines that were held back; before the process ends."""
         for event in list(self._held):
             self.release(event)
 

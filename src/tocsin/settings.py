@@ -17,7 +17,7 @@ from msgspec import Struct
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 MAX_SOCKET_PATH_BYTES = 107  # `sun_path`, with the NUL at its end: https://man7.org/linux/man-pages/man7/unix.7.html
-MAX_WAIT_DAYS = 36_500  # a moment beyond the year 9999 cannot be written
+MAX_WAIT_DAYS = 36_500  # times beyond the year 9999 cannot be written
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -96,7 +96,7 @@ def _schedule(value: str) -> tuple[float, ...]:
 def _time(value: str) -> float:
     waits = _schedule(value)
     if len(waits) != 1:
-        raise ValueError("must be one length of time, such as 3d")
+        raise ValueError("must be a length of time, such as 3d")
     return waits[0]
 
 
@@ -163,7 +163,7 @@ def _ca_file(value: str) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
     except OSError:  # ssl.SSLError is one
-        raise ValueError("must name a file that can be read, with certificates in PEM form") from None
+        raise ValueError("must name a readable file of certificates in PEM form") from None
     return str(Path(value).absolute())
 
 
@@ -203,7 +203,7 @@ class Option(Struct, frozen=True):
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("host", "127.0.0.1", "Address the service listens on; `::` is all of both families."),
+    Option("host", "127.0.0.1", "Address the service listens on; `::` means every IPv4 and IPv6 address."),
     Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, 65535)),
     Option("unix_socket", None, "Unix socket the service listens on, instead of host and port.", _socket_path),
     Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
@@ -216,14 +216,19 @@ OPTIONS: tuple[Option, ...] = (
     Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", _api_key, secret=True),
     Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
     Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
-    Option("smtp_oauth_token_url", None, "Where access tokens for the mail account come from (OAuth); unset: by password.", _token_url),
-    Option("smtp_oauth_client_id", None, "Id of this service there."),
-    Option("smtp_oauth_client_secret", None, "Secret of this service there.", secret=True),
-    Option("smtp_oauth_scope", None, "What the token is to allow, as the provider calls it."),
-    Option("smtp_oauth_refresh_token", None, "First refresh token, where tokens are a user's and not the service's own.", secret=True),
-    Option("smtp_rate", "0", "Mails a second at most; 0: no pacing.", _number),
     Option(
-        "ca_file", None, "File (PEM) of certificate authorities that are trusted beside the system's, for HTTPS and for mail.", _ca_file
+        "smtp_oauth_token_url", None, "Where access tokens for the mail account come from (OAuth); unset: log in by password.", _token_url
+    ),
+    Option("smtp_oauth_client_id", None, "Client id of this service at that address."),
+    Option("smtp_oauth_client_secret", None, "Client secret of this service at that address.", secret=True),
+    Option("smtp_oauth_scope", None, "Scope of the token, as the provider calls it."),
+    Option("smtp_oauth_refresh_token", None, "First refresh token, if tokens belong to a user and not to the service itself.", secret=True),
+    Option("smtp_rate", "0", "Maximum e-mails per second; 0: no pacing.", _number),
+    Option(
+        "ca_file",
+        None,
+        "File (PEM) of certificate authorities that are trusted in addition to the system's, for HTTPS and for mail.",
+        _ca_file,
     ),
     Option("email_from", None, "Sender of e-mails, such as `tocsin <alarm@example.com>`."),
     Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", _networks),
@@ -233,18 +238,21 @@ OPTIONS: tuple[Option, ...] = (
     Option("telegram_api_url", "https://api.telegram.org", "Telegram Bot API server.", _base_url),
     Option("x_api_url", "https://api.x.com", "X API server.", _base_url),
     Option("x_links", "on", "Whether posts on X carry links (a post with a link costs more).", _boolean),
-    Option("x_daily_limit", "50", "Posts a day at most for each X access token.", _whole(0, 100_000)),
-    Option("max_parts", "5", "Parts that a long message may be split into.", _whole(1, 20)),
+    Option("x_daily_limit", "50", "Maximum posts per day for each X access token.", _whole(0, 100_000)),
+    Option("max_parts", "5", "Maximum number of parts of a long message.", _whole(1, 20)),
     Option("retry_schedule", "5s,30s,5m,30m,2h,6h,12h", "Waits between the attempts of a delivery.", _schedule),
-    Option("unknown", "retry", "What follows an attempt whose answer was lost: retry or stop.", _choice("retry", "stop")),
+    Option("unknown", "retry", "What to do after an attempt whose answer was lost: retry or stop.", _choice("retry", "stop")),
     Option(
-        "disable_after_failures", "5", "Failed deliveries since its last success that switch a handler off; 0: never.", _whole(0, 100_000)
+        "disable_after_failures",
+        "5",
+        "Failed deliveries since the last success after which a handler is switched off; 0: never.",
+        _whole(0, 100_000),
     ),
-    Option("disable_after", "3d", "How long a handler must have failed, at least, before that.", _time),
+    Option("disable_after", "3d", "How long a handler must have been failing before that.", _time),
     Option("retention_days", "30", "Days after which settled notifications are deleted.", _whole(1, 36_500)),
     Option("rate_limit", "0", "Requests a minute for each key; 0: no limit.", _whole(0, 1_000_000)),
     Option("metrics_token", None, "Bearer token that /metrics asks for; unset: open.", secret=True),
-    Option("log_level", "info", "Least severe log line that is written.", _choice("debug", "info", "warning", "error")),
+    Option("log_level", "info", "Lowest level of log lines that are written.", _choice("debug", "info", "warning", "error")),
     Option("log_format", "auto", "Log lines as json or text; auto: text on a terminal.", _choice("auto", "json", "text")),
     Option("url", "http://127.0.0.1:8700", "Service that the client commands talk to.", _base_url),
     Option("api_key", None, "API key of the client commands.", secret=True),
@@ -307,7 +315,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 def raw_values(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> dict[str, str]:
     """The texts that are set, by variable name, the environment before `.env`.
 
-    An empty variable counts as unset. A name that no option has is left alone: a typo is reported by `check`.
+    An empty variable counts as unset. Unknown names are ignored here: `check` reports typos.
     """
     found = {name: value for name, value in dotenv_values(dotenv or Path(".env"), interpolate=False).items() if value}
     found.update({name: value for name, value in (os.environ if environ is None else environ).items() if value})
@@ -315,7 +323,7 @@ def raw_values(environ: Mapping[str, str] | None = None, dotenv: Path | None = N
 
 
 def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None, **given: object) -> Settings:
-    """Read every option; `given` (from the command line) wins. Raises SettingsError naming all that is wrong at once."""
+    """Read every option; `given` (from the command line) wins. Raises SettingsError naming everything that is wrong."""
     texts = raw_values(environ, dotenv)
     values: dict[str, Any] = {}
     complaints: list[str] = []

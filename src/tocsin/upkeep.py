@@ -1,4 +1,4 @@
-"""What an operator does to the store as a whole: copy it, put a copy in its place, give it a new key."""
+"""What an operator does with the whole store: copy it, restore a copy, give it a new key."""
 
 import contextlib
 import functools
@@ -28,17 +28,17 @@ from tocsin.store.sql import write_now
 from tocsin.store.tables import handlers
 from tocsin.vault import Vault, WrongKey, new_secret_key
 
-ROWS_AT_ONCE = 200  # that get their new encryption in one write, so that none of the service's waits for long
+ROWS_AT_ONCE = 200  # re-encrypted in one write, so that the service's writes do not wait long
 T = TypeVar("T")
 MAX_NOTICE_SECONDS, NOTICE_STEP_SECONDS = 30.0, 0.25  # until a running service says which key it uses
 
 
 def back_up(settings: Settings, file: Path) -> int:
-    """A copy of the store as it is at one moment, also while the service runs; its size in bytes. Raises StoreError."""
+    """Writes a consistent copy of the store, also while the service runs; returns its size in bytes. Raises StoreError."""
     engine, _ = datadir.open_existing(settings)
     engine.dispose()
     if file.exists():
-        raise StoreError(f"{file} is there already: name another file, or move it away.")
+        raise StoreError(f"{file} already exists: name another file, or move it away.")
     with _written(file, is_service=False) as new:
         _copy(settings.data_path / STORE_FILE, new)
         _check_whole(new)
@@ -46,14 +46,14 @@ def back_up(settings: Settings, file: Path) -> int:
 
 
 def _copy(file: Path, new: Path) -> None:
-    """A store as it is at one moment, with what is still in the log beside it, as one file."""
+    """A consistent copy of a store, including the log beside it, as one file."""
     with _opened(file, "ro") as source, contextlib.closing(sqlite3.connect(new)) as target:
         source.backup(target)  # in one step: in WAL mode nobody waits for it
         target.execute("PRAGMA journal_mode=DELETE")
 
 
 def restore(settings: Settings, file: Path, replace: bool = False) -> Path | None:
-    """Put a copy in the place of the store; where the old one went, if there was one. Raises StoreError, having changed nothing."""
+    """Replace the store with a copy; returns where the old one went, if there was one. Raises StoreError, having changed nothing."""
     folder = settings.data_path
     if not file.is_file():
         raise StoreError(f"There is no file {file}.")
@@ -62,7 +62,9 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
     with datadir.locked(folder):
         store = folder / STORE_FILE
         if datadir.has_store(folder) and not replace:
-            raise StoreError(f"There is a store in {folder} already: name another --data-dir, or use --replace, which keeps it beside.")
+            raise StoreError(
+                f"There is already a store in {folder}: name another --data-dir, or use --replace, which keeps the old one beside it."
+            )
         moved = None
         with _written(store) as new:
             _copy(file, new)
@@ -72,12 +74,12 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
                 moved = _set_aside(folder)
         with contextlib.suppress(OSError):
             datadir.note_ids(settings, mark)
-        (folder / LEDGER_FILE).unlink(missing_ok=True)  # of another time: what it names is not what was under way in the copy
+        (folder / LEDGER_FILE).unlink(missing_ok=True)  # from another time: its attempts are not those that were under way in the copy
     return moved
 
 
 def _known_ids(folder: Path) -> list[ids.Mark]:
-    """How far ids are known to have come here, whatever can still be read."""
+    """The highest ids known here, from everything that can still be read."""
     noted = datadir.noted_ids(folder)
     found = [] if noted is None else [noted]
     for file in (folder / STORE_FILE, *folder.glob(f"{STORE_FILE}.before-*")):
@@ -88,7 +90,7 @@ def _known_ids(folder: Path) -> list[ids.Mark]:
 
 
 def _move_ids_on(file: Path, known: list[ids.Mark]) -> ids.Mark:
-    """No id that comes after the copy means anything that it meant before. Returns how far ids have come now."""
+    """Makes sure that no id given after the copy was used before. Returns the highest ids now."""
 
     def move(connection: Connection) -> ids.Mark:
         own = ids.mark(connection)
@@ -110,7 +112,7 @@ def _with_store(file: Path, work: Callable[[Connection], T]) -> T:
 
 
 def move_on(settings: Settings) -> None:
-    """Move the ids of the store on, after it was put back by other means than `restore`. Raises StoreError."""
+    """Move the ids of the store on, after it was restored by means other than `restore`. Raises StoreError."""
     folder = settings.data_path
     with datadir.locked(folder):
         engine, _ = datadir.open_existing(settings)
@@ -123,7 +125,7 @@ def move_on(settings: Settings) -> None:
 
 
 def compact(settings: Settings) -> tuple[int, int]:
-    """Give what the store does not use back to the disk: its bytes before and afterwards. Writes of a running service wait meanwhile.
+    """Return unused space to the disk; returns the size in bytes before and afterwards. Writes of a running service wait meanwhile.
 
     Raises StoreError, having changed nothing.
     """
@@ -132,9 +134,9 @@ def compact(settings: Settings) -> tuple[int, int]:
     file = settings.data_path / STORE_FILE
     before = file.stat().st_size
     free = shutil.disk_usage(settings.data_path).free
-    if free < 2 * before:  # a whole copy, and the log that it goes through
+    if free < 2 * before:  # a whole copy, and the log that it passes through
         raise StoreError(f"Compacting needs {2 * before / 1e6:.0f} MB of room in {settings.data_path}, and {free / 1e6:.0f} MB are free.")
-    os.environ.setdefault("SQLITE_TMPDIR", str(settings.data_path))  # where there is room, and nobody else reads
+    os.environ.setdefault("SQLITE_TMPDIR", str(settings.data_path))  # where there is room, and where nobody else can read
     try:
         with _opened(file, "rw") as connection:
             connection.isolation_level = None
@@ -146,10 +148,10 @@ def compact(settings: Settings) -> tuple[int, int]:
 
 
 def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -> tuple[int, Path | None]:
-    """Encrypt every secret of the store under a new key, also while the service runs; how many rows, and where the old key went.
+    """Encrypt every secret of the store under a new key, also while the service runs; returns how many rows, and where the old key went.
 
-    Stopped half-way it goes on when it is run again: the key file holds both keys until the end. With TOCSIN_SECRET_KEY the first key of
-    its list is the new one. Raises StoreError; no row has been changed then where the service does not use the new key.
+    If it is interrupted, run it again and it continues: the key file holds both keys until the end. With TOCSIN_SECRET_KEY the first key of
+    its list is the new one. Raises StoreError; no row has been changed if the service does not use the new key.
     """
     file = settings.data_path / KEY_FILE
     engine, _ = datadir.open_existing(settings)
@@ -167,7 +169,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
         vault, newest = Vault(keys), Vault(keys[:1])
         write_now(engine, lambda connection: datadir.seal_canary(connection, vault))
         rotated = 0
-        while found := _rotate_all(engine, vault, newest, wait):  # again, for what the service wrote meanwhile
+        while found := _rotate_all(engine, vault, newest, wait):  # again, for rows that the service wrote meanwhile
             rotated += found
     finally:
         engine.dispose()
@@ -180,7 +182,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
 
 
 def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[float], None]) -> None:
-    """A service that runs encrypts with this key; it notices by a write of ours that its keys have changed. Raises StoreError."""
+    """Waits until a running service encrypts with this key; a write of ours makes it read its keys again. Raises StoreError."""
     question = write_now(engine, datadir.ask_for_key)
     if not datadir.is_served(settings.data_path):
         return
@@ -210,7 +212,7 @@ def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[flo
 
 
 def _rotate_token(connection: Connection, vault: Vault, newest: Vault) -> None:
-    """The refresh token of the mail account, where there is one. One that nobody can open stays: that of the settings is used."""
+    """The refresh token of the mail account, where there is one. One that no key opens stays: the one in the settings is used instead."""
     sealed = values.read(connection, REFRESH_TOKEN)
     if sealed is not None and not newest.opens(sealed):
         with contextlib.suppress(WrongKey):
@@ -261,8 +263,8 @@ def _written(file: Path, is_service: bool = True) -> Generator[Path, None, None]
 
 
 def _set_aside(folder: Path) -> Path:
-    """Give the present store another name, which is returned. Where it is whole it keeps its own as well, until the copy takes that:
-    so there is a store at every moment, whatever dies."""
+    """Give the current store another name, which is returned. If it is intact it also keeps its own until the copy takes that,
+    so that there is a store at every moment, whatever dies."""
     store = folder / STORE_FILE
     moved = _free_name(store)
     beside = [folder / f"{STORE_FILE}{ending}" for ending in ("-journal", "-wal")]
@@ -281,7 +283,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _is_linked(file: Path, other: Path) -> bool:
-    """Whether the file has that name too now; not every file system can do it."""
+    """Whether the file now has that name as well; not every file system can do this."""
     try:
         other.hardlink_to(file)
     except OSError:
@@ -290,7 +292,7 @@ def _is_linked(file: Path, other: Path) -> bool:
 
 
 def _free_name(file: Path) -> Path:
-    """For what is kept of a file that is replaced: nothing that was kept before is overwritten."""
+    """A name for keeping a file that is replaced, so that nothing kept earlier is overwritten."""
     name = file.with_name(f"{file.name}.before-{time.strftime('%Y-%m-%d-%H%M%S')}")
     names = itertools.chain([name], (name.with_name(f"{name.name}-{number}") for number in itertools.count(2)))
     return next(one for one in names if not one.exists())

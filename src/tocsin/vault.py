@@ -18,7 +18,7 @@ from tocsin.model import MASK, Hidden
 
 _BASE62 = string.digits + string.ascii_letters
 _SHORTEST_SCRUBBED = 6  # a shorter "secret" would blank out ordinary words of an answer
-# Of the settings that OWASP calls equally strong the one with little memory: a sign-in must not take half of what the service takes.
+# Of the settings that OWASP calls equally strong, the one with the least memory: a sign-in must not use half as much as the service.
 # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
 _passwords = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
@@ -34,13 +34,13 @@ class Vault:
         self.use(keys)
 
     def use(self, keys: Sequence[str]) -> None:
-        """These keys from now on."""
+        """Use these keys from now on."""
         if not keys:
             raise ValueError("a vault needs a key")
         self._fernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
 
     def opens(self, sealed: bytes) -> bool:
-        """Whether one of the keys does."""
+        """Whether one of the keys opens it."""
         try:
             self._fernet.decrypt(sealed)
         except InvalidToken:
@@ -107,7 +107,7 @@ def hash_password(password: str) -> str:
 
 
 def hash_of_nothing() -> str:
-    """In the form of a password's hash, but of no password: to check it takes as long."""
+    """Looks like a password's hash but belongs to no password: checking it takes as long."""
     salt, digest = (base64.b64encode(secrets.token_bytes(size)).decode().rstrip("=") for size in (_passwords.salt_len, _passwords.hash_len))
     costs = f"m={_passwords.memory_cost},t={_passwords.time_cost},p={_passwords.parallelism}"
     return f"$argon2id$v=19${costs}${salt}${digest}"
@@ -121,7 +121,7 @@ def check_password(hashed: str, password: str) -> bool:
 
 
 def is_hash_of_old(hashed: str) -> bool:
-    """Whether it was made with other costs than those of today: to check it takes longer or shorter than to check any other."""
+    """Whether it was made with other costs than today's: checking it takes longer or shorter than any other."""
     return _passwords.check_needs_rehash(hashed)
 
 
@@ -131,7 +131,7 @@ def hide_all(value: str) -> Hidden:
 
 
 def scrub(text: str, hidden: Sequence[str]) -> str:
-    """`text` without the secrets in it, whichever way they are written: as they are, percent-encoded, or escaped in JSON."""
+    """`text` without the secrets in it, in every form: plain, percent-encoded, or escaped in JSON."""
     if len(text) < _SHORTEST_SCRUBBED or not hidden:
         return text
     pattern = _scrubber(tuple(hidden))

@@ -56,7 +56,7 @@ def test_failed(client: Any, failed: dict[str, Any]) -> None:
     (attempt,) = detail["attempts"]
     assert list(attempt) == ["number", "datetime", "outcome", "reason", "detail", "provider_id", "duration_ms", "status_code", "response"]
     assert (attempt["number"], attempt["reason"], attempt["status_code"], attempt["response"]) == (1, "gone", 410, "gone for good")
-    assert (attempt["detail"], attempt["provider_id"]) == ("The receiver answered 410 Gone: it wants no more of these.", None)
+    assert (attempt["detail"], attempt["provider_id"]) == ("The receiver answered 410 Gone: it wants no more messages.", None)
     assert isinstance(attempt["duration_ms"], int)
     assert len(detail["events"]) >= 2
 

@@ -3,6 +3,7 @@
 import base64
 import email
 import email.policy
+import functools
 import importlib
 import json
 import math
@@ -47,6 +48,8 @@ SAMPLES: dict[str, list[dict[str, str]]] = {kind: tests.SAMPLES for kind, tests 
 CASES = [pytest.param(CHANNELS[kind], values, id=f"{kind}-{number}") for kind in CHANNELS for number, values in enumerate(SAMPLES[kind])]
 each_sample = pytest.mark.parametrize(("channel", "values"), CASES)
 each_channel = pytest.mark.parametrize("channel", CHANNELS.values(), ids=CHANNELS)
+WEB = [kind for kind, channel in CHANNELS.items() if channel.wire == "http"]  # a channel is asked about answers of its own wire alone
+each_web_channel = pytest.mark.parametrize("channel", [CHANNELS[kind] for kind in WEB], ids=WEB)
 
 FIELDS = tuple((f"name{number:02} " + "n" * 249, f"value{number:02} " + "v" * 1016) for number in range(25))
 SMALL = Message("a **small** body", "A title", Severity.CRITICAL, "https://example.com/link", (("host", "db-1"),), AT)
@@ -210,12 +213,13 @@ def remains(text: str) -> set[str]:
 def test_no_secret_in_a_verdict_after_scrubbing(channel: AnyChannel, values: dict[str, str], status: int):
     """Not even a piece of one, wherever the answer's text may have been cut."""
     secrets = secrets_of(channel, values)
+    reply = functools.partial(HttpReply, status, {}) if channel.wire == "http" else lambda said: MailReply(status, said.decode(), "rcpt")
     for echo in [echo for value in values.values() for echo in echoes(value)]:
         for before in range(0, 230, 9):
             words = f"{'.' * before} no such {echo} here"
             answer = json.dumps({"ok": False, "description": words, "message": words, "detail": words, "code": 1})
             for body in (words, answer, answer.replace("/", "\\/")):
-                outcome = channel.classify(HttpReply(status, {}, body.encode()), context())
+                outcome = channel.classify(reply(body.encode()), context())
                 assert not remains(vault.scrub(outcome.detail, secrets))
                 assert TOKEN not in repr(msgspec.structs.replace(outcome, detail=""))
 
@@ -433,15 +437,13 @@ UNKNOWN_REFUSALS = [
 ]
 
 
-@each_channel
+@each_web_channel
 @pytest.mark.parametrize("body", UNKNOWN_REFUSALS)
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_refusal_that_nobody_knows_is_first_taken_for_our_payloads_fault(channel: AnyChannel, status: int, body: bytes):
     """So the plainest form goes out; what is refused even then is the handler's, but where the answer names our payload."""
     if channel.type == "webhook" or (channel.type == "telegram" and b'"ok": false' not in body):
         assert isinstance(channel.classify(HttpReply(status, {}, body), context()), Later)
-        return
-    if channel.wire == "mail":
         return
     first = channel.classify(HttpReply(status, {}, body), context())
     assert isinstance(first, Refused)
@@ -457,7 +459,7 @@ def test_a_refusal_that_nobody_knows_is_first_taken_for_our_payloads_fault(chann
 REGISTERED = sorted({*map(int, HTTPStatus), 199, 299, 399, 499, 599})
 
 
-@each_channel
+@each_web_channel
 @pytest.mark.parametrize("statuses", [REGISTERED, pytest.param(range(100, 600), marks=pytest.mark.long)], ids=["registered", "all"])
 def test_every_answer_means_something(channel: AnyChannel, statuses: Iterable[int]):
     for status in statuses:
@@ -467,14 +469,14 @@ def test_every_answer_means_something(channel: AnyChannel, statuses: Iterable[in
                 check_outcome(channel.classify(HttpReply(status, headers, body), context(may_have_arrived=True)))
 
 
-@each_channel
+@each_web_channel
 @pytest.mark.parametrize("body", [b"x" * 10_000_000, b"[" * 10_000_000, b'{"description": "' + b"\xea\xb0\x80" * 3_000_000 + b'"}'])
 def test_a_huge_answer_means_something(channel: AnyChannel, body: bytes):
     for status in (100, 200, 201, 302, 400, 401, 403, 404, 413, 429, 500, 503):
         check_outcome(channel.classify(HttpReply(status, {}, body), context()))
 
 
-@each_channel
+@each_web_channel
 @given(
     status=st.integers(100, 599),
     body=st.binary(max_size=300)
@@ -513,22 +515,25 @@ def test_any_answer_means_something(channel: AnyChannel, status: int, body: byte
 
 
 @each_channel
-def test_a_reply_of_the_wrong_kind_means_something(channel: AnyChannel):
+def test_no_answer_means_something_and_never_ends_a_handler(channel: AnyChannel):
     for reason in set(Reason) - {Reason.THROTTLED}:  # that one is a provider's word, never the wire's
         for sent in (True, False):
-            outcome = check_outcome(channel.classify(NoReply(reason, sent, "why"), context()))
+            outcome = check_outcome(channel.no_reply(NoReply(reason, sent, "why")))
             assert not isinstance(outcome, Gone)
             if reason in {Reason.BLOCKED, Reason.SETTINGS}:
                 assert outcome == Refused(reason, "why", ours=reason is Reason.BLOCKED)
             else:
                 assert isinstance(outcome, Unknown if sent else Later)
+
+
+def test_any_answer_of_a_mail_server_means_something():
     for code in (0, 200, 220, 250, 354, 421, 450, 452, 500, 535, 550, 552, 554, 599, 999):
         for stage in ("connect", "hello", "starttls", "auth", "mail", "rcpt", "data", "final", "?"):
             for enhanced in ("", "2.0.0", "4.7.1", "5.1.1", "5.7.1", "5.7.8", "9.9.9", "x"):
-                check_outcome(channel.classify(MailReply(code, "words \x00 \ufffd" * 3, stage, enhanced), context()))
+                check_outcome(CHANNELS["email"].classify(MailReply(code, "words \x00 \ufffd" * 3, stage, enhanced), context()))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CHANNELS if kind != "email"])
+@pytest.mark.parametrize("kind", WEB)
 def test_throttles_use_up_no_step_and_errors_of_the_server_end_nothing(kind: str):
     for body in BODIES:
         throttled = CHANNELS[kind].classify(HttpReply(429, {"retry-after": "3"}, body), context())
@@ -540,7 +545,7 @@ def test_throttles_use_up_no_step_and_errors_of_the_server_end_nothing(kind: str
             assert isinstance(CHANNELS[kind].classify(HttpReply(status, {}, body), context()), Later)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CHANNELS if kind != "email"])
+@pytest.mark.parametrize("kind", WEB)
 def test_a_redirect_is_a_failure(kind: str):
     for status in (300, 301, 302, 303, 307, 308):
         outcome = CHANNELS[kind].classify(HttpReply(status, {"location": "https://example.com/"}, b""), context())

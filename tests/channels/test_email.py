@@ -18,7 +18,7 @@ from mailserver import MailServer
 from tocsin import settings
 from tocsin.channels.contract import Context, Pace, classify_no_reply, fields_of
 from tocsin.channels.email import CHANNEL, MAX_HTML_BYTES, EmailSettings
-from tocsin.model import Delivered, Gone, HttpReply, Later, Mail, MailReply, Message, NoReply, Reason, Refused, Severity, Unknown
+from tocsin.model import Delivered, Gone, Later, Mail, MailReply, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.mail import MailWire
 
 SAMPLES = [{"email": "hey@example.com"}, {"email": "root@nas"}]
@@ -466,17 +466,16 @@ def test_a_server_that_does_not_send_for_us_is_no_fault_of_the_address(code: int
 
 @pytest.mark.parametrize("reason", [Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.CUT, Reason.BAD_ANSWER])
 def test_a_mail_server_that_does_not_answer_is_the_operator_s(reason: Reason):
-    assert CHANNEL.classify(NoReply(reason, False, "x"), context()) == Later(Reason.MAIL_SERVER, detail="x")
-    assert CHANNEL.classify(NoReply(reason, True, "x"), context()) == Unknown(Reason.MAIL_SERVER, "x")
+    assert CHANNEL.no_reply(NoReply(reason, False, "x")) == Later(Reason.MAIL_SERVER, detail="x")
+    assert CHANNEL.no_reply(NoReply(reason, True, "x")) == Unknown(Reason.MAIL_SERVER, "x")
 
 
 def test_no_answer_for_other_reasons():
-    assert CHANNEL.classify(NoReply(Reason.MAIL_NOT_CONFIGURED, False), context()) == Later(Reason.MAIL_NOT_CONFIGURED)
-    assert CHANNEL.classify(NoReply(Reason.MAIL_ACCOUNT, False), context()) == Later(Reason.MAIL_ACCOUNT)
-    assert CHANNEL.classify(NoReply(Reason.CUT, True, stopped=True), context()) == Unknown(Reason.CUT)
+    assert CHANNEL.no_reply(NoReply(Reason.MAIL_NOT_CONFIGURED, False)) == Later(Reason.MAIL_NOT_CONFIGURED)
+    assert CHANNEL.no_reply(NoReply(Reason.MAIL_ACCOUNT, False)) == Later(Reason.MAIL_ACCOUNT)
+    assert CHANNEL.no_reply(NoReply(Reason.CUT, True, stopped=True)) == Unknown(Reason.CUT)
     lacking = NoReply(Reason.CONNECT, False, "too many open files", ours=True)
-    assert CHANNEL.classify(lacking, context()) == classify_no_reply(lacking)
-    assert isinstance(CHANNEL.classify(HttpReply(200, {}, b""), context()), Later)
+    assert CHANNEL.no_reply(lacking) == classify_no_reply(lacking)
 
 
 def test_every_answer_has_a_verdict():

@@ -219,7 +219,7 @@ def test_throttles_and_errors_of_the_server_wait():
     assert isinstance(throttled, Later)
     assert (throttled.reason, throttled.wait_seconds, throttled.counts) == (Reason.THROTTLED, 9.0, False)
     assert isinstance(answered(503, error(503, "UNAVAILABLE", "later")), Later)
-    assert isinstance(CHANNEL.classify(NoReply(Reason.CUT, sent=True), context()), Unknown)
+    assert isinstance(CHANNEL.no_reply(NoReply(Reason.CUT, sent=True)), Unknown)
 
 
 def test_it_arrives():

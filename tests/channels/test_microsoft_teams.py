@@ -357,7 +357,7 @@ def test_what_an_answer_means(status, headers, body, kind, reason):
 
 
 def test_without_an_answer():
-    assert CHANNEL.classify(NoReply(Reason.CUT, sent=True), context()) == Unknown(Reason.CUT)
+    assert CHANNEL.no_reply(NoReply(Reason.CUT, sent=True)) == Unknown(Reason.CUT)
 
 
 def test_the_pace_is_the_urls():

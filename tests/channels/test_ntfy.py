@@ -200,7 +200,7 @@ def test_throttles_wait_as_asked_and_a_days_quota_until_midnight():
 def test_errors_of_the_server_are_tried_again():
     for status in (500, 502, 507):
         assert isinstance(answered(status, {"code": 50701}), Later)
-    assert isinstance(CHANNEL.classify(NoReply(Reason.TIMEOUT, sent=True), context()), Unknown)
+    assert isinstance(CHANNEL.no_reply(NoReply(Reason.TIMEOUT, sent=True)), Unknown)
 
 
 def test_it_arrives_with_the_credentials_in_the_header():

@@ -20,7 +20,6 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
     NoReply,
     Outcome,
@@ -349,10 +348,9 @@ def test_a_throttle_waits_as_long_as_it_says():
 
 
 def test_lost_answers():
-    assert isinstance(CHANNEL.classify(NoReply(Reason.TIMEOUT, True), context()), Unknown)
-    assert isinstance(CHANNEL.classify(NoReply(Reason.DNS, False), context()), Later)
-    assert isinstance(CHANNEL.classify(NoReply(Reason.BLOCKED, False), context()), Refused)
-    assert isinstance(CHANNEL.classify(MailReply(250, "ok", "final"), context()), Later)
+    assert isinstance(CHANNEL.no_reply(NoReply(Reason.TIMEOUT, True)), Unknown)
+    assert isinstance(CHANNEL.no_reply(NoReply(Reason.DNS, False)), Later)
+    assert isinstance(CHANNEL.no_reply(NoReply(Reason.BLOCKED, False)), Refused)
 
 
 BROKEN = [

@@ -20,7 +20,6 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
     Moved,
     NoReply,
@@ -416,9 +415,8 @@ def test_an_answer_that_is_not_telegrams_never_ends_a_handler():
 
 
 def test_lost_answers():
-    assert isinstance(CHANNEL.classify(NoReply(Reason.CUT, True), context()), Unknown)
-    assert isinstance(CHANNEL.classify(NoReply(Reason.CONNECT, False), context()), Later)
-    assert isinstance(CHANNEL.classify(MailReply(250, "ok", "final"), context()), Later)
+    assert isinstance(CHANNEL.no_reply(NoReply(Reason.CUT, True)), Unknown)
+    assert isinstance(CHANNEL.no_reply(NoReply(Reason.CONNECT, False)), Later)
 
 
 BROKEN = [

@@ -164,9 +164,9 @@ def test_only_410_ends_the_handler():
 
 
 def test_without_an_answer():
-    assert CHANNEL.classify(NoReply(Reason.TIMEOUT, sent=True), context()) == Unknown(Reason.TIMEOUT)
-    assert CHANNEL.classify(NoReply(Reason.CONNECT, sent=False), context()) == Later(Reason.CONNECT)
-    assert CHANNEL.classify(NoReply(Reason.BLOCKED, sent=False), context()) == Refused(Reason.BLOCKED, ours=True)
+    assert CHANNEL.no_reply(NoReply(Reason.TIMEOUT, sent=True)) == Unknown(Reason.TIMEOUT)
+    assert CHANNEL.no_reply(NoReply(Reason.CONNECT, sent=False)) == Later(Reason.CONNECT)
+    assert CHANNEL.no_reply(NoReply(Reason.BLOCKED, sent=False)) == Refused(Reason.BLOCKED, ours=True)
 
 
 def test_the_target_and_the_shown_url_hold_no_secret():
@@ -232,7 +232,7 @@ def test_headers_of_the_connection_the_content_and_the_signature_are_refused(nam
         ("이름: v", "Each line reads"),
         ("Name: a\0b", "Each line reads"),
         ("A: 1\na: 2", "Each header may be given once"),
-        ("\n".join(f"X-{number}: v" for number in range(11)), "10 headers at most"),
+        ("\n".join(f"X-{number}: v" for number in range(11)), "At most 10 headers"),
         ("X: " + "v" * 4097, "4,096 characters"),
     ],
 )

@@ -408,7 +408,7 @@ def test_a_throttle_waits_as_long_as_x_says(headers, wait_seconds):
 
 
 def test_without_an_answer():
-    assert CHANNEL.classify(NoReply(Reason.TIMEOUT, sent=True), context()) == Unknown(Reason.TIMEOUT)
+    assert CHANNEL.no_reply(NoReply(Reason.TIMEOUT, sent=True)) == Unknown(Reason.TIMEOUT)
 
 
 def test_the_channel_is_public_dear_and_named_without_a_secret():

@@ -469,7 +469,7 @@ def test_a_delivery_tells_its_story(client: Cli, receiver: Receiver) -> None:
     shown = client("deliveries", "show", str(row["id"]))
     assert shown.out.startswith(f"failed     Story (delivery {row['id']}, 1 attempt)")
     assert "Accepted." in shown.out and "Attempt 1, 20" in shown.out and "status 410" in shown.out
-    assert "channel_is_archived\n" in shown.out and "it wants no more of these." in shown.out
+    assert "channel_is_archived\n" in shown.out and "it wants no more messages." in shown.out
     detail = json.loads(client("deliveries", "show", str(row["id"]), "--json").out)
     assert detail["attempts"][0]["status_code"] == 410
     assert client("deliveries", "show", "987654").err == "tocsin: There is no delivery 987654.\n"
@@ -693,7 +693,7 @@ def test_a_second_service_on_the_same_data_is_refused(service: Running) -> None:
         [COMMAND, "serve", "--port", "0", "--data-dir", service.data_dir], env=clean_environ(), capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "Another tocsin serves the data directory" in done.stderr and "Traceback" not in done.stderr
+    assert "Another tocsin is already serving the data directory" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_roles_are_not_supported_yet(cli: Cli) -> None:
@@ -732,7 +732,7 @@ LAX = {"TOCSIN_SMTP_URL": "smtp://mail.example.com?tls=optional", "TOCSIN_EMAIL_
 def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
     result = cli("check")
     assert result.code == 0
-    assert "wrong" not in result.out and "TOCSIN_SMTP_URL" in result.out and "Nothing is misconfigured." in result.out
+    assert "wrong" not in result.out and "TOCSIN_SMTP_URL" in result.out and "No problems found." in result.out
 
 
 @pytest.mark.parametrize(
@@ -743,14 +743,14 @@ def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
         ({"TOCSIN_PORT_FILE": "/x"}, "only secrets are read from files"),
         ({"TOCSIN_PORT": "x"}, "TOCSIN_PORT must be a whole number"),
         ({"TOCSIN_API_KEY_FILE": "/no/such/file"}, "TOCSIN_API_KEY cannot be read"),
-        ({"TOCSIN_TRUSTED_PROXIES": "0.0.0.0/0"}, "TOCSIN_TRUSTED_PROXIES believes everybody"),
+        ({"TOCSIN_TRUSTED_PROXIES": "0.0.0.0/0"}, "TOCSIN_TRUSTED_PROXIES trusts every address"),
         ({"TOCSIN_ALLOW_NETWORKS": "::/0"}, "TOCSIN_ALLOW_NETWORKS opens every network"),
         ({"TOCSIN_SECRET_KEY": "short"}, "fewer than 16 characters"),
         ({"TOCSIN_SECRET_KEY": "a" * 20 + ",,"}, "empty key"),
         ({"TOCSIN_SMTP_URL": "smtps://hunter2@mail.example.com"}, "no password"),
         ({"TOCSIN_SMTP_URL": "smtp://u@mail.example.com", "TOCSIN_SMTP_OAUTH_TOKEN_URL": "https://x.example/t"}, "OAUTH_CLIENT_ID"),
         ({"TOCSIN_SMTP_OAUTH_TOKEN_URL": "http://hunter2@x.example/t"}, "must be an https URL"),
-        ({"TOCSIN_CA_FILE": "/no/such/file"}, "TOCSIN_CA_FILE must name a file"),
+        ({"TOCSIN_CA_FILE": "/no/such/file"}, "TOCSIN_CA_FILE must name a readable file"),
         ({"SSL_CERT_FILE": "/no/such/file"}, "SSL_CERT_FILE names no file"),
         ({"SSL_CERT_DIR": "/no/such/folder"}, "SSL_CERT_DIR names no folder"),
         ({"TOCSIN_BASE_URL": "https://user:hunter2@tocsin.example.com"}, "TOCSIN_BASE_URL must not contain a user name or password"),
@@ -787,7 +787,7 @@ def test_serve_names_what_no_setting_is_called(start_service: Starter) -> None:
 
 def test_one_broken_setting_does_not_hide_the_others(cli: Cli) -> None:
     result = cli("check", TOCSIN_PORT="x", TOCSIN_PROT="y", TOCSIN_ALLOW_NETWORKS="0.0.0.0/0")
-    assert result.out.count("wrong  ") == 3 and "3 things are misconfigured." in result.out
+    assert result.out.count("wrong  ") == 3 and "3 problems found." in result.out
 
 
 @pytest.mark.parametrize(
@@ -807,7 +807,7 @@ def test_what_may_be_meant_is_only_noted(cli: Cli, variables: dict[str, str], sa
 def test_the_data_folder_is_looked_at(cli: Cli, service: Running, tmp_path: Path) -> None:
     assert cli("check", "--data-dir", str(service.data_dir)).code == 0
     (tmp_path / "file").write_text("")
-    assert "is no folder" in cli("check", "--data-dir", str(tmp_path / "file")).out
+    assert "is not a folder" in cli("check", "--data-dir", str(tmp_path / "file")).out
     key = service.data_dir / "secret.key"
     key.chmod(0o644)
     try:

@@ -209,7 +209,7 @@ def test_a_preview_is_what_is_sent_and_sends_nothing(client: OwnedClient, provid
     assert [part["request"].partition("\n\n")[2] for part in seen[slack]["parts"]] == [one.body.decode() for one in receiver.requests]
     assert seen[telegram]["changes"] == [
         "The message goes out in 3 parts.",
-        "There are 2,001 links and other marks, more than are shown here: the links are written out, the other marks left out.",
+        "There are 2,001 links and other marks, more than can be shown here: the links are written out, the other marks left out.",
         "Heading becomes bold text.",
     ]
     assert all(size["size"] <= size["limit"] for part in seen[telegram]["parts"] for size in part["sizes"])

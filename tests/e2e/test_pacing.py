@@ -61,8 +61,8 @@ def test_a_window_of_a_quarter_of_an_hour_survives_a_kill(start_service: Starter
     service.kill()
     client = service.start().first()
     late = [client.send(f"one more {number}", handlers=[handlers[0]]) for number in range(2)]
-    assert "no more than 100 in 15 min go to X." in waits(client, late[0], "Waits for its turn")
-    assert " before it." in waits(client, late[1], "1 before it")
+    assert "X gets at most 100 in 15 min." in waits(client, late[0], "Waits for its turn")
+    assert " Ahead of it: 1." in waits(client, late[1], "Ahead of it: 1")
     free = client.settled(client.send("other account", handlers=[account(client, "2-token")]))
     assert free[0]["status"] == "delivered"
     assert len(receiver.requests) == 101
@@ -115,7 +115,7 @@ def test_every_part_of_a_message_counts_in_the_window_after_a_kill(start_service
         client.settled(client.send(" ".join(f"word{number:05}" for number in range(2500)), handlers=[handler]))
     assert len(receiver.requests) == 10
     killed(service, client)
-    assert "no more than 10 in 50 s go to ntfy." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
+    assert "ntfy gets at most 10 in 50 s." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
     assert len(receiver.requests) == 10
 
 
@@ -128,7 +128,7 @@ def test_every_attempt_counts_in_the_window_after_a_kill(start_service: Starter,
         client.settled(client.send("fails five times", handlers=[handler]))
     assert len(receiver.requests) == 10
     killed(service, client)
-    assert "no more than 10 in 50 s go to ntfy." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
+    assert "ntfy gets at most 10 in 50 s." in waits(client, client.send("waits", handlers=[handler]), "Waits for its turn")
     assert len(receiver.requests) == 10
 
 
@@ -188,7 +188,7 @@ def test_a_throttle_outlives_the_delivery_that_met_it(start_service: Starter, re
     if ends == "cancelled":
         assert client.delete(f"/api/notifications/{notification}").data["cancelled"] == 1
     killed(service, client)
-    assert " min more at least: Telegram asked for a pause" in waits(client, client.send("waits", handlers=[handler]), "pause")
+    assert " min more: Telegram asked for a pause" in waits(client, client.send("waits", handlers=[handler]), "pause")
     assert len(receiver.requests) == 1
 
 
@@ -228,7 +228,7 @@ def test_windows_are_told_by_rows_where_there_is_no_record(start_service: Starte
     (service.data / "starts").write_bytes(b"\xff\x7f damaged" * 4000)
     for _ in range(2):  # the first start writes down what the rows told
         client.port = service.start().port
-        assert "no more than 100 in 15 min go to X." in waits(client, client.send("one more", handlers=[handler]), "Waits for its turn")
+        assert "X gets at most 100 in 15 min." in waits(client, client.send("one more", handlers=[handler]), "Waits for its turn")
         service.kill()
     assert len(receiver.requests) == 100
 

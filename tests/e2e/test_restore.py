@@ -195,7 +195,7 @@ def test_ids_move_on_after_a_recovery_by_other_means(start_service: Starter, rec
     hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
     [first] = send_now(client, "first", hook)
     running = service.run("tocsin", "restore", "--after-recovery")
-    assert running.returncode == 1 and "serves the data directory" in running.stderr
+    assert running.returncode == 1 and "serving the data directory" in running.stderr
     service.terminate()
     assert service.run("tocsin", "restore").returncode == service.run("tocsin", "restore", "x.db", "--after-recovery").returncode == 2
     assert "moved on" in tocsin(service, "restore", "--after-recovery")

@@ -72,7 +72,7 @@ def test_a_backup_under_load_is_restored_and_goes_on(start_service: Starter, rec
     assert code == 0 and "not its key" in said, said
     assert copy.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith("copy")] == ["copy.db"]
-    assert command(service, "backup", copy) == (1, f"tocsin: {copy} is there already: name another file, or move it away.")
+    assert command(service, "backup", copy) == (1, f"tocsin: {copy} already exists: name another file, or move it away.")
     key = (service.data / "secret.key").read_text()
     assert key.encode() not in copy.read_bytes()
 
@@ -113,7 +113,7 @@ def test_restore_takes_nothing_that_does_not_fit(stopped: tuple[Service, Client,
     copy, broken, newer = tmp_path / "copy.db", tmp_path / "broken.db", tmp_path / "newer.db"
     assert command(service, "backup", copy)[0] == 0
     code, said = command(service, "restore", "--replace", copy)
-    assert code == 1 and "serves the data directory" in said
+    assert code == 1 and "serving the data directory" in said
     service.terminate()
     before = {file.name: file.read_bytes() for file in service.data.iterdir() if file.name != "tocsin.lock"}
     content = bytearray(copy.read_bytes())

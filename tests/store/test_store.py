@@ -221,23 +221,23 @@ def test_settlements_of_one_sender_are_told_together_however_many(open_store: Op
             unwritable: Any = object()
             writes[7] = Settlement(replace(writes[7].delivery, attempt_count=unwritable), None, 200)
             writes.append(writes[11])
-            told: list[tuple[Settlement, bool | Exception]] = []
+            told: list[tuple[int, bool | Exception]] = []
             sizes: list[int] = []
             ended = asyncio.Event()
 
-            def done(settlements: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
-                sizes.append(len(settlements))
-                told.extend(zip(settlements, results, strict=True))
+            def done(tickets: Sequence[int], results: Sequence[bool | Exception]) -> None:
+                sizes.append(len(tickets))
+                told.extend(zip(tickets, results, strict=True))
                 if len(told) == len(writes):
                     ended.set()
 
             others = [store.accept(accepting(handler)) for _ in range(100)]  # in the same turn: they count among those handed over
-            for write in writes:
-                store.settle(write, done)
+            for ticket, write in enumerate(writes):
+                store.settle(write, ticket, done)
             await asyncio.wait_for(ended.wait(), 10)
             await asyncio.gather(*others)
             assert sizes == [MAX_GATHERED - 100, 301 - (MAX_GATHERED - 100)]
-            assert [settlement for settlement, _ in told] == writes
+            assert [ticket for ticket, _ in told] == list(range(len(writes)))
             results = [result for _, result in told]
             assert isinstance(results.pop(7), Error)
             assert results == [True] * 300
@@ -612,12 +612,12 @@ def test_a_commit_is_told_before_anything_that_came_of_it(open_store: OpenStore)
             def committed(accepted: list[Accepted]) -> None:
                 told.append(f"committed {accepted[0].deliveries[0].id - earlier.id}")
 
-            def finished(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
+            def finished(_: Sequence[None], results: Sequence[bool | Exception]) -> None:
                 told.append(f"settled {results}")
 
             earlier = await accept_one(store, handler)
             waiting = asyncio.ensure_future(wait_for(store.accept(accepting(handler), committed)))
-            store.settle(delivered(earlier), finished)
+            store.settle(delivered(earlier), None, finished)
             await asyncio.wait_for(both.wait(), 10)
             assert told == ["committed 1", "settled [True]", "awaited"]
             await waiting

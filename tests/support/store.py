@@ -62,11 +62,12 @@ async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
 async def settled(store: SqlStore, settlement: Settlement) -> bool:
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def told(_: Sequence[Settlement], results: Sequence[bool | Exception]) -> None:
+    def told(tickets: Sequence[str], results: Sequence[bool | Exception]) -> None:
+        assert tickets == ["mine"]
         (result,) = results
         done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
 
-    store.settle(settlement, told)
+    store.settle(settlement, "mine", told)
     return await done
 
 

@@ -17,6 +17,7 @@ from tocsin.flow.delivery.settle import Decision
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
 from tocsin.model import Attempt, Busy, Delivery, Handler, Reason, Status
+from tocsin.ports.queue import Settlement
 from tocsin.store.faults import Damaged
 
 DUE: Micros = 9 * SECOND
@@ -34,7 +35,8 @@ class Kept:
         self.tally = Tally(self)  # pyright: ignore[reportArgumentType]
         self.keeping = Keeping(self, self, self, self.metrics, self.tally)  # pyright: ignore[reportArgumentType]
 
-    def settle(self, ending: Ending, done: Callable[[Sequence[Ending], Sequence[bool | Exception]], None]) -> None:
+    def settle(self, row: Settlement, ending: Ending, done: Callable[[Sequence[Ending], Sequence[bool | Exception]], None]) -> None:
+        assert row == Settlement(ending.decision.delivery, ending.attempt, ending.at)
         self.asked.append(ending)
         self.done = done
         self.again.set()
@@ -50,7 +52,7 @@ class Kept:
         attempt = Attempt(number, 1, DUE + number, 2000, "any", more.get("reason", Reason.OK), more.get("code"), None)
         decision = Decision(delivery, more.get("reason", Reason.OK), blames=more.get("blames", False))
         handler = Handler(number, 1, "webhook", "a", {}, is_enabled=True, created_at=1)
-        return Ending(delivery, attempt, DUE, decision, Told(self, number), Loaded(handler, CHANNELS["webhook"], None), slot=number)
+        return Ending(decision, attempt, DUE, Told(self, number), Loaded(handler, CHANNELS["webhook"], None), slot=number)
 
     def text(self) -> str:
         return self.metrics.render()[0].decode()

@@ -43,6 +43,6 @@ def test_nothing_is_kept_of_a_recovery_that_begins_anew() -> None:
         assert rooms.kept == []
         rooms.unreadable = set()
         await recover(*rest)  # pyright: ignore[reportArgumentType]
-        assert [one.delivery.id for one in rooms.kept] == [1, 2]
+        assert [one.decision.delivery.id for one in rooms.kept] == [1, 2]
 
     run(main())

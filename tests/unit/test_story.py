@@ -65,10 +65,10 @@ def test_a_replay_stays_in_the_story_with_how_it_had_ended() -> None:
     assert [((one.at - START) / SECOND, one.text) for one in found] == [
         (0.0, "Accepted."),
         (0.5, "Attempt 1: The provider refused the request (403)."),
-        (0.5, "Failed: it is not tried again."),
+        (0.5, "Failed; it will not be retried."),
         (60.0, "To be sent again, by request."),
         (70.0, "Cancelled: It was cancelled."),
         (90.0, "To be sent again, by request."),
-        (95.0, "Had waited 5.0 s for its turn."),
+        (95.0, "Waited 5.0 s for its turn."),
         (95.5, "Attempt 2: delivered (200) after 500 ms."),
     ]

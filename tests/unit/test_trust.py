@@ -137,7 +137,7 @@ def test_a_file_without_certificates_is_refused_at_the_start(tmp_path: Path, con
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"TOCSIN_CA_FILE must name a file that can be read, with certificates in PEM form"):
+    with pytest.raises(SettingsError, match=r"TOCSIN_CA_FILE must name a readable file of certificates in PEM form"):
         settings_of(tmp_path, file)
 
 

@@ -21,11 +21,6 @@ from tocsin.net.urls import MAX_URL, check_url
 from tocsin.web.language import FOLDER, LANGUAGES
 
 WEB = FOLDER.parent
-UNREADY = (
-    "The store does not take writes.",
-    "The engine does not run.",
-    "Nearly all file descriptors are in use: raise LimitNOFILE.",
-)
 SRC = WEB.parent
 PYTHON = [
     *WEB.glob("*.py"),
@@ -91,6 +86,20 @@ def of_previews() -> Iterator[str]:
             yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
 
 
+def said_in_source() -> Iterator[str]:
+    """Every sentence in the source but for the pages, with {} in place of values: alone, or within the text that holds it."""
+    for node in _nodes(file for file in SRC.rglob("*.py") if WEB not in file.parents):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+            text = re.sub(r"(\{\})+", "{}", "".join(str(part) for part in parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        yield text
+        yield from re.split(r"(?<=[.!?…]) +", text)
+
+
 def _nodes(files: Iterable[Path]) -> Iterator[ast.AST]:
     for file in sorted(files):
         yield from ast.walk(ast.parse(file.read_text(encoding="utf-8")))
@@ -127,7 +136,7 @@ def everything() -> list[str]:
         *(of_templates(), of_python(), of_readers(), of_templates_in_python(), of_checks()),
         *(of_previews(), of_words(), of_channels(), of_the_reference()),
     )
-    return list(dict.fromkeys([*(text for source in sources for text in source if text), *UNREADY]))
+    return list(dict.fromkeys(text for source in sources for text in source if text))
 
 
 def missing(language: str) -> list[str]:

@@ -9,8 +9,9 @@ from e2e.service import Service
 from tocsin.clock import SECOND
 from tocsin.flow.words import Event
 from tocsin.model import Delivery, Reason, Status
-from tocsin.web.language import FOLDER, LANGUAGES, choose, translations
-from tocsin.web.render import described, span, story, why
+from tocsin.web.details import OURS, retold
+from tocsin.web.language import FOLDER, LANGUAGES, choose, span, translations
+from tocsin.web.render import described, story, why
 from web import messages
 from web.conftest import Surfer
 
@@ -77,7 +78,7 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
 
     assert told(Status.DELIVERED, Reason.OK, None) == "" == told(Status.PENDING, None, None)
     assert told(Status.PENDING, Reason.NOT_FOUND, "not_found: 404 no such hook") == "The target was not found. 404 no such hook"
-    assert told(Status.PENDING, Reason.NOT_FOUND, "not_found: 404 no such hook", "ko") == "대상을 찾을 수 없습니다. 404 no such hook"
+    assert told(Status.PENDING, Reason.NOT_FOUND, "not_found: 404 no such hook", "ko") == "대상을 찾을 수 없습니다. “404 no such hook”"
     assert told(Status.EXPIRED, Reason.EXPIRED, "expired: server_error: 500 internal") == (
         "It was not delivered before it expired. The provider had an error of its own. 500 internal"
     )
@@ -86,6 +87,54 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
         told(Status.SKIPPED, Reason.HANDLER_PAUSED, "timeout: took too long")
         == "The handler is paused. The provider did not answer in time. took too long"
     )
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ("", ""),
+        (
+            "The target is gone. Slack says that this workspace was disabled.",
+            "대상이 사라졌습니다. Slack에 따르면 이 워크스페이스는 비활성화되었습니다.",
+        ),
+        (
+            "5 deliveries in a row failed over 3 d. The last failure: The target was not found. 404 no such hook. Try another",
+            "3일 동안 전송 5건이 연달아 실패했습니다. 마지막 실패: 대상을 찾을 수 없습니다. “404 no such hook. Try another”",
+        ),
+        (
+            "The address 10.0.0.1 is not public. The operator can open its network with TOCSIN_ALLOW_NETWORKS.",
+            "10.0.0.1: 공개된 주소가 아닙니다. 운영자가 TOCSIN_ALLOW_NETWORKS에 해당 네트워크를 추가하면 접근할 수 있습니다.",
+        ),
+        (
+            "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait.",
+            "메일 서버가 설정되지 않았습니다. TOCSIN_SMTP_URL을 설정할 때까지 이메일은 대기합니다.",
+        ),
+        ("No connection was made: Connection refused.", "연결하지 못했습니다: “Connection refused”."),
+        (
+            "The provider refused the request. 422 no text. Read the answer: it says what was refused.",
+            "제공자가 요청을 거부했습니다. “422 no text.” 응답을 확인하세요. 무엇이 거부되었는지 나와 있습니다.",
+        ),
+        (
+            "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL.",
+            "웹훅의 채널이 포럼입니다. 게시물의 ?thread_id=…를 URL에 덧붙이세요.",
+        ),
+        (
+            "Nothing goes out: the operator's proxy does not answer.",
+            "아무것도 보내지 못하고 있습니다: 운영자의 프록시가 응답하지 않습니다.",
+        ),
+        ("503 {busy} 잠시 후", "“503 {busy} 잠시 후”"),
+    ],
+)
+def test_details_are_told_in_korean_and_a_providers_words_are_quoted(kept: str, told: str) -> None:
+    assert retold(kept, translations("ko").gettext) == told
+    assert retold(kept, translations("en").gettext) == kept
+
+
+def test_every_detail_that_is_translated_is_still_said() -> None:
+    said = set(messages.said_in_source())
+    beginnings = {text.removesuffix("{own}") for text in OURS if text.endswith("{own}")}
+    assert [one for one in beginnings if not any(text.startswith(one) for text in said)] == []
+    assert [text for text in OURS if not text.endswith("{own}") and re.sub(r"\{\w+\}", "{}", text) not in said] == []
 
 
 def test_the_reference_names_every_request_in_both(base: str, served: Service) -> None:

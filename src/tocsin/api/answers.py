@@ -1,4 +1,4 @@
-"""What the API's answers hold, one struct each, in the contract's key order. They encode the answers and make the OpenAPI schemas."""
+"""What the API's answers contain, one struct each, in the contract's key order; also the source of the OpenAPI schemas."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from tocsin.ports.handlers import HandlerFacts
 
 
 class Made(Struct):
-    """The id of what was made or changed."""
+    """The id of what was created or changed."""
 
     id: int
 
@@ -43,7 +43,7 @@ def handler(row: Handler, *, clear: bool) -> HandlerAnswer:
 
 
 class Counts(Struct):
-    """How many of a notification's deliveries stand how."""
+    """A notification's deliveries, counted by status."""
 
     pending: int
     delivered: int
@@ -162,13 +162,13 @@ def _attempt(one: Attempt) -> AttemptAnswer:
 
 
 class Retried(Struct):
-    """How many deliveries start again."""
+    """How many deliveries are sent again."""
 
     retried: int
 
 
 class TrialAnswer(Struct):
-    """What came of a test send: `status` is delivered, failed or unknown; the request is masked."""
+    """The result of a test send: `status` is delivered, failed or unknown; the request is masked."""
 
     status: str
     reason: str
@@ -191,7 +191,7 @@ class ReasonAnswer(Struct):
 
 
 class LatencyAnswer(Struct):
-    """From due to delivered, milliseconds, to about a fifth; null where nothing has arrived."""
+    """From due to delivered, milliseconds, accurate to about a fifth; null if nothing has arrived."""
 
     p50: int | None
     p95: int | None
@@ -207,8 +207,8 @@ class HandlerEventAnswer(Struct):
 
 
 class HealthAnswer(Struct):
-    """How a handler is doing. `state`: ok, failing, paused by its owner or switched_off by the service. `reason` and `detail`: what the
-    latest attempt met, or why it was switched off; `hint`: what to do about it. `failures`: deliveries given up since its last success.
+    """How a handler is doing. `state`: ok, failing, paused by its owner or switched_off by the service. `reason` and `detail`: the result
+    of the latest attempt, or why it was switched off; `hint`: what to do about it. `failures`: deliveries given up since its last success.
     """
 
     state: str
@@ -223,7 +223,7 @@ class HealthAnswer(Struct):
 
 
 class StatsAnswer(Struct):
-    """How a handler has fared. `since`: the hour of the oldest counts; `success_rate`: delivered of all that arrived, failed or expired."""
+    """How a handler has done. `since`: hour of the oldest counts; `success_rate`: delivered, of all delivered, failed or expired."""
 
     id: int
     since: str | None
@@ -268,8 +268,8 @@ def _health(handler: Handler, facts: HandlerFacts, state: HandlerState) -> Healt
 
 
 class HandlerStateAnswer(Struct):
-    """How a handler is doing at this moment. `state`: ok, failing, paused or switched_off, and `since` when. `reason` and `detail`: what
-    its latest attempt met, or why it was switched off. `waiting`: deliveries, counted to 10,000.
+    """How a handler is doing at this moment. `state`: ok, failing, paused or switched_off, and `since` when. `reason` and `detail`: the
+    result of its latest attempt, or why it was switched off. `waiting`: deliveries, counted to 10,000.
     """
 
     id: int
@@ -298,7 +298,7 @@ def handler_state(row: Handler, state: HandlerState) -> HandlerStateAnswer:
 
 
 class SizeAnswer(Struct):
-    """How much of a provider's limit a request takes; `limit` is null where there is none."""
+    """How much of a provider's limit a request takes; `limit` is null if there is none."""
 
     what: str
     size: int
@@ -314,7 +314,7 @@ class PreviewPartAnswer(Struct):
 
 
 class PreviewAnswer(Struct):
-    """What would be sent, part by part in their order, and what the provider cannot show as it was written."""
+    """What would be sent, part by part, and what the provider cannot show as it was written."""
 
     type: str
     parts: list[PreviewPartAnswer]
@@ -342,7 +342,7 @@ def secret(one: SigningSecret) -> SecretAnswer:
 
 
 class Health(Struct):
-    """`status`: ok, or unready for the reasons in `complaints`, which also say what else an operator is to know."""
+    """`status`: ok, or unready for the reasons in `complaints`, which also list what else an operator should know."""
 
     status: str
     complaints: list[str]

@@ -25,7 +25,7 @@ _BAD_KEY = "This API key is unknown or was revoked."
 
 
 class Standing(Struct, frozen=True):
-    """Where someone stands in the present window of a minute."""
+    """Someone's count in the current window of a minute."""
 
     limit: int
     used: int
@@ -53,7 +53,7 @@ class Windows:
         start, used = self._windows.get(key, (now, 0))
         if now - start >= WINDOW_SECONDS:
             start, used = now, 0
-        if not used:  # a new window goes to the end, so the oldest stands first
+        if not used:  # a new window goes to the end, so the oldest comes first
             _ = self._windows.pop(key, None)
             if len(self._windows) >= MAX_REMEMBERED:
                 _ = self._windows.popitem(last=False)
@@ -71,7 +71,7 @@ class Doorkeeper:
         self._requests = Windows(settings.rate_limit, clock) if settings.rate_limit else None
 
     async def caller(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> Caller:
-        """The caller whose key the request carries, even from an address with too many failures. Raises Refusal."""
+        """The caller whose key the request carries; a valid key works even from an address with too many failures. Raises Refusal."""
         scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
             scheme, key = _bearer(scope)
@@ -86,14 +86,14 @@ class Doorkeeper:
     def _failed(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], detail: str) -> Refusal:
         address = client_address(scope, headers, self._settings)
         standing = self._failures.count(neighbourhood(address))
-        if standing.used <= standing.limit + 1:  # each once, and once that there are more
+        if standing.used <= standing.limit + 1:  # log each once, and once that there are more
             log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "unknown or revoked key")
         if standing.is_over:
             return _too_many("Authentication failed too often from this address.", standing)
         return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})
 
     def count(self, caller: Caller) -> Iterable[tuple[bytes, bytes]]:
-        """Counts this request; the headers that tell where the key stands, none where nothing is limited. Raises Refusal (429)."""
+        """Counts this request and returns the headers with the key's count, none if there is no limit. Raises Refusal (429)."""
         if self._requests is None:
             return ()
         standing = self._requests.count(caller.key_id)
@@ -103,7 +103,7 @@ class Doorkeeper:
 
 
 def _bearer(scope: Mapping[str, Any]) -> tuple[str, str]:
-    """A key in another `Authorization` header than the last: a proxy that asks for a password of its own may append it."""
+    """Also accepts a key in an `Authorization` header that is not the last: a proxy with its own password may append another."""
     for name, value in scope["headers"]:
         scheme, _, key = value.decode("latin-1").partition(" ")
         if name == b"authorization" and scheme.lower() == "bearer":
@@ -115,7 +115,7 @@ def permit(caller: Caller, scopes: tuple[str, ...]) -> None:
     """Raises Refusal (403) unless the key has every one of the scopes."""
     lacking = [scope for scope in scopes if not caller.may(scope)]
     if lacking:
-        raise Refusal(fault("forbidden", f"Your API key lacks what this needs: {', '.join(lacking)}."), {})
+        raise Refusal(fault("forbidden", f"Your API key lacks these scopes: {', '.join(lacking)}."), {})
 
 
 def _too_many(detail: str, standing: Standing) -> Refusal:

@@ -1,4 +1,4 @@
-"""Bodies in: multipart, urlencoded and JSON become the same thing, an object of what was given."""
+"""Request bodies: multipart, urlencoded and JSON all become an object of what was given."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from tocsin.model import Invalid
 MAX_BODY = 1024 * 1024
 MAX_BATCH = 16 * MAX_BODY
 MAX_READ = 16 * MAX_BODY
-MAX_OBJECTS = 10_000  # far more than any body needs, few enough to be read without holding up anyone
+MAX_OBJECTS = 10_000  # far more than any body needs, few enough to be read without delay for others
 MAX_FORM_FIELDS = 11_000
 
 JSON = "application/json"
@@ -30,7 +30,7 @@ _PLAIN_ENCODINGS = {"", "7bit", "8bit", "binary"}
 
 
 class Pairs(dict[str, Any]):
-    """An object as it came in, and the names in it that came more than once."""
+    """An object as it was received, and the names that occurred more than once."""
 
     __slots__ = ("repeated",)
 
@@ -51,7 +51,7 @@ class Decimal(str):
 
 
 class File(Struct, frozen=True):
-    """Stands where a multipart field came as a file."""
+    """Marks a multipart field that was sent as a file."""
 
 
 def unreadable(detail: str) -> Invalid:
@@ -62,7 +62,7 @@ def unreadable(detail: str) -> Invalid:
 
 
 async def content_of(receive: Any, most: int) -> bytes:
-    """The whole body. One that is too large is read to its end all the same, up to 16 MiB, so that the client sees the answer.
+    """The whole body. Even one that is too large is read to its end, up to 16 MiB, so that the client sees the answer.
 
     Raises Refusal and ClientGone.
     """
@@ -88,11 +88,11 @@ async def content_of(receive: Any, most: int) -> bytes:
 
 
 def _refuse_size(most: int, headers: dict[str, str]) -> NoReturn:
-    raise Refusal(fault("body_too_large", f"The body may be {most // MAX_BODY} MiB large."), headers)
+    raise Refusal(fault("body_too_large", f"The body must be at most {most // MAX_BODY} MiB."), headers)
 
 
 def object_of(content: bytes, content_type: str, accepted: Collection[str], lists: Collection[str]) -> Pairs:
-    """What the body says; no body at all says nothing. `lists`: the form fields that may be repeated.
+    """The object in the body, empty if there is no body. `lists`: the form fields that may be repeated.
 
     Raises Invalid (unreadable) and Refusal (media type).
     """
@@ -132,7 +132,9 @@ def load_json(content: bytes | str) -> Any:
     except json.JSONDecodeError as error:
         raise unreadable(f"The JSON cannot be read: {error.msg} at line {error.lineno}, column {error.colno}.") from None
     except (RecursionError, ValueError):
-        raise unreadable("The JSON cannot be read: it is too deep or too large a structure, or has a number in it that is none.") from None
+        raise unreadable(
+            "The JSON is nested too deeply, too large, or contains a number that JSON does not allow (NaN, Infinity)."
+        ) from None
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -154,7 +156,7 @@ def form_pairs(content: bytes) -> list[tuple[str, Any]]:
     try:
         return [*parse_qsl(content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)]
     except UnicodeDecodeError:
-        raise unreadable("What the percent signs encode must be in UTF-8.") from None
+        raise unreadable("Percent-encoded text must be in UTF-8.") from None
     except ValueError:
         raise unreadable(f"There are more than {MAX_FORM_FIELDS:,} fields.") from None
 

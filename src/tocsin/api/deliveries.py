@@ -37,7 +37,7 @@ async def retry(call: Call) -> Answer:
 
 
 async def retry_many(call: Call) -> Answer:
-    """The filters may stand in the query, as in the list's, or in the body."""
+    """The filters may be in the query, as for the list, or in the body."""
     body = call.body()
     query = {name: value for name, value in call.values.items() if value not in (None, "")}
     twice = [fault("repeated", f"{name} is given in the query and in the body.", name) for name in query if name in body]

@@ -39,8 +39,8 @@ class Parameter(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True):
-    """What a request that went well answers: one `item`, a list or a page of them in the envelope, or without
-    the envelope: nothing, a bare item, a JSON document of any form, or text.
+    """The answer to a successful request: one `item`, a list or a page of them in the envelope; or without
+    the envelope nothing, a bare item, a JSON document of any form, or text.
     """
 
     status: int
@@ -50,7 +50,7 @@ class Result(Struct, frozen=True):
 
 
 class Call(Struct):
-    """One request to an endpoint. `values` are the typed query parameters, `faults` what is wrong with id and query."""
+    """One request to an endpoint. `values` are the typed query parameters, `faults` the errors in id and query."""
 
     service: Service
     endpoint: "Endpoint"
@@ -70,11 +70,11 @@ class Call(Struct):
 
     @property
     def base(self) -> str:
-        """What the addresses in the answer begin with."""
+        """The beginning of the addresses in the answer."""
         return base_url(self.scope, self.headers, self.service.settings)
 
     def body(self) -> Mapping[str, Any]:
-        """The typed body fields that were given and can be used; what is wrong with the others joins `faults`."""
+        """The typed body fields that were given and are usable; the errors of the others are added to `faults`."""
         endpoint = self.endpoint
         content_type = self.headers.get(b"content-type", b"").decode("latin-1")
         lists = [parameter.name for parameter in endpoint.body if parameter.repeats]
@@ -83,7 +83,7 @@ class Call(Struct):
         return values
 
     def check(self, *more: Fault) -> None:
-        """Raises Invalid if anything is wrong, with everything at once; a parameter's first fault hides what `more` says of it."""
+        """Raises Invalid with all faults at once, if there are any; a parameter's first fault hides those that `more` has for it."""
         if faults := all_faults(self.faults, more):
             raise Invalid(*faults)
 
@@ -101,7 +101,7 @@ Handle: TypeAlias = Callable[[Call], Awaitable[Answer]]
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """One row of the table. `scopes` are all needed; None: no key is asked for. `id_of`: what {id} in the path is the id of."""
+    """One row of the table. All `scopes` are required; None: no key is required. `id_of`: the kind of thing that {id} in the path names."""
 
     method: str
     path: str
@@ -148,7 +148,7 @@ def _bad_query(one: Fault) -> Fault:
 
 
 def read_body(given: Pairs, parameters: tuple[Parameter, ...], prefix: str = "") -> tuple[dict[str, Any], list[Fault]]:
-    """The typed values of what was given, and every fault. `prefix` stands before the parameters' names, inside a list."""
+    """The typed values of what was given, and every fault. `prefix` precedes the parameters' names, inside a list."""
     faults = _wrong_names(given, parameters, prefix)
     values: dict[str, Any] = {}
     for parameter in parameters:
@@ -165,7 +165,7 @@ def read_body(given: Pairs, parameters: tuple[Parameter, ...], prefix: str = "")
 
 
 def _wrong_names(given: Pairs, parameters: tuple[Parameter, ...], prefix: str) -> list[Fault]:
-    """What came more than once, and what there is not; the first of each, for a body may have a million of them."""
+    """Repeated and unknown names; only the first of each, since a body may have a million of them."""
     known = {parameter.name for parameter in parameters}
     unknown = (name for name in given if name not in known)
     return [
@@ -175,7 +175,7 @@ def _wrong_names(given: Pairs, parameters: tuple[Parameter, ...], prefix: str) -
 
 
 def _read(parameter: Parameter, value: object, name: str, faults: list[Fault]) -> Any:
-    """The typed value; None where it cannot be used, which `faults` then says."""
+    """The typed value; None if it cannot be used, and `faults` then says why."""
     if isinstance(value, File):
         faults.append(fault("file", f"{name} must be sent as a text, not as a file.", name))
         return None

@@ -13,7 +13,7 @@ NOTHING = Answer(200, b"", ((b"cache-control", b"no-store"),))
 
 
 class Meta(Struct):
-    """Where the page stands. `total_is_exact` is there, and false, when `total` was counted to 10,000 only."""
+    """Position and size of the page. `total_is_exact` is present, and false, if `total` was counted only to 10,000."""
 
     page: int
     results_per_page: int
@@ -23,7 +23,7 @@ class Meta(Struct):
 
 
 class Links(Struct):
-    """Addresses of this page and its neighbours; null where there is none."""
+    """Addresses of this page and its neighbours; null if there is none."""
 
     first: str
     last: str

@@ -31,43 +31,45 @@ CODES: dict[str, Code] = {
     "unreadable": Code(
         400, "Unreadable request", "The body or the query cannot be read: broken JSON, multipart, form or character encoding."
     ),
-    "invalid_id": Code(400, "Unusable id", "The id in the path is no number."),
+    "invalid_id": Code(400, "Unusable id", "The id in the path is not a number."),
     "empty": Code(400, "Empty parameter", "A query parameter was given without a value."),
-    "no_filter": Code(400, "No filter", "Replaying many deliveries asks for at least one filter."),
+    "no_filter": Code(400, "No filter", "Replaying many deliveries requires at least one filter."),
     "idempotency_key": Code(400, "Unusable idempotency key", "Idempotency-Key must be 1 to 255 printable ASCII characters."),
     "unauthorized": Code(401, "No valid API key", "There is no key in the Authorization header, or it is unknown or revoked."),
     "forbidden": Code(403, "Not allowed", "The key lacks the scope that this request needs."),
-    "not_found": Code(404, "Not found", "There is no such thing, or it belongs to another user."),
+    "not_found": Code(404, "Not found", "It does not exist, or it belongs to another user."),
     "method_not_allowed": Code(405, "Method not allowed", "The path exists, but not for this method; see the Allow header."),
-    "too_slow": Code(408, "Too slow", "A head takes at most 30 seconds, and so does each piece of a body."),
+    "too_slow": Code(408, "Too slow", "A request's head, and each piece of its body, must arrive within 30 seconds."),
     "in_flight": Code(409, "Still in flight", "A request with this idempotency key is still being answered."),
-    "body_too_large": Code(413, "Body too large", "A body may have 1 MiB, a batch 16 MiB."),
+    "body_too_large": Code(413, "Body too large", "A body may be at most 1 MiB, a batch 16 MiB."),
     "line_too_long": Code(414, "Request line too long", "A request line can be at most 64 KB long."),
-    "unsupported_media_type": Code(415, "Unsupported media type", "The body is in a form that this path does not take."),
-    "unknown": Code(422, "Unknown parameter", "There is no parameter of this name here."),
+    "unsupported_media_type": Code(415, "Unsupported media type", "The body is in a format that this path does not accept."),
+    "unknown": Code(422, "Unknown parameter", "This path has no parameter of that name."),
     "repeated": Code(422, "Repeated parameter", "A parameter was given more than once."),
-    "required": Code(422, "Required field", "A value that must be there is missing or blank."),
-    "invalid": Code(422, "Not a usable value", "A value is not of the kind that the parameter takes, or against its rules."),
-    "invalid_choice": Code(422, "Not an allowed value", "A value is none of those that the parameter takes."),
+    "required": Code(422, "Required field", "A required value is missing or blank."),
+    "invalid": Code(422, "Not a usable value", "A value does not have the parameter's type, or breaks its rules."),
+    "invalid_choice": Code(422, "Not an allowed value", "A value is not one of those that the parameter accepts."),
     "too_long": Code(422, "Too long", "A text or a list is longer than allowed."),
-    "unusable_text": Code(422, "Unusable text", "A text has a NUL or a lone surrogate in it, which cannot be stored."),
-    "file": Code(422, "A file", "A field came as a file; the API takes texts only."),
-    "wrong_type": Code(422, "Field of another type", "A field was filled that belongs to another handler type."),
-    "masked": Code(422, "Masked value", "A secret was sent masked, and is not the one that is stored."),
+    "unusable_text": Code(422, "Unusable text", "A text contains a NUL or a lone surrogate, which cannot be stored."),
+    "file": Code(422, "A file", "A field was sent as a file; the API accepts text only."),
+    "wrong_type": Code(422, "Field of another type", "A field that belongs to another handler type was given a value."),
+    "masked": Code(422, "Masked value", "A masked secret was sent that does not match the stored one."),
     "unknown_handler": Code(422, "Unknown handler", "A notification names a handler that does not exist or belongs to another user."),
     "no_handlers": Code(422, "Nothing to send to", "The list of handlers is empty, or none is enabled."),
-    "too_many_deliveries": Code(422, "Too many deliveries", "A request may make 10,000 deliveries."),
+    "too_many_deliveries": Code(422, "Too many deliveries", "A request may create at most 10,000 deliveries."),
     "idempotency_mismatch": Code(422, "Idempotency key reused", "The idempotency key was used with other content."),
-    "rate_limited": Code(429, "Too many requests", "The key, or failed authentication from an address, is over its requests a minute."),
+    "rate_limited": Code(
+        429, "Too many requests", "The key has used up its requests for this minute, or authentication from this address failed too often."
+    ),
     "head_too_large": Code(431, "Head too large", "The request line and the headers can be at most 64 KB together."),
-    "internal": Code(500, "Our fault", "Something failed inside the service; the reference stands in its log too."),
-    "busy": Code(503, "Busy", "The service cannot take this right now; Retry-After says when to ask again."),
+    "internal": Code(500, "Our fault", "Something failed inside the service; its log has the same reference."),
+    "busy": Code(503, "Busy", "The service cannot accept this right now; Retry-After says when to ask again."),
 }
 """All of them, flow's too."""
 
 
 class Answer(Struct, frozen=True):
-    """What goes back to the client."""
+    """What is sent back to the client."""
 
     status: int
     content: bytes
@@ -88,13 +90,13 @@ class ClientGone(Exception):
 
 
 def fault(code: str, template: str, parameter: str | None = None, **values: str) -> Fault:
-    """`values` stand in the braces of the template; without any, braces are braces."""
+    """`values` fill the braces of the template; without values, braces are literal."""
     storable = {name: _storable(value) for name, value in values.items()}
     return Fault(code, CODES[code].title, _storable(template), parameter and shown(parameter), CODES[code].status, storable)
 
 
 def shown(name: str) -> str:
-    """A name that the client made up, fit to be repeated in an answer."""
+    """A name that the client chose, made fit for an answer."""
     text = _storable(name)
     return text if len(text) <= MAX_SHOWN_NAME else text[:MAX_SHOWN_NAME] + "…"
 
@@ -104,13 +106,13 @@ def _storable(text: str) -> str:
 
 
 def answer_to(error: Exception, method: str, path: str) -> Answer:
-    """The answer to whatever failed; our own failures are logged here, under the reference that the client gets."""
+    """The answer to whatever failed; our own failures are logged here with the reference that the client gets."""
     if isinstance(error, Refusal):
         return _answer([error.fault], error.headers)
     if isinstance(error, Invalid):
         return _answer(error.faults)
     if isinstance(error, Missing):
-        return _answer([fault("not_found", "There is no such thing here.")])
+        return _answer([fault("not_found", "It does not exist, or it belongs to another user.")])
     if isinstance(error, InFlight):
         return _answer([fault("in_flight", "A request with this idempotency key is still being answered; ask again in a moment.")])
     if isinstance(error, Busy):

@@ -101,7 +101,7 @@ async def rotate_secret(call: Call) -> Answer:
 
 
 def _draft(call: Call, current: Handler | None) -> HandlerDraft:
-    """What is to be written. Raises Invalid with the faults of the table and of the types' rules together."""
+    """The handler to be written. Raises Invalid with the faults found by the table and by the types' rules together."""
     values: dict[str, Any] = dict(call.body())
     is_enabled: bool | None = values.pop("is_enabled", None)
     draft, faults = check(values, is_enabled, current)

@@ -1,6 +1,6 @@
 """What a parameter can be: how its value is read, and what it looks like in JSON Schema.
 
-A kind reads what JSON gave as well as the texts that forms and queries give, so that all three body types are equal.
+A kind reads JSON values as well as the texts of forms and queries, so that all three body types are equivalent.
 """
 
 import re
@@ -24,21 +24,21 @@ WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": 
 Schema: TypeAlias = Mapping[str, Any]
 Read: TypeAlias = Callable[[object, str], Any]
 
-_TOO_LONG = "{name} may be {most} characters long, this is {length}."
-_TOO_MANY_BYTES = "{name} may be {most} bytes of UTF-8 long, this is {length}."
-_NAME_LENGTH = "A field's name has 1 to {most} characters."
-_VALUE_TOO_LONG = "A field's value may be {most} characters long, this is {length}."
+_TOO_LONG = "{name} takes at most {most} characters, got {length}."
+_TOO_MANY_BYTES = "{name} takes at most {most} bytes of UTF-8, got {length}."
+_NAME_LENGTH = "A field's name takes 1 to {most} characters."
+_VALUE_TOO_LONG = "A field's value takes at most {most} characters, got {length}."
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x85\u2028\u2029]")
 
 
 class Kind(Struct, frozen=True):
-    """A kind of value. `read` gets the value and its parameter's name and gives it typed, or raises Invalid with every fault."""
+    """A kind of value. `read` takes the value and its parameter's name and returns the typed value, or raises Invalid with every fault."""
 
     word: str
     read: Read
     schema: Schema
-    """Of the JSON form; the other two where forms and queries look different."""
+    """For JSON; the next two are for forms and queries that look different."""
     form_schema: Schema | None = None
     query_schema: Schema | None = None
 
@@ -70,7 +70,7 @@ def text(most: int, *, one_line: bool = False) -> Kind:
             raise Invalid(fault("too_long", _TOO_LONG, name, name=name, most=f"{most:,}", length=f"{len(given):,}"))
         return given
 
-    # A pair of line-break characters counts once, so the limit is not the schema's to state where they become spaces.
+    # If line breaks become spaces, a pair of line-break characters counts once, so the schema cannot state the limit.
     return Kind("text", read, {"type": "string"} if one_line else {"type": "string", "maxLength": most})
 
 
@@ -79,7 +79,7 @@ def one_line_of(given: str) -> str:
 
 
 def long_text(most_bytes: int) -> Kind:
-    """A text that says something, up to `most_bytes` in UTF-8."""
+    """A text that is not blank, up to `most_bytes` in UTF-8."""
 
     def read(value: object, name: str) -> str:
         given = text_of(value, name)
@@ -94,7 +94,7 @@ def long_text(most_bytes: int) -> Kind:
 
 
 def _read_raw(value: object, name: str) -> str:
-    """A text whose rules are another's business; a JSON integer will do, such as a Telegram chat id."""
+    """A text whose rules are checked elsewhere; JSON integers, such as a Telegram chat id, are accepted."""
     return text_of(str(value) if isinstance(value, int) and not isinstance(value, bool) else value, name)
 
 
@@ -193,10 +193,10 @@ def _read_handlers(value: object, name: str) -> tuple[int, ...]:
         for part in parts:
             number = _whole(part)
             if number is None or not 1 <= number <= MAX_ID:
-                raise Invalid(fault("invalid", f"{name} must be ids of notification handlers, whole numbers.", name))
+                raise Invalid(fault("invalid", f"{name} must be ids of notification handlers (whole numbers).", name))
             numbers[number] = None
     if len(numbers) > MAX_HANDLERS:
-        raise Invalid(fault("too_many_deliveries", f"{name} may name {MAX_HANDLERS:,} handlers.", name))
+        raise Invalid(fault("too_many_deliveries", f"{name} takes at most {MAX_HANDLERS:,} handlers.", name))
     return tuple(numbers)
 
 
@@ -221,7 +221,7 @@ def _read_fields(value: object, name: str) -> tuple[tuple[str, str], ...]:
     if given.repeated:
         raise Invalid(*(fault("repeated", "A field was given more than once.", f"{name}[{key}]") for key in given.repeated))
     if len(given) > MAX_FIELDS:
-        raise Invalid(fault("too_long", f"{name} may be {MAX_FIELDS} in number, these are {len(given)}.", name))
+        raise Invalid(fault("too_long", f"{name} takes at most {MAX_FIELDS} entries, got {len(given)}.", name))
     pairs: list[tuple[str, str]] = []
     faults: list[Invalid] = []
     for key, item in given.items():
@@ -280,7 +280,7 @@ def objects(most: int) -> Kind:
             raise Invalid(fault("invalid", f"{name} must be a list of 1 to {most:,} objects.", name))
         items = cast(list[object], value)
         if len(items) > most:
-            raise Invalid(fault("too_long", f"{name} may be {most:,} in number, these are {len(items):,}.", name))
+            raise Invalid(fault("too_long", f"{name} takes at most {most:,} entries, got {len(items):,}.", name))
         return items
 
     return Kind("list of objects", read, {"type": "array", "minItems": 1, "maxItems": most})

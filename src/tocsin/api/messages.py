@@ -17,7 +17,7 @@ LONGEST_WAIT: Micros = 366 * 86_400 * SECOND
 
 
 def read_draft(given: Pairs, now: Micros, prefix: str = "") -> tuple[Draft, list[Fault]]:
-    """The draft of one notification's fields. Where there are faults it has gaps, and is good for checking its handlers only."""
+    """The draft of one notification's fields. If there are faults it has gaps, and serves only to check its handlers."""
     values, faults = endpoint.read_body(given, NOTIFICATION_FIELDS, prefix)
     return draft_of(values, now), [*faults, *time_faults(values.get("send_at"), values.get("expires_at"), now, prefix)]
 
@@ -38,9 +38,9 @@ def draft_of(values: Mapping[str, Any], now: Micros) -> Draft:
 def time_faults(send_at: Micros | None, expires_at: Micros | None, now: Micros, prefix: str = "") -> list[Fault]:
     faults: list[Fault] = []
     if send_at is not None and send_at > now + LONGEST_WAIT:
-        faults.append(fault("invalid", "{name} may be a year ahead at most.", f"{prefix}send_at", name=f"{prefix}send_at"))
+        faults.append(fault("invalid", "{name} must be at most a year ahead.", f"{prefix}send_at", name=f"{prefix}send_at"))
     if expires_at is not None and expires_at <= max(now, send_at or now):
-        template = "{name} must be after send_at." if send_at is not None and send_at > now else "{name} must be after the present."
+        template = "{name} must be after send_at." if send_at is not None and send_at > now else "{name} must be in the future."
         faults.append(fault("invalid", template, f"{prefix}expires_at", name=f"{prefix}expires_at"))
     return faults
 
@@ -53,6 +53,6 @@ def fingerprint(drafts: Sequence[Draft]) -> bytes:
 
 def _essence(message: Message, draft: Draft) -> tuple[object, ...]:
     given: tuple[object, ...] = (draft.handlers, draft.send_at, draft.expires_at)
-    if message.is_text:  # Markdown is as it was before there was anything else
+    if message.is_text:  # for Markdown the fingerprint is unchanged from before there was text
         given += (message.format,)
     return (message.text, message.title, message.severity, message.url, sorted(message.fields), *given)

@@ -28,7 +28,7 @@ async def send_batch(call: Call) -> Answer:
     is_large = len(call.content) > MAX_AT_ONCE
     drafts = quick.batch(call.content, now) if not is_large and _is_plain(call) else None
     if drafts is None:
-        # Large ones never take the quick way: it reads the whole body in one go, in which no other thread gets a turn.
+        # Large ones never take the quick way: it reads the whole body in one go, during which no other thread runs.
         drafts = await pools.here().bodies.run(call.user_id, _read_batch, call, now) if is_large else _read_batch(call, now)
     return envelope.data([answers.Made(one) for one in await _accept(call, drafts, batch=True)], 202)
 
@@ -65,7 +65,7 @@ def _read_one(call: Call, now: Micros) -> Draft:
 
 
 def _read_batch(call: Call, now: Micros) -> list[Draft]:
-    """What is wrong with the drafts joins the call's faults. One that is no object is an empty draft."""
+    """The drafts; their errors are added to the call's faults. An item that is not an object becomes an empty draft."""
     drafts: list[Draft] = []
     for index, item in enumerate(call.body().get("notifications", ())):
         prefix = f"notifications[{index}]"

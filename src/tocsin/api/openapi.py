@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table, so that it is true to what runs."""
+"""The OpenAPI 3.1 document, generated from the table, so that it matches the running service."""
 
 import functools
 from collections.abc import Sequence
@@ -134,7 +134,7 @@ def _query_schema(parameter: Parameter) -> Object:
 
 
 def _request_body(endpoint: Endpoint, shown: str) -> Object:
-    """JSON first: what generates clients takes the first one to be meant."""
+    """JSON first: client generators use the first one."""
     is_required = any(parameter.required for parameter in endpoint.body)
     types = sorted(_types(endpoint, shown), key=lambda one: one != bodies.JSON)
     return {"required": is_required, "content": {one: {"schema": {"$ref": _REF + _body_name(endpoint, one)}} for one in types}}
@@ -154,7 +154,7 @@ def _body_name(endpoint: Endpoint, media_type: str) -> str:
 
 
 def _body_schemas(table: Sequence[Endpoint], shown: str) -> Object:
-    """What requests hold, by name, so that generated clients have types that people can name."""
+    """Request bodies by name, so that generated clients have readable types."""
     return {
         _body_name(endpoint, one): _body_schema(endpoint.body, as_json=one == bodies.JSON)
         for endpoint in table

@@ -21,10 +21,15 @@ PAGING = (
 _ORDERS = ["notification_handler_id", "datetime", "last_datetime", "name"]
 _HANDLER_FILTER = (
     Parameter("search", kinds.text(MAX_SEARCH), "Text to look for; case does not matter.", default="", may_be_empty=True),
-    Parameter("search_by", kinds.choice(["name"]), "Where to look for it.", default="name"),
+    Parameter("search_by", kinds.choice(["name"]), "Which field to search.", default="name"),
     Parameter("is_enabled", kinds.BOOLEAN, "Only enabled, or only disabled ones."),
     Parameter("type", kinds.choice(list(CHANNELS)), "Only those of this type."),
-    Parameter("datetime_field", kinds.choice(["datetime", "last_datetime"]), "Which time the next two are about.", default="datetime"),
+    Parameter(
+        "datetime_field",
+        kinds.choice(["datetime", "last_datetime"]),
+        "Which time `datetime_start` and `datetime_end` apply to.",
+        default="datetime",
+    ),
     Parameter("datetime_start", kinds.TIME, "Only those from this time on."),
     Parameter("datetime_end", kinds.TIME, "Only those up to this time."),
     Parameter("state", kinds.choice(STATES), "Only those in this state."),
@@ -40,7 +45,7 @@ HANDLER_LIST = (
 HANDLER_STATES = (
     *PAGING,
     *_HANDLER_FILTER,
-    Parameter("order_by", kinds.choice(_ORDERS), "What the results are sorted by. Without it: failing ones first."),
+    Parameter("order_by", kinds.choice(_ORDERS), "What the results are sorted by. Default: failing ones first."),
     _ORDER_TYPE,
 )
 
@@ -83,12 +88,12 @@ _TYPES = kinds.Kind("text", kinds.RAW.read, {"type": "string", "enum": list(CHAN
 
 
 def _handler_fields(*, is_new: bool) -> tuple[Parameter, ...]:
-    """`required` is for the documents: the rules that hang on the type, these included, are flow's."""
+    """`required` is only for the documentation: flow checks the rules that depend on the type, including this one."""
     return (
-        Parameter("name", kinds.NAME, "What you call it: 1 to 256 characters.", required=is_new, example="Example"),
+        Parameter("name", kinds.NAME, "Its name: 1 to 256 characters.", required=is_new, example="Example"),
         Parameter("type", _TYPES, f"One of {', '.join(CHANNELS)}.", required=is_new, example="email"),
         *_settings(),
-        Parameter("is_enabled", kinds.BOOLEAN, "Whether it is used. A new handler is enabled unless this says no.", example=True),
+        Parameter("is_enabled", kinds.BOOLEAN, "Whether it is enabled. New handlers are enabled by default.", example=True),
     )
 
 
@@ -99,14 +104,14 @@ NOTIFICATION_FIELDS = (
     Parameter(
         "message",
         kinds.long_text(MAX_MESSAGE_BYTES),
-        f"What is to be said, in Markdown: up to {MAX_MESSAGE_BYTES:,} bytes of UTF-8. Raw HTML is shown as text.",
+        f"The message, in Markdown: up to {MAX_MESSAGE_BYTES:,} bytes of UTF-8. Raw HTML is shown as text.",
         required=True,
         example="Disk of **db-1** is 91 % full",
     ),
     Parameter(
         "format",
         kinds.choice(FORMATS),
-        "What the message is written in: markdown, or text, of which every character is shown as it was sent. Without it: markdown.",
+        "The format of the message: markdown, or text, which is shown exactly as it was sent. Default: markdown.",
         empty_is_absent=True,
         example="text",
     ),
@@ -119,7 +124,7 @@ NOTIFICATION_FIELDS = (
     Parameter(
         "severity",
         kinds.choice([*Severity]),
-        f"How loud it is: {', '.join(Severity)}. Without it: info.",
+        f"Severity: {', '.join(Severity)}. Default: info.",
         empty_is_absent=True,
         example="warning",
     ),
@@ -135,11 +140,11 @@ NOTIFICATION_FIELDS = (
     Parameter(
         "handlers",
         kinds.HANDLERS,
-        "Ids of the handlers it goes to. Without it: all enabled ones. In forms repeated, `handlers[]` or comma-separated.",
+        "Ids of the handlers it goes to. Default: all enabled ones. In forms repeated, `handlers[]` or comma-separated.",
         repeats=True,
     ),
-    Parameter("send_at", kinds.TIME, "When to send it, at most a year ahead; a time that is past means now.", empty_is_absent=True),
-    Parameter("expires_at", kinds.TIME, "What is not delivered by then is not delivered any more. After `send_at`.", empty_is_absent=True),
+    Parameter("send_at", kinds.TIME, "When to send it, at most a year ahead; a time in the past means now.", empty_is_absent=True),
+    Parameter("expires_at", kinds.TIME, "Deliveries that have not arrived by then expire. Must be after `send_at`.", empty_is_absent=True),
 )
 
 BATCH = (

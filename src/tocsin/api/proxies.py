@@ -1,4 +1,4 @@
-"""Who is there, and under which address they reach us, behind trusted proxies or not."""
+"""Who the client is, and under which address it reaches us, behind trusted proxies or not."""
 
 import ipaddress
 import re
@@ -11,7 +11,7 @@ import structlog
 from tocsin import observe
 from tocsin.settings import Settings
 
-SHARED = "shared "  # in front of an address that many people may share
+SHARED = "shared "  # precedes an address that many people may share
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 def is_trusted(address: str, settings: Settings) -> bool:
-    """Whether this is a proxy whose X-Forwarded-* headers are believed; whoever may open our Unix socket has no address, and is one."""
+    """Whether this is a proxy whose X-Forwarded-* headers are believed; a client on our Unix socket has no address, and counts as one."""
     if not address:
         return bool(settings.unix_socket)
     if not settings.trusted_proxies:
@@ -39,7 +39,7 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """Who is really there: behind trusted proxies the last address in X-Forwarded-For that is none of them, without its port."""
+    """The real client: behind trusted proxies the last address in X-Forwarded-For that is not a trusted proxy, without its port."""
     peer: str = (scope.get("client") or ("",))[0]
     if not is_trusted(peer, settings):
         return peer.removeprefix("::ffff:")  # IPv4, on a socket of both families
@@ -53,7 +53,7 @@ def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], set
 
 
 def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """What failed sign-ins count against: the address, or, if it is a proxy's that we were not told of, one that many people share."""
+    """What failed sign-ins count against: the address, marked as shared if it belongs to a proxy that is not trusted."""
     address = client_address(scope, headers, settings)
     ip = _ip(address)
     if ip is None or not ip.is_private or b"x-forwarded-for" not in headers or is_trusted(address, settings):
@@ -73,7 +73,7 @@ def _without_port(hop: str) -> str:
 
 
 def base_url(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """TOCSIN_BASE_URL, else the request's own scheme and host (those that a trusted proxy tells)."""
+    """TOCSIN_BASE_URL, else the request's own scheme and host (as a trusted proxy forwards them)."""
     if settings.base_url:
         return settings.base_url
     scheme, host = scope["scheme"], headers.get(b"host", b"").decode("latin-1")
@@ -96,7 +96,7 @@ def _forwarded_scheme(headers: Mapping[bytes, bytes]) -> str:
 
 
 def _forwarded_host(headers: Mapping[bytes, bytes], scheme: str) -> str:
-    """Empty where none was forwarded, or one that cannot be read."""
+    """Empty if none was forwarded, or if it cannot be read."""
     host, port = _forwarded(headers, b"x-forwarded-host"), _forwarded(headers, b"x-forwarded-port")
     if not host:
         return ""
@@ -129,7 +129,7 @@ def is_same_origin(origin: str, base: str) -> bool:
 
 
 def neighbourhood(address: str) -> str:
-    """What is counted together: an IPv4 address, or the /64 that one IPv6 host has for itself."""
+    """The unit for counting: an IPv4 address, or the /64 that one IPv6 host usually has."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
 """The quick way in for plain JSON notifications, where nearly all traffic is.
 
-It reads a strict subset of what the table's parameters accept, to the same drafts. At anything unusual it gives None, and
-the table, which alone defines the rules and reports the faults, has the word.
+It reads a strict subset of what the table's parameters accept, into the same drafts. For anything unusual it returns None, and
+the table takes over, which alone defines the rules and reports the faults.
 """
 
 import re
@@ -20,7 +20,7 @@ from tocsin.net.urls import check_url
 
 CONTENT_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
-# Nothing that `check_url` would refuse, for a tenth of its time.
+# Accepts nothing that `check_url` would refuse, in a tenth of the time.
 _PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]{0,200}(?::[0-9]{1,4})?(?:[/?#][!-\[\]-~]{0,1800})?")
 
 _Text: TypeAlias = str | UnsetType
@@ -68,7 +68,7 @@ def batch(content: bytes, now: Micros) -> list[Draft] | None:
 
 
 def _strings_in(content: bytes) -> float:
-    """How many strings the JSON text holds: a key that is given twice shows in it, msgspec keeps just the last."""
+    """How many strings the JSON text holds: this reveals repeated keys, of which msgspec keeps only the last."""
     escaped = 0
     if b"\\" in content:
         content = content.replace(b"\\\\", b"")

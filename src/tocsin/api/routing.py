@@ -1,4 +1,4 @@
-"""The ASGI application of the API: finds the endpoint, lets the caller in, reads the request, answers whatever happens."""
+"""The ASGI application of the API: finds the endpoint, checks the caller, reads the request, and always answers."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Methods: TypeAlias = dict[str, Endpoint]
 
 _NOBODY = Caller(0, 0, frozenset())
 _NUMBER = re.compile(r"-?[0-9]+")
-_ID_AT = 3  # /api/{things}/{id}: where the id stands in a path cut at its slashes
+_ID_AT = 3  # /api/{things}/{id}: where the id is in a path split at its slashes
 
 
 class Api:
@@ -48,7 +48,7 @@ class Api:
         if self._may_have_prefix:
             scope = self._without_prefix(scope)
         path: str = scope["path"]
-        if path.startswith("//"):  # from a client that joins its base, with a slash at the end, and a path
+        if path.startswith("//"):  # from a client that joins a base ending in a slash and a path
             scope = {**scope, "path": (path := f"/{path.lstrip('/')}")}
         if not path.startswith("/api/") and path != "/api" and _bare(path) not in self._others:
             await self._otherwise(scope, receive, send)
@@ -65,14 +65,14 @@ class Api:
         await send({"type": "http.response.body", "body": answer.content})
 
     def _without_prefix(self, scope: Scope) -> Scope:
-        """Behind a proxy the path of the base URL may be left in requests, or taken away."""
+        """A proxy may leave the path of the base URL in requests, or remove it."""
         found = prefix(scope, dict(scope["headers"]), self._service.settings)
         if found and (scope["path"] == found or scope["path"].startswith(f"{found}/")):
             return {**scope, "path": scope["path"][len(found) :] or "/"}
         return scope
 
     async def _answer(self, scope: Scope, receive: Receive, limits: list[tuple[bytes, bytes]]) -> Answer:
-        """Raises whatever is wrong. `limits` takes the headers that tell where the key stands."""
+        """Raises whatever is wrong. `limits` receives the rate-limit headers."""
         path = _bare(scope["path"])
         methods, id_text = self._find(path)
         method: str = scope["method"]
@@ -96,7 +96,7 @@ class Api:
         return await endpoint.handle(call)
 
     def _find(self, path: str) -> tuple[Methods, str | None]:
-        """The path's endpoints by method, and the text of its id where it has one. Raises Missing."""
+        """The path's endpoints by method, and the text of its id, if it has one. Raises Missing."""
         methods = self._routes.get(path)
         if methods is not None and "{" not in path:
             return methods, None
@@ -109,7 +109,7 @@ class Api:
 
 
 def _bare(path: str) -> str:
-    """Both spellings of a path are one: without the slash at its end."""
+    """The path without a slash at its end: both spellings are the same."""
     return path.removesuffix("/")
 
 
@@ -118,7 +118,7 @@ def _allowed(methods: Methods) -> str:
 
 
 def _row_id(text: str, faults: list[Fault]) -> int:
-    """The id in the path. Raises Missing for a number that no row can have; what is no number joins the faults."""
+    """The id in the path. Raises Missing for a number that no row can have; text that is not a number is added to the faults."""
     if not _NUMBER.fullmatch(text):
         faults.append(fault("invalid_id", f"The id must be a number; it is {shown(text)}.", "id"))
         return 0
@@ -131,12 +131,12 @@ async def _content(endpoint: Endpoint, headers: Mapping[bytes, bytes], receive: 
     content = await bodies.content_of(receive, endpoint.most_bytes)
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
     if encoding != "identity":
-        raise Refusal(fault("unsupported_media_type", f"The body must come as it is, without Content-Encoding: {shown(encoding)}."), {})
+        raise Refusal(fault("unsupported_media_type", f"The body must be sent without Content-Encoding: {shown(encoding)}."), {})
     return content
 
 
 async def _not_http(scope: Scope, receive: Receive, send: Send) -> None:
-    """The life of the process is app's business, and there are no web sockets."""
+    """app manages the life of the process, and there are no web sockets."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
         return

@@ -12,8 +12,8 @@ SERVICE = "The service"
 GROUPS = {
     HANDLERS: "Where notifications go: mailboxes, chat channels, endpoints of your own.",
     NOTIFICATIONS: "What is sent: accepted, scheduled, looked at, cancelled.",
-    DELIVERIES: "What became of each notification at each handler.",
-    SERVICE: "Whether the service is well, and this description.",
+    DELIVERIES: "What happened to each notification at each handler.",
+    SERVICE: "The state of the service, and this description.",
 }
 
 _DRAFT_CODES = ("required", "invalid", "invalid_choice", "too_long", "unknown", "repeated", "wrong_type", "masked", "unusable_text", "file")
@@ -85,7 +85,7 @@ TABLE: tuple[Endpoint, ...] = (
         description="Its waiting deliveries are cancelled and its secrets erased at once; its history stays until retention.",
         scopes=("handlers:write",),
         id_of="notification handler",
-        result=Result(200, "It is gone; the body is empty.", part="nothing"),
+        result=Result(200, "It was deleted; the body is empty.", part="nothing"),
         handle=handlers.delete,
     ),
     Endpoint(
@@ -98,7 +98,7 @@ TABLE: tuple[Endpoint, ...] = (
         scopes=("handlers:write",),
         body=parameters.NEW_HANDLER,
         codes=_DRAFT_CODES,
-        result=Result(200, "What came of it.", answers.TrialAnswer),
+        result=Result(200, "The result.", answers.TrialAnswer),
         handle=handlers.test_draft,
     ),
     Endpoint(
@@ -111,7 +111,7 @@ TABLE: tuple[Endpoint, ...] = (
         scopes=("handlers:write",),
         id_of="notification handler",
         codes=_EMPTY_BODY_CODES,
-        result=Result(200, "What came of it.", answers.TrialAnswer),
+        result=Result(200, "The result.", answers.TrialAnswer),
         handle=handlers.test_saved,
     ),
     Endpoint(
@@ -136,7 +136,8 @@ TABLE: tuple[Endpoint, ...] = (
         group=HANDLERS,
         summary="Read how a handler is doing",
         description="Deliveries by status and why they failed, success rate, latency, whether the handler is well, why it was switched off "
-        "and what to do about it, and its history, newest first. For as long as deliveries are kept; new numbers show within 5 seconds.",
+        "and what to do about it, and its history, newest first. It goes back as far as deliveries are kept; new numbers appear within "
+        "5 seconds.",
         scopes=("handlers:read",),
         id_of="notification handler",
         result=Result(200, "How it is doing.", answers.StatsAnswer),
@@ -216,7 +217,7 @@ TABLE: tuple[Endpoint, ...] = (
         name="list_notifications",
         group=NOTIFICATIONS,
         summary="List notifications",
-        description="What was accepted, newest first, with how its deliveries stand.",
+        description="Accepted notifications, newest first, with counts of their deliveries by status.",
         scopes=("deliveries:read",),
         query=parameters.PAGING,
         result=Result(200, "A page of notifications.", answers.NotificationAnswer, "page"),
@@ -228,7 +229,7 @@ TABLE: tuple[Endpoint, ...] = (
         name="get_notification",
         group=NOTIFICATIONS,
         summary="Read a notification",
-        description="One notification, with how its deliveries stand.",
+        description="One notification, with counts of its deliveries by status.",
         scopes=("deliveries:read",),
         id_of="notification",
         result=Result(200, "The notification.", answers.NotificationAnswer),
@@ -240,7 +241,7 @@ TABLE: tuple[Endpoint, ...] = (
         name="cancel_notification",
         group=NOTIFICATIONS,
         summary="Cancel a notification",
-        description="Cancels the deliveries that wait; what is in flight may still arrive.",
+        description="Cancels the deliveries that are waiting; those in flight may still arrive.",
         scopes=("deliveries:write",),
         id_of="notification",
         result=Result(200, "How many deliveries were cancelled.", answers.Cancelled),
@@ -292,13 +293,13 @@ TABLE: tuple[Endpoint, ...] = (
         name="retry_delivery",
         group=DELIVERIES,
         summary="Send a delivery again",
-        description="If it failed, expired, was cancelled or skipped, and its handler is enabled: the same delivery on a new schedule, its "
-        "expiry ignored.",
+        description="Sends a failed, expired, cancelled or skipped delivery again on a new schedule, if its handler is enabled; "
+        "its expiry is ignored.",
         scopes=("deliveries:write",),
         id_of="delivery",
         is_idempotent=True,
         codes=("unknown", "idempotency_key", "idempotency_mismatch", "in_flight"),
-        result=Result(202, "1 if it is sent again; 0 if it has arrived, is waiting, or its handler is not enabled.", answers.Retried),
+        result=Result(202, "1 if it was queued again; 0 if it has arrived, is waiting, or its handler is not enabled.", answers.Retried),
         handle=deliveries.retry,
     ),
     Endpoint(
@@ -307,11 +308,11 @@ TABLE: tuple[Endpoint, ...] = (
         name="cancel_delivery",
         group=DELIVERIES,
         summary="Cancel a delivery",
-        description="If it waits; what is in flight may still arrive. The notification's other deliveries go on.",
+        description="Cancels a waiting delivery; one in flight may still arrive. The notification's other deliveries are not affected.",
         scopes=("deliveries:write",),
         id_of="delivery",
         codes=_EMPTY_BODY_CODES,
-        result=Result(200, "1 if it was cancelled, 0 if it no longer waited.", answers.Cancelled),
+        result=Result(200, "1 if it was cancelled, 0 if it was no longer waiting.", answers.Cancelled),
         handle=deliveries.cancel,
     ),
     Endpoint(
@@ -343,7 +344,7 @@ TABLE: tuple[Endpoint, ...] = (
         name="ready",
         group=SERVICE,
         summary="Whether the service is ready",
-        description="Whether store and engine are usable; 503 with complaints where they are not.",
+        description="Whether store and engine are usable; 503 with complaints if they are not.",
         scopes=None,
         result=Result(200, "It is ready.", answers.Health, "bare"),
         handle=probes.ready,
@@ -354,7 +355,7 @@ TABLE: tuple[Endpoint, ...] = (
         name="metrics",
         group=SERVICE,
         summary="Metrics for Prometheus",
-        description="In the text format of Prometheus. No label names a user or a handler. Asks for the metrics token where one is set.",
+        description="In the text format of Prometheus. No label names a user or a handler. Requires the metrics token if one is set.",
         scopes=None,
         result=Result(200, "The metrics.", part="text"),
         handle=probes.metrics,

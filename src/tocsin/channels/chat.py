@@ -1,4 +1,4 @@
-"""What the chat channels say alike around the message itself."""
+"""What the chat channels have in common: titles, part numbers, lateness, fields."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -18,15 +18,15 @@ from tocsin.model import HttpRequest, Message, Request, Severity
 
 JSON_HEADERS = (("content-type", "application/json; charset=utf-8"), ("user-agent", f"tocsin/{__version__}"))
 NUMBER_ROOM = 10  # characters, for `number`, escapes included
-_MAX_NUMBER = 1e300  # of an integer of any length: a larger one makes no float
+_MAX_NUMBER = 1e300  # integers have any length, and a larger one does not fit a float
 KEPT = 16  # renderings of a channel, so that a notification to many handlers is rendered once
 EMOJI = {Severity.INFO: "ℹ️", Severity.SUCCESS: "✅", Severity.WARNING: "⚠️", Severity.CRITICAL: "🚨"}
 
 
 class Look(Struct, frozen=True):
-    """All that a message's content depends on beside the message itself, so that what was rendered can be used again.
+    """Everything besides the message itself that its content depends on, so that a rendering can be reused.
 
-    `late`: for when it was meant, in words. `is_plain`: in the plainest form, because the provider has refused the native one.
+    `late`: when it was due, in words. `is_plain`: in the plainest form, because the provider has refused the native one.
     """
 
     late: str
@@ -54,12 +54,12 @@ def heading(message: Message) -> str:
 
 
 def number(index: int, total: int) -> str:
-    """What stands behind the title of a part, counted from 0; nothing where there is one only."""
+    """The suffix of a part's title, such as (2/5); empty if there is one part only. `index` counts from 0."""
     return f" ({index + 1}/{total})" if total > 1 else ""
 
 
 def late_note(context: Context) -> str:
-    """For when a late message was meant; empty for one in time."""
+    """Says when a late message was due; empty if it is on time."""
     return f"Late: this was meant for {moment(context.meant_for):%Y-%m-%d %H:%M:%S} UTC" if context.meant_for is not None else ""
 
 
@@ -68,13 +68,13 @@ def moment(at: Micros) -> datetime:
 
 
 def fields_of(message: Message) -> list[tuple[str, str]]:
-    """Names and values without control characters; what is empty altogether is left out."""
+    """Names and values without control characters; pairs in which both are empty are left out."""
     cleaned = [(clean_line(name), clean(value).strip()) for name, value in message.fields]
     return [(name, value) for name, value in cleaned if name or value]
 
 
 def plainest(message: Message, look: Look, part: tree.Document, index: int, total: int) -> str:
-    """A part, counted from 0, as bare words: fields and address below the last."""
+    """A part (`index` counts from 0) as plain text; fields and address follow the last one."""
     below: list[str] = []
     if index == total - 1:
         fields = "\n".join(f"{name}: {value}" if name else value for name, value in fields_of(message))
@@ -88,6 +88,6 @@ def body_of(request: Request) -> dict[str, Any]:
 
 
 def seconds(value: Any, now: Micros) -> float | None:
-    """A wait that an answer's JSON names, None where it is no usable number."""
+    """The wait that an answer's JSON names; None if it is not a usable number."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return wait_of(float(value), now) if is_number and 0 <= value < _MAX_NUMBER else None

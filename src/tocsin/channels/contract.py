@@ -15,25 +15,25 @@ from msgspec import Struct
 
 from tocsin.clock import SECOND, Micros
 from tocsin.markup.elements import Element
-from tocsin.model import Hidden, HttpReply, Later, Message, NoReply, Outcome, Reason, Refused, Reply, Request, Unknown, Value
+from tocsin.model import Hidden, HttpReply, Later, MailReply, Message, NoReply, Outcome, Reason, Refused, Request, Unknown, Value
 from tocsin.settings import Settings
 
 MIN_EPOCH = 1e9
 YEAR_SECONDS = 366 * 86_400.0
 _ABOUT_CONTENT = frozenset({400, 422})
-_MAX_READ = 1000  # bytes of an answer, for what people read of it
+_MAX_READ = 1000  # bytes of an answer that people are shown
 
 
 class Field(Struct, frozen=True):
     """One setting of a channel, as the form, the reference page and the validation need it.
 
-    `check` gives what is wrong with a value as a sentence that does not repeat the value, or None. `hide` makes a secret value
-    showable; None means that the value is no secret. `restore` puts what is stored (the second argument) in the place of masks in a value
-    that holds more than one secret; without it only the whole mask keeps the stored value.
+    `check` returns what is wrong with a value, as a sentence that does not repeat the value, or None. `hide` makes a secret value
+    showable; None means that the value is not secret. `restore` replaces the masks in a value that holds several secrets with what is
+    stored (the second argument); without it only the whole mask keeps the stored value.
 
     `is_address`: requests go there, with the settings that `restore` is for.
 
-    An optional setting has the default "" in its struct and is in nobody's `settings` before it is set. A multiline one has LF between
+    An optional setting defaults to "" in its struct and is left out of `settings` until it is set. A multiline one has LF between
     its lines.
     """
 
@@ -56,6 +56,7 @@ class HandlerSettings(Struct, frozen=True, omit_defaults=True):
 
 
 S = TypeVar("S", bound=HandlerSettings)
+R = TypeVar("R", bound=HttpReply | MailReply)
 SettingsType: TypeAlias = type[S]  # inside Channel the name `type` is a field
 
 
@@ -68,10 +69,10 @@ class Pace(Struct, frozen=True):
 
 
 class Context(Value, frozen=True):
-    """What `render` and `classify` may know of the attempt, so that they need no clock, no dice and no store.
+    """What `render` and `classify` may know about the attempt, so that they need no clock, random numbers or store.
 
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
-    and must say for when it was meant. `suffix` makes a repeated text differ where the provider refuses repeats. `plain` asks for the
+    and must say when it was due. `suffix` makes a repeated text differ where the provider refuses repeats. `plain` asks for the
     plainest form, in as many parts: the provider has refused the native one; in `classify` it says that the answer is to that form.
     """
 
@@ -114,7 +115,18 @@ def _no_budget(_: Settings) -> int | None:
     return None
 
 
-class Channel(Struct, Generic[S], frozen=True, kw_only=True):
+def classify_no_reply(reply: NoReply) -> Outcome:
+    """The same for every provider: never dead from a network, TLS or DNS error; sent without an answer is unknown."""
+    if reply.reason is Reason.BLOCKED:
+        return Refused(Reason.BLOCKED, reply.detail, ours=True)
+    if reply.reason is Reason.SETTINGS:
+        return Refused(Reason.SETTINGS, reply.detail)
+    if reply.sent:
+        return Unknown(reply.reason, reply.detail)
+    return Later(reply.reason, detail=reply.detail)
+
+
+class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
     """Everything the service knows of a provider type."""
 
     type: str
@@ -128,40 +140,42 @@ class Channel(Struct, Generic[S], frozen=True, kw_only=True):
     """The first one's key is the credential: a throttle pauses it."""
     render: Callable[[Message, S, Context], Sequence[Request]]
     """The native request(s), in the order in which they must go out."""
-    classify: Callable[[Reply, Context], Outcome]
-    """What an answer means. Total: every status code, every broken body."""
+    classify: Callable[[R, Context], Outcome]
+    """What an answer over its wire means. Total: every status code, every broken body."""
+    no_reply: Callable[[NoReply], Outcome] = classify_no_reply
+    """What it means that there is no answer."""
     measure: Callable[[Request], Sequence[Size]]
     """How large a request of `render` is, against the provider's limits."""
     quick_marks: int | None = 100
-    """Line breaks and marks of Markdown in a text that is rendered within a millisecond. None: any number, since the text is sent as it
-    is; -1: none of its texts is."""
+    """How many line breaks and Markdown marks a text may have to be rendered within a millisecond. None: any number, since the text is
+    sent as it is; -1: no text is that quick."""
     is_ready: Callable[[], bool] | None = None
-    """Whether what its first rendering makes for all others is there: until then all wait for the pool. None: it makes nothing."""
+    """Whether the first rendering has set up what all others use; until then every text goes to the pool. None: nothing is set up."""
     becomes: Mapping[Element, str]
     """What is shown for Markdown elements that the provider does not have; those not named are shown as its own."""
     realm: Callable[[S], str] | None = None
-    """What shares a wide throttle (`Later.is_wide`): the provider's host. Only of one user, since anybody may run such a host."""
+    """What a wide throttle (`Later.is_wide`) covers: the provider's host, for one user only, since anybody may run such a host."""
     rest_seconds: Callable[[HttpReply, Micros], float] | None = None
-    """How long nothing more may start on the credential by the limits that an answer names, whatever its outcome; 0: at once."""
+    """Seconds for which the limits named in an answer keep the credential idle, whatever the outcome; 0: none."""
     signs: bool = False
     """Its handlers have a signing secret."""
     in_flight: int = 256
-    """Attempts of one handler at the same time, at most; how many it gets is earned by its answers."""
+    """The most attempts that one handler may have at the same time; how many it gets depends on its answers."""
     wire: str = "http"
     """Which of the wires its requests take: "http" or "mail"."""
     unknown_wait_seconds: float = 0.0
-    """Least wait after an attempt whose answer was lost."""
+    """Minimum wait after an attempt whose answer was lost."""
     max_attempts: int | None = None
-    """Attempts at most, where the provider's price or rules allow fewer than the schedule."""
+    """Maximum number of attempts, if the provider's price or rules allow fewer than the schedule."""
     refuses_repeats: bool = False
     """The provider refuses a text that was sent within 24 h; render then uses `context.suffix`."""
     daily_budget: Callable[[Settings], int | None] = _no_budget
-    """Deliveries a day at most for each credential; None: no budget."""
+    """Maximum number of deliveries a day for each credential; None: no budget."""
     is_public: Callable[[S], bool] = _not_public
-    """Strangers read it, so the owner's private notices do not go there."""
+    """The public can read it, so the owner's private notices do not go there."""
 
 
-AnyChannel = Channel[Any]
+AnyChannel = Channel[Any, Any]
 
 
 @functools.cache
@@ -171,29 +185,18 @@ def fields_of(settings: type[HandlerSettings]) -> dict[str, Field]:
     return {name: next(mark for mark in hints[name].__metadata__ if isinstance(mark, Field)) for name in settings.__struct_fields__}
 
 
-def settings_of(channel: Channel[S], values: object) -> S:
+def settings_of(channel: Channel[S, Any], values: object) -> S:
     """The typed settings of stored values. Raises msgspec.ValidationError where they do not fit."""
     return msgspec.convert(values, channel.settings)
 
 
-def classify_no_reply(reply: NoReply) -> Outcome:
-    """The same for every provider: never dead from a network, TLS or DNS error; sent without an answer is unknown."""
-    if reply.reason is Reason.BLOCKED:
-        return Refused(Reason.BLOCKED, reply.detail, ours=True)
-    if reply.reason is Reason.SETTINGS:
-        return Refused(Reason.SETTINGS, reply.detail)
-    if reply.sent:
-        return Unknown(reply.reason, reply.detail)
-    return Later(reply.reason, detail=reply.detail)
-
-
 def lost(reply: HttpReply) -> Outcome | None:
-    """For a 2xx whose body says what became of the message: the verdict where the rest of that body is missing, else None."""
+    """For a 2xx whose body says what happened to the message: the verdict if part of that body is missing, else None."""
     return Unknown(reply.cut, said(reply)) if reply.cut is not None else None
 
 
 def json_body(reply: HttpReply) -> dict[str, Any]:
-    """The answer's JSON object, or an empty one: providers and what stands before them answer anything."""
+    """The answer's JSON object, or an empty one: providers, and gateways in front of them, may answer anything."""
     try:
         decoded = msgspec.json.decode(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -204,7 +207,7 @@ def json_body(reply: HttpReply) -> dict[str, Any]:
 def said(reply: HttpReply, limit: int = 200) -> str:
     """The answer's status and the beginning of its text, for people; not yet scrubbed of secrets.
 
-    Only whole words are kept: scrubbing would not know a secret that was cut in the middle.
+    Only whole words are kept: scrubbing would not recognize a secret that was cut in the middle.
     """
     words = reply.body[:_MAX_READ].decode("utf-8", "replace").split()
     if len(reply.body) > _MAX_READ or reply.cut is not None:
@@ -214,7 +217,7 @@ def said(reply: HttpReply, limit: int = 200) -> str:
 
 
 def wait_of(number: float, now: Micros) -> float | None:
-    """Seconds that a number asks for; above 10^9 it is an epoch, which names no wait if it is past or over a year away. Infinity is one."""
+    """Seconds that a number asks for. Above 10^9 it is an epoch; one in the past or over a year away (infinity, too) names no wait."""
     if number <= MIN_EPOCH:
         return number
     wait = number - now / SECOND
@@ -222,7 +225,7 @@ def wait_of(number: float, now: Micros) -> float | None:
 
 
 def retry_after(reply: HttpReply, now: Micros) -> float | None:
-    """Seconds that a Retry-After header asks for, as integer, decimal, HTTP date (RFC 9110 10.2.3) or epoch; None if none can be read."""
+    """Seconds that a Retry-After header asks for, as integer, decimal, HTTP date (RFC 9110 10.2.3) or epoch; None if it cannot be read."""
     value = reply.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return wait_of(float(value), now)
@@ -233,10 +236,10 @@ def retry_after(reply: HttpReply, now: Micros) -> float | None:
 
 
 def classify_rest(reply: HttpReply, context: Context) -> Outcome:
-    """What a status means where the provider's own table says nothing: throttles wait, 4xx is a refusal, all else is tried again.
+    """What a status means if the provider's own table does not say: throttles wait, 4xx is a refusal, everything else is tried again.
 
-    A 400 or 422 that nobody knows is most often about what we made of the message, so the plainest form is tried; what is refused
-    even then is held against the handler.
+    An unknown 400 or 422 is most often about how we rendered the message, so the plainest form is tried; if that is refused too,
+    it counts against the handler.
     """
     wait = retry_after(reply, context.now)
     if reply.status == 429 or (reply.status == 503 and wait is not None):

@@ -16,7 +16,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     json_body,
     retry_after,
@@ -35,13 +34,10 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
 )
@@ -57,13 +53,13 @@ MAX_FIELD_VALUE = 1024
 MAX_EMBED = 6000
 MAX_FIELDS = 25
 MAX_ELEMENTS = 95  # an embed is not shown beyond about its 100th: https://github.com/discord/discord-api-docs/issues/6932
-MIN_ELEMENTS = 40  # of these that the message has even where there are many in the fields
-FILLED = 0.66  # of that in all parts together, as a part ends where a block or a word does
-MIN_FOR_FIELDS = 2500  # what fields may take of the embed even where the message is long
+MIN_ELEMENTS = 40  # reserved for the message, however many the fields have
+FILLED = 0.66  # usable share of all parts together, since a part ends at a block or a word
+MIN_FOR_FIELDS = 2500  # of the embed, which fields may use even if the message is long
 LONGEST_REST_SECONDS = 3600.0
-CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again makes it longer
+CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again prolongs it
 COLORS = {Severity.INFO: 0x3498DB, Severity.SUCCESS: 0x2ECC71, Severity.WARNING: 0xF1C40F, Severity.CRITICAL: 0xE74C3C}
-_BLANK = "\u200b"  # Discord takes no empty name or value
+_BLANK = "\u200b"  # Discord accepts no empty name or value
 
 _OFFICIAL_HOSTS = frozenset(
     f"{prefix}{domain}" for domain in ("discord.com", "discordapp.com") for prefix in ("", "www.", "ptb.", "canary.")
@@ -78,15 +74,15 @@ _WAIT = re.compile(r"(?:^|&)wait=[^&]*")
 
 # https://docs.discord.com/developers/topics/opcodes-and-status-codes#json
 _GONE = {
-    10003: "Discord says that the webhook's channel does not exist any more.",
+    10003: "Discord says that the webhook's channel no longer exists.",
     10015: "Discord says that this webhook was deleted.",
-    50027: "Discord says that this webhook's token is not valid any more.",
+    50027: "Discord says that this webhook's token is no longer valid.",
 }
 _PAYLOAD = frozenset({40005, 50006, 50035, 50109})
 _REFUSED = {
     220001: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
     220003: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
-    240000: (Reason.POLICY, "Discord takes a link in this message for harmful."),
+    240000: (Reason.POLICY, "Discord considers a link in this message harmful."),
     10004: (Reason.NOT_FOUND, "Discord does not know the webhook's server."),
 }
 
@@ -144,7 +140,7 @@ def _realm(settings: DiscordSettings) -> str:
 
 
 def _rest_seconds(reply: HttpReply, _: Micros) -> float:
-    """Its headers override what is known of its limits (https://docs.discord.com/developers/topics/rate-limits#header-format)."""
+    """The headers override the published limits (https://docs.discord.com/developers/topics/rate-limits#header-format)."""
     if reply.headers.get("x-ratelimit-remaining", "").strip() != "0":
         return 0.0
     after = reply.headers.get("x-ratelimit-reset-after", "").strip()
@@ -165,7 +161,7 @@ def _bodies(message: Message, look: chat.Look) -> list[bytes]:
 
 
 def _wire_url(value: str) -> str:
-    """With `wait=true`, so that the answer comes after the message was saved; on Discord's own hosts as API v10.
+    """With `wait=true`, so that Discord answers once the message is saved; on Discord's own hosts with API v10.
 
     A URL without a version runs on v6, whose waits are in milliseconds; v10 is not served on discordapp.com.
     """
@@ -179,7 +175,7 @@ def _wire_url(value: str) -> str:
 
 
 def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
-    """The message, in parts if it is long; the fields, which give way down to `MIN_FOR_FIELDS`, stand below the last."""
+    """The message, in parts if it is long. The fields follow the last part, and are cut to `MIN_FOR_FIELDS` if necessary."""
     room = MAX_EMBED - MAX_TITLE - utf16(look.late)
     document = chat.document_of(message)
     render, size = _rendering(message, document, look)
@@ -205,7 +201,7 @@ def _embeds(message: Message, look: chat.Look) -> list[dict[str, Any]]:
 def _rendering(
     message: Message, document: tree.Document, look: chat.Look
 ) -> tuple[Callable[[tree.Document], str], Callable[[tree.Document], int]]:
-    """How the message is rendered, and its size against MAX_DESCRIPTION: without marks where all parts together would show too few."""
+    """How the message is rendered, and its size against MAX_DESCRIPTION: without marks if it has more than all parts can show."""
     elements = dialect.Elements().document
     taken = dialect.elements_in("\n".join([message.title, *[text for pair in message.fields for text in pair]]))
     room = max(MAX_ELEMENTS - taken, MIN_ELEMENTS)
@@ -217,7 +213,7 @@ def _rendering(
 
 
 def _takes_url(url: str) -> bool:
-    """Discord refuses an embed whose address leads to a host without a dot, and names no reason."""
+    """Discord refuses an embed whose address leads to a host without a dot, and gives no reason."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -271,17 +267,7 @@ def measure(request: Request) -> tuple[Size, ...]:
 # ---------------------------------------------------------------------------------------------------------- classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
-    match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
-        case HttpReply():
-            return _classify(reply, context)
-
-
-def _classify(reply: HttpReply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     body = json_body(reply)
     if 200 <= reply.status < 300:
         message_id = body.get("id")
@@ -289,7 +275,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
     if reply.status == 429:
         return _throttled(reply, body, context)
     if reply.status == 403 and not body:
-        # Cloudflare stands before Discord and answers HTML: it is our address that is refused, not the webhook.
+        # Cloudflare is in front of Discord and answers in HTML: it refuses our address, not the webhook.
         return Later(Reason.FORBIDDEN, CLOUDFLARE_WAIT_SECONDS, detail=said(reply))
     if 400 <= reply.status < 500:
         return _refused(reply, body, context)

@@ -27,7 +27,6 @@ from tocsin.markup.plain import plain
 from tocsin.model import (
     Delivered,
     Gone,
-    HttpReply,
     Later,
     Mail,
     MailReply,
@@ -36,7 +35,6 @@ from tocsin.model import (
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
     Unknown,
@@ -45,14 +43,14 @@ from tocsin.net.addresses import Address, read_address
 from tocsin.net.mail import default_sender, sender
 from tocsin.settings import Settings
 
-MAX_HTML_BYTES = 100_000  # Gmail hides what is over about 102 KB: https://github.com/hteumeuleu/email-bugs/issues/41
+MAX_HTML_BYTES = 100_000  # Gmail hides what is beyond about 102 KB: https://github.com/hteumeuleu/email-bugs/issues/41
 _FIELD_NAME_BYTES = 16_000  # of that, for the names of all fields
 _FIELD_VALUE_BYTES = 30_000
 _MIN_BODY_BYTES = 1_000
 _SUBJECT_FROM_TEXT = 100
 _SHOWN_URL = 300
 _LAST_LINE_BREAK = 2  # bytes: the part may end in one more
-_LONGEST_PLAIN_WORD = 60  # a longer one would stand alone on its line, behind an empty one
+_LONGEST_PLAIN_WORD = 60  # a longer one would get a line of its own, after an empty one
 _COLOURS = {Severity.INFO: "#3498db", Severity.SUCCESS: "#2ecc71", Severity.WARNING: "#f1c40f", Severity.CRITICAL: "#e74c3c"}
 _LOUD = (Severity.WARNING, Severity.CRITICAL)
 
@@ -63,7 +61,7 @@ _FULL = frozenset({"4.2.2", "5.2.2"})
 _TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
 _LOGIN = frozenset({"5.7.8", "5.7.9"})
 _BEFORE_MAIL = frozenset({"connect", "hello", "starttls", "auth"})
-# What Postfix, Exim, sendmail and Exchange say to a client that may not send through them; 5.7.1 and 550 say less.
+# What Postfix, Exim, sendmail and Exchange say to a client that may not send through them; 5.7.1 and 550 alone are ambiguous.
 _NO_RELAY = re.compile(r"\brelay(ing)? (access )?(denied|not (permitted|allowed))|\bunable to relay", re.IGNORECASE)
 _CONFIGURED = frozenset({Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT})
 
@@ -109,7 +107,7 @@ def _body(message: Message, look: Look) -> bytes:
     if look.is_plain:
         return text_body(text)
     page = _html(message, look)
-    # The boundary is made from what is between, so that nobody can write one: the same for every recipient and every attempt.
+    # The boundary is derived from the content, so no author can write it; it is the same for every recipient and attempt.
     boundary = "=_" + hashlib.sha256((text + page).encode("utf-8", "replace")).hexdigest()[:32]
     return alternative_body(text, page, boundary)
 
@@ -118,11 +116,11 @@ def _origin(service: Settings) -> Address:
     try:
         return sender(service)
     except ValueError:
-        return default_sender()  # the wire sends nothing until TOCSIN_EMAIL_FROM is mended
+        return default_sender()  # the wire sends nothing until TOCSIN_EMAIL_FROM is fixed
 
 
 def _headers(message: Message, origin: Address, recipient: Address, context: Context) -> list[tuple[str, str]]:
-    """Written by ourselves: EmailMessage decodes what looks like an encoded word in a title and would send what it stands for."""
+    """We write them ourselves: EmailMessage would decode text in a title that looks like an encoded word."""
     key = re.sub(r"[^A-Za-z0-9._-]", "-", context.key)
     return [
         ("From", f"{_phrase(origin.name)} <{origin.mailbox}>" if origin.name else origin.mailbox),
@@ -141,7 +139,7 @@ def _phrase(name: str) -> str:
 
 
 def _encoded(header: str, text: str) -> str:
-    """One header's value in ASCII, folded. What reads like an encoded word is encoded itself (RFC 2047)."""
+    """One header's value in ASCII, folded. Text that looks like an encoded word is itself encoded (RFC 2047)."""
     is_foldable = all(len(word) <= _LONGEST_PLAIN_WORD for word in text.split(" "))
     charset = "us-ascii" if text.isascii() and "=?" not in text and is_foldable else "utf-8"
     return Header(text, charset, header_name=header).encode(linesep="\r\n")
@@ -212,7 +210,7 @@ def _wire_bytes(text: str) -> int:
 def _template() -> jinja2.Template:
     """The page with its rules as style attributes, because many mail programs drop the style element.
 
-    Jinja's statements stand in comments, which every HTML parser leaves where they are.
+    Jinja's statements are inside comments, which every HTML parser leaves in place.
     """
     source = (Path(__file__).parent / "templates" / "email.html").read_text(encoding="utf-8")
     inlined = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True).inline(source)
@@ -236,26 +234,16 @@ def _measure(request: Request) -> tuple[Size, ...]:
 # -------------------------------------------------------------------------------------------------------------- verdicts
 
 
-def _classify(reply: Reply, _: Context) -> Outcome:
-    match reply:
-        case NoReply():
-            return _classify_silence(reply)
-        case HttpReply():
-            return Later(Reason.BAD_ANSWER, detail="an HTTP answer to an e-mail")
-        case MailReply():
-            return _classify_answer(reply)
-
-
-def _classify_silence(reply: NoReply) -> Outcome:
-    """Whatever kept the mail server from answering is the operator's concern: the handler is only an address."""
+def _no_reply(reply: NoReply) -> Outcome:
+    """A mail server that does not answer is the operator's concern: the handler is only an address."""
     outcome = classify_no_reply(reply)
     if isinstance(outcome, Later | Unknown) and not (reply.ours or reply.stopped or reply.reason in _CONFIGURED):
         return replace(outcome, reason=Reason.MAIL_SERVER)
     return outcome
 
 
-def _classify_answer(reply: MailReply) -> Outcome:
-    """The enhanced code's class first, the basic code's where there is none (RFC 3463, RFC 5321 4.2.1)."""
+def _classify(reply: MailReply, _: Context) -> Outcome:
+    """The enhanced code's class first, or the basic code's if there is none (RFC 3463, RFC 5321 4.2.1)."""
     detail = f"{reply.code} {reply.text}".strip()
     if reply.stage == "final" and 200 <= reply.code < 300:
         queued = re.search(r"\bqueued as ([\w.-]{1,100})", reply.text)
@@ -271,7 +259,7 @@ def _classify_answer(reply: MailReply) -> Outcome:
 
 
 def _reason_to_wait(reply: MailReply) -> Reason:
-    """Whether the mail server asks to wait because of itself (its state, this session, its load), or because of the recipient."""
+    """Whether the mail server asks to wait because of its own state (load, this session) or because of the recipient."""
     is_about_itself = reply.stage in _BEFORE_MAIL or reply.stage == "mail" or reply.enhanced[:4] in {"4.3.", "4.5."}
     is_full = reply.code == 452 and not reply.enhanced  # "insufficient system storage" (RFC 5321 4.2.3)
     return Reason.MAIL_SERVER if is_about_itself or is_full or reply.code == 421 else Reason.SERVER_ERROR
@@ -315,9 +303,10 @@ CHANNEL = Channel(
     quick_marks=20,
     is_ready=_has_template,
     classify=_classify,
+    no_reply=_no_reply,
     measure=_measure,
     becomes=BECOMES,
-    in_flight=3,  # of the eight connections to the mail server: one mailbox never has them all
+    in_flight=3,  # of the eight connections to the mail server, so that one mailbox never takes them all
     wire="mail",
     unknown_wait_seconds=300.0,
 )

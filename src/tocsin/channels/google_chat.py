@@ -19,7 +19,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     json_body,
     lost,
@@ -38,13 +37,10 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
 )
 from tocsin.net.urls import check_url, hide_after, hide_after_host, origin
@@ -76,7 +72,7 @@ def _check(value: str) -> str | None:
 
 
 def _hide(value: str) -> Hidden:
-    """The space stays. Key and token are hidden on their own, too, as they are and decoded: answers may repeat only these."""
+    """The space stays visible. Key and token are also hidden one by one, raw and decoded: an answer may repeat them alone."""
     match = _OFFICIAL.fullmatch(value)
     if not match:
         return hide_after_host(value)
@@ -120,7 +116,7 @@ def render(message: Message, settings: GoogleChatSettings, context: Context) -> 
 
 
 def _wire_url(value: str) -> str:
-    """With the option without which Google ignores a threadKey: https://developers.google.com/workspace/chat/quickstart/webhooks."""
+    """With the option that Google needs to honour a threadKey: https://developers.google.com/workspace/chat/quickstart/webhooks."""
     if "threadKey=" not in value or not _OFFICIAL.fullmatch(value):
         return value
     names = dict(parse_qsl(urlsplit(value).query)).keys()
@@ -129,7 +125,7 @@ def _wire_url(value: str) -> str:
 
 @functools.lru_cache(chat.KEPT)
 def _bodies(message: Message, look: chat.Look) -> list[bytes]:
-    """The message as a card, or as several if it is long; fields and link stand below the last."""
+    """The message as a card, or as several if it is long; fields and link follow the last."""
     below = [*_fields(message), *_buttons(message)]
     document = chat.document_of(message)
     parts = [document]
@@ -175,7 +171,7 @@ def _plain_size(text: str) -> int:
 
 
 def _fields(message: Message) -> list[dict[str, Any]]:
-    """The fields; where they are too long together, the longest give way alike."""
+    """The fields; if they are too long together, the longest are cut to the same length."""
     pairs = chat.fields_of(message)
     cap = share([_plain_size(text) for pair in pairs for text in pair], FIELDS_BYTES)
     cut_pairs = [tuple(cut(text, cap, _plain_size) for text in pair) for pair in pairs]
@@ -201,17 +197,7 @@ def measure(request: Request) -> tuple[Size, ...]:
 # ---------------------------------------------------------------------------------------------------------- classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
-    match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
-        case HttpReply():
-            return _classify(reply, context)
-
-
-def _classify(reply: HttpReply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     """https://cloud.google.com/apis/design/errors: a status word beside the number, and words for people."""
     body = json_body(reply)
     if 200 <= reply.status < 300:
@@ -231,7 +217,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
         case 403:
             return Refused(Reason.FORBIDDEN, said(reply))
         case 404 if isinstance(error, dict):
-            return Gone(Reason.NOT_FOUND, "Google Chat says that this space or webhook does not exist any more.")
+            return Gone(Reason.NOT_FOUND, "Google Chat says that this space or webhook no longer exists.")
         case 413:
             return Refused(Reason.TOO_LARGE, said(reply), ours=True)
         case _:

@@ -1,4 +1,4 @@
-"""Headers that a user adds to requests of their own: one text, a line each, `Name: value`. The values are secrets."""
+"""Headers that a user adds to the requests of their webhook: one text with a `Name: value` on each line. The values are secrets."""
 
 import base64
 import binascii
@@ -8,7 +8,7 @@ from tocsin import caches
 from tocsin.model import MASK, Hidden
 
 MAX_HEADERS = 10
-MAX_VALUE = 4096  # characters: receivers take some 8 KB of a head
+MAX_VALUE = 4096  # characters: receivers accept about 8 KB of headers
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", re.ASCII)  # a token: RFC 9110 5.6.2
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?", re.ASCII)
 # What belongs to the connection or to a proxy (RFC 9110 7.6.1 and 11.7), to the message that is sent, or to its signature.
@@ -16,11 +16,11 @@ _TAKEN = re.compile(
     r"host|connection|proxy-.*|keep-alive|te|trailer|transfer-encoding|upgrade|expect|http2-settings|content-.*|webhook-.*", re.IGNORECASE
 )
 _WITHIN = re.compile(r"[\s=;,\"]+")  # `Token token="…"`, `Cookie: session=…; …`
-_MIN_WORD = 8  # characters of a part of a value that is a secret by itself, such as the token behind `Bearer`
+_MIN_WORD = 8  # characters: from this length a part of a value, such as the token after `Bearer`, is a secret by itself
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """Names and values as written, whatever they are. A line without a colon has an empty name."""
+    """Names and values as written, unchecked. A line without a colon has an empty name."""
     pairs: list[tuple[str, str]] = []
     for line in text.split("\n"):
         name, colon, value = line.partition(":")
@@ -31,18 +31,18 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 def check(text: str) -> str | None:
     pairs = _pairs(text)
     if len(pairs) > MAX_HEADERS:
-        return "There may be 10 headers at most, one a line."
+        return "At most 10 headers are allowed, one on each line."
     if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in pairs):
         return "Each line reads Name: value; the name is letters, digits and hyphens, the value printable ASCII."
     if any(len(value) > MAX_VALUE for _, value in pairs):
-        return "A header's value may be 4,096 characters long at most."
+        return "A header's value takes at most 4,096 characters."
     if any(_TAKEN.fullmatch(name) for name, _ in pairs):
         return "The service itself sets Host, Content-…, webhook-… and what belongs to the connection, such as Transfer-Encoding."
     return "Each header may be given once." if len({name.lower() for name, _ in pairs}) < len(pairs) else None
 
 
 def hide(text: str) -> Hidden:
-    """The names stay. Secret are the values, and what in them may be repeated by itself."""
+    """The names stay visible. The values are secret, and so are parts of them that an answer may repeat alone."""
     pairs = _pairs(text)
     secrets: dict[str, None] = {}
     for _, value in pairs:
@@ -64,7 +64,7 @@ def _basic(credentials: str) -> tuple[str, ...]:
 
 
 def restore(given: str, stored: str) -> str:
-    """`given`, each masked line with the stored value of its name."""
+    """`given`, with the stored value put back into each masked line."""
     known = {name.lower(): value for name, value in _pairs(stored)}
     lines: list[str] = []
     for line, (name, value) in zip(given.split("\n"), _pairs(given), strict=True):
@@ -79,6 +79,6 @@ def of(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def without(ours: tuple[tuple[str, str], ...], own: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Of our headers those that the user's do not replace."""
+    """Our headers, except those that the user's own replace."""
     names = {name.lower() for name, _ in own}
     return tuple(header for header in ours if header[0] not in names)

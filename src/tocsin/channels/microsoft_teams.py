@@ -20,7 +20,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     lost,
     retry_after,
@@ -38,13 +37,10 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
 )
@@ -71,7 +67,7 @@ _SENDING_FAILED = re.compile(r"returned HTTP error (\d+)")
 
 _TAKEN = 202
 _GONE = {
-    401: (Reason.UNAUTHORIZED, "The workflow does not take this address's signature, or is limited to users of its tenant."),
+    401: (Reason.UNAUTHORIZED, "The workflow does not accept this address's signature, or is limited to users of its tenant."),
     404: (Reason.NOT_FOUND, "The workflow was deleted, or its address has changed."),
     410: (Reason.GONE, "The workflow is gone."),
 }
@@ -96,7 +92,7 @@ def _check(value: str) -> str | None:
 
 
 def _hide(value: str) -> Hidden:
-    """Host and workflow id stay. The signature is hidden on its own, too, as it is and decoded: answers may repeat only that."""
+    """Host and workflow id stay visible. The signature is also hidden by itself, raw and decoded: an answer may repeat it alone."""
     parts = urlsplit(value)
     match = _workflow(value)
     hidden = hide_after(value, len(origin(value)) + match.end("public") + 1) if match else hide_after_host(value)
@@ -150,7 +146,7 @@ def _bodies(message: Message, look: Look) -> list[bytes]:
 
 
 def _envelopes(message: Message, look: Look) -> list[dict[str, Any]]:
-    """The message as a card, or as several if it is long; facts and link stand below the last."""
+    """The message as a card, or as several if it is long; facts and link follow the last."""
     after, actions = _facts(message), _actions(message)
     if message.url and not actions:
         after.append(text_block("Link left out: too long or not for the web", isSubtle=True))
@@ -225,7 +221,7 @@ def _head(message: Message, look: Look, mark: str) -> list[CardElement]:
 
 
 def _facts(message: Message) -> list[CardElement]:
-    """The fields; where they are too long together, the longest give way alike."""
+    """The fields; if they are too long together, the longest are cut to the same length."""
     fields = fields_of(message)
     texts = [text for field in fields for text in field]
     cap = share([_fact_size(text) for text in texts], FACTS_BYTES)
@@ -253,17 +249,13 @@ def measure(request: Request) -> tuple[Size, ...]:
 # ------------------------------------------------------------------------------------------------------------ classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
         case HttpReply(status=status) if 200 <= status < 300:
             return _accepted(reply, context)
         case HttpReply(status=status) if status in _GONE:
             reason, words = _GONE[status]
-            return Gone(reason, f"{words} It answered {said(reply)}")
+            return Gone(reason, f"{words} {said(reply)}")
         case HttpReply(status=403):
             return Refused(Reason.FORBIDDEN, said(reply))
         case HttpReply(status=413):
@@ -273,9 +265,9 @@ def classify(reply: Reply, context: Context) -> Outcome:
 
 
 def _accepted(reply: HttpReply, context: Context) -> Outcome:
-    """A workflow's 202 means that the card was taken, not that it was posted: more is never said.
+    """A workflow's 202 means that the card was accepted, not that it was posted; nothing more is ever said.
 
-    Connectors, and gateways made after them, answer 200 and put the error into the text:
+    Connectors, and gateways modelled on them, answer 200 and put the error into the text:
     https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using#rate-limiting-for-connectors
     """
     failed = _SENDING_FAILED.search(reply.body[:10_000].decode("utf-8", "replace"))

@@ -1,14 +1,14 @@
 """The body of an e-mail with its MIME headers, byte for byte what `email.message.EmailMessage` makes of it.
 
-EmailMessage parses each header that it is given and folds it anew: that alone took two thirds of a short e-mail's rendering.
+EmailMessage parses each header that it is given and folds it again: that alone took two thirds of a short e-mail's rendering.
 """
 
 from base64 import encodebytes
 from binascii import b2a_base64
 from email.quoprimime import body_encode
 
-_MAX_LINE = 78  # bytes: a longer one is encoded, and so is whatever is not ASCII, so that no server needs 8BITMIME
-_LINES_LOOKED_AT = 10  # which decide how all of them are encoded
+_MAX_LINE = 78  # bytes: longer lines and all non-ASCII text are encoded, so that no server needs 8BITMIME
+_LINES_LOOKED_AT = 10  # the first lines, which decide how all are encoded
 _VERSION = "MIME-Version: 1.0\n"
 
 
@@ -34,7 +34,7 @@ def _wire(content: str) -> bytes:
 
 
 def _encoded(content: str) -> tuple[str, str]:
-    """The encoding's name, and the content in it: as it is where that can be, else in the shorter one, going by its beginning."""
+    """The encoding's name and the encoded content: unchanged if possible, else in the encoding that is shorter for its first lines."""
     lines = content.encode().splitlines()
     if content.isascii() and max(map(len, lines), default=0) <= _MAX_LINE:
         return "7bit", _joined(lines)

@@ -1,4 +1,4 @@
-"""ntfy (https://docs.ntfy.sh/publish/#publish-as-json), the public server or one's own.
+"""ntfy (https://docs.ntfy.sh/publish/#publish-as-json), the public server or your own.
 
 Apps on phones show Markdown as it is written, only the web app renders it: so the message goes out as readable plain text.
 """
@@ -18,7 +18,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     json_body,
     lost,
@@ -35,13 +34,10 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
 )
@@ -50,7 +46,7 @@ from tocsin.settings import Settings
 from tocsin.vault import fingerprint
 
 MAX_MESSAGE = 4096  # bytes; what is longer becomes an attachment: https://docs.ntfy.sh/publish/#limitations
-MIN_FOR_FIELDS = 1500  # what fields may take of it even where the message is long
+MIN_FOR_FIELDS = 1500  # of it, which fields may use even if the message is long
 BURST, BURST_SECONDS = 60, 300.0  # https://docs.ntfy.sh/publish/#limitations: 60 requests at once, then one in 5 seconds
 PUBLIC_HOST = "ntfy.sh"
 DAY_SECONDS = 86_400
@@ -67,7 +63,7 @@ _TOPIC = re.compile(r"/([-_A-Za-z0-9]{1,64})/?")
 
 # https://github.com/binwiederhier/ntfy/blob/main/server/errors.go
 _BAD_TOPIC = frozenset({40009, 40010})
-_UNTIL_TOMORROW = frozenset({42905, 42908})  # quotas of the day, which begins at midnight UTC
+_UNTIL_TOMORROW = frozenset({42905, 42908})  # daily quotas, which reset at midnight UTC
 
 
 # ---------------------------------------------------------------------------------------------------------- settings
@@ -86,7 +82,7 @@ def _check(value: str) -> str | None:
 
 
 def _split(value: str) -> tuple[str, str]:
-    """The server's URL, to which JSON is sent, and the topic; the topic is empty where there is none."""
+    """The server's URL, to which JSON is sent, and the topic, which may be empty."""
     before, _, last = value.rstrip("/").rpartition("/")
     return (f"{before}/", last) if _TOPIC.fullmatch(f"/{last}") and "://" in f"{before}/" and urlsplit(before).netloc else (value, "")
 
@@ -128,7 +124,7 @@ def _paces(settings: NtfySettings, _: Settings) -> tuple[Pace, ...]:
 
 
 def _wire_url(value: str) -> str:
-    """An access token in the place of the user's name goes where ntfy looks for it, into that of the password."""
+    """Moves an access token from the user's place to the password's, where ntfy looks for it."""
     match = _TOKEN_AS_USER.match(value)
     return f"{match[1]}:{match[2]}@{value[match.end() :]}" if match else value
 
@@ -142,7 +138,7 @@ def render(message: Message, settings: NtfySettings, context: Context) -> tuple[
 
 @functools.lru_cache(chat.KEPT)
 def _contents(message: Message, look: chat.Look) -> list[dict[str, Any]]:
-    """The message, in parts if it is long; the fields stand below the last."""
+    """The message, in parts if it is long; the fields follow the last."""
     document = chat.document_of(message)
     head = f"{look.late}\n\n" if look.late else ""
     room = MAX_MESSAGE - utf8(head) - 4
@@ -187,17 +183,7 @@ def measure(request: Request) -> tuple[Size]:
 # ---------------------------------------------------------------------------------------------------------- classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
-    match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
-        case HttpReply():
-            return _classify(reply, context)
-
-
-def _classify(reply: HttpReply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     body = json_body(reply)
     code = _code(body)
     if 200 <= reply.status < 300:
@@ -217,7 +203,7 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
 
 
 def _without_id(reply: HttpReply) -> Outcome:
-    """It was no ntfy that answered, but a page before it; or the rest of ntfy's answer is missing, which is JSON."""
+    """Either a page in front of ntfy answered, or part of ntfy's own JSON answer is missing."""
     if reply.cut and reply.headers.get("content-type", "").lower().startswith("application/json"):
         return Delivered()
     return lost(reply) or Later(Reason.BAD_ANSWER, detail=said(reply))
@@ -230,7 +216,7 @@ def _code(body: dict[str, Any]) -> int:
 
 
 def _wait_seconds(reply: HttpReply, code: int, now: Micros) -> float | None:
-    """As long as the answer asks, or until the day's quota begins again."""
+    """As long as the answer asks, or until the daily quota resets."""
     wait = retry_after(reply, now)
     return float(DAY_SECONDS - now // SECOND % DAY_SECONDS) if wait is None and code in _UNTIL_TOMORROW else wait
 

@@ -20,7 +20,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     json_body,
     lost,
@@ -38,13 +37,10 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
 )
 from tocsin.net.urls import check_url, hide_after, hide_after_host, origin
@@ -56,7 +52,7 @@ MAX_HEADER = 150
 MAX_FIELD = 2000
 FIELDS_IN_SECTION = 10
 MAX_BLOCKS = 50
-MAX_TEXT = 39_000  # Slack cuts at 40,000 without a word
+MAX_TEXT = 39_000  # Slack silently cuts at 40,000
 MAX_IN_BLOCKS = 10_900  # https://github.com/slackapi/bolt-js/issues/2509: msg_blocks_too_long somewhere above 12,000
 MAX_FIELDS = 4_500
 _OFFICIAL_HOSTS = frozenset({"hooks.slack.com", "hooks.slack-gov.com"})
@@ -66,9 +62,9 @@ _OFFICIAL = re.compile(r"https://hooks\.slack(?:-gov)?\.com/services/(T[A-Z0-9]+
 _GONE = {
     "no_service": "Slack says that this webhook was deleted or switched off.",
     "no_service_id": "Slack says that this webhook was deleted or switched off.",
-    "no_team": "Slack says that this workspace does not exist any more.",
+    "no_team": "Slack says that this workspace no longer exists.",
     "no_active_hooks": "Slack says that the workspace has switched its incoming webhooks off.",
-    "invalid_token": "Slack says that this webhook's token is not valid any more.",
+    "invalid_token": "Slack says that this webhook's token is no longer valid.",
     "team_disabled": "Slack says that this workspace was disabled.",
     "channel_is_archived": "Slack says that the webhook's channel was archived.",
 }
@@ -143,14 +139,14 @@ def _paces(settings: SlackSettings, _: Settings) -> tuple[Pace, ...]:
 
 
 class _Form(Struct, frozen=True):
-    """How `text` is written: what is Slack's own, or Markdown for those who read that."""
+    """How `text` is written: in Slack's own markup, or as Markdown for servers that read that."""
 
     text: Callable[[tree.Document], str]
     escape: Callable[[str], str]
     link: Callable[[str], str]
 
     def size(self, text: str) -> int:
-        """Characters of words once they are escaped."""
+        """Length of a text once it is escaped."""
         return len(self.escape(text))
 
 
@@ -159,7 +155,7 @@ _MARKDOWN = _Form(markdown.markdown, markdown.escape, markdown.address)
 
 
 class _Part(Struct, frozen=True):
-    """One message. Fields and link stand below the last."""
+    """One message. Fields and link follow the last."""
 
     heading: str
     late: str
@@ -225,7 +221,7 @@ def _blocks(message: Message, part: _Part) -> list[dict[str, Any]]:
     for start in range(0, len(fields), FIELDS_IN_SECTION):
         blocks.append({"type": "section", "fields": fields[start : start + FIELDS_IN_SECTION]})
     if message.url and part.is_last:
-        # No button: once clicked, each shows a warning where the app has no address for interactions, as a webhook's has not.
+        # No button: a click shows a warning if the app has no URL for interactions, and a webhook's app has none.
         link = {"type": "link", "url": message.url, "text": "Open"}
         blocks.append({"type": "rich_text", "elements": [dialect.section([link])]})
     if late:
@@ -245,7 +241,7 @@ def _fields(message: Message) -> list[dict[str, Any]]:
 
 
 def _rich_text_blocks(elements: list[dialect.RichElement]) -> list[dict[str, Any]]:
-    """As few blocks as hold the elements at `dialect.MAX_TEXT` characters each."""
+    """The elements in as few blocks as possible, with up to `dialect.MAX_TEXT` characters each."""
     blocks: list[dict[str, Any]] = []
     room = 0
     for element in elements:
@@ -281,17 +277,7 @@ def _characters(content: Any) -> int:
 # ---------------------------------------------------------------------------------------------------------- classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
-    match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
-        case HttpReply():
-            return _classify(reply, context)
-
-
-def _classify(reply: HttpReply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     word = _word(reply)
     if 200 <= reply.status < 300:
         return _accepted(reply, word)
@@ -313,9 +299,9 @@ def _classify(reply: HttpReply, context: Context) -> Outcome:
 
 
 def _accepted(reply: HttpReply, word: str) -> Outcome:
-    """Slack's yes is `ok` and nothing else; of other servers any 2xx is one.
+    """From Slack only `ok` means success, from other servers any 2xx.
 
-    Slack is known by its x-slack-* headers, or by one of its words of refusal.
+    Slack is recognized by its x-slack-* headers, or by one of its error words.
     """
     if reply.body.strip() == b"ok":
         return Delivered()
@@ -328,7 +314,7 @@ def _accepted(reply: HttpReply, word: str) -> Outcome:
 
 
 def _word(reply: HttpReply) -> str:
-    """The word that Slack refuses with: the body's first, or `error` of a JSON body."""
+    """Slack's error word: the first word of the body, or `error` in a JSON body."""
     error = json_body(reply).get("error")
     if isinstance(error, str):
         return clean_line(error)

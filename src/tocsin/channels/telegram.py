@@ -15,7 +15,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     json_body,
     lost,
@@ -34,14 +33,11 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
     Moved,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
 )
@@ -51,9 +47,9 @@ from tocsin.vault import fingerprint
 MAX_TEXT = 4096  # after parsing; Telegram counts code points, its offsets UTF-16 units: we count the latter
 MAX_BYTES = 32_768  # before parsing: "text is too long" above
 BYTES_PER_UNIT = 5  # "&amp;"; so words take 20,480 bytes at most, which leaves enough for the link's 2,048 characters
-MAX_MARKS = 100  # entities of a message: what stands behind them is shown without its markup and links
+MAX_MARKS = 100  # entities of a message: text after the last one is shown without its markup and links
 MAX_ADDRESSES = 9_000  # bytes of its links, ENTITIES_TOO_LONG above 9,500: https://github.com/tdlib/telegram-bot-api/issues/167
-FILLED = 0.66  # of that room in all parts together, as a part ends where a block or a word does
+FILLED = 0.66  # usable share of all parts together, since a part ends at a block or a word
 TIMEOUT_SECONDS = 30.0
 MAX_TOPIC = 2**31 - 1
 _TOPIC = re.compile(r"[1-9]\d{0,9}", re.ASCII)
@@ -191,7 +187,7 @@ def render(message: Message, settings: TelegramSettings, context: Context) -> tu
 
 @functools.lru_cache(chat.KEPT)
 def _texts(message: Message, look: chat.Look) -> list[str]:
-    """The message, in parts if it is long; fields and link stand below the last."""
+    """The message, in parts if it is long; fields and link follow the last."""
     link = dialect.link(message.url, "Open") if message.url else ""
     room = MAX_TEXT - dialect.visible(_head(message, look, "")) - 6
     last_room = room - dialect.visible(link)
@@ -215,8 +211,8 @@ def _texts(message: Message, look: chat.Look) -> list[str]:
 
 
 def _rendering(message: Message, whole: str, most_parts: int) -> tuple[Callable[[tree.Document], str], Callable[[str], int]]:
-    """How the message is rendered, and its size against MAX_TEXT: without marks where all parts together cannot have so many."""
-    room = MAX_MARKS - 4 - len(message.fields)  # title, lateness, link and names are marks, too
+    """How the message is rendered, and its size against MAX_TEXT: without marks if it has more than all parts can hold."""
+    room = MAX_MARKS - 4 - len(message.fields)  # title, lateness, link and names are marks as well
     address_room = MAX_ADDRESSES - utf8(message.url)
     count, size = dialect.marks(whole)
     if max(count / room, size / address_room) > most_parts * FILLED:
@@ -250,7 +246,7 @@ def _words_size(text: str) -> int:
 
 
 def _size(html: str) -> int:
-    """Against MAX_TEXT: what is visible, or the bytes of the markup where they are more than words of that length can need."""
+    """The size against MAX_TEXT: the visible length, or what the markup's bytes amount to if that is more."""
     return max(dialect.visible(html), -(-utf8(html) // BYTES_PER_UNIT))
 
 
@@ -268,17 +264,7 @@ def measure(request: Request) -> tuple[Size, ...]:
 # ---------------------------------------------------------------------------------------------------------- classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
-    match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
-        case HttpReply():
-            return _classify(reply, context)
-
-
-def _classify(reply: HttpReply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     body = json_body(reply)
     if 200 <= reply.status < 300:
         return _accepted(reply, body)
@@ -305,7 +291,7 @@ def _refused(reply: HttpReply, description: str, context: Context) -> Outcome:
     def says(*phrases: str) -> bool:
         return any(phrase in description for phrase in phrases)
 
-    if reply.status in {401, 404}:  # 404: the token has not even the form of one
+    if reply.status in {401, 404}:  # 404: the token is malformed
         return Gone(Reason.UNAUTHORIZED, "Telegram does not know this bot token: it was revoked, or the bot was deleted.")
     if reply.status == 403:
         return Gone(Reason.FORBIDDEN, said(reply)) if says(*_GONE) else Refused(Reason.FORBIDDEN, said(reply))
@@ -322,7 +308,7 @@ def _refused(reply: HttpReply, description: str, context: Context) -> Outcome:
 
 
 def _not_telegram(reply: HttpReply, context: Context) -> Outcome:
-    """Something before the Bot API answered, or TOCSIN_TELEGRAM_API_URL leads elsewhere: nothing that the handler has done."""
+    """Something in front of the Bot API answered, or TOCSIN_TELEGRAM_API_URL leads elsewhere: the handler is not at fault."""
     if 400 <= reply.status < 500 and reply.status not in {408, 425}:
         return Later(Reason.BAD_ANSWER, detail=said(reply))
     return classify_rest(reply, context)

@@ -1,4 +1,4 @@
-"""A generic webhook after Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
+"""A generic webhook that follows Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
 
 import base64
 import binascii
@@ -18,7 +18,6 @@ from tocsin.channels.contract import (
     Field,
     HandlerSettings,
     Size,
-    classify_no_reply,
     classify_rest,
     said,
 )
@@ -29,12 +28,9 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
-    Reply,
     Request,
     Severity,
     SwitchedOff,
@@ -42,7 +38,7 @@ from tocsin.model import (
 from tocsin.net.urls import check_url, hide_after_host, origin
 
 TIMEOUT_SECONDS = 20.0  # the spec asks senders to wait 15 to 30 s
-BODY_SECONDS = 1.0  # the status says it all, the body is only shown: a stream of events never ends
+BODY_SECONDS = 1.0  # the status decides and the body is only shown; a stream of events never ends
 _DELIVERED = Delivered()
 _BLOCK = 64  # bytes, of SHA-256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,7 +62,7 @@ class WebhookSettings(HandlerSettings, frozen=True):
         str,
         Field(
             title="Headers",
-            help="What the receiver wants beside the message, such as an access token: up to 10 lines, each with a name and a value. The "
+            help="What the receiver needs besides the message, such as an access token: up to 10 lines, each with a name and a value. The "
             "values are kept secret.",
             example="Authorization: Bearer your-token",
             check=headers.check,
@@ -171,16 +167,12 @@ def _begun(secret: str) -> tuple[Any, Any]:
     return hashlib.sha256(bytes(byte ^ 0x36 for byte in block)), hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     match reply:
         case HttpReply(status=status) if 200 <= status < 300:
             return _DELIVERED
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
         case HttpReply(status=410):
-            return Gone(Reason.GONE, "The receiver answered 410 Gone: it wants no more of these.")
+            return Gone(Reason.GONE, "The receiver answered 410 Gone: it wants no more messages.")
         case HttpReply(status=status) if 400 <= status < 500 and status not in {408, 425, 429}:
             # Any answer but 2xx is a failed attempt that is tried again; only 410 says "never again".
             return Later(_REASONS.get(status, Reason.REJECTED), detail=said(reply))

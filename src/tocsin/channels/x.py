@@ -18,7 +18,6 @@ from tocsin.channels.contract import (
     HandlerSettings,
     Pace,
     Size,
-    classify_no_reply,
     classify_rest,
     json_body,
     lost,
@@ -36,13 +35,10 @@ from tocsin.model import (
     HttpReply,
     HttpRequest,
     Later,
-    MailReply,
     Message,
-    NoReply,
     Outcome,
     Reason,
     Refused,
-    Reply,
     Request,
     Severity,
     Unknown,
@@ -62,7 +58,7 @@ _MENTION = re.compile("(?<![A-Za-z0-9_])[@\uff20](?=[A-Za-z0-9_])")
 _DEAD = re.compile(r"permission|suspended|client-forbidden|not-enrolled|write actions")
 _LIMITS = ("x-rate-limit", "x-app-limit-24hour", "x-user-limit-24hour")
 
-# At DEBUG oauthlib writes what it signs, keys and tokens in the clear.
+# At level DEBUG oauthlib logs what it signs, with keys and tokens in the clear.
 logging.getLogger("oauthlib").setLevel(logging.WARNING)
 
 
@@ -145,14 +141,14 @@ def _authorization(url: str, settings: XSettings, context: Context) -> str:
 
 
 def _nonce(context: Context) -> str:
-    """Another one for every request of the same second (RFC 5849 3.3); it need not be hard to guess, as the signature is."""
+    """Different for every request within a second (RFC 5849 3.3). It may be guessable; the signature is not."""
     return hashlib.sha256(f"{context.key} {context.attempt} {context.now}{' plain' if context.plain else ''}".encode()).hexdigest()[:32]
 
 
 @functools.lru_cache(KEPT)
 def _text(message: Message, suffix: str, links: bool, is_plain: bool) -> str:
     words, tail = _words(message), f" ({suffix})" if suffix else ""
-    if is_plain:  # no link and no sign: whatever X had against the native form
+    if is_plain:  # neither link nor emoji, in case X refused one of these
         words = weighted.defuse(f"{words.removeprefix(_MARKS[message.severity])} {message.url}".rstrip()[: weighted.LIMIT * 10])
     elif links:
         tail += _link(message.url)
@@ -176,7 +172,7 @@ def _mentioning_nobody(text: str) -> str:
 
 
 def _beginning(text: str) -> str:
-    """As much as can ever fit, links at their reduced weight included: nobody counts 64 KiB for a post of 280."""
+    """As much as can ever fit, even if links count for less: weighing 64 KiB for a post of 280 would be a waste."""
     return text[: weighted.LIMIT * 100]
 
 
@@ -195,18 +191,14 @@ def measure(request: Request) -> tuple[Size]:
 # ------------------------------------------------------------------------------------------------------------ classify
 
 
-def classify(reply: Reply, context: Context) -> Outcome:
+def classify(reply: HttpReply, context: Context) -> Outcome:
     match reply:
-        case NoReply():
-            return classify_no_reply(reply)
-        case MailReply():
-            return Later(Reason.BAD_ANSWER, detail=f"{reply.code} {reply.text}")
         case HttpReply(status=status) if 200 <= status < 300:
             return _accepted(reply)
         case HttpReply(status=400):
             return Refused(Reason.PAYLOAD, said(reply), ours=True)
         case HttpReply(status=401):
-            return Gone(Reason.UNAUTHORIZED, f"X does not accept the keys and tokens any more: {said(reply)}")
+            return Gone(Reason.UNAUTHORIZED, f"X no longer accepts the keys and tokens: {said(reply)}")
         case HttpReply(status=402):
             # https://docs.x.com/x-api/getting-started/pricing: nothing goes out until the owner buys credits and switches it on again.
             return Gone(Reason.NO_CREDITS, f"The X developer account has no credits left: {said(reply)}")
@@ -226,9 +218,9 @@ def _accepted(reply: HttpReply) -> Outcome:
     post_id: Any = cast(dict[str, Any], data).get("id") if isinstance(data, dict) else None
     if isinstance(post_id, str) and post_id:
         return Delivered(post_id)
-    if body.get("errors"):  # X answers 200 with errors, too
+    if body.get("errors"):  # X also answers 200 with errors
         return Refused(Reason.REJECTED, said(reply))
-    # Without the post's id nothing says whether it is there; the next attempt's duplicate refusal will.
+    # Without an id we do not know whether the post exists; if it does, the next attempt is refused as a duplicate.
     if reply.status == 201 and not reply.cut:
         return Delivered()
     return lost(reply) or Unknown(Reason.BAD_ANSWER, said(reply))
@@ -236,7 +228,7 @@ def _accepted(reply: HttpReply) -> Outcome:
 
 def _forbidden(reply: HttpReply, context: Context) -> Outcome:
     if not json_body(reply):
-        return Later(Reason.FORBIDDEN, detail=said(reply))  # not X itself, but what stands before it
+        return Later(Reason.FORBIDDEN, detail=said(reply))  # not from X itself, but from something in front of it
     words = reply.body[:10_000].decode("utf-8", "replace").lower()
     if "duplicate" in words:
         if context.may_have_arrived:
@@ -250,7 +242,7 @@ def _forbidden(reply: HttpReply, context: Context) -> Outcome:
 
 
 def _windows(reply: HttpReply, now: Micros) -> Iterator[tuple[str, bool, float]]:
-    """X's limits as an answer's headers tell them: the name, whether it is used up, and seconds until it begins anew.
+    """X's limits from an answer's headers: the name, whether it is used up, and the seconds until it resets.
 
     The headers give that moment in seconds since 1970 (https://docs.x.com/x-api/fundamentals/rate-limits).
     """

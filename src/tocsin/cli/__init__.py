@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> object:
-    """What the command returns."""
+    """The command's result."""
     from cyclopts import CycloptsError, UnusedCliTokensError
 
     from tocsin.cli.commands import MESSAGE_COMMANDS, app, refuse_unknown_options
@@ -64,10 +64,10 @@ def _command(arguments: Sequence[str]) -> object:
 
 
 def _serve() -> int:
-    """`tocsin serve` as service managers run it, with nothing to parse: without the libraries of the command line a start takes 0.15 s
-    of CPU less (of 0.9), and the service 6 MB.
+    """`tocsin serve` as service managers run it, with nothing to parse: without the command line's libraries a start takes 0.15 s
+    less CPU (of 0.9), and the service 6 MB less.
     """
-    with _without("rich"):  # structlog imports it for tracebacks in colour, which no log of ours has
+    with _without("rich"):  # structlog imports it for coloured tracebacks, which our logs do not have
         import structlog  # noqa: F401  # pyright: ignore[reportUnusedImport]
     from tocsin.cli.start import start
 
@@ -76,7 +76,7 @@ def _serve() -> int:
 
 @contextmanager
 def _without(package: str) -> Generator[None]:
-    """No import of the package succeeds meanwhile, unless it is imported already."""
+    """Meanwhile the package cannot be imported, unless it is already."""
     if package in sys.modules:
         yield
         return
@@ -88,7 +88,7 @@ def _without(package: str) -> Generator[None]:
 
 
 def _end_when_told() -> None:
-    """The first process of a container ignores what it has no handler for, and the service sets its own only once it serves."""
+    """The first process of a container ignores signals without a handler, and the service sets its handlers only once it serves."""
     if os.getpid() == 1:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _end)
@@ -99,19 +99,19 @@ def _end(_number: int, _frame: object) -> None:
 
 
 def _collect_garbage_seldom() -> None:
-    """Neither modules nor, later, thousands of deliveries in memory are garbage: looking for some among them again and again would cost
-    a tenth of a start, and of all deliveries.
+    """Neither modules nor, later, thousands of deliveries in memory are garbage: searching them again and again would cost 10 % of a
+    start and of every delivery.
     """
     gc.set_threshold(50_000, 20, 100)
 
 
 def _open_standard_files() -> None:
-    """Those that were closed before the start are /dev/null: else a store could get their numbers, and what is printed with them."""
+    """Those that were closed before the start become /dev/null: otherwise a store could get their numbers, and the output with them."""
     from tocsin.lines import open_standard_files
 
     open_standard_files()
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # a number, for as long as the process lives
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # a descriptor for as long as the process lives
     if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
@@ -121,5 +121,5 @@ def _help_for(chain: Sequence[str] | None) -> str:
 
 
 def _drop_output() -> None:
-    """Whoever read standard output has gone (`tocsin ... | head`): nothing more can be flushed there."""
+    """The reader of standard output has gone (`tocsin ... | head`): nothing more can be flushed there."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`tocsin users` and `tocsin keys`: on the store itself, also beside a running service."""
+"""`tocsin users` and `tocsin keys`: work on the store itself, also while the service runs."""
 
 import sys
 from collections.abc import Generator
@@ -32,7 +32,7 @@ def _store(settings: Settings) -> Generator["Admin", None, None]:
 
 
 def add_user(email: str, /, *, admin: bool = False, data_dir: DataDir = None) -> None:
-    """Add a user, and print a link with which they sign in once.
+    """Add a user, and print a link that signs them in once.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def set_password(email: str, /, *, data_dir: DataDir = None) -> None:
 
 
 def disable_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -> None:
-    """Disable a user: their keys and sessions end, their handlers go with all secrets, what waits is cancelled.
+    """Disable a user: their keys and sessions end, their handlers are deleted with all secrets, and waiting deliveries are cancelled.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def disable_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) 
 
 
 def delete_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -> None:
-    """Delete a user with everything of theirs, the history too.
+    """Delete a user and everything that is theirs, including the history.
 
     Parameters
     ----------
@@ -143,17 +143,17 @@ def add_key(
     scope: list[str] | None = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Add an API key and print it, once: nothing can show it again.
+    """Add an API key and print it once: it cannot be shown again.
 
     Parameters
     ----------
     name
-        What the key is called.
+        Name of the key.
     user
         E-mail address of its user.
     scope
-        What it may do: handlers:read, handlers:write, notifications:send, deliveries:read or deliveries:write; may be repeated.
-        Everything unless told.
+        A permission: handlers:read, handlers:write, notifications:send, deliveries:read or deliveries:write; may be repeated.
+        The default is everything.
     """
     with _store(load_settings(data_dir=data_dir)) as store:
         key = store.add_key(user, name, tuple(scope or ()))
@@ -211,7 +211,7 @@ def revoke_key(key: str, /, *, data_dir: DataDir = None) -> None:
     Parameters
     ----------
     key
-        The key's id, its name, or the beginning that `tocsin keys list` shows.
+        The key's id, its name, or its beginning as `tocsin keys list` shows it.
     """
     with _store(load_settings(data_dir=data_dir)) as store:
         revoked = store.revoke_key(key)
@@ -245,7 +245,7 @@ def _new_password() -> str:
 
 
 def confirm(question: str, is_confirmed: bool) -> None:
-    """Ask on a terminal; a script has nobody to ask and means what it says."""
+    """Ask on a terminal; there is nobody to ask in a script, which means what it says."""
     if is_confirmed or not sys.stdin.isatty():
         return
     show.note(question)

@@ -37,7 +37,7 @@ class Finding(Struct, frozen=True):
 
 
 def check(*, json: bool = False, data_dir: str | None = None) -> int:
-    """Say what is misconfigured and how to fix it; exit code 1 if anything is.
+    """Say what is misconfigured and how to fix it; exit code 1 if there is a problem.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def check(*, json: bool = False, data_dir: str | None = None) -> int:
         findings += [(what, finding) for look in looks for finding in look(settings)]
     distinct: dict[str, tuple[str, Finding]] = {}
     for what, finding in findings:
-        distinct.setdefault(finding.text, (what, finding))  # two looks may find the same
+        distinct.setdefault(finding.text, (what, finding))  # two checks may find the same
     found = sorted(distinct.values(), key=lambda one: not one[1].is_fault)
     faults = sum(finding.is_fault for _, finding in found)
     if json:
@@ -61,12 +61,12 @@ def check(*, json: bool = False, data_dir: str | None = None) -> int:
         return 1 if faults else 0
     for _, finding in found:
         show.console().print(f"{finding.level:<5}  {show.one_line(finding.text)}", soft_wrap=True)
-    show.say("Nothing is misconfigured." if not faults else f"{faults} thing{'s are' if faults > 1 else ' is'} misconfigured.")
+    show.say("No problems found." if not faults else f"{faults} problem{'s' if faults > 1 else ''} found.")
     return 1 if faults else 0
 
 
 def names(values: Mapping[str, str]) -> Iterator[Finding]:
-    """Names that no option has: most likely typos."""
+    """Names that are not options: most likely typos."""
     known = {option.variable for option in OPTIONS} | {f"{option.variable}_FILE" for option in OPTIONS if option.secret}
     plain_files = {f"{option.variable}_FILE": option.variable for option in OPTIONS if not option.secret}
     for name in sorted(set(values) - known):
@@ -86,7 +86,7 @@ def _unusable(values: Mapping[str, str]) -> list[Finding]:
 
 
 def _usable(values: Mapping[str, str], data_dir: str | None) -> Settings:
-    """The settings with what cannot be read left at its default, so that everything else can be looked at."""
+    """The settings, with unreadable ones left at their defaults, so that everything else can be checked."""
     broken = {finding.text.split()[0] for finding in _unusable(values)}
     kept = {name: value for name, value in values.items() if not {name, name.removesuffix("_FILE")} & broken}
     return options.load(kept, Path(os.devnull), data_dir=data_dir)
@@ -101,7 +101,7 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
 
     folder = settings.data_path
     if folder.exists() and not folder.is_dir():
-        yield Finding(f"TOCSIN_DATA_DIR: {folder} is no folder.")
+        yield Finding(f"TOCSIN_DATA_DIR: {folder} is not a folder.")
         return
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(present, os.W_OK | os.X_OK):
@@ -113,7 +113,7 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
 
 
 def owners(settings: Settings) -> Iterator[Finding]:
-    """Files that root made beside the service, which its user cannot read or write."""
+    """Files that root created, which the service's user cannot read or write."""
     from tocsin import files
     from tocsin.datadir import OWN_FILES
 
@@ -128,7 +128,7 @@ def owners(settings: Settings) -> Iterator[Finding]:
 
 
 def file_system(settings: Settings) -> Iterator[Finding]:
-    """Of a network file system neither locks nor what is written can be relied on: https://www.sqlite.org/faq.html#q5."""
+    """On a network file system neither locks nor what is written can be relied on: https://www.sqlite.org/faq.html#q5."""
     folder = settings.data_path.absolute()
     kind = mounted_as(folder, Path("/proc/self/mountinfo"))
     if kind in NETWORK_FILE_SYSTEMS:
@@ -136,7 +136,7 @@ def file_system(settings: Settings) -> Iterator[Finding]:
 
 
 def mounted_as(folder: Path, mounts: Path) -> str | None:
-    """The type of the file system that a folder is on, or will be; None where the system does not say."""
+    """The type of the file system that a folder is on, or will be on; None if the system does not say."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -154,7 +154,7 @@ def mounted_as(folder: Path, mounts: Path) -> str | None:
 
 
 def secret_key(settings: Settings) -> Iterator[Finding]:
-    """The key that opens the store: there, right, strong, and nobody else's to read."""
+    """Whether the key that opens the store is there, correct, strong, and unreadable for others."""
     from tocsin.datadir import examine
     from tocsin.keyfile import KEY_FILE, weakness_of
     from tocsin.ports.errors import StoreError
@@ -173,7 +173,7 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 
 
 def store_health(settings: Settings) -> Iterator[Finding]:
-    """Whether the store is whole, and the disk has room for it to grow."""
+    """Whether the store is sound, and the disk has room for it to grow."""
     import shutil
 
     from tocsin.datadir import STORE_FILE, first_row, has_store
@@ -197,7 +197,7 @@ def store_health(settings: Settings) -> Iterator[Finding]:
 
 
 def old_rows(settings: Settings) -> Iterator[Finding]:
-    """Whether what is old is deleted, and as fast as it comes."""
+    """Whether old rows are deleted, and as fast as new ones arrive."""
     from tocsin.clock import SECOND
     from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.flow.housekeeping import BEHIND_AFTER, STATE, read_state
@@ -209,12 +209,11 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
     try:
         row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
     except StoreError:
-        return  # said by others
+        return  # another check reports it
     state = read_state(row[0] if row else None)
     if state.doubted:
         yield Finding(
-            "The system's clock made a leap, so nothing old is deleted for now: "
-            "set the clock right, or wait until the service has run a day.",
+            "The system's clock jumped, so nothing old is deleted for now: set the clock right, or wait until the service has run a day.",
             is_fault=False,
         )
     if state.behind > BEHIND_AFTER:
@@ -237,14 +236,14 @@ def mail(settings: Settings) -> Iterator[Finding]:
     file = settings.data_path / STORE_FILE
     if settings.smtp_url is None or not has_store(settings.data_path) or not os.access(file, os.R_OK):
         return
-    with contextlib.suppress(StoreError):  # said by others
+    with contextlib.suppress(StoreError):  # another check reports it
         row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
         for complaint in read_state(row[0] if row else None).complaints(clock.now()):
             yield Finding(complaint)
 
 
 def trusted(_: Settings) -> Iterator[Finding]:
-    """Whose certificates are believed."""
+    """Whose certificates are trusted."""
     from tocsin.net import trust
 
     for complaint in trust.complaints():
@@ -254,9 +253,9 @@ def trusted(_: Settings) -> Iterator[Finding]:
 
 
 def reach(settings: Settings) -> Iterator[Finding]:
-    """Where the service listens, and what it believes about where requests come from."""
+    """Where the service listens, and what it trusts about the origin of requests."""
     if any(network.prefixlen == 0 for network in settings.trusted_proxies):
-        yield Finding("TOCSIN_TRUSTED_PROXIES believes everybody: name only the networks of your own proxies.")
+        yield Finding("TOCSIN_TRUSTED_PROXIES trusts every address: name only the networks of your own proxies.")
     elif settings.trusted_proxies and settings.base_url is None:
         yield Finding(
             "Behind a proxy the links in answers are made from what it forwards: set TOCSIN_BASE_URL to be sure of them.", is_fault=False
@@ -285,7 +284,7 @@ def egress(settings: Settings) -> Iterator[Finding]:
         place = place_of(settings.telegram_api_url)
         past = place is not None and Direct(settings).has(place.host)
         if not past and (why := complaint(settings.proxy, settings.telegram_api_url)):
-            yield Finding(f"TOCSIN_PROXY: {why}. Until it does, nothing is delivered through it.")
+            yield Finding(f"TOCSIN_PROXY: {why}. Until that is fixed, nothing is delivered through it.")
 
 
 LOOKS: Mapping[str, tuple[Callable[[Settings], Iterator[Finding]], ...]] = {

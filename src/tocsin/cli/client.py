@@ -20,7 +20,7 @@ from tocsin.model import MASK
 TIMEOUT_SECONDS = 30.0
 PAGE_SIZES = (10, 25, 50, 100, 250, 500, 1000)
 _BUSY = {429, 503}
-_AWAY = {502, 503, 504}  # what gateways answer for a service that is away
+_AWAY = {502, 503, 504}  # what gateways answer while a service is down
 _THINGS = re.compile(r"/api/(notification-handler|deliver|notification)(?:s|ies)/(\d+)")
 _NAMES = {"notification-handler": "handler", "deliver": "delivery", "notification": "notification"}
 _TRIES = 4
@@ -60,7 +60,7 @@ class Denied(KeyRefused):
 
 
 class Client:
-    """Speaks to one service with one key. Every method raises Failure with a sentence."""
+    """Speaks to one service with one key. Every method raises Failure with one sentence."""
 
     def __init__(self, url: str, api_key: str) -> None:
         self._url = url.rstrip("/")
@@ -100,7 +100,7 @@ class Client:
             page += 1
 
     def _call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Envelope:
-        """Repeats what the service was too busy to take: it says so before it has done anything."""
+        """Repeats a request that the service was too busy for: it says so before it has done anything."""
         for last in [False] * (_TRIES - 1) + [True]:
             status, answered, content = self._exchange(method, path, body, headers or {})
             pause_seconds = _pause(answered.get("retry-after"))
@@ -137,15 +137,15 @@ class Client:
         try:
             return msgspec.json.decode(content, type=Envelope) if content else Envelope()
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Failure(f"{shown_url(self._url)} does not answer like tocsin: look at TOCSIN_URL.") from None
+            raise Failure(f"{shown_url(self._url)} does not answer like tocsin: check TOCSIN_URL.") from None
 
     def _missing(self, path: str) -> str:
         if thing := _THINGS.match(path):
-            if path.endswith("/secret"):  # another type has none, and the answer for it is the same
+            if path.endswith("/secret"):  # other types have no secret, and get the same answer
                 return f"There is no webhook handler {thing[2]}: only webhooks have a signing secret."
             return f"There is no {_NAMES[thing[1]]} {thing[2]}."
         asked = shown_url(self._url + path)
-        return f"There is nothing at {asked}: TOCSIN_URL is the address of the service, with nothing of its API behind it."
+        return f"There is nothing at {asked}: set TOCSIN_URL to the address of the service, without a path of its API."
 
 
 def connect() -> Client:
@@ -153,18 +153,18 @@ def connect() -> Client:
     from tocsin.cli.options import load_settings
 
     settings = load_settings()
-    api_key = (settings.api_key or "").strip()  # files and units leave a line end behind it
+    api_key = (settings.api_key or "").strip()  # files and units add a line end to it
     if not api_key:
         raise KeyRefused("TOCSIN_API_KEY is not set: put an API key of the service into the environment or into .env.")
     if not re.fullmatch(r"[\x21-\x7e]+", api_key):
-        raise KeyRefused("TOCSIN_API_KEY holds characters that no API key has.")
+        raise KeyRefused("TOCSIN_API_KEY contains characters that no API key has.")
     if "@" in urlsplit(settings.url).netloc:
-        raise Failure("TOCSIN_URL holds a user name: take it out, the API key is all that the service asks for.")
+        raise Failure("TOCSIN_URL contains a user name: remove it, the service needs only the API key.")
     return Client(settings.url, api_key)
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Gives every answer as it is. A redirect is reported, not followed: the key must not travel to wherever it points."""
+    """Returns every answer as it is. A redirect is reported, not followed: the key must not be sent to an unknown target."""
     opener = urllib.request.OpenerDirector()
     proxies = urllib.request.ProxyHandler({} if _is_loopback(url) else None)
     for handler in (proxies, urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):

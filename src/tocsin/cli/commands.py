@@ -75,7 +75,7 @@ MESSAGE_COMMANDS = ("send", "preview")
 
 
 def refuse_unknown_options(arguments: Sequence[str]) -> None:
-    """A message may begin with a hyphen ("- item", "-50 %"). What reads like an option that does not exist is not taken for one."""
+    """A message may begin with a hyphen ("- item", "-50 %"). Anything that looks like an unknown option is not taken for a message."""
     if not arguments or arguments[0] not in MESSAGE_COMMANDS:
         return
     command = app[arguments[0]]

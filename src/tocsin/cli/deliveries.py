@@ -1,4 +1,4 @@
-"""`tocsin deliveries`: what became of what was sent."""
+"""`tocsin deliveries`: what happened to what was sent."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ _RETRIED_AT_ONCE = 10_000
 
 
 class DeliveryRow(Struct):
-    """A delivery as the API's lists have it."""
+    """A delivery as in the API's lists."""
 
     id: int
     notification_id: int
@@ -49,14 +49,14 @@ class EventRow(Struct):
 
 
 class DetailRow(DeliveryRow):
-    """A single delivery: with every attempt and decision, oldest first."""
+    """A single delivery, with every attempt and decision, oldest first."""
 
     attempts: list[AttemptRow]
     events: list[EventRow]
 
 
 def handler_names(client: Client) -> dict[int, str]:
-    """Names of the handlers by id; none where the key may not read handlers."""
+    """Names of the handlers by id; none if the key may not read handlers."""
     try:
         return {row["id"]: row["name"] for row in client.rows("/api/notification-handlers")}
     except Denied:
@@ -149,7 +149,7 @@ def show_delivery(delivery: int, /, *, json: bool = False) -> None:
 
 
 def cancel(delivery: int | None = None, /, *, notification: int | None = None, json: bool = False) -> None:
-    """Cancel what is waiting: one delivery, or everything of a notification. What is being sent right now may still arrive.
+    """Cancel one waiting delivery, or all of a notification. Deliveries that are being sent right now may still arrive.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def retry(
     search: str | None = None,
     json: bool = False,
 ) -> None:
-    """Deliver again what failed, expired, was cancelled or skipped: one delivery, or all that the filters name.
+    """Send failed, expired, cancelled or skipped deliveries again: one, or all that match the filters.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def fate(row: DeliveryRow, names: Mapping[int, str]) -> str:
 
 
 def _remark(row: DeliveryRow) -> str:
-    """When a waiting one is tried next, and what went wrong with the last attempt."""
+    """When a waiting delivery is tried next, and what went wrong with its last attempt."""
     following = f"next attempt {row.next_attempt_datetime}" if row.status == "pending" and row.next_attempt_datetime else ""
     return ", ".join(part for part in (following, row.last_error) if part) or "-"
 

@@ -2,7 +2,7 @@
 
 
 class Failure(Exception):
-    """The command could not do what was asked; the message is one clear sentence without a secret."""
+    """The command could not do what was asked; the message is one clear sentence without secrets."""
 
     exit_code = 1
 
@@ -14,7 +14,7 @@ class Usage(Failure):
 
 
 class StillWaiting(Failure):
-    """It was accepted, and not everything was delivered in the time that the command waits."""
+    """Everything was accepted, but not all was delivered in the time that the command waits."""
 
     exit_code = 3
 

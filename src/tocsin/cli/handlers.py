@@ -14,7 +14,7 @@ from tocsin.cli.failure import Usage
 
 
 class HandlerRow(Struct):
-    """A handler as the API has it; its settings are left out on purpose, a full key reads them in the clear."""
+    """A handler as the API has it, without its settings on purpose: a full key reads them in the clear."""
 
     id: int
     type: str
@@ -40,7 +40,7 @@ class ReasonRow(Struct):
 
 
 class StatsRow(Struct):
-    """How a handler has fared."""
+    """How a handler has done."""
 
     deliveries: dict[str, int]
     reasons: list[ReasonRow]
@@ -86,7 +86,7 @@ def list_handlers(*, state: Literal["ok", "failing", "paused", "switched_off"] |
     state
         Only those in this state.
     json
-        Print JSON as the API has it: with a key that has every permission it holds the settings in the clear.
+        Print JSON as the API has it: with a key that has every permission, it contains the settings in the clear.
     """
     client = connect()
     chosen = [] if state is None else [("state", state)]
@@ -126,8 +126,8 @@ def show_handler(handler: int, /, *, json: bool = False) -> None:
     handler
         Id of the handler.
     json
-        Print JSON as the API has it, the handler and its statistics: with a key that has every permission it holds the settings in
-        the clear.
+        Print JSON as the API has it, the handler and its statistics: with a key that has every permission, it contains the
+        settings in the clear.
     """
     client = connect()
     raw = client.get(f"/api/notification-handlers/{handler}").data
@@ -171,7 +171,7 @@ def add(type: str, name: str, /, *settings: str, json: bool = False) -> None:
 
 
 def edit(handler: int, /, *settings: str, name: str | None = None, type: str | None = None, json: bool = False) -> None:
-    """Change a handler's name or settings. What is not named stays as it is.
+    """Change a handler's name or settings. Everything else stays as it is.
 
     For example: tocsin handlers edit 4 slack=- --name "Operations"
 
@@ -184,7 +184,7 @@ def edit(handler: int, /, *settings: str, name: str | None = None, type: str | N
     name
         Its new name.
     type
-        Its new type, which asks for all settings of that type.
+        Its new type, which requires all settings of that type.
     json
         Print JSON instead of a sentence.
     """

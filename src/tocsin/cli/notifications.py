@@ -1,4 +1,4 @@
-"""`tocsin notifications`: what was sent, and how far it got."""
+"""`tocsin notifications`: what was sent, and what happened to it."""
 
 from typing import Annotated
 

@@ -13,7 +13,7 @@ from tocsin.model import MASK
 
 
 class Shown(Struct, frozen=True):
-    """One option as it may be seen by anybody. `value` is None where nothing is set; of a secret only that it is."""
+    """One option as anybody may see it. `value` is None if nothing is set; for a secret it only says that one is set."""
 
     variable: str
     sentence: str
@@ -25,10 +25,10 @@ class Shown(Struct, frozen=True):
 def load_settings(
     host: str | None = None, port: int | None = None, unix_socket: str | None = None, data_dir: str | None = None
 ) -> settings.Settings:
-    """settings.load with every fault as a Failure; what comes from the command line wins."""
+    """settings.load with every fault as a Failure; values from the command line win."""
     try:
         if unix_socket is None and (host is not None or port is not None):
-            unix_socket = ""  # one of the setting gives way
+            unix_socket = ""  # a socket from the settings gives way
         return settings.load(host=host, port=port, unix_socket=unix_socket, data_dir=data_dir)
     except settings.SettingsError as error:
         raise Failure(str(error)) from None

@@ -1,4 +1,4 @@
-"""`tocsin preview`: what a notification would be sent as, by a running service, which sends nothing."""
+"""`tocsin preview`: how a running service would send a notification; nothing is sent."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -46,7 +46,7 @@ def preview(
     text: Annotated[bool, Parameter(negative=())] = False,
     json: bool = False,
 ) -> None:
-    """Show what a notification would be sent as: the native requests, their sizes against the provider's limits, and what is changed.
+    """Show how a notification would be sent: the native requests, their sizes against the provider's limits, and what is changed.
 
     Parameters
     ----------
@@ -55,13 +55,13 @@ def preview(
     title
         Title, plain text.
     severity
-        How loud it is; info unless told.
+        Severity; the default is info.
     url
         Link that belongs to it.
     field
         A fact as NAME=VALUE; may be repeated.
     handler
-        Id of a handler to show it for; may be repeated. All enabled ones unless told.
+        Id of a handler to show it for; may be repeated. The default is every enabled handler.
     text
         The message is plain text, not Markdown: every character is shown as it was sent.
     json

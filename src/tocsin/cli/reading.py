@@ -1,4 +1,4 @@
-"""Text from arguments and standard input. Cron jobs and old devices write bytes that are not UTF-8: they are replaced, the rest is sent."""
+"""Text from arguments and standard input. Bytes that are not UTF-8, as cron jobs and old devices write, are replaced."""
 
 import codecs
 import re
@@ -15,7 +15,7 @@ _MARKED_ENCODINGS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_UNREADABLE = re.compile("[\udc80-\udcff\0]")  # a byte that did not decode, or the one character that no text may hold
+_UNREADABLE = re.compile("[\udc80-\udcff\0]")  # an undecodable byte, or the one character that a text may not contain
 _MAX_READ = 64 * MAX_MESSAGE_BYTES
 
 
@@ -25,15 +25,15 @@ def argument(text: str, what: str) -> str:
 
 
 def standard_input() -> str:
-    """What standard input holds, without the line ends at its end. A byte order mark names the encoding."""
+    """The text on standard input, without line ends at its end. A byte order mark names the encoding."""
     content = sys.stdin.buffer.read(_MAX_READ)
     while sys.stdin.buffer.read(_MAX_READ):
-        pass  # read to its end: the program that writes it would fail otherwise
+        pass  # read to its end, or the program that writes it would fail
     return _decoded(content, "standard input").rstrip("\r\n")
 
 
 def cut_to_limit(message: str) -> str:
-    """The message, or what fits of it, up to the end of a line where there is one: its last line and standard error say so."""
+    """The message, cut to what fits, at the end of a line if possible: its last line and standard error say so."""
     encoded = message.encode()
     if len(encoded) <= MAX_MESSAGE_BYTES:
         return message

@@ -19,7 +19,7 @@ from tocsin.cli.notifications import NotificationRow
 _FIRST_POLL_SECONDS = 0.1
 _LAST_POLL_SECONDS = 2.0
 _TELL_FROM_POLL_SECONDS = 0.5
-_MAX_TOLD = 20  # deliveries of which it is said why they wait
+_MAX_TOLD = 20  # deliveries for which it says why they wait
 
 
 def send(
@@ -47,7 +47,7 @@ def send(
     Parameters
     ----------
     message
-        The message, in Markdown; `-` reads it from standard input. Put `--` before one that begins like an option.
+        The message, in Markdown; `-` reads it from standard input. Put `--` before one that looks like an option.
     title
         Title, plain text.
     severity
@@ -61,7 +61,7 @@ def send(
     send_at
         When to send it: RFC 3339 with an offset, or "YYYY-MM-DD HH:MM:SS" in UTC.
     expires_at
-        When it expires: what is not delivered by then is not sent any more; same forms.
+        When it expires: after that it is no longer sent; same formats.
     idempotency_key
         The same key and content send once within 24 hours, however often the command runs.
     text
@@ -76,7 +76,7 @@ def send(
     given = {"title": title, "severity": severity, "url": url, "handlers": handler, "send_at": send_at, "expires_at": expires_at}
     content = content_of(message, field, format="text" if text else None, **given)
     client = connect()
-    # A key of its own makes it safe to repeat the request while the service is busy.
+    # A generated key makes it safe to repeat the request while the service is busy.
     answer = client.post("/api/notifications", content, idempotency_key=idempotency_key or secrets.token_hex(16))
     notification_id = msgspec.convert(answer.data["id"], int)
     if not json:
@@ -87,7 +87,7 @@ def send(
 
 
 def content_of(message: str, fields: Sequence[str] | None, **given: object) -> dict[str, object]:
-    """The body of a notification; what is None was not given."""
+    """The body of a notification; None means not given."""
     content: dict[str, object] = {"message": _message(message)}
     for name, value in given.items():
         if value is not None:
@@ -132,12 +132,12 @@ def _await_deliveries(client: Client, notification_id: int, timeout_seconds: flo
 
 
 def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeout_seconds: float) -> None:
-    """Wait for the end; whoever waits is told of every attempt that has to be repeated, once it is clear that it takes a while."""
+    """Wait for the end; if it takes a while, report every attempt that has to be repeated."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     ends_at = time.monotonic() + timeout_seconds
     poll_seconds = _FIRST_POLL_SECONDS
-    said: dict[int, int] = {}  # of a delivery: its attempts that were told of
+    said: dict[int, int] = {}  # by delivery: the number of attempts reported
     console = show.console("stderr")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -40,14 +40,14 @@ def serve(
 
 
 def selftest(*, quick: bool = False, json: bool = False) -> int:
-    """Prove the promises on this machine: kill the service, hang, throttle, restart, and count what arrived. Takes up to two minutes.
+    """Test the promises on this machine: kill, hang, throttle and restart the service, and count what arrives. Takes up to two minutes.
 
-    Everything happens in a throw-away store on loopback; nothing is left behind. Exit code 1 if a promise was broken.
+    Everything happens in a throw-away store on loopback and is removed afterwards. Exit code 1 if a promise was broken.
 
     Parameters
     ----------
     quick
-        A shorter form, of about 20 seconds.
+        Run a shorter form of about 20 seconds.
     json
         Print JSON instead of a table.
     """
@@ -57,7 +57,7 @@ def selftest(*, quick: bool = False, json: bool = False) -> int:
 
 
 def demo(*, port: Port = 8700, once: bool = False) -> int:
-    """Show everything without an account anywhere: a throw-away store, local receivers for all types, and traffic.
+    """Show everything without any account: a throw-away store, local receivers for all types, and traffic.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ STYLES = {
 
 
 def console(stream: Stream = "stdout") -> Console:
-    """A console that takes text literally: what handlers are called is never markup."""
+    """A console that takes text literally: names of handlers are never markup."""
     from rich.console import Console
 
     return Console(stderr=stream == "stderr", markup=False, emoji=False, highlight=False)
@@ -48,7 +48,7 @@ def say(text: str) -> None:
 
 
 def lines(text: str) -> None:
-    """Text from elsewhere on standard output, its line breaks and nothing else of its control characters kept."""
+    """Text from elsewhere on standard output, keeping its line breaks but no other control characters."""
     console().print("\n".join(_CONTROL.sub(" ", line) for line in text.split("\n")), soft_wrap=True)
 
 
@@ -58,7 +58,7 @@ def complain(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """One line for people on standard error, so that standard output stays the bare result."""
+    """One line for people on standard error, so that standard output contains only the result."""
     console("stderr").print(text, soft_wrap=True)
 
 

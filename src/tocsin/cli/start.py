@@ -1,4 +1,4 @@
-"""Starting the service, once it is known what was asked."""
+"""Starts the service once the options are known."""
 
 from tocsin.cli import show
 from tocsin.cli.check import names
@@ -6,7 +6,7 @@ from tocsin.cli.options import load_settings, set_values
 
 
 def start(host: str | None = None, port: int | None = None, unix_socket: str | None = None, data_dir: str | None = None) -> int:
-    """Serve until told to stop; the exit code. Raises Failure where the settings cannot be used."""
+    """Serve until told to stop; returns the exit code. Raises Failure if the settings cannot be used."""
     settings = load_settings(host=host, port=port, unix_socket=unix_socket, data_dir=data_dir)
     for typo in names(set_values()):
         show.complain(typo.text)

@@ -9,12 +9,12 @@ from tocsin.cli.options import load_settings
 
 
 def backup(file: Path, /, *, data_dir: DataDir = None) -> None:
-    """Copy the store to a file, also while the service runs. The key is not in it: keep that elsewhere.
+    """Copy the store to a file, also while the service runs. The copy does not contain the key: keep that elsewhere.
 
     Parameters
     ----------
     file
-        File to write; it must not be there yet.
+        File to write; it must not exist yet.
     """
     from tocsin import upkeep
     from tocsin.ports.errors import StoreError
@@ -29,16 +29,16 @@ def backup(file: Path, /, *, data_dir: DataDir = None) -> None:
 def restore(file: Path | None = None, /, *, replace: bool = False, after_recovery: bool = False, data_dir: DataDir = None) -> None:
     """Replace the store with a copy made by `tocsin backup`. The service must be stopped.
 
-    Every id moves on, so that none means another message, handler or user than it did before.
+    All ids move on, so that none comes to mean a different message, handler or user.
 
     Parameters
     ----------
     file
         File to take the store from.
     replace
-        Replace the store that is there; it is kept beside, under another name.
+        Replace the current store, which is kept beside it under another name.
     after_recovery
-        Without a file: the store was put back by other means (a copy of the folder, a snapshot of the machine), so only move its ids on.
+        Without a file: the store was restored by other means (a copy of the folder, a snapshot of the machine), so only move its ids on.
     """
     from tocsin import upkeep
     from tocsin.ports.errors import StoreError
@@ -60,7 +60,7 @@ def restore(file: Path | None = None, /, *, replace: bool = False, after_recover
 
 
 def compact(*, data_dir: DataDir = None) -> None:
-    """Give space that the store no longer uses back to the disk. While the service runs, sends wait for it: about a second per 100 MB."""
+    """Return unused space in the store to the disk. While the service runs, sends wait for it: about a second per 100 MB."""
     from tocsin import upkeep
     from tocsin.ports.errors import StoreError
 
@@ -68,7 +68,7 @@ def compact(*, data_dir: DataDir = None) -> None:
         before, after = upkeep.compact(load_settings(data_dir=data_dir))
     except StoreError as error:
         raise Failure(str(error)) from None
-    show.note(f"The store takes {after / 1e6:.1f} MB; before it took {before / 1e6:.1f} MB.")
+    show.note(f"The store now takes {after / 1e6:.1f} MB; before it took {before / 1e6:.1f} MB.")
 
 
 def rotate(*, data_dir: DataDir = None) -> None:
@@ -83,8 +83,8 @@ def rotate(*, data_dir: DataDir = None) -> None:
         rows, old = upkeep.rotate_key(load_settings(data_dir=data_dir))
     except StoreError as error:
         raise Failure(str(error)) from None
-    show.note(f"{rows} handlers have their secrets under the new key.")
+    show.note(f"{rows} handlers have their secrets encrypted under the new key.")
     if old is None:
-        show.note("The other keys of TOCSIN_SECRET_KEY can go, but for backups that were made under them.")
+        show.note("The other keys in TOCSIN_SECRET_KEY are no longer needed, except for backups made under them.")
     else:
-        show.note(f"The old key is in {show.one_line(str(old))}: backups made until now need it. Delete it when they are gone.")
+        show.note(f"The old key is in {show.one_line(str(old))}: existing backups need it. Delete it when they are gone.")

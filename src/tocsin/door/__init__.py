@@ -1,7 +1,7 @@
 """The listening side: who may connect, how much and how slowly a client may send, and what happens when there is no room.
 
-uvicorn is subclassed rather than replaced: its parser and ASGI side are the quickest that there are in Python and well proven, and what
-it lacks (limits on heads, deadlines, a bound on connections) fits into its protocol class and its way of starting.
+uvicorn is subclassed rather than replaced: its parser and ASGI side are the quickest in Python and well tested, and what
+it lacks (limits on heads, deadlines, a bound on connections) fits into its protocol class and its startup.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ from tocsin.settings import Settings
 
 SWEEP_SECONDS = 1.0
 SOCKET_MODE = 0o660
-BACKLOG = 2048  # connections that wait in the kernel; it cuts this to net.core.somaxconn
+BACKLOG = 2048  # connections that wait in the kernel, which caps this at net.core.somaxconn
 
 
 class Door(uvicorn.Server):
-    """uvicorn on sockets that listen already, with our own way of accepting. The signals stay in our hands: it would end the process by
-    them, and the exit code with it.
+    """uvicorn on sockets that are listening already, with our own acceptor. We handle the signals ourselves: uvicorn would let them end
+    the process, and set its exit code.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Door(uvicorn.Server):
 
 
 def counted_address(peer: str, settings: Settings) -> str | None:
-    """What a connection counts against: None for loopback and trusted proxies, behind which there are many."""
+    """The address a connection counts against; None for loopback and trusted proxies, which many clients share."""
     try:
         ip = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
@@ -103,14 +103,14 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, settings.port), family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
     except OSError as error:
-        why = f"{settings.host!r} is no address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
+        why = f"{settings.host!r} is not an address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
         raise StoreError(
             f"Cannot listen on {settings.host}:{settings.port}: {why}. TOCSIN_HOST and TOCSIN_PORT choose another address."
         ) from error
 
 
 def _listen_on_unix_socket(path: Path) -> socket.socket:
-    """What an ended service left in its place is taken away; whoever may use it is decided by its folder and its group."""
+    """Removes a socket that an earlier service left behind. Folder and group decide who may use it."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         if path.is_socket() and not _is_listened_on(path):

@@ -1,6 +1,6 @@
 """Takes connections from a listening socket, as many as there is room for; the others wait in the kernel's backlog.
 
-The loops' own servers cannot be told to wait: without a descriptor uvloop's closes what it accepts or stops listening for good, and
+The loops' own servers cannot be told to wait: without descriptors uvloop's closes what it accepts or stops listening for good, and
 asyncio's writes to the log once a second. https://github.com/libuv/libuv/blob/v1.x/src/unix/stream.c (uv__emfile_trick)
 """
 
@@ -44,7 +44,7 @@ class Acceptor:
         register = self._register
         for number in range(MAX_AT_ONCE):
             if not register.has_room():
-                # That the socket is readable says that one waits, not that there are more: room is made for one at a time.
+                # A readable socket means that one connection waits, not that there are more, so room is made for one at a time.
                 if number == 0 and not register.make_room():
                     self._pause(FRESH_SECONDS)  # everybody has a request in progress, or may be about to send one
                     register.call_when_room(self._resume)
@@ -54,7 +54,7 @@ class Acceptor:
             try:
                 accepted, _ = self._listener.accept()
             except OSError as error:
-                # Anything else is about the one connection, or that there is none. https://man7.org/linux/man-pages/man2/accept.2.html
+                # Any other error concerns this one connection, or means that there is none. https://man7.org/linux/man-pages/man2/accept.2.html
                 if error.errno in _SHORTAGE:
                     self._lacks(error)
                 return
@@ -74,13 +74,13 @@ class Acceptor:
                 self._register.expect(-1)
 
     def _lacks(self, error: OSError) -> None:
-        """No descriptor or no memory: an idle connection goes, and the next look comes later, for the socket stays readable."""
+        """No descriptor or no memory: close an idle connection and look again later, since the socket stays readable."""
         self._register.say("connections.not_accepted", error=errno.errorcode.get(error.errno or 0, "?"))
         self._register.make_room()
         self._pause(REST_SECONDS)
 
     def _pause(self, seconds: float) -> None:
-        """Connections wait in the backlog, for so long at most."""
+        """Leave connections in the backlog for at most this long."""
         self._loop.remove_reader(self._listener.fileno())
         self._timer = self._loop.call_later(seconds, self._resume)
 

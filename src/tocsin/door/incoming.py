@@ -1,6 +1,6 @@
 """One connection of a client: uvicorn's protocol on httptools, with limits on what is sent and on how long that takes.
 
-uvicorn itself has no limit on heads and no deadline but the one between requests, and nothing to configure for it; its h11 protocol
+uvicorn itself has no limit on heads and no deadline except between requests, and no setting for either; its h11 protocol
 limits heads but takes three times as long for a request. The parser, the flow control and the ASGI side stay uvicorn's.
 """
 
@@ -19,10 +19,10 @@ from tocsin.door.offers import parser_behind
 from tocsin.door.refusals import refusal, target_in
 from tocsin.door.register import Queue, Register
 
-MAX_HEAD_BYTES = 65_536  # 32 KB are promised to be taken
-MAX_UNREAD_BYTES = 16 << 20  # of a body that nobody wants: read, so that the client sees the answer
+MAX_HEAD_BYTES = 65_536  # we promise to accept 32 KB
+MAX_UNREAD_BYTES = 16 << 20  # of an unwanted body, read so that the client sees the answer
 MAX_FED_BYTES = 8_192  # at once: what is checked between two pieces cannot grow beyond this
-_HEADER_COST, _REQUEST_COST = 100, 3_000  # bytes of memory for a header beside its text, and for a request that was sent ahead
+_HEADER_COST, _REQUEST_COST = 100, 3_000  # bytes of memory for a header besides its text, and for a request sent ahead
 
 
 class _Wants(Enum):
@@ -33,13 +33,13 @@ class _Wants(Enum):
     BODY = "the rest of a body"
 
 
-_NOTHING, _HEAD, _BODY = _Wants  # looked up for each request: through the class that takes several times as long
+_NOTHING, _HEAD, _BODY = _Wants  # needed for each request, and access through the class takes several times as long
 
 
 class Incoming(HttpToolsProtocol):
     """`counted_as`: the address that the connection counts against, None for none."""
 
-    # Beyond 30 names Python no longer shares the keys of the instances' dictionaries, which is 1 KB a connection: hence slots.
+    # Beyond 30 names Python no longer shares the keys of the instances' dictionaries, which costs 1 KB per connection: hence slots.
     __slots__ = (
         "_body_bytes", "_counted_as", "_fault", "_fed", "_hosts", "_is_deaf", "_is_ended", "_is_offered", "_pending", "_register",
         "_started", "_wants", "address", "charged", "queue",
@@ -62,13 +62,13 @@ class Incoming(HttpToolsProtocol):
         self.queue: Queue | None = None
         self.charged = 0
         self._wants = _HEAD
-        self._fed = 0  # bytes since the parser last got on
-        self._pending = b""  # read, and not yet fed to the parser
+        self._fed = 0  # bytes since the parser last made progress
+        self._pending = b""  # read but not yet fed to the parser
         self._body_bytes = 0
         self._started = 0.0  # when this body was first waited for
         self._hosts = 0
         self._fault = ""
-        self._is_deaf = False  # what still comes is not looked at
+        self._is_deaf = False  # further input is ignored
         self._is_ended = False  # the client sends nothing more
         self._is_offered = False  # the head that was read offers another protocol
 
@@ -90,7 +90,7 @@ class Incoming(HttpToolsProtocol):
         self._pending = b""
 
     def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - uvicorn's always closes
-        """Who only has nothing more to say still gets the answers to what was said."""
+        """A client that has finished sending still gets its answers."""
         if self._is_deaf or self._wants is _BODY or not (self._is_answering or self._pending):
             return False
         self._is_ended = True
@@ -105,7 +105,7 @@ class Incoming(HttpToolsProtocol):
         self._register.stalls(self, False)
 
     def shutdown(self) -> None:
-        if self._wants is _BODY:  # what has not come by now may never come, and somebody waits for the end
+        if self._wants is _BODY:  # the rest may never come, and something waits for the end
             self._refuse("busy")
         super().shutdown()
         if self.transport.is_closing():
@@ -122,7 +122,7 @@ class Incoming(HttpToolsProtocol):
             self._settle()
 
     def _feed_pending(self) -> None:
-        """Piece by piece, until requests wait for the one before them."""
+        """Feed piece by piece, until requests have to wait for the one before them."""
         data, self._pending = memoryview(self._pending), b""
         while data and not self._is_deaf and not self.pipeline and self.parser is not None:
             self._feed(data[:MAX_FED_BYTES])
@@ -185,11 +185,11 @@ class Incoming(HttpToolsProtocol):
         if self.expect_100_continue and parser.get_http_version() != "1.1":
             self.expect_100_continue = False  # RFC 9110 10.1.1
         HttpToolsProtocol.on_headers_complete(self)
-        self.headers = []  # trailers are none of the request's headers
+        self.headers = []  # trailers are not the request's headers
         self._wants = _BODY
         self._fed = self._body_bytes = 0
 
-    # The two below are uvicorn's without its question whether this becomes a web socket, which is asked for each piece.
+    # The two below are uvicorn's, without its check for web sockets on every piece.
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -215,7 +215,7 @@ class Incoming(HttpToolsProtocol):
             cycle.message_event.set()
 
     def _fail(self, code: str) -> None:
-        """The parser stops here; `_feed` answers."""
+        """Stop the parser; `_feed` sends the answer."""
         self._fault = code
         raise ValueError(code)
 
@@ -229,7 +229,7 @@ class Incoming(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        """A request is complete and its answer, or one before it, is not."""
+        """A request is complete, but its answer or an earlier one is not."""
         return self._wants is not _BODY and bool(self.cycle) and not self.cycle.response_complete
 
     @property
@@ -237,7 +237,7 @@ class Incoming(HttpToolsProtocol):
         return not self.flow.read_paused and not self.pipeline
 
     def _settle(self) -> None:
-        """Take the place in the register that fits what came last."""
+        """Move to the queue of the register that fits what came last."""
         if self._is_deaf:
             return
         register, wants, cycle = self._register, self._wants, self.cycle
@@ -269,7 +269,7 @@ class Incoming(HttpToolsProtocol):
         register.place(self, register.bodies)
 
     def on_response_complete(self) -> None:
-        """uvicorn's, with the register's place instead of a timer for each request."""
+        """uvicorn's, with the register instead of a timer for each request."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -289,7 +289,7 @@ class Incoming(HttpToolsProtocol):
     def overdue(self) -> None:
         register = self._register
         if self.queue is register.bodies and not self.can_be_dismissed:
-            self._started = register.clock()  # it is we who do not read
+            self._started = register.clock()  # we are the ones who do not read
             register.place(self, register.bodies)
         elif self._has_asked:
             self._refuse("too_slow")
@@ -307,7 +307,7 @@ class Incoming(HttpToolsProtocol):
 
     @property
     def _has_asked(self) -> bool:
-        """A request has begun, so that an answer says something."""
+        """A request has begun, so an answer makes sense."""
         return self.queue is not self._register.kept and (self._fed > 0 or self._wants is _BODY or self._is_answering)
 
     def _close(self) -> None:
@@ -316,9 +316,9 @@ class Incoming(HttpToolsProtocol):
         self._register.see_off(self)
 
     def _refuse(self, code: str, data: bytes = b"") -> None:
-        """The request gets this answer and the connection ends, when the client has read it. `data`: where the request may be seen."""
+        """Send this answer and close the connection once the client has read it. `data`: bytes that may name the target."""
         if self._is_answering:
-            # What is in progress gets its answer; what was sent ahead does not.
+            # A request in progress gets its answer; requests sent ahead do not.
             self._is_deaf = True
             self._pending = b""
             self.pipeline.clear()
@@ -329,11 +329,11 @@ class Incoming(HttpToolsProtocol):
             if self.pipeline or self.cycle.response_started:
                 self._close()
                 return
-            self.cycle.disconnected = True  # to the service the client is gone
+            self.cycle.disconnected = True  # for the service the client has gone
             self.cycle.message_event.set()
         self._is_deaf = True
         self.transport.write(refusal(code, target or target_in(data), self.server_state.default_headers))
         self.flow.resume_reading()
         if self.transport.can_write_eof():
-            self.transport.write_eof()  # closed now, what the client still sends would be answered with a reset, which hides our answer
+            self.transport.write_eof()  # if we closed now, whatever the client still sends would cause a reset, which hides our answer
         self._register.see_off(self)

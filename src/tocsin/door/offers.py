@@ -1,7 +1,7 @@
 """A request that offers another protocol (`Upgrade: h2c`, `websocket`) is read as one without the offer, which RFC 9110 7.8 permits.
 
 The parser stops after the head of such a request, as if the other protocol began there, and would read the body as the next request.
-So another parser goes on behind the head: it is first given a head of our own that says how the body is framed.
+So another parser takes over after the head; it first gets a head of our own that says how the body is framed.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Callbacks(Protocol):
 
 
 class _BehindHead:
-    """Passes on what the parser finds after the first head, which `to` knows already."""
+    """Passes on what the parser finds after the first head, which `to` already has."""
 
     def __init__(self, to: Callbacks) -> None:
         self._to = to

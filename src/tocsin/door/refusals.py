@@ -1,4 +1,4 @@
-"""What is answered where no request is complete: the API's envelope where the line names a path of the API, else a plain sentence."""
+"""Answers to incomplete requests: the API's envelope if the request line names a path of the API, else a plain sentence."""
 
 import re
 
@@ -21,7 +21,7 @@ DETAILS = {
 
 
 def target_in(head: bytes) -> bytes:
-    """What a request asks for that could not be parsed, as far as its first line shows it."""
+    """The target of a request that could not be parsed, as far as its first line shows it."""
     match = _LINE.match(head)
     return match[1] if match else b""
 

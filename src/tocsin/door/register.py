@@ -1,7 +1,7 @@
-"""Who is connected and what each of them waits for: how long that may take, and who has to go when room is needed.
+"""Which clients are connected and what each waits for, how long that may take, and which connection closes when room is needed.
 
-A connection stands in at most one queue, in the order in which it got there, so that the front of each is what is overdue first and
-a request on the way costs two steps in a dictionary instead of a timer. Loopback, trusted proxies and Unix sockets have no limit of
+A connection is in at most one queue, in order of arrival, so the front of each queue is overdue first, and
+a request costs two dictionary operations instead of a timer. Loopback, trusted proxies and Unix sockets have no limit of
 connections per address: their `address` is None.
 """
 
@@ -16,11 +16,11 @@ from msgspec import Struct
 from tocsin.limits import Limits
 
 MIN_PER_ADDRESS = 256  # an office or a provider behind one address
-MAX_LEAVING = 16  # connections that are only waiting for the client to read why they end
+MAX_LEAVING = 16  # refused connections that wait only for the client to read the answer
 MAX_UNFINISHED_BYTES = 8 << 20
-# A first request follows its connection at once, and what waited in the backlog brings its own along: until then nobody is called idle.
+# A first request follows its connection at once, or was already waiting in the backlog: until then no connection counts as idle.
 FRESH_SECONDS = 0.05
-QUIET_SECONDS = 5.0  # a body of which nothing came for so long makes room for others when there is none left
+QUIET_SECONDS = 5.0  # a body that has sent nothing for this long gives way to others when there is no room left
 LOG_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 class Rules(Struct, frozen=True, kw_only=True):
     """What one client may take. `head_seconds`: from its connection, or a later request's first byte, to a complete head.
     `piece_seconds`: between pieces of a body, which in all may take `body_seconds` and a second more for every `body_rate` bytes.
-    `kept_seconds`: without a request. `stalled_seconds`: without reading our answer. `unfinished_bytes`: of heads and of requests
+    `kept_seconds`: idle between requests. `stalled_seconds`: not reading our answer. `unfinished_bytes`: of heads and of requests
     sent ahead, all connections together.
     """
 
@@ -40,7 +40,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     piece_seconds: float = 30.0
     body_seconds: float = 60.0
     body_rate: int = 8192
-    kept_seconds: float = 75.0  # longer than what clients and proxies keep, or their next request meets a closed connection
+    kept_seconds: float = 75.0  # longer than clients and proxies keep theirs, or their next request meets a closed connection
     stalled_seconds: float = 60.0
     leaving_seconds: float = 5.0
 
@@ -64,7 +64,7 @@ class Guest(Protocol):
         ...
 
     def overdue(self) -> None:
-        """What it waits for in its queue has not come in time; it leaves the queue, or stands at its end."""
+        """What it waits for has not come in time; it leaves its queue or moves to the end."""
         ...
 
     def dismiss(self) -> None:
@@ -72,7 +72,7 @@ class Guest(Protocol):
         ...
 
     def abort(self) -> None:
-        """End it at once, whatever it has not read."""
+        """Close it at once, even with unread data."""
         ...
 
 
@@ -80,7 +80,7 @@ Queue: TypeAlias = OrderedDict[Guest, float]
 
 
 class Register:
-    """`heads`: no complete head yet; `bodies`: a body is missing; `kept`: between requests; `leaving`: refused, or told to go. Who is
+    """`heads`: no complete head yet; `bodies`: a body is missing; `kept`: between requests; `leaving`: refused, or told to go. A connection
     in none of them has a request in progress. `clock` gives seconds.
     """
 
@@ -101,11 +101,11 @@ class Register:
     # ------------------------------------------------------------------------------------------------- coming and going
 
     def expect(self, change: int) -> None:
-        """A connection is accepted, and takes a place from now on (1), or did not come about after all (-1)."""
+        """A connection was accepted and counts from now on (1), or failed after all (-1)."""
         self.count += change
 
     def enter(self, guest: Guest) -> bool:
-        """One that was expected is there; False if its address has too many already and none of them is idle."""
+        """An expected connection is ready; False if its address has too many already and none of them is idle."""
         self.place(guest, self.heads)
         if guest.address is None:
             return True
@@ -141,7 +141,7 @@ class Register:
                 self._tell_of_room()
 
     def see_off(self, guest: Guest) -> None:
-        """It has been told to go and may still read why."""
+        """It has been told to close and may still read why."""
         self.place(guest, self.leaving)
         if len(self.leaving) > MAX_LEAVING:
             next(iter(self.leaving)).abort()
@@ -159,9 +159,9 @@ class Register:
         return self.count - len(self.leaving) < self.rules.connections
 
     def make_room(self) -> bool:
-        """Close the connection that is missed least; False while a request is in progress on each.
+        """Close the connection that matters least; False while a request is in progress on each.
 
-        First who has not asked for anything yet, then who has been idle for longest, last whose body has stopped coming.
+        First one that has not asked for anything yet, then the one that has been idle for longest, last one whose body has stopped.
         """
         for queue, seconds in ((self.heads, FRESH_SECONDS), (self.kept, FRESH_SECONDS), (self.bodies, QUIET_SECONDS)):
             for guest in self._overdue(queue, seconds):
@@ -175,14 +175,14 @@ class Register:
         self._call_when_room = call
 
     def say(self, event: str, **values: object) -> None:
-        """Once a minute, for strangers could fill the log otherwise."""
+        """Log at most once a minute, since strangers could otherwise fill the log."""
         now = self.clock()
         if now - self._last_logged.get(event, -LOG_SECONDS) >= LOG_SECONDS:
             self._last_logged[event] = now
             _log.warning(event, **values)
 
     def charge(self, guest: Guest, size: int) -> None:
-        """So many bytes are held for what it has not finished. Over the limit the oldest go, in the end this one."""
+        """Note how many bytes its unfinished requests hold. Over the limit the oldest connections are closed, and finally this one."""
         self._unfinished += size - guest.charged
         guest.charged = size
         while self._unfinished > self.rules.unfinished_bytes and guest.charged:
@@ -190,7 +190,7 @@ class Register:
             (next(iter(self.heads)) if self.heads else guest).dismiss()
 
     def _dismiss_one(self, others: OrderedDict[Guest, None]) -> bool:
-        """The oldest of these that is idle."""
+        """Dismiss the oldest idle one of these."""
         limit = self.clock() - FRESH_SECONDS
         for guest in others:
             queue = guest.queue

@@ -1,4 +1,4 @@
-"""A heap of times and one timer: it wakes what has come due, whatever that is."""
+"""A heap of times and one timer: it wakes whatever has become due."""
 
 import asyncio
 import heapq
@@ -14,7 +14,7 @@ K = TypeVar("K", bound=Hashable)
 class Alarm(Generic[K]):
     """Wakes each thing once, at the earliest of the times it was set for; waking something twice must do no harm.
 
-    Times are of the wall clock, which may step: so it is looked at at least every `look_seconds`.
+    Times are of the wall clock, which may jump, so it is checked at least every `look_seconds`.
     """
 
     def __init__(self, wake: Callable[[K], None], look_seconds: float) -> None:

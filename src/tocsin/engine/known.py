@@ -1,15 +1,15 @@
-"""The lanes that there are, and what is remembered of handlers without one."""
+"""The lanes, and what is remembered of handlers without one."""
 
 from tocsin.engine.lanes import NEW, SILENT, TRUSTED, Lane, Turns
 from tocsin.engine.window import FIRST_LIMIT, Window
 
-MAX_IDLE = 1000  # lanes that are kept though nothing is in them: making one anew for every delivery costs more
+MAX_IDLE = 1000  # empty lanes that are kept: making a new one for every delivery costs more
 MAX_REMEMBERED = 50_000  # handlers without a lane
 UNANSWERED_FOR_ONE_AT_A_TIME = 3  # attempts without any answer in a row
 
 
 def cautious(lane: Lane) -> Window:
-    """For a lane of which nothing recent is known but how many of its attempts were not answered."""
+    """The window of a lane of which nothing recent is known, except how many attempts were not answered."""
     is_silent = lane.unanswered >= UNANSWERED_FOR_ONE_AT_A_TIME
     return Window(1, is_slow_start=False) if is_silent else Window(FIRST_LIMIT)
 
@@ -21,10 +21,10 @@ class Known(dict[int, Lane]):
         super().__init__()
         self._ring = ring
         self.remembered: dict[int, int] = {}
-        """Of handlers without a lane: how many attempts they could take, or minus how many were not answered."""
+        """For handlers without a lane: how many attempts they could take, or minus the number that were not answered."""
 
     def lane(self, handler_id: int, user_id: int) -> Lane:
-        """The handler's lane, which is made if there is none."""
+        """The handler's lane; makes one if there is none."""
         lane = self.get(handler_id)
         if lane is None:
             limit = self.remembered.get(handler_id, 0)
@@ -38,7 +38,7 @@ class Known(dict[int, Lane]):
         return lane
 
     def tidy(self, lane: Lane) -> None:
-        """The lane is empty: where there are many it goes, and what it has shown is remembered."""
+        """The lane is empty: if there are many lanes, drop it and remember what it has shown."""
         if len(self) <= MAX_IDLE:
             return
         self.pop(lane.handler_id, None)

@@ -1,6 +1,6 @@
 """One handler's work, and whose turn it is: users take turns, and within a user the handlers do.
 
-What a lane is doing is one state, and what of its work lies in memory is another. These are the legal transitions:
+A lane's activity is one state, and how much of its work is in memory is another. These are the legal transitions:
 
 | state | meaning | may become |
 |---|---|---|
@@ -41,14 +41,14 @@ SUPPLIES: Final = {
 }
 """The tables above, for the tests."""
 
-MAX_USERS = 10_000  # remembered by `Turns`; those with nothing that waits go first
-SIZE_OF_CHARACTER = 4  # bytes in flight for each character of a text: the text, its request, and what libcurl and the kernel hold of it
+MAX_USERS = 10_000  # remembered by `Turns`; those with nothing waiting are dropped first
+SIZE_OF_CHARACTER = 4  # bytes in flight for each character of a text: the text, its request, and the copies in libcurl and the kernel
 SIZE_OF_ATTEMPT = 4096
 T = TypeVar("T")
 
 
 NEW, SILENT, SLOW, TRUSTED = range(4)
-"""What is known of a lane: it never was answered, its last attempt was not answered, was answered slowly, or was answered in time."""
+"""What is known of a lane: it was never answered, or its last attempt was not answered, answered slowly, or answered in time."""
 
 
 class Lane:
@@ -79,13 +79,13 @@ class Lane:
         self.user_id = user_id
         self.jobs: deque[Waiting] = deque()
         self.known: set[int] = set()  # delivery ids in `jobs` or running
-        self.behind: list[Waiting] = []  # came while the handler or its work was being read, so they follow it
+        self.behind: list[Waiting] = []  # arrived while the handler or its work was being read, so they follow it
         self.dropped: set[int] = set()  # left `known`, or are not to be started, while the work was being read
         self.own: Own[Lane] | None = None  # its user's lanes that wait for their turn
         self.holding: Holding | None = None  # what its user holds of the places of its wire
         self.parked_in: dict[Lane, None] | None = None
         self.sending = 0  # attempts that have not come back yet
-        self.alone = 0  # of them are sent alone, so nothing else starts
+        self.alone = 0  # how many of them are sent alone, so nothing else starts
         self.window = Window()
         self.trust = trust
         self.unanswered = 0  # attempts in a row
@@ -95,7 +95,7 @@ class Lane:
 
     @property
     def next_size(self) -> int:
-        """Bytes in flight that its next attempt takes."""
+        """Bytes in flight that its next attempt will take."""
         return size_of(self.jobs[0]) if self.jobs else 0
 
     @property
@@ -116,8 +116,8 @@ class Holding:
         self.silent = 0
         self.parked: tuple[dict[Lane, None], ...] = ({}, {}, {}, {})  # by what is known of them, in the order in which they came
         self.is_asking = False
-        self.wants_oldest = False  # of its new ones, the next time
-        self.picks = 0  # how many of those that waited got a place
+        self.wants_oldest = False  # whether its oldest new lane is next
+        self.picks = 0  # how many waiting lanes got a place
 
     @property
     def is_idle(self) -> bool:
@@ -130,7 +130,7 @@ def size_of(job: Waiting) -> int:
 
 
 class Own(Generic[T]):
-    """What one user has that waits for its turn."""
+    """What one user has waiting for its turn."""
 
     __slots__ = ("is_waiting", "things")
 
@@ -140,7 +140,7 @@ class Own(Generic[T]):
 
 
 class Turns(Generic[T]):
-    """Round robin over users, and over what each one has: who has ten thousand handlers gets no more turns than who has one."""
+    """Round robin over users, and over what each one has: a user with ten thousand handlers gets no more turns than a user with one."""
 
     def __init__(self) -> None:
         self._users: Tidied[int, Own[T]] = Tidied(MAX_USERS)

@@ -1,8 +1,8 @@
-"""Which attempts are under way, kept so that a killed process leaves a trace: a small file mapped into memory.
+"""Which attempts are under way, recorded so that a killed process leaves a trace: a small file mapped into memory.
 
 Writing a slot costs about a microsecond and no system call; the kernel keeps the page when the process dies. After a power cut the
-file may be stale: then an attempt that was under way is simply made again. What is in the file is not trusted: whoever reads it compares
-it with the rows.
+file may be stale; attempts that were under way are then simply repeated. The content of the file is not trusted: readers compare it with
+the rows.
 """
 
 import struct
@@ -17,7 +17,7 @@ _ID = struct.Struct("<q")
 
 
 class Ledger:
-    """Raises StoreError where its file cannot be used."""
+    """Raises StoreError if its file cannot be used."""
 
     def __init__(self, path: Path) -> None:
         found = content(path, SLOTS * _SLOT.size)
@@ -32,11 +32,11 @@ class Ledger:
         return self._found
 
     def clear(self) -> None:
-        """What was found has been dealt with; before that it must outlive another crash."""
+        """What was found has been dealt with; until then it must survive another crash."""
         self._map[:] = bytes(len(self._map))
 
     def begin(self, delivery_id: int, number: int, at: Micros) -> int:
-        """The slot to be settled afterwards. More attempts at once than slots go unnoted (-1)."""
+        """The slot to be settled afterwards. If there are more attempts than slots, the rest go unrecorded (-1)."""
         if not self._free:
             return -1
         slot = self._free.pop()

@@ -2,7 +2,7 @@
 store when due.
 
 Fresh deliveries are handed over in memory after their commit; what does not fit stays in the store, and its lane is refilled from
-there in due order, so a sick handler's backlog costs neither memory nor anyone else's time.
+there in due order, so a failing handler's backlog costs neither memory nor anyone else's time.
 """
 
 import asyncio
@@ -47,12 +47,12 @@ from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
 from tocsin.ports.queue import Waiting
 from tocsin.ports.store import Store
 
-MAX_RUNNING = 4096  # attempts that are not settled yet, but for those that wait for their next part's turn
-MAX_STARTS = 200  # attempts begun in one go, before the event loop sees to others
-MAX_TURNS = 2000  # of lanes in one go, most of which may have to wait for a pace that they share
+MAX_RUNNING = 4096  # attempts that are not settled yet, except those that wait for their next part's turn
+MAX_STARTS = 200  # attempts started in one go, before the event loop serves others
+MAX_TURNS = 2000  # turns of lanes in one go, most of which may have to wait for a shared pace
 SWEEP_SECONDS = 30.0
-KEPT_SECONDS = 2.0  # for what was cut off to be kept; if the store does not take it, the ledger knows of it
-FORGET_SECONDS = 300.0  # without an attempt, then what a handler could take says little about what it can take now (RFC 7661 4.4)
+KEPT_SECONDS = 2.0  # for outcomes of attempts that were cut off to be stored; if the store fails, the ledger has them
+FORGET_SECONDS = 300.0  # without an attempt; after that, what a handler could take says little about what it can take now (RFC 7661 4.4)
 log = structlog.get_logger(__name__)
 
 Key: TypeAlias = tuple[int, int]
@@ -71,13 +71,13 @@ class LocalEngine:
         self._alarm: Alarm[Key] = Alarm(self._time_came, SWEEP_SECONDS)
         self._refill = Refill(store, self._memory, self._add, self._wake_lane, self._filled)
         self._running = 0
-        self.resting = 0  # of them, those that hold no place
+        self.resting = 0  # those of them that hold no place
         self._trickles: dict[Places, asyncio.TimerHandle] = {}
-        self._idle = asyncio.Event()  # of use while stopping
+        self._idle = asyncio.Event()  # used while stopping
         self._sweeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._is_pump_due = False
-        self._is_held = False  # so many attempts are not settled yet that nothing more may start
+        self._is_held = False  # nothing more may start because too many attempts are not settled yet
         self._has_begun = False
 
     async def start(self, worker: Worker) -> None:
@@ -110,7 +110,7 @@ class LocalEngine:
     # --------------------------------------------------------------------------------------------------- what comes in
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
-        if not self._has_begun:  # the start finds them in the store
+        if not self._has_begun:  # `start` will find them in the store
             return
         worker, has_room = self._worker, self._memory.has_room
         for job in jobs:
@@ -177,7 +177,7 @@ class LocalEngine:
             self._queue(lane)
 
     def _queue(self, lane: Lane) -> None:
-        """It wants a turn."""
+        """The lane wants a turn."""
         lane.state = QUEUED
         assert lane.own is not None  # noqa: S101
         self._ring.put(lane.own, lane)
@@ -205,7 +205,7 @@ class LocalEngine:
     # ---------------------------------------------------------------------------------------------------- taking turns
 
     def _pump_soon(self) -> None:
-        """Many starts in one go cost less than one after every answer; and those who wait for their commit are told first."""
+        """Many starts in one go cost less than one after every answer, and clients waiting for their commit are told first."""
         if not self._is_pump_due:
             self._is_pump_due = True
             self._loop.call_soon(self._pump)
@@ -231,7 +231,7 @@ class LocalEngine:
                 self._pass_on(lane)
 
     def _take_turn(self, lane: Lane) -> bool:
-        """Whether it started a job. If it may not, `state` says what it waits for."""
+        """Whether it started a job. If not, `state` says what it waits for."""
         if not lane.jobs:
             lane.state = IDLE
             if lane.is_empty:
@@ -249,10 +249,10 @@ class LocalEngine:
         places = self._wires[wire]
         if holding is None or holding.wire != wire:
             if holding is not None:
-                lane.trust, lane.window = NEW, Window()  # what was learned over the other wire says nothing here
+                lane.trust, lane.window = NEW, Window()  # what was learned on the other wire does not apply here
             holding = lane.holding = places.holding(lane.user_id)
         if lane.sending and lane.trust == NEW and places.knows_slow:
-            lane.state = BUSY  # until its first answer tells how long the next will take
+            lane.state = BUSY  # until its first answer shows how long the next will take
             return False
         size = size_of(lane.jobs[0])
         if not places.admits(lane, holding, size):
@@ -311,7 +311,7 @@ class LocalEngine:
             self.place_freed(places)
 
     def _judge(self, lane: Lane, run: LocalRun, how: int, seconds: float) -> None:
-        """What the attempt says about its handler."""
+        """Learn from the attempt about its handler."""
         if how == UNANSWERED:
             lane.unanswered += 1
             trust = SILENT
@@ -342,7 +342,7 @@ class LocalEngine:
             self._idle.set()
 
     def may_go_on(self, lane: Lane) -> None:
-        """What kept the lane busy has ended."""
+        """The lane is no longer busy."""
         if lane.state == BUSY:
             self._queue(lane)
             self._pump_soon()
@@ -371,7 +371,7 @@ class LocalEngine:
             self._pump_soon()
 
     def _pass_on(self, lane: Lane) -> None:
-        """The lane takes no place now: if it was let in, the place is the next one's."""
+        """The lane does not take a place now: if it was let in, the next one gets the place."""
         if lane.holding is not None:
             places = self._wires[lane.holding.wire]
             if places.asking or places.first:
@@ -388,9 +388,9 @@ class LocalEngine:
     # ------------------------------------------------------------------------------------------------------- the sweep
 
     async def _sweep(self) -> None:
-        """Every handler that has something waiting is known to the clock, whatever went by unheard.
+        """Set the alarm for every handler that has something waiting, in case a wake-up was lost.
 
-        What came due since the last sweep is nearly always in its lane already; if it is not, the next sweep still finds it.
+        What became due since the last sweep is nearly always in its lane already; if not, the next sweep finds it.
         """
         since = clock.now() - int(SWEEP_SECONDS * SECOND)
         for handler_id, user_id, due_at in await self._store.waiting_handlers():
@@ -404,6 +404,6 @@ class LocalEngine:
                 await self._sweep()
             except Busy as busy:
                 observe.seldom(log.error, "engine.sweep_waits", why=str(busy))
-            except Exception as error:  # noqa: BLE001  # without sweeps, whatever went by unheard would wait for the next start
+            except Exception as error:  # noqa: BLE001  # without sweeps, lost wake-ups would wait for the next start
                 observe.seldom(log.error, "engine.sweep_failed", exc_info=error)
             self._alarm.look()

@@ -1,4 +1,4 @@
-"""A small file in memory: writing into it costs no system call, and what is written outlives the process, though not a power cut."""
+"""A small file mapped into memory: a write costs no system call, and survives the end of the process, though not a power cut."""
 
 import errno
 import mmap
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 def content(path: Path, limit: int) -> bytes:
-    """The file's first `limit` bytes; nothing where there is no file. Raises StoreError."""
+    """The file's first `limit` bytes; empty if there is no file. Raises StoreError."""
     try:
         with path.open("rb") as file:
             return file.read(limit)
@@ -26,7 +26,7 @@ def content(path: Path, limit: int) -> bytes:
 
 
 def mapped(path: Path, size: int) -> mmap.mmap:
-    """The file, made or brought to `size` bytes; what is new is zero. Where the disk is full it is memory only, and the log says so.
+    """The file, created or resized to `size` bytes; new bytes are zero. If the disk is full it is memory only, and the log says so.
 
     Raises StoreError.
     """
@@ -43,8 +43,8 @@ def mapped(path: Path, size: int) -> mmap.mmap:
 
 
 def allocated(path: Path, size: int) -> mmap.mmap:
-    """As `mapped`. Raises OSError where there is no room: every byte has its place on the disk, for the kernel kills who writes into
-    a hole of a file when the disk is full."""
+    """As `mapped`. Raises OSError if there is no room: every byte is allocated on the disk, because the kernel kills a process that
+    writes into a hole of a file when the disk is full."""
     file = files.opened(path)
     try:
         os.ftruncate(file, size)

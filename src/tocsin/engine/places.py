@@ -1,11 +1,11 @@
-"""Who may start an attempt: the places of one wire, shared by need.
+"""Which lane may start an attempt: the places of one wire, shared by need.
 
-There is no fixed share for anybody. A user holds at most `USER_SHARE` times what is left free, so that some is always left for the
-next one, however many there are (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998); a handler
-at most what is left free. Handlers are trusted while they answer. Those that are new, and those that did not answer the last time,
-share a part of the places, and the latter only a part of that, so that handlers that hang never hold what others need. When a user's
-handlers have used up the share of the untrusted, one more starts every `trickle_seconds`, the newest and the oldest in turn: so a new
-handler starts soon though thousands hang before it. Bytes in flight are shared in the same way.
+Nobody has a fixed share. A user holds at most `USER_SHARE` times what is left free, so that something is always left for the
+next user, however many there are (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998); a handler
+at most what is left free. Handlers are trusted while they answer. New ones, and those that did not answer last time,
+share a part of the places, and the latter only a part of that, so that hanging handlers never hold what others need. When a user's
+handlers have used up the share of the untrusted, one more starts every `trickle_seconds`, the newest and the oldest in turn, so a new
+handler starts soon even if thousands hang ahead of it. Bytes in flight are shared in the same way.
 """
 
 from collections import deque
@@ -19,17 +19,17 @@ from tocsin.engine.lanes import NEW, PARKED, SILENT, SLOW, TRUSTED, Holding, Lan
 USER_SHARE = 2  # times what is free
 MAX_PLACES = 2000
 MAX_SIZE = 48 << 20  # bytes in flight
-IDLE_BYTES = 96 << 20  # what the service takes when it has nothing to do
-ATTEMPT_BYTES = 48 << 10  # what an attempt to a host of its own takes over plain http, its connection included; TLS takes 100 KB more
-MAX_USERS = 10_000  # remembered; those that hold nothing go first
+IDLE_BYTES = 96 << 20  # what an idle service uses
+ATTEMPT_BYTES = 48 << 10  # what an attempt to a host of its own uses over plain http, including its connection; TLS uses 100 KB more
+MAX_USERS = 10_000  # remembered; those that hold nothing are dropped first
 MAX_LOOKS = 8  # users asked when a place becomes free
-# Of a user's lanes that wait for a place, which come first. However many answer, the others get their turns.
+# Which of a user's waiting lanes come first. However many lanes answer, the others get their turns.
 _COMMON = ((TRUSTED, NEW, SLOW, SILENT), (NEW, TRUSTED, SLOW, SILENT), (TRUSTED, NEW, SLOW, SILENT))
 _ORDERS = (*_COMMON, (SLOW, SILENT, NEW, TRUSTED), *_COMMON, (SILENT, SLOW, NEW, TRUSTED))
 
 
 class Bounds(Struct, frozen=True):
-    """`untrusted` of the `places` may go to handlers that are new or silent, `silent` of those to silent ones, and `slow` to those whose
+    """`untrusted` of the `places` may go to new or silent handlers, `silent` of these to silent ones, and `slow` to handlers whose
     latest answer took more than `slow_seconds`. `size`: bytes in flight.
     """
 
@@ -43,15 +43,15 @@ class Bounds(Struct, frozen=True):
 
 
 def http_bounds(descriptors: int, memory_bytes: int) -> Bounds:
-    """Half of the descriptors are for attempts in flight, the others for connections that wait to be used again. Of the memory that the
-    idle service leaves, attempts take a quarter, and their texts as much."""
+    """Half of the descriptors are for attempts in flight, the others for idle connections. Of the memory that the idle service leaves,
+    attempts get a quarter, and their texts another quarter."""
     share = max(0, memory_bytes - IDLE_BYTES) // 4
     places = max(8, min(MAX_PLACES, descriptors // 2, share // ATTEMPT_BYTES))
     return Bounds(places, max(1 << 20, min(MAX_SIZE, share)), places * 3 // 10, places * 3 // 20)
 
 
 def mail_bounds(connections: int) -> Bounds:
-    """A mail server is one for all, and a mailbox that it answers slowly keeps one of few connections for long."""
+    """All mail goes to one server, and a slow mailbox occupies one of its few connections for long."""
     untrusted, silent, slow = (max(1, connections * share // 12) for share in (8, 4, 6))
     return Bounds(connections, 32 << 20, untrusted, silent, trickle_seconds=5.0, slow=slow, slow_seconds=2.0)
 
@@ -64,15 +64,15 @@ class Places:
         self._wire = wire
         self.knows_slow = bounds.slow_seconds < float("inf")
         self._users: Tidied[int, Holding] = Tidied(MAX_USERS)
-        self.asking: deque[Holding] = deque()  # users with parked lanes, in turn
-        self.first: deque[Holding] = deque()  # those of them who held nothing when they began to wait: they come first
+        self.asking: deque[Holding] = deque()  # users with parked lanes, in order of their turns
+        self.first: deque[Holding] = deque()  # those who held nothing when they began to wait; they come first
         self._taken = 0
         self._size = 0
         self._untrusted = 0
         self._silent = 0
         self._slow = 0
-        self._extra = 0  # starts beyond a user's share of the untrusted
-        self.returning: deque[Callable[[], bool]] = deque()  # attempts that rest and would go on; True: it took the place
+        self._extra = 0  # starts allowed beyond a user's share of the untrusted
+        self.returning: deque[Callable[[], bool]] = deque()  # resting attempts that want to continue; True: it took the place
 
     @property
     def taken(self) -> int:
@@ -104,10 +104,10 @@ class Places:
 
     def _admits_untrusted(self, lane: Lane, holding: Holding) -> bool:
         if 2 * self._size >= self.bounds.size and self._size:
-            return False  # however many hang with long messages, others have the other half
+            return False  # however many hang with long messages, half is left for others
         free = self.bounds.untrusted - self._untrusted
         if lane.trust == NEW and not holding.untrusted and free > -(self.bounds.places // 10):
-            return True  # the first of a user: however many users have handlers that hang, a part is left for it
+            return True  # a user's first: however many users have hanging handlers, a part is reserved for it
         if lane.trust == SILENT:
             free = min(free, self.bounds.silent - self._silent)
         return self._extra > 0 or (free > 0 and holding.untrusted <= USER_SHARE * free)
@@ -152,7 +152,7 @@ class Places:
             (self.asking if holding.places else self.first).append(holding)
 
     def extra(self) -> None:
-        """One start beyond a user's share is allowed: `trickle_seconds` have gone."""
+        """Allow one start beyond a user's share, since `trickle_seconds` have passed."""
         self._extra = 1
 
     def next(self) -> Lane | None:
@@ -190,7 +190,7 @@ class Places:
 
 
 def let_go(lane: Lane) -> None:
-    """A parked lane waits no longer: something has changed for it."""
+    """A parked lane no longer waits: its situation has changed."""
     if lane.parked_in is not None:
         del lane.parked_in[lane]
         lane.parked_in = None

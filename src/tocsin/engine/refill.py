@@ -1,4 +1,4 @@
-"""What brings work from the store into lanes: many lanes at once, users taking turns, as much as memory holds."""
+"""Brings work from the store into lanes: many lanes at once, users taking turns, as much as memory allows."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from tocsin.ports.queue import Waiting, Wanted
 from tocsin.ports.store import Store
 
 MAX_IN_LANE = 256  # deliveries of one handler in memory
-ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory when it is full of others', which may wait for hours
+ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory even if memory is full of others', which may wait for hours
 ALWAYS_IN_LANE_OF_BYTES = 1  # the same when memory is full of text
 MAX_IN_MEMORY = 10_000  # deliveries in memory
 MAX_BYTES = 32 << 20  # of message text in memory
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class Memory:
-    """How much work lies in memory."""
+    """How much work is in memory."""
 
     def __init__(self) -> None:
         self.jobs = 0
@@ -55,7 +55,7 @@ class Memory:
         return waiting < (self.least if self.is_full else MAX_IN_LANE)
 
     def is_low(self, lane: Lane) -> bool:
-        """The lane has so little that it is to be read again."""
+        """The lane has so little left that it should be read again."""
         return len(lane.jobs) <= (0 if self.is_full else MAX_IN_LANE // 4)
 
 
@@ -88,13 +88,13 @@ class Refill:
             reader.cancel()
 
     def prepare(self, lane: Lane) -> None:
-        """Have the handler read; what is `behind` follows then."""
+        """Have the handler read; the deliveries in `behind` follow after that."""
         if lane.supply == COMPLETE:
             lane.supply = PREPARING
             self._put(lane)
 
     def spilled(self, lane: Lane) -> None:
-        """The store holds due work of this lane that is not in memory."""
+        """The store has due work for this lane that is not in memory."""
         if lane.supply == READING:
             lane.supply = REREAD
         elif lane.supply == PREPARING:
@@ -115,21 +115,21 @@ class Refill:
             self._readers.add(asyncio.get_running_loop().create_task(self._read_all()))
 
     async def _read_all(self) -> None:
-        """Until no lane asks."""
+        """Read until no lane asks."""
         try:
             while self._turns:
                 lanes: list[Lane] = []
                 while len(lanes) < LANES_AT_ONCE and (lane := self._turns.take()) is not None:
                     lanes.append(lane)
                 if not await self._read(lanes) and len(lanes) > 1:
-                    for lane in lanes:  # the one at fault must not keep the others waiting
+                    for lane in lanes:  # the faulty one must not keep the others waiting
                         await self._read([lane])
         finally:
-            # Not in a callback, which comes a turn of the loop later: a lane that asks in between would wait for nobody.
+            # Not in a callback, which comes a turn of the loop later: a lane that asks in between would never be read.
             self._readers.discard(cast(asyncio.Task[None], asyncio.current_task()))
 
     async def _read(self, lanes: Sequence[Lane]) -> bool:
-        """False: a fault of ours, and these lanes were not read."""
+        """False: an error on our side, and these lanes were not read."""
         try:
             await self._fill(lanes)
         except Busy as busy:
@@ -145,7 +145,7 @@ class Refill:
         return True
 
     def _give_up(self, lanes: Sequence[Lane], wait: Micros) -> None:
-        """The store still has everything, and is asked again. Until then nothing newer may overtake it."""
+        """The store still has everything and will be asked again. Until then nothing newer may overtake it."""
         for lane in lanes:
             self._end(lane, SPILLED)
             self._wake(lane, clock.now() + wait)

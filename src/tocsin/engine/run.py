@@ -11,7 +11,7 @@ from tocsin.engine.places import Places
 
 
 class Follower(Protocol):
-    """The engine, as an attempt tells it how it goes."""
+    """The engine, as an attempt reports to it."""
 
     resting: int
     """Attempts under way that hold no place."""
@@ -33,10 +33,10 @@ class LocalRun(Struct, gc=False):
     size: int
     trust: int
     started: float
-    flying: int  # attempts of the lane, this one included, when it began
+    flying: int  # attempts of the lane when it began, including this one
     has_place: bool = True
     is_alone: bool = False
-    is_measured: bool = True  # its time says how quickly the handler answers
+    is_measured: bool = True  # whether its time shows how quickly the handler answers
 
     def came_back(self, how: int) -> None:
         self.engine.came_back(self, how)
@@ -60,7 +60,7 @@ class LocalRun(Struct, gc=False):
             self.engine.place_freed(self.places)
 
     async def resume(self) -> None:
-        """What has begun goes on before anything new starts, whatever its user's share."""
+        """Attempts under way continue before new ones start, regardless of their user's share."""
         if self.has_place:
             return
         if not self.places.are_taken:

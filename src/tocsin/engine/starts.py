@@ -1,11 +1,11 @@
-"""The starts that a pace counts and the rests that providers asked for, kept over the end of the process: a file mapped into memory.
+"""The starts that a pace counts and the pauses that providers asked for, which outlive the process: a file mapped into memory.
 
 A record is 24 bytes: whose it is (64 bits of a hash), since when it counts and until when. It is written before its request goes out,
-in about two microseconds and without a system call; the kernel keeps the page when the process dies. What is over makes room for what
-is new, so the file grows with the starts that count at the same time, and not with those there ever were. Handlers without a pace leave
-nothing here but their rests.
+in about two microseconds and without a system call; the kernel keeps the page when the process dies. Expired records make room for
+new ones, so the file grows with the starts that count at the same time, not with the total. Handlers without a pace leave only their
+pauses here.
 
-Nothing holds longer than it was meant to, whatever the clock did: a record from the future counts as of now.
+No record counts for longer than it was meant to, whatever the clock did: one from the future counts from now.
 """
 
 import functools
@@ -19,11 +19,11 @@ from tocsin.clock import SECOND, Micros
 from tocsin.engine.mapped import allocated, content, mapped
 
 FIRST_RECORDS = 16_384
-MAX_RECORDS = 1 << 20  # 24 MB; beyond them the oldest that count for as long are overwritten
+MAX_RECORDS = 1 << 20  # 24 MB; beyond that the oldest of the same length are overwritten
 MAX_LENGTH: Micros = 86_400 * SECOND
 _HEADER = (int.from_bytes(b"tocsin\0s", "little"), 1, 0)  # the first record: the file's form, and that it is complete
-_RECORD = struct.Struct("<Qqq")  # whose (0: free), since, until: written in this order, so a record is over until it is whole
-_REST = 1  # the lowest bit of whose it is
+_RECORD = struct.Struct("<Qqq")  # whose (0: free), since, until: written in this order, so a record counts as expired until it is complete
+_REST = 1  # the lowest bit of the owner
 
 
 class Starts:
@@ -33,7 +33,7 @@ class Starts:
         self._path = path
         found = content(path, MAX_RECORDS * _RECORD.size)
         self.is_new = found[: _RECORD.size] != _RECORD.pack(*_HEADER)
-        """Not all is known of the time before: there was no file, or it is damaged."""
+        """The past is not fully known: there was no file, or it is damaged."""
         kept = dict(_live(found, now))
         used = max(kept, default=0) + 1
         records = FIRST_RECORDS
@@ -50,12 +50,12 @@ class Starts:
         self._kept_rests: dict[int, Micros] = {}
         self._kept_until: Micros = 0
         self.rests_until: Micros = 0
-        """When the last rest that an earlier process was asked for is over; 0: there was none."""
+        """When the last pause that an earlier process was asked for ends; 0: there was none."""
         for slot in sorted(kept, key=lambda one: kept[one][2]):
             self._take_over(slot, *kept[slot])
 
     def complete(self) -> None:
-        """From now on all that counts is in the file."""
+        """From now on everything that counts is in the file."""
         self.is_new = False
         self._write(0, *_HEADER)
 
@@ -101,11 +101,11 @@ class Starts:
         return [start for start in self._kept_starts.get(_whose(key), ()) if start >= at]
 
     def rest_until(self, key: str) -> Micros:
-        """Until when an earlier process was asked to rest, 0 if it was not. It is told once: from then on it is the asker's."""
+        """Until when an earlier process was asked to pause, 0 if it was not. Told only once: the caller keeps it from then on."""
         return self._kept_rests.pop(_whose(key) | _REST, 0)
 
     def forget_before(self, at: Micros) -> None:
-        """Whatever an earlier process left is over then, and takes no more memory."""
+        """Drop what an earlier process left: it has expired by then."""
         if self._kept_until <= at:
             self._kept_starts.clear()
             self._kept_rests.clear()
@@ -124,7 +124,7 @@ class Starts:
             self._kept_starts.setdefault(whose, []).append(since)
 
     def _unused(self) -> int:
-        """A slot; -1: all count, and the file cannot grow."""
+        """A free slot; -1: all still count, and the file cannot grow."""
         if self._free:
             return self._free.pop()
         if self._next * _RECORD.size == len(self._map) and not self._grow():
@@ -141,7 +141,7 @@ class Starts:
         except OSError:  # a full disk; asking again for every start would help nobody
             self._can_grow = False
             return False
-        larger[: len(self._map)] = self._map[:]  # it was in memory only where there had been no room for the file
+        larger[: len(self._map)] = self._map[:]  # if there was no room for the file it was in memory only
         self._map.close()
         self._map = larger
         return True
@@ -159,7 +159,7 @@ class Starts:
 
 
 def _live(found: bytes, now: Micros) -> Iterator[tuple[int, tuple[int, Micros, Micros]]]:
-    """Slots that still count, as they count now. What no clock and no provider can have meant is damage, and left out."""
+    """Slots that still count, with their current values. Values that no clock or provider can have meant are damage, and left out."""
     whole = found[: len(found) - len(found) % _RECORD.size]
     for slot, (whose, since, until) in enumerate(_RECORD.iter_unpack(whole)):
         length = until - since

@@ -1,26 +1,26 @@
-"""How many attempts of one handler may be in flight: as many as its answers earn.
+"""How many attempts of one handler may be in flight: as many as its answers justify.
 
 The limit starts at two and grows by one with each answer while the handler has more to send than the limit lets out (slow start,
 RFC 5681 3.1). By Little's law `n` in flight that take `t` seconds each carry `n / t` a second. While more in flight carries more, the
-limit goes on growing, however far away the receiver is. Where it does not, the receiver is saturated and only answers later: the limit
-returns to where the gain ended and is probed again now and then (the full-pipe check of BBR's startup, draft-ietf-ccwg-bbr 5.3.1.2).
-What a round carried is the median over its attempts, so a long tail says nothing about saturation. A round in which more than a tenth
+limit goes on growing, however far away the receiver is. When it does not, the receiver is saturated and only answers later: the limit
+returns to where the gain ended and is probed again from time to time (the full-pipe check of BBR's startup, draft-ietf-ccwg-bbr 5.3.1.2).
+A round's rate is the median over its attempts, so a long tail is not taken for saturation. A round in which more than a tenth
 of the answers were server errors or throttles halves the limit (RFC 5681 3.1); single errors do not, since at a hundred in flight they
 would keep every busy handler slow.
 """
 
 FIRST_LIMIT = 2
 MAX_LIMIT = 256
-MIN_ANSWERS = 32  # in a round that is judged; fewer say too little where answer times vary much
-MIN_GAIN = 0.4  # of the growth in flight must be seen in what it carries
-JUDGED_GROWTH = 2.0  # in flight, against the best so far; a smaller step drowns in noise
+MIN_ANSWERS = 32  # in a round that is judged; fewer say too little if answer times vary widely
+MIN_GAIN = 0.4  # of the growth in flight must show in the rate
+JUDGED_GROWTH = 2.0  # in flight, compared with the best so far; a smaller step is lost in noise
 REST_ROUNDS = 20  # until the next probe
 MAX_STRAINED = 0.1  # share of a round's answers
-ANSWERS_PER_STEP = 4  # where it grows carefully
+ANSWERS_PER_STEP = 4  # when it grows carefully
 
 
 class Window:
-    """`limit` may be read at any time. Whoever follows the attempts tells of each answer, and sets `is_full` when the limit held one
+    """`limit` may be read at any time. The caller reports each answer, and sets `is_full` when the limit held an attempt
     back."""
 
     __slots__ = (
@@ -47,7 +47,7 @@ class Window:
         self._rested = 0
         self._best_rate = 0.0
         self._best_flying = 0.0
-        self._round = MIN_ANSWERS  # answers that end the present round
+        self._round = MIN_ANSWERS  # answers that end the current round
         self._rates: list[float] = []
         self._flying = 0
         self._strained = 0
@@ -84,7 +84,7 @@ class Window:
         """`rate`: what `flying` attempts carried, in messages a second."""
         if not self._climbs:
             self._rested += 1
-            self._best_rate += (rate - self._best_rate) / self._rested  # the mean of what is seen at rest
+            self._best_rate += (rate - self._best_rate) / self._rested  # the mean rate at rest
             self._best_flying = float(self.limit)
             self._climbs = self._rested >= REST_ROUNDS
             return

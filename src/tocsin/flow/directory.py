@@ -59,7 +59,7 @@ def load(handler: Handler, service: Settings) -> Loaded:
     try:
         typed = settings_of(channel, handler.settings)
     except msgspec.ValidationError:
-        return Loaded(handler, channel, None, credential=f"handler:{handler.id}", problem="the stored settings do not fit this type")
+        return Loaded(handler, channel, None, credential=f"handler:{handler.id}", problem="The stored settings do not fit this type.")
     paces = channel.paces(typed, service)
     return Loaded(
         handler,
@@ -155,7 +155,7 @@ class Directory:
             return load(open_handler(row, self._vault), self._service)
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
-            problem = "the stored settings cannot be opened with the service's key"
+            problem = "The stored settings cannot be opened with the service's key."
             return Loaded(bare, CHANNELS[row.type], None, credential=f"handler:{row.id}", problem=problem, is_sealed=True)
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:

@@ -161,9 +161,7 @@ class Housekeeping:
         was_doubted = self._state.doubted
         self._judge()
         if self._state.doubted and not was_doubted:
-            log.error(
-                "housekeeping.deferred", why="the clock made a leap; nothing is deleted until it is set right or has gone on for a day"
-            )
+            log.error("housekeeping.deferred", why="the clock jumped; nothing is deleted until it is set right or has run evenly for a day")
         if self._state.behind > BEHIND_AFTER:
             observe.seldom(log.warning, "housekeeping.behind", hours=round(self._state.behind / SECOND / 3600, 1))
         await self._store.tell(values.write, STATE, msgspec.json.encode(self._state))

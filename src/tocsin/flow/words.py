@@ -36,7 +36,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.TOO_LARGE: "The message was too large for the provider.",
     Reason.DUPLICATE: "The provider refused a repeated text.",
     Reason.NO_CREDITS: "The provider's account has no credits left.",
-    Reason.MAILBOX: "The mailbox does not take this mail.",
+    Reason.MAILBOX: "The mailbox does not accept this mail.",
     Reason.POLICY: "The mail was refused as unwanted.",
     Reason.BUDGET: "The daily budget is used up.",
     Reason.MAIL_NOT_CONFIGURED: "No mail server is configured.",
@@ -59,10 +59,10 @@ _HINTS: dict[Reason, str] = {
     Reason.DNS: "Check the host name in the URL, and the resolver of the machine that the service runs on.",
     Reason.CONNECT: "Check the host and port, and whether a firewall allows outgoing connections.",
     Reason.TLS: "Check the certificate of the host: it must be valid for its name and from a known authority.",
-    Reason.TIMEOUT: "Check whether the provider is slow or down; the service goes on trying.",
+    Reason.TIMEOUT: "Check whether the provider is slow or down; the service keeps trying.",
     Reason.THROTTLED: "Wait for as long as the provider asks; the service paces itself.",
     Reason.REJECTED: "Read the answer: it says what was refused.",
-    Reason.SERVER_ERROR: "Look at the answer and at the log of the receiving side; the service goes on trying.",
+    Reason.SERVER_ERROR: "Look at the answer and at the log of the receiving side; the service keeps trying.",
     Reason.REDIRECTED: "Enter the address that the redirect leads to.",
     Reason.UNAUTHORIZED: "Make a new credential at the provider and enter it here.",
     Reason.FORBIDDEN: "Check the permissions of the credential at the provider.",
@@ -70,11 +70,11 @@ _HINTS: dict[Reason, str] = {
     Reason.GONE: "Make a new webhook at the provider and enter it here.",
     Reason.NO_CREDITS: "Buy credits at the provider, then enable the handler again.",
     Reason.MAILBOX: "Check the address.",
-    Reason.BUDGET: "Wait a day, or let the operator raise TOCSIN_X_DAILY_LIMIT.",
-    Reason.MAIL_NOT_CONFIGURED: "The operator sets TOCSIN_SMTP_URL to the mail server.",
-    Reason.MAIL_ACCOUNT: "The operator checks user and password in TOCSIN_SMTP_URL, and the sender in TOCSIN_EMAIL_FROM.",
-    Reason.MAIL_SERVER: "The handler is not at fault. The operator checks the mail server that TOCSIN_SMTP_URL names.",
-    Reason.PROXY: "The handler is not at fault. The operator checks the proxy that TOCSIN_PROXY names.",
+    Reason.BUDGET: "Wait a day, or ask the operator to raise TOCSIN_X_DAILY_LIMIT.",
+    Reason.MAIL_NOT_CONFIGURED: "The operator has to set TOCSIN_SMTP_URL to the mail server.",
+    Reason.MAIL_ACCOUNT: "The operator has to check user and password in TOCSIN_SMTP_URL, and the sender in TOCSIN_EMAIL_FROM.",
+    Reason.MAIL_SERVER: "The handler is not at fault. The operator has to check the mail server that TOCSIN_SMTP_URL names.",
+    Reason.PROXY: "The handler is not at fault. The operator has to check the proxy that TOCSIN_PROXY names.",
     Reason.HANDLER_DISABLED: "Fix the handler and enable it again, then retry the delivery.",
     Reason.HANDLER_PAUSED: "Enable the handler, then retry the delivery.",
     Reason.SETTINGS: "Enter the handler's settings again.",
@@ -123,7 +123,7 @@ def events(delivery: Delivery, notification: Notification, attempts: Sequence[At
     story = [Event(delivery.created_at, "Accepted.")]
     if notification.send_at is not None and notification.send_at > delivery.created_at:
         wait = notification.send_at - delivery.created_at
-        story.append(Event(delivery.created_at, "Waits to be sent in {span}.", spans={"span": wait}))
+        story.append(Event(delivery.created_at, "Scheduled to be sent in {span}.", spans={"span": wait}))
     due_at, told = delivery.first_due_at, 0
     for replay in replays:
         as_ended = replace(delivery, status=replay.status, last_reason=replay.reason, due_at=replay.ended_at)
@@ -138,11 +138,11 @@ def _until_its_end(delivery: Delivery, notification: Notification, attempts: Seq
     """What happened from the time it was first due until it ended, if it has."""
     story: list[Event] = []
     if attempts and attempts[0].at - due_at > SECOND:
-        story.append(Event(attempts[0].at, "Had waited {span} for its turn.", spans={"span": attempts[0].at - due_at}))
+        story.append(Event(attempts[0].at, "Waited {span} for its turn.", spans={"span": attempts[0].at - due_at}))
     story += [_told(attempt, notification.expires_at) for attempt in attempts]
     last = attempts[-1] if attempts else None
     if last is not None and delivery.status is Status.FAILED and delivery.last_reason == last.reason:
-        story.append(Event(last.at + last.duration_us, "Failed: it is not tried again."))
+        story.append(Event(last.at + last.duration_us, "Failed; it will not be retried."))
     elif delivery.status in _ENDED and delivery.last_reason:
         story.append(Event(_ended_at(delivery, notification), _ENDED[delivery.status], {"why": sentence(delivery.last_reason)}))
     return story
@@ -185,11 +185,11 @@ def turn(title: str, now: Micros, until: Micros, pace: Pace | None, ahead: int, 
     return Event(now, template, values, spans)
 
 
-_PAUSED = "Waits {span} more at least: {title} asked for a pause."
-_PAUSED_BEHIND = "Waits {span} more at least: {title} asked for a pause. {before} before it."
-_PACED = "Waits for its turn, {span} more at least: no more than {count} in {window} go to {title}."
-_PACED_BEHIND = "Waits for its turn, {span} more at least: no more than {count} in {window} go to {title}. {before} before it."
-_BEHIND = "Waits for its turn, {span} more at least. {before} before it."
+_PAUSED = "Waits at least {span} more: {title} asked for a pause."
+_PAUSED_BEHIND = "Waits at least {span} more: {title} asked for a pause. Ahead of it: {before}."
+_PACED = "Waits for its turn, at least {span} more: {title} gets at most {count} in {window}."
+_PACED_BEHIND = "Waits for its turn, at least {span} more: {title} gets at most {count} in {window}. Ahead of it: {before}."
+_BEHIND = "Waits for its turn, at least {span} more. Ahead of it: {before}."
 
 
 def _told(attempt: Attempt, expires_at: Micros | None) -> Event:
@@ -217,7 +217,7 @@ _LOST_NEXT = "Attempt {number}: It may have arrived. {what}{code}. Next attempt 
 _TRIED_EXPIRES = "Attempt {number}: {what}{code}. It expires in {span}, before another attempt."
 _LOST_EXPIRES = "Attempt {number}: It may have arrived. {what}{code}. It expires in {span}, before another attempt."
 EVENT_TEMPLATES = (
-    *("Accepted.", "Waits to be sent in {span}.", "Had waited {span} for its turn.", "Failed: it is not tried again."),
+    *("Accepted.", "Scheduled to be sent in {span}.", "Waited {span} for its turn.", "Failed; it will not be retried."),
     *("To be sent again, by request.", *_ENDED.values(), _PAUSED, _PAUSED_BEHIND, _PACED, _PACED_BEHIND, _BEHIND),
     *(_ARRIVED, _ARRIVED_PLAINLY, _TRIED, _TRIED_NEXT, _LOST, _LOST_NEXT, _TRIED_EXPIRES, _LOST_EXPIRES),
 )

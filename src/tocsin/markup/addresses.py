@@ -1,8 +1,8 @@
 """Bare addresses: where they begin and end in a text, and how they are kept whole while Markdown is parsed.
 
 An address ends where GFM's extended autolinks do (https://github.github.com/gfm/#autolinks-extension-), which is decided before
-emphasis is looked for. GFM knows words between spaces only; behind an address Korean, Chinese and Japanese go on without one. So an
-address ends where they follow an ASCII host, a port, or a closing mark that nothing has opened; behind / = ? & - _ they belong to it.
+emphasis is looked for. GFM expects a space after an address, but Korean, Chinese and Japanese continue without one. So an
+address ends where such text follows an ASCII host, a port or an unmatched closing mark; after / = ? & - _ it belongs to the address.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
 
-MARK = "\ufffe"  # of the stand-ins: `clean` leaves none in a text
+MARK = "\ufffe"  # encloses a stand-in; `clean` removes it from every text
 STAND_IN = re.compile(f"{MARK}([0-9]{{1,5}}){MARK}")
 
 _WRITTEN_MARK = re.compile("&#(?:[xX]0*[fF]{3}[eE]|0*65534);")
@@ -20,10 +20,10 @@ CJK = f"\u2e80-\u3000{_LETTERS}\u3001-\u303f\uff01-\uffee\U00020000-\U0003ffff"
 _OPENING = frozenset("「『【《〈〔（［｛｢")
 _START = re.compile(r"(?<![A-Za-z])https?://|(?:(?<=[\s*_~(])|(?<![^\n]))www\.(?=\w)", re.IGNORECASE)
 _IN_ADDRESS = r"[^\s<、。，；！？：」』】》〉〕］｝｣）”’»…]"
-_LOOKED_AT = 2100  # characters: a little more than can be opened
+_LOOKED_AT = 2100  # characters: a little longer than any URL that can be opened
 _TAIL = re.compile(_IN_ADDRESS + f"{{0,{_LOOKED_AT}}}")
 _REST = re.compile(_IN_ADDRESS + "*")
-_SIMPLE = re.compile(r"[A-Za-z0-9](?:[\w./:?&=%#@+-]*[A-Za-z0-9/])?(?=\s|$)", re.ASCII)  # nearly all: nothing in them has to be weighed
+_SIMPLE = re.compile(r"[A-Za-z0-9](?:[\w./:?&=%#@+-]*[A-Za-z0-9/])?(?=\s|$)", re.ASCII)  # nearly all addresses, which need no closer look
 _BEGINS = re.compile(r"\w|[\[:~%+-]")
 _FIRST_CJK = re.compile(f"(?<=[!-~])[{CJK}]")
 _IN_HOST = re.compile(f"[{CJK}]")
@@ -35,7 +35,7 @@ _ENTITY = re.compile(r"&[A-Za-z]+\Z")
 _MARKS = frozenset("*~'\"`|")
 _BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
 _LOOKED_BACK = 200
-# Endings of Korean that are written at the end of an address as at that of any noun.
+# Korean endings, which are attached to an address as to any noun.
 _PARTICLES = frozenset(
     re.split(
         " ",
@@ -46,9 +46,9 @@ _PARTICLES = frozenset(
 
 
 def find(text: str, skipped: Sequence[Span] = (), cells: Sequence[Span] = ()) -> Iterator[Span]:
-    """The addresses in a text, in order. None begins within `skipped`, and none goes on beyond the one of `cells` that it begins in.
+    """The addresses in a text, in order. None begins within `skipped` or extends past the end of the cell (`cells`) it begins in.
 
-    Both are in order and without overlaps. Takes time in proportion to the text.
+    Both are sorted and do not overlap. Takes linear time.
     """
     skips, inside = iter(skipped), iter(cells)
     skip, cell = next(skips, None), next(inside, None)
@@ -71,7 +71,7 @@ def find(text: str, skipped: Sequence[Span] = (), cells: Sequence[Span] = ()) ->
             before = text[max(0, start - _LOOKED_BACK) : start].rpartition("\n")[2]
             stop = _tail_end(text, start, begin, limit)
             end = begin + _end(text[begin:stop], before)
-            if end == stop and end - begin == _LOOKED_AT:  # too long to be opened, but one all the same
+            if end == stop and end - begin == _LOOKED_AT:  # too long to be opened, but still an address
                 end = min(limit, _REST.match(text, end).end())  # type: ignore[union-attr]
             if end > begin:
                 yield start, end
@@ -79,12 +79,12 @@ def find(text: str, skipped: Sequence[Span] = (), cells: Sequence[Span] = ()) ->
 
 
 def may_be_in(text: str) -> bool:
-    """Whether it is worth while to look for addresses."""
+    """Whether it is worth looking for addresses."""
     return "://" in text or "www." in text or "WWW." in text
 
 
 def apart(text: str, words: Callable[[str], str], address: Callable[[str], str]) -> str:
-    """The text with `words` done to what is between the addresses, and `address` to these."""
+    """The text with `words` applied to what is between the addresses, and `address` to the addresses."""
     if not may_be_in(text):
         return words(text)
     parts: list[str] = []
@@ -96,8 +96,8 @@ def apart(text: str, words: Callable[[str], str], address: Callable[[str], str])
 
 
 def whole(source: str) -> bool:
-    """Whether Markdown leaves all addresses of a text as they are, wherever they are; or nothing can be done about it."""
-    if not may_be_in(source) or _WRITTEN_MARK.search(source):  # what would look like a stand-in gets none
+    """Whether Markdown leaves all addresses of a text intact, or nothing can be done about it."""
+    if not may_be_in(source) or _WRITTEN_MARK.search(source):  # a text that could be confused with stand-ins gets none
         return True
     at = 0
     while (match := _START.search(source, at)) is not None:
@@ -118,7 +118,7 @@ def stand_ins(source: str, spans: Sequence[Span]) -> tuple[str, list[str]]:
 
 
 def in_characters(content: bytes, spans: Iterable[Span]) -> list[Span]:
-    """Places in UTF-8 as places in the text."""
+    """Spans of UTF-8 bytes as spans of characters."""
     found: list[Span] = []
     done = characters = 0
     for start, end in spans:
@@ -131,12 +131,12 @@ def in_characters(content: bytes, spans: Iterable[Span]) -> list[Span]:
 
 
 def restored(text: str, addresses: Sequence[str]) -> str:
-    """The text with the addresses again."""
+    """The text with the addresses put back."""
     return STAND_IN.sub(lambda match: addresses[int(match[1])], text)
 
 
 def _tail_end(text: str, start: int, begin: int, limit: int) -> int:
-    """Up to where an address may go: to white space, or to the mark that closes what it is written in."""
+    """How far an address may extend: to white space, or to the mark that closes what it is written in."""
     stop = min(_TAIL.match(text, begin).end(), limit)  # type: ignore[union-attr]
     closing = {"<": ">", '"': '"', "`": "`"}.get(text[start - 1 : start])
     if closing is not None and (found := text.find(closing, begin, stop)) >= 0:
@@ -147,7 +147,7 @@ def _tail_end(text: str, start: int, begin: int, limit: int) -> int:
 
 
 def _end(tail: str, before: str) -> int:
-    """How much of what follows the scheme belongs to the address; 0: there is none. `before`: what stands before it on its line."""
+    """How much of what follows the scheme belongs to the address; 0: it is not an address. `before`: the text before it on its line."""
     if not tail.isascii():
         tail = tail[: _foreign_end(tail, before)]
     return _trimmed(_within_brackets(tail))
@@ -166,7 +166,7 @@ def _within_brackets(tail: str) -> str:
 
 
 def _trimmed(tail: str) -> int:
-    """GFM's rule: punctuation, an entity and closing brackets without an opening one at the end belong to the sentence."""
+    """GFM's rule: punctuation, an entity and unmatched closing brackets at the end belong to the sentence."""
     extra = tail.count(")") - tail.count("(")
     end = len(tail)
     while end:

@@ -1,6 +1,6 @@
 """Cutting and splitting a document so that its rendered form fits, whatever the dialect adds: the tree is cut, never the finished markup.
 
-So what a cut opens is closed and opened again by itself: bold stays bold, code stays code, a list goes on with its number.
+So whatever a cut leaves open is closed and opened again by itself: bold stays bold, code stays code, a list continues its numbers.
 """
 
 import re
@@ -20,8 +20,8 @@ def fit(
 ) -> T:
     """The document rendered to at most `limit` by `size`; what does not fit is left out, and a last paragraph says how much.
 
-    `limit` must leave room for that paragraph (60 or more); `size` counts at least about a unit for each character that is read.
-    `what` it is, for those who watch cuts.
+    `limit` must leave room for that paragraph (60 or more); `size` counts at least about one unit for each visible character.
+    `what` the text is, for those who watch cuts.
     """
     return _fit(document, limit, render, size, what, Scale())
 
@@ -45,7 +45,7 @@ def _fit(document: tree.Document, limit: int, render: Callable[[tree.Document], 
 
 
 def split(document: tree.Document, size: Callable[[tree.Document], int], limit: int, last: int, most: int) -> list[tree.Document]:
-    """At most `most` documents of at most `limit` by `size`, the last of at most `last`. Joined they are the whole.
+    """At most `most` documents of at most `limit` by `size`, the last of at most `last`. Joined, they are the whole document.
 
     What goes beyond `most` is left out, and a last paragraph says how much. A table repeats its head. Both limits as in `fit`.
     """
@@ -65,7 +65,7 @@ def _taken(document: tree.Document, limit: int, size: Callable[[tree.Document], 
     room, whole, got_whole = limit, scale.blocks(document), 0
     while True:
         head, rest = _split_at(document, room, scale) if room < whole else (document, ())
-        # What a dialect adds may make all of a light document too large: it is rendered once for all tries that leave it whole.
+        # A dialect's markup may make even a short document too large: it is rendered once for all tries that leave it whole.
         got = size(head) if rest or not got_whole else got_whole
         if not rest:
             got_whole = got
@@ -94,14 +94,14 @@ def _split_at(document: Sequence[tree.Block], room: int, scale: Scale) -> tuple[
             head.append(first)
             rest = (*others, *rest[1:])
         end = len(head)
-        while end > 1 and isinstance(head[end - 1], tree.Heading):  # it stays with what it is about
+        while end > 1 and isinstance(head[end - 1], tree.Heading):  # a heading stays with the text below it
             end -= 1
         return tuple(head[:end]), (*head[end:], *rest)
     return tuple(document), ()
 
 
 def weight(document: Sequence[tree.Block]) -> int:
-    """About how many characters a document is read as."""
+    """Roughly how many characters a document shows."""
     return Scale().blocks(document)
 
 
@@ -188,7 +188,7 @@ def _line_head(nodes: Sequence[tree.Inline], room: int) -> tuple[tree.Inline, ..
 
 
 def _inline_head(node: tree.Inline, room: int) -> tree.Inline | None:
-    """The beginning of an element that does not fit as a whole. A link stays whole or goes: half of one opens something else."""
+    """The beginning of an element that does not fit as a whole. A link stays whole or is left out: half of one opens something else."""
     match node:
         case tree.Text():
             text = node.text[: boundary(node.text, room)]
@@ -233,7 +233,7 @@ def _block_split(block: tree.Block, room: int, scale: Scale) -> tuple[tree.Block
 
 
 def _code_place(text: str, room: int) -> tuple[int, int]:
-    """Where a code block ends and where it goes on: at a line's end, unless that wastes half the room."""
+    """Where a code block is cut and where it continues: at a line's end, unless that wastes half the room."""
     if len(text) <= room:
         return len(text), len(text)
     line_end = text.rfind("\n", 0, room + 1)
@@ -244,7 +244,7 @@ def _code_place(text: str, room: int) -> tuple[int, int]:
 
 
 def _listing_split(block: tree.Listing, room: int, scale: Scale) -> tuple[tree.Block, tuple[tree.Block, ...]]:
-    """An item that is cut goes on under its own number."""
+    """An item that is cut continues under its own number."""
     head: list[tree.Item] = []
     left = room
     for index, item in enumerate(block.items):
@@ -265,7 +265,7 @@ def _listing_split(block: tree.Listing, room: int, scale: Scale) -> tuple[tree.B
 
 
 def _table_split(block: tree.Table, room: int, scale: Scale) -> tuple[tree.Block, tuple[tree.Block, ...]]:
-    """Whole rows, each time under the head. A row that is too long by itself is no table any more: its cells become a paragraph."""
+    """Whole rows, each time under the head. If a row is too long by itself, its cells become a paragraph."""
     title, *rows = block.rows
     left = room - scale.row(title)
     count = 0
@@ -291,7 +291,7 @@ def _as_paragraph(row: Sequence[Sequence[tree.Inline]]) -> tree.Paragraph:
 
 
 def _line_split(nodes: Sequence[tree.Inline], room: int) -> tuple[tuple[tree.Inline, ...], tuple[tree.Inline, ...]]:
-    """A beginning that is never empty if there is anything, and the rest, without the white space at the cut."""
+    """A beginning, empty only if there is nothing, and the rest, without the white space at the cut."""
     head: list[tree.Inline] = []
     left = room
     for index, node in enumerate(nodes):
@@ -363,7 +363,7 @@ def _word_place(text: str, room: int) -> int:
 
 
 def _at_least_one(text: str, room: int) -> int:
-    """Where to cut within a word: before what belongs together on the screen, but not before the beginning."""
+    """Where to cut within a word: never inside what is shown as one character, and never at the very beginning."""
     place = boundary(text, room)
     while place == 0 and room < len(text):
         room += 1

@@ -14,7 +14,7 @@ from tocsin.markup.remembered import Remembered, once
 from tocsin.markup.renderer import Renderer, bare_url, code_span, fenced, is_bare, prefixed, words
 
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[]()<@"})
-_EMOJI = re.compile(r":(?=(?:[A-Za-z0-9+-]|\\[_~])+:)")  # what Discord may take for the name of one, escaped already
+_EMOJI = re.compile(r":(?=(?:[A-Za-z0-9+-]|\\[_~])+:)")  # what Discord may take for an emoji's name, after escaping
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
 _TAKEN = re.compile(r"https?://[^\s<>]+", re.IGNORECASE)  # between angle brackets
 _PICTURE = re.compile("[\u2600-\u27bf\u2b50-\u2b55\U0001f1e6-\U0001faff]")  # Discord shows each emoji as a picture
@@ -41,18 +41,18 @@ def remembering() -> Callable[[tree.Document], str]:
 
 
 def plainly(document: tree.Document) -> str:
-    """Without any element, where there are more than Discord shows: addresses are words too."""
+    """Without any elements, for when there are more than Discord shows; even addresses become words."""
     return _escape_line_starts(_inert(plain(document)).replace("://", "\\://"))
 
 
 def elements_in(text: str) -> int:
-    """How many elements words are that were escaped: addresses and emoji."""
+    """How many elements an escaped text contains: addresses and emoji."""
     addresses = sum(1 for _ in find(text)) if may_be_in(text) else 0
     return addresses + (0 if text.isascii() else len(_PICTURE.findall(text)))
 
 
 class Elements:
-    """How many elements a document takes of those that Discord shows in an embed; each block is counted once, so cuts of it are cheap."""
+    """Counts the elements of a document, of which Discord shows a limited number; each block is counted once, so cutting is cheap."""
 
     def __init__(self) -> None:
         self._block = once(self._of_block)
@@ -91,7 +91,7 @@ class Elements:
 
 
 def escape(text: str) -> str:
-    """Words that nothing in turns into markup, a mention or an emoji; addresses stay links, whole, between angle brackets."""
+    """Escapes a text so that nothing in it becomes markup, a mention or an emoji; addresses stay whole links, in angle brackets."""
     return _escape_line_starts(apart(text, _inert, linked))
 
 
@@ -129,7 +129,7 @@ class _Discord(Renderer):
         return _marked("~~", self.inlines(node.inside))
 
     def link(self, node: tree.Link) -> str:
-        """Angle brackets keep an address from being read as markup. A label that looks like an address is not taken as a link."""
+        """Angle brackets keep an address from being read as markup. Discord accepts no label that looks like an address."""
         if node.url.startswith("mailto:"):
             address = self.text(bare_url(node.url))
             return address if is_bare(node) else f"{self.inlines(node.inside)} ({address})"
@@ -163,7 +163,7 @@ class _Discord(Renderer):
 
 
 def _marked(mark: str, inside: str) -> str:
-    """Discord ends a mark at the next one, even within code and addresses: there the words go without it."""
+    """Discord ends a mark at the next one, even within code and addresses: such words are sent without it."""
     bare = _ESCAPED.sub("", inside)
     is_torn = "*" in bare.replace("**", "") if mark == "*" else mark in bare
     return f"{mark}{inside}{mark}" if inside.strip() and not is_torn else inside

@@ -8,7 +8,7 @@ from tocsin.markup import tree
 
 
 class Element(StrEnum):
-    """In the words in which people are told of them."""
+    """The values are the words that people see."""
 
     BOLD = "bold"
     ITALIC = "italic"
@@ -63,7 +63,7 @@ def elements_of(document: tree.Document) -> set[Element]:
 
 
 def is_local(url: str) -> bool:
-    """Whether a link leads to a host without a dot (localhost, nas), which some providers do not take for one."""
+    """Whether a link leads to a host without a dot (localhost, nas), which some providers do not recognize as one."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:

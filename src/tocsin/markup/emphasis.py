@@ -1,9 +1,9 @@
-"""Emphasis where Korean, Chinese and Japanese go on without a space.
+"""Emphasis in Korean, Chinese and Japanese, which continue after it without a space.
 
 CommonMark closes no `**` between punctuation and a letter, which is how Korean is written: `**마크다운(Markdown)**을`. The rule proposed
-in https://github.com/commonmark/commonmark-spec/pull/839 lets `*` and `~~` open and close there, too: beside a CJK character punctuation
-counts as a letter, and CJK punctuation always does. Ours differs in one point: behind an opening bracket or quotation mark a run does not
-close, and before a closing one it does not open, so that `(**가**)` stays what it is in CommonMark.
+in https://github.com/commonmark/commonmark-spec/pull/839 lets `*` and `~~` open and close there: beside a CJK character punctuation
+counts as a letter, and CJK punctuation always does. Ours differs in one point: a run does not close after an opening bracket or quotation
+mark, and does not open before a closing one, so `(**가**)` means the same as in CommonMark.
 """
 
 import re
@@ -11,7 +11,7 @@ import unicodedata
 
 from tocsin.markup.addresses import CJK
 
-MARK = "\uffff"  # no punctuation and no white space: beside it a run is one beside a letter. `clean` leaves none in a text.
+MARK = "\uffff"  # neither punctuation nor white space, so a run beside it counts as beside a letter; `clean` removes it from every text
 
 _RUN = re.compile(r"\*+|(?<!~)~{1,2}(?!~)")
 _BESIDE = re.compile(f"[*~][{CJK}]|[{CJK}][*~]")

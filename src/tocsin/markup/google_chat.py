@@ -17,7 +17,7 @@ _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "  # a card shows a tab as one space
 _LINES = "lines, without a fixed-width font"
 BECOMES = {
-    Element.CODE: "its words alone",
+    Element.CODE: "plain words",
     Element.IMAGE: "a link",
     Element.HEADING: "bold text",
     Element.SMALL_HEADING: "bold text",
@@ -27,8 +27,8 @@ BECOMES = {
     Element.TASK: "☑ and ☐",
     Element.CODE_BLOCK: _LINES,
     Element.LANGUAGE: "nothing: the code is shown without it",
-    Element.QUOTE: "lines behind >",
-    Element.NESTED_QUOTE: "lines behind > >",
+    Element.QUOTE: "lines after >",
+    Element.NESTED_QUOTE: "lines after > >",
     Element.TABLE: _LINES,
     Element.RULE: "a line",
 }
@@ -45,7 +45,7 @@ def remembering() -> Callable[[tree.Document], str]:
 
 
 def lines(html: str) -> str:
-    """Line breaks and runs of spaces that stay."""
+    """HTML in which line breaks and runs of spaces are kept."""
     return _SPACES.sub(lambda run: "\u00a0" * len(run[0]), html).replace("\n", "<br>")
 
 

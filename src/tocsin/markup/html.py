@@ -29,7 +29,7 @@ _SCHEMES = ("http://", "https://", "mailto:")
 
 
 def html(document: tree.Document) -> str:
-    """A fragment to stand inside a body element."""
+    """A fragment for the inside of a body element."""
     return _HTML.blocks(document, "\n")
 
 

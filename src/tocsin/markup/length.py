@@ -1,7 +1,7 @@
-"""How long a text is in a provider's units, and cutting it so that the cut shows.
+"""The length of a text in a provider's units, and cuts that show.
 
-Three units: characters (code points), UTF-16 units (Discord, Telegram) and bytes of UTF-8. A cut never parts what belongs together on
-the screen as far as that can be told without tables: surrogate pairs, combining marks, joined emoji, flags, Hangul syllables.
+Three units: characters (code points), UTF-16 units (Discord, Telegram) and bytes of UTF-8. A cut never separates what is shown
+as one character, as far as that can be told without tables: surrogate pairs, combining marks, joined emoji, flags, Hangul syllables.
 """
 
 import re
@@ -49,14 +49,14 @@ def watched_cuts() -> Generator[list[Cut | WrittenOut]]:
 
 
 def left_out(text: str, characters: int) -> None:
-    """Tell whoever watches that so many characters of `text` are left out."""
+    """Report that so many characters of `text` are left out."""
     if (cuts := _watched.get()) is not None:
         beginning = clean_line(text[: _BEGINNING + 1])
         cuts.append(Cut(f"{beginning[:_BEGINNING]}…" if len(beginning) > _BEGINNING else beginning, characters))
 
 
 def written_out(marks: int) -> None:
-    """Tell whoever watches that so many marks are more than the provider shows."""
+    """Report that there are so many marks, more than the provider shows."""
     if (cuts := _watched.get()) is not None:
         cuts.append(WrittenOut(marks))
 
@@ -64,7 +64,7 @@ def written_out(marks: int) -> None:
 def clean(text: str) -> str:
     """`text` without terminal sequences, control characters (line feed and tab stay), byte-order marks, non-characters and surrogates.
 
-    What turns the direction of writing is closed at the end of its line.
+    Overrides of the writing direction are closed at the end of their line.
     """
     text = without_sequences(text)
     if "\r" in text:
@@ -120,7 +120,7 @@ def cut(text: str, limit: int, size: Callable[[str], int]) -> str:
 
 
 def missing(characters: int) -> str:
-    """The words that stand for what was cut."""
+    """The words that replace what was cut."""
     return f"… {characters:,} more characters" if characters != 1 else "… 1 more character"
 
 
@@ -132,7 +132,7 @@ def _shortened(text: str, kept: int, limit: int) -> str:
 
 
 def _longest(text: str, limit: int, size: Callable[[str], int]) -> int:
-    """The most characters from the beginning of `text` whose size is at most `limit`, moved back to where a cut does no harm."""
+    """The most characters from the beginning of `text` whose size is at most `limit`, moved back to a safe place for a cut."""
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -178,7 +178,7 @@ def _flags_before(text: str, place: int) -> int:
 
 
 def share(sizes: Sequence[int], room: int) -> int:
-    """The highest cap under which `sizes` together fit in `room`: short ones stay whole, long ones give way alike."""
+    """The highest cap under which `sizes` together fit in `room`: short ones stay whole, long ones are cut to the same length."""
     left = room
     for index, size in enumerate(sorted(sizes)):
         cap = left // (len(sizes) - index)

@@ -1,8 +1,8 @@
-"""Markdown as Mattermost and Rocket.Chat both read it, for Slack's webhooks at other hosts than Slack's.
+"""Markdown as Mattermost and Rocket.Chat both read it, for Slack-type webhooks on hosts other than Slack's.
 
-Neither decodes `&lt;`. Mattermost's server turns `<url|label>` into a link and `<!channel>` into a mention, in code, too; its pages take a
-backslash before any mark, Rocket.Chat's only before * _ ~ ` # and a dot. So what else must not be markup is parted by a character without
-width, in code nowhere but where the server would change it.
+Neither decodes `&lt;`. Mattermost's server turns `<url|label>` into a link and `<!channel>` into a mention, even in code. Its pages accept
+a backslash before any mark, Rocket.Chat's only before * _ ~ ` # and a dot. So anything else that must not be markup is broken up with
+a zero-width character; in code only where the server would change it.
 """
 
 import re
@@ -13,16 +13,16 @@ from tocsin.markup.addresses import find, may_be_in
 from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, code_span, fenced, is_bare, marked
 
 MAX_HEADING = 4
-_SHORTEST_UNDERSCORED = 3  # characters: Mattermost takes `_a_` for words
+_SHORTEST_UNDERSCORED = 3  # characters: Mattermost shows `_a_` as it is
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "*_~`"})
 _PARTED = re.compile(r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w)|:(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[A-Za-z!/?@#])")
 _LINE_START = re.compile(r"^([ \t]*)(?:(#)|([>+=-])|(\d{1,9})(\.))", re.MULTILINE)
 _UP_TO_END = re.compile(r"[^\n>]+>?")
-_TRANSLATED = re.compile(r"<[^<|]+\|(?!>)")  # in what ends with >; looking for that from each < would take time by the square
+_TRANSLATED = re.compile(r"<[^<|]+\|(?!>)")  # in text that ends with >; searching for that from each < would take quadratic time
 _ANNOUNCED = re.compile(r"<(?=[!@])")
 _PARTS = re.compile(r"[.,:;]*(?:\s|\Z)")
 _MARKS = re.compile(r"[*_~`]")
-_LOOKED_AT = 20  # characters behind an address
+_LOOKED_AT = 20  # characters after an address
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
 _PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
@@ -33,12 +33,12 @@ def markdown(document: tree.Document) -> str:
 
 
 def escape(text: str) -> str:
-    """Words that nothing in turns into markup, a picture, an emoji or a mention; addresses stay links."""
+    """Escapes a text so that nothing in it becomes markup, a picture, an emoji or a mention; addresses stay links."""
     return untranslated(_spaced(_line_starts(_words(text))))
 
 
 def address(url: str, after: str = "") -> str:
-    """A bare address, and what parts it from `after`, which follows it: both would take letters behind it for a part of it."""
+    """A bare address, and what separates it from `after`: both servers would take letters that follow for a part of it."""
     if not _PARTS.match(after):
         return f"{_plain(url)} " if _MARKS.search(url) else f"[{url}]({url.translate(_PARENTHESES)})"
     return _plain(url)
@@ -86,7 +86,7 @@ def _inert(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """Spaces that stay: runs of them would shrink to one, and four at a line's start would make code of it."""
+    """Keeps spaces: runs of them would shrink to one, and four at the start of a line would make it code."""
     return _SPACES.sub(lambda run: "\u00a0" * len(run[0]), text.replace("\t", _TAB))
 
 

@@ -21,7 +21,7 @@ _Cells: TypeAlias = tuple[tuple[tree.Inline, ...], ...]
 
 MAX_DEPTH = 30
 MAX_LINK = 2048
-MAX_SHORT = 2048  # characters: the tree of a text may take 60 times as much memory, so that of the longer ones few are kept
+MAX_SHORT = 2048  # characters: a tree takes up to 60 times the memory of its text, so few are kept of longer texts
 MAX_LONG_KEPT = 4
 _MAX_CELLS = 50_000
 _OPTIONS = pyromark.Options.ENABLE_STRIKETHROUGH | pyromark.Options.ENABLE_TASKLISTS
@@ -37,11 +37,11 @@ _CONTAINERS = frozenset({"BlockQuote", "List", "Item"})
 _MARKS = frozenset({"Emphasis", "Strong", "Strikethrough"})
 _NESTING = _CONTAINERS | _MARKS
 _LINKS = frozenset({"Link", "Image"})
-_OPAQUE = _LINKS | {"Code", "CodeBlock", "HtmlBlock", "Html", "InlineHtml"}  # in these an address is no link of its own
+_OPAQUE = _LINKS | {"Code", "CodeBlock", "HtmlBlock", "Html", "InlineHtml"}  # inside these an address does not become a link
 
 
 def _parsed(text: str) -> tree.Document:
-    """The tree of a Markdown text; never raises. A text that would show as nothing is shown as it was written."""
+    """The tree of a Markdown text; never raises. A text that would render as nothing is shown as it was written."""
     source = clean(text)
     shown, known = (source, []) if addresses.whole(source) else _with_stand_ins(source)
     shown = emphasis.marked(shown)
@@ -62,13 +62,13 @@ def parse(text: str) -> tree.Document:
 
 
 def forget() -> None:
-    """Nothing that was parsed is kept."""
+    """Drop everything that was kept."""
     _short.cache_clear()
     _long.cache_clear()
 
 
 def _flavour(source: str) -> pyromark.Markdown:
-    """Without tables where the parser would fill up short rows to very many cells."""
+    """Without tables if the parser would pad short rows with very many cells."""
     if source.count("|") < _MAX_CELLS // 100:
         return _MARKDOWN
     lines = source.split("\n")
@@ -78,7 +78,7 @@ def _flavour(source: str) -> pyromark.Markdown:
 def _with_stand_ins(source: str) -> tuple[str, list[str]]:
     """The text with stand-ins for the addresses that are in words, not in code, links and raw HTML; and these addresses.
 
-    A parser reads code before emphasis, so that places of code are true though the text is not yet parsed rightly.
+    Parsers read code before emphasis, so the places of code are right even if the emphasis is not yet.
     """
     skipped: list[addresses.Span] = []
     cells: list[addresses.Span] = []
@@ -99,7 +99,7 @@ def _with_stand_ins(source: str) -> tuple[str, list[str]]:
 
 
 class _Frame:
-    """One open element. `kind` is empty for one that is left out: what is inside goes to the element around it."""
+    """One open element. `kind` is empty for an element that is left out: its content goes to the element around it."""
 
     __slots__ = ("checked", "data", "kind", "loose", "nodes", "words")
 
@@ -165,7 +165,7 @@ class _Builder:
             frame.nodes.append(tree.Text(text))
 
     def _with_addresses(self, text: str) -> None:
-        """Words between stand-ins of addresses."""
+        """Text that may contain stand-ins for addresses."""
         for index, part in enumerate(addresses.STAND_IN.split(text)):
             if index % 2:
                 self.is_visible = True
@@ -174,7 +174,7 @@ class _Builder:
                 self._text(part)
 
     def _as_written(self, text: str) -> str:
-        """Without the marks that were set for the parser."""
+        """Without the marks that were added for the parser."""
         if self._is_clean:
             return text
         return (addresses.restored(text, self._known) if self._known else text).replace(emphasis.MARK, "")
@@ -218,7 +218,7 @@ class _Builder:
             around.nodes.extend(_table(frame.nodes))
         elif kind in _LINKS:
             around.nodes.extend(self._link(frame, self._as_written(data["dest_url"]), data["link_type"] == "Email"))
-        elif kind in _MARKS and not frame.nodes:  # all that was in it was a control character
+        elif kind in _MARKS and not frame.nodes:  # it held nothing but a control character
             pass
         else:
             if kind == "Paragraph" or (kind == "Item" and frame.loose):
@@ -243,7 +243,7 @@ class _Builder:
 
 
 def _link_url(url: str) -> str | None:
-    """A URL in the form that the renderers rely on, None if it is not one to open."""
+    """A URL in the form that the renderers rely on, None if it cannot be opened."""
     url = _UNSAFE_IN_URL.sub(lambda match: quote(match[0]), clean(url).strip())
     if len(url) > MAX_LINK or not url.isprintable():
         return None
@@ -259,7 +259,7 @@ def _link_url(url: str) -> str | None:
 
 
 def _unlinked(inside: Sequence[tree.Inline], url: str) -> list[tree.Inline]:
-    """What is read of a link that cannot be opened: its address, as words. Embedded data is left out."""
+    """What a link that cannot be opened shows: its address, as words. Embedded data is left out."""
     shown = " ".join(clean(url).split())
     if not shown or shown[:5].lower() == "data:" or inside == (tree.Text(shown),):
         return []
@@ -281,7 +281,7 @@ def autolinked(text: str) -> list[tree.Inline]:
 
 
 def _bare_link(address: str) -> tree.Inline:
-    """An address that stands in the text; whole, too, where it cannot be opened."""
+    """An address in the text; kept whole even if it cannot be opened."""
     url = _link_url(address if "://" in address[:8] else f"http://{address}")
     return tree.Text(address) if url is None else tree.Link(url, (tree.Text(address),))
 
@@ -290,7 +290,7 @@ def _bare_link(address: str) -> tree.Inline:
 
 
 def _joined(nodes: list[Any]) -> list[Any]:
-    """Neighbouring texts as one, as the parser parts them at whatever could be a mark: a dialect must see `:a_b:` and `@a_b` whole."""
+    """Neighbouring texts as one: the parser splits them at every possible mark, but a dialect must see `:a_b:` and `@a_b` whole."""
     joined: list[Any] = []
     words: list[str] = []
     for node in (*nodes, None):
@@ -349,7 +349,7 @@ def _code_block(frame: _Frame, kind: Any) -> tree.CodeBlock:
 
 
 def _listing(frame: _Frame, start: int | None) -> tree.Listing:
-    items = tuple(node if isinstance(node, tree.Item) else tree.Item((node,)) for node in frame.nodes)  # no Item: it was too deep
+    items = tuple(node if isinstance(node, tree.Item) else tree.Item((node,)) for node in frame.nodes)  # not an Item: nested too deeply
     return tree.Listing(items, start, not frame.loose)
 
 
@@ -358,7 +358,7 @@ def _item(frame: _Frame, _: Any) -> tree.Item:
 
 
 def _table(nodes: list[Any]) -> list[tree.Block]:
-    """The table, and behind it what the parser leaves in it as words once it gives up on its size."""
+    """The table, followed by the words that the parser leaves in it once it gives up on its size."""
     rows = cast("list[_Cells]", [node for node in nodes if type(node) is tuple])
     return [tree.Table(tuple(rows)), *_blocks([node for node in nodes if type(node) is not tuple])]
 

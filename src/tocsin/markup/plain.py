@@ -8,7 +8,7 @@ from tocsin.markup.remembered import Remembered
 from tocsin.markup.renderer import Renderer
 
 _PLAIN = Renderer()
-_WORDS_ALONE = "its words alone"
+_WORDS_ALONE = "plain words"
 _LINES = "lines"
 BECOMES = {
     Element.BOLD: _WORDS_ALONE,
@@ -27,8 +27,8 @@ BECOMES = {
     Element.TASK: "☑ and ☐",
     Element.CODE_BLOCK: _LINES,
     Element.LANGUAGE: "nothing: the code is shown without it",
-    Element.QUOTE: "lines behind >",
-    Element.NESTED_QUOTE: "lines behind > >",
+    Element.QUOTE: "lines after >",
+    Element.NESTED_QUOTE: "lines after > >",
     Element.TABLE: "lines with columns",
     Element.RULE: "a line",
 }

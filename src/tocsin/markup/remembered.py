@@ -1,4 +1,4 @@
-"""Renderings of nodes that are kept while one document is cut: each try renders only what the cut itself has made."""
+"""Renderings of nodes, kept while one document is cut: each try renders only what the cut itself created."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class Remembered(Renderer):
-    """Stands before a dialect's class among the bases of one that keeps what it renders.
+    """A mixin, listed before the dialect's class, that keeps what is rendered.
 
-    A node is known by its identity and kept, so that nothing else gets the same. An instance lives as long as one cutting.
+    Nodes are known by their identity, and kept so that no other object gets the same one. An instance lives for one cutting.
     """
 
     def __init__(self, *given: Any) -> None:

@@ -1,6 +1,6 @@
-"""The common ground of the dialects that are lines of text: how blocks, lists, quotes and tables are laid out.
+"""What the dialects that are lines of text have in common: how blocks, lists, quotes and tables are laid out.
 
-As it stands it renders readable plain text; a dialect overrides what it marks up or escapes.
+By itself it renders readable plain text; a dialect overrides what it marks up or escapes.
 """
 
 import re
@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 from tocsin.markup import tree
 
-WORD_JOINER = "\u2060"  # without width, and no place to break a line
+WORD_JOINER = "\u2060"  # has no width and allows no line break
 _FENCE_RUN = re.compile("`+")
 _FENCE_INSIDE = re.compile("`(?=``)")
 _LINE_BREAK = re.compile(r"\n(?!\n)")
 Cell: TypeAlias = tuple[str, int]  # its words, and their width in columns
-_WIDEST_COLUMN = 40  # a wider cell stands out of its column, so that one long cell does not blow up all rows
+_WIDEST_COLUMN = 40  # a wider cell overflows its column, so that one long cell does not widen all rows
 
 
 class Renderer:
@@ -51,7 +51,7 @@ class Renderer:
         return text
 
     def line_break(self, _: tree.Break) -> str:
-        """A soft break is one too: in an alert a line is meant as a line."""
+        """Soft breaks count as well: in an alert a line is meant as a line."""
         return "\n"
 
     def code(self, text: str) -> str:
@@ -124,7 +124,7 @@ class Renderer:
         return marker + box + self.indented(inside, len(marker))
 
     def indented(self, text: str, width: int) -> str:
-        """All lines but the first moved to the right."""
+        """All lines but the first, indented."""
         return _LINE_BREAK.sub("\n" + " " * width, text)
 
     def task(self, checked: bool) -> str:
@@ -144,7 +144,7 @@ class Renderer:
 
 
 def words(nodes: Sequence[tree.Inline]) -> str:
-    """What is read of a line, on one line and without any marks."""
+    """The visible words of a line, on one line and without any marks."""
     parts: list[str] = []
     for node in nodes:
         match node:
@@ -187,7 +187,7 @@ def innermost(block: tree.Quote) -> tuple[tree.Quote, int]:
 
 
 def prefixed(text: str, prefix: str) -> str:
-    """Every line behind `prefix`; nothing where there is nothing."""
+    """Every line with `prefix` before it; an empty text stays empty."""
     return prefix + text.replace("\n", "\n" + prefix) if text else ""
 
 
@@ -197,13 +197,13 @@ def fenced(code: str, language: str = "") -> str:
 
 
 def cells(row: tree.Row) -> list[Cell]:
-    """What is read of a row, each cell on one line, with its width."""
+    """The visible words of a row's cells, each on one line, with their width."""
     texts = [" ".join(_cell(cell).split()) for cell in row]
     return [(text, display_width(text)) for text in texts]
 
 
 def grid(block: tree.Table, cells: Callable[[tree.Row], list[Cell]] = cells) -> str:
-    """A table as lines whose columns stand below each other in a fixed-width font, with a rule under the head."""
+    """A table as lines whose columns align in a fixed-width font, with a rule under the head."""
     rows = [cells(row) for row in block.rows]
     columns = max(map(len, rows), default=0)
     widths = [0] * columns
@@ -241,14 +241,14 @@ def _width(character: str) -> int:
 
 
 def code_span(text: str) -> str:
-    """Code within a line, in one backtick more than it holds in a row."""
+    """Code within a line, in one backtick more than its longest run of them."""
     fence = "`" * (max((len(run) for run in _FENCE_RUN.findall(text)), default=0) + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
 def marked(mark: str, inside: str) -> str:
-    """Marks that hold on to their words and end with the line: otherwise they would be shown."""
+    """Marks that touch their words and close on the same line: others would be shown."""
     return "\n".join(_marked_line(mark, line) for line in inside.split("\n"))
 
 

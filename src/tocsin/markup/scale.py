@@ -1,17 +1,17 @@
-"""How many characters a document is read as: the measure by which it is cut, taken once of each block however often it is cut."""
+"""How many characters a document shows: the measure for cutting, taken once for each block however often it is cut."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from tocsin.markup import tree
 
-BETWEEN = 2  # what a block costs beside its words: the line breaks around it
+BETWEEN = 2  # what a block costs besides its words: the line breaks around it
 
 
 class Scale:
-    """About how many characters blocks, items and rows are read as.
+    """Roughly how many characters blocks, items and rows show.
 
-    What was weighed is remembered by its identity, and kept, so that nothing else gets the same: a scale lives as long as one cutting.
+    Results are remembered by identity, and the objects kept so that no other gets the same one; a scale lives for one cutting.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Scale:
 
 
 def line_weight(nodes: Sequence[tree.Inline]) -> int:
-    """About how many characters a line is read as."""
+    """Roughly how many characters a line shows."""
     total = 0
     for node in nodes:
         match node:

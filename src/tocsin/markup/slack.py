@@ -14,11 +14,11 @@ from tocsin.markup.length import boundary
 from tocsin.markup.remembered import once
 from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, cells, fenced, grid, is_bare, marker, words
 
-MAX_TEXT = 3000  # of one text object
+MAX_TEXT = 3000  # characters of one text object
 MAX_INDENT = 8
 _RULE = "──────────"
 _BULLETS = "• "
-_WORDS = frozenset({tree.Paragraph, tree.Verbatim, tree.Heading, tree.Rule})  # blocks that stand in one section with others
+_WORDS = frozenset({tree.Paragraph, tree.Verbatim, tree.Heading, tree.Rule})  # blocks that share a section with others
 BECOMES = {
     Element.IMAGE: "a link",
     Element.HEADING: "bold text",
@@ -42,7 +42,7 @@ def escape(text: str) -> str:
 
 
 def neutral(text: str) -> str:
-    """Words for `text`: escaped, and waking nobody."""
+    """Words for `text`: escaped, and without mentions."""
     text = escape(text)
     return _PING.sub("@" + WORD_JOINER, text) if "@" in text else text
 
@@ -154,7 +154,7 @@ class _RichText:
             self.elements.append({"type": kind, "elements": part})
 
     def _listing(self, block: tree.Listing, indent: int) -> None:
-        """Nested lists, code and quotes are elements of their own behind their item: a list holds nothing but lines."""
+        """Nested lists, code and quotes are elements of their own after their item: a list holds nothing but lines."""
         self.end_section()
         pending: list[RichElement] = []
         first = used = 0
@@ -188,7 +188,7 @@ class _RichText:
 
 
 def _item_words(item: tree.Item) -> tuple[list[RichElement], Sequence[tree.Block]]:
-    """The words an item begins with, and the blocks behind them."""
+    """The words an item begins with, and the blocks after them."""
     inside = [] if item.checked is None else [_element("☑ " if item.checked else "☐ ", _NO_STYLE)]
     count = 0
     for block in item.inside:

@@ -25,7 +25,7 @@ _PARAGRAPH = "\n\n"  # what begins a new line in a text
 _LIST_LINE = "\r"  # and in a list
 BECOMES = {
     Element.STRIKE: "words between ~",
-    Element.CODE: "its words alone",
+    Element.CODE: "plain words",
     Element.IMAGE: "a link",
     Element.HEADING: "larger or bold text",
     Element.SMALL_HEADING: "bold text",
@@ -51,7 +51,7 @@ def remembering() -> Callable[[tree.Document], list[CardElement]]:
 
 
 def escape(text: str) -> str:
-    """Words of one or more lines of which nothing turns into markup."""
+    """Escapes one or more lines so that nothing in them becomes markup."""
     return _lines(_LINE_START.sub(_escaped_start, _inert(text)))
 
 
@@ -111,7 +111,7 @@ def _fixed_width(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """Lines whose spaces stay, in the card's Markdown: runs of them would shrink to one, and empty lines go."""
+    """Lines that keep their spaces in the card's Markdown: runs would shrink to one, and empty lines would vanish."""
     hard = _SPACES.sub(lambda run: "\u00a0" * len(run[0]), text.replace("\t", _TAB))
     return _PARAGRAPH.join(line if line.strip() else "\u00a0" for line in hard.split("\n"))
 
@@ -120,7 +120,7 @@ def _spaced(text: str) -> str:
 
 
 class _Text(Renderer):
-    """The inside of a text, its lines ending in a plain line feed until it is known what they stand in."""
+    """The inside of a text; its lines end in a plain line feed until it is known what they are part of."""
 
     def inlines(self, nodes: Sequence[tree.Inline]) -> str:
         parts = [self.inline(node) for node in nodes]
@@ -159,7 +159,7 @@ def _is_word(character: str) -> bool:
 
 
 def _beside_words(node: tree.Emphasis | tree.Strong, inside: str, before: bool, after: bool) -> str:
-    """Korean endings always stand so: underscores within a word are shown, and so are marks between punctuation and a letter."""
+    """Korean endings follow directly: underscores within a word would be shown, and so would marks between punctuation and a letter."""
     if before and inside and not _is_word(inside[0]):
         inside = WORD_JOINER + inside
     if after and inside and not _is_word(inside[-1]):

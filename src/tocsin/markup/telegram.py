@@ -13,9 +13,9 @@ from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, is_bare, mar
 
 _TAG = re.compile(r"<[^<>]*>")
 _PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
-# As TDLib finds them (td/telegram/MessageEntity.cpp); a character without width behind the sign keeps it from that.
+# As TDLib finds them (td/telegram/MessageEntity.cpp); a zero-width character after the sign prevents that.
 _FOUND = re.compile(r"(?<!\w)@(?=\w\w)|(?<![\w/<>])/(?=[A-Za-z0-9_]{1,64}(?:@\w+)?(?![\w/<>]))")
-# Endings of files that are domains as well.
+# File endings that are also top-level domains.
 _FILE = re.compile(r"(?<![^\w-])\.(?=(?:app|as|cab|cc|do|md|mk|ml|mov|pl|pm|ps|py|rs|sh|so|st|tf|vi|zip)(?![\w@/-]|\.\w))", re.IGNORECASE)
 _MAIL = re.compile(r"@[\w.-]*\Z")
 _LONGEST_HOST = 255
@@ -46,7 +46,7 @@ def remembering() -> Callable[[tree.Document], str]:
 
 
 def words(text: str) -> str:
-    """Words that nothing in turns into markup, nor into a mention, a command or a link."""
+    """Escapes a text so that nothing in it becomes markup, a mention, a command or a link."""
     return escape(inert(text))
 
 
@@ -67,12 +67,12 @@ def _apart(match: re.Match[str]) -> str:
 
 
 def plainly(document: tree.Document) -> str:
-    """Without any mark, where there are more than Telegram shows."""
+    """Without any marks, for when there are more than Telegram shows."""
     return words(plain(document))
 
 
 def marks(html: str) -> tuple[int, int]:
-    """How many entities our own HTML becomes, and the bytes of their addresses."""
+    """How many entities our own HTML has, and the bytes of their addresses."""
     tags = [tag for tag in _TAG.findall(html) if not tag.startswith("</")]
     addresses = "".join(tag[len('<a href="') : -2] for tag in tags if tag.startswith("<a "))
     return len(tags), utf8(_ENTITY.sub("x", addresses))
@@ -96,7 +96,7 @@ def takes_link(url: str) -> bool:
 
 
 def visible(html: str) -> int:
-    """UTF-16 units that are left of our own HTML after Telegram has parsed it."""
+    """UTF-16 units of our own HTML once Telegram has parsed it."""
     return utf16(_ENTITY.sub("x", _TAG.sub("", html)))
 
 

@@ -3,8 +3,8 @@
 import re
 
 # ECMA-48 (https://ecma-international.org/publications-and-standards/standards/ecma-48/), with ESC or as a character of its own. Control
-# strings end with ST, an OSC with BEL, too; of one without an end only the beginning goes, so that no words are lost with it. None holds
-# another control character of the second set: that keeps the time in proportion to the text.
+# strings end with ST, an OSC with BEL, too; without an end only the beginning is removed, so that no words are lost with it. None contains
+# another C1 control character, which keeps the time linear.
 _SEQUENCE = re.compile(
     r"(?:\x1b\]|\x9d)8;[^;\x07\x1b\x80-\x9f\n]*;(?P<url>[^\x07\x1b\x80-\x9f\n]*)(?:\x07|\x1b\\|\x9c)"  # a link begins; empty: it ends
     r"|(?:\x1b\]|\x9d)[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"
@@ -56,7 +56,7 @@ def _address(url: str, words: str) -> str:
 
 
 def _struck_once(line: str) -> str:
-    """What is seen once a terminal or printer went back and wrote over it."""
+    """What is seen once a terminal or printer has gone back and written over it."""
     shown: list[str] = []
     at = 0
     for character in line:
@@ -72,7 +72,7 @@ def _struck_once(line: str) -> str:
 
 
 def closed(text: str) -> str:
-    """The text with each override, embedding and isolate closed at the end of its line, so that it turns nothing behind that."""
+    """The text with each override, embedding and isolate closed at the end of its line, so that it turns nothing after that."""
     if text.isascii() or not any(one in text for one in _TURNING):
         return text
     return _TURNED_LINE.sub(lambda line: _closed_line(line[0]), text)

@@ -6,7 +6,7 @@ from tocsin.markup.parse import autolinked
 
 
 def verbatim(text: str) -> tree.Document:
-    """The tree of a plain text; nothing where nothing of it can be seen. Blank lines around it are left out."""
+    """The tree of a plain text; empty if nothing of it can be seen. Blank lines around it are left out."""
     lines = clean(text).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -21,7 +21,7 @@ def verbatim(text: str) -> tree.Document:
 
 
 def _linked(line: str) -> list[tree.Inline]:
-    """A link whose address had to be encoded would be shown so: it stays text."""
+    """An address that a link would show encoded stays text."""
     return [tree.Text(_label(node)) if isinstance(node, tree.Link) and _label(node) != node.url else node for node in autolinked(line)]
 
 

@@ -1,6 +1,6 @@
 """How X counts: weights instead of characters (https://docs.x.com/resources/fundamentals/counting-characters).
 
-Counted is an upper bound: X's list of top-level domains and emoji changes under us, and a post one over the limit is refused.
+The count is an upper bound: X's lists of top-level domains and emoji change without notice, and a post one over the limit is refused.
 """
 
 import re
@@ -33,7 +33,7 @@ _COUNTRIES = (
 _OTHERS = "com net org edu gov mil int info biz name pro aero asia cat coop jobs mobi museum post tel travel app blog cloud dev online page"
 _KNOWN = frozenset(f"{_COUNTRIES} {_OTHERS}".split())
 
-# Emoji of more than one character weigh 2 all together. Only the common ones are told here: of the rest each character counts.
+# An emoji of several characters weighs 2 in all. Only the common ones are recognized here; of the others each character counts.
 _SIGNS = (  # those that a selector turns into an emoji
     "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2194-\u2199\u21a9\u21aa\u23ed-\u23ef\u23f1\u23f2\u23f8-\u23fa\u25b6\u25c0\u2600-\u2604\u260e\u2611"
     "\u2620\u2622\u2623\u2638-\u263a\u2640\u2642\u265f\u2660\u2663\u2665\u2666\u2668\u267b\u2692-\u2697\u2699\u26a0\u26a1\u26c8\u26d4\u2702"
@@ -64,7 +64,7 @@ _EMOJI = (
 # Every repetition is bounded, so that no text takes more than linear time.
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
 _BARE = rf"{_LABEL}(?:\.(?!https?://){_LABEL}){{1,12}}"
-_IN_HOST = r"[^\s!-,/:-@\[-^`{-~]"  # behind http:// X takes nearly anything for a host
+_IN_HOST = r"[^\s!-,/:-@\[-^`{-~]"  # after http:// X takes nearly anything for a host
 # The part of a path and query that X takes for part of the link in any case: no brackets, no closing punctuation.
 _PATH = (
     r"(?::[0-9]{1,5})?(?:/(?:[A-Za-z0-9!*';:=+,.$/%#_~@|&-]{0,2000}[A-Za-z0-9=_#/+-])?)?"
@@ -77,7 +77,7 @@ _PIECE = re.compile(
 )
 _SURE_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{1,63}")
 _TOP_LEVEL = re.compile(r"[a-z]{2,}(?:-[a-z0-9-]*)?", re.IGNORECASE)  # of `com-` the first three letters
-_BEFORE_URL = re.compile("[A-Za-z0-9@$#\uff20\uff03\u202a-\u202e]")  # directly behind one of these X sees no link
+_BEFORE_URL = re.compile("[A-Za-z0-9@$#\uff20\uff03\u202a-\u202e]")  # directly after one of these X sees no link
 
 _FREE_BEFORE = re.compile(r"[\s(\[{<\"'“‘「『—–]")
 
@@ -93,7 +93,7 @@ def weight(text: str) -> int:
 
 
 def cut(text: str, limit: int) -> str:
-    """`text`, or its beginning with an ellipsis where its weight is over `limit`; no link, word or emoji is torn where it can be helped."""
+    """`text`, or its beginning with an ellipsis where its weight is over `limit`; links, words and emoji stay whole if possible."""
     text, total, fitting, kept = clean(text), 0, 0, 0
     for piece, piece_weight in _pieces(text):
         total += piece_weight
@@ -107,7 +107,7 @@ def cut(text: str, limit: int) -> str:
 
 def _shortened(text: str, kept: int, limit: int) -> str:
     cut_text = _at_word(text, kept) + ELLIPSIS
-    while kept and weight(cut_text) > limit:  # the ellipsis itself may make an address of what stands before it
+    while kept and weight(cut_text) > limit:  # the ellipsis itself may turn the text before it into an address
         kept -= 1
         cut_text = _at_word(text, kept) + ELLIPSIS
     left_out(text, len(text) - len(cut_text) + 1)
@@ -123,10 +123,10 @@ def _at_word(text: str, kept: int) -> str:
 
 
 def defuse(text: str) -> str:
-    """`text` without anything that X would turn into a link, at its own price; `https://example.com/x` reads `example[.]com/x`.
+    """`text` without anything that X would turn into a link, which costs more; `https://example.com/x` reads `example[.]com/x`.
 
     Brackets around the dots are how security reports write addresses that must not be clicked: readable, and easily undone.
-    Everything of a domain's shape is treated so, `main.py` too: .py is Paraguay, and X links it.
+    Everything shaped like a domain is treated this way, even `main.py`: .py is Paraguay, and X links it.
     """
     before, text = "", clean(text)
     while text != before:
@@ -159,7 +159,7 @@ def _pieces(text: str) -> Iterator[Piece]:
 
 
 def _is_no_flag(emoji: str) -> bool:
-    """Two letters of flags that are the flag of nowhere: X counts each."""
+    """Two flag letters that make no flag: X counts each."""
     letters = "".join(chr(ord(letter) - 0x1F1E6 + ord("a")) for letter in emoji if "\U0001f1e6" <= letter <= "\U0001f1ff")
     return len(letters) == 2 and letters not in _KNOWN
 
@@ -168,9 +168,9 @@ def _address(text: str, match: re.Match[str]) -> Iterator[Piece]:
     host = match["host"] or match["bare"]
     end = match.end("host" if match["host"] else "bare")
     is_sure = bool(_SURE_HOST.fullmatch(host)) and host.rpartition(".")[2].lower() in _KNOWN and text[end : end + 1] not in {"@", "+", "-"}
-    # Of its own shortener's paths X takes letters and digits only.
+    # In the paths of its own shortener X accepts letters and digits only.
     if match["scheme"] and is_sure and host.lower() != "t.co" and not (match.start() and _BEFORE_URL.match(text[match.start() - 1])):
-        # Glued to what stands before it, it may be taken for a part of that, and its characters be counted.
+        # Directly after other text it may be taken for a part of that, with every character counted.
         is_free = match.start() == 0 or _FREE_BEFORE.match(text[match.start() - 1])
         yield match[0], URL_WEIGHT if is_free else max(URL_WEIGHT, _plain_weight(match[0]))
         return

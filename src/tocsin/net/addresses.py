@@ -39,7 +39,7 @@ def read_address(text: str) -> Address:
     except EmailNotValidError as error:
         raise ValueError(str(error)) from None
     if len(read.local_part.encode()) > MAX_LOCAL_BYTES:
-        raise ValueError(f"The part before the @-sign may be {MAX_LOCAL_BYTES} bytes long at most.")
+        raise ValueError(f"The part before the @ sign takes at most {MAX_LOCAL_BYTES} bytes.")
     return Address(read.local_part, read.ascii_domain)
 
 

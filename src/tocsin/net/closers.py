@@ -5,7 +5,7 @@ REMEMBERED_SECONDS = 600.0
 
 
 class Closers:
-    """`times`: how often a host may do it before no connection to it is kept. Times are of time.monotonic()."""
+    """`times`: how often a host may do this before connections to it are no longer kept. Times are of time.monotonic()."""
 
     def __init__(self, times: int) -> None:
         self._times = times
@@ -13,14 +13,14 @@ class Closers:
         """What was seen: how often, and until when that is remembered. Nearly always empty."""
 
     def closed(self, host: str, now: float) -> None:
-        """A kept connection to it ended under a request, without a byte of an answer."""
+        """A kept connection to the host ended during a request, without a byte of an answer."""
         count, until = self.hosts.pop(host, (0, 0.0))
         if len(self.hosts) >= MAX_HOSTS:
             del self.hosts[next(iter(self.hosts))]
         self.hosts[host] = (count + 1 if until > now else 1, now + REMEMBERED_SECONDS)
 
     def keeps(self, host: str, now: float) -> bool:
-        """Whether a connection to it may be used a second time."""
+        """Whether a connection to the host may be used a second time."""
         found = self.hosts.get(host)
         if found is None:
             return True

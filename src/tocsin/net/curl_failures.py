@@ -8,7 +8,7 @@ from tocsin.model import NoReply, Reason
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, lacks_descriptors, nothing_sent
 from tocsin.net.trust import HINT
 
-# Codes that pycurl has no name for, or one of long ago.
+# Codes for which pycurl has no name, or an outdated one.
 _WEIRD_SERVER_REPLY = 8
 _HTTP2_STREAM = 92
 _TOO_LARGE = 100
@@ -40,12 +40,12 @@ _MAX_HEADER_BYTES = 300 * 1024  # libcurl's own limit for one answer
 
 
 def was_sent(curl: pycurl.Curl) -> bool:
-    """Whether a byte of the request left: what fails before that has surely not arrived."""
+    """Whether a byte of the request left: if it fails before that, it has certainly not arrived."""
     return bool(curl.getinfo(pycurl.REQUEST_SIZE))
 
 
 def no_reply(curl: pycurl.Curl, code: int) -> NoReply:
-    """What to make of a transfer that ended with a code other than 0. No detail holds any part of the URL but its host."""
+    """What to make of a transfer that ended with a code other than 0. Details never hold any part of the URL except its host."""
     return _after_sending(curl, code) if was_sent(curl) else _before_sending(curl, code)
 
 
@@ -71,7 +71,7 @@ def _before_sending(curl: pycurl.Curl, code: int) -> NoReply:
 
 
 def _is_ours(curl: pycurl.Curl, code: int) -> bool:
-    """Whether this process lacks what a connection takes. Without descriptors the authorities' file cannot be read, either."""
+    """Whether this process lacks what a connection needs. Without descriptors the file of authorities cannot be read either."""
     if code == pycurl.E_OUT_OF_MEMORY or curl.getinfo(pycurl.OS_ERRNO) in ERRNOS:
         return True
     return code in _NEEDS_FILES and lacks_descriptors()

@@ -1,4 +1,4 @@
-"""Fresh TCP connections to one host, and what TLS needs, so that nothing slow on the way holds up anybody else.
+"""Fresh TCP connections to one host, and what TLS needs, so that nothing slow on the way holds up others.
 
 asyncio's own look-ups share the threads of everything else; these have threads of their own, as do the certificates. All addresses
 of the host are tried, the next one as soon as the last has failed or been silent for a moment (RFC 8305, "Happy Eyeballs").
@@ -21,15 +21,15 @@ from tocsin.net.names import Names, Place
 from tocsin.net.shortage import Lacking
 
 STAGGER_SECONDS = 0.25  # https://www.rfc-editor.org/rfc/rfc8305#section-8
-FRESH_SECONDS = 300.0  # addresses are known for so long
-_DOUBTFUL_SECONDS = 30.0  # for so long the old ones are used without asking, after a look-up that brought nothing
+FRESH_SECONDS = 300.0  # how long addresses are used without a new look-up
+_DOUBTFUL_SECONDS = 30.0  # how long the old ones are used without asking, after a look-up that failed
 _LACKING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 T = TypeVar("T")
 
 
 class Unresolved(OSError):
-    """The host name has brought no address, or not in time."""
+    """The host name gave no address, or none in time."""
 
 
 def is_lack(error: BaseException | None) -> bool:
@@ -67,7 +67,7 @@ class Dialer:
         if making is None:
             making = self._tls = asyncio.get_running_loop().create_task(_in_a_thread(self._make_tls))
         try:
-            return await asyncio.shield(making)  # one who is cancelled ends it for nobody else
+            return await asyncio.shield(making)  # a caller that is cancelled does not end it for others
         except OSError:
             if self._tls is making:
                 self._tls = None
@@ -109,7 +109,7 @@ def _is_address(host: str) -> bool:
 
 
 async def race(addresses: Sequence[str], port: int, seconds: float) -> socket.socket:
-    """The socket that is connected first. Each address has `seconds`. Raises the OSError of the one that failed last."""
+    """The first socket that connects. Each address has `seconds`. Raises the OSError of the one that failed last."""
     waiting = deque(_families_in_turn(addresses))
     running: set[asyncio.Task[socket.socket]] = set()
     failure: OSError = ConnectionError("the host name has no address")
@@ -160,7 +160,7 @@ def _give_up(task: asyncio.Task[socket.socket]) -> None:
 
 
 async def _in_a_thread(work: Callable[[], T]) -> T:
-    """What `work` gives, from a thread that nobody shares and nobody waits for at the end. Raises OSError where there is no thread left."""
+    """What `work` gives, from a thread of its own that nobody waits for at the end. Raises OSError if no thread can be started."""
     done: concurrent.futures.Future[T] = concurrent.futures.Future()
     done.set_running_or_notify_cancel()  # from now on it cannot be cancelled, so `run` always finds it unsettled
 

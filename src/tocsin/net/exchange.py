@@ -1,4 +1,4 @@
-"""One request on a libcurl handle: its options, what it heard, and the reply that comes of it."""
+"""One request on a libcurl handle: its options, what it received, and the resulting reply."""
 
 import functools
 import io
@@ -28,13 +28,13 @@ from tocsin.net.routes import Route, route_of
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
 
 MAX_BODY = 65_536
-MAX_HEAD_COST, LINE_COST = 131_072, 128  # of an answer's header lines: each costs memory beside its bytes
+MAX_HEAD_COST, LINE_COST = 131_072, 128  # of an answer's header lines: each costs memory besides its bytes
 CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
-MAX_FREE = 256  # handles that wait to be used again
+MAX_FREE = 256  # idle handles kept for reuse
 _AGENT = f"tocsin/{__version__}"
-_MAX_TRIES = 3  # again, of a request that was surely not processed
-_RETRIABLE = frozenset({pycurl.E_SEND_FAIL_REWIND, pycurl.E_HTTP2})  # what libcurl says of a kept connection that ended
+_MAX_TRIES = 3  # of a request that was certainly not processed
+_RETRIABLE = frozenset({pycurl.E_SEND_FAIL_REWIND, pycurl.E_HTTP2})  # libcurl's codes for a kept connection that ended
 _CANNOT_REWIND = "necessary data rewind"
 _FIRST_FINAL = 200  # statuses below announce another answer
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
@@ -53,7 +53,7 @@ class Kept(Struct, frozen=True):
 
 
 class Exchange:
-    """A libcurl handle and what it heard; used for one request after another. `free`: where it waits for the next."""
+    """A libcurl handle and what it received; used for one request after another. `free`: where it waits for the next one."""
 
     def __init__(self, multi: Multi, free: "deque[Exchange]", guard: Guard | None, proxy: Proxy | None, https: Https, kept: "Kept") -> None:
         self.curl = pycurl.Curl()
@@ -91,12 +91,12 @@ class Exchange:
             self.curl.setopt(pycurl.PROXY, "")
         self.curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
-        if not proxy:  # else libcurl looks up the proxy's name itself, with sockets that nobody is told of
+        if not proxy:  # else libcurl looks up the proxy's name itself, with sockets that it does not report
             self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_connect)
 
     def abort(self, done: Done) -> None:
-        """End the request of this `done`, if it is still under way: nobody waits for it any more. Its connection is closed."""
+        """End the request of this `done` if it is still under way, because nobody waits for it any more. Its connection is closed."""
         if self.done is done:
             if self._origin is not None:
                 self._origins.forget(self._origin, self)
@@ -104,7 +104,7 @@ class Exchange:
             self.let_go()
 
     def start(self) -> None:
-        """Begin what was prepared, perhaps a little later: see `Origins`."""
+        """Begin the prepared request, perhaps a little later: see `Origins`."""
         if self._origin is None:
             self.begin(False)
         else:
@@ -126,7 +126,7 @@ class Exchange:
             done(STOPPED)
 
     def relieve(self) -> float:
-        """Take libcurl's time limits off it; the seconds that the request may go on from now."""
+        """Remove libcurl's time limits; returns the seconds that the request may still take."""
         self._setopt(pycurl.TIMEOUT_MS, 0)
         self._setopt(pycurl.CONNECTTIMEOUT_MS, 0)
         self._manner = msgspec.structs.replace(self._manner, is_relieved=True)
@@ -136,7 +136,7 @@ class Exchange:
         self.request = self.done = None
         self._lines.clear()
         if self._body:
-            self._body = bytearray()  # its memory, too: it may wait long for its next use
+            self._body = bytearray()  # free its memory too: the handle may be idle for long
         self._is_second = False
         self._tries = 0
         if self._watches:
@@ -146,10 +146,10 @@ class Exchange:
         if len(self._free) < MAX_FREE:
             self._free.append(self)
         else:
-            self.curl.close()  # it holds its callbacks and they hold it, which only a rare garbage collection would find
+            self.curl.close()  # handle and callbacks refer to each other, which only a rare garbage collection would notice
 
     def ended(self, code: int) -> None:
-        """libcurl is through with it."""
+        """libcurl has finished the transfer."""
         request, done = self.request, self.done
         if request is None or done is None:  # aborted
             return
@@ -171,8 +171,8 @@ class Exchange:
         done(reply)
 
     def _may_go_again(self, request: HttpRequest, code: int) -> bool:
-        """Whether the request has been sent again at once, because it was surely not processed, or because a kept connection ended
-        without a byte of an answer: whoever keeps connections and closes them has nearly never read it."""
+        """Whether the request has been sent again at once, because it was certainly not processed, or because a kept connection ended
+        without a byte of an answer: a server that closes a kept connection has almost never read the request."""
         is_kept = not self.curl.getinfo(pycurl.NUM_CONNECTS)
         if not was_sent(self.curl) or self._is_refused(code, is_kept):
             may = self._tries < _MAX_TRIES
@@ -182,14 +182,14 @@ class Exchange:
             may = is_kept and self._repeats and request.repeats and not self._tries
         if may:
             self._tries += 1
-            self._start_again(request, fresh=is_kept and not self._waits)  # HTTP/2: rather one connection for all that were refused
+            self._start_again(request, fresh=is_kept and not self._waits)  # HTTP/2: better one connection for all refused requests
         return may
 
     def _is_refused(self, code: int, is_kept: bool) -> bool:
         """Whether the server said that it did nothing with it: REFUSED_STREAM, or GOAWAY with a lower last stream (RFC 9113 8.7).
 
-        libcurl would send it again, if it could rewind the body, and says that it cannot; so it says of a kept connection that ended,
-        but there, of HTTP/2, it has told the reason before.
+        libcurl would send it again if it could rewind the body, and reports that it cannot. It reports the same for a kept connection
+        that ended, but with HTTP/2 it has named the reason before.
         """
         return code == pycurl.E_SEND_FAIL_REWIND and (not is_kept or (self._waits and self.curl.errstr().startswith(_CANNOT_REWIND)))
 
@@ -198,7 +198,7 @@ class Exchange:
         self._multi.start(self)
 
     def prepare(self, request: HttpRequest, route: Route, addresses: tuple[str, ...] = (), fresh: bool = False) -> None:
-        """Set what differs from request to request. `fresh` keeps it off idle connections. `addresses`: of its host, for libcurl to keep.
+        """Set what differs from request to request. `fresh`: not over an idle connection. `addresses`: the host's, for libcurl to keep.
 
         Raises ValueError or pycurl.error where libcurl cannot send it.
         """
@@ -262,11 +262,11 @@ class Exchange:
         return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, body, cut)
 
     def _has_head(self) -> bool:
-        """Whether the answer's head is there: the target's own, so neither a 1xx nor a proxy's, which libcurl counts elsewhere."""
+        """Whether the target's own answer head is there: not a 1xx, and not a proxy's, which libcurl counts elsewhere."""
         return bool(self._lines) and self.curl.getinfo(pycurl.RESPONSE_CODE) >= _FIRST_FINAL and read_headers(self._lines) is not None
 
     def is_answered(self, now: float) -> bool:
-        """Whether the head has been there for so long that the rest of the body is not waited for any more."""
+        """Whether the head has been there for so long that the rest of the body is no longer awaited."""
         request = self.request
         if request is None or request.body_seconds is None or not self._has_head():
             return False
@@ -283,7 +283,7 @@ class Exchange:
             curl.setopt(pycurl.CUSTOMREQUEST, method)
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(manner.timeout_seconds * 1000)))
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(CONNECT_SECONDS * 1000))
-        # Of an address nothing grows old, and libcurl need not look through all its names for old ones.
+        # An address never expires, so libcurl need not search all its names for expired ones.
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if manner.is_address else DNS_SECONDS)
         curl.setopt(pycurl.FRESH_CONNECT, manner.is_fresh)
         curl.setopt(pycurl.FORBID_REUSE, manner.is_single)
@@ -295,11 +295,11 @@ class Exchange:
             self.curl.unsetopt(pycurl.RESOLVE)
             return
         listed = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
-        self.curl.setopt(pycurl.RESOLVE, [f"+{place.host}:{place.port}:{listed}"])  # +: it grows old as what libcurl finds by itself
+        self.curl.setopt(pycurl.RESOLVE, [f"+{place.host}:{place.port}:{listed}"])  # +: it expires like what libcurl finds by itself
 
     def _set_cache(self, cache: pycurl.CurlShare) -> None:
         if self._cache:
-            self.curl.unsetopt(pycurl.SHARE)  # pycurl wants it so
+            self.curl.unsetopt(pycurl.SHARE)  # pycurl requires it
         self.curl.setopt(pycurl.SHARE, cache)
         self._cache = cache
 
@@ -313,7 +313,7 @@ class Exchange:
         return None
 
     def _forget_interim(self) -> None:
-        """Of 1xx answers nothing is needed once the next head begins."""
+        """1xx answers are dropped once the next head begins."""
         starts = [index for index, line in enumerate(self._lines) if line.startswith(b"HTTP/")]
         if starts:
             del self._lines[: starts[-1]]
@@ -336,7 +336,7 @@ class Exchange:
             return pycurl.SOCKET_BAD
         try:
             opened = socket.socket(family, kind, protocol)
-            os.close(os.dup(opened.fileno()))  # pycurl makes a copy, too: where it cannot, libcurl hears of no reason
+            os.close(os.dup(opened.fileno()))  # pycurl makes a copy as well; if it cannot, libcurl does not learn why
         except OSError as error:
             self._is_short = error.errno in ERRNOS
             return pycurl.SOCKET_BAD
@@ -358,7 +358,7 @@ _OPTIONS = {
     pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
     pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
     pycurl.PATH_AS_IS: 1,
-    pycurl.NOPROXY: "",  # or no_proxy of the environment would send some requests past TOCSIN_PROXY
+    pycurl.NOPROXY: "",  # otherwise no_proxy in the environment would send some requests past TOCSIN_PROXY
     pycurl.NETRC: pycurl.NETRC_IGNORED,
     pycurl.FOLLOWLOCATION: 0,
     pycurl.HTTP_CONTENT_DECODING: 0,
@@ -379,7 +379,7 @@ authorities = functools.cache(trust.authorities)
 
 
 class _Manner(Struct, frozen=True, gc=False):
-    """How a handle sends: what is nearly always as it was for the request before."""
+    """How a handle sends: options that rarely change from one request to the next."""
 
     method: str = "POST"
     timeout_seconds: float = -1.0

@@ -5,12 +5,12 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 GZIP_MAGIC = b"\x1f\x8b"
-_EXPECTS_FROM = 1 << 20  # bytes of a body from which on libcurl would ask beforehand, with `Expect: 100-continue`
+_EXPECTS_FROM = 1 << 20  # bytes: for larger bodies libcurl would ask first, with `Expect: 100-continue`
 _BARE = bytes(byte if 0x20 <= byte < 0x7F else 0 for byte in range(256))  # control characters become NUL
 
 
 def target(url: str) -> str:
-    """What stands in the request line: all of a URL behind its host, byte for byte, less the fragment."""
+    """The target of the request line: everything after the host of a URL, byte for byte, without the fragment."""
     authority_on = url.partition("://")[2].partition("#")[0]
     end = next((at for at, character in enumerate(authority_on) if character in "/?"), len(authority_on))
     rest = authority_on[end:]
@@ -34,7 +34,7 @@ def header_lines(headers: tuple[tuple[str, str], ...], body_size: int) -> list[s
 
 @functools.lru_cache(maxsize=64)
 def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
-    """What is said, or kept from being said, beside the headers of these names."""
+    """The lines that are added, or suppressed, besides the headers of these names."""
     given = {name.lower() for name in names}
     more: list[str] = []
     if "content-type" not in given:
@@ -45,7 +45,7 @@ def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def unpacked(body: bytes, limit: int) -> bytes:
-    """A body that came packed though nobody asked for it, up to so many bytes; as it came where it cannot be unpacked."""
+    """A body that came compressed although we did not ask for it, up to `limit` bytes; unchanged if it cannot be unpacked."""
     try:
         return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, limit)
     except zlib.error:
@@ -53,7 +53,7 @@ def unpacked(body: bytes, limit: int) -> bytes:
 
 
 class Headers(Mapping[str, str]):
-    """An answer's headers, read when somebody asks: of most answers the status says it all."""
+    """An answer's headers, parsed only on demand: for most answers the status is enough."""
 
     __slots__ = ("_found", "_lines")
 
@@ -77,7 +77,7 @@ class Headers(Mapping[str, str]):
 
 
 def read_headers(lines: Sequence[bytes]) -> dict[str, str] | None:
-    """The headers of the last answer heard, None if they were cut. 1xx answers and a proxy's may stand before, trailers behind."""
+    """The headers of the last answer heard, None if they were cut. 1xx answers and a proxy's may precede them, trailers may follow."""
     headers: dict[str, str] = {}
     in_head = False
     for line in lines:

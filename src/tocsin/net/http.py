@@ -35,7 +35,7 @@ class HttpWire:
         self._direct = Direct(settings)
         self._proxy_resolves = settings.proxy_resolves
         trusted = authorities(settings.ca_file, settings.data_path)
-        sessions = Sessions(trusted)  # shared: whose certificate was good for one is good for the other
+        sessions = Sessions(trusted)  # shared: a certificate that was good for one lane is good for the other
         repeats = settings.unknown != "stop"
 
         def lanes(proxy: Proxy | None) -> "dict[bool, _Lane]":
@@ -46,7 +46,7 @@ class HttpWire:
         self._preparing: set[asyncio.Task[None]] = set()
 
     async def send(self, request: HttpRequest) -> HttpReply | NoReply:
-        """The answer, whatever its status, or what became of the request instead. Raises only CancelledError, which aborts the transfer."""
+        """The answer, whatever its status, or what happened instead. Raises only CancelledError, which aborts the transfer."""
         addresses: tuple[str, ...] = ()
         route, lane = route_of(request.url), self._lanes[request.guarded]
         if self._must_prepare(request, route):
@@ -64,7 +64,7 @@ class HttpWire:
                 exchange.abort(done)
 
     def start(self, request: HttpRequest, done: Done) -> None:
-        """Like `send`, for those who have no time to wait: `done` is told, never from within this call. It must not raise."""
+        """Like `send`, for callers that do not await: `done` is called with the result, never within this call, and must not raise."""
         route = route_of(request.url)
         if self._must_prepare(request, route):
             preparing = asyncio.get_running_loop().create_task(self._prepare_and_start(request, route, done))
@@ -75,7 +75,7 @@ class HttpWire:
 
     def _prepared_or_not(self, done: Done, task: "asyncio.Task[None]") -> None:
         self._preparing.discard(task)
-        if task.cancelled():  # before its first step, so it could tell nobody
+        if task.cancelled():  # before its first step, so it could not report it
             done(STOPPED)
 
     async def _prepare_and_start(self, request: HttpRequest, route: Route, done: Done) -> None:
@@ -90,14 +90,14 @@ class HttpWire:
             lane.start(request, route, done, addresses)
 
     def _must_prepare(self, request: HttpRequest, route: Route) -> bool:
-        """Whether something is to be looked up before libcurl is given the request: nearly never, names stay fresh for minutes."""
+        """Whether something has to be looked up before libcurl gets the request: rarely, since names stay fresh for minutes."""
         if self._proxy is not None:
             return True
         named = route.named
         return named is not None and not self._lanes[request.guarded].knows(named)
 
     async def _prepared(self, request: HttpRequest) -> "tuple[_Lane, tuple[str, ...]] | NoReply":
-        """Which way it goes, and the addresses of its host, none if they are another's concern; or why it cannot be sent."""
+        """Its lane and the addresses of its host (none if something else looks them up); or why it cannot be sent."""
         place = place_of(request.url)
         if place is None:
             return NoReply(Reason.SETTINGS, sent=False, detail="The URL cannot be read.")
@@ -124,13 +124,13 @@ class HttpWire:
             return self._past[request.guarded], found
         if not request.guarded:
             return lane, ()
-        # libcurl's socket is the proxy's: so the addresses of the target itself are judged beforehand.
+        # libcurl's socket leads to the proxy, so the target's own addresses are checked beforehand.
         objections = [objection for address in found if (objection := self._guard.objection(address, place.port))]
         return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else (lane, ())
 
     @property
     def trouble(self) -> str | None:
-        """What keeps everything from going out, in a sentence."""
+        """Why nothing can go out, in a sentence."""
         return self._proxy.trouble if self._proxy else None
 
     def cut(self) -> None:
@@ -152,14 +152,14 @@ def _resolve(future: "asyncio.Future[HttpReply | NoReply]", reply: HttpReply | N
 
 
 class _Lane:
-    """One cache of connections, for the guarded or for the unguarded requests, and the handles that wait to be used again."""
+    """One cache of connections, for the guarded or for the unguarded requests, and the idle handles."""
 
     def __init__(self, guard: Guard | None, proxy: Proxy | None, sessions: Sessions, repeats: bool) -> None:
         self._guard = guard
-        self._names = Names(DNS_SECONDS * 0.9)  # known a little shorter than to libcurl, which keeps the addresses
+        self._names = Names(DNS_SECONDS * 0.9)  # remembered slightly shorter than by libcurl, which keeps the addresses
         self._kept = Kept(repeats, Closers(2 if repeats else 1), self._names)
         self._https = (Origins(), sessions)
-        # Users' hosts are many, the operator's and the providers' that go without the guard are few.
+        # Users have many hosts; the operator and the providers, reached without the guard, have few.
         self._idle_share = 1 / 4 if guard else 1 / 16
         self._proxy = proxy
         self._free: deque[Exchange] = deque()
@@ -181,7 +181,7 @@ class _Lane:
             return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
 
     def start(self, request: HttpRequest, route: Route, done: Done, addresses: tuple[str, ...] = ()) -> "Exchange | None":
-        """None: it cannot be sent, and `done` hears of it soon."""
+        """None: it cannot be sent, and `done` is told soon."""
         if self._is_closed:
             asyncio.get_running_loop().call_soon(done, STOPPED)
             return None

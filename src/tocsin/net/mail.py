@@ -17,12 +17,12 @@ from tocsin.net.trust import mail_context
 from tocsin.net.turns import Turns
 from tocsin.settings import Settings
 
-_TEST_CONNECTIONS = 2  # one user has one at most, so that a slow test holds up nobody else's
+_TEST_CONNECTIONS = 2  # at most one for each user, so that a slow test does not hold up other users'
 _DOUBLES_AFTER_SECONDS = 600.0
 _TOO_MANY = frozenset({421, 432})  # "service not available, closing": 432 is Exchange Online's for too many connections
-_ALL = 0  # deliveries come in turns already: among them it is first come, first served
+_ALL = 0  # deliveries already arrive in turns, so among them it is first come, first served
 _NOT_CONFIGURED = "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait"
-_BAD_SENDER = "TOCSIN_EMAIL_FROM is no address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
+_BAD_SENDER = "TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
 
 
 def server_of(url: str) -> Server:
@@ -81,17 +81,17 @@ def complaints(settings: Settings) -> list[str]:
 
 
 def notes(settings: Settings) -> list[str]:
-    """What is as the operator wants it but worth knowing, one sentence each, without secrets."""
+    """What the operator chose but may want to know, one sentence each, without secrets."""
     server = server_of(settings.smtp_url) if settings.smtp_url else None
     if server is None or server.verifies:
         return []
     what = "e-mails and the password" if server.password else "e-mails"
     unprotected = "" if server.tls == "at_once" else "travel unencrypted where the mail server offers no STARTTLS, and "
-    return [f"with ?tls=optional in TOCSIN_SMTP_URL {what} {unprotected}go to whoever answers: no certificate is checked"]
+    return [f"with ?tls=optional in TOCSIN_SMTP_URL {what} {unprotected}go to any server that answers: no certificate is checked"]
 
 
 class NothingSent(asyncio.CancelledError):
-    """Cancelled before the mail was out: it has surely not arrived."""
+    """Cancelled before the mail was out: it has certainly not arrived."""
 
 
 def nobody() -> None:
@@ -99,9 +99,9 @@ def nobody() -> None:
 
 
 class Learned:
-    """How many the server takes, of mails over one connection or of connections: fewer where it says so, until that is slowly forgotten.
+    """How many mails over one connection, or how many connections, the server accepts: fewer once it says so, until that is forgotten.
 
-    Doubling finds out again whether the limit is still there, at the price of one more try every ten minutes.
+    Doubling checks whether the limit still holds, at the cost of one more try every ten minutes.
     """
 
     def __init__(self, most: int) -> None:
@@ -121,10 +121,10 @@ class Learned:
 class MailWire:
     """Sends mails over kept connections. A connection ends after `mails_per_connection` mails or `idle_seconds` without one.
 
-    Eight `connections` for deliveries: of their places one user takes six at most, mailboxes that are new five, slow ones four and
-    silent ones two, so that a slow mailbox leaves room for others. With the two for test sends they are far below what servers allow
+    Eight `connections` for deliveries: at most six for one user, five for new mailboxes, four for slow ones and two for silent
+    ones, so that a slow mailbox leaves room for others. Together with the two for test sends that is far below what servers allow
     one client (50 in Postfix: https://www.postfix.org/postconf.5.html#smtpd_client_connection_count_limit). Exchange Online takes
-    three mails at the same time, and 30 a minute: TOCSIN_SMTP_RATE=0.5 keeps to both. With `tokens` it logs in by OAuth.
+    three mails at the same time and 30 a minute: TOCSIN_SMTP_RATE=0.5 keeps within both. With `tokens` it logs in by OAuth.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class MailWire:
         self._dialer = _dialer(self._server, self._timeouts.connect_seconds, settings.ca_file) if self._server else None
         self._reuse = Learned(mails_per_connection)
         self._room = Learned(connections)
-        self._in_use = 0  # connections, with those for test sends
+        self._in_use = 0  # connections, including those for test sends
         self._idle_seconds = idle_seconds
         self._places = Turns(connections, connections)
         self._test_places = Turns(_TEST_CONNECTIONS, 1)
@@ -157,9 +157,9 @@ class MailWire:
     async def send(self, mail: Mail, goes_out: Callable[[], None] = nobody, starts: Callable[[], None] = nobody) -> MailReply | NoReply:
         """The server's decisive answer, or why there is none.
 
-        `starts` is told when a connection is free: what was waited for before is no part of the attempt. `goes_out` is told before
-        the server can take the mail, twice where a fresh connection was tried as well. Raises nothing but CancelledError, which
-        aborts the transfer; it is NothingSent where that is certain.
+        `starts` is called when a connection is free: the wait before that is not part of the attempt. `goes_out` is called before
+        the server can accept the mail, twice if a fresh connection is tried as well. Raises nothing but CancelledError, which
+        aborts the transfer; NothingSent if it is certain that no mail was accepted.
         """
         return await self._send(mail, goes_out, starts, self._places, _ALL)
 
@@ -168,7 +168,7 @@ class MailWire:
         return await self._send(mail, nobody, starts, self._test_places, user_id)
 
     async def close(self) -> None:
-        """Says goodbye on the idle connections; one still in use ends after its mail."""
+        """Quits the idle connections; one still in use ends after its mail."""
         self._is_closed = True
         while (connection := self._take()) is not None:
             self._part_from(connection)
@@ -196,7 +196,7 @@ class MailWire:
                 starts()
                 connection, result = await self._send_now(server, dialer, mail, goes_out)
                 others = self._in_use - 1
-                # The server may have counted it beside one that is idle by now: that one takes the mail, but is asked only once.
+                # The server may have counted it in addition to one that is idle by now: that one gets the mail, but is tried only once.
                 may_wait = others or (self._idle and not asked_idle)
                 if not may_wait or not _is_one_too_many(connection, result):
                     return result
@@ -206,12 +206,12 @@ class MailWire:
             finally:
                 self._in_use -= 1
                 places.give(key)
-            places = self._places  # a test send, too, now waits until a delivery has been sent
+            places = self._places  # test sends, too, now wait until a delivery has been sent
 
     async def _send_now(
         self, server: Server, dialer: Dialer, mail: Mail, goes_out: Callable[[], None]
     ) -> tuple[Connection, MailReply | NoReply]:
-        """Over a kept connection, where there is one, and over a fresh one, where that may do better."""
+        """Over a kept connection if there is one, and over a fresh one if that may help."""
         kept = self._take()
         refusal: MailReply | NoReply | None = None
         if kept is not None:
@@ -240,7 +240,7 @@ class MailWire:
         return result
 
     def _take(self) -> Connection | None:
-        """The connection used last, of those still open."""
+        """The most recently used of the open connections."""
         while self._idle:
             connection, timer = self._idle.popitem()
             timer.cancel()
@@ -287,15 +287,15 @@ def _is_temporary(result: MailReply | NoReply) -> bool:
 
 
 def _is_one_too_many(connection: Connection, result: MailReply | NoReply) -> bool:
-    """Whether the server refused a fresh connection, perhaps because it takes no more of them beside those that are open."""
+    """Whether the server refused a fresh connection, perhaps because it accepts no more than are open already."""
     return connection.mails == 1 and connection.untouched and isinstance(result, MailReply) and result.code in _TOO_MANY
 
 
 def _was_kept_too_long(connection: Connection, result: MailReply | NoReply) -> bool:
-    """Whether a fresh connection may do better: the mail has surely not been taken, and what it was told may be about this connection.
+    """Whether a fresh connection may help: the mail was certainly not accepted, and the refusal may be about this connection.
 
-    Servers end or refuse a session for its age, its number of mails or recipients, or their load. What they say of the address (4.1.x)
-    or the mailbox (4.2.x) would be the same over any.
+    Servers end or refuse a session for its age, its number of mails or recipients, or their load. What they say about the address (4.1.x)
+    or the mailbox (4.2.x) would be the same over any other.
     """
     if connection.mails == 1:
         return False

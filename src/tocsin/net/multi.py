@@ -1,10 +1,10 @@
 """libcurl's transfers on an asyncio event loop, through its multi-socket interface. Works on uvloop and on asyncio's own loop.
 
-libcurl's sockets sit in an epoll of their own, and the loop watches only that: at many hosts this costs a sixth less per request
-than a reader and a writer of the loop for each socket. https://curl.se/libcurl/c/libcurl-multi.html
+libcurl's sockets sit in an epoll of their own, and the loop watches only that: with many hosts this costs a sixth less per request
+than a reader and a writer on the loop for each socket. https://curl.se/libcurl/c/libcurl-multi.html
 
 Idle connections stay in the epoll. libcurl looks whether a connection is still alive only if it was idle for a second, so one
-that the other side closed before is shut down here: then a request that libcurl puts on it fails before a byte of it is out.
+that the other side closed within that second is shut down here: a request that libcurl puts on it then fails before a byte is out.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ _EVENTS = {
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _CLOSED = _BROKEN | select.EPOLLRDHUP
 _EVENTS_AT_ONCE = 16
-_MAX_SECONDS = 0.01  # of the loop at a time: a TLS handshake takes a millisecond
+_MAX_SECONDS = 0.01  # on the loop at a time: a TLS handshake takes a millisecond
 _IDLE_CONNECTIONS = 2000
-_LOOK_SECONDS = 0.5  # between looks for answers whose body does not end
-_GAP_SECONDS = 0.25  # a timer that is so late: the process was stopped, or something held up the loop
+_LOOK_SECONDS = 0.5  # between checks for answers whose body does not end
+_GAP_SECONDS = 0.25  # a timer this late means that the process was stopped, or something held up the loop
 
 
 class Transfer(Protocol):
@@ -39,15 +39,15 @@ class Transfer(Protocol):
     curl: pycurl.Curl
 
     def ended(self, code: int) -> None:
-        """Told libcurl's result code, 0 for success, never from within a call to `Multi`. Must not raise."""
+        """Called with libcurl's result code, 0 for success, never within a call to `Multi`. Must not raise."""
         ...
 
     def relieve(self) -> float:
-        """Take libcurl's time limits off it. Gives the seconds that it may go on from now."""
+        """Remove libcurl's time limits. Returns the seconds that it may still take."""
         ...
 
     def is_answered(self, now: float) -> bool:
-        """Whether all of its answer is there that is worth waiting for. `now`: of time.monotonic()."""
+        """Whether everything worth waiting for in the answer is there. `now`: of time.monotonic()."""
         ...
 
 
@@ -55,20 +55,20 @@ class Multi:
     """One set of transfers with one cache of connections, bound to the running loop."""
 
     def __init__(self, idle_share: float) -> None:
-        """`idle_share`: of the descriptors that the process may have open, for connections kept idle. Raises OSError, pycurl.error."""
+        """`idle_share`: the share of the process's descriptors for idle connections. Raises OSError, pycurl.error."""
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._busy: set[int] = set()  # sockets that libcurl waits for
-        self._registered: dict[int, int] = {}  # what the epoll waits for, of the sockets that `opened` was told of
+        self._registered: dict[int, int] = {}  # what the epoll waits for, for sockets reported to `opened`
         self._waiting: dict[pycurl.Curl, Transfer] = {}
-        self._relieved: dict[pycurl.Curl, asyncio.TimerHandle] = {}  # transfers that outlasted a gap, and when they end at the latest
+        self._relieved: dict[pycurl.Curl, asyncio.TimerHandle] = {}  # transfers that outlasted a gap, with their new deadlines
         self._is_closed = False
         self._due: float | None = None  # when libcurl wants to be called, on time.monotonic(): loop.time() may lag behind on uvloop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0  # uvloop gives a handle without `when` if the time is less than half a millisecond away
         self._soon: asyncio.Handle | None = None
         self._looking: asyncio.TimerHandle | None = None
-        self._to_shed: int | None = None  # idle connections that may still be closed in this turn of the loop
+        self._to_shed: int | None = None  # how many idle connections may still be closed in this turn of the loop
         self._multi = pycurl.CurlMulti()
         self._add, self._remove = self._multi.add_handle, self._multi.remove_handle  # pycurl takes long to find its own methods
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -76,7 +76,7 @@ class Multi:
         self._loop.add_reader(self._epoll.fileno(), self._on_sockets)
 
     def start(self, transfer: Transfer) -> None:
-        """Begin a transfer; it is told its end."""
+        """Begin a transfer, which is told when it ends."""
         if self._is_closed:
             self._loop.call_soon(transfer.ended, pycurl.E_ABORTED_BY_CALLBACK)
         else:
@@ -87,9 +87,9 @@ class Multi:
             self._act_soon()
 
     def opened(self, fd: int) -> None:
-        """libcurl has opened this socket: what was known of its number was about one that is closed.
+        """libcurl has opened this socket, so what was known under its number belonged to one that is closed.
 
-        Of sockets not told of here nothing is remembered.
+        Nothing is remembered of sockets that are not reported here.
         """
         self._registered[fd] = 0
 
@@ -100,15 +100,15 @@ class Multi:
             self._remove(curl)
 
     def shed(self) -> bool:
-        """Descriptors are short: let one idle connection, the oldest, be closed for the next that is opened; False if none is idle.
+        """Descriptors are short: the next connection that is opened closes the oldest idle one; False if none is idle.
 
-        Of those that are idle at most half go in one turn of the loop.
+        At most half of the idle ones are closed in one turn of the loop.
         """
         if self._to_shed is None:
             idle = sum(self._is_open(fd) for fd in self._registered if fd not in self._busy)
             self._to_shed = (idle + 1) // 2
             if idle:
-                # libcurl closes idle connections before it opens one above this number: two at first, for pycurl makes a copy of a socket.
+                # libcurl closes idle connections before it opens one above this number: two at first, because pycurl copies each socket.
                 self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, max(1, len(self._busy) + idle - 1))
             self._act_soon()
         if not self._to_shed:
@@ -142,8 +142,8 @@ class Multi:
         self._epoll.close()
 
     def _watch(self, what: int, fd: int, _multi: object, _data: object) -> None:
-        """libcurl says what it wants to know of a socket. POLL_REMOVE: it is idle now, or about to be closed."""
-        # Nearly always a used socket waits for the same already: that spares a system call.
+        """libcurl says what it wants to know about a socket. POLL_REMOVE: it is idle now, or about to be closed."""
+        # A reused socket nearly always waits for the same events already, which saves a system call.
         if what == pycurl.POLL_REMOVE:
             self._busy.discard(fd)
             if self._registered.get(fd, _IDLE) != _IDLE:
@@ -200,8 +200,8 @@ class Multi:
             self._soon = self._loop.call_soon(self._on_soon)
 
     def _set_timer(self) -> None:
-        """libcurl's one timer. It moves with nearly every request: so libcurl is asked for it after many instead of calling back
-        with each, and a running one is left to fire early rather than set anew."""
+        """libcurl's one timer. It moves with nearly every request, so libcurl is asked for it after many instead of calling back
+        for each, and a running one may fire early rather than be set again."""
         wait_ms = self._multi.timeout()
         if wait_ms < 0:
             self._due = None
@@ -231,8 +231,8 @@ class Multi:
         self._set_timer()
 
     def _mind_a_gap(self) -> None:
-        """If the loop stood still, what is under way gets its time anew, once, before libcurl hears of the time: it would call a
-        request timed out without a look at the answer that lies in its socket."""
+        """If the loop was stopped, transfers under way get their time once more before libcurl sees the clock: it would time a
+        request out without a look at the answer that is waiting in its socket."""
         if self._due is None or time.monotonic() - self._due < _GAP_SECONDS:
             return
         for curl, transfer in self._waiting.items():
@@ -247,7 +247,7 @@ class Multi:
         self._soon = None
         is_shedding = self._to_shed is not None
         self._mind_a_gap()
-        self._act_on_sockets()  # so that libcurl hears of connections that closed before it picks one for a new request
+        self._act_on_sockets()  # so that libcurl learns which connections were closed before it picks one for a new request
         self._act_on_time()
         if is_shedding:
             self._to_shed = None
@@ -260,7 +260,7 @@ class Multi:
             self._collect()
 
     def _look(self) -> None:
-        """End what is answered but for a body that does not end. A look at all now and then costs less than a call at each header line."""
+        """End transfers whose answer lacks only a body that does not end. Checking now and then costs less than a call per header line."""
         self._looking = None
         now = time.monotonic()
         for curl, transfer in list(self._waiting.items()):
@@ -290,7 +290,7 @@ def _most_idle(share: float) -> int:
 
 @functools.cache
 def _mask(event: int) -> int:
-    """An event of the epoll in libcurl's words."""
+    """An epoll event as libcurl's bit mask."""
     found = pycurl.CSELECT_IN if event & select.EPOLLIN else 0
     found |= pycurl.CSELECT_OUT if event & select.EPOLLOUT else 0
     return found | (pycurl.CSELECT_ERR if event & _BROKEN else 0)

@@ -1,4 +1,4 @@
-"""Host names and their addresses, looked up in threads of our own, so that names which hang hold up nobody else's.
+"""Host names and their addresses, looked up in threads of our own, so that names that hang do not hold up others.
 
 libcurl looks up with 20 threads at most, and two of them for each name (https://curl.se/libcurl/c/CURLMOPT_RESOLVE_THREADS_MAX.html):
 ten dead name servers would stop everything. A look-up that hangs cannot be ended, so its thread is a daemon that nobody waits for.
@@ -17,19 +17,19 @@ from msgspec import Struct
 from tocsin.net.shortage import NO_DESCRIPTOR, Lacking, lacks_descriptors
 
 MAX_LOOKUPS = 256  # at the same time
-MAX_DOUBTFUL = 192  # of them for names whose last look-up brought nothing: however many hang, others have threads left
+MAX_DOUBTFUL = 192  # of them for names whose last look-up failed: however many hang, threads remain for others
 MAX_REMEMBERED = 50_000  # names
 
 
 class Place(Struct, frozen=True):
-    """What a look-up is for, and what libcurl files addresses under."""
+    """What is looked up, and the key under which libcurl keeps the addresses."""
 
     host: str
     port: int
 
 
 class Names:
-    """Which names were looked up lately, on one event loop. Addresses themselves are kept by libcurl."""
+    """Which names were looked up recently, on one event loop. libcurl keeps the addresses themselves."""
 
     def __init__(self, fresh_seconds: float) -> None:
         self._fresh_seconds = fresh_seconds
@@ -43,16 +43,16 @@ class Names:
         return self._fresh_until.get(place, 0.0) > time.monotonic()
 
     def forget(self, place: Place) -> None:
-        """It is looked up again before the next request: what it stood for could not be reached, and may have moved."""
+        """Look it up again before the next request: its address could not be reached, so it may have moved."""
         self._fresh_until.pop(place, None)
 
     async def addresses(self, place: Place, seconds: float) -> list[str]:
-        """Addresses in the resolver's order. Raises OSError if there are none, Lacking if the fault is ours, TimeoutError."""
+        """Addresses in the resolver's order. Raises OSError if there are none, Lacking if the fault is ours, and TimeoutError."""
         task = self._running.get(place.host)
         if task is None:
             task = self._running[place.host] = asyncio.get_running_loop().create_task(self._look_up(place.host))
             task.add_done_callback(functools.partial(self._ended, place.host))
-        # It goes on when time is up: the next attempt finds its end, or waits for the same one.
+        # It continues after the timeout: the next attempt finds its result, or waits for the same look-up.
         done, _ = await asyncio.wait([task], timeout=seconds)
         if not done:
             self._doubt(place.host)
@@ -66,7 +66,7 @@ class Names:
     def _ended(self, host: str, task: "asyncio.Task[list[str]]") -> None:
         del self._running[host]
         if not task.cancelled():
-            task.exception()  # it may be that nobody waits any more, and then asyncio would complain
+            task.exception()  # retrieve it: if nobody waits any more, asyncio would complain
 
     def _doubt(self, host: str) -> None:
         if len(self._doubtful) >= MAX_REMEMBERED:

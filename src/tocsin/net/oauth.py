@@ -1,6 +1,6 @@
 """Access tokens for the mail account (RFC 6749): by client credentials, or by a refresh token where there is one.
 
-The request is one form and the answer one JSON object, so it takes no library.
+The request is one form and the answer one JSON object, so no library is needed.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from msgspec import Struct
 from tocsin.model import MASK, HttpReply, HttpRequest, NoReply, Reason
 from tocsin.settings import Settings
 
-MAX_EARLY_SECONDS = 300.0  # before its end a token is renewed; a shorter one in the last quarter of its life
-DEFAULT_SECONDS = 600.0  # of an access token whose server does not say
+MAX_EARLY_SECONDS = 300.0  # a token is renewed this long before it expires, or in the last quarter of a shorter lifetime
+DEFAULT_SECONDS = 600.0  # lifetime of an access token if the server does not say
 MAX_SECONDS = 1e9
-PAUSE_SECONDS = 30.0  # after a failure, in which the token server is not asked again
-MAX_SEEN = 8  # tokens that are scrubbed from answers, the last ones
+PAUSE_SECONDS = 30.0  # after a failure, before the token server is asked again
+MAX_SEEN = 8  # latest tokens that are scrubbed from answers
 _MAX_SAID = 300  # characters
 _SHORTEST_SCRUBBED = 6
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -34,7 +34,7 @@ Post: TypeAlias = Callable[[HttpRequest], Awaitable[HttpReply | NoReply]]
 
 
 class OAuth(Struct, frozen=True):
-    """What TOCSIN_SMTP_OAUTH_… say. With a refresh token that is used, else client id and secret alone."""
+    """What the TOCSIN_SMTP_OAUTH_… settings say. A refresh token is used if given, else client id and secret alone."""
 
     token_url: str
     client_id: str
@@ -70,7 +70,7 @@ def complaints(settings: Settings, has_user: bool) -> list[str]:
 
 
 class NoToken(Exception):
-    """There is no access token now; `reason` is mail_account where the token server refuses us."""
+    """There is no access token now; `reason` is mail_account if the token server refuses us."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -78,7 +78,7 @@ class NoToken(Exception):
 
 
 class Keeper(Protocol):
-    """Keeps the refresh token that came in place of the one in the settings."""
+    """Keeps the refresh token that replaced the one in the settings."""
 
     async def read(self) -> str | None: ...
     async def keep(self, token: str) -> None: ...
@@ -113,10 +113,10 @@ class Tokens:
         if self._renewing is None:
             self._renewing = asyncio.get_running_loop().create_task(self._renewed())
             self._renewing.add_done_callback(self._is_renewed)
-        return await asyncio.shield(self._renewing)  # a mail that is cancelled ends it for no other
+        return await asyncio.shield(self._renewing)  # a mail that is cancelled does not end it for others
 
     def forget(self, token: str) -> None:
-        """The mail server does not take it."""
+        """The mail server rejected it."""
         if token == self._access:
             self._access = ""
 
@@ -145,7 +145,7 @@ class Tokens:
     def _is_renewed(self, task: "asyncio.Task[str]") -> None:
         self._renewing = None
         if not task.cancelled():
-            task.exception()  # those who wait have heard of it, if anybody does
+            task.exception()  # retrieve it: those who wait have been told already
 
     async def _renewed(self) -> str:
         try:

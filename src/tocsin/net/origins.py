@@ -1,8 +1,8 @@
 """What is known of https hosts: which speak HTTP/2, and their TLS sessions.
 
-Left alone, libcurl opens a connection for each of a hundred requests to a host that it has no connection to, and learns too late that one
+By itself, libcurl opens a hundred connections for a hundred requests to a host it has no connection to, and learns too late that one
 could have carried them all. Its own remedy, PIPEWAIT, makes them wait for the whole first *answer* where the host turns out to speak
-HTTP/1.1. So the first requests wait here until a connection is made, and PIPEWAIT is set where HTTP/2 was heard before.
+HTTP/1.1. So the first requests wait here until a connection is made, and PIPEWAIT is set for hosts that have spoken HTTP/2.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Protocol
 import pycurl
 
 MAX_REMEMBERED = 50_000  # hosts
-MAX_WAIT_SECONDS = 1.0  # so a host whose first connection hangs does not hold up the rest
-_MAX_STREAMS = 90  # let go at once: libcurl and most servers put 100 on a connection
+MAX_WAIT_SECONDS = 1.0  # so that a hanging first connection does not hold up the rest
+_MAX_STREAMS = 90  # started at once: libcurl and most servers allow 100 on a connection
 _CACHES = 80
 """Of TLS sessions. libcurl keeps those of 25 hosts in each, whatever it is told, and two for a host: about 3 KB."""
 
@@ -23,11 +23,11 @@ class Waiter(Protocol):
     """A request that is ready to be started."""
 
     def begin(self, waits: bool) -> None:
-        """Start it. `waits`: rather for a connection that is being made than for one of its own."""
+        """Start it. `waits`: prefer a connection that is being made to one of its own."""
         ...
 
     def watch(self) -> None:
-        """Have `Origins.connected` told when its connection is made."""
+        """Have `Origins.connected` called when its connection is made."""
         ...
 
     def stop(self) -> None:
@@ -56,7 +56,7 @@ class Origins:
             waiter.begin(False)
 
     def connected(self, origin: str) -> None:
-        """The first connection is made; called from within libcurl. Whoever waits shares it if it speaks HTTP/2, else gets another."""
+        """The first connection is made; called from within libcurl. Waiting requests share it if it speaks HTTP/2, else they get others."""
         asyncio.get_running_loop().call_soon(self._open, origin, _MAX_STREAMS)
 
     def answered(self, origin: str, speaks_2: bool) -> None:
@@ -71,12 +71,12 @@ class Origins:
         self._open(origin)
 
     def forget(self, origin: str, waiter: Waiter) -> None:
-        """It is not wanted any more; it may not wait here."""
+        """It is no longer wanted; it may or may not be waiting here."""
         if waiter in (gate := self._gates.get(origin, [])):
             gate.remove(waiter)
 
     def _open(self, origin: str, count: int | None = None) -> None:
-        """Let `count` of those that wait go, or all, and then nobody waits any more."""
+        """Start `count` of the waiting requests, or all; once all are started the origin is no longer waited for."""
         gate = self._gates.get(origin)
         if gate is None:
             return
@@ -88,7 +88,7 @@ class Origins:
             waiter.begin(self._speaks_2.get(origin, False))
 
     def cut(self) -> None:
-        """Nobody who waits is started."""
+        """None of the waiting requests is started."""
         gates = list(self._gates.values())
         self._gates.clear()
         for waiter in itertools.chain(*gates):
@@ -96,7 +96,7 @@ class Origins:
 
 
 class Sessions:
-    """TLS sessions to resume, shared by all handles: a host that was spoken to before takes no second look at its certificates.
+    """TLS sessions to resume, shared by all handles: a host that is known needs no second check of its certificates.
     `authorities`: libcurl's options for whom to trust."""
 
     def __init__(self, authorities: Mapping[int, str]) -> None:

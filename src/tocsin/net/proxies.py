@@ -1,4 +1,4 @@
-"""The operator's proxy: what goes past it, and what it says of a request instead of the target."""
+"""The operator's proxy: what bypasses it, and what it answers in place of the target."""
 
 import time
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from tocsin.model import NoReply, Reason
 from tocsin.settings import Settings
 
 SILENT_SECONDS = 60.0
-TROUBLE_SECONDS = 600.0  # for so long the proxy counts as failing after it failed, where nothing goes through it since
+TROUBLE_SECONDS = 600.0  # how long the proxy counts as failing if nothing has gone through it since
 _UNAUTHORIZED = 407
 _SUPPRESS_CONNECT_HEADERS = 265  # curl/curl.h; pycurl has no name for it
 _OPTIONS = {
-    # CONNECT for plain http too: else the answer could be the proxy's as well as the target's.
+    # CONNECT for plain http too: otherwise an answer could come from the proxy or from the target.
     pycurl.HTTPPROXYTUNNEL: 1,
     _SUPPRESS_CONNECT_HEADERS: 1,
 }
@@ -60,7 +60,7 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 class Proxy:
-    """What is known of the proxy that requests go through. `url` holds its password."""
+    """The state of the proxy that requests go through. `url` holds its password."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -83,19 +83,20 @@ class Proxy:
         self._trouble = ""
 
     def refusal(self, curl: pycurl.Curl, failure: NoReply) -> NoReply:
-        """What became of a request of which nothing was sent: `failure`, or the same as the proxy's doing."""
+        """The failure of a request of which nothing was sent: `failure`, or the proxy's if the proxy is to blame."""
         status = int(curl.getinfo(pycurl.HTTP_CONNECTCODE))
         if status // 100 == 2 or failure.ours or failure.stopped or failure.reason is Reason.SETTINGS:
             return failure
         is_reached = bool(curl.getinfo(pycurl.CONNECT_TIME))
-        if status:
-            detail = f"The operator's proxy answered {status}"
-            detail += ": it asks for a user and password." if status == _UNAUTHORIZED else " instead of connecting to the target."
+        if status == _UNAUTHORIZED:
+            detail = f"The operator's proxy answered {status}: it asks for a user and password."
+        elif status:
+            detail = f"The operator's proxy answered {status} instead of connecting to the target."
         elif is_reached:
             detail = "The operator's proxy does not answer."
         else:
             detail = "The operator's proxy cannot be reached."
-        if status == _UNAUTHORIZED or not (status or is_reached):  # whatever the target is; others may be about that one
+        if status == _UNAUTHORIZED or not (status or is_reached):  # these do not depend on the target; other statuses may
             self._trouble, self._failed_at = f"Nothing goes out: {detail[:1].lower()}{detail[1:]}", time.monotonic()
         self._say(status, detail if status else failure.detail)
         return NoReply(Reason.PROXY, sent=False, detail=detail)
@@ -109,7 +110,7 @@ class Proxy:
 
 
 def complaint(url: str, target: str) -> str | None:
-    """What is wrong with the proxy, having asked it to connect to the target; None if nothing is."""
+    """Asks the proxy to connect to the target; returns what is wrong with it, None if nothing is."""
     curl = pycurl.Curl()
     try:
         Proxy(url).set_on(curl)

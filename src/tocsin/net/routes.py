@@ -1,4 +1,4 @@
-"""What libcurl makes of a URL: the form that it is given, and the place behind it. Pure."""
+"""How libcurl reads a URL: the form that it is given, and the place that it leads to. Pure."""
 
 import ipaddress
 from typing import Any, cast
@@ -14,7 +14,7 @@ from tocsin.net.urls import wire_url
 class Route(Struct, frozen=True, gc=False):
     """A URL as libcurl is given it.
 
-    `named`: its place if its host is a name; None for an address, of which there is nothing to look up. `origin`: host and port of an
+    `named`: its place if its host is a name; None for an address, which needs no look-up. `origin`: host and port of an
     https URL; None for others. `host`: host and port, empty where the URL cannot be read.
     """
 
@@ -27,7 +27,7 @@ class Route(Struct, frozen=True, gc=False):
 
 @caches.of_secrets(10_000)
 def route_of(url: str) -> Route:
-    """Never raises: what cannot be read is refused where it is set."""
+    """Never raises: a URL that cannot be read is refused when it is set."""
     named = place_of(url)
     if named is None:
         return Route(url, None, False)
@@ -42,7 +42,7 @@ def route_of(url: str) -> Route:
 
 
 def place_of(url: str) -> Place | None:
-    """The host and port in libcurl's own reading of the URL, so that nothing is read in two ways; None if it cannot be read."""
+    """The host and port as libcurl itself reads the URL, so that there are not two readings; None if it cannot be read."""
     try:
         parts = cast(Any, pycurl).CurlUrl(wire_url(url))
         port = int(parts.port or {"http": 80, "https": 443}[parts.scheme])

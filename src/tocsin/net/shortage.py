@@ -1,4 +1,4 @@
-"""What this process itself may lack: descriptors, memory, threads. Then nothing went out, and nobody else is to blame."""
+"""What this process itself may lack: descriptors, memory, threads. In that case nothing went out, and no handler is to blame."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ def nothing_sent(lacking: str) -> NoReply:
 
 
 def lacks_descriptors() -> bool:
-    """Whether no file can be opened now: libraries say only that what they wanted a file for did not work out."""
+    """Whether no file can be opened now: libraries only report that what they needed the file for failed."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:

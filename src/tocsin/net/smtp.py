@@ -20,7 +20,7 @@ from tocsin.net.trust import HINT
 _SHORTEST_SCRUBBED = 6  # a shorter password would blank out ordinary words of an answer
 _MAX_TEXT = 500
 _QUIT_SECONDS = 5.0
-_BLOCK = 65_536  # under TLS the loop takes a single write whole, however large, and calls it done
+_BLOCK = 65_536  # under TLS the loop accepts a single write of any size and calls it done
 _LOGIN_METHODS = ("plain", "login", "cram-md5")
 # RFC 2034 puts the code first; qmail writes "(#5.1.1)" at the end (https://cr.yp.to/proto/hcmssc.html).
 _ENHANCED = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})(?!\S)|\(#([245]\.\d{1,3}\.\d{1,3})\)")
@@ -74,7 +74,7 @@ class Connection:
 
     def __init__(self, server: Server, dialer: Dialer, timeouts: Timeouts, tokens: Tokens | None = None) -> None:
         self.mails = 0
-        """How many it was used for, the latest included."""
+        """How many mails it was used for, including the latest."""
         self.is_usable = False
         self.untouched = True
         """Nothing of the latest mail went out: no recipient was named, no content sent."""
@@ -110,18 +110,18 @@ class Connection:
         return result
 
     async def leave(self) -> None:
-        """Says goodbye; a server that does not answer it is left all the same."""
+        """Sends QUIT; the connection is closed even if the server does not answer."""
         client = self._client
         try:
             if self.is_usable and client is not None:
                 await client.quit(timeout=min(_QUIT_SECONDS, self._timeouts.command_seconds))
         except (aiosmtplib.SMTPException, OSError):
-            pass  # the mails are through; how the goodbye went is nobody's concern
+            pass  # the mails are done; how QUIT went does not matter
         finally:
             self.drop()
 
     def drop(self) -> None:
-        """Ends the connection at once, without waiting for what is not sent yet."""
+        """Closes the connection at once, without waiting for data that is not sent yet."""
         self.is_usable = False
         client, writer = self._client, self._writer
         self._client = self._writer = None
@@ -168,7 +168,7 @@ class Connection:
         if client.protocol is None or client.transport is None:
             raise aiosmtplib.SMTPServerDisconnected("Connection lost")
         transport = cast(asyncio.WriteTransport, client.transport)
-        transport.set_write_buffer_limits(high=1, low=0)  # drain() then waits until nothing is left; asyncio's TLS pauses for ever at 0
+        transport.set_write_buffer_limits(high=1, low=0)  # so drain() waits until nothing is left; at 0 asyncio's TLS pauses for ever
         self._writer = asyncio.StreamWriter(transport, client.protocol, None, asyncio.get_running_loop())
 
     async def _hello(self, client: aiosmtplib.SMTP) -> None:
@@ -201,14 +201,14 @@ class Connection:
             try:
                 await _ways_in(client)[method](user, password)
             except aiosmtplib.SMTPAuthenticationError as error:
-                # Some servers offer methods that they then do not know; a wrong password is not tried a second time.
+                # Some servers offer methods that they do not know; a wrong password is not tried a second time.
                 if error.code not in {500, 501, 502, 503, 504} or method == methods[-1]:
                     raise
             else:
                 return
 
     async def _login_by_token(self, client: aiosmtplib.SMTP, tokens: Tokens) -> None:
-        """A token that the server does not take may have been revoked: a new one is tried, once."""
+        """A token that the server rejects may have been revoked: a new one is tried, once."""
         if "xoauth2" not in client.server_auth_methods:
             raise self._unable(Reason.MAIL_ACCOUNT, "the mail server offers no login by XOAUTH2")
         token = await self._token(tokens)
@@ -253,7 +253,7 @@ class Connection:
         return self._reply(response.code, response.message)
 
     async def _reset(self) -> None:
-        """Clears what an earlier mail left behind; a server that refuses even this is left."""
+        """Clears the state of an earlier mail; if the server refuses even this, the connection is closed."""
         if not self._needs_reset:
             return
         try:
@@ -262,7 +262,7 @@ class Connection:
             raise aiosmtplib.SMTPServerDisconnected("The server refused RSET") from error
 
     def _options(self, client: aiosmtplib.SMTP, mail: Mail, content: bytes) -> list[bytes]:
-        """The parameters of MAIL. Ends the exchange where the server has already said that it will not take this mail."""
+        """The parameters of MAIL. Ends the exchange if the server has already said that it will not accept this mail."""
         options: list[bytes] = []
         if client.supports_extension("size"):
             limit = client.esmtp_extensions["size"].strip()
@@ -287,7 +287,7 @@ class Connection:
             raise aiosmtplib.SMTPResponseException(response.code, response.message)
 
     async def _write(self, writer: asyncio.StreamWriter, content: bytes) -> None:
-        """Returns when the content is out of our hands, so that a connection that breaks before the dot is known as such."""
+        """Returns once all content is handed to the kernel, so that a connection that breaks before the dot is recognized as such."""
         for start in range(0, len(content), _BLOCK):
             async with asyncio.timeout(self._timeouts.command_seconds):
                 writer.write(content[start : start + _BLOCK])
@@ -296,7 +296,7 @@ class Connection:
     # ------------------------------------------------------------------------------------------------------- results
 
     def _answer(self, code: int, message: str) -> MailReply | NoReply:
-        if code < 0:  # aiosmtplib's sign for an answer that is not SMTP
+        if code < 0:  # how aiosmtplib marks an answer that is not SMTP
             return NoReply(Reason.BAD_ANSWER, self._dot_sent, self._text(f"{self._stage}: {message}"))
         return self._reply(code, message)
 
@@ -327,7 +327,7 @@ def _ways_in(client: aiosmtplib.SMTP) -> Mapping[str, Callable[[str, str], Await
 
 
 def _reason_of(error: BaseException, stage: str) -> tuple[Reason, str]:
-    """Why there is no answer, and the same in words. aiosmtplib keeps what really happened as the cause."""
+    """Why there is no answer, and the same in words. aiosmtplib keeps the real error as the cause."""
     cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPException) and isinstance(error.__cause__, OSError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Reason.TLS, f"{cause.verify_message}; {HINT}"
@@ -360,7 +360,7 @@ def _dotted(content: bytes) -> bytes:
 
 
 def _hello_name(link: socket.socket) -> str:
-    """This machine's full name, else its address as RFC 5321 4.1.3 writes it. No DNS is asked."""
+    """This machine's full name, else its address as RFC 5321 4.1.3 writes it. DNS is not queried."""
     name = local_name()
     if name:
         return name

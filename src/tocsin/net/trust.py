@@ -1,4 +1,4 @@
-"""Whose certificates are believed: the system's authorities, and those that the operator adds with TOCSIN_CA_FILE."""
+"""Whose certificates are trusted: the system's authorities, and those that the operator adds with TOCSIN_CA_FILE."""
 
 import os
 import ssl
@@ -9,13 +9,13 @@ import pycurl
 # Where systems keep their certificate authorities; the libcurl in pycurl's wheel knows one place only, and Debian has another.
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 JOINED = "authorities.pem"
-HINT = "TOCSIN_CA_FILE names a file of authorities that are trusted beside the system's"
+HINT = "TOCSIN_CA_FILE names a file of authorities that are trusted in addition to the system's"
 
 
 def authorities(added: str | None = None, folder: Path | None = None) -> dict[int, str]:
     """libcurl's options for them. SSL_CERT_FILE replaces the system's file; SSL_CERT_DIR, a folder as `openssl rehash` makes it, adds.
 
-    libcurl takes one file only, so `added` is joined to the system's in `folder`. It is read anew by each connection, so it must stay.
+    libcurl accepts one file only, so `added` is joined to the system's in `folder`. Each connection reads it again, so it must stay.
     Raises OSError.
     """
     paths = ssl.get_default_verify_paths()
@@ -41,7 +41,7 @@ def _joined(first: Path, second: Path, target: Path) -> Path:
 
 
 def mail_context(added: str | None = None, verifies: bool = True) -> ssl.SSLContext:
-    """For the mail server. `verifies` False: whoever answers is taken for it. Raises OSError."""
+    """For the mail server. `verifies` False: its certificate is not checked. Raises OSError."""
     context = ssl.create_default_context()
     if added is not None:
         context.load_verify_locations(added)
@@ -61,7 +61,7 @@ def complaints() -> list[str]:
 
 
 def notes() -> list[str]:
-    """What may be meant."""
+    """What is worth knowing, but may be intended."""
     file = os.environ.get("SSL_CERT_FILE")
     if not file or not Path(file).is_file():
         return []

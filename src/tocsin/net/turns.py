@@ -1,4 +1,4 @@
-"""A few places that many want: whoever holds fewer of them is served, in turns."""
+"""A few places that many want, given out in turns."""
 
 import asyncio
 from collections import Counter, deque
@@ -14,14 +14,14 @@ class Turns:
         self._waiting: dict[int, deque[asyncio.Future[None]]] = {}  # the key whose turn is next first
 
     def resize(self, places: int) -> None:
-        """So many places from now on; where more are held, nobody else gets one until enough were given back."""
+        """Change the number of places; if more are held, nobody gets another until enough are given back."""
         self._free += places - self._places
         self._places = places
         self._serve()
 
     async def take(self, key: int) -> None:
-        """Hold a place, once there is one, until `give`."""
-        if self._free > 0 and self._held[key] < self._share:  # whoever waits now, waits for a place of its own share
+        """Wait for a place, and hold it until `give`."""
+        if self._free > 0 and self._held[key] < self._share:  # keys that still wait have used up their own share
             self._hold(key)
             return
         turn = asyncio.get_running_loop().create_future()
@@ -30,7 +30,7 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give(key)  # it was this one's turn, and now it is the next one's
+                self.give(key)  # it had the place already: pass it on
             else:
                 self._forget(key, turn)
             raise

@@ -17,10 +17,10 @@ _HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%\x00-\x20\x7f]+")
 def check_url(value: str) -> str | None:
     """What is wrong with a URL that a user gave, as a sentence without the URL itself; None if nothing is.
 
-    Nothing is resolved here: which addresses may be reached is the egress guard's business, at connect.
+    Nothing is resolved here: the egress guard decides at connect which addresses may be reached.
     """
     if len(value) > MAX_URL:
-        return f"The URL may be {MAX_URL:,} characters long at most."
+        return f"The URL takes at most {MAX_URL:,} characters."
     if _UNPRINTABLE.search(value):
         return "The URL must not contain spaces or control characters."
     try:
@@ -77,7 +77,7 @@ def origin(value: str) -> str:
 
 
 def hide_after_host(value: str) -> Hidden:
-    """Only scheme and host stay; the rest is secret, as a whole and in its parts: an answer may repeat the path or a token alone."""
+    """Only scheme and host stay visible; the rest is secret as a whole and in its parts: an answer may repeat the path or a token alone."""
     shown = origin(value)
     if value.removesuffix("/") == shown:
         return Hidden(value, ())
@@ -85,12 +85,12 @@ def hide_after_host(value: str) -> Hidden:
     userinfo = parts.netloc.rpartition("@")[0]
     rest = value.partition("://")[2][len(parts.netloc) :].lstrip("/")
     tokens = [part for part in re.split("[/?&=#]", rest) if len(part) >= _SHORTEST_TOKEN]
-    basic = base64.b64encode(unquote(userinfo).encode()).decode() if userinfo else ""  # as it stands in the Authorization header
+    basic = base64.b64encode(unquote(userinfo).encode()).decode() if userinfo else ""  # as sent in the Authorization header
     secrets = dict.fromkeys((rest, parts.path.lstrip("/"), parts.query, userinfo, userinfo.partition(":")[2], basic, *tokens))
     return Hidden(f"{shown}/{MASK}", tuple(secret for secret in secrets if secret))
 
 
 def hide_after(value: str, public: int) -> Hidden:
-    """The first `public` characters stay (scheme, host, public ids); all after is secret."""
+    """The first `public` characters (scheme, host, public ids) stay visible; everything after them is secret."""
     secret = value[public:]
     return Hidden(value[:public] + MASK, (secret,)) if secret else Hidden(value, ())

@@ -16,9 +16,9 @@ class Wires:
         self.cut: Callable[[], None] = http.cut
 
     def send(self, request: Request, goes_out: Callable[[], None] = nobody, starts: Callable[[], None] = nobody) -> Awaitable[Reply]:
-        """Never raises, except when cancelled; `NothingSent` where a mail has surely not arrived.
+        """Never raises, except when cancelled: `NothingSent` if it is certain that no mail was accepted.
 
-        `starts` is told when the wire has room for it, `goes_out` before the other side can have the message.
+        `starts` is called when the wire has room for it, `goes_out` before the other side can have the message.
         """
         if isinstance(request, Mail):
             return self._mail.send(request, goes_out, starts)
@@ -27,7 +27,7 @@ class Wires:
         return self._http.send(request)
 
     def for_tests(self, user_id: int) -> "TestWires":
-        """The same for a user's test sends: their mails wait behind no deliveries."""
+        """The same for a user's test sends, whose mails do not wait behind deliveries."""
         return TestWires(self._http, self._mail, user_id)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The ports: what the flow asks of a store and of an engine, as protocols, and the structs that cross them.
+"""The ports: what the flow needs from a store and an engine, as protocols, and the structs that they exchange.
 
-Nothing here does anything. Secrets come and go sealed (`bytes`): a store never sees them in the clear.
+There is no logic here. Secrets are passed sealed (`bytes`): a store never sees them in the clear.
 """

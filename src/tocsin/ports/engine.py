@@ -1,6 +1,6 @@
 """What brings due deliveries to workers. The delivery row is the truth, the engine only the alarm clock.
 
-A lost wake-up is found by the sweep; a doubled one changes nothing.
+The sweep finds a lost wake-up; a duplicate one changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from tocsin.clock import Micros
 from tocsin.ports.queue import Waiting
 
 ANSWERED, STRAINED, UNANSWERED, UNTRIED = range(4)
-"""How an attempt came back: answered; answered with a server error or a throttle; not answered; nothing went out, for a reason of ours."""
+"""How an attempt ended: answered; answered with a server error or a throttle; not answered; nothing went out, for a reason on our side."""
 
 
 class Place(Protocol):
@@ -21,11 +21,11 @@ class Place(Protocol):
         ...
 
     async def resume(self) -> None:
-        """Wait for a place again; nothing happens to an attempt that did not rest."""
+        """Wait for a place again; does nothing for an attempt that did not rest."""
         ...
 
     def alone(self, is_alone: bool, /) -> None:
-        """Nothing else of its handler is to start beside it, as long as it is in flight or until it says otherwise."""
+        """Whether nothing else of its handler may start beside it while it is in flight, or until this is called with False."""
         ...
 
 
@@ -37,7 +37,7 @@ class Run(Place, Protocol):
         ...
 
     def settled(self, due_at: Micros | None) -> None:
-        """The outcome is kept; when the delivery is due again (None: never)."""
+        """The outcome is stored; `due_at`: when the delivery is due again (None: never)."""
         ...
 
 
@@ -49,11 +49,11 @@ class Worker(Protocol):
         ...
 
     def turn(self, handler_id: int) -> float:
-        """0 and a start is taken from the handler's pace, or the seconds until one may be free."""
+        """Takes a start from the handler's pace and returns 0, or returns the seconds until one may be free."""
         ...
 
     def in_flight(self, handler_id: int) -> int:
-        """The most attempts this handler may have in flight, however many its answers earn."""
+        """The most attempts that this handler may have in flight, however many its answers justify."""
         ...
 
     def wire(self, handler_id: int) -> str:
@@ -61,15 +61,15 @@ class Worker(Protocol):
         ...
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
-        """Have what `turn` needs in memory before the handlers' work is started."""
+        """Load what `turn` needs before the handlers' work is started."""
         ...
 
     def start(self, job: Waiting, run: Run) -> None:
-        """Send once and keep what came of it. Returns at once, never raises, and always tells `run`."""
+        """Send once and store the outcome. Returns at once, never raises, and always tells `run`."""
         ...
 
     def cut_off(self) -> None:
-        """End the attempts that are under way, with what is known of them."""
+        """End the attempts that are under way, with what is known about them."""
         ...
 
 
@@ -87,25 +87,25 @@ class Engine(Protocol):
         ...
 
     def wake(self, handler_id: int, user_id: int, due_at: Micros) -> None:
-        """The store holds something of this handler that is due then."""
+        """The store has something for this handler that is due then."""
         ...
 
     def forget(self, delivery_ids: Iterable[int]) -> None:
-        """These are no longer to be started."""
+        """Do not start these deliveries any more."""
         ...
 
     def forget_handler(self, handler_id: int) -> None:
-        """Nothing of this handler that is in memory is to be started."""
+        """Do not start anything of this handler that is in memory."""
         ...
 
     @property
     def in_memory(self) -> int:
-        """Due deliveries that are kept in memory."""
+        """Number of due deliveries in memory."""
         ...
 
     @property
     def running(self) -> int:
-        """Attempts that are not settled yet."""
+        """Number of attempts that are not settled yet."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Handlers, how they fare, and whose owners are to be told of them."""
+"""Handlers, how they are doing, and whose owners have to be told."""
 
 from msgspec import Struct
 
@@ -22,7 +22,7 @@ class HandlerFilter(Struct, frozen=True):
 
 
 class HandlerRow(Struct, frozen=True):
-    """A handler as it is kept: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
+    """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
 
     id: int
     user_id: int
@@ -39,7 +39,7 @@ class HandlerRow(Struct, frozen=True):
 
 
 class HandlerBrief(Struct, frozen=True):
-    """What planning needs to know of a handler."""
+    """What planning needs to know about a handler."""
 
     id: int
     is_enabled: bool
@@ -67,10 +67,10 @@ class HandlerEvent(Struct, frozen=True):
 
 
 class SwitchOff(Struct, frozen=True):
-    """A handler is disabled by the service: what waits for it ends, its history says why, and its owner is to be told, all in one commit.
+    """A handler is disabled by the service: its waiting deliveries end, its history says why, and its owner is told, all in one commit.
 
-    Nothing happens unless the handler is still at `version`. `notification_id`: what it did not take. `most`: deliveries that are ended
-    at once, with `last_error`.
+    Nothing happens unless the handler is still at `version`. `notification_id`: the one it did not accept. `most`: how many deliveries
+    are ended at once, with `last_error`.
     """
 
     user_id: int
@@ -83,17 +83,17 @@ class SwitchOff(Struct, frozen=True):
 
 
 class Streak(Struct, frozen=True):
-    """Deliveries that failed by the handler's own fault since it last took one; `since`: when the first of them did."""
+    """Deliveries that failed by the handler's own fault since it last accepted one; `since`: when the first of them did."""
 
     failures: int
     since: Micros | None
 
 
 class Standing(Struct, frozen=True):
-    """How a handler stands at this moment. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
+    """A handler's current state. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
 
-    `failing_since`: when the first attempt failed since it last took a delivery; None: none has. `reason` and `error`: what the latest
-    of them met. `event`: the last pause or switch-off of one that is not enabled.
+    `failing_since`: when the first attempt failed since it last accepted a delivery; None: none has. `reason` and `error`: those of the
+    latest failure. `event`: the last pause or switch-off of one that is not enabled.
     """
 
     waiting: int = 0
@@ -105,14 +105,14 @@ class Standing(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True):
-    """All handlers of a user at a glance: how many are in which state, and each hour's delivered and failed (or expired) deliveries."""
+    """All handlers of a user at a glance: how many are in each state, and each hour's delivered and failed (or expired) deliveries."""
 
     states: dict[str, int]
     hours: tuple[tuple[int, int, int], ...]
 
 
 class Troubled(Struct, frozen=True):
-    """A handler that fails or was switched off, and whose it is. Its settings are left out."""
+    """A handler that is failing or was switched off, and its owner. Its settings are left out."""
 
     email: str
     handler: Handler
@@ -120,7 +120,7 @@ class Troubled(Struct, frozen=True):
 
 
 class HandlerHour(Struct, frozen=True):
-    """What became of a handler's deliveries within an hour (since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
+    """The outcomes of a handler's deliveries within an hour (counted since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
 
     handler_id: int
     hour: int
@@ -131,8 +131,8 @@ class HandlerHour(Struct, frozen=True):
 
 
 class HandlerFacts(Struct, frozen=True):
-    """What is kept of how a handler fares. `counts`: its deliveries by status but for delivered ones, each counted to 10,000; `reasons`:
-    why the latest 1,000 of its failed ones did, oftenest first; `events` newest first; `hours` oldest first.
+    """A handler's statistics. `counts`: its deliveries by status except delivered ones, each counted to 10,000; `reasons`:
+    why its latest 1,000 failed ones failed, most frequent first; `events` newest first; `hours` oldest first.
     """
 
     streak: Streak
@@ -143,7 +143,7 @@ class HandlerFacts(Struct, frozen=True):
 
 
 class Untold(Struct, frozen=True):
-    """A handler that was switched off, and why, in words. `by_notice`: it was a notice that it did not take."""
+    """A handler that was switched off, and why, in words. `by_notice`: it refused a notice."""
 
     user_id: int
     handler_id: int
@@ -154,7 +154,7 @@ class Untold(Struct, frozen=True):
 
 
 class Telling(Struct, frozen=True):
-    """A notice that is kept (None: there is nobody to tell it through), what it tells of, and when the latest ones went, this included."""
+    """A notice to be stored (None: no handler can deliver it), what it reports, and when the latest ones were sent, including this one."""
 
     user_id: int
     notice: Accept | None

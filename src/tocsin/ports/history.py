@@ -1,4 +1,4 @@
-"""Looking at what was sent."""
+"""Viewing what was sent."""
 
 from typing import Generic, TypeAlias, TypeVar
 
@@ -34,7 +34,7 @@ class DeliveryFilter(Struct, frozen=True):
 
     @property
     def only_status(self) -> bool:
-        """Nothing but the status is asked for, so that the kept totals are exact."""
+        """Whether only the status is filtered, so that the stored totals are exact."""
         return self == DeliveryFilter(status=self.status)
 
 

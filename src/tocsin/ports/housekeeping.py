@@ -1,4 +1,4 @@
-"""What keeps a store small and its ids its own."""
+"""What keeps a store small and its ids unique."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tocsin.clock import Micros
 
 
 class Swept(Struct, frozen=True):
-    """What a step of `store.tidying` did: how many `rows` went, and `after` what to go on (None: nothing is left to look at).
+    """What a step of `store.tidying` did: how many `rows` were deleted, and `after` which to continue (None: nothing is left to look at).
 
     `at`: when the last notification that may go was accepted. `seconds`: how long the step took, without its commit.
     """

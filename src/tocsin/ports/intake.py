@@ -1,4 +1,4 @@
-"""Keeping what was accepted."""
+"""Storing what was accepted."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class PlannedDelivery(Value, frozen=True):
 
 
 class Planned(Value, frozen=True):
-    """A notification and its deliveries, ready to be kept."""
+    """A notification and its deliveries, ready to be stored."""
 
     message: Message
     send_at: Micros | None
@@ -45,12 +45,12 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """What one planned notification became: the rows as they are kept, its deliveries in the order that was planned."""
+    """The result of one planned notification: its rows as stored, with the deliveries in the planned order."""
 
     notification: Notification
     deliveries: Sequence[Delivery]
 
     @property
     def id(self) -> int:
-        """What its sender is answered with."""
+        """The id in the answer to its sender."""
         return self.notification.id

@@ -1,6 +1,4 @@
-"""What is due, what came of it."""
-
-from typing import TypeVar
+"""What is due, and what came of it."""
 
 from msgspec import Struct
 
@@ -8,11 +6,10 @@ from tocsin.clock import SECOND, Micros
 from tocsin.model import Attempt, Delivery, Notification, Value
 
 BACKLOG_AFTER: Micros = 30 * SECOND  # past its due time a delivery belongs to a backlog, in which critical ones go first
-AnySettlement = TypeVar("AnySettlement", bound="Settlement")
 
 
 class Settlement(Value, frozen=True):
-    """How a delivery stands after an attempt (None: ended without one). Applied only while the row is pending, but an arrival always."""
+    """A delivery after an attempt (None: it ended without one). Applied only while the row is pending, except for arrivals."""
 
     delivery: Delivery
     attempt: Attempt | None
@@ -27,7 +24,7 @@ class Waiting(Value, frozen=True):
 
 
 class Wanted(Struct, frozen=True):
-    """What of a handler's due work is to be read: `limit` deliveries at most, those that are `known` already counted but not read."""
+    """Which of a handler's due work to read: at most `limit` deliveries; those that are already `known` are counted but not read."""
 
     limit: int
     known: frozenset[int] = frozenset()
@@ -50,7 +47,7 @@ class Recent(Struct):
 
 
 class PostFacts(Struct, frozen=True):
-    """Of a credential's last 24 hours: whether the budget is used up, and whether an earlier delivery had the same text."""
+    """About a credential's last 24 hours: whether the budget is used up, and whether an earlier delivery had the same text."""
 
     over_budget: bool
     repeated: bool

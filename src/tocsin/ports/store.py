@@ -21,22 +21,22 @@ from tocsin.ports.handlers import (
 from tocsin.ports.history import DeliveryFilter, Labels, Page
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Remembered
 from tocsin.ports.people import KeyRow
-from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
+from tocsin.ports.queue import Due, PostFacts, Recent, Settlement, Waiting, Wanted
 
 T = TypeVar("T")
 
 
 class Store(Protocol):
-    """Whatever keeps the rows. Methods raise Busy when the store cannot answer now."""
+    """The keeper of the rows. Methods raise Busy if the store cannot answer now."""
 
     # hot path
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
-        """`committed` is told at once after the commit: before anything that came of it is told to anybody, a settlement for one."""
+        """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported."""
         ...
 
-    def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
-        """`done` is told after the commit, with all settlements in it that came with the same `done`, and of each: True if it was
-        applied, False if the delivery was no longer pending, or what went wrong."""
+    def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
+        """`done` is told after the commit, once for all settlements in it that came with the same `done`: their tickets, which the store
+        never looks into, and of each: True if it was applied, False if the delivery was no longer pending, or what went wrong."""
         ...
 
     # users, keys and sessions: rare, so they are functions of an open transaction, in `people`
@@ -47,11 +47,11 @@ class Store(Protocol):
         ...
 
     async def fold_log(self) -> None:
-        """Bring what has been committed into its place, beside the writer, so that none of its commits has much of that to do."""
+        """Fold committed pages into the store, beside the writer, so that no single commit has much of that to do."""
         ...
 
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
-        """What these notifications of a user are about, and what these handlers are called, deleted ones too."""
+        """What these notifications of a user are about, and the names of these handlers, including deleted ones."""
         ...
 
     # what is due
@@ -60,16 +60,16 @@ class Store(Protocol):
         ...
 
     async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
-        """Of each handler named the pending deliveries that are due, critical ones of a backlog first, then in due order. Where texts are
-        long there may be fewer than wanted, but at least one."""
+        """For each named handler its due pending deliveries, critical ones of a backlog first, then in due order. If texts are long
+        there may be fewer than wanted, but at least one."""
         ...
 
     async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
-        """These deliveries, whatever has become of them; those that are gone are left out."""
+        """These deliveries in any status; deleted ones are left out."""
         ...
 
     async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
-        """What handlers of these types were doing lately, as far as the newest `limit` deliveries show it, and all that are throttled."""
+        """What handlers of these types were doing recently, as far as the newest `limit` deliveries show, and all that are throttled."""
         ...
 
     async def ahead(self, delivery: Delivery, most: int) -> int:
@@ -80,15 +80,15 @@ class Store(Protocol):
 
     # deliveries
     async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
-        """End up to `limit` pending deliveries of a handler; how many were ended. `error`: their last error, if it is to change."""
+        """End up to `limit` pending deliveries of a handler; returns how many. `error`: their last error, if it should change."""
         ...
 
     async def cancel(self, user_id: int, notification_id: int) -> list[int]:
-        """End what waits of a notification as cancelled; the deliveries' ids."""
+        """Cancel the waiting deliveries of a notification; returns their ids."""
         ...
 
     async def cancel_delivery(self, user_id: int, delivery_id: int) -> list[int]:
-        """End one delivery as cancelled if it waits; its id, or nothing."""
+        """Cancel one delivery if it is waiting; returns its id, or nothing."""
         ...
 
     async def retry(
@@ -120,30 +120,30 @@ class Store(Protocol):
     async def handler_briefs(self, user_id: int) -> list[HandlerBrief]: ...
     async def handlers(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]: ...
     async def handler(self, handler_id: int) -> HandlerRow | None:
-        """The row, of a deleted handler too."""
+        """The row, even of a deleted handler."""
         ...
 
     async def handler_rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
-        """The rows of those that there are, deleted ones too."""
+        """The rows of those that exist, including deleted ones."""
         ...
 
     async def add_handler(self, user_id: int, change: HandlerChange, at: Micros) -> int: ...
     async def change_handler(
         self, handler_id: int, change: HandlerChange, expected_version: int | None = None, event: HandlerEvent | None = None, most: int = 0
     ) -> bool:
-        """False if it is deleted, or is no longer at the version expected. A pause ends up to `most` of what waits, in the same commit."""
+        """False if it is deleted, or no longer at the expected version. A pause ends up to `most` waiting deliveries in the same commit."""
         ...
 
     async def delete_handler(self, handler_id: int, at: Micros, most: int = 0) -> bool:
-        """Up to `most` of what waits for it is cancelled in the same commit."""
+        """Up to `most` of its waiting deliveries are cancelled in the same commit."""
         ...
 
     async def switch_off(self, what: SwitchOff) -> bool:
-        """False if it was not at that version any more."""
+        """False if it was no longer at that version."""
         ...
 
     async def tell_owner(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> None:
-        """Keep a notice. `committed` is told what it became, as with `accept`."""
+        """Store a notice. `committed` is called as for `accept`."""
         ...
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
@@ -151,17 +151,17 @@ class Store(Protocol):
         ...
 
     async def stopped_handlers(self) -> list[tuple[int, Status, Reason]]:
-        """Handlers that are paused, switched off or deleted, for which something waits all the same; how it is to end."""
+        """Handlers that are paused, switched off or deleted but still have waiting deliveries, and how these should end."""
         ...
 
     async def handler_facts(self, handler_id: int, since_hour: int) -> HandlerFacts: ...
     async def standings(self, handler_ids: Sequence[int]) -> dict[int, Standing]:
-        """How each of these handlers stands at this moment."""
+        """The current state of each of these handlers."""
         ...
 
     async def handler_hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]: ...
     async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
-        """Add to what is kept of these hours."""
+        """Add to the stored counts of these hours."""
         ...
 
     # keys

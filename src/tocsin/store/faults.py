@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tocsin.model import Busy
 
 FULL = "The disk is full: make room, or nothing can be accepted and no outcome kept."
-NO_ROOM = "The disk has no room left to fold in the store's log: end whatever has been reading the store for long, or make room."
+NO_ROOM = "The disk has no room left to fold in the store's log: stop the program that has long been reading the store, or make room."
 _LOCKED = "Another process holds the store locked."
 _READ_ONLY = "The store can only be read."
 _SENTENCES = {

@@ -36,7 +36,7 @@ def check_form(file: Path, connection: sqlite3.Connection) -> None:
     if "deliveries" not in found or "meta" not in found:
         raise StoreError(f"{file} is not a tocsin store: it holds other tables.")
     if version is None:
-        raise StoreError(f"The store {file} does not say of which version it is: it is damaged, or was made while tocsin was developed.")
+        raise StoreError(f"The store {file} does not say which version it has: it is damaged, or was made while tocsin was developed.")
     if not ("0001" <= version <= migrations.HEAD and version.isdigit() and len(version) == len(migrations.HEAD)):
         what, forms = (
             "a newer" if version.isdigit() and version > migrations.HEAD else "an unknown",
@@ -45,7 +45,7 @@ def check_form(file: Path, connection: sqlite3.Connection) -> None:
         raise StoreError(f"The store {file} was made by {what} version of tocsin ({forms}).")
     if different := _differences(found, expected(version)):
         why = "it was changed by hand, or made while tocsin was developed"
-        raise StoreError(f"The store {file} is not what its version {version} says ({different}): {why}.")
+        raise StoreError(f"The store {file} does not match its version {version} ({different}): {why}.")
     for query in _BEGINNING:
         connection.execute(query).fetchone()
 

@@ -33,7 +33,7 @@ from tocsin.ports.handlers import (
 from tocsin.ports.history import DeliveryFilter, Labels, Page
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Remembered
 from tocsin.ports.people import KeyRow
-from tocsin.ports.queue import AnySettlement, Due, PostFacts, Recent, Waiting, Wanted
+from tocsin.ports.queue import Due, PostFacts, Recent, Settlement, Waiting, Wanted
 from tocsin.store import dialects, faults, listing, notices, reading, standing, writing
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.faults import Damaged
@@ -126,8 +126,8 @@ class SqlStore:
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> "asyncio.Future[list[Accepted]]":
         return self._writer.submit(accept, AcceptAll, committed)
 
-    def settle(self, settlement: AnySettlement, done: Callable[[Sequence[AnySettlement], Sequence[bool | Exception]], None]) -> None:
-        self._writer.submit_then(settlement, SettleAll, done)
+    def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
+        self._writer.submit_then(settlement, SettleAll, done, ticket)
 
     # ----------------------------------------------------------------------------------------------------- what is due
 

@@ -48,11 +48,12 @@ Done: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
 class _Job(Struct):
-    """Writes that go together, and who is told of them. `bulk`: their kind; None for a `Write`."""
+    """Writes that go together, and who is told of them. `bulk`: their kind; None for a `Write`. `tickets`: what was handed in with each."""
 
     writes: list[Any]
     bulk: type[Bulk] | None
     done: Done
+    tickets: list[Any] = []
     results: list[Any] = []
 
 
@@ -91,9 +92,9 @@ class Writer:
         self.submit_then(write, bulk, functools.partial(_resolve, future, committed))
         return future
 
-    def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Done) -> None:
-        """Like `submit`, but `done` is told the writes that were handed in with it, as many as go together, and for each of them its
-        result or the exception. All writes with the same `done` are of one kind."""
+    def submit_then(self, write: Any, bulk: type[Bulk] | None, done: Done, ticket: Any = None) -> None:
+        """Like `submit`, but `done` is told the tickets of the writes that were handed in with it, as many as go together, and for each
+        of them its result or the exception. All writes with the same `done` are of one kind."""
         if self._waiting >= MAX_WAITING:
             raise Busy("the store does not keep up", 1)
         if not self.is_alive:
@@ -103,8 +104,9 @@ class Writer:
         job = self._gathered.get(done)
         if job is not None:
             job.writes.append(write)  # whoever came first has seen to the flush
+            job.tickets.append(ticket)
         else:
-            self._gathered[done] = _Job([write], bulk, done)
+            self._gathered[done] = _Job([write], bulk, done, [ticket])
             linger_seconds = bulk.linger_seconds if bulk else 0.0
             if self._flush is None or linger_seconds == 0.0:
                 self._flush_within(linger_seconds)
@@ -309,7 +311,7 @@ class Writer:
         self._waiting -= _count(jobs)
         for job in jobs:
             try:
-                job.done(job.writes, job.results)
+                job.done(job.tickets, job.results)
             except Exception:
                 log.exception("store.answer_failed")  # the others are answered all the same
 

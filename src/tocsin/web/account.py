@@ -15,13 +15,13 @@ log = structlog.get_logger(__name__)
 
 
 def sign_in_path(request: Request) -> str:
-    """The sign-in page that leads back to what was asked for."""
+    """The sign-in page, which leads back to the requested page."""
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return "/sign-in" if wanted == "/" or request.method != "GET" else f"/sign-in?to={quote(wanted)}"
 
 
 def _back(visit: Visit) -> str:
-    """Where somebody wanted to go: a path of ours, nowhere else."""
+    """Where somebody wanted to go: only paths of ours."""
     wanted = visit.request.query_params.get("to", "/")
     return wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and wanted.isprintable() else "/"
 
@@ -47,7 +47,7 @@ async def sign_in(visit: Visit) -> Response:
 
 
 async def asked_again(visit: Visit) -> Response:
-    """A form that was left open, or another tab has signed in or out since: a new one, with the address that was typed."""
+    """The form was open for too long, or another tab has signed in or out: a new form, with the address that was typed."""
     is_link = visit.request.url.path.startswith("/sign-in/")
     if visit.request.url.path != "/sign-in" and not is_link:
         return visit.problem(403)
@@ -77,7 +77,7 @@ def _later(visit: Visit, status: int, fault: Fault, seconds: int, template: str,
 
 
 async def linked_page(visit: Visit) -> Response:
-    """A link is used up by a click on its button, not by whoever looks at it first."""
+    """A link is used up by a click on its button, not by opening it."""
     return visit.page("linked.html")
 
 
@@ -139,7 +139,7 @@ async def _keys(visit: Visit, status: int = 200, new_key: str = "", faults: tupl
 
 
 async def add_key(visit: Visit) -> Response:
-    """The key is in this answer and nowhere else, so it is no redirect."""
+    """The key is in this answer and nowhere else, so this is not a redirect."""
     try:
         key = await visit.service.accounts.add_key(visit.who.id, visit.text("name"), tuple(visit.texts("scopes")))
     except Invalid as invalid:
@@ -150,7 +150,7 @@ async def add_key(visit: Visit) -> Response:
 
 
 async def revoke_page(visit: Visit) -> Response:
-    """A click on Revoke asks first: what uses the key stops working at once."""
+    """Revoke asks first, since whatever uses the key stops working at once."""
     keys = await visit.service.accounts.keys(visit.who.id)
     key = next((one for one in keys if one.id == visit.path["id"] and one.revoked_at is None), None)
     if key is None:

@@ -1,4 +1,4 @@
-"""Style sheet, scripts and icon: read and packed once, kept by browsers until their address changes."""
+"""Style sheet, scripts and icon: read and compressed once, cached by browsers until their address changes."""
 
 import functools
 import hashlib
@@ -34,5 +34,5 @@ def assets() -> dict[str, Asset]:
 
 @functools.cache
 def version() -> str:
-    """Changes whenever one of them does; it stands in the addresses."""
+    """Changes whenever one of them does; part of the addresses."""
     return hashlib.sha256(b"".join(asset.content for asset in assets().values())).hexdigest()[:10]

@@ -1,4 +1,4 @@
-"""Charts as shapes; the templates draw them as inline SVG, with words for who cannot see them."""
+"""Charts as shapes; the templates draw them as inline SVG, with words for people who cannot see them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from tocsin.ports.handlers import HandlerHour
 
 SPARK_HOURS, SPARK_HEIGHT, SPARK_STEP = 24, 24.0, 5
 WIDTH, HEIGHT = 1000.0, 150.0
-LEFT, TOP, BOTTOM = 56.0, 18.0, 130.0  # of the room that is drawn in: axes and values are around it
+LEFT, TOP, BOTTOM = 56.0, 18.0, 130.0  # of the plot area; axes and values are around it
 
 
 class Rect(Struct, frozen=True):
@@ -24,7 +24,7 @@ class Rect(Struct, frozen=True):
 
 
 class Spark(Struct, frozen=True):
-    """A day, an hour a bar."""
+    """A day, with one bar per hour."""
 
     rects: tuple[Rect, ...]
     delivered: int
@@ -40,7 +40,7 @@ class Tick(Struct, frozen=True):
 
 
 class Level(Struct, frozen=True):
-    """A line across the chart. `label`: the number that it stands for; `seconds`: the same where it is a length of time."""
+    """A line across the chart. `label`: the number it marks; `seconds`: the same where it is a length of time."""
 
     y: float
     label: str = ""
@@ -48,7 +48,7 @@ class Level(Struct, frozen=True):
 
 
 class Column(Struct, frozen=True):
-    """What belongs to one row. `title`: its words, shown at `value_x` while it is pointed at or has the focus."""
+    """Everything for one row. `title`: its words, shown at `value_x` on hover or focus."""
 
     x: float
     width: float
@@ -62,8 +62,8 @@ class Column(Struct, frozen=True):
 
 
 class Chart(Struct, frozen=True):
-    """What bars and lines have in common: where things are, the level lines, the labels below, and a column for each row that has something
-    to tell. `paths`: SVG path data by kind.
+    """What bars and lines have in common: where things are, the level lines, the labels below, and a column for each row that has
+    values. `paths`: SVG path data by kind.
     """
 
     grid: tuple[Level, ...]
@@ -78,7 +78,7 @@ class Chart(Struct, frozen=True):
 
 
 def spark(hours: Sequence[HandlerHour], since_hour: int) -> Spark:
-    """Delivered ones below, failed and expired ones on top; a base line where nothing was."""
+    """Delivered ones below, failed and expired ones on top; a base line for hours without any."""
     by_hour = {one.hour: one for one in hours}
     shown = [by_hour.get(since_hour + index) for index in range(SPARK_HOURS)]
     most = max([1, *(one.delivered + one.failed + one.expired for one in shown if one)])
@@ -97,7 +97,7 @@ def spark(hours: Sequence[HandlerHour], since_hour: int) -> Spark:
 
 
 def bars(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Chart:
-    """A bar for each row, one piece on the other for each of `kinds`; a row has its `title`, its `tick` (or ""), and their numbers."""
+    """A stacked bar for each row, with a piece for each of `kinds`; a row has a `title`, a `tick` (or "") and the numbers."""
     most = nice(max([1, *(sum(row[kind] for kind in kinds) for row in rows)]))
     width = (WIDTH - LEFT) / max(1, len(rows))
     columns: list[Column] = []
@@ -144,8 +144,8 @@ def _ticks(rows: Sequence[Mapping[str, Any]], width: float) -> tuple[Tick, ...]:
 
 
 def lines(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Chart | None:
-    """Lengths of time on a logarithmic scale: a level stroke for each row that has a number of seconds, joined where the next one has, too.
-    None: there is no number.
+    """Lengths of time on a logarithmic scale: a level stroke for each row with a number of seconds, joined if the next one has one.
+    None: there are no numbers.
     """
     seconds = [row[kind] for row in rows for kind in kinds if row[kind] is not None]
     if not seconds:

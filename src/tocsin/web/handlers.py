@@ -24,8 +24,8 @@ from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
 MAX_SHOWN = 50  # handlers on a page
-MAX_SEARCHED = 2000  # handlers whose type and target are searched too; of more only the names
-MAX_AT_ONCE = 100  # handlers that are changed or tested by one click
+MAX_SEARCHED = 2000  # handlers whose type and target are searched too; beyond that only names are
+MAX_AT_ONCE = 100  # handlers that one click may change or test
 RECENT = 10  # deliveries on a handler's page
 CHART_DAYS = 7
 SORTS = {"state": ("state", False), "name": ("name", False), "last": ("last_datetime", True), "new": ("notification_handler_id", True)}
@@ -87,7 +87,7 @@ async def home(visit: Visit) -> Response:
 
 
 async def _found(visit: Visit, which: Listed, number: int) -> tuple[list[Handler], int]:
-    """One page of those that are searched for by name, type or target."""
+    """One page of the handlers that match by name, type or target."""
     page, user = visit.service.handlers.page, visit.who.id
     if not which.search:
         return await page(user, which.filter, number, MAX_SHOWN)
@@ -105,7 +105,7 @@ def _fitting(rows: Sequence[Handler], search: str) -> list[Handler]:
 
 
 class Day(Struct, frozen=True):
-    """The last 24 hours of all handlers, where something is wrong with them."""
+    """The last 24 hours of all handlers, shown if something is wrong."""
 
     states: Mapping[str, int]
     delivered: int
@@ -169,7 +169,7 @@ def target_of(handler: Handler) -> str:
         channel = CHANNELS[handler.type]
         return channel.target(channel.settings(**handler.settings))
     except (TypeError, ValueError, KeyError):
-        return ""  # stored settings that do not fit are told on the handler's page
+        return ""  # the handler's page says if the stored settings do not fit
 
 
 async def types(visit: Visit) -> Response:
@@ -195,7 +195,7 @@ def _form(
     trial: Any = None,
     status: int = 200,
 ) -> Response:
-    """Stored secrets are shown masked and locked; what somebody has just typed comes back as they typed it, but for secrets."""
+    """Stored secrets are shown masked and locked; what somebody has just typed comes back as it was, except for secrets."""
     fields = fields_of(channel.settings)
     shown = shown_settings(handler, clear=False) if handler is not None else {}
     for name in fields:
@@ -218,12 +218,12 @@ def _form(
 
 
 def _is_locked(field: Field) -> bool:
-    """Whether an empty field keeps what is stored. An optional one shows its mask, so that it can be cleared."""
+    """Whether an empty field keeps the stored value. An optional one shows its mask instead, so that it can be cleared."""
     return field.hide is not None and not field.is_optional
 
 
 def _given(visit: Visit, channel: AnyChannel, handler: Handler | None) -> dict[str, str]:
-    """The form's fields. A stored secret whose field was left empty stays."""
+    """The form's fields. A stored secret stays if its field was left empty."""
     given = {"name": " ".join(visit.text("name").split()), "type": channel.type}
     for name, field in fields_of(channel.settings).items():
         value = visit.text(name).strip()
@@ -294,7 +294,7 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
         chart.append(
             {
                 "label": (label := exact(first * HOUR)[5:16]),
-                "tick": label[:5] if first // 24 != (first - 3) // 24 else "",  # where a day begins
+                "tick": label[:5] if first // 24 != (first - 3) // 24 else "",  # at the beginning of a day
                 "title": _titled(label, summary.delivered, summary.failed + summary.expired, words),
                 "delivered": summary.delivered,
                 "failed": summary.failed + summary.expired,

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from gettext import GNUTranslations, NullTranslations
 from pathlib import Path
 
@@ -12,6 +12,11 @@ from babel.messages.pofile import read_po
 FOLDER = Path(__file__).parent / "locale"
 LANGUAGES = {"en": "English", "ko": "한국어"}
 DEFAULT = "en"
+Translate = Callable[[str], str]
+
+
+def N_(text: str) -> str:  # noqa: N802  # gettext's own name for marking a text that is translated elsewhere
+    return text
 
 
 @functools.cache
@@ -48,3 +53,13 @@ def _by_preference(accepted: str) -> Sequence[str]:
         if weight > 0:
             weighted.append((weight, name.partition("-")[0].lower()))
     return [name for _, name in sorted(weighted, key=lambda pair: -pair[0])]
+
+
+def span(seconds: float, _: Translate) -> str:
+    """A length of time in words, as exact as people need it."""
+    if seconds < 1:
+        return _("{n} ms").format(n=round(max(0.0, seconds) * 1000))
+    for most, size, words in ((90, 1, _("{n} s")), (5400, 60, _("{n} min")), (172_800, 3600, _("{n} h"))):
+        if seconds < most:
+            return words.format(n=round(seconds / size))
+    return _("{n} days").format(n=round(seconds / 86_400))

@@ -19,7 +19,8 @@ from tocsin.flow.words import sentence
 from tocsin.model import MASK, Delivery, Fault, Invalid, Missing, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter, Labels
-from tocsin.web.render import exact
+from tocsin.web.language import N_, Translate, translations
+from tocsin.web.render import SEVERITY_WORDS, STATUS_WORDS, exact
 from tocsin.web.visit import Visit
 
 ROWS = 50
@@ -27,9 +28,18 @@ MAX_TO_CHOOSE = 100  # handlers
 MAX_EXPORTED = 10_000
 EXPORTED_AT_ONCE = 1000
 MAX_FAN_OUT = 1000
-# What the query string calls the fields of a DeliveryFilter, in their order; "": it has no name for it.
+# The query string's names for the fields of a DeliveryFilter, in their order; "": it has none.
 _FIELDS = ("", "handler", "status", "from", "to", "search", "reason", "severity", "")
 _REASONS = [(one.value, sentence(one)) for one in Reason if one not in (Reason.OK, Reason.PLAIN, Reason.MOVED)]
+_TITLES = {
+    "handler": N_("Handler"),
+    "status": N_("State"),
+    "severity": N_("Severity"),
+    "reason": N_("Reason"),
+    "from": N_("From (UTC)"),
+    "to": N_("To (UTC)"),
+    "search": N_("Text"),
+}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -41,7 +51,7 @@ class Filters(Struct, frozen=True):
 
     @property
     def is_whole(self) -> bool:
-        """There is a filter, and none of those given had to be left out: what many deliveries may be sent again by."""
+        """There is a filter, and every given one could be read: only then may deliveries be sent again by it."""
         read = {name for name, value in zip(_FIELDS, msgspec.structs.astuple(self.which), strict=True) if name and value not in (None, "")}
         return bool(read) and read == set(self.given)
 
@@ -51,7 +61,7 @@ class Filters(Struct, frozen=True):
 
 
 def _filters(visit: Visit) -> Filters:
-    """What cannot be read is left out of `which`."""
+    """Values that cannot be read are left out of `which`."""
     query = visit.request.query_params
     given = {name: query[name].strip() for name in _FIELDS if name and query.get(name)}
     which = DeliveryFilter(
@@ -67,7 +77,7 @@ def _filters(visit: Visit) -> Filters:
 
 
 def _moment(text: str) -> Micros | None:
-    """What a browser's field for a date and time gives, as UTC."""
+    """The value of a browser's date and time field, as UTC."""
     try:
         return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * SECOND)
     except (ValueError, OverflowError):
@@ -97,7 +107,7 @@ async def page(visit: Visit) -> Response:
 
 
 async def _choice(visit: Visit, chosen: int | None) -> list[tuple[int, str]]:
-    """Handlers to choose from, also one that is deleted if it is chosen already; none where there are too many."""
+    """Handlers to choose from, including a deleted one that is chosen already; none if there are too many."""
     rows, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(order_by="name"), 1, MAX_TO_CHOOSE)
     found = [(row.id, row.name) for row in rows]
     if total > MAX_TO_CHOOSE:
@@ -118,7 +128,7 @@ async def delivery(visit: Visit) -> Response:
         handler = await service.handlers.get(user, row.handler_id)
     try:
         preview = await service.previews.of(user, row.handler_id, notification.message)
-    except Missing:  # the handler was deleted: what was sent cannot be made again
+    except Missing:  # the handler was deleted: the request cannot be rendered again
         preview = None
     part = visit.request.query_params.get("part", "")
     template = {"inner": "_delivery_inner.html", "page": "_delivery_inner.html"}.get(part, "_delivery.html")
@@ -138,7 +148,7 @@ async def delivery(visit: Visit) -> Response:
 
 
 def _is_http(request: str) -> bool:
-    """Not a mail: its first line is a method and an address."""
+    """Whether it is not a mail: its first line is a method and an address."""
     return bool(re.match(r"[A-Z]+ https?://", request))
 
 
@@ -154,7 +164,7 @@ def as_curl(request: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """For a shell: all of it as it is, but for the secrets, which are variables."""
+    """Quoted for a shell: everything literal, except the secrets, which are variables."""
     parts = text.split(MASK)
     return '"$SECRET"'.join("'" + part.replace("'", "'\\''") + "'" if part else "" for part in parts) or "''"
 
@@ -195,15 +205,33 @@ async def cancel(visit: Visit) -> Response:
 
 async def replay_page(visit: Visit) -> Response:
     filters = _filters(visit)
+    names = dict(await _choice(visit, filters.which.notification_handler_id))
     count = await visit.service.deliveries.replayable(visit.who.id, filters.which)
-    left_out = await visit.service.deliveries.undelivered(visit.who.id, filters.which) - count if count < MAX_RETRIED else 0
-    return visit.page("replay.html", filters=filters, count=count, left_out=left_out)
+    return visit.page(
+        "replay.html",
+        filters=filters,
+        shown=_shown(filters, names, translations(visit.language).gettext),
+        count=count,
+        left_out=await visit.service.deliveries.undelivered(visit.who.id, filters.which) - count if count < MAX_RETRIED else 0,
+    )
+
+
+def _shown(filters: Filters, names: Mapping[int, str], _: Translate) -> list[tuple[str, str]]:
+    """The filters in the reader's words; a value that cannot be read stays as it was given."""
+    which = filters.which
+    read = {
+        "handler": names.get(which.notification_handler_id or 0),
+        "status": _(STATUS_WORDS[which.status]) if which.status is not None else None,
+        "severity": _(SEVERITY_WORDS[which.severity]) if which.severity is not None else None,
+        "reason": _(sentence(which.reason)) if which.reason is not None else None,
+    }
+    return [(_(_TITLES[name]), read.get(name) or value) for name, value in filters.given.items()]
 
 
 async def replay(visit: Visit) -> Response:
     filters = _filters(visit)
     if not filters.is_whole:
-        raise Invalid(Fault("no_filter", "No filter", "Choose a filter that can be read, so that not everything is sent again."))
+        raise Invalid(Fault("no_filter", "No filter", "Choose a valid filter, so that not everything is sent again."))
     await visit.service.deliveries.retry(visit.who.id, filters.which)
     return visit.go(f"/log?{filters.query}{'&' if filters.given else ''}done=replayed")
 

@@ -1,4 +1,4 @@
-"""The reference page: the user's own document, brought back to life from the table that parses the requests."""
+"""The reference page: the user's own document, generated from the table that parses the requests."""
 
 import functools
 import json
@@ -38,7 +38,7 @@ _SAMPLES: dict[str, Any] = {
     "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     "limit": 65536,
 }
-# Of fields whose name means something else elsewhere.
+# For fields whose name means something else elsewhere.
 _SAMPLES_OF: dict[str, dict[str, Any]] = {
     "Health": {"status": "ok", "complaints": []},
     "HealthAnswer": {
@@ -59,11 +59,11 @@ _SAMPLES_OF: dict[str, dict[str, Any]] = {
 }
 
 
-_CHANGED = ("name", "is_enabled", "status")  # of a body that asks for nothing, what an example changes
+_CHANGED = ("name", "is_enabled", "status")  # what an example changes if the body requires nothing
 
 
 class Entry(Struct, frozen=True):
-    """One request: where it goes, what it takes, and what comes back."""
+    """One request: its path, its parameters and its answer."""
 
     endpoint: Endpoint
     curl: str
@@ -101,7 +101,7 @@ def _entry(endpoint: Endpoint, base: str) -> Entry:
 
 
 def _example(body: Sequence[Parameter]) -> dict[str, Any]:
-    """What is required, with its examples; of a body that asks for nothing, the first two that have one."""
+    """The required fields with their examples; if none is required, the first two that have one."""
     needed = {one.name: _sample(one) for one in body if one.required}
     if "type" in needed:
         needed["email"] = next(one.example for one in body if one.name == "email")
@@ -115,7 +115,7 @@ def _sample(parameter: Parameter) -> Any:
 
 
 def _curl(endpoint: Endpoint, url: str, example: dict[str, Any]) -> str:
-    """As the document writes it: a form, where a form can say it."""
+    """As the document writes it: as a form if possible."""
     lines = [f"curl --request {endpoint.method}", f"--url '{url}'"]
     if endpoint.scopes is not None:
         lines.append('--header "Authorization: Bearer $TOCSIN_API_KEY"')
@@ -144,7 +144,7 @@ def _python(endpoint: Endpoint, url: str, example: dict[str, Any]) -> str:
 
 
 def _answer(result: Result, base: str) -> str:
-    """The answer as it looks, with made-up values."""
+    """A sample answer with made-up values."""
     if result.item is None:
         return ""
     one = _made_up(inspect.type_info(result.item), "")
@@ -159,7 +159,7 @@ def _answer(result: Result, base: str) -> str:
 
 
 def _made_up(kind: inspect.Type, name: str, of: str = "") -> Any:
-    """`of`: the struct that has it as a field."""
+    """`of`: the struct whose field it is."""
     if name in _SAMPLES_OF.get(of, ()):
         return _SAMPLES_OF[of][name]
     if name in _SAMPLES:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,12 +21,11 @@ from tocsin.flow.people.access import SCOPES
 from tocsin.flow.words import Event, hint, sentence
 from tocsin.model import Attempt, Delivery, Fault, Reason, Sentence, Severity, Status, adds_to
 from tocsin.web import assets, charts
-from tocsin.web.language import LANGUAGES, translations
+from tocsin.web.details import retold
+from tocsin.web.language import LANGUAGES, N_, Translate, span, translations
 
 if TYPE_CHECKING:
     from tocsin.web.visit import Visit
-
-Translate = Callable[[str], str]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 BADGES = {
@@ -37,10 +36,6 @@ BADGES = {
     Status.CANCELLED: "grey",
     Status.SKIPPED: "grey",
 }
-
-
-def N_(text: str) -> str:  # noqa: N802  # gettext's own name for marking a text that is translated elsewhere
-    return text
 
 
 STATUS_WORDS = {
@@ -80,12 +75,12 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble):
+    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
         filters[write.__name__] = functools.partial(write, _=_)
     filters["exact"] = exact
     filters["verdict_beside"] = verdict_beside
     cast("dict[str, Any]", environment.globals).update(
-        t=_,  # for texts from elsewhere; the templates' own are `_("...")`, which takes values too
+        t=_,  # for texts from elsewhere; the templates' own use `_("...")`, which also takes values
         version=__version__,
         static=assets.version(),
         languages=LANGUAGES,
@@ -107,7 +102,7 @@ def _environment(language: str) -> Environment:
 
 
 def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:
-    """A template with what every page knows: who is there, the form token, and what was wrong with the last form, by field."""
+    """A template with what every page has: the visitor, the form token, and the errors of the last form, by field."""
     by_field: dict[str, Sentence] = {}
     for fault in faults:
         by_field.setdefault((fault.parameter or "").partition("[")[0], fault.sentence)
@@ -132,7 +127,7 @@ _OWN_PATH = re.compile(r'(\s(?:href|src|action|formaction|data-[a-z-]+|hx-[a-z-]
 
 
 def under_prefix(content: str, prefix: str) -> str:
-    """A page whose links lead to pages under this path: the one place where a sub-path comes into what templates write.
+    """A page whose links lead to pages under this path: the one place where a sub-path is added.
 
     What users wrote cannot match: its quotes are escaped.
     """
@@ -140,16 +135,6 @@ def under_prefix(content: str, prefix: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
-
-
-def span(seconds: float, _: Translate) -> str:
-    """A length of time in words, as exact as people need it."""
-    if seconds < 1:
-        return _("{n} ms").format(n=round(max(0.0, seconds) * 1000))
-    for most, size, words in ((90, 1, _("{n} s")), (5400, 60, _("{n} min")), (172_800, 3600, _("{n} h"))):
-        if seconds < most:
-            return words.format(n=round(seconds / size))
-    return _("{n} days").format(n=round(seconds / 86_400))
 
 
 def ago(at: Micros | None, _: Translate) -> Markup:
@@ -179,29 +164,29 @@ def story(event: Event, _: Translate) -> str:
 
 
 def told(sentence: Sentence, _: Translate) -> str:
-    """A sentence in the reader's language; of its values those that are words of ours, too."""
+    """A sentence in the reader's language, including those of its values that are our own words."""
     values = {name: _(value) if name in {"title", "element", "other"} else value for name, value in sentence.values.items()}
     return _(sentence.template).format(**values) if values else _(sentence.template)
 
 
 def _within(text: str, _: Translate) -> str:
-    """A sentence that stands within another, so its full stop may be missing."""
+    """A sentence inside another one, so its full stop may be missing."""
     return _(text) if text.endswith(".") else _(f"{text}.").removesuffix(".")
 
 
 def why(row: Delivery, _: Translate) -> str:
-    """Why a delivery waits or did not arrive, as a sentence, and what was said; empty for one that arrived."""
+    """Why a delivery waits or did not arrive, as a sentence, and what was said; empty if it arrived."""
     if row.status is Status.DELIVERED or (row.last_reason is None and not row.last_error):
         return ""
     if row.last_reason is None:
-        return row.last_error or ""
+        return retold(row.last_error or "", _)
     detail = said(row.last_reason, row.last_error)
     sentences = [_(sentence(row.last_reason))]
     word, colon, rest = detail.partition(":")
-    if word in _REASONS:  # what it met before it expired, say
+    if word in _REASONS:  # for example what it met before it expired
         sentences.append(_(sentence(Reason(word))))
         detail = rest.strip() if colon else ""
-    return " ".join([*sentences, detail]).strip()
+    return " ".join([*sentences, retold(detail, _)]).strip()
 
 
 _REASONS = {*Reason}
@@ -219,14 +204,14 @@ def reason_of(state: HandlerState, _: Translate) -> str:
 
 
 def in_short(state: HandlerState, _: Translate) -> str:
-    """The same in a few words: an error's number and what stood beside it say more than a sentence does."""
+    """The same in a few words: an error's number and the words beside it say more than a sentence does."""
     if re.match(r"[45]\d\d\b", state.detail):
-        return state.detail
-    return reason_of(state, _) or state.detail
+        return retold(state.detail, _)
+    return reason_of(state, _) or retold(state.detail, _)
 
 
 def advice(state: HandlerState, _: Translate) -> str:
-    """What to do about it; empty where there is nothing to do."""
+    """What to do about it; empty if there is nothing to do."""
     return _(hint(state.reason)) if state.reason is not None and hint(state.reason) else ""
 
 
@@ -239,7 +224,7 @@ def trouble(state: HandlerState, _: Translate) -> str:
 
 
 def since(at: Micros, _: Translate) -> Markup:
-    """How long ago, without the word."""
+    """How long ago, without "ago"."""
     return _time(at, span((clock.now() - at) / SECOND, _))
 
 
@@ -256,16 +241,12 @@ def next_try(at: Micros, _: Translate) -> Markup:
 
 
 def verdict(trial: Trial, _: Translate) -> str:
-    """What came of a test and what to do about it; the provider's own words stay as they are."""
-    reason = Reason(trial.reason)
-    told = trial.hint
-    for text in filter(None, (sentence(reason), hint(reason))):
-        told = told.replace(text, _(text))
-    return told
+    """What came of a test and what to do about it."""
+    return retold(trial.hint, _)
 
 
 def described(text: str, _: Translate) -> str:
-    """A parameter's description; of a handler's setting the three parts are texts of their own."""
+    """A parameter's description; that of a handler's setting consists of three separate texts."""
     found = re.fullmatch(r"For type = (\w+): (.+?)\. (.+)", text)
     if found is None:
         return _(text)
@@ -283,12 +264,12 @@ STATE_WORDS = {
 
 
 def state_badge(state: HandlerState) -> tuple[str, str]:
-    """A handler's state as colour and words; one with nothing to show for itself is not yet green."""
+    """A handler's state as colour and words."""
     return STATE_WORDS[state.word]
 
 
 def input_type(field: Field) -> str:
-    """What a browser is to expect in a setting's field."""
+    """The input type of a setting's field."""
     if field.example.startswith("http"):
         return "url"
     return "email" if "@" in field.example[1:] else "text"

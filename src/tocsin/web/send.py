@@ -1,4 +1,4 @@
-"""Sending from the browser, with a look at what each handler would get."""
+"""Sending from the browser, with a preview for each handler."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ async def page(visit: Visit) -> Response:
 async def _page(
     visit: Visit, given: dict[str, Any], status: int = 200, faults: tuple[Fault, ...] = (), draft: Draft | None = None
 ) -> Response:
-    """With the previews of a draft, where there is one."""
+    """The page, with the previews of a draft if there is one."""
     rows, total = await _handlers(visit)
     return visit.page(
         "send.html",
@@ -85,13 +85,13 @@ async def send(visit: Visit) -> Response:
 
 
 async def _enabled(visit: Visit) -> int:
-    """How many handlers it goes to where none is chosen."""
+    """How many handlers it goes to if none is chosen."""
     _, total = await visit.service.handlers.page(visit.who.id, HandlerFilter(is_enabled=True), 1, 1)
     return total
 
 
 async def _ask(visit: Visit, given: dict[str, Any], enabled: int) -> Response:
-    """Nobody chose a handler: whether it is meant for all of them."""
+    """No handler was chosen: ask whether all of them are meant."""
     rows, _ = await visit.service.handlers.page(visit.who.id, HandlerFilter(is_enabled=True), 1, MAX_HANDLERS)
     public = sum(_is_public(row) for row in rows)
     shown = [(row, target_of(row)) for row in rows[:MAX_NAMED]]
@@ -107,7 +107,7 @@ def _is_public(handler: Handler) -> bool:
 
 
 async def preview(visit: Visit) -> Response:
-    """The part of the page that changes while somebody writes."""
+    """The part of the page that changes while somebody types."""
     draft, faults, _ = _draft(visit)
     rows, _ = await _handlers(visit)
     return visit.page("_previews.html", previews=() if faults else await _previews(visit, draft, rows), faults=faults)

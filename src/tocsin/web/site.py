@@ -33,7 +33,7 @@ _HEADERS = {
 }
 _logger = structlog.get_logger(__name__)
 
-# Method, path, what serves it, and for whom: anybody, whoever is signed in, administrators.
+# Method, path, what serves it, and for whom: everyone, signed-in users, administrators.
 ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("GET", "/sign-in", account.sign_in_page, "anybody"),
     ("POST", "/sign-in", account.sign_in, "anybody"),
@@ -126,7 +126,7 @@ class Site:
             response.headers["retry-after"] = str(busy.retry_after)
             return response
         except ClientDisconnect:
-            return Response(status_code=400)  # that nobody gets; not a fault of ours, so not in the log
+            return Response(status_code=400)  # nobody receives it; not our fault, so not in the log
         except Exception:
             reference_id = secrets.token_hex(6)
             _logger.exception("page.failed", path=visit.request.url.path, reference=reference_id)
@@ -157,7 +157,7 @@ class Site:
         return await handle(visit)
 
     def _find(self, request: Request) -> tuple[Handle | None, str, str]:
-        """What serves it and for whom; the methods that the path takes instead, if it takes others only."""
+        """What serves it and for whom; or the methods that the path accepts instead."""
         others: set[str] = set()
         wanted = "GET" if request.method == "HEAD" else request.method
         for method, pattern, converters, handle, whom in self._routes:
@@ -169,7 +169,7 @@ class Site:
                 continue
             values = {name: converters[name].convert(value) for name, value in match.groupdict().items()}
             if values.get("id", 0) > MAX_ID:
-                break  # no row can have it
+                break  # no row can have such an id
             request.scope["path_params"] = values
             return handle, whom, ""
         return None, "", ", ".join(sorted(others))

@@ -31,7 +31,7 @@ async def _page(visit: Visit, status: int = 200, link: str = "", email: str = ""
 
 
 async def invite(visit: Visit) -> Response:
-    """The link is in this answer and nowhere else, so it is no redirect."""
+    """The link is in this answer and nowhere else, so this is not a redirect."""
     try:
         email, token = await visit.service.accounts.invite(visit.text("email"), visit.text("is_admin") == "1")
     except Invalid as invalid:

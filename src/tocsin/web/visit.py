@@ -1,4 +1,4 @@
-"""One request to the pages: who is there, in which language, and whether a change really comes from a page of ours."""
+"""One request to the pages: the user, the language, and whether a change really comes from a page of ours."""
 
 import functools
 import hashlib
@@ -22,13 +22,13 @@ from tocsin.web import language, render
 
 SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"
 MAX_FORM_BYTES, MAX_FIELDS = 1 << 20, 2000
-MAX_ANONYMOUS_BYTES = 16 << 10  # the longest address and password with each of their letters percent-encoded, and some room
+MAX_ANONYMOUS_BYTES = 16 << 10  # the longest address and password with every letter percent-encoded, plus some room
 _TIMES = re.compile(r"(?<=>)[^<]*(?=</time>)")
 _SAFE_SITES = {"same-origin", "none"}
 
 
 class Forged(Exception):
-    """A change that no page of ours asked for. `origin`: where it says that it comes from."""
+    """A change that did not come from a page of ours. `origin`: where the request says it comes from."""
 
     def __init__(self, origin: str = "") -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class TooLarge(Exception):
 
 
 class Page(Response):
-    """A page that is still to be made: status and headers so far, and what makes its content."""
+    """A page that is not rendered yet: its status and headers, and the function that renders it."""
 
     def __init__(self, make: Callable[[], str], status: int) -> None:
         super().__init__(status_code=status)
@@ -62,7 +62,7 @@ class Visit:
         self.form: Mapping[str, list[str]] = {}
         self.path: Mapping[str, Any] = request.path_params
         self._session = request.cookies.get(SESSION, "")
-        # Before anybody is signed in there is no session to tie a form to, so a cookie of its own stands for it.
+        # Before anybody is signed in there is no session to tie a form to, so a separate cookie takes its place.
         self._before = request.cookies.get(BEFORE, "") or secrets.token_urlsafe(16)
         self._cookies: list[tuple[str, str, int]] = []
         asked = request.query_params.get("lang")
@@ -81,7 +81,7 @@ class Visit:
 
     @property
     def who(self) -> Visitor:
-        """The pages behind the sign-in are served to somebody who is signed in only."""
+        """The signed-in user; pages behind the sign-in are served only to signed-in users."""
         if self.visitor is None:
             raise LookupError("nobody is signed in")
         return self.visitor
@@ -107,11 +107,11 @@ class Visit:
 
     @property
     def is_fragment(self) -> bool:
-        """htmx asks for a part of a page."""
+        """Whether htmx asks for a part of a page."""
         return self.request.headers.get("hx-request") == "true"
 
     async def renew_session(self, token: str) -> None:
-        """The browser holds this token from now on; the session that it had before has ended."""
+        """The browser gets this token from now on; its previous session has ended."""
         if self._session:
             await self.service.accounts.sign_out(self._session)
         self._session = token
@@ -127,12 +127,12 @@ class Visit:
 
     @property
     def csrf(self) -> str:
-        """What every form carries: known only to pages that were made for this session."""
+        """The token in every form, known only to pages rendered for this session."""
         tied_to = self._session if self.visitor is not None else self._before
         return hashlib.sha256(f"csrf {tied_to}".encode()).hexdigest()
 
     async def read_form(self) -> None:
-        """Of strangers only a few KB are held. Raises Forged, TooLarge and ClientDisconnect."""
+        """Strangers may send only a few KB. Raises Forged, TooLarge and ClientDisconnect."""
         limit = MAX_ANONYMOUS_BYTES if self.visitor is None else MAX_FORM_BYTES
         content = bytearray()
         async for piece in self.request.stream():
@@ -140,7 +140,7 @@ class Visit:
             if len(content) > limit:
                 raise TooLarge
         try:
-            # What browsers send for our forms; bytes that are no UTF-8 become signs that say so, and NUL cannot be stored.
+            # What browsers send for our forms; bytes that are not UTF-8 become replacement characters, and NUL cannot be stored.
             text = content.decode("latin-1").replace("%00", "")
             self.form = parse_qs(text, keep_blank_values=True, errors="replace", max_num_fields=MAX_FIELDS)
         except ValueError:
@@ -152,7 +152,7 @@ class Visit:
             raise Stale
 
     def _is_foreign(self) -> bool:
-        """Whether the browser says that another site sent it. Over plain HTTP it may not say, but for the Origin."""
+        """Whether the browser says that another site sent it. Over plain HTTP it may send nothing but the Origin."""
         site, origin = self.request.headers.get("sec-fetch-site"), self.request.headers.get("origin")
         if site is not None:
             return site not in _SAFE_SITES
@@ -160,7 +160,7 @@ class Visit:
 
     @property
     def host(self) -> str:
-        """What the request says; behind a proxy it may be another than the browser's."""
+        """The host that the request names; behind a proxy it may differ from the browser's."""
         return self.request.headers.get("host", "")
 
     def text(self, name: str) -> str:
@@ -176,14 +176,14 @@ class Visit:
         return Page(functools.partial(render.template, self, template, faults=faults, **values), status)
 
     async def finished(self, response: Response) -> Response:
-        """The answer with its page made in the pool of the pages, where visitors take turns. Raises Busy, and what the template raises."""
+        """The answer with its page rendered in the pool for pages, where visitors take turns. Raises Busy, and what the template raises."""
         if not isinstance(response, Page):
             return response
         whose = self.visitor.id if self.visitor is not None else self.address
         return self._answer(await pools.here().pages.run(whose, response.make), response)
 
     def problem(self, code: int, *, faults: Sequence[Fault] = (), **values: Any) -> Response:
-        """What is wrong, on a page so short that it waits for nobody."""
+        """What is wrong, on a page so short that it needs no pool."""
         content = render.template(self, "problem.html", faults=faults, code=code, **values)
         return self._answer(content, Response(status_code=code))
 
@@ -192,7 +192,7 @@ class Visit:
             content = render.under_prefix(content, found)
         response = HTMLResponse(content, so_far.status_code)
         if self.is_fragment and self.request.method == "GET":
-            # Times are told relative to now: they alone are no news.
+            # Times are relative to now: their change alone is not news.
             tag = f'"{hashlib.sha256(_TIMES.sub("", content).encode()).hexdigest()[:24]}"'
             if self.request.headers.get("if-none-match") == tag:
                 response = Response(status_code=304)
@@ -219,7 +219,7 @@ class Visit:
 
     @property
     def is_secure(self) -> bool:
-        """Whether the browser has us over TLS: else it would drop a cookie for TLS only, and nobody could sign in."""
+        """Whether the browser reaches us over TLS: otherwise it would drop a TLS-only cookie, and nobody could sign in."""
         base, origin = urlsplit(self.base), self.request.headers.get("origin", "null")
         if "sec-fetch-site" not in self.request.headers:  # it is sent over TLS only, and to this machine itself
             if origin != "null":
@@ -230,5 +230,5 @@ class Visit:
                 "::1",
                 "localhost",
             }:
-                return False  # by another name than that of the base URL, such as an address in the local network
+                return False  # under a name other than the base URL's, such as an address in the local network
         return base.scheme == "https"

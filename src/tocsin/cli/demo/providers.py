@@ -1,6 +1,6 @@
-"""How each provider answers, as far as the demo plays it: what it insists on, its yes, and its throttle.
+"""How each provider answers, as far as the demo plays it: what it requires, its success and its throttle.
 
-The shapes are those of the providers' documentation; a receiver that says yes to anything would show nothing.
+The formats are those of the providers' documentation; a receiver that accepts anything would prove nothing.
 """
 
 import html
@@ -23,7 +23,7 @@ _LEADING_MARKS = re.compile(r"^(\[\w+\]\s*|[\W_]+)")
 
 
 class Taken(Struct, frozen=True):
-    """A request as it came in. Header names in lower case."""
+    """A request as it was received. Header names are in lower case."""
 
     url: str
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class Taken(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What goes back. `why` is empty for a yes, else what the provider minds, for the demo's display."""
+    """What is sent back. `why` is empty for a success, else the provider's objection, for the demo's display."""
 
     status: int
     body: bytes = b""
@@ -59,7 +59,7 @@ def readable(text: str) -> str:
 
 
 def headline(text: str) -> str:
-    """The first line that says something, without a mark of severity before it."""
+    """The first line that is not empty, without the mark of severity before it."""
     lines = (_LEADING_MARKS.sub("", line).strip() for line in text.splitlines())
     return next((line for line in lines if line), "")
 
@@ -217,7 +217,7 @@ def x(consumer_secret: str, token_secret: str) -> Provider:
 
 
 def _is_signed(taken: Taken, consumer_secret: str, token_secret: str) -> bool:
-    """Whether signing the same request anew gives the same signature (RFC 5849 3.2)."""
+    """Whether signing the same request again gives the same signature (RFC 5849 3.2)."""
     given = dict(re.findall(r'(oauth_\w+)="([^"]*)"', taken.headers.get("authorization", "")))
     signer = Client(
         given.get("oauth_consumer_key", ""),
@@ -232,7 +232,7 @@ def _is_signed(taken: Taken, consumer_secret: str, token_secret: str) -> bool:
 
 
 def _x_throttle(seconds: int) -> Answer:
-    # X names no wait but the moment at which its window ends.
+    # X names no wait, only the time at which its window ends.
     reset = datetime.now(UTC) + timedelta(seconds=seconds)
     headers = (("x-rate-limit-remaining", "0"), ("x-rate-limit-reset", str(int(reset.timestamp()))))
     return as_json(429, {"title": "Too Many Requests", "status": 429}, f"throttled, {seconds} s", headers)

@@ -1,4 +1,4 @@
-"""The receivers' two doors on loopback: HTTP for eight types, SMTP for mail. Whatever comes in is handed to a queue."""
+"""The receivers' two doors on loopback: HTTP for eight types, SMTP for mail. Everything received is put into a queue."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ _LONGEST_BODY = 1 << 20
 
 
 class Arrival(Struct, frozen=True):
-    """A request that reached a receiver. `at` is time.monotonic(); `why` is empty if it was taken."""
+    """A request that reached a receiver. `at` is time.monotonic(); `why` is empty if it was accepted."""
 
     type: str
     text: str
@@ -33,7 +33,7 @@ Arrivals = SimpleQueue[Arrival]
 
 
 class Receiver:
-    """Plays the HTTP providers. `fail_next` scripts answers: each is given once, before the provider answers by itself."""
+    """Plays the HTTP providers. `fail_next` scripts answers: each is used once, before the provider answers by itself."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals
@@ -108,7 +108,7 @@ class Receiver:
 
 
 class _Mailbox:
-    """aiosmtpd's hooks: takes every mail."""
+    """aiosmtpd's hooks: accepts every mail."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals

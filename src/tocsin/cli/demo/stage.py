@@ -26,7 +26,7 @@ from tocsin.cli.failure import Failure
 ONCE_SECONDS = 30.0
 _FIRST_ROUND_SECONDS = 2.0  # between notifications
 _LATER_ROUNDS_SECONDS = 6.0
-_LOOK_SECONDS = 0.5  # how often the service is looked after while nothing arrives
+_LOOK_SECONDS = 0.5  # how often the service is checked while nothing arrives
 
 
 class Stage:
@@ -76,7 +76,7 @@ class Stage:
 
 
 def _padded(text: Text, cells: int) -> Text:
-    """The text in so many terminal cells (a Korean character takes two), one space at the end at least."""
+    """The text padded to so many terminal cells (a Korean character takes two), with at least one space at the end."""
     text.truncate(cells - 1, overflow="ellipsis", pad=True)
     return text.append(" ")
 
@@ -88,7 +88,7 @@ def _answer_of(fault: story.Fault, receiver: Receiver) -> providers.Answer:
 
 
 def _scenes() -> Iterator[tuple[story.Scene, float]]:
-    """The story, for ever, and the seconds until what follows."""
+    """The scenes, in an endless loop, with the seconds until the next."""
     yield story.OPENING, _FIRST_ROUND_SECONDS
     for scene in story.SCENES:
         yield scene, _FIRST_ROUND_SECONDS
@@ -142,7 +142,7 @@ def _leading_to(receiver: Receiver, mail_port: int) -> Mapping[str, str]:
 
 
 def _greet(console: Console, service: DemoService) -> None:
-    command = "tocsin" if shutil.which("tocsin") else sys.argv[0]  # a fresh clone has it in .venv/bin only
+    command = "tocsin" if shutil.which("tocsin") else sys.argv[0]  # in a fresh clone it is only in .venv/bin
     console.print(
         f"tocsin runs on {service.url} with a throw-away store; all receivers are on this machine.\n"
         f"The pages (this link signs in once, within 24 hours):\n\n  {service.sign_in_link()}\n\n"

@@ -124,7 +124,7 @@ SCENES = (
     ),
 )
 
-# Told once: after it the service has switched the handler off by itself.
+# Played only once: after it the service has switched the handler off by itself.
 FAREWELL = Scene(
     {"title": "Queue is growing", "message": "More than **5,000** jobs wait in `mail-out`.", "severity": "warning"}, ("slack", REVOKED)
 )

@@ -1,4 +1,4 @@
-"""`tocsin selftest`: makes things go wrong on this machine, in a throw-away store, and shows what became of the promises."""
+"""`tocsin selftest`: makes things go wrong on this machine, in a throw-away store, and shows which promises were kept."""
 
 import signal
 import tempfile

@@ -1,6 +1,6 @@
-"""More scenes of the selftest: a store that is damaged, a full disk, a copy that is put back, a wait that a kill must not cut short.
+"""More scenes of the selftest: a damaged store, a full disk, a restored copy, a wait that a kill must not cut short.
 
-They are left out where it must be quick.
+They are left out of the quick form.
 """
 
 import random
@@ -21,7 +21,7 @@ _MESSAGES = 6
 
 
 def _until(condition: Callable[[], bool]) -> bool:
-    """Whether it came true in time."""
+    """Whether the condition became true in time."""
     ends_at = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > ends_at:
@@ -43,7 +43,7 @@ def _came(receiver: Receiver, path: str) -> Counter[int]:
 
 
 def damaged_page(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001  # every scene takes the same
-    """A page on which attempts are kept is damaged, and whole again later."""
+    """A page with attempts is damaged, and repaired later."""
     run = Run(folder / "damaged", receiver)
     try:
         run.service.start()
@@ -69,7 +69,7 @@ def damaged_page(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]
 
 
 def full_disk(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
-    """No file may grow any more while an attempt is in flight, and then they may again."""
+    """While an attempt is in flight no file may grow any more; later they may again."""
     receiver.behave("/full", lambda _: Answer(delay_seconds=0.3))
     run = Run(folder / "full", receiver)
     refused = 0
@@ -84,7 +84,7 @@ def full_disk(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  
         except Down:
             refused += 1
         can_read = len(run.statuses()) == _MESSAGES
-        time.sleep(0.5)  # answers come that cannot be kept now
+        time.sleep(0.5)  # answers arrive that cannot be stored now
         run.service.limit_files()
         _until(lambda: not _is_unready(run))
         run.send("while it is full", [handler])
@@ -101,7 +101,7 @@ def _all_came_once(books: Books, count: int) -> bool:
 
 
 def restored(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
-    """A copy is put back, and what came after it is gone: its ids are not given to others."""
+    """A copy is restored, and everything after it is gone: its ids are not used again."""
     run = Run(folder / "restored", receiver)
     settings = load({"TOCSIN_DATA_DIR": str(run.service.data)}, folder / "none.env")
     copy = folder / "restored" / "copy.db"

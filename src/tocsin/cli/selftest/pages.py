@@ -9,7 +9,7 @@ PAGE = 4096
 
 
 class Damage:
-    """Pages of one table or index, or of any. Undone, every page is as it was, unless the service has written it anew meanwhile."""
+    """Pages of one table or index, or of any. Undoing restores every page, unless the service has rewritten it meanwhile."""
 
     def __init__(self, file: Path, what: str, dice: random.Random) -> None:
         """`what`: the name of a table or index, or "anything"."""
@@ -26,7 +26,7 @@ class Damage:
                 out.write(garbage)
 
     def undo(self) -> None:
-        """Nobody may write meanwhile. A page that is not as the damage left it was written by the service: that is newer."""
+        """Nobody may write meanwhile. A page that has changed since the damage was written by the service, and is newer."""
         with self._file.open("r+b", buffering=0) as out:
             for page, garbage in self._garbage.items():
                 out.seek((page - 1) * PAGE)
@@ -44,7 +44,7 @@ class Damage:
 
 
 def _pages(connection: sqlite3.Connection, what: str) -> list[int]:
-    """Those of nodes: what they overflow into says nothing of being damaged. Where SQLite was built without dbstat, the roots alone."""
+    """The node pages: damage in overflow pages goes unnoticed. Only the roots, if SQLite was built without dbstat."""
     which, values = ("name != 'sqlite_schema'", ()) if what == "anything" else ("name = ?", (what,))
     try:
         found = connection.execute(f"SELECT pageno FROM dbstat WHERE {which} AND pagetype != 'overflow'", values).fetchall()

@@ -1,7 +1,7 @@
 """A service with a crash built in: `python -m tocsin.cli.selftest.points after-answer:3 serve`.
 
-It is the `tocsin` command, and kills itself as `kill -9` would when it comes to the named point for the third time. The service knows
-nothing of these points: they are laid over its functions in this process alone, so they cost nothing where they are not asked for.
+It is the `tocsin` command, and kills itself as `kill -9` would when it reaches the named point for the third time. The service knows
+nothing about these points: they wrap its functions in this process only, so they cost nothing elsewhere.
 """
 
 import functools
@@ -32,7 +32,7 @@ _DATA_OUT = 4  # CURLINFO_DATA_OUT: https://curl.se/libcurl/c/CURLOPT_DEBUGFUNCT
 
 
 class Point(Struct, frozen=True):
-    """Where the process dies. `scene` is what has to happen for it to come there; `repeats`: whether a message may arrive twice then;
+    """Where the process dies. `scene` is what has to happen to get there; `repeats`: whether a message may arrive twice then;
     `unknown`: whether an attempt's answer is lost, so that its log must say so.
     """
 

@@ -1,4 +1,4 @@
-"""Where the selftest's messages go: a web server on loopback that answers as each path is told to, and remembers what came."""
+"""Where the selftest's messages go: a web server on loopback that answers on each path as told, and remembers what it received."""
 
 import sys
 import threading
@@ -13,11 +13,11 @@ import msgspec
 from msgspec import Struct
 
 LOOPBACK = "127.0.0.1"
-_PATIENCE_SECONDS = 120.0  # of an answer that never comes
+_PATIENCE_SECONDS = 120.0  # for an answer that never comes
 
 
 class Arrival(Struct, frozen=True):
-    """A notification at a receiver. `at`: time.time(). `status`: what it was answered, 0 for nothing. `identity`: its webhook-id."""
+    """A notification at a receiver. `at`: time.time(). `status`: of the answer, 0 if there was none. `identity`: its webhook-id."""
 
     delivery_id: int
     path: str
@@ -34,7 +34,7 @@ class Answer(Struct, frozen=True):
     delay_seconds: float = 0.0
 
 
-Behaviour = Callable[[int], Answer]  # given how many have come on this path before
+Behaviour = Callable[[int], Answer]  # given the number of earlier requests on this path
 
 
 class _Body(Struct):
@@ -46,7 +46,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 200
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A service that is killed leaves its connections: no fault of anybody's here."""
+        """A killed service drops its connections: that is not an error here."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

@@ -28,7 +28,7 @@ class Finding(Struct, frozen=True):
 
 
 class Books(Struct, frozen=True):
-    """What the service says of all that it accepted, against what arrived."""
+    """What the service says about everything it accepted, compared with what arrived."""
 
     accepted: int
     delivered: int
@@ -88,7 +88,7 @@ class Run:
         return found
 
     def settle(self, of: Callable[[dict[int, str]], bool] = _nothing_waits) -> dict[int, str]:
-        """The statuses, once nothing waits any more (or `of` says that it is enough), or time is up."""
+        """The statuses, once nothing is waiting any more (or `of` is satisfied), or time is up."""
         ends_at = time.monotonic() + _SETTLE_SECONDS
         while True:
             found = self.statuses()
@@ -174,7 +174,7 @@ def killed_under_load(folder: Path, receiver: Receiver, quick: bool) -> list[Fin
 
 
 def slow_beside_healthy(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:
-    """Endpoints that never answer, beside one that does. A busy machine may stall for a moment, a service that waits does so each time."""
+    """Endpoints that never answer, beside one that does. A busy machine may stall for a moment; a service that waits stalls every time."""
     hanging = 20 if quick else 60
     messages = 40 if quick else 120
     receiver.behave("/hangs", lambda _: Answer(status=0))

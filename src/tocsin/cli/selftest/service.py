@@ -26,7 +26,7 @@ _CALL_SECONDS = 20.0
 
 @contextmanager
 def _uninterrupted() -> Generator[None, None, None]:
-    """An interrupt waits for the end of this: a child whose parent does not know it yet would be left behind."""
+    """Delays an interrupt until the end: a child that its parent does not know yet would be left behind."""
     came: list[int] = []
     previous = {number: signal.signal(number, lambda number, _: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -43,7 +43,7 @@ class Down(Exception):
 
 
 class Refused(Failure):
-    """The service answered `status`, which is none that asking again would change."""
+    """The service answered with an error that asking again would not change."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -155,13 +155,13 @@ class Service:
                 process.send_signal(signal.SIGCONT)
 
     def limit_files(self, max_bytes: int = resource.RLIM_INFINITY) -> None:
-        """No file of the running service may grow beyond this: to it, the disk is full."""
+        """No file of the running service may grow beyond this, as if the disk were full."""
         if self._process is not None:
             _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (max_bytes, hard))
 
     def stop(self) -> bool:
-        """SIGTERM; whether it ended in order."""
+        """Sends SIGTERM; returns whether it ended in order."""
         if self._process is None:
             return False
         self._process.send_signal(signal.SIGTERM)

@@ -43,7 +43,7 @@ LONG_WIDE_TEXT = 600  # the same where not all are ASCII: each flag or accent is
 CHARACTERS_OF_A_MARK = 16  # of a field, which is escaped one by one, take as long as a mark
 BEGINNING = 1000  # characters that are sent of a message that cannot be rendered in time
 _MARKS = b'\n*_`~[|<>#-+&!\\:@.)"'  # whatever may make another element of the text
-_NO_REST = "the rest of the message could not be rendered in time; this is a fault of the service"
+_NO_REST = "The rest of the message could not be rendered in time: this is a fault of the service."
 
 _MIN_HALF = 4  # characters of a secret that give something away
 _SHOWN_HEADERS = frozenset({"accept", "content-type", "user-agent", "webhook-id", "webhook-timestamp"})
@@ -120,7 +120,7 @@ async def within_budget(
                 plain=form.plain,
                 of=len(shown.text),
             )
-    return Refused(Reason.INTERNAL, "the message could not be rendered in time; this is a fault of the service", ours=True)
+    return Refused(Reason.INTERNAL, "The message could not be rendered in time: this is a fault of the service.", ours=True)
 
 
 def _beginning(message: Message) -> Message:
@@ -137,7 +137,7 @@ def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[R
         return loaded.channel.render(message, loaded.settings, context)
     except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
         observe.seldom(log.error, "render.failed", type=loaded.channel.type, delivery=context.delivery_id, exc_info=error)
-        return Refused(Reason.INTERNAL, "the message could not be rendered; this is a fault of the service", ours=True)
+        return Refused(Reason.INTERNAL, "The message could not be rendered: this is a fault of the service.", ours=True)
 
 
 class NoPlace:
@@ -210,7 +210,7 @@ async def _send(
             reply = await wires.send(requests[index])
         except asyncio.CancelledError as cut:
             sent = sent and not isinstance(cut, NothingSent)
-            reply = NoReply(Reason.CUT, sent, "the service was stopped while the answer was awaited", stopped=True)
+            reply = NoReply(Reason.CUT, sent, "The service was stopped while it waited for the answer.", stopped=True)
         spent_us += int((time.perf_counter() - started) * 1_000_000)
         outcome = classify(loaded, reply, context)
         heed_limits(loaded, reply, pacer)
@@ -229,10 +229,11 @@ async def _turn(loaded: Loaded, pacer: Pacer, place: Place) -> None:
 
 def classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
     try:
-        return loaded.channel.classify(reply, context)
+        channel = loaded.channel
+        return channel.no_reply(reply) if isinstance(reply, NoReply) else channel.classify(reply, context)
     except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
         observe.seldom(log.error, "classify.failed", type=loaded.channel.type, delivery=context.delivery_id, exc_info=error)
-        return Refused(Reason.INTERNAL, "the provider's answer could not be read; this is a fault of the service", ours=True)
+        return Refused(Reason.INTERNAL, "The provider's answer could not be read: this is a fault of the service.", ours=True)
 
 
 def heed_limits(loaded: Loaded, reply: Reply, pacer: Pacer) -> None:

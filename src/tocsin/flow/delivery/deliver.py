@@ -65,7 +65,7 @@ _random = random.Random()  # noqa: S311  # jitter, not secrecy
 
 _WORDS: dict[type[Outcome], str] = {kind: kind.__name__.lower() for kind in get_args(Outcome)}  # of outcomes, in the log
 _STRAINED = {Reason.THROTTLED, Reason.SERVER_ERROR}
-_FAULT_OF_OURS = Later(Reason.INTERNAL, detail="a fault of the service, not of the provider; it is in the log")
+_FAULT_OF_OURS = Later(Reason.INTERNAL, detail="This is a fault of the service, not of the provider; it is in the log.")
 
 
 class _Attempt(Struct, eq=False, gc=False):
@@ -279,7 +279,7 @@ class Delivering:
         text_hash = hashlib.sha256(content).digest()
         facts = await self._store.posted(loaded.credential, text_hash, trying.delivery.id, context.now, limit)
         if facts.over_budget:
-            return Refused(Reason.BUDGET, f"the daily budget of {limit} is used up", ours=True), context
+            return Refused(Reason.BUDGET, f"The daily budget of {limit} is used up.", ours=True), context
         if facts.repeated and loaded.channel.refuses_repeats:
             # From the delivery's own time, so that every attempt carries the same text.
             return None, replace(context, suffix=time.strftime("%H:%M:%S", time.gmtime(message.at / SECOND)))
@@ -334,7 +334,7 @@ class Delivering:
         log_row = Attempt(
             before.id, number, started_at, tried.duration_us, word, decision.reason, status_code, response, due_at, named, detail
         )
-        return Ending(decision.delivery, log_row, clock.now(), decision, trying.run, loaded, trying.slot)
+        return Ending(decision, log_row, clock.now(), trying.run, loaded, trying.slot)
 
     def _decide_otherwise(self, trying: _Attempt, tried: Tried) -> Decision:
         """It did not arrive, or nobody knows whether it did."""
@@ -374,7 +374,7 @@ class Delivering:
             trying.run.settled(again)
         else:
             decision = Decision(replace(delivery, part=part, due_at=again or delivery.due_at), reply.reason)
-            self._keeping.keep(Ending(decision.delivery, None, clock.now(), decision, trying.run, trying.loaded, trying.slot))
+            self._keeping.keep(Ending(decision, None, clock.now(), trying.run, trying.loaded, trying.slot))
 
     def _wait_for_key(self, delivery: Delivery, run: engine.Run) -> None:
         """What none of our keys opens may be opened once the right one is back: it waits as it is, without an attempt."""
@@ -393,7 +393,7 @@ class Delivering:
         now = clock.now()
         if decision.due_at is None:  # when it ended, for retention: there is no attempt to go by
             decision = replace(decision, delivery=replace(decision.delivery, due_at=now))
-        self._keeping.keep(Ending(decision.delivery, None, now, decision, run, loaded))
+        self._keeping.keep(Ending(decision, None, now, run, loaded))
 
     def _spawn(self, coroutine: Coroutine[None, None, None], run: engine.Run) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

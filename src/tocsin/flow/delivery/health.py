@@ -71,7 +71,7 @@ class Health:
         streak = await self._store.count_failure(loaded.handler.id, now)
         lasted = now - (streak.since or now)
         if streak.failures >= self._most_failures and lasted >= self._least_time:
-            why = f"{streak.failures} deliveries in a row failed over {span(lasted)}, the last one so: {sentence(reason)} {detail}"
+            why = f"{streak.failures} deliveries in a row failed over {span(lasted)}. The last failure: {sentence(reason)} {detail}"
             await self._switch_off(loaded, reason, why.strip(), delivery)
 
     async def switch_off(self, loaded: Loaded, reason: Reason, detail: str, delivery: Delivery) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Protocol
 
 import structlog
+from msgspec import Struct
 
 from tocsin import clock, observe
 from tocsin.channels.registry import CHANNELS
@@ -34,13 +35,16 @@ class InFlightLedger(Protocol):
     def settled(self, slot: int) -> None: ...
 
 
-class Ending(Settlement, frozen=True, eq=False):
-    """What a delivery has come to, on its way to the store and back.
+class Ending(Struct, frozen=True, eq=False, gc=False):
+    """What a delivery has come to, and what follows once it is kept. The store gets a row made of it, and it itself only as a ticket.
 
-    `decision.delivery` is `delivery`. `loaded`: None if its handler is deleted. `slot`: the attempt's place in the ledger, -1 for none.
+    `attempt`: None if it ended without one. `loaded`: None if its handler is deleted. `slot`: the attempt's place in the ledger, -1 for
+    none.
     """
 
     decision: Decision
+    attempt: Attempt | None
+    at: Micros
     run: Run
     loaded: Loaded | None
     slot: int = -1
@@ -93,7 +97,7 @@ class Keeping:
                 self._let_go(ending)
             kept.append((ending, result))
             settled(ending.slot)  # not before: what was sent and is not kept must be known after a restart
-            if ending.delivery.status is _DELIVERED:
+            if ending.decision.delivery.status is _DELIVERED:
                 ending.run.settled(None)
             else:
                 self._settled_otherwise(ending, result)
@@ -109,7 +113,7 @@ class Keeping:
 
     def _write(self, ending: Ending) -> None:
         try:
-            self._store.settle(ending, self._kept)
+            self._store.settle(Settlement(ending.decision.delivery, ending.attempt, ending.at), ending, self._kept)
         except Busy as busy:
             self._hold(ending, busy)
 
@@ -117,12 +121,12 @@ class Keeping:
 
     def _hold(self, ending: Ending, error: Exception) -> None:
         """It is in the ledger all the while, so after a kill it is `unknown`."""
-        observe.seldom(log.error, "settle.waits", delivery=ending.delivery.id, why=words_of(error))
+        observe.seldom(log.error, "settle.waits", delivery=ending.decision.delivery.id, why=words_of(error))
         self._is_store_away = isinstance(error, Busy) and not isinstance(error, Damaged)
         self.trouble = _sentence(error)
         if ending not in self._unkept:
             self._unkept.add(ending)
-            self._held_of[ending.delivery.handler_id] += 1
+            self._held_of[ending.decision.delivery.handler_id] += 1
         if ending is self._tried:
             self._tried = None
             self._wait_seconds = STORE_RETRY_SECONDS if self._is_store_away else min(self._wait_seconds * 2, MAX_RETRY_SECONDS)
@@ -139,7 +143,7 @@ class Keeping:
     def _let_go(self, ending: Ending) -> None:
         """It was held, and is kept now. If it was the one that was tried, the others may be kept too."""
         self._unkept.remove(ending)
-        handler_id = ending.delivery.handler_id
+        handler_id = ending.decision.delivery.handler_id
         self._held_of[handler_id] -= 1
         if not self._held_of[handler_id]:
             del self._held_of[handler_id]
@@ -185,7 +189,7 @@ class Keeping:
         tried: defaultdict[str, list[tuple[Delivery, Attempt]]] = defaultdict(list)
         arrived: defaultdict[str, list[tuple[int, Micros]]] = defaultdict(list)
         for ending, applied in kept:
-            delivery, attempt, loaded = ending.delivery, ending.attempt, ending.loaded
+            delivery, attempt, loaded = ending.decision.delivery, ending.attempt, ending.loaded
             channel = loaded.channel.type if loaded else "deleted"
             if attempt is not None:
                 tried[channel].append((delivery, attempt))

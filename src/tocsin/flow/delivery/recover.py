@@ -24,7 +24,7 @@ from tocsin.settings import Settings
 
 LONGEST_SECONDS = 3600.0
 MAX_READ = 200_000  # deliveries
-_LOST = Unknown(Reason.CUT, "the service ended while the attempt was under way")
+_LOST = Unknown(Reason.CUT, "The service ended during the attempt.")
 
 
 class _Run:
@@ -73,7 +73,7 @@ async def recover(
         reason = Reason.CUT if decision.reason is Reason.HANDLER_DELETED else decision.reason
         log_row = Attempt(row.id, number, at, 0, "unknown", reason, None, _LOST.detail, decision.due_at)
         runs.append(_Run())
-        endings.append(Ending(decision.delivery, log_row, now, decision, runs[-1], loaded))
+        endings.append(Ending(decision, log_row, now, runs[-1], loaded))
     for ending in endings:  # only now: a reading that fails begins all of it anew
         keeping.keep(ending)
     await asyncio.gather(*(run.done for run in runs))

@@ -70,7 +70,7 @@ def decide(outcome: Outcome, delivery: Delivery, channel: AnyChannel, settings: 
             return _again(case, outcome.reason, outcome.detail, outcome.wait_seconds or 0.0)
         case Unknown():
             row = replace(delivery, may_have_arrived=True)
-            detail = f"no answer came back ({outcome.reason}), it may have arrived; {outcome.detail}".rstrip("; ")
+            detail = f"It may have arrived: no answer came back. {outcome.detail}".rstrip()
             if settings.unknown == "stop":
                 return _failed(row, Reason.UNKNOWN, detail, ours=outcome.reason in _OURS)
             return _again(_Case(row, channel, settings, now, dice), outcome.reason, detail, channel.unknown_wait_seconds)

@@ -19,7 +19,7 @@ _NOTHING = "Nothing can be sent: {why}."
 _PARTS = "The message goes out in {count} parts."
 _CUT = "{characters} characters are left out of “{beginning}”."
 _CUT_ONE = "{characters} character is left out of “{beginning}”."
-_WRITTEN_OUT = "There are {marks} links and other marks, more than are shown here: the links are written out, the other marks left out."
+_WRITTEN_OUT = "There are {marks} links and other marks, more than can be shown here: the links are written out, the other marks left out."
 _BECOMES = "{element} becomes {other}."
 
 

@@ -23,9 +23,9 @@ from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MAX_NAME_CHARACTERS = 256
 ROTATION: Micros = 86_400 * SECOND  # both secrets sign for so long
-_NAME_TOO_LONG = "The name may be {most} characters long at most."
+_NAME_TOO_LONG = "The name takes at most {most} characters."
 _REQUIRED = "{title} is required for the type {type}."
-_MASKED = "{title} holds a mask (••): send the whole value, or leave the field out to keep what is stored."
+_MASKED = "{title} contains a mask (••): send the whole value, or leave the field out to keep what is stored."
 _REDIRECTED = (
     "{title} would go to another address: send new values with it, or an empty one. Only a key with every scope keeps what is stored."
 )

@@ -34,6 +34,7 @@ from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
 
 TRIAL_SECONDS = 30.0
+_NO_SLOT = "The provider's rate limit left no slot within 30 seconds; try again later."
 
 
 class Trial(Struct, frozen=True):
@@ -73,7 +74,7 @@ class Trials:
         deadline = time.monotonic() + TRIAL_SECONDS
         while (wait := self._pacer.take(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)) > 0:
             if time.monotonic() + wait > deadline:
-                return Trial("failed", Reason.THROTTLED.value, 0, None, None, "Its turn does not come within 30 seconds: try again later.")
+                return Trial("failed", Reason.THROTTLED.value, 0, None, None, _NO_SLOT)
             await asyncio.sleep(wait)
         now = clock.now()
         message = Message(

@@ -49,7 +49,7 @@ class Deliveries:
         return len(cancelled)
 
     async def cancel_one(self, user_id: int, delivery_id: int) -> int:
-        """1 if the delivery was cancelled, 0 if it no longer waited. Raises Missing."""
+        """1 if the delivery was cancelled, 0 if it was no longer waiting. Raises Missing."""
         if await self._store.delivery(user_id, delivery_id) is None:
             raise Missing
         cancelled = await self._store.cancel_delivery(user_id, delivery_id)

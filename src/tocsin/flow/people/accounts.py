@@ -29,8 +29,8 @@ IDLE: Micros = 14 * DAY  # after which a session ends
 SIGN_IN_LINK_LASTS: Micros = DAY
 MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
 MAX_NAME = 100
-_TOO_SHORT = "A password has at least {least} characters."
-_NAME_LENGTH = "A key has a name of {most} characters at most."
+_TOO_SHORT = "A password takes at least {least} characters."
+_NAME_LENGTH = "A key's name takes at most {most} characters."
 _NOTE_AFTER: Micros = HOUR  # a session's use is written down once an hour
 _FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
@@ -239,7 +239,7 @@ class Accounts:
             raise Invalid(Fault("required", "Required field", _NAME_LENGTH, "name", values={"most": str(MAX_NAME)}))
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
         if not wanted:
-            raise Invalid(Fault("required", "Required field", "A key must be allowed something.", "scopes"))
+            raise Invalid(Fault("required", "Required field", "A key needs at least one permission.", "scopes"))
         key = new_api_key()
         kept = () if wanted == SCOPES else wanted
         await self._store.tell(people.add_key, user, name, hash_api_key(key), shown_key(key), kept, clock.now())
@@ -264,7 +264,7 @@ class Accounts:
             raise Invalid(Fault("invalid", "Not a usable value", "This is not an e-mail address.", "email")) from None
         token = secrets.token_urlsafe(32)
         if not await self._store.tell(_invite, address, is_admin, hash_api_key(token), clock.now()):
-            raise Invalid(Fault("invalid", "Not a usable value", "There is a user with this address already.", "email"))
+            raise Invalid(Fault("invalid", "Not a usable value", "There is already a user with this address.", "email"))
         return address, token
 
     async def disable(self, by: Visitor, user: int) -> None:
