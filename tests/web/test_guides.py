@@ -19,7 +19,7 @@ def test_the_form_of_each_type_leads_to_its_guide(shared_surfer: Surfer, kind: s
     assert f'href="/docs/channels/{kind}"' in shared_surfer.get(f"/handlers/add/{kind}").text
     page = shared_surfer.get(f"/docs/channels/{kind}")
     assert page.status == 200
-    assert f"type={kind}" in page.text and 'id="what-it-answers-and-what-follows"' in page.text
+    assert f"type={kind}" in page.text and 'id="answers-and-what-tocsin-does"' in page.text
     assert shared_surfer.base in page.text  # the examples name this service
     assert not re.search(r"\sstyle=|\]\(|href=\"[^\"/#h?]", page.text)  # nothing inline, and no link into the project's files
 
