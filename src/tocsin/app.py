@@ -176,7 +176,7 @@ async def running(
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store, changed),
+            accounts=Accounts(store, changed, directory.forget_user),
             pulse=pulse,
         )
     finally:

@@ -325,6 +325,11 @@ class Service:
         with contextlib.closing(sqlite3.connect(f"file:{self.data}/tocsin.db?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(sql, values).fetchall()
 
+    def change(self, sql: str, *values: object) -> None:
+        """A change of the store, beside the running service."""
+        with contextlib.closing(sqlite3.connect(self.data / "tocsin.db", timeout=10)) as connection, connection:
+            connection.execute(sql, values)
+
 
 class OwnedClient(Client):
     def __init__(self, port: int, key: str | None, email: str) -> None:

@@ -10,6 +10,7 @@ from tocsin.flow import directory
 from tocsin.flow.directory import Directory
 from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerRow
 from tocsin.settings import load
+from tocsin.store import people
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 
@@ -83,5 +84,60 @@ def test_what_changes_while_it_is_read_is_read_once_more(open_store: OpenStore) 
             assert (await house.briefs(1))[handler].is_enabled
             counted.handler_rows = read
             assert not (await house.briefs(1))[handler].is_enabled
+
+    run(main())
+
+
+def test_a_handler_is_loaded_with_its_users_zone_and_again_when_that_changes(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            vault = Vault(["a key of sixteen characters"])
+            house = Directory(store, vault, load({}))
+            settings = vault.seal({"webhook": "https://example.com/"})
+            other_user = await store.tell(people.add_user, "other@example.com", False, 1)
+            mine, other = [
+                await store.add_handler(user, HandlerChange(type="webhook", name="hook", settings=settings, is_enabled=True), 10)
+                for user in (1, other_user)
+            ]
+
+            async def zone(handler: int) -> str:
+                await house.prepare([handler])
+                cached = house.cached(handler)
+                assert cached is not None and cached is await house.loaded(handler)
+                return str(cached.zone)
+
+            assert (await zone(mine), await zone(other)) == ("UTC", "UTC")
+            before = house.cached(other)
+            await store.tell(people.set_time_zone, 1, "Asia/Kathmandu")
+            assert await zone(mine) == "UTC"  # nobody has told it
+            house.forget_user(1)
+            assert house.cached(mine) is None and house.cached(other) is before and house.knows_pacing(mine)
+            assert await zone(mine) == "Asia/Kathmandu"
+            await store.tell(people.set_time_zone, 1, "Gone/Away")
+            house.forget_user(1)
+            assert await zone(mine) == "UTC"
+
+    run(main())
+
+
+def test_what_was_read_before_the_zone_changed_is_not_kept(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
+            counted = Counted(store)
+            house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
+            read = counted.handler_rows
+
+            async def changed_meanwhile(handler_ids: Sequence[int]) -> list[HandlerRow]:
+                found = await read(handler_ids)
+                house.forget_user(1)
+                return found
+
+            counted.handler_rows = changed_meanwhile
+            await house.prepare([handler])
+            assert house.cached(handler) is None
+            counted.handler_rows = read
+            await house.prepare([handler])
+            assert house.cached(handler) is not None
 
     run(main())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from datetime import UTC, tzinfo
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from tocsin.ports.handlers import HandlerBrief, HandlerRow
 from tocsin.ports.store import Store
 from tocsin.settings import Settings
 from tocsin.vault import Vault, WrongKey
+from tocsin.zones import zone_of
 
 MAX_IN_MEMORY = 50_000  # handlers
 FORGET_AGAIN_SECONDS = 120.0  # longer than an attempt takes
@@ -25,7 +27,7 @@ MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again;
 class Loaded(Struct, frozen=True):
     """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None. `counts_posts`: its provider
     counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none.
-    `is_sealed`: none of the service's keys opens its settings."""
+    `is_sealed`: none of the service's keys opens its settings. `zone`: its user's."""
 
     handler: Handler
     channel: AnyChannel
@@ -37,6 +39,7 @@ class Loaded(Struct, frozen=True):
     counts_posts: bool = False
     realm: str = ""
     is_sealed: bool = False
+    zone: tzinfo = UTC
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
@@ -53,7 +56,7 @@ class Pacing(Struct, frozen=True):
     realm: str = ""
 
 
-def load(handler: Handler, service: Settings) -> Loaded:
+def load(handler: Handler, service: Settings, zone: tzinfo = UTC) -> Loaded:
     """Type a handler's settings. The credential's key is that of the first pace; without one, the handler is its own."""
     channel = CHANNELS[handler.type]
     try:
@@ -70,6 +73,7 @@ def load(handler: Handler, service: Settings) -> Loaded:
         secrets_of(channel, handler),
         counts_posts=channel.refuses_repeats or channel.daily_budget(service) is not None,
         realm=f"{handler.type}@{channel.realm(typed)}#{handler.user_id}" if channel.realm else "",
+        zone=zone,
     )
 
 
@@ -152,7 +156,7 @@ class Directory:
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
-            return load(open_handler(row, self._vault), self._service)
+            return load(open_handler(row, self._vault), self._service, zone_of(row.time_zone))
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
@@ -206,6 +210,12 @@ class Directory:
             changed.add(handler_id)
             if len(changed) > MAX_CHANGED:
                 del self._briefs[user_id], self._changed[user_id]
+
+    def forget_user(self, user_id: int) -> None:
+        """Something that their handlers are loaded with is another now."""
+        self._changes += 1
+        for handler_id in [one for one, found in self._loaded.items() if found.handler.user_id == user_id]:
+            del self._loaded[handler_id]
 
     def forget_deleted(self, user_id: int, handler_id: int) -> None:
         self.forget(user_id, handler_id)

@@ -22,7 +22,8 @@ class HandlerFilter(Struct, frozen=True):
 
 
 class HandlerRow(Struct, frozen=True):
-    """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
+    """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second.
+    `time_zone`: its user's, where one is set."""
 
     id: int
     user_id: int
@@ -36,6 +37,7 @@ class HandlerRow(Struct, frozen=True):
     disabled_reason: str | None
     version: int
     deleted_at: Micros | None
+    time_zone: str | None
 
 
 class HandlerBrief(Struct, frozen=True):

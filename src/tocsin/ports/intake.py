@@ -45,12 +45,8 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """The result of one planned notification: its rows as stored, with the deliveries in the planned order."""
+    """The result of one draft: the id in the answer to its sender, and its rows as stored, with the deliveries in the planned order."""
 
+    id: int
     notification: Notification
     deliveries: Sequence[Delivery]
-
-    @property
-    def id(self) -> int:
-        """The id in the answer to its sender."""
-        return self.notification.id

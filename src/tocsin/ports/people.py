@@ -11,16 +11,18 @@ class UserLine(Struct, frozen=True):
     is_admin: bool
     created_at: Micros
     disabled_at: Micros | None
+    time_zone: str | None
     handlers: int
 
 
 class Person(Struct, frozen=True):
-    """A user as signing in needs them."""
+    """A user as the pages need them."""
 
     id: int
     email: str
     is_admin: bool
     password_hash: str | None
+    time_zone: str | None
 
 
 class KeyLine(Struct, frozen=True):

@@ -41,15 +41,24 @@ def user_id(connection: Connection, email: str) -> int | None:
     return connection.scalar(select(users.c.id).where(func.lower(users.c.email) == email.lower()))
 
 
-def administrators(connection: Connection) -> list[int]:
-    """Ids of those who are not disabled."""
-    return list(connection.scalars(select(users.c.id).where(users.c.is_admin, users.c.disabled_at.is_(None)).order_by(users.c.id)))
+def is_last_administrator(connection: Connection, user: int) -> bool:
+    """Whether nobody else could manage users on the pages; those who are disabled cannot. Until the commit nobody can change that."""
+    found = select(users.c.id).where(users.c.is_admin, users.c.disabled_at.is_(None)).order_by(users.c.id).with_for_update()
+    return list(connection.scalars(found)) == [user]
+
+
+def set_administrator(connection: Connection, user: int, is_admin: bool) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(is_admin=is_admin))
+
+
+def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(time_zone=time_zone))
 
 
 def person(connection: Connection, email: str) -> Person | None:
     """None too if they are disabled."""
     found = connection.execute(select(users).where(func.lower(users.c.email) == email.lower(), users.c.disabled_at.is_(None))).first()
-    return None if found is None else Person(found.id, found.email, bool(found.is_admin), found.password_hash)
+    return None if found is None else _person(found)
 
 
 def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int | None:
@@ -66,7 +75,11 @@ def session(connection: Connection, token_hash: bytes, since: Micros) -> tuple[P
     """Whose session it is and when it was last seen, not before `since`."""
     wanted = (sessions.c.token_hash == token_hash, sessions.c.seen_at >= since, users.c.disabled_at.is_(None))
     found = connection.execute(select(users, sessions.c.seen_at).join(sessions, sessions.c.user_id == users.c.id).where(*wanted)).first()
-    return None if found is None else (Person(found.id, found.email, bool(found.is_admin), found.password_hash), found.seen_at)
+    return None if found is None else (_person(found), found.seen_at)
+
+
+def _person(row: Row[Any]) -> Person:
+    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone)
 
 
 def touch_session(connection: Connection, token_hash: bytes, at: Micros) -> None:
@@ -131,7 +144,9 @@ def list_users(connection: Connection) -> list[UserLine]:
         .scalar_subquery()
     )
     rows = connection.execute(select(users, count.label("handler_count")).order_by(users.c.id))
-    return [UserLine(row.id, row.email, bool(row.is_admin), row.created_at, row.disabled_at, row.handler_count) for row in rows]
+    return [
+        UserLine(row.id, row.email, bool(row.is_admin), row.created_at, row.disabled_at, row.time_zone, row.handler_count) for row in rows
+    ]
 
 
 def add_key(connection: Connection, user: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:

@@ -8,7 +8,7 @@ from sqlalchemy import Row, select, text
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerRow
 from tocsin.store.accepting import Fields
-from tocsin.store.tables import deliveries, handlers, notifications
+from tocsin.store.tables import deliveries, handlers, notifications, users
 
 _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)
 
@@ -31,7 +31,8 @@ NOTIFICATION = (
     notifications.c.is_text,
 )
 WAITING = select(deliveries, *NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
-HANDLER = tuple(handlers.c[name] for name in HandlerRow.__struct_fields__)
+_TIME_ZONE = select(users.c.time_zone).where(users.c.id == handlers.c.user_id).scalar_subquery().label("time_zone")
+HANDLER = (*(handlers.c[name] for name in HandlerRow.__struct_fields__ if name != "time_zone"), _TIME_ZONE)
 
 
 def delivery_of(row: Row[Any]) -> Delivery:

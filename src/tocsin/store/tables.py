@@ -40,6 +40,7 @@ users = Table(
     Column("is_admin", Boolean, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("disabled_at", Time),
+    Column("time_zone", Text),  # a name of the tz database; UTC where there is none
     sqlite_autoincrement=True,
 )
 

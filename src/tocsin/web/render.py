@@ -2,15 +2,16 @@
 
 import functools
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context, select_autoescape
+from jinja2.runtime import Context
 from markupsafe import Markup
 
-from tocsin import __version__, clock
+from tocsin import __version__, clock, zones
 from tocsin.api.parameters import OPTIONAL
 from tocsin.channels.contract import Field
 from tocsin.channels.registry import CHANNELS
@@ -75,10 +76,12 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
+    for write in (span, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
         filters[write.__name__] = functools.partial(write, _=_)
-    filters["exact"] = exact
     filters["verdict_beside"] = verdict_beside
+    for write in (ago, since, next_one, next_try):  # with the exact time on hover, in the reader's zone
+        filters[write.__name__] = pass_context(functools.partial(_in_zone, write, _=_))
+    filters["exact"] = pass_context(_exact)
     cast("dict[str, Any]", environment.globals).update(
         t=_,  # for texts from elsewhere; the templates' own use `_("...")`, which also takes values
         version=__version__,
@@ -94,6 +97,8 @@ def _environment(language: str) -> Environment:
         Severity=Severity,
         spark=charts.spark,
         lines=charts.lines,
+        zone_names=zones.names,
+        offset=zones.offset,
         state_badge=state_badge,
         state_words=STATE_WORDS,
         input_type=input_type,
@@ -117,6 +122,7 @@ def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **va
         faults=by_field,
         done=visit.request.query_params.get("done", ""),
         now=clock.now(),
+        zone=visit.zone,
         has_mail=bool(visit.service.settings.smtp_url),
         **pulse,
         **values,
@@ -137,7 +143,15 @@ def under_prefix(content: str, prefix: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def ago(at: Micros | None, _: Translate) -> Markup:
+def _in_zone(write: Callable[..., Markup], context: Context, at: Micros | None, *, _: Translate) -> Markup:
+    return write(at, context["zone"], _)
+
+
+def _exact(context: Context, at: Micros) -> str:
+    return zones.shown(at, context["zone"])
+
+
+def ago(at: Micros | None, zone: tzinfo, _: Translate) -> Markup:
     """A moment relative to now, the exact one on hover."""
     if at is None:
         return Markup("<span>{}</span>").format(_("never"))
@@ -145,16 +159,12 @@ def ago(at: Micros | None, _: Translate) -> Markup:
     words = _("{span} ago").format(span=span(seconds, _)) if seconds >= 0 else _("in {span}").format(span=span(-seconds, _))
     if abs(seconds) < 1:
         words = _("just now")
-    return _time(at, words)
+    return _time(at, zone, words)
 
 
-def _time(at: Micros, words: str) -> Markup:
-    moment = datetime.fromtimestamp(at / SECOND, UTC)
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(timespec="seconds"), exact(at), words)
-
-
-def exact(at: Micros) -> str:
-    return f"{datetime.fromtimestamp(at / SECOND, UTC):%Y-%m-%d %H:%M:%S} UTC"
+def _time(at: Micros, zone: tzinfo, words: str) -> Markup:
+    moment = zones.local(at, zone)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(timespec="seconds"), zones.shown(at, zone), words)
 
 
 def story(event: Event, _: Translate) -> str:
@@ -223,21 +233,21 @@ def trouble(state: HandlerState, _: Translate) -> str:
     return told or _("Its deliveries fail.")
 
 
-def since(at: Micros, _: Translate) -> Markup:
+def since(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """How long ago, without "ago"."""
-    return _time(at, span((clock.now() - at) / SECOND, _))
+    return _time(at, zone, span((clock.now() - at) / SECOND, _))
 
 
-def next_one(at: Micros, _: Translate) -> Markup:
+def next_one(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """When the next of those that wait can start."""
-    return Markup(_("next {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
+    return Markup(_("next {when}")).format(when=ago(at, zone, _))  # noqa: S704  # a text of ours
 
 
-def next_try(at: Micros, _: Translate) -> Markup:
+def next_try(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """When the next attempt is made."""
     if at <= clock.now():
         return Markup("<span>{}</span>").format(_("being tried now"))
-    return Markup(_("next try {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
+    return Markup(_("next try {when}")).format(when=ago(at, zone, _))  # noqa: S704  # a text of ours
 
 
 def verdict(trial: Trial, _: Translate) -> str:

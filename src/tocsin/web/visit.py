@@ -6,6 +6,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from datetime import tzinfo
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +20,7 @@ from tocsin.flow.people.accounts import IDLE, Visitor
 from tocsin.flow.service import Pulse, Service
 from tocsin.model import Fault
 from tocsin.web import language, render
+from tocsin.zones import zone_of
 
 SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"
 MAX_FORM_BYTES, MAX_FIELDS = 1 << 20, 2000
@@ -85,6 +87,11 @@ class Visit:
         if self.visitor is None:
             raise LookupError("nobody is signed in")
         return self.visitor
+
+    @property
+    def zone(self) -> tzinfo:
+        """In which times are told and read; UTC for who has none."""
+        return zone_of(self.visitor.time_zone if self.visitor is not None else None)
 
     @property
     def address(self) -> str:

@@ -210,6 +210,7 @@ class Delivering:
                 "",
                 False,
                 signing_secrets(handler.secret, now),
+                loaded.zone,
             )
         except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
             observe.seldom(log.error, "attempt.failed", delivery=delivery.id, exc_info=error)

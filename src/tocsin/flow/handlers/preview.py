@@ -49,7 +49,8 @@ class Previews:
         if loaded is None or loaded.handler.user_id != user_id:
             raise Missing
         handler, now = loaded.handler, clock.now()
-        context = Context("preview", handler.id, now, self._settings, signing_secrets=signing_secrets(handler.secret, now))
+        signing = signing_secrets(handler.secret, now)
+        context = Context("preview", handler.id, now, self._settings, signing_secrets=signing, zone=loaded.zone)
         made = await within_budget(pools.here().pages, _made, loaded, message, context)
         return _refused(loaded, made) if isinstance(made, Refused) else made
 

@@ -91,6 +91,7 @@ class Trials:
             service=self._settings,
             suffix=time.strftime("%H:%M:%S", time.gmtime()),
             signing_secrets=signing_secrets(loaded.handler.secret, now),
+            zone=loaded.zone,
         )
         wires = self._wires.for_tests(loaded.handler.user_id)
         task = asyncio.ensure_future(attempt(loaded, message, context, wires, self._pacer, NoPlace()))

@@ -19,9 +19,6 @@ class Caller(Struct, frozen=True):
     key_id: int
     scopes: frozenset[str]
 
-    def may(self, scope: str) -> bool:
-        return scope in self.scopes
-
     @property
     def sees_secrets(self) -> bool:
         """Only a key with every scope reads secrets in the clear."""

@@ -13,7 +13,7 @@ from email_validator import EmailNotValidError
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from tocsin import clock
+from tocsin import clock, zones
 from tocsin.caches import Tidied
 from tocsin.clock import DAY, HOUR, Micros
 from tocsin.flow import pools
@@ -31,6 +31,8 @@ MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
 MAX_NAME = 100
 _TOO_SHORT = "A password takes at least {least} characters."
 _NAME_LENGTH = "A key's name takes at most {most} characters."
+_UNKNOWN_ZONE = "There is no time zone {name}. Use a name such as Asia/Seoul or Europe/Berlin."
+_UNKNOWN_ZONE_LIKE = "There is no time zone {name}. Similar names: {like}."
 _NOTE_AFTER: Micros = HOUR  # a session's use is written down once an hour
 _FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
@@ -136,18 +138,20 @@ def _free(one: str) -> int:
 
 
 class Visitor(Struct, frozen=True):
-    """Who is signed in."""
+    """Who is signed in. `time_zone`: the one they chose."""
 
     id: int
     email: str
     is_admin: bool
+    time_zone: str | None = None
 
 
 class Accounts:
-    def __init__(self, store: Store, changed: Callable[[], None]) -> None:
-        """`changed` is told when what others remember of keys and handlers may be wrong."""
+    def __init__(self, store: Store, changed: Callable[[], None], user_changed: Callable[[int], None]) -> None:
+        """`changed` is told when what others remember of keys and handlers may be wrong, `user_changed` when it is of one user only."""
         self._store = store
         self._changed = changed
+        self._user_changed = user_changed
         self._tries = _Tries()
         self._nobodys = hash_of_nothing()  # is checked for accounts that are not there, so that they take as long
 
@@ -227,6 +231,12 @@ class Accounts:
         person = await self._store.ask(people.person, visitor.email)
         return person is not None and person.password_hash is not None
 
+    async def set_time_zone(self, user: int, name: str) -> None:
+        """Of their pages and messages, from now on; none where the name is empty. Raises Invalid, Busy."""
+        zone = await pools.here().pages.run(user, zone_named, name) if name.strip() else None
+        await self._store.tell(people.set_time_zone, user, zone)
+        self._user_changed(user)
+
     # ------------------------------------------------------------------------------------------------------------- keys
 
     async def keys(self, user: int) -> list[KeyLine]:
@@ -268,18 +278,39 @@ class Accounts:
         return address, token
 
     async def disable(self, by: Visitor, user: int) -> None:
-        """As `tocsin users disable`. Raises Missing, and Invalid for oneself."""
+        """As `tocsin users disable`. Raises Missing, and Invalid for oneself and for the last administrator."""
         if user == by.id:
             raise Invalid(Fault("invalid", "Not possible", "You cannot disable yourself.", "user"))
         if all(one.id != user for one in await self.users()):
             raise Missing
-        await self._store.tell(people.disable_user, user, clock.now())
+        if not await self._store.tell(_disable, user, clock.now()):
+            raise Invalid(Fault("invalid", "Not possible", "This is the last administrator.", "user"))
         self._changed()
 
 
 def address_of(email: str) -> str:
     """A user's address as it is kept. Raises EmailNotValidError."""
     return normalized(email)
+
+
+def zone_named(name: str) -> str:
+    """The zone as the tz database has it. Raises Invalid."""
+    found = zones.canonical(name)
+    if found is not None:
+        return found
+    name = name.strip()[:MAX_NAME] or '""'
+    template, like = _UNKNOWN_ZONE, zones.like(name)
+    if like:
+        template = _UNKNOWN_ZONE_LIKE
+    raise Invalid(Fault("invalid", "Not a usable value", template, "time_zone", values={"name": name, "like": ", ".join(like)}))
+
+
+def _disable(connection: Connection, user: int, at: Micros) -> bool:
+    """False: nobody would be left who may manage users."""
+    if people.is_last_administrator(connection, user):
+        return False
+    people.disable_user(connection, user, at)
+    return True
 
 
 def _invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, now: Micros) -> bool:
@@ -300,4 +331,4 @@ async def _in_turn(address: str, call: Callable[P, T], *args: P.args, **kwargs: 
 
 
 def _visitor(person: Person) -> Visitor:
-    return Visitor(person.id, person.email, person.is_admin)
+    return Visitor(person.id, person.email, person.is_admin, person.time_zone)
