@@ -1,11 +1,11 @@
 """What is remembered stays within bounds, and nothing derived from a handler's secrets outlives the handler."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from conftest import opened_store, run
+from conftest import run
+from support.store import OpenStore
 from tocsin import vault
 from tocsin.caches import Tidied
 from tocsin.channels import headers, microsoft_teams, webhook
@@ -82,9 +82,11 @@ def kept() -> list[int]:
     return [cached.cache_info().currsize for cached in DERIVED]  # type: ignore[attr-defined]
 
 
-def test_what_is_derived_from_secrets_goes_when_a_handler_is_changed_or_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_derived_from_secrets_goes_when_a_handler_is_changed_or_deleted(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             directory = Directory(store, Vault(["a key of sixteen characters"]), load({}))
             later: list[tuple[float, Callable[[], object]]] = []
             monkeypatch.setattr(directory, "_later", lambda seconds, call: later.append((seconds, call)))
@@ -102,9 +104,9 @@ def test_what_is_derived_from_secrets_goes_when_a_handler_is_changed_or_deleted(
     run(main())
 
 
-def test_a_deleted_handler_leaves_nothing_in_memory(tmp_path: Path) -> None:
+def test_a_deleted_handler_leaves_nothing_in_memory(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             vault = Vault(["a key of sixteen characters"])
             directory = Directory(store, vault, load({}))
             sealed = vault.seal({"webhook": URL})
