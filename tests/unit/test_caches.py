@@ -87,7 +87,7 @@ def test_what_is_derived_from_secrets_goes_when_a_handler_is_changed_or_deleted(
 ) -> None:
     async def main() -> None:
         async with open_store() as store:
-            directory = Directory(store, Vault(["a key of sixteen characters"]), load({}))
+            directory = Directory(store.handlers, Vault(["a key of sixteen characters"]), load({}))
             later: list[tuple[float, Callable[[], object]]] = []
             monkeypatch.setattr(directory, "_later", lambda seconds, call: later.append((seconds, call)))
             for forget in (lambda: directory.forget(1, 1), lambda: directory.forget_deleted(1, 1), directory.forget_all):
@@ -108,11 +108,11 @@ def test_a_deleted_handler_leaves_nothing_in_memory(open_store: OpenStore) -> No
     async def main() -> None:
         async with open_store() as store:
             vault = Vault(["a key of sixteen characters"])
-            directory = Directory(store, vault, load({}))
+            directory = Directory(store.handlers, vault, load({}))
             sealed = vault.seal({"webhook": URL})
-            handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=sealed, is_enabled=True), 10)
+            handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=sealed, is_enabled=True), 10)
             assert await directory.loaded(handler) is not None and directory.knows_pacing(handler)
-            await store.delete_handler(handler, 20)
+            await store.handlers.delete(handler, 20)
             directory.forget_deleted(1, handler)
             assert await directory.loaded(handler) is None
             assert directory.cached(handler) is None and not directory.knows_pacing(handler)

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine
 from tocsin.ports.errors import StoreError
 from tocsin.store import migrations
 from tocsin.store.migrating import migrate, migrate_to
+from tocsin.store.tables import IS_PENDING
 
 Shape: TypeAlias = dict[str, frozenset[tuple[str, bool, bool]]]
 """Of each table its columns (name, not null, part of the key); of an index only that it is there."""
@@ -21,7 +22,7 @@ _BEGINNING = (  # what a start reads; a damaged page of it would end the service
     "SELECT 1 FROM users NOT INDEXED LIMIT 1",
     "SELECT 1 FROM handlers NOT INDEXED LIMIT 1",
     "SELECT 1 FROM deliveries NOT INDEXED LIMIT 1",
-    "SELECT 1 FROM deliveries INDEXED BY ix_deliveries_pending WHERE status = 0 LIMIT 1",
+    f"SELECT 1 FROM deliveries INDEXED BY ix_deliveries_pending WHERE {IS_PENDING} LIMIT 1",
 )
 
 
