@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import files, observe
 from tocsin.keyfile import KEY_FILE, read_keys
 from tocsin.ports.errors import StoreError
+from tocsin.ports.ids import Era, Mark
+from tocsin.ports.values import Values
 from tocsin.settings import Settings
 from tocsin.store import faults, form, ids, values
 from tocsin.store.dialects.sqlite import sqlite_engine
@@ -153,11 +155,11 @@ class Keys:
             self._vault.use(keys)
             self._newest, self.trouble = fingerprint(keys[0]), None
 
-    def answer(self, connection: Connection) -> None:
+    async def answer(self, kept: Values) -> None:
         """Answer a process that asks which key the service encrypts with: see `ask_for_key`."""
-        asked = values.read(connection, _ASKED)
-        if asked is not None and not (values.read(connection, _ANSWERED) or b"").startswith(asked):
-            values.write(connection, _ANSWERED, asked + b" " + self._newest.encode())
+        asked = await kept.read(_ASKED)
+        if asked is not None and not (await kept.read(_ANSWERED) or b"").startswith(asked):
+            await kept.write(_ANSWERED, asked + b" " + self._newest.encode())
 
 
 def ask_for_key(connection: Connection) -> bytes:
@@ -182,7 +184,7 @@ def is_served(folder: Path) -> bool:
         return True
 
 
-def eras(engine: Engine) -> list[ids.Era]:
+def eras(engine: Engine) -> list[Era]:
     """The identities under which the store's deliveries were made."""
     with engine.connect() as connection:
         return ids.eras(connection)
@@ -193,7 +195,7 @@ def new_store_id() -> str:
     return random_base62(10)
 
 
-def note_ids(settings: Settings, mark: ids.Mark) -> None:
+def note_ids(settings: Settings, mark: Mark) -> None:
     """Record the highest ids outside the store. Raises OSError."""
     file = settings.data_path / LOCK_FILE  # not part of a backup, but moved together with the folder
     with file.open("r+b") as out:
@@ -201,10 +203,10 @@ def note_ids(settings: Settings, mark: ids.Mark) -> None:
         out.truncate()
 
 
-def noted_ids(folder: Path) -> ids.Mark | None:
+def noted_ids(folder: Path) -> Mark | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer line after it
-        return msgspec.json.decode(line, type=ids.Mark)
+        return msgspec.json.decode(line, type=Mark)
     return None
 
 

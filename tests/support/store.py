@@ -45,7 +45,7 @@ MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1")
 
 
 async def add_handler(store: SqlStore, name: str = "hook", user_id: int = 1) -> int:
-    return await store.add_handler(user_id, HandlerChange(type="webhook", name=name, settings=b"sealed", is_enabled=True), 10)
+    return await store.handlers.add(user_id, HandlerChange(type="webhook", name=name, settings=b"sealed", is_enabled=True), 10)
 
 
 def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING, **more) -> Accept:
@@ -54,7 +54,7 @@ def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING,
 
 
 async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
-    [kept] = await store.accept(accepting(handler_id, **more))
+    [kept] = await store.intake.accept(accepting(handler_id, **more))
     [delivery] = kept.deliveries
     return delivery
 
@@ -67,7 +67,7 @@ async def settled(store: SqlStore, settlement: Settlement) -> bool:
         (result,) = results
         done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
 
-    store.settle(settlement, "mine", told)
+    store.queue.settle(settlement, "mine", told)
     return await done
 
 

@@ -57,7 +57,7 @@ def test_the_engine_gets_what_is_due_as_it_was_kept(tmp_path: Path) -> None:
     async def main() -> None:
         async with sqlite_store(tmp_path) as store:
             first, second, paused = [await add_handler(store) for _ in range(3)]
-            await store.change_handler(paused, HandlerChange(is_enabled=False))
+            await store.handlers.change(paused, HandlerChange(is_enabled=False))
             taking = Taking(store)
             critical = draft("d", [second], severity=Severity.CRITICAL)
             drafts = [draft("a"), draft("b", [paused, second]), draft("c", [first], LATER), critical]
@@ -69,10 +69,10 @@ def test_the_engine_gets_what_is_due_as_it_was_kept(tmp_path: Path) -> None:
                 (ids[1], second),
                 (ids[3], second),
             ]
-            kept = {job.delivery.id: job for job in await store.waiting([job.delivery.id for job in jobs])}
+            kept = {job.delivery.id: job for job in await store.queue.waiting([job.delivery.id for job in jobs])}
             assert {job.delivery.id: job for job in jobs} == kept
             assert taking.woken == [(first, 1, LATER)]
-            _, counts = await store.notification(1, ids[1]) or pytest.fail("it is not there")
+            _, counts = await store.history.notification(1, ids[1]) or pytest.fail("it is not there")
             assert (counts[Status.PENDING], counts[Status.SKIPPED]) == (1, 1)
 
     asyncio.run(main())
@@ -98,7 +98,7 @@ def test_nothing_to_hand_over(tmp_path: Path) -> None:
     async def main() -> None:
         async with sqlite_store(tmp_path) as store:
             paused = await add_handler(store)
-            await store.change_handler(paused, HandlerChange(is_enabled=False))
+            await store.handlers.change(paused, HandlerChange(is_enabled=False))
             taking = Taking(store)
             assert len(await accepting(store, taking).accept(1, [draft(handlers=[paused])])) == 1
             assert (taking.handed, taking.woken) == ([], [])
@@ -118,10 +118,10 @@ def test_a_repeated_request_makes_nothing_and_is_not_judged_again(tmp_path: Path
                 await flow.accept(1, [draft(handlers=[handler, 99])], key, faults=[late])
             assert [one.parameter for one in refused.value.faults] == ["expires_at", "handlers"]
             ids = await flow.accept(1, [draft(), draft()], key, batch=True)
-            await store.delete_handler(handler, NOW)
+            await store.handlers.delete(handler, NOW)
             assert tuple(await flow.accept(1, [draft(), draft()], key, batch=True, faults=[late])) == tuple(ids)
             assert len(taking.handed) == 1
-            assert (await store.notifications(1, 1, 25)).total == 2
+            assert (await store.history.notifications(1, 1, 25)).total == 2
 
     asyncio.run(main())
 

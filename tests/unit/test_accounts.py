@@ -198,11 +198,11 @@ def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, N
         engine = sqlite_engine(folder / "tocsin.db")
         migrate(engine)
         store = SqlStore(engine, lambda: None)
-        user = await store.tell(people.add_user, EMAIL, False, tocsin.clock.now())
+        user = await store.database.write(people.add_user, EMAIL, False, tocsin.clock.now())
         assert user is not None
-        await store.tell(people.set_password, user, stored or hash_password(PASSWORD))
+        await store.database.write(people.set_password, user, stored or hash_password(PASSWORD))
         try:
-            await test(Accounts(store, lambda: None, lambda _: None))
+            await test(Accounts(store.users, store.sessions, store.keys, lambda: None, lambda _: None))
         finally:
             await pools.close()
             await store.close()
@@ -278,7 +278,7 @@ def test_a_hash_of_older_costs_is_made_anew_by_a_sign_in(tmp_path: Path) -> None
 
     async def run(accounts: Accounts) -> None:
         async def stored() -> str | None:
-            person = await accounts._store.ask(people.person, EMAIL)
+            person = await accounts._users.person(EMAIL)
             return None if person is None else person.password_hash
 
         assert await accounts.sign_in(EMAIL, "something else", "192.0.2.1") is None
@@ -299,7 +299,7 @@ def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_not
         accounts._user_changed = changed.append
 
         async def kept() -> str | None:
-            person = await accounts._store.ask(people.person, EMAIL)
+            person = await accounts._store.database.read(people.person, EMAIL)
             return None if person is None else person.time_zone
 
         assert await kept() is None
@@ -323,7 +323,7 @@ def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_not
 def test_two_administrators_who_disable_each_other_at_once_leave_one(tmp_path: Path) -> None:
     async def run(accounts: Accounts) -> None:
         store = accounts._store
-        first, second = [await store.tell(people.add_user, f"{name}@example.com", True, 1) for name in ("first", "second")]
+        first, second = [await store.database.write(people.add_user, f"{name}@example.com", True, 1) for name in ("first", "second")]
         assert first is not None and second is not None
         disabling = (accounts.disable(Visitor(first, "", True), second), accounts.disable(Visitor(second, "", True), first))
         ends = await asyncio.gather(*disabling, return_exceptions=True)

@@ -13,8 +13,7 @@ from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_o
 from tocsin.channels.registry import CHANNELS
 from tocsin.clock import Micros
 from tocsin.model import Handler, SigningSecret
-from tocsin.ports.handlers import HandlerBrief, HandlerRow
-from tocsin.ports.store import Store
+from tocsin.ports.handlers import HandlerBrief, HandlerRow, HandlerRows
 from tocsin.settings import Settings
 from tocsin.vault import Vault, WrongKey
 from tocsin.zones import zone_of
@@ -110,8 +109,8 @@ def open_handler(row: HandlerRow, vault: Vault) -> Handler:
 class Directory:
     """A cache that never outlives a change: what was read while something changed is used once and not kept."""
 
-    def __init__(self, store: Store, vault: Vault, service: Settings) -> None:
-        self._store = store
+    def __init__(self, handlers: HandlerRows, vault: Vault, service: Settings) -> None:
+        self._handlers = handlers
         self._vault = vault
         self._service = service
         self._loaded: dict[int, Loaded] = {}
@@ -135,7 +134,7 @@ class Directory:
         if found is not None:
             return found
         changes = self._changes
-        row = await self._store.handler(handler_id)
+        row = await self._handlers.get(handler_id)
         if row is None or row.deleted_at is not None:
             self._pacing.pop(handler_id, None)
             return None
@@ -169,9 +168,9 @@ class Directory:
             return found
         changes = self._changes
         if found is None or not changed:
-            found = {brief.id: brief for brief in await self._store.handler_briefs(user_id)}
+            found = {brief.id: brief for brief in await self._handlers.briefs(user_id)}
         else:
-            rows = await self._store.handler_rows(list(changed))
+            rows = await self._handlers.rows(list(changed))
             found = {**found, **{row.id: HandlerBrief(row.id, row.is_enabled, row.disabled_reason) for row in rows}}
             for row in rows:
                 if row.deleted_at is not None:
@@ -188,7 +187,7 @@ class Directory:
         if not missing:
             return
         changes = self._changes
-        for row in await self._store.handler_rows(list(missing)):
+        for row in await self._handlers.rows(list(missing)):
             if row.deleted_at is not None:
                 continue
             if changes == self._changes:

@@ -1,6 +1,7 @@
 """Storing what was accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Message, Notification, Reason, Status, Value
@@ -50,3 +51,13 @@ class Accepted(Value, frozen=True):
     id: int
     notification: Notification
     deliveries: Sequence[Delivery]
+
+
+class Intake(Protocol):
+    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
+        """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported."""
+        ...
+
+    async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
+        """What this idempotency key was used for within that time."""
+        ...

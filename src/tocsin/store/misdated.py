@@ -1,16 +1,34 @@
-"""What was reckoned from a clock that was ahead, and that is right by now: when deliveries are due, and what handlers keep."""
+"""What was reckoned from a clock that was ahead, and that is right by now: `tocsin.ports.misdated`."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, update
 
 from tocsin.clock import SECOND, Micros
+from tocsin.ports.misdated import TOLERANCE
+from tocsin.store.database import Database
 from tocsin.store.rows import PENDING
 from tocsin.store.tables import deliveries, handler_events, handlers, notifications
 
-TOLERANCE: Micros = 2 * SECOND
 _SHORT: Micros = 600 * SECOND  # whatever is not a step of the schedule or a provider's wait takes less
 _LONG: Micros = 26 * 3600 * SECOND  # a provider's wait is a day at most, and its jitter comes on top
+
+
+class SqlMisdated:
+    """Nearly always there is nothing to do: so it is looked for outside of the writer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def set_right(self, now: Micros) -> None:
+        if await self._database.read(is_ahead, now):
+            await self._database.write(set_right, now)
+
+    async def bring_forward(self, now: Micros, waits: Sequence[Micros], limit: int) -> list[tuple[int, int]]:
+        found = await self._database.read(find, now, waits, limit)
+        if found:
+            await self._database.write(bring_forward, [delivery for delivery, _, _ in found], now)
+        return [(handler, user) for _, handler, user in found]
 
 
 def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: int) -> list[tuple[int, int, int]]:

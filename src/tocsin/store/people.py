@@ -1,4 +1,4 @@
-"""Users and their keys: written by the commands beside the service, rarely, so as functions of an open transaction."""
+"""Users, their keys and sessions: `tocsin.ports.people`. The commands beside the service use the functions by themselves."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, text, upda
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
-from tocsin.ports.people import KeyLine, Person, UserLine
+from tocsin.ports.people import KeyLine, KeyRow, Person, UserLine
+from tocsin.store.database import Database
 from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import (
     attempts,
@@ -21,13 +22,91 @@ from tocsin.store.tables import (
     totals,
     users,
 )
-from tocsin.store.writing import delete_handler, end_pending
+from tocsin.store.writing import delete_handler, end_pending, touch_keys
 
 _ROWS_AT_ONCE = 100_000
 _ADD_USER = text(
     "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"
     " WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(email) = lower(:email)) RETURNING id"
 )
+
+
+class SqlUsers:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def person(self, email: str) -> Person | None:
+        return await self._database.read(person, email)
+
+    async def all(self) -> list[UserLine]:
+        return await self._database.look(list_users)
+
+    async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
+        return await self._database.write(invite, email, is_admin, token_hash, at, until)
+
+    async def set_password(self, user_id: int, password_hash: str) -> None:
+        await self._database.write(set_password, user_id, password_hash)
+
+    async def renew_hash(self, user_id: int, before: str, after: str) -> None:
+        await self._database.write(renew_hash, user_id, before, after)
+
+    async def set_time_zone(self, user_id: int, time_zone: str | None) -> None:
+        await self._database.write(set_time_zone, user_id, time_zone)
+
+    async def disable(self, user_id: int, at: Micros) -> bool:
+        def run(connection: Connection) -> bool:
+            if is_last_administrator(connection, user_id):
+                return False
+            disable_user(connection, user_id, at)
+            return True
+
+        return await self._database.write(run)
+
+
+class SqlSessions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take_link(self, token_hash: bytes, at: Micros) -> int | None:
+        return await self._database.write(take_sign_in, token_hash, at)
+
+    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros) -> None:
+        await self._database.write(add_session, user_id, token_hash, at, since)
+
+    async def find(self, token_hash: bytes, since: Micros) -> tuple[Person, Micros] | None:
+        return await self._database.read(session, token_hash, since)
+
+    async def touch(self, token_hash: bytes, at: Micros) -> None:
+        await self._database.write(touch_session, token_hash, at)
+
+    async def end(self, token_hash: bytes) -> None:
+        await self._database.write(end_session, token_hash)
+
+    async def end_all(self, user_id: int) -> None:
+        await self._database.write(end_sessions, user_id)
+
+
+class SqlKeys:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, key_hash: bytes) -> KeyRow | None:
+        return await self._database.read(key, key_hash)
+
+    async def note_use(self, used: dict[int, Micros]) -> None:
+        await self._database.write(touch_keys, used)
+
+    async def of(self, user_id: int) -> list[KeyLine]:
+        return await self._database.look(list_keys, user_id)
+
+    async def add(self, user_id: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
+        return await self._database.write(add_key, user_id, name, key_hash, shown, scopes, at)
+
+    async def revoke(self, key_id: int, at: Micros, user_id: int) -> bool:
+        return await self._database.write(revoke_key, key_id, at, user_id)
+
+
+# --------------------------------------------------------------------------------------------------------------- users
 
 
 def has_users(connection: Connection) -> bool:
@@ -70,7 +149,9 @@ def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int |
     return connection.scalar(update(users).where(*theirs).values(sign_in_hash=None, sign_in_until=None).returning(users.c.id))
 
 
-def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros) -> None:
+def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros, since: Micros) -> None:
+    """Those that nobody has used since then go."""
+    connection.execute(delete(sessions).where(sessions.c.seen_at < since))
     connection.execute(insert(sessions).values(user_id=user, token_hash=token_hash, created_at=at, seen_at=at))
 
 
@@ -97,10 +178,6 @@ def end_sessions(connection: Connection, user: int) -> None:
     connection.execute(delete(sessions).where(sessions.c.user_id == user))
 
 
-def tidy_sessions(connection: Connection, before: Micros) -> None:
-    connection.execute(delete(sessions).where(sessions.c.seen_at < before))
-
-
 def renew_hash(connection: Connection, user: int, before: str, after: str) -> None:
     """The same password, hashed anew; nothing happens if it was changed meanwhile."""
     connection.execute(update(users).where(users.c.id == user, users.c.password_hash == before).values(password_hash=after))
@@ -114,6 +191,18 @@ def set_password(connection: Connection, user: int, password_hash: str) -> None:
 
 def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Micros) -> None:
     connection.execute(update(users).where(users.c.id == user).values(sign_in_hash=token_hash, sign_in_until=until))
+
+
+def invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
+    """A user and their link; False if there is one who can sign in already, or is disabled."""
+    user = add_user(connection, email, is_admin, at)
+    if user is None:
+        there = person(connection, email)
+        if there is None or there.password_hash is not None:
+            return False
+        user = there.id
+    set_sign_in(connection, user, token_hash, until)
+    return True
 
 
 def disable_user(connection: Connection, user: int, at: Micros) -> None:
@@ -152,6 +241,9 @@ def list_users(connection: Connection) -> list[UserLine]:
     ]
 
 
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
 def add_key(connection: Connection, user: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
     made = insert(keys).values(user_id=user, name=name, hash=key_hash, shown=shown, scopes=" ".join(scopes), created_at=at)
     return connection.execute(made.returning(keys.c.id)).scalar_one()
@@ -174,3 +266,12 @@ def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None
     wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
     done = connection.execute(update(keys).where(*wanted).values(revoked_at=at))
     return done.rowcount == 1
+
+
+def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
+    row = connection.execute(
+        select(keys.c.id, keys.c.user_id, keys.c.scopes)
+        .join(users, users.c.id == keys.c.user_id)
+        .where(keys.c.hash == key_hash, keys.c.revoked_at.is_(None), users.c.disabled_at.is_(None))
+    ).first()
+    return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()))

@@ -3,12 +3,12 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, select, text
+from sqlalchemy import Connection, Row, select, text
 
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerRow
 from tocsin.store.accepting import Fields
-from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, deliveries, handlers, notifications, users
+from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, deliveries, handlers, notifications, totals, users
 
 _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)
 
@@ -79,3 +79,9 @@ def handler_of(row: Row[Any]) -> HandlerRow:
     values: dict[str, Any] = dict(row._mapping)  # pyright: ignore[reportPrivateUsage]
     values["is_enabled"] = bool(values["is_enabled"])
     return HandlerRow(**values)
+
+
+def total_of(connection: Connection, user_id: int, *what: int) -> int:
+    """The kept total of a user's rows in these statuses, or of what else is counted."""
+    rows = connection.execute(select(totals.c.n).where(totals.c.user_id == user_id, totals.c.what.in_(what)))
+    return sum(row[0] for row in rows)

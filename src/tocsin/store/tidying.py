@@ -1,7 +1,6 @@
-"""What deletes old rows, in steps: each is told how many rows it may touch, so that none holds the writer for long.
+"""What deletes old rows, in steps: `tocsin.ports.tidying`.
 
-Every step is a function of an open transaction, `(connection, before, rows, after) -> Swept`: `before` is the time from which on rows
-are kept, `after` where the step before it ended (`START` at first).
+Every step is a function of an open transaction, `(connection, before, rows, after) -> Swept`.
 """
 
 import time
@@ -13,7 +12,8 @@ from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delet
 from tocsin import clock
 from tocsin.clock import HOUR, Micros
 from tocsin.model import Status
-from tocsin.ports.housekeeping import Swept
+from tocsin.ports.tidying import START, Old, Place, Swept
+from tocsin.store.database import Database
 from tocsin.store.statements import chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
@@ -26,12 +26,21 @@ from tocsin.store.tables import (
     notifications,
     posts,
 )
-from tocsin.store.totals import Totals
+from tocsin.store.totals import Totals, fold
 
-Place: TypeAlias = tuple[Any, ...]
 Sweep: TypeAlias = Callable[[Connection, Micros, int, Place], Swept]
-START: Place = ()
 _LOOKED_AT_TOGETHER = 2  # notifications: one with 10,000 deliveries takes milliseconds to look through
+
+
+class SqlTidying:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def sweep(self, what: Old, before: Micros, rows: int, after: Place) -> Swept:
+        return await self._database.write(timed, SWEEPS[what], before, rows, after)
+
+    async def fold_log(self) -> None:
+        await self._database.fold_log()
 
 
 def timed(connection: Connection, sweep: Sweep, before: Micros, rows: int, after: Place) -> Swept:
@@ -172,3 +181,12 @@ def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[S
         values = [{f"key_{column.name}": value for column, value in zip(key, row, strict=True)} for row in rows]
         connection.execute(delete(key[0].table).where(*is_it), values)
     return len(rows)
+
+
+SWEEPS: dict[Old, Sweep] = {
+    "notifications": old_notifications,
+    "idempotency": idempotency_keys,
+    "posts": old_posts,
+    "handlers": handler_history,
+    "totals": fold,
+}

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, delete, select, tuple_
 
 from tocsin.clock import Micros
-from tocsin.ports.housekeeping import Swept
+from tocsin.ports.tidying import Swept
 from tocsin.store.statements import run, upsert
 from tocsin.store.tables import totals
 

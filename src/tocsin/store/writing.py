@@ -10,13 +10,14 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, in
 from tocsin import clock
 from tocsin.clock import DAY, Micros
 from tocsin.model import Reason, Status
-from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour, Streak, SwitchOff
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, Streak, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Idempotency
 from tocsin.ports.queue import PostFacts
+from tocsin.ports.standings import HandlerHour
 from tocsin.store import notices, statements, values
 from tocsin.store.accepting import remember
-from tocsin.store.listing import chosen_deliveries
+from tocsin.store.filters import chosen_deliveries
 from tocsin.store.rows import PENDING
 from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (

@@ -18,8 +18,9 @@ from tocsin.flow.delivery.tally import summarize
 from tocsin.flow.handlers.register import HandlerDraft, check, shown_settings
 from tocsin.flow.handlers.states import STATES
 from tocsin.model import Fault, Handler, Invalid, Missing
-from tocsin.ports.handlers import HandlerFilter, HandlerHour, Overview
+from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.standings import HandlerHour, Overview
 from tocsin.web import charts, language
 from tocsin.web.visit import Visit
 

@@ -51,8 +51,7 @@ from tocsin.model import (
 )
 from tocsin.net.wires import Wires
 from tocsin.ports import engine
-from tocsin.ports.queue import Waiting
-from tocsin.ports.store import Store
+from tocsin.ports.queue import Queue, Waiting
 from tocsin.settings import Settings
 from tocsin.vault import scrub
 
@@ -96,7 +95,7 @@ class Delivering:
 
     def __init__(
         self,
-        store: Store,
+        queue: Queue,
         directory: Directory,
         pacer: Pacer,
         wires: Wires,
@@ -105,7 +104,7 @@ class Delivering:
         settings: Settings,
         identities: Identities,
     ) -> None:
-        self._store = store
+        self._queue = queue
         self._directory = directory
         self._pacer = pacer
         self._wires = wires
@@ -278,7 +277,7 @@ class Delivering:
         content = b"\0".join(request.body if isinstance(request, HttpRequest) else request.content for request in requests)
         limit = 2**31 if budget is None else budget
         text_hash = hashlib.sha256(content).digest()
-        facts = await self._store.posted(loaded.credential, text_hash, trying.delivery.id, context.now, limit)
+        facts = await self._queue.posted(loaded.credential, text_hash, trying.delivery.id, context.now, limit)
         if facts.over_budget:
             return Refused(Reason.BUDGET, f"The daily budget of {limit} is used up.", ours=True), context
         if facts.repeated and loaded.channel.refuses_repeats:

@@ -8,14 +8,13 @@ from tocsin.flow.intake.plan import plan
 from tocsin.flow.intake.repeats import Repeats
 from tocsin.model import Draft, Fault, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.intake import Accept, Accepted, Idempotency
+from tocsin.ports.intake import Accept, Accepted, Idempotency, Intake
 from tocsin.ports.queue import Waiting
-from tocsin.ports.store import Store
 
 
 class Accepting:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
-        self._store = store
+    def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
+        self._intake = intake
         self._directory = directory
         self._engine = engine
         self._repeats = repeats
@@ -40,7 +39,7 @@ class Accepting:
             if answer is not None:
                 return answer
             planned = plan(drafts, await self._directory.briefs(user_id), batch, faults)
-            accepted = await self._store.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
+            accepted = await self._intake.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
             return [one.id for one in accepted]
 
     async def notice(self, user_id: int, draft: Draft | None) -> tuple[Accept | None, Callable[[list[Accepted]], None]]:

@@ -1,18 +1,24 @@
-"""How handlers stand at this moment, told from what is kept of their deliveries, as functions of an open connection.
+"""How handlers stand and how they have fared, told from what is kept of their deliveries: `tocsin.ports.standings`.
 
 A handler is failing where what it was last sent did not arrive, be it tried again or given up, and nothing has arrived since. A refusal
 of one message's content says nothing of the handler; a change by its owner is a fresh start.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, and_, case, func, or_, select, text
 
 from tocsin.clock import SECOND, Micros
 from tocsin.model import Handler, Reason, Status
-from tocsin.ports.handlers import HandlerEvent, Overview, Standing, Troubled
-from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, IS_RETRYING, handler_events, handler_hours, handlers, users
+from tocsin.ports.handlers import HandlerEvent, Streak
+from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing, Troubled
+from tocsin.store import writing
+from tocsin.store.database import Database
+from tocsin.store.rows import NOT_DELIVERED, PENDING
+from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, IS_RETRYING, deliveries, handler_events, handler_hours, handlers, users
 
 COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
 MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt that failed
@@ -67,6 +73,29 @@ _FIRST_OF = [
     )
     for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in _FAILED))
 ]
+
+
+class SqlStandings:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of(self, handler_ids: Sequence[int]) -> dict[int, Standing]:
+        return await self._database.look(standings, handler_ids)
+
+    async def overview(self, user_id: int, since_hour: int) -> Overview:
+        return await self._database.look(overview, user_id, since_hour)
+
+    async def troubled(self, limit: int) -> list[Troubled]:
+        return await self._database.look(troubled, limit)
+
+    async def facts(self, handler_id: int, since_hour: int) -> HandlerFacts:
+        return await self._database.look(handler_facts, handler_id, since_hour)
+
+    async def hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
+        return await self._database.look(hours_of, handler_ids, since_hour)
+
+    async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
+        await self._database.write(writing.add_hours, hours)
 
 
 def standings(connection: Connection, handler_ids: Sequence[int]) -> dict[int, Standing]:
@@ -136,3 +165,43 @@ def _candidates(connection: Connection) -> list[int]:
 def _bare(row: Any) -> Handler:
     disabled = row.disabled_reason
     return Handler(row.id, row.user_id, row.type, row.name, {}, bool(row.is_enabled), row.created_at, disabled_reason=disabled)
+
+
+def handler_facts(connection: Connection, handler_id: int, since_hour: int) -> HandlerFacts:
+    streak = connection.execute(select(handlers.c.failures, handlers.c.failing_since).where(handlers.c.id == handler_id)).one()
+    counts: dict[Status, int] = {}
+    for status in Status:
+        if status is not Status.DELIVERED:
+            partly = PENDING if status is Status.PENDING else and_(NOT_DELIVERED, deliveries.c.status == int(status))
+            own = select(deliveries.c.id).where(partly, deliveries.c.handler_id == handler_id).limit(COUNT_CAP)
+            counts[status] = connection.scalar(select(func.count()).select_from(own.subquery())) or 0
+    latest = (
+        select(deliveries.c.last_reason)
+        .where(NOT_DELIVERED, deliveries.c.status == int(Status.FAILED), deliveries.c.handler_id == handler_id)
+        .order_by(deliveries.c.id.desc())
+        .limit(1000)
+    )
+    reasons = Counter(Reason(row[0]) for row in connection.execute(latest) if row[0])
+    events = connection.execute(
+        select(handler_events).where(handler_events.c.handler_id == handler_id).order_by(handler_events.c.id.desc())
+    )
+    return HandlerFacts(
+        Streak(*streak),
+        counts,
+        tuple(reasons.most_common()),
+        tuple([HandlerEvent(row.at, row.what, row.detail, Reason(row.reason) if row.reason else None) for row in events]),
+        tuple(hours_of(connection, [handler_id], since_hour)),
+    )
+
+
+def hours_of(connection: Connection, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
+    own = handler_hours
+    rows = connection.execute(
+        select(own).where(own.c.handler_id.in_(handler_ids), own.c.hour >= since_hour).order_by(own.c.handler_id, own.c.hour)
+    )
+    return [
+        HandlerHour(
+            row.handler_id, row.hour, row.delivered, row.failed, row.expired, msgspec.json.decode(row.latencies, type=tuple[int, ...])
+        )
+        for row in rows
+    ]
