@@ -72,6 +72,7 @@ class SettleAll:
     def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:
         if len({write.delivery.id for write in writes}) < len(writes):  # one after the other, as they came
             return [applied for write in writes for applied in SettleAll.run_all(connection, [write])]
+        _note_arrivals(connection, writes)  # before the deliveries: so does whoever stops a handler, and neither waits in a circle
         before = _settle_pending(connection, writes)
         if len(before) < len(writes):
             before |= _settle_ended(connection, [write for write in writes if write.delivery.id not in before])
@@ -86,7 +87,6 @@ class SettleAll:
             if was is not None and is_applied:
                 moved.append((delivery.user_id, was, status))
         _add_attempts(connection, [(write, was) for write, was in zip(writes, applied, strict=True) if write.delivery.id in before])
-        _note_arrivals(connection, writes)
         totals = Totals()
         for (user_id, was, status), n in Counter(moved).items():
             totals[user_id, was] -= n
