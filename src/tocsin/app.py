@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import secrets
 import signal
 import socket
@@ -294,7 +295,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     _keep_freed_memory()
     try:
-        with datadir.locked(settings.data_path):
+        with datadir.served(settings, _stop):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
             first = _bootstrap(engine, settings, show_password=out.is_terminal)
@@ -307,6 +308,12 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
         print(f"tocsin: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _stop(why: str) -> None:
+    """Nothing may be sent any more that another service may send."""
+    log.error("store.taken", why=why)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Printer:

@@ -204,7 +204,7 @@ def test_a_pause_of_an_earlier_process_grows_by_no_step_of_the_clock() -> None:
     assert pacer.pause_left("bot", 105.0) == 15
 
 
-def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
+def test_the_look_is_at_what_is_pending_only(open_sqlite: OpenStore) -> None:
     """Not at millions of rows that are settled."""
 
     async def body(store: SqlStore, _engine: LocalEngine, _worker: Worker) -> None:
@@ -223,4 +223,4 @@ def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
 
         assert "ix_deliveries_pending" in (await store.database.read(plans))[0]
 
-    scenario(open_store, body)
+    scenario(open_sqlite, body)

@@ -172,7 +172,7 @@ def test_a_step_touches_no_more_rows_than_it_was_told(open_store: OpenStore) -> 
 def test_keys_go_so_many_at_a_time(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
-            insert = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, x'00', '1', :at)")
+            insert = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, :content, '1', :at)").bindparams(content=b"0")
             await store.database.write(lambda c: c.execute(insert, [{"key": f"{n}", "at": n} for n in range(1050)]))
             steps = await swept(store, tidying.idempotency_keys, 1000, 100)
             assert [step.rows for step in steps] == [100] * 10 + [0]
@@ -195,7 +195,7 @@ def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(open_store: Open
             assert sum(step.rows for step in steps) == 28 * 15 + 2 * 20 + 2
             assert await count(store, handler_hours) == 28 * 5
 
-            insert = text("INSERT INTO posts VALUES (:key, :id, x'00', :at)")
+            insert = text("INSERT INTO posts VALUES (:key, :id, :text_hash, :at)").bindparams(text_hash=b"0")
             await store.database.write(lambda c: c.execute(insert, [{"key": f"x:{n % 7}", "id": n, "at": n % 100} for n in range(1000)]))
             steps = await swept(store, tidying.old_posts, 90, 64)
             assert (max(step.rows for step in steps) <= 64, sum(step.rows for step in steps)) == (True, 900)
@@ -204,17 +204,19 @@ def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(open_store: Open
     run(main())
 
 
-def test_no_step_looks_through_a_whole_table(open_store: OpenStore) -> None:
+def test_no_step_looks_through_a_whole_table(open_sqlite: OpenStore) -> None:
     async def main() -> None:
-        async with open_store() as store:
+        async with open_sqlite() as store:
             handler = await a_handler(store)
             gone = await a_handler(store)
             await store.handlers.delete(gone, 1)
             await accept(store, handler, 100)
             await tried(store, "id > 0")
             await store.standings.add_hours([HandlerHour(handler, 1, 1, 0, 0)])
-            await store.database.write(lambda c: c.execute(text("INSERT INTO idempotency VALUES (1, '/', 'k', x'00', '1', 1)")))
-            await store.database.write(lambda c: c.execute(text("INSERT INTO posts VALUES ('x', 1, x'00', 1)")))
+            await store.database.write(
+                lambda c: c.execute(text("INSERT INTO idempotency VALUES (1, '/', 'k', :content, '1', 1)"), {"content": b"0"})
+            )
+            await store.database.write(lambda c: c.execute(text("INSERT INTO posts VALUES ('x', 1, :text_hash, 1)"), {"text_hash": b"0"}))
 
             def plans(connection: Connection) -> list[str]:
                 driver = connection.connection.driver_connection

@@ -42,11 +42,11 @@ class Taking:
         self.woken.append((handler_id, user_id, due_at))
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
-        return {brief.id: brief for brief in await self._store.handler_briefs(user_id)}
+        return {brief.id: brief for brief in await self._store.handlers.briefs(user_id)}
 
 
 def accepting(store: SqlStore, taking: Taking, metrics: Metrics | None = None) -> Accepting:
-    return Accepting(store, taking, taking, Repeats(store), metrics or Metrics())  # pyright: ignore[reportArgumentType]
+    return Accepting(store.intake, taking, taking, Repeats(store.intake), metrics or Metrics())  # pyright: ignore[reportArgumentType]
 
 
 def draft(text: str = "text", handlers: Iterable[int] | None = None, send_at: int | None = None, **more: Any) -> Draft:

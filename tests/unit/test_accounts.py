@@ -299,7 +299,7 @@ def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_not
         accounts._user_changed = changed.append
 
         async def kept() -> str | None:
-            person = await accounts._store.database.read(people.person, EMAIL)
+            person = await accounts._users.person(EMAIL)
             return None if person is None else person.time_zone
 
         assert await kept() is None
@@ -322,9 +322,9 @@ def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_not
 
 def test_two_administrators_who_disable_each_other_at_once_leave_one(tmp_path: Path) -> None:
     async def run(accounts: Accounts) -> None:
-        store = accounts._store
-        first, second = [await store.database.write(people.add_user, f"{name}@example.com", True, 1) for name in ("first", "second")]
-        assert first is not None and second is not None
+        for name in ("first", "second"):
+            await accounts.invite(f"{name}@example.com", is_admin=True)
+        first, second = [user.id for user in await accounts.users() if user.is_admin]
         disabling = (accounts.disable(Visitor(first, "", True), second), accounts.disable(Visitor(second, "", True), first))
         ends = await asyncio.gather(*disabling, return_exceptions=True)
         assert kinds(ends) == {"NoneType": 1, "Invalid": 1}

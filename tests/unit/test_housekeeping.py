@@ -76,7 +76,7 @@ async def filled(store: SqlStore, old_notifications: int, old_keys: int) -> None
     for _ in range(old_notifications):
         made = (PlannedDelivery(handler, Status.SKIPPED, at),)
         await store.intake.accept(Accept(1, at, [Planned(Message("text", at=at), None, None, made)]))
-    keys = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, x'00', '1', 1)")
+    keys = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, :content, '1', 1)").bindparams(content=b"0")
     await store.database.write(lambda c: c.execute(keys, [{"key": f"{n}"} for n in range(old_keys)]))
 
 
@@ -113,7 +113,7 @@ def test_a_long_kind_does_not_keep_the_others_waiting(open_store: OpenStore, tmp
     run(main())
 
 
-def test_what_it_changed_is_folded_in_beside_the_writer(open_store: OpenStore, tmp_path: Path, monkeypatch) -> None:
+def test_what_it_changed_is_folded_in_beside_the_writer(open_sqlite: OpenStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
 
     def folded() -> int:
@@ -121,7 +121,7 @@ def test_what_it_changed_is_folded_in_beside_the_writer(open_store: OpenStore, t
         return int.from_bytes((tmp_path / "tocsin.db-shm").read_bytes()[96:100], sys.byteorder)
 
     async def main() -> None:
-        async with open_store() as store:
+        async with open_sqlite() as store:
             await filled(store, 0, housekeeping.FOLD_ROWS)
             assert folded() == 0
             house = house_of(store, load({}), Clock())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from conftest import run
 from support.store import OpenStore
@@ -21,6 +22,7 @@ from tocsin.ports.queue import Waiting
 from tocsin.settings import load
 from tocsin.store import notices, values
 from tocsin.store.sql import SqlStore
+from tocsin.store.tables import handlers
 from tocsin.vault import Vault
 
 HOUR = 3600 * SECOND
@@ -48,7 +50,7 @@ class House:
         made = await self.store.handlers.add(1, HandlerChange(type=type, name=name, settings=sealed, is_enabled=True), 10)
         if delivered_at is not None:
             await self.store.database.write(
-                lambda c: c.exec_driver_sql("UPDATE handlers SET last_delivered_at = ? WHERE id = ?", (delivered_at, made))
+                lambda c: c.execute(update(handlers).where(handlers.c.id == made).values(last_delivered_at=delivered_at))
             )
         return made
 

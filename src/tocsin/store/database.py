@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from tocsin import observe
 from tocsin.model import Busy
 from tocsin.ports.errors import Damaged
 from tocsin.store import dialects, faults
@@ -27,6 +29,7 @@ LOOK_AGAIN_SECONDS = 2.0  # between two looks whether what a reading found damag
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 P = ParamSpec("P")
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 class Database:
@@ -79,6 +82,8 @@ class Database:
                 self._damaged = partial(self._read_in_thread, read, *args, **kwargs)
                 sentence = self._damage = faults.sentence(error)
                 raise Damaged(sentence) from error
+            if not faults.is_interrupted(error):
+                observe.seldom(log.error, "store.read_failed", error=faults.words_of(error))
             why = "this reading took too long: ask for less" if faults.is_interrupted(error) else "the store cannot be read now"
             raise Busy(why, 5) from error
 

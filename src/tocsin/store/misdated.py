@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, case, exists, func, literal, or_, select, update
 
 from tocsin.clock import SECOND, Micros
 from tocsin.ports.misdated import TOLERANCE
@@ -36,7 +36,7 @@ def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: in
 
     What a user scheduled stays as it is. An attempt in the future is proof that the clock was ahead: then any wait would be too long.
     """
-    too_far = deliveries.c.due_at > now + _allowed(waits)
+    too_far = deliveries.c.due_at > _micros(now) + _allowed(waits)
     scheduled = and_(notifications.c.send_at.is_not(None), notifications.c.send_at == deliveries.c.due_at)
     found = (
         select(deliveries.c.id, deliveries.c.handler_id, deliveries.c.user_id)
@@ -76,6 +76,11 @@ def set_right(connection: Connection, now: Micros) -> None:
 
 
 def _allowed(waits: Sequence[Micros]) -> ColumnElement[int]:
-    cases = [(deliveries.c.throttles > 0, _LONG)]
-    cases += [(deliveries.c.step == step, wait + _SHORT) for step, wait in enumerate(waits, 1)]
-    return case(*cases, (deliveries.c.step == 0, _SHORT), else_=max(waits, default=0) + _SHORT)
+    cases = [(deliveries.c.throttles > 0, _micros(_LONG))]
+    cases += [(deliveries.c.step == step, _micros(wait + _SHORT)) for step, wait in enumerate(waits, 1)]
+    return case(*cases, (deliveries.c.step == 0, _micros(_SHORT)), else_=_micros(max(waits, default=0) + _SHORT))
+
+
+def _micros(span: Micros) -> ColumnElement[int]:
+    """As wide as the columns: PostgreSQL reckons in the type that a number is given."""
+    return literal(span, BigInteger)

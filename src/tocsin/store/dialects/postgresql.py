@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import psycopg
@@ -132,6 +132,11 @@ def _hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None,
         yield
     finally:
         _deadlines.end(driver)
+
+
+def connect_seconds(driver: Driver[Any]) -> AbstractContextManager[None]:
+    """For a question that is answered as soon as a connection is made."""
+    return _hung_up_after(driver, CONNECT_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
