@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, func, select
 
+from support import postgresql
 from support.store import MESSAGE, attempt
-from support.writers import Writers, on_sqlite
+from support.writers import Writers, on_postgresql, on_sqlite
 from tocsin.clock import DAY
 from tocsin.model import Delivery, Reason, Status
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
@@ -20,6 +21,7 @@ from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
 from tocsin.store import people, tables, tidying, totals, writing
 from tocsin.store.accepting import AcceptAll
+from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.settling import SettleAll
@@ -28,17 +30,22 @@ from tocsin.store.tables import TOTAL_HANDLERS, TOTAL_NOTIFICATIONS
 Write: TypeAlias = Callable[[Connection], Any]
 Make: TypeAlias = Callable[[Delivery], Write]
 LATER = 10**17  # in the year 5138
-OPENED: dict[str, Any] = {"sqlite": on_sqlite}
 
 
-@pytest.fixture(params=OPENED)
+@pytest.fixture(params=["sqlite", "postgresql"])
 def writers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writers]:
-    engine = sqlite_engine(tmp_path / "store")
+    if request.param == "sqlite":
+        opened, engine = on_sqlite(tmp_path / "store"), sqlite_engine(tmp_path / "store")
+    else:
+        request.getfixturevalue("postgresql_server")
+        url = postgresql.database_of(tmp_path)
+        opened, engine = on_postgresql(url), postgresql_engine(url)
     migrate(engine)
     engine.dispose()
-    with OPENED[request.param](tmp_path / "store") as found:
+    with opened as found:
         found.alone(lambda c: people.add_user(c, "a@b", True, 1))
         yield found
+    postgresql.drop_databases()
 
 
 # ------------------------------------------------------------------------------------------ what writers do with a delivery
