@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context, select_autoescape
 from jinja2.runtime import Context
@@ -24,9 +24,6 @@ from tocsin.model import Delivery, Fault, Reason, Sentence, Severity, Status
 from tocsin.web import assets, charts
 from tocsin.web.details import retold
 from tocsin.web.language import LANGUAGES, N_, Translate, span, translations
-
-if TYPE_CHECKING:
-    from tocsin.web.visit import Visit
 
 _TEMPLATES = Path(__file__).parent / "templates"
 BADGES = {
@@ -105,27 +102,12 @@ def _environment(language: str) -> Environment:
     return environment
 
 
-def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:
-    """A template with what every page has: the visitor, the form token, and the errors of the last form, by field."""
+def template(language: str, file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:
+    """A template in a language, with the time and the errors of the last form, by field. The visit adds what every page has."""
     by_field: dict[str, Sentence] = {}
     for fault in faults:
         by_field.setdefault((fault.parameter or "").partition("[")[0], fault.sentence)
-    environment = _environment(visit.language)
-    pulse = {"pulse": visit.pulse, "troubles": visit.service.unready()} if visit.pulse is not None else {}
-    return environment.get_template(file).render(
-        visit=visit,
-        visitor=visit.visitor,
-        csrf=visit.csrf,
-        language=visit.language,
-        path=visit.request.url.path,
-        faults=by_field,
-        done=visit.request.query_params.get("done", ""),
-        now=clock.now(),
-        zone=visit.zone,
-        has_mail=bool(visit.service.settings.smtp_url),
-        **pulse,
-        **values,
-    )
+    return _environment(language).get_template(file).render(language=language, faults=by_field, now=clock.now(), **values)
 
 
 _OWN_PATH = re.compile(r'(\s(?:href|src|action|formaction|data-[a-z-]+|hx-[a-z-]+)=")(?=/(?!/))')

@@ -180,7 +180,7 @@ class Visit:
 
     def page(self, template: str, /, *, status: int = 200, faults: Sequence[Fault] = (), **values: Any) -> Response:
         """A template as this visitor sees it; it is made by `finished`."""
-        return Page(functools.partial(render.template, self, template, faults=faults, **values), status)
+        return Page(functools.partial(self._rendered, template, faults, values), status)
 
     async def finished(self, response: Response) -> Response:
         """The answer with its page rendered in the pool for pages, where visitors take turns. Raises Busy, and what the template raises."""
@@ -191,8 +191,26 @@ class Visit:
 
     def problem(self, code: int, *, faults: Sequence[Fault] = (), **values: Any) -> Response:
         """What is wrong, on a page so short that it needs no pool."""
-        content = render.template(self, "problem.html", faults=faults, code=code, **values)
+        content = self._rendered("problem.html", faults, {"code": code, **values})
         return self._answer(content, Response(status_code=code))
+
+    def _rendered(self, file: str, faults: Sequence[Fault], values: Mapping[str, Any]) -> str:
+        """With what every page has: the visitor, the form token, and how the service is."""
+        pulse = {"pulse": self.pulse, "troubles": self.service.unready()} if self.pulse is not None else {}
+        return render.template(
+            self.language,
+            file,
+            faults=faults,
+            visit=self,
+            visitor=self.visitor,
+            csrf=self.csrf,
+            path=self.request.url.path,
+            done=self.request.query_params.get("done", ""),
+            zone=self.zone,
+            has_mail=bool(self.service.settings.smtp_url),
+            **pulse,
+            **values,
+        )
 
     def _answer(self, content: str, so_far: Response) -> Response:
         if found := self.prefix:
