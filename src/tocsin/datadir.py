@@ -141,6 +141,11 @@ def check_fits(settings: Settings, file: Path) -> None:
     _check_store(copy, Vault(read_keys(settings)), file.parent)
 
 
+def check_opens(settings: Settings, home: Home) -> None:
+    """Whether the keys of these settings open that store. Raises StoreError."""
+    _check_canary(home, Vault(read_keys(settings)), settings.data_path)
+
+
 def seal_canary(connection: Connection, vault: Vault) -> None:
     """The canary under the vault's first key."""
     values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))

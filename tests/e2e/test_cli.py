@@ -690,7 +690,7 @@ def test_roles_are_not_supported_yet(cli: Cli) -> None:
 
 
 def test_bad_settings_are_all_said_before_anything_starts(cli: Cli, tmp_path: Path) -> None:
-    result = cli("serve", TOCSIN_PORT="x", TOCSIN_UNKNOWN="maybe", TOCSIN_DATABASE_URL="postgresql://h/d")
+    result = cli("serve", TOCSIN_PORT="x", TOCSIN_UNKNOWN="maybe", TOCSIN_DATABASE_URL="mysql://h/d")
     assert result.code == 1
     assert sorted(line.split()[1] for line in result.err.splitlines()) == ["TOCSIN_DATABASE_URL", "TOCSIN_PORT", "TOCSIN_UNKNOWN"]
     assert list(tmp_path.iterdir()) == []

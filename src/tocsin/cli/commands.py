@@ -69,6 +69,7 @@ app.command(_secrets)
 app.command(upkeep.backup)
 app.command(upkeep.restore)
 app.command(upkeep.compact)
+app.command(upkeep.migrate)
 
 app.command(options.list_settings, name="settings")
 app.command(check.check)

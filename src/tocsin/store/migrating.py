@@ -15,7 +15,7 @@ def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -
 
     `begin`: writes the first rows of a store that is made.
     """
-    with dialects.of(engine).writing(engine) as connection:
+    with dialects.of(engine).writing(engine, is_long=True) as connection:
         if not inspect(connection).get_table_names():
             dialects.of(engine).make(connection)
             if begin is not None:
@@ -26,7 +26,7 @@ def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -
 
 def migrate_to(engine: Engine, version: str) -> None:
     """Make the tables as they were in that version."""
-    with dialects.of(engine).writing(engine) as connection:
+    with dialects.of(engine).writing(engine, is_long=True) as connection:
         upgrade(connection, version)
 
 

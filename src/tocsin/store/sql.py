@@ -65,10 +65,10 @@ class SqlStore:
         await self.database.close()
 
 
-def write_now(engine: Engine, write: Callable[[Connection], T]) -> T:
+def write_now(engine: Engine, write: Callable[[Connection], T], *, is_long: bool = False) -> T:
     """One write in a transaction of its own, for commands that run beside the service or before it."""
     try:
-        with dialects.of(engine).writing(engine) as connection:
+        with dialects.of(engine).writing(engine, is_long=is_long) as connection:
             return write(connection)
     except DBAPIError as error:
         raise StoreError(faults.sentence(error)) from error

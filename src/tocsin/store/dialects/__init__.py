@@ -66,8 +66,8 @@ class Dialect(Protocol):
         """A transaction that sees the store as it is at one moment, and is interrupted after so many seconds."""
         ...
 
-    def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
-        """A transaction beside the service, which notices it."""
+    def writing(self, engine: Engine, *, is_long: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction beside the service, which notices it. `is_long`: it may take as long as it takes."""
         ...
 
     def make(self, connection: Connection) -> None:

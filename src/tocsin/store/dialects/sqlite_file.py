@@ -18,6 +18,8 @@ from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 
 T = TypeVar("T")
+MOVED_TO = "moved_to"
+"""The row of `meta` that says where a store went which must not start any more."""
 
 
 class SqliteFile:
@@ -58,6 +60,10 @@ class SqliteFile:
         return self.file.exists() and not self._is_first_write() and (not self.file.is_file() or self.file.stat().st_size > 0)
 
     def check_form(self) -> None:
+        if (moved_to := self.value(MOVED_TO)) is not None:
+            raise StoreError(
+                f"The store {self.file} was moved to the {moved_to.decode()}: set TOCSIN_DATABASE_URL, or use another --data-dir."
+            )
         self.look(lambda connection: form.check_form(self.file, connection))
 
     def value(self, name: str) -> bytes | None:
