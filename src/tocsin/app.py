@@ -262,6 +262,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
         with datadir.served(settings, _stop):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
+            datadir.note_address(engine, _address(listener.getsockname()))
             first = make_first_user(engine, settings, show_password=out.is_terminal)
             try:
                 uvloop.run(_serve(settings, engine, vault, listener, out, first))
