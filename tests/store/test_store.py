@@ -133,6 +133,7 @@ def test_every_kind_of_row_comes_back_as_it_was(open_store: OpenStore, message: 
             due_at = times[0] or 100
             planned = [PlannedDelivery(await add_handler(store), Status.PENDING, due_at)]
             planned.append(PlannedDelivery(await add_handler(store), Status.SKIPPED, due_at, Reason.HANDLER_PAUSED))
+            planned.append(PlannedDelivery(await add_handler(store), Status.PENDING, due_at, Reason.THROTTLED))
             [kept] = await store.intake.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
             assert kept.notification == Notification(kept.id, 1, message, *times)
             for one, delivery in zip(planned, kept.deliveries, strict=True):
@@ -142,7 +143,7 @@ def test_every_kind_of_row_comes_back_as_it_was(open_store: OpenStore, message: 
             critical = await store.database.read(
                 lambda connection: connection.execute(text("SELECT is_critical FROM deliveries")).scalars().all()
             )
-            assert critical == [int(message.severity is Severity.CRITICAL)] * 2
+            assert critical == [int(message.severity is Severity.CRITICAL)] * 3
 
     run(main())
 
