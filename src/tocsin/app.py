@@ -118,7 +118,7 @@ async def running(
     health = Health(store, directory, local, notices, vault, settings)
     tally = Tally(store)
     keeping = Keeping(store, health, ledger, metrics, tally)
-    delivering = Delivering(store, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
+    delivering = Delivering(store, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
         troubles = (

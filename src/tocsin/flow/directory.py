@@ -10,7 +10,6 @@ from msgspec import Struct
 from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.clock import Micros
 from tocsin.model import Handler, SigningSecret
 from tocsin.ports.handlers import HandlerBrief, HandlerRow
 from tocsin.ports.store import Store
@@ -109,17 +108,21 @@ class Directory:
     def __init__(self, store: Store, vault: Vault, service: Settings) -> None:
         self._store = store
         self._vault = vault
-        self._service = service
+        self.service = service
         self._loaded: dict[int, Loaded] = {}
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
         self._changed: dict[int, set[int]] = {}  # of users with briefs in memory: handlers whose briefs are old
         self._pacing: dict[int, Pacing] = {}
         self._changes = 0
         self._forgets_again = False
-        # Asked for every delivery, so they are the dictionaries' own methods.
-        self.cached: Callable[[int], Loaded | None] = self._loaded.get
-        self.knows_pacing: Callable[[int], bool] = self._pacing.__contains__
-        self.known_pacing: Callable[[int], Pacing | None] = self._pacing.get
+
+    def cached(self, handler_id: int) -> Loaded | None:
+        """As it is in memory; None says nothing of whether there is one."""
+        return self._loaded.get(handler_id)
+
+    def known_pacing(self, handler_id: int) -> Pacing | None:
+        """As last known; None: it was never read."""
+        return self._pacing.get(handler_id)
 
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""
@@ -152,7 +155,7 @@ class Directory:
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
-            return load(open_handler(row, self._vault), self._service)
+            return load(open_handler(row, self._vault), self.service)
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
@@ -236,12 +239,3 @@ class Directory:
 
 def _pacing_of(found: Loaded) -> Pacing:
     return Pacing(found.credential, found.paces, found.channel.in_flight, found.channel.wire, found.realm)
-
-
-def signing_secrets(secret: SigningSecret | None, now: Micros) -> tuple[str, ...]:
-    """The secrets that sign at this moment, the current one first."""
-    if secret is None:
-        return ()
-    if secret.previous and secret.previous_until and secret.previous_until > now:
-        return (secret.current, secret.previous)
-    return (secret.current,)

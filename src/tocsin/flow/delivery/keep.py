@@ -60,7 +60,7 @@ class Keeping:
     def __init__(self, store: Store, health: Health, ledger: InFlightLedger, metrics: observe.Metrics, tally: Tally) -> None:
         self._store = store
         self._health = health
-        self._ledger = ledger
+        self.ledger = ledger
         self._metrics = metrics
         self._tally = tally
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,7 +88,7 @@ class Keeping:
     def _kept(self, endings: Sequence[Ending], results: Sequence[bool | Exception]) -> None:
         """After their commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
         kept: list[tuple[Ending, bool]] = []
-        settled = self._ledger.settled
+        settled = self.ledger.settled
         for ending, result in zip(endings, results, strict=True):
             if isinstance(result, Exception):
                 self._hold(ending, result)
