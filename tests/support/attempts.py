@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tocsin.channels.contract import Context
-from tocsin.flow.delivery.attempt import Attempt
+from tocsin.flow.delivery.attempt import STEPS, Attempt
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
 from tocsin.model import HttpReply, Message, Refused, Reply, Request
@@ -13,8 +13,8 @@ from tocsin.model import HttpReply, Message, Refused, Reply, Request
 OK = HttpReply(200, {}, b"ok")
 
 
-class Walked(Attempt, kw_only=True, eq=False):
-    """Its steps, in order, in `steps.told`."""
+class Walked(Attempt[Any], kw_only=True, eq=False):
+    """Its steps, in order, in `steps.told`; each is one that the table allows."""
 
     steps: "Steps"
 
@@ -28,9 +28,11 @@ class Walked(Attempt, kw_only=True, eq=False):
     def ended(self) -> None:
         self.steps.over.set()
 
-    def _become(self, state: str) -> None:
-        super()._become(state)
-        self.steps.told.append(state)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "state":
+            assert value in STEPS[self.state], f"{self.state} became {value}"
+            self.steps.told.append(value)
+        super().__setattr__(name, value)
 
 
 class Steps:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -28,7 +28,10 @@ STEPS = {
     ON_WIRE: {WAITING, RENDERING, ANSWERED},
     ANSWERED: set[str](),
 }
-"""What an attempt may become. From the wire it goes on to its next part, or once more with the plainest form."""
+"""What an attempt may become. From the wire it goes on to its next part, or once more with the plainest form.
+
+Tests hold every change against this; a call that would be one is checked where it comes from outside, in `start` and `replied`.
+"""
 
 FAULT_OF_OURS = Later(Reason.INTERNAL, detail="This is a fault of the service, not of the provider; it is in the log.")
 NO_SLOT = Later(Reason.THROTTLED, counts=False)  # within the deadline
@@ -37,6 +40,7 @@ _NO_REST = "The rest of the message could not be rendered in time: this is a fau
 _UNREADABLE = "The provider's answer could not be read: this is a fault of the service."
 _OUR_PAYLOAD = {Reason.PAYLOAD, Reason.TOO_LARGE}
 
+P = TypeVar("P", bound=Place)
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -66,10 +70,11 @@ class OutOfOrder(Exception):
     """An attempt was told what cannot come now, such as a second answer: it stays what it is."""
 
 
-class Attempt(Struct, eq=False, gc=False):
+class Attempt(Struct, Generic[P], eq=False, gc=False):
     """Sends what has not arrived yet, part after part. A step with nothing to wait for takes the next one at once, without a task.
 
-    `part`: parts that have arrived by now, those of earlier attempts included; `handles`: what the provider calls those of this one.
+    `part`: parts that have arrived by now, those of earlier attempts included; `handles`: of several, what the provider calls those
+    that arrived with this one.
     `tasks`: of attempts that wait; cancelling one ends its attempt with what is known.
     `has_turn`: the turn of the next part was taken by the caller. `refusal`: the answer with which the provider refused the native form;
     `requests` and `reply` are of the plainest form then. `deadline`: a turn that would come after it is not waited for.
@@ -81,7 +86,7 @@ class Attempt(Struct, eq=False, gc=False):
     part: int
     wires: Wire
     pacer: Pacer
-    place: Place
+    place: P
     tasks: set[asyncio.Task[Any]]
     has_turn: bool = True
     is_alone: bool = False
@@ -111,7 +116,9 @@ class Attempt(Struct, eq=False, gc=False):
     # ------------------------------------------------------------------------------------------------------- the steps
 
     def start(self) -> None:
-        self._become(RENDERING)
+        if self.state != BEGUN:
+            raise OutOfOrder(f"It has begun, and is {self.state}.")
+        self.state = RENDERING
         try:
             self._render(self.context, self._rendered)
         except Exception as error:  # noqa: BLE001  # see `_fail`
@@ -134,6 +141,8 @@ class Attempt(Struct, eq=False, gc=False):
         if self.loaded.counts_posts:
             self._be_alone(True)
             self._wait(self.look_up_posts(), self._counted)
+        elif len(requests) == self.part + 1 and self.has_turn and not self.is_alone:
+            self._send()  # nearly always
         else:
             self._go_on()
 
@@ -169,7 +178,7 @@ class Attempt(Struct, eq=False, gc=False):
             self.has_turn = False
             self._send()
             return
-        self._become(WAITING)
+        self.state = WAITING
         wait = self._take_turn()
         if wait > 0:
             self._wait(self._turn(wait), self._turn_came)
@@ -198,39 +207,44 @@ class Attempt(Struct, eq=False, gc=False):
             self._end(NO_SLOT)
 
     def _send(self) -> None:
-        self._become(ON_WIRE)
+        self.state = ON_WIRE
         self.began = time.perf_counter()
         self.wires.start(self.requests[self.part], self.replied, self.goes_out)
 
     def replied(self, reply: Reply) -> None:
         """The provider has answered, or there will be no answer."""
         if self.state != ON_WIRE:
-            raise OutOfOrder(f"{self.state}: no answer is waited for")
+            raise OutOfOrder(f"It is {self.state}, and waits for no answer.")
         self.duration_us += int((time.perf_counter() - self.began) * 1_000_000)
         self.reply = reply
         try:
-            self._read()
+            outcome = self._classify(reply)
+            if self.loaded.channel.rest_seconds is not None:
+                self._heed_limits(reply)
+            if isinstance(outcome, Delivered):
+                self._arrived(outcome)
+            elif isinstance(outcome, Refused) and outcome.ours and outcome.reason in _OUR_PAYLOAD and not self.context.plain:
+                self._try_plainly(outcome)
+            else:
+                self._end(outcome)
         except Exception as error:  # noqa: BLE001  # see `_fail`
             self._fail(error)
 
-    def _read(self) -> None:
-        """What the answer means, for this part and for those that come next."""
-        outcome = self._classify()
-        if self.loaded.channel.rest_seconds is not None:
-            self._heed_limits()
-        if isinstance(outcome, Delivered):
-            self.part += 1
+    def _arrived(self, outcome: Delivered) -> None:
+        part, parts = self.part + 1, len(self.requests)
+        self.part = part
+        if parts > 1:
             self.handles = (*self.handles, outcome.provider_id)
-            if self.part < len(self.requests):
-                self._next()
-                return
-        elif isinstance(outcome, Refused) and outcome.ours and outcome.reason in _OUR_PAYLOAD and not self.context.plain:
-            # What we made is not to the provider's liking: our fault, so the message goes out once more, in the plainest form.
-            self.outcome = outcome
-            self._become(RENDERING)
-            self._render(replace(self.context, plain=True), self._rendered_plainly)
-            return
-        self._end(outcome)
+        if part < parts:
+            self._next()
+        else:
+            self._end(outcome)
+
+    def _try_plainly(self, refused: Refused) -> None:
+        """What we made is not to the provider's liking: our fault, so the message goes out once more, in the plainest form."""
+        self.outcome = refused
+        self.state = RENDERING
+        self._render(replace(self.context, plain=True), self._rendered_plainly)
 
     def _rendered_plainly(self, requests: Sequence[Request] | Refused) -> None:
         """From the refused part on. The refusal stays where that form is the same or cannot be made."""
@@ -239,15 +253,15 @@ class Attempt(Struct, eq=False, gc=False):
             return
         self.context = replace(self.context, plain=True)
         if requests[self.part :] == self.requests[self.part :]:  # then the answer was to the plainest form
-            self._end(self._classify())
+            self._end(self.outcome if self.reply is None else self._classify(self.reply))
             return
         _, said = shown_reply(self.reply, self.loaded.secrets)
         log.warning("payload.refused", type=self.loaded.channel.type, delivery=self.context.delivery_id, part=self.part, answer=said)
-        self.refusal, self.requests = self.reply, requests
+        self.refusal, self.requests, self.has_turn = self.reply, requests, False
         self._go_on()
 
     def _end(self, outcome: Outcome) -> None:
-        self._become(ANSWERED)
+        self.state = ANSWERED
         if self.refusal is not None and isinstance(outcome, Delivered):
             outcome = replace(outcome, plain=True)
         self.outcome = outcome
@@ -255,17 +269,17 @@ class Attempt(Struct, eq=False, gc=False):
 
     # -------------------------------------------------------------------------------------------------------- answers
 
-    def _classify(self) -> Outcome:
-        channel, reply = self.loaded.channel, self.reply
+    def _classify(self, reply: Reply) -> Outcome:
+        channel = self.loaded.channel
         try:
             return channel.no_reply(reply) if isinstance(reply, NoReply) else channel.classify(reply, self.context)
         except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
             observe.seldom(log.error, "classify.failed", type=channel.type, delivery=self.context.delivery_id, exc_info=error)
             return Refused(Reason.INTERNAL, _UNREADABLE, ours=True)
 
-    def _heed_limits(self) -> None:
+    def _heed_limits(self, reply: Reply) -> None:
         """Pause the credential where an answer says that its limit is used up: the next one would be throttled."""
-        rest_seconds, reply = self.loaded.channel.rest_seconds, self.reply
+        rest_seconds = self.loaded.channel.rest_seconds
         if rest_seconds is None or not isinstance(reply, HttpReply):
             return
         rest = rest_seconds(reply, clock.now())
@@ -274,11 +288,6 @@ class Attempt(Struct, eq=False, gc=False):
             self.pacer.pause(self.loaded.credential, now + rest, now)
 
     # -------------------------------------------------------------------------------------------- from step to step
-
-    def _become(self, state: str) -> None:
-        if state not in STEPS[self.state]:
-            raise OutOfOrder(f"{self.state} cannot become {state}")
-        self.state = state
 
     def _be_alone(self, is_alone: bool) -> None:
         if is_alone != self.is_alone:
@@ -296,7 +305,7 @@ class Attempt(Struct, eq=False, gc=False):
         try:
             if task.cancelled():
                 self.reply = STOPPED
-                self._end(self._classify())
+                self._end(self._classify(STOPPED))
             else:
                 then(task.result())
         except Exception as error:  # noqa: BLE001  # see `_fail`

@@ -1,78 +1,44 @@
-"""A due delivery to its decision: load, look whether it is still wanted, one attempt, decide. Keeping it is the next room's."""
+"""A due delivery to its attempt: load it, look whether it is still wanted, and begin."""
 
 import asyncio
 import functools
-import hashlib
-import random
 import time
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
 from tocsin import clock, observe
 from tocsin.clock import SECOND, Micros
-from tocsin.flow.delivery.attempt import FAULT_OF_OURS, Attempt
 from tocsin.flow.delivery.identity import Identities
 from tocsin.flow.delivery.keep import STORE_RETRY_SECONDS, Ending, Keeping
 from tocsin.flow.delivery.rendering import context_of
-from tocsin.flow.delivery.settle import Decision, decide, delivered, ended_without_attempt
-from tocsin.flow.delivery.shown import shown_answer, shown_verdict
+from tocsin.flow.delivery.sending import Rooms, Sending
+from tocsin.flow.delivery.settle import Decision, ended_without_attempt
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.pace import Pacer
-from tocsin.model import Attempt as AttemptRow
-from tocsin.model import Busy, Delivered, Delivery, HttpRequest, Later, Message, NoReply, Notification, Outcome, Reason, Refused, Status
+from tocsin.model import Busy, Delivery, Message, Notification, Reason, Status
 from tocsin.net.wires import Wires
 from tocsin.ports import engine
 from tocsin.ports.queue import Waiting
 from tocsin.ports.store import Store
-from tocsin.vault import scrub
 
 LOOK_AGAIN: Micros = 5 * SECOND
-SHORTAGE: Micros = SECOND  # until another try for want of a descriptor, a thread or memory
 READ_AGAIN_SECONDS = 0.5  # until a handler that was changed while it waited is asked for its turn again
-HOLD_SECONDS = 2.0  # nothing more starts for a handler while it is switched off or gets its new address
 log = structlog.get_logger(__name__)
-_random = random.Random()  # noqa: S311  # jitter, not secrecy
-
-_WORDS: dict[type[Outcome], str] = {kind: kind.__name__.lower() for kind in get_args(Outcome)}  # of outcomes, in the log
-_STRAINED = {Reason.THROTTLED, Reason.SERVER_ERROR}
-
-
-class _Sending(Attempt, kw_only=True, eq=False, gc=False):
-    """An attempt of a delivery. `delivery` is the row as it was found; `slot`: see `Ending`."""
-
-    worker: "Delivering"
-    run: engine.Run
-    delivery: Delivery
-    expires_at: Micros | None
-    slot: int = -1
-
-    def goes_out(self) -> None:
-        """Noted before anything goes out, so that a crash leaves a trace of it, and of nothing else."""
-        if self.slot < 0:
-            self.slot = self.worker.ledger.begin(self.delivery.id, self.context.attempt, self.context.now)
-
-    async def look_up_posts(self) -> Refused | str:
-        return await self.worker.look_up_posts(self)
-
-    def ended(self) -> None:
-        self.worker.ended(self)
 
 
 class Delivering:
     """The engine's worker."""
 
     def __init__(self, store: Store, directory: Directory, pacer: Pacer, wires: Wires, keeping: Keeping, identities: Identities) -> None:
-        self._store = store
         self._directory = directory
         self._pacer = pacer
         self._wires = wires
         self._keeping = keeping
         self._identities = identities
-        self._settings = directory.service
-        self.ledger = keeping.ledger
+        self._rooms = Rooms(store, keeping, directory.service)
         self._tasks: set[asyncio.Task[Any]] = set()  # of attempts that wait for something
         self._reading: set[asyncio.Task[None]] = set()
         self._to_read: set[int] = set()  # handlers that were changed while they waited
@@ -155,7 +121,7 @@ class Delivering:
         now = clock.now()
         try:
             unwanted = _unwanted(delivery, notification, loaded, now)
-            context = context_of(loaded, self._settings, now, self._identities.identity(delivery.id), delivery=delivery)
+            context = context_of(loaded, self._rooms.settings, now, self._identities.identity(delivery.id), delivery=delivery)
             message = _as_meant(notification.message, notification.send_at) if notification.send_at is not None else notification.message
         except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
             observe.seldom(log.error, "attempt.failed", delivery=delivery.id, exc_info=error)
@@ -166,7 +132,7 @@ class Delivering:
         elif loaded.is_sealed:
             self._wait_for_key(delivery, run)
         else:
-            _Sending(
+            Sending(
                 loaded,
                 message,
                 context,
@@ -176,101 +142,17 @@ class Delivering:
                 run,
                 self._tasks,
                 is_alone=is_alone,
-                worker=self,
-                run=run,
-                delivery=delivery,
-                expires_at=notification.expires_at,
+                job=job,
+                rooms=self._rooms,
             ).start()
 
-    async def look_up_posts(self, sending: _Sending) -> Refused | str:
-        loaded, context = sending.loaded, sending.context
-        budget = loaded.channel.daily_budget(self._settings)
-        limit = 2**31 if budget is None else budget
-        content = b"\0".join(request.body if isinstance(request, HttpRequest) else request.content for request in sending.requests)
-        text_hash = hashlib.sha256(content).digest()
-        facts = await self._store.posted(loaded.credential, text_hash, sending.delivery.id, context.now, limit)
-        if facts.over_budget:
-            return Refused(Reason.BUDGET, f"The daily budget of {limit} is used up.", ours=True)
-        if facts.repeated and loaded.channel.refuses_repeats:
-            # From the delivery's own time, so that every attempt carries the same text.
-            return time.strftime("%H:%M:%S", time.gmtime(sending.message.at / SECOND))
-        return ""
-
-    # ---------------------------------------------------------------------------------------------------- afterwards
-
-    def ended(self, sending: _Sending) -> None:
-        reply = sending.reply
-        if isinstance(reply, NoReply) and not reply.sent and (reply.stopped or reply.ours):
-            self._not_attempted(sending, reply)
-            return
-        try:
-            ending = self._decide(sending)
-        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
-            observe.seldom(log.error, "decide.failed", delivery=sending.delivery.id, exc_info=error)
-            sending.outcome, sending.reply = FAULT_OF_OURS, None
-            ending = self._decide(sending)
-        sending.run.came_back(_how(sending))
-        self._keeping.keep(ending)
-
-    def _decide(self, sending: _Sending) -> Ending:
-        before, secrets, context, outcome = sending.delivery, sending.loaded.secrets, sending.context, sending.outcome
-        number, started_at, now = context.attempt, context.now, clock.now()
-        if isinstance(outcome, Delivered):
-            due_at = None
-            decision = delivered(outcome, before, number, started_at, context.meant_for is not None, sending.part)
-        else:
-            decision = self._decide_otherwise(sending, outcome, now)
-            due_at = decision.due_at
-        status_code, response = shown_answer(sending.reply, sending.refusal, secrets)
-        word = _WORDS[outcome.__class__]
-        named, detail = shown_verdict(outcome, secrets)
-        log_row = AttemptRow(
-            before.id, number, started_at, sending.duration_us, word, decision.reason, status_code, response, due_at, named, detail
-        )
-        return Ending(decision, log_row, now, sending.run, sending.loaded, sending.slot)
-
-    def _decide_otherwise(self, sending: _Sending, outcome: Outcome, now: Micros) -> Decision:
-        """It did not arrive, or nobody knows whether it did."""
-        loaded, context = sending.loaded, sending.context
-        if outcome.detail and loaded.secrets:
-            outcome = replace(outcome, detail=scrub(outcome.detail, loaded.secrets))
-        late = context.meant_for is not None
-        delivery = replace(sending.delivery, attempt_count=context.attempt, last_attempt_at=context.now, late=late, part=sending.part)
-        decision = decide(outcome, delivery, loaded.channel, self._settings, now, _random.random())
-        due_at, expires_at = decision.due_at, sending.expires_at
-        if due_at is not None and expires_at is not None and delivery.replays == 0 and due_at > expires_at:
-            decision = replace(decision, delivery=replace(decision.delivery, due_at=expires_at))  # it ends then, and is not tried again
-        if decision.pause_seconds:
-            self._pause(loaded.credential, decision.pause_seconds)
-            if loaded.realm and isinstance(outcome, Later) and outcome.is_wide:
-                self._pause(loaded.realm, decision.pause_seconds)
-        if decision.switch_off is not None or decision.new_settings is not None:
-            self._pause(loaded.handler.id, HOLD_SECONDS)
-        return decision
-
-    def _pause(self, whom: str | int, seconds: float) -> None:
-        now = time.monotonic()
-        self._pacer.pause(whom, now + seconds, now)
-
-    def _not_attempted(self, sending: _Sending, reply: NoReply) -> None:
-        """Our own stop, or what this process lacks, kept it from going out: the row stays as it was, but for parts that had arrived."""
-        delivery, run, again = sending.delivery, sending.run, None
-        if reply.ours:
-            observe.seldom(log.warning, "attempt.waits", delivery=delivery.id, why=reply.detail)
-            again = clock.now() + SHORTAGE
-            self._pause(delivery.handler_id, SHORTAGE / SECOND)
-        run.came_back(engine.UNTRIED)
-        if sending.part == delivery.part:
-            self.ledger.settled(sending.slot)
-            run.settled(again)
-        else:
-            decision = Decision(replace(delivery, part=sending.part, due_at=again or delivery.due_at), reply.reason)
-            self._keeping.keep(Ending(decision, None, clock.now(), run, sending.loaded, sending.slot))
+    # ---------------------------------------------------------------------------------------------------- not attempted
 
     def _wait_for_key(self, delivery: Delivery, run: engine.Run) -> None:
         """What none of our keys opens may be opened once the right one is back: it waits as it is, without an attempt."""
         observe.seldom(log.error, "handler.sealed", handler=delivery.handler_id, why="no key of the service opens its settings")
-        self._pause(delivery.handler_id, LOOK_AGAIN / SECOND)
+        now = time.monotonic()
+        self._pacer.pause(delivery.handler_id, now + LOOK_AGAIN / SECOND, now)
         run.came_back(engine.UNTRIED)
         run.settled(clock.now() + LOOK_AGAIN)
 
@@ -285,19 +167,6 @@ class Delivering:
         if decision.due_at is None:  # when it ended, for retention: there is no attempt to go by
             decision = replace(decision, delivery=replace(decision.delivery, due_at=now))
         self._keeping.keep(Ending(decision, None, now, run, loaded))
-
-
-def _how(sending: Attempt) -> int:
-    """What the attempt tells the engine of its handler."""
-    outcome, reply = sending.outcome, sending.reply
-    if isinstance(outcome, Delivered):
-        return engine.ANSWERED
-    if reply is None:
-        return engine.UNTRIED
-    if isinstance(reply, NoReply):
-        return engine.UNANSWERED
-    is_strained = isinstance(outcome, Later) and outcome.reason in _STRAINED
-    return engine.STRAINED if is_strained else engine.ANSWERED
 
 
 def _unwanted(delivery: Delivery, notification: Notification, loaded: Loaded, now: Micros) -> Decision | None:

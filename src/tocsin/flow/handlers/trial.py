@@ -84,7 +84,7 @@ class Trials:
         return _trial(tried, loaded)
 
 
-class _Test(Attempt, kw_only=True, eq=False, gc=False):
+class _Test(Attempt[NoPlace], kw_only=True, eq=False, gc=False):
     """The attempt of a test send. `over`: done with it."""
 
     over: "asyncio.Future[None]"
@@ -94,7 +94,7 @@ class _Test(Attempt, kw_only=True, eq=False, gc=False):
             self.over.set_result(None)
 
 
-def _trial(tried: Attempt, loaded: Loaded) -> Trial:
+def _trial(tried: Attempt[NoPlace], loaded: Loaded) -> Trial:
     outcome = tried.outcome
     if outcome is NO_SLOT:
         return Trial("failed", Reason.THROTTLED.value, 0, None, None, _NO_SLOT)
