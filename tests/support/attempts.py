@@ -1,7 +1,7 @@
 """An attempt among rooms that a test sees into: what it sends is kept, and answered as the test says."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from tocsin.channels.contract import Context
@@ -9,6 +9,7 @@ from tocsin.flow.delivery.attempt import STEPS, Attempt
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
 from tocsin.model import HttpReply, Message, Refused, Reply, Request
+from tocsin.net.wires import Sender
 
 OK = HttpReply(200, {}, b"ok")
 
@@ -50,10 +51,10 @@ class Steps:
         self.on_wire = asyncio.Event()
         self.tasks: set[asyncio.Task[Any]] = set()
 
-    def start(self, request: Request, replied: Callable[[Reply], None], goes_out: Callable[[], None]) -> None:
-        goes_out()
+    def start(self, request: Request, sender: Sender) -> None:
+        sender.goes_out()
         self.sent.append(request)
-        self._replied = replied
+        self._replied = sender.replied
         self.on_wire.set()
         if not self._holds:
             asyncio.get_running_loop().call_soon(self.answer)

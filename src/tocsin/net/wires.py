@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import structlog
 
@@ -13,6 +13,19 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire, NothingSent
 
 Replied: TypeAlias = Callable[[Reply], None]
+
+
+class Sender(Protocol):
+    """Who sends something, and is told how it goes."""
+
+    def goes_out(self) -> None:
+        """Called before the other side can have any of it; a mail may go out twice."""
+        ...
+
+    def replied(self, reply: Reply, /) -> None:
+        """The answer, or why there is none: called once, never from within `start`."""
+        ...
+
 
 _CUT = "The service was stopped while it waited for the answer."
 _FAULT = NoReply(Reason.INTERNAL, sent=True, detail="This is a fault of the service; it is in the log.")
@@ -58,13 +71,13 @@ class Wires:
         self._mail = mail
         self._mails = _Tasks()
 
-    def start(self, request: Request, replied: Replied, goes_out: Callable[[], None]) -> None:
-        """`goes_out` is called before the other side can have any of it, `replied` once, never from within this call."""
+    def start(self, request: Request, sender: Sender) -> None:
+        """Send it, and tell whoever sends it."""
         if isinstance(request, HttpRequest):
-            goes_out()
-            self._http.start(request, replied)
+            sender.goes_out()
+            self._http.start(request, sender.replied)
         else:
-            self._mails.follow(self._mail.send(request, goes_out), replied)
+            self._mails.follow(self._mail.send(request, sender.goes_out), sender.replied)
 
     def cut(self) -> None:
         """End what is under way; the replies say whether anything of it went out."""
@@ -86,13 +99,13 @@ class TestWires:
         self._user_id = user_id
         self._tasks = _Tasks()
 
-    def start(self, request: Request, replied: Replied, goes_out: Callable[[], None]) -> None:
+    def start(self, request: Request, sender: Sender) -> None:
         """See `Wires.start`."""
         if isinstance(request, Mail):
-            self._tasks.follow(self._mail.test(request, self._user_id), replied)
+            self._tasks.follow(self._mail.test(request, self._user_id), sender.replied)
         else:
-            goes_out()
-            self._tasks.follow(self._http.send(request), replied)
+            sender.goes_out()
+            self._tasks.follow(self._http.send(request), sender.replied)
 
     def cut(self) -> None:
         """End the exchange that is under way, if there is one."""

@@ -18,6 +18,7 @@ from tocsin.flow.delivery.shown import shown_reply
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
 from tocsin.model import Delivered, HttpReply, Later, Message, NoReply, Outcome, Reason, Refused, Reply, Request
+from tocsin.net.wires import Sender
 from tocsin.ports.engine import Place
 
 BEGUN, RENDERING, WAITING, ON_WIRE, ANSWERED = "begun", "rendering", "waiting", "on the wire", "answered"
@@ -48,9 +49,7 @@ log = structlog.get_logger(__name__)
 class Wire(Protocol):
     """The wires, as far as an attempt needs them."""
 
-    def start(self, request: Request, replied: Callable[[Reply], None], goes_out: Callable[[], None]) -> None:
-        """Send it. `goes_out` is called before the other side can have any of it, `replied` once, never from within this call."""
-        ...
+    def start(self, request: Request, sender: Sender, /) -> None: ...
 
 
 class NoPlace:
@@ -120,18 +119,23 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
             raise OutOfOrder(f"It has begun, and is {self.state}.")
         self.state = RENDERING
         try:
-            self._render(self.context, self._rendered)
+            if renders_quickly(self.loaded, self.message):
+                self._rendered(render_now(self.loaded, self.message, self.context))
+            else:
+                self._render_in_pool(self.context, self._rendered)
         except Exception as error:  # noqa: BLE001  # see `_fail`
             self._fail(error)
 
-    def _render(self, context: Context, then: Callable[[Sequence[Request] | Refused], None]) -> None:
+    def _render_in_pool(self, context: Context, then: Callable[[Sequence[Request] | Refused], None]) -> None:
         """What takes longer than the event loop may be held waits for its user's turn in the pool of renderings."""
-        loaded, message = self.loaded, self.message
-        if renders_quickly(loaded, message):
-            then(render_now(loaded, message, context))
+        self._be_alone(True)  # the next one may not overtake it
+        self._wait(within_budget(pools.here().rendering, render_now, self.loaded, self.message, context), then)
+
+    def _render(self, context: Context, then: Callable[[Sequence[Request] | Refused], None]) -> None:
+        if renders_quickly(self.loaded, self.message):
+            then(render_now(self.loaded, self.message, context))
         else:
-            self._be_alone(True)  # the next one may not overtake it
-            self._wait(within_budget(pools.here().rendering, render_now, loaded, message, context), then)
+            self._render_in_pool(context, then)
 
     def _rendered(self, requests: Sequence[Request] | Refused) -> None:
         if isinstance(requests, Refused):
@@ -209,7 +213,7 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
     def _send(self) -> None:
         self.state = ON_WIRE
         self.began = time.perf_counter()
-        self.wires.start(self.requests[self.part], self.replied, self.goes_out)
+        self.wires.start(self.requests[self.part], self)
 
     def replied(self, reply: Reply) -> None:
         """The provider has answered, or there will be no answer."""

@@ -68,18 +68,21 @@ class Sending(Attempt[engine.Run], kw_only=True, eq=False, gc=False):
         return ""
 
     def ended(self) -> None:
-        reply = self.reply
-        if isinstance(reply, NoReply) and not reply.sent and (reply.stopped or reply.ours):
+        if isinstance(self.outcome, Delivered):
+            how = engine.ANSWERED
+        elif isinstance(reply := self.reply, NoReply) and not reply.sent and (reply.stopped or reply.ours):
             self._not_attempted(reply)
             return
+        else:
+            how = self._how()
         try:
             ending = self._decide()
         except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
             observe.seldom(log.error, "decide.failed", delivery=self.job.delivery.id, exc_info=error)
             self.outcome, self.reply = FAULT_OF_OURS, None
             ending = self._decide()
-        self.place.came_back(engine.ANSWERED if isinstance(self.outcome, Delivered) else self._how())
         self.rooms.keeping.keep(ending)
+        self.place.came_back(how)
 
     def _how(self) -> int:
         """What an attempt that did not arrive tells the engine of its handler."""

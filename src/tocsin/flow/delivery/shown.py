@@ -11,6 +11,7 @@ MAX_DETAIL_CHARACTERS = 500
 
 _MIN_HALF = 4  # characters of a secret that give something away
 _SHOWN_HEADERS = frozenset({"accept", "content-type", "user-agent", "webhook-id", "webhook-timestamp"})
+_NOTHING = (None, None)
 _MISSING = "\n\n(The rest of this answer never came.)"
 
 
@@ -25,10 +26,11 @@ def shown_answer(reply: Reply | None, refusal: Reply | None, secrets: Sequence[s
 
 def shown_verdict(outcome: Outcome, secrets: Sequence[str]) -> tuple[str | None, str | None]:
     """The provider's id for the message, and the verdict in words; None where there is none."""
-    named = outcome.provider_id if isinstance(outcome, Delivered) else None
+    named, detail = outcome.provider_id if isinstance(outcome, Delivered) else None, outcome.detail
+    if not (named or detail):
+        return _NOTHING
     if named:
         named = scrub(named, secrets)[:MAX_ID_CHARACTERS].replace("\0", "")
-    detail = outcome.detail
     return named or None, scrub(detail, secrets)[:MAX_DETAIL_CHARACTERS].replace("\0", "") if detail else None
 
 
