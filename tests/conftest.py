@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
+import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from support import postgresql
 from support.store import STORES, OpenStore
 from tocsin.model import Severity
 from tocsin.settings import Settings, load
@@ -85,10 +87,26 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
 
 
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The server that all workers of this run share; `support.postgresql` knows it from now on."""
+    base = tmp_path_factory.getbasetemp()
+    postgresql.share(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
 @pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
     """A test that takes this runs once for each kind of store: `async with open_store() as store`."""
-    return partial(STORES[request.param], tmp_path)
+    if request.param == "postgresql":
+        request.getfixturevalue("postgresql_server")
+    yield partial(STORES[request.param], tmp_path)
+    postgresql.drop_databases()
+
+
+@pytest.fixture
+def open_sqlite(tmp_path: Path) -> OpenStore:
+    """The same for what only SQLite can be asked, such as its plans."""
+    return partial(STORES["sqlite"], tmp_path)
 
 
 @pytest.fixture

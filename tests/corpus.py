@@ -129,6 +129,7 @@ CORPUS: dict[str, Message] = {
         _SUCCESS,
         "https://example.com/weekly/48",
     ),
+    "late-in-nepal": _message("The backup of **db-1** failed:\n\n- no space left", "Backup", _CRITICAL, "https://example.com/backups/7", host="db-1"),
     "timeline": _message("- 09:41 alert\n- 09:43 *mina* answers\n- 09:55 cause found: `max_connections`\n- 10:02 **fixed**\n\nDowntime: 21 min", "Incident 12 is over", _SUCCESS, lasted="21 min"),
 }  # fmt: skip
 

@@ -6,26 +6,29 @@ import json
 from email import message_from_bytes
 from email.policy import default
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from corpus import CORPUS
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
+from tocsin.clock import SECOND
 from tocsin.model import HttpRequest, Message, Request
-from wild import context
+from wild import AT, context
 
 FOLDER = Path(__file__).parent / "goldens"
+CONTEXTS: dict[str, dict[str, object]] = {"late-in-nepal": {"meant_for": AT - 3 * 3600 * SECOND, "zone": ZoneInfo("Asia/Kathmandu")}}
 _SHOWN = 3_000  # characters of a request; of a longer one its beginning, its end and its hash
 
 
-def golden(message: Message) -> str:
+def golden(name: str) -> str:
     """All native requests of a notification."""
-    return "\n".join(part for channel in CHANNELS for part in _requests(channel, message))
+    return "\n".join(part for channel in CHANNELS for part in _requests(channel, CORPUS[name], CONTEXTS.get(name, {})))
 
 
-def _requests(kind: str, message: Message) -> list[str]:
+def _requests(kind: str, message: Message, changes: dict[str, object]) -> list[str]:
     channel = CHANNELS[kind]
     settings = settings_of(channel, importlib.import_module(f"channels.test_{kind}").SAMPLES[0])
-    requests = channel.render(message, settings, context())
+    requests = channel.render(message, settings, context(**changes))
     lines: list[str] = []
     for number, request in enumerate(requests, 1):
         sizes = ", ".join(f"{size.what} {size.size}{f' of {size.limit}' if size.limit else ''}" for size in channel.measure(request))
@@ -56,5 +59,5 @@ def path_of(name: str) -> Path:
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for name, message in CORPUS.items():
-        path_of(name).write_text(golden(message), encoding="utf-8", newline="\n")
+    for name in CORPUS:
+        path_of(name).write_text(golden(name), encoding="utf-8", newline="\n")

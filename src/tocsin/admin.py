@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine
 
 from tocsin import clock, datadir
 from tocsin.flow.people.access import SCOPES
-from tocsin.flow.people.accounts import SIGN_IN_LINK_LASTS, address_of
+from tocsin.flow.people.accounts import SIGN_IN_LINK_LASTS, address_of, zone_named
+from tocsin.model import Invalid
 from tocsin.ports.errors import StoreError
 from tocsin.ports.people import KeyLine, UserLine
 from tocsin.settings import Settings
@@ -74,6 +75,24 @@ class Admin:
 
         self._do(work)
 
+    def set_user(self, email: str, time_zone: str | None, is_admin: bool | None) -> None:
+        """None leaves it as it is."""
+        try:
+            zone = None if time_zone is None else zone_named(time_zone)
+        except Invalid as invalid:
+            raise AdminError(str(invalid)) from None
+
+        def work(connection: Connection) -> None:
+            user = _user(connection, email)
+            if is_admin is False:
+                _not_last(connection, user)
+            if is_admin is not None:
+                people.set_administrator(connection, user, is_admin)
+            if zone is not None:
+                people.set_time_zone(connection, user, zone)
+
+        self._do(work)
+
     def delete_user(self, email: str) -> None:
         """Removes the user and everything that is theirs, including the history."""
 
@@ -128,8 +147,8 @@ def _user(connection: Connection, email: str) -> int:
 
 def _not_last(connection: Connection, user: int) -> None:
     """At least one user must be able to manage users on the pages."""
-    if people.administrators(connection) == [user]:
-        raise AdminError("This is the last administrator: make another one first, with `tocsin users add EMAIL --admin`.")
+    if people.is_last_administrator(connection, user):
+        raise AdminError("This is the last administrator: make somebody else one first, with `tocsin users set EMAIL --admin`.")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import secrets
 import signal
 import socket
@@ -55,8 +56,11 @@ from tocsin.net.mail import MailWire
 from tocsin.net.oauth import Tokens, oauth_of
 from tocsin.net.wires import Wires
 from tocsin.ports.errors import StoreError
+from tocsin.ports.ids import Ids
+from tocsin.ports.values import Values
+from tocsin.ports.vitals import Vitals
 from tocsin.settings import Settings
-from tocsin.store import ids, people, reading
+from tocsin.store import people
 from tocsin.store.sql import SqlStore, write_now
 from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
 from tocsin.web import make_pages
@@ -103,28 +107,30 @@ async def running(
     store = SqlStore(engine, changed)
     metrics = observe.Metrics()
     pacer = Pacer(starts)
-    directory = Directory(store, vault, settings)
-    access = Access(store)
+    directory = Directory(store.handlers, vault, settings)
+    access = Access(store.keys)
     http_wire = HttpWire(settings, listens_on)
     login = oauth_of(settings)
-    mail_wire = MailWire(settings, tokens=None if login is None else Tokens(login, http_wire.send, KeptToken(store, vault, settings)))
+    mail_wire = MailWire(
+        settings, tokens=None if login is None else Tokens(login, http_wire.send, KeptToken(store.values, vault, settings))
+    )
     wires = Wires(http_wire, mail_wire)
     local = LocalEngine(
-        store, {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
+        store.queue, {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
     )
-    repeats = Repeats(store)
-    accepting = Accepting(store, directory, local, repeats, metrics)
-    notices = Notices(store, directory, accepting)
-    health = Health(store, directory, local, notices, vault, settings)
-    tally = Tally(store)
-    keeping = Keeping(store, health, ledger, metrics, tally)
-    delivering = Delivering(store, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
+    repeats = Repeats(store.intake)
+    accepting = Accepting(store.intake, directory, local, repeats, metrics)
+    notices = Notices(store.notices, store.handlers, directory, accepting)
+    health = Health(store.handlers, store.queue, directory, local, notices, vault, settings)
+    tally = Tally(store.standings)
+    keeping = Keeping(store.queue, health, ledger, metrics, tally)
+    delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
         troubles = (
             keys.trouble,
             http_wire.trouble,
-            store.trouble,
+            store.vitals.trouble,
             keeping.trouble,
             None if local.is_alive else "Nothing is sent: the engine does not run.",
         )
@@ -136,47 +142,47 @@ async def running(
 
     async def pulse(user_id: int, is_admin: bool) -> Pulse:
         now = clock.now()
-        waiting, oldest = await store.ask(reading.due_of, user_id, now)
-        total = int(await store.ask(reading.backlog)) if is_admin else None
+        waiting, oldest = await store.history.due_of(user_id, now)
+        total = await store.vitals.backlog() if is_admin else None
         return Pulse(waiting, 0.0 if oldest is None else (now - oldest) / 1e6, total)
 
-    _watch(metrics, store, local, age)
+    _watch(metrics, store.vitals, local, age)
 
     async def begin() -> None:
         """Send nothing before the attempts that the last process left under way are recorded."""
-        await recover(ledger.found, store, directory, keeping, settings)
+        await recover(ledger.found, store.queue, directory, keeping, settings)
         ledger.clear()
-        await end_stopped(store, local)
+        await end_stopped(store.queue, local)
         await notices.resume()
         if starts.is_new:
-            await resume_pace(store, directory, pacer)
+            await resume_pace(store.queue, directory, pacer)
             starts.complete()
         await local.start(delivering)
 
     beginning = await _begun(begin, keeping.began_to_hold)
-    housekeeping = Housekeeping(store, access, settings)
+    housekeeping = Housekeeping(store.tidying, store.values, access, settings)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
         housekeeping.run(),
-        ClockWatch(store, local, settings).run(),
+        ClockWatch(store.misdated, local, settings).run(),
         tally.keep_now_and_then(),
-        health.mail.keep_now_and_then(store),
-        _note_ids_now_and_then(settings, store),
-        _mind_keys(keys, is_asked, store, reread),
+        health.mail.keep_now_and_then(store.values),
+        _note_ids_now_and_then(settings, store.ids),
+        _mind_keys(keys, is_asked, store.values, reread),
     )
     try:
         yield Service(
             settings=settings,
             access=access,
-            handlers=Handlers(store, directory, local, vault, pacer),
+            handlers=Handlers(store.handlers, store.standings, store.queue, directory, local, vault, pacer),
             accepting=accepting,
-            deliveries=Deliveries(store, local, repeats, directory, pacer),
+            deliveries=Deliveries(store.history, local, repeats, directory, pacer),
             trials=Trials(directory, pacer, wires, settings, health.mail),
             previews=Previews(directory, settings),
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store, changed),
+            accounts=Accounts(store.users, store.sessions, store.keys, changed, directory.forget_user),
             pulse=pulse,
         )
     finally:
@@ -185,7 +191,7 @@ async def running(
         await local.stop(GRACE_SECONDS)
         await pools.close()
         await notices.close()
-        last = (access.note_use(), tally.keep(), _note_ids(settings, store), house, beginning, wires.close())
+        last = (access.note_use(), tally.keep(), _note_ids(settings, store.ids), house, beginning, wires.close())
         for ended in await asyncio.gather(*last, return_exceptions=True):
             if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
                 log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
@@ -228,7 +234,7 @@ def _say_begun(task: asyncio.Task[None]) -> None:
         log.info("start.complete")
 
 
-async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, store: SqlStore, reread: Callable[[], None]) -> None:
+async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, values: Values, reread: Callable[[], None]) -> None:
     """After another process wrote, say which key is in use; while the keys cannot be read, keep trying."""
     while True:
         with contextlib.suppress(TimeoutError):
@@ -239,29 +245,29 @@ async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, store: SqlStor
         if is_asked.is_set():
             is_asked.clear()
             with contextlib.suppress(Busy):
-                await store.tell(keys.answer)
+                await keys.answer(values)
 
 
-async def _note_ids_now_and_then(settings: Settings, store: SqlStore) -> None:
+async def _note_ids_now_and_then(settings: Settings, ids: Ids) -> None:
     """So that a copy of the store that was restored by hand is noticed."""
     while True:
         with contextlib.suppress(Busy, OSError, StoreError):
-            await _note_ids(settings, store)
+            await _note_ids(settings, ids)
         await asyncio.sleep(NOTE_IDS_SECONDS)
 
 
-async def _note_ids(settings: Settings, store: SqlStore) -> None:
-    datadir.note_ids(settings, await store.ask(ids.mark))
+async def _note_ids(settings: Settings, ids: Ids) -> None:
+    datadir.note_ids(settings, await ids.mark())
 
 
-def _watch(metrics: observe.Metrics, store: SqlStore, local: LocalEngine, age: Callable[[], float]) -> None:
+def _watch(metrics: observe.Metrics, vitals: Vitals, engine: LocalEngine, age: Callable[[], float]) -> None:
     metrics.watch("tocsin_backlog_age_seconds", "How long the oldest delivery that is due has been waiting.", age)
-    metrics.watch("tocsin_deliveries_running", "Attempts in flight.", lambda: local.running)
-    metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: local.in_memory)
-    metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: store.writes_waiting)
-    metrics.watch_store("tocsin_deliveries_pending", "Deliveries that are not settled.", store.backlog)
-    metrics.watch_store("tocsin_store_bytes", "Size of the store with its log.", store.size)
-    metrics.watch_store("tocsin_store_unused_bytes", "Free space in the store, for reuse or for `tocsin compact`.", store.unused)
+    metrics.watch("tocsin_deliveries_running", "Attempts in flight.", lambda: engine.running)
+    metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: engine.in_memory)
+    metrics.watch("tocsin_store_writes_waiting", "Writes that wait for their commit.", lambda: vitals.writes_waiting)
+    metrics.watch_store("tocsin_deliveries_pending", "Deliveries that are not settled.", vitals.backlog)
+    metrics.watch_store("tocsin_store_bytes", "Size of the store with its log.", vitals.size)
+    metrics.watch_store("tocsin_store_unused_bytes", "Free space in the store, for reuse or for `tocsin compact`.", vitals.unused)
 
 
 def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
@@ -289,7 +295,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     _keep_freed_memory()
     try:
-        with datadir.locked(settings.data_path):
+        with datadir.served(settings, _stop):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
             first = _bootstrap(engine, settings, show_password=out.is_terminal)
@@ -302,6 +308,12 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
         print(f"tocsin: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _stop(why: str) -> None:
+    """Nothing may be sent any more that another service may send."""
+    log.error("store.taken", why=why)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Printer:

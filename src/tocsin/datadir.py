@@ -2,12 +2,12 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import sqlite3
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -17,9 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import files, observe
 from tocsin.keyfile import KEY_FILE, read_keys
 from tocsin.ports.errors import StoreError
+from tocsin.ports.ids import Era, Mark
+from tocsin.ports.values import Values
 from tocsin.settings import Settings
-from tocsin.store import faults, form, ids, values
-from tocsin.store.dialects.sqlite import sqlite_engine
+from tocsin.store import faults, ids, values
+from tocsin.store.dialects import Home
+from tocsin.store.dialects.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 from tocsin.vault import Vault, WrongKey, fingerprint, random_base62
@@ -37,7 +40,6 @@ _PURPOSES = {  # nothing may be sent without them
     LOCK_FILE: "which keeps a second service out",
 }
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 
 @contextmanager
@@ -62,10 +64,26 @@ def locked(folder: Path) -> Generator[None, None, None]:
         os.close(file)
 
 
-def has_store(folder: Path) -> bool:
-    """Whether there is a store, or something else in its place; an empty file does not count."""
-    file = folder / STORE_FILE
-    return file.exists() and not _is_first_write(file) and (not file.is_file() or file.stat().st_size > 0)
+def home_of(settings: Settings) -> Home:
+    """Where the store is. Raises StoreError where that cannot be read."""
+    if not settings.database_url:
+        return file_of(settings.data_path)
+    try:
+        from tocsin.store.dialects.postgresql_server import PostgresqlServer
+    except ImportError as error:
+        raise StoreError("TOCSIN_DATABASE_URL needs a driver: install it with `pip install 'tocsin[postgresql]'`.") from error
+    return PostgresqlServer(settings.database_url)
+
+
+def file_of(folder: Path) -> SqliteFile:
+    return SqliteFile(folder / STORE_FILE)
+
+
+@contextmanager
+def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, None, None]:
+    """Hold the folder and the store for one service. `lost` is told, from a thread, if another has taken the store. Raises StoreError."""
+    with locked(settings.data_path), home_of(settings).lock(lost):
+        yield
 
 
 def open_store(settings: Settings) -> tuple[Engine, Vault]:
@@ -73,58 +91,59 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
 
     Raises StoreError, having changed nothing, if no given key opens it, or if this version cannot use it.
     """
-    folder = settings.data_path
-    file = folder / STORE_FILE
+    home = home_of(settings)
     vault = examine(settings)
     try:
         if vault is None:
             vault = Vault(read_keys(settings, make=True))
-            _make_store(file, vault)
-        engine = sqlite_engine(file)
+            home.make(functools.partial(_mark, vault=vault))
+        engine = home.engine()
         migrate(engine)
-        write_now(engine, lambda connection: _mark(connection, vault))
-        _notice_old_copy(folder, engine)
+        write_now(engine, functools.partial(_mark, vault=vault))
+        _notice_old_copy(settings.data_path, engine)
     except (DBAPIError, sqlite3.Error, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else faults.words_of(error)
-        raise StoreError(f"The store {file} cannot be opened: {why}.") from error
+        raise StoreError(f"The store {home.name} cannot be opened: {why}.") from error
     return engine, vault
 
 
 def examine(settings: Settings) -> Vault | None:
     """Checks the data directory as a start would, without changing anything: raises StoreError. None: there is no store yet."""
-    folder = settings.data_path
-    file = folder / STORE_FILE
+    folder, home = settings.data_path, home_of(settings)
     _check_files(folder)
-    if not file.exists() or _is_first_write(file):
-        return None
-    if _is_empty(file):
+    if not home.is_there():
         beside = next((name for name in (KEY_FILE, LEDGER_FILE) if (folder / name).exists()), None)
-        if beside is not None:
+        if beside is not None and home.is_left_empty():
             raise StoreError(
-                f"The store {file} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store back,"
-                f" or restore a backup; to start over, delete {file} first."
+                f"The store {home.name} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store"
+                f" back, or restore a backup; to start over, delete {home.name} first."
             )
         return None
     vault = Vault(read_keys(settings))
-    _check_store(file, vault)
+    _check_store(home, vault, folder)
     return vault
 
 
 def open_existing(settings: Settings) -> tuple[Engine, Vault]:
     """The store of a service that runs or has run. Raises StoreError if there is none, or its key is missing."""
-    folder = settings.data_path
-    vault = examine(settings)
+    home, vault = home_of(settings), examine(settings)
     if vault is None:
-        raise StoreError(f"There is no store in {folder}: start `tocsin serve` there first, or name another --data-dir.")
-    return sqlite_engine(folder / STORE_FILE), vault
+        raise StoreError(f"There is no store in {home.where}: start `tocsin serve` there first, or name another --data-dir.")
+    return home.engine(), vault
 
 
 def check_fits(settings: Settings, file: Path) -> None:
     """Whether the keys of this data directory open a copy of a store, and this version knows its form. Raises StoreError."""
     _check_files(settings.data_path)
-    if _is_empty(file):
+    copy = SqliteFile(file)
+    if copy.is_empty():
         raise StoreError(f"{file} is empty: it is not a copy of a store.")
-    _check_store(file, Vault(read_keys(settings)))
+    _check_store(copy, Vault(read_keys(settings)), file.parent)
+
+
+def check_opens(settings: Settings, home: Home) -> None:
+    """Whether the keys of these settings open that store. Raises StoreError."""
+    _check_canary(home, Vault(read_keys(settings)), settings.data_path)
 
 
 def seal_canary(connection: Connection, vault: Vault) -> None:
@@ -153,11 +172,11 @@ class Keys:
             self._vault.use(keys)
             self._newest, self.trouble = fingerprint(keys[0]), None
 
-    def answer(self, connection: Connection) -> None:
+    async def answer(self, kept: Values) -> None:
         """Answer a process that asks which key the service encrypts with: see `ask_for_key`."""
-        asked = values.read(connection, _ASKED)
-        if asked is not None and not (values.read(connection, _ANSWERED) or b"").startswith(asked):
-            values.write(connection, _ANSWERED, asked + b" " + self._newest.encode())
+        asked = await kept.read(_ASKED)
+        if asked is not None and not (await kept.read(_ANSWERED) or b"").startswith(asked):
+            await kept.write(_ANSWERED, asked + b" " + self._newest.encode())
 
 
 def ask_for_key(connection: Connection) -> bytes:
@@ -173,16 +192,16 @@ def is_key_in_use(connection: Connection, question: bytes, key: str) -> bool | N
     return answer == question + b" " + fingerprint(key).encode() if answer.startswith(question) else None
 
 
-def is_served(folder: Path) -> bool:
-    """Whether a service runs on this data directory."""
+def is_served(settings: Settings) -> bool:
+    """Whether a service runs on this data directory, or this store."""
     try:
-        with locked(folder):
+        with served(settings, lambda _: None):
             return False
     except StoreError:
         return True
 
 
-def eras(engine: Engine) -> list[ids.Era]:
+def eras(engine: Engine) -> list[Era]:
     """The identities under which the store's deliveries were made."""
     with engine.connect() as connection:
         return ids.eras(connection)
@@ -193,7 +212,7 @@ def new_store_id() -> str:
     return random_base62(10)
 
 
-def note_ids(settings: Settings, mark: ids.Mark) -> None:
+def note_ids(settings: Settings, mark: Mark) -> None:
     """Record the highest ids outside the store. Raises OSError."""
     file = settings.data_path / LOCK_FILE  # not part of a backup, but moved together with the folder
     with file.open("r+b") as out:
@@ -201,10 +220,10 @@ def note_ids(settings: Settings, mark: ids.Mark) -> None:
         out.truncate()
 
 
-def noted_ids(folder: Path) -> ids.Mark | None:
+def noted_ids(folder: Path) -> Mark | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer line after it
-        return msgspec.json.decode(line, type=ids.Mark)
+        return msgspec.json.decode(line, type=Mark)
     return None
 
 
@@ -222,22 +241,6 @@ def _notice_old_copy(folder: Path, engine: Engine) -> None:
 
     if write_now(engine, move_on):
         log.warning("store.is_older", what="The store is older than what was sent last: a copy was put back. New ids move on.")
-
-
-def _make_store(file: Path, vault: Vault) -> None:
-    """A complete store appears at once: a start that is killed leaves neither a partial store nor an empty file."""
-    new = file.with_name(f"{file.name}.new")
-    for ending in ("", "-journal", "-wal", "-shm"):
-        new.with_name(f"{new.name}{ending}").unlink(missing_ok=True)
-        file.with_name(f"{file.name}{ending}").unlink(missing_ok=True)
-    files.create(new)  # SQLite gives its other files the same owner and mode
-    engine = sqlite_engine(new)
-    try:
-        migrate(engine)
-        write_now(engine, lambda connection: _mark(connection, vault))
-    finally:
-        engine.dispose()
-    new.rename(file)
 
 
 def _mark(connection: Connection, vault: Vault) -> None:
@@ -263,88 +266,31 @@ def _check_file(file: Path) -> None:
         raise StoreError(f"{what} cannot be written: {error.strerror}.") from error
 
 
-def _is_first_write(file: Path) -> bool:
-    """Whether the very first write was interrupted: the journal says that there were no pages before (sqlite.org/fileformat2.html 3)."""
-    try:
-        head = file.with_name(f"{file.name}-journal").read_bytes()[:20]
-    except OSError:
-        return False
-    return head.startswith(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7") and head[16:] == bytes(4)
+def _check_store(home: Home, vault: Vault, folder: Path) -> None:
+    home.check_form()
+    _check_canary(home, vault, folder)
+    ids.read_eras(*(home.value(name) for name in (ids.ERAS, ids.STORE_ID)))
+    _check_types(home)
 
 
-def _is_empty(file: Path) -> bool:
-    if not file.is_file():
-        raise StoreError(f"{file} is not a file: the store should be there.")
-    return file.stat().st_size == 0 or _look(file, form.is_empty)
-
-
-def _check_store(file: Path, vault: Vault) -> None:
-    _look(file, lambda connection: form.check_form(file, connection))
-    _check_canary(file, vault)
-    ids.read_eras(*(_value(file, name) for name in (ids.ERAS, ids.STORE_ID)))
-    _check_types(file)
-
-
-def _check_types(file: Path) -> None:
+def _check_types(home: Home) -> None:
     """A newer version may have written handlers of types that this one cannot send to, in a store of the same form."""
     from tocsin.channels.registry import CHANNELS  # most commands do not need it
 
-    unknown = [str(name) for (name,) in _look(file, form.types) if name not in CHANNELS]
+    unknown = [name for name in home.types() if name not in CHANNELS]
     if unknown:
         raise StoreError(
-            f"The store {file} holds handlers of types that this version does not know ({', '.join(unknown[:3])}): use the newer version"
-            " that made them."
+            f"The store {home.name} holds handlers of types that this version does not know ({', '.join(unknown[:3])}): use the newer"
+            " version that made them."
         )
 
 
-def _check_canary(file: Path, vault: Vault) -> None:
-    sealed = _value(file, _CANARY)
+def _check_canary(home: Home, vault: Vault, folder: Path) -> None:
+    sealed = home.value(_CANARY)
     if sealed is None:  # created, but never marked: it is still empty
         return
     try:
         vault.open(sealed)
     except WrongKey:
-        where = "TOCSIN_SECRET_KEY" if not (file.parent / KEY_FILE).exists() else f"{KEY_FILE} or TOCSIN_SECRET_KEY"
-        raise StoreError(f"The store in {file.parent} was made with another key: no key in {where} opens it.") from None
-
-
-def _value(file: Path, name: str) -> bytes | None:
-    row = first_row(file, f"SELECT value FROM meta WHERE name = '{name}'")
-    return None if row is None else row[0]
-
-
-def first_row(file: Path, query: str) -> tuple[Any, ...] | None:
-    """The first row of a query; None also if there is no such table. Raises StoreError."""
-
-    def ask(connection: sqlite3.Connection) -> tuple[Any, ...] | None:
-        try:
-            return connection.execute(query).fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            return None
-
-    return _look(file, ask)
-
-
-def _look(file: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
-    """The result of `ask`, read only, so that a store that is refused stays as it was. Raises StoreError."""
-    try:
-        try:
-            return _read(file, ask, "ro")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
-                raise
-            # The last writer died during a write: until that is undone nobody can read the store (https://sqlite.org/rescode.html).
-            return _read(file, ask, "rw")
-    except sqlite3.DatabaseError as error:
-        if faults.name_of(error) == "SQLITE_NOTADB":
-            raise StoreError(f"{file} is not a tocsin store: {error}.") from error
-        if faults.is_damage(error):
-            raise StoreError(faults.damaged(f"{file.name}: {error}")) from error
-        raise StoreError(f"The store in {file.parent} cannot be read: {error}.") from error
-
-
-def _read(file: Path, ask: Callable[[sqlite3.Connection], T], mode: str) -> T:
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True)) as connection:
-        return ask(connection)
+        keys = "TOCSIN_SECRET_KEY" if not (folder / KEY_FILE).exists() else f"{KEY_FILE} or TOCSIN_SECRET_KEY"
+        raise StoreError(f"The store in {home.where} was made with another key: no key in {keys} opens it.") from None

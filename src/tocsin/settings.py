@@ -150,9 +150,9 @@ def _api_key(value: str) -> str:
     return value
 
 
-def _only_sqlite(value: str) -> str:
-    if value:
-        raise ValueError("is not supported yet: this version keeps its store in SQLite in TOCSIN_DATA_DIR, leave it empty")
+def _database_url(value: str) -> str:
+    if value and not re.match(r"postgres(ql)?://[^/?]*(/|\?|$)", value):
+        raise ValueError("must read postgresql://user:password@host/database, or be empty: then the store is SQLite in TOCSIN_DATA_DIR")
     return value
 
 
@@ -184,7 +184,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, 65535)),
     Option("unix_socket", None, "Unix socket the service listens on, instead of host and port."),
     Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
-    Option("database_url", "", "Where the store is; empty: SQLite in the data folder.", _only_sqlite, secret=True),
+    Option(
+        "database_url",
+        "",
+        "PostgreSQL database of the store, postgresql://user:password@host/database; empty: SQLite in the data folder.",
+        _database_url,
+        secret=True,
+    ),
     Option("engine_url", "", "Where the engine is; empty: in this process.", _only_local, secret=True),
     Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _base_url),
     Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", _networks),

@@ -35,6 +35,7 @@ MAX_NOTICE_SECONDS, NOTICE_STEP_SECONDS = 30.0, 0.25  # until a running service 
 
 def back_up(settings: Settings, file: Path) -> int:
     """Writes a consistent copy of the store, also while the service runs; returns its size in bytes. Raises StoreError."""
+    _check_is_file(settings, "copy it with pg_dump, or archive its log for recovery to a point in time")
     engine, _ = datadir.open_existing(settings)
     engine.dispose()
     if file.exists():
@@ -54,6 +55,7 @@ def _copy(file: Path, new: Path) -> None:
 
 def restore(settings: Settings, file: Path, replace: bool = False) -> Path | None:
     """Replace the store with a copy; returns where the old one went, if there was one. Raises StoreError, having changed nothing."""
+    _check_is_file(settings, "load the dump with pg_restore, then run `tocsin restore --after-recovery`, which moves the ids on")
     folder = settings.data_path
     if not file.is_file():
         raise StoreError(f"There is no file {file}.")
@@ -61,14 +63,14 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
     datadir.check_fits(settings, file)
     with datadir.locked(folder):
         store = folder / STORE_FILE
-        if datadir.has_store(folder) and not replace:
+        if datadir.file_of(folder).is_present() and not replace:
             raise StoreError(
                 f"There is already a store in {folder}: name another --data-dir, or use --replace, which keeps the old one beside it."
             )
         moved = None
         with _written(store) as new:
             _copy(file, new)
-            mark = _move_ids_on(new, _known_ids(folder))
+            mark = _with_store(new, functools.partial(_moved_on, known=_known_ids(folder)))
             files.sync(new)
             if store.exists():
                 moved = _set_aside(folder)
@@ -76,6 +78,11 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
             datadir.note_ids(settings, mark)
         (folder / LEDGER_FILE).unlink(missing_ok=True)  # from another time: its attempts are not those that were under way in the copy
     return moved
+
+
+def _check_is_file(settings: Settings, instead: str) -> None:
+    if settings.database_url:
+        raise StoreError(f"The store is in PostgreSQL: {instead}.")
 
 
 def _known_ids(folder: Path) -> list[ids.Mark]:
@@ -89,17 +96,13 @@ def _known_ids(folder: Path) -> list[ids.Mark]:
     return found
 
 
-def _move_ids_on(file: Path, known: list[ids.Mark]) -> ids.Mark:
+def _moved_on(connection: Connection, known: list[ids.Mark]) -> ids.Mark:
     """Makes sure that no id given after the copy was used before. Returns the highest ids now."""
-
-    def move(connection: Connection) -> ids.Mark:
-        own = ids.mark(connection)
-        counters = [mark.counters for mark in known if mark.origin == own.origin]
-        highest = {table: max((one.get(table, 0) for one in counters), default=0) for table in ids.STEPS}
-        ids.move_on(connection, datadir.new_store_id(), highest)
-        return ids.mark(connection)
-
-    return _with_store(file, move)
+    own = ids.mark(connection)
+    counters = [mark.counters for mark in known if mark.origin == own.origin]
+    highest = {table: max((one.get(table, 0) for one in counters), default=0) for table in ids.STEPS}
+    ids.move_on(connection, datadir.new_store_id(), highest)
+    return ids.mark(connection)
 
 
 def _with_store(file: Path, work: Callable[[Connection], T]) -> T:
@@ -113,15 +116,15 @@ def _with_store(file: Path, work: Callable[[Connection], T]) -> T:
 
 def move_on(settings: Settings) -> None:
     """Move the ids of the store on, after it was restored by means other than `restore`. Raises StoreError."""
-    folder = settings.data_path
-    with datadir.locked(folder):
+    with datadir.served(settings, lambda _: None):
         engine, _ = datadir.open_existing(settings)
-        engine.dispose()
         try:
-            mark = _move_ids_on(folder / STORE_FILE, _known_ids(folder))
+            mark = write_now(engine, functools.partial(_moved_on, known=_known_ids(settings.data_path)))
             datadir.note_ids(settings, mark)
-        except (DBAPIError, OSError) as error:
-            raise StoreError(f"The store in {folder} cannot be written: {words_of(error)}.") from error
+        except OSError as error:
+            raise StoreError(f"The store in {settings.data_path} cannot be written: {error.strerror}.") from error
+        finally:
+            engine.dispose()
 
 
 def compact(settings: Settings) -> tuple[int, int]:
@@ -129,6 +132,7 @@ def compact(settings: Settings) -> tuple[int, int]:
 
     Raises StoreError, having changed nothing.
     """
+    _check_is_file(settings, "its server gives space back by itself")
     engine, _ = datadir.open_existing(settings)
     engine.dispose()
     file = settings.data_path / STORE_FILE
@@ -184,7 +188,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
 def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[float], None]) -> None:
     """Waits until a running service encrypts with this key; a write of ours makes it read its keys again. Raises StoreError."""
     question = write_now(engine, datadir.ask_for_key)
-    if not datadir.is_served(settings.data_path):
+    if not datadir.is_served(settings):
         return
     for _ in range(int(MAX_NOTICE_SECONDS / NOTICE_STEP_SECONDS)):
         if (is_in_use := write_now(engine, lambda connection: datadir.is_key_in_use(connection, question, key))) is not None:
@@ -192,7 +196,7 @@ def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[fl
                 return
             break
         wait(NOTICE_STEP_SECONDS)
-    if not datadir.is_served(settings.data_path):  # it has ended meanwhile
+    if not datadir.is_served(settings):  # it has ended meanwhile
         return
     raise StoreError(
         "The running service does not use the new key, so nothing was encrypted with it: the log says `keys.unreadable` if it cannot read"

@@ -39,6 +39,7 @@ def batch_by_table(content: bytes) -> list[Draft] | None:
 TEXT = st.text(max_size=20) | st.sampled_from(
     ["", " ", "\0", "a\r\nb", '"message"', '\\"', "\\", "C:\\", "\u200b", "\x1b[0m", "a" * 257, "가" * 30_000, "\ud800"]
 )
+TEXT |= st.text("a _\b\x1b[]m\x9b\x07", max_size=8)  # of which a terminal, or a printer, leaves nothing to be seen now and then
 TIME = st.sampled_from(["", "2026-11-23 10:00:00", "2026-09-21T17:46:40+01:00", "2027-12-01 00:00:00", "2020-01-01 00:00:00", "soon"])
 SCALAR = TEXT | st.booleans() | st.integers() | st.floats() | st.none()
 ITEM = st.fixed_dictionaries(
@@ -59,6 +60,7 @@ ITEM = st.fixed_dictionaries(
 
 @given(ITEM, st.booleans())
 @example({"message": "m", "fields": {"a": 10**400}}, True)
+@example({"message": "a\b "}, False)
 def test_one(item: dict[str, Any], ascii_only: bool) -> None:
     content = json.dumps(item, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     draft = quick.one(content, NOW)

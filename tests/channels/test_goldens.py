@@ -8,7 +8,7 @@ from goldens import FOLDER, golden, path_of
 
 @pytest.mark.parametrize("name", CORPUS)
 def test_a_notification_looks_as_it_did(name: str):
-    assert golden(CORPUS[name]) == path_of(name).read_bytes().decode(), "run `make docs`, and look at what has changed"
+    assert golden(name) == path_of(name).read_bytes().decode(), "run `make docs`, and look at what has changed"
 
 
 def test_no_golden_is_left_over():

@@ -28,6 +28,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
+import psycopg
+
 from e2e import nursery
 from tocsin.admin import Admin, open_admin
 from tocsin.settings import load
@@ -322,8 +324,16 @@ class Service:
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """A look into the store, beside the running service."""
+        if url := self.environ.get("TOCSIN_DATABASE_URL"):
+            with psycopg.connect(url) as connection:
+                return connection.execute(sql.replace("?", "%s").encode(), values or None).fetchall()
         with contextlib.closing(sqlite3.connect(f"file:{self.data}/tocsin.db?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(sql, values).fetchall()
+
+    def change(self, sql: str, *values: object) -> None:
+        """A change of the store, beside the running service."""
+        with contextlib.closing(sqlite3.connect(self.data / "tocsin.db", timeout=10)) as connection, connection:
+            connection.execute(sql, values)
 
 
 class OwnedClient(Client):

@@ -623,6 +623,46 @@ def test_users_and_keys_beside_a_running_service(client: Cli, service: Running) 
     assert client("users", "delete", "second@example.com", *here).code == 1
 
 
+def test_users_set_changes_the_zone_and_who_is_an_administrator(client: Cli, service: Running) -> None:
+    here = ["--data-dir", str(service.data_dir)]
+
+    def user(email: str) -> dict[str, Any]:
+        [found] = [one for one in json.loads(client("users", "list", "--json", *here).out) if one["email"] == email]
+        return found
+
+    assert client("users", "add", "zoned@example.com", *here).code == 0
+    assert user("zoned@example.com")["time_zone"] is None
+    done = client("users", "set", "zoned@example.com", "--time-zone", "asia/kathmandu", *here)
+    assert (done.code, done.out, done.err) == (0, "", "zoned@example.com is changed.\n")
+    assert (user("zoned@example.com")["time_zone"], user("zoned@example.com")["is_admin"]) == ("Asia/Kathmandu", False)
+    assert "Asia/Kathmandu" in client("users", "list", *here).out
+
+    refused = client("users", "set", "zoned@example.com", "--time-zone", "Kathmandu", "--admin", *here)
+    assert refused.code == 1 and refused.err.startswith("tocsin: There is no time zone Kathmandu. Similar names: Asia/Kathmandu")
+    for given, named in (("", '""'), ("\x1b[31mNo\nwhere", " [31mNo where")):
+        refused = client("users", "set", "zoned@example.com", "--time-zone", given, *here)
+        said = f"tocsin: There is no time zone {named}. Use a name such as Asia/Seoul or Europe/Berlin.\n"
+        assert (refused.code, refused.err) == (1, said)
+    assert client("users", "set", "nobody@example.com", "--time-zone", "UTC", *here).err == "tocsin: There is no user nobody@example.com.\n"
+    nothing = client("users", "set", "zoned@example.com", *here)
+    assert nothing.code == 2 and nothing.err == "tocsin: Say what to set: --time-zone, --admin or --no-admin.\n"
+    assert (user("zoned@example.com")["time_zone"], user("zoned@example.com")["is_admin"]) == ("Asia/Kathmandu", False)
+
+    last = "tocsin: This is the last administrator: make somebody else one first, with `tocsin users set EMAIL --admin`.\n"
+    for act in (
+        ["set", "first@example.com", "--no-admin", "--time-zone", "UTC"],
+        ["disable", "first@example.com"],
+        ["delete", "first@example.com"],
+    ):
+        assert client("users", *act, *here) == (1, "", last)
+    assert (user("first@example.com")["time_zone"], user("first@example.com")["is_admin"]) == (None, True)
+    assert client("users", "set", "zoned@example.com", "--admin", *here).code == 0
+    assert client("users", "set", "first@example.com", "--no-admin", *here).code == 0
+    assert client("users", "set", "zoned@example.com", "--no-admin", *here) == (1, "", last)
+    assert client("users", "set", "first@example.com", "--admin", *here).code == 0
+    assert client("users", "delete", "zoned@example.com", *here).code == 0
+
+
 @pytest.mark.parametrize(
     "arguments", [["users", "list"], ["users", "add", "a@example.com"], ["keys", "list"], ["keys", "add", "x", "--user", "a@example.com"]]
 )
@@ -650,7 +690,7 @@ def test_roles_are_not_supported_yet(cli: Cli) -> None:
 
 
 def test_bad_settings_are_all_said_before_anything_starts(cli: Cli, tmp_path: Path) -> None:
-    result = cli("serve", TOCSIN_PORT="x", TOCSIN_UNKNOWN="maybe", TOCSIN_DATABASE_URL="postgresql://h/d")
+    result = cli("serve", TOCSIN_PORT="x", TOCSIN_UNKNOWN="maybe", TOCSIN_DATABASE_URL="mysql://h/d")
     assert result.code == 1
     assert sorted(line.split()[1] for line in result.err.splitlines()) == ["TOCSIN_DATABASE_URL", "TOCSIN_PORT", "TOCSIN_UNKNOWN"]
     assert list(tmp_path.iterdir()) == []
@@ -776,7 +816,7 @@ def test_wrong_usage_is_exit_code_2_and_one_line(cli: Cli, arguments: list[str])
 
 COMMANDS = (
     "|serve|demo|send|handlers|handlers list|handlers add|handlers test|deliveries|deliveries list|deliveries retry|users|users add"
-    "|users password|users disable|users delete|users list|keys|keys add|keys list|keys revoke|settings|check"
+    "|users password|users set|users disable|users delete|users list|keys|keys add|keys list|keys revoke|settings|check"
 )
 
 

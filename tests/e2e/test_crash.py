@@ -5,8 +5,9 @@ import http.client
 import sqlite3
 import struct
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -30,8 +31,10 @@ def in_flight(service: Service) -> set[tuple[int, int]]:
 class Senders:
     """Threads that send numbered messages, each with an idempotency key, again and again until it is accepted."""
 
-    def __init__(self, client: Client, sends: int) -> None:
+    def __init__(self, client: Client, sends: int, refusals: Sequence[int] = ()) -> None:
+        """`refusals`: answers that are no surprise, after which they try again."""
         self.client = client
+        self.refusals = refusals
         self.accepted: dict[int, int] = {}
         """Number of the message to id of the notification."""
         self.changed = threading.Condition()
@@ -92,13 +95,16 @@ class Senders:
             reply = self.client.post("/api/notifications", content, Idempotency_Key=f"number {number}")
         except (OSError, http.client.HTTPException):
             return None  # it was killed before it had answered
+        if reply.status in self.refusals:
+            time.sleep(0.05)
+            return None
         assert reply.status == 202, reply.content
         return reply.data["id"]
 
 
 @contextmanager
-def sending(client: Client, sends: int) -> Iterator[Senders]:
-    senders = Senders(client, sends)
+def sending(client: Client, sends: int, refusals: Sequence[int] = ()) -> Iterator[Senders]:
+    senders = Senders(client, sends, refusals)
     try:
         yield senders
     except BaseException:

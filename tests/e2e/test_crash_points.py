@@ -25,6 +25,12 @@ _TO_0001 = """
     ALTER TABLE notifications DROP COLUMN is_text;
     ALTER TABLE attempts DROP COLUMN provider_id; ALTER TABLE attempts DROP COLUMN detail;
     DROP INDEX ix_deliveries_retrying;
+    ALTER TABLE users DROP COLUMN time_zone;
+    CREATE TABLE totals_then (
+        user_id INTEGER NOT NULL, what SMALLINT NOT NULL, n BIGINT NOT NULL, CONSTRAINT pk_totals PRIMARY KEY (user_id, what)
+    ) WITHOUT ROWID;
+    INSERT INTO totals_then SELECT user_id, what, sum(n) FROM totals GROUP BY user_id, what;
+    DROP TABLE totals; ALTER TABLE totals_then RENAME TO totals;
     UPDATE alembic_version SET version_num = '0001';
 """
 
@@ -254,6 +260,7 @@ def test_killed_during_a_migration(start_service: Starter, receiver: Receiver, p
     client.port = service.start().port
     assert [one["status"] for one in client.deliveries(later)] == ["pending"]
     assert settled(client, client.send("now", handlers=[handler]))["status"] == "delivered"
+    assert service.rows("SELECT what, sum(n) FROM totals WHERE what < 100 GROUP BY what") == [(0, 1), (1, 1)]
 
 
 @of("backup")

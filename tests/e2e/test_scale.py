@@ -23,7 +23,7 @@ from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
-from tocsin.store import listing, people, reading
+from tocsin.store import handlers, history, people, queue
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, shown_key
@@ -125,17 +125,17 @@ class Measured:
 
 
 READS: dict[str, Callable[[Connection], Any]] = {
-    "handlers": lambda connection: listing.handlers_page(connection, 1, HandlerFilter(), 1, 25),
-    "notifications": lambda connection: listing.notifications_page(connection, 1, 1, 25),
-    "deliveries": lambda connection: listing.deliveries_page(connection, 1, DeliveryFilter(), 1, 25),
+    "handlers": lambda connection: handlers.handlers_page(connection, 1, HandlerFilter(), 1, 25),
+    "notifications": lambda connection: history.notifications_page(connection, 1, 1, 25),
+    "deliveries": lambda connection: history.deliveries_page(connection, 1, DeliveryFilter(), 1, 25),
     **{
-        f"deliveries {status.word}": lambda connection, status=status: listing.deliveries_page(
+        f"deliveries {status.word}": lambda connection, status=status: history.deliveries_page(
             connection, 1, DeliveryFilter(status=status), 1, 25
         )
         for status in (Status.PENDING, Status.DELIVERED, Status.FAILED)
     },
-    "deliveries of a notification": lambda connection: listing.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
-    "what is due": lambda connection: reading.due(connection, {500: Wanted(256)}, clock.now()),
+    "deliveries of a notification": lambda connection: history.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
+    "what is due": lambda connection: queue.due(connection, {500: Wanted(256)}, clock.now()),
 }
 
 
@@ -150,10 +150,10 @@ def test_a_first_page_costs_the_same_in_front_of_a_million_rows(stores: tuple[Pa
 
 def test_filtered_lists_are_counted_no_further_than_the_cap(stores: tuple[Path, Path]) -> None:
     of_handler = DeliveryFilter(notification_handler_id=500)
-    large = Measured(stores[1], lambda connection: listing.deliveries_page(connection, 1, of_handler, 1, 25))
+    large = Measured(stores[1], lambda connection: history.deliveries_page(connection, 1, of_handler, 1, 25))
     print(f"of a handler with a tenth of them all: {large.steps} steps, {large.seconds * 1e3:.2f} ms")
-    assert (len(large.answer.rows), large.answer.total, large.answer.exact) == (25, listing.COUNT_CAP, False)
-    assert large.steps < 50 * listing.COUNT_CAP < DELIVERIES
+    assert (len(large.answer.rows), large.answer.total, large.answer.exact) == (25, history.COUNT_CAP, False)
+    assert large.steps < 50 * history.COUNT_CAP < DELIVERIES
 
 
 def test_the_pages_hold_what_they_should(stores: tuple[Path, Path]) -> None:

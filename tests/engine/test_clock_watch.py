@@ -29,15 +29,15 @@ Body = Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]]
 async def pending(store: SqlStore, handler: int, due_at: Micros, send_at: Micros | None = None, **row: int) -> int:
     """A delivery that waits until then, with these values in its row."""
     one = (PlannedDelivery(handler, Status.PENDING, due_at),)
-    [kept] = await store.accept(Accept(1, row.pop("accepted_at", due_at), [Planned(MESSAGE, send_at, None, one)], None))
+    [kept] = await store.intake.accept(Accept(1, row.pop("accepted_at", due_at), [Planned(MESSAGE, send_at, None, one)], None))
     if row:
         these = deliveries.c.id == kept.deliveries[0].id
-        await store.tell(lambda connection: connection.execute(update(deliveries).where(these).values(row)))
+        await store.database.write(lambda connection: connection.execute(update(deliveries).where(these).values(row)))
     return kept.deliveries[0].id
 
 
 async def due(store: SqlStore) -> dict[int, Micros]:
-    rows = await store.ask(lambda connection: connection.execute(select(deliveries.c.id, deliveries.c.due_at)).all())
+    rows = await store.database.read(lambda connection: connection.execute(select(deliveries.c.id, deliveries.c.due_at)).all())
     return {row[0]: row[1] for row in rows}
 
 
@@ -76,7 +76,7 @@ def test_what_was_reckoned_from_a_clock_that_was_ahead_is_due_now(open_store: Op
         ahead, row = MISDATED[what]
         now = clock.now()
         delivery = await pending(store, handler, now + ahead, **reckoned(now, row))
-        assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 1
+        assert await ClockWatch(store.misdated, engine, SETTINGS).bring_forward() == 1
         await worker.until(1)  # the engine was woken
         assert worker.started == [delivery]
 
@@ -90,7 +90,7 @@ def test_what_waits_as_it_should_goes_on_waiting(open_store: OpenStore, what: st
         ahead, row = RIGHT[what]
         now = clock.now()
         delivery = await pending(store, handler, now + ahead, **reckoned(now, {"accepted_at": -DAY, **row}))
-        assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 0
+        assert await ClockWatch(store.misdated, engine, SETTINGS).bring_forward() == 0
         assert await due(store) == {delivery: now + ahead}
 
     scenario(open_store, body)
@@ -103,7 +103,7 @@ def test_what_a_user_scheduled_stays_where_it_is_whatever_the_clock_was(open_sto
         at = now + 300 * DAY
         scheduled = await pending(store, handler, at, send_at=at, accepted_at=now)
         retried = await pending(store, handler, at + 5 * SECOND, send_at=at, accepted_at=now, step=1, last_attempt_at=at)
-        assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 1
+        assert await ClockWatch(store.misdated, engine, SETTINGS).bring_forward() == 1
         found = await due(store)
         assert found[scheduled] == at
         assert found[retried] < now + MINUTE
@@ -118,16 +118,16 @@ def test_a_success_under_the_wrong_clock_lets_later_ones_end_a_row_of_failures(o
         ahead = {"last_delivered_at": now + 10 * DAY, "failing_since": now + 10 * DAY, "failures": 4}
         right = {"last_delivered_at": now - DAY, "failing_since": now - HOUR, "failures": 1}
         for one, values in ((handler, ahead), (other, right)):
-            await store.tell(
+            await store.database.write(
                 lambda connection, one=one, values=values: connection.execute(update(handlers).where(handlers.c.id == one).values(values))
             )
         changed = {"handler_id": handler, "at": now + 10 * DAY, "what": "changed", "detail": ""}
-        await store.tell(lambda connection: connection.execute(insert(handler_events).values(changed)))
-        await ClockWatch(store, engine, SETTINGS, lambda: now).bring_forward()
+        await store.database.write(lambda connection: connection.execute(insert(handler_events).values(changed)))
+        await ClockWatch(store.misdated, engine, SETTINGS, lambda: now).bring_forward()
         columns = (handlers.c.last_delivered_at, handlers.c.failing_since, handlers.c.failures)
-        kept = await store.ask(lambda connection: [tuple(row) for row in connection.execute(select(*columns).order_by(handlers.c.id))])
+        kept = await store.database.read(lambda c: [tuple(row) for row in c.execute(select(*columns).order_by(handlers.c.id))])
         assert kept == [(now, now, 4), (now - DAY, now - HOUR, 1)]
-        assert await store.ask(lambda connection: connection.scalar(select(func.max(handler_events.c.at)))) <= now
+        assert await store.database.read(lambda connection: connection.scalar(select(func.max(handler_events.c.at)))) <= now
 
     scenario(open_store, body)
 
@@ -140,7 +140,7 @@ def test_more_than_fit_in_one_go_are_all_brought_forward(open_store: OpenStore, 
         now = clock.now()
         for _ in range(8):
             await pending(store, handler, now + 10 * DAY)
-        assert await ClockWatch(store, engine, SETTINGS).bring_forward() == 8
+        assert await ClockWatch(store.misdated, engine, SETTINGS).bring_forward() == 8
         assert max((await due(store)).values()) < now + MINUTE
 
     scenario(open_store, body)
@@ -156,7 +156,7 @@ def test_a_clock_that_is_set_back_while_the_service_runs_is_noticed(open_store: 
         nonlocal ahead
         handler = await add_handler(store)
         await engine.start(worker)
-        watch = ClockWatch(store, engine, SETTINGS, wall=lambda: clock.now())
+        watch = ClockWatch(store.misdated, engine, SETTINGS, wall=lambda: clock.now())
         watching = asyncio.create_task(watch.run())
         delivery = await pending(store, handler, clock.now() + 5 * SECOND, step=1, attempt_count=1, last_attempt_at=clock.now())
         engine.wake(handler, 1, clock.now() + 5 * SECOND)
@@ -204,7 +204,7 @@ def test_a_pause_of_an_earlier_process_grows_by_no_step_of_the_clock() -> None:
     assert pacer.pause_left("bot", 105.0) == 15
 
 
-def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
+def test_the_look_is_at_what_is_pending_only(open_sqlite: OpenStore) -> None:
     """Not at millions of rows that are settled."""
 
     async def body(store: SqlStore, _engine: LocalEngine, _worker: Worker) -> None:
@@ -221,6 +221,6 @@ def test_the_look_is_at_what_is_pending_only(open_store: OpenStore) -> None:
             [(statement, parameters)] = seen
             return [row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
 
-        assert "ix_deliveries_pending" in (await store.ask(plans))[0]
+        assert "ix_deliveries_pending" in (await store.database.read(plans))[0]
 
-    scenario(open_store, body)
+    scenario(open_sqlite, body)

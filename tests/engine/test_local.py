@@ -139,7 +139,7 @@ class Worker:
 async def accept(store: SqlStore, *handlers: int, due_at: int | None = None) -> list[Waiting]:
     """Accept one notification to these handlers, due now unless told; its deliveries as they would be handed over."""
     now = clock.now()
-    [kept] = await store.accept(accepting(*handlers, at=now, due_at=due_at or now))
+    [kept] = await store.intake.accept(accepting(*handlers, at=now, due_at=due_at or now))
     return [Waiting(delivery, kept.notification) for delivery in kept.deliveries]
 
 
@@ -149,7 +149,7 @@ PLENTY = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)
 def scenario(open_store: OpenStore, body: Callable[[SqlStore, LocalEngine, Worker], Awaitable[None]], bounds: Bounds = PLENTY) -> None:
     async def main() -> None:
         async with open_store() as store:
-            engine = LocalEngine(store, {"http": bounds})
+            engine = LocalEngine(store.queue, {"http": bounds})
             worker = Worker(store)
             try:
                 await body(store, engine, worker)
@@ -224,7 +224,7 @@ def test_where_slowness_counts_a_handler_that_is_not_known_has_one_attempt(open_
 def test_a_slow_mailbox_that_becomes_a_webhook_goes_on_sending(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
-            engine, worker = LocalEngine(store, {"mail": replace(mail_bounds(8), slow_seconds=-1.0), "http": PLENTY}), Worker(store)
+            engine, worker = LocalEngine(store.queue, {"mail": replace(mail_bounds(8), slow_seconds=-1.0), "http": PLENTY}), Worker(store)
             handler = await add_handler(store)
             worker.wires[handler] = "mail"
             await engine.start(worker)
@@ -367,17 +367,17 @@ def test_users_take_turns_in_being_read_from_the_store(open_store: OpenStore, mo
         many = [await add_handler(store) for _ in range(100)]
         for handler in many:
             await accept(store, handler)
-        await store.tell(people.add_user, "b@c", False, 1)
+        await store.database.write(people.add_user, "b@c", False, 1)
         few = await add_handler(store, user_id=2)
-        await store.accept(replace(accepting(few, at=clock.now(), due_at=clock.now()), user_id=2))
+        await store.intake.accept(replace(accepting(few, at=clock.now(), due_at=clock.now()), user_id=2))
         reads: list[list[int]] = []
-        due = store.due
+        due = store.queue.due
 
         async def noted(limits: Mapping[int, int], now: int) -> dict[int, tuple[list[Waiting], int | None]]:
             reads.append(list(limits))
             return await due(limits, now)
 
-        monkeypatch.setattr(store, "due", noted)
+        monkeypatch.setattr(store.queue, "due", noted)
         await engine.start(worker)
         await worker.until(101)
         assert few in reads[0]
@@ -540,7 +540,7 @@ def test_what_is_forgotten_is_not_started(open_store: OpenStore) -> None:
         engine.hand_over(jobs)
         await worker.until(2)
         for job in jobs[2:9]:
-            await store.cancel(1, job.notification.id)
+            await store.history.cancel(1, job.notification.id)
         engine.forget([job.delivery.id for job in jobs[2:9]])
         worker.hold.pop(handler).set()
         await worker.until(3)
@@ -585,11 +585,11 @@ class Gate:
     """Holds back what a refill has read until it is opened."""
 
     def __init__(self, store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._due = store.due
+        self._due = store.queue.due
         self.reads = 0
         self.has_read = asyncio.Event()
         self.open = asyncio.Event()
-        monkeypatch.setattr(store, "due", self.due)
+        monkeypatch.setattr(store.queue, "due", self.due)
 
     async def due(self, limits: Mapping[int, int], now: int) -> dict[int, tuple[list[Waiting], int | None]]:
         found = await self._due(limits, now)
@@ -628,7 +628,7 @@ def test_what_is_forgotten_during_a_refill_is_not_started(open_store: OpenStore,
         gate, jobs = await around_a_read(store, engine, monkeypatch)
         engine.hand_over(jobs[3:])
         for job in (jobs[1], jobs[4]):
-            await store.cancel(1, job.notification.id)
+            await store.history.cancel(1, job.notification.id)
             engine.forget([job.delivery.id])
         gate.open.set()
         await worker.until(4)
@@ -645,14 +645,14 @@ def test_a_reading_that_fails_is_made_again_and_nothing_overtakes_it(open_store:
         handlers = [await add_handler(store) for _ in range(3)]
         waiting = [job for handler in handlers for job in await accept(store, handler)]
         failures: list[Exception] = [Busy("not now"), ValueError("of all"), ValueError("of the first alone")]
-        due = store.due
+        due = store.queue.due
 
         async def failing(limits: Mapping[int, int], now: int) -> dict[int, tuple[list[Waiting], int | None]]:
             if failures and (len(failures) > 1 or list(limits) == handlers[:1]):
                 raise failures.pop(0)
             return await due(limits, now)
 
-        monkeypatch.setattr(store, "due", failing)
+        monkeypatch.setattr(store.queue, "due", failing)
         await engine.start(worker)
         while len(failures) == 3:
             await asyncio.sleep(0)
@@ -711,7 +711,7 @@ def test_stopping_lets_attempts_end_and_starts_no_more(open_store: OpenStore) ->
         asyncio.get_running_loop().call_later(0.1, worker.hold[handler].set)
         await engine.stop(5)
         assert worker.started == [job.delivery.id for job in jobs[:2]]
-        assert (await store.due({handler: Wanted(10)}, clock.now()))[handler].jobs[0].delivery.id == jobs[2].delivery.id
+        assert (await store.queue.due({handler: Wanted(10)}, clock.now()))[handler].jobs[0].delivery.id == jobs[2].delivery.id
 
     scenario(open_store, body)
 

@@ -53,11 +53,11 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, set[in
         Writer._commit = watched  # pyright: ignore[reportPrivateUsage]
         try:
             async with sqlite_store(folder / "store") as store:
-                handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
+                handler = await store.handlers.add(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
                 for number in range(BATCHES):
                     message = Message(f"{number} " + "text " * 300, at=1)
                     planned = Planned(message, None, None, (PlannedDelivery(handler, Status.PENDING, 1),))
-                    acknowledged.update(one.id for one in await store.accept(Accept(1, 1, [planned] * 10)))
+                    acknowledged.update(one.id for one in await store.intake.accept(Accept(1, 1, [planned] * 10)))
         finally:
             Writer._commit = committed  # pyright: ignore[reportPrivateUsage]
 

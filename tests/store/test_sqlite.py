@@ -14,7 +14,7 @@ from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
-from tocsin.store import listing, reading
+from tocsin.store import handlers, history, queue
 from tocsin.store.sql import write_now
 
 
@@ -37,18 +37,18 @@ def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("read", "index"),
     [
-        (lambda c: reading.due(c, {1: Wanted(5)}, 5), "ix_deliveries_pending"),
-        (lambda c: reading._first(c, 1, 10**18, 0), "ix_deliveries_pending_critical"),
-        (lambda c: reading.waiting_handlers(c), "ix_deliveries_pending"),
-        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
-        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),
+        (lambda c: queue.due(c, {1: Wanted(5)}, 5), "ix_deliveries_pending"),
+        (lambda c: queue._first(c, 1, 10**18, 0), "ix_deliveries_pending_critical"),
+        (lambda c: queue.waiting_handlers(c), "ix_deliveries_pending"),
+        (lambda c: history.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
+        (lambda c: history.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),
         (
-            lambda c: listing.deliveries_page(c, 1, DeliveryFilter(notification_handler_id=1, status=Status.FAILED), 1, 25),
+            lambda c: history.deliveries_page(c, 1, DeliveryFilter(notification_handler_id=1, status=Status.FAILED), 1, 25),
             "ix_deliveries_not_delivered",
         ),
-        (lambda c: listing.deliveries_page(c, 1, DeliveryFilter(notification_id=1), 1, 25), "ix_deliveries_notification_id"),
-        (lambda c: listing.handlers_page(c, 1, HandlerFilter(), 1, 25), "ix_handlers_user_id_live"),
-        (lambda c: listing.notifications_page(c, 1, 1, 25), "ix_notifications_user_id_id"),
+        (lambda c: history.deliveries_page(c, 1, DeliveryFilter(notification_id=1), 1, 25), "ix_deliveries_notification_id"),
+        (lambda c: handlers.handlers_page(c, 1, HandlerFilter(), 1, 25), "ix_handlers_user_id_live"),
+        (lambda c: history.notifications_page(c, 1, 1, 25), "ix_notifications_user_id_id"),
     ],
 )
 def test_hot_reads_use_their_index_and_scan_no_table(tmp_path: Path, read, index: str) -> None:
@@ -68,7 +68,7 @@ def test_hot_reads_use_their_index_and_scan_no_table(tmp_path: Path, read, index
                     if statement.lstrip().upper().startswith(("SELECT", "WITH")):
                         plans.extend(row[3] for row in driver.execute("EXPLAIN QUERY PLAN " + statement))
 
-            await store._read(explained)
+            await store.database.read(explained)
             assert any(index in plan for plan in plans), plans
             tables = ("deliveries", "notifications", "handlers")
             scans = [plan for plan in plans if plan.startswith(tuple(f"SCAN {table}" for table in tables)) and "INDEX" not in plan]
@@ -116,7 +116,7 @@ def test_what_an_older_version_accepted_is_markdown(tmp_path: Path) -> None:
         connection.exec_driver_sql(insert, (2,))
     with engine.connect() as connection:
         for number in (1, 2):
-            found = listing.notification(connection, 1, number)
+            found = history.notification(connection, 1, number)
             assert found is not None and found[0].message == Message("*a*", at=100)
 
 

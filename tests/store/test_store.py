@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Sequence
-from sqlite3 import Error, IntegrityError
 from typing import Any
 
 import pytest
@@ -14,11 +13,13 @@ from conftest import run
 from support.store import MESSAGE, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
 from tocsin.clock import SECOND
 from tocsin.model import Busy, Delivery, Message, Notification, Reason, Severity, Status
+from tocsin.ports.errors import WriteFailed
 from tocsin.ports.handlers import HandlerChange, HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned, PlannedDelivery, Remembered
 from tocsin.ports.queue import Settlement, Wanted
-from tocsin.store import reading, tidying
+from tocsin.ports.tidying import START
+from tocsin.store import queue, tidying
 from tocsin.store.writer import MAX_GATHERED
 
 
@@ -26,28 +27,28 @@ def test_what_is_accepted_is_there_with_its_message(open_store: OpenStore) -> No
     async def main() -> None:
         async with open_store() as store:
             first, second = await add_handler(store), await add_handler(store)
-            [kept] = await store.accept(accepting(first, second))
-            found = await store.notification(1, kept.id)
+            [kept] = await store.intake.accept(accepting(first, second))
+            found = await store.history.notification(1, kept.id)
             assert found is not None
             assert found[0].message == MESSAGE
             assert found[1][Status.PENDING] == 2
-            due = (await store.due({second: Wanted(10)}, 100))[second]
+            due = (await store.queue.due({second: Wanted(10)}, 100))[second]
             assert [job.delivery for job in due.jobs] == [kept.deliveries[1]]
             assert (due.next_due, due.is_more) == (None, False)
-            assert await store.notification(2, kept.id) is None
+            assert await store.history.notification(2, kept.id) is None
 
     run(main())
 
 
 def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_TEXTS_AT_ONCE", 2)
-    monkeypatch.setattr(reading, "MAX_CHARACTERS", 1)
+    monkeypatch.setattr(queue, "_TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr(queue, "MAX_CHARACTERS", 1)
 
     async def main() -> None:
         async with open_store() as store:
             handlers = [await add_handler(store) for _ in range(3)]
-            accepted = [await store.accept(accepting(*these)) for these in (handlers, *[handlers[:1]] * 5)]
-            due = await store.due({handler: Wanted(10) for handler in handlers}, 100)
+            accepted = [await store.intake.accept(accepting(*these)) for these in (handlers, *[handlers[:1]] * 5)]
+            due = await store.queue.due({handler: Wanted(10) for handler in handlers}, 100)
             texts = {id(due[handler].jobs[0].notification) for handler in handlers}
             assert len(texts) == 1  # one notification, however many have it
             assert all(due[handler].jobs for handler in handlers)
@@ -56,7 +57,7 @@ def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(open_store: OpenStore
             known: list[int] = []
             while some.is_more:
                 known += [job.delivery.id for job in some.jobs]
-                some = (await store.due({handlers[0]: Wanted(10, frozenset(known))}, 100))[handlers[0]]
+                some = (await store.queue.due({handlers[0]: Wanted(10, frozenset(known))}, 100))[handlers[0]]
             known += [job.delivery.id for job in some.jobs]
             assert known == [one.deliveries[0].id for [one] in accepted]
 
@@ -67,10 +68,10 @@ def test_many_at_once_share_commits_and_get_their_own_ids(open_store: OpenStore)
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            answers = await asyncio.gather(*(store.accept(accepting(handler)) for _ in range(300)))
+            answers = await asyncio.gather(*(store.intake.accept(accepting(handler)) for _ in range(300)))
             ids = [one.id for [one] in answers]
             assert sorted(ids) == list(range(1, 301))
-            assert (await store.notifications(1, 1, 25)).total == 300
+            assert (await store.history.notifications(1, 1, 25)).total == 300
 
     run(main())
 
@@ -79,12 +80,12 @@ def test_a_write_that_fails_takes_no_other_with_it(open_store: OpenStore) -> Non
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            good = [store.accept(accepting(handler)) for _ in range(5)]
-            bad = store.accept(accepting(999_999))
+            good = [store.intake.accept(accepting(handler)) for _ in range(5)]
+            bad = store.intake.accept(accepting(999_999))
             results = await asyncio.gather(*good, bad, return_exceptions=True)
-            assert isinstance(results.pop(), IntegrityError)
+            assert isinstance(results.pop(), WriteFailed)
             assert [one.deliveries[0].handler_id for [one] in results] == [handler] * 5
-            assert (await store.notifications(1, 1, 25)).total == 5
+            assert (await store.history.notifications(1, 1, 25)).total == 5
 
     run(main())
 
@@ -95,16 +96,16 @@ def test_settling_keeps_outcome_attempt_and_totals(open_store: OpenStore) -> Non
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
             assert await settled(store, replace(delivered(delivery), at=7 * SECOND + 200))
-            found = await store.delivery(1, delivery.id)
+            found = await store.history.delivery(1, delivery.id)
             assert found is not None
             assert found[0].status is Status.DELIVERED
             assert found[2] == [attempt(delivery)]
-            assert (await store.deliveries(1, DeliveryFilter(status=Status.DELIVERED), 1, 25)).total == 1
-            assert (await store.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 0
-            row = await store.handler(handler)
+            assert (await store.history.deliveries(1, DeliveryFilter(status=Status.DELIVERED), 1, 25)).total == 1
+            assert (await store.history.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 0
+            row = await store.handlers.get(handler)
             assert row is not None
             assert row.last_delivered_at == 7 * SECOND
-            assert await store.waiting_handlers() == []
+            assert await store.queue.waiting_handlers() == []
 
     run(main())
 
@@ -132,13 +133,15 @@ def test_every_kind_of_row_comes_back_as_it_was(open_store: OpenStore, message: 
             due_at = times[0] or 100
             planned = [PlannedDelivery(await add_handler(store), Status.PENDING, due_at)]
             planned.append(PlannedDelivery(await add_handler(store), Status.SKIPPED, due_at, Reason.HANDLER_PAUSED))
-            [kept] = await store.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
+            [kept] = await store.intake.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
             assert kept.notification == Notification(kept.id, 1, message, *times)
             for one, delivery in zip(planned, kept.deliveries, strict=True):
                 expected = Delivery(delivery.id, kept.id, one.handler_id, 1, one.status, due_at, due_at, 100)
                 assert delivery == replace(expected, last_reason=one.reason)
-                assert await store.delivery(1, delivery.id) == (delivery, kept.notification, [])
-            critical = await store.ask(lambda connection: connection.execute(text("SELECT is_critical FROM deliveries")).scalars().all())
+                assert await store.history.delivery(1, delivery.id) == (delivery, kept.notification, [])
+            critical = await store.database.read(
+                lambda connection: connection.execute(text("SELECT is_critical FROM deliveries")).scalars().all()
+            )
             assert critical == [int(message.severity is Severity.CRITICAL)] * 2
 
     run(main())
@@ -154,7 +157,7 @@ def test_what_a_provider_calls_a_message_is_kept(
             one = await accept_one(store, await add_handler(store))
             tried = replace(attempt(one), provider_id=provider_id, detail=detail, response=response)
             assert await settled(store, replace(delivered(one), attempt=tried))
-            found = await store.delivery(1, one.id)
+            found = await store.history.delivery(1, one.id)
             assert found is not None and found[2] == [tried]
 
     run(main())
@@ -170,7 +173,7 @@ def test_every_arrival_is_kept_as_it_was(open_store: OpenStore, number: int, par
             arrived = replace(before, status=Status.DELIVERED, attempt_count=number, last_attempt_at=200, late=late, part=part)
             arrived = replace(arrived, last_reason=Reason.OK)
             assert await settled(store, Settlement(arrived, attempt(before, number), 200))
-            found = await store.delivery(1, before.id)
+            found = await store.history.delivery(1, before.id)
             assert found is not None
             assert found[0] == arrived
             assert found[2] == [attempt(before, number)]
@@ -185,7 +188,7 @@ def test_an_arrival_that_had_to_wait_does_not_set_the_last_one_back(open_store: 
             newer, older = await accept_one(store, handler), await accept_one(store, handler)
             both = settled(store, replace(delivered(newer), at=3 * SECOND)), settled(store, replace(delivered(older), at=2 * SECOND))
             assert await asyncio.gather(*both) == [True, True]  # in one commit
-            row = await store.handler(handler)
+            row = await store.handlers.get(handler)
             assert row is not None
             assert row.last_delivered_at == 3 * SECOND
 
@@ -200,9 +203,9 @@ def test_an_arrival_ends_a_streak_of_failures_even_within_the_second_of_the_one_
         async with open_store() as store:
             handler = await add_handler(store)
             assert await settled(store, replace(delivered(await accept_one(store, handler)), at=3 * SECOND + 100))
-            assert (await store.count_failure(handler, 3 * SECOND + 150)).failures == 1
+            assert (await store.handlers.count_failure(handler, 3 * SECOND + 150)).failures == 1
             assert await settled(store, replace(delivered(await accept_one(store, handler)), at=second * SECOND + 200))
-            facts, row = await store.handler_facts(handler, 0), await store.handler(handler)
+            facts, row = await store.standings.facts(handler, 0), await store.handlers.get(handler)
             assert row is not None
             assert (facts.streak.failures, row.last_delivered_at) == (failures, last * SECOND)
 
@@ -215,7 +218,7 @@ def test_settlements_of_one_sender_are_told_together_however_many(open_store: Op
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            [kept] = await store.accept(accepting(*[handler] * 300))
+            [kept] = await store.intake.accept(accepting(*[handler] * 300))
             waiting = list(kept.deliveries)
             writes = [delivered(one) for one in waiting]
             unwritable: Any = object()
@@ -231,17 +234,17 @@ def test_settlements_of_one_sender_are_told_together_however_many(open_store: Op
                 if len(told) == len(writes):
                     ended.set()
 
-            others = [store.accept(accepting(handler)) for _ in range(100)]  # in the same turn: they count among those handed over
+            others = [store.intake.accept(accepting(handler)) for _ in range(100)]  # in the same turn: they count among those handed over
             for ticket, write in enumerate(writes):
-                store.settle(write, ticket, done)
+                store.queue.settle(write, ticket, done)
             await asyncio.wait_for(ended.wait(), 10)
             await asyncio.gather(*others)
             assert sizes == [MAX_GATHERED - 100, 301 - (MAX_GATHERED - 100)]
             assert [ticket for ticket, _ in told] == list(range(len(writes)))
             results = [result for _, result in told]
-            assert isinstance(results.pop(7), Error)
+            assert isinstance(results.pop(7), WriteFailed)
             assert results == [True] * 300
-            totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            totals = {status: (await store.history.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
             assert totals == {**dict.fromkeys(Status, 0), Status.PENDING: 101, Status.DELIVERED: 299}
 
     run(main())
@@ -257,16 +260,16 @@ def test_a_cancelled_delivery_stays_cancelled_unless_it_arrived(open_store: Open
                 (Status.DELIVERED, Status.DELIVERED),
             ):
                 delivery = await accept_one(store, handler)
-                assert await store.cancel(1, delivery.notification_id) == [delivery.id]
+                assert await store.history.cancel(1, delivery.notification_id) == [delivery.id]
                 row = replace(delivery, status=outcome, attempt_count=1, last_attempt_at=200)
                 applied = await settled(store, Settlement(row, attempt(delivery), 200))
                 assert applied is (outcome is Status.DELIVERED)
-                found = await store.delivery(1, delivery.id)
+                found = await store.history.delivery(1, delivery.id)
                 assert found is not None
                 assert found[0].status is expected
                 assert found[0].attempt_count == 1
                 assert len(found[2]) == 1
-            totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            totals = {status: (await store.history.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
             assert totals == {**dict.fromkeys(Status, 0), Status.CANCELLED: 2, Status.DELIVERED: 1}
 
     run(main())
@@ -280,7 +283,7 @@ def test_settlements_of_one_commit_are_judged_one_by_one(open_store: OpenStore) 
             handler = await add_handler(store)
             arrived, again, cancelled, late, gone = [await accept_one(store, handler) for _ in range(5)]
             for one in (cancelled, late):
-                await store.cancel(1, one.notification_id)
+                await store.history.cancel(1, one.notification_id)
             waiting = replace(again, attempt_count=1, step=1, due_at=900)
             writes = [
                 delivered(arrived),
@@ -292,7 +295,7 @@ def test_settlements_of_one_commit_are_judged_one_by_one(open_store: OpenStore) 
                 delivered(replace(gone, id=999_999)),
             ]
             assert await asyncio.gather(*(settled(store, write) for write in writes)) == [True, True, False, True, False]
-            found = [await store.delivery(1, one.id) for one in (arrived, again, cancelled, late, gone)]
+            found = [await store.history.delivery(1, one.id) for one in (arrived, again, cancelled, late, gone)]
             assert [(row[0].status, row[0].attempt_count, len(row[2])) for row in found if row] == [
                 (Status.DELIVERED, 1, 1),
                 (Status.PENDING, 1, 1),
@@ -300,7 +303,7 @@ def test_settlements_of_one_commit_are_judged_one_by_one(open_store: OpenStore) 
                 (Status.DELIVERED, 1, 1),
                 (Status.PENDING, 0, 0),
             ]
-            totals = {status: (await store.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            totals = {status: (await store.history.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
             assert totals == {**dict.fromkeys(Status, 0), Status.PENDING: 2, Status.DELIVERED: 2, Status.CANCELLED: 1}
 
     run(main())
@@ -314,15 +317,15 @@ def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(open_s
             for delivery, status in zip(made, (Status.FAILED, Status.DELIVERED, Status.EXPIRED), strict=False):
                 await settled(store, Settlement(replace(delivery, status=status, step=7, attempt_count=8), None, 200))
             skipped = await accept_one(store, other, status=Status.SKIPPED)
-            assert await store.retry(1, DeliveryFilter(notification_handler_id=other), 500, 10, None) == [(skipped.id, other)]
-            retried = await store.retry(1, DeliveryFilter(), 500, 10, None)
+            assert await store.history.retry(1, DeliveryFilter(notification_handler_id=other), 500, 10, None) == [(skipped.id, other)]
+            retried = await store.history.retry(1, DeliveryFilter(), 500, 10, None)
             assert sorted(retried) == [(made[0].id, handler), (made[2].id, handler)]
-            found = await store.delivery(1, made[0].id)
+            found = await store.history.delivery(1, made[0].id)
             assert found is not None
             assert (found[0].status, found[0].step, found[0].attempt_count, found[0].due_at) == (Status.PENDING, 0, 8, 500)
-            assert await store.retry(1, made[1].id, 500, 10, None) == []
-            assert await store.retry(2, made[0].id, 500, 10, None) == []
-            assert await store.retry(1, DeliveryFilter(status=Status.DELIVERED), 500, 10, None) == []
+            assert await store.history.retry(1, made[1].id, 500, 10, None) == []
+            assert await store.history.retry(2, made[0].id, 500, 10, None) == []
+            assert await store.history.retry(1, DeliveryFilter(status=Status.DELIVERED), 500, 10, None) == []
 
     run(main())
 
@@ -331,9 +334,9 @@ def test_retry_by_filter_takes_no_more_than_its_limit(open_store: OpenStore) -> 
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            await store.accept(accepting(*[handler] * 30, status=Status.SKIPPED))
-            assert len(await store.retry(1, DeliveryFilter(status=Status.SKIPPED), 500, 10, None)) == 10
-            assert (await store.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 10
+            await store.intake.accept(accepting(*[handler] * 30, status=Status.SKIPPED))
+            assert len(await store.history.retry(1, DeliveryFilter(status=Status.SKIPPED), 500, 10, None)) == 10
+            assert (await store.history.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 10
 
     run(main())
 
@@ -346,24 +349,24 @@ def test_lists_are_newest_first_and_filtered(open_store: OpenStore) -> None:
             for delivery in made[:30]:
                 await settled(store, delivered(delivery))
             ids = [delivery.id for delivery in made]
-            page = await store.deliveries(1, DeliveryFilter(), 1, 25)
+            page = await store.history.deliveries(1, DeliveryFilter(), 1, 25)
             assert [row.id for row in page.rows] == ids[::-1][:25]
-            assert [row.id for row in (await store.deliveries(1, DeliveryFilter(), 2, 25)).rows] == ids[::-1][25:]
-            assert (await store.deliveries(1, DeliveryFilter(), 3, 25)).rows == []
-            waiting = await store.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)
+            assert [row.id for row in (await store.history.deliveries(1, DeliveryFilter(), 2, 25)).rows] == ids[::-1][25:]
+            assert (await store.history.deliveries(1, DeliveryFilter(), 3, 25)).rows == []
+            waiting = await store.history.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)
             assert [row.id for row in waiting.rows] == ids[30:][::-1]
-            of_first = await store.deliveries(1, DeliveryFilter(notification_handler_id=first), 1, 25)
+            of_first = await store.history.deliveries(1, DeliveryFilter(notification_handler_id=first), 1, 25)
             assert ([row.id for row in of_first.rows], of_first.total) == (ids[1::2][::-1], 20)
-            between = await store.deliveries(1, DeliveryFilter(datetime_start=110, datetime_end=114), 1, 25)
+            between = await store.history.deliveries(1, DeliveryFilter(datetime_start=110, datetime_end=114), 1, 25)
             assert [row.id for row in between.rows] == ids[10:15][::-1]
-            of_one = await store.deliveries(1, DeliveryFilter(notification_id=made[7].notification_id), 1, 25)
+            of_one = await store.history.deliveries(1, DeliveryFilter(notification_id=made[7].notification_id), 1, 25)
             assert [row.id for row in of_one.rows] == [ids[7]]
-            assert (await store.deliveries(1, DeliveryFilter(search="TITLE"), 1, 25)).total == 40
-            assert (await store.deliveries(1, DeliveryFilter(search="%"), 1, 25)).total == 0
-            older = await store.deliveries(1, DeliveryFilter(before=ids[30]), 1, 25)
+            assert (await store.history.deliveries(1, DeliveryFilter(search="TITLE"), 1, 25)).total == 40
+            assert (await store.history.deliveries(1, DeliveryFilter(search="%"), 1, 25)).total == 0
+            older = await store.history.deliveries(1, DeliveryFilter(before=ids[30]), 1, 25)
             assert ([row.id for row in older.rows], older.total) == (ids[5:30][::-1], 30)
-            assert (await store.deliveries(1, DeliveryFilter(before=ids[0]), 1, 25)).rows == []
-            assert (await store.deliveries(2, DeliveryFilter(), 1, 25)).rows == []
+            assert (await store.history.deliveries(1, DeliveryFilter(before=ids[0]), 1, 25)).rows == []
+            assert (await store.history.deliveries(2, DeliveryFilter(), 1, 25)).rows == []
 
     run(main())
 
@@ -378,7 +381,7 @@ def test_lists_are_filtered_by_reason(open_store: OpenStore) -> None:
             await settled(store, Settlement(replace(waiting, last_reason=Reason.TIMEOUT), attempt(waiting), 200))
 
             async def found(**which: Any) -> list[int]:
-                page = await store.deliveries(1, DeliveryFilter(**which), 1, 25)
+                page = await store.history.deliveries(1, DeliveryFilter(**which), 1, 25)
                 assert page.total == len(page.rows)
                 return [row.id for row in page.rows]
 
@@ -396,17 +399,17 @@ def test_handlers_are_listed_filtered_and_ordered(open_store: OpenStore) -> None
     async def main() -> None:
         async with open_store() as store:
             made = [await add_handler(store, name) for name in ("beta", "Alpha", "gamma_x")]
-            await store.change_handler(made[2], HandlerChange(is_enabled=False))
-            page = await store.handlers(1, HandlerFilter(order_by="name"), 1, 10)
+            await store.handlers.change(made[2], HandlerChange(is_enabled=False))
+            page = await store.handlers.page(1, HandlerFilter(order_by="name"), 1, 10)
             assert [row.name for row in page.rows] == ["Alpha", "beta", "gamma_x"]
-            assert [row.id for row in (await store.handlers(1, HandlerFilter(descending=True), 1, 2)).rows] == made[::-1][:2]
-            assert [row.name for row in (await store.handlers(1, HandlerFilter(search="A_X"), 1, 10)).rows] == ["gamma_x"]
-            assert (await store.handlers(1, HandlerFilter(is_enabled=True), 1, 10)).total == 2
-            assert await store.delete_handler(made[0], 20)
-            assert not await store.delete_handler(made[0], 20)
-            page = await store.handlers(1, HandlerFilter(), 1, 10)
+            assert [row.id for row in (await store.handlers.page(1, HandlerFilter(descending=True), 1, 2)).rows] == made[::-1][:2]
+            assert [row.name for row in (await store.handlers.page(1, HandlerFilter(search="A_X"), 1, 10)).rows] == ["gamma_x"]
+            assert (await store.handlers.page(1, HandlerFilter(is_enabled=True), 1, 10)).total == 2
+            assert await store.handlers.delete(made[0], 20)
+            assert not await store.handlers.delete(made[0], 20)
+            page = await store.handlers.page(1, HandlerFilter(), 1, 10)
             assert ([row.id for row in page.rows], page.total) == (made[1:], 2)
-            gone = await store.handler(made[0])
+            gone = await store.handlers.get(made[0])
             assert gone is not None
             assert (gone.settings, gone.secret, gone.deleted_at) == (None, None, 20)
             assert await add_handler(store) == made[2] + 1
@@ -418,9 +421,9 @@ def test_a_change_that_expects_another_version_is_not_made(open_store: OpenStore
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            assert await store.change_handler(handler, HandlerChange(name="new"), expected_version=1)
-            assert not await store.change_handler(handler, HandlerChange(name="newer"), expected_version=1)
-            row = await store.handler(handler)
+            assert await store.handlers.change(handler, HandlerChange(name="new"), expected_version=1)
+            assert not await store.handlers.change(handler, HandlerChange(name="newer"), expected_version=1)
+            row = await store.handlers.get(handler)
             assert row is not None
             assert row.name == "new"
 
@@ -433,16 +436,16 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(open_store: Op
             handler = await add_handler(store)
             wanted = Idempotency("/api/notifications", "key", b"hash")
             request = accepting(handler, idempotency=wanted)
-            accepted = await store.accept(replace(request, planned=[*request.planned, *request.planned]))
-            assert await store.remembered(1, wanted.path, "key", 0, 100) == Remembered(b"hash", (accepted[0].id, accepted[1].id))
-            assert await store.remembered(2, wanted.path, "key", 0, 100) is None
-            assert await store.remembered(1, wanted.path, "key", 101, 200) is None
-            assert await store.remembered(1, wanted.path, "key", 0, 99) is None
-            with pytest.raises(IntegrityError):
-                await store.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
-            assert await store.remembered(1, wanted.path, "refused", 0, 10**6) is None
-            await store.tell(tidying.idempotency_keys, 101, 10, tidying.START)
-            assert await store.remembered(1, wanted.path, "key", 0, 10**6) is None
+            accepted = await store.intake.accept(replace(request, planned=[*request.planned, *request.planned]))
+            assert await store.intake.remembered(1, wanted.path, "key", 0, 100) == Remembered(b"hash", (accepted[0].id, accepted[1].id))
+            assert await store.intake.remembered(2, wanted.path, "key", 0, 100) is None
+            assert await store.intake.remembered(1, wanted.path, "key", 101, 200) is None
+            assert await store.intake.remembered(1, wanted.path, "key", 0, 99) is None
+            with pytest.raises(WriteFailed):
+                await store.intake.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
+            assert await store.intake.remembered(1, wanted.path, "refused", 0, 10**6) is None
+            await store.database.write(tidying.idempotency_keys, 101, 10, START)
+            assert await store.intake.remembered(1, wanted.path, "key", 0, 10**6) is None
 
     run(main())
 
@@ -451,10 +454,10 @@ def test_pending_ones_of_a_handler_end_in_steps(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
             handler = await add_handler(store)
-            await store.accept(accepting(*[handler] * 12))
-            ended = [await store.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 5) for _ in range(3)]
+            await store.intake.accept(accepting(*[handler] * 12))
+            ended = [await store.queue.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 5) for _ in range(3)]
             assert ended == [5, 5, 2]
-            page = await store.deliveries(1, DeliveryFilter(status=Status.SKIPPED), 1, 25)
+            page = await store.history.deliveries(1, DeliveryFilter(status=Status.SKIPPED), 1, 25)
             assert page.total == 12
             assert {row.last_reason for row in page.rows} == {Reason.HANDLER_PAUSED}
 
@@ -465,15 +468,15 @@ def test_posts_know_the_budget_and_repeats(open_store: OpenStore) -> None:
     async def main() -> None:
         day = 86_400_000_000
         async with open_store() as store:
-            first = await store.posted("x:1", b"same", 1, day, 2)
-            again = await store.posted("x:1", b"same", 1, day + 5, 2)
-            second = await store.posted("x:1", b"same", 2, day + 6, 2)
-            over = await store.posted("x:1", b"other", 3, day + 7, 2)
-            elsewhere = await store.posted("x:2", b"same", 4, day + 8, 2)
-            tomorrow = await store.posted("x:1", b"same", 5, 2 * day + 7, 2)
+            first = await store.queue.posted("x:1", b"same", 1, day, 2)
+            again = await store.queue.posted("x:1", b"same", 1, day + 5, 2)
+            second = await store.queue.posted("x:1", b"same", 2, day + 6, 2)
+            over = await store.queue.posted("x:1", b"other", 3, day + 7, 2)
+            elsewhere = await store.queue.posted("x:2", b"same", 4, day + 8, 2)
+            tomorrow = await store.queue.posted("x:1", b"same", 5, 2 * day + 7, 2)
             for number in range(3):  # by a clock that is years ahead, and set right then
-                await store.posted("x:3", b"same", 10 + number, 1000 * day, 9)
-            right = await store.posted("x:3", b"same", 20, day, 2)
+                await store.queue.posted("x:3", b"same", 10 + number, 1000 * day, 9)
+            right = await store.queue.posted("x:3", b"same", 20, day, 2)
             assert [(facts.over_budget, facts.repeated) for facts in (first, again, second, over, elsewhere, tomorrow, right)] == [
                 (False, False),
                 (False, False),
@@ -493,7 +496,7 @@ def test_ids_are_never_used_twice(open_store: OpenStore) -> None:
             handler = await add_handler(store)
             delivery = await accept_one(store, handler)
             await settled(store, delivered(delivery))
-            assert (await store.tell(tidying.old_notifications, 1000, 10, tidying.START)).rows == 3
+            assert (await store.database.write(tidying.old_notifications, 1000, 10, START)).rows == 3
             later = await accept_one(store, handler)
             assert later.id == delivery.id + 1
             assert later.notification_id == delivery.notification_id + 1
@@ -503,7 +506,7 @@ def test_ids_are_never_used_twice(open_store: OpenStore) -> None:
 
 def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-    monkeypatch.setattr("tocsin.store.sql.READ_SECONDS", 0.5)
+    monkeypatch.setattr("tocsin.store.database.READ_SECONDS", 0.5)
 
     async def main() -> None:
         started = threading.Event()
@@ -514,13 +517,13 @@ def test_a_reading_that_takes_too_long_is_stopped_and_holds_up_no_write(open_sto
 
         async with open_store() as store:
             handler = await add_handler(store)
-            stuck = asyncio.ensure_future(store._list(read))
+            stuck = asyncio.ensure_future(store.database.look(read))
             await asyncio.to_thread(started.wait)
-            await store.accept(accepting(handler))
+            await store.intake.accept(accepting(handler))
             assert not stuck.done()
             with pytest.raises(Busy, match="too long"):
                 await stuck
-            assert (await store.notifications(1, 1, 25)).total == 1
+            assert (await store.history.notifications(1, 1, 25)).total == 1
 
     run(main())
 
@@ -546,8 +549,8 @@ def test_a_commit_is_told_before_anything_that_came_of_it(open_store: OpenStore)
                 told.append(f"settled {results}")
 
             earlier = await accept_one(store, handler)
-            waiting = asyncio.ensure_future(wait_for(store.accept(accepting(handler), committed)))
-            store.settle(delivered(earlier), None, finished)
+            waiting = asyncio.ensure_future(wait_for(store.intake.accept(accepting(handler), committed)))
+            store.queue.settle(delivered(earlier), None, finished)
             await asyncio.wait_for(both.wait(), 10)
             assert told == ["committed 1", "settled [True]", "awaited"]
             await waiting

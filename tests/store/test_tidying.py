@@ -7,9 +7,10 @@ from support.store import OpenStore
 from tocsin import clock
 from tocsin.clock import SECOND
 from tocsin.model import Message, Reason, Status
-from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour
-from tocsin.ports.housekeeping import Swept
+from tocsin.ports.handlers import HandlerChange, HandlerEvent
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
+from tocsin.ports.standings import HandlerHour
+from tocsin.ports.tidying import START, Swept
 from tocsin.store import tidying
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import attempts, deliveries, handler_hours, idempotency, notifications, posts, totals
@@ -19,13 +20,13 @@ HOUR = 3600 * SECOND
 
 
 async def a_handler(store: SqlStore) -> int:
-    return await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True), 10)
+    return await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True), 10)
 
 
 async def accept(store: SqlStore, handler: int, at: int, count: int = 1, due_at: int | None = None, status: Status = Status.SKIPPED) -> int:
     """A notification with so many deliveries; its id."""
     made = tuple(PlannedDelivery(handler, status, at if due_at is None else due_at) for _ in range(count))
-    [kept] = await store.accept(Accept(1, at, [Planned(Message("text", at=at), due_at, None, made)]))
+    [kept] = await store.intake.accept(Accept(1, at, [Planned(Message("text", at=at), due_at, None, made)]))
     return kept.id
 
 
@@ -43,15 +44,15 @@ async def tried(store: SqlStore, *wheres: str, times: int = 1, at: int = 1) -> N
                     )
                 )
 
-    await store.tell(write)
+    await store.database.write(write)
 
 
 async def swept(store: SqlStore, sweep: tidying.Sweep, before: int, rows: int) -> list[Swept]:
     """All steps of a round."""
     steps: list[Swept] = []
-    after = tidying.START
+    after = START
     while True:
-        steps.append(await store.tell(sweep, before, rows, after))
+        steps.append(await store.database.write(sweep, before, rows, after))
         assert len(steps) < 2000, "a round without an end"
         if steps[-1].after is None:
             return steps
@@ -59,17 +60,21 @@ async def swept(store: SqlStore, sweep: tidying.Sweep, before: int, rows: int) -
 
 
 async def left(store: SqlStore) -> list[int]:
-    return await store.ask(lambda connection: list(connection.scalars(select(notifications.c.id).order_by(notifications.c.id))))
+    return await store.database.read(lambda connection: list(connection.scalars(select(notifications.c.id).order_by(notifications.c.id))))
 
 
 async def count(store: SqlStore, table) -> int:
-    return await store.ask(lambda connection: connection.scalar(select(func.count()).select_from(table)))
+    return await store.database.read(lambda connection: connection.scalar(select(func.count()).select_from(table)))
 
 
 async def check_totals(store: SqlStore) -> None:
-    kept = dict(await store.ask(lambda c: [tuple(row) for row in c.execute(select(totals.c.what, totals.c.n).where(totals.c.n != 0))]))
+    kept = dict(
+        await store.database.read(lambda c: [tuple(row) for row in c.execute(select(totals.c.what, totals.c.n).where(totals.c.n != 0))])
+    )
     by_status = dict(
-        await store.ask(lambda c: [tuple(row) for row in c.execute(text("SELECT status, count(*) FROM deliveries GROUP BY status"))])
+        await store.database.read(
+            lambda c: [tuple(row) for row in c.execute(text("SELECT status, count(*) FROM deliveries GROUP BY status"))]
+        )
     )
     assert {what: n for what, n in kept.items() if what < 100} == by_status
     assert kept.get(100, 0) == await count(store, notifications)
@@ -115,8 +120,8 @@ def test_what_ended_without_an_attempt_keeps_its_record_from_its_end_on(open_sto
             cancelled, paused = [await accept(store, handler, 100, status=Status.PENDING) for _ in range(2)]
             old = await accept(store, handler, 100)
             before = clock.now()
-            assert await store.cancel(1, cancelled)
-            assert await store.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 10) == 1
+            assert await store.history.cancel(1, cancelled)
+            assert await store.queue.end_pending(handler, Status.SKIPPED, Reason.HANDLER_PAUSED, 10) == 1
             await swept(store, tidying.old_notifications, before, 100)
             assert old not in await left(store) and await left(store) == [cancelled, paused]
             await swept(store, tidying.old_notifications, clock.now() + 1, 100)
@@ -167,8 +172,8 @@ def test_a_step_touches_no_more_rows_than_it_was_told(open_store: OpenStore) -> 
 def test_keys_go_so_many_at_a_time(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
-            insert = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, x'00', '1', :at)")
-            await store.tell(lambda c: c.execute(insert, [{"key": f"{n}", "at": n} for n in range(1050)]))
+            insert = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, :content, '1', :at)").bindparams(content=b"0")
+            await store.database.write(lambda c: c.execute(insert, [{"key": f"{n}", "at": n} for n in range(1050)]))
             steps = await swept(store, tidying.idempotency_keys, 1000, 100)
             assert [step.rows for step in steps] == [100] * 10 + [0]
             assert await count(store, idempotency) == 50
@@ -181,17 +186,17 @@ def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(open_store: Open
         async with open_store() as store:
             some = [await a_handler(store) for _ in range(30)]
             for hour in range(20):
-                await store.add_hours([HandlerHour(handler, hour, 1, 0, 0) for handler in some])
+                await store.standings.add_hours([HandlerHour(handler, hour, 1, 0, 0) for handler in some])
             for handler in some[:2]:
-                await store.change_handler(handler, HandlerChange(name="new"), event=HandlerEvent(1, "changed"))
-                await store.delete_handler(handler, 1)
+                await store.handlers.change(handler, HandlerChange(name="new"), event=HandlerEvent(1, "changed"))
+                await store.handlers.delete(handler, 1)
             steps = await swept(store, tidying.handler_history, 15 * HOUR, 25)
             assert max(step.rows for step in steps) <= 25
             assert sum(step.rows for step in steps) == 28 * 15 + 2 * 20 + 2
             assert await count(store, handler_hours) == 28 * 5
 
-            insert = text("INSERT INTO posts VALUES (:key, :id, x'00', :at)")
-            await store.tell(lambda c: c.execute(insert, [{"key": f"x:{n % 7}", "id": n, "at": n % 100} for n in range(1000)]))
+            insert = text("INSERT INTO posts VALUES (:key, :id, :text_hash, :at)").bindparams(text_hash=b"0")
+            await store.database.write(lambda c: c.execute(insert, [{"key": f"x:{n % 7}", "id": n, "at": n % 100} for n in range(1000)]))
             steps = await swept(store, tidying.old_posts, 90, 64)
             assert (max(step.rows for step in steps) <= 64, sum(step.rows for step in steps)) == (True, 900)
             assert await count(store, posts) == 100
@@ -199,29 +204,31 @@ def test_posts_and_the_history_of_handlers_go_so_many_at_a_time(open_store: Open
     run(main())
 
 
-def test_no_step_looks_through_a_whole_table(open_store: OpenStore) -> None:
+def test_no_step_looks_through_a_whole_table(open_sqlite: OpenStore) -> None:
     async def main() -> None:
-        async with open_store() as store:
+        async with open_sqlite() as store:
             handler = await a_handler(store)
             gone = await a_handler(store)
-            await store.delete_handler(gone, 1)
+            await store.handlers.delete(gone, 1)
             await accept(store, handler, 100)
             await tried(store, "id > 0")
-            await store.add_hours([HandlerHour(handler, 1, 1, 0, 0)])
-            await store.tell(lambda c: c.execute(text("INSERT INTO idempotency VALUES (1, '/', 'k', x'00', '1', 1)")))
-            await store.tell(lambda c: c.execute(text("INSERT INTO posts VALUES ('x', 1, x'00', 1)")))
+            await store.standings.add_hours([HandlerHour(handler, 1, 1, 0, 0)])
+            await store.database.write(
+                lambda c: c.execute(text("INSERT INTO idempotency VALUES (1, '/', 'k', :content, '1', 1)"), {"content": b"0"})
+            )
+            await store.database.write(lambda c: c.execute(text("INSERT INTO posts VALUES ('x', 1, :text_hash, 1)"), {"text_hash": b"0"}))
 
             def plans(connection: Connection) -> list[str]:
                 driver = connection.connection.driver_connection
                 seen: list[str] = []
                 driver.set_trace_callback(seen.append)
                 for sweep in (tidying.old_notifications, tidying.idempotency_keys, tidying.handler_history, tidying.old_posts):
-                    sweep(connection, 2 * HOUR, 10, tidying.START)
+                    sweep(connection, 2 * HOUR, 10, START)
                 driver.set_trace_callback(None)
                 deletes = [one for one in seen if one.startswith("DELETE")]
                 assert {one.split()[2] for one in deletes} >= {"notifications", "deliveries", "attempts", "idempotency", "posts"}
                 return [row[3] for one in deletes for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}")]
 
-            assert [step for step in await store.tell(plans) if step.startswith("SCAN")] == []
+            assert [step for step in await store.database.write(plans) if step.startswith("SCAN")] == []
 
     run(main())

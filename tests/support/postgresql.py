@@ -5,6 +5,7 @@ worker shares and the kernel lets go of when the last of them has ended, however
 to use instead; the user there must be allowed to create databases.
 """
 
+import atexit
 import contextlib
 import fcntl
 import functools
@@ -18,13 +19,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+
+from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.migrating import migrate
 
 GIVEN_URL = "TOCSIN_TEST_DATABASE_URL"
 NOBODY = 65534  # PostgreSQL refuses to run as root
@@ -181,6 +185,55 @@ def database(url: str, template: str | None = None) -> Iterator[str]:
             yield in_database(url, name)
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+_databases: dict[Path, tuple[str, ExitStack]] = {}
+
+
+def database_of(folder: Path) -> str:
+    """The database of a test's folder, a new one with a store at first; `drop_databases` drops them all."""
+    if folder not in _databases:
+        shared = shared_folder()
+        stack = ExitStack()
+        _databases[folder] = stack.enter_context(database(shared_url(shared), _template(shared))), stack
+    return _databases[folder][0]
+
+
+def drop_databases() -> None:
+    while _databases:
+        _, (_, stack) = _databases.popitem()
+        stack.close()
+
+
+def shared_folder() -> Path:
+    """Of this run of tests; `tests/conftest.py` names it."""
+    return _shared[0]
+
+
+_shared: list[Path] = []
+
+
+def share(folder: Path) -> None:
+    _shared[:] = [folder]
+
+
+@functools.cache
+def _template(folder: Path) -> str:
+    """A database with the tables of a store. Nobody is connected to it, or it could not be copied."""
+    name = f"tocsin_template_{os.getpid()}"
+    url = shared_url(folder)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    engine = postgresql_engine(in_database(url, name))
+    migrate(engine)
+    engine.dispose()
+    atexit.register(_drop, url, name)
+    return name
+
+
+def _drop(url: str, name: str) -> None:
+    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def in_database(url: str, name: str) -> str:

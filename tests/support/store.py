@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from msgspec.structs import replace
-from sqlalchemy import insert
+from sqlalchemy import Connection
 
+from support.postgresql import database_of
 from tocsin import datadir
 from tocsin.model import Attempt, Delivery, Message, Reason, Status
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.queue import Settlement
 from tocsin.settings import load
-from tocsin.store import tables
+from tocsin.store import people
 from tocsin.store.sql import SqlStore, write_now
 
 OpenStore: TypeAlias = Callable[..., AbstractAsyncContextManager[SqlStore]]
@@ -26,11 +27,27 @@ OpenStore: TypeAlias = Callable[..., AbstractAsyncContextManager[SqlStore]]
 async def sqlite_store(folder: Path, changed: Callable[[], None] = lambda: None) -> AsyncIterator[SqlStore]:
     """For what only SQLite does; every other test takes the fixture `open_store`."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = load({"TOCSIN_DATA_DIR": str(folder)}, dotenv=folder / "none.env")
-    engine, _ = datadir.open_store(settings)
-    write_now(
-        engine, lambda c: c.execute(insert(tables.users).prefix_with("OR IGNORE").values(id=1, email="a@b", is_admin=True, created_at=1))
-    )
+    async with _opened({"TOCSIN_DATA_DIR": str(folder)}, changed) as store:
+        yield store
+
+
+@asynccontextmanager
+async def postgresql_store(folder: Path, changed: Callable[[], None] = lambda: None, url: str = "") -> AsyncIterator[SqlStore]:
+    """In the database named, or one of the folder's own, which `conftest.open_store` drops."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environ = {
+        "TOCSIN_DATA_DIR": str(folder),
+        "TOCSIN_DATABASE_URL": url or database_of(folder),
+        "TOCSIN_SECRET_KEY": "a-key-for-tests-only",
+    }
+    async with _opened(environ, changed) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _opened(environ: dict[str, str], changed: Callable[[], None]) -> AsyncIterator[SqlStore]:
+    engine, _ = datadir.open_store(load(environ, dotenv=Path(environ["TOCSIN_DATA_DIR"]) / "none.env"))
+    write_now(engine, _first_user)
     store = SqlStore(engine, changed)
     try:
         yield store
@@ -38,14 +55,19 @@ async def sqlite_store(folder: Path, changed: Callable[[], None] = lambda: None)
         await store.close()
 
 
-STORES: dict[str, OpenStore] = {"sqlite": sqlite_store}
-"""What `open_store` goes through: a second store is one more line, `(folder, changed) -> store`."""
+def _first_user(connection: Connection) -> None:
+    if not people.has_users(connection):
+        people.add_user(connection, "a@b", True, 1)
+
+
+STORES: dict[str, OpenStore] = {"sqlite": sqlite_store, "postgresql": postgresql_store}
+"""What `open_store` goes through."""
 
 MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1"),), at=100)
 
 
 async def add_handler(store: SqlStore, name: str = "hook", user_id: int = 1) -> int:
-    return await store.add_handler(user_id, HandlerChange(type="webhook", name=name, settings=b"sealed", is_enabled=True), 10)
+    return await store.handlers.add(user_id, HandlerChange(type="webhook", name=name, settings=b"sealed", is_enabled=True), 10)
 
 
 def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING, **more) -> Accept:
@@ -54,7 +76,7 @@ def accepting(*handler_ids: int, at: int = 100, status: Status = Status.PENDING,
 
 
 async def accept_one(store: SqlStore, handler_id: int, **more) -> Delivery:
-    [kept] = await store.accept(accepting(handler_id, **more))
+    [kept] = await store.intake.accept(accepting(handler_id, **more))
     [delivery] = kept.deliveries
     return delivery
 
@@ -67,7 +89,7 @@ async def settled(store: SqlStore, settlement: Settlement) -> bool:
         (result,) = results
         done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
 
-    store.settle(settlement, "mine", told)
+    store.queue.settle(settlement, "mine", told)
     return await done
 
 

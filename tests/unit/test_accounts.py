@@ -198,11 +198,11 @@ def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, N
         engine = sqlite_engine(folder / "tocsin.db")
         migrate(engine)
         store = SqlStore(engine, lambda: None)
-        user = await store.tell(people.add_user, EMAIL, False, tocsin.clock.now())
+        user = await store.database.write(people.add_user, EMAIL, False, tocsin.clock.now())
         assert user is not None
-        await store.tell(people.set_password, user, stored or hash_password(PASSWORD))
+        await store.database.write(people.set_password, user, stored or hash_password(PASSWORD))
         try:
-            await test(Accounts(store, lambda: None))
+            await test(Accounts(store.users, store.sessions, store.keys, lambda: None, lambda _: None))
         finally:
             await pools.close()
             await store.close()
@@ -278,7 +278,7 @@ def test_a_hash_of_older_costs_is_made_anew_by_a_sign_in(tmp_path: Path) -> None
 
     async def run(accounts: Accounts) -> None:
         async def stored() -> str | None:
-            person = await accounts._store.ask(people.person, EMAIL)
+            person = await accounts._users.person(EMAIL)
             return None if person is None else person.password_hash
 
         assert await accounts.sign_in(EMAIL, "something else", "192.0.2.1") is None
@@ -291,3 +291,43 @@ def test_a_hash_of_older_costs_is_made_anew_by_a_sign_in(tmp_path: Path) -> None
         assert await stored() == new
 
     with_accounts(tmp_path, run, old)
+
+
+def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_nothing(tmp_path: Path) -> None:
+    async def run(accounts: Accounts) -> None:
+        changed: list[int] = []
+        accounts._user_changed = changed.append
+
+        async def kept() -> str | None:
+            person = await accounts._users.person(EMAIL)
+            return None if person is None else person.time_zone
+
+        assert await kept() is None
+        await accounts.set_time_zone(1, " asia/seoul")
+        assert await kept() == "Asia/Seoul"
+        for name, said in (
+            ("Seoul", "There is no time zone Seoul. Similar names: Asia/Seoul"),
+            ("x" * 200, f"There is no time zone {'x' * 100}. Use a name such as Asia/Seoul or Europe/Berlin."),
+        ):
+            with pytest.raises(Invalid) as refused:
+                await accounts.set_time_zone(1, name)
+            [fault] = refused.value.faults
+            assert fault.parameter == "time_zone" and fault.detail.startswith(said)
+        assert await kept() == "Asia/Seoul" and changed == [1]
+        await accounts.set_time_zone(1, " ")
+        assert await kept() is None and changed == [1, 1]
+
+    with_accounts(tmp_path, run)
+
+
+def test_two_administrators_who_disable_each_other_at_once_leave_one(tmp_path: Path) -> None:
+    async def run(accounts: Accounts) -> None:
+        for name in ("first", "second"):
+            await accounts.invite(f"{name}@example.com", is_admin=True)
+        first, second = [user.id for user in await accounts.users() if user.is_admin]
+        disabling = (accounts.disable(Visitor(first, "", True), second), accounts.disable(Visitor(second, "", True), first))
+        ends = await asyncio.gather(*disabling, return_exceptions=True)
+        assert kinds(ends) == {"NoneType": 1, "Invalid": 1}
+        assert [user.disabled_at is None for user in await accounts.users() if user.is_admin].count(True) == 1
+
+    with_accounts(tmp_path, run)

@@ -1,11 +1,11 @@
 """What is remembered stays within bounds, and nothing derived from a handler's secrets outlives the handler."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from conftest import opened_store, run
+from conftest import run
+from support.store import OpenStore
 from tocsin import vault
 from tocsin.caches import Tidied
 from tocsin.channels import headers, microsoft_teams, webhook
@@ -82,10 +82,12 @@ def kept() -> list[int]:
     return [cached.cache_info().currsize for cached in DERIVED]  # type: ignore[attr-defined]
 
 
-def test_what_is_derived_from_secrets_goes_when_a_handler_is_changed_or_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_derived_from_secrets_goes_when_a_handler_is_changed_or_deleted(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
-            directory = Directory(store, Vault(["a key of sixteen characters"]), load({}))
+        async with open_store() as store:
+            directory = Directory(store.handlers, Vault(["a key of sixteen characters"]), load({}))
             later: list[tuple[float, Callable[[], object]]] = []
             monkeypatch.setattr(directory, "_later", lambda seconds, call: later.append((seconds, call)))
             for forget in (lambda: directory.forget(1, 1), lambda: directory.forget_deleted(1, 1), directory.forget_all):
@@ -102,15 +104,15 @@ def test_what_is_derived_from_secrets_goes_when_a_handler_is_changed_or_deleted(
     run(main())
 
 
-def test_a_deleted_handler_leaves_nothing_in_memory(tmp_path: Path) -> None:
+def test_a_deleted_handler_leaves_nothing_in_memory(open_store: OpenStore) -> None:
     async def main() -> None:
-        async with opened_store(tmp_path) as store:
+        async with open_store() as store:
             vault = Vault(["a key of sixteen characters"])
-            directory = Directory(store, vault, load({}))
+            directory = Directory(store.handlers, vault, load({}))
             sealed = vault.seal({"webhook": URL})
-            handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=sealed, is_enabled=True), 10)
+            handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=sealed, is_enabled=True), 10)
             assert await directory.loaded(handler) is not None and directory.knows_pacing(handler)
-            await store.delete_handler(handler, 20)
+            await store.handlers.delete(handler, 20)
             directory.forget_deleted(1, handler)
             assert await directory.loaded(handler) is None
             assert directory.cached(handler) is None and not directory.knows_pacing(handler)

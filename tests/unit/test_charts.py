@@ -2,7 +2,7 @@
 
 import re
 
-from tocsin.ports.handlers import HandlerHour
+from tocsin.ports.standings import HandlerHour
 from tocsin.web.charts import BOTTOM, LEFT, SPARK_HEIGHT, TOP, WIDTH, bars, lines, nice, spark
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from conftest import run
+from support.store import sqlite_store
 from tocsin import datadir, keyfile, upkeep
 from tocsin.datadir import locked, open_store
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import values
+from tocsin.vault import Vault
 
 GOOD = "a-key-of-some-length-0123456789"
 
@@ -125,14 +128,19 @@ def test_a_key_file_is_written_whole_or_not_at_all(make_settings: Callable[..., 
 
 def test_a_service_says_which_key_it_uses(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings()
-    settings.data_path.mkdir()
-    engine, vault = open_store(settings)
-    keys = datadir.Keys(settings, vault)
-    with engine.begin() as connection:
-        question = datadir.ask_for_key(connection)
-        assert datadir.is_key_in_use(connection, question, "any") is None
-        keys.answer(connection)
-        [own] = keyfile.read_keys(settings)
-        assert datadir.is_key_in_use(connection, question, own) is True
-        assert datadir.is_key_in_use(connection, question, "any") is False
-    engine.dispose()
+
+    async def main() -> None:
+        async with sqlite_store(settings.data_path) as store:
+            keys = datadir.Keys(settings, Vault(keyfile.read_keys(settings)))
+            question = await store.database.write(datadir.ask_for_key)
+
+            async def is_used(key: str) -> bool | None:
+                return await store.database.read(datadir.is_key_in_use, question, key)
+
+            assert await is_used("any") is None
+            await keys.answer(store.values)
+            [own] = keyfile.read_keys(settings)
+            assert await is_used(own) is True
+            assert await is_used("any") is False
+
+    run(main())

@@ -8,26 +8,26 @@ from conftest import run
 from support.store import OpenStore
 from tocsin.flow import directory
 from tocsin.flow.directory import Directory
-from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerRow
+from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerRow, HandlerRows
 from tocsin.settings import load
-from tocsin.store.sql import SqlStore
+from tocsin.store import people
 from tocsin.vault import Vault
 
 
 class Counted:
     """The store, and how many rows were asked of it."""
 
-    def __init__(self, store: SqlStore) -> None:
-        self._store = store
+    def __init__(self, handlers: HandlerRows) -> None:
+        self._handlers = handlers
         self.read: list[int] = []
 
-    async def handler_briefs(self, user_id: int) -> list[HandlerBrief]:
-        found = await self._store.handler_briefs(user_id)
+    async def briefs(self, user_id: int) -> list[HandlerBrief]:
+        found = await self._handlers.briefs(user_id)
         self.read.append(len(found))
         return found
 
-    async def handler_rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
-        found = await self._store.handler_rows(handler_ids)
+    async def rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
+        found = await self._handlers.rows(handler_ids)
         self.read.append(len(found))
         return found
 
@@ -38,16 +38,16 @@ def test_of_many_handlers_only_what_changed_is_read_again(open_store: OpenStore,
 
     async def main() -> None:
         async with open_store() as store:
-            counted = Counted(store)
+            counted = Counted(store.handlers)
             house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
 
             async def made() -> int:
-                return await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
+                return await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
 
             first, second, third = [await made() for _ in range(3)]
             assert list(await house.briefs(1)) == [first, second, third]
-            await store.change_handler(second, HandlerChange(is_enabled=False, disabled_reason="it is gone"))
-            await store.delete_handler(first, 20)
+            await store.handlers.change(second, HandlerChange(is_enabled=False, disabled_reason="it is gone"))
+            await store.handlers.delete(first, 20)
             fourth = await made()
             for handler in (first, second, fourth):
                 house.forget(1, handler)
@@ -66,22 +66,77 @@ def test_of_many_handlers_only_what_changed_is_read_again(open_store: OpenStore,
 def test_what_changes_while_it_is_read_is_read_once_more(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
-            handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
-            counted = Counted(store)
+            handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
+            counted = Counted(store.handlers)
             house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
-            read = counted.handler_rows
+            read = counted.rows
 
             async def changed_meanwhile(handler_ids: Sequence[int]) -> list[HandlerRow]:
                 found = await read(handler_ids)
-                await store.change_handler(handler, HandlerChange(is_enabled=False))
+                await store.handlers.change(handler, HandlerChange(is_enabled=False))
                 house.forget(1, handler)
                 return found
 
             await house.briefs(1)
             house.forget(1, handler)
-            counted.handler_rows = changed_meanwhile
+            counted.rows = changed_meanwhile
             assert (await house.briefs(1))[handler].is_enabled
-            counted.handler_rows = read
+            counted.rows = read
             assert not (await house.briefs(1))[handler].is_enabled
+
+    run(main())
+
+
+def test_a_handler_is_loaded_with_its_users_zone_and_again_when_that_changes(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            vault = Vault(["a key of sixteen characters"])
+            house = Directory(store.handlers, vault, load({}))
+            settings = vault.seal({"webhook": "https://example.com/"})
+            other_user = await store.database.write(people.add_user, "other@example.com", False, 1)
+            mine, other = [
+                await store.handlers.add(user, HandlerChange(type="webhook", name="hook", settings=settings, is_enabled=True), 10)
+                for user in (1, other_user)
+            ]
+
+            async def zone(handler: int) -> str:
+                await house.prepare([handler])
+                cached = house.cached(handler)
+                assert cached is not None and cached is await house.loaded(handler)
+                return str(cached.zone)
+
+            assert (await zone(mine), await zone(other)) == ("UTC", "UTC")
+            before = house.cached(other)
+            await store.database.write(people.set_time_zone, 1, "Asia/Kathmandu")
+            assert await zone(mine) == "UTC"  # nobody has told it
+            house.forget_user(1)
+            assert house.cached(mine) is None and house.cached(other) is before and house.knows_pacing(mine)
+            assert await zone(mine) == "Asia/Kathmandu"
+            await store.database.write(people.set_time_zone, 1, "Gone/Away")
+            house.forget_user(1)
+            assert await zone(mine) == "UTC"
+
+    run(main())
+
+
+def test_what_was_read_before_the_zone_changed_is_not_kept(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
+            counted = Counted(store.handlers)
+            house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
+            read = counted.rows
+
+            async def changed_meanwhile(handler_ids: Sequence[int]) -> list[HandlerRow]:
+                found = await read(handler_ids)
+                house.forget_user(1)
+                return found
+
+            counted.rows = changed_meanwhile
+            await house.prepare([handler])
+            assert house.cached(handler) is None
+            counted.rows = read
+            await house.prepare([handler])
+            assert house.cached(handler) is not None
 
     run(main())

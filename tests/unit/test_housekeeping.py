@@ -1,6 +1,7 @@
 """Old rows go in steps that take turns, as fast as they may, and not at all by a clock that made a leap."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import func, select, text
@@ -13,10 +14,9 @@ from tocsin.flow.housekeeping import DOUBT, MAX_ROWS, MIN_ROWS, STEP_SECONDS, Ch
 from tocsin.flow.people.access import Access
 from tocsin.model import Message, Status
 from tocsin.ports.handlers import HandlerChange
-from tocsin.ports.housekeeping import Swept
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
-from tocsin.settings import load
-from tocsin.store import values
+from tocsin.ports.tidying import Swept, Tidying
+from tocsin.settings import Settings, load
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import idempotency, notifications
 
@@ -66,38 +66,44 @@ class Clock:
         return self.now
 
 
+def house_of(store: SqlStore, settings: Settings, clock: Callable[[], int]) -> Housekeeping:
+    return Housekeeping(store.tidying, store.values, Access(store.keys), settings, clock)
+
+
 async def filled(store: SqlStore, old_notifications: int, old_keys: int) -> None:
-    handler = await store.add_handler(1, HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True), 10)
+    handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True), 10)
     at = NOW - 20 * DAY
     for _ in range(old_notifications):
         made = (PlannedDelivery(handler, Status.SKIPPED, at),)
-        await store.accept(Accept(1, at, [Planned(Message("text", at=at), None, None, made)]))
-    keys = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, x'00', '1', 1)")
-    await store.tell(lambda c: c.execute(keys, [{"key": f"{n}"} for n in range(old_keys)]))
+        await store.intake.accept(Accept(1, at, [Planned(Message("text", at=at), None, None, made)]))
+    keys = text("INSERT INTO idempotency VALUES (1, '/api/notifications', :key, :content, '1', 1)").bindparams(content=b"0")
+    await store.database.write(lambda c: c.execute(keys, [{"key": f"{n}"} for n in range(old_keys)]))
 
 
 async def count(store: SqlStore, table) -> int:
-    return await store.ask(lambda connection: connection.scalar(select(func.count()).select_from(table)))
+    return await store.database.read(lambda connection: connection.scalar(select(func.count()).select_from(table)))
 
 
 def test_a_long_kind_does_not_keep_the_others_waiting(open_store: OpenStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(housekeeping, "MAX_ROWS", 20)
     monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
     left: list[tuple[int, int]] = []
+    opened: list[SqlStore] = []
     real_step = Chore.step
 
-    async def step(chore: Chore, store: SqlStore, now: int) -> Swept:
+    async def step(chore: Chore, tidying: Tidying, now: int) -> Swept:
         chore.rows = 20
-        found = await real_step(chore, store, now)
-        left.append((await count(store, notifications), await count(store, idempotency)))
+        found = await real_step(chore, tidying, now)
+        left.append((await count(opened[0], notifications), await count(opened[0], idempotency)))
         return found
 
     monkeypatch.setattr(Chore, "step", step)
 
     async def main() -> None:
         async with open_store() as store:
+            opened.append(store)
             await filled(store, 400, 60)
-            house = Housekeeping(store, Access(store), load({"TOCSIN_RETENTION_DAYS": "10"}, tmp_path / "none"), Clock())
+            house = house_of(store, load({"TOCSIN_RETENTION_DAYS": "10"}, tmp_path / "none"), Clock())
             await house.look()
             await house.sweep_for(600)
             assert next(old for old, keys in left if keys == 0) > 200
@@ -107,7 +113,7 @@ def test_a_long_kind_does_not_keep_the_others_waiting(open_store: OpenStore, tmp
     run(main())
 
 
-def test_what_it_changed_is_folded_in_beside_the_writer(open_store: OpenStore, tmp_path: Path, monkeypatch) -> None:
+def test_what_it_changed_is_folded_in_beside_the_writer(open_sqlite: OpenStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
 
     def folded() -> int:
@@ -115,10 +121,10 @@ def test_what_it_changed_is_folded_in_beside_the_writer(open_store: OpenStore, t
         return int.from_bytes((tmp_path / "tocsin.db-shm").read_bytes()[96:100], sys.byteorder)
 
     async def main() -> None:
-        async with open_store() as store:
+        async with open_sqlite() as store:
             await filled(store, 0, housekeeping.FOLD_ROWS)
             assert folded() == 0
-            house = Housekeeping(store, Access(store), load({}), Clock())
+            house = house_of(store, load({}), Clock())
             assert await house.sweep_for(60)
             assert await count(store, idempotency) == 0 and folded() > 0
 
@@ -129,12 +135,12 @@ def test_how_far_retention_is_behind_can_be_seen(open_store: OpenStore, tmp_path
     async def main() -> None:
         async with open_store() as store:
             await filled(store, 300, 1)
-            house = Housekeeping(store, Access(store), load({"TOCSIN_RETENTION_DAYS": "10"}, tmp_path / "none"), Clock())
+            house = house_of(store, load({"TOCSIN_RETENTION_DAYS": "10"}, tmp_path / "none"), Clock())
             await house.look()
             await house._step(house._chores[0])
             assert house.behind_seconds == 10 * 86_400
             await house.look()
-            kept = await store.ask(values.read, housekeeping.STATE)
+            kept = await store.values.read(housekeeping.STATE)
             assert kept is not None
             assert b'"behind":864000000000' in kept
 
@@ -146,13 +152,13 @@ def test_a_clock_that_is_ahead_for_a_minute_deletes_nothing(open_store: OpenStor
         async with open_store() as store:
             await filled(store, 30, 3)
             clock, settings = Clock(), load({"TOCSIN_RETENTION_DAYS": "30"}, tmp_path / "none")
-            house = Housekeeping(store, Access(store), settings, clock)
+            house = house_of(store, settings, clock)
             await house.look()
             clock.now = NOW + 31 * DAY
             await house.sweep_for(1)
             await house.look()
             assert (await count(store, notifications), house.is_deferred) == (30, True)
-            again = Housekeeping(store, Access(store), settings, clock)  # started again, the clock still ahead
+            again = house_of(store, settings, clock)  # started again, the clock still ahead
             await again.look()
             await again.sweep_for(1)
             assert (await count(store, notifications), again.is_deferred) == (30, True)

@@ -17,8 +17,8 @@ from tocsin.flow.delivery.settle import Decision
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
 from tocsin.model import Attempt, Busy, Delivery, Handler, Reason, Status
+from tocsin.ports.errors import Damaged
 from tocsin.ports.queue import Settlement
-from tocsin.store.faults import Damaged
 
 DUE: Micros = 9 * SECOND
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_kept_is_held_and_nothing_more_starts_for_its_handler(mon
         assert kept.keeping.trouble == ("What became of a delivery cannot be kept (a constraint): its handler waits; run `tocsin check`.")
         assert kept.told == [("left", 3), ("settled", 3, None)]
         assert await tried() == [endings[0]]
-        kept.done(endings[:1], [Damaged("page 7")])
+        kept.done(endings[:1], [Damaged("The store is damaged (page 7): restore a backup.")])
         assert "restore a backup" in (kept.keeping.trouble or "") and not kept.keeping.holds_back(3)
         assert await tried() == [endings[1]]
         kept.done(endings[1:2], [Busy("full", 5)])

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from conftest import run
 from support.store import OpenStore
 from tocsin import clock, observe
 from tocsin.clock import SECOND, Micros
+from tocsin.flow.delivery import notices as delivery_notices
 from tocsin.flow.delivery.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
 from tocsin.flow.directory import Directory
 from tocsin.flow.intake.accept import Accepting
@@ -20,6 +22,7 @@ from tocsin.ports.queue import Waiting
 from tocsin.settings import load
 from tocsin.store import notices, values
 from tocsin.store.sql import SqlStore
+from tocsin.store.tables import handlers
 from tocsin.vault import Vault
 
 HOUR = 3600 * SECOND
@@ -32,8 +35,10 @@ class House:
         self.store = store
         self.vault = Vault(["a key of sixteen characters"])
         self.handed: list[Waiting] = []
-        directory = Directory(store, self.vault, load({}, folder / "none"))
-        self.notices = Notices(store, directory, Accepting(store, directory, self, Repeats(store), observe.Metrics()))  # pyright: ignore[reportArgumentType]
+        directory = Directory(store.handlers, self.vault, load({}, folder / "none"))
+        self.notices = Notices(
+            store.notices, store.handlers, directory, Accepting(store.intake, directory, self, Repeats(store.intake), observe.Metrics())
+        )  # pyright: ignore[reportArgumentType]
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:
         self.handed += jobs
@@ -42,16 +47,16 @@ class House:
 
     async def handler(self, name: str = "hook", type: str = "webhook", delivered_at: Micros | None = None, **settings: str) -> int:
         sealed = self.vault.seal(settings or {"webhook": "https://example.com/hook"})
-        made = await self.store.add_handler(1, HandlerChange(type=type, name=name, settings=sealed, is_enabled=True), 10)
+        made = await self.store.handlers.add(1, HandlerChange(type=type, name=name, settings=sealed, is_enabled=True), 10)
         if delivered_at is not None:
-            await self.store.tell(
-                lambda c: c.exec_driver_sql("UPDATE handlers SET last_delivered_at = ? WHERE id = ?", (delivered_at, made))
+            await self.store.database.write(
+                lambda c: c.execute(update(handlers).where(handlers.c.id == made).values(last_delivered_at=delivered_at))
             )
         return made
 
     async def dies(self, handler: int, notification: int = 0) -> None:
         event = HandlerEvent(clock.now(), "switched_off", "It is gone.", Reason.GONE)
-        assert await self.store.switch_off(SwitchOff(1, handler, 1, event, notification, 100))
+        assert await self.store.handlers.switch_off(SwitchOff(1, handler, 1, event, notification, 100))
 
     def told(self) -> list[tuple[str, list[int]]]:
         """Titles and whom they go to, since the last time."""
@@ -62,7 +67,7 @@ class House:
         return list(found.values())
 
     async def untold(self) -> list[int]:
-        return [one.handler_id for one in (await self.store.ask(notices.untold_of, 1))[0]]
+        return [one.handler_id for one in (await self.store.notices.untold(1))[0]]
 
 
 def test_those_that_die_together_are_told_of_together_through_a_few(open_store: OpenStore, tmp_path: Path) -> None:
@@ -109,7 +114,7 @@ def test_a_handful_of_notices_a_day_and_what_is_over_goes_into_the_next(open_sto
             assert 0 < wait_seconds <= 86_402
             assert (house.told(), await house.untold()) == ([], over)
             yesterday = [clock.now() - 25 * HOUR] * MAX_A_DAY
-            await store.tell(lambda c: values.write(c, "told:1", str(yesterday).encode()))
+            await store.database.write(lambda c: values.write(c, "told:1", str(yesterday).encode()))
             assert await house.notices.tell(1) is None
             assert [title for title, _ in house.told()] == ["2 handlers switched off: over and others"]
 
@@ -144,12 +149,12 @@ def test_what_was_switched_on_again_or_deleted_is_not_told(open_store: OpenStore
             await house.handler("live")
             await house.dies(again)
             await house.dies(deleted)
-            await store.change_handler(again, HandlerChange(is_enabled=True))
-            await store.delete_handler(deleted, 1)
-            assert await store.ask(notices.users_to_tell) == [1]
+            await store.handlers.change(again, HandlerChange(is_enabled=True))
+            await store.handlers.delete(deleted, 1)
+            assert await store.notices.users() == [1]
             await house.notices.tell(1)
             assert (house.told(), await house.untold()) == ([], [])
-            assert await store.ask(notices.users_to_tell) == []
+            assert await store.notices.users() == []
 
     run(main())
 
@@ -158,6 +163,7 @@ def test_more_than_one_notice_can_name_are_told_of_in_the_next(
     open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "MAX_READ", 2)
+    monkeypatch.setattr(delivery_notices, "MAX_READ", 2)
 
     async def main() -> None:
         async with open_store() as store:

@@ -22,7 +22,6 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire, complaints
 from tocsin.net.oauth import NoToken, Tokens, oauth_of
 from tocsin.settings import Settings, SettingsError, load
-from tocsin.store import values
 from tocsin.vault import Vault
 
 MAIL = Mail("tocsin@sender.example", "root@nas", b"Subject: x\r\n\r\nx\r\n")
@@ -226,15 +225,15 @@ def test_it_is_kept_encrypted_until_the_setting_is_changed(open_store: OpenStore
     async def main() -> None:
         async with open_store() as store:
             settings = options("smtp://a@localhost", None, TOCSIN_SMTP_OAUTH_REFRESH_TOKEN=REFRESH)
-            kept = KeptToken(store, vault, settings)
+            kept = KeptToken(store.values, vault, settings)
             assert await kept.read() is None
             await kept.keep("refresh-t0ken-1")
-            assert await KeptToken(store, vault, settings).read() == "refresh-t0ken-1"
-            sealed = await store.ask(values.read, REFRESH_TOKEN)
+            assert await KeptToken(store.values, vault, settings).read() == "refresh-t0ken-1"
+            sealed = await store.values.read(REFRESH_TOKEN)
             assert sealed is not None and b"refresh" not in sealed
             changed = options("smtp://a@localhost", None, TOCSIN_SMTP_OAUTH_REFRESH_TOKEN="another")
-            assert await KeptToken(store, vault, changed).read() is None
-            assert await KeptToken(store, Vault(["another key of 32 characters ..."]), settings).read() is None
+            assert await KeptToken(store.values, vault, changed).read() is None
+            assert await KeptToken(store.values, Vault(["another key of 32 characters ..."]), settings).read() is None
 
     run(main())
 
@@ -242,8 +241,8 @@ def test_it_is_kept_encrypted_until_the_setting_is_changed(open_store: OpenStore
 def test_what_the_store_does_not_take_is_used_all_the_same(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
-            kept = KeptToken(store, Vault(["k" * 32]), options("smtp://a@localhost", None, TOCSIN_SMTP_OAUTH_REFRESH_TOKEN=REFRESH))
-            await store.tell(lambda connection: connection.exec_driver_sql("DROP TABLE meta"))
+            kept = KeptToken(store.values, Vault(["k" * 32]), options("smtp://a@localhost", None, TOCSIN_SMTP_OAUTH_REFRESH_TOKEN=REFRESH))
+            await store.database.write(lambda connection: connection.exec_driver_sql("DROP TABLE meta"))
             await kept.keep("refresh-t0ken-1")
             assert await kept.read() == "refresh-t0ken-1"
 

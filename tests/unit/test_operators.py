@@ -67,11 +67,11 @@ def test_compacting_beside_a_service_leaves_it_its_store(settings: Settings) -> 
     async def scenario() -> tuple[int, int]:
         async with sqlite_store(settings.data_path) as store:
             grown(settings)
-            unused = await store.unused()
+            unused = await store.vitals.unused()
             assert unused > 10_000_000
             await asyncio.to_thread(upkeep.compact, settings)
-            assert await store.size() < 2_000_000
-            return unused, await store.unused()
+            assert await store.vitals.size() < 2_000_000
+            return unused, await store.vitals.unused()
 
     unused, left = run(scenario())
     assert left < unused / 100
@@ -104,10 +104,10 @@ def test_a_number_that_does_not_come_is_left_out_and_holds_nothing_up(settings: 
             async def hanging() -> int:
                 nonlocal readings
                 readings += 1
-                return await store._list(hangs)
+                return await store.database.look(hangs)
 
             metrics.watch_store("tocsin_hangs", "Never comes.", hanging)
-            metrics.watch_store("tocsin_deliveries_pending", "Comes.", store.backlog)
+            metrics.watch_store("tocsin_deliveries_pending", "Comes.", store.vitals.backlog)
             for _ in range(3):
                 await metrics.refresh()
             meanwhile, _ = metrics.render()

@@ -236,9 +236,9 @@ def test_a_pace_is_known_though_another_handler_changes_while_it_is_read(
 
     async def paces() -> tuple[Pace, ...]:
         async with open_store() as store:
-            directory = Directory(store, vault, load({}, tmp_path / "none.env"))
+            directory = Directory(store.handlers, vault, load({}, tmp_path / "none.env"))
             settings = vault.seal({"slack": "https://hooks.slack.com/services/T000/B000/XXXXXXXXXXXXXXXXXXXXXXXX"})
-            handler = await store.add_handler(1, HandlerChange(type="slack", name="ops", settings=settings, is_enabled=True), 10)
+            handler = await store.handlers.add(1, HandlerChange(type="slack", name="ops", settings=settings, is_enabled=True), 10)
             reading = asyncio.create_task(read(directory, handler))
             await asyncio.sleep(0)  # it is in the store now
             directory.forget(1, handler + 1)

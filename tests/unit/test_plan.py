@@ -1,12 +1,13 @@
 """What a request becomes, against a plain restatement of the rules."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.flow.intake.plan import plan
-from tocsin.model import Draft, Fault, Message, Reason, Status
+from tocsin.model import Draft, Fault, Invalid, Message, Reason, Status
 from tocsin.ports.handlers import HandlerBrief
 from tocsin.ports.intake import Planned
 
@@ -52,10 +53,17 @@ def rows_of(planned: Planned) -> list[tuple[int, Status, int, Reason | None]]:
     return [(one.handler_id, one.status, one.due_at, one.reason) for one in planned.deliveries]
 
 
+def planned_or_wrong(given: Sequence[Draft], known: dict[int, HandlerBrief], **more: Any) -> tuple[list[Planned], list[Fault]]:
+    try:
+        return plan(given, known, **more), []
+    except Invalid as invalid:
+        return [], list(invalid.faults)
+
+
 @given(drafts, handlers)
 def test_a_request_becomes_what_the_rules_say(given: list[Draft], known: dict[int, HandlerBrief]) -> None:
     expected = [becomes(draft, known) for draft in given]
-    planned, faults = plan(given, known, batch=True)
+    planned, faults = planned_or_wrong(given, known, batch=True)
     wrong = [(found, f"notifications[{index}].handlers") for index, found in enumerate(expected) if isinstance(found, str)]
     assert [(fault.code, fault.parameter) for fault in faults] == wrong
     if wrong:
@@ -77,12 +85,12 @@ def codes(faults: Sequence[Fault]) -> list[tuple[str, str | None]]:
 
 def test_ten_thousand_deliveries_are_the_most() -> None:
     everybody = Draft(Message("text", at=NOW))
-    planned, faults = plan([everybody] * 10, enabled(1_000), batch=True)
+    planned, faults = planned_or_wrong([everybody] * 10, enabled(1_000), batch=True)
     assert (sum(len(one.deliveries) for one in planned), faults) == (10_000, [])
-    planned, faults = plan([everybody] * 10 + [Draft(Message("text", at=NOW), (1,))], enabled(1_000), batch=True)
+    planned, faults = planned_or_wrong([everybody] * 10 + [Draft(Message("text", at=NOW), (1,))], enabled(1_000), batch=True)
     assert (planned, codes(faults)) == ([], [("too_many_deliveries", None)])
     assert faults[0].detail == "The request would make 10,001 deliveries; at most 10,000 are allowed."
-    assert codes(plan([everybody], enabled(10_001))[1]) == [("too_many_deliveries", "handlers")]
+    assert codes(planned_or_wrong([everybody], enabled(10_001))[1]) == [("too_many_deliveries", "handlers")]
 
 
 def test_what_is_far_too_much_is_counted_and_not_made() -> None:
@@ -94,13 +102,13 @@ def test_what_is_far_too_much_is_counted_and_not_made() -> None:
             return super().__getitem__(key)
 
     watched = Watched(enabled(10_000))
-    _, faults = plan([Draft(Message("text", at=NOW))] * 1_000, watched, batch=True)
+    _, faults = planned_or_wrong([Draft(Message("text", at=NOW))] * 1_000, watched, batch=True)
     assert faults[0].detail.startswith("The request would make 10,000,000 deliveries;")
     assert watched.looked_up == 10_000
 
 
 def test_unknown_handlers_are_named_however_many_deliveries_came_before() -> None:
-    _, faults = plan(
+    _, faults = planned_or_wrong(
         [Draft(Message("text", at=NOW)), Draft(Message("text", at=NOW), (1, *range(20_001, 20_013)))], enabled(10_001), batch=True
     )
     assert codes(faults) == [("unknown_handler", "notifications[1].handlers")]
@@ -111,11 +119,11 @@ def test_unknown_handlers_are_named_however_many_deliveries_came_before() -> Non
 def test_faults_are_told_together_and_each_parameter_once() -> None:
     """A draft whose handlers could not be read goes nowhere in particular: neither they nor their number are judged."""
     bad_time = Fault("invalid", "Invalid", "", "send_at")
-    _, faults = plan([Draft(Message("", at=NOW), (9,))], enabled(1), faults=[bad_time])
+    _, faults = planned_or_wrong([Draft(Message("", at=NOW), (9,))], enabled(1), faults=[bad_time])
     assert codes(faults) == [("invalid", "send_at"), ("unknown_handler", "handlers")]
     unread = Fault("invalid", "Invalid", "", "handlers")
-    assert plan([Draft(Message("", at=NOW))], {}, faults=[unread]) == ([], [unread])
-    assert plan([Draft(Message("", at=NOW))], enabled(10_001), faults=[bad_time]) == ([], [bad_time])
+    assert planned_or_wrong([Draft(Message("", at=NOW))], {}, faults=[unread]) == ([], [unread])
+    assert planned_or_wrong([Draft(Message("", at=NOW))], enabled(10_001), faults=[bad_time]) == ([], [bad_time])
     no_object = Fault("invalid", "Invalid", "", "notifications[0]")
-    _, faults = plan([Draft(Message("", at=NOW)), Draft(Message("", at=NOW), (9,))], {}, batch=True, faults=[no_object])
+    _, faults = planned_or_wrong([Draft(Message("", at=NOW)), Draft(Message("", at=NOW), (9,))], {}, batch=True, faults=[no_object])
     assert codes(faults) == [("invalid", "notifications[0]"), ("unknown_handler", "notifications[1].handlers")]

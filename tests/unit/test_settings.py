@@ -149,7 +149,7 @@ BAD = [
     ("TOCSIN_URL", ["127.0.0.1:8700", "http://h#x"]),
     ("TOCSIN_SMTP_URL", ["mail.example.com", "http://mail", "smtp://", "smtp://h?tls=none", "smtp://h:port"]),
     ("TOCSIN_BOOTSTRAP_API_KEY", ["secret", "tk_short", "tk_" + "!" * 30]),
-    ("TOCSIN_DATABASE_URL", ["postgresql://h/db"]),
+    ("TOCSIN_DATABASE_URL", ["mysql://h/db", "h/db", "postgresql:h"]),
     ("TOCSIN_ENGINE_URL", ["nats://h"]),
 ]
 
@@ -175,7 +175,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("TOCSIN_SMTP_URL", "smtp://user:hunter2\u2100@host"),
         ("TOCSIN_PROXY", "http://user:hunter2/@proxy"),
         ("TOCSIN_PROXY", "socks://user:hunter2@proxy"),
-        ("TOCSIN_DATABASE_URL", "postgresql://user:hunter2@db"),
+        ("TOCSIN_DATABASE_URL", "mysql://user:hunter2@db"),
         ("TOCSIN_ENGINE_URL", "nats://user:hunter2@host"),
         ("TOCSIN_BOOTSTRAP_API_KEY", "hunter2"),
     ],

@@ -10,7 +10,8 @@ from tocsin import clock
 from tocsin.clock import HOUR, Micros
 from tocsin.flow.delivery.tally import BUCKETS, Tally, bucket, percentile, summarize
 from tocsin.model import Busy, Status
-from tocsin.ports.handlers import HandlerChange, HandlerHour
+from tocsin.ports.handlers import HandlerChange
+from tocsin.ports.standings import HandlerHour
 
 
 @pytest.mark.parametrize(
@@ -46,16 +47,16 @@ def test_hours_are_summed_up() -> None:
 def test_counts_are_added_to_the_store(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
-            handler = await store.add_handler(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
+            handler = await store.handlers.add(1, HandlerChange("webhook", "a", b"", None, is_enabled=True), 1)
             now = clock.now() // HOUR
-            tally = Tally(store)
+            tally = Tally(store.standings)
             for _ in range(2):
                 tally.delivered([(handler, 5_000)])
                 tally.ended(handler, Status.FAILED)
                 tally.ended(handler, Status.EXPIRED)
                 await tally.keep()
             await tally.keep()  # nothing new
-            kept = await store.handler_hours([handler], 0)
+            kept = await store.standings.hours([handler], 0)
             assert sum(one.delivered for one in kept) == 2
             assert sum(one.failed for one in kept) == sum(one.expired for one in kept) == 2
             assert all(one.hour >= now for one in kept)

@@ -14,7 +14,7 @@ from tocsin.flow.handlers.trial import Trial
 from tocsin.flow.history.deliveries import Event
 from tocsin.flow.words import event_text, hint, sentence
 from tocsin.model import Attempt, Delivery, Handler, Notification, SigningSecret, Status
-from tocsin.ports.handlers import HandlerFacts
+from tocsin.ports.standings import HandlerFacts
 
 
 class Made(Struct):

@@ -3,11 +3,12 @@
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import structlog
 from msgspec import Struct
+from starlette.types import Scope
 
 from tocsin.api.errors import Refusal, fault
 from tocsin.api.proxies import client_address, neighbourhood
@@ -18,6 +19,8 @@ FAILURES_A_MINUTE = 30
 WINDOW_SECONDS = 60.0
 MAX_REMEMBERED = 20_000
 MAX_KEY = 512
+
+Headers: TypeAlias = Mapping[bytes, bytes]
 
 log = structlog.get_logger(__name__)
 _NO_KEY = "Send your API key as `Authorization: Bearer {api_key}`."
@@ -70,8 +73,10 @@ class Doorkeeper:
         self._failures = Windows(FAILURES_A_MINUTE, clock)
         self._requests = Windows(settings.rate_limit, clock) if settings.rate_limit else None
 
-    async def caller(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> Caller:
-        """The caller whose key the request carries; a valid key works even from an address with too many failures. Raises Refusal."""
+    async def admit(self, scope: Scope, headers: Headers, scopes: Sequence[str], limits: list[tuple[bytes, bytes]]) -> Caller:
+        """The caller whose key the request carries, if the key has every one of the scopes. A valid key works even from an address with
+        too many failures. `limits` takes the headers with the key's count, none if there is no limit. Raises Refusal.
+        """
         scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
             scheme, key = _bearer(scope)
@@ -81,9 +86,14 @@ class Doorkeeper:
         caller = await self._access.caller(key) if len(key) <= MAX_KEY and key.isascii() else None
         if caller is None:
             raise self._failed(scope, headers, _BAD_KEY)
+        if self._requests is not None:
+            limits.extend(_counted(self._requests, caller))
+        if not caller.scopes.issuperset(scopes):
+            lacking = ", ".join(one for one in scopes if one not in caller.scopes)
+            raise Refusal(fault("forbidden", f"Your API key lacks these scopes: {lacking}."), {})
         return caller
 
-    def _failed(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], detail: str) -> Refusal:
+    def _failed(self, scope: Scope, headers: Headers, detail: str) -> Refusal:
         address = client_address(scope, headers, self._settings)
         standing = self._failures.count(neighbourhood(address))
         if standing.used <= standing.limit + 1:  # log each once, and once that there are more
@@ -92,30 +102,22 @@ class Doorkeeper:
             return _too_many("Authentication failed too often from this address.", standing)
         return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})
 
-    def count(self, caller: Caller) -> Iterable[tuple[bytes, bytes]]:
-        """Counts this request and returns the headers with the key's count, none if there is no limit. Raises Refusal (429)."""
-        if self._requests is None:
-            return ()
-        standing = self._requests.count(caller.key_id)
-        if standing.is_over:
-            raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
-        return [(name.encode(), value.encode()) for name, value in standing.headers().items()]
+
+def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
+    """Counts this request and returns the headers with the key's count. Raises Refusal (429)."""
+    standing = requests.count(caller.key_id)
+    if standing.is_over:
+        raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
+    return [(name.encode(), value.encode()) for name, value in standing.headers().items()]
 
 
-def _bearer(scope: Mapping[str, Any]) -> tuple[str, str]:
+def _bearer(scope: Scope) -> tuple[str, str]:
     """Also accepts a key in an `Authorization` header that is not the last: a proxy with its own password may append another."""
     for name, value in scope["headers"]:
         scheme, _, key = value.decode("latin-1").partition(" ")
         if name == b"authorization" and scheme.lower() == "bearer":
             return scheme, key
     return "", ""
-
-
-def permit(caller: Caller, scopes: tuple[str, ...]) -> None:
-    """Raises Refusal (403) unless the key has every one of the scopes."""
-    lacking = [scope for scope in scopes if not caller.may(scope)]
-    if lacking:
-        raise Refusal(fault("forbidden", f"Your API key lacks these scopes: {', '.join(lacking)}."), {})
 
 
 def _too_many(detail: str, standing: Standing) -> Refusal:

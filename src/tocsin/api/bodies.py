@@ -3,13 +3,14 @@
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from msgspec import Struct
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.types import Message, Receive
 
 from tocsin.api.errors import ClientGone, Refusal, fault, shown
 from tocsin.model import Invalid
@@ -61,16 +62,22 @@ def unreadable(detail: str) -> Invalid:
 # ------------------------------------------------------------------------------------------------------ from the wire
 
 
-async def content_of(receive: Any, most: int) -> bytes:
+async def content_of(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
     """The whole body. Even one that is too large is read to its end, up to 16 MiB, so that the client sees the answer.
 
     Raises Refusal and ClientGone.
     """
     message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        content: bytes = message.get("body", b"")
-        if len(content) <= most:
-            return content
+    content: bytes = message.get("body", b"")
+    if message["type"] != "http.request" or message.get("more_body") or len(content) > most:
+        content = await _content_in_pieces(message, receive, most)
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if encoding != "identity":
+        raise Refusal(fault("unsupported_media_type", f"The body must be sent without Content-Encoding: {shown(encoding)}."), {})
+    return content
+
+
+async def _content_in_pieces(message: Message, receive: Receive, most: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while message["type"] == "http.request":

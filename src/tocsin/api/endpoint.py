@@ -126,8 +126,6 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 def read_query(text: bytes, parameters: tuple[Parameter, ...]) -> tuple[list[tuple[str, str]], dict[str, Any], list[Fault]]:
     """The pairs as given, the typed values with defaults, and every fault, all of them 400."""
-    if not text and not parameters:
-        return [], {}, []
     pairs = bodies.form_pairs(text)
     given = Pairs(pairs)
     faults = _wrong_names(given, parameters, "")

@@ -55,7 +55,7 @@ def _is_plain(call: Call) -> bool:
 
 def _accept(call: Call, drafts: list[Draft], batch: bool = False) -> Awaitable[Sequence[int]]:
     key = call.idempotency(messages.fingerprint(drafts)) if b"idempotency-key" in call.headers else None
-    return call.service.accepting.accept(call.user_id, drafts, key, batch, call.faults)
+    return call.service.accepting.accept(call.caller.user_id, drafts, key, batch, call.faults)
 
 
 def _read_one(call: Call, now: Micros) -> Draft:

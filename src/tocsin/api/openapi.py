@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document, generated from the table, so that it matches the running service."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from msgspec import Struct, json
@@ -13,6 +12,9 @@ from tocsin.api.errors import CODES, JSON_TYPE, NO_STORE, Answer
 
 Object: TypeAlias = dict[str, Any]
 
+MAX_ENCODED = 16  # documents in memory: one for each address under which the service is reached
+_encoded: dict[tuple[str, str], bytes] = {}
+
 _REF = "#/components/schemas/"
 _ITEMS: tuple[type[Struct], ...] = (
     *(answers.Made, answers.HandlerAnswer, answers.TrialAnswer, answers.PreviewAnswer, answers.StatsAnswer),
@@ -23,21 +25,19 @@ _ITEMS: tuple[type[Struct], ...] = (
 _EVERYWHERE = ("unauthorized", "forbidden", "rate_limited", "internal", "busy")
 
 
-async def serve(call: Call) -> Answer:
-    return Answer(200, _encoded(call.base, call.values["bodies"]), (JSON_TYPE, NO_STORE))
+def serve(call: Call, table: Sequence[Endpoint], groups: Mapping[str, str]) -> Answer:
+    shown = call.values["bodies"]
+    if (call.base, shown) not in _encoded:
+        if len(_encoded) >= MAX_ENCODED:
+            _encoded.clear()
+        _encoded[call.base, shown] = json.encode(document(table, groups, call.base, shown))
+    return Answer(200, _encoded[call.base, shown], (JSON_TYPE, NO_STORE))
 
 
-@functools.lru_cache(maxsize=16)
-def _encoded(base: str, shown: str) -> bytes:
-    return json.encode(document(base, shown))
-
-
-def document(base: str, shown: str = "all") -> Object:
+def document(table: Sequence[Endpoint], groups: Mapping[str, str], base: str, shown: str = "all") -> Object:
     """The document of a service that is reached under `base`. `shown`: `all` types of bodies, or `json` alone."""
-    from tocsin.api.table import GROUPS, TABLE  # the table names `serve`
-
     paths: dict[str, Object] = {}
-    for endpoint in TABLE:
+    for endpoint in table:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, shown)
     return {
         "openapi": "3.1.0",
@@ -50,11 +50,11 @@ def document(base: str, shown: str = "all") -> Object:
         },
         "servers": [{"url": base}],
         "security": [{"key": []}],
-        "tags": [{"name": name, "description": text} for name, text in GROUPS.items()],
+        "tags": [{"name": name, "description": text} for name, text in groups.items()],
         "paths": paths,
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key, `tk_...`."}},
-            "schemas": {**_schemas(), **_body_schemas(TABLE, shown)},
+            "schemas": {**_schemas(), **_body_schemas(table, shown)},
         },
     }
 

@@ -92,7 +92,7 @@ def _strings_of(item: _Item) -> int:
 
 def _draft(item: _Item, now: Micros) -> Draft | None:
     text, title, url, handlers = item.message, item.title or "", item.url or "", item.handlers
-    if "\0" in text or is_blank(text) or (len(text) * 4 > MAX_MESSAGE_BYTES and len(text.encode()) > MAX_MESSAGE_BYTES):
+    if "\0" in text or not _shows(text) or (len(text) * 4 > MAX_MESSAGE_BYTES and len(text.encode()) > MAX_MESSAGE_BYTES):
         return None
     if not title.isprintable():
         return None
@@ -111,6 +111,11 @@ def _draft(item: _Item, now: Micros) -> Draft | None:
     send_at = times.read(item.send_at) if item.send_at else None
     expires_at = times.read(item.expires_at) if item.expires_at else None
     return None if time_faults(send_at, expires_at, now) else Draft(message, handlers, send_at, expires_at)
+
+
+def _shows(text: str) -> bool:
+    """Whether something of a text can be seen: its first character, most often."""
+    return ("!" <= text[0] <= "~" and "\b" not in text) or not is_blank(text)
 
 
 def _fields(given: dict[str, str | bool | int]) -> tuple[tuple[str, str], ...] | None:

@@ -1,15 +1,14 @@
 """The ASGI application of the API: finds the endpoint, checks the caller, reads the request, and always answers."""
 
 import re
-from collections.abc import Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tocsin.api import bodies
-from tocsin.api.auth import Doorkeeper, permit
+from tocsin.api.auth import Doorkeeper
+from tocsin.api.bodies import content_of
 from tocsin.api.endpoint import Call, Endpoint, read_query
 from tocsin.api.errors import NO_STORE, Answer, ClientGone, Refusal, answer_to, fault, shown
 from tocsin.api.kinds import MAX_ID
@@ -84,12 +83,11 @@ class Api:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         caller = _NOBODY
         if endpoint.scopes is not None:
-            caller = await self._doorkeeper.caller(scope, headers)
-            limits.extend(self._doorkeeper.count(caller))
-            permit(caller, endpoint.scopes)
-        pairs, values, faults = read_query(scope["query_string"], endpoint.query)
+            caller = await self._doorkeeper.admit(scope, headers, endpoint.scopes, limits)
+        query: bytes = scope["query_string"]
+        pairs, values, faults = read_query(query, endpoint.query) if query or endpoint.query else ([], {}, [])
         row_id = 0 if id_text is None else _row_id(id_text, faults)
-        content = await _content(endpoint, headers, receive) if method == "POST" else b""
+        content = await content_of(receive, headers, endpoint.most_bytes) if method == "POST" else b""
         call = Call(self._service, endpoint, path, scope, headers, caller, row_id, content, pairs, values, faults)
         if method != "POST":
             call.check()
@@ -125,14 +123,6 @@ def _row_id(text: str, faults: list[Fault]) -> int:
     if len(text) > 40 or not 1 <= int(text) <= MAX_ID:
         raise Missing
     return int(text)
-
-
-async def _content(endpoint: Endpoint, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-    content = await bodies.content_of(receive, endpoint.most_bytes)
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
-    if encoding != "identity":
-        raise Refusal(fault("unsupported_media_type", f"The body must be sent without Content-Encoding: {shown(encoding)}."), {})
-    return content
 
 
 async def _not_http(scope: Scope, receive: Receive, send: Send) -> None:

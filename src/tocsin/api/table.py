@@ -1,7 +1,8 @@
 """The one table of endpoints. It drives routing, parsing, the OpenAPI document and the reference page."""
 
 from tocsin.api import answers, bodies, deliveries, handlers, notifications, openapi, parameters, probes
-from tocsin.api.endpoint import Endpoint, Result
+from tocsin.api.endpoint import Call, Endpoint, Result
+from tocsin.api.errors import Answer
 from tocsin.flow.people.access import SCOPES
 
 HANDLERS = "Notification handlers"
@@ -22,6 +23,12 @@ _SEND_CODES = (
     *("unknown_handler", "no_handlers", "too_many_deliveries", "idempotency_key", "idempotency_mismatch", "in_flight", "busy"),
 )
 _EMPTY_BODY_CODES = ("unknown",)
+
+
+async def _describe(call: Call) -> Answer:
+    """This table as a document."""
+    return openapi.serve(call, TABLE, GROUPS)
+
 
 TABLE: tuple[Endpoint, ...] = (
     Endpoint(
@@ -324,7 +331,7 @@ TABLE: tuple[Endpoint, ...] = (
         scopes=None,
         query=parameters.OPENAPI,
         result=Result(200, "The document.", part="document"),
-        handle=openapi.serve,
+        handle=_describe,
     ),
     Endpoint(
         method="GET",

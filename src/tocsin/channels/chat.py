@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tocsin import __version__
+from tocsin import __version__, zones
 from tocsin.channels.contract import Context, wait_of
 from tocsin.clock import SECOND, Micros
 from tocsin.markup import tree
@@ -60,7 +60,7 @@ def number(index: int, total: int) -> str:
 
 def late_note(context: Context) -> str:
     """Says when a late message was due; empty if it is on time."""
-    return f"Late: this was meant for {moment(context.meant_for):%Y-%m-%d %H:%M:%S} UTC" if context.meant_for is not None else ""
+    return f"Late: this was meant for {zones.shown(context.meant_for, context.zone)}" if context.meant_for is not None else ""
 
 
 def moment(at: Micros) -> datetime:

@@ -7,6 +7,7 @@ A channel file defines its settings as a struct whose fields carry a `Field`, wr
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, tzinfo
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeAlias, TypeVar, cast, get_type_hints
 
@@ -72,8 +73,9 @@ class Context(Value, frozen=True):
     """What `render` and `classify` may know about the attempt, so that they need no clock, random numbers or store.
 
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
-    and must say when it was due. `suffix` makes a repeated text differ where the provider refuses repeats. `plain` asks for the
-    plainest form, in as many parts: the provider has refused the native one; in `classify` it says that the answer is to that form.
+    and must say when it was due; times are told in `zone`. `suffix` makes a repeated text differ where the provider refuses repeats.
+    `plain` asks for the plainest form, in as many parts: the provider has refused the native one; in `classify` it says that the answer
+    is to that form.
     """
 
     key: str
@@ -88,6 +90,7 @@ class Context(Value, frozen=True):
     suffix: str = ""
     plain: bool = False
     signing_secrets: tuple[str, ...] = ()
+    zone: tzinfo = UTC
 
     def __repr__(self) -> str:
         return f"Context(delivery_id={self.delivery_id}, attempt={self.attempt})"

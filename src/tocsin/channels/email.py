@@ -17,7 +17,8 @@ import jinja2
 from markupsafe import Markup
 from msgspec.structs import replace
 
-from tocsin.channels.chat import KEPT, Look, document_of, fields_of, look, moment
+from tocsin import zones
+from tocsin.channels.chat import KEPT, Look, document_of, fields_of, look
 from tocsin.channels.contract import Channel, Context, Field, HandlerSettings, Pace, Size, classify_no_reply
 from tocsin.channels.mime import alternative_body, text_body
 from tocsin.markup.cut import fit
@@ -126,7 +127,7 @@ def _headers(message: Message, origin: Address, recipient: Address, context: Con
         ("From", f"{_phrase(origin.name)} <{origin.mailbox}>" if origin.name else origin.mailbox),
         ("To", recipient.mailbox),
         ("Subject", _encoded("Subject", _subject(message))),
-        ("Date", format_datetime(moment(message.at or context.now))),
+        ("Date", format_datetime(zones.local(message.at or context.now, context.zone))),
         ("Message-ID", f"<{key}@{origin.domain}>"),
         ("List-Id", f"<handler-{context.handler_id}.{origin.domain}>"),
         ("Auto-Submitted", "auto-generated"),

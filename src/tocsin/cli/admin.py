@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tocsin.cli import show
-from tocsin.cli.failure import Failure
+from tocsin.cli.failure import Failure, Usage
 from tocsin.cli.options import load_settings
 from tocsin.clock import SECOND, Micros
 from tocsin.settings import Settings
@@ -28,7 +28,7 @@ def _store(settings: Settings) -> Generator["Admin", None, None]:
         with open_admin(settings) as admin:
             yield admin
     except AdminError as error:
-        raise Failure(str(error)) from None
+        raise Failure(show.one_line(str(error))) from None
 
 
 def add_user(email: str, /, *, admin: bool = False, data_dir: DataDir = None) -> None:
@@ -79,6 +79,32 @@ def disable_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) 
     show.note(f"{show.one_line(email)} is disabled; the history stays.")
 
 
+def set_user(
+    email: str,
+    /,
+    *,
+    time_zone: str | None = None,
+    admin: Annotated[bool | None, Parameter(negative="--no-admin")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Change a user: the time zone of their pages and messages, and whether they are an administrator.
+
+    Parameters
+    ----------
+    email
+        E-mail address of the user.
+    time_zone
+        A name of the tz database, such as Asia/Seoul or UTC.
+    admin
+        Whether the user is an administrator.
+    """
+    if time_zone is None and admin is None:
+        raise Usage("Say what to set: --time-zone, --admin or --no-admin.")
+    with _store(load_settings(data_dir=data_dir)) as store:
+        store.set_user(email, time_zone, admin)
+    show.note(f"{show.one_line(email)} is changed.")
+
+
 def delete_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -> None:
     """Delete a user and everything that is theirs, including the history.
 
@@ -112,6 +138,7 @@ def list_users(*, json: bool = False, data_dir: DataDir = None) -> None:
                     "id": u.id,
                     "email": u.email,
                     "is_admin": u.is_admin,
+                    "time_zone": u.time_zone,
                     "datetime": _time(u.created_at),
                     "disabled_datetime": _time(u.disabled_at),
                 }
@@ -124,12 +151,13 @@ def list_users(*, json: bool = False, data_dir: DataDir = None) -> None:
             str(u.id),
             u.email,
             "admin" if u.is_admin else "user",
+            u.time_zone or "UTC",
             "enabled" if u.disabled_at is None else "disabled",
             _time(u.created_at) or "-",
         )
         for u in users
     )
-    show.table(("ID", "E-MAIL", "ROLE", "STATE", "CREATED (UTC)"), rows)
+    show.table(("ID", "E-MAIL", "ROLE", "TIME ZONE", "STATE", "CREATED (UTC)"), rows)
 
 
 def add_key(

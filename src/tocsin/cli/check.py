@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from tocsin import clock
 from tocsin import settings as options
 from tocsin.cli import show
 from tocsin.cli.options import set_values
 from tocsin.settings import OPTIONS, Settings, SettingsError
+from tocsin.store.dialects import Finding
 
 NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"))
 OWN_PATHS = frozenset(
@@ -23,13 +22,6 @@ OWN_PATHS = frozenset(
 ) | {"sign-in", "sign-out", "static", "users"}
 _MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
 _MIN_FREE_BYTES = 200_000_000
-
-
-class Finding(Struct, frozen=True):
-    """One sentence about the configuration. `is_fault` False: worth knowing, but it may be meant."""
-
-    text: str
-    is_fault: bool = True
 
 
 def check(*, data_dir: str | None = None) -> int:
@@ -154,7 +146,7 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
     try:
         if (settings.secret_key is not None or file.exists()) and (weakness := weakness_of(settings)):
             yield Finding(f"{weakness}: take a long random one, with `tocsin secrets rotate`.")
-        if folder.is_dir():
+        if folder.is_dir() or settings.database_url:
             examine(settings)
     except StoreError as error:
         yield Finding(str(error))
@@ -164,41 +156,38 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     """Whether the store is sound, and the disk has room for it to grow."""
     import shutil
 
-    from tocsin.datadir import STORE_FILE, first_row, has_store
+    from tocsin.datadir import home_of
     from tocsin.ports.errors import StoreError
-    from tocsin.store import faults
 
     folder = settings.data_path
-    if not folder.is_dir():
-        return
-    free = shutil.disk_usage(folder).free
-    if free < _MIN_FREE_BYTES:
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < _MIN_FREE_BYTES:
         yield Finding(f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up.")
-    if has_store(folder) and os.access(folder / STORE_FILE, os.R_OK):
-        try:
-            found = first_row(folder / STORE_FILE, "PRAGMA quick_check(1)")
-        except StoreError as error:
-            yield Finding(str(error))
-        else:
-            if found is not None and found != ("ok",):
-                yield Finding(faults.damaged(" ".join(str(found[0]).removeprefix("*** in database main ***").split())))
+    try:
+        home = home_of(settings)
+        if settings.database_url or home.is_readable():
+            yield from home.findings()
+    except StoreError as error:
+        yield Finding(str(error))
+
+
+def _kept(settings: Settings, name: str) -> bytes | None:
+    """What the store keeps by that name; why it cannot be read is said by others."""
+    from tocsin.datadir import home_of
+    from tocsin.ports.errors import StoreError
+
+    with contextlib.suppress(StoreError):
+        home = home_of(settings)
+        if home.is_readable():
+            return home.value(name)
+    return None
 
 
 def old_rows(settings: Settings) -> Iterator[Finding]:
     """Whether old rows are deleted, and as fast as new ones arrive."""
     from tocsin.clock import SECOND
-    from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.flow.housekeeping import BEHIND_AFTER, STATE, read_state
-    from tocsin.ports.errors import StoreError
 
-    file = settings.data_path / STORE_FILE
-    if not has_store(settings.data_path) or not os.access(file, os.R_OK):
-        return
-    try:
-        row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
-    except StoreError:
-        return  # another check reports it
-    state = read_state(row[0] if row else None)
+    state = read_state(_kept(settings, STATE))
     if state.doubted:
         yield Finding(
             "The system's clock jumped, so nothing old is deleted for now: set the clock right, or wait until the service has run a day.",
@@ -212,21 +201,15 @@ def old_rows(settings: Settings) -> Iterator[Finding]:
 
 
 def mail(settings: Settings) -> Iterator[Finding]:
-    from tocsin.datadir import STORE_FILE, first_row, has_store
     from tocsin.flow.mail_health import STATE, read_state
     from tocsin.net.mail import complaints, notes
-    from tocsin.ports.errors import StoreError
 
     for complaint in complaints(settings):
         yield Finding(_sentence(complaint), is_fault=settings.smtp_url is not None)
     for note in notes(settings):
         yield Finding(_sentence(note), is_fault=False)
-    file = settings.data_path / STORE_FILE
-    if settings.smtp_url is None or not has_store(settings.data_path) or not os.access(file, os.R_OK):
-        return
-    with contextlib.suppress(StoreError):  # another check reports it
-        row = first_row(file, f"SELECT value FROM meta WHERE name = '{STATE}'")
-        for complaint in read_state(row[0] if row else None).complaints(clock.now()):
+    if settings.smtp_url is not None:
+        for complaint in read_state(_kept(settings, STATE)).complaints(clock.now()):
             yield Finding(complaint)
 
 

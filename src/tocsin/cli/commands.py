@@ -1,12 +1,14 @@
 """The command line as a whole: which command is which function."""
 
 import difflib
+import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from cyclopts import App, Parameter
 
 from tocsin import __version__
-from tocsin.cli import admin, check, completion, deliveries, handlers, notifications, options, preview, send, serve, upkeep
+from tocsin.cli import admin, check, deliveries, handlers, notifications, options, preview, send, serve, upkeep
 from tocsin.cli.failure import Usage
 
 app = App(
@@ -49,6 +51,7 @@ app.command(_notifications)
 _users = App(name="users", help="Manage users, on the store itself.")
 _users.command(admin.add_user, name="add")
 _users.command(admin.set_password, name="password")
+_users.command(admin.set_user, name="set")
 _users.command(admin.disable_user, name="disable")
 _users.command(admin.delete_user, name="delete")
 _users.command(admin.list_users, name="list")
@@ -66,10 +69,25 @@ app.command(_secrets)
 app.command(upkeep.backup)
 app.command(upkeep.restore)
 app.command(upkeep.compact)
+app.command(upkeep.migrate)
 
 app.command(options.list_settings, name="settings")
 app.command(check.check)
-app.command(completion.completion)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print the script that completes commands and options with the tab key.
+
+    bash: source <(tocsin completion bash). zsh: save it as _tocsin in a folder of $fpath. fish: tocsin completion fish | source.
+
+    Parameters
+    ----------
+    shell
+        The shell that the script is for.
+    """
+    sys.stdout.write(app.generate_completion(shell=shell))
+
 
 _MESSAGE_COMMANDS = ("send", "preview")
 

@@ -1,11 +1,18 @@
-"""`tocsin backup`, `tocsin restore`, `tocsin compact`, `tocsin secrets rotate`."""
+"""`tocsin backup`, `tocsin restore`, `tocsin compact`, `tocsin migrate`, `tocsin secrets rotate`."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from tocsin.cli import show
 from tocsin.cli.admin import DataDir
 from tocsin.cli.failure import Failure, Usage
 from tocsin.cli.options import load_settings
+
+PROGRESS_SECONDS = 2.0
 
 
 def backup(file: Path, /, *, data_dir: DataDir = None) -> None:
@@ -69,6 +76,43 @@ def compact(*, data_dir: DataDir = None) -> None:
     except StoreError as error:
         raise Failure(str(error)) from None
     show.note(f"The store now takes {after / 1e6:.1f} MB; before it took {before / 1e6:.1f} MB.")
+
+
+def migrate(*, source: Annotated[Path | None, Parameter(name="--from")] = None, data_dir: DataDir = None) -> None:
+    """Bring the store to this version's form; with --from move it from a data directory into PostgreSQL. The service must be stopped.
+
+    Everything is copied in one transaction and compared row by row. The store that was moved does not start any more.
+
+    Parameters
+    ----------
+    source
+        Data directory of the SQLite store to move to the database that TOCSIN_DATABASE_URL names, which must be empty.
+    """
+    from tocsin import moving
+    from tocsin.ports.errors import StoreError
+
+    try:
+        settings = load_settings(data_dir=data_dir)
+        if source is None:
+            moving.upgrade(settings)
+            show.note("The store has the form of this version.")
+            return
+        rows = moving.move(settings, source, _told_seldom())
+    except StoreError as error:
+        raise Failure(str(error)) from None
+    show.note(f"Moved: {rows:,} rows were copied and compared. The store in {show.one_line(str(source))} does not start any more.")
+
+
+def _told_seldom() -> Callable[[str, str, int, int], None]:
+    told_at = time.monotonic()
+
+    def tell(what: str, table: str, done: int, count: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at > PROGRESS_SECONDS:
+            told_at = time.monotonic()
+            show.note(f"{what} {done:,} of {count:,} {table} ...")
+
+    return tell
 
 
 def rotate(*, data_dir: DataDir = None) -> None:

@@ -44,8 +44,7 @@ from tocsin.engine.run import LocalRun
 from tocsin.engine.window import Window
 from tocsin.model import Busy
 from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
-from tocsin.ports.queue import Waiting
-from tocsin.ports.store import Store
+from tocsin.ports.queue import Queue, Waiting
 
 MAX_RUNNING = 4096  # attempts that are not settled yet, except those that wait for their next part's turn
 MAX_STARTS = 200  # attempts started in one go, before the event loop serves others
@@ -62,14 +61,14 @@ Key: TypeAlias = tuple[int, int]
 class LocalEngine:
     """See `tocsin.ports.engine.Engine` for what each method promises."""
 
-    def __init__(self, store: Store, wires: Mapping[str, Bounds]) -> None:
-        self._store = store
+    def __init__(self, queue: Queue, wires: Mapping[str, Bounds]) -> None:
+        self._rows = queue
         self._wires = {wire: Places(bounds, wire) for wire, bounds in wires.items()}
         self._ring: Turns[Lane] = Turns()
         self._lanes = Known(self._ring)
         self._memory = Memory()
         self._alarm: Alarm[Key] = Alarm(self._time_came, SWEEP_SECONDS)
-        self._refill = Refill(store, self._memory, self._add, self._wake_lane, self._filled)
+        self._refill = Refill(queue, self._memory, self._add, self._wake_lane, self._filled)
         self._running = 0
         self.resting = 0  # those of them that hold no place
         self._trickles: dict[Places, asyncio.TimerHandle] = {}
@@ -393,7 +392,7 @@ class LocalEngine:
         What became due since the last sweep is nearly always in its lane already; if not, the next sweep finds it.
         """
         since = clock.now() - int(SWEEP_SECONDS * SECOND)
-        for handler_id, user_id, due_at in await self._store.waiting_handlers():
+        for handler_id, user_id, due_at in await self._rows.waiting_handlers():
             if handler_id not in self._lanes or not since < due_at <= clock.now():
                 self.wake(handler_id, user_id, due_at)
 

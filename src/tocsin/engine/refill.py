@@ -11,8 +11,7 @@ from tocsin.clock import SECOND, Micros
 from tocsin.engine.lanes import ASKED, COMPLETE, PREPARING, READING, REREAD, SPILLED, Lane, Turns
 from tocsin.model import Busy
 from tocsin.ports.engine import Worker
-from tocsin.ports.queue import Waiting, Wanted
-from tocsin.ports.store import Store
+from tocsin.ports.queue import Queue, Waiting, Wanted
 
 MAX_IN_LANE = 256  # deliveries of one handler in memory
 ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory even if memory is full of others', which may wait for hours
@@ -64,13 +63,13 @@ class Refill:
 
     def __init__(
         self,
-        store: Store,
+        queue: Queue,
         memory: Memory,
         add: Callable[[Lane, Waiting], None],
         wake: Callable[[Lane, Micros], None],
         filled: Callable[[Lane], None],
     ) -> None:
-        self._store = store
+        self._queue = queue
         self._memory = memory
         self._add = add
         self._wake = wake
@@ -169,7 +168,7 @@ class Refill:
     async def _read_due(self, lanes: Sequence[Lane]) -> None:
         most = self._memory.least if self._memory.is_full else max(ALWAYS_IN_LANE, min(MAX_IN_LANE, ROWS_AT_ONCE // len(lanes)))
         wanted = {lane.handler_id: Wanted(max(1, most - len(lane.jobs)) + len(lane.known), frozenset(lane.known)) for lane in lanes}
-        found = await self._store.due(wanted, clock.now())
+        found = await self._queue.due(wanted, clock.now())
         for lane in lanes:
             due = found[lane.handler_id]
             is_more = due.is_more or lane.supply == REREAD

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from datetime import UTC, tzinfo
 from typing import Any
 
 import msgspec
@@ -11,10 +12,10 @@ from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.model import Handler, SigningSecret
-from tocsin.ports.handlers import HandlerBrief, HandlerRow
-from tocsin.ports.store import Store
+from tocsin.ports.handlers import HandlerBrief, HandlerRow, HandlerRows
 from tocsin.settings import Settings
 from tocsin.vault import Vault, WrongKey
+from tocsin.zones import zone_of
 
 MAX_IN_MEMORY = 50_000  # handlers
 FORGET_AGAIN_SECONDS = 120.0  # longer than an attempt takes
@@ -24,7 +25,7 @@ MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again;
 class Loaded(Struct, frozen=True):
     """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None. `counts_posts`: its provider
     counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none.
-    `is_sealed`: none of the service's keys opens its settings."""
+    `is_sealed`: none of the service's keys opens its settings. `zone`: its user's."""
 
     handler: Handler
     channel: AnyChannel
@@ -36,6 +37,7 @@ class Loaded(Struct, frozen=True):
     counts_posts: bool = False
     realm: str = ""
     is_sealed: bool = False
+    zone: tzinfo = UTC
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
@@ -52,7 +54,7 @@ class Pacing(Struct, frozen=True):
     realm: str = ""
 
 
-def load(handler: Handler, service: Settings) -> Loaded:
+def load(handler: Handler, service: Settings, zone: tzinfo = UTC) -> Loaded:
     """Type a handler's settings. The credential's key is that of the first pace; without one, the handler is its own."""
     channel = CHANNELS[handler.type]
     try:
@@ -69,6 +71,7 @@ def load(handler: Handler, service: Settings) -> Loaded:
         secrets_of(channel, handler),
         counts_posts=channel.refuses_repeats or channel.daily_budget(service) is not None,
         realm=f"{handler.type}@{channel.realm(typed)}#{handler.user_id}" if channel.realm else "",
+        zone=zone,
     )
 
 
@@ -105,8 +108,8 @@ def open_handler(row: HandlerRow, vault: Vault) -> Handler:
 class Directory:
     """A cache that never outlives a change: what was read while something changed is used once and not kept."""
 
-    def __init__(self, store: Store, vault: Vault, service: Settings) -> None:
-        self._store = store
+    def __init__(self, handlers: HandlerRows, vault: Vault, service: Settings) -> None:
+        self._handlers = handlers
         self._vault = vault
         self.service = service
         self._loaded: dict[int, Loaded] = {}
@@ -134,7 +137,7 @@ class Directory:
         if found is not None:
             return found
         changes = self._changes
-        row = await self._store.handler(handler_id)
+        row = await self._handlers.get(handler_id)
         if row is None or row.deleted_at is not None:
             self._pacing.pop(handler_id, None)
             return None
@@ -155,7 +158,7 @@ class Directory:
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
-            return load(open_handler(row, self._vault), self.service)
+            return load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
@@ -168,9 +171,9 @@ class Directory:
             return found
         changes = self._changes
         if found is None or not changed:
-            found = {brief.id: brief for brief in await self._store.handler_briefs(user_id)}
+            found = {brief.id: brief for brief in await self._handlers.briefs(user_id)}
         else:
-            rows = await self._store.handler_rows(list(changed))
+            rows = await self._handlers.rows(list(changed))
             found = {**found, **{row.id: HandlerBrief(row.id, row.is_enabled, row.disabled_reason) for row in rows}}
             for row in rows:
                 if row.deleted_at is not None:
@@ -187,7 +190,7 @@ class Directory:
         if not missing:
             return
         changes = self._changes
-        for row in await self._store.handler_rows(list(missing)):
+        for row in await self._handlers.rows(list(missing)):
             if row.deleted_at is not None:
                 continue
             if changes == self._changes:
@@ -209,6 +212,12 @@ class Directory:
             changed.add(handler_id)
             if len(changed) > MAX_CHANGED:
                 del self._briefs[user_id], self._changed[user_id]
+
+    def forget_user(self, user_id: int) -> None:
+        """Something that their handlers are loaded with is another now."""
+        self._changes += 1
+        for handler_id in [one for one, found in self._loaded.items() if found.handler.user_id == user_id]:
+            del self._loaded[handler_id]
 
     def forget_deleted(self, user_id: int, handler_id: int) -> None:
         self.forget(user_id, handler_id)

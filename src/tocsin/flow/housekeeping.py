@@ -17,10 +17,9 @@ from tocsin.clock import DAY, SECOND, Micros
 from tocsin.flow.intake.repeats import IDEMPOTENCY_WINDOW
 from tocsin.flow.people.access import Access
 from tocsin.model import Busy
-from tocsin.ports.housekeeping import Swept
-from tocsin.ports.store import Store
+from tocsin.ports.tidying import START, Old, Swept, Tidying
+from tocsin.ports.values import Values
 from tocsin.settings import Settings
-from tocsin.store import tidying, values
 
 LOOK_SECONDS = 60.0
 STEP_SECONDS = 0.02  # with its commit that leaves it well under 50 ms
@@ -87,20 +86,19 @@ def next_rows(rows: int, swept: Swept) -> int:
 class Chore:
     """A kind of rows that go once they are old. `every`: seconds from the end of a round to the next."""
 
-    def __init__(self, name: str, sweep: tidying.Sweep, age: Micros, every: float = LOOK_SECONDS) -> None:
-        self.name = name
-        self.sweep = sweep
+    def __init__(self, what: Old, age: Micros, every: float = LOOK_SECONDS) -> None:
+        self.what: Old = what
         self.age = age
         self.every = every
         self.rows = 100
-        self.after = tidying.START
+        self.after = START
         self.due_at = 0.0
 
-    async def step(self, store: Store, now: Micros) -> Swept:
+    async def step(self, tidying: Tidying, now: Micros) -> Swept:
         """Delete some more of it; when its round is over, rest. Raises Busy."""
-        swept = await store.tell(tidying.timed, self.sweep, now - self.age, self.rows, self.after)
+        swept = await tidying.sweep(self.what, now - self.age, self.rows, self.after)
         self.rows = next_rows(self.rows, swept)
-        self.after = tidying.START if swept.after is None else swept.after
+        self.after = START if swept.after is None else swept.after
         if swept.after is None:
             self.due_at = time.monotonic() + self.every
         return swept
@@ -109,16 +107,20 @@ class Chore:
 def chores(settings: Settings) -> list[Chore]:
     kept = settings.retention_days * DAY
     return [
-        Chore("notifications", tidying.old_notifications, kept),
-        Chore("idempotency", tidying.idempotency_keys, IDEMPOTENCY_WINDOW),
-        Chore("posts", tidying.old_posts, DAY),
-        Chore("handlers", tidying.handler_history, kept, every=3600.0),
+        Chore("notifications", kept),
+        Chore("idempotency", IDEMPOTENCY_WINDOW),
+        Chore("posts", DAY),
+        Chore("handlers", kept, every=3600.0),
+        Chore("totals", 0, every=3600.0),
     ]
 
 
 class Housekeeping:
-    def __init__(self, store: Store, access: Access, settings: Settings, clock: Callable[[], Micros] = clock.now) -> None:
-        self._store = store
+    def __init__(
+        self, tidying: Tidying, values: Values, access: Access, settings: Settings, clock: Callable[[], Micros] = clock.now
+    ) -> None:
+        self._tidying = tidying
+        self._values = values
         self._access = access
         self._chores = chores(settings)
         self._clock = clock
@@ -157,14 +159,14 @@ class Housekeeping:
     async def look(self) -> None:
         """Judge the clock, and keep how things stand. Raises Busy."""
         if self._looked_at is None:
-            self._state = read_state(await self._store.ask(values.read, STATE))
+            self._state = read_state(await self._values.read(STATE))
         was_doubted = self._state.doubted
         self._judge()
         if self._state.doubted and not was_doubted:
             log.error("housekeeping.deferred", why="the clock jumped; nothing is deleted until it is set right or has run evenly for a day")
         if self._state.behind > BEHIND_AFTER:
             observe.seldom(log.warning, "housekeeping.behind", hours=round(self._state.behind / SECOND / 3600, 1))
-        await self._store.tell(values.write, STATE, msgspec.json.encode(self._state))
+        await self._values.write(STATE, msgspec.json.encode(self._state))
 
     def _judge(self) -> None:
         steady = time.clock_gettime(_STEADY)
@@ -188,12 +190,12 @@ class Housekeeping:
         if self._state.doubted:
             return
         now = self._clock()
-        swept = await chore.step(self._store, now)
+        swept = await chore.step(self._tidying, now)
         self._unfolded += swept.rows
         if self._unfolded >= FOLD_ROWS:
             self._unfolded = 0
-            await self._store.fold_log()
-        if chore.sweep is tidying.old_notifications:
+            await self._tidying.fold_log()
+        if chore.what == "notifications":
             self._note_behind(swept, now - chore.age)
         await asyncio.sleep(max(MIN_PAUSE_SECONDS, swept.seconds))
 

@@ -3,9 +3,8 @@
 import structlog
 
 from tocsin.model import Busy
-from tocsin.ports.store import Store
+from tocsin.ports.values import Values
 from tocsin.settings import Settings
-from tocsin.store import values
 from tocsin.vault import Vault, WrongKey, fingerprint
 
 REFRESH_TOKEN = "mail_refresh_token"  # noqa: S105  # its row of `meta`
@@ -15,8 +14,8 @@ log = structlog.get_logger(__name__)
 class KeptToken:
     """It stands for the setting that it came from: where that was changed meanwhile, the setting is right."""
 
-    def __init__(self, store: Store, vault: Vault, settings: Settings) -> None:
-        self._store = store
+    def __init__(self, values: Values, vault: Vault, settings: Settings) -> None:
+        self._values = values
         self._vault = vault
         self._first = fingerprint(settings.smtp_oauth_refresh_token or "")
         self._unkept: str | None = None
@@ -25,7 +24,7 @@ class KeptToken:
         if self._unkept is not None:
             return self._unkept
         try:
-            sealed = await self._store.ask(values.read, REFRESH_TOKEN)
+            sealed = await self._values.read(REFRESH_TOKEN)
             kept = self._vault.open(sealed) if sealed else {}
         except (Busy, WrongKey):
             return None
@@ -36,7 +35,7 @@ class KeptToken:
         """Where the store takes no writes it is kept in memory, and the log says so: a restart would need a new one in the settings."""
         self._unkept = token
         try:
-            await self._store.tell(values.write, REFRESH_TOKEN, self._vault.seal({"token": token, "first": self._first}))
+            await self._values.write(REFRESH_TOKEN, self._vault.seal({"token": token, "first": self._first}))
         except Exception as error:  # noqa: BLE001  # the mail goes out all the same
             log.error("mail.refresh_token_not_kept", why=type(error).__name__)
         else:

@@ -11,8 +11,7 @@ from msgspec import Struct
 from tocsin import clock, observe
 from tocsin.clock import SECOND, Micros
 from tocsin.model import Busy, Reason
-from tocsin.ports.store import Store
-from tocsin.store import values
+from tocsin.ports.values import Values
 
 FAILS_AFTER: Micros = 300 * SECOND  # without a mail that was taken; a restart of the server takes less
 LOOK_SECONDS = 30.0
@@ -65,14 +64,14 @@ class MailHealth:
     def complaints(self) -> list[str]:
         return self.state.complaints(clock.now())
 
-    async def keep_now_and_then(self, store: Store) -> None:
+    async def keep_now_and_then(self, values: Values) -> None:
         """Until cancelled: say it in the log when it begins, and keep it for `tocsin check`."""
         kept: MailState | None = None
         while True:
             with contextlib.suppress(Busy):
                 now = self.state if self.complaints() else MailState()
                 if kept != now:
-                    await store.tell(values.write, STATE, msgspec.json.encode(now))
+                    await values.write(STATE, msgspec.json.encode(now))
                     kept = now
                     for complaint in self.complaints():
                         observe.seldom(log.error, "mail", complaint=complaint)

@@ -1,10 +1,13 @@
-"""Handlers, how they are doing, and whose owners have to be told."""
+"""Handlers as they are kept."""
+
+from collections.abc import Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
 from tocsin.clock import Micros
-from tocsin.model import Handler, Reason, Status
-from tocsin.ports.intake import Accept
+from tocsin.model import Reason
+from tocsin.ports.history import Page
 
 
 class HandlerFilter(Struct, frozen=True):
@@ -22,7 +25,8 @@ class HandlerFilter(Struct, frozen=True):
 
 
 class HandlerRow(Struct, frozen=True):
-    """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second."""
+    """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second.
+    `time_zone`: its user's, where one is set."""
 
     id: int
     user_id: int
@@ -36,6 +40,7 @@ class HandlerRow(Struct, frozen=True):
     disabled_reason: str | None
     version: int
     deleted_at: Micros | None
+    time_zone: str | None
 
 
 class HandlerBrief(Struct, frozen=True):
@@ -89,74 +94,35 @@ class Streak(Struct, frozen=True):
     since: Micros | None
 
 
-class Standing(Struct, frozen=True):
-    """A handler's current state. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
+class HandlerRows(Protocol):
+    async def get(self, handler_id: int) -> HandlerRow | None:
+        """The row, even of a deleted handler."""
+        ...
 
-    `failing_since`: when the first attempt failed since it last accepted a delivery; None: none has. `reason` and `error`: those of the
-    latest failure. `event`: the last pause or switch-off of one that is not enabled.
-    """
+    async def rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
+        """The rows of those that exist, including deleted ones."""
+        ...
 
-    waiting: int = 0
-    next_at: Micros | None = None
-    failing_since: Micros | None = None
-    reason: Reason | None = None
-    error: str | None = None
-    event: HandlerEvent | None = None
+    async def briefs(self, user_id: int) -> list[HandlerBrief]: ...
+    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]: ...
+    async def add(self, user_id: int, change: HandlerChange, at: Micros) -> int:
+        """The new handler's id."""
+        ...
 
+    async def change(
+        self, handler_id: int, change: HandlerChange, expected_version: int | None = None, event: HandlerEvent | None = None, most: int = 0
+    ) -> bool:
+        """False if it is deleted, or no longer at the expected version. A pause ends up to `most` waiting deliveries in the same commit."""
+        ...
 
-class Overview(Struct, frozen=True):
-    """All handlers of a user at a glance: how many are in each state, and each hour's delivered and failed (or expired) deliveries."""
+    async def delete(self, handler_id: int, at: Micros, most: int = 0) -> bool:
+        """Up to `most` of its waiting deliveries are cancelled in the same commit."""
+        ...
 
-    states: dict[str, int]
-    hours: tuple[tuple[int, int, int], ...]
+    async def switch_off(self, what: SwitchOff) -> bool:
+        """False if it was no longer at that version."""
+        ...
 
-
-class Troubled(Struct, frozen=True):
-    """A handler that is failing or was switched off, and its owner. Its settings are left out."""
-
-    email: str
-    handler: Handler
-    standing: Standing
-
-
-class HandlerHour(Struct, frozen=True):
-    """The outcomes of a handler's deliveries within an hour (counted since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
-
-    handler_id: int
-    hour: int
-    delivered: int
-    failed: int
-    expired: int
-    latencies: tuple[int, ...] = ()
-
-
-class HandlerFacts(Struct, frozen=True):
-    """A handler's statistics. `counts`: its deliveries by status except delivered ones, each counted to 10,000; `reasons`:
-    why its latest 1,000 failed ones failed, most frequent first; `events` newest first; `hours` oldest first.
-    """
-
-    streak: Streak
-    counts: dict[Status, int]
-    reasons: tuple[tuple[Reason, int], ...]
-    events: tuple[HandlerEvent, ...]
-    hours: tuple[HandlerHour, ...]
-
-
-class Untold(Struct, frozen=True):
-    """A handler that was switched off, and why, in words. `by_notice`: it refused a notice."""
-
-    user_id: int
-    handler_id: int
-    at: Micros
-    reason: Reason
-    why: str
-    by_notice: bool
-
-
-class Telling(Struct, frozen=True):
-    """A notice to be stored (None: no handler can deliver it), what it reports, and when the latest ones were sent, including this one."""
-
-    user_id: int
-    notice: Accept | None
-    handler_ids: tuple[int, ...]
-    told_at: tuple[Micros, ...]
+    async def count_failure(self, handler_id: int, at: Micros) -> Streak:
+        """One more delivery that failed by the handler's own fault; a delivery that arrives ends the streak."""
+        ...

@@ -1,11 +1,13 @@
-"""Viewing what was sent."""
+"""Looking at what was sent, cancelling it, sending it again."""
 
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from tocsin.clock import Micros
-from tocsin.model import Reason, Severity, Status
+from tocsin.model import Attempt, Delivery, Notification, Reason, Severity, Status
+from tocsin.ports.intake import Idempotency
 
 T = TypeVar("T")
 Labels: TypeAlias = "tuple[dict[int, Label], dict[int, tuple[str, str]]]"  # handlers: type and name
@@ -44,3 +46,37 @@ class Label(Struct, frozen=True):
     title: str
     text: str
     severity: Severity
+
+
+class History(Protocol):
+    """Of one user's own: what is somebody else's is not there."""
+
+    async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]: ...
+    async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None: ...
+    async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]: ...
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None: ...
+    async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
+        """What these notifications are about, and what these handlers are called, deleted ones too."""
+        ...
+
+    async def due_of(self, user_id: int, now: Micros) -> tuple[int, Micros | None]:
+        """How many deliveries are due, counted to 10,000, and since when the oldest of them is."""
+        ...
+
+    async def ahead(self, delivery: Delivery, most: int) -> int:
+        """How many pending deliveries of its handler are due before it; counted up to `most`."""
+        ...
+
+    async def cancel(self, user_id: int, notification_id: int) -> list[int]:
+        """Cancel the waiting deliveries of a notification; returns their ids."""
+        ...
+
+    async def cancel_delivery(self, user_id: int, delivery_id: int) -> list[int]:
+        """Cancel one delivery if it is waiting; returns its id, or nothing."""
+        ...
+
+    async def retry(
+        self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
+    ) -> list[tuple[int, int]]:
+        """Make settled, undelivered deliveries pending again; returns (delivery id, handler id) of each."""
+        ...

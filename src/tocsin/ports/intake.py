@@ -1,6 +1,7 @@
 """Storing what was accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Message, Notification, Reason, Status, Value
@@ -45,12 +46,18 @@ class Accept(Value, frozen=True):
 
 
 class Accepted(Value, frozen=True):
-    """The result of one planned notification: its rows as stored, with the deliveries in the planned order."""
+    """The result of one draft: the id in the answer to its sender, and its rows as stored, with the deliveries in the planned order."""
 
+    id: int
     notification: Notification
     deliveries: Sequence[Delivery]
 
-    @property
-    def id(self) -> int:
-        """The id in the answer to its sender."""
-        return self.notification.id
+
+class Intake(Protocol):
+    def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
+        """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported."""
+        ...
+
+    async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
+        """What this idempotency key was used for within that time."""
+        ...

@@ -1,5 +1,7 @@
 """Users, their keys and sessions."""
 
+from typing import Protocol
+
 from msgspec import Struct
 
 from tocsin.clock import Micros
@@ -11,16 +13,18 @@ class UserLine(Struct, frozen=True):
     is_admin: bool
     created_at: Micros
     disabled_at: Micros | None
+    time_zone: str | None
     handlers: int
 
 
 class Person(Struct, frozen=True):
-    """A user as signing in needs them."""
+    """A user as the pages need them."""
 
     id: int
     email: str
     is_admin: bool
     password_hash: str | None
+    time_zone: str | None
 
 
 class KeyLine(Struct, frozen=True):
@@ -42,3 +46,67 @@ class KeyRow(Struct, frozen=True):
     id: int
     user_id: int
     scopes: tuple[str, ...]
+
+
+class Users(Protocol):
+    async def person(self, email: str) -> Person | None:
+        """None too if they are disabled."""
+        ...
+
+    async def all(self) -> list[UserLine]: ...
+    async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
+        """A user and their one-time link, in one commit; False if there is one who can sign in already, or is disabled."""
+        ...
+
+    async def set_password(self, user_id: int, password_hash: str) -> None:
+        """Whoever is signed in as this user is signed out."""
+        ...
+
+    async def renew_hash(self, user_id: int, before: str, after: str) -> None:
+        """The same password, hashed anew; nothing happens if it was changed meanwhile."""
+        ...
+
+    async def set_time_zone(self, user_id: int, time_zone: str | None) -> None: ...
+    async def disable(self, user_id: int, at: Micros) -> bool:
+        """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays.
+
+        False, and nothing is done, if nobody else could manage users.
+        """
+        ...
+
+
+class Sessions(Protocol):
+    async def take_link(self, token_hash: bytes, at: Micros) -> int | None:
+        """Whose one-time link this is; it is used up. None: there is none, or it is too old."""
+        ...
+
+    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros) -> None:
+        """Those that nobody has used since then go."""
+        ...
+
+    async def find(self, token_hash: bytes, since: Micros) -> tuple[Person, Micros] | None:
+        """Whose session it is and when it was last seen, not before `since`."""
+        ...
+
+    async def touch(self, token_hash: bytes, at: Micros) -> None: ...
+    async def end(self, token_hash: bytes) -> None: ...
+    async def end_all(self, user_id: int) -> None: ...
+
+
+class Keys(Protocol):
+    async def find(self, key_hash: bytes) -> KeyRow | None:
+        """None too if the key is revoked or its user disabled."""
+        ...
+
+    async def note_use(self, used: dict[int, Micros]) -> None:
+        """When keys were last used, by id."""
+        ...
+
+    async def of(self, user_id: int) -> list[KeyLine]: ...
+    async def add(self, user_id: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
+        """The new key's id."""
+        ...
+
+    async def revoke(self, key_id: int, at: Micros, user_id: int) -> bool:
+        """False if it is not this user's, or was revoked before."""
+        ...

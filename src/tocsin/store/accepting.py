@@ -79,7 +79,7 @@ def _rows_of(planned: Planned, accept: Accept, notification_ids: Iterator[int], 
         Delivery(next(delivery_ids), of, one.handler_id, user_id, one.status, one.due_at, one.due_at, at, last_reason=one.reason)
         for one in planned.deliveries
     ]
-    return Accepted(Notification(of, user_id, planned.message, planned.send_at, planned.expires_at), deliveries)
+    return Accepted(of, Notification(of, user_id, planned.message, planned.send_at, planned.expires_at), deliveries)
 
 
 class _Values:

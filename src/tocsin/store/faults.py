@@ -10,8 +10,6 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tocsin.model import Busy
-
 FULL = "The disk is full: make room, or nothing can be accepted and no outcome kept."
 NO_ROOM = "The disk has no room left to fold in the store's log: stop the program that has long been reading the store, or make room."
 _LOCKED = "Another process holds the store locked."
@@ -39,14 +37,6 @@ _GONE = ("08", "57P")  # the connection, or the server; so is whatever has no nu
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "XX001", "XX002")
 _LOCKS = ("SQLITE_BUSY", "SQLITE_LOCKED", "40001", "40P01", "55P03", "57014")
 _REFUSALS = ("25006", "28", "3D000", "42501")  # of the whole store, whatever the statement
-
-
-class Damaged(Busy):
-    """The store is damaged where something was to be read or written; `sentence` says so to the operator."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__("the store is damaged", 60)
-        self.sentence = damaged(what)
 
 
 def damaged(what: str) -> str:
@@ -99,6 +89,10 @@ def is_gone(error: BaseException) -> bool:
 def is_for_all(error: BaseException) -> bool:
     """No other write would fare better now: of one that another process kept waiting, too, the next would wait as long."""
     return is_gone(error) or name_of(error).startswith((*_LOCKS, *_REFUSALS))
+
+
+def is_of_driver(error: BaseException) -> bool:
+    return isinstance(error, (DBAPIError, sqlite3.Error)) or hasattr(error, "sqlstate")
 
 
 def is_passing(error: BaseException) -> bool:

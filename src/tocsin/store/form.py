@@ -12,6 +12,7 @@ from sqlalchemy import create_engine
 from tocsin.ports.errors import StoreError
 from tocsin.store import migrations
 from tocsin.store.migrating import migrate, migrate_to
+from tocsin.store.tables import IS_PENDING
 
 Shape: TypeAlias = dict[str, frozenset[tuple[str, bool, bool]]]
 """Of each table its columns (name, not null, part of the key); of an index only that it is there."""
@@ -21,7 +22,7 @@ _BEGINNING = (  # what a start reads; a damaged page of it would end the service
     "SELECT 1 FROM users NOT INDEXED LIMIT 1",
     "SELECT 1 FROM handlers NOT INDEXED LIMIT 1",
     "SELECT 1 FROM deliveries NOT INDEXED LIMIT 1",
-    "SELECT 1 FROM deliveries INDEXED BY ix_deliveries_pending WHERE status = 0 LIMIT 1",
+    f"SELECT 1 FROM deliveries INDEXED BY ix_deliveries_pending WHERE {IS_PENDING} LIMIT 1",
 )
 
 
@@ -32,22 +33,26 @@ def is_empty(connection: sqlite3.Connection) -> bool:
 def check_form(file: Path, connection: sqlite3.Connection) -> None:
     """Raises StoreError, in a sentence that names the file."""
     found = shape(connection)
-    version = _version(connection) if "alembic_version" in found else None
+    check_shape(str(file), found, _version(connection) if "alembic_version" in found else None)
+    for query in _BEGINNING:
+        connection.execute(query).fetchone()
+
+
+def check_shape(name: str, found: Shape, version: str | None) -> None:
+    """The same of any database, told what is in it."""
     if "deliveries" not in found or "meta" not in found:
-        raise StoreError(f"{file} is not a tocsin store: it holds other tables.")
+        raise StoreError(f"{name} is not a tocsin store: it holds other tables.")
     if version is None:
-        raise StoreError(f"The store {file} does not say which version it has: it is damaged, or was made while tocsin was developed.")
+        raise StoreError(f"The store {name} does not say which version it has: it is damaged, or was made while tocsin was developed.")
     if not ("0001" <= version <= migrations.HEAD and version.isdigit() and len(version) == len(migrations.HEAD)):
         what, forms = (
             "a newer" if version.isdigit() and version > migrations.HEAD else "an unknown",
             f"its form is {version}, this version knows {migrations.HEAD}",
         )
-        raise StoreError(f"The store {file} was made by {what} version of tocsin ({forms}).")
+        raise StoreError(f"The store {name} was made by {what} version of tocsin ({forms}).")
     if different := _differences(found, expected(version)):
         why = "it was changed by hand, or made while tocsin was developed"
-        raise StoreError(f"The store {file} does not match its version {version} ({different}): {why}.")
-    for query in _BEGINNING:
-        connection.execute(query).fetchone()
+        raise StoreError(f"The store {name} does not match its version {version} ({different}): {why}.")
 
 
 def types(connection: sqlite3.Connection) -> list[tuple[str]]:

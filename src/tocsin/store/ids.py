@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import Connection
 
 from tocsin.ports.errors import StoreError
-from tocsin.ports.housekeeping import Era
+from tocsin.ports.ids import Era, Mark
 from tocsin.store import dialects, values
+from tocsin.store.database import Database
 from tocsin.store.faults import damaged
 
 STORE_ID = "store_id"
@@ -22,6 +22,14 @@ ERAS = "eras"
 STEPS: Final = {"users": 10**6, "keys": 10**6, "handlers": 10**6, "notifications": 2**32, "deliveries": 2**32}
 """How far each counter moves on with a restore; the contract names them."""
 MAX_ID = 2**53 - 1  # what every reader of JSON takes as it is (RFC 8259 6)
+
+
+class SqlIds:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def mark(self) -> Mark:
+        return await self._database.read(mark)
 
 
 def eras(connection: Connection) -> list[Era]:
@@ -80,14 +88,6 @@ def move_on(connection: Connection, new_store_id: str, known: Mapping[str, int])
         dialects.of(connection.engine).set_counter(connection, table, at)
     values.write(connection, STORE_ID, new_store_id.encode())
     values.write(connection, ERAS, msgspec.json.encode([*past, Era(moved["deliveries"] + 1, new_store_id)]))
-
-
-class Mark(Struct, frozen=True):
-    """How far a store's ids had come, kept apart from it. `origin`: its first identity, which all copies of it share."""
-
-    origin: str
-    store_id: str
-    counters: dict[str, int]
 
 
 def mark(connection: Connection) -> Mark:

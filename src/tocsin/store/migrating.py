@@ -1,5 +1,7 @@
 """The tables are brought to this version's form."""
 
+from collections.abc import Callable
+
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
 
 from tocsin.store import dialects, migrations
@@ -8,18 +10,23 @@ _VERSIONS = MetaData()
 _VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the tables to this version's form; all or nothing. Alembic is loaded only where there is something to migrate."""
-    with dialects.of(engine).writing(engine) as connection:
+def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -> None:
+    """Bring the tables to this version's form; all or nothing. Alembic is loaded only where there is something to migrate.
+
+    `begin`: writes the first rows of a store that is made.
+    """
+    with dialects.of(engine).writing(engine, is_long=True) as connection:
         if not inspect(connection).get_table_names():
             dialects.of(engine).make(connection)
+            if begin is not None:
+                begin(connection)
         elif connection.scalar(select(_VERSION.c.version_num)) != migrations.HEAD:
             upgrade(connection, "head")
 
 
 def migrate_to(engine: Engine, version: str) -> None:
     """Make the tables as they were in that version."""
-    with dialects.of(engine).writing(engine) as connection:
+    with dialects.of(engine).writing(engine, is_long=True) as connection:
         upgrade(connection, version)
 
 

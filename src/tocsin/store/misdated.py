@@ -1,16 +1,34 @@
-"""What was reckoned from a clock that was ahead, and that is right by now: when deliveries are due, and what handlers keep."""
+"""What was reckoned from a clock that was ahead, and that is right by now: `tocsin.ports.misdated`."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, case, exists, func, literal, or_, select, update
 
 from tocsin.clock import SECOND, Micros
+from tocsin.ports.misdated import TOLERANCE
+from tocsin.store.database import Database
 from tocsin.store.rows import PENDING
 from tocsin.store.tables import deliveries, handler_events, handlers, notifications
 
-TOLERANCE: Micros = 2 * SECOND
 _SHORT: Micros = 600 * SECOND  # whatever is not a step of the schedule or a provider's wait takes less
 _LONG: Micros = 26 * 3600 * SECOND  # a provider's wait is a day at most, and its jitter comes on top
+
+
+class SqlMisdated:
+    """Nearly always there is nothing to do: so it is looked for outside of the writer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def set_right(self, now: Micros) -> None:
+        if await self._database.read(is_ahead, now):
+            await self._database.write(set_right, now)
+
+    async def bring_forward(self, now: Micros, waits: Sequence[Micros], limit: int) -> list[tuple[int, int]]:
+        found = await self._database.read(find, now, waits, limit)
+        if found:
+            await self._database.write(bring_forward, [delivery for delivery, _, _ in found], now)
+        return [(handler, user) for _, handler, user in found]
 
 
 def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: int) -> list[tuple[int, int, int]]:
@@ -18,7 +36,7 @@ def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: in
 
     What a user scheduled stays as it is. An attempt in the future is proof that the clock was ahead: then any wait would be too long.
     """
-    too_far = deliveries.c.due_at > now + _allowed(waits)
+    too_far = deliveries.c.due_at > _micros(now) + _allowed(waits)
     scheduled = and_(notifications.c.send_at.is_not(None), notifications.c.send_at == deliveries.c.due_at)
     found = (
         select(deliveries.c.id, deliveries.c.handler_id, deliveries.c.user_id)
@@ -58,6 +76,11 @@ def set_right(connection: Connection, now: Micros) -> None:
 
 
 def _allowed(waits: Sequence[Micros]) -> ColumnElement[int]:
-    cases = [(deliveries.c.throttles > 0, _LONG)]
-    cases += [(deliveries.c.step == step, wait + _SHORT) for step, wait in enumerate(waits, 1)]
-    return case(*cases, (deliveries.c.step == 0, _SHORT), else_=max(waits, default=0) + _SHORT)
+    cases = [(deliveries.c.throttles > 0, _micros(_LONG))]
+    cases += [(deliveries.c.step == step, _micros(wait + _SHORT)) for step, wait in enumerate(waits, 1)]
+    return case(*cases, (deliveries.c.step == 0, _micros(_SHORT)), else_=_micros(max(waits, default=0) + _SHORT))
+
+
+def _micros(span: Micros) -> ColumnElement[int]:
+    """As wide as the columns: PostgreSQL reckons in the type that a number is given."""
+    return literal(span, BigInteger)

@@ -1,23 +1,50 @@
-"""Whose owners are still to be told that the service switched a handler off; functions of an open transaction.
+"""Whose owners are still to be told that the service switched a handler off: `tocsin.ports.notices`.
 
 Each such handler has a row of `meta`, `untold:{user}:{handler}`, written in the commit that switches it off and deleted in the one that
 keeps the notice: so whatever happens in between, the owner is told. `told:{user}` holds when the last notices went.
 """
+
+from collections.abc import Callable
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, delete, select
 
 from tocsin.clock import Micros
 from tocsin.model import Reason
-from tocsin.ports.handlers import HandlerEvent, Telling, Untold
+from tocsin.ports.handlers import HandlerEvent
 from tocsin.ports.intake import Accepted
+from tocsin.ports.notices import MAX_READ, Telling, Untold
 from tocsin.store import values
 from tocsin.store.accepting import AcceptAll
+from tocsin.store.database import Database
 from tocsin.store.statements import chunks
 from tocsin.store.tables import handlers, meta, notifications
 
-MAX_READ = 10_000  # handlers, told by one notice
 MAX_CANDIDATES = 50
+
+
+class SqlPendingNotices:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def users(self) -> list[int]:
+        return await self._database.read(users_to_tell)
+
+    async def untold(self, user_id: int) -> tuple[list[Untold], list[Micros]]:
+        return await self._database.read(untold_of, user_id)
+
+    async def candidates(self, user_id: int) -> list[tuple[int, Micros | None]]:
+        return await self._database.read(candidates, user_id)
+
+    async def tell(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> None:
+        def run(connection: Connection) -> list[Accepted] | None:
+            return tell(connection, telling)
+
+        def told(accepted: list[Accepted] | None) -> None:
+            if accepted is not None:
+                committed(accepted)
+
+        await self._database.writer.submit(run, committed=told)
 
 
 def record(connection: Connection, user_id: int, handler_id: int, event: HandlerEvent, notification_id: int) -> None:
@@ -53,9 +80,10 @@ def candidates(connection: Connection, user_id: int) -> list[tuple[int, Micros |
 
 def tell(connection: Connection, telling: Telling) -> list[Accepted] | None:
     """Keep the notice, and that its handlers have been told of. What it became."""
+    told = 0
     for chunk in chunks([f"untold:{telling.user_id}:{handler_id}" for handler_id in telling.handler_ids]):
-        connection.execute(delete(meta).where(meta.c.name.in_(chunk)))
-    if telling.notice is None:
+        told += connection.execute(delete(meta).where(meta.c.name.in_(chunk))).rowcount
+    if telling.notice is None or not told:  # or somebody else has told of all of them
         return None
     values.write(connection, f"told:{telling.user_id}", msgspec.json.encode(telling.told_at))
     return AcceptAll.run_all(connection, [telling.notice])[0]

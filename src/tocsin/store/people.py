@@ -1,12 +1,14 @@
-"""Users and their keys: written by the commands beside the service, rarely, so as functions of an open transaction."""
+"""Users, their keys and sessions: `tocsin.ports.people`. The commands beside the service use the functions by themselves."""
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
-from tocsin.ports.people import KeyLine, Person, UserLine
+from tocsin.ports.people import KeyLine, KeyRow, Person, UserLine
+from tocsin.store.database import Database
+from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import (
     attempts,
     deliveries,
@@ -20,9 +22,91 @@ from tocsin.store.tables import (
     totals,
     users,
 )
-from tocsin.store.writing import delete_handler, end_pending
+from tocsin.store.writing import delete_handler, end_pending, touch_keys
 
 _ROWS_AT_ONCE = 100_000
+_ADD_USER = text(
+    "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"
+    " WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(email) = lower(:email)) RETURNING id"
+)
+
+
+class SqlUsers:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def person(self, email: str) -> Person | None:
+        return await self._database.read(person, email)
+
+    async def all(self) -> list[UserLine]:
+        return await self._database.look(list_users)
+
+    async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
+        return await self._database.write(invite, email, is_admin, token_hash, at, until)
+
+    async def set_password(self, user_id: int, password_hash: str) -> None:
+        await self._database.write(set_password, user_id, password_hash)
+
+    async def renew_hash(self, user_id: int, before: str, after: str) -> None:
+        await self._database.write(renew_hash, user_id, before, after)
+
+    async def set_time_zone(self, user_id: int, time_zone: str | None) -> None:
+        await self._database.write(set_time_zone, user_id, time_zone)
+
+    async def disable(self, user_id: int, at: Micros) -> bool:
+        def run(connection: Connection) -> bool:
+            if is_last_administrator(connection, user_id):
+                return False
+            disable_user(connection, user_id, at)
+            return True
+
+        return await self._database.write(run)
+
+
+class SqlSessions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take_link(self, token_hash: bytes, at: Micros) -> int | None:
+        return await self._database.write(take_sign_in, token_hash, at)
+
+    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros) -> None:
+        await self._database.write(add_session, user_id, token_hash, at, since)
+
+    async def find(self, token_hash: bytes, since: Micros) -> tuple[Person, Micros] | None:
+        return await self._database.read(session, token_hash, since)
+
+    async def touch(self, token_hash: bytes, at: Micros) -> None:
+        await self._database.write(touch_session, token_hash, at)
+
+    async def end(self, token_hash: bytes) -> None:
+        await self._database.write(end_session, token_hash)
+
+    async def end_all(self, user_id: int) -> None:
+        await self._database.write(end_sessions, user_id)
+
+
+class SqlKeys:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, key_hash: bytes) -> KeyRow | None:
+        return await self._database.read(key, key_hash)
+
+    async def note_use(self, used: dict[int, Micros]) -> None:
+        await self._database.write(touch_keys, used)
+
+    async def of(self, user_id: int) -> list[KeyLine]:
+        return await self._database.look(list_keys, user_id)
+
+    async def add(self, user_id: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
+        return await self._database.write(add_key, user_id, name, key_hash, shown, scopes, at)
+
+    async def revoke(self, key_id: int, at: Micros, user_id: int) -> bool:
+        return await self._database.write(revoke_key, key_id, at, user_id)
+
+
+# --------------------------------------------------------------------------------------------------------------- users
 
 
 def has_users(connection: Connection) -> bool:
@@ -31,25 +115,32 @@ def has_users(connection: Connection) -> bool:
 
 def add_user(connection: Connection, email: str, is_admin: bool, at: Micros) -> int | None:
     """The new id; None if there is one with this address already."""
-    if user_id(connection, email) is not None:
-        return None
-    made = insert(users).values(email=email, is_admin=is_admin, created_at=at).returning(users.c.id)
-    return connection.execute(made).scalar_one()
+    wait_for_turn(connection, "users")
+    return connection.scalar(_ADD_USER, {"email": email, "is_admin": is_admin, "created_at": at})
 
 
 def user_id(connection: Connection, email: str) -> int | None:
     return connection.scalar(select(users.c.id).where(func.lower(users.c.email) == email.lower()))
 
 
-def administrators(connection: Connection) -> list[int]:
-    """Ids of those who are not disabled."""
-    return list(connection.scalars(select(users.c.id).where(users.c.is_admin, users.c.disabled_at.is_(None)).order_by(users.c.id)))
+def is_last_administrator(connection: Connection, user: int) -> bool:
+    """Whether nobody else could manage users on the pages; those who are disabled cannot. Until the commit nobody can change that."""
+    found = select(users.c.id).where(users.c.is_admin, users.c.disabled_at.is_(None)).order_by(users.c.id).with_for_update()
+    return list(connection.scalars(found)) == [user]
+
+
+def set_administrator(connection: Connection, user: int, is_admin: bool) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(is_admin=is_admin))
+
+
+def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(time_zone=time_zone))
 
 
 def person(connection: Connection, email: str) -> Person | None:
     """None too if they are disabled."""
     found = connection.execute(select(users).where(func.lower(users.c.email) == email.lower(), users.c.disabled_at.is_(None))).first()
-    return None if found is None else Person(found.id, found.email, bool(found.is_admin), found.password_hash)
+    return None if found is None else _person(found)
 
 
 def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int | None:
@@ -58,7 +149,9 @@ def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int |
     return connection.scalar(update(users).where(*theirs).values(sign_in_hash=None, sign_in_until=None).returning(users.c.id))
 
 
-def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros) -> None:
+def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros, since: Micros) -> None:
+    """Those that nobody has used since then go."""
+    connection.execute(delete(sessions).where(sessions.c.seen_at < since))
     connection.execute(insert(sessions).values(user_id=user, token_hash=token_hash, created_at=at, seen_at=at))
 
 
@@ -66,7 +159,11 @@ def session(connection: Connection, token_hash: bytes, since: Micros) -> tuple[P
     """Whose session it is and when it was last seen, not before `since`."""
     wanted = (sessions.c.token_hash == token_hash, sessions.c.seen_at >= since, users.c.disabled_at.is_(None))
     found = connection.execute(select(users, sessions.c.seen_at).join(sessions, sessions.c.user_id == users.c.id).where(*wanted)).first()
-    return None if found is None else (Person(found.id, found.email, bool(found.is_admin), found.password_hash), found.seen_at)
+    return None if found is None else (_person(found), found.seen_at)
+
+
+def _person(row: Row[Any]) -> Person:
+    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone)
 
 
 def touch_session(connection: Connection, token_hash: bytes, at: Micros) -> None:
@@ -79,10 +176,6 @@ def end_session(connection: Connection, token_hash: bytes) -> None:
 
 def end_sessions(connection: Connection, user: int) -> None:
     connection.execute(delete(sessions).where(sessions.c.user_id == user))
-
-
-def tidy_sessions(connection: Connection, before: Micros) -> None:
-    connection.execute(delete(sessions).where(sessions.c.seen_at < before))
 
 
 def renew_hash(connection: Connection, user: int, before: str, after: str) -> None:
@@ -100,6 +193,18 @@ def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Mic
     connection.execute(update(users).where(users.c.id == user).values(sign_in_hash=token_hash, sign_in_until=until))
 
 
+def invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
+    """A user and their link; False if there is one who can sign in already, or is disabled."""
+    user = add_user(connection, email, is_admin, at)
+    if user is None:
+        there = person(connection, email)
+        if there is None or there.password_hash is not None:
+            return False
+        user = there.id
+    set_sign_in(connection, user, token_hash, until)
+    return True
+
+
 def disable_user(connection: Connection, user: int, at: Micros) -> None:
     """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays until retention."""
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
@@ -107,7 +212,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     end_sessions(connection, user)
     for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
         delete_handler(connection, handler_id, at, _ROWS_AT_ONCE)
-        while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE) == _ROWS_AT_ONCE:
+        while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE):
             pass
 
 
@@ -131,7 +236,12 @@ def list_users(connection: Connection) -> list[UserLine]:
         .scalar_subquery()
     )
     rows = connection.execute(select(users, count.label("handler_count")).order_by(users.c.id))
-    return [UserLine(row.id, row.email, bool(row.is_admin), row.created_at, row.disabled_at, row.handler_count) for row in rows]
+    return [
+        UserLine(row.id, row.email, bool(row.is_admin), row.created_at, row.disabled_at, row.time_zone, row.handler_count) for row in rows
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
 
 
 def add_key(connection: Connection, user: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
@@ -156,3 +266,12 @@ def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None
     wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
     done = connection.execute(update(keys).where(*wanted).values(revoked_at=at))
     return done.rowcount == 1
+
+
+def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
+    row = connection.execute(
+        select(keys.c.id, keys.c.user_id, keys.c.scopes)
+        .join(users, users.c.id == keys.c.user_id)
+        .where(keys.c.hash == key_hash, keys.c.revoked_at.is_(None), users.c.disabled_at.is_(None))
+    ).first()
+    return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()))

@@ -3,18 +3,18 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, select, text
+from sqlalchemy import Connection, Row, select, text
 
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerRow
 from tocsin.store.accepting import Fields
-from tocsin.store.tables import deliveries, handlers, notifications
+from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, deliveries, handlers, notifications, totals, users
 
 _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)
 
 # The literal conditions let SQLite use the partial indexes: with bound values it cannot.
-PENDING = text("deliveries.status = 0")
-NOT_DELIVERED = text("deliveries.status NOT IN (0, 1)")
+PENDING = text(f"deliveries.{IS_PENDING}")
+NOT_DELIVERED = text(f"deliveries.{IS_NOT_DELIVERED}")
 
 NOTIFICATION = (
     notifications.c.id.label("n_id"),
@@ -31,7 +31,8 @@ NOTIFICATION = (
     notifications.c.is_text,
 )
 WAITING = select(deliveries, *NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
-HANDLER = tuple(handlers.c[name] for name in HandlerRow.__struct_fields__)
+_TIME_ZONE = select(users.c.time_zone).where(users.c.id == handlers.c.user_id).scalar_subquery().label("time_zone")
+HANDLER = (*(handlers.c[name] for name in HandlerRow.__struct_fields__ if name != "time_zone"), _TIME_ZONE)
 
 
 def delivery_of(row: Row[Any]) -> Delivery:
@@ -78,3 +79,9 @@ def handler_of(row: Row[Any]) -> HandlerRow:
     values: dict[str, Any] = dict(row._mapping)  # pyright: ignore[reportPrivateUsage]
     values["is_enabled"] = bool(values["is_enabled"])
     return HandlerRow(**values)
+
+
+def total_of(connection: Connection, user_id: int, *what: int) -> int:
+    """The kept total of a user's rows in these statuses, or of what else is counted."""
+    rows = connection.execute(select(totals.c.n).where(totals.c.user_id == user_id, totals.c.what.in_(what)))
+    return sum(row[0] for row in rows)

@@ -14,12 +14,13 @@ from enum import Enum
 from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Boolean, Connection, Dialect, Table
+from sqlalchemy import Boolean, Connection, Dialect, Table, text
 
 T = TypeVar("T")
 Names: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
 
+_WAIT_FOR_TURN = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
 _SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # rows of one statement on SQLite: few sizes, so that the driver finds them prepared
 
 
@@ -81,11 +82,12 @@ def update(
 ) -> Statement:
     """Rows by `key`. Nothing happens to those that are not as `guard` and `where` say; `{name}` in it is what the row brings."""
     columns = key + given + adds
-    place = {name: f"v.column{n}" for n, name in enumerate(columns, 1)}
+    places = [f"v.column{n}" for n, _ in enumerate(columns, 1)]
+    place = dict(zip(columns, places, strict=True))  # of a column that is compared and changed, the new value
+    conditions = [f"{table.name}.{name} = {before}" for name, before in zip(key, places, strict=False)]
     sets = [f"{name} = {place[name]}" for name in given]
     sets += [f"{name} = {table.name}.{name} + {place[name]}" for name in adds]
     sets += [f"{name} = {literal(value)}" for name, value in (fixed or {}).items()]
-    conditions = [f"{table.name}.{name} = {place[name]}" for name in key]
     conditions += [f"{table.name}.{name} = {literal(value)}" for name, value in (guard or {}).items()]
     if where:
         conditions.append(f"({where.format_map(place)})")
@@ -172,6 +174,12 @@ def _run_on_postgresql(cursor: Any, dialect: Dialect, statement: Statement, rows
         arrays[n] = [None if value is None else bool(value) for value in arrays[n]]
     cursor.execute(sql, arrays)
     return cursor.fetchall() if statement.returns else []
+
+
+def wait_for_turn(connection: Connection, what: str) -> None:
+    """Of two transactions that do the same at once, the second waits here until the first has ended; on SQLite they always do."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_WAIT_FOR_TURN, {"what": what})
 
 
 def chunks(ids: Sequence[T], size: int = 500) -> Iterable[Sequence[T]]:

@@ -40,6 +40,7 @@ users = Table(
     Column("is_admin", Boolean, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("disabled_at", Time),
+    Column("time_zone", Text),  # a name of the tz database; UTC where there is none
     sqlite_autoincrement=True,
 )
 
@@ -211,12 +212,14 @@ attempts = Table(
     sqlite_with_rowid=False,
 )
 
-# Totals that lists show exactly however long they are: `what` is a delivery status, or one of the two below.
+# Totals that lists show exactly however long they are: `what` is a delivery status, or one of the two below. Each process that writes has
+# rows of its own (`slot`), so that none waits for another's commit; a total is the sum of them.
 totals = Table(
     "totals",
     metadata,
     Column("user_id", Id, primary_key=True, autoincrement=False),
     Column("what", SmallInteger, primary_key=True, autoincrement=False),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("n", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

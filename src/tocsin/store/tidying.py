@@ -1,19 +1,19 @@
-"""What deletes old rows, in steps: each is told how many rows it may touch, so that none holds the writer for long.
+"""What deletes old rows, in steps: `tocsin.ports.tidying`.
 
-Every step is a function of an open transaction, `(connection, before, rows, after) -> Swept`: `before` is the time from which on rows
-are kept, `after` where the step before it ended (`START` at first).
+Every step is a function of an open transaction, `(connection, before, rows, after) -> Swept`.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, or_, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, select, tuple_
 
 from tocsin import clock
 from tocsin.clock import HOUR, Micros
 from tocsin.model import Status
-from tocsin.ports.housekeeping import Swept
+from tocsin.ports.tidying import START, Old, Place, Swept
+from tocsin.store.database import Database
 from tocsin.store.statements import chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
@@ -26,12 +26,21 @@ from tocsin.store.tables import (
     notifications,
     posts,
 )
-from tocsin.store.totals import Totals
+from tocsin.store.totals import Totals, fold
 
-Place: TypeAlias = tuple[Any, ...]
 Sweep: TypeAlias = Callable[[Connection, Micros, int, Place], Swept]
-START: Place = ()
 _LOOKED_AT_TOGETHER = 2  # notifications: one with 10,000 deliveries takes milliseconds to look through
+
+
+class SqlTidying:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def sweep(self, what: Old, before: Micros, rows: int, after: Place) -> Swept:
+        return await self._database.write(timed, SWEEPS[what], before, rows, after)
+
+    async def fold_log(self) -> None:
+        await self._database.fold_log()
 
 
 def timed(connection: Connection, sweep: Sweep, before: Micros, rows: int, after: Place) -> Swept:
@@ -47,10 +56,15 @@ def may_go(before: Micros) -> ColumnElement[bool]:
     The end of a delivery is its last attempt, or the time it was due when it ended without one, which is then set to that moment; so
     what was scheduled far ahead, or waited for long, keeps its record as long as anything else.
     """
-    times = (deliveries.c.due_at, deliveries.c.first_due_at, deliveries.c.last_attempt_at)
-    is_kept = or_(deliveries.c.status == int(Status.PENDING), *(time >= before for time in times))
-    kept = select(1).where(deliveries.c.notification_id == notifications.c.id, is_kept).exists()
+    kept = select(1).where(deliveries.c.notification_id == notifications.c.id, ~_ended(before)).exists()
     return and_(notifications.c.created_at < before, ~kept)
+
+
+def _ended(before: Micros) -> ColumnElement[bool]:
+    """Of a row of `deliveries`."""
+    attempted_at = func.coalesce(deliveries.c.last_attempt_at, 0)
+    times = (deliveries.c.due_at, deliveries.c.first_due_at, attempted_at)
+    return and_(deliveries.c.status != int(Status.PENDING), *(time < before for time in times))
 
 
 def old_notifications(connection: Connection, before: Micros, rows: int, after: Place) -> Swept:
@@ -60,16 +74,20 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
     taken, partial = _take(connection, [row.id for row in going], rows)
     totals = Totals()
     gone = 0
-    for chunk in chunks(taken):
-        ids = [row.id for row in chunk]
-        gone += connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(ids))).rowcount
-        gone += connection.execute(delete(deliveries).where(deliveries.c.id.in_(ids))).rowcount
-        for row in chunk:
+    for chunk in chunks([row.id for row in taken]):
+        these = and_(deliveries.c.id.in_(chunk), _ended(before))  # still: some may have been replayed since they were looked at
+        tried = attempts.c.delivery_id.in_(select(deliveries.c.id).where(these))
+        gone += connection.execute(delete(attempts).where(tried)).rowcount
+        deleted = connection.execute(delete(deliveries).where(these).returning(deliveries.c.user_id, deliveries.c.status)).all()
+        gone += len(deleted)
+        for row in deleted:
             totals[row.user_id, row.status] -= 1
-    whole = [row for row in going if partial is None or row.id < partial]
+    whole = [row.id for row in going if partial is None or row.id < partial]
     for chunk in chunks(whole):
-        gone += connection.execute(delete(notifications).where(notifications.c.id.in_([row.id for row in chunk]))).rowcount
-        for row in chunk:
+        these = and_(notifications.c.id.in_(chunk), may_go(before), ~_has_deliveries)
+        deleted = connection.execute(delete(notifications).where(these).returning(notifications.c.user_id)).all()
+        gone += len(deleted)
+        for row in deleted:
             totals[row.user_id, TOTAL_NOTIFICATIONS] -= 1
     totals.write(connection)
     at = going[-1].created_at if going else None
@@ -79,6 +97,9 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
     young = range(before, clock.now() + 1)
     ends = not looked_at or (len(looked_at) == rows and all(row.created_at in young for row in looked_at))
     return Swept(gone, None if ends else (looked_at[-1].id,), at)
+
+
+_has_deliveries = select(1).where(deliveries.c.notification_id == notifications.c.id).exists()
 
 
 def _look(connection: Connection, before: Micros, rows: int, last_id: int) -> tuple[list[Any], list[Any]]:
@@ -107,6 +128,7 @@ def _take(connection: Connection, notification_ids: Sequence[int], rows: int) ->
             .where(deliveries.c.notification_id.in_(chunk))
             .order_by(deliveries.c.notification_id, deliveries.c.id)
             .limit(max(1, rows) + 1)
+            .with_for_update(skip_locked=True)  # who replays one of them waits, or is before us
         )
         for row in found.all():
             if rows <= 0:
@@ -159,3 +181,12 @@ def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[S
         values = [{f"key_{column.name}": value for column, value in zip(key, row, strict=True)} for row in rows]
         connection.execute(delete(key[0].table).where(*is_it), values)
     return len(rows)
+
+
+SWEEPS: dict[Old, Sweep] = {
+    "notifications": old_notifications,
+    "idempotency": idempotency_keys,
+    "posts": old_posts,
+    "handlers": handler_history,
+    "totals": fold,
+}

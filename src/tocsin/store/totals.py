@@ -1,13 +1,27 @@
-"""Totals that lists show exactly, changed by what was really written."""
+"""Totals that lists show exactly, changed by what was really written.
+
+Every writer has rows of its own, so that two never wait for each other's commit for the sake of a number; whoever reads adds them up.
+Now and then they are folded into one.
+"""
 
 from collections import Counter
+from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, select, tuple_
 
+from tocsin.clock import Micros
+from tocsin.ports.tidying import Swept
 from tocsin.store.statements import run, upsert
 from tocsin.store.tables import totals
 
-ADD_TOTALS = upsert(totals, key=("user_id", "what"), adds=("n",))
+FOLDED: Final = 0
+"""The slot of what has been folded; nobody writes to it otherwise."""
+SERVICE, COMMANDS = 1, 2
+"""The slots of the service and of the commands beside it."""
+SLOT: Final = "totals_slot"
+"""The option of an engine that says which is its own; without it, it is a command's."""
+
+ADD_TOTALS = upsert(totals, key=("user_id", "what", "slot"), adds=("n",))
 
 
 class Totals(Counter[tuple[int, int]]):
@@ -15,4 +29,21 @@ class Totals(Counter[tuple[int, int]]):
 
     def write(self, connection: Connection) -> None:
         """In the order of the keys, so that two writers do not wait for each other in a circle."""
-        run(connection, ADD_TOTALS, [(user_id, int(what), n) for (user_id, what), n in sorted(self.items()) if n])
+        slot = connection.get_execution_options().get(SLOT, COMMANDS)
+        run(connection, ADD_TOTALS, [(user_id, int(what), slot, n) for (user_id, what), n in sorted(self.items()) if n])
+
+
+def fold(connection: Connection, _: Micros, rows: int, after: tuple[Any, ...]) -> Swept:
+    """A step of housekeeping: what other slots hold is moved, by additions only, so that it does not matter who writes meanwhile."""
+    key = (totals.c.user_id, totals.c.what, totals.c.slot)
+    chosen = select(*key, totals.c.n).where(totals.c.slot != FOLDED).order_by(*key).limit(rows)
+    found = connection.execute(chosen.where(tuple_(*key) > tuple_(*after)) if after else chosen).all()
+    moved: Counter[tuple[int, int, int]] = Counter()
+    for row in found:
+        moved[row.user_id, row.what, FOLDED] += row.n
+        moved[row.user_id, row.what, row.slot] -= row.n
+    run(connection, ADD_TOTALS, [(*one, n) for one, n in sorted(moved.items()) if n])
+    if found:
+        theirs = totals.c.user_id.between(found[0].user_id, found[-1].user_id)
+        connection.execute(delete(totals).where(theirs, totals.c.slot != FOLDED, totals.c.n == 0))
+    return Swept(len(found), tuple(found[-1][:3]) if len(found) == rows else None)

@@ -1,8 +1,23 @@
-"""Single values that the store keeps by name, in its table `meta`; functions of an open connection."""
+"""Single values that are kept by name, in the table `meta`: `tocsin.ports.values`."""
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select
 
+from tocsin.store.database import Database
+from tocsin.store.statements import run, upsert
 from tocsin.store.tables import meta
+
+WRITE = upsert(meta, key=("name",), given=("value",))
+
+
+class SqlValues:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, name: str) -> bytes | None:
+        return await self._database.read(read, name)
+
+    async def write(self, name: str, value: bytes) -> None:
+        await self._database.write(write, name, value)
 
 
 def read(connection: Connection, name: str) -> bytes | None:
@@ -11,5 +26,4 @@ def read(connection: Connection, name: str) -> bytes | None:
 
 def write(connection: Connection, name: str, value: bytes) -> None:
     """New, or in place of the one there was."""
-    if connection.execute(update(meta).where(meta.c.name == name).values(value=value)).rowcount == 0:
-        connection.execute(insert(meta).values(name=name, value=value))
+    run(connection, WRITE, [(name, value)])

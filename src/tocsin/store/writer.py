@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 
 from tocsin import observe
 from tocsin.model import Busy
+from tocsin.ports.errors import Damaged, WriteFailed
 from tocsin.store import faults
 from tocsin.store.dialects import Session, Unanswered
-from tocsin.store.faults import Damaged
 
 MAX_IN_ONE_COMMIT = 1024  # writes; keeps one commit, and so the wait of the last in it, short
 MAX_GATHERED = 256  # writes that are handed to the thread at once
@@ -214,15 +214,19 @@ class Writer:
                 job.results = [one.results[0] for one in alone]
 
     def _known(self, error: Exception) -> Exception:
-        """A disk that is full or locked is a reason to ask again; its own words hold SQL and stay in the log."""
+        """As the callers know it. A disk that is full or locked is a reason to ask again."""
         if isinstance(error, Unanswered):
             return _busy()
         if faults.is_damage(error):
             self._note_trouble(faults.sentence(error), faults.words_of(error))
-            return Damaged(faults.words_of(error))
+            return Damaged(faults.sentence(error))
         if faults.is_passing(error):
             self._note_trouble(faults.sentence(error), faults.words_of(error))
             return _busy()
+        if faults.is_of_driver(error):
+            failed = WriteFailed(faults.words_of(error))
+            failed.__cause__ = error
+            return failed
         return error
 
     def _note_trouble(self, sentence: str, why: str) -> None:

@@ -5,19 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, select, text, update
 
 from tocsin import clock
 from tocsin.clock import DAY, Micros
 from tocsin.model import Reason, Status
-from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerHour, Streak, SwitchOff
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, Streak, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Idempotency
 from tocsin.ports.queue import PostFacts
-from tocsin.store import notices, values
+from tocsin.ports.standings import HandlerHour
+from tocsin.store import notices, statements, values
 from tocsin.store.accepting import remember
-from tocsin.store.listing import chosen_deliveries
-from tocsin.store.statements import chunks, run, upsert
+from tocsin.store.filters import chosen_deliveries
+from tocsin.store.rows import PENDING
+from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
     TOTAL_HANDLERS,
     deliveries,
@@ -32,15 +34,33 @@ from tocsin.store.totals import Totals
 ALIVE_AT = "alive_at"
 MAX_EVENTS = 100  # of a handler are kept
 
+RETRY = statements.update(  # under the status that each was seen to have
+    deliveries,
+    key=("id", "status"),
+    given=("due_at",),
+    adds=("replays",),
+    fixed={"status": Status.PENDING, "step": 0, "throttles": 0, "last_reason": None, "last_error": None},
+    returning=("id",),
+)
 _HOUR = ("handler_id", "hour")
-ADD_HOURS = upsert(handler_hours, key=_HOUR, given=("latencies",), adds=("delivered", "failed", "expired"))
+_COUNTS = ("delivered", "failed", "expired")
+HOURS = statements.look(handler_hours, key=_HOUR, wanted=(*_HOUR, "latencies"))
+NEW_HOURS = statements.insert(handler_hours, given=(*_HOUR, *_COUNTS, "latencies"), unless=_HOUR, returning=_HOUR)
+ADD_HOURS = statements.update(  # where nobody has added latencies since they were read
+    handler_hours,
+    key=(*_HOUR, "latencies"),
+    adds=_COUNTS,
+    given=("latencies",),
+    returning=_HOUR,
+)
+TOUCH_KEYS = statements.update(keys, key=("id",), given=("last_used_at",), where="last_used_at IS NULL OR last_used_at < {last_used_at}")
 
 # ----------------------------------------------------------------------------------------------------------- deliveries
 
 
 def end_pending(connection: Connection, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
-    chosen = select(deliveries.c.id).where(deliveries.c.handler_id == handler_id, deliveries.c.status == int(Status.PENDING)).limit(limit)
-    return len(_end(connection, [row[0] for row in connection.execute(chosen)], status, reason, error))
+    some = select(deliveries.c.id).where(PENDING, deliveries.c.handler_id == handler_id).limit(limit)
+    return len(_end(connection, deliveries.c.id.in_(some), status, reason, error))
 
 
 def cancel(connection: Connection, user_id: int, notification_id: int) -> list[int]:
@@ -52,28 +72,26 @@ def cancel_delivery(connection: Connection, user_id: int, delivery_id: int) -> l
 
 
 def _cancel(connection: Connection, user_id: int, which: ColumnElement[bool]) -> list[int]:
-    chosen = select(deliveries.c.id).where(which, deliveries.c.user_id == user_id, deliveries.c.status == int(Status.PENDING))
-    return _end(connection, [row[0] for row in connection.execute(chosen)], Status.CANCELLED, Reason.CANCELLED)
+    return _end(connection, and_(which, deliveries.c.user_id == user_id), Status.CANCELLED, Reason.CANCELLED)
 
 
-def _end(connection: Connection, ids: Sequence[int], status: Status, reason: Reason, error: str | None = None) -> list[int]:
-    """End pending deliveries without an attempt. `error`: their last error, which otherwise stays as it was."""
-    totals = Totals()
+def _end(connection: Connection, which: ColumnElement[bool], status: Status, reason: Reason, error: str | None = None) -> list[int]:
+    """End those that are pending without an attempt; their ids. `error`: their last error, which otherwise stays as it was."""
     changes: dict[str, Any] = {"due_at": clock.now()}  # when it ended, for retention: there is no attempt to go by
     if error is not None:
         changes["last_error"] = error
-    for chunk in chunks(ids):
-        ended = connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id.in_(chunk))
-            .values(status=int(status), last_reason=reason.value, **changes)
-            .returning(deliveries.c.user_id)
-        )
-        for row in ended:
-            totals[row[0], Status.PENDING] -= 1
-            totals[row[0], status] += 1
+    ended = connection.execute(
+        update(deliveries)
+        .where(PENDING, which)
+        .values(status=int(status), last_reason=reason.value, **changes)
+        .returning(deliveries.c.id, deliveries.c.user_id)
+    ).all()
+    totals = Totals()
+    for row in ended:
+        totals[row.user_id, Status.PENDING] -= 1
+        totals[row.user_id, status] += 1
     totals.write(connection)
-    return list(ids)
+    return sorted(row.id for row in ended)
 
 
 REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)
@@ -89,41 +107,35 @@ def retry(
         .join(handlers, handlers.c.id == deliveries.c.handler_id)
         .where(deliveries.c.id.in_(select(chosen.c.id)), handlers.c.deleted_at.is_(None))
     ).all()
+    again = {delivery_id for (delivery_id,) in run(connection, RETRY, [(row.id, row.status, at, 1) for row in rows])}
+    retried = [row for row in rows if row.id in again]
     totals = Totals()
-    for chunk in chunks([row.id for row in rows]):
-        connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id.in_(chunk))
-            .values(
-                status=int(Status.PENDING),
-                due_at=at,
-                step=0,
-                throttles=0,
-                replays=deliveries.c.replays + 1,
-                last_reason=None,
-                last_error=None,
-            )
-        )
-    for row in rows:
+    for row in retried:
         totals[user_id, row.status] -= 1
         totals[user_id, Status.PENDING] += 1
     totals.write(connection)
     if idempotency is not None:
-        remember(connection, user_id, at, idempotency, [len(rows)])
-    return [(row.id, row.handler_id) for row in rows]
+        remember(connection, user_id, at, idempotency, [len(retried)])
+    return [(row.id, row.handler_id) for row in retried]
+
+
+_POST = text(  # if the others leave room for it
+    "INSERT INTO posts (key, delivery_id, text_hash, at) SELECT :key, :delivery_id, :text_hash, :at"
+    " WHERE (SELECT count(*) FROM posts WHERE key = :key AND at > :since AND at <= :until AND delivery_id <> :delivery_id) < :limit"
+    " ON CONFLICT (key, delivery_id) DO UPDATE SET text_hash = excluded.text_hash, at = excluded.at RETURNING delivery_id"
+)
 
 
 def posted(connection: Connection, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
+    wait_for_turn(connection, f"posts of {key}")
     # At most a day ahead: what a clock noted that was years ahead would use up the budget for years.
-    recent = [posts.c.key == key, posts.c.at > at - DAY, posts.c.at <= at + DAY, posts.c.delivery_id != delivery_id]
-    count = connection.scalar(select(func.count()).select_from(posts).where(*recent)) or 0
-    if count >= limit:
+    since, until = at - DAY, at + DAY
+    post = {"key": key, "delivery_id": delivery_id, "text_hash": text_hash, "at": at, "since": since, "until": until, "limit": limit}
+    if connection.execute(_POST, post).first() is None:
         return PostFacts(over_budget=True, repeated=False)
-    same = [*recent, posts.c.text_hash == text_hash, posts.c.delivery_id < delivery_id]
-    repeated = connection.scalar(select(func.count()).select_from(posts).where(*same)) or 0
-    connection.execute(delete(posts).where(posts.c.key == key, posts.c.at <= at - DAY))
-    connection.execute(delete(posts).where(posts.c.key == key, posts.c.delivery_id == delivery_id))
-    connection.execute(insert(posts).values(key=key, text_hash=text_hash, delivery_id=delivery_id, at=at))
+    earlier = (posts.c.at > since, posts.c.at <= until, posts.c.text_hash == text_hash, posts.c.delivery_id < delivery_id)
+    repeated = connection.scalar(select(exists().where(posts.c.key == key, *earlier)))
+    connection.execute(delete(posts).where(posts.c.key == key, posts.c.at <= since))
     return PostFacts(over_budget=False, repeated=bool(repeated))
 
 
@@ -192,18 +204,25 @@ def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak
 
 
 def add_hours(connection: Connection, hours: Sequence[HandlerHour]) -> None:
-    kept: dict[tuple[int, int], tuple[int, ...]] = {}
-    for hour in {one.hour for one in hours}:
-        for chunk in chunks([one.handler_id for one in hours if one.hour == hour]):
-            chosen = select(handler_hours).where(handler_hours.c.handler_id.in_(chunk), handler_hours.c.hour == hour)
-            for row in connection.execute(chosen):
-                kept[row.handler_id, hour] = msgspec.json.decode(row.latencies, type=tuple[int, ...])
-    rows: list[Any] = []
-    for one in hours:
-        before = kept.get((one.handler_id, one.hour))
-        latencies = one.latencies if before is None else map(sum, itertools.zip_longest(before, one.latencies, fillvalue=0))
-        rows.append((one.handler_id, one.hour, msgspec.json.encode(list(latencies)).decode(), one.delivered, one.failed, one.expired))
-    run(connection, ADD_HOURS, rows)
+    """If another writer adds to an hour between the look and the write, it is looked at again."""
+    rest = {(one.handler_id, one.hour): one for one in hours}
+    while rest:
+        kept = {(row[0], row[1]): row[2] for row in run(connection, HOURS, list(rest))}
+        new: list[Any] = []
+        more: list[Any] = []
+        for key, one in rest.items():
+            counts, before = (one.delivered, one.failed, one.expired), kept.get(key)
+            if before is None:
+                new.append((*key, *counts, _summed("[]", one.latencies)))
+            else:
+                more.append((*key, before, _summed(before, one.latencies), *counts))
+        for handler_id, hour in run(connection, NEW_HOURS, new) + run(connection, ADD_HOURS, more):
+            del rest[handler_id, hour]
+
+
+def _summed(kept: str, latencies: Sequence[int]) -> str:
+    before = msgspec.json.decode(kept, type=tuple[int, ...])
+    return msgspec.json.encode([sum(pair) for pair in itertools.zip_longest(before, latencies, fillvalue=0)]).decode()
 
 
 def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:
@@ -229,5 +248,4 @@ def note_alive(connection: Connection) -> None:
 
 
 def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:
-    for key_id, at in used.items():
-        connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=at))
+    run(connection, TOUCH_KEYS, sorted(used.items()))

@@ -118,6 +118,16 @@ async def change_password(visit: Visit) -> Response:
     return visit.go("/account?done=password")
 
 
+async def set_time_zone(visit: Visit) -> Response:
+    name = visit.text("time_zone")
+    try:
+        await visit.service.accounts.set_time_zone(visit.who.id, name)
+    except Invalid as invalid:
+        has_password = await visit.service.accounts.has_password(visit.who)
+        return visit.page("account.html", status=422, has_password=has_password, time_zone=name, faults=invalid.faults)
+    return visit.go("/account?done=time_zone")
+
+
 async def sign_out_everywhere(visit: Visit) -> Response:
     await visit.service.accounts.sign_out_everywhere(visit.who.id)
     await visit.end_session()

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from tocsin.ports.handlers import HandlerHour
+from tocsin.ports.standings import HandlerHour
 
 SPARK_HOURS, SPARK_HEIGHT, SPARK_STEP = 24, 24.0, 5
 WIDTH, HEIGHT = 1000.0, 150.0

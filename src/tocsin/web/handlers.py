@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from datetime import tzinfo
 from typing import Any
 from urllib.parse import urlencode
 
 from msgspec import Struct, structs
 from starlette.responses import Response
 
-from tocsin import clock
+from tocsin import clock, zones
 from tocsin.channels.contract import AnyChannel, Field, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.clock import HOUR
@@ -17,10 +18,10 @@ from tocsin.flow.delivery.tally import summarize
 from tocsin.flow.handlers.register import HandlerDraft, check, shown_settings
 from tocsin.flow.handlers.states import STATES
 from tocsin.model import Fault, Handler, Invalid, Missing
-from tocsin.ports.handlers import HandlerFilter, HandlerHour, Overview
+from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.standings import HandlerHour, Overview
 from tocsin.web import charts, language
-from tocsin.web.render import exact
 from tocsin.web.visit import Visit
 
 MAX_SHOWN = 50  # handlers on a page
@@ -77,7 +78,7 @@ async def home(visit: Visit) -> Response:
         "handlers.html",
         rows=[(row, target_of(row), hours.get(row.id, []), state) for row, state in zip(rows, states, strict=True)],
         has_any=bool(found.states),
-        overview=_day(found, since // HOUR, language.translations(visit.language).gettext),
+        overview=_day(found, since // HOUR, visit.zone, language.translations(visit.language).gettext),
         number=number,
         pages=-(-total // MAX_SHOWN),
         since_hour=since // HOUR,
@@ -113,7 +114,7 @@ class Day(Struct, frozen=True):
     bars: charts.Chart
 
 
-def _day(found: Overview, since_hour: int, _: Callable[[str], str]) -> Day | None:
+def _day(found: Overview, since_hour: int, zone: tzinfo, _: Callable[[str], str]) -> Day | None:
     """None: all is well."""
     delivered, failed = (sum(hour[index] for hour in found.hours) for index in (1, 2))
     states = dict.fromkeys(STATES, 0) | found.states
@@ -123,14 +124,15 @@ def _day(found: Overview, since_hour: int, _: Callable[[str], str]) -> Day | Non
     rows: list[dict[str, Any]] = []
     for hour in range(since_hour, since_hour + 24):
         good, bad = by_hour.get(hour, (0, 0))
-        label = exact(hour * HOUR)[11:16]
-        tick = label if hour % 3 == 0 else ""
-        rows.append({"tick": tick, "title": _titled(label, good, bad, _), "delivered": good, "failed": bad})
+        begins = zones.local(hour * HOUR, zone)
+        label = f"{begins:%H:%M}"
+        tick = label if begins.hour % 3 == 0 else ""
+        rows.append({"tick": tick, "title": _titled(f"{label} {zones.offset(begins)}", good, bad, _), "delivered": good, "failed": bad})
     return Day(states, delivered, failed, charts.bars(rows, ("delivered", "failed")))
 
 
 def _titled(label: str, delivered: int, failed: int, _: Callable[[str], str]) -> str:
-    return _("{label} UTC: {delivered} delivered, {failed} failed").format(label=label, delivered=delivered, failed=failed)
+    return _("{label}: {delivered} delivered, {failed} failed").format(label=label, delivered=delivered, failed=failed)
 
 
 async def many(visit: Visit) -> Response:
@@ -291,10 +293,12 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
     for first in range(now_hour - CHART_DAYS * 24 + 1, now_hour + 1, 3):
         some = [by_hour[hour] for hour in range(first, first + 3) if hour in by_hour]
         summary = summarize(some)
+        begins = zones.local(first * HOUR, visit.zone)
+        is_new_day = begins.date() != zones.local((first - 3) * HOUR, visit.zone).date()
         chart.append(
             {
-                "label": (label := exact(first * HOUR)[5:16]),
-                "tick": label[:5] if first // 24 != (first - 3) // 24 else "",  # at the beginning of a day
+                "label": (label := f"{begins:%m-%d %H:%M} {zones.offset(begins)}"),
+                "tick": label[:5] if is_new_day else "",  # at the beginning of a day
                 "title": _titled(label, summary.delivered, summary.failed + summary.expired, words),
                 "delivered": summary.delivered,
                 "failed": summary.failed + summary.expired,

@@ -5,20 +5,20 @@ import io
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, tzinfo
 from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
-from tocsin.clock import SECOND, Micros
+from tocsin import zones
 from tocsin.flow.words import sentence
 from tocsin.model import MASK, Delivery, Fault, Invalid, Missing, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter, Labels
 from tocsin.web.language import N_, Translate, translations
-from tocsin.web.render import SEVERITY_WORDS, STATUS_WORDS, exact
+from tocsin.web.render import SEVERITY_WORDS, STATUS_WORDS
 from tocsin.web.visit import Visit
 
 ROWS = 50
@@ -34,8 +34,8 @@ _TITLES = {
     "status": N_("State"),
     "severity": N_("Severity"),
     "reason": N_("Reason"),
-    "from": N_("From (UTC)"),
-    "to": N_("To (UTC)"),
+    "from": N_("From"),
+    "to": N_("To"),
     "search": N_("Text"),
 }
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -67,18 +67,18 @@ def _filters(visit: Visit) -> Filters:
         status=Status[word] if (word := given.get("status", "").upper()) in Status.__members__ else None,
         reason=Reason(word) if (word := given.get("reason", "")) in {*Reason} else None,
         severity=Severity(word) if (word := given.get("severity", "")) in {*Severity} else None,
-        datetime_start=_moment(given.get("from", "")),
-        datetime_end=_moment(given.get("to", "")),
+        datetime_start=start.first if (start := _read(given.get("from", ""), visit)) else None,
+        datetime_end=end.last if (end := _read(given.get("to", ""), visit)) else None,
         search=given.get("search", "")[:200],
     )
     return Filters(which, given)
 
 
-def _moment(text: str) -> Micros | None:
-    """The value of a browser's date and time field, as UTC."""
+def _read(text: str, visit: Visit) -> zones.Reading | None:
+    """The value of a browser's date and time field, in the reader's zone; None: it cannot be read."""
     try:
-        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * SECOND)
-    except (ValueError, OverflowError):
+        return zones.read(text, visit.zone)
+    except ValueError:
         return None
 
 
@@ -197,12 +197,12 @@ async def replay_page(visit: Visit) -> Response:
     return visit.page(
         "replay.html",
         filters=filters,
-        shown=_shown(filters, names, translations(visit.language).gettext),
+        shown=_shown(filters, names, visit.zone, translations(visit.language).gettext),
         count=await visit.service.deliveries.undelivered(visit.who.id, filters.which),
     )
 
 
-def _shown(filters: Filters, names: Mapping[int, str], _: Translate) -> list[tuple[str, str]]:
+def _shown(filters: Filters, names: Mapping[int, str], zone: tzinfo, _: Translate) -> list[tuple[str, str]]:
     """The filters in the reader's words; a value that cannot be read stays as it was given."""
     which = filters.which
     read = {
@@ -210,6 +210,8 @@ def _shown(filters: Filters, names: Mapping[int, str], _: Translate) -> list[tup
         "status": _(STATUS_WORDS[which.status]) if which.status is not None else None,
         "severity": _(SEVERITY_WORDS[which.severity]) if which.severity is not None else None,
         "reason": _(sentence(which.reason)) if which.reason is not None else None,
+        "from": zones.shown(which.datetime_start, zone) if which.datetime_start is not None else None,
+        "to": zones.shown(which.datetime_end, zone) if which.datetime_end is not None else None,
     }
     return [(_(_TITLES[name]), read.get(name) or value) for name, value in filters.given.items()]
 
@@ -223,7 +225,7 @@ async def replay(visit: Visit) -> Response:
 
 
 async def export(visit: Visit) -> Response:
-    """The newest rows of a filtered log, as CSV or as JSON lines."""
+    """The newest rows of a filtered log, as CSV or as JSON lines; for programs, so in UTC."""
     form = visit.path["form"]
     if form not in {"csv", "jsonl"}:
         raise Missing
@@ -271,9 +273,9 @@ def _values(row: Delivery, labels: Labels) -> tuple[object, ...]:
     about, handlers = labels
     label = about.get(row.notification_id)
     type_, name = handlers.get(row.handler_id, ("", ""))
-    last = exact(row.last_attempt_at) if row.last_attempt_at else None
+    last = zones.shown(row.last_attempt_at, UTC) if row.last_attempt_at else None
     title = label.title or label.text if label else ""
-    fixed = (row.status.word, row.attempt_count, exact(row.created_at), last, row.last_error)
+    fixed = (row.status.word, row.attempt_count, zones.shown(row.created_at, UTC), last, row.last_error)
     return (row.id, row.notification_id, title, row.handler_id, name, type_, *fixed)
 
 

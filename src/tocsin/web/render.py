@@ -2,15 +2,16 @@
 
 import functools
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context, select_autoescape
+from jinja2.runtime import Context
 from markupsafe import Markup
 
-from tocsin import __version__, clock
+from tocsin import __version__, clock, zones
 from tocsin.api.parameters import OPTIONAL
 from tocsin.channels.contract import Field
 from tocsin.channels.registry import CHANNELS
@@ -23,9 +24,6 @@ from tocsin.model import Delivery, Fault, Reason, Sentence, Severity, Status
 from tocsin.web import assets, charts
 from tocsin.web.details import retold
 from tocsin.web.language import LANGUAGES, N_, Translate, span, translations
-
-if TYPE_CHECKING:
-    from tocsin.web.visit import Visit
 
 _TEMPLATES = Path(__file__).parent / "templates"
 BADGES = {
@@ -75,9 +73,11 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (ago, span, since, next_one, next_try, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
+    for write in (span, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
         filters[write.__name__] = functools.partial(write, _=_)
-    filters["exact"] = exact
+    for write in (ago, since, next_one, next_try):  # with the exact time on hover, in the reader's zone
+        filters[write.__name__] = pass_context(functools.partial(_in_zone, write, _=_))
+    filters["exact"] = pass_context(_exact)
     cast("dict[str, Any]", environment.globals).update(
         t=_,  # for texts from elsewhere; the templates' own use `_("...")`, which also takes values
         version=__version__,
@@ -93,6 +93,8 @@ def _environment(language: str) -> Environment:
         Severity=Severity,
         spark=charts.spark,
         lines=charts.lines,
+        zone_names=zones.names,
+        offset=zones.offset,
         state_badge=state_badge,
         state_words=STATE_WORDS,
         input_type=input_type,
@@ -100,26 +102,12 @@ def _environment(language: str) -> Environment:
     return environment
 
 
-def template(visit: "Visit", file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:
-    """A template with what every page has: the visitor, the form token, and the errors of the last form, by field."""
+def template(language: str, file: str, /, *, faults: Sequence[Fault] = (), **values: Any) -> str:
+    """A template in a language, with the time and the errors of the last form, by field. The visit adds what every page has."""
     by_field: dict[str, Sentence] = {}
     for fault in faults:
         by_field.setdefault((fault.parameter or "").partition("[")[0], fault.sentence)
-    environment = _environment(visit.language)
-    pulse = {"pulse": visit.pulse, "troubles": visit.service.unready()} if visit.pulse is not None else {}
-    return environment.get_template(file).render(
-        visit=visit,
-        visitor=visit.visitor,
-        csrf=visit.csrf,
-        language=visit.language,
-        path=visit.request.url.path,
-        faults=by_field,
-        done=visit.request.query_params.get("done", ""),
-        now=clock.now(),
-        has_mail=bool(visit.service.settings.smtp_url),
-        **pulse,
-        **values,
-    )
+    return _environment(language).get_template(file).render(language=language, faults=by_field, now=clock.now(), **values)
 
 
 _OWN_PATH = re.compile(r'(\s(?:href|src|action|formaction|data-[a-z-]+|hx-[a-z-]+)=")(?=/(?!/))')
@@ -136,7 +124,15 @@ def under_prefix(content: str, prefix: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def ago(at: Micros | None, _: Translate) -> Markup:
+def _in_zone(write: Callable[..., Markup], context: Context, at: Micros | None, *, _: Translate) -> Markup:
+    return write(at, context["zone"], _)
+
+
+def _exact(context: Context, at: Micros) -> str:
+    return zones.shown(at, context["zone"])
+
+
+def ago(at: Micros | None, zone: tzinfo, _: Translate) -> Markup:
     """A moment relative to now, the exact one on hover."""
     if at is None:
         return Markup("<span>{}</span>").format(_("never"))
@@ -144,16 +140,12 @@ def ago(at: Micros | None, _: Translate) -> Markup:
     words = _("{span} ago").format(span=span(seconds, _)) if seconds >= 0 else _("in {span}").format(span=span(-seconds, _))
     if abs(seconds) < 1:
         words = _("just now")
-    return _time(at, words)
+    return _time(at, zone, words)
 
 
-def _time(at: Micros, words: str) -> Markup:
-    moment = datetime.fromtimestamp(at / SECOND, UTC)
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(timespec="seconds"), exact(at), words)
-
-
-def exact(at: Micros) -> str:
-    return f"{datetime.fromtimestamp(at / SECOND, UTC):%Y-%m-%d %H:%M:%S} UTC"
+def _time(at: Micros, zone: tzinfo, words: str) -> Markup:
+    moment = zones.local(at, zone)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(timespec="seconds"), zones.shown(at, zone), words)
 
 
 def story(event: Event, _: Translate) -> str:
@@ -216,21 +208,21 @@ def trouble(state: HandlerState, _: Translate) -> str:
     return told or _("Its deliveries fail.")
 
 
-def since(at: Micros, _: Translate) -> Markup:
+def since(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """How long ago, without "ago"."""
-    return _time(at, span((clock.now() - at) / SECOND, _))
+    return _time(at, zone, span((clock.now() - at) / SECOND, _))
 
 
-def next_one(at: Micros, _: Translate) -> Markup:
+def next_one(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """When the next of those that wait can start."""
-    return Markup(_("next {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
+    return Markup(_("next {when}")).format(when=ago(at, zone, _))  # noqa: S704  # a text of ours
 
 
-def next_try(at: Micros, _: Translate) -> Markup:
+def next_try(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     """When the next attempt is made."""
     if at <= clock.now():
         return Markup("<span>{}</span>").format(_("being tried now"))
-    return Markup(_("next try {when}")).format(when=ago(at, _))  # noqa: S704  # a text of ours
+    return Markup(_("next try {when}")).format(when=ago(at, zone, _))  # noqa: S704  # a text of ours
 
 
 def verdict(trial: Trial, _: Translate) -> str:

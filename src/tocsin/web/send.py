@@ -1,16 +1,18 @@
 """Sending from the browser, with a preview for each handler."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from msgspec import ValidationError
+from msgspec import Struct, ValidationError
 from starlette.responses import Response
 
-from tocsin import clock
+from tocsin import clock, zones
+from tocsin.api import times
 from tocsin.api.bodies import Pairs
 from tocsin.api.messages import read_draft
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.model import Draft, Fault, Handler, Invalid, Missing
+from tocsin.model import Draft, Fault, Handler, Invalid, Missing, Sentence
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.web.handlers import target_of
 from tocsin.web.visit import Visit
@@ -19,6 +21,18 @@ MAX_HANDLERS = 250  # to choose from
 MAX_PREVIEWS = 10
 MAX_NAMED = 20  # handlers, where it goes to all
 _TEXTS = ("title", "message", "format", "severity", "url", "fields")
+_TIMES = ("send_at", "expires_at")
+_SKIPPED = "{given} does not exist in {zone}: the clocks go forward. {taken} is used instead."
+_TWICE = "{given} occurs twice in {zone}: the clocks go back. The first one, {taken}, is used."
+
+
+class _Form(Struct):
+    """The draft that a form makes, what is wrong with it, its fields as they were `given`, and what is to be said of its times."""
+
+    draft: Draft
+    faults: list[Fault]
+    given: dict[str, Any]
+    notes: list[Sentence]
 
 
 async def page(visit: Visit) -> Response:
@@ -26,7 +40,12 @@ async def page(visit: Visit) -> Response:
 
 
 async def _page(
-    visit: Visit, given: dict[str, Any], status: int = 200, faults: tuple[Fault, ...] = (), draft: Draft | None = None
+    visit: Visit,
+    given: dict[str, Any],
+    status: int = 200,
+    faults: Sequence[Fault] = (),
+    draft: Draft | None = None,
+    notes: Sequence[Sentence] = (),
 ) -> Response:
     """The page, with the previews of a draft if there is one."""
     rows, total = await _handlers(visit)
@@ -36,8 +55,9 @@ async def _page(
         handlers=[(row, target_of(row)) for row in rows],
         total=total,
         enabled=await _enabled(visit),
-        given={**dict.fromkeys((*_TEXTS, "send_at", "expires_at"), ""), "handlers": [], **given},
+        given={**dict.fromkeys((*_TEXTS, *_TIMES), ""), "handlers": [], **given},
         previews=await _previews(visit, draft, rows) if draft is not None else (),
+        notes=notes,
         faults=faults,
     )
 
@@ -46,21 +66,39 @@ async def _handlers(visit: Visit) -> tuple[list[Handler], int]:
     return await visit.service.handlers.page(visit.who.id, HandlerFilter(), 1, MAX_HANDLERS)
 
 
-def _draft(visit: Visit) -> tuple[Draft, list[Fault], dict[str, Any]]:
-    """The form as the API reads it: the same names, the same rules."""
-    given: dict[str, Any] = {name: visit.text(name).replace("\r\n", "\n") for name in _TEXTS}
-    for name in ("send_at", "expires_at"):
-        value = visit.text(name)
-        given[name] = value
+def _form(visit: Visit) -> _Form:
+    """The form as the API reads it: the same names, the same rules. Times are the reader's."""
+    given: dict[str, Any] = {name: visit.text(name).replace("\r\n", "\n") for name in (*_TEXTS, *_TIMES)}
     body = {name: value for name, value in given.items() if value}
-    body.update({name: f"{body[name]}Z" for name in ("send_at", "expires_at") if name in body})
+    unread: list[Fault] = []
+    notes: list[Sentence] = []
+    for name in _TIMES:
+        if (text := body.pop(name, "")) and (reading := _read(text, visit, name, unread)):
+            body[name] = times.show(reading.first)
+            notes += _notes(text, reading, visit)
     if "fields" in body:
         body["fields"] = _fields(body["fields"])
     given["handlers"] = visit.texts("handlers")
     if given["handlers"]:
         body["handlers"] = given["handlers"]
     draft, faults = read_draft(Pairs(list(body.items())), clock.now())
-    return draft, faults, given
+    return _Form(draft, [*faults, *unread], given, notes)
+
+
+def _read(text: str, visit: Visit, name: str, faults: list[Fault]) -> zones.Reading | None:
+    try:
+        return zones.read(text, visit.zone)
+    except ValueError:
+        faults.append(Fault("invalid", "Not a usable value", "Enter a date and time such as 2026-11-23 10:00.", name))
+        return None
+
+
+def _notes(text: str, reading: zones.Reading, visit: Visit) -> list[Sentence]:
+    """Which moment is meant by a time that clocks there skip or show twice."""
+    if not reading.is_skipped and not reading.is_twice:
+        return []
+    values = {"given": text.replace("T", " "), "zone": str(visit.zone), "taken": zones.shown(reading.first, visit.zone)}
+    return [Sentence(_SKIPPED if reading.is_skipped else _TWICE, values)]
 
 
 def _fields(text: str) -> Pairs:
@@ -70,17 +108,17 @@ def _fields(text: str) -> Pairs:
 
 
 async def send(visit: Visit) -> Response:
-    draft, faults, given = _draft(visit)
+    form = _form(visit)
     if visit.text("do") == "preview":
-        return await _page(visit, given, faults=tuple(faults), draft=None if faults else draft)
-    if faults:
-        return await _page(visit, given, 422, tuple(faults))
-    if draft.handlers is None and (enabled := await _enabled(visit)) > 1 and visit.text("all") != str(enabled):
-        return await _ask(visit, given, enabled)
+        return await _page(visit, form.given, faults=form.faults, draft=None if form.faults else form.draft, notes=form.notes)
+    if form.faults:
+        return await _page(visit, form.given, 422, form.faults, notes=form.notes)
+    if form.draft.handlers is None and (enabled := await _enabled(visit)) > 1 and visit.text("all") != str(enabled):
+        return await _ask(visit, form, enabled)
     try:
-        [made] = await visit.service.accepting.accept(visit.who.id, [draft])
+        [made] = await visit.service.accepting.accept(visit.who.id, [form.draft])
     except Invalid as invalid:
-        return await _page(visit, given, 422, invalid.faults)
+        return await _page(visit, form.given, 422, invalid.faults, notes=form.notes)
     return visit.go(f"/notifications/{made}?done=sent")
 
 
@@ -90,12 +128,13 @@ async def _enabled(visit: Visit) -> int:
     return total
 
 
-async def _ask(visit: Visit, given: dict[str, Any], enabled: int) -> Response:
+async def _ask(visit: Visit, form: _Form, enabled: int) -> Response:
     """No handler was chosen: ask whether all of them are meant."""
     rows, _ = await visit.service.handlers.page(visit.who.id, HandlerFilter(is_enabled=True), 1, MAX_HANDLERS)
     public = sum(_is_public(row) for row in rows)
     shown = [(row, target_of(row)) for row in rows[:MAX_NAMED]]
-    return visit.page("send_all.html", given=given, enabled=enabled, shown=shown, public=public)
+    at = form.draft.send_at
+    return visit.page("send_all.html", given=form.given, send_at=at, notes=form.notes, enabled=enabled, shown=shown, public=public)
 
 
 def _is_public(handler: Handler) -> bool:
@@ -108,9 +147,10 @@ def _is_public(handler: Handler) -> bool:
 
 async def preview(visit: Visit) -> Response:
     """The part of the page that changes while somebody types."""
-    draft, faults, _ = _draft(visit)
+    form = _form(visit)
     rows, _ = await _handlers(visit)
-    return visit.page("_previews.html", previews=() if faults else await _previews(visit, draft, rows), faults=faults)
+    previews = () if form.faults else await _previews(visit, form.draft, rows)
+    return visit.page("_previews.html", previews=previews, notes=form.notes, faults=form.faults)
 
 
 async def _previews(visit: Visit, draft: Draft, rows: list[Handler]) -> list[tuple[str, Any]]:

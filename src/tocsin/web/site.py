@@ -74,6 +74,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/keys/{id:int}/revoke", account.revoke_key, "signed in"),
     ("GET", "/account", account.page, "signed in"),
     ("POST", "/account/password", account.change_password, "signed in"),
+    ("POST", "/account/time-zone", account.set_time_zone, "signed in"),
     ("POST", "/account/sign-out-everywhere", account.sign_out_everywhere, "signed in"),
     ("GET", "/users", users.page, "administrators"),
     ("POST", "/users", users.invite, "administrators"),

@@ -6,6 +6,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from datetime import tzinfo
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +20,7 @@ from tocsin.flow.people.accounts import IDLE, Visitor
 from tocsin.flow.service import Pulse, Service
 from tocsin.model import Fault
 from tocsin.web import language, render
+from tocsin.zones import zone_of
 
 SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"
 MAX_FORM_BYTES, MAX_FIELDS = 1 << 20, 2000
@@ -85,6 +87,11 @@ class Visit:
         if self.visitor is None:
             raise LookupError("nobody is signed in")
         return self.visitor
+
+    @property
+    def zone(self) -> tzinfo:
+        """In which times are told and read; UTC for who has none."""
+        return zone_of(self.visitor.time_zone if self.visitor is not None else None)
 
     @property
     def address(self) -> str:
@@ -173,7 +180,7 @@ class Visit:
 
     def page(self, template: str, /, *, status: int = 200, faults: Sequence[Fault] = (), **values: Any) -> Response:
         """A template as this visitor sees it; it is made by `finished`."""
-        return Page(functools.partial(render.template, self, template, faults=faults, **values), status)
+        return Page(functools.partial(self._rendered, template, faults, values), status)
 
     async def finished(self, response: Response) -> Response:
         """The answer with its page rendered in the pool for pages, where visitors take turns. Raises Busy, and what the template raises."""
@@ -184,8 +191,26 @@ class Visit:
 
     def problem(self, code: int, *, faults: Sequence[Fault] = (), **values: Any) -> Response:
         """What is wrong, on a page so short that it needs no pool."""
-        content = render.template(self, "problem.html", faults=faults, code=code, **values)
+        content = self._rendered("problem.html", faults, {"code": code, **values})
         return self._answer(content, Response(status_code=code))
+
+    def _rendered(self, file: str, faults: Sequence[Fault], values: Mapping[str, Any]) -> str:
+        """With what every page has: the visitor, the form token, and how the service is."""
+        pulse = {"pulse": self.pulse, "troubles": self.service.unready()} if self.pulse is not None else {}
+        return render.template(
+            self.language,
+            file,
+            faults=faults,
+            visit=self,
+            visitor=self.visitor,
+            csrf=self.csrf,
+            path=self.request.url.path,
+            done=self.request.query_params.get("done", ""),
+            zone=self.zone,
+            has_mail=bool(self.service.settings.smtp_url),
+            **pulse,
+            **values,
+        )
 
     def _answer(self, content: str, so_far: Response) -> Response:
         if found := self.prefix:

@@ -11,9 +11,8 @@ from tocsin.clock import SECOND, Micros
 from tocsin.flow.delivery.settle import JITTER
 from tocsin.model import Busy
 from tocsin.ports.engine import Engine
-from tocsin.ports.store import Store
+from tocsin.ports.misdated import TOLERANCE, Misdated
 from tocsin.settings import Settings
-from tocsin.store import misdated
 
 LOOK_SECONDS = 5.0
 ROWS_AT_ONCE = 500
@@ -26,13 +25,13 @@ class ClockWatch:
 
     def __init__(
         self,
-        store: Store,
+        misdated: Misdated,
         engine: Engine,
         settings: Settings,
         wall: Callable[[], Micros] = clock.now,
         steady: Callable[[], float] = lambda: time.clock_gettime(_STEADY),
     ) -> None:
-        self._store = store
+        self._misdated = misdated
         self._engine = engine
         self._waits = [int(seconds * (1 + JITTER) * SECOND) for seconds in settings.retry_schedule]
         self._wall = wall
@@ -45,18 +44,15 @@ class ClockWatch:
     def was_set_back(self) -> bool:
         """Since it was asked last, by more than is lost between two looks at two clocks."""
         before, self._ahead = self._ahead, self._difference()
-        return self._ahead < before - misdated.TOLERANCE
+        return self._ahead < before - TOLERANCE
 
     async def bring_forward(self) -> int:
         """What is due later than it can have been meant is due now; how many. No handler has met anything later than now. Raises Busy."""
-        if await self._store.ask(misdated.is_ahead, self._wall()):
-            await self._store.tell(misdated.set_right, self._wall())
+        await self._misdated.set_right(self._wall())
         count = 0
-        while found := await self._store.ask(misdated.find, self._wall(), self._waits, ROWS_AT_ONCE):
-            now = self._wall()
-            await self._store.tell(misdated.bring_forward, [delivery for delivery, _, _ in found], now)
-            for handler, user in {(handler, user) for _, handler, user in found}:
-                self._engine.wake(handler, user, now)
+        while found := await self._misdated.bring_forward(self._wall(), self._waits, ROWS_AT_ONCE):
+            for handler, user in set(found):
+                self._engine.wake(handler, user, self._wall())
             count += len(found)
         if count:
             log.warning("clock.was_ahead", brought_forward=count)

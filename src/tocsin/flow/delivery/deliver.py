@@ -21,8 +21,7 @@ from tocsin.flow.pace import Pacer
 from tocsin.model import Busy, Delivery, Message, Notification, Reason, Status
 from tocsin.net.wires import Wires
 from tocsin.ports import engine
-from tocsin.ports.queue import Waiting
-from tocsin.ports.store import Store
+from tocsin.ports.queue import Queue, Waiting
 
 LOOK_AGAIN: Micros = 5 * SECOND
 READ_AGAIN_SECONDS = 0.5  # until a handler that was changed while it waited is asked for its turn again
@@ -32,13 +31,13 @@ log = structlog.get_logger(__name__)
 class Delivering:
     """The engine's worker."""
 
-    def __init__(self, store: Store, directory: Directory, pacer: Pacer, wires: Wires, keeping: Keeping, identities: Identities) -> None:
+    def __init__(self, queue: Queue, directory: Directory, pacer: Pacer, wires: Wires, keeping: Keeping, identities: Identities) -> None:
         self._directory = directory
         self._pacer = pacer
         self._wires = wires
         self._keeping = keeping
         self._identities = identities
-        self._rooms = Rooms(store, keeping, directory.service)
+        self._rooms = Rooms(queue, keeping, directory.service)
         self._tasks: set[asyncio.Task[Any]] = set()  # of attempts that wait for something
         self._reading: set[asyncio.Task[None]] = set()
         self._to_read: set[int] = set()  # handlers that were changed while they waited

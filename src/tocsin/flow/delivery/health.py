@@ -13,8 +13,8 @@ from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.words import sentence, span
 from tocsin.model import Delivery, Reason, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
-from tocsin.ports.store import Store
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerRows, SwitchOff
+from tocsin.ports.queue import Queue
 from tocsin.settings import Settings
 from tocsin.vault import Vault
 
@@ -24,24 +24,34 @@ _REACHING = {Reason.DNS, Reason.CONNECT, Reason.TIMEOUT}  # failures that a dead
 log = structlog.get_logger(__name__)
 
 
-async def end_waiting(store: Store, engine: Engine, handler_id: int, status: Status, reason: Reason, detail: str = "") -> None:
+async def end_waiting(queue: Queue, engine: Engine, handler_id: int, status: Status, reason: Reason, detail: str = "") -> None:
     """End all waiting deliveries of a handler, in steps; what is in flight may still arrive. Those that failed have to say why."""
     error = error_text(reason, detail or sentence(reason)) if status is Status.FAILED else None
     engine.forget_handler(handler_id)
-    while await store.end_pending(handler_id, status, reason, ROWS_AT_ONCE, error) == ROWS_AT_ONCE:
+    while await queue.end_pending(handler_id, status, reason, ROWS_AT_ONCE, error):
         pass
     engine.forget_handler(handler_id)
 
 
-async def end_stopped(store: Store, engine: Engine) -> None:
+async def end_stopped(queue: Queue, engine: Engine) -> None:
     """At the start: end what a crash left waiting for handlers that were paused, switched off or deleted just before it."""
-    for handler_id, status, reason in await store.stopped_handlers():
-        await end_waiting(store, engine, handler_id, status, reason)
+    for handler_id, status, reason in await queue.stopped_handlers():
+        await end_waiting(queue, engine, handler_id, status, reason)
 
 
 class Health:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, notices: Notices, vault: Vault, settings: Settings) -> None:
-        self._store = store
+    def __init__(
+        self,
+        handlers: HandlerRows,
+        queue: Queue,
+        directory: Directory,
+        engine: Engine,
+        notices: Notices,
+        vault: Vault,
+        settings: Settings,
+    ) -> None:
+        self._handlers = handlers
+        self._queue = queue
         self._directory = directory
         self._engine = engine
         self._notices = notices
@@ -56,7 +66,7 @@ class Health:
         handler = loaded.handler
         sealed = self._vault.seal({**handler.settings, **new_settings})
         event = HandlerEvent(clock.now(), "moved", reason=Reason.MOVED)
-        await self._store.change_handler(handler.id, HandlerChange(settings=sealed), handler.version, event)
+        await self._handlers.change(handler.id, HandlerChange(settings=sealed), handler.version, event)
         self._directory.forget(handler.user_id, handler.id)
         log.info("handler.moved", handler=handler.id, type=handler.type)
 
@@ -68,7 +78,7 @@ class Health:
         if not self._most_failures or (reason in _REACHING and self.answered_at < delivery.first_due_at):
             return
         now = clock.now()
-        streak = await self._store.count_failure(loaded.handler.id, now)
+        streak = await self._handlers.count_failure(loaded.handler.id, now)
         lasted = now - (streak.since or now)
         if streak.failures >= self._most_failures and lasted >= self._least_time:
             why = f"{streak.failures} deliveries in a row failed over {span(lasted)}. The last failure: {sentence(reason)} {detail}"
@@ -92,9 +102,9 @@ class Health:
             error_text(Reason.HANDLER_DISABLED, why),
         )
 
-        was_ours = await self._store.switch_off(what)
+        was_ours = await self._handlers.switch_off(what)
         self._directory.forget(handler.user_id, handler.id)
         if was_ours:
             self._notices.due(handler.user_id)
-            await end_waiting(self._store, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED, why)
+            await end_waiting(self._queue, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED, why)
             log.warning("handler.switched_off", handler=handler.id, type=handler.type, reason=reason)

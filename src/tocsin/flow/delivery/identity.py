@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tocsin.ports.housekeeping import Era
+from tocsin.ports.ids import Era
 
 
 class Identities:

@@ -17,9 +17,8 @@ from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
 from tocsin.model import Attempt, Busy, Delivery, Status
 from tocsin.ports.engine import Run
-from tocsin.ports.queue import Settlement
-from tocsin.ports.store import Store
-from tocsin.store.faults import Damaged, words_of
+from tocsin.ports.errors import Damaged
+from tocsin.ports.queue import Queue, Settlement
 
 STORE_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0  # where the fault lasts
@@ -57,8 +56,8 @@ class Keeping:
     what is held is bounded by what the engine lets be in flight. One of them is tried now and then, and the others once it was kept.
     """
 
-    def __init__(self, store: Store, health: Health, ledger: InFlightLedger, metrics: observe.Metrics, tally: Tally) -> None:
-        self._store = store
+    def __init__(self, queue: Queue, health: Health, ledger: InFlightLedger, metrics: observe.Metrics, tally: Tally) -> None:
+        self._queue = queue
         self._health = health
         self.ledger = ledger
         self._metrics = metrics
@@ -113,7 +112,7 @@ class Keeping:
 
     def _write(self, ending: Ending) -> None:
         try:
-            self._store.settle(Settlement(ending.decision.delivery, ending.attempt, ending.at), ending, self._kept)
+            self._queue.settle(Settlement(ending.decision.delivery, ending.attempt, ending.at), ending, self._kept)
         except Busy as busy:
             self._hold(ending, busy)
 
@@ -121,7 +120,7 @@ class Keeping:
 
     def _hold(self, ending: Ending, error: Exception) -> None:
         """It is in the ledger all the while, so after a kill it is `unknown`."""
-        observe.seldom(log.error, "settle.waits", delivery=ending.decision.delivery.id, why=words_of(error))
+        observe.seldom(log.error, "settle.waits", delivery=ending.decision.delivery.id, why=str(error))
         self._is_store_away = isinstance(error, Busy) and not isinstance(error, Damaged)
         self.trouble = _sentence(error)
         if ending not in self._unkept:
@@ -218,4 +217,4 @@ def _sentence(error: Exception) -> str:
         return error.sentence
     if isinstance(error, Busy):
         return f"What became of deliveries cannot be kept: {error}."
-    return f"What became of a delivery cannot be kept ({words_of(error)}): its handler waits; run `tocsin check`."
+    return f"What became of a delivery cannot be kept ({error}): its handler waits; run `tocsin check`."

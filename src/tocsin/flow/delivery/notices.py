@@ -12,9 +12,8 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.words import hint
 from tocsin.model import Busy, Draft, Message, Severity, SwitchedOff
-from tocsin.ports.handlers import HandlerRow, Telling, Untold
-from tocsin.ports.store import Store
-from tocsin.store import notices
+from tocsin.ports.handlers import HandlerRow, HandlerRows
+from tocsin.ports.notices import MAX_READ, PendingNotices, Telling, Untold
 
 GATHER_SECONDS = 5.0  # after each handler, for the next one
 MAX_GATHER_SECONDS = 45.0
@@ -29,8 +28,9 @@ log = structlog.get_logger(__name__)
 
 
 class Notices:
-    def __init__(self, store: Store, directory: Directory, accepting: Accepting) -> None:
-        self._store = store
+    def __init__(self, pending: PendingNotices, handlers: HandlerRows, directory: Directory, accepting: Accepting) -> None:
+        self._pending = pending
+        self._handlers = handlers
         self._directory = directory
         self._accepting = accepting
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -39,7 +39,7 @@ class Notices:
 
     async def resume(self) -> None:
         """At the start: whoever was to be told when the last process ended."""
-        for user_id in await self._store.ask(notices.users_to_tell):
+        for user_id in await self._pending.users():
             self.due(user_id)
 
     def due(self, user_id: int) -> None:
@@ -78,26 +78,26 @@ class Notices:
 
     async def tell(self, user_id: int) -> float | None:
         """Tell of all that the owner does not know; or, with today's notices used up, in how many seconds there may be one."""
-        untold, told_at = await self._store.ask(notices.untold_of, user_id)
+        untold, told_at = await self._pending.untold(user_id)
         if all(one.by_notice for one in untold):  # notices never lead to notices: the next one names these too
             return None
         now = clock.now()
         today = [at for at in told_at if now - DAY < at <= now]
         if len(today) >= MAX_A_DAY:
             return (today[-MAX_A_DAY] + DAY - now) / SECOND + 1
-        rows = {row.id: row for row in await self._store.handler_rows([one.handler_id for one in untold])}
+        rows = {row.id: row for row in await self._handlers.rows([one.handler_id for one in untold])}
         off = [(one, rows[one.handler_id]) for one in untold if one.handler_id in rows and _is_off(rows[one.handler_id])]
         targets = await self._targets(user_id, now) if off else ()
         draft = Draft(_message(off, now, is_last=len(today) + 1 == MAX_A_DAY), targets) if targets else None
         notice, committed = await self._accepting.notice(user_id, draft)
         ids = tuple(one.handler_id for one in untold)
-        await self._store.tell_owner(Telling(user_id, notice, ids, (*today, now)), committed)
-        return GATHER_SECONDS if len(untold) == notices.MAX_READ else None  # there may be more
+        await self._pending.tell(Telling(user_id, notice, ids, (*today, now)), committed)
+        return GATHER_SECONDS if len(untold) == MAX_READ else None  # there may be more
 
     async def _targets(self, user_id: int, now: Micros) -> tuple[int, ...]:
         """A few handlers that have taken something lately; if none has, a few others. Nothing that the public reads."""
         found: list[tuple[int, bool]] = []
-        for handler_id, last_at in await self._store.ask(notices.candidates, user_id):
+        for handler_id, last_at in await self._pending.candidates(user_id):
             loaded = await self._directory.loaded(handler_id)
             if loaded is not None and loaded.settings is not None and not loaded.channel.is_public(loaded.settings):
                 found.append((handler_id, last_at is not None and last_at > now - LATELY))

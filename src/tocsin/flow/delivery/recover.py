@@ -19,7 +19,7 @@ from tocsin.flow.delivery.settle import Decision, decide, ended_without_attempt,
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.pace import Pacer
 from tocsin.model import Attempt, Delivery, Reason, Status, Unknown
-from tocsin.ports.store import Store
+from tocsin.ports.queue import Queue
 from tocsin.settings import Settings
 
 LONGEST_SECONDS = 3600.0
@@ -50,7 +50,7 @@ class _Run:
 
 
 async def recover(
-    under_way: Iterable[tuple[int, int, Micros]], store: Store, directory: Directory, keeping: Keeping, settings: Settings
+    under_way: Iterable[tuple[int, int, Micros]], queue: Queue, directory: Directory, keeping: Keeping, settings: Settings
 ) -> None:
     """Keep what was `under_way` (delivery id, attempt number, start) as unknown, unless its outcome had been kept.
 
@@ -60,7 +60,7 @@ async def recover(
     lost = {(delivery_id, number): at for delivery_id, number, at in under_way}
     endings: list[Ending] = []
     runs: list[_Run] = []
-    for row in await store.named(list({delivery_id for delivery_id, _ in lost})):
+    for row in await queue.named(list({delivery_id for delivery_id, _ in lost})):
         number = row.attempt_count + 1  # any other has been kept or was never made: the file alone proves nothing
         at = lost.get((row.id, number))
         if at is None or row.status is Status.DELIVERED:
@@ -88,14 +88,14 @@ def _decide(delivery: Delivery, loaded: Loaded | None, settings: Settings, now: 
     return decide(_LOST, delivery, loaded.channel, settings, now, random.random())  # noqa: S311  # jitter
 
 
-async def resume_pace(store: Store, directory: Directory, pacer: Pacer) -> None:
+async def resume_pace(queue: Queue, directory: Directory, pacer: Pacer) -> None:
     """Without a record of starts (after an upgrade, or in a copy of the store): what the rows tell of windows and throttles.
 
     That is less: one start of each delivery, the newest deliveries, and the throttles of what still waits.
     """
     now = clock.now()
     types = [name for name, channel in CHANNELS.items() if channel.paces is not unpaced]
-    for one in await store.recent(now - int(LONGEST_SECONDS * SECOND), types, MAX_READ):
+    for one in await queue.recent(now - int(LONGEST_SECONDS * SECOND), types, MAX_READ):
         loaded = await directory.loaded(one.handler_id)
         if loaded is None:
             continue

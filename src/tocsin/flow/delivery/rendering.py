@@ -31,7 +31,7 @@ def context_of(loaded: Loaded, service: Settings, now: Micros, key: str, *, deli
     handler = loaded.handler
     secrets = signing_secrets(handler.secret, now)
     if delivery is None:
-        return Context(key=key, handler_id=handler.id, now=now, service=service, suffix=suffix, signing_secrets=secrets)
+        return Context(key=key, handler_id=handler.id, now=now, service=service, suffix=suffix, signing_secrets=secrets, zone=loaded.zone)
     return Context(
         key=key,
         handler_id=handler.id,
@@ -44,6 +44,7 @@ def context_of(loaded: Loaded, service: Settings, now: Micros, key: str, *, deli
         may_have_arrived=delivery.may_have_arrived,
         suffix=suffix,
         signing_secrets=secrets,
+        zone=loaded.zone,
     )
 
 

@@ -18,8 +18,7 @@ from tocsin.flow.delivery.shown import shown_answer, shown_verdict
 from tocsin.model import Attempt as AttemptRow
 from tocsin.model import Delivered, HttpRequest, Later, NoReply, Outcome, Reason, Refused
 from tocsin.ports import engine
-from tocsin.ports.queue import Waiting
-from tocsin.ports.store import Store
+from tocsin.ports.queue import Queue, Waiting
 from tocsin.settings import Settings
 from tocsin.vault import scrub
 
@@ -35,7 +34,7 @@ _STRAINED = {Reason.THROTTLED, Reason.SERVER_ERROR}
 class Rooms(Struct, frozen=True):
     """What is around an attempt of a delivery."""
 
-    store: Store
+    queue: Queue
     keeping: Keeping
     settings: Settings
 
@@ -59,7 +58,7 @@ class Sending(Attempt[engine.Run], kw_only=True, eq=False, gc=False):
         limit = 2**31 if budget is None else budget
         content = b"\0".join(request.body if isinstance(request, HttpRequest) else request.content for request in self.requests)
         text_hash = hashlib.sha256(content).digest()
-        facts = await rooms.store.posted(loaded.credential, text_hash, self.job.delivery.id, self.context.now, limit)
+        facts = await rooms.queue.posted(loaded.credential, text_hash, self.job.delivery.id, self.context.now, limit)
         if facts.over_budget:
             return Refused(Reason.BUDGET, f"The daily budget of {limit} is used up.", ours=True)
         if facts.repeated and loaded.channel.refuses_repeats:

@@ -17,8 +17,7 @@ from msgspec import Struct
 from tocsin import clock, observe
 from tocsin.clock import HOUR, Micros
 from tocsin.model import Busy, Status
-from tocsin.ports.handlers import HandlerHour
-from tocsin.ports.store import Store
+from tocsin.ports.standings import HandlerHour, Standings
 
 KEPT_EVERY_SECONDS = 5.0
 HANDLERS_AT_ONCE = 500  # in one write: 20 ms
@@ -72,8 +71,8 @@ class _Hour:
 
 
 class Tally:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, standings: Standings) -> None:
+        self._standings = standings
         self._counts: dict[int, _Hour] = {}
 
     def delivered(self, arrived: Sequence[tuple[int, Micros]]) -> None:
@@ -113,7 +112,7 @@ class Tally:
             some = [(handler_id, counted.pop(handler_id)) for handler_id in list(itertools.islice(counted, HANDLERS_AT_ONCE))]
             hours = [HandlerHour(one, hour, of.delivered, of.failed, of.expired, tuple(of.latencies)) for one, of in some]
             try:
-                await self._store.add_hours(hours)
+                await self._standings.add_hours(hours)
             except Exception:
                 for handler_id, one in (*some, *counted.items()):
                     self._count_again(handler_id, one)

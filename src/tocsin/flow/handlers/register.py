@@ -16,9 +16,9 @@ from tocsin.flow.handlers.states import HandlerState, next_start, state_of
 from tocsin.flow.pace import Pacer
 from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFacts, HandlerFilter, HandlerHour, HandlerRow, Overview, Standing
-from tocsin.ports.store import Store
-from tocsin.store import standing
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, HandlerRows
+from tocsin.ports.queue import Queue
+from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing, Standings
 from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MAX_NAME_CHARACTERS = 256
@@ -172,8 +172,19 @@ def _event(row: HandlerRow, draft: HandlerDraft) -> HandlerEvent | None:
 
 
 class Handlers:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, vault: Vault, pacer: Pacer) -> None:
-        self._store = store
+    def __init__(
+        self,
+        rows: HandlerRows,
+        standings: Standings,
+        queue: Queue,
+        directory: Directory,
+        engine: Engine,
+        vault: Vault,
+        pacer: Pacer,
+    ) -> None:
+        self._rows = rows
+        self._standings = standings
+        self._queue = queue
         self._directory = directory
         self._engine = engine
         self._vault = vault
@@ -181,7 +192,7 @@ class Handlers:
 
     async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
         """One page and how many there are in all. Raises Busy."""
-        found = await self._store.handlers(user_id, which, page, size)
+        found = await self._rows.page(user_id, which, page, size)
         if len(found.rows) > _MANY:
             return await pools.here().pages.run(user_id, self._opened, found.rows), found.total
         return self._opened(found.rows), found.total
@@ -198,18 +209,18 @@ class Handlers:
 
     async def states(self, rows: Sequence[Handler]) -> list[HandlerState]:
         """How each of these stands at this moment, in their order. Raises Busy."""
-        found = await self._store.standings([row.id for row in rows]) if rows else {}
+        found = await self._standings.of([row.id for row in rows]) if rows else {}
         now = clock.now()
         return [self._state(row, found.get(row.id, Standing()), now) for row in rows]
 
     async def overview(self, user_id: int, since: Micros) -> Overview:
         """All handlers of a user at a glance. Raises Busy."""
-        return await self._store.ask(standing.overview, user_id, since // HOUR)
+        return await self._standings.overview(user_id, since // HOUR)
 
     async def troubled(self, limit: int) -> list[tuple[str, Handler, HandlerState]]:
         """Whose handlers fail or were switched off, for administrators: the user's address, the handler without its settings, its state."""
         now = clock.now()
-        found = await self._store.ask(standing.troubled, limit)
+        found = await self._standings.troubled(limit)
         return [(one.email, one.handler, self._state(one.handler, one.standing, now)) for one in found]
 
     def _state(self, row: Handler, found: Standing, now: Micros) -> HandlerState:
@@ -230,7 +241,7 @@ class Handlers:
             secret=self._new_secret(channel),
             is_enabled=True if draft.is_enabled is None else draft.is_enabled,
         )
-        handler_id = await self._store.add_handler(user_id, change, clock.now())
+        handler_id = await self._rows.add(user_id, change, clock.now())
         self._directory.forget(user_id, handler_id)
         return handler_id
 
@@ -239,11 +250,11 @@ class Handlers:
         while True:
             row = await self._row(user_id, handler_id)
             change = self._change(row, draft)
-            if await self._store.change_handler(handler_id, change, row.version, _event(row, draft), ROWS_AT_ONCE):
+            if await self._rows.change(handler_id, change, row.version, _event(row, draft), ROWS_AT_ONCE):
                 break
         self._directory.forget(user_id, handler_id)
         if draft.is_enabled is False:  # the first of them ended in the same commit; a start ends what a crash leaves of the others
-            await end_waiting(self._store, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
+            await end_waiting(self._queue, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
         return handler_id
 
     def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
@@ -263,19 +274,19 @@ class Handlers:
     async def delete(self, user_id: int, handler_id: int) -> None:
         """Cancel what waits, erase the secrets, keep the history. Raises Missing."""
         await self._row(user_id, handler_id)
-        if not await self._store.delete_handler(handler_id, clock.now(), ROWS_AT_ONCE):
+        if not await self._rows.delete(handler_id, clock.now(), ROWS_AT_ONCE):
             raise Missing
         self._directory.forget_deleted(user_id, handler_id)
-        await end_waiting(self._store, self._engine, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED)
+        await end_waiting(self._queue, self._engine, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED)
 
     async def stats(self, user_id: int, handler_id: int) -> tuple[Handler, HandlerFacts]:
         """The handler, and how it has fared for as long as rows are kept. Raises Missing."""
         handler = await self.get(user_id, handler_id)
-        return handler, await self._store.handler_facts(handler_id, 0)
+        return handler, await self._standings.facts(handler_id, 0)
 
     async def hours(self, handler_ids: Sequence[int], since: Micros) -> list[HandlerHour]:
         """What became of these handlers' deliveries since then, oldest hour first for each."""
-        return await self._store.handler_hours(handler_ids, since // HOUR)
+        return await self._standings.hours(handler_ids, since // HOUR)
 
     async def secret(self, user_id: int, handler_id: int) -> SigningSecret:
         """The signing secrets. Raises Missing, also for a type that does not sign."""
@@ -288,12 +299,12 @@ class Handlers:
             until = clock.now() + ROTATION
             rotated = SigningSecret(new_signing_secret(), self._secret_of(row).current, until)
             change = HandlerChange(secret=self._vault.seal(msgspec.to_builtins(rotated)))
-            if await self._store.change_handler(handler_id, change, row.version):
+            if await self._rows.change(handler_id, change, row.version):
                 self._directory.forget(user_id, handler_id)
                 return rotated
 
     async def _row(self, user_id: int, handler_id: int) -> HandlerRow:
-        row = await self._store.handler(handler_id)
+        row = await self._rows.get(handler_id)
         if row is None or row.deleted_at is not None or row.user_id != user_id:
             raise Missing
         return row

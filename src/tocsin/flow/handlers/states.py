@@ -8,7 +8,7 @@ from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Directory
 from tocsin.flow.pace import Pacer
 from tocsin.model import Handler, Reason
-from tocsin.ports.handlers import Standing
+from tocsin.ports.standings import Standing
 
 STATES = ("ok", "failing", "paused", "switched_off")
 

@@ -14,17 +14,16 @@ from tocsin.flow.pace import Pacer
 from tocsin.flow.words import Event, events, turn
 from tocsin.model import Attempt, Delivery, Missing, Notification, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.history import DeliveryFilter, Labels, Page
+from tocsin.ports.history import DeliveryFilter, History, Labels, Page
 from tocsin.ports.intake import Idempotency
-from tocsin.ports.store import Store
 
 MAX_RETRIED = 10_000  # deliveries of one request
 MAX_COUNTED = 10_000  # deliveries before another
 
 
 class Deliveries:
-    def __init__(self, store: Store, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer) -> None:
-        self._store = store
+    def __init__(self, history: History, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer) -> None:
+        self._history = history
         self._engine = engine
         self._repeats = repeats
         self._directory = directory
@@ -32,11 +31,11 @@ class Deliveries:
 
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
         """Newest first, each with how many of its deliveries are in which status."""
-        return await self._store.notifications(user_id, page, size)
+        return await self._history.notifications(user_id, page, size)
 
     async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]]:
         """Raises Missing."""
-        found = await self._store.notification(user_id, notification_id)
+        found = await self._history.notification(user_id, notification_id)
         if found is None:
             raise Missing
         return found
@@ -44,21 +43,21 @@ class Deliveries:
     async def cancel(self, user_id: int, notification_id: int) -> int:
         """How many deliveries were cancelled; what is in flight may still arrive. Raises Missing."""
         await self.notification(user_id, notification_id)
-        cancelled = await self._store.cancel(user_id, notification_id)
+        cancelled = await self._history.cancel(user_id, notification_id)
         self._engine.forget(cancelled)
         return len(cancelled)
 
     async def cancel_one(self, user_id: int, delivery_id: int) -> int:
         """1 if the delivery was cancelled, 0 if it was no longer waiting. Raises Missing."""
-        if await self._store.delivery(user_id, delivery_id) is None:
+        if await self._history.delivery(user_id, delivery_id) is None:
             raise Missing
-        cancelled = await self._store.cancel_delivery(user_id, delivery_id)
+        cancelled = await self._history.cancel_delivery(user_id, delivery_id)
         self._engine.forget(cancelled)
         return len(cancelled)
 
     async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
         """Newest first. What waits is due when it can start: not in the past."""
-        found = await self._store.deliveries(user_id, which, page, size)
+        found = await self._history.deliveries(user_id, which, page, size)
         now = clock.now()
         return replace(found, rows=[self._as_it_can_start(row, now) for row in found.rows])
 
@@ -69,19 +68,19 @@ class Deliveries:
 
     async def labels(self, user_id: int, rows: Sequence[Delivery]) -> Labels:
         """What the rows are about and where they went, for lists."""
-        return await self._store.labels(user_id, list({row.notification_id for row in rows}), list({row.handler_id for row in rows}))
+        return await self._history.labels(user_id, list({row.notification_id for row in rows}), list({row.handler_id for row in rows}))
 
     async def undelivered(self, user_id: int, which: DeliveryFilter) -> int:
         """How many settled deliveries that did not arrive a filter lets through; counted up to 10,000 of each status."""
         found = 0
         for status in (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED):
             if which.status in (None, status):
-                found += (await self._store.deliveries(user_id, replace(which, status=status), 1, 10)).total
+                found += (await self._history.deliveries(user_id, replace(which, status=status), 1, 10)).total
         return found
 
     async def get(self, user_id: int, delivery_id: int) -> tuple[Delivery, list[Attempt], list[Event]]:
         """Raises Missing."""
-        found = await self._store.delivery(user_id, delivery_id)
+        found = await self._history.delivery(user_id, delivery_id)
         if found is None:
             raise Missing
         delivery, notification, attempts = found
@@ -97,7 +96,7 @@ class Deliveries:
         if loaded is None:
             return []
         wait = self._pacer.wait(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
-        ahead = await self._store.ahead(delivery, MAX_COUNTED) if loaded.paces else 0
+        ahead = await self._history.ahead(delivery, MAX_COUNTED) if loaded.paces else 0
         steps = max((ahead // pace.count * pace.seconds for pace in loaded.paces), default=0.0)
         if wait.seconds <= 0 and steps <= 0:
             return []
@@ -109,10 +108,10 @@ class Deliveries:
         async with self._repeats.once(user_id, idempotency) as answer:
             if answer is not None:
                 return answer[0]
-            if isinstance(which, int) and await self._store.delivery(user_id, which) is None:
+            if isinstance(which, int) and await self._history.delivery(user_id, which) is None:
                 raise Missing
             now = clock.now()
-            retried = await self._store.retry(user_id, which, now, MAX_RETRIED, idempotency)
+            retried = await self._history.retry(user_id, which, now, MAX_RETRIED, idempotency)
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
         return len(retried)

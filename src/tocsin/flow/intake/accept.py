@@ -6,16 +6,15 @@ from tocsin import observe
 from tocsin.flow.directory import Directory
 from tocsin.flow.intake.plan import plan
 from tocsin.flow.intake.repeats import Repeats
-from tocsin.model import Draft, Fault, Invalid, Status
+from tocsin.model import Draft, Fault, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned
+from tocsin.ports.intake import Accept, Accepted, Idempotency, Intake
 from tocsin.ports.queue import Waiting
-from tocsin.ports.store import Store
 
 
 class Accepting:
-    def __init__(self, store: Store, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
-        self._store = store
+    def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
+        self._intake = intake
         self._directory = directory
         self._engine = engine
         self._repeats = repeats
@@ -39,22 +38,15 @@ class Accepting:
         async with self._repeats.once(user_id, idempotency) as answer:
             if answer is not None:
                 return answer
-            planned = await self._plan(user_id, drafts, batch, faults)
-            accepted = await self._store.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
+            planned = plan(drafts, await self._directory.briefs(user_id), batch, faults)
+            accepted = await self._intake.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
             return [one.id for one in accepted]
 
     async def notice(self, user_id: int, draft: Draft | None) -> tuple[Accept | None, Callable[[list[Accepted]], None]]:
-        """A notification of the service's own, to be kept together with what it is about; and who is told what it became."""
+        """A notification of the service's own, to be kept with what it is about, and who is told what it became. Raises Invalid."""
         if draft is None:
             return None, self._hand_over
-        return Accept(user_id, draft.message.at, await self._plan(user_id, [draft])), self._hand_over
-
-    async def _plan(self, user_id: int, drafts: Sequence[Draft], batch: bool = False, faults: Sequence[Fault] = ()) -> list[Planned]:
-        """Raises Invalid."""
-        planned, found = plan(drafts, await self._directory.briefs(user_id), batch, faults)
-        if found:
-            raise Invalid(*found)
-        return planned
+        return Accept(user_id, draft.message.at, plan([draft], await self._directory.briefs(user_id))), self._hand_over
 
     def _hand_over(self, accepted: Sequence[Accepted]) -> None:
         """Within the commit's answer: a settlement of these deliveries can only come later."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tocsin.clock import Micros
-from tocsin.model import Draft, Fault, Reason, Status, all_faults
+from tocsin.model import Draft, Fault, Invalid, Reason, Status, all_faults
 from tocsin.ports.handlers import HandlerBrief
 from tocsin.ports.intake import Planned, PlannedDelivery
 
@@ -12,12 +12,11 @@ MAX_NAMED = 10  # unknown handlers in a sentence; the others are only mentioned
 _PENDING = Status.PENDING  # to ask an enum for a member takes as long as ten other look-ups on Python 3.11
 
 
-def plan(
-    drafts: Sequence[Draft], handlers: Mapping[int, HandlerBrief], batch: bool = False, faults: Sequence[Fault] = ()
-) -> tuple[list[Planned], list[Fault]]:
-    """What each draft becomes: a notification with one delivery per handler, in the order given. Or everything that is wrong.
+def plan(drafts: Sequence[Draft], handlers: Mapping[int, HandlerBrief], batch: bool = False, faults: Sequence[Fault] = ()) -> list[Planned]:
+    """What each draft becomes: a notification with one delivery per handler, in the order given.
 
     `faults`: what is already known to be wrong; then the drafts may have gaps, and only the handlers they name are looked at.
+    Raises Invalid, with everything that is wrong.
     """
     enabled: list[int] | None = None
     planned: list[Planned] = []
@@ -36,8 +35,8 @@ def plan(
         detail = f"The request would make {count:,} deliveries; at most {MAX_DELIVERIES:,} are allowed."
         found.append(Fault("too_many_deliveries", "Too many deliveries", detail, None if batch else "handlers"))
     if found or faults:
-        return [], all_faults(faults, found)
-    return planned, []
+        raise Invalid(*all_faults(faults, found))
+    return planned
 
 
 def _enabled(handlers: Mapping[int, HandlerBrief]) -> list[int]:

@@ -7,8 +7,7 @@ from typing import TypeAlias
 from tocsin import clock
 from tocsin.clock import DAY, Micros
 from tocsin.model import Fault, InFlight, Invalid
-from tocsin.ports.intake import Idempotency
-from tocsin.ports.store import Store
+from tocsin.ports.intake import Idempotency, Intake
 
 IDEMPOTENCY_WINDOW: Micros = DAY
 
@@ -17,8 +16,8 @@ _NEW = nullcontext[Answer | None](None)
 
 
 class Repeats:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self._in_flight: set[tuple[int, str, str]] = set()
 
     def once(self, user_id: int, idempotency: Idempotency | None) -> AbstractAsyncContextManager[Answer | None]:
@@ -43,7 +42,7 @@ class Repeats:
         now = clock.now()
         # At most as far ahead: what a clock noted that was years ahead would swallow new messages for years.
         window = (now - IDEMPOTENCY_WINDOW, now + IDEMPOTENCY_WINDOW)
-        found = await self._store.remembered(user_id, idempotency.path, idempotency.key, *window)
+        found = await self._intake.remembered(user_id, idempotency.path, idempotency.key, *window)
         if found is None:
             return None
         if found.content != idempotency.content:

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from tocsin import clock
 from tocsin.clock import Micros
-from tocsin.ports.store import Store
+from tocsin.ports.people import Keys
 from tocsin.vault import hash_api_key
 
 SCOPES = ("handlers:read", "handlers:write", "notifications:send", "deliveries:read", "deliveries:write")
@@ -16,9 +16,6 @@ class Caller(Struct, frozen=True):
     key_id: int
     scopes: frozenset[str]
 
-    def may(self, scope: str) -> bool:
-        return scope in self.scopes
-
     @property
     def sees_secrets(self) -> bool:
         """Only a key with every scope reads secrets in the clear."""
@@ -28,8 +25,8 @@ class Caller(Struct, frozen=True):
 class Access:
     """Known keys are kept in memory and dropped as soon as anything about keys or users changes."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self._callers: dict[bytes, Caller] = {}
         self._used: dict[int, Micros] = {}
         self._changes = 0
@@ -40,7 +37,7 @@ class Access:
         caller = self._callers.get(key_hash)
         if caller is None:
             changes = self._changes
-            row = await self._store.key(key_hash)
+            row = await self._keys.find(key_hash)
             if row is None:
                 return None
             caller = Caller(row.user_id, row.id, frozenset(row.scopes or SCOPES))
@@ -59,4 +56,4 @@ class Access:
         """Write down when keys were last used; called now and then."""
         used, self._used = self._used, {}
         if used:
-            await self._store.touch_keys(used)
+            await self._keys.note_use(used)

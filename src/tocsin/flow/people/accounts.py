@@ -11,18 +11,15 @@ from typing import ParamSpec, TypeVar
 
 from email_validator import EmailNotValidError
 from msgspec import Struct
-from sqlalchemy import Connection
 
-from tocsin import clock
+from tocsin import clock, zones
 from tocsin.caches import Tidied
 from tocsin.clock import DAY, HOUR, Micros
 from tocsin.flow import pools
 from tocsin.flow.people.access import SCOPES
 from tocsin.model import Busy, Fault, Invalid, Missing
 from tocsin.net.addresses import normalized
-from tocsin.ports.people import KeyLine, Person, UserLine
-from tocsin.ports.store import Store
-from tocsin.store import people
+from tocsin.ports.people import KeyLine, Keys, Person, Sessions, UserLine, Users
 from tocsin.vault import check_password, hash_api_key, hash_of_nothing, hash_password, is_hash_of_old, new_api_key, shown_key
 
 IDLE: Micros = 14 * DAY  # after which a session ends
@@ -31,6 +28,8 @@ MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
 MAX_NAME = 100
 _TOO_SHORT = "A password takes at least {least} characters."
 _NAME_LENGTH = "A key's name takes at most {most} characters."
+_UNKNOWN_ZONE = "There is no time zone {name}. Use a name such as Asia/Seoul or Europe/Berlin."
+_UNKNOWN_ZONE_LIKE = "There is no time zone {name}. Similar names: {like}."
 _NOTE_AFTER: Micros = HOUR  # a session's use is written down once an hour
 _FREE_TRIES, _FREE_TRIES_OF_MANY = 5, 50
 _LONGEST_WAIT_SECONDS = 900.0
@@ -136,18 +135,24 @@ def _free(one: str) -> int:
 
 
 class Visitor(Struct, frozen=True):
-    """Who is signed in."""
+    """Who is signed in. `time_zone`: the one they chose."""
 
     id: int
     email: str
     is_admin: bool
+    time_zone: str | None = None
 
 
 class Accounts:
-    def __init__(self, store: Store, changed: Callable[[], None]) -> None:
-        """`changed` is told when what others remember of keys and handlers may be wrong."""
-        self._store = store
+    def __init__(
+        self, users: Users, sessions: Sessions, keys: Keys, changed: Callable[[], None], user_changed: Callable[[int], None]
+    ) -> None:
+        """`changed` is told when what others remember of keys and handlers may be wrong, `user_changed` when it is of one user only."""
+        self._users = users
+        self._sessions = sessions
+        self._keys = keys
         self._changed = changed
+        self._user_changed = user_changed
         self._tries = _Tries()
         self._nobodys = hash_of_nothing()  # is checked for accounts that are not there, so that they take as long
 
@@ -156,20 +161,20 @@ class Accounts:
     async def sign_in(self, email: str, password: str, address: str) -> str | None:
         """A new session's token; None if that is nobody. Takes as long whether there is such a user or not. Raises Throttled, Busy."""
         async with self._tries.one(f"address {address}", f"account {email.strip().lower()}") as attempt:
-            person = await self._store.ask(people.person, email.strip())
+            person = await self._users.person(email.strip())
             hashed = person.password_hash if person is not None else None
             fits = await _in_turn(address, check_password, hashed or self._nobodys, password[:MAX_PASSWORD])
             attempt.is_right = fits and hashed is not None
             if person is not None and hashed is not None and fits and is_hash_of_old(hashed):
                 with contextlib.suppress(Busy):  # the next time is soon enough
                     renewed = await _in_turn(address, hash_password, password[:MAX_PASSWORD])
-                    await self._store.tell(people.renew_hash, person.id, hashed, renewed)
+                    await self._users.renew_hash(person.id, hashed, renewed)
         return await self._new_session(person.id) if person is not None and attempt.is_right else None
 
     async def sign_in_by_link(self, token: str, address: str) -> str | None:
         """As `sign_in`, by the link that an administrator handed out; it works once."""
         self._tries.check(f"address {address}")
-        user = await self._store.tell(people.take_sign_in, hash_api_key(token), clock.now())
+        user = await self._sessions.take_link(hash_api_key(token), clock.now())
         if user is None:
             self._tries.failed(f"address {address}")
             return None
@@ -178,33 +183,32 @@ class Accounts:
     async def _new_session(self, user: int) -> str:
         token = secrets.token_urlsafe(32)
         now = clock.now()
-        await self._store.tell(people.tidy_sessions, now - IDLE)
-        await self._store.tell(people.add_session, user, hash_api_key(token), now)
+        await self._sessions.add(user, hash_api_key(token), now, now - IDLE)
         return token
 
     async def visitor(self, token: str) -> Visitor | None:
         """Whose session this is, if it has not ended."""
         now, token_hash = clock.now(), hash_api_key(token)
-        found = await self._store.ask(people.session, token_hash, now - IDLE)
+        found = await self._sessions.find(token_hash, now - IDLE)
         if found is None:
             return None
         person, seen_at = found
         if now - seen_at > _NOTE_AFTER:
-            await self._store.tell(people.touch_session, token_hash, now)
+            await self._sessions.touch(token_hash, now)
         return _visitor(person)
 
     async def sign_out(self, token: str) -> None:
-        await self._store.tell(people.end_session, hash_api_key(token))
+        await self._sessions.end(hash_api_key(token))
 
     async def sign_out_everywhere(self, user: int) -> None:
-        await self._store.tell(people.end_sessions, user)
+        await self._sessions.end_all(user)
 
     async def change_password(self, visitor: Visitor, old: str, new: str, address: str) -> str:
         """The token of a new session; all others have ended. Without a password until now, `old` is not asked for.
 
         Raises Invalid, Throttled, Busy.
         """
-        person = await self._store.ask(people.person, visitor.email)
+        person = await self._users.person(visitor.email)
         hashed = person.password_hash if person is not None else None
         faults: list[Fault] = []
         if hashed is not None and not await self._is_present_password(visitor, hashed, old, address):
@@ -213,7 +217,7 @@ class Accounts:
             faults.append(Fault("invalid", "Not a usable value", _TOO_SHORT, "new", values={"least": str(MIN_PASSWORD)}))
         if faults:
             raise Invalid(*faults)
-        await self._store.tell(people.set_password, visitor.id, await _in_turn(address, hash_password, new))
+        await self._users.set_password(visitor.id, await _in_turn(address, hash_password, new))
         return await self._new_session(visitor.id)
 
     async def _is_present_password(self, visitor: Visitor, hashed: str, password: str, address: str) -> bool:
@@ -224,13 +228,19 @@ class Accounts:
         return is_right
 
     async def has_password(self, visitor: Visitor) -> bool:
-        person = await self._store.ask(people.person, visitor.email)
+        person = await self._users.person(visitor.email)
         return person is not None and person.password_hash is not None
+
+    async def set_time_zone(self, user: int, name: str) -> None:
+        """Of their pages and messages, from now on; none where the name is empty. Raises Invalid, Busy."""
+        zone = await pools.here().pages.run(user, zone_named, name) if name.strip() else None
+        await self._users.set_time_zone(user, zone)
+        self._user_changed(user)
 
     # ------------------------------------------------------------------------------------------------------------- keys
 
     async def keys(self, user: int) -> list[KeyLine]:
-        return await self._store.ask(people.list_keys, user)
+        return await self._keys.of(user)
 
     async def add_key(self, user: int, name: str, scopes: tuple[str, ...]) -> str:
         """The new key, which nothing can show again. Raises Invalid."""
@@ -242,19 +252,19 @@ class Accounts:
             raise Invalid(Fault("required", "Required field", "A key needs at least one permission.", "scopes"))
         key = new_api_key()
         kept = () if wanted == SCOPES else wanted
-        await self._store.tell(people.add_key, user, name, hash_api_key(key), shown_key(key), kept, clock.now())
+        await self._keys.add(user, name, hash_api_key(key), shown_key(key), kept, clock.now())
         return key
 
     async def revoke_key(self, user: int, key_id: int) -> None:
         """Works at once. Raises Missing."""
-        if not await self._store.tell(people.revoke_key, key_id, clock.now(), user):
+        if not await self._keys.revoke(key_id, clock.now(), user):
             raise Missing
         self._changed()
 
     # ------------------------------------------------------------------------------------------------------------ users
 
     async def users(self) -> list[UserLine]:
-        return await self._store.ask(people.list_users)
+        return await self._users.all()
 
     async def invite(self, email: str, is_admin: bool) -> tuple[str, str]:
         """Address and one-time sign-in token of a new user, or a new token of one that has never signed in. Raises Invalid."""
@@ -263,17 +273,19 @@ class Accounts:
         except EmailNotValidError:
             raise Invalid(Fault("invalid", "Not a usable value", "This is not an e-mail address.", "email")) from None
         token = secrets.token_urlsafe(32)
-        if not await self._store.tell(_invite, address, is_admin, hash_api_key(token), clock.now()):
+        now = clock.now()
+        if not await self._users.invite(address, is_admin, hash_api_key(token), now, now + SIGN_IN_LINK_LASTS):
             raise Invalid(Fault("invalid", "Not a usable value", "There is already a user with this address.", "email"))
         return address, token
 
     async def disable(self, by: Visitor, user: int) -> None:
-        """As `tocsin users disable`. Raises Missing, and Invalid for oneself."""
+        """As `tocsin users disable`. Raises Missing, and Invalid for oneself and for the last administrator."""
         if user == by.id:
             raise Invalid(Fault("invalid", "Not possible", "You cannot disable yourself.", "user"))
         if all(one.id != user for one in await self.users()):
             raise Missing
-        await self._store.tell(people.disable_user, user, clock.now())
+        if not await self._users.disable(user, clock.now()):
+            raise Invalid(Fault("invalid", "Not possible", "This is the last administrator.", "user"))
         self._changed()
 
 
@@ -282,16 +294,16 @@ def address_of(email: str) -> str:
     return normalized(email)
 
 
-def _invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, now: Micros) -> bool:
-    """A user and their link in one commit; False if there is one who can sign in already, or is disabled."""
-    user = people.add_user(connection, email, is_admin, now)
-    if user is None:
-        person = people.person(connection, email)
-        if person is None or person.password_hash is not None:
-            return False
-        user = person.id
-    people.set_sign_in(connection, user, token_hash, now + SIGN_IN_LINK_LASTS)
-    return True
+def zone_named(name: str) -> str:
+    """The zone as the tz database has it. Raises Invalid."""
+    found = zones.canonical(name)
+    if found is not None:
+        return found
+    name = name.strip()[:MAX_NAME] or '""'
+    template, like = _UNKNOWN_ZONE, zones.like(name)
+    if like:
+        template = _UNKNOWN_ZONE_LIKE
+    raise Invalid(Fault("invalid", "Not a usable value", template, "time_zone", values={"name": name, "like": ", ".join(like)}))
 
 
 async def _in_turn(address: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -300,4 +312,4 @@ async def _in_turn(address: str, call: Callable[P, T], *args: P.args, **kwargs: 
 
 
 def _visitor(person: Person) -> Visitor:
-    return Visitor(person.id, person.email, person.is_admin)
+    return Visitor(person.id, person.email, person.is_admin, person.time_zone)

@@ -1,8 +1,10 @@
 """What SQLite and PostgreSQL do differently, behind one seam. A process loads only the one that it uses."""
 
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from msgspec import Struct
 from sqlalchemy import Connection, Engine
 
 
@@ -64,8 +66,8 @@ class Dialect(Protocol):
         """A transaction that sees the store as it is at one moment, and is interrupted after so many seconds."""
         ...
 
-    def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
-        """A transaction beside the service, which notices it."""
+    def writing(self, engine: Engine, *, is_long: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction beside the service, which notices it. `is_long`: it may take as long as it takes."""
         ...
 
     def make(self, connection: Connection) -> None:
@@ -88,6 +90,59 @@ class Dialect(Protocol):
 
     def unused(self, connection: Connection) -> int:
         """Bytes of it that hold nothing."""
+        ...
+
+
+class Finding(Struct, frozen=True):
+    """One sentence to an operator. `is_fault` False: worth knowing, but it may be meant."""
+
+    text: str
+    is_fault: bool = True
+
+
+class Home(Protocol):
+    """Where a store is, before and beside its service. Whatever cannot be used raises StoreError, having changed nothing.
+
+    `name` and `where` are how sentences call the store and its place, without secrets.
+    """
+
+    name: str
+    where: str
+
+    def is_there(self) -> bool:
+        """Whether there is a store, or something else in its place."""
+        ...
+
+    def is_left_empty(self) -> bool:
+        """Whether nothing is in the place of a store, as a copy that failed would leave it."""
+        ...
+
+    def is_readable(self) -> bool: ...
+
+    def check_form(self) -> None:
+        """Whether it is a store of a form that this version knows."""
+        ...
+
+    def value(self, name: str) -> bytes | None:
+        """What the store keeps by that name."""
+        ...
+
+    def types(self) -> list[str]:
+        """Of all handlers that there are or were."""
+        ...
+
+    def engine(self) -> Engine: ...
+
+    def make(self, begin: Callable[[Connection], None]) -> None:
+        """A new store, which is there as a whole or not at all; `begin` writes the first rows."""
+        ...
+
+    def lock(self, lost: Callable[[str], None]) -> AbstractContextManager[None]:
+        """For one service. `lost` is told, from a thread, why it is held no longer."""
+        ...
+
+    def findings(self) -> Iterator[Finding]:
+        """What `tocsin check` says of it."""
         ...
 
 

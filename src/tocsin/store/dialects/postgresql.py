@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import psycopg
@@ -24,6 +24,7 @@ from tocsin.store.dialects import Unanswered
 CONNECTIONS = 7  # as many as threads read, and some
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30  # that a statement of a write may take
+LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
@@ -40,6 +41,7 @@ _SESSION = (
     b" SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 ) % STATEMENT_SECONDS
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
+_BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
 # A session that has not noticed yet that we are gone would keep its locks until it does. One that is committing ends by itself.
 _END_OLD_SESSION = (
@@ -132,6 +134,11 @@ def _hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None,
         yield
     finally:
         _deadlines.end(driver)
+
+
+def connect_seconds(driver: Driver[Any]) -> AbstractContextManager[None]:
+    """For a question that is answered as soon as a connection is made."""
+    return _hung_up_after(driver, CONNECT_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -259,8 +266,9 @@ class _Postgresql:
             yield connection
 
     @contextmanager
-    def writing(self, engine: Engine) -> Generator[Connection, None, None]:
-        with _begun(engine, b"BEGIN", 2 * STATEMENT_SECONDS + GRACE_SECONDS) as connection:
+    def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:
+        begin, seconds = (_BEGIN_LONG, LONG_SECONDS) if is_long else (b"BEGIN", 2 * STATEMENT_SECONDS + GRACE_SECONDS)
+        with _begun(engine, begin, seconds) as connection:
             yield connection
             connection.exec_driver_sql("NOTIFY tocsin_changes")
 

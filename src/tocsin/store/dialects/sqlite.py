@@ -130,7 +130,7 @@ class _Sqlite:
                 driver.set_progress_handler(None, 0)
 
     @contextmanager
-    def writing(self, engine: Engine) -> Generator[Connection, None, None]:
+    def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:  # noqa: ARG002
         with engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection

@@ -139,6 +139,15 @@
     for (const box of document.querySelectorAll("input.pick")) box.checked = event.target.checked;
   });
 
+  // ------------------------------------------------------------------------------------------------------ the time zone
+  // Who has chosen none is shown the browser's: it counts once it is saved.
+  for (const input of document.querySelectorAll("input[data-suggested]")) {
+    const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    if (input.value || ![...input.list.options].some((one) => one.value === own)) continue;
+    input.value = own;
+    document.getElementById(input.dataset.suggested).hidden = false;
+  }
+
   document.addEventListener("htmx:afterSwap", (event) => shown(event.target));
   shown(document.body);
 })();

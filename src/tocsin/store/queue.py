@@ -1,30 +1,66 @@
-"""What the flow reads, as functions of an open connection: short, so that none holds up a delivery."""
+"""What is due and what came of it: `tocsin.ports.queue`. Reads are short, so that none holds up a delivery."""
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, TextClause, and_, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Row, TextClause, bindparam, func, select, text, true
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Notification, Reason, Status
-from tocsin.ports.handlers import HandlerBrief, HandlerRow
-from tocsin.ports.intake import Remembered
-from tocsin.ports.people import KeyRow
-from tocsin.ports.queue import BACKLOG_AFTER, Due, Recent, Waiting, Wanted
-from tocsin.store.rows import HANDLER, NOTIFICATION, PENDING, delivery_of, handler_of, notification_of
+from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Waiting, Wanted
+from tocsin.store import writing
+from tocsin.store.database import Database
+from tocsin.store.rows import NOTIFICATION, PENDING, delivery_of, notification_of
+from tocsin.store.settling import SettleAll
 from tocsin.store.statements import chunks
-from tocsin.store.tables import deliveries, handlers, idempotency, keys, notifications, totals, users
+from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications
+
+T = TypeVar("T")
+
+
+class SqlQueue:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writer = database.writer
+
+    async def waiting_handlers(self) -> list[tuple[int, int, Micros]]:
+        return await self._database.read(waiting_handlers)
+
+    async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
+        return await self._database.read(due, wanted, now)
+
+    async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
+        return await self._database.read(waiting, delivery_ids)
+
+    def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
+        self._writer.submit_then(settlement, SettleAll, done, ticket)
+
+    async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
+        return await self._database.write(writing.posted, key, text_hash, delivery_id, at, limit)
+
+    async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
+        return await self._database.write(writing.end_pending, handler_id, status, reason, limit, error)
+
+    async def stopped_handlers(self) -> list[tuple[int, Status, Reason]]:
+        return await self._database.read(stopped_handlers)
+
+    async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
+        return await self._database.read(named, delivery_ids)
+
+    async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
+        return await self._database.read(recent, since, types, limit)
+
 
 # A loose index scan: one step per handler, not per row (https://wiki.postgresql.org/wiki/Loose_indexscan).
 _WAITING_HANDLERS = text(
     "WITH RECURSIVE lane(handler_id) AS ("
-    " SELECT min(handler_id) FROM deliveries WHERE status = 0"
-    " UNION ALL SELECT (SELECT min(handler_id) FROM deliveries WHERE status = 0 AND handler_id > lane.handler_id)"
+    f" SELECT min(handler_id) FROM deliveries WHERE {IS_PENDING}"
+    f" UNION ALL SELECT (SELECT min(handler_id) FROM deliveries WHERE {IS_PENDING} AND handler_id > lane.handler_id)"
     " FROM lane WHERE lane.handler_id IS NOT NULL)"
     " SELECT lane.handler_id, handlers.user_id,"
-    " (SELECT min(due_at) FROM deliveries d WHERE d.status = 0 AND d.handler_id = lane.handler_id)"
+    f" (SELECT min(due_at) FROM deliveries WHERE {IS_PENDING} AND handler_id = lane.handler_id)"
     " FROM lane JOIN handlers ON handlers.id = lane.handler_id"
 )
 
@@ -34,14 +70,16 @@ def waiting_handlers(connection: Connection) -> list[tuple[int, int, Micros]]:
 
 
 _FIRST = text(
-    "SELECT id, due_at FROM deliveries WHERE status = 0 AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
+    f"SELECT id, due_at FROM deliveries WHERE {IS_PENDING} AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
 )  # not yet due ones too: the first of them is the next
-_FIRST_CRITICAL = text(
-    "SELECT id FROM deliveries WHERE status = 0 AND is_critical = 1 AND handler_id = :handler_id AND due_at <= :until"
-    " ORDER BY due_at, id LIMIT :limit"
+_FIRST_CRITICAL = (
+    select(deliveries.c.id)
+    .where(PENDING, deliveries.c.is_critical == true(), deliveries.c.handler_id == bindparam("handler_id"))
+    .where(deliveries.c.due_at <= bindparam("until"))
+    .order_by(deliveries.c.due_at, deliveries.c.id)
+    .limit(bindparam("limit"))
 )
 _TEXTS_AT_ONCE = 100  # each of 64 KB at most
-MAX_DUE = 10_000  # of a user are counted
 MAX_CHARACTERS = 4 << 20  # of texts in one read, beyond the first of each handler
 
 
@@ -126,42 +164,6 @@ def recent(connection: Connection, since: Micros, types: Sequence[str], limit: i
     return list(rows.values())
 
 
-def ahead(connection: Connection, delivery: Delivery, most: int) -> int:
-    earlier = or_(deliveries.c.due_at < delivery.due_at, and_(deliveries.c.due_at == delivery.due_at, deliveries.c.id < delivery.id))
-    these = select(deliveries.c.id).where(PENDING, deliveries.c.handler_id == delivery.handler_id, earlier).limit(most).subquery()
-    return connection.scalar(select(func.count()).select_from(these)) or 0
-
-
-def remembered(connection: Connection, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:
-    is_it = (idempotency.c.user_id == user_id, idempotency.c.path == path, idempotency.c.key == key)
-    row = connection.execute(select(idempotency).where(*is_it, idempotency.c.created_at.between(since, until))).first()
-    if row is None:
-        return None
-    return Remembered(row.content, tuple(int(part) for part in row.answer.split(",") if part))
-
-
-def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:
-    rows = connection.execute(
-        select(handlers.c.id, handlers.c.is_enabled, handlers.c.disabled_reason)
-        .where(handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None))
-        .order_by(handlers.c.id)
-    )
-    return [HandlerBrief(row[0], bool(row[1]), row[2]) for row in rows]
-
-
-def handler_rows(connection: Connection, handler_ids: Sequence[int]) -> list[HandlerRow]:
-    found: list[HandlerRow] = []
-    for chunk in chunks(handler_ids):
-        rows = connection.execute(select(*HANDLER).where(handlers.c.id.in_(chunk)))
-        found.extend(map(handler_of, rows))
-    return found
-
-
-def handler(connection: Connection, handler_id: int) -> HandlerRow | None:
-    row = connection.execute(select(*HANDLER).where(handlers.c.id == handler_id)).first()
-    return None if row is None else handler_of(row)
-
-
 def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]:
     waiting = [row[0] for row in connection.execute(_WAITING_HANDLERS)]
     found: list[tuple[int, Status, Reason]] = []
@@ -179,24 +181,3 @@ def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]
             else:
                 found.append((handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED))
     return found
-
-
-def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
-    row = connection.execute(
-        select(keys.c.id, keys.c.user_id, keys.c.scopes)
-        .join(users, users.c.id == keys.c.user_id)
-        .where(keys.c.hash == key_hash, keys.c.revoked_at.is_(None), users.c.disabled_at.is_(None))
-    ).first()
-    return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()))
-
-
-def backlog(connection: Connection) -> int:
-    return int(connection.scalar(select(func.coalesce(func.sum(totals.c.n), 0)).where(totals.c.what == int(Status.PENDING))) or 0)
-
-
-def due_of(connection: Connection, user_id: int, now: Micros) -> tuple[int, Micros | None]:
-    """How many of a user's deliveries are due, counted to 10,000, and since when the oldest of them is."""
-    own = (handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None), PENDING, deliveries.c.due_at <= now)
-    some = select(deliveries.c.due_at).join(handlers, handlers.c.id == deliveries.c.handler_id).where(*own).limit(MAX_DUE).subquery()
-    count, oldest = connection.execute(select(func.count(), func.min(some.c.due_at))).one()
-    return count, oldest

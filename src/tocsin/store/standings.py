@@ -1,29 +1,36 @@
-"""How handlers stand at this moment, told from what is kept of their deliveries, as functions of an open connection.
+"""How handlers stand and how they have fared, told from what is kept of their deliveries: `tocsin.ports.standings`.
 
 A handler is failing where what it was last sent did not arrive, be it tried again or given up, and nothing has arrived since. A refusal
 of one message's content says nothing of the handler; a change by its owner is a fresh start.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, and_, case, func, or_, select, text
 
 from tocsin.clock import SECOND, Micros
-from tocsin.model import Handler, Reason
-from tocsin.ports.handlers import HandlerEvent, Overview, Standing, Troubled
-from tocsin.store.tables import handler_events, handler_hours, handlers, users
+from tocsin.model import Handler, Reason, Status
+from tocsin.ports.handlers import HandlerEvent, Streak
+from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing, Troubled
+from tocsin.store import writing
+from tocsin.store.database import Database
+from tocsin.store.rows import NOT_DELIVERED, PENDING
+from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, IS_RETRYING, deliveries, handler_events, handler_hours, handlers, users
 
 COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
 MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt that failed
 MAX_CANDIDATES = 1000  # handlers of all users that are looked at for administrators
+_FAILED = (int(Status.FAILED), int(Status.EXPIRED))
 _LATEST = 20  # of those that were given up, in search of one that says something of the handler
 _OF_THE_MESSAGE = ", ".join(f"'{one.value}'" for one in (Reason.PAYLOAD, Reason.TOO_LARGE, Reason.DUPLICATE, Reason.BUDGET))
 
 # Conditions are literal, so that SQLite can use the partial indexes.
-_RETRIED = "SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE status = 0 AND step > 0 AND handler_id = {id}"
+_RETRIED = f"SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE {IS_RETRYING} AND handler_id = {{id}}"
 _GIVEN_UP = (
-    "SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE status NOT IN (0, 1) AND status = {status}"
+    f"SELECT id, last_attempt_at, last_reason, last_error FROM deliveries WHERE {IS_NOT_DELIVERED} AND status = {{status}}"
     " AND handler_id = {id} ORDER BY id DESC LIMIT {most}"
 )
 _SAYS_SOMETHING = f"last_attempt_at >= {{after}} AND last_reason NOT IN ({_OF_THE_MESSAGE})"
@@ -39,7 +46,7 @@ def _exists(select_: str) -> str:
 
 _FAILS = [
     _exists(_RETRIED.format(id="handlers.id")),
-    *(_exists(_GIVEN_UP.format(id="handlers.id", status=status, most=_LATEST)) for status in (2, 3)),
+    *(_exists(_GIVEN_UP.format(id="handlers.id", status=status, most=_LATEST)) for status in _FAILED),
 ]
 _FAILING = and_(handlers.c.is_enabled.is_(True), or_(handlers.c.failures > 0, *map(text, _FAILS)))
 STATE = case(
@@ -51,12 +58,12 @@ STATE = case(
 WORST_FIRST = case({"failing": 0, "switched_off": 1, "ok": 2, "paused": 3}, value=STATE)
 
 _WAITING = text(
-    "SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 0 AND handler_id = :id LIMIT :most) AS some),"
-    f" (SELECT min(due_at) FROM deliveries WHERE status = 0 AND handler_id = :id), ({_FRESH_STARTS.format(id=':id')})"
+    f"SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE {IS_PENDING} AND handler_id = :id LIMIT :most) AS some),"
+    f" (SELECT min(due_at) FROM deliveries WHERE {IS_PENDING} AND handler_id = :id), ({_FRESH_STARTS.format(id=':id')})"
 )
 _LATEST_OF = [
     text(f"SELECT * FROM ({inner}) AS some WHERE {_SAYS_SOMETHING.format(after=':after')} ORDER BY last_attempt_at DESC LIMIT 1")
-    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=_LATEST) for status in (2, 3)))
+    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=_LATEST) for status in _FAILED))
 ]
 _FIRST_OF = [
     text(
@@ -64,8 +71,31 @@ _FIRST_OF = [
         f" ORDER BY last_attempt_at LIMIT {MAX_LOOKED_AT}) AS some JOIN attempts ON attempts.delivery_id = some.id"
         " WHERE attempts.at >= :after"
     )
-    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in (2, 3)))
+    for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in _FAILED))
 ]
+
+
+class SqlStandings:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of(self, handler_ids: Sequence[int]) -> dict[int, Standing]:
+        return await self._database.look(standings, handler_ids)
+
+    async def overview(self, user_id: int, since_hour: int) -> Overview:
+        return await self._database.look(overview, user_id, since_hour)
+
+    async def troubled(self, limit: int) -> list[Troubled]:
+        return await self._database.look(troubled, limit)
+
+    async def facts(self, handler_id: int, since_hour: int) -> HandlerFacts:
+        return await self._database.look(handler_facts, handler_id, since_hour)
+
+    async def hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
+        return await self._database.look(hours_of, handler_ids, since_hour)
+
+    async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
+        await self._database.write(writing.add_hours, hours)
 
 
 def standings(connection: Connection, handler_ids: Sequence[int]) -> dict[int, Standing]:
@@ -127,7 +157,7 @@ def troubled(connection: Connection, limit: int) -> list[Troubled]:
 
 def _candidates(connection: Connection) -> list[int]:
     """Few of all handlers, so that the state need not be told of each: those that are tried again, are off, or have failed in a row."""
-    retried = text("handlers.id IN (SELECT handler_id FROM deliveries WHERE status = 0 AND step > 0)")
+    retried = text(f"handlers.id IN (SELECT handler_id FROM deliveries WHERE {IS_RETRYING})")
     wanted = or_(handlers.c.failures > 0, handlers.c.disabled_reason.isnot(None), retried)
     return list(connection.scalars(select(handlers.c.id).where(handlers.c.deleted_at.is_(None), wanted).limit(MAX_CANDIDATES)))
 
@@ -135,3 +165,43 @@ def _candidates(connection: Connection) -> list[int]:
 def _bare(row: Any) -> Handler:
     disabled = row.disabled_reason
     return Handler(row.id, row.user_id, row.type, row.name, {}, bool(row.is_enabled), row.created_at, disabled_reason=disabled)
+
+
+def handler_facts(connection: Connection, handler_id: int, since_hour: int) -> HandlerFacts:
+    streak = connection.execute(select(handlers.c.failures, handlers.c.failing_since).where(handlers.c.id == handler_id)).one()
+    counts: dict[Status, int] = {}
+    for status in Status:
+        if status is not Status.DELIVERED:
+            partly = PENDING if status is Status.PENDING else and_(NOT_DELIVERED, deliveries.c.status == int(status))
+            own = select(deliveries.c.id).where(partly, deliveries.c.handler_id == handler_id).limit(COUNT_CAP)
+            counts[status] = connection.scalar(select(func.count()).select_from(own.subquery())) or 0
+    latest = (
+        select(deliveries.c.last_reason)
+        .where(NOT_DELIVERED, deliveries.c.status == int(Status.FAILED), deliveries.c.handler_id == handler_id)
+        .order_by(deliveries.c.id.desc())
+        .limit(1000)
+    )
+    reasons = Counter(Reason(row[0]) for row in connection.execute(latest) if row[0])
+    events = connection.execute(
+        select(handler_events).where(handler_events.c.handler_id == handler_id).order_by(handler_events.c.id.desc())
+    )
+    return HandlerFacts(
+        Streak(*streak),
+        counts,
+        tuple(reasons.most_common()),
+        tuple([HandlerEvent(row.at, row.what, row.detail, Reason(row.reason) if row.reason else None) for row in events]),
+        tuple(hours_of(connection, [handler_id], since_hour)),
+    )
+
+
+def hours_of(connection: Connection, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
+    own = handler_hours
+    rows = connection.execute(
+        select(own).where(own.c.handler_id.in_(handler_ids), own.c.hour >= since_hour).order_by(own.c.handler_id, own.c.hour)
+    )
+    return [
+        HandlerHour(
+            row.handler_id, row.hour, row.delivered, row.failed, row.expired, msgspec.json.decode(row.latencies, type=tuple[int, ...])
+        )
+        for row in rows
+    ]

@@ -1,0 +1,97 @@
+"""A store is brought to this version's form, or moved from a data directory into PostgreSQL."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+
+from tocsin import datadir, files
+from tocsin.keyfile import KEY_FILE
+from tocsin.ports.errors import StoreError
+from tocsin.settings import Settings
+from tocsin.store import ids, values
+from tocsin.store.dialects.sqlite_file import MOVED_TO
+from tocsin.store.migrating import migrate
+from tocsin.store.sql import write_now
+
+if TYPE_CHECKING:
+    from tocsin.store.dialects import copying
+
+
+def upgrade(settings: Settings) -> None:
+    """Make the tables, or bring them to this version's form. Raises StoreError."""
+    with datadir.served(settings, _nothing):
+        engine, _ = datadir.open_store(settings)
+        engine.dispose()
+
+
+def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
+    """Everything that the store in that folder holds, into the empty database that the settings name; how many rows.
+
+    All or nothing. What was moved does not start any more. Its key, and what it noted of attempts under way, comes along where the data
+    directory has none. Raises StoreError.
+    """
+    if not settings.database_url:
+        raise StoreError("TOCSIN_DATABASE_URL does not say where to move the store: set it to the database in PostgreSQL.")
+    from tocsin.store.dialects import copying
+
+    home, file = datadir.home_of(settings), datadir.file_of(source)
+    if not file.is_present():
+        raise StoreError(f"There is no store in {source}.")
+    with datadir.locked(source):
+        file.check_form()
+        with home.lock(_nothing):
+            old = file.engine()
+            migrate(old)
+            old.dispose()
+            _bring_files(settings.data_path, source)
+            datadir.check_opens(settings, file)
+            engine = home.engine()
+            try:
+                with closing(sqlite3.connect(f"{file.file.absolute().as_uri()}?mode=ro", uri=True)) as rows:
+                    moved = 0
+
+                    def run(connection: Connection) -> int:
+                        if values.read(connection, ids.STORE_ID) is not None:
+                            return -1
+                        return copying.copy(rows, connection, progress)
+
+                    if home.is_there():
+                        home.check_form()
+                    migrate(engine)
+                    moved = write_now(engine, run, is_long=True)
+                    if moved < 0:  # of a move that was interrupted after its commit, or of another store
+                        write_now(engine, lambda connection: _check_same(rows, connection), is_long=True)
+            finally:
+                engine.dispose()
+            mark = file.engine()
+            write_now(mark, lambda connection: values.write(connection, MOVED_TO, home.name.encode()))
+            mark.dispose()
+    return max(0, moved)
+
+
+def _check_same(rows: sqlite3.Connection, connection: Connection) -> None:
+    from tocsin.store.dialects import copying
+
+    own = rows.execute("SELECT value FROM meta WHERE name = ?", (ids.STORE_ID,)).fetchone()
+    if own is None or values.read(connection, ids.STORE_ID) != own[0]:
+        raise StoreError("The database that TOCSIN_DATABASE_URL names holds a store already: move to an empty one.")
+    copying.compare(rows, connection)
+
+
+def _bring_files(folder: Path, source: Path) -> None:
+    """What belongs to the store beside it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.samefile(source):
+        return
+    for name in (KEY_FILE, datadir.LEDGER_FILE, datadir.STARTS_FILE):
+        if (source / name).is_file() and not (folder / name).exists():
+            with files.replaced(folder / name) as new:
+                shutil.copyfile(source / name, new)
+
+
+def _nothing(_: str) -> None:
+    """Whoever takes the lock meanwhile finds an empty database, or a whole store."""

@@ -1,0 +1,131 @@
+"""One database for all ports of the store: writes go through the group commit of writer.py, reads run in a few threads.
+
+Reads have connections of their own and are interrupted after `READ_SECONDS`, so that none holds up a delivery. What is read or written is a
+function of an open connection, which stands with the SQL of its port.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from tocsin import observe
+from tocsin.model import Busy
+from tocsin.ports.errors import Damaged
+from tocsin.store import dialects, faults
+from tocsin.store.totals import SERVICE, SLOT
+from tocsin.store.writer import Write, Writer
+
+READ_SECONDS = 5.0
+READ_THREADS = 2  # for the flow's own short reads
+LOOK_AGAIN_SECONDS = 2.0  # between two looks whether what a reading found damaged is whole again
+LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class Database:
+    """`changed` is called, on the event loop, when another process wrote. `probe`: a small write, which shows that writes are kept.
+
+    `writer` is for the hot path, and for whoever is to be told within a commit's answer; all others read, look and write.
+    """
+
+    def __init__(self, engine: Engine, changed: Callable[[], None], probe: Write) -> None:
+        self._dialect = dialects.of(engine)
+        self.writer = Writer(partial(self._dialect.session, engine.execution_options(**{SLOT: SERVICE})), changed, probe)
+        self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
+        self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
+        self._loop = asyncio.get_running_loop()
+        self._engine = engine
+        self._damage: str | None = None  # what a reading ran into, in a sentence
+        self._damaged: Callable[[], object] = _nothing  # that reading
+        self._look_at = 0.0
+
+    async def close(self) -> None:
+        await self.writer.close()
+        self._threads.shutdown(wait=True)
+        self._list_threads.shutdown(wait=True)
+        self._engine.dispose()
+
+    # ------------------------------------------------------------------------------------------------- reads and writes
+
+    async def read(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """For the flow's own short reads."""
+        return await self._loop.run_in_executor(self._threads, partial(self._read_in_thread, read, *args, **kwargs))
+
+    async def look(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """For what people look at and what is measured."""
+        return await self._loop.run_in_executor(self._list_threads, partial(self._read_in_thread, read, *args, **kwargs))
+
+    def write(self, write: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
+        """In a transaction with others; done after its commit."""
+
+        def run(connection: Connection) -> T:
+            return write(connection, *args, **kwargs)
+
+        return self.writer.submit(run)
+
+    def _read_in_thread(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with self._dialect.reading(self._engine, READ_SECONDS) as connection:
+                return read(connection, *args, **kwargs)
+        except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
+            if faults.is_damage(error):
+                self._damaged = partial(self._read_in_thread, read, *args, **kwargs)
+                sentence = self._damage = faults.sentence(error)
+                raise Damaged(sentence) from error
+            if not faults.is_interrupted(error):
+                observe.seldom(log.error, "store.read_failed", error=faults.words_of(error))
+            why = "this reading took too long: ask for less" if faults.is_interrupted(error) else "the store cannot be read now"
+            raise Busy(why, 5) from error
+
+    async def fold_log(self) -> None:
+        await self._loop.run_in_executor(self._list_threads, self._dialect.fold_log, self._engine)
+
+    async def size(self) -> int:
+        return await self.look(self._dialect.size)
+
+    async def unused(self) -> int:
+        return await self.look(self._dialect.unused)
+
+    # ----------------------------------------------------------------------------------------------------- how it fares
+
+    @property
+    def is_alive(self) -> bool:
+        return self.writer.is_alive
+
+    @property
+    def writes_waiting(self) -> int:
+        return self.writer.waiting
+
+    @property
+    def trouble(self) -> str | None:
+        if not self.is_alive:
+            return "The store does not take writes."
+        if self._damage is None:
+            return self.writer.trouble
+        if (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + LOOK_AGAIN_SECONDS
+            with contextlib.suppress(RuntimeError):  # it is being closed
+                self._list_threads.submit(self._look_whether_it_is_whole)
+        return self._damage
+
+    def _look_whether_it_is_whole(self) -> None:
+        """Others may not touch the damaged page for days, so the reading that found it says when it is whole."""
+        damaged = self._damaged
+        with contextlib.suppress(Busy):
+            damaged()
+            if self._damaged is damaged:
+                self._damage = None
+
+
+def _nothing() -> None:
+    """No reading ran into damage."""

@@ -1,0 +1,189 @@
+"""A database of a PostgreSQL server, before and beside its service."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import Connection as Driver
+from psycopg.rows import TupleRow
+from sqlalchemy import Connection, Engine
+
+from tocsin.ports.errors import StoreError
+from tocsin.store import faults, form
+from tocsin.store.dialects import Finding
+from tocsin.store.dialects.postgresql import connect, connect_seconds, parameters_of, postgresql_engine
+from tocsin.store.migrating import migrate
+
+MIN_VERSION = 16
+LOCK = 0x746F6373  # "tocs"; the other half of the key is the schema
+TAKE_SECONDS = 3.0  # that a service which was killed may keep its lock
+HOLD_SECONDS = 1.0  # between two looks whether the lock is held
+T = TypeVar("T")
+
+_TAKE = "SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))"
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+_COLUMNS = (
+    "SELECT c.relname, a.attname, a.attnotnull, a.attnum = ANY (coalesce(i.indkey, ''))"
+    " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary"
+    " WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped"
+)
+_INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()"
+
+
+class PostgresqlServer:
+    """See `Home`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._parameters = parameters_of(url)
+        hosts = self._parameters.get("host") or self._parameters.get("hostaddr") or "localhost"
+        self.name = self.where = f"database {self._parameters.get('dbname') or 'of the user'} on {hosts}"
+
+    def is_there(self) -> bool:
+        return bool(self._look(lambda driver: driver.execute(_TABLES).fetchall()))
+
+    def is_left_empty(self) -> bool:
+        return False  # a new database is empty
+
+    def is_readable(self) -> bool:
+        with contextlib.suppress(StoreError):
+            return self.is_there()
+        return False
+
+    def check_form(self) -> None:
+        def ask(driver: Driver[TupleRow]) -> tuple[form.Shape, str | None]:
+            shape = _shape(driver)
+            return shape, _first(driver, "SELECT version_num FROM alembic_version") if "alembic_version" in shape else None
+
+        form.check_shape(self.name, *self._look(ask))
+
+    def value(self, name: str) -> bytes | None:
+        def ask(driver: Driver[TupleRow]) -> bytes | None:
+            if _first(driver, "SELECT to_regclass('meta')::text") is None:
+                return None
+            return _first(driver, "SELECT value FROM meta WHERE name = %s", name)
+
+        return self._look(ask)
+
+    def types(self) -> list[str]:
+        return [row[0] for row in self._look(lambda driver: driver.execute("SELECT DISTINCT type FROM handlers ORDER BY type").fetchall())]
+
+    def engine(self) -> Engine:
+        return postgresql_engine(self._url)
+
+    def make(self, begin: Callable[[Connection], None]) -> None:
+        engine = self.engine()
+        try:
+            migrate(engine, begin)
+        finally:
+            engine.dispose()
+
+    @contextmanager
+    def lock(self, lost: Callable[[str], None]) -> Generator[None, None, None]:
+        """An advisory lock of a session of its own. It goes with the session: while the server is away nobody has it."""
+        driver = self._locked()
+        ended = threading.Event()
+        holder = threading.Thread(target=self._hold, args=(driver, ended, lost), name="tocsin-lock", daemon=True)
+        holder.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            holder.join()
+
+    def _locked(self) -> Driver[TupleRow]:
+        driver = self._connected()
+        until = time.monotonic() + TAKE_SECONDS
+        while not _first(driver, _TAKE, LOCK):
+            if time.monotonic() > until:
+                driver.close()
+                raise StoreError(f"Another tocsin serves the {self.name} already: stop it first, or use another database.")
+            time.sleep(0.1)
+        return driver
+
+    def _hold(self, driver: Driver[TupleRow], ended: threading.Event, lost: Callable[[str], None]) -> None:
+        """Until the end. Where the session broke, the lock is taken again; if somebody else was faster, they have it."""
+        while not ended.wait(HOLD_SECONDS):
+            with contextlib.suppress(psycopg.Error, StoreError):
+                if driver.closed or driver.broken:
+                    driver = self._connected()
+                    if not _first(driver, _TAKE, LOCK):
+                        driver.close()
+                        lost(f"Another tocsin has taken the {self.name} while its server could not be reached.")
+                        return
+                with connect_seconds(driver):
+                    driver.execute("SELECT 1")
+        driver.close()
+
+    def findings(self) -> Iterator[Finding]:
+        def ask(driver: Driver[TupleRow]) -> list[Finding]:
+            return list(_findings(driver))
+
+        yield from self._look(ask)
+
+    def _connected(self) -> Driver[TupleRow]:
+        """Raises StoreError, also where the server is too old or somebody between us and it shares its sessions out."""
+        try:
+            driver = connect(self._parameters)
+        except psycopg.Error as error:
+            raise StoreError(faults.sentence(error)) from error
+        if (wrong := _unusable(driver)) is not None:
+            driver.close()
+            raise StoreError(wrong)
+        return driver
+
+    def _look(self, ask: Callable[[Driver[TupleRow]], T]) -> T:
+        with contextlib.closing(self._connected()) as driver:
+            try:
+                return ask(driver)
+            except psycopg.Error as error:
+                raise StoreError(faults.sentence(error)) from error
+
+
+def _unusable(driver: Driver[TupleRow]) -> str | None:
+    if driver.info.server_version < MIN_VERSION * 10_000:
+        return f"The PostgreSQL server is of version {driver.info.parameter_status('server_version')}; tocsin needs {MIN_VERSION} or newer."
+    if _first(driver, "SELECT pg_backend_pid()") != driver.info.backend_pid:
+        return "TOCSIN_DATABASE_URL leads to a connection pooler: name the PostgreSQL server itself, as locks belong to a session."
+    return None
+
+
+def _first(driver: Driver[TupleRow], query: Any, *values: object) -> Any:
+    with connect_seconds(driver):
+        row = driver.execute(query, values or None).fetchone()
+    return None if row is None else row[0]
+
+
+def _shape(driver: Driver[TupleRow]) -> form.Shape:
+    found: form.Shape = {row[0]: frozenset() for row in driver.execute(_INDEXES).fetchall()}
+    for table, column, not_null, key in driver.execute(_COLUMNS).fetchall():
+        found[table] = found.get(table, frozenset()) | {(column, not_null, key)}
+    return found
+
+
+def _findings(driver: Driver[TupleRow]) -> Iterator[Finding]:
+    """What the server's own settings promise of what has been acknowledged."""
+    for setting, what in (("fsync", "a crash of its machine may damage the store"), ("full_page_writes", "the same")):
+        if _first(driver, f"SHOW {setting}") == "off":
+            yield Finding(f"The PostgreSQL server runs with {setting} off, so {what}: switch it on.")
+    standbys = _first(driver, "SELECT count(*) FROM pg_stat_replication")
+    if _first(driver, "SHOW synchronous_standby_names"):
+        yield Finding("The PostgreSQL server waits for a synchronous standby: a fail-over to it loses nothing.", is_fault=False)
+    elif standbys:
+        yield Finding(
+            "The standby of the PostgreSQL server is asynchronous, so a fail-over may lose what was acknowledged last: set"
+            " synchronous_standby_names, and after such a fail-over run `tocsin restore --after-recovery`.",
+            is_fault=False,
+        )
+    else:
+        yield Finding("The PostgreSQL server has no standby: if its disk is lost, the last backup is what there is.", is_fault=False)
+    if driver.info.host and not driver.info.host.startswith("/") and not driver.pgconn.ssl_in_use and not _is_here(driver.info.host):
+        yield Finding("The connection to the PostgreSQL server is not encrypted: add ?sslmode=verify-full to TOCSIN_DATABASE_URL.")
+
+
+def _is_here(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")

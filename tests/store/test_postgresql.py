@@ -1,0 +1,317 @@
+"""What only a store on a PostgreSQL server can meet: a connection that breaks, a server that goes, an answer that is lost."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, inspect, text
+
+from conftest import run
+from support import postgresql
+from support.store import STORES, OpenStore, accept_one, accepting, add_handler, delivered, settled
+from tocsin.model import Busy
+from tocsin.ports.errors import StoreError
+from tocsin.ports.history import DeliveryFilter
+from tocsin.store import dialects, tables
+from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.postgresql_server import PostgresqlServer
+from tocsin.store.migrating import migrate
+from tocsin.store.sql import SqlStore, write_now
+
+TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+@pytest.fixture
+def open_postgresql(postgresql_server: None, tmp_path: Path) -> Iterator[OpenStore]:
+    yield partial(STORES["postgresql"], tmp_path)
+    postgresql.drop_databases()
+
+
+@pytest.fixture
+def url(postgresql_server: None) -> Iterator[str]:
+    """An empty database."""
+    with postgresql.database(postgresql.shared_url(postgresql.shared_folder())) as made:
+        yield made
+
+
+@pytest.fixture
+def server() -> Iterator[postgresql.Server]:
+    one = postgresql.Server()
+    try:
+        yield one.start()
+    finally:
+        one.remove()
+
+
+async def untroubled(store: SqlStore) -> None:
+    while store.vitals.trouble is not None:
+        await asyncio.sleep(0.05)
+
+
+def execute(url: str, statement: str) -> list[Any]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        done = connection.execute(statement)
+        while done.nextset():
+            pass
+        return done.fetchall() if done.description else []
+
+
+# ------------------------------------------------------------------------------------------------------------ the form
+
+
+def test_a_new_store_has_the_tables_and_indexes_that_are_known_here(url: str) -> None:
+    engine = postgresql_engine(url)
+    migrate(engine)
+    with engine.connect() as connection:
+        found = inspect(connection)
+        for table in tables.metadata.sorted_tables:
+            columns = {column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(table.name)}
+            assert columns == {column.name: (str(column.type.compile(engine.dialect)), column.nullable) for column in table.columns}
+            assert found.get_pk_constraint(table.name)["constrained_columns"] == [column.name for column in table.primary_key]
+            indexes = {one["name"]: one["column_names"] for one in found.get_indexes(table.name) if not one["unique"]}
+            assert indexes == {index.name: [column.name for column in index.columns] for index in table.indexes}
+            partial_ones = {one["name"] for one in found.get_indexes(table.name) if "postgresql_where" in one.get("dialect_options", {})}
+            assert partial_ones == {index.name for index in table.indexes if index.dialect_options["sqlite"]["where"] is not None}
+    engine.dispose()
+
+
+def test_a_database_with_other_tables_is_refused_and_left_alone(url: str) -> None:
+    execute(url, "CREATE TABLE theirs (id int)")
+    database = PostgresqlServer(url)
+    assert database.is_there()
+    with pytest.raises(StoreError, match="holds other tables"):
+        database.check_form()
+    assert execute(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("theirs",)]
+
+
+def test_the_form_is_compared_with_what_its_version_says(url: str) -> None:
+    engine = postgresql_engine(url)
+    migrate(engine)
+    engine.dispose()
+    PostgresqlServer(url).check_form()
+    execute(url, "ALTER TABLE users DROP COLUMN is_admin")
+    with pytest.raises(StoreError, match="users differs in is_admin"):
+        PostgresqlServer(url).check_form()
+
+
+def test_no_sentence_about_an_unreadable_url_repeats_its_password() -> None:
+    with pytest.raises(StoreError, match="percent-encoded") as raised:
+        PostgresqlServer("postgresql://user:hunter%zz2@host/db")
+    assert "hunter" not in str(raised.value) and raised.value.__cause__ is None
+
+
+def test_a_password_is_in_no_error_and_no_repr(url: str) -> None:
+    with_password = "postgresql://tocsin:hunter2@127.0.0.1:1/tocsin"
+    with pytest.raises(StoreError, match="cannot be reached") as raised:
+        PostgresqlServer(with_password).is_there()
+    assert "hunter2" not in str(raised.value)
+    assert "hunter2" not in repr(postgresql_engine(with_password)) + PostgresqlServer(with_password).name
+
+
+# ------------------------------------------------------------------------------------------------------------ one service
+
+
+def test_a_second_service_is_refused_and_a_lock_that_was_lost_is_taken_again(url: str) -> None:
+    database, other = PostgresqlServer(url), PostgresqlServer(url)
+    told: list[str] = []
+    holders = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    with database.lock(told.append):
+        with pytest.raises(StoreError, match="already"), other.lock(told.append):
+            pass
+        [(pid,)] = execute(url, holders)
+        execute(url, f"SELECT pg_terminate_backend({pid})")
+        while not (found := execute(url, holders)) or found == [(pid,)]:
+            pass
+    with other.lock(told.append):
+        assert told == []
+
+
+def test_who_finds_the_lock_taken_after_an_outage_says_so(url: str) -> None:
+    taken, told = threading.Event(), []
+
+    def lost(why: str) -> None:
+        told.append(why)
+        taken.set()
+
+    with PostgresqlServer(url).lock(lost), psycopg.connect(url, autocommit=True) as thief:
+        [(pid,)] = execute(url, "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        execute(url, f"SELECT pg_terminate_backend({pid})")
+        thief.execute("SELECT pg_advisory_lock(%s, hashtext(current_schema()))", (0x746F6373,))
+        assert taken.wait(10)
+    assert "Another tocsin has taken" in told[0]
+
+
+# --------------------------------------------------------------------------------------------------------------- outages
+
+
+def test_a_write_whose_connection_broke_before_its_commit_is_repeated(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            breaks = [True]
+
+            def write(connection: Any) -> int:
+                if breaks:
+                    breaks.clear()
+                    execute(postgresql.database_of(tmp_path), TERMINATE)
+                return connection.scalar(text("SELECT 1"))
+
+            answers = await asyncio.gather(store.database.write(write), *(store.intake.accept(accepting(handler)) for _ in range(20)))
+            assert answers[0] == 1
+            assert len({one.id for [one] in answers[1:]}) == 20
+            assert (await store.history.notifications(1, 1, 25)).total == 20
+            assert store.vitals.trouble is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_commit_whose_answer_was_lost_is_looked_up(open_postgresql: OpenStore, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """Kept or not, each message is there once, and is answered with its own id."""
+
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            commit = psycopg.Connection.commit
+            lost: list[str] = []
+
+            def lose(connection: psycopg.Connection[Any]) -> None:
+                if threading.current_thread().name == "tocsin-writer" and not lost:
+                    lost.append("lost")
+                    if kept:
+                        commit(connection)
+                    socket.socket(fileno=socket.dup(connection.fileno())).shutdown(socket.SHUT_RDWR)
+                    connection.execute("SELECT 1")
+                commit(connection)
+
+            monkeypatch.setattr(psycopg.Connection, "commit", lose)
+            answers = await asyncio.gather(*(store.intake.accept(accepting(handler)) for _ in range(20)))
+            assert lost == ["lost"]
+            found = await store.history.deliveries(1, DeliveryFilter(), 1, 25)
+            assert sorted(one.deliveries[0].id for [one] in answers) == sorted(one.id for one in found.rows)
+            assert found.total == 20
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+def test_a_server_that_goes_and_comes_back_loses_nothing(server: postgresql.Server, tmp_path: Path, how: signal.Signals) -> None:
+    async def main() -> None:
+        server.execute("CREATE DATABASE one")
+        async with STORES["postgresql"](tmp_path, url=server.url("one")) as store:
+            handler = await add_handler(store)
+            before = await accept_one(store, handler)
+            await asyncio.to_thread(server.kill if how is signal.SIGKILL else partial(server.stop, how))
+            with pytest.raises(Busy):
+                await store.intake.accept(accepting(handler))
+            assert store.vitals.trouble is not None and "cannot be reached" in store.vitals.trouble
+            with pytest.raises(Busy):
+                await store.history.delivery(1, before.id)
+            with pytest.raises(Busy):
+                await settled(store, delivered(before))
+            await asyncio.to_thread(server.start)
+            await asyncio.wait_for(untroubled(store), 20)
+            assert await settled(store, delivered(before))
+            await store.intake.accept(accepting(handler))
+            assert (await store.history.deliveries(1, DeliveryFilter(), 1, 25)).total == 2
+
+    run(main())
+
+
+def test_a_server_that_can_only_be_read_says_so(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            own = postgresql.database_of(tmp_path)
+            name = execute(own, "SELECT current_database()")[0][0]
+            execute(own, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            execute(own, TERMINATE)
+            with pytest.raises(Busy):
+                await store.intake.accept(accepting(handler))
+            assert store.vitals.trouble is not None and "only lets the store be read" in store.vitals.trouble
+            assert (await store.handlers.get(handler)) is not None
+            execute(own, f"BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT")
+            execute(own, TERMINATE)
+            await asyncio.wait_for(untroubled(store), 20)
+            await store.intake.accept(accepting(handler))
+
+    run(main())
+
+
+def test_what_another_process_writes_is_heard_of(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    async def main() -> None:
+        changed = asyncio.Event()
+        async with open_postgresql(changed.set) as store:
+            await add_handler(store)
+            await asyncio.wait_for(changed.wait(), 10)  # the connection is new: anything may have changed
+            changed.clear()
+            await add_handler(store)
+            assert not changed.is_set()
+            engine = postgresql_engine(postgresql.database_of(tmp_path))
+            await asyncio.to_thread(write_now, engine, lambda connection: connection.execute(text("UPDATE users SET is_admin = FALSE")))
+            engine.dispose()
+            await asyncio.wait_for(changed.wait(), 10)
+
+    run(main())
+
+
+def test_a_reading_is_interrupted(url: str) -> None:
+    engine = postgresql_engine(url)
+    with pytest.raises(Exception, match="statement timeout"), dialects.of(engine).reading(engine, 0.05) as connection:
+        connection.execute(text("SELECT pg_sleep(30)"))
+    engine.dispose()
+
+
+class Silent:
+    """A proxy that acknowledges whatever comes, and after `stop` hands nothing on."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open = threading.Event()
+        self._open.set()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def stop(self) -> None:
+        self._open.clear()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                ours, _ = self._listener.accept()
+                theirs = socket.socket(socket.AF_UNIX)
+                theirs.connect(self._target)
+                for one, other in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._hand_on, args=(one, other), daemon=True).start()
+
+    def _hand_on(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                if self._open.is_set():
+                    other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_a_server_that_falls_silent_is_hung_up_on(server: postgresql.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine is gone, and something in between goes on acknowledging."""
+    monkeypatch.setattr("tocsin.store.dialects.postgresql.GRACE_SECONDS", 0.2)
+    proxy = Silent(f"{server.folder}/.s.PGSQL.5432")
+    engine: Engine = postgresql_engine(f"postgresql://tocsin@127.0.0.1:{proxy.port}/postgres")
+    with pytest.raises(Exception, match=r"closed the connection|connection is closed|lost"):  # noqa: SIM117
+        with dialects.of(engine).reading(engine, 0.1) as connection:
+            proxy.stop()
+            connection.execute(text("SELECT 1"))
+    engine.dispose()
+    proxy.close()
