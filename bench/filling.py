@@ -62,9 +62,11 @@ def fill(folder: Path, planned: Sequence[Planned]) -> list[int]:
         store.execute("PRAGMA synchronous=OFF")
         _add_handlers(store, vault, planned)
         _add_waiting(store, planned)
-        store.execute("INSERT INTO totals SELECT user_id, status, count(*) FROM deliveries GROUP BY user_id, status")
-        store.execute("INSERT INTO totals SELECT user_id, 100, count(*) FROM notifications GROUP BY user_id")
-        store.execute("INSERT INTO totals SELECT user_id, 101, count(*) FROM handlers GROUP BY user_id")
+        store.execute(
+            "INSERT INTO totals (user_id, what, slot, n) SELECT user_id, status, 0, count(*) FROM deliveries GROUP BY user_id, status"
+        )
+        store.execute("INSERT INTO totals (user_id, what, slot, n) SELECT user_id, 100, 0, count(*) FROM notifications GROUP BY user_id")
+        store.execute("INSERT INTO totals (user_id, what, slot, n) SELECT user_id, 101, 0, count(*) FROM handlers GROUP BY user_id")
     return ids
 
 

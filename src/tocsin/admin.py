@@ -54,6 +54,10 @@ class Admin:
 
         return self._do(work), token
 
+    def served_at(self) -> str | None:
+        """Where the service of this store last listened; None: it never has."""
+        return self._do(datadir.served_at)
+
     def sign_in_token(self, email: str) -> str:
         """A one-time sign-in token for an existing user."""
         token = secrets.token_urlsafe(32)

@@ -33,6 +33,7 @@ STARTS_FILE = "starts"
 LOCK_FILE = "tocsin.lock"
 OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
 _CANARY = "canary"
+_SERVED_AT = "served_at"
 _ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows in `meta`
 _PURPOSES = {  # nothing may be sent without them
     LEDGER_FILE: "where attempts under way are noted",
@@ -130,6 +131,23 @@ def open_existing(settings: Settings) -> tuple[Engine, Vault]:
     if vault is None:
         raise StoreError(f"There is no store in {home.where}: start `tocsin serve` there first, or name another --data-dir.")
     return home.engine(), vault
+
+
+def note_address(engine: Engine, address: str) -> None:
+    """Where the service listens, for links that commands beside it print. A store that cannot be written is no reason not to serve."""
+
+    def note(connection: Connection) -> None:
+        if served_at(connection) != address:
+            values.write(connection, _SERVED_AT, address.encode())
+
+    with contextlib.suppress(StoreError):
+        write_now(engine, note)
+
+
+def served_at(connection: Connection) -> str | None:
+    """Where the service of this store last listened; None: that was never noted."""
+    found = values.read(connection, _SERVED_AT)
+    return None if found is None else found.decode()
 
 
 def check_fits(settings: Settings, file: Path) -> None:

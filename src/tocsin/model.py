@@ -39,6 +39,9 @@ class Status(IntEnum):
         return self.name.lower()
 
 
+REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)  # settled, and did not arrive
+
+
 class Reason(StrEnum):
     """Why an attempt or a delivery ended as it did: a closed list, at once metric label, log field and filter."""
 
@@ -198,6 +201,24 @@ class Delivery(Value, frozen=True):
     replays: int = 0
     last_reason: Reason | None = None
     last_error: str | None = None
+
+
+def adds_to(detail: str, response: str | None) -> str:
+    """What a verdict in words says beside the answer that is shown with it: nothing where it only repeats how that begins."""
+    words = detail.split()
+    if words and len(words[0]) == 3 and words[0].isdecimal():  # the status, which is shown by itself
+        words = words[1:]
+    return "" if " ".join(words) in " ".join((response or "").split()) else detail
+
+
+class Replay(Value, frozen=True):
+    """A delivery was sent again by hand: when, and how it had ended until then, after how many attempts."""
+
+    at: Micros
+    attempt_count: int
+    status: Status
+    reason: Reason | None
+    ended_at: Micros
 
 
 class Attempt(Value, frozen=True):

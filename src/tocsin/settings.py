@@ -16,6 +16,7 @@ from msgspec import Struct
 
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
+MAX_SOCKET_PATH_BYTES = 107  # `sun_path`, with the NUL at its end: https://man7.org/linux/man-pages/man7/unix.7.html
 MAX_WAIT_DAYS = 36_500  # times beyond the year 9999 cannot be written
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -67,9 +68,17 @@ def _no_proxy(value: str) -> tuple[str, ...]:
     for part in parts:
         if "/" in part:
             _networks(part)
-        elif not re.fullmatch(r"\*|\.?[a-z0-9._-]+|[0-9a-f:.]+", part):
+        elif not re.fullmatch(r"\*|[a-z0-9._-]+", part) and not _is_address(part.strip("[]")):
             raise ValueError("must be host names, addresses and networks, separated by commas, without ports")
     return parts
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _schedule(value: str) -> tuple[float, ...]:
@@ -115,6 +124,20 @@ def _base_url(value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be an http or https URL without a query")
     return value.rstrip("/")
+
+
+def _public_url(value: str) -> str:
+    """It is handed out in links, so nobody's password may be in it."""
+    if "@" in _split(value).netloc:
+        raise ValueError("must not contain a user name or password: it appears in links")
+    return _base_url(value)
+
+
+def _socket_path(value: str) -> str:
+    size = len(os.fsencode(value))
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"must be at most {MAX_SOCKET_PATH_BYTES} bytes long, as a path of a Unix socket, and has {size}")
+    return value
 
 
 def _smtp_url(value: str) -> str:
@@ -182,7 +205,7 @@ class Option(Struct, frozen=True):
 OPTIONS: tuple[Option, ...] = (
     Option("host", "127.0.0.1", "Address the service listens on; `::` means every IPv4 and IPv6 address."),
     Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, 65535)),
-    Option("unix_socket", None, "Unix socket the service listens on, instead of host and port."),
+    Option("unix_socket", None, "Unix socket the service listens on, instead of host and port.", _socket_path),
     Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
     Option(
         "database_url",
@@ -192,7 +215,7 @@ OPTIONS: tuple[Option, ...] = (
         secret=True,
     ),
     Option("engine_url", "", "Where the engine is; empty: in this process.", _only_local, secret=True),
-    Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _base_url),
+    Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _public_url),
     Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", _networks),
     Option("secret_key", None, "Key that encrypts settings at rest; comma-separated list for rotation, the first encrypts.", secret=True),
     Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),

@@ -202,6 +202,16 @@ def test_two_hyphens_end_the_options(client: Cli, receiver: Receiver) -> None:
     assert arrived(receiver)["data"]["message"] == "--dry-run"
 
 
+@pytest.mark.parametrize("arguments", [["--", "-x", "--json"], ["--", "a", "b"], ["hello", "world"], ["hello", "--", "world"]])
+@pytest.mark.parametrize("command", ["send", "preview"])
+def test_more_than_one_message_is_refused_in_words(client: Cli, receiver: Receiver, command: str, arguments: list[str]) -> None:
+    added(client, receiver, "/two")
+    result = client(command, *arguments)
+    assert (result.code, result.out) == (2, "") and "quotes around" in result.err
+    assert "Unused" not in result.err and "Did you mean" not in result.err
+    assert not receiver.requests
+
+
 def test_sending_prints_json(client: Cli, receiver: Receiver) -> None:
     handler = added(client, receiver, "/json")
     accepted = json.loads(client("send", "x", "--handler", str(handler), "--json").out)
@@ -433,7 +443,22 @@ def test_deliveries_are_listed_and_retried(client: Cli, receiver: Receiver) -> N
     ends_at = time.monotonic() + 10
     while json.loads(client("deliveries", "list", *which, "--json").out)[0]["status"] != "delivered":
         assert time.monotonic() < ends_at
-    assert client("deliveries", "retry", *which).out == "0 will be tried again.\n"
+    assert client("deliveries", "retry", *which).out.startswith("Nothing to send again:")
+    assert client("deliveries", "retry", str(row["id"])).out == "It has arrived: nothing is sent again.\n"
+
+
+def test_a_retry_for_a_disabled_handler_says_what_to_do_first(client: Cli, receiver: Receiver) -> None:
+    handler = str(added(client, receiver, "/off"))
+    later = f"{time.gmtime().tm_year + 1}-01-01T00:00:00Z"
+    assert client("send", "x", "--handler", handler, "--send-at", later).code == 0
+    assert client("handlers", "disable", handler).code == 0
+    [row] = json.loads(client("deliveries", "list", "--handler", handler, "--json").out)
+    refused = client("deliveries", "retry", str(row["id"]))
+    assert (refused.code, refused.out) == (1, "")
+    assert f"handler {handler} is not enabled" in refused.err and f"`tocsin handlers enable {handler}`" in refused.err
+    assert json.loads(client("deliveries", "retry", "--handler", handler, "--json").out) == {"retried": 0}
+    assert client("handlers", "enable", handler).code == 0
+    assert client("deliveries", "retry", str(row["id"])).out == "1 will be tried again.\n"
 
 
 def test_a_delivery_tells_its_story(client: Cli, receiver: Receiver) -> None:
@@ -591,7 +616,7 @@ def test_a_busy_service_is_asked_again_with_the_same_idempotency_key(cli: Cli, r
 def test_users_and_keys_beside_a_running_service(client: Cli, service: Running) -> None:
     here = ["--data-dir", str(service.data_dir)]
     link = client("users", "add", "second@example.com", "--admin", *here)
-    assert link.code == 0 and re.fullmatch(r"http://127\.0\.0\.1:8700/sign-in/[\w-]{40,}\n", link.out)
+    assert link.code == 0 and re.fullmatch(rf"{service.url}/sign-in/[\w-]{{40,}}\n", link.out)
     assert client("users", "add", "second@example.com", *here).code == 1
     assert client("users", "add", "no address", *here).code == 1
     assert client("users", "password", "second@example.com", *here, stdin=b"correct horse\n").code == 0
@@ -661,6 +686,33 @@ def test_users_set_changes_the_zone_and_who_is_an_administrator(client: Cli, ser
     assert client("users", "set", "zoned@example.com", "--no-admin", *here) == (1, "", last)
     assert client("users", "set", "first@example.com", "--admin", *here).code == 0
     assert client("users", "delete", "zoned@example.com", *here).code == 0
+
+
+@pytest.mark.parametrize(
+    ("set", "address"),
+    [
+        ({}, None),  # where it listens, though --port chose it
+        ({"TOCSIN_URL": "http://tocsin.lan:1"}, "http://tocsin.lan:1"),
+        ({"TOCSIN_URL": "http://tocsin.lan:1", "TOCSIN_BASE_URL": "https://example.com/tocsin/"}, "https://example.com/tocsin"),
+    ],
+)
+def test_the_link_for_a_new_user_leads_to_the_service(cli: Cli, service: Running, set: dict[str, str], address: str | None) -> None:
+    email = f"invited{len(set)}@example.com"
+    link = cli("users", "add", email, "--data-dir", str(service.data_dir), **set)
+    assert link.out.startswith(f"{address or service.url}/sign-in/")
+    assert cli("users", "delete", email, "--yes", "--data-dir", str(service.data_dir)).code == 0
+
+
+def test_a_key_that_was_just_used_was_not_never_used(client: Cli, service: Running) -> None:
+    here = ["--data-dir", str(service.data_dir)]
+    key = client("keys", "add", "fresh", "--user", "first@example.com", *here).out.strip()
+
+    def last_used() -> str | None:
+        return next(row["last_datetime"] for row in json.loads(client("keys", "list", "--json", *here).out) if row["name"] == "fresh")
+
+    assert last_used() is None
+    assert client("handlers", "list", TOCSIN_API_KEY=key).code == 0
+    assert last_used() is not None
 
 
 @pytest.mark.parametrize(
@@ -741,6 +793,9 @@ def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
         ({"TOCSIN_CA_FILE": "/no/such/file"}, "TOCSIN_CA_FILE must name a readable file"),
         ({"SSL_CERT_FILE": "/no/such/file"}, "SSL_CERT_FILE names no file"),
         ({"SSL_CERT_DIR": "/no/such/folder"}, "SSL_CERT_DIR names no folder"),
+        ({"TOCSIN_BASE_URL": "https://user:hunter2@tocsin.example.com"}, "TOCSIN_BASE_URL must not contain a user name or password"),
+        ({"TOCSIN_UNIX_SOCKET": "/run/" + "s" * 103}, "TOCSIN_UNIX_SOCKET must be at most 107 bytes"),
+        ({"TOCSIN_UNIX_SOCKET": "/no/such/folder/socket"}, "the folder /no/such/folder does not exist"),
     ],
 )
 def test_what_is_wrong_is_found(cli: Cli, variables: dict[str, str], said: str) -> None:
@@ -748,6 +803,20 @@ def test_what_is_wrong_is_found(cli: Cli, variables: dict[str, str], said: str) 
     assert result.code == 1
     assert [line for line in result.out.splitlines() if line.startswith("wrong  ") and said in line]
     assert "hunter2" not in result.out
+
+
+def test_check_prints_json(cli: Cli) -> None:
+    result = cli("check", "--json", TOCSIN_PORT="x", TOCSIN_ALLOW_NETWORKS="::/0")
+    assert result.code == 1
+    wrong = [one for one in json.loads(result.out) if one["level"] == "wrong"]
+    assert [(one["what"], one["sentence"].split()[0]) for one in wrong] == [
+        ("settings", "TOCSIN_PORT"),
+        ("outgoing", "TOCSIN_ALLOW_NETWORKS"),
+    ]
+    clean = cli("check", "--json")
+    assert (clean.code, clean.err) == (0, "")
+    assert {one["level"] for one in json.loads(clean.out)} == {"note"}
+    assert {"what": "mail", "level": "note"}.items() <= json.loads(clean.out)[0].items()
 
 
 def test_serve_names_what_no_setting_is_called(start_service: Starter) -> None:

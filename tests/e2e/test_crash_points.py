@@ -20,7 +20,7 @@ AT = 3  # the message at which it dies
 
 # What a store of an earlier version lacks.
 _TO_0001 = """
-    DROP TABLE sessions; DROP TABLE handler_events; DROP TABLE handler_hours;
+    DROP TABLE sessions; DROP TABLE handler_events; DROP TABLE handler_hours; DROP TABLE replays;
     ALTER TABLE handlers DROP COLUMN failures; ALTER TABLE handlers DROP COLUMN failing_since;
     ALTER TABLE notifications DROP COLUMN is_text;
     ALTER TABLE attempts DROP COLUMN provider_id; ALTER TABLE attempts DROP COLUMN detail;

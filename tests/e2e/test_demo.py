@@ -60,7 +60,9 @@ def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Sign
         [link] = re.findall(r"http://\S+/sign-in/[\w-]+", "".join(lines))
         surfer = Surfer(url)
         path = link.removeprefix(url)
-        assert surfer.post(path).path == "/account"  # the pages can be entered
+        assert surfer.post(path).path == "/"  # straight to the handlers: there is no password to set
+        [password] = re.findall(r"sign in as demo@localhost with the password (\w+)", "".join(lines))
+        assert Surfer(url).sign_in("demo@localhost", password).path == "/"
         pages = surfer.get("/").text
         assert all(f"#icon-{channel}" in pages for channel in CHANNELS)  # and show a handler of each type
         process.send_signal(number)

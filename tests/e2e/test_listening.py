@@ -122,7 +122,9 @@ def test_a_unix_socket_instead_of_a_port(folder: Path, tmp_path: Path) -> None:
 
 def test_a_socket_takes_no_place_of_a_file(folder: Path, tmp_path: Path) -> None:
     (folder / "s").write_text("precious")
-    for path in (folder / "s", folder / "none" / "s", folder / ("long" * 40)):
+    long = Service(tmp_path / "service", TOCSIN_UNIX_SOCKET=str(folder / ("long" * 40))).refused()
+    assert long.startswith("tocsin: TOCSIN_UNIX_SOCKET must be at most 107 bytes long") and "Traceback" not in long
+    for path in (folder / "s", folder / "none" / "s"):
         said = Service(tmp_path / "service", TOCSIN_UNIX_SOCKET=str(path)).refused()
         assert said.startswith(f"tocsin: Cannot listen on {path}:") and "Traceback" not in said
     assert (folder / "s").read_text() == "precious"

@@ -12,14 +12,14 @@ from sqlalchemy import text
 from conftest import run
 from support.store import MESSAGE, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
 from tocsin.clock import SECOND
-from tocsin.model import Busy, Delivery, Message, Notification, Reason, Severity, Status
+from tocsin.model import Busy, Delivery, Message, Notification, Reason, Replay, Severity, Status
 from tocsin.ports.errors import WriteFailed
 from tocsin.ports.handlers import HandlerChange, HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned, PlannedDelivery, Remembered
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.tidying import START
-from tocsin.store import queue, tidying
+from tocsin.store import history, queue, tidying
 from tocsin.store.writer import MAX_GATHERED
 
 
@@ -133,16 +133,17 @@ def test_every_kind_of_row_comes_back_as_it_was(open_store: OpenStore, message: 
             due_at = times[0] or 100
             planned = [PlannedDelivery(await add_handler(store), Status.PENDING, due_at)]
             planned.append(PlannedDelivery(await add_handler(store), Status.SKIPPED, due_at, Reason.HANDLER_PAUSED))
+            planned.append(PlannedDelivery(await add_handler(store), Status.PENDING, due_at, Reason.THROTTLED))
             [kept] = await store.intake.accept(Accept(1, 100, [Planned(message, *times, tuple(planned))]))
             assert kept.notification == Notification(kept.id, 1, message, *times)
             for one, delivery in zip(planned, kept.deliveries, strict=True):
                 expected = Delivery(delivery.id, kept.id, one.handler_id, 1, one.status, due_at, due_at, 100)
                 assert delivery == replace(expected, last_reason=one.reason)
-                assert await store.history.delivery(1, delivery.id) == (delivery, kept.notification, [])
+                assert await store.history.delivery(1, delivery.id) == (delivery, kept.notification, [], [])
             critical = await store.database.read(
                 lambda connection: connection.execute(text("SELECT is_critical FROM deliveries")).scalars().all()
             )
-            assert critical == [int(message.severity is Severity.CRITICAL)] * 2
+            assert critical == [int(message.severity is Severity.CRITICAL)] * 3
 
     run(main())
 
@@ -337,6 +338,76 @@ def test_retry_by_filter_takes_no_more_than_its_limit(open_store: OpenStore) -> 
             await store.intake.accept(accepting(*[handler] * 30, status=Status.SKIPPED))
             assert len(await store.history.retry(1, DeliveryFilter(status=Status.SKIPPED), 500, 10, None)) == 10
             assert (await store.history.deliveries(1, DeliveryFilter(status=Status.PENDING), 1, 25)).total == 10
+
+    run(main())
+
+
+def test_what_cannot_be_taken_is_not_retried_and_uses_up_no_limit(open_store: OpenStore) -> None:
+    """The handlers that are paused or deleted come first in the list, and there are more of theirs than the limit allows."""
+
+    async def main() -> None:
+        async with open_store() as store:
+            taking, paused, deleted = [await add_handler(store) for _ in range(3)]
+            wanted = await accept_one(store, taking, status=Status.SKIPPED)
+            await store.intake.accept(accepting(*[paused, deleted] * 10, status=Status.SKIPPED))
+            await store.handlers.change(paused, HandlerChange(is_enabled=False))
+            await store.handlers.delete(deleted, 20)
+            assert await store.history.replayable(1, DeliveryFilter(status=Status.SKIPPED), 5) == 1
+            assert await store.history.retry(1, wanted.id + 1, 500, 5, None) == []
+            assert await store.history.retry(1, DeliveryFilter(status=Status.SKIPPED), 500, 5, None) == [(wanted.id, taking)]
+            await store.handlers.change(paused, HandlerChange(is_enabled=True))
+            assert await store.history.replayable(1, DeliveryFilter(), 100) == 10
+            assert await store.history.retry(1, wanted.id + 1, 500, 5, None) == [(wanted.id + 1, paused)]
+
+    run(main())
+
+
+def test_every_replay_is_kept_with_how_the_delivery_had_ended_and_goes_with_it(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await add_handler(store)
+            made = await accept_one(store, handler, due_at=100)
+            failed = replace(made, status=Status.FAILED, attempt_count=3, last_attempt_at=200, last_reason=Reason.REJECTED)
+            await settled(store, Settlement(failed, attempt(made, 3, "refused", Reason.REJECTED), 200))
+            await store.history.retry(1, made.id, 500, 10, None)
+            [cancelled] = await store.history.cancel_delivery(1, made.id)
+            await store.history.retry(1, cancelled, 600, 10, None)
+            found = await store.history.delivery(1, made.id)
+            assert found is not None
+            first, second = found[3]
+            assert first == Replay(500, 3, Status.FAILED, Reason.REJECTED, 100)
+            assert (second.at, second.status, second.reason, found[0].replays) == (600, Status.CANCELLED, Reason.CANCELLED, 2)
+            assert second.ended_at > 600  # when it was cancelled, by the clock
+            await store.history.cancel(1, made.notification_id)
+            await store.database.write(tidying.old_notifications, 2**60, 100, START)
+            assert await store.database.read(lambda connection: connection.execute(text("SELECT count(*) FROM replays")).scalar()) == 0
+
+    run(main())
+
+
+def test_a_notification_and_its_deliveries_are_of_one_moment(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something is committed between the count and the list."""
+
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await add_handler(store)
+            made = await accept_one(store, handler)
+            page = history.deliveries_page
+
+            def meanwhile(*args: Any) -> Any:
+                done = asyncio.run_coroutine_threadsafe(settled(store, delivered(made)), loop)
+                assert done.result(10)
+                return page(*args)
+
+            loop = asyncio.get_running_loop()
+            monkeypatch.setattr(history, "deliveries_page", meanwhile)
+            found = await store.history.fan_out(1, made.notification_id, 10)
+            assert found is not None
+            _, counts, rows, (_, names) = found
+            assert counts[Status.PENDING] == 1 and [row.status for row in rows.rows] == [Status.PENDING]
+            assert names == {handler: ("webhook", "hook")}
+            assert (await store.history.delivery(1, made.id) or [made])[0].status is Status.DELIVERED
+            assert await store.history.fan_out(2, made.notification_id, 10) is None
 
     run(main())
 

@@ -153,6 +153,42 @@ def test_how_long_a_token_is_used(expires_in: object, good_for: float) -> None:
         assert using(options(url_of(mails), server), work, clock=clock) == ["first", "first", "second"]
 
 
+def test_where_the_early_renewal_fails_the_old_token_is_used_until_it_ends() -> None:
+    clock = Clock()
+
+    async def work(_: MailWire, tokens: Tokens) -> None:
+        assert await tokens.token() == "first"
+        clock.now += 3600 - oauth.MAX_EARLY_SECONDS + 1
+        assert [await tokens.token() for _ in range(3)] == ["first"] * 3
+        assert len(token_server.requests) == 2  # for a while it is not asked again
+        clock.now += oauth.PAUSE_SECONDS
+        assert (await tokens.token(), len(token_server.requests)) == ("first", 3)
+        clock.now += oauth.MAX_EARLY_SECONDS
+        with pytest.raises(NoToken):
+            await tokens.token()
+        clock.now += oauth.PAUSE_SECONDS
+        assert await tokens.token() == "second"
+
+    with Receiver() as token_server, mail_server("first") as server:
+        granted(token_server, "first")
+        for _ in range(3):
+            refused(token_server, 503)
+        granted(token_server, "second")
+        using(options(url_of(server), token_server), work, clock=clock)
+
+
+def test_a_token_that_the_mail_server_does_not_take_is_not_kept_for_a_failed_renewal() -> None:
+    async def work(_: MailWire, tokens: Tokens) -> None:
+        tokens.forget(await tokens.token())
+        with pytest.raises(NoToken):
+            await tokens.token()
+
+    with Receiver() as token_server, mail_server("first") as server:
+        granted(token_server, "first")
+        refused(token_server, 503)
+        using(options(url_of(server), token_server), work)
+
+
 def test_a_token_that_the_mail_server_does_not_take_is_renewed_once() -> None:
     async def work(wire: MailWire, tokens: Tokens) -> list[MailReply | NoReply]:
         assert await tokens.token() == "revoked"

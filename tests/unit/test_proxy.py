@@ -139,6 +139,7 @@ def test_readyz_hears_of_a_proxy_through_which_nothing_goes(
         ("127.0.0.1", True),
         ("127.0.0.0/8", True),
         ("localhost", False),
+        ("127.0.0.1.", True),
         ("10.0.0.0/8,127.0.0.1/32", True),
         ("*", True),
         ("127.0.0.2", False),
@@ -170,6 +171,23 @@ def test_names_in_no_proxy_stand_for_all_under_them(make_settings: Callable[...,
     inside = ["corp.example", "a.corp.example", "CORP.example", "corp.example.", "inner.example", "x.inner.example", "[::1]", "10.1.2.3"]
     outside = ["notcorp.example", "corp.example.org", "example", "10.2.0.1", "[::2]", ""]
     assert [host for host in [*inside, *outside] if direct.has(host)] == inside
+
+
+def test_addresses_in_no_proxy_are_addresses_however_they_are_written(make_settings: Callable[..., Settings]) -> None:
+    listed = "2001:DB8::1,[fe80::5],::ffff:10.9.9.9,corp.example.,2001:db8:1::/48"
+    direct = proxies.Direct(make_settings(TOCSIN_NO_PROXY=listed))
+    inside = [
+        "[2001:db8:0:0::1]",
+        "[2001:0db8::0001]",
+        "[fe80:0::5]",
+        "10.9.9.9",
+        "[::ffff:10.9.9.9]",
+        "a.CORP.example.",
+        "[2001:db8:1:2::]",
+    ]
+    outside = ["[2001:db8::2]", "10.9.9.8", "db8::1.example"]
+    assert [host for host in [*inside, *outside] if direct.has(host)] == inside
+    assert direct.covers(["10.9.9.9"]) and not direct.covers(["10.9.9.9", "10.9.9.8"])
 
 
 def test_the_guard_judges_what_goes_past_the_proxy(make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy) -> None:
@@ -213,7 +231,7 @@ def test_addresses_and_names_that_resolve_are_judged_even_so(make_settings: Call
     assert proxy.asked == []
 
 
-@pytest.mark.parametrize("value", ["10.0.0.0/99", "http://a.example", "a b", "host:8080"])
+@pytest.mark.parametrize("value", ["10.0.0.0/99", "http://a.example", "a b", "host:8080", "dead:8080", "1::2::3"])
 def test_what_no_proxy_cannot_mean_is_refused(value: str) -> None:
     with pytest.raises(SettingsError, match="TOCSIN_NO_PROXY must be"):
         load({"TOCSIN_NO_PROXY": value})

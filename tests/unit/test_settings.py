@@ -1,6 +1,7 @@
 import ipaddress
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,18 @@ BAD = [
     ("TOCSIN_RETRY_SCHEDULE", ["5x", "5s,,1m", "soon", "-5s", "5s,9999999d", "3153600001s"]),
     ("TOCSIN_UNKNOWN", ["ignore"]),
     ("TOCSIN_LOG_LEVEL", ["loud"]),
-    ("TOCSIN_BASE_URL", ["example.com", "ftp://example.com", "https://example.com/?a=1", "https://"]),
+    ("TOCSIN_UNIX_SOCKET", ["/run/" + "s" * 103, "/" + "소" * 36]),
+    (
+        "TOCSIN_BASE_URL",
+        [
+            "https://user:pass@example.com",
+            "https://user@example.com/tocsin",
+            "example.com",
+            "ftp://example.com",
+            "https://example.com/?a=1",
+            "https://",
+        ],
+    ),
     ("TOCSIN_URL", ["127.0.0.1:8700", "http://h#x"]),
     ("TOCSIN_SMTP_URL", ["mail.example.com", "http://mail", "smtp://", "smtp://h?tls=none", "smtp://h:port"]),
     ("TOCSIN_BOOTSTRAP_API_KEY", ["secret", "tk_short", "tk_" + "!" * 30]),
@@ -178,6 +190,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("TOCSIN_DATABASE_URL", "mysql://user:hunter2@db"),
         ("TOCSIN_ENGINE_URL", "nats://user:hunter2@host"),
         ("TOCSIN_BOOTSTRAP_API_KEY", "hunter2"),
+        ("TOCSIN_BASE_URL", "https://user:hunter2@example.com"),
     ],
 )
 def test_a_complaint_does_not_repeat_a_secret(variable: str, value: str) -> None:
@@ -239,3 +252,10 @@ def test_the_list_of_settings_shows_no_secret_and_no_userinfo() -> None:
 def test_a_secret_from_a_file_is_listed_by_that() -> None:
     shown = {option.variable: option for option in shown_options({"TOCSIN_API_KEY_FILE": "/run/key"}, {})}
     assert (shown["TOCSIN_API_KEY"].value, shown["TOCSIN_API_KEY"].origin) == ("set", "TOCSIN_API_KEY_FILE in .env")
+
+
+def test_a_unix_socket_may_have_as_long_a_path_as_the_system_takes() -> None:
+    path = "/run/" + "s" * 102
+    with socket.socket(socket.AF_UNIX) as one, pytest.raises(FileNotFoundError):  # and not "AF_UNIX path too long"
+        one.connect(path)
+    assert load({"TOCSIN_UNIX_SOCKET": path}, NONE).unix_socket == path

@@ -2,7 +2,7 @@
 
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.words import events
-from tocsin.model import Attempt, Delivery, Message, Notification, Reason, Status
+from tocsin.model import Attempt, Delivery, Message, Notification, Reason, Replay, Status
 
 START: Micros = 1_700_000_000 * SECOND
 
@@ -50,3 +50,25 @@ def test_what_ended_without_an_attempt_ended_when_it_was_ended() -> None:
     ):
         row = delivery(status, reason, START + 60 * SECOND, attempts=1, last=START)
         assert [at for at, _ in told(row, None, [refused(1, START, START + 300 * SECOND)])] == [0.0, 0.5, 60.0]
+
+
+def test_a_replay_stays_in_the_story_with_how_it_had_ended() -> None:
+    """Three chapters: refused, sent again and cancelled while it waited, sent again and delivered."""
+    refusal = Attempt(1, 1, START, SECOND // 2, "refused", Reason.REJECTED, 403, None, None)
+    arrival = Attempt(1, 2, START + 95 * SECOND, SECOND // 2, "delivered", Reason.OK, 200, None)
+    replays = [
+        Replay(START + 60 * SECOND, 1, Status.FAILED, Reason.REJECTED, START),
+        Replay(START + 90 * SECOND, 1, Status.CANCELLED, Reason.CANCELLED, START + 70 * SECOND),
+    ]
+    row = delivery(Status.DELIVERED, Reason.OK, START + 90 * SECOND, attempts=2, last=arrival.at)
+    found = events(row, Notification(1, 1, Message("x"), None, None), [refusal, arrival], replays)
+    assert [((one.at - START) / SECOND, one.text) for one in found] == [
+        (0.0, "Accepted."),
+        (0.5, "Attempt 1: The provider refused the request (403)."),
+        (0.5, "Failed; it will not be retried."),
+        (60.0, "To be sent again, by request."),
+        (70.0, "Cancelled: It was cancelled."),
+        (90.0, "To be sent again, by request."),
+        (95.0, "Waited 5.0 s for its turn."),
+        (95.5, "Attempt 2: delivered (200) after 500 ms."),
+    ]

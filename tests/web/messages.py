@@ -114,6 +114,7 @@ def of_words() -> Iterator[str]:
 
 def of_channels() -> Iterator[str]:
     for channel in CHANNELS.values():
+        yield channel.about
         for field in fields_of(channel.settings).values():
             yield from (field.title, field.help)
 

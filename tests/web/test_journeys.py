@@ -294,7 +294,7 @@ def test_no_page_has_an_accessibility_violation(browser: Browser, base: str, cli
             f"/handlers/{bad}/delete",
         ),
         *("/log", "/log?status=expired", "/log/replay?status=failed", "/deliveries/1", "/deliveries/2", "/notifications/1"),
-        *("/send", "/keys", "/account", "/users", "/docs", "/ko/docs", "/nowhere"),
+        *("/send", "/keys", "/account", "/users", "/docs", "/ko/docs", "/docs/channels/slack", "/nowhere"),
     ):
         page.goto(path)
         look(path)
@@ -323,7 +323,7 @@ def test_nothing_sticks_out_at_360_pixels(browser: Browser, base: str, client: C
     page = context.new_page()
     sign_in(page)
     widths: dict[str, int] = {}
-    for path in ("/", "/handlers/1", "/log", "/deliveries/1", "/send", "/keys", "/docs"):
+    for path in ("/", "/handlers/1", "/log", "/deliveries/1", "/send", "/keys", "/docs", "/docs/channels/telegram"):
         page.goto(path)
         widths[path] = page.evaluate("document.documentElement.scrollWidth")
     context.close()

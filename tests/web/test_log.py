@@ -1,9 +1,11 @@
 """The delivery log as it is read without a browser."""
 
 import re
+from html import unescape
 
-from e2e.service import Service
+from e2e.service import Service, in_an_hour
 from receiver import Receiver
+from tocsin.channels.registry import CHANNELS
 from web.conftest import Surfer
 
 
@@ -40,6 +42,102 @@ def test_a_delivery_shows_what_the_provider_calls_the_message(surfer: Surfer, se
     receiver.answer("/gone", 410)
     [delivery] = client.settled(client.send("full", handlers=[dead]))
     assert "it wants no more messages." in surfer.get(f"/deliveries/{delivery['id']}").text
+
+
+def test_what_a_disabled_handler_was_to_get_is_not_sent_again_and_the_page_says_why(
+    surfer: Surfer, served: Service, receiver: Receiver
+) -> None:
+    client = served.first()
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    notification = client.send("x", handlers=[hook], send_at=in_an_hour())
+    client.change(hook, is_enabled="0")
+    [delivery] = client.settled(notification)
+    path = f"/deliveries/{delivery['id']}"
+    page = surfer.get(path).text
+    assert "Retry now" not in page and "It cannot be sent again while its handler is not enabled." in page
+    answer = surfer.post(f"{path}/retry", csrf=surfer.token())
+    assert answer.url.endswith(path) and "It is being sent again." not in answer.text
+    asked = unescape(surfer.get(f"/log/replay?handler={hook}").text)
+    assert "There is nothing to send again" in asked and "1 more goes to a handler that is not enabled" in asked
+    assert client.post(f"/api{path}/retry").data == {"retried": 0}
+    assert client.delivery(delivery["id"])["status"] == "skipped"
+
+    client.change(hook, is_enabled="1")
+    assert "Send 1 delivery again?" in surfer.get(f"/log/replay?handler={hook}").text
+    assert surfer.post(f"{path}/retry", csrf=surfer.token()).url.endswith("?done=retried")
+    [delivery] = client.settled(notification)
+    told = [event["text"] for event in delivery["events"]]
+    assert "To be sent again, by request." in told and told.index("Skipped: The handler is paused.") < told.index(
+        "To be sent again, by request."
+    )
+    assert told[-1].startswith("Attempt 1: delivered")
+
+
+def test_one_delivery_is_cancelled_from_its_page_and_the_others_go_on(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    hooks = [client.add_handler("webhook", webhook=receiver.url(f"/{name}")) for name in ("one", "other")]
+    first, second = client.deliveries(client.send("x", handlers=hooks, send_at=in_an_hour()))
+    path = f"/deliveries/{first['id']}"
+    page = surfer.get(path).text
+    assert "Cancel this delivery" in page and "Cancel the notification" in page
+    token = surfer.token()
+    assert "Cancelled." in surfer.post(f"{path}/cancel", csrf=token).text
+    assert [client.delivery(one["id"])["status"] for one in (first, second)] == ["cancelled", "pending"]
+    assert "It was not waiting any more" in surfer.post(f"{path}/cancel", csrf=token).text
+    assert "Cancel the notification" not in surfer.get(f"/deliveries/{second['id']}").text  # it would do the same
+    assert surfer.post("/deliveries/987654/cancel", csrf=token).status == 404
+
+
+def test_what_the_provider_said_is_told_once_beside_its_answer(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    for _ in range(4):
+        receiver.answer("/hook", 404, body=b"no such hook")
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    [delivery] = client.settled(client.send("x", handlers=[hook]))
+    page = surfer.get(f"/deliveries/{delivery['id']}").text
+    assert page.count("404 no such hook") == 1  # why it failed
+    assert page.count('<pre tabindex="0">no such hook</pre>') == 3  # the answers
+    trial = client.post(f"/api/notification-handlers/{hook}/test").data
+    assert trial["response"] == "no such hook"
+    assert "HTTP 404." in trial["hint"] and "no such hook" not in trial["hint"]
+
+
+def test_the_whole_notification_is_shown_with_its_link_and_fields(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    client = served.first()
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    fields = {"host": "db-<1>"}
+    [delivery] = client.settled(client.send("full", handlers=[hook], url="https://status.example.com/7?a=1&b=2", fields=fields))
+    for path in (f"/notifications/{delivery['notification_id']}", f"/deliveries/{delivery['id']}"):
+        page = surfer.get(path).text
+        assert '<a href="https://status.example.com/7?a=1&amp;b=2" rel="noopener noreferrer">' in page
+        assert "<dt>host</dt><dd>db-&lt;1&gt;</dd>" in page
+    assert "link to this delivery" not in page  # it is this page
+    assert "link to this delivery" in surfer.get(f"/deliveries/{delivery['id']}", hx_request="true").text
+
+
+def test_after_an_outage_everything_since_the_first_failure_is_sent_again(surfer: Surfer, served: Service, receiver: Receiver) -> None:
+    """From the page of a delivery, and from the handler's."""
+    client = served.first()
+    down = client.add_handler("webhook", webhook=receiver.url("/down"))
+    assert "Send again what did not arrive…" not in surfer.get(f"/handlers/{down}").text
+    receiver.answer("/down", 410)
+    [lost] = client.settled(client.send("lost", handlers=[down]))
+    [skipped] = client.settled(client.send("skipped", handlers=[down]))
+    assert "Send again what did not arrive…" not in surfer.get(f"/handlers/{down}").text  # it takes nothing yet
+    client.change(down, is_enabled="1")
+    assert f'href="/log/replay?handler={down}"' in surfer.get(f"/handlers/{down}").text
+    page = unescape(surfer.get(f"/deliveries/{lost['id']}").text)
+    [query] = re.findall(rf'href="/log/replay\?(handler={down}&from=[0-9T:-]+)"', page)
+    receiver.forget("/down")
+    assert "Send 2 deliveries again?" in surfer.get(f"/log/replay?{query}").text
+    assert "done=replayed" in surfer.post(f"/log/replay?{query}", csrf=surfer.token()).url
+    for one in (lost, skipped):
+        assert client.settled(one["notification_id"])[0]["status"] == "delivered"
+
+
+def test_each_type_says_where_it_leads(surfer: Surfer) -> None:
+    cards = surfer.get("/handlers/add").text
+    assert cards.count("<small>") >= len(CHANNELS) and "Mattermost and Rocket.Chat too." in cards
 
 
 def test_pages_in_korean_tell_reasons_and_filters_in_korean(surfer: Surfer, served: Service, receiver: Receiver) -> None:

@@ -326,6 +326,19 @@ def test_a_handler_can_be_added_without_enabling_it(page: Page, client: Client) 
     assert [row["is_enabled"] for row in client.get("/api/notification-handlers").json["data"]] == [False, True]
 
 
+def test_advice_to_send_a_test_goes_once_one_was_sent(page: Page, client: Client, receiver: Receiver) -> None:
+    sign_in(page)
+    page.goto("/handlers/add/webhook")
+    page.fill("#name", "pager")
+    page.fill("#webhook", receiver.url("/hook"))
+    page.click("button[value=save]")
+    expect(page.locator(".done")).to_contain_text("Send a test to see it arrive.")
+    receiver.answer("/hook", 410)
+    page.click("text=Send test")
+    expect(page.locator("#trial .badge")).to_have_text("Failed")
+    expect(page.locator(".done")).to_have_count(0)
+
+
 def test_korean_lines_break_between_words(page: Page) -> None:
     page.goto("/ko/docs")
     assert page.evaluate("getComputedStyle(document.querySelector('main p')).wordBreak") == "keep-all"

@@ -38,6 +38,7 @@ def test_every_page_has_the_headers(shared_surfer: Surfer, path: str) -> None:
     assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert (headers["x-frame-options"], headers["x-content-type-options"], headers["cache-control"]) == ("DENY", "nosniff", "no-store")
     assert headers["referrer-policy"] == "same-origin"
+    assert "cross-origin-opener-policy" not in headers  # over plain http it is ignored, with a warning on the console
 
 
 def test_no_page_has_anything_inline(surfer: Surfer, served: Service) -> None:
@@ -58,6 +59,8 @@ def test_cookies_are_out_of_reach_and_secure_behind_tls(start_service: Starter) 
         Surfer(surfer.base).get("/sign-in", x_forwarded_proto="https", x_forwarded_host="tocsin.example.com").headers.get_all("set-cookie")
     )
     assert secure and all("Secure" in one for one in secure)
+    behind = Surfer(surfer.base).get("/sign-in", x_forwarded_proto="https", x_forwarded_host="tocsin.example.com")
+    assert behind.headers["cross-origin-opener-policy"] == "same-origin"
 
 
 def test_forwarded_headers_of_strangers_are_not_believed(shared_base: str) -> None:
@@ -299,6 +302,13 @@ def test_the_link_of_the_command_line_signs_in_once(served: Service, base: str) 
     assert other.get(path).path == path  # looking at it does not use it up
     assert other.post(path).path == "/account"
     assert Surfer(base).post(path).status == 422
+
+
+def test_a_link_for_somebody_with_a_password_leads_to_the_pages(served: Service, base: str) -> None:
+    """Nothing is to be set: the link of the demo is one."""
+    with served.admin() as admin:
+        token = admin.sign_in_token(EMAIL)
+    assert Surfer(base).post(f"/sign-in/{token}").path == "/"
 
 
 def test_an_export_holds_no_formula(surfer: Surfer, served: Service, receiver: Receiver) -> None:

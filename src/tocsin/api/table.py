@@ -285,7 +285,7 @@ TABLE: tuple[Endpoint, ...] = (
         group=DELIVERIES,
         summary="Send deliveries again",
         description="Failed, expired, cancelled and skipped deliveries that the filters name, at most 10,000 at a time. At least one "
-        "filter is needed, in the query or in the body. Their expiry is ignored.",
+        "filter is needed, in the query or in the body. Their expiry is ignored. Those of handlers that are not enabled are left out.",
         scopes=("deliveries:write",),
         query=parameters.DELIVERY_FILTER,
         body=parameters.DELIVERY_FILTER,
@@ -300,12 +300,13 @@ TABLE: tuple[Endpoint, ...] = (
         name="retry_delivery",
         group=DELIVERIES,
         summary="Send a delivery again",
-        description="Sends a failed, expired, cancelled or skipped delivery again on a new schedule; its expiry is ignored.",
+        description="Sends a failed, expired, cancelled or skipped delivery again on a new schedule, if its handler is enabled; "
+        "its expiry is ignored.",
         scopes=("deliveries:write",),
         id_of="delivery",
         is_idempotent=True,
         codes=("unknown", "idempotency_key", "idempotency_mismatch", "in_flight"),
-        result=Result(202, "1 if it was queued again, 0 if its status does not allow it.", answers.Retried),
+        result=Result(202, "1 if it was queued again; 0 if it has arrived, is waiting, or its handler is not enabled.", answers.Retried),
         handle=deliveries.retry,
     ),
     Endpoint(

@@ -134,6 +134,8 @@ class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
 
     type: str
     title: str
+    about: str
+    """Where it leads, in one sentence, for those who choose a type."""
     settings: SettingsType[S]
     target: Callable[[S], str]
     """Where it goes, for people ("#alerts", an address, a host); never a secret."""

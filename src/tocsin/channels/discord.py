@@ -313,6 +313,7 @@ def _throttled(reply: HttpReply, body: dict[str, Any], context: Context) -> Late
 CHANNEL = Channel(
     type="discord",
     title="Discord",
+    about="To a channel or a thread.",
     settings=DiscordSettings,
     target=_target,
     paces=_paces,

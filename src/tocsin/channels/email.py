@@ -296,6 +296,7 @@ def _target(settings: EmailSettings) -> str:
 CHANNEL = Channel(
     type="email",
     title="E-mail",
+    about="To a mailbox, through the operator's mail server.",
     settings=EmailSettings,
     target=_target,
     paces=_paces,

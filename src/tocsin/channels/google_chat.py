@@ -227,6 +227,7 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
 CHANNEL = Channel(
     type="google_chat",
     title="Google Chat",
+    about="To a space.",
     settings=GoogleChatSettings,
     target=_target,
     paces=_paces,

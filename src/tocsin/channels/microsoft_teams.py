@@ -289,6 +289,7 @@ def _paces(settings: TeamsSettings, _service: Settings) -> tuple[Pace, ...]:
 CHANNEL = Channel(
     type="microsoft_teams",
     title="Microsoft Teams",
+    about="To a channel or a chat, through a workflow.",
     settings=TeamsSettings,
     target=target,
     paces=_paces,

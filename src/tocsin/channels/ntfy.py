@@ -224,6 +224,7 @@ def _wait_seconds(reply: HttpReply, code: int, now: Micros) -> float | None:
 CHANNEL = Channel(
     type="ntfy",
     title="ntfy",
+    about="To phones and browsers; your own server too.",
     settings=NtfySettings,
     target=_target,
     paces=_paces,

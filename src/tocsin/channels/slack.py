@@ -325,6 +325,7 @@ def _word(reply: HttpReply) -> str:
 CHANNEL = Channel(
     type="slack",
     title="Slack",
+    about="To a channel; Mattermost and Rocket.Chat too.",
     settings=SlackSettings,
     target=_target,
     paces=_paces,

@@ -329,6 +329,7 @@ def _object(value: Any) -> dict[str, Any]:
 CHANNEL = Channel(
     type="telegram",
     title="Telegram",
+    about="From your bot to a person, a group or a channel.",
     settings=TelegramSettings,
     target=_target,
     paces=_paces,

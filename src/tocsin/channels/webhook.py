@@ -188,6 +188,7 @@ def measure(request: Request) -> tuple[Size]:
 CHANNEL = Channel(
     type="webhook",
     title="Webhook",
+    about="Signed JSON, to an address of yours.",
     settings=WebhookSettings,
     target=lambda settings: origin(settings.webhook).partition("://")[2],
     render=render,

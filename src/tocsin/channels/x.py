@@ -273,6 +273,7 @@ def _paces(settings: XSettings, _service: Settings) -> tuple[Pace, ...]:
 CHANNEL = Channel(
     type="x",
     title="X",
+    about="As posts of an account; X charges for them.",
     settings=XSettings,
     target=target,
     paces=_paces,

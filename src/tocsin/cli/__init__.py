@@ -45,14 +45,19 @@ def run(arguments: Sequence[str]) -> int:
 
 def _command(arguments: Sequence[str]) -> object:
     """The command's result."""
-    from cyclopts import CycloptsError
+    from cyclopts import CycloptsError, UnusedCliTokensError
 
-    from tocsin.cli.commands import app, refuse_unknown_options
+    from tocsin.cli.commands import MESSAGE_COMMANDS, app, refuse_unknown_options
     from tocsin.cli.failure import Usage
+    from tocsin.cli.show import one_line
 
     refuse_unknown_options(arguments)
     try:
         return app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+    except UnusedCliTokensError as error:
+        left = " ".join(error.unused_tokens or ())
+        hint = " Put quotes around a message of several words." if arguments[0] in MESSAGE_COMMANDS else ""
+        raise Usage(f"Too many arguments: {one_line(left)[:80]}.{hint} Try `{_help_for(error.command_chain)}`.") from None
     except CycloptsError as error:
         error.verbose = False
         raise Usage(f"{' '.join(str(error).split())} Try `{_help_for(error.command_chain)}`.") from None

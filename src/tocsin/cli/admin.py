@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from tocsin.cli import show
 from tocsin.cli.failure import Failure, Usage
-from tocsin.cli.options import load_settings
+from tocsin.cli.options import load_settings, set_values
 from tocsin.clock import SECOND, Micros
 from tocsin.settings import Settings
 
@@ -44,8 +44,11 @@ def add_user(email: str, /, *, admin: bool = False, data_dir: DataDir = None) ->
     settings = load_settings(data_dir=data_dir)
     with _store(settings) as store:
         _, token = store.add_user(email, admin)
+        base = _base_url(settings, store.served_at())
     show.note(f"Added {show.one_line(email)}. This link signs them in once; it is not shown again:")
-    show.say(f"{_base_url(settings)}/sign-in/{token}")
+    if not base:
+        show.note("Put the address of the service in front of it; TOCSIN_BASE_URL would name it.")
+    show.say(f"{base}/sign-in/{token}")
 
 
 def set_password(email: str, /, *, data_dir: DataDir = None) -> None:
@@ -243,9 +246,14 @@ def revoke_key(key: str, /, *, data_dir: DataDir = None) -> None:
     show.note(f"The key {show.one_line(revoked.name)} of {show.one_line(revoked.email)} is revoked.")
 
 
-def _base_url(settings: Settings) -> str:
-    if settings.base_url:
-        return settings.base_url
+def _base_url(settings: Settings, served_at: str | None) -> str:
+    """The address of the service: as somebody has set it, else where it last listened. Empty: on a Unix socket, which no URL leads to."""
+    if settings.base_url or "TOCSIN_URL" in set_values():
+        return settings.base_url or settings.url
+    if served_at is not None:
+        return served_at if served_at.startswith("http") else ""
+    if settings.unix_socket:
+        return ""
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - shown, not bound
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 

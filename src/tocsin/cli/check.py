@@ -24,23 +24,31 @@ _MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/p
 _MIN_FREE_BYTES = 200_000_000
 
 
-def check(*, data_dir: str | None = None) -> int:
+def check(*, json: bool = False, data_dir: str | None = None) -> int:
     """Say what is misconfigured and how to fix it; exit code 1 if there is a problem.
 
     Parameters
     ----------
+    json
+        Print JSON: what each finding is about, its level (wrong or note) and its sentence.
     data_dir
         Folder of the SQLite file and the key file (TOCSIN_DATA_DIR).
     """
     values = set_values()
-    findings = [*names(values), *_unusable(values)]
+    findings = [("settings", finding) for finding in (*names(values), *_unusable(values))]
     settings = _usable(values, data_dir)
-    for look in LOOKS:
-        findings.extend(look(settings))
-    findings = list({finding.text: finding for finding in findings}.values())  # two checks may find the same
-    for finding in sorted(findings, key=lambda finding: not finding.is_fault):
-        show.console().print(f"{'wrong' if finding.is_fault else 'note '}  {show.one_line(finding.text)}", soft_wrap=True)
-    faults = sum(finding.is_fault for finding in findings)
+    for what, looks in LOOKS.items():
+        findings += [(what, finding) for look in looks for finding in look(settings)]
+    distinct: dict[str, tuple[str, Finding]] = {}
+    for what, finding in findings:
+        distinct.setdefault(finding.text, (what, finding))  # two checks may find the same
+    found = sorted(distinct.values(), key=lambda one: not one[1].is_fault)
+    faults = sum(finding.is_fault for _, finding in found)
+    if json:
+        show.as_json([{"what": what, "level": one.level, "sentence": show.one_line(one.text)} for what, one in found])
+        return 1 if faults else 0
+    for _, finding in found:
+        show.console().print(f"{finding.level:<5}  {show.one_line(finding.text)}", soft_wrap=True)
     show.say("No problems found." if not faults else f"{faults} problem{'s' if faults > 1 else ''} found.")
     return 1 if faults else 0
 
@@ -234,6 +242,8 @@ def reach(settings: Settings) -> Iterator[Finding]:
     first = urlsplit(settings.base_url or "").path.strip("/").partition("/")[0]
     if first in OWN_PATHS:
         yield Finding(f"TOCSIN_BASE_URL: the path /{first} is one of the service's own; choose another one.")
+    if settings.unix_socket and not Path(settings.unix_socket).parent.is_dir():
+        yield Finding(f"TOCSIN_UNIX_SOCKET: the folder {Path(settings.unix_socket).parent} does not exist.")
     is_open = not settings.unix_socket and settings.host not in {"localhost", "::1"} and not settings.host.startswith("127.")
     if is_open and not settings.trusted_proxies and not (settings.base_url or "").startswith("https:"):
         yield Finding(
@@ -256,10 +266,15 @@ def egress(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"TOCSIN_PROXY: {why}. Until that is fixed, nothing is delivered through it.")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    *(data_folder, owners, file_system, secret_key, store_health, old_rows),
-    *(mail, trusted, reach, egress),
-)
+LOOKS: Mapping[str, tuple[Callable[[Settings], Iterator[Finding]], ...]] = {
+    "data directory": (data_folder, owners, file_system),
+    "key": (secret_key,),
+    "store": (store_health, old_rows),
+    "mail": (mail,),
+    "certificates": (trusted,),
+    "listening": (reach,),
+    "outgoing": (egress,),
+}
 
 
 def _sentence(text: str) -> str:

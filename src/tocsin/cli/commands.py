@@ -89,17 +89,19 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     sys.stdout.write(app.generate_completion(shell=shell))
 
 
-_MESSAGE_COMMANDS = ("send", "preview")
+MESSAGE_COMMANDS = ("send", "preview")
 
 
 def refuse_unknown_options(arguments: Sequence[str]) -> None:
     """A message may begin with a hyphen ("- item", "-50 %"). Anything that looks like an unknown option is not taken for a message."""
-    if not arguments or arguments[0] not in _MESSAGE_COMMANDS:
+    if not arguments or arguments[0] not in MESSAGE_COMMANDS:
         return
     command = app[arguments[0]]
     known = {name for one in command.assemble_argument_collection() for name in one.names} | {*command.help_flags, *command.version_flags}
-    for given in arguments[1:]:
+    for place, given in enumerate(arguments[1:], 2):
         if given == "--":
+            if len(arguments) > place + 1:
+                raise Usage("After `--` comes the message and nothing else: put options before it, and quotes around the message.")
             return
         name = given.partition("=")[0]
         if (given.startswith("--") or (given.startswith("-") and given[1:2].isalpha())) and name not in known:

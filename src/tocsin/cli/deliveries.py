@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from tocsin.cli import show
 from tocsin.cli.client import Client, Denied, connect
-from tocsin.cli.failure import Usage
+from tocsin.cli.failure import Failure, Usage
+from tocsin.model import adds_to
 
 StatusWord = Literal["pending", "delivered", "failed", "expired", "cancelled", "skipped"]
 _RETRIED_AT_ONCE = 10_000
@@ -141,7 +142,7 @@ def show_delivery(delivery: int, /, *, json: bool = False) -> None:
         show.say(show.one_line(f"Attempt {attempt.number}, {attempt.datetime}: {outcome}{code} ({attempt.duration_ms:,} ms)."))
         if attempt.provider_id:
             show.say(show.one_line(f"Id at the provider: {attempt.provider_id}"))
-        if attempt.detail and attempt.detail not in (attempt.response or ""):
+        if attempt.detail and attempt.detail not in (row.last_error or "") and adds_to(attempt.detail, attempt.response):
             show.say(show.one_line(attempt.detail))
         if attempt.response:
             show.lines(attempt.response)
@@ -208,10 +209,26 @@ def retry(
     retried = msgspec.convert(answer.data["retried"], int)
     if json:
         show.as_json(answer.data)
-    else:
+    elif retried:
         show.say(f"{retried:,} will be tried again.")
+    elif delivery is not None:
+        _say_why_not(client, delivery)
+    else:
+        show.say("Nothing to send again: no delivery matches, or the handlers are not enabled.")
     if retried == _RETRIED_AT_ONCE:
         show.note("One request takes no more than that: run the command again for the rest.")
+
+
+def _say_why_not(client: Client, delivery: int) -> None:
+    """Why a delivery was not sent again. Raises Failure where somebody has to do something first."""
+    try:
+        row = msgspec.convert(client.get(f"/api/deliveries/{delivery}").data, DeliveryRow)
+    except Denied:
+        raise Failure("It is not sent again: it has arrived, it is waiting, or its handler is not enabled.") from None
+    if row.status not in {"delivered", "pending"}:
+        handler = row.notification_handler_id
+        raise Failure(f"It is not sent again: handler {handler} is not enabled. Run `tocsin handlers enable {handler}` first.")
+    show.say("It has arrived: nothing is sent again." if row.status == "delivered" else "It is waiting to be sent.")
 
 
 def fate(row: DeliveryRow, names: Mapping[int, str]) -> str:

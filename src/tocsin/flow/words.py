@@ -1,12 +1,14 @@
 """Reasons, hints and events in plain words."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tocsin import clock
 from tocsin.channels.contract import Pace
 from tocsin.clock import SECOND, Micros
-from tocsin.model import Attempt, Delivery, Notification, Reason, Status
+from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Status
 from tocsin.ports.handlers import HandlerEvent
 
 _SENTENCES: dict[Reason, str] = {
@@ -116,28 +118,34 @@ class Event(Struct, frozen=True):
         return self.template.format(**self.values, **{name: span(length) for name, length in self.spans.items()})
 
 
-def events(delivery: Delivery, notification: Notification, attempts: list[Attempt]) -> list[Event]:
+def events(delivery: Delivery, notification: Notification, attempts: Sequence[Attempt], replays: Sequence[Replay] = ()) -> list[Event]:
     """A delivery's story, derived from its rows: every decision in plain words, oldest first."""
     story = [Event(delivery.created_at, "Accepted.")]
     if notification.send_at is not None and notification.send_at > delivery.created_at:
         wait = notification.send_at - delivery.created_at
         story.append(Event(delivery.created_at, "Scheduled to be sent in {span}.", spans={"span": wait}))
-    previous_at = delivery.first_due_at
-    expires_at = notification.expires_at
-    for attempt in attempts:
-        waited = attempt.at - previous_at
-        if waited > SECOND and attempt.number == 1:
-            story.append(Event(attempt.at, "Waited {span} for its turn.", spans={"span": waited}))
-        story.append(_told(attempt, expires_at))
-        previous_at = attempt.next_at or attempt.at
+    due_at, told = delivery.first_due_at, 0
+    for replay in replays:
+        as_ended = replace(delivery, status=replay.status, last_reason=replay.reason, due_at=replay.ended_at)
+        story += _until_its_end(as_ended, notification, [one for one in attempts if told < one.number <= replay.attempt_count], due_at)
+        story.append(Event(replay.at, "To be sent again, by request."))
+        due_at, told = replay.at, replay.attempt_count
+    story += _until_its_end(delivery, notification, [one for one in attempts if one.number > told], due_at)
+    return _in_order(story)
+
+
+def _until_its_end(delivery: Delivery, notification: Notification, attempts: Sequence[Attempt], due_at: Micros) -> list[Event]:
+    """What happened from the time it was first due until it ended, if it has."""
+    story: list[Event] = []
+    if attempts and attempts[0].at - due_at > SECOND:
+        story.append(Event(attempts[0].at, "Waited {span} for its turn.", spans={"span": attempts[0].at - due_at}))
+    story += [_told(attempt, notification.expires_at) for attempt in attempts]
     last = attempts[-1] if attempts else None
     if last is not None and delivery.status is Status.FAILED and delivery.last_reason == last.reason:
         story.append(Event(last.at + last.duration_us, "Failed; it will not be retried."))
     elif delivery.status in _ENDED and delivery.last_reason:
         story.append(Event(_ended_at(delivery, notification), _ENDED[delivery.status], {"why": sentence(delivery.last_reason)}))
-    if delivery.replays and delivery.status is Status.PENDING and (last is None or last.next_at != delivery.due_at):
-        story.append(Event(delivery.due_at, "To be sent again, by request."))
-    return _in_order(story)
+    return story
 
 
 def _ended_at(delivery: Delivery, notification: Notification) -> Micros:

@@ -85,7 +85,9 @@ class Keeper(Protocol):
 
 
 class Tokens:
-    """The access token, renewed shortly before it expires, by one request however many mails wait for it."""
+    """The access token, renewed shortly before it ends: by one request, however many mails wait for it. Where that fails, the old one
+    is used until it ends.
+    """
 
     def __init__(self, oauth: OAuth, post: Post, keeper: Keeper, clock: Callable[[], float] = time.monotonic) -> None:
         self._oauth = oauth
@@ -93,7 +95,7 @@ class Tokens:
         self._keeper = keeper
         self._clock = clock
         self._access = ""
-        self._good_until = 0.0
+        self._renew_at = self._ends_at = 0.0
         self._renewing: asyncio.Task[str] | None = None
         self._failure: NoToken | None = None
         self._ask_again_at = 0.0
@@ -102,9 +104,11 @@ class Tokens:
     async def token(self) -> str:
         """Raises NoToken."""
         now = self._clock()
-        if self._access and now < self._good_until:
+        if self._access and now < self._renew_at:
             return self._access
         if self._failure is not None and now < self._ask_again_at:
+            if self._is_still_good():
+                return self._access
             raise NoToken(self._failure.reason, self._failure.detail)
         if self._renewing is None:
             self._renewing = asyncio.get_running_loop().create_task(self._renewed())
@@ -131,6 +135,9 @@ class Tokens:
                 text = text.replace(form, MASK)
         return text
 
+    def _is_still_good(self) -> bool:
+        return bool(self._access) and self._clock() < self._ends_at
+
     def _note(self, token: str) -> None:
         if token and token not in self._seen:
             self._seen.append(token)
@@ -147,6 +154,8 @@ class Tokens:
             if self._failure is None or self._failure.detail != failure.detail:
                 log.warning("mail.no_token", why=failure.detail)
             self._failure, self._ask_again_at = failure, self._clock() + PAUSE_SECONDS
+            if self._is_still_good():  # it was to be renewed early
+                return self._access
             raise
         self._failure = None
         return answer
@@ -177,7 +186,8 @@ class Tokens:
             raise self._refusal(reply.status, answer)
         self._note(access)
         lasts = _seconds(answer.get("expires_in"))
-        self._access, self._good_until = access, self._clock() + lasts - min(MAX_EARLY_SECONDS, lasts / 4)
+        self._access, self._ends_at = access, self._clock() + lasts
+        self._renew_at = self._ends_at - min(MAX_EARLY_SECONDS, lasts / 4)
         if isinstance(refreshed, str) and refreshed and refreshed != refresh_token and refresh_token:
             self._note(refreshed)
             await self._keeper.keep(refreshed)

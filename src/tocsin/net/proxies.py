@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pycurl
 import structlog
@@ -23,11 +23,14 @@ log = structlog.get_logger(__name__)
 
 
 class Direct:
-    """Which hosts are reached without the proxy: those of TOCSIN_NO_PROXY. A name covers its subdomains, `*` everything."""
+    """Which hosts are reached without the proxy: those of TOCSIN_NO_PROXY. A name includes all under it, `*` is everything, and an
+    address is a network of one: however it is written, and whichever name leads to it.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._names = [part.lstrip(".") for part in settings.no_proxy if "/" not in part]
-        self.networks = [ip_network(part, strict=False) for part in settings.no_proxy if "/" in part]
+        networks = {part: _network(part) for part in settings.no_proxy}
+        self._names = [part.strip(".") for part, network in networks.items() if network is None]
+        self.networks = [network for network in networks.values() if network is not None]
 
     def has(self, host: str) -> bool:
         """`host`: as in a URL, an IPv6 address in brackets."""
@@ -37,10 +40,23 @@ class Direct:
     def covers(self, addresses: Iterable[str]) -> bool:
         """Whether all of them are in the networks."""
         try:
-            found = [ip_address(address.partition("%")[0]) for address in addresses]
+            found = [_plain(ip_address(address.partition("%")[0])) for address in addresses]
         except ValueError:
             return False
         return bool(found) and all(any(one in network for network in self.networks) for one in found)
+
+
+def _network(part: str) -> IPv4Network | IPv6Network | None:
+    """None: it is a name."""
+    try:
+        return ip_network(part if "/" in part else _plain(ip_address(part.strip("[]"))), strict=False)
+    except ValueError:
+        return None
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """IPv4 as such, where it is written as IPv6."""
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 class Proxy:

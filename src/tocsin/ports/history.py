@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 from msgspec import Struct
 
 from tocsin.clock import Micros
-from tocsin.model import Attempt, Delivery, Notification, Reason, Severity, Status
+from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Severity, Status
 from tocsin.ports.intake import Idempotency
 
 T = TypeVar("T")
@@ -54,7 +54,13 @@ class History(Protocol):
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]: ...
     async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None: ...
     async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]: ...
-    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None: ...
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None: ...
+    async def fan_out(
+        self, user_id: int, notification_id: int, limit: int
+    ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels] | None:
+        """A notification and up to `limit` of its deliveries, all as of one moment."""
+        ...
+
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
         """What these notifications are about, and what these handlers are called, deleted ones too."""
         ...
@@ -78,5 +84,9 @@ class History(Protocol):
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
-        """Make settled, undelivered deliveries pending again; returns (delivery id, handler id) of each."""
+        """Make settled, undelivered deliveries of enabled handlers pending again; returns (delivery id, handler id) of each."""
+        ...
+
+    async def replayable(self, user_id: int, which: DeliveryFilter, limit: int) -> int:
+        """How many `retry` would take."""
         ...

@@ -46,6 +46,7 @@ class KeyRow(Struct, frozen=True):
     id: int
     user_id: int
     scopes: tuple[str, ...]
+    is_used: bool = True
 
 
 class Users(Protocol):

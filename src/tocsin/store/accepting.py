@@ -1,6 +1,6 @@
 """How notifications and their deliveries are kept: those of many callers in a few statements."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from tocsin.clock import Micros
-from tocsin.model import Delivery, Message, Notification, Severity, Status, SwitchedOff
+from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status, SwitchedOff
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned
 from tocsin.store.ids import next_ids
 from tocsin.store.statements import insert, run, upsert
@@ -56,36 +56,21 @@ class AcceptAll:
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
-        planned = [one for accept in writes for one in accept.planned]
-        notification_ids = iter(next_ids(connection, "notifications", len(planned)))
-        delivery_ids = iter(next_ids(connection, "deliveries", sum([len(one.deliveries) for one in planned])))
-        results: list[list[Accepted]] = []
-        values = _Values()
-        for accept in writes:
-            accepted = [_rows_of(one, accept, notification_ids, delivery_ids) for one in accept.planned]
-            values.add(accept, accepted)
-            results.append(accepted)
-        values.write(connection)
+        rows = _Rows(connection, [planned for accept in writes for planned in accept.planned])
+        results = [rows.add(accept) for accept in writes]
+        rows.write(connection)
         for accept, accepted in zip(writes, results, strict=True):
             if accept.idempotency is not None:
                 remember(connection, accept.user_id, accept.at, accept.idempotency, [one.id for one in accepted])
         return results
 
 
-def _rows_of(planned: Planned, accept: Accept, notification_ids: Iterator[int], delivery_ids: Iterator[int]) -> Accepted:
-    """The rows, as they are written and handed on: nobody makes them again."""
-    of, user_id, at = next(notification_ids), accept.user_id, accept.at
-    deliveries = [
-        Delivery(next(delivery_ids), of, one.handler_id, user_id, one.status, one.due_at, one.due_at, at, last_reason=one.reason)
-        for one in planned.deliveries
-    ]
-    return Accepted(of, Notification(of, user_id, planned.message, planned.send_at, planned.expires_at), deliveries)
+class _Rows:
+    """The rows of one transaction: made once, as they are written and handed on."""
 
-
-class _Values:
-    """What the statements of one transaction write."""
-
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection, planned: Sequence[Planned]) -> None:
+        self._notification_ids = iter(next_ids(connection, "notifications", len(planned)))
+        self._delivery_ids = iter(next_ids(connection, "deliveries", sum([len(one.deliveries) for one in planned])))
         self._notifications: list[Any] = []
         self._any_notifications: list[Any] = []
         self._deliveries: list[Any] = []
@@ -99,13 +84,29 @@ class _Values:
         run(connection, ADD_ANY_DELIVERIES, self._any_deliveries)
         self._totals.write(connection)
 
-    def add(self, accept: Accept, accepted: Sequence[Accepted]) -> None:
-        pending = 0
-        for one in accepted:
-            self._add_notification(one.notification, accept.at)
-            pending += self._add_deliveries(one)
-        self._totals[accept.user_id, _PENDING] += pending
-        self._totals[accept.user_id, TOTAL_NOTIFICATIONS] += len(accepted)
+    def add(self, accept: Accept) -> list[Accepted]:
+        user_id, at = accept.user_id, accept.at
+        accepted: list[Accepted] = []
+        plain = self._deliveries
+        before, pending, critical = len(plain), Status.PENDING, Severity.CRITICAL
+        for planned in accept.planned:
+            message = planned.message
+            notification = Notification(next(self._notification_ids), user_id, message, planned.send_at, planned.expires_at)
+            self._add_notification(notification, at)
+            notification_id, is_critical = notification.id, message.severity is critical
+            deliveries: list[Delivery] = []
+            for one in planned.deliveries:
+                status, due_at = one.status, one.due_at
+                row = Delivery(next(self._delivery_ids), notification_id, one.handler_id, user_id, status, due_at, due_at, at)
+                if status is pending and one.reason is None and not is_critical:
+                    plain.append(_values_of(row))
+                else:
+                    row = self._add_any_delivery(row, one.reason, is_critical)
+                deliveries.append(row)
+            accepted.append(Accepted(notification_id, notification, deliveries))
+        self._totals[user_id, _PENDING] += len(plain) - before
+        self._totals[user_id, TOTAL_NOTIFICATIONS] += len(accepted)
+        return accepted
 
     def _add_notification(self, row: Notification, at: Micros) -> None:
         message, times = row.message, (row.send_at, row.expires_at)
@@ -116,17 +117,7 @@ class _Values:
         else:
             self._notifications.append(values)
 
-    def _add_deliveries(self, accepted: Accepted) -> int:
-        """How many of them are plain: the totals of the others are counted."""
-        pending, is_critical = Status.PENDING, accepted.notification.message.severity is Severity.CRITICAL
-        plain = self._deliveries
-        before = len(plain)
-        for row in accepted.deliveries:
-            status = row.status
-            if status is pending and not is_critical:
-                plain.append(_values_of(row))
-            else:
-                reason = None if row.last_reason is None else row.last_reason._value_
-                self._any_deliveries.append((*_values_of(row), status._value_, is_critical, reason))
-                self._totals[row.user_id, status._value_] += 1
-        return len(plain) - before
+    def _add_any_delivery(self, row: Delivery, reason: Reason | None, is_critical: bool) -> Delivery:
+        self._any_deliveries.append((*_values_of(row), row.status._value_, is_critical, None if reason is None else reason._value_))
+        self._totals[row.user_id, row.status._value_] += 1
+        return row if reason is None else msgspec.structs.replace(row, last_reason=reason)

@@ -5,33 +5,41 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Subquery, and_, literal_column, or_, select, union_all
 
-from tocsin.model import Status
+from tocsin.model import REPLAYABLE, Status
 from tocsin.ports.history import DeliveryFilter
 from tocsin.store.rows import NOT_DELIVERED, PENDING
-from tocsin.store.tables import deliveries, notifications
+from tocsin.store.tables import deliveries, handlers, notifications
 
 
-def chosen_deliveries(user_id: int, which: DeliveryFilter | int, statuses: Sequence[Status], limit: int) -> Subquery:
-    """Ids of up to `limit` deliveries in one of the statuses: the one named, or those that a filter lets through."""
+def replayable_deliveries(user_id: int, which: DeliveryFilter | int, limit: int) -> Subquery:
+    """Ids of up to `limit` settled deliveries that did not arrive: the one named, or those that a filter lets through. Those of handlers
+    that are not enabled, or were deleted, are left out: they would only end again at once.
+    """
+    taking = select(handlers.c.id).where(handlers.c.user_id == user_id, handlers.c.is_enabled, handlers.c.deleted_at.is_(None))
+    to_taking = deliveries.c.handler_id.in_(taking)
     if isinstance(which, int):
-        wanted = [int(status) for status in statuses]
-        return (
-            select(deliveries.c.id)
-            .where(deliveries.c.id == which, deliveries.c.user_id == user_id, deliveries.c.status.in_(wanted))
-            .subquery()
-        )
-    wanted = [status for status in statuses if which.status in (None, status)] or [Status.PENDING]
-    nothing = which.status is not None and which.status not in statuses
-    merged = newest(user_id, which, wanted, 0 if nothing else limit)
+        wanted = [int(status) for status in REPLAYABLE]
+        named = select(deliveries.c.id).where(deliveries.c.id == which, deliveries.c.user_id == user_id)
+        return named.where(deliveries.c.status.in_(wanted), to_taking).subquery()
+    wanted = [status for status in REPLAYABLE if which.status in (None, status)] or [Status.PENDING]
+    nothing = which.status is not None and which.status not in REPLAYABLE
+    merged = newest(user_id, which, wanted, 0 if nothing else limit, to_taking)
     return select(merged.c.id).order_by(merged.c.id.desc()).limit(0 if nothing else limit).subquery()
 
 
-def newest(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int) -> Subquery:
+def newest(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int, *only: ColumnElement[bool]) -> Subquery:
     """Ids of the newest deliveries that fit: status by status, in index order, and merged; a handler's pending ones are sorted."""
-    return merged_ids(user_id, which, statuses, limit, deliveries.c.id.desc())
+    return merged_ids(user_id, which, statuses, limit, deliveries.c.id.desc(), only=only)
 
 
-def merged_ids(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], limit: int, *order: ColumnElement[Any]) -> Subquery:
+def merged_ids(
+    user_id: int,
+    which: DeliveryFilter,
+    statuses: Sequence[Status],
+    limit: int,
+    *order: ColumnElement[Any],
+    only: Sequence[ColumnElement[bool]] = (),
+) -> Subquery:
     parts: list[Select[tuple[int]]] = []
     for status in statuses:
         chosen = select(deliveries.c.id).where(deliveries.c.user_id == user_id, deliveries.c.status == int(status))
@@ -41,7 +49,7 @@ def merged_ids(user_id: int, which: DeliveryFilter, statuses: Sequence[Status], 
             chosen = select(deliveries.c.id).where(
                 literal_column("+deliveries.user_id") == user_id, literal_column("+deliveries.status") == int(status)
             )
-        part = _with_filters(chosen, which).order_by(*order).limit(limit).subquery()
+        part = _with_filters(chosen, which).where(*only).order_by(*order).limit(limit).subquery()
         parts.append(select(part.c.id))
     return union_all(*parts).subquery()
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, and_, func, or_, select
 
 from tocsin.clock import Micros
-from tocsin.model import Attempt, Delivery, Notification, Reason, Severity, Status
+from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Severity, Status
 from tocsin.ports.history import DeliveryFilter, Label, Labels, Page
 from tocsin.ports.intake import Idempotency
 from tocsin.store import writing
 from tocsin.store.database import Database
-from tocsin.store.filters import merged_ids, newest
+from tocsin.store.filters import merged_ids, newest, replayable_deliveries
 from tocsin.store.rows import NOTIFICATION, PENDING, WAITING, delivery_of, notification_of, total_of
-from tocsin.store.tables import TOTAL_NOTIFICATIONS, attempts, deliveries, handlers, notifications
+from tocsin.store.tables import TOTAL_NOTIFICATIONS, attempts, deliveries, handlers, notifications, replays
 
 COUNT_CAP = 10_000  # filtered lists are counted no further
 MAX_DUE = 10_000  # of a user are counted
@@ -31,8 +31,16 @@ class SqlHistory:
     async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
         return await self._database.look(deliveries_page, user_id, which, page, size)
 
-    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None:
         return await self._database.look(delivery, user_id, delivery_id)
+
+    async def fan_out(
+        self, user_id: int, notification_id: int, limit: int
+    ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels] | None:
+        return await self._database.look(fan_out, user_id, notification_id, limit)
+
+    async def replayable(self, user_id: int, which: DeliveryFilter, limit: int) -> int:
+        return await self._database.look(replayable, user_id, which, limit)
 
     async def labels(self, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
         return await self._database.look(labels, user_id, notification_ids, handler_ids)
@@ -105,7 +113,7 @@ def _deliveries_total(connection: Connection, user_id: int, which: DeliveryFilte
     return (COUNT_CAP, False) if count > COUNT_CAP else (count, True)
 
 
-def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt]] | None:
+def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None:
     row = connection.execute(WAITING.where(deliveries.c.id == delivery_id, deliveries.c.user_id == user_id)).first()
     if row is None:
         return None
@@ -126,7 +134,27 @@ def delivery(connection: Connection, user_id: int, delivery_id: int) -> tuple[De
         )
         for one in tried
     ]
-    return delivery_of(row), notification_of(row), log
+    again = connection.execute(select(replays).where(replays.c.delivery_id == delivery_id).order_by(replays.c.number))
+    told = [
+        Replay(one.at, one.attempt_count, Status(one.status), Reason(one.reason) if one.reason else None, one.ended_at) for one in again
+    ]
+    return delivery_of(row), notification_of(row), log, told
+
+
+def fan_out(
+    connection: Connection, user_id: int, notification_id: int, limit: int
+) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels] | None:
+    """In one transaction, so that what is counted is what is listed."""
+    found = notification(connection, user_id, notification_id)
+    if found is None:
+        return None
+    page = deliveries_page(connection, user_id, DeliveryFilter(notification_id=notification_id), 1, limit)
+    return *found, page, labels(connection, user_id, [notification_id], list({row.handler_id for row in page.rows}))
+
+
+def replayable(connection: Connection, user_id: int, which: DeliveryFilter, limit: int) -> int:
+    """How many of them there are, up to `limit`."""
+    return connection.scalar(select(func.count()).select_from(replayable_deliveries(user_id, which, limit))) or 0
 
 
 def labels(connection: Connection, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:

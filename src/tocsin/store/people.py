@@ -270,8 +270,8 @@ def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None
 
 def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
     row = connection.execute(
-        select(keys.c.id, keys.c.user_id, keys.c.scopes)
+        select(keys.c.id, keys.c.user_id, keys.c.scopes, keys.c.last_used_at)
         .join(users, users.c.id == keys.c.user_id)
         .where(keys.c.hash == key_hash, keys.c.revoked_at.is_(None), users.c.disabled_at.is_(None))
     ).first()
-    return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()))
+    return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()), row.last_used_at is not None)

@@ -15,22 +15,22 @@ from tocsin.store.totals import Totals
 
 # What has arrived, nearly all of them: the rest of the row stays or is known.
 _ARRIVED = {"status": Status.DELIVERED, "throttles": 0, "may_have_arrived": False, "last_reason": Reason.OK, "last_error": None}
-_PENDING = {"status": Status.PENDING}
+_STILL_PENDING = {"status": Status.PENDING}
 SETTLE_AT_ONCE = update(  # in one part, with the first attempt, in time
     deliveries,
     key=("id",),
     given=("last_attempt_at",),
     fixed={**_ARRIVED, "attempt_count": 1, "late": False, "part": 1},
-    guard=_PENDING,
+    guard=_STILL_PENDING,
     returning=("id",),
 )
 _AFTER_MORE = ("attempt_count", "last_attempt_at", "late", "part")
-SETTLE_DELIVERED = update(deliveries, key=("id",), given=_AFTER_MORE, fixed=_ARRIVED, guard=_PENDING, returning=("id",))
+SETTLE_DELIVERED = update(deliveries, key=("id",), given=_AFTER_MORE, fixed=_ARRIVED, guard=_STILL_PENDING, returning=("id",))
 SETTLE_OTHERS = update(
     deliveries,
     key=("id",),
     given=(*_AFTER_MORE, "status", "due_at", "step", "throttles", "may_have_arrived", "last_reason", "last_error"),
-    guard=_PENDING,
+    guard=_STILL_PENDING,
     returning=("id",),
 )
 # Of what had ended otherwise when it came, under the status that it was seen to have.
@@ -60,6 +60,8 @@ HANDLERS_DELIVERED = update(  # to the second, so that of many within one only t
     " OR (failures > 0 AND last_delivered_at = {last_delivered_at})",
 )
 
+_PENDING, _DELIVERED = int(Status.PENDING), Status.DELIVERED  # before Python 3.12 an enum takes as long for a member as ten other look-ups
+
 
 class SettleAll:
     """Keep how deliveries stand after their attempts, and the attempts' log rows. Nobody waits for it but the in-flight ledger."""
@@ -70,15 +72,22 @@ class SettleAll:
     def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:
         if len({write.delivery.id for write in writes}) < len(writes):  # one after the other, as they came
             return [applied for write in writes for applied in SettleAll.run_all(connection, [write])]
+        _note_arrivals(connection, writes)  # before the deliveries: so does whoever stops a handler, and neither waits in a circle
         before = _settle_pending(connection, writes)
         if len(before) < len(writes):
             before |= _settle_ended(connection, [write for write in writes if write.delivery.id not in before])
-        applied = [_is_applied(write, before.get(write.delivery.id)) for write in writes]
-        found = [(write, is_applied) for write, is_applied in zip(writes, applied, strict=True) if write.delivery.id in before]
-        _add_attempts(connection, found)
-        _note_arrivals(connection, [write for write, _ in found if write.delivery.status is Status.DELIVERED])
+        applied: list[bool] = []
+        moved: list[tuple[int, int, int]] = []  # user, status before, status
+        for write in writes:
+            delivery = write.delivery
+            was, status = before.get(delivery.id), delivery.status
+            # What has arrived has arrived, even if somebody cancelled it meanwhile.
+            is_applied = was == _PENDING or (was is not None and status is _DELIVERED)
+            applied.append(is_applied)
+            if was is not None and is_applied:
+                moved.append((delivery.user_id, was, status))
+        _add_attempts(connection, [(write, was) for write, was in zip(writes, applied, strict=True) if write.delivery.id in before])
         totals = Totals()
-        moved = [(write.delivery.user_id, before[write.delivery.id], write.delivery.status) for write, is_applied in found if is_applied]
         for (user_id, was, status), n in Counter(moved).items():
             totals[user_id, was] -= n
             totals[user_id, int(status)] += n
@@ -86,20 +95,14 @@ class SettleAll:
         return applied
 
 
-def _is_applied(write: Settlement, before: int | None) -> bool:
-    """What has arrived has arrived, even if somebody cancelled it meanwhile."""
-    return before is not None and (before == Status.PENDING or write.delivery.status is Status.DELIVERED)
-
-
 def _settle_pending(connection: Connection, writes: Iterable[Settlement]) -> dict[int, int]:
     """The status before of those that were pending and are settled now."""
     at_once: list[Any] = []
     delivered: list[Any] = []
     others: list[Any] = []
-    is_delivered = Status.DELIVERED
     for write in writes:
         delivery = write.delivery
-        if delivery.status is not is_delivered:
+        if delivery.status is not _DELIVERED:
             others.append(_other(delivery))
         elif delivery.attempt_count == delivery.part == 1 and not delivery.late:
             at_once.append((delivery.id, delivery.last_attempt_at))
@@ -108,7 +111,7 @@ def _settle_pending(connection: Connection, writes: Iterable[Settlement]) -> dic
     settled = run(connection, SETTLE_AT_ONCE, at_once)
     settled += run(connection, SETTLE_DELIVERED, delivered)
     settled += run(connection, SETTLE_OTHERS, others)
-    return dict.fromkeys([delivery_id for (delivery_id,) in settled], int(Status.PENDING))
+    return dict.fromkeys([delivery_id for (delivery_id,) in settled], _PENDING)
 
 
 def _settle_ended(connection: Connection, writes: Sequence[Settlement]) -> dict[int, int]:
@@ -125,9 +128,9 @@ def _settle_ended(connection: Connection, writes: Sequence[Settlement]) -> dict[
         pending: list[Settlement] = []  # again: it was sent once more meanwhile
         for write in rest:
             delivery, was = write.delivery, seen.get(write.delivery.id)
-            if was == Status.PENDING:
+            if was == _PENDING:
                 pending.append(write)
-            elif was is not None and delivery.status is Status.DELIVERED:
+            elif was is not None and delivery.status is _DELIVERED:
                 arrived.append((delivery.id, was, *_after_more(delivery)))
             elif was is not None and (attempt := write.attempt) is not None:
                 tried.append((delivery.id, was, attempt.number, attempt.at, 1 if delivery.may_have_arrived else 0, delivery.part))
@@ -196,6 +199,7 @@ def _attempt(one: Attempt, next_at: Micros | None) -> tuple[Any, ...]:
 def _note_arrivals(connection: Connection, writes: Iterable[Settlement]) -> None:
     latest: dict[int, Micros] = {}
     for write in writes:
-        if write.at > latest.get(write.delivery.handler_id, 0):  # one that had to wait for the store may come late
-            latest[write.delivery.handler_id] = write.at
+        delivery, at = write.delivery, write.at
+        if delivery.status is _DELIVERED and at > latest.get(delivery.handler_id, 0):  # one that had to wait for the store may come late
+            latest[delivery.handler_id] = at
     run(connection, HANDLERS_DELIVERED, [(handler_id, at - at % SECOND) for handler_id, at in sorted(latest.items())])

@@ -212,6 +212,21 @@ attempts = Table(
     sqlite_with_rowid=False,
 )
 
+# How deliveries had ended when they were sent again by hand. The rows go with their deliveries by themselves: a version that does not know
+# this table may still delete those.
+replays = Table(
+    "replays",
+    metadata,
+    Column("delivery_id", Id, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Time, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("reason", Text),
+    Column("ended_at", Time, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # Totals that lists show exactly however long they are: `what` is a delivery status, or one of the two below. Each process that writes has
 # rows of its own (`slot`), so that none waits for another's commit; a total is the sum of them.
 totals = Table(

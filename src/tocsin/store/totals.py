@@ -42,7 +42,7 @@ def fold(connection: Connection, _: Micros, rows: int, after: tuple[Any, ...]) -
     for row in found:
         moved[row.user_id, row.what, FOLDED] += row.n
         moved[row.user_id, row.what, row.slot] -= row.n
-    run(connection, ADD_TOTALS, [(*one, n) for one, n in sorted(moved.items()) if n])
+    run(connection, ADD_TOTALS, [(*one, n) for one, n in sorted(moved.items())])  # nothing too: then the row is ours until the commit
     if found:
         theirs = totals.c.user_id.between(found[0].user_id, found[-1].user_id)
         connection.execute(delete(totals).where(theirs, totals.c.slot != FOLDED, totals.c.n == 0))

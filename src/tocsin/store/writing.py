@@ -17,7 +17,7 @@ from tocsin.ports.queue import PostFacts
 from tocsin.ports.standings import HandlerHour
 from tocsin.store import notices, statements, values
 from tocsin.store.accepting import remember
-from tocsin.store.filters import chosen_deliveries
+from tocsin.store.filters import replayable_deliveries
 from tocsin.store.rows import PENDING
 from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
@@ -28,6 +28,7 @@ from tocsin.store.tables import (
     handlers,
     keys,
     posts,
+    replays,
 )
 from tocsin.store.totals import Totals
 
@@ -42,6 +43,7 @@ RETRY = statements.update(  # under the status that each was seen to have
     fixed={"status": Status.PENDING, "step": 0, "throttles": 0, "last_reason": None, "last_error": None},
     returning=("id",),
 )
+ADD_REPLAYS = statements.insert(replays, given=("delivery_id", "number", "at", "attempt_count", "status", "reason", "ended_at"))
 _HOUR = ("handler_id", "hour")
 _COUNTS = ("delivered", "failed", "expired")
 HOURS = statements.look(handler_hours, key=_HOUR, wanted=(*_HOUR, "latencies"))
@@ -94,22 +96,30 @@ def _end(connection: Connection, which: ColumnElement[bool], status: Status, rea
     return sorted(row.id for row in ended)
 
 
-REPLAYABLE = (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED)
-
-
 def retry(
     connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
 ) -> list[tuple[int, int]]:
-    """Settled but not delivered ones wait again: a new schedule, the same delivery. Those of deleted handlers stay."""
-    chosen = chosen_deliveries(user_id, which, REPLAYABLE, limit)
+    """Settled but not delivered ones wait again: a new schedule, the same delivery. How they had ended is kept."""
+    chosen = replayable_deliveries(user_id, which, limit)
     rows = connection.execute(
-        select(deliveries.c.id, deliveries.c.handler_id, deliveries.c.status)
-        .join(handlers, handlers.c.id == deliveries.c.handler_id)
-        .where(deliveries.c.id.in_(select(chosen.c.id)), handlers.c.deleted_at.is_(None))
+        select(
+            deliveries.c.id,
+            deliveries.c.handler_id,
+            deliveries.c.status,
+            deliveries.c.attempt_count,
+            deliveries.c.last_reason,
+            deliveries.c.due_at,
+            deliveries.c.replays,
+        ).where(deliveries.c.id.in_(select(chosen.c.id)))
     ).all()
     again = {delivery_id for (delivery_id,) in run(connection, RETRY, [(row.id, row.status, at, 1) for row in rows])}
     retried = [row for row in rows if row.id in again]
     totals = Totals()
+    run(
+        connection,
+        ADD_REPLAYS,
+        [(row.id, row.replays + 1, at, row.attempt_count, row.status, row.last_reason, row.due_at) for row in retried],
+    )
     for row in retried:
         totals[user_id, row.status] -= 1
         totals[user_id, Status.PENDING] += 1

@@ -91,7 +91,9 @@ async def linked(visit: Visit) -> Response:
         fault = Fault("invalid", "Not signed in", "This link has been used or has expired. Ask for a new one.", "email")
         return visit.page("linked.html", status=422, faults=[fault])
     await visit.renew_session(token)
-    return visit.go("/account?done=invited")
+    visitor = await visit.service.accounts.visitor(token)
+    has_password = visitor is not None and await visit.service.accounts.has_password(visitor)
+    return visit.go("/" if has_password else "/account?done=invited")
 
 
 async def sign_out(visit: Visit) -> Response:

@@ -17,7 +17,7 @@ from tocsin.flow import pools
 from tocsin.flow.delivery.tally import summarize
 from tocsin.flow.handlers.register import HandlerDraft, check, shown_settings
 from tocsin.flow.handlers.states import STATES
-from tocsin.model import Fault, Handler, Invalid, Missing
+from tocsin.model import REPLAYABLE, Fault, Handler, Invalid, Missing
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.standings import HandlerHour, Overview
@@ -314,6 +314,7 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
         shown=shown_settings(handler, clear=False),
         fields=fields_of(CHANNELS[handler.type].settings),
         facts=facts,
+        undelivered=sum(facts.counts.get(one, 0) for one in REPLAYABLE),
         week=summarize([hour for hour in facts.hours if hour.hour > now_hour - CHART_DAYS * 24]),
         chart_rows=chart,
         bars=charts.bars(chart, ("delivered", "failed")),

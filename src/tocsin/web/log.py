@@ -1,5 +1,6 @@
 """The delivery log: what was sent, what the provider said, what happens next."""
 
+import contextlib
 import csv
 import io
 import json
@@ -13,6 +14,7 @@ from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
 from tocsin import zones
+from tocsin.flow.history.deliveries import MAX_RETRIED
 from tocsin.flow.words import sentence
 from tocsin.model import MASK, Delivery, Fault, Invalid, Missing, Reason, Severity, Status
 from tocsin.ports.handlers import HandlerFilter
@@ -119,8 +121,11 @@ async def _choice(visit: Visit, chosen: int | None) -> list[tuple[int, str]]:
 async def delivery(visit: Visit) -> Response:
     service, user = visit.service, visit.who.id
     row, attempts, events = await service.deliveries.get(user, visit.path["id"])
-    notification, _ = await service.deliveries.notification(user, row.notification_id)
+    notification, counts = await service.deliveries.notification(user, row.notification_id)
     labels = await service.deliveries.labels(user, [row])
+    handler = None
+    with contextlib.suppress(Missing):  # it was deleted
+        handler = await service.handlers.get(user, row.handler_id)
     try:
         preview = await service.previews.of(user, row.handler_id, notification.message)
     except Missing:  # the handler was deleted: the request cannot be rendered again
@@ -131,6 +136,8 @@ async def delivery(visit: Visit) -> Response:
         template if visit.is_fragment else "delivery.html",
         in_drawer=visit.is_fragment and part != "page",
         row=row,
+        handler=handler,
+        waiting=counts[Status.PENDING],
         attempts=attempts,
         events=events,
         notification=notification,
@@ -163,15 +170,20 @@ def _quoted(text: str) -> str:
 
 
 async def retry(visit: Visit) -> Response:
-    await visit.service.deliveries.retry(visit.who.id, visit.path["id"])
-    return visit.go(f"/deliveries/{visit.path['id']}?done=retried")
+    """Where it is not sent again, the page itself says why: it has arrived, or its handler is not enabled."""
+    retried = await visit.service.deliveries.retry(visit.who.id, visit.path["id"])
+    return visit.go(f"/deliveries/{visit.path['id']}{'?done=retried' if retried else ''}")
+
+
+async def cancel_one(visit: Visit) -> Response:
+    """One delivery; its notification's others go on."""
+    cancelled = await visit.service.deliveries.cancel_one(visit.who.id, visit.path["id"])
+    return visit.go(f"/deliveries/{visit.path['id']}?done={'cancelled' if cancelled else 'too_late'}")
 
 
 async def notification(visit: Visit) -> Response:
     """Its deliveries side by side."""
-    found, counts = await visit.service.deliveries.notification(visit.who.id, visit.path["id"])
-    rows = await visit.service.deliveries.page(visit.who.id, DeliveryFilter(notification_id=found.id), 1, MAX_FAN_OUT)
-    labels = await visit.service.deliveries.labels(visit.who.id, rows.rows)
+    found, counts, rows, labels = await visit.service.deliveries.fan_out(visit.who.id, visit.path["id"], MAX_FAN_OUT)
     return visit.page(
         "_notification.html" if visit.is_fragment else "notification.html",
         notification=found,
@@ -194,11 +206,13 @@ async def cancel(visit: Visit) -> Response:
 async def replay_page(visit: Visit) -> Response:
     filters = _filters(visit)
     names = dict(await _choice(visit, filters.which.notification_handler_id))
+    count = await visit.service.deliveries.replayable(visit.who.id, filters.which)
     return visit.page(
         "replay.html",
         filters=filters,
         shown=_shown(filters, names, visit.zone, translations(visit.language).gettext),
-        count=await visit.service.deliveries.undelivered(visit.who.id, filters.which),
+        count=count,
+        left_out=await visit.service.deliveries.undelivered(visit.who.id, filters.which) - count if count < MAX_RETRIED else 0,
     )
 
 

@@ -20,7 +20,7 @@ from tocsin.flow.handlers.states import HandlerState, said
 from tocsin.flow.handlers.trial import Trial
 from tocsin.flow.people.access import SCOPES
 from tocsin.flow.words import Event, hint, sentence
-from tocsin.model import Delivery, Fault, Reason, Sentence, Severity, Status
+from tocsin.model import Attempt, Delivery, Fault, Reason, Sentence, Severity, Status, adds_to
 from tocsin.web import assets, charts
 from tocsin.web.details import retold
 from tocsin.web.language import LANGUAGES, N_, Translate, span, translations
@@ -75,6 +75,7 @@ def _environment(language: str) -> Environment:
     filters = cast("dict[str, Any]", environment.filters)
     for write in (span, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
         filters[write.__name__] = functools.partial(write, _=_)
+    filters["verdict_beside"] = verdict_beside
     for write in (ago, since, next_one, next_try):  # with the exact time on hover, in the reader's zone
         filters[write.__name__] = pass_context(functools.partial(_in_zone, write, _=_))
     filters["exact"] = pass_context(_exact)
@@ -181,6 +182,12 @@ def why(row: Delivery, _: Translate) -> str:
 
 
 _REASONS = {*Reason}
+
+
+def verdict_beside(attempt: Attempt, row: Delivery) -> str:
+    """An attempt's verdict in words, where neither its answer nor the delivery's last error, which stand beside it, say the same."""
+    detail = attempt.detail or ""
+    return "" if detail in (row.last_error or "") else adds_to(detail, attempt.response)
 
 
 def reason_of(state: HandlerState, _: Translate) -> str:

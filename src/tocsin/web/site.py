@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from tocsin.api.kinds import MAX_ID
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.web import account, assets, handlers, log, reference, send, users
+from tocsin.web import account, assets, guides, handlers, log, reference, send, users
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
@@ -29,7 +29,6 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 _logger = structlog.get_logger(__name__)
@@ -42,6 +41,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/sign-in/{token}", account.linked, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
+    ("GET", "/docs/channels/{type}", guides.page, "anybody"),
     ("POST", "/sign-out", account.sign_out, "signed in"),
     ("GET", "/", handlers.home, "signed in"),
     ("GET", "/handlers/add", handlers.types, "signed in"),
@@ -63,6 +63,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/log/replay", log.replay, "signed in"),
     ("GET", "/deliveries/{id:int}", log.delivery, "signed in"),
     ("POST", "/deliveries/{id:int}/retry", log.retry, "signed in"),
+    ("POST", "/deliveries/{id:int}/cancel", log.cancel_one, "signed in"),
     ("GET", "/notifications/{id:int}", log.notification, "signed in"),
     ("POST", "/notifications/{id:int}/cancel", log.cancel, "signed in"),
     ("GET", "/send", send.page, "signed in"),
@@ -103,6 +104,12 @@ class Site:
 
     async def _answer(self, request: Request) -> Response:
         visit = Visit(self._service, request)
+        response = await self._answer_to(visit)
+        if visit.is_secure:  # elsewhere browsers ignore it, and complain on their consoles
+            response.headers["cross-origin-opener-policy"] = "same-origin"
+        return response
+
+    async def _answer_to(self, visit: Visit) -> Response:
         try:
             return await visit.finished(await self._served(visit))
         except Missing:
@@ -123,7 +130,7 @@ class Site:
             return Response(status_code=400)  # nobody receives it; not our fault, so not in the log
         except Exception:
             reference_id = secrets.token_hex(6)
-            _logger.exception("page.failed", path=request.url.path, reference=reference_id)
+            _logger.exception("page.failed", path=visit.request.url.path, reference=reference_id)
             return visit.problem(500, reference=reference_id)
 
     async def _served(self, visit: Visit) -> Response:

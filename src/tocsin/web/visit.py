@@ -239,13 +239,11 @@ class Visit:
         if self.visitor is None and BEFORE not in self.request.cookies:
             self._cookies.append((BEFORE, self._before, 86_400))
         for name, value, seconds in self._cookies:
-            response.set_cookie(
-                name, value, max_age=seconds, httponly=True, samesite="lax", secure=self._is_secure, path=self.prefix or "/"
-            )
+            response.set_cookie(name, value, max_age=seconds, httponly=True, samesite="lax", secure=self.is_secure, path=self.prefix or "/")
         return response
 
     @property
-    def _is_secure(self) -> bool:
+    def is_secure(self) -> bool:
         """Whether the browser reaches us over TLS: otherwise it would drop a TLS-only cookie, and nobody could sign in."""
         base, origin = urlsplit(self.base), self.request.headers.get("origin", "null")
         if "sec-fetch-site" not in self.request.headers:  # it is sent over TLS only, and to this machine itself

@@ -25,9 +25,12 @@ _LOG_LINES = 5
 class DemoService:
     """The running child: where it is and how to get in."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, api_key: str, log: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], url: str, api_key: str, password: str, log: Path, environ: Mapping[str, str]
+    ) -> None:
         self.url = url
         self.api_key = api_key
+        self.password = password
         self._environ = environ
         self._process = process
         self._log = log
@@ -59,7 +62,7 @@ class DemoService:
 @contextmanager
 def demo_service(folder: Path, port: int, receivers: Mapping[str, str]) -> Generator[DemoService, None, None]:
     """Start the service in `folder` with the settings that lead to the receivers; stop it at the end."""
-    api_key = "tk_" + random_base62(43)
+    api_key, password = "tk_" + random_base62(43), random_base62(16)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
     environ = inherited | {
         "TOCSIN_HOST": "127.0.0.1",
@@ -67,6 +70,7 @@ def demo_service(folder: Path, port: int, receivers: Mapping[str, str]) -> Gener
         "TOCSIN_DATA_DIR": str(folder / "data"),
         "TOCSIN_BOOTSTRAP_EMAIL": EMAIL,
         "TOCSIN_BOOTSTRAP_API_KEY": api_key,
+        "TOCSIN_BOOTSTRAP_PASSWORD": password,
         "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8",
         "TOCSIN_X_DAILY_LIMIT": "1000",
         "TOCSIN_RETRY_SCHEDULE": "3s,10s,1m",
@@ -80,7 +84,7 @@ def demo_service(folder: Path, port: int, receivers: Mapping[str, str]) -> Gener
             [sys.executable, "-m", "tocsin", "serve"], cwd=folder, env=environ, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        yield DemoService(process, f"http://127.0.0.1:{port}", api_key, log, environ)
+        yield DemoService(process, f"http://127.0.0.1:{port}", api_key, password, log, environ)
     finally:
         _stop(process)
 

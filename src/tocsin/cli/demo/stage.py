@@ -20,7 +20,7 @@ from tocsin.cli import show
 from tocsin.cli.client import Client
 from tocsin.cli.demo import providers, story
 from tocsin.cli.demo.receivers import Arrival, Arrivals, Receiver, free_port, mail_server
-from tocsin.cli.demo.service import DemoService, demo_service
+from tocsin.cli.demo.service import EMAIL, DemoService, demo_service
 from tocsin.cli.failure import Failure
 
 ONCE_SECONDS = 30.0
@@ -146,6 +146,7 @@ def _greet(console: Console, service: DemoService) -> None:
     console.print(
         f"tocsin runs on {service.url} with a throw-away store; all receivers are on this machine.\n"
         f"The pages (this link signs in once, within 24 hours):\n\n  {service.sign_in_link()}\n\n"
+        f"or sign in as {EMAIL} with the password {service.password}\n\n"
         "To join in from another terminal:\n\n"
         f"  export TOCSIN_URL={service.url} TOCSIN_API_KEY={service.api_key}\n"
         f'  {command} send "Hello **world**" --title Hello --wait\n'

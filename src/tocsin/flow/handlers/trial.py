@@ -15,7 +15,21 @@ from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import hint, sentence
-from tocsin.model import Delivered, Handler, Message, Missing, Moved, NoReply, Outcome, Reason, Severity, SigningSecret, Unknown
+from tocsin.model import (
+    Delivered,
+    Handler,
+    HttpReply,
+    Message,
+    Missing,
+    Moved,
+    NoReply,
+    Outcome,
+    Reason,
+    Severity,
+    SigningSecret,
+    Unknown,
+    adds_to,
+)
 from tocsin.net.wires import Wires
 from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
@@ -101,7 +115,9 @@ def _trial(tried: Attempt[NoPlace], loaded: Loaded) -> Trial:
     reason = _reason(outcome)
     status = "delivered" if isinstance(outcome, Delivered) else "unknown" if isinstance(outcome, Unknown) else "failed"
     detail = scrub(outcome.detail, loaded.secrets)
-    _, response = shown_answer(tried.reply, tried.refusal, loaded.secrets)
+    status_code, response = shown_answer(tried.reply, tried.refusal, loaded.secrets)
+    if status_code is not None and not adds_to(detail, response):
+        detail = f"{'HTTP' if isinstance(tried.reply, HttpReply) else 'SMTP'} {status_code}"
     detail = f"{detail}." if detail and detail[-1] not in ".!?…" else detail
     told = [sentence(reason), detail if status != "delivered" else "", hint(reason)]
     if isinstance(tried.reply, NoReply):  # its detail is the whole story, in our own words

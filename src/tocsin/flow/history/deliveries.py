@@ -12,7 +12,7 @@ from tocsin.flow.handlers.states import next_start
 from tocsin.flow.intake.repeats import Repeats
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import Event, events, turn
-from tocsin.model import Attempt, Delivery, Missing, Notification, Status
+from tocsin.model import REPLAYABLE, Attempt, Delivery, Missing, Notification, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.history import DeliveryFilter, History, Labels, Page
 from tocsin.ports.intake import Idempotency
@@ -70,10 +70,25 @@ class Deliveries:
         """What the rows are about and where they went, for lists."""
         return await self._history.labels(user_id, list({row.notification_id for row in rows}), list({row.handler_id for row in rows}))
 
+    async def fan_out(
+        self, user_id: int, notification_id: int, most: int
+    ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels]:
+        """A notification with up to so many of its deliveries, newest first, all as of one moment. Raises Missing."""
+        found = await self._history.fan_out(user_id, notification_id, most)
+        if found is None:
+            raise Missing
+        notification, counts, page, labels = found
+        now = clock.now()
+        return notification, counts, replace(page, rows=[self._as_it_can_start(row, now) for row in page.rows]), labels
+
+    async def replayable(self, user_id: int, which: DeliveryFilter) -> int:
+        """How many `retry` would send again."""
+        return await self._history.replayable(user_id, which, MAX_RETRIED)
+
     async def undelivered(self, user_id: int, which: DeliveryFilter) -> int:
         """How many settled deliveries that did not arrive a filter lets through; counted up to 10,000 of each status."""
         found = 0
-        for status in (Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SKIPPED):
+        for status in REPLAYABLE:
             if which.status in (None, status):
                 found += (await self._history.deliveries(user_id, replace(which, status=status), 1, 10)).total
         return found
@@ -83,8 +98,8 @@ class Deliveries:
         found = await self._history.delivery(user_id, delivery_id)
         if found is None:
             raise Missing
-        delivery, notification, attempts = found
-        story = events(delivery, notification, attempts)
+        delivery, notification, attempts, replays = found
+        story = events(delivery, notification, attempts, replays)
         now = clock.now()
         if delivery.status is Status.PENDING and delivery.due_at <= now:
             story += await self._turn(delivery, now)
@@ -104,7 +119,7 @@ class Deliveries:
         return [turn(loaded.channel.title, now, until, wait.pace, ahead, is_paused=wait.seconds > 0 and wait.pace is None)]
 
     async def retry(self, user_id: int, which: DeliveryFilter | int, idempotency: Idempotency | None = None) -> int:
-        """How many settled, undelivered deliveries wait again. Raises Missing where one is named that is not there."""
+        """How many settled, undelivered deliveries of enabled handlers wait again. Raises Missing where one is named that is not there."""
         async with self._repeats.once(user_id, idempotency) as answer:
             if answer is not None:
                 return answer[0]

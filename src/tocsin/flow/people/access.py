@@ -1,9 +1,12 @@
 """Who is calling: API keys, their scopes, and when they were last used."""
 
+import contextlib
+
 from msgspec import Struct
 
 from tocsin import clock
 from tocsin.clock import Micros
+from tocsin.model import Busy
 from tocsin.ports.people import Keys
 from tocsin.vault import hash_api_key
 
@@ -45,6 +48,9 @@ class Access:
                 if len(self._callers) >= MAX_IN_MEMORY:
                     self._callers.clear()
                 self._callers[key_hash] = caller
+            if not row.is_used:  # written down at once: "never" would be wrong
+                with contextlib.suppress(Busy):
+                    await self._keys.note_use({row.id: clock.now()})
         self._used[caller.key_id] = clock.now()
         return caller
 
@@ -53,7 +59,7 @@ class Access:
         self._callers.clear()
 
     async def note_use(self) -> None:
-        """Write down when keys were last used; called now and then."""
+        """Write down when keys were last used; called once a minute."""
         used, self._used = self._used, {}
         if used:
             await self._keys.note_use(used)

@@ -99,6 +99,10 @@ class Finding(Struct, frozen=True):
     text: str
     is_fault: bool = True
 
+    @property
+    def level(self) -> str:
+        return "wrong" if self.is_fault else "note"
+
 
 class Home(Protocol):
     """Where a store is, before and beside its service. Whatever cannot be used raises StoreError, having changed nothing.

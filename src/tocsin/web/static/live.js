@@ -148,6 +148,9 @@
     document.getElementById(input.dataset.suggested).hidden = false;
   }
 
-  document.addEventListener("htmx:afterSwap", (event) => shown(event.target));
+  document.addEventListener("htmx:afterSwap", (event) => {
+    shown(event.target);
+    if (event.target.querySelector(".trial")) document.querySelector(".done")?.remove();  // what it advised has been done
+  });
   shown(document.body);
 })();
