@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from tocsin import __version__
 from tocsin.clock import SECOND, Micros
-from tocsin.model import Attempt, Reason
+from tocsin.model import Attempt, Delivery, Reason
 from tocsin.observe import lines_dropped
 
 PATIENCE_SECONDS = 0.2  # for numbers from the store
@@ -69,14 +69,15 @@ class Metrics(Collector):
         self._accepted["notifications"] += notifications
         self._accepted["deliveries"] += deliveries
 
-    def attempted(self, channel: str, attempts: Sequence[Attempt]) -> None:
+    def attempted(self, channel: str, attempts: Sequence[tuple[Delivery, Attempt]]) -> None:
         counts = self._attempts
-        for attempt in attempts:
+        for _, attempt in attempts:
             counts[channel, attempt.outcome, attempt.reason] += 1
-        self._duration[channel].observe([attempt.duration_us for attempt in attempts])
+        self._duration[channel].observe([attempt.duration_us for _, attempt in attempts])
 
-    def delivered(self, channel: str, latencies: Sequence[Micros]) -> None:
-        self._latency[channel].observe(latencies)
+    def delivered(self, channel: str, arrived: Sequence[tuple[int, Micros]]) -> None:
+        """Handlers and latencies."""
+        self._latency[channel].observe([latency for _, latency in arrived])
 
     def failed(self, channel: str, reason: Reason) -> None:
         self._failed[channel, reason] += 1
