@@ -2,24 +2,25 @@
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import os
-import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
 import uvloop
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
-from tocsin import clock, datadir, limits, observe
+from tocsin import clock, datadir, limits, observe, process
 from tocsin.api import make_app
+from tocsin.bootstrap import make_first_user
+from tocsin.changes import Changes
+from tocsin.clock import SECOND
 from tocsin.door import Door, listen
 from tocsin.door.register import rules_within
 from tocsin.engine.ledger import Ledger
@@ -47,7 +48,7 @@ from tocsin.flow.mail_account import KeptToken
 from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
-from tocsin.flow.service import Pulse, Service
+from tocsin.flow.service import Service, pulse
 from tocsin.lines import Lines
 from tocsin.model import Busy
 from tocsin.net import mail, trust
@@ -55,25 +56,19 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.oauth import Tokens, oauth_of
 from tocsin.net.wires import Wires
+from tocsin.ports import engine as engine_port
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Ids
-from tocsin.ports.values import Values
 from tocsin.ports.vitals import Vitals
 from tocsin.settings import Settings
-from tocsin.store import people
-from tocsin.store.sql import SqlStore, write_now
-from tocsin.vault import Vault, hash_api_key, hash_password, new_api_key, shown_key
+from tocsin.store.sql import SqlStore
+from tocsin.vault import Vault
 from tocsin.web import make_pages
 
 NOTE_IDS_SECONDS = 60.0
-READ_KEYS_SECONDS = 2.0  # while they cannot be read
 START_AGAIN_SECONDS = 1.0
 # Together with the writes that follow, less than the 10 seconds that containers get before they are killed.
 CLIENTS_GRACE_SECONDS, GRACE_SECONDS = 2.0, 5.0  # for answers to clients, then for attempts in flight, when the service is stopped
-SWITCH_SECONDS = 0.0005  # with Python's 5 ms a commit would wait that long, several times over, for a busy event loop
-KEPT_BYTES = 4 << 20  # of freed memory
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-FIRST_EMAIL = "admin@localhost"
 log = structlog.get_logger(__name__)
 
 
@@ -91,24 +86,15 @@ async def running(
     """Starts everything between the request and the wire, and stops it in order at the end. `measured`: what the process may use."""
     bounds = measured or limits.measure()
 
-    keys, is_asked = datadir.Keys(settings, vault), asyncio.Event()
-
-    def reread() -> None:
-        keys.refresh()
-        directory.forget_all()
-        access.forget_all()
-
-    def changed() -> None:
-        reread()
-        is_asked.set()
-
+    changes = Changes(datadir.Keys(settings, vault))
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
     starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())
-    store = SqlStore(engine, changed)
+    store = SqlStore(engine, changes.noticed)
     metrics = observe.Metrics()
     pacer = Pacer(starts)
     directory = Directory(store.handlers, vault, settings)
     access = Access(store.keys)
+    changes.forget += (directory.forget_all, access.forget_all)
     http_wire = HttpWire(settings, listens_on)
     login = oauth_of(settings)
     mail_wire = MailWire(
@@ -128,7 +114,7 @@ async def running(
 
     def unready() -> list[str]:
         troubles = (
-            keys.trouble,
+            changes.keys.trouble,
             http_wire.trouble,
             store.vitals.trouble,
             keeping.trouble,
@@ -136,17 +122,7 @@ async def running(
         )
         return [*dict.fromkeys(trouble for trouble in troubles if trouble), *limits.complaints(bounds)]
 
-    def age() -> float:
-        oldest = local.oldest_due()
-        return 0.0 if oldest is None else max(0.0, (clock.now() - oldest) / 1e6)
-
-    async def pulse(user_id: int, is_admin: bool) -> Pulse:
-        now = clock.now()
-        waiting, oldest = await store.history.due_of(user_id, now)
-        total = await store.vitals.backlog() if is_admin else None
-        return Pulse(waiting, 0.0 if oldest is None else (now - oldest) / 1e6, total)
-
-    _watch(metrics, store.vitals, local, age)
+    _watch(metrics, store.vitals, local)
 
     async def begin() -> None:
         """Send nothing before the attempts that the last process left under way are recorded."""
@@ -168,7 +144,7 @@ async def running(
         tally.keep_now_and_then(),
         health.mail.keep_now_and_then(store.values),
         _note_ids_now_and_then(settings, store.ids),
-        _mind_keys(keys, is_asked, store.values, reread),
+        changes.answer(store.values),
     )
     try:
         yield Service(
@@ -182,8 +158,8 @@ async def running(
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store.users, store.sessions, store.keys, changed, directory.forget_user),
-            pulse=pulse,
+            accounts=Accounts(store.users, store.sessions, store.keys, changes.noticed, directory.forget_user),
+            pulse=partial(pulse, store.history, store.vitals),
         )
     finally:
         house.cancel()
@@ -234,20 +210,6 @@ def _say_begun(task: asyncio.Task[None]) -> None:
         log.info("start.complete")
 
 
-async def _mind_keys(keys: datadir.Keys, is_asked: asyncio.Event, values: Values, reread: Callable[[], None]) -> None:
-    """After another process wrote, say which key is in use; while the keys cannot be read, keep trying."""
-    while True:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(READ_KEYS_SECONDS):
-                await is_asked.wait()
-        if keys.trouble:
-            reread()
-        if is_asked.is_set():
-            is_asked.clear()
-            with contextlib.suppress(Busy):
-                await keys.answer(values)
-
-
 async def _note_ids_now_and_then(settings: Settings, ids: Ids) -> None:
     """So that a copy of the store that was restored by hand is noticed."""
     while True:
@@ -260,7 +222,11 @@ async def _note_ids(settings: Settings, ids: Ids) -> None:
     datadir.note_ids(settings, await ids.mark())
 
 
-def _watch(metrics: observe.Metrics, vitals: Vitals, engine: LocalEngine, age: Callable[[], float]) -> None:
+def _watch(metrics: observe.Metrics, vitals: Vitals, engine: engine_port.Engine) -> None:
+    def age() -> float:
+        oldest = engine.oldest_due()
+        return 0.0 if oldest is None else max(0.0, (clock.now() - oldest) / SECOND)
+
     metrics.watch("tocsin_backlog_age_seconds", "How long the oldest delivery that is due has been waiting.", age)
     metrics.watch("tocsin_deliveries_running", "Attempts in flight.", lambda: engine.running)
     metrics.watch("tocsin_deliveries_in_memory", "Due deliveries in memory.", lambda: engine.in_memory)
@@ -291,15 +257,13 @@ def serve(settings: Settings, out: TextIO | None = None) -> int:
 
 
 def _serve_until_told(settings: Settings, out: "Printer") -> int:
-    limits.raise_descriptors()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    _keep_freed_memory()
+    process.tune()
     try:
         with datadir.served(settings, _stop):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
             datadir.note_address(engine, _address(listener.getsockname()))
-            first = _bootstrap(engine, settings, show_password=out.is_terminal)
+            first = make_first_user(engine, settings, show_password=out.is_terminal)
             try:
                 uvloop.run(_serve(settings, engine, vault, listener, out, first))
             finally:
@@ -353,8 +317,7 @@ async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: soc
             log.warning("tls", complaint=sentence)
         out.print(*first, f"tocsin serves {_address(where)}")
         log.info("started", address=_address(where))
-        gc.collect()
-        gc.freeze()  # what exists now stays
+        process.keep_what_is_here()
         await server.serve(sockets=[listener])
     log.info("stopped")
 
@@ -370,40 +333,3 @@ def _in_url(host: str) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104  # shown, not bound
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
-
-
-def _keep_freed_memory() -> None:
-    """Bodies of some 100 KB come and go; glibc would return their memory each time, and the kernel clear it again: 5 % of the time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # https://man7.org/linux/man-pages/man3/mallopt.3.html, not in every libc
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_TOP_PAD, 0)  # fresh memory from the kernel is known to be zero: half of libcurl's buffers then use no pages
-
-
-def _bootstrap(engine: Engine, settings: Settings, show_password: bool) -> list[str]:
-    """Creates the first user on a store without any; returns the lines to be printed once."""
-    email = settings.bootstrap_email or FIRST_EMAIL
-    key = settings.bootstrap_api_key or new_api_key()
-    password = settings.bootstrap_password or (secrets.token_urlsafe(12) if show_password else None)
-
-    def first_user(connection: Connection) -> bool:
-        if people.has_users(connection):
-            return False
-        now = clock.now()
-        user = people.add_user(connection, email, True, now)
-        if user is None:
-            return False
-        people.add_key(connection, user, "first key", hash_api_key(key), shown_key(key), (), now)
-        if password:
-            people.set_password(connection, user, hash_password(password))
-        return True
-
-    if not write_now(engine, first_user):
-        return []
-    lines = [f"First user: {email}"]
-    if settings.bootstrap_api_key is None:
-        lines.append(f"API key (shown once): {key}")
-    if password and settings.bootstrap_password is None:
-        lines.append(f"Password (shown once): {password}")
-    return lines

@@ -5,7 +5,6 @@ Both are kept in memory, and noted in a record that outlives the process, so tha
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -13,6 +12,7 @@ from tocsin import clock
 from tocsin.caches import Tidied
 from tocsin.channels.contract import Pace
 from tocsin.clock import SECOND, Micros
+from tocsin.ports.paces import Record
 
 MAX_IDLE = 10_000  # keys in memory before idle ones are dropped
 
@@ -29,19 +29,6 @@ class Wait(Struct, frozen=True):
 
     seconds: float
     pace: Pace | None = None
-
-
-class Record(Protocol):
-    """What went out under which key and when, and until when a key was asked to rest: noted as it happens, and asked for what an
-    earlier process noted. Times are microseconds since 1970. See `tocsin.engine.starts`."""
-
-    def begin(self, key: str, at: Micros, seconds: float) -> None: ...
-    def rest(self, key: str, at: Micros, until: Micros) -> None: ...
-    def starts_since(self, key: str, at: Micros) -> Sequence[Micros]: ...
-    @property
-    def rests_until(self) -> Micros: ...
-    def rest_until(self, key: str) -> Micros: ...
-    def forget_before(self, at: Micros) -> None: ...
 
 
 class Pacer:

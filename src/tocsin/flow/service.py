@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
+from tocsin import clock
+from tocsin.clock import SECOND
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Trials
@@ -12,6 +14,8 @@ from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.observe import Metrics
+from tocsin.ports.history import History
+from tocsin.ports.vitals import Vitals
 from tocsin.settings import Settings
 
 
@@ -23,6 +27,14 @@ class Pulse(Struct, frozen=True):
     waiting: int
     oldest_seconds: float
     total: int | None = None
+
+
+async def pulse(history: History, vitals: Vitals, user_id: int, is_admin: bool) -> Pulse:
+    """Raises Busy."""
+    now = clock.now()
+    waiting, oldest = await history.due_of(user_id, now)
+    total = await vitals.backlog() if is_admin else None
+    return Pulse(waiting, 0.0 if oldest is None else (now - oldest) / SECOND, total)
 
 
 class Service(Struct, frozen=True):

@@ -29,7 +29,7 @@ from tocsin.flow.delivery.attempt import (
     shown_verdict,
 )
 from tocsin.flow.delivery.identity import Identities
-from tocsin.flow.delivery.keep import STORE_RETRY_SECONDS, Ending, InFlightLedger, Keeping
+from tocsin.flow.delivery.keep import STORE_RETRY_SECONDS, Ending, Keeping
 from tocsin.flow.delivery.settle import Decision, decide, delivered, ended_without_attempt, is_late
 from tocsin.flow.directory import Directory, Loaded, signing_secrets
 from tocsin.flow.pace import Pacer
@@ -51,6 +51,7 @@ from tocsin.model import (
 )
 from tocsin.net.wires import Wires
 from tocsin.ports import engine
+from tocsin.ports.ledger import InFlightLedger
 from tocsin.ports.queue import Queue, Waiting
 from tocsin.settings import Settings
 from tocsin.vault import scrub

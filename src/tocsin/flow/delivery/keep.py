@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -18,6 +17,7 @@ from tocsin.flow.directory import Loaded
 from tocsin.model import Attempt, Busy, Delivery, Status
 from tocsin.ports.engine import Run
 from tocsin.ports.errors import Damaged
+from tocsin.ports.ledger import InFlightLedger
 from tocsin.ports.queue import Queue, Settlement
 
 STORE_RETRY_SECONDS = 1.0
@@ -25,13 +25,6 @@ MAX_RETRY_SECONDS = 30.0  # where the fault lasts
 _PENDING, _DELIVERED = Status.PENDING, Status.DELIVERED  # to ask an enum for a member takes as long as ten other look-ups
 _MAIL = {name for name, channel in CHANNELS.items() if channel.wire == "mail"}
 log = structlog.get_logger(__name__)
-
-
-class InFlightLedger(Protocol):
-    """Remembers over a crash which attempts were under way."""
-
-    def begin(self, delivery_id: int, number: int, at: Micros) -> int: ...
-    def settled(self, slot: int) -> None: ...
 
 
 class Ending(Struct, frozen=True, eq=False, gc=False):
