@@ -110,7 +110,7 @@ async def running(
     health = Health(store.handlers, store.queue, directory, local, notices, vault, settings)
     tally = Tally(store.standings)
     keeping = Keeping(store.queue, health, ledger, metrics, tally)
-    delivering = Delivering(store.queue, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
+    delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
         troubles = (

@@ -85,14 +85,15 @@ class Metrics(Collector):
         self._accepted["notifications"] += notifications
         self._accepted["deliveries"] += deliveries
 
-    def attempted(self, channel: str, attempts: Sequence[Attempt]) -> None:
+    def attempted(self, channel: str, attempts: Sequence[tuple[Delivery, Attempt]]) -> None:
         counts = self._attempts
-        for attempt in attempts:
+        for _, attempt in attempts:
             counts[channel, attempt.outcome, attempt.reason] += 1
-        self._duration[channel].observe([attempt.duration_us for attempt in attempts])
+        self._duration[channel].observe([attempt.duration_us for _, attempt in attempts])
 
-    def delivered(self, channel: str, latencies: Sequence[Micros]) -> None:
-        self._latency[channel].observe(latencies)
+    def delivered(self, channel: str, arrived: Sequence[tuple[int, Micros]]) -> None:
+        """Handlers and latencies."""
+        self._latency[channel].observe([latency for _, latency in arrived])
 
     def failed(self, channel: str, reason: Reason) -> None:
         self._failed[channel, reason] += 1
