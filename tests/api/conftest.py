@@ -1,7 +1,7 @@
 """A server for the session, a user for each test."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def serve_with(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def store_environ() -> Mapping[str, str]:
+    """Where the store of `serve_with` is; a file whose tests are about SQL overrides it with `support.store.stores_environ`."""
+    return {}
+
+
+@pytest.fixture
+def serve_with(tmp_path: Path, store_environ: Mapping[str, str]) -> Iterator[Callable[..., Server]]:
     """A server of the test's own, with settings of its own."""
     open_ones: list[Any] = []
 
     def start(**environ: str) -> Server:
-        context = serving(tmp_path / f"store{len(open_ones)}", **environ)
+        context = serving(tmp_path / f"store{len(open_ones)}", **store_environ, **environ)
         open_ones.append(context)
         return context.__enter__()
 

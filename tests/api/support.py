@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from sqlalchemy import select
 
 from tocsin import datadir
 from tocsin.api import make_app
@@ -25,6 +26,7 @@ from tocsin.limits import measure
 from tocsin.settings import load
 from tocsin.store import people
 from tocsin.store.sql import write_now
+from tocsin.store.tables import keys
 from tocsin.vault import hash_api_key, new_api_key
 from tocsin.web import make_pages
 
@@ -125,7 +127,7 @@ class Server:
 
     def user_of(self, client: Client) -> int:
         with self.engine.connect() as connection:
-            return connection.exec_driver_sql("SELECT user_id FROM keys WHERE hash = ?", (hash_api_key(client.key),)).scalar_one()
+            return connection.execute(select(keys.c.user_id).where(keys.c.hash == hash_api_key(client.key))).scalar_one()
 
     def narrowed(self, client: Client, *scopes: str) -> Client:
         """Another key of the same user, with these scopes only."""

@@ -7,10 +7,14 @@ import pytest
 
 from api.support import Client, Server, hook, moment, until
 from receiver import Receiver
+from support.store import STORES, stores_environ
 from tocsin.flow.people.access import SCOPES
 from tocsin.store.sql import write_now
 
 KEYS = ["id", "name", "type", "state", "since", "reason", "detail", "waiting", "next_attempt_datetime"]
+
+
+store_environ = pytest.fixture(params=STORES)(stores_environ)
 
 
 @pytest.fixture

@@ -108,7 +108,8 @@ def test_ten_thousand_due_at_one_instant(start_service: Starter, receiver: Recei
             " (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
             f" SELECT i, i, {handlers[0]} + i % 100, 1, 0, {due_at}, {due_at}, {due_at - 10**9}, 0 FROM n"
         )
-        connection.execute("INSERT INTO totals VALUES (1, 0, ?), (1, 100, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", (MANY, MANY))
+        added = "INSERT INTO totals VALUES (1, 0, 0, ?), (1, 100, 0, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+        connection.execute(added, (MANY, MANY))
     client.port = service.start().port
     other = service.client()
     mine = other.add_handler("webhook", webhook=receiver.url("/other"))
@@ -148,7 +149,7 @@ def test_a_million_waiting_are_no_burden(start_service: Starter, receiver: Recei
             " (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
             f" SELECT i, 1, {waiting}, 1, 0, {due_at}, {due_at}, 1, 0 FROM n"
         )
-        connection.execute("INSERT INTO totals VALUES (1, 0, ?), (1, 100, 1)", (count,))
+        connection.execute("INSERT INTO totals VALUES (1, 0, 0, ?), (1, 100, 0, 1)", (count,))
     client.port = service.start().port
     assert [one["status"] for one in client.settled(client.send("now", handlers=[fresh]))] == ["delivered"]
     client.send("and now", handlers=[waiting])

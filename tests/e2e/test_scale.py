@@ -84,8 +84,8 @@ def make_store(folder: Path, handlers: int, deliveries: int) -> Path:
         connection.execute(FILL_HANDLERS, values | {"count": handlers})
         connection.execute(FILL_NOTIFICATIONS, values | {"count": deliveries})
         connection.execute(FILL_DELIVERIES, values | {"count": deliveries})
-        connection.execute("INSERT INTO totals SELECT 1, status, count(*) FROM deliveries GROUP BY status")
-        connection.execute("INSERT INTO totals VALUES (1, 100, ?), (1, 101, ?)", (deliveries, handlers))
+        connection.execute("INSERT INTO totals SELECT 1, status, 0, count(*) FROM deliveries GROUP BY status")
+        connection.execute("INSERT INTO totals VALUES (1, 100, 0, ?), (1, 101, 0, ?)", (deliveries, handlers))
     return folder
 
 

@@ -224,7 +224,7 @@ def add_old(store: Path, count: int, handler: int, young: int) -> None:
         f"{many} INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason)"
         " SELECT 100 + i, 1, 1, 1, 'delivered', 'ok' FROM n",
         f"UPDATE totals SET n = n + {count - 1} WHERE what = 1",
-        "INSERT INTO totals (user_id, what, n) VALUES (1, 0, 1) ON CONFLICT DO UPDATE SET n = n + 1",
+        "INSERT INTO totals (user_id, what, slot, n) VALUES (1, 0, 0, 1) ON CONFLICT DO UPDATE SET n = n + 1",
         f"UPDATE totals SET n = n + {count} WHERE what = 100",
         f"UPDATE notifications SET created_at = 1 WHERE id = {young}",
         f"UPDATE deliveries SET due_at = 1, first_due_at = 1, last_attempt_at = 1 WHERE notification_id = {young}",

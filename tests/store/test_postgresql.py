@@ -12,14 +12,16 @@ from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Engine, inspect, text
 
 from conftest import run
 from support import postgresql
-from support.store import STORES, OpenStore, accept_one, accepting, add_handler, delivered, settled
-from tocsin.model import Busy
+from support.store import STORES, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
+from tocsin.model import Busy, Reason
 from tocsin.ports.errors import StoreError
 from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.queue import Settlement
 from tocsin.store import dialects, tables
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.postgresql_server import PostgresqlServer
@@ -27,6 +29,11 @@ from tocsin.store.migrating import migrate
 from tocsin.store.sql import SqlStore, write_now
 
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+HOLDERS = (  # of this database's locks by name
+    "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
+)
 
 
 @pytest.fixture
@@ -73,7 +80,10 @@ def test_a_new_store_has_the_tables_and_indexes_that_are_known_here(url: str) ->
     with engine.connect() as connection:
         found = inspect(connection)
         for table in tables.metadata.sorted_tables:
-            columns = {column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(table.name)}
+            columns = {
+                column["name"]: (str(column["type"]).partition(" COLLATE")[0], column["nullable"])
+                for column in found.get_columns(table.name)
+            }
             assert columns == {column.name: (str(column.type.compile(engine.dialect)), column.nullable) for column in table.columns}
             assert found.get_pk_constraint(table.name)["constrained_columns"] == [column.name for column in table.primary_key]
             indexes = {one["name"]: one["column_names"] for one in found.get_indexes(table.name) if not one["unique"]}
@@ -81,6 +91,15 @@ def test_a_new_store_has_the_tables_and_indexes_that_are_known_here(url: str) ->
             partial_ones = {one["name"] for one in found.get_indexes(table.name) if "postgresql_where" in one.get("dialect_options", {})}
             assert partial_ones == {index.name for index in table.indexes if index.dialect_options["sqlite"]["where"] is not None}
     engine.dispose()
+
+
+def test_names_are_ordered_by_their_bytes_whatever_the_language_of_the_database(url: str) -> None:
+    """What is looked for by its beginning would not be found otherwise: many languages' orders skip over `:`."""
+    engine = postgresql_engine(url)
+    migrate(engine)
+    engine.dispose()
+    collation = "SELECT collation_name FROM information_schema.columns WHERE table_name = 'meta' AND column_name = 'name'"
+    assert execute(url, collation) == [("C",)]
 
 
 def test_a_database_with_other_tables_is_refused_and_left_alone(url: str) -> None:
@@ -122,13 +141,12 @@ def test_a_password_is_in_no_error_and_no_repr(url: str) -> None:
 def test_a_second_service_is_refused_and_a_lock_that_was_lost_is_taken_again(url: str) -> None:
     database, other = PostgresqlServer(url), PostgresqlServer(url)
     told: list[str] = []
-    holders = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
     with database.lock(told.append):
         with pytest.raises(StoreError, match="already"), other.lock(told.append):
             pass
-        [(pid,)] = execute(url, holders)
+        [(pid,)] = execute(url, HOLDERS)
         execute(url, f"SELECT pg_terminate_backend({pid})")
-        while not (found := execute(url, holders)) or found == [(pid,)]:
+        while not (found := execute(url, HOLDERS)) or found == [(pid,)]:
             pass
     with other.lock(told.append):
         assert told == []
@@ -142,7 +160,10 @@ def test_who_finds_the_lock_taken_after_an_outage_says_so(url: str) -> None:
         taken.set()
 
     with PostgresqlServer(url).lock(lost), psycopg.connect(url, autocommit=True) as thief:
-        [(pid,)] = execute(url, "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        [(pid,)] = execute(
+            url,
+            HOLDERS,
+        )
         execute(url, f"SELECT pg_terminate_backend({pid})")
         thief.execute("SELECT pg_advisory_lock(%s, hashtext(current_schema()))", (0x746F6373,))
         assert taken.wait(10)
@@ -259,6 +280,33 @@ def test_what_another_process_writes_is_heard_of(open_postgresql: OpenStore, tmp
             await asyncio.to_thread(write_now, engine, lambda connection: connection.execute(text("UPDATE users SET is_admin = FALSE")))
             engine.dispose()
             await asyncio.wait_for(changed.wait(), 10)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "text_", ["plain", "", "NULL", "null", '"', "\\", '\\" {a,b} ,', "a\nb\tc\r", "\U0001f514 끝", "%s %% ?", "{}", " x "]
+)
+def test_texts_come_back_as_they_were(open_postgresql: OpenStore, text_: str) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            one = await accept_one(store, await add_handler(store))
+            refused = replace(attempt(one, outcome="retry", reason=Reason.SERVER_ERROR), response=text_, detail=text_)
+            assert await settled(store, Settlement(replace(one, last_error=text_, step=1, attempt_count=1), refused, 200))
+            found = await store.history.delivery(1, one.id)
+            assert found is not None
+            assert (found[0].last_error, found[2][0].response, found[2][0].detail) == (text_, text_, text_)
+
+    run(main())
+
+
+def test_an_answer_with_a_character_that_the_server_cannot_hold_is_kept_all_the_same(open_postgresql: OpenStore) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            one = await accept_one(store, await add_handler(store))
+            assert await settled(store, replace(delivered(one), attempt=replace(attempt(one), response="a\0b")))
+            found = await store.history.delivery(1, one.id)
+            assert found is not None and found[2][0].response == "a\N{REPLACEMENT CHARACTER}b"
 
     run(main())
 

@@ -1,6 +1,9 @@
 """What only the store in SQLite does: its file seen from beside, its plans, its migrations."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +135,24 @@ def test_a_new_store_stands_where_migrations_end(tmp_path: Path) -> None:
     migrate(engine)
     with engine.connect() as connection:
         assert MigrationContext.configure(connection).get_current_revision() == HEAD
+
+
+def test_a_process_with_a_sqlite_store_loads_nothing_of_postgresql(tmp_path: Path) -> None:
+    program = """
+import asyncio, sys
+from tocsin import app, datadir, upkeep
+from tocsin.settings import load
+from tocsin.store.sql import SqlStore
+
+async def main():
+    engine, _ = datadir.open_store(load())
+    store = SqlStore(engine, lambda: None)
+    await store.vitals.backlog()
+    await store.close()
+
+asyncio.run(main())
+print([name for name in sys.modules if "psycopg" in name or "postgresql" in name])
+"""
+    environ = {"PATH": os.environ["PATH"], "TOCSIN_DATA_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -1,15 +1,16 @@
 """Stores for tests: each kind that there is, opened on a folder, and what to put into them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from support.postgresql import database_of
+from support.postgresql import database_of, drop_databases
 from tocsin import datadir
 from tocsin.model import Attempt, Delivery, Message, Reason, Status
 from tocsin.ports.handlers import HandlerChange
@@ -62,6 +63,17 @@ def _first_user(connection: Connection) -> None:
 
 STORES: dict[str, OpenStore] = {"sqlite": sqlite_store, "postgresql": postgresql_store}
 """What `open_store` goes through."""
+
+
+def stores_environ(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mapping[str, str]]:
+    """For a fixture with `params=STORES`: each kind of store."""
+    if request.param == "postgresql":
+        request.getfixturevalue("postgresql_server")
+        yield {"TOCSIN_DATABASE_URL": database_of(tmp_path), "TOCSIN_SECRET_KEY": "a-key-for-tests-only"}
+        drop_databases()
+    else:
+        yield {}
+
 
 MESSAGE = Message(text="the **text**", title="a title", fields=(("host", "db-1"),), at=100)
 

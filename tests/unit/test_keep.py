@@ -16,6 +16,7 @@ from tocsin.flow.delivery.keep import Ending, Keeping
 from tocsin.flow.delivery.settle import Decision
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
+from tocsin.metrics import Metrics
 from tocsin.model import Attempt, Busy, Delivery, Handler, Reason, Status
 from tocsin.ports.errors import Damaged
 from tocsin.ports.queue import Settlement
@@ -31,7 +32,7 @@ class Kept:
         self.told: list[tuple[Any, ...]] = []
         self.answered_at = 0
         self.again = asyncio.Event()
-        self.metrics = observe.Metrics()
+        self.metrics = Metrics()
         self.tally = Tally(self)  # pyright: ignore[reportArgumentType]
         self.keeping = Keeping(self, self, self, self.metrics, self.tally)  # pyright: ignore[reportArgumentType]
 

@@ -13,8 +13,8 @@ from tocsin import clock
 from tocsin import settings as options
 from tocsin.cli import show
 from tocsin.cli.options import set_values
+from tocsin.ports.errors import Finding
 from tocsin.settings import OPTIONS, Settings, SettingsError
-from tocsin.store.dialects import Finding
 
 NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"))
 OWN_PATHS = frozenset(

@@ -1,5 +1,7 @@
 """What goes wrong with a store. One that cannot answer now raises `tocsin.model.Busy`; what its driver raises never leaves it."""
 
+from msgspec import Struct
+
 from tocsin.model import Busy
 
 
@@ -17,3 +19,14 @@ class Damaged(Busy):
 
 class WriteFailed(Exception):
     """The database refused this write, whenever it is tried; the message is the database's own, without SQL and values."""
+
+
+class Finding(Struct, frozen=True):
+    """One sentence to an operator. `is_fault` False: worth knowing, but it may be meant."""
+
+    text: str
+    is_fault: bool = True
+
+    @property
+    def level(self) -> str:
+        return "wrong" if self.is_fault else "note"

@@ -41,7 +41,7 @@ _SUCCESS = f"coalesce(handlers.last_delivered_at + {SECOND}, 0)"
 
 def _exists(select_: str) -> str:
     after = f"({_FRESH_STARTS}) AND last_attempt_at >= {_SUCCESS}".format(id="handlers.id")
-    return f"EXISTS (SELECT 1 FROM ({select_}) AS some WHERE {_SAYS_SOMETHING.format(after=after)})"
+    return f"EXISTS (SELECT 1 FROM ({select_}) AS chosen WHERE {_SAYS_SOMETHING.format(after=after)})"
 
 
 _FAILS = [
@@ -58,17 +58,17 @@ STATE = case(
 WORST_FIRST = case({"failing": 0, "switched_off": 1, "ok": 2, "paused": 3}, value=STATE)
 
 _WAITING = text(
-    f"SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE {IS_PENDING} AND handler_id = :id LIMIT :most) AS some),"
+    f"SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE {IS_PENDING} AND handler_id = :id LIMIT :most) AS chosen),"
     f" (SELECT min(due_at) FROM deliveries WHERE {IS_PENDING} AND handler_id = :id), ({_FRESH_STARTS.format(id=':id')})"
 )
 _LATEST_OF = [
-    text(f"SELECT * FROM ({inner}) AS some WHERE {_SAYS_SOMETHING.format(after=':after')} ORDER BY last_attempt_at DESC LIMIT 1")
+    text(f"SELECT * FROM ({inner}) AS chosen WHERE {_SAYS_SOMETHING.format(after=':after')} ORDER BY last_attempt_at DESC LIMIT 1")
     for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=_LATEST) for status in _FAILED))
 ]
 _FIRST_OF = [
     text(
-        f"SELECT min(attempts.at) FROM (SELECT id FROM ({inner}) AS most WHERE {_SAYS_SOMETHING.format(after=':after')}"
-        f" ORDER BY last_attempt_at LIMIT {MAX_LOOKED_AT}) AS some JOIN attempts ON attempts.delivery_id = some.id"
+        f"SELECT min(attempts.at) FROM (SELECT id FROM ({inner}) AS latest WHERE {_SAYS_SOMETHING.format(after=':after')}"
+        f" ORDER BY last_attempt_at LIMIT {MAX_LOOKED_AT}) AS chosen JOIN attempts ON attempts.delivery_id = chosen.id"
         " WHERE attempts.at >= :after"
     )
     for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in _FAILED))

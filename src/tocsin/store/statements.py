@@ -9,12 +9,14 @@ rows that are nearly always alike in some columns have a statement of their own,
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Boolean, Connection, Dialect, Table, text
+from sqlalchemy import Connection, Dialect, Table, text
+
+from tocsin.store.dialects import arrays
 
 T = TypeVar("T")
 Names: TypeAlias = tuple[str, ...]
@@ -133,10 +135,10 @@ _on_sqlite = functools.lru_cache(maxsize=512)(Statement.on_sqlite)
 
 
 @functools.lru_cache(maxsize=64)
-def _on_postgresql(statement: Statement, dialect: Dialect) -> tuple[str, list[int]]:
-    """The SQL, and which of its arrays are of booleans."""
-    table, columns = statement.table, statement.columns
-    return statement.on_postgresql(dialect), [n for n, name in enumerate(columns) if isinstance(table.c[name].type, Boolean)]
+def _on_postgresql(statement: Statement, dialect: Dialect) -> tuple[str, tuple[Callable[[Sequence[Any]], str], ...]]:
+    """The SQL, and how the array of each column is written."""
+    types = [statement.table.c[name].type for name in statement.columns]
+    return statement.on_postgresql(dialect), tuple(map(arrays.writer_of, types))
 
 
 def run(connection: Connection, statement: Statement, rows: Rows) -> list[Any]:
@@ -167,12 +169,10 @@ def _run_on_sqlite(cursor: Any, statement: Statement, rows: Rows) -> list[Any]:
 
 def _run_on_postgresql(cursor: Any, dialect: Dialect, statement: Statement, rows: Rows) -> list[Any]:
     """In the order of the rows' keys, so that two writers do not wait for each other in a circle."""
-    sql, booleans = _on_postgresql(statement, dialect)
-    ordered = sorted(rows, key=lambda row: row[: statement.key])
-    arrays = [list(column) for column in zip(*ordered, strict=True)]
-    for n in booleans:
-        arrays[n] = [None if value is None else bool(value) for value in arrays[n]]
-    cursor.execute(sql, arrays)
+    sql, written = _on_postgresql(statement, dialect)
+    if statement.key:
+        rows = sorted(rows, key=lambda row: row[: statement.key])
+    cursor.execute(sql, [write(column) for write, column in zip(written, zip(*rows, strict=True), strict=True)])
     return cursor.fetchall() if statement.returns else []
 
 

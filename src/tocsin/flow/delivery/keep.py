@@ -14,6 +14,7 @@ from tocsin.flow.delivery.health import Health
 from tocsin.flow.delivery.settle import Decision
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
+from tocsin.metrics import Metrics
 from tocsin.model import Attempt, Busy, Delivery, Status
 from tocsin.ports.engine import Run
 from tocsin.ports.errors import Damaged
@@ -49,7 +50,7 @@ class Keeping:
     what is held is bounded by what the engine lets be in flight. One of them is tried now and then, and the others once it was kept.
     """
 
-    def __init__(self, queue: Queue, health: Health, ledger: InFlightLedger, metrics: observe.Metrics, tally: Tally) -> None:
+    def __init__(self, queue: Queue, health: Health, ledger: InFlightLedger, metrics: Metrics, tally: Tally) -> None:
         self._queue = queue
         self._health = health
         self.ledger = ledger

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from msgspec import Struct
 from sqlalchemy import Connection, Engine
+
+from tocsin.ports.errors import Finding
 
 
 class Unanswered(Exception):
@@ -91,17 +92,6 @@ class Dialect(Protocol):
     def unused(self, connection: Connection) -> int:
         """Bytes of it that hold nothing."""
         ...
-
-
-class Finding(Struct, frozen=True):
-    """One sentence to an operator. `is_fault` False: worth knowing, but it may be meant."""
-
-    text: str
-    is_fault: bool = True
-
-    @property
-    def level(self) -> str:
-        return "wrong" if self.is_fault else "note"
 
 
 class Home(Protocol):

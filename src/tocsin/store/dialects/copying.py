@@ -11,6 +11,7 @@ from sqlalchemy import Boolean, Connection, Table, Text
 
 from tocsin.ports.errors import StoreError
 from tocsin.store import dialects
+from tocsin.store.dialects.arrays import INSTEAD, NUL
 from tocsin.store.tables import metadata
 
 Row: TypeAlias = tuple[Any, ...]
@@ -18,7 +19,6 @@ Progress: TypeAlias = Callable[[str, str, int, int], None]
 """What is done, with which table, and how many rows of how many."""
 
 ROWS_AT_ONCE = 1000
-NUL, INSTEAD = "\0", "\N{REPLACEMENT CHARACTER}"  # PostgreSQL's texts cannot hold the one
 
 
 def copy(source: sqlite3.Connection, target: Connection, progress: Progress) -> int:

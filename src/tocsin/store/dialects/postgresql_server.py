@@ -12,9 +12,8 @@ from psycopg import Connection as Driver
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, Engine
 
-from tocsin.ports.errors import StoreError
+from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import faults, form
-from tocsin.store.dialects import Finding
 from tocsin.store.dialects.postgresql import connect, connect_seconds, parameters_of, postgresql_engine
 from tocsin.store.migrating import migrate
 

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from tocsin import files
-from tocsin.ports.errors import StoreError
+from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import faults, form
-from tocsin.store.dialects import Finding
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
