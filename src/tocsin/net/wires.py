@@ -2,8 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, Protocol, TypeAlias
 
 import structlog
 
@@ -12,6 +12,7 @@ from tocsin.net.exchange import STOPPED
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire, NothingSent
 
+P = ParamSpec("P")
 Replied: TypeAlias = Callable[[Reply], None]
 
 
@@ -38,8 +39,8 @@ class _Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Reply]] = set()
 
-    def follow(self, sending: Coroutine[Any, Any, Reply], replied: Replied) -> None:
-        task = asyncio.get_running_loop().create_task(_until_answered(sending))
+    def follow(self, replied: Replied, send: Callable[P, Awaitable[Reply]], *args: P.args, **kwargs: P.kwargs) -> None:
+        task = asyncio.get_running_loop().create_task(_until_answered(functools.partial(send, *args, **kwargs)))
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._ended, replied))
 
@@ -58,9 +59,9 @@ class _Tasks:
             task.cancel()
 
 
-async def _until_answered(sending: Coroutine[Any, Any, Reply]) -> Reply:
+async def _until_answered(send: Callable[[], Awaitable[Reply]]) -> Reply:
     try:
-        return await sending
+        return await send()
     except asyncio.CancelledError as cut:
         return NoReply(Reason.CUT, not isinstance(cut, NothingSent), _CUT, stopped=True)
 
@@ -77,7 +78,7 @@ class Wires:
             sender.goes_out()
             self._http.start(request, sender.replied)
         else:
-            self._mails.follow(self._mail.send(request, sender.goes_out), sender.replied)
+            self._mails.follow(sender.replied, self._mail.send, request, sender.goes_out)
 
     def cut(self) -> None:
         """End what is under way; the replies say whether anything of it went out."""
@@ -102,10 +103,10 @@ class TestWires:
     def start(self, request: Request, sender: Sender) -> None:
         """See `Wires.start`."""
         if isinstance(request, Mail):
-            self._tasks.follow(self._mail.test(request, self._user_id), sender.replied)
+            self._tasks.follow(sender.replied, self._mail.test, request, self._user_id)
         else:
             sender.goes_out()
-            self._tasks.follow(self._http.send(request), sender.replied)
+            self._tasks.follow(sender.replied, self._http.send, request)
 
     def cut(self) -> None:
         """End the exchange that is under way, if there is one."""
