@@ -50,6 +50,7 @@ from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.service import Service, pulse
 from tocsin.lines import Lines
+from tocsin.metrics import Metrics
 from tocsin.model import Busy
 from tocsin.net import mail, trust
 from tocsin.net.http import HttpWire
@@ -90,7 +91,7 @@ async def running(
     ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
     starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())
     store = SqlStore(engine, changes.noticed)
-    metrics = observe.Metrics()
+    metrics = Metrics()
     pacer = Pacer(starts)
     directory = Directory(store.handlers, vault, settings)
     access = Access(store.keys)
@@ -110,7 +111,7 @@ async def running(
     health = Health(store.handlers, store.queue, directory, local, notices, vault, settings)
     tally = Tally(store.standings)
     keeping = Keeping(store.queue, health, ledger, metrics, tally)
-    delivering = Delivering(store.queue, directory, pacer, wires, keeping, ledger, settings, Identities(datadir.eras(engine)))
+    delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
         troubles = (
@@ -222,7 +223,7 @@ async def _note_ids(settings: Settings, ids: Ids) -> None:
     datadir.note_ids(settings, await ids.mark())
 
 
-def _watch(metrics: observe.Metrics, vitals: Vitals, engine: engine_port.Engine) -> None:
+def _watch(metrics: Metrics, vitals: Vitals, engine: engine_port.Engine) -> None:
     def age() -> float:
         oldest = engine.oldest_due()
         return 0.0 if oldest is None else max(0.0, (clock.now() - oldest) / SECOND)
@@ -236,7 +237,7 @@ def _watch(metrics: observe.Metrics, vitals: Vitals, engine: engine_port.Engine)
     metrics.watch_store("tocsin_store_unused_bytes", "Free space in the store, for reuse or for `tocsin compact`.", vitals.unused)
 
 
-def _watch_house(metrics: observe.Metrics, house: Housekeeping) -> None:
+def _watch_house(metrics: Metrics, house: Housekeeping) -> None:
     sentence = "By how much the oldest settled notification has outlived the retention."
     metrics.watch("tocsin_retention_behind_seconds", sentence, lambda: house.behind_seconds)
     metrics.watch("tocsin_housekeeping_deferred", "1 if nothing old is deleted because the clock jumped.", lambda: house.is_deferred)

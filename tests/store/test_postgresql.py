@@ -32,6 +32,11 @@ from tocsin.store.sql import SqlStore, write_now
 
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
+HOLDERS = (  # of this database's locks by name
+    "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
+)
+
 
 @pytest.fixture
 def open_postgresql(postgresql_server: None, tmp_path: Path) -> Iterator[OpenStore]:
@@ -138,13 +143,12 @@ def test_a_password_is_in_no_error_and_no_repr(url: str) -> None:
 def test_a_second_service_is_refused_and_a_lock_that_was_lost_is_taken_again(url: str) -> None:
     database, other = PostgresqlServer(url), PostgresqlServer(url)
     told: list[str] = []
-    holders = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
     with database.lock(told.append):
         with pytest.raises(StoreError, match="already"), other.lock(told.append):
             pass
-        [(pid,)] = execute(url, holders)
+        [(pid,)] = execute(url, HOLDERS)
         execute(url, f"SELECT pg_terminate_backend({pid})")
-        while not (found := execute(url, holders)) or found == [(pid,)]:
+        while not (found := execute(url, HOLDERS)) or found == [(pid,)]:
             pass
     with other.lock(told.append):
         assert told == []
@@ -158,7 +162,10 @@ def test_who_finds_the_lock_taken_after_an_outage_says_so(url: str) -> None:
         taken.set()
 
     with PostgresqlServer(url).lock(lost), psycopg.connect(url, autocommit=True) as thief:
-        [(pid,)] = execute(url, "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        [(pid,)] = execute(
+            url,
+            HOLDERS,
+        )
         execute(url, f"SELECT pg_terminate_backend({pid})")
         thief.execute("SELECT pg_advisory_lock(%s, hashtext(current_schema()))", (0x746F6373,))
         assert taken.wait(10)

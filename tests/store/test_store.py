@@ -310,6 +310,23 @@ def test_settlements_of_one_commit_are_judged_one_by_one(open_store: OpenStore) 
     run(main())
 
 
+def test_of_two_settlements_of_one_delivery_in_a_commit_the_second_comes_after_the_first(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await add_handler(store)
+            delivery = await accept_one(store, handler)
+            failed = replace(delivery, status=Status.FAILED, attempt_count=2, last_attempt_at=300)
+            second = Settlement(failed, attempt(delivery, 2, "refused", Reason.REJECTED), 300)
+            assert await asyncio.gather(settled(store, delivered(delivery)), settled(store, second)) == [True, False]
+            found = await store.history.delivery(1, delivery.id)
+            assert found is not None
+            assert (found[0].status, found[0].attempt_count, [one.number for one in found[2]]) == (Status.DELIVERED, 2, [1, 2])
+            totals = {status: (await store.history.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            assert totals == {**dict.fromkeys(Status, 0), Status.DELIVERED: 1}
+
+    run(main())
+
+
 def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:

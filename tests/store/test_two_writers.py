@@ -17,9 +17,10 @@ from tocsin.model import Delivery, Reason, Status
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
+from tocsin.ports.notices import Telling
 from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
-from tocsin.store import people, tables, tidying, totals, writing
+from tocsin.store import notices, people, tables, tidying, totals, writing
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
@@ -312,3 +313,21 @@ def test_an_address_is_one_users_however_it_is_written(writers: Writers) -> None
         lambda at: lambda c: people.add_user(c, f"ann{at}@EXAMPLE.com", False, 10),
         check,
     )
+
+
+def test_an_owner_is_told_once(writers: Writers) -> None:
+    def tell(telling: Telling) -> Write:
+        return lambda c: notices.tell(c, telling)
+
+    for at in range(1, 20):
+        stopped = waiting(writers)
+        assert writers.alone(switch_off(stopped))
+        notice = Accept(1, 400, [Planned(MESSAGE, None, None, (PlannedDelivery(add_handler(writers), Status.PENDING, 400),))], None)
+        telling = Telling(1, notice, (stopped.handler_id,), (400,))
+        done = writers.both(tell(telling), tell(telling), at)
+        if done is None:
+            break
+        assert done.count(None) == 1, f"before statement {at}"
+        assert writers.alone(kept) == writers.alone(counted)
+    else:
+        pytest.fail("telling has no end")

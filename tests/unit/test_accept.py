@@ -11,8 +11,8 @@ from support.store import add_handler, sqlite_store
 from tocsin import clock
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.intake.repeats import Repeats
+from tocsin.metrics import Metrics
 from tocsin.model import Draft, Fault, Invalid, Message, Severity, Status
-from tocsin.observe import Metrics
 from tocsin.ports.handlers import HandlerBrief, HandlerChange
 from tocsin.ports.intake import Idempotency
 from tocsin.ports.queue import Waiting

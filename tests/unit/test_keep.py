@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import run
-from tocsin import clock, observe
+from tocsin import observe
 from tocsin.channels.registry import CHANNELS
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.delivery import keep
@@ -16,6 +16,7 @@ from tocsin.flow.delivery.keep import Ending, Keeping
 from tocsin.flow.delivery.settle import Decision
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
+from tocsin.metrics import Metrics
 from tocsin.model import Attempt, Busy, Delivery, Handler, Reason, Status
 from tocsin.ports.errors import Damaged
 from tocsin.ports.queue import Settlement
@@ -31,7 +32,7 @@ class Kept:
         self.told: list[tuple[Any, ...]] = []
         self.answered_at = 0
         self.again = asyncio.Event()
-        self.metrics = observe.Metrics()
+        self.metrics = Metrics()
         self.tally = Tally(self)  # pyright: ignore[reportArgumentType]
         self.keeping = Keeping(self, self, self, self.metrics, self.tally)  # pyright: ignore[reportArgumentType]
 
@@ -52,7 +53,7 @@ class Kept:
         attempt = Attempt(number, 1, DUE + number, 2000, "any", more.get("reason", Reason.OK), more.get("code"), None)
         decision = Decision(delivery, more.get("reason", Reason.OK), blames=more.get("blames", False))
         handler = Handler(number, 1, "webhook", "a", {}, is_enabled=True, created_at=1)
-        return Ending(decision, attempt, DUE, Told(self, number), Loaded(handler, CHANNELS["webhook"], None), slot=number)
+        return Ending(decision, attempt, DUE + 40_000, Told(self, number), Loaded(handler, CHANNELS["webhook"], None), slot=number)
 
     def text(self) -> str:
         return self.metrics.render()[0].decode()
@@ -72,7 +73,6 @@ class Told:
 
 def test_each_ending_of_a_commit_is_followed_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keep, "STORE_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(clock, "now", lambda: DUE + 40_000)
     lines: list[tuple[str, list[int]]] = []
     monkeypatch.setattr(observe, "log_attempts", lambda channel, attempts: lines.append((channel, [one.id for one, _ in attempts])))
 

@@ -15,7 +15,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.handlers.trial import Trials
 from tocsin.flow.pace import Pacer
-from tocsin.model import Mail, MailReply, NoReply, Reason
+from tocsin.model import Mail, MailReply, NoReply, Reason, Reply
 from tocsin.net import mail as mail_module
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import Learned, MailWire, NothingSent, complaints, server_of
@@ -568,6 +568,42 @@ def test_a_cancelled_mail_says_whether_it_was_out() -> None:
     with MailServer() as server:
         server.answer("final", HANG)
         assert using(server, work, connections=1) == [asyncio.CancelledError, NothingSent]
+
+
+class Sending:
+    """Who sends a mail over the wires, and what it is told."""
+
+    def __init__(self) -> None:
+        self.went_out = 0
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def goes_out(self) -> None:
+        self.went_out += 1
+
+    def replied(self, reply: Reply) -> None:
+        self.reply.set_result(reply)
+
+
+def test_a_stop_tells_of_each_mail_whether_it_was_out() -> None:
+    async def work(wire: MailWire) -> list[tuple[int, Reply]]:
+        wires = Wires(HttpWire(options(server.url())), wire)
+        out, waiting, unbegun = Sending(), Sending(), Sending()
+        for one in (out, waiting):
+            wires.start(MAIL, one)
+        while not server.mails:
+            await asyncio.sleep(0.01)
+        wires.start(MAIL, unbegun)
+        wires.cut()
+        return [(one.went_out, await one.reply) for one in (out, waiting, unbegun)]
+
+    with MailServer() as server:
+        server.answer("final", HANG)
+        told = using(server, work, connections=1)
+    assert [(went_out, reply.sent, reply.stopped, reply.reason) for went_out, reply in told if isinstance(reply, NoReply)] == [
+        (1, True, True, Reason.CUT),
+        (0, False, True, Reason.CUT),
+        (0, False, True, Reason.CUT),
+    ]
 
 
 def test_rset_after_a_refusal() -> None:

@@ -9,13 +9,14 @@ from sqlalchemy import update
 
 from conftest import run
 from support.store import OpenStore
-from tocsin import clock, observe
+from tocsin import clock
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.delivery import notices as delivery_notices
 from tocsin.flow.delivery.notices import GATHER_SECONDS, MAX_A_DAY, MAX_NAMED, MAX_TARGETS, Notices
 from tocsin.flow.directory import Directory
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.intake.repeats import Repeats
+from tocsin.metrics import Metrics
 from tocsin.model import Reason
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
 from tocsin.ports.queue import Waiting
@@ -37,7 +38,7 @@ class House:
         self.handed: list[Waiting] = []
         directory = Directory(store.handlers, self.vault, load({}, folder / "none"))
         self.notices = Notices(
-            store.notices, store.handlers, directory, Accepting(store.intake, directory, self, Repeats(store.intake), observe.Metrics())
+            store.notices, store.handlers, directory, Accepting(store.intake, directory, self, Repeats(store.intake), Metrics())
         )  # pyright: ignore[reportArgumentType]
 
     def hand_over(self, jobs: Sequence[Waiting]) -> None:

@@ -15,11 +15,12 @@ import trustme
 from conftest import run
 from receiver import Receiver
 from support.store import sqlite_store
-from tocsin import observe, upkeep
+from tocsin import upkeep
 from tocsin.admin import AdminError, open_admin
 from tocsin.api.table import TABLE
 from tocsin.cli import check
 from tocsin.datadir import open_store
+from tocsin.metrics import Metrics
 from tocsin.model import HttpReply, HttpRequest
 from tocsin.net import exchange
 from tocsin.net.http import HttpWire
@@ -98,7 +99,7 @@ def test_a_number_that_does_not_come_is_left_out_and_holds_nothing_up(settings: 
 
     async def scenario() -> tuple[bytes, int, bytes]:
         async with sqlite_store(settings.data_path) as store:
-            metrics = observe.Metrics()
+            metrics = Metrics()
             readings = 0
 
             async def hanging() -> int:
@@ -128,7 +129,7 @@ def test_a_number_that_cannot_be_read_is_left_out(settings: Settings) -> None:
         raise OSError("no")
 
     async def scenario() -> bytes:
-        metrics = observe.Metrics()
+        metrics = Metrics()
         metrics.watch_store("tocsin_fails", "Fails.", fails)
         await metrics.refresh()
         return metrics.render()[0]

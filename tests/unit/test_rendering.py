@@ -5,7 +5,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 
+from support.attempts import Steps
 from tocsin.channels import email
 from tocsin.channels.contract import AnyChannel, Context, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
-from tocsin.flow.delivery.attempt import BEGINNING, NoPlace, Tried, attempt, render, renders_quickly
+from tocsin.flow.delivery.attempt import Attempt
+from tocsin.flow.delivery.rendering import BEGINNING, renders_quickly
 from tocsin.flow.directory import Loaded, load
-from tocsin.flow.pace import Pacer
 from tocsin.markup.parse import forget
-from tocsin.model import Handler, HttpRequest, Message, Reason, Refused, Reply, Request, Severity
+from tocsin.model import Handler, HttpRequest, MailReply, Message, Reason, Refused, Request, Severity
 from tocsin.settings import load as load_settings
 
 MAX_CALLS = 8000  # of functions, each of which takes 0.1 us or a little more
@@ -66,6 +67,16 @@ def loaded_of(channel: AnyChannel, user_id: int = 1) -> Loaded:
     settings = {name: field.example for name, field in fields_of(channel.settings).items()}
     found = load(Handler(1, user_id, channel.type, "Example", settings, True, 0), SETTINGS)
     return replace(found, channel=channel)
+
+
+async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
+    """What an attempt makes of it, or why it makes nothing."""
+    tried = await trying(loaded, message, context)
+    return tried.outcome if isinstance(tried.outcome, Refused) else tried.requests
+
+
+async def trying(loaded: Loaded, message: Message, context: Context, part: int = 0) -> Attempt:
+    return await Steps([MailReply(250, "ok", "final")] if loaded.channel.wire == "mail" else ()).walk(loaded, message, context, part=part)
 
 
 def context() -> Context:
@@ -236,14 +247,10 @@ def test_a_cut_form_with_fewer_parts_than_have_arrived_is_not_called_delivered(m
     def long_hangs(message: Message, settings: Any, context: Context) -> Any:
         return CHANNELS["slack"].render(message, settings, context) if len(message.text) < 2 * BEGINNING else _for_ever()
 
-    class Wires:
-        async def send(self, request: Request) -> Reply:
-            raise AssertionError(request)
-
-    async def main() -> Tried:
+    async def main() -> Attempt:
         loaded = loaded_of(replace(CHANNELS["slack"], render=long_hangs))
         try:
-            return await attempt(loaded, fresh("- word\n" * 1000), context(), Wires(), Pacer(), NoPlace(), part=1)
+            return await trying(loaded, fresh("- word\n" * 1000), context(), part=1)
         finally:
             await pools.close()
 
@@ -251,6 +258,7 @@ def test_a_cut_form_with_fewer_parts_than_have_arrived_is_not_called_delivered(m
     monkeypatch.setattr(pools, "LOOK_SECONDS", 0.01)
     tried = uvloop.run(main())
     assert isinstance(tried.outcome, Refused) and (tried.outcome.reason, tried.outcome.ours, tried.part) == (Reason.INTERNAL, True, 1)
+    assert tried.handles == ()
 
 
 def test_what_can_never_be_rendered_is_a_fault_of_ours_and_the_next_one_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from tocsin.channels.contract import (
 )
 from tocsin.clock import SECOND, Micros
 from tocsin.model import (
+    FORMATS,
     Delivered,
     Gone,
     HttpReply,
@@ -130,7 +131,7 @@ def _body(message: Message, context: Context) -> _Body:
         id=context.notification_id,
         title=message.title,
         message=message.text,
-        format=message.format,
+        format=FORMATS[message.is_text],
         severity=message.severity,
         url=message.url or None,
         fields=dict(message.fields),

@@ -11,7 +11,6 @@ from msgspec import Struct
 from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.clock import Micros
 from tocsin.model import Handler, SigningSecret
 from tocsin.ports.handlers import HandlerBrief, HandlerRow, HandlerRows
 from tocsin.settings import Settings
@@ -112,17 +111,21 @@ class Directory:
     def __init__(self, handlers: HandlerRows, vault: Vault, service: Settings) -> None:
         self._handlers = handlers
         self._vault = vault
-        self._service = service
+        self.service = service
         self._loaded: dict[int, Loaded] = {}
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
         self._changed: dict[int, set[int]] = {}  # of users with briefs in memory: handlers whose briefs are old
         self._pacing: dict[int, Pacing] = {}
         self._changes = 0
         self._forgets_again = False
-        # Asked for every delivery, so they are the dictionaries' own methods.
-        self.cached: Callable[[int], Loaded | None] = self._loaded.get
-        self.knows_pacing: Callable[[int], bool] = self._pacing.__contains__
-        self.known_pacing: Callable[[int], Pacing | None] = self._pacing.get
+
+    def cached(self, handler_id: int) -> Loaded | None:
+        """As it is in memory; None says nothing of whether there is one."""
+        return self._loaded.get(handler_id)
+
+    def known_pacing(self, handler_id: int) -> Pacing | None:
+        """As last known; None: it was never read."""
+        return self._pacing.get(handler_id)
 
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""
@@ -155,7 +158,7 @@ class Directory:
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
-            return load(open_handler(row, self._vault), self._service, zone_of(row.time_zone))
+            return load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
@@ -245,12 +248,3 @@ class Directory:
 
 def _pacing_of(found: Loaded) -> Pacing:
     return Pacing(found.credential, found.paces, found.channel.in_flight, found.channel.wire, found.realm)
-
-
-def signing_secrets(secret: SigningSecret | None, now: Micros) -> tuple[str, ...]:
-    """The secrets that sign at this moment, the current one first."""
-    if secret is None:
-        return ()
-    if secret.previous and secret.previous_until and secret.previous_until > now:
-        return (secret.current, secret.previous)
-    return (secret.current,)

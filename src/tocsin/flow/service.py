@@ -13,7 +13,7 @@ from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
-from tocsin.observe import Metrics
+from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
 from tocsin.settings import Settings

@@ -19,8 +19,8 @@ from tocsin import app, upkeep
 from tocsin.cli import run
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
-from tocsin.flow.delivery import attempt, health
-from tocsin.flow.delivery.deliver import Delivering
+from tocsin.flow.delivery import health
+from tocsin.flow.delivery.attempt import Attempt
 from tocsin.flow.handlers import register as handlers
 from tocsin.net import http, smtp
 from tocsin.store import migrating, writing
@@ -154,10 +154,10 @@ POINTS = (
         repeats=True,
         unknown=True,
     ),
-    Point("after-answer", "the answer is there, nothing decided", _before(Delivering, "_replied"), repeats=True, unknown=True),
+    Point("after-answer", "the answer is there, nothing decided", _before(Attempt, "replied"), repeats=True, unknown=True),
     Point("before-outcome-commit", "the outcome is written, not committed", _after(SettleAll, "run_all"), repeats=True, unknown=True),
     Point("after-outcome-commit", "the outcome is committed, the ledger not told", _after_commit_of(SettleAll)),
-    Point("between-parts", "the first part of a message has arrived", _before(attempt, "_turn"), "parts", repeats=True, unknown=True),
+    Point("between-parts", "the first part of a message has arrived", _before(Attempt, "_take_turn"), "parts", repeats=True, unknown=True),
     Point("mail-connected", "connected to the mail server, no mail out", _before(smtp.Connection, "_transfer"), "mail"),
     Point("mail-last-dot", "the whole mail is out but for its last dot", _at_last_dot, "mail", repeats=True, unknown=True),
     Point("draining", "told to stop, attempts in flight", _before(LocalEngine, "_is_idle_within"), "stop", repeats=True, unknown=True),

@@ -1,143 +1,55 @@
-"""One attempt, from settings to outcome: render, send, classify. Deliveries and test sends walk exactly this path."""
+"""One attempt, from settings to outcome: render, wait for a turn, send, read the answer. Deliveries and test sends take the same steps."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from tocsin import clock, observe
 from tocsin.channels.contract import Context
 from tocsin.flow import pools
+from tocsin.flow.delivery.rendering import render_now, renders_quickly, within_budget
+from tocsin.flow.delivery.shown import shown_reply
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
-from tocsin.flow.pools import OverBudget, Pool
-from tocsin.markup.length import missing
-from tocsin.model import (
-    MASK,
-    Delivered,
-    HttpReply,
-    HttpRequest,
-    Mail,
-    MailReply,
-    Message,
-    NoReply,
-    Outcome,
-    Reason,
-    Refused,
-    Reply,
-    Request,
-    Value,
-)
-from tocsin.net.mail import NothingSent
+from tocsin.model import Delivered, HttpReply, Later, Message, NoReply, Outcome, Reason, Refused, Reply, Request
+from tocsin.net.wires import Sender
 from tocsin.ports.engine import Place
-from tocsin.vault import scrub
 
-MAX_RESPONSE_CHARACTERS = 2000  # of a provider's answer are kept
-MAX_ID_CHARACTERS = 200
-MAX_DETAIL_CHARACTERS = 500
-LONG_TEXT = 4096  # characters: more take over a millisecond to render, even without any mark
-LONG_WIDE_TEXT = 600  # the same where not all are ASCII: each flag or accent is looked at by itself
-CHARACTERS_OF_A_MARK = 16  # of a field, which is escaped one by one, take as long as a mark
-BEGINNING = 1000  # characters that are sent of a message that cannot be rendered in time
-_MARKS = b'\n*_`~[|<>#-+&!\\:@.)"'  # whatever may make another element of the text
+BEGUN, RENDERING, WAITING, ON_WIRE, ANSWERED = "begun", "rendering", "waiting", "on the wire", "answered"
+STEPS = {
+    BEGUN: {RENDERING, ANSWERED},
+    RENDERING: {WAITING, ON_WIRE, ANSWERED},
+    WAITING: {ON_WIRE, ANSWERED},
+    ON_WIRE: {WAITING, RENDERING, ANSWERED},
+    ANSWERED: set[str](),
+}
+"""What an attempt may become. From the wire it goes on to its next part, or once more with the plainest form.
+
+Tests hold every change against this; a call that would be one is checked where it comes from outside, in `start` and `replied`.
+"""
+
+FAULT_OF_OURS = Later(Reason.INTERNAL, detail="This is a fault of the service, not of the provider; it is in the log.")
+NO_SLOT = Later(Reason.THROTTLED, counts=False)  # within the deadline
+STOPPED = NoReply(Reason.CUT, sent=False, detail="The service was stopped while it waited for its turn.", stopped=True)
 _NO_REST = "The rest of the message could not be rendered in time: this is a fault of the service."
+_UNREADABLE = "The provider's answer could not be read: this is a fault of the service."
+_OUR_PAYLOAD = {Reason.PAYLOAD, Reason.TOO_LARGE}
 
-_MIN_HALF = 4  # characters of a secret that give something away
-_SHOWN_HEADERS = frozenset({"accept", "content-type", "user-agent", "webhook-id", "webhook-timestamp"})
-_MISSING = "\n\n(The rest of this answer never came.)"
-
+P = TypeVar("P", bound=Place)
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class Sender(Protocol):
+class Wire(Protocol):
     """The wires, as far as an attempt needs them."""
 
-    def send(self, request: Request) -> Awaitable[Reply]: ...
-
-
-class Tried(Value, frozen=True):
-    """What an attempt came to. `part`: parts that have arrived by now, those of earlier attempts included.
-
-    `refusal`: the answer with which the provider refused the native form; `requests` and `reply` are of the plainest form then.
-    """
-
-    outcome: Outcome
-    duration_us: int
-    part: int
-    requests: Sequence[Request] = ()
-    reply: Reply | None = None
-    refusal: Reply | None = None
-
-
-async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
-    """The native requests. What takes longer than the event loop may be held waits for its user's turn in the pool of renderings."""
-    if renders_quickly(loaded, message):
-        return render_now(loaded, message, context)
-    return await within_budget(pools.here().rendering, render_now, loaded, message, context)
-
-
-def renders_quickly(loaded: Loaded, message: Message) -> bool:
-    """Whether it takes a millisecond at most, going by how much there is of what takes time: marks of Markdown, fields, length."""
-    most = loaded.channel.quick_marks
-    if most is None:
-        return True
-    if (is_ready := loaded.channel.is_ready) is not None and not is_ready():
-        return False
-    text = message.text
-    length = len(text)
-    if message.fields:
-        length += sum([len(name) + len(value) for name, value in message.fields])
-        most -= length // CHARACTERS_OF_A_MARK
-    if length <= most:
-        return True
-    if length > (LONG_TEXT if text.isascii() else LONG_WIDE_TEXT):
-        return False
-    content = text.encode("utf-8", "surrogatepass")
-    return len(content) - len(content.translate(None, _MARKS)) <= most
-
-
-async def within_budget(
-    pool: Pool, work: Callable[[Loaded, Message, Context], T], loaded: Loaded, message: Message, context: Context
-) -> T | Refused:
-    """`work`, which renders. Over the budget of its pool it is done again with the plainest form, then with the beginning of the text.
-
-    Raises what `work` and the pool raise, but for OverBudget.
-    """
-    plain = replace(context, plain=True)
-    for shown, form in ((message, context), (message, plain), (_beginning(message), plain)):
-        try:
-            return await pool.run(loaded.handler.user_id, work, loaded, shown, form)
-        except OverBudget:
-            observe.seldom(
-                log.error,
-                "render.over_budget",
-                type=loaded.channel.type,
-                delivery=context.delivery_id,
-                plain=form.plain,
-                of=len(shown.text),
-            )
-    return Refused(Reason.INTERNAL, "The message could not be rendered in time: this is a fault of the service.", ours=True)
-
-
-def _beginning(message: Message) -> Message:
-    kept = message.text[:BEGINNING]
-    gone = len(message.text) - len(kept)
-    return replace(message, text=f"{kept}\n\n{missing(gone)}", fields=()) if gone else replace(message, fields=())
-
-
-def render_now(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:
-    """A fault of ours in rendering is this message's refusal, never a poison message."""
-    if loaded.settings is None:
-        return Refused(Reason.SETTINGS, loaded.problem or "", ours=True)
-    try:
-        return loaded.channel.render(message, loaded.settings, context)
-    except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
-        observe.seldom(log.error, "render.failed", type=loaded.channel.type, delivery=context.delivery_id, exc_info=error)
-        return Refused(Reason.INTERNAL, "The message could not be rendered: this is a fault of the service.", ours=True)
+    def start(self, request: Request, sender: Sender, /) -> None: ...
 
 
 class NoPlace:
@@ -153,158 +65,260 @@ class NoPlace:
         pass
 
 
-async def attempt(loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, place: Place, part: int = 0) -> Tried:
-    """Send what has not arrived yet, part after part. The turn of the first part was taken by the caller.
+class OutOfOrder(Exception):
+    """An attempt was told what cannot come now, such as a second answer: it stays what it is."""
 
-    Cancelling it ends it with what is known: an answer that was lost, or nothing sent.
+
+class Attempt(Struct, Generic[P], eq=False, gc=False):
+    """Sends what has not arrived yet, part after part. A step with nothing to wait for takes the next one at once, without a task.
+
+    `part`: parts that have arrived by now, those of earlier attempts included; `handles`: of several, what the provider calls those
+    that arrived with this one.
+    `tasks`: of attempts that wait; cancelling one ends its attempt with what is known.
+    `has_turn`: the turn of the next part was taken by the caller. `refusal`: the answer with which the provider refused the native form;
+    `requests` and `reply` are of the plainest form then. `deadline`: a turn that would come after it is not waited for.
     """
-    requests = await render(loaded, message, context)
-    if isinstance(requests, Refused):
-        return Tried(requests, 0, part)
-    place.alone(len(requests) > part + 1)
-    tried = await _send(loaded, requests, context, wires, pacer, place, part, has_turn=True)
-    return await plainly(tried, loaded, message, context, wires, pacer, place) if is_refused_payload(tried.outcome) else tried
 
-
-def is_refused_payload(outcome: Outcome) -> bool:
-    """What we made is not to the provider's liking: our fault, so the message goes out once more."""
-    return isinstance(outcome, Refused) and outcome.ours and outcome.reason in {Reason.PAYLOAD, Reason.TOO_LARGE}
-
-
-async def plainly(tried: Tried, loaded: Loaded, message: Message, context: Context, wires: Sender, pacer: Pacer, place: Place) -> Tried:
-    """Once more in the plainest form, from the refused part on. `tried` itself where that form is the same or cannot be made."""
-    plain = replace(context, plain=True)
-    try:
-        native = await render(loaded, message, context)
-        plainest = await render(loaded, message, plain)
-    except asyncio.CancelledError:
-        return replace(tried, reply=NoReply(Reason.CUT, sent=False, stopped=True))  # the parts that arrived are not forgotten
-    if isinstance(native, Refused) or isinstance(plainest, Refused):
-        return tried
-    if native[tried.part :] == plainest[tried.part :]:  # then the answer was to the plainest form
-        return replace(tried, outcome=classify(loaded, tried.reply, plain)) if tried.reply is not None else tried
-    _, said = shown_reply(tried.reply, loaded.secrets)
-    log.warning("payload.refused", type=loaded.channel.type, delivery=context.delivery_id, part=tried.part, answer=said)
-    place.alone(len(plainest) > tried.part + 1)
-    again = await _send(loaded, plainest, plain, wires, pacer, place, tried.part, has_turn=False)
-    outcome = replace(again.outcome, plain=True) if isinstance(again.outcome, Delivered) else again.outcome
-    return replace(again, outcome=outcome, duration_us=tried.duration_us + again.duration_us, refusal=tried.reply)
-
-
-async def _send(
-    loaded: Loaded, requests: Sequence[Request], context: Context, wires: Sender, pacer: Pacer, place: Place, part: int, *, has_turn: bool
-) -> Tried:
-    if part >= len(requests):  # more parts have arrived than this form has: it was cut to fit the budget, and the rest is missing
-        return Tried(Refused(Reason.INTERNAL, _NO_REST, ours=True), 0, part, requests)
-    spent_us = 0  # on the wire; waiting for a turn is no part of it
-    outcome: Outcome = Delivered()
+    loaded: Loaded
+    message: Message
+    context: Context
+    part: int
+    wires: Wire
+    pacer: Pacer
+    place: P
+    tasks: set[asyncio.Task[Any]]
+    has_turn: bool = True
+    is_alone: bool = False
+    deadline: float | None = None
+    state: str = BEGUN
+    requests: Sequence[Request] = ()
+    began: float = 0.0  # the exchange that is on the wire
+    duration_us: int = 0  # on the wire, all parts together
     reply: Reply | None = None
-    for index in range(part, len(requests)):
-        sent = False
-        started = time.perf_counter()
+    refusal: Reply | None = None
+    handles: tuple[str | None, ...] = ()
+    outcome: Outcome = FAULT_OF_OURS
+
+    # --------------------------------------------------------------------------------------------- for whom it is made
+
+    def goes_out(self) -> None:
+        """Called before anything of a part goes out."""
+
+    async def look_up_posts(self) -> Refused | str:
+        """For providers that count posts or refuse a repeated text: note the post. A refusal, or what makes a repeat differ."""
+        return ""
+
+    def ended(self) -> None:
+        """Called once, when `outcome` is known."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------------- the steps
+
+    def start(self) -> None:
+        if self.state != BEGUN:
+            raise OutOfOrder(f"It has begun, and is {self.state}.")
+        self.state = RENDERING
         try:
-            if index > part or not has_turn:
-                await _turn(loaded, pacer, place)
-                started = time.perf_counter()
-            sent = True
-            reply = await wires.send(requests[index])
-        except asyncio.CancelledError as cut:
-            sent = sent and not isinstance(cut, NothingSent)
-            reply = NoReply(Reason.CUT, sent, "The service was stopped while it waited for the answer.", stopped=True)
-        spent_us += int((time.perf_counter() - started) * 1_000_000)
-        outcome = classify(loaded, reply, context)
-        heed_limits(loaded, reply, pacer)
-        if not isinstance(outcome, Delivered):
-            return Tried(outcome, spent_us, index, requests, reply)
-    return Tried(outcome, spent_us, len(requests), requests, reply)
+            if renders_quickly(self.loaded, self.message):
+                self._rendered(render_now(self.loaded, self.message, self.context))
+            else:
+                self._render_in_pool(self.context, self._rendered)
+        except Exception as error:  # noqa: BLE001  # see `_fail`
+            self._fail(error)
 
+    def _render_in_pool(self, context: Context, then: Callable[[Sequence[Request] | Refused], None]) -> None:
+        """What takes longer than the event loop may be held waits for its user's turn in the pool of renderings."""
+        self._be_alone(True)  # the next one may not overtake it
+        self._wait(within_budget(pools.here().rendering, render_now, self.loaded, self.message, context), then)
 
-async def _turn(loaded: Loaded, pacer: Pacer, place: Place) -> None:
-    """Take the next start from the pace. Whoever waits for it holds no place."""
-    while (wait := pacer.take(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)) > 0:
-        place.rest()
-        await asyncio.sleep(wait)
-        await place.resume()
+    def _render(self, context: Context, then: Callable[[Sequence[Request] | Refused], None]) -> None:
+        if renders_quickly(self.loaded, self.message):
+            then(render_now(self.loaded, self.message, context))
+        else:
+            self._render_in_pool(context, then)
 
+    def _rendered(self, requests: Sequence[Request] | Refused) -> None:
+        if isinstance(requests, Refused):
+            self._end(requests)
+            return
+        self.requests = requests
+        if self.loaded.counts_posts:
+            self._be_alone(True)
+            self._wait(self.look_up_posts(), self._counted)
+        elif len(requests) == self.part + 1 and self.has_turn and not self.is_alone:
+            self._send()  # nearly always
+        else:
+            self._go_on()
 
-def classify(loaded: Loaded, reply: Reply, context: Context) -> Outcome:
-    try:
-        channel = loaded.channel
-        return channel.no_reply(reply) if isinstance(reply, NoReply) else channel.classify(reply, context)
-    except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
-        observe.seldom(log.error, "classify.failed", type=loaded.channel.type, delivery=context.delivery_id, exc_info=error)
-        return Refused(Reason.INTERNAL, "The provider's answer could not be read: this is a fault of the service.", ours=True)
+    def _counted(self, found: Refused | str) -> None:
+        if isinstance(found, Refused):
+            self._end(found)
+        elif found:
+            self.context = replace(self.context, suffix=found)
+            self._render(self.context, self._made_to_differ)
+        else:
+            self._go_on()
 
+    def _made_to_differ(self, requests: Sequence[Request] | Refused) -> None:
+        if isinstance(requests, Refused):
+            self._end(requests)
+        else:
+            self.requests = requests
+            self._go_on()
 
-def heed_limits(loaded: Loaded, reply: Reply, pacer: Pacer) -> None:
-    """Pause the credential where an answer says that its limit is used up: the next one would be throttled."""
-    if loaded.channel.rest_seconds is None or not isinstance(reply, HttpReply):
-        return
-    rest = loaded.channel.rest_seconds(reply, clock.now())
-    if rest > 0:
-        now = time.monotonic()
-        pacer.pause(loaded.credential, now + rest, now)
+    def _go_on(self) -> None:
+        """The requests are there."""
+        left = len(self.requests) - self.part
+        if left <= 0:  # more parts have arrived than this form has: it was cut to fit the budget, and the rest is missing
+            self._end(Refused(Reason.INTERNAL, _NO_REST, ours=True))
+            return
+        if self.is_alone or left > 1:
+            self._be_alone(left > 1)
+        self._next()
 
+    def _next(self) -> None:
+        """The next part goes out when it is its turn."""
+        if self.has_turn:
+            self.has_turn = False
+            self._send()
+            return
+        self.state = WAITING
+        wait = self._take_turn()
+        if wait > 0:
+            self._wait(self._turn(wait), self._turn_came)
+        else:
+            self._send()
 
-# -------------------------------------------------------------------------------------------------- what people may see
+    async def _turn(self, wait: float) -> bool:
+        """Wait for the next start that the pace allows, without holding a place. False: it would come after the deadline."""
+        while wait > 0:
+            if self.deadline is not None and time.monotonic() + wait > self.deadline:
+                return False
+            self.place.rest()
+            await asyncio.sleep(wait)
+            await self.place.resume()
+            wait = self._take_turn()
+        return True
 
+    def _take_turn(self) -> float:
+        loaded = self.loaded
+        return self.pacer.take(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
 
-def shown_answer(tried: Tried, secrets: Sequence[str]) -> tuple[int | None, str | None]:
-    """Status code of the last answer, and what was answered, the refusal of the native form first."""
-    if tried.refusal is None:
-        return shown_reply(tried.reply, secrets)
-    status_code, response = shown_reply(tried.reply, secrets)
-    _, refused = shown_reply(tried.refusal, secrets)
-    return status_code, f"{refused or ''}\n\nThen, in the plainest form: {response or ''}"[:MAX_RESPONSE_CHARACTERS]
+    def _turn_came(self, came: bool) -> None:
+        if came:
+            self._send()
+        else:
+            self._end(NO_SLOT)
 
+    def _send(self) -> None:
+        self.state = ON_WIRE
+        self.began = time.perf_counter()
+        self.wires.start(self.requests[self.part], self)
 
-def shown_verdict(outcome: Outcome, secrets: Sequence[str]) -> tuple[str | None, str | None]:
-    """The provider's id for the message, and the verdict in words; None where there is none."""
-    named = outcome.provider_id if isinstance(outcome, Delivered) else None
-    if named:
-        named = scrub(named, secrets)[:MAX_ID_CHARACTERS].replace("\0", "")
-    detail = outcome.detail
-    return named or None, scrub(detail, secrets)[:MAX_DETAIL_CHARACTERS].replace("\0", "") if detail else None
+    def replied(self, reply: Reply) -> None:
+        """The provider has answered, or there will be no answer."""
+        if self.state != ON_WIRE:
+            raise OutOfOrder(f"It is {self.state}, and waits for no answer.")
+        self.duration_us += int((time.perf_counter() - self.began) * 1_000_000)
+        self.reply = reply
+        try:
+            outcome = self._classify(reply)
+            if self.loaded.channel.rest_seconds is not None:
+                self._heed_limits(reply)
+            if isinstance(outcome, Delivered):
+                self._arrived(outcome)
+            elif isinstance(outcome, Refused) and outcome.ours and outcome.reason in _OUR_PAYLOAD and not self.context.plain:
+                self._try_plainly(outcome)
+            else:
+                self._end(outcome)
+        except Exception as error:  # noqa: BLE001  # see `_fail`
+            self._fail(error)
 
+    def _arrived(self, outcome: Delivered) -> None:
+        part, parts = self.part + 1, len(self.requests)
+        self.part = part
+        if parts > 1:
+            self.handles = (*self.handles, outcome.provider_id)
+        if part < parts:
+            self._next()
+        else:
+            self._end(outcome)
 
-def shown_reply(reply: Reply | None, secrets: Sequence[str]) -> tuple[int | None, str | None]:
-    """Status code and text of an answer, capped and without secrets."""
-    match reply:
-        case HttpReply():
-            if not reply.body:
-                return reply.status, None
-            text = scrub(reply.body.decode("utf-8", "replace"), secrets)  # cut after scrubbing, or half a secret may stay
-            if reply.cut is not None:
-                text = _without_half(text, secrets)[: MAX_RESPONSE_CHARACTERS - len(_MISSING)] + _MISSING
-            return reply.status, text[:MAX_RESPONSE_CHARACTERS].replace("\0", "")
-        case MailReply():
-            return reply.code, scrub(reply.text, secrets)[:MAX_RESPONSE_CHARACTERS]
-        case NoReply():
-            return None, scrub(reply.detail, secrets) or None
-        case None:
-            return None, None
+    def _try_plainly(self, refused: Refused) -> None:
+        """What we made is not to the provider's liking: our fault, so the message goes out once more, in the plainest form."""
+        self.outcome = refused
+        self.state = RENDERING
+        self._render(replace(self.context, plain=True), self._rendered_plainly)
 
+    def _rendered_plainly(self, requests: Sequence[Request] | Refused) -> None:
+        """From the refused part on. The refusal stays where that form is the same or cannot be made."""
+        if isinstance(requests, Refused):
+            self._end(self.outcome)
+            return
+        self.context = replace(self.context, plain=True)
+        if requests[self.part :] == self.requests[self.part :]:  # then the answer was to the plainest form
+            self._end(self.outcome if self.reply is None else self._classify(self.reply))
+            return
+        _, said = shown_reply(self.reply, self.loaded.secrets)
+        log.warning("payload.refused", type=self.loaded.channel.type, delivery=self.context.delivery_id, part=self.part, answer=said)
+        self.refusal, self.requests, self.has_turn = self.reply, requests, False
+        self._go_on()
 
-def _without_half(text: str, secrets: Sequence[str]) -> str:
-    """A text that was cut off, without the beginning of a secret at its end."""
-    for secret in secrets:
-        half = next((size for size in range(len(secret) - 1, _MIN_HALF - 1, -1) if text.endswith(secret[:size])), 0)
-        if half:
-            return text[:-half] + MASK
-    return text
+    def _end(self, outcome: Outcome) -> None:
+        self.state = ANSWERED
+        if self.refusal is not None and isinstance(outcome, Delivered):
+            outcome = replace(outcome, plain=True)
+        self.outcome = outcome
+        self.ended()
 
+    # -------------------------------------------------------------------------------------------------------- answers
 
-def shown_request(request: Request, secrets: Sequence[str]) -> str:
-    """A request as it went out, without secrets: first line, headers, body."""
-    match request:
-        case HttpRequest():
-            headers = [f"{name}: {MASK if _is_secret_header(name) else scrub(value, secrets)}" for name, value in request.headers]
-            body = scrub(request.body.decode("utf-8", "replace"), secrets)
-            return "\n".join([f"{request.method} {request.shown_url}", *headers, "", body])
-        case Mail():
-            return scrub(request.content.decode("utf-8", "replace"), secrets).replace("\r\n", "\n")
+    def _classify(self, reply: Reply) -> Outcome:
+        channel = self.loaded.channel
+        try:
+            return channel.no_reply(reply) if isinstance(reply, NoReply) else channel.classify(reply, self.context)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
+            observe.seldom(log.error, "classify.failed", type=channel.type, delivery=self.context.delivery_id, exc_info=error)
+            return Refused(Reason.INTERNAL, _UNREADABLE, ours=True)
 
+    def _heed_limits(self, reply: Reply) -> None:
+        """Pause the credential where an answer says that its limit is used up: the next one would be throttled."""
+        rest_seconds = self.loaded.channel.rest_seconds
+        if rest_seconds is None or not isinstance(reply, HttpReply):
+            return
+        rest = rest_seconds(reply, clock.now())
+        if rest > 0:
+            now = time.monotonic()
+            self.pacer.pause(self.loaded.credential, now + rest, now)
 
-def _is_secret_header(name: str) -> bool:
-    """Of a header that a user has added nobody knows what it is."""
-    return name.lower() not in _SHOWN_HEADERS
+    # -------------------------------------------------------------------------------------------- from step to step
+
+    def _be_alone(self, is_alone: bool) -> None:
+        if is_alone != self.is_alone:
+            self.is_alone = is_alone
+            self.place.alone(is_alone)
+
+    def _wait(self, work: Coroutine[Any, Any, T], then: Callable[[T], None]) -> None:
+        """`then` is the next step, once `work` is done."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(functools.partial(self._waited, then))
+
+    def _waited(self, then: Callable[[T], None], task: "asyncio.Task[T]") -> None:
+        self.tasks.discard(task)
+        try:
+            if task.cancelled():
+                self.reply = STOPPED
+                self._end(self._classify(STOPPED))
+            else:
+                then(task.result())
+        except Exception as error:  # noqa: BLE001  # see `_fail`
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """A fault of ours ends the attempt; whoever it is made for hears of it. What comes after its end is their own fault."""
+        if self.state == ANSWERED:
+            raise error
+        observe.seldom(log.error, "attempt.failed", delivery=self.context.delivery_id, exc_info=error)
+        self.reply = None
+        self._end(FAULT_OF_OURS)

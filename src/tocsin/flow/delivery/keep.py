@@ -7,13 +7,14 @@ from collections.abc import Coroutine, Mapping, Sequence
 import structlog
 from msgspec import Struct
 
-from tocsin import clock, observe
+from tocsin import observe
 from tocsin.channels.registry import CHANNELS
 from tocsin.clock import Micros
 from tocsin.flow.delivery.health import Health
 from tocsin.flow.delivery.settle import Decision
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Loaded
+from tocsin.metrics import Metrics
 from tocsin.model import Attempt, Busy, Delivery, Status
 from tocsin.ports.engine import Run
 from tocsin.ports.errors import Damaged
@@ -49,10 +50,10 @@ class Keeping:
     what is held is bounded by what the engine lets be in flight. One of them is tried now and then, and the others once it was kept.
     """
 
-    def __init__(self, queue: Queue, health: Health, ledger: InFlightLedger, metrics: observe.Metrics, tally: Tally) -> None:
+    def __init__(self, queue: Queue, health: Health, ledger: InFlightLedger, metrics: Metrics, tally: Tally) -> None:
         self._queue = queue
         self._health = health
-        self._ledger = ledger
+        self.ledger = ledger
         self._metrics = metrics
         self._tally = tally
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,7 +81,7 @@ class Keeping:
     def _kept(self, endings: Sequence[Ending], results: Sequence[bool | Exception]) -> None:
         """After their commit, or after what kept it from happening. True: the row is as decided; False: it was settled before."""
         kept: list[tuple[Ending, bool]] = []
-        settled = self._ledger.settled
+        settled = self.ledger.settled
         for ending, result in zip(endings, results, strict=True):
             if isinstance(result, Exception):
                 self._hold(ending, result)
@@ -177,7 +178,6 @@ class Keeping:
 
     def _observe(self, kept: list[tuple[Ending, bool]]) -> None:
         """Many in one go: that costs half of what one after the other does."""
-        now = clock.now()
         tried: defaultdict[str, list[tuple[Delivery, Attempt]]] = defaultdict(list)
         arrived: defaultdict[str, list[tuple[int, Micros]]] = defaultdict(list)
         for ending, applied in kept:
@@ -190,19 +190,20 @@ class Keeping:
             if not applied:
                 continue
             if delivery.status is _DELIVERED:
-                arrived[channel].append((delivery.handler_id, max(0, now - delivery.first_due_at)))
+                arrived[channel].append((delivery.handler_id, max(0, ending.at - delivery.first_due_at)))
             elif delivery.status is not _PENDING and delivery.last_reason is not None:
                 self._metrics.failed(channel, delivery.last_reason)
                 self._tally.ended(delivery.handler_id, delivery.status)
+        for latencies in arrived.values():
+            self._tally.delivered(latencies)
+        for channel, latencies in arrived.items():
+            self._metrics.delivered(channel, latencies)
         for channel, attempts in tried.items():
-            self._metrics.attempted(channel, [attempt for _, attempt in attempts])
+            self._metrics.attempted(channel, attempts)
             if channel in _MAIL:
                 for _, attempt in attempts:
                     self._health.mail.heard(attempt.reason, attempt.status_code, attempt.at)
             observe.log_attempts(channel, attempts)
-        for channel, latencies in arrived.items():
-            self._metrics.delivered(channel, [latency for _, latency in latencies])
-            self._tally.delivered(latencies)
 
 
 def _sentence(error: Exception) -> str:

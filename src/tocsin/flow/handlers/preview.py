@@ -8,8 +8,9 @@ from tocsin import clock
 from tocsin.channels.chat import document_of
 from tocsin.channels.contract import Context, Size
 from tocsin.flow import pools
-from tocsin.flow.delivery.attempt import render_now, shown_request, within_budget
-from tocsin.flow.directory import Directory, Loaded, signing_secrets
+from tocsin.flow.delivery.rendering import context_of, render_now, within_budget
+from tocsin.flow.delivery.shown import shown_request
+from tocsin.flow.directory import Directory, Loaded
 from tocsin.markup.elements import Element, elements_of
 from tocsin.markup.length import Cut, WrittenOut, watched_cuts
 from tocsin.model import Message, Missing, Refused, Request, Sentence
@@ -48,9 +49,7 @@ class Previews:
         loaded = await self._directory.loaded(handler_id)
         if loaded is None or loaded.handler.user_id != user_id:
             raise Missing
-        handler, now = loaded.handler, clock.now()
-        signing = signing_secrets(handler.secret, now)
-        context = Context("preview", handler.id, now, self._settings, signing_secrets=signing, zone=loaded.zone)
+        context = context_of(loaded, self._settings, clock.now(), "preview")
         made = await within_budget(pools.here().pages, _made, loaded, message, context)
         return _refused(loaded, made) if isinstance(made, Refused) else made
 

@@ -7,9 +7,10 @@ import time
 from msgspec import Struct
 
 from tocsin import clock
-from tocsin.channels.contract import Context
-from tocsin.flow.delivery.attempt import NoPlace, Tried, attempt, shown_answer, shown_request
-from tocsin.flow.directory import Directory, Loaded, load, signing_secrets
+from tocsin.flow.delivery.attempt import NO_SLOT, Attempt, NoPlace
+from tocsin.flow.delivery.rendering import context_of
+from tocsin.flow.delivery.shown import shown_answer, shown_reply, shown_request
+from tocsin.flow.directory import Directory, Loaded, load
 from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.pace import Pacer
@@ -71,12 +72,7 @@ class Trials:
         return await self._try(load(handler, self._settings))
 
     async def _try(self, loaded: Loaded) -> Trial:
-        deadline = time.monotonic() + TRIAL_SECONDS
-        while (wait := self._pacer.take(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)) > 0:
-            if time.monotonic() + wait > deadline:
-                return Trial("failed", Reason.THROTTLED.value, 0, None, None, _NO_SLOT)
-            await asyncio.sleep(wait)
-        now = clock.now()
+        deadline, now = time.monotonic() + TRIAL_SECONDS, clock.now()
         message = Message(
             title="Test from tocsin",
             text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",
@@ -84,33 +80,42 @@ class Trials:
             at=now,
             kind="test",
         )
-        context = Context(
-            key=f"test_{secrets.token_hex(12)}",
-            handler_id=loaded.handler.id,
-            now=now,
-            service=self._settings,
-            suffix=time.strftime("%H:%M:%S", time.gmtime()),
-            signing_secrets=signing_secrets(loaded.handler.secret, now),
-            zone=loaded.zone,
-        )
+        context = context_of(loaded, self._settings, now, f"test_{secrets.token_hex(12)}", suffix=time.strftime("%H:%M:%S", time.gmtime()))
         wires = self._wires.for_tests(loaded.handler.user_id)
-        task = asyncio.ensure_future(attempt(loaded, message, context, wires, self._pacer, NoPlace()))
-        done, _ = await asyncio.wait([task], timeout=max(0.1, deadline - time.monotonic()))
-        if not done:
-            task.cancel()  # the attempt takes it as an answer that was lost
-        tried = await task
-        if loaded.channel.wire == "mail":
-            status_code, _ = shown_answer(tried, loaded.secrets)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        tried = _Test(loaded, message, context, 0, wires, self._pacer, NoPlace(), set(), has_turn=False, deadline=deadline, over=over)
+        tried.start()
+        try:
+            await asyncio.wait([over], timeout=TRIAL_SECONDS)
+        finally:
+            wires.cut()  # what has not ended by now ends with what is known: its time is over, or nobody waits for it
+            for task in tried.tasks:
+                task.cancel()
+        await over
+        if loaded.channel.wire == "mail" and tried.outcome is not NO_SLOT:
+            status_code, _ = shown_reply(tried.reply, loaded.secrets)
             self._mail_health.heard(_reason(tried.outcome), status_code, now)
         return _trial(tried, loaded)
 
 
-def _trial(tried: Tried, loaded: Loaded) -> Trial:
+class _Test(Attempt[NoPlace], kw_only=True, eq=False, gc=False):
+    """The attempt of a test send. `over`: done with it."""
+
+    over: "asyncio.Future[None]"
+
+    def ended(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+def _trial(tried: Attempt[NoPlace], loaded: Loaded) -> Trial:
     outcome = tried.outcome
+    if outcome is NO_SLOT:
+        return Trial("failed", Reason.THROTTLED.value, 0, None, None, _NO_SLOT)
     reason = _reason(outcome)
     status = "delivered" if isinstance(outcome, Delivered) else "unknown" if isinstance(outcome, Unknown) else "failed"
     detail = scrub(outcome.detail, loaded.secrets)
-    status_code, response = shown_answer(tried, loaded.secrets)
+    status_code, response = shown_answer(tried.reply, tried.refusal, loaded.secrets)
     if status_code is not None and not adds_to(detail, response):
         detail = f"{'HTTP' if isinstance(tried.reply, HttpReply) else 'SMTP'} {status_code}"
     detail = f"{detail}." if detail and detail[-1] not in ".!?…" else detail

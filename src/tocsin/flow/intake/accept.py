@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from tocsin import observe
 from tocsin.flow.directory import Directory
 from tocsin.flow.intake.plan import plan
 from tocsin.flow.intake.repeats import Repeats
+from tocsin.metrics import Metrics
 from tocsin.model import Draft, Fault, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Intake
@@ -13,7 +13,7 @@ from tocsin.ports.queue import Waiting
 
 
 class Accepting:
-    def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: observe.Metrics) -> None:
+    def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: Metrics) -> None:
         self._intake = intake
         self._directory = directory
         self._engine = engine
