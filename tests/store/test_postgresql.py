@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from conftest import run
 from support import postgresql
@@ -23,6 +24,7 @@ from tocsin.ports.errors import StoreError
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Settlement
 from tocsin.store import dialects, tables
+from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.postgresql_server import PostgresqlServer
 from tocsin.store.migrating import migrate
@@ -194,6 +196,19 @@ def test_a_write_whose_connection_broke_before_its_commit_is_repeated(open_postg
     run(main())
 
 
+def test_connections_from_before_a_restart_are_replaced_and_a_server_that_ends_each_is_an_error_like_others(url: str) -> None:
+    engine = postgresql_engine(url)
+    with dialects.of(engine).reading(engine, 5) as first, dialects.of(engine).reading(engine, 5) as second:
+        assert first.scalar(text("SELECT 1")) == second.scalar(text("SELECT 1")) == 1
+    execute(url, TERMINATE)
+    with dialects.of(engine).reading(engine, 5) as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+    ends = b"BEGIN; SELECT pg_terminate_backend(pg_backend_pid())"
+    with pytest.raises(DBAPIError, match="terminating connection"), dialect._begun(engine, ends, 5):
+        pass
+    engine.dispose()
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_commit_whose_answer_was_lost_is_looked_up(open_postgresql: OpenStore, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
     """Kept or not, each message is there once, and is answered with its own id."""
@@ -261,6 +276,36 @@ def test_a_server_that_can_only_be_read_says_so(open_postgresql: OpenStore, tmp_
             assert (await store.handlers.get(handler)) is not None
             execute(own, f"BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT")
             execute(own, TERMINATE)
+            await asyncio.wait_for(untroubled(store), 20)
+            await store.intake.accept(accepting(handler))
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("53100", "disk of the PostgreSQL server is full"),
+        ("40001", "Another process holds"),
+        ("42501", "lacks a permission"),
+        ("XX001", "damaged"),
+    ],
+)
+def test_what_the_server_refuses_for_its_own_reasons_is_said_and_asked_again(
+    open_postgresql: OpenStore, tmp_path: Path, code: str, sentence: str
+) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            own = postgresql.database_of(tmp_path)
+            refuse = f"BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END"
+            execute(own, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {refuse} $$")
+            for table in ("notifications", "meta"):
+                execute(own, f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION refuse()")
+            refused = await asyncio.gather(*(store.intake.accept(accepting(handler)) for _ in range(5)), return_exceptions=True)
+            assert all(isinstance(one, Busy) for one in refused)
+            assert store.vitals.trouble is not None and sentence in store.vitals.trouble
+            execute(own, "DROP FUNCTION refuse CASCADE")
             await asyncio.wait_for(untroubled(store), 20)
             await store.intake.accept(accepting(handler))
 

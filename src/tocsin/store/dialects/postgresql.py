@@ -76,8 +76,12 @@ def parameters_of(url: str) -> dict[str, Any]:
 def connect(parameters: dict[str, Any]) -> Driver[Any]:
     """A session that ends its transactions by itself if this process hangs, and is ended by the server if its machine vanishes."""
     driver = psycopg.connect("", autocommit=True, **parameters)
-    with _hung_up_after(driver, CONNECT_SECONDS):
-        driver.execute(_SESSION)
+    try:
+        with _hung_up_after(driver, CONNECT_SECONDS):
+            driver.execute(_SESSION)
+    except psycopg.Error:
+        driver.close()
+        raise
     return driver
 
 
@@ -168,12 +172,13 @@ class _Session:
                 self._failed = time.monotonic(), error
                 raise
             self._failed, self._heard = None, True  # whatever was said meanwhile
-            driver = _driver(connection)
-            driver.add_notify_handler(self._hear)
-            driver.execute("LISTEN tocsin_changes")
-            if self._transaction_id is not None:
-                driver.execute(_END_OLD_SESSION, (self._transaction_id,))
             self._connection = connection
+            driver = _driver(connection)
+            with _hung_up_after(driver, CONNECT_SECONDS), self._dropped_if_broken(driver):
+                driver.add_notify_handler(self._hear)
+                driver.execute("LISTEN tocsin_changes")
+                if self._transaction_id is not None:
+                    driver.execute(_END_OLD_SESSION, (self._transaction_id,))
         return self._connection, _driver(self._connection)
 
     def _hear(self, _: object) -> None:
@@ -201,7 +206,7 @@ class _Session:
         try:
             driver.commit()
         except psycopg.Error as error:
-            if driver.broken or driver.closed:
+            if _is_broken(driver):
                 raise Unanswered(error) from error
             raise
 
@@ -210,7 +215,7 @@ class _Session:
         try:
             yield
         finally:
-            if driver.broken or driver.closed:
+            if _is_broken(driver):
                 self._drop()
 
     def was_kept(self) -> bool | None:
@@ -302,27 +307,32 @@ class _Postgresql:
 
 @contextmanager
 def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection, None, None]:
-    """A transaction on a connection of the pool. One from before the server was started anew fails at once: another one then."""
     with engine.connect() as connection:
-        driver = _driver(connection)
         try:
-            with _hung_up_after(driver, seconds):
-                driver.execute(begin, prepare=False)
-        except psycopg.OperationalError:
-            connection.invalidate()
-            engine.dispose()  # the others are as old
-            driver = _driver(connection)
-            with _hung_up_after(driver, seconds):
-                driver.execute(begin, prepare=False)
-        try:
+            driver = _begin(connection, begin, seconds)
             with _hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
                 yield connection
                 driver.commit()
         except psycopg.Error as error:  # of statements that are run on the driver itself
             raise DBAPIError.instance(None, None, error, psycopg.Error) from error
         finally:
-            if driver.broken or driver.closed:
+            if not connection.invalidated and _is_broken(_driver(connection)):
                 connection.invalidate()
+
+
+def _begin(connection: Connection, begin: bytes, seconds: float) -> Driver[Any]:
+    """On a connection of the pool. One from before the server was started anew fails at once: another one then."""
+    driver = _driver(connection)
+    try:
+        with _hung_up_after(driver, seconds):
+            driver.execute(begin, prepare=False)
+    except psycopg.OperationalError:
+        connection.invalidate()
+        connection.engine.dispose()  # the others are as old
+        driver = _driver(connection)
+        with _hung_up_after(driver, seconds):
+            driver.execute(begin, prepare=False)
+    return driver
 
 
 @contextmanager
@@ -332,11 +342,15 @@ def _known_to_sqlalchemy(connection: Connection, driver: Driver[Any]) -> Generat
     try:
         yield
     except BaseException:
-        if not (driver.broken or driver.closed):
+        if not _is_broken(driver):
             driver.rollback()
             transaction.rollback()
         raise
     transaction.commit()
+
+
+def _is_broken(driver: Driver[Any]) -> bool:
+    return driver.broken or driver.closed
 
 
 def _driver(connection: Connection) -> Driver[Any]:
