@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,21 @@ def test_a_password_is_in_no_error_and_no_repr(url: str) -> None:
         PostgresqlServer(with_password).is_there()
     assert "hunter2" not in str(raised.value)
     assert "hunter2" not in repr(postgresql_engine(with_password)) + PostgresqlServer(with_password).name
+
+
+def test_a_server_that_is_too_old_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.store.dialects.postgresql_server.MIN_VERSION", 99)
+    with pytest.raises(StoreError, match=r"is of version .* tocsin needs 99 or newer"):
+        PostgresqlServer(url).is_there()
+
+
+def test_a_pooler_is_refused(server: postgresql.Server) -> None:
+    """It tells its clients process numbers of its own."""
+    key_data = re.compile(rb"K\x00\x00\x00\x0c....", re.DOTALL)  # https://www.postgresql.org/docs/current/protocol-message-formats.html
+    proxy = Proxy(f"{server.folder}/.s.PGSQL.5432", lambda data: key_data.sub(b"K\x00\x00\x00\x0c\x00\x00\x00\x07", data))
+    with pytest.raises(StoreError, match="leads to a connection pooler"):
+        PostgresqlServer(f"postgresql://tocsin@127.0.0.1:{proxy.port}/postgres").is_there()
+    proxy.close()
 
 
 # ------------------------------------------------------------------------------------------------------------ one service
@@ -363,11 +379,12 @@ def test_a_reading_is_interrupted(url: str) -> None:
     engine.dispose()
 
 
-class Silent:
-    """A proxy that acknowledges whatever comes, and after `stop` hands nothing on."""
+class Proxy:
+    """It acknowledges whatever comes, and after `stop` hands nothing on. `changed`: what becomes of what the server says."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, changed: Callable[[bytes], bytes] = lambda data: data) -> None:
         self._target = target
+        self._changed = changed
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._open = threading.Event()
@@ -390,7 +407,7 @@ class Silent:
         with contextlib.suppress(OSError):
             while data := one.recv(65536):
                 if self._open.is_set():
-                    other.sendall(data)
+                    other.sendall(self._changed(data) if other.family is socket.AF_INET else data)
             other.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -400,7 +417,7 @@ class Silent:
 def test_a_server_that_falls_silent_is_hung_up_on(server: postgresql.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its machine is gone, and something in between goes on acknowledging."""
     monkeypatch.setattr("tocsin.store.dialects.postgresql.GRACE_SECONDS", 0.2)
-    proxy = Silent(f"{server.folder}/.s.PGSQL.5432")
+    proxy = Proxy(f"{server.folder}/.s.PGSQL.5432")
     engine: Engine = postgresql_engine(f"postgresql://tocsin@127.0.0.1:{proxy.port}/postgres")
     with pytest.raises(Exception, match=r"closed the connection|connection is closed|lost"):  # noqa: SIM117
         with dialects.of(engine).reading(engine, 0.1) as connection:
