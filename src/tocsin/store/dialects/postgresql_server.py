@@ -17,7 +17,7 @@ from tocsin.store import faults, form
 from tocsin.store.dialects.postgresql import connect, connect_seconds, parameters_of, postgresql_engine
 from tocsin.store.migrating import migrate
 
-MIN_VERSION = 16
+MIN_VERSION = 15
 LOCK = 0x746F6373  # "tocs"; the other half of the key is the schema
 TAKE_SECONDS = 3.0  # that a service which was killed may keep its lock
 HOLD_SECONDS = 1.0  # between two looks whether the lock is held
