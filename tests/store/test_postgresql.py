@@ -365,6 +365,28 @@ def test_what_the_server_refuses_for_its_own_reasons_is_said_and_asked_again(
     run(main())
 
 
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_writes_that_meet_another_transaction_are_repeated_and_nobody_is_told(
+    open_postgresql: OpenStore, tmp_path: Path, code: str
+) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            own = postgresql.database_of(tmp_path)
+            # A sequence counts on where the rest is undone.
+            refuse = f"IF nextval('met') <= 2 THEN RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '{code}'; END IF; RETURN NEW;"
+            execute(own, "CREATE SEQUENCE met")
+            execute(own, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {refuse} END $$")
+            execute(own, "CREATE TRIGGER refuse BEFORE INSERT ON deliveries FOR EACH STATEMENT EXECUTE FUNCTION refuse()")
+            answers = await asyncio.gather(*(store.intake.accept(accepting(handler)) for _ in range(20)))
+            assert len({one.id for [one] in answers}) == 20
+            assert execute(own, "SELECT last_value FROM met") == [(3,)]
+            assert (await store.history.deliveries(1, DeliveryFilter(), 1, 25)).total == 20
+            assert store.vitals.trouble is None
+
+    run(main())
+
+
 def test_what_another_process_writes_is_heard_of(open_postgresql: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
         changed = asyncio.Event()
