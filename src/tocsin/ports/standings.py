@@ -41,7 +41,7 @@ class Troubled(Struct, frozen=True):
 
 
 class HandlerHour(Struct, frozen=True):
-    """The outcomes of a handler's deliveries within an hour (counted since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
+    """The outcomes of a handler's deliveries within an hour (counted since 1970). `latencies`: by bucket, see `flow.delivery.tally`."""
 
     handler_id: int
     hour: int

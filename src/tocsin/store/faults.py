@@ -36,6 +36,7 @@ _SENTENCES = {
 _GONE = ("08", "57P")  # the connection, or the server; so is whatever has no number, as the server did not say it
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "XX001", "XX002")
 _LOCKS = ("SQLITE_BUSY", "SQLITE_LOCKED", "40001", "40P01", "55P03", "57014")
+_CONFLICTS = ("40001", "40P01")
 _REFUSALS = ("25006", "28", "3D000", "42501")  # of the whole store, whatever the statement
 
 
@@ -87,6 +88,11 @@ def is_gone(error: BaseException) -> bool:
     if not hasattr(driver_error, "sqlstate"):
         return False
     return name_of(error).startswith(_GONE) or (not name_of(error) and _is_operational(driver_error))
+
+
+def is_conflict(error: BaseException) -> bool:
+    """The server has undone the transaction because of another one that met it, and would keep it now."""
+    return name_of(error) in _CONFLICTS
 
 
 def is_for_all(error: BaseException) -> bool:

@@ -99,7 +99,7 @@ class Keeping:
 
     def _settled_otherwise(self, ending: Ending, applied: bool) -> None:
         decision, loaded = ending.decision, ending.loaded
-        due_at = decision.due_at if applied else None
+        due_at = decision.due_at if applied else ending.at  # it may wait again already: somebody has replayed it
         if loaded is None or (decision.switch_off is None and not decision.blames):
             ending.run.settled(due_at)
         else:

@@ -116,8 +116,9 @@ class Tally:
             hours = [HandlerHour(one, hour, of.delivered, of.failed, of.expired, tuple(of.latencies)) for one, of in some]
             try:
                 await self._standings.add_hours(hours)
-            except Exception:
-                for handler_id, one in (*some, *counted.items()):
+            except BaseException as error:
+                is_cut = isinstance(error, asyncio.CancelledError)  # what the store was given, it keeps all the same
+                for handler_id, one in (*(() if is_cut else some), *counted.items()):
                     self._count_again(handler_id, one)
                 raise
 
