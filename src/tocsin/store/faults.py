@@ -41,6 +41,7 @@ _REFUSALS = ("25006", "28", "3D000", "42501")  # of the whole store, whatever th
 
 
 def damaged(what: str) -> str:
+    """The sentence for an operator; `what`: the driver's words."""
     return f"The store is damaged ({what}): stop the service, keep the data directory as it is, and restore a backup."
 
 
@@ -56,6 +57,7 @@ def words_of(error: BaseException) -> str:
 
 
 def is_damage(error: BaseException) -> bool:
+    """Bytes of the store are not what they should be."""
     return name_of(error).startswith(_DAMAGE)
 
 
@@ -71,6 +73,7 @@ def forget_pages(connection: Connection, error: BaseException) -> None:
 
 
 def is_full(error: BaseException) -> bool:
+    """The disk of SQLite's file is full. A full disk of a PostgreSQL server has its sentence, and is not meant here."""
     return name_of(error) == "SQLITE_FULL"
 
 
@@ -98,6 +101,7 @@ def is_for_all(error: BaseException) -> bool:
 
 
 def is_of_driver(error: BaseException) -> bool:
+    """Raised by SQLAlchemy or by a driver, not by code of ours."""
     return isinstance(error, (DBAPIError, sqlite3.Error)) or hasattr(error, "sqlstate")
 
 
@@ -107,6 +111,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def sentence(error: BaseException) -> str:
+    """What the error means to an operator; without SQL and values."""
     if is_damage(error):
         return damaged(words_of(error))
     if is_gone(error):

@@ -72,6 +72,7 @@ class Keeping:
         return bool(self._unkept) and (self._is_store_away or handler_id in self._held_of)
 
     def keep(self, ending: Ending) -> None:
+        """Store it and then tell the engine. Returns at once; what cannot be stored is held and tried again."""
         new_settings = ending.decision.new_settings
         if new_settings is None or ending.loaded is None:
             self._write(ending)

@@ -53,6 +53,7 @@ class Summary(Struct, frozen=True):
 
 
 def summarize(hours: Sequence[HandlerHour]) -> Summary:
+    """All of these hours as one; the handlers may differ."""
     delivered, failed, expired = (
         sum(counts) for counts in zip((0, 0, 0), *((one.delivered, one.failed, one.expired) for one in hours), strict=True)
     )
@@ -71,6 +72,8 @@ class _Hour:
 
 
 class Tally:
+    """Counts by handler that are not stored yet."""
+
     def __init__(self, standings: Standings) -> None:
         self._standings = standings
         self._counts: dict[int, _Hour] = {}
