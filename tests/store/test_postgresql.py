@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,12 +23,15 @@ from sqlalchemy.exc import DBAPIError
 from conftest import run
 from support import postgresql
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
+from tocsin import datadir, moving
 from tocsin.model import Busy, Reason, Status
 from tocsin.ports.errors import StoreError
 from tocsin.ports.handlers import HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Settlement
+from tocsin.settings import load
 from tocsin.store import dialects, tables
+from tocsin.store.dialects import copying
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.postgresql_server import PostgresqlServer
@@ -163,6 +167,33 @@ def test_a_pooler_is_refused(server: postgresql.Server) -> None:
     with pytest.raises(StoreError, match="leads to a connection pooler"):
         PostgresqlServer(f"postgresql://tocsin@127.0.0.1:{proxy.port}/postgres").is_there()
     proxy.close()
+
+
+def test_no_command_writes_to_a_store_while_it_is_moved(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it wrote would be missing afterwards."""
+    old = tmp_path / "old"
+    old.mkdir()
+    engine, _ = datadir.open_store(load({"TOCSIN_DATA_DIR": str(old)}, dotenv=tmp_path / "none.env"))
+    engine.dispose()
+    copy = copying.copy
+    refused: list[str] = []
+
+    def copied(*args: Any) -> int:
+        found = copy(*args)
+        with contextlib.closing(sqlite3.connect(old / "tocsin.db", timeout=0)) as other:
+            try:
+                other.execute("INSERT INTO meta (name, value) VALUES ('late', x'00')")
+            except sqlite3.OperationalError as error:
+                refused.append(str(error))
+            other.commit()
+        return found
+
+    monkeypatch.setattr(copying, "copy", copied)
+    new = load({"TOCSIN_DATA_DIR": str(tmp_path / "new"), "TOCSIN_DATABASE_URL": url}, dotenv=tmp_path / "none.env")
+    assert moving.move(new, old, lambda *_: None) == len(execute(url, "SELECT name FROM meta"))
+    assert refused == ["database is locked"]
+    with pytest.raises(StoreError, match="was moved to the database"):
+        datadir.file_of(old).check_form()
 
 
 # ------------------------------------------------------------------------------------------------------------ one service
