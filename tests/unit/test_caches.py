@@ -111,10 +111,10 @@ def test_a_deleted_handler_leaves_nothing_in_memory(open_store: OpenStore) -> No
             directory = Directory(store.handlers, vault, load({}))
             sealed = vault.seal({"webhook": URL})
             handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=sealed, is_enabled=True), 10)
-            assert await directory.loaded(handler) is not None and directory.knows_pacing(handler)
+            assert await directory.loaded(handler) is not None and directory.known_pacing(handler) is not None
             await store.handlers.delete(handler, 20)
             directory.forget_deleted(1, handler)
             assert await directory.loaded(handler) is None
-            assert directory.cached(handler) is None and not directory.knows_pacing(handler)
+            assert directory.cached(handler) is None and directory.known_pacing(handler) is None
 
     run(main())

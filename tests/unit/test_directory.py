@@ -110,7 +110,7 @@ def test_a_handler_is_loaded_with_its_users_zone_and_again_when_that_changes(ope
             await store.database.write(people.set_time_zone, 1, "Asia/Kathmandu")
             assert await zone(mine) == "UTC"  # nobody has told it
             house.forget_user(1)
-            assert house.cached(mine) is None and house.cached(other) is before and house.knows_pacing(mine)
+            assert house.cached(mine) is None and house.cached(other) is before and house.known_pacing(mine) is not None
             assert await zone(mine) == "Asia/Kathmandu"
             await store.database.write(people.set_time_zone, 1, "Gone/Away")
             house.forget_user(1)
