@@ -2,7 +2,8 @@
 
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from tocsin import datadir, files
 from tocsin.keyfile import KEY_FILE
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import ids, values
-from tocsin.store.dialects.sqlite_file import MOVED_TO
+from tocsin.store import faults, ids, values
+from tocsin.store.dialects.sqlite_file import MOVED_TO, SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 
@@ -51,8 +52,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
             datadir.check_opens(settings, file)
             engine = home.engine()
             try:
-                with closing(sqlite3.connect(f"{file.file.absolute().as_uri()}?mode=ro", uri=True)) as rows:
-                    moved = 0
+                with _kept_as_it_is(file) as rows:
 
                     def run(connection: Connection) -> int:
                         if values.read(connection, ids.STORE_ID) is not None:
@@ -65,12 +65,23 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
                     moved = write_now(engine, run, is_long=True)
                     if moved < 0:  # of a move that was interrupted after its commit, or of another store
                         write_now(engine, lambda connection: _check_same(rows, connection), is_long=True)
+                    rows.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (MOVED_TO, home.name.encode()))
             finally:
                 engine.dispose()
-            mark = file.engine()
-            write_now(mark, lambda connection: values.write(connection, MOVED_TO, home.name.encode()))
-            mark.dispose()
     return max(0, moved)
+
+
+@contextmanager
+def _kept_as_it_is(file: SqliteFile) -> Generator[sqlite3.Connection, None, None]:
+    """In one transaction, in which no command can write to the store what would then be missing in the other. Raises StoreError."""
+    try:
+        with closing(sqlite3.connect(f"{file.file.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as rows:
+            rows.execute("PRAGMA synchronous=FULL")
+            rows.execute("BEGIN IMMEDIATE")
+            yield rows
+            rows.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise StoreError(faults.sentence(error)) from error
 
 
 def _check_same(rows: sqlite3.Connection, connection: Connection) -> None:

@@ -25,7 +25,7 @@ from tocsin.store import ids, values
 from tocsin.store.dialects.sqlite import sqlite_url
 from tocsin.store.faults import words_of
 from tocsin.store.sql import write_now
-from tocsin.store.tables import handlers
+from tocsin.store.tables import handlers, meta
 from tocsin.vault import Vault, WrongKey, new_secret_key
 
 ROWS_AT_ONCE = 200  # re-encrypted in one write, so that the service's writes do not wait long
@@ -216,23 +216,27 @@ def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[flo
 
 
 def _rotate_token(connection: Connection, vault: Vault, newest: Vault) -> None:
-    """The refresh token of the mail account, where there is one. One that no key opens stays: the one in the settings is used instead."""
+    """The refresh token of the mail account, where there is one. One that no key opens stays: the one in the settings is used instead.
+    One that the service has put in its place meanwhile stays too: it is under the new key.
+    """
     sealed = values.read(connection, REFRESH_TOKEN)
     if sealed is not None and not newest.opens(sealed):
         with contextlib.suppress(WrongKey):
-            values.write(connection, REFRESH_TOKEN, vault.rotate(sealed))
+            rotated = vault.rotate(sealed)
+            connection.execute(update(meta).where(meta.c.name == REFRESH_TOKEN, meta.c.value == sealed).values(value=rotated))
 
 
 def _rotate_some(connection: Connection, vault: Vault, newest: Vault, after: int) -> tuple[int, int | None]:
     """The next rows after that id: how many had to be changed, and the id to go on after."""
-    columns = (handlers.c.id, handlers.c.settings, handlers.c.secret)
+    columns = (handlers.c.id, handlers.c.version, handlers.c.settings, handlers.c.secret)
     rows = connection.execute(select(*columns).where(handlers.c.id > after).order_by(handlers.c.id).limit(ROWS_AT_ONCE)).all()
     done = 0
     for row in rows:
         old = {name: value for name, value in (("settings", row.settings), ("secret", row.secret)) if value and not newest.opens(value)}
         if old:
             fresh = {name: vault.rotate(value) for name, value in old.items()}
-            connection.execute(update(handlers).where(handlers.c.id == row.id).values(fresh))
+            as_read = (handlers.c.id == row.id, handlers.c.version == row.version)  # what was changed since is looked at again
+            connection.execute(update(handlers).where(*as_read).values(fresh))
             done += 1
     return done, rows[-1].id if len(rows) == ROWS_AT_ONCE else None
 

@@ -313,3 +313,20 @@ def test_a_replay_sends_nothing_twice_that_is_under_way(start_service: Starter, 
     receiver.release()
     assert client.settled(failed)[0]["status"] == "delivered"
     assert len(receiver.requests) == count + 1
+
+
+def test_an_attempt_from_before_a_replay_does_not_end_it(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answer("/hook", 500, hold=True)
+    receiver.answer("/hook", 200)
+    service = start_service(TOCSIN_RETRY_SCHEDULE="1h")
+    client = service.first()
+    hook = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    sent = client.send("once more", handlers=[hook])
+    receiver.wait(1)
+    [delivery] = client.deliveries(sent)
+    assert client.post(f"/api/deliveries/{delivery['id']}/cancel").data["cancelled"] == 1
+    assert client.post(f"/api/deliveries/{delivery['id']}/retry").data == {"retried": 1}
+    receiver.release()
+    [delivery] = client.settled(sent)  # at once, not only with the next sweep
+    assert delivery["status"] == "delivered"
+    assert [one["outcome"] for one in delivery["attempts"]] == ["later", "delivered"]

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -20,11 +23,15 @@ from sqlalchemy.exc import DBAPIError
 from conftest import run
 from support import postgresql
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
-from tocsin.model import Busy, Reason
+from tocsin import datadir, moving
+from tocsin.model import Busy, Reason, Status
 from tocsin.ports.errors import StoreError
+from tocsin.ports.handlers import HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Settlement
+from tocsin.settings import load
 from tocsin.store import dialects, tables
+from tocsin.store.dialects import copying
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.postgresql_server import PostgresqlServer
@@ -138,6 +145,15 @@ def test_a_password_is_in_no_error_and_no_repr(url: str) -> None:
     assert "hunter2" not in repr(postgresql_engine(with_password)) + PostgresqlServer(with_password).name
 
 
+@pytest.mark.parametrize("password", ["hunter@2", "hunter/2", "@hunter@", "hunt@er/2"])
+def test_no_part_of_a_password_that_is_not_encoded_is_taken_for_a_name(password: str) -> None:
+    with pytest.raises(StoreError, match="percent-encoded") as raised:
+        PostgresqlServer(f"postgresql://user:{password}@localhost/db")
+    assert "hunt" not in str(raised.value)
+    encoded = dialect.parameters_of(f"postgresql://user:{quote(password, safe='')}@localhost/d%40b?host=@socket")
+    assert (encoded["password"], encoded["dbname"], encoded["host"]) == (password, "d@b", "@socket")
+
+
 def test_a_server_that_is_too_old_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.store.dialects.postgresql_server.MIN_VERSION", 99)
     with pytest.raises(StoreError, match=r"is of version .* tocsin needs 99 or newer"):
@@ -151,6 +167,33 @@ def test_a_pooler_is_refused(server: postgresql.Server) -> None:
     with pytest.raises(StoreError, match="leads to a connection pooler"):
         PostgresqlServer(f"postgresql://tocsin@127.0.0.1:{proxy.port}/postgres").is_there()
     proxy.close()
+
+
+def test_no_command_writes_to_a_store_while_it_is_moved(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it wrote would be missing afterwards."""
+    old = tmp_path / "old"
+    old.mkdir()
+    engine, _ = datadir.open_store(load({"TOCSIN_DATA_DIR": str(old)}, dotenv=tmp_path / "none.env"))
+    engine.dispose()
+    copy = copying.copy
+    refused: list[str] = []
+
+    def copied(*args: Any) -> int:
+        found = copy(*args)
+        with contextlib.closing(sqlite3.connect(old / "tocsin.db", timeout=0)) as other:
+            try:
+                other.execute("INSERT INTO meta (name, value) VALUES ('late', x'00')")
+            except sqlite3.OperationalError as error:
+                refused.append(str(error))
+            other.commit()
+        return found
+
+    monkeypatch.setattr(copying, "copy", copied)
+    new = load({"TOCSIN_DATA_DIR": str(tmp_path / "new"), "TOCSIN_DATABASE_URL": url}, dotenv=tmp_path / "none.env")
+    assert moving.move(new, old, lambda *_: None) == len(execute(url, "SELECT name FROM meta"))
+    assert refused == ["database is locked"]
+    with pytest.raises(StoreError, match="was moved to the database"):
+        datadir.file_of(old).check_form()
 
 
 # ------------------------------------------------------------------------------------------------------------ one service
@@ -186,6 +229,31 @@ def test_who_finds_the_lock_taken_after_an_outage_says_so(url: str) -> None:
         thief.execute("SELECT pg_advisory_lock(%s, hashtext(current_schema()))", (0x746F6373,))
         assert taken.wait(10)
     assert "Another tocsin has taken" in told[0]
+
+
+def test_a_session_that_only_we_know_to_be_broken_does_not_keep_us_from_our_own_lock(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network lost what would have told the server."""
+    drivers: list[psycopg.Connection[Any]] = []
+    locked = PostgresqlServer._locked
+
+    def caught(self: PostgresqlServer) -> psycopg.Connection[Any]:
+        drivers.append(locked(self))
+        return drivers[-1]
+
+    monkeypatch.setattr(PostgresqlServer, "_locked", caught)
+    told: list[str] = []
+    with PostgresqlServer(url).lock(told.append):
+        [(pid,)] = execute(url, HOLDERS)
+        [driver] = drivers
+        kept = os.dup(driver.fileno())
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        os.dup2(ours.fileno(), driver.fileno())
+        ours.close()
+        while not told and (not (found := execute(url, HOLDERS)) or found == [(pid,)]):
+            pass
+        os.close(kept)
+    assert told == []
 
 
 # --------------------------------------------------------------------------------------------------------------- outages
@@ -328,6 +396,28 @@ def test_what_the_server_refuses_for_its_own_reasons_is_said_and_asked_again(
     run(main())
 
 
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_writes_that_meet_another_transaction_are_repeated_and_nobody_is_told(
+    open_postgresql: OpenStore, tmp_path: Path, code: str
+) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            own = postgresql.database_of(tmp_path)
+            # A sequence counts on where the rest is undone.
+            refuse = f"IF nextval('met') <= 2 THEN RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '{code}'; END IF; RETURN NEW;"
+            execute(own, "CREATE SEQUENCE met")
+            execute(own, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {refuse} END $$")
+            execute(own, "CREATE TRIGGER refuse BEFORE INSERT ON deliveries FOR EACH STATEMENT EXECUTE FUNCTION refuse()")
+            answers = await asyncio.gather(*(store.intake.accept(accepting(handler)) for _ in range(20)))
+            assert len({one.id for [one] in answers}) == 20
+            assert execute(own, "SELECT last_value FROM met") == [(3,)]
+            assert (await store.history.deliveries(1, DeliveryFilter(), 1, 25)).total == 20
+            assert store.vitals.trouble is None
+
+    run(main())
+
+
 def test_what_another_process_writes_is_heard_of(open_postgresql: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
         changed = asyncio.Event()
@@ -340,6 +430,48 @@ def test_what_another_process_writes_is_heard_of(open_postgresql: OpenStore, tmp
             engine = postgresql_engine(postgresql.database_of(tmp_path))
             await asyncio.to_thread(write_now, engine, lambda connection: connection.execute(text("UPDATE users SET is_admin = FALSE")))
             engine.dispose()
+            await asyncio.wait_for(changed.wait(), 10)
+
+    run(main())
+
+
+def test_a_connection_to_a_standby_that_is_then_promoted_hears_of_others(
+    open_postgresql: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby takes connections and refuses to listen; promoted, it keeps them."""
+    is_standby = threading.Event()
+    connect = dialect.connect
+
+    def connected(parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+        driver = connect(parameters)
+        execute_ = driver.execute
+
+        def refusing(query: Any, *args: Any, **more: Any) -> Any:
+            if is_standby.is_set() and str(query).startswith("LISTEN"):
+                raise psycopg.errors.ReadOnlySqlTransaction("cannot execute LISTEN during recovery")
+            return execute_(query, *args, **more)
+
+        monkeypatch.setattr(driver, "execute", refusing)
+        return driver
+
+    monkeypatch.setattr(dialect, "connect", connected)
+
+    async def main() -> None:
+        changed = asyncio.Event()
+        async with open_postgresql(changed.set) as store:
+            handler = await add_handler(store)
+            own = postgresql.database_of(tmp_path)
+            await asyncio.wait_for(changed.wait(), 10)  # the connection is new: anything may have changed
+            changed.clear()
+            is_standby.set()
+            execute(own, TERMINATE)
+            with pytest.raises(Busy):
+                await store.intake.accept(accepting(handler))
+            is_standby.clear()
+            await asyncio.wait_for(untroubled(store), 20)
+            await asyncio.wait_for(changed.wait(), 10)
+            changed.clear()
+            await asyncio.to_thread(execute, own, "NOTIFY tocsin_changes")
             await asyncio.wait_for(changed.wait(), 10)
 
     run(main())
@@ -368,6 +500,24 @@ def test_an_answer_with_a_character_that_the_server_cannot_hold_is_kept_all_the_
             assert await settled(store, replace(delivered(one), attempt=replace(attempt(one), response="a\0b")))
             found = await store.history.delivery(1, one.id)
             assert found is not None and found[2][0].response == "a\N{REPLACEMENT CHARACTER}b"
+
+    run(main())
+
+
+def test_what_people_look_for_may_hold_that_character_too_and_so_may_what_a_provider_says(open_postgresql: OpenStore) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            one = await accept_one(store, handler)
+            failed = replace(one, status=Status.FAILED, attempt_count=1, last_error="gone: a\0b", last_reason=Reason.GONE)
+            assert await settled(store, Settlement(failed, attempt(one, outcome="refused", reason=Reason.GONE), 200))
+            assert (await store.history.deliveries(1, DeliveryFilter(search="a\0b"), 1, 25)).total == 1
+            assert (await store.history.deliveries(1, DeliveryFilter(search="b\0a"), 1, 25)).total == 0
+            assert await store.users.person("a\0@b") is None
+            off = HandlerEvent(300, "switched_off", "Nobody is there. a\0b", Reason.GONE)
+            assert await store.handlers.switch_off(SwitchOff(1, handler, 1, off, one.notification_id, 10, "handler_disabled: a\0b"))
+            facts = await store.standings.facts(handler, 0)
+            assert [event.detail for event in facts.events] == ["Nobody is there. a\N{REPLACEMENT CHARACTER}b"]
 
     run(main())
 

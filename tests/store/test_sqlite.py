@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Column, Connection, MetaData, Table, text
 
 from conftest import run
 from support.store import accept_one, add_handler, sqlite_store
 from tocsin import datadir
-from tocsin.model import Message, Status
+from tocsin.model import Busy, Message, Status
+from tocsin.ports.errors import StoreError
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
-from tocsin.store import handlers, history, queue
+from tocsin.store import handlers, history, queue, statements, values
 from tocsin.store.sql import write_now
 
 
@@ -33,6 +34,27 @@ def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
             await asyncio.to_thread(write_now, other, lambda c: c.execute(text("UPDATE users SET is_admin = 0")))
             await asyncio.wait_for(noticed.wait(), 2)
             other.dispose()
+
+    run(main())
+
+
+def test_what_the_driver_itself_refuses_is_told_like_other_errors(tmp_path: Path) -> None:
+    def write(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count=1")  # as on a full disk
+        values.write(connection, "large", bytes(1 << 20))
+
+    def read(connection: Connection) -> None:
+        statements.run(connection, statements.look(Table("gone", MetaData(), Column("id")), ("id",), ("id",)), [(1,)])
+
+    async def main() -> None:
+        async with sqlite_store(tmp_path) as store:
+            settings = load({"TOCSIN_DATA_DIR": str(tmp_path)}, dotenv=tmp_path / "none.env")
+            other, _ = datadir.open_existing(settings)
+            with pytest.raises(StoreError, match="The disk is full"):
+                await asyncio.to_thread(write_now, other, write)
+            other.dispose()
+            with pytest.raises(Busy, match="cannot be read now"):
+                await store.database.look(read)
 
     run(main())
 

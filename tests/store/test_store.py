@@ -327,6 +327,35 @@ def test_of_two_settlements_of_one_delivery_in_a_commit_the_second_comes_after_t
     run(main())
 
 
+@pytest.mark.parametrize("status", [Status.FAILED, Status.PENDING, Status.DELIVERED])
+def test_of_an_attempt_from_before_a_replay_only_an_arrival_counts(open_store: OpenStore, status: Status) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await add_handler(store)
+            before = await accept_one(store, handler)
+            await store.history.cancel(1, before.notification_id)
+            assert await store.history.retry(1, before.id, 500, 10, None) == [(before.id, handler)]
+            ended = replace(before, status=status, attempt_count=1, last_attempt_at=200, step=1, due_at=900, may_have_arrived=True)
+            first = replace(attempt(before, 1, "later", Reason.TIMEOUT), next_at=900)
+            has_arrived = status is Status.DELIVERED
+            assert await settled(store, Settlement(ended, attempt(before) if has_arrived else first, 200)) is has_arrived
+            found = await store.history.delivery(1, before.id)
+            assert found is not None
+            after, _, attempts, _ = found
+            if has_arrived:
+                assert (after.status, after.attempt_count, attempts) == (Status.DELIVERED, 1, [attempt(before)])
+                return
+            assert (after.status, after.step, after.due_at, after.replays, after.last_reason) == (Status.PENDING, 0, 500, 1, None)
+            assert (after.attempt_count, after.last_attempt_at, after.may_have_arrived) == (1, 200, True)  # its next attempt is the second
+            assert attempts == [replace(first, next_at=None)]
+            refused = replace(after, status=Status.FAILED, attempt_count=2, last_reason=Reason.REJECTED)
+            assert await settled(store, Settlement(refused, attempt(after, 2, "refused", Reason.REJECTED), 600))
+            totals = {status: (await store.history.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            assert totals == {**dict.fromkeys(Status, 0), Status.FAILED: 1}
+
+    run(main())
+
+
 def test_retry_makes_settled_ones_wait_again_but_not_delivered_or_pending(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:

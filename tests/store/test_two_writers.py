@@ -7,12 +7,14 @@ from typing import Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
 from support import postgresql
 from support.store import MESSAGE, attempt
 from support.writers import Writers, on_postgresql, on_sqlite
+from tocsin import upkeep
 from tocsin.clock import DAY
+from tocsin.flow.mail_account import REFRESH_TOKEN
 from tocsin.model import Delivery, Reason, Status
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
@@ -20,13 +22,14 @@ from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.notices import Telling
 from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
-from tocsin.store import notices, people, tables, tidying, totals, writing
+from tocsin.store import notices, people, tables, tidying, totals, values, writing
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.settling import SettleAll
 from tocsin.store.tables import TOTAL_HANDLERS, TOTAL_NOTIFICATIONS
+from tocsin.vault import Vault
 
 Write: TypeAlias = Callable[[Connection], Any]
 Make: TypeAlias = Callable[[Delivery], Write]
@@ -165,7 +168,8 @@ PAIRS: list[tuple[Callable[[Writers], Delivery], Make, Make, set[Status | None]]
     (waiting, arrive, fold, {Status.DELIVERED}),
     (waiting, fold, fold, {Status.PENDING}),
     (cancelled, arrive, replay, {Status.DELIVERED}),
-    (cancelled, fail, replay, {Status.PENDING, Status.FAILED}),
+    (cancelled, fail, replay, {Status.PENDING}),
+    (cancelled, try_again, replay, {Status.PENDING}),
     (cancelled, cancel, replay, {Status.PENDING, Status.CANCELLED}),
     (cancelled, replay, replay, {Status.PENDING}),
     (cancelled, replay, tidy, {Status.PENDING, None}),
@@ -301,6 +305,42 @@ def test_a_key_was_last_used_when_it_was_last_used(writers: Writers) -> None:
     for first, second in ((100, 200), (400, 300)):
         writers.both(lambda c, at=first: writing.touch_keys(c, {key_id: at}), lambda c, at=second: writing.touch_keys(c, {key_id: at}), 1)
         assert last_used() == max(first, second)
+
+
+def test_what_is_changed_while_the_key_is_rotated_is_kept(writers: Writers) -> None:
+    old, new, both = Vault(["old"]), Vault(["new"]), Vault(["new", "old"])
+    h = tables.handlers
+    handler_id = add_handler(writers)
+
+    def reset(c: Connection) -> None:
+        sealed = {"settings": old.seal({"url": "before"}), "secret": old.seal({"current": "before"})}
+        c.execute(update(h).where(h.c.id == handler_id).values(sealed))
+        values.write(c, REFRESH_TOKEN, old.seal({"token": "before"}))
+
+    def rotate(c: Connection) -> int:
+        upkeep._rotate_token(c, both, new)
+        return upkeep._rotate_some(c, both, new, 0)[0]
+
+    def first(_: int) -> Write:
+        writers.alone(reset)
+        return rotate
+
+    def change(at: int) -> Write:
+        def write(c: Connection) -> None:
+            values.write(c, REFRESH_TOKEN, new.seal({"token": str(at)}))
+            writing.change_handler(c, handler_id, HandlerChange(settings=new.seal({"url": str(at)})), None, None, 0)
+
+        return write
+
+    def check(at: int, *_: Any) -> None:
+        while writers.alone(rotate):
+            pass
+        row = writers.alone(lambda c: c.execute(select(h.c.settings, h.c.secret).where(h.c.id == handler_id)).one())
+        token = writers.alone(lambda c: values.read(c, REFRESH_TOKEN))
+        found = [new.open(sealed) for sealed in (row.settings, row.secret, token)]
+        assert found == [{"url": str(at)}, {"current": "before"}, {"token": str(at)}], f"before statement {at}"
+
+    every_way(writers, first, change, check)
 
 
 def test_an_address_is_one_users_however_it_is_written(writers: Writers) -> None:

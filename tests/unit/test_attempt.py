@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,29 @@ from tocsin.channels import webhook, x
 from tocsin.channels.contract import AnyChannel, Context, Pace, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
+from tocsin.flow.delivery import sending
 from tocsin.flow.delivery.attempt import ANSWERED, BEGUN, FAULT_OF_OURS, NO_SLOT, ON_WIRE, RENDERING, STEPS, WAITING, OutOfOrder
+from tocsin.flow.delivery.keep import Ending
 from tocsin.flow.directory import Loaded, load
 from tocsin.flow.pace import Pacer
-from tocsin.model import Delivered, Handler, HttpReply, HttpRequest, Later, MailReply, Message, NoReply, Reason, Refused, Reply, Request
+from tocsin.model import (
+    Delivered,
+    Delivery,
+    Handler,
+    HttpReply,
+    HttpRequest,
+    Later,
+    MailReply,
+    Message,
+    NoReply,
+    Notification,
+    Reason,
+    Refused,
+    Reply,
+    Request,
+    Status,
+)
+from tocsin.ports.queue import Waiting
 from tocsin.settings import load as load_settings
 
 SETTINGS = load_settings({"TOCSIN_SMTP_URL": "smtp://127.0.0.1:25", "TOCSIN_EMAIL_FROM": "tocsin@example.com"})
@@ -251,6 +271,50 @@ def test_an_answer_that_cannot_be_read_and_a_fault_in_a_step_end_it() -> None:
 
     tried = walked(Broken(), loaded_of("slack"))
     assert (tried.outcome, tried.reply, tried.part, tried.state) == (FAULT_OF_OURS, None, 0, ANSWERED)
+
+
+def test_limits_that_cannot_be_read_say_nothing_of_whether_it_arrived() -> None:
+    """Or the message would be sent again, and again, though each of them arrives."""
+
+    def broken(*_: object) -> float:
+        raise ValueError("a fault")
+
+    tried = walked(Steps(), loaded_of("slack", rest_seconds=broken))
+    assert isinstance(tried.outcome, Delivered) and (tried.reply, tried.part) == (OK, 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "word"), [(OK, Status.DELIVERED, "delivered"), (HttpReply(500, {}, b"no"), Status.PENDING, "later")]
+)
+def test_an_answer_that_cannot_be_shown_changes_nothing_of_what_arrived(
+    monkeypatch: pytest.MonkeyPatch, reply: Reply, status: Status, word: str
+) -> None:
+    def shown(*replies: object) -> tuple[None, None]:
+        if replies[:2] != (None, None):
+            raise ValueError("a fault")
+        return None, None
+
+    monkeypatch.setattr(sending, "shown_answer", shown)
+    endings: list[Ending] = []
+    back: list[int] = []
+
+    class Place(Steps):
+        def came_back(self, how: int) -> None:
+            back.append(how)
+            self.over.set()
+
+    async def main() -> None:
+        place = Place([reply])
+        rooms: Any = sending.Rooms(Any, SimpleNamespace(keep=endings.append, ledger=SimpleNamespace(begin=lambda *_: 3)), SETTINGS)  # pyright: ignore[reportArgumentType]
+        delivery = Delivery(1, 1, 1, 1, Status.PENDING, 0, 0, 0)
+        job = Waiting(delivery, Notification(1, 1, MESSAGE, None, None))
+        sending.Sending(loaded_of("webhook"), MESSAGE, CONTEXT, 0, place, Pacer(), place, place.tasks, job=job, rooms=rooms).start()  # pyright: ignore[reportArgumentType]
+        await asyncio.wait_for(place.over.wait(), 20)
+
+    run(main())
+    [ending], [_] = endings, back
+    assert ending.decision.delivery.status is status
+    assert ending.attempt is not None and (ending.attempt.outcome, ending.attempt.response) == (word, None)
 
 
 @pytest.mark.parametrize("reply", [NoReply(Reason.CONNECT, sent=False), HttpReply(500, {}, b"")])

@@ -8,7 +8,7 @@ from conftest import run
 from support.store import OpenStore
 from tocsin import clock
 from tocsin.clock import HOUR, Micros
-from tocsin.flow.delivery.tally import BUCKETS, Tally, bucket, percentile, summarize
+from tocsin.flow.delivery.tally import BUCKETS, HANDLERS_AT_ONCE, Tally, bucket, percentile, summarize
 from tocsin.model import Busy, Status
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.standings import HandlerHour
@@ -86,5 +86,33 @@ def test_what_a_store_does_not_take_is_counted_still(error: Exception) -> None:
         store.is_busy = False
         await tally.keep()
         assert [(one.handler_id, one.delivered, one.latencies[1]) for one in store.taken] == [(7, 2, 2)]
+
+    asyncio.run(main())
+
+
+def test_a_stop_while_the_store_takes_some_loses_none_of_the_others() -> None:
+    class Slow:
+        taken: list[HandlerHour]
+
+        def __init__(self) -> None:
+            self.taken, self.began = [], asyncio.Event()
+
+        async def add_hours(self, hours: list[HandlerHour]) -> None:
+            self.taken += hours
+            if not self.began.is_set():
+                self.began.set()
+                await asyncio.Event().wait()
+
+    async def main() -> None:
+        store = Slow()
+        tally = Tally(store)  # pyright: ignore[reportArgumentType]
+        tally.delivered([(handler, 1_000) for handler in range(1, HANDLERS_AT_ONCE + 11)])
+        keeping = asyncio.create_task(tally.keep())
+        await store.began.wait()
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        await tally.keep()
+        assert sorted((one.handler_id, one.delivered) for one in store.taken) == [(n, 1) for n in range(1, HANDLERS_AT_ONCE + 11)]
 
     asyncio.run(main())

@@ -1,17 +1,19 @@
 """Both languages are complete, and say what they are asked to say."""
 
 import re
+from datetime import UTC
 
 import pytest
 from babel.messages.pofile import read_po
 
 from e2e.service import Service
+from tocsin import clock
 from tocsin.clock import SECOND
 from tocsin.flow.words import Event
 from tocsin.model import Delivery, Reason, Status
 from tocsin.web.details import OURS, retold
 from tocsin.web.language import FOLDER, LANGUAGES, choose, span, translations
-from tocsin.web.render import described, story, why
+from tocsin.web.render import ago, described, story, why
 from web import messages
 from web.conftest import Surfer
 
@@ -150,3 +152,21 @@ def test_the_reference_names_every_request_in_both(base: str, served: Service) -
     for term in terms:
         assert term in korean, term
     assert 'lang="ko"' in korean
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "english", "korean"),
+    [
+        (-900_000, "now", "지금"),
+        (0, "just now", "방금"),
+        (900_000, "just now", "방금"),
+        (-1_000_000, "in 1 s", "1초 후"),
+        (2_000_000, "2 s ago", "2초 전"),
+    ],
+)
+def test_what_comes_within_a_second_has_not_just_been(
+    monkeypatch: pytest.MonkeyPatch, microseconds: int, english: str, korean: str
+) -> None:
+    monkeypatch.setattr(clock, "now", lambda: 1_800_000_000_000_000)
+    for name, words in (("en", english), ("ko", korean)):
+        assert f">{words}<" in ago(1_800_000_000_000_000 - microseconds, UTC, translations(name).gettext)

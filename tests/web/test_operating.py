@@ -1,15 +1,16 @@
 """What an operator does in a hurry: sees what fails, does nothing by accident, finds the way back."""
 
 import re
+import socket
 from html import unescape
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from e2e.conftest import Starter
-from e2e.service import Client, Service
+from e2e.service import Client, Service, in_an_hour
 from receiver import Receiver
-from web.conftest import EMAIL, PASSWORD, Surfer, sign_in
+from web.conftest import EMAIL, PASSWORD, SIGN_IN, Surfer, sign_in
 from web.test_journeys import watched
 
 
@@ -102,6 +103,22 @@ def test_a_handler_that_takes_nothing_is_first_and_says_since_when_and_why(
     page.goto("/?lang=ko")
     expect(page.locator(".rows .row").first).to_contain_text("2건 대기 중")
     context.close()
+
+
+def test_a_failing_handlers_page_says_each_thing_once_and_when_what_waits_goes_out(start_service: Starter) -> None:
+    service = start_service(TOCSIN_RETRY_SCHEDULE="5m", **SIGN_IN)
+    client, surfer = service.first(), Surfer(f"http://127.0.0.1:{service.port}")
+    surfer.sign_in()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and listens to nothing
+        hook = client.add_handler("webhook", "hook", webhook=f"http://127.0.0.1:{nobody.getsockname()[1]}/")
+        client.attempted(client.send("now", title="Now", handlers=[hook]))
+        client.send("later", title="Later", handlers=[hook], send_at=in_an_hour())
+        page = unescape(re.sub(r"<[^>]+>", "", surfer.get(f"/handlers/{hook}").text))
+    trouble, _, latest = page.partition("Latest deliveries")
+    assert trouble.count("No connection could be made.") == 1
+    assert re.search(r"Nownext try in [56] min · No connection could be made\.", latest)
+    assert re.search(r"Laterto be sent in (59 min|60 min|1 h)", latest)
 
 
 def test_where_all_is_well_there_is_no_overview(surfer: Surfer, client: Client, receiver: Receiver) -> None:

@@ -178,6 +178,7 @@ def test_the_send_page_reads_times_in_it_and_says_which_it_takes(
     assert note in asked and f"It will be sent at {told(taken, zone)}." in asked
     done = unescape(surfer.post("/send", do="send", handlers=hook, **form).text)
     assert f"to be sent {told(taken, zone)}" in done
+    assert "Accepted. It will be sent at the time below." in done and "on its way" not in done
     [made] = client.get("/api/notifications").data
     assert made["send_at"] == taken  # the API keeps to UTC
 

@@ -83,6 +83,7 @@ class Pacer:
 
     @property
     def has_pauses(self) -> bool:
+        """Whether anything may be paused at all; a quick look before asking whom."""
         return bool(self._paused_until) or self._has_kept_rests
 
     def pause(self, whom: str | int, until: float, now: float) -> None:

@@ -80,6 +80,8 @@ class Worker(Protocol):
 
 
 class Engine(Protocol):
+    """Brings what is due to the worker. Its methods are called on the event loop."""
+
     async def start(self, worker: Worker) -> None:
         """Pick up everything unsettled, then run until stopped."""
         ...

@@ -29,4 +29,5 @@ class Finding(Struct, frozen=True):
 
     @property
     def level(self) -> str:
+        """As `tocsin check` writes it."""
         return "wrong" if self.is_fault else "note"

@@ -95,6 +95,8 @@ class Streak(Struct, frozen=True):
 
 
 class HandlerRows(Protocol):
+    """Handlers of all users by id; a list or a page is of one user. Every method raises Busy while the store cannot answer."""
+
     async def get(self, handler_id: int) -> HandlerRow | None:
         """The row, even of a deleted handler."""
         ...
@@ -103,8 +105,14 @@ class HandlerRows(Protocol):
         """The rows of those that exist, including deleted ones."""
         ...
 
-    async def briefs(self, user_id: int) -> list[HandlerBrief]: ...
-    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]: ...
+    async def briefs(self, user_id: int) -> list[HandlerBrief]:
+        """All of a user's handlers that are not deleted, by id."""
+        ...
+
+    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
+        """One page of a user's handlers that are not deleted. `page` counts from 1; `size` rows each."""
+        ...
+
     async def add(self, user_id: int, change: HandlerChange, at: Micros) -> int:
         """The new handler's id."""
         ...

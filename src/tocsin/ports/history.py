@@ -51,10 +51,22 @@ class Label(Struct, frozen=True):
 class History(Protocol):
     """Of one user's own: what is somebody else's is not there."""
 
-    async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]: ...
-    async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None: ...
-    async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]: ...
-    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None: ...
+    async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
+        """One page, newest first, each with how many deliveries it has in each status. `page` counts from 1."""
+        ...
+
+    async def notification(self, user_id: int, notification_id: int) -> tuple[Notification, dict[Status, int]] | None:
+        """The same for one; None if it is not this user's."""
+        ...
+
+    async def deliveries(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
+        """One page, newest first. `page` counts from 1."""
+        ...
+
+    async def delivery(self, user_id: int, delivery_id: int) -> tuple[Delivery, Notification, list[Attempt], list[Replay]] | None:
+        """A delivery with its attempts and replays, oldest first; None if it is not this user's."""
+        ...
+
     async def fan_out(
         self, user_id: int, notification_id: int, limit: int
     ) -> tuple[Notification, dict[Status, int], Page[Delivery], Labels] | None:

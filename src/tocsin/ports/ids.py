@@ -21,4 +21,6 @@ class Mark(Struct, frozen=True):
 
 
 class Ids(Protocol):
-    async def mark(self) -> Mark: ...
+    async def mark(self) -> Mark:
+        """How far the ids have come now."""
+        ...

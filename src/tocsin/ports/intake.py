@@ -8,6 +8,8 @@ from tocsin.model import Delivery, Message, Notification, Reason, Status, Value
 
 
 class PlannedDelivery(Value, frozen=True):
+    """A delivery to one handler, to be stored. `reason`: why it is not pending."""
+
     handler_id: int
     status: Status
     due_at: Micros
@@ -39,6 +41,8 @@ class Remembered(Value, frozen=True):
 
 
 class Accept(Value, frozen=True):
+    """What one request brings, to be stored in one commit. `at`: when it was accepted."""
+
     user_id: int
     at: Micros
     planned: Sequence[Planned]
@@ -54,6 +58,8 @@ class Accepted(Value, frozen=True):
 
 
 class Intake(Protocol):
+    """Raises Busy while the store takes no writes."""
+
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
         """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported."""
         ...

@@ -7,6 +7,8 @@ from tocsin.clock import Micros
 
 
 class InFlightLedger(Protocol):
+    """Attempts under way, noted in what outlives the process."""
+
     @property
     def found(self) -> Sequence[tuple[int, int, Micros]]:
         """Delivery id, attempt number and start of every attempt that was under way when the last process ended."""

@@ -8,6 +8,8 @@ from tocsin.clock import Micros
 
 
 class UserLine(Struct, frozen=True):
+    """A user in the list of users. `handlers`: how many they have, deleted ones not counted."""
+
     id: int
     email: str
     is_admin: bool
@@ -54,7 +56,10 @@ class Users(Protocol):
         """None too if they are disabled."""
         ...
 
-    async def all(self) -> list[UserLine]: ...
+    async def all(self) -> list[UserLine]:
+        """Every user, disabled ones too, in the order of their ids."""
+        ...
+
     async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
         """A user and their one-time link, in one commit; False if there is one who can sign in already, or is disabled."""
         ...
@@ -67,7 +72,10 @@ class Users(Protocol):
         """The same password, hashed anew; nothing happens if it was changed meanwhile."""
         ...
 
-    async def set_time_zone(self, user_id: int, time_zone: str | None) -> None: ...
+    async def set_time_zone(self, user_id: int, time_zone: str | None) -> None:
+        """`time_zone`: a name of the tz database; None: UTC."""
+        ...
+
     async def disable(self, user_id: int, at: Micros) -> bool:
         """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays.
 
@@ -89,9 +97,17 @@ class Sessions(Protocol):
         """Whose session it is and when it was last seen, not before `since`."""
         ...
 
-    async def touch(self, token_hash: bytes, at: Micros) -> None: ...
-    async def end(self, token_hash: bytes) -> None: ...
-    async def end_all(self, user_id: int) -> None: ...
+    async def touch(self, token_hash: bytes, at: Micros) -> None:
+        """The session was used at that time."""
+        ...
+
+    async def end(self, token_hash: bytes) -> None:
+        """Sign out: nothing happens if there is no such session."""
+        ...
+
+    async def end_all(self, user_id: int) -> None:
+        """All sessions of a user."""
+        ...
 
 
 class Keys(Protocol):
@@ -103,7 +119,10 @@ class Keys(Protocol):
         """When keys were last used, by id."""
         ...
 
-    async def of(self, user_id: int) -> list[KeyLine]: ...
+    async def of(self, user_id: int) -> list[KeyLine]:
+        """A user's keys, revoked ones too."""
+        ...
+
     async def add(self, user_id: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
         """The new key's id."""
         ...

@@ -13,7 +13,9 @@ T = TypeVar("T")
 
 
 class Settlement(Value, frozen=True):
-    """A delivery after an attempt (None: it ended without one). Applied only while the row is pending, except for arrivals."""
+    """A delivery after an attempt (None: it ended without one). Applied only while the row is pending and has not been replayed since,
+    except for arrivals.
+    """
 
     delivery: Delivery
     attempt: Attempt | None

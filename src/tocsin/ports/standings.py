@@ -41,7 +41,7 @@ class Troubled(Struct, frozen=True):
 
 
 class HandlerHour(Struct, frozen=True):
-    """The outcomes of a handler's deliveries within an hour (counted since 1970). `latencies`: delivered ones by `flow.tally.bucket`."""
+    """The outcomes of a handler's deliveries within an hour (counted since 1970). `latencies`: by bucket, see `flow.delivery.tally`."""
 
     handler_id: int
     hour: int
@@ -68,13 +68,22 @@ class Standings(Protocol):
         """The current state of each of these handlers."""
         ...
 
-    async def overview(self, user_id: int, since_hour: int) -> Overview: ...
+    async def overview(self, user_id: int, since_hour: int) -> Overview:
+        """`since_hour`: the first hour that is told of, counted since 1970."""
+        ...
+
     async def troubled(self, limit: int) -> list[Troubled]:
         """Handlers of all users, worst first."""
         ...
 
-    async def facts(self, handler_id: int, since_hour: int) -> HandlerFacts: ...
-    async def hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]: ...
+    async def facts(self, handler_id: int, since_hour: int) -> HandlerFacts:
+        """Since that hour, counted since 1970."""
+        ...
+
+    async def hours(self, handler_ids: Sequence[int], since_hour: int) -> list[HandlerHour]:
+        """The hours in which something happened, since that one; by handler, oldest first."""
+        ...
+
     async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
         """Add to the stored counts of these hours."""
         ...

@@ -15,7 +15,9 @@ class Vitals(Protocol):
         ...
 
     @property
-    def writes_waiting(self) -> int: ...
+    def writes_waiting(self) -> int:
+        """Number of writes that were asked for and are not committed yet."""
+        ...
 
     async def backlog(self) -> int:
         """Pending deliveries of all users, due or not; a quick look."""

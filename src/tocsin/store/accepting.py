@@ -41,11 +41,13 @@ class Fields(Struct, frozen=True):
 
 
 def fields_text(message: Message) -> str:
+    """The column `fields`, as JSON."""
     kept = Fields(message.fields, message.handlers) if message.handlers else message.fields
     return msgspec.json.encode(kept).decode()
 
 
 def remember(connection: Connection, user_id: int, at: Micros, what: Idempotency, answer: Iterable[int]) -> None:
+    """Keep what an idempotency key was answered with, in place of what was kept before."""
     run(connection, REMEMBER, [(user_id, what.path, what.key, what.content, ",".join(map(str, answer)), at)])
 
 

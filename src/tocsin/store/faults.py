@@ -36,10 +36,12 @@ _SENTENCES = {
 _GONE = ("08", "57P")  # the connection, or the server; so is whatever has no number, as the server did not say it
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "XX001", "XX002")
 _LOCKS = ("SQLITE_BUSY", "SQLITE_LOCKED", "40001", "40P01", "55P03", "57014")
+_CONFLICTS = ("40001", "40P01")
 _REFUSALS = ("25006", "28", "3D000", "42501")  # of the whole store, whatever the statement
 
 
 def damaged(what: str) -> str:
+    """The sentence for an operator; `what`: the driver's words."""
     return f"The store is damaged ({what}): stop the service, keep the data directory as it is, and restore a backup."
 
 
@@ -55,6 +57,7 @@ def words_of(error: BaseException) -> str:
 
 
 def is_damage(error: BaseException) -> bool:
+    """Bytes of the store are not what they should be."""
     return name_of(error).startswith(_DAMAGE)
 
 
@@ -70,6 +73,7 @@ def forget_pages(connection: Connection, error: BaseException) -> None:
 
 
 def is_full(error: BaseException) -> bool:
+    """The disk of SQLite's file is full. A full disk of a PostgreSQL server has its sentence, and is not meant here."""
     return name_of(error) == "SQLITE_FULL"
 
 
@@ -86,12 +90,18 @@ def is_gone(error: BaseException) -> bool:
     return name_of(error).startswith(_GONE) or (not name_of(error) and _is_operational(driver_error))
 
 
+def is_conflict(error: BaseException) -> bool:
+    """The server has undone the transaction because of another one that met it, and would keep it now."""
+    return name_of(error) in _CONFLICTS
+
+
 def is_for_all(error: BaseException) -> bool:
     """No other write would fare better now: of one that another process kept waiting, too, the next would wait as long."""
     return is_gone(error) or name_of(error).startswith((*_LOCKS, *_REFUSALS))
 
 
 def is_of_driver(error: BaseException) -> bool:
+    """Raised by SQLAlchemy or by a driver, not by code of ours."""
     return isinstance(error, (DBAPIError, sqlite3.Error)) or hasattr(error, "sqlstate")
 
 
@@ -101,6 +111,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def sentence(error: BaseException) -> str:
+    """What the error means to an operator; without SQL and values."""
     if is_damage(error):
         return damaged(words_of(error))
     if is_gone(error):

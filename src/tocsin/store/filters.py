@@ -40,6 +40,7 @@ def merged_ids(
     *order: ColumnElement[Any],
     only: Sequence[ColumnElement[bool]] = (),
 ) -> Subquery:
+    """Up to `limit` ids of each status, ordered within it; the caller orders and limits them once more. `only`: more conditions."""
     parts: list[Select[tuple[int]]] = []
     for status in statuses:
         chosen = select(deliveries.c.id).where(deliveries.c.user_id == user_id, deliveries.c.status == int(status))

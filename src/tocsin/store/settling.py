@@ -26,15 +26,15 @@ SETTLE_AT_ONCE = update(  # in one part, with the first attempt, in time
 )
 _AFTER_MORE = ("attempt_count", "last_attempt_at", "late", "part")
 SETTLE_DELIVERED = update(deliveries, key=("id",), given=_AFTER_MORE, fixed=_ARRIVED, guard=_STILL_PENDING, returning=("id",))
-SETTLE_OTHERS = update(
+SETTLE_OTHERS = update(  # of an attempt from before a replay, only an arrival counts
     deliveries,
-    key=("id",),
+    key=("id", "replays"),
     given=(*_AFTER_MORE, "status", "due_at", "step", "throttles", "may_have_arrived", "last_reason", "last_error"),
     guard=_STILL_PENDING,
     returning=("id",),
 )
-# Of what had ended otherwise when it came, under the status that it was seen to have.
-STATUSES = look(deliveries, key=("id",), wanted=("id", "status"))
+# Of what had ended otherwise when it came, or was replayed meanwhile, under the status that it was seen to have.
+STATUSES = look(deliveries, key=("id",), wanted=("id", "status", "replays"))
 ARRIVED_LATE = update(deliveries, key=("id", "status"), given=_AFTER_MORE, fixed=_ARRIVED, returning=("id",))
 COUNT_ATTEMPTS = update(  # a replay goes on from what has arrived, or may have
     deliveries, key=("id", "status"), given=("attempt_count", "last_attempt_at", "may_have_arrived", "part"), returning=("id",)
@@ -74,19 +74,19 @@ class SettleAll:
             return [applied for write in writes for applied in SettleAll.run_all(connection, [write])]
         _note_arrivals(connection, writes)  # before the deliveries: so does whoever stops a handler, and neither waits in a circle
         before = _settle_pending(connection, writes)
+        noted: set[int] = set()
         if len(before) < len(writes):
-            before |= _settle_ended(connection, [write for write in writes if write.delivery.id not in before])
+            arrived, noted = _settle_others(connection, [write for write in writes if write.delivery.id not in before])
+            before |= arrived
         applied: list[bool] = []
         moved: list[tuple[int, int, int]] = []  # user, status before, status
         for write in writes:
             delivery = write.delivery
-            was, status = before.get(delivery.id), delivery.status
-            # What has arrived has arrived, even if somebody cancelled it meanwhile.
-            is_applied = was == _PENDING or (was is not None and status is _DELIVERED)
-            applied.append(is_applied)
-            if was is not None and is_applied:
-                moved.append((delivery.user_id, was, status))
-        _add_attempts(connection, [(write, was) for write, was in zip(writes, applied, strict=True) if write.delivery.id in before])
+            was = before.get(delivery.id)
+            applied.append(was is not None)
+            if was is not None:
+                moved.append((delivery.user_id, was, delivery.status))
+        _add_attempts(connection, [(write, was) for write, was in zip(writes, applied, strict=True) if was or write.delivery.id in noted])
         totals = Totals()
         for (user_id, was, status), n in Counter(moved).items():
             totals[user_id, was] -= n
@@ -96,7 +96,7 @@ class SettleAll:
 
 
 def _settle_pending(connection: Connection, writes: Iterable[Settlement]) -> dict[int, int]:
-    """The status before of those that were pending and are settled now."""
+    """The status before of those that were pending, in the life that the attempt belongs to, and are settled now."""
     at_once: list[Any] = []
     delivered: list[Any] = []
     others: list[Any] = []
@@ -114,33 +114,36 @@ def _settle_pending(connection: Connection, writes: Iterable[Settlement]) -> dic
     return dict.fromkeys([delivery_id for (delivery_id,) in settled], _PENDING)
 
 
-def _settle_ended(connection: Connection, writes: Sequence[Settlement]) -> dict[int, int]:
-    """The same of those that were not pending: an arrival counts, all else that was tried is only noted.
+def _settle_others(connection: Connection, writes: Sequence[Settlement]) -> tuple[dict[int, int], set[int]]:
+    """The rest. An arrival counts, even if somebody cancelled it meanwhile: the status before of those. All else that was tried is only
+    noted: the ids of those.
 
     Each is written under the status that it was seen to have. If another writer has changed that since, it is looked at again.
     """
     before: dict[int, int] = {}
+    noted: set[int] = set()
     rest: list[Settlement] = list(writes)
     while rest:
-        seen: dict[int, int] = dict(run(connection, STATUSES, [(write.delivery.id,) for write in rest]))
+        seen = {row[0]: (row[1], row[2]) for row in run(connection, STATUSES, [(write.delivery.id,) for write in rest])}
         arrived: list[Any] = []
         tried: list[Any] = []
         pending: list[Settlement] = []  # again: it was sent once more meanwhile
         for write in rest:
-            delivery, was = write.delivery, seen.get(write.delivery.id)
-            if was == _PENDING:
+            delivery, attempt = write.delivery, write.attempt
+            was, replays = seen.get(delivery.id, (None, 0))
+            if was == _PENDING and (delivery.status is _DELIVERED or delivery.replays == replays):
                 pending.append(write)
             elif was is not None and delivery.status is _DELIVERED:
                 arrived.append((delivery.id, was, *_after_more(delivery)))
-            elif was is not None and (attempt := write.attempt) is not None:
+            elif was is not None and attempt is not None:
                 tried.append((delivery.id, was, attempt.number, attempt.at, 1 if delivery.may_have_arrived else 0, delivery.part))
-            elif was is not None:
-                before[delivery.id] = was
         before |= _settle_pending(connection, pending)
-        written = run(connection, ARRIVED_LATE, arrived) + run(connection, COUNT_ATTEMPTS, tried)
-        before |= {delivery_id: seen[delivery_id] for (delivery_id,) in written}
-        rest = [write for write in rest if write.delivery.id in seen and write.delivery.id not in before]
-    return before
+        before |= {delivery_id: seen[delivery_id][0] for (delivery_id,) in run(connection, ARRIVED_LATE, arrived)}
+        noted |= {delivery_id for (delivery_id,) in run(connection, COUNT_ATTEMPTS, tried)}
+        known = before.keys() | noted
+        wanted = {write.delivery.id for write in pending}.union(row[0] for row in arrived + tried)
+        rest = [write for write in rest if write.delivery.id in wanted - known]
+    return before, noted
 
 
 def _after_more(delivery: Delivery) -> tuple[Any, ...]:
@@ -150,6 +153,7 @@ def _after_more(delivery: Delivery) -> tuple[Any, ...]:
 def _other(delivery: Delivery) -> tuple[Any, ...]:
     return SETTLE_OTHERS.row(
         id=delivery.id,
+        replays=delivery.replays,
         status=int(delivery.status),
         due_at=delivery.due_at,
         attempt_count=delivery.attempt_count,

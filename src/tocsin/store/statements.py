@@ -46,11 +46,13 @@ class Statement:
         return tuple([values[name] for name in self.columns])
 
     def on_sqlite(self, rows: int) -> str:
+        """The SQL for that many rows; their values are bound one after the other."""
         places = ", ".join(["?"] * len(self.columns))
         values = "VALUES " + ", ".join([f"({places}{self._fixed or ''})"] * rows)
         return f"{self._before} {values if self._fixed is not None else f'({values}) AS v'} {self._after}"
 
     def on_postgresql(self, dialect: Dialect) -> str:
+        """The SQL for any number of rows; one array is bound for each column."""
         arrays = ", ".join(f"%s::{self.table.c[name].type.compile(dialect)}[]" for name in self.columns)
         names = ", ".join(f"column{n}" for n, _ in enumerate(self.columns, 1))
         rows = f"unnest({arrays}) AS v({names})"
@@ -183,4 +185,5 @@ def wait_for_turn(connection: Connection, what: str) -> None:
 
 
 def chunks(ids: Sequence[T], size: int = 500) -> Iterable[Sequence[T]]:
+    """Slices of up to `size` ids, for a statement with a bound value for each."""
     return (ids[start : start + size] for start in range(0, len(ids), size))

@@ -114,7 +114,7 @@ handler_hours = Table(
     Column("delivered", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("expired", Integer, nullable=False),
-    Column("latencies", Text, nullable=False),  # a JSON array, see `model.Tally`
+    Column("latencies", Text, nullable=False),  # a JSON array, see `flow.delivery.tally`
     sqlite_with_rowid=False,
 )
 

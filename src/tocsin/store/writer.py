@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import queue
 import threading
 import time
@@ -28,6 +29,7 @@ LOCKED_AGAIN_SECONDS = 0.5  # the same after one that waited in vain, until one 
 PROBE_SECONDS = 1.0  # between two looks whether it can be written again
 STALLED_SECONDS = 3.0  # that a commit takes at most while all is well
 FRESH_SECONDS = 10.0  # for so long the last write says that it can be written
+MAX_TRIES, MAX_TRIES_IN_CONFLICT = 2, 3  # of a commit, before whoever waits is told to come back
 IN_DOUBT_SECONDS = 0.2  # between two looks whether a commit that was not answered was kept
 
 log = structlog.get_logger(__name__)
@@ -234,19 +236,18 @@ class Writer:
         observe.seldom(log.error, "store.write_failed", error=why)
 
     def _keep(self, session: Session, jobs: list[_Job]) -> None:
-        """Again, once, if a connection broke before the commit, which has kept nothing and is another one now; or if there is room now."""
-        tries = 2
-        while tries:
-            tries -= 1
+        """Again, if a connection broke before the commit, which has kept nothing and is another one now; if there is room now; or if it
+        met another transaction, such as of a command beside the service."""
+        for tries in itertools.count(1):
             try:
                 self._transaction(session, jobs)
             except Unanswered as unanswered:
                 if self._was_kept(session, unanswered):
                     break
-                if not tries:
+                if tries >= MAX_TRIES:
                     raise unanswered.why from None
             except Exception as error:
-                if not tries or not (faults.is_gone(error) or (faults.is_full(error) and session.make_room())):
+                if not _may_go_better(error, tries, session):
                     raise
             else:
                 break
@@ -318,6 +319,12 @@ class Writer:
                 job.done(job.tickets, job.results)
             except Exception:
                 log.exception("store.answer_failed")  # the others are answered all the same
+
+
+def _may_go_better(error: Exception, tries: int, session: Session) -> bool:
+    if faults.is_conflict(error):
+        return tries < MAX_TRIES_IN_CONFLICT
+    return tries < MAX_TRIES and (faults.is_gone(error) or (faults.is_full(error) and session.make_room()))
 
 
 def _busy() -> Busy:

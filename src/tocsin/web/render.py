@@ -140,7 +140,7 @@ def ago(at: Micros | None, zone: tzinfo, _: Translate) -> Markup:
     seconds = (clock.now() - at) / SECOND
     words = _("{span} ago").format(span=span(seconds, _)) if seconds >= 0 else _("in {span}").format(span=span(-seconds, _))
     if abs(seconds) < 1:
-        words = _("just now")
+        words = _("just now") if seconds >= 0 else _("now")
     return _time(at, zone, words)
 
 

@@ -119,7 +119,9 @@ async def send(visit: Visit) -> Response:
         [made] = await visit.service.accepting.accept(visit.who.id, [form.draft])
     except Invalid as invalid:
         return await _page(visit, form.given, 422, invalid.faults, notes=form.notes)
-    return visit.go(f"/notifications/{made}?done=sent")
+    send_at = form.draft.send_at
+    is_scheduled = send_at is not None and send_at > form.draft.message.at
+    return visit.go(f"/notifications/{made}?done={'scheduled' if is_scheduled else 'sent'}")
 
 
 async def _enabled(visit: Visit) -> int:

@@ -41,9 +41,17 @@ class Stage:
         self.reached: set[str] = set()
 
     def register(self) -> None:
-        """One handler of each type and a revoked one, through the API."""
-        for name, form in story.registrations(self._receiver.url).items():
-            self._handlers[name] = msgspec.convert(self._client.post_form("/api/notification-handlers", form).data["id"], int)
+        """One handler of each type, through the API."""
+        self._forms = story.registrations(self._receiver.url)
+        for name in story.TYPES:
+            self._handler(name)
+
+    def _handler(self, name: str) -> int:
+        """Its id. The revoked one is registered when the story comes to it: what visitors send before then arrives everywhere."""
+        if name not in self._handlers:
+            made = self._client.post_form("/api/notification-handlers", self._forms[name])
+            self._handlers[name] = msgspec.convert(made.data["id"], int)
+        return self._handlers[name]
 
     def signing_secret(self) -> str:
         return str(self._client.get(f"/api/notification-handlers/{self._handlers['webhook']}/secret").data["secret"])
@@ -53,7 +61,7 @@ class Stage:
             self._receiver.fail_next(fault.type, _answer_of(fault, self._receiver))
         title = str(scene.content["title"])
         self._sent_at[title] = time.monotonic()
-        self._client.post("/api/notifications", {**scene.content, "handlers": [self._handlers[name] for name in scene.to]})
+        self._client.post("/api/notifications", {**scene.content, "handlers": [self._handler(name) for name in scene.to]})
         self._line(Text("sent", style="bold"), title, f"to {len(scene.to)} handlers", "")
 
     def print(self, arrival: Arrival) -> None:

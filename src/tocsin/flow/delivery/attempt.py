@@ -286,7 +286,11 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
         rest_seconds = self.loaded.channel.rest_seconds
         if rest_seconds is None or not isinstance(reply, HttpReply):
             return
-        rest = rest_seconds(reply, clock.now())
+        try:
+            rest = rest_seconds(reply, clock.now())
+        except Exception as error:  # noqa: BLE001  # it has no say in whether the message arrived
+            observe.seldom(log.error, "limits.failed", type=self.loaded.channel.type, delivery=self.context.delivery_id, exc_info=error)
+            return
         if rest > 0:
             now = time.monotonic()
             self.pacer.pause(self.loaded.credential, now + rest, now)

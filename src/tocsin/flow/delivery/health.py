@@ -40,6 +40,8 @@ async def end_stopped(queue: Queue, engine: Engine) -> None:
 
 
 class Health:
+    """What attempts say of a handler, and what the service does to it."""
+
     def __init__(
         self,
         handlers: HandlerRows,

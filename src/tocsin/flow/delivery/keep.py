@@ -72,6 +72,7 @@ class Keeping:
         return bool(self._unkept) and (self._is_store_away or handler_id in self._held_of)
 
     def keep(self, ending: Ending) -> None:
+        """Store it and then tell the engine. Returns at once; what cannot be stored is held and tried again."""
         new_settings = ending.decision.new_settings
         if new_settings is None or ending.loaded is None:
             self._write(ending)
@@ -98,7 +99,7 @@ class Keeping:
 
     def _settled_otherwise(self, ending: Ending, applied: bool) -> None:
         decision, loaded = ending.decision, ending.loaded
-        due_at = decision.due_at if applied else None
+        due_at = decision.due_at if applied else ending.at  # it may wait again already: somebody has replayed it
         if loaded is None or (decision.switch_off is None and not decision.blames):
             ending.run.settled(due_at)
         else:

@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 
 class Notices:
+    """Gathers handlers that were switched off, by owner, and tells each owner once."""
+
     def __init__(self, pending: PendingNotices, handlers: HandlerRows, directory: Directory, accepting: Accepting) -> None:
         self._pending = pending
         self._handlers = handlers

@@ -78,7 +78,8 @@ class Sending(Attempt[engine.Run], kw_only=True, eq=False, gc=False):
             ending = self._decide()
         except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
             observe.seldom(log.error, "decide.failed", delivery=self.job.delivery.id, exc_info=error)
-            self.outcome, self.reply = FAULT_OF_OURS, None
+            self.reply = self.refusal = None  # what may not be shown
+            self.outcome = Delivered() if isinstance(self.outcome, Delivered) else FAULT_OF_OURS  # what has arrived is not sent again
             ending = self._decide()
         self.rooms.keeping.keep(ending)
         self.place.came_back(how)

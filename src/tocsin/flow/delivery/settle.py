@@ -43,6 +43,7 @@ class Decision(Value, frozen=True):
 
     @property
     def due_at(self) -> Micros | None:
+        """When it is due again; None: it has ended."""
         return self.delivery.due_at if self.delivery.status is _PENDING else None
 
 

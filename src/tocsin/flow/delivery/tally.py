@@ -53,6 +53,7 @@ class Summary(Struct, frozen=True):
 
 
 def summarize(hours: Sequence[HandlerHour]) -> Summary:
+    """All of these hours as one; the handlers may differ."""
     delivered, failed, expired = (
         sum(counts) for counts in zip((0, 0, 0), *((one.delivered, one.failed, one.expired) for one in hours), strict=True)
     )
@@ -71,6 +72,8 @@ class _Hour:
 
 
 class Tally:
+    """Counts by handler that are not stored yet."""
+
     def __init__(self, standings: Standings) -> None:
         self._standings = standings
         self._counts: dict[int, _Hour] = {}
@@ -113,8 +116,9 @@ class Tally:
             hours = [HandlerHour(one, hour, of.delivered, of.failed, of.expired, tuple(of.latencies)) for one, of in some]
             try:
                 await self._standings.add_hours(hours)
-            except Exception:
-                for handler_id, one in (*some, *counted.items()):
+            except BaseException as error:
+                is_cut = isinstance(error, asyncio.CancelledError)  # what the store was given, it keeps all the same
+                for handler_id, one in (*(() if is_cut else some), *counted.items()):
                     self._count_again(handler_id, one)
                 raise
 

@@ -172,6 +172,8 @@ def _event(row: HandlerRow, draft: HandlerDraft) -> HandlerEvent | None:
 
 
 class Handlers:
+    """A user's handlers: look, register, change, delete. One that is not this user's raises Missing; a store that cannot answer, Busy."""
+
     def __init__(
         self,
         rows: HandlerRows,

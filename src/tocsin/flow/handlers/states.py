@@ -27,6 +27,7 @@ class HandlerState(Struct, frozen=True):
 
 
 def state_of(handler: Handler, standing: Standing, next_at: Micros | None) -> HandlerState:
+    """`next_at`: when the next of those that wait can start, as `next_start` says."""
     event, waiting = standing.event, standing.waiting
     if not handler.is_enabled:
         since = None if event is None else event.at

@@ -22,6 +22,8 @@ MAX_COUNTED = 10_000  # deliveries before another
 
 
 class Deliveries:
+    """What was sent, for its sender. A named row that is not this user's raises Missing; a store that cannot answer, Busy."""
+
     def __init__(self, history: History, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer) -> None:
         self._history = history
         self._engine = engine

@@ -13,6 +13,8 @@ from tocsin.ports.queue import Waiting
 
 
 class Accepting:
+    """Turns checked drafts into rows, and tells the engine what is due."""
+
     def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: Metrics) -> None:
         self._intake = intake
         self._directory = directory

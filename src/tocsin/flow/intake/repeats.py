@@ -16,6 +16,8 @@ _NEW = nullcontext[Answer | None](None)
 
 
 class Repeats:
+    """Idempotency keys: those under way in memory, those of the last day in the store."""
+
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._in_flight: set[tuple[int, str, str]] = set()

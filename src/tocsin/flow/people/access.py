@@ -15,6 +15,8 @@ MAX_IN_MEMORY = 10_000  # keys
 
 
 class Caller(Struct, frozen=True):
+    """Whose key a request came with, and what it may do: `scopes`, all of them named."""
+
     user_id: int
     key_id: int
     scopes: frozenset[str]
@@ -55,6 +57,7 @@ class Access:
         return caller
 
     def forget_all(self) -> None:
+        """Every key is read again when it is next used."""
         self._changes += 1
         self._callers.clear()
 

@@ -61,7 +61,11 @@ class Session(Protocol):
 
 
 class Dialect(Protocol):
-    def session(self, engine: Engine) -> Session: ...
+    """What statements and transactions need of a database."""
+
+    def session(self, engine: Engine) -> Session:
+        """The writer's own connection."""
+        ...
 
     def reading(self, engine: Engine, seconds: float) -> AbstractContextManager[Connection]:
         """A transaction that sees the store as it is at one moment, and is interrupted after so many seconds."""
@@ -79,7 +83,9 @@ class Dialect(Protocol):
         """The highest id that was ever handed out, by table, where there is one."""
         ...
 
-    def set_counter(self, connection: Connection, table: str, at: int) -> None: ...
+    def set_counter(self, connection: Connection, table: str, at: int) -> None:
+        """From now on ids of that table are higher than `at`."""
+        ...
 
     def fold_log(self, engine: Engine) -> None:
         """Bring what has been committed to its place, so that no commit has to."""
@@ -111,7 +117,9 @@ class Home(Protocol):
         """Whether nothing is in the place of a store, as a copy that failed would leave it."""
         ...
 
-    def is_readable(self) -> bool: ...
+    def is_readable(self) -> bool:
+        """Whether it is there and this process may read it."""
+        ...
 
     def check_form(self) -> None:
         """Whether it is a store of a form that this version knows."""
@@ -125,7 +133,9 @@ class Home(Protocol):
         """Of all handlers that there are or were."""
         ...
 
-    def engine(self) -> Engine: ...
+    def engine(self) -> Engine:
+        """For a store that is there; the caller disposes of it."""
+        ...
 
     def make(self, begin: Callable[[Connection], None]) -> None:
         """A new store, which is there as a whole or not at all; `begin` writes the first rows."""
@@ -141,6 +151,7 @@ class Home(Protocol):
 
 
 def of(engine: Engine) -> Dialect:
+    """The dialect of an engine's database."""
     if engine.dialect.name == "sqlite":
         from tocsin.store.dialects.sqlite import SQLITE
 

@@ -35,8 +35,8 @@ def _texts(values: Sequence[Any]) -> str:
 
 
 def _quoted(value: str) -> str:
-    if "\\" in value or '"' in value or NUL in value:
-        value = value.replace("\\", "\\\\").replace('"', '\\"').replace(NUL, INSTEAD)
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{value}"'
 
 

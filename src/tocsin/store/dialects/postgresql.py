@@ -15,11 +15,13 @@ from typing import Any, cast
 import psycopg
 from psycopg import Connection as Driver
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.ports.errors import StoreError
 from tocsin.store.dialects import Unanswered
+from tocsin.store.dialects.arrays import INSTEAD, NUL
 
 CONNECTIONS = 7  # as many as threads read, and some
 CONNECT_SECONDS = 5
@@ -64,18 +66,25 @@ def postgresql_engine(url: str) -> Engine:
 
 def parameters_of(url: str) -> dict[str, Any]:
     """As libpq reads them."""
-    try:
-        return {**_CONNECT, **conninfo_to_dict(url)}
-    except psycopg.Error:  # its words hold parts of the password
-        raise StoreError(
-            "TOCSIN_DATABASE_URL cannot be read as a PostgreSQL URL: it should be postgresql://user:password@host/database, and special"
-            " characters in user and password must be percent-encoded."
-        ) from None
+    with contextlib.suppress(psycopg.Error):  # its words hold parts of the password
+        if not _is_cut_short(url):
+            return {**_CONNECT, **conninfo_to_dict(url)}
+    raise StoreError(
+        "TOCSIN_DATABASE_URL cannot be read as a PostgreSQL URL: it should be postgresql://user:password@host/database, and special"
+        " characters in user and password must be percent-encoded."
+    )
+
+
+def _is_cut_short(url: str) -> bool:
+    """Whether libpq would end the password early, at an @ or / in it: then its rest would be shown as the host or the database."""
+    authority, _, rest = url.partition("://")[2].partition("?")[0].partition("/")
+    return authority.count("@") > 1 or "@" in rest
 
 
 def connect(parameters: dict[str, Any]) -> Driver[Any]:
     """A session that ends its transactions by itself if this process hangs, and is ended by the server if its machine vanishes."""
     driver = psycopg.connect("", autocommit=True, **parameters)
+    driver.adapters.register_dumper(str, _Texts)
     try:
         with _hung_up_after(driver, CONNECT_SECONDS):
             driver.execute(_SESSION)
@@ -83,6 +92,13 @@ def connect(parameters: dict[str, Any]) -> Driver[Any]:
         driver.close()
         raise
     return driver
+
+
+class _Texts(StrDumperUnknown):
+    """What people search for, and what providers say, may hold the one character that PostgreSQL's texts cannot."""
+
+    def dump(self, obj: str) -> Any:
+        return super().dump(obj.replace(NUL, INSTEAD) if NUL in obj else obj)
 
 
 # ---------------------------------------------------------------------------------------------------------- deadlines
@@ -159,7 +175,7 @@ class _Session:
         self._failed: tuple[float, Exception] | None = None
         self._heard = False
         self._transaction_id: str | None = None  # of the last one, if nobody knows how it ended
-        with contextlib.suppress(DBAPIError):  # the first write will say why
+        with contextlib.suppress(DBAPIError, psycopg.Error):  # the first write will say why
             self._connected()
 
     def _connected(self) -> tuple[Connection, Driver[Any]]:
@@ -171,15 +187,22 @@ class _Session:
             except DBAPIError as error:
                 self._failed = time.monotonic(), error
                 raise
+            try:
+                self._begin_listening(_driver(connection))
+            except psycopg.Error:  # a standby refuses it: once that is promoted nothing would be heard on this connection
+                connection.invalidate()
+                connection.close()
+                raise
             self._failed, self._heard = None, True  # whatever was said meanwhile
             self._connection = connection
-            driver = _driver(connection)
-            with _hung_up_after(driver, CONNECT_SECONDS), self._dropped_if_broken(driver):
-                driver.add_notify_handler(self._hear)
-                driver.execute("LISTEN tocsin_changes")
-                if self._transaction_id is not None:
-                    driver.execute(_END_OLD_SESSION, (self._transaction_id,))
         return self._connection, _driver(self._connection)
+
+    def _begin_listening(self, driver: Driver[Any]) -> None:
+        with _hung_up_after(driver, CONNECT_SECONDS):
+            driver.add_notify_handler(self._hear)
+            driver.execute("LISTEN tocsin_changes")
+            if self._transaction_id is not None:
+                driver.execute(_END_OLD_SESSION, (self._transaction_id,))
 
     def _hear(self, _: object) -> None:
         self._heard = True

@@ -24,6 +24,8 @@ HOLD_SECONDS = 1.0  # between two looks whether the lock is held
 T = TypeVar("T")
 
 _TAKE = "SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))"
+_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END = "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
 _COLUMNS = (
     "SELECT c.relname, a.attname, a.attnotnull, a.attnum = ANY (coalesce(i.indkey, ''))"
@@ -85,8 +87,12 @@ class PostgresqlServer:
     def lock(self, lost: Callable[[str], None]) -> Generator[None, None, None]:
         """An advisory lock of a session of its own. It goes with the session: while the server is away nobody has it."""
         driver = self._locked()
+        try:
+            session = _session(driver)
+        except psycopg.Error as error:
+            raise StoreError(faults.sentence(error)) from error
         ended = threading.Event()
-        holder = threading.Thread(target=self._hold, args=(driver, ended, lost), name="tocsin-lock", daemon=True)
+        holder = threading.Thread(target=self._hold, args=(driver, session, ended, lost), name="tocsin-lock", daemon=True)
         holder.start()
         try:
             yield
@@ -104,16 +110,21 @@ class PostgresqlServer:
             time.sleep(0.1)
         return driver
 
-    def _hold(self, driver: Driver[TupleRow], ended: threading.Event, lost: Callable[[str], None]) -> None:
+    def _hold(self, driver: Driver[TupleRow], session: TupleRow, ended: threading.Event, lost: Callable[[str], None]) -> None:
         """Until the end. Where the session broke, the lock is taken again; if somebody else was faster, they have it."""
+        is_held = True
         while not ended.wait(HOLD_SECONDS):
             with contextlib.suppress(psycopg.Error, StoreError):
                 if driver.closed or driver.broken:
-                    driver = self._connected()
+                    driver, is_held = self._connected(), False
+                if not is_held:
+                    _first(driver, _END, *session)  # the server may not have noticed that it broke, and still keep the lock for it
+                    session = _session(driver)
                     if not _first(driver, _TAKE, LOCK):
                         driver.close()
                         lost(f"Another tocsin has taken the {self.name} while its server could not be reached.")
                         return
+                    is_held = True
                 with connect_seconds(driver):
                     driver.execute("SELECT 1")
         driver.close()
@@ -149,6 +160,13 @@ def _unusable(driver: Driver[TupleRow]) -> str | None:
     if _first(driver, "SELECT pg_backend_pid()") != driver.info.backend_pid:
         return "TOCSIN_DATABASE_URL leads to a connection pooler: name the PostgreSQL server itself, as locks belong to a session."
     return None
+
+
+def _session(driver: Driver[TupleRow]) -> TupleRow:
+    """What tells a session from all others, also after the server was started anew."""
+    with connect_seconds(driver):
+        found = driver.execute(_SESSION).fetchall()
+    return found[0]
 
 
 def _first(driver: Driver[TupleRow], query: Any, *values: object) -> Any:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
@@ -126,14 +126,20 @@ class _Sqlite:
             except DBAPIError as error:
                 faults.forget_pages(connection, error)
                 raise
+            except sqlite3.Error as error:
+                faults.forget_pages(connection, error)
+                raise _like_others(error) from error
             finally:
                 driver.set_progress_handler(None, 0)
 
     @contextmanager
     def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:  # noqa: ARG002
-        with engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
+        try:
+            with engine.begin() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
+        except sqlite3.Error as error:
+            raise _like_others(error) from error
 
     def make(self, connection: Connection) -> None:
         from tocsin.store.migrating import note_newest
@@ -160,6 +166,11 @@ class _Sqlite:
         driver = _driver(connection)
         (pages,), (page,) = driver.execute("PRAGMA freelist_count").fetchone(), driver.execute("PRAGMA page_size").fetchone()
         return pages * page
+
+
+def _like_others(error: sqlite3.Error) -> DBAPIError:
+    """Of statements that are run on the driver itself."""
+    return cast(DBAPIError, DBAPIError.instance(None, None, error, sqlite3.Error))
 
 
 def _driver(connection: Connection) -> Any:
