@@ -213,6 +213,7 @@ class Directory:
             del self._loaded[handler_id]
 
     def forget_deleted(self, user_id: int, handler_id: int) -> None:
+        """As `forget`, and nothing is paced for it any more."""
         self.forget(user_id, handler_id)
         self._pacing.pop(handler_id, None)
 
