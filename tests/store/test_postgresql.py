@@ -196,6 +196,19 @@ def test_no_command_writes_to_a_store_while_it_is_moved(url: str, tmp_path: Path
         datadir.file_of(old).check_form()
 
 
+def test_a_database_that_nothing_can_be_moved_into_says_why_and_the_store_still_starts(url: str, tmp_path: Path) -> None:
+    old = load({"TOCSIN_DATA_DIR": str(tmp_path)}, dotenv=tmp_path / "none.env")
+    engine, _ = datadir.open_store(old)
+    engine.dispose()
+    name = execute(url, "SELECT current_database()")[0][0]
+    execute(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    new = load({"TOCSIN_DATA_DIR": str(tmp_path / "new"), "TOCSIN_DATABASE_URL": url}, dotenv=tmp_path / "none.env")
+    with pytest.raises(StoreError, match="only lets the store be read"):
+        moving.move(new, tmp_path, lambda *_: None)
+    engine, _ = datadir.open_store(old)
+    engine.dispose()
+
+
 # ------------------------------------------------------------------------------------------------------------ one service
 
 
