@@ -20,7 +20,7 @@ from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
 from tocsin.model import Attempt, Busy, Reason, Status
-from tocsin.ports.engine import ANSWERED, UNANSWERED, Run
+from tocsin.ports.engine import ANSWERED, UNANSWERED, Run, Terms
 from tocsin.ports.queue import Settlement, Waiting, Wanted
 from tocsin.store import people
 from tocsin.store.sql import SqlStore
@@ -67,17 +67,11 @@ class Worker:
         self.tasks: set[asyncio.Task[None]] = set()
         self.settling: Callable[[Waiting], Awaitable[int | None]] = self.delivered
 
-    def is_prepared(self, handler_id: int) -> bool:
-        return True
+    def terms(self, handler_id: int) -> Terms | None:
+        return Terms(self.wires.get(handler_id, "http"), 8)
 
     def turn(self, handler_id: int) -> float:
         return self.waits.pop(handler_id, 0.0)
-
-    def in_flight(self, handler_id: int) -> int:
-        return 8
-
-    def wire(self, handler_id: int) -> str:
-        return self.wires.get(handler_id, "http")
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
@@ -745,7 +739,10 @@ def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(open_store: 
             assert handler_id in prepared
             return 0.0
 
-        monkey = {"prepare": prepare, "turn": turn, "is_prepared": prepared.__contains__}
+        def terms(handler_id: int) -> Terms | None:
+            return Terms("http", 8) if handler_id in prepared else None
+
+        monkey = {"prepare": prepare, "turn": turn, "terms": terms}
         for name, method in monkey.items():
             setattr(worker, name, method)
         await engine.start(worker)

@@ -27,6 +27,7 @@ class Alarm(Generic[K]):
         self._is_stopped = False
 
     def set(self, what: K, when: Micros) -> None:
+        """Tell of `what` at `when`; of two times for the same, the earlier counts."""
         known = self._earliest.get(what)
         if known is not None and known <= when:
             return
@@ -46,12 +47,14 @@ class Alarm(Generic[K]):
             self._timer = asyncio.get_running_loop().call_later(min(delay, self._look_seconds), self._rang)
 
     def stop(self) -> None:
+        """Nothing is told any more."""
         self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
 
     @property
     def earliest(self) -> Micros | None:
+        """When the next of them is due, by the wall clock; None: there is none."""
         return self._heap[0][0] if self._heap else None
 
     def _rang(self) -> None:

@@ -150,6 +150,7 @@ class Turns(Generic[T]):
         return bool(self._ring)
 
     def own(self, user_id: int) -> "Own[T]":
+        """What this user has waiting; made if it is not there."""
         found = self._users.get(user_id)
         if found is None:
             found = self._users.add(user_id, Own(), lambda _, own: not own.is_waiting)

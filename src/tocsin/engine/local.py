@@ -43,7 +43,7 @@ from tocsin.engine.refill import Memory, Refill
 from tocsin.engine.run import LocalRun
 from tocsin.engine.window import Window
 from tocsin.model import Busy
-from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNTRIED, Worker
+from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNKNOWN, UNTRIED, Worker
 from tocsin.ports.queue import Queue, Waiting
 
 MAX_RUNNING = 4096  # attempts that are not settled yet, except those that wait for their next part's turn
@@ -120,7 +120,7 @@ class LocalEngine:
             supply = lane.supply
             if supply not in {COMPLETE, PREPARING, READING} or not has_room(lane):
                 self._refill.spilled(lane)
-            elif supply == COMPLETE and worker.is_prepared(delivery.handler_id):
+            elif supply == COMPLETE and worker.terms(delivery.handler_id) is not None:
                 self._add(lane, job)
             else:
                 lane.behind.append(job)
@@ -240,11 +240,12 @@ class LocalEngine:
         if lane.alone:
             lane.state = BUSY  # until the one that is sent alone ends
             return False
-        if lane.sending and lane.sending >= min(lane.window.limit, worker.in_flight(handler_id)):
+        terms = worker.terms(handler_id) or UNKNOWN
+        if lane.sending and lane.sending >= min(lane.window.limit, terms.in_flight):
             lane.window.is_full = True
             lane.state = BUSY  # until one of its attempts ends
             return False
-        wire, holding = worker.wire(handler_id), lane.holding
+        wire, holding = terms.wire, lane.holding
         places = self._wires[wire]
         if holding is None or holding.wire != wire:
             if holding is not None:

@@ -76,6 +76,7 @@ class Places:
 
     @property
     def taken(self) -> int:
+        """How many places attempts hold now."""
         return self._taken
 
     @property
@@ -83,6 +84,7 @@ class Places:
         return self._taken >= self.bounds.places
 
     def holding(self, user_id: int) -> Holding:
+        """What this user holds; made if it is not there."""
         found = self._users.get(user_id)
         if found is None:
             found = self._users.add(user_id, Holding(self._wire), lambda _, holding: holding.is_idle)
@@ -113,6 +115,7 @@ class Places:
         return self._extra > 0 or (free > 0 and holding.untrusted <= USER_SHARE * free)
 
     def take(self, lane: Lane, holding: Holding, size: int) -> None:
+        """For an attempt of `size` bytes; `give_back` must be told the same, and the lane's trust of now."""
         self._taken += 1
         self._size += size
         holding.places += 1

@@ -42,6 +42,7 @@ class Memory:
 
     @property
     def is_full(self) -> bool:
+        """Whether lanes get only the few deliveries that each may always have."""
         return self.jobs >= MAX_IN_MEMORY or self._size >= MAX_BYTES
 
     @property
@@ -50,6 +51,7 @@ class Memory:
         return ALWAYS_IN_LANE if self._size < MAX_BYTES else ALWAYS_IN_LANE_OF_BYTES
 
     def has_room(self, lane: Lane) -> bool:
+        """Whether the lane may take one more delivery into memory."""
         waiting = len(lane.jobs) + len(lane.behind)
         return waiting < (self.least if self.is_full else MAX_IN_LANE)
 

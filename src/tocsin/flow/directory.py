@@ -12,6 +12,7 @@ from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.model import Handler, SigningSecret
+from tocsin.ports.engine import UNKNOWN, Terms
 from tocsin.ports.handlers import HandlerBrief, HandlerRow, HandlerRows
 from tocsin.settings import Settings
 from tocsin.vault import Vault, WrongKey
@@ -43,14 +44,11 @@ class Loaded(Struct, frozen=True):
         return f"Loaded({self.handler!r})"
 
 
-class Pacing(Struct, frozen=True):
-    """How a handler's deliveries may start: what a throttle pauses, its windows, how many at the same time, over which wire, and what a
-    wide throttle pauses."""
+class Pacing(Terms, frozen=True):
+    """How a handler's deliveries may start. `credential`: what a throttle pauses; `realm`: what a wide one pauses; `paces`: its windows."""
 
     credential: str
     paces: tuple[Pace, ...]
-    in_flight: int
-    wire: str
     realm: str = ""
 
 
@@ -116,20 +114,15 @@ class Directory:
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
         self._changed: dict[int, set[int]] = {}  # of users with briefs in memory: handlers whose briefs are old
         self._pacing: dict[int, Pacing] = {}
+        # Asked for every delivery, so they are the dictionaries' own methods. None says nothing of whether there is such a handler.
+        self.cached: Callable[[int], Loaded | None] = self._loaded.get
+        self.known_pacing: Callable[[int], Pacing | None] = self._pacing.get
         self._changes = 0
         self._forgets_again = False
 
-    def cached(self, handler_id: int) -> Loaded | None:
-        """As it is in memory; None says nothing of whether there is one."""
-        return self._loaded.get(handler_id)
-
-    def known_pacing(self, handler_id: int) -> Pacing | None:
-        """As last known; None: it was never read."""
-        return self._pacing.get(handler_id)
-
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""
-        return self._pacing.get(handler_id) or Pacing(f"handler:{handler_id}", (), 1, "http")
+        return self._pacing.get(handler_id) or Pacing(UNKNOWN.wire, UNKNOWN.in_flight, f"handler:{handler_id}", ())
 
     async def loaded(self, handler_id: int) -> Loaded | None:
         """None: deleted, or never there."""
@@ -220,6 +213,7 @@ class Directory:
             del self._loaded[handler_id]
 
     def forget_deleted(self, user_id: int, handler_id: int) -> None:
+        """As `forget`, and nothing is paced for it any more."""
         self.forget(user_id, handler_id)
         self._pacing.pop(handler_id, None)
 
@@ -247,4 +241,4 @@ class Directory:
 
 
 def _pacing_of(found: Loaded) -> Pacing:
-    return Pacing(found.credential, found.paces, found.channel.in_flight, found.channel.wire, found.realm)
+    return Pacing(found.channel.wire, found.channel.in_flight, found.credential, found.paces, found.realm)

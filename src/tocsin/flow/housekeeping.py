@@ -116,6 +116,8 @@ def chores(settings: Settings) -> list[Chore]:
 
 
 class Housekeeping:
+    """Runs the chores, each in small steps with pauses, until cancelled."""
+
     def __init__(
         self, tidying: Tidying, values: Values, access: Access, settings: Settings, clock: Callable[[], Micros] = clock.now
     ) -> None:

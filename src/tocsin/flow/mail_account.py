@@ -21,6 +21,7 @@ class KeptToken:
         self._unkept: str | None = None
 
     async def read(self) -> str | None:
+        """The token to go on with; None: the one in the settings, or the store cannot be read now."""
         if self._unkept is not None:
             return self._unkept
         try:

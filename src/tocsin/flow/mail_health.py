@@ -62,6 +62,7 @@ class MailHealth:
             self._worked_at = max(at, self._worked_at)
 
     def complaints(self) -> list[str]:
+        """Sentences to the operator; empty while nothing is wrong."""
         return self.state.complaints(clock.now())
 
     async def keep_now_and_then(self, values: Values) -> None:

@@ -6,6 +6,8 @@ The sweep finds a lost wake-up; a duplicate one changes nothing.
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
 from tocsin.clock import Micros
 from tocsin.ports.queue import Waiting
 
@@ -41,23 +43,27 @@ class Run(Place, Protocol):
         ...
 
 
+class Terms(Struct, frozen=True):
+    """On what terms a handler's attempts start. `wire`: the name of the wire whose places they take; `in_flight`: the most that it may
+    have at the same time, however many its answers justify."""
+
+    wire: str
+    in_flight: int
+
+
+UNKNOWN = Terms("http", 1)
+"""Of a handler that was never read."""
+
+
 class Worker(Protocol):
     """The flow, as the engine sees it. An attempt is kept apart from its settling, so that waiting for a commit blocks no place."""
 
-    def is_prepared(self, handler_id: int, /) -> bool:
-        """False: `prepare` must come before `turn`."""
+    def terms(self, handler_id: int, /) -> Terms | None:
+        """As last known. None: `prepare` must come before `turn`."""
         ...
 
     def turn(self, handler_id: int) -> float:
         """Takes a start from the handler's pace and returns 0, or returns the seconds until one may be free."""
-        ...
-
-    def in_flight(self, handler_id: int) -> int:
-        """The most attempts that this handler may have in flight, however many its answers justify."""
-        ...
-
-    def wire(self, handler_id: int) -> str:
-        """The name of the wire whose places its attempts take."""
         ...
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:

@@ -43,7 +43,9 @@ class Bulk(Protocol):
     linger_seconds: ClassVar[float]
 
     @staticmethod
-    def run_all(connection: Connection, writes: Sequence[Any]) -> list[Any]: ...
+    def run_all(connection: Connection, writes: Sequence[Any]) -> list[Any]:
+        """The result of each write, in their order, within the caller's transaction."""
+        ...
 
 
 Done: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]

@@ -49,7 +49,9 @@ log = structlog.get_logger(__name__)
 class Wire(Protocol):
     """The wires, as far as an attempt needs them."""
 
-    def start(self, request: Request, sender: Sender, /) -> None: ...
+    def start(self, request: Request, sender: Sender, /) -> None:
+        """Returns at once; `sender` is told how it goes."""
+        ...
 
 
 class NoPlace:
@@ -115,6 +117,7 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
     # ------------------------------------------------------------------------------------------------------- the steps
 
     def start(self) -> None:
+        """Once. Whatever happens, `ended` follows. Raises OutOfOrder if it has begun before."""
         if self.state != BEGUN:
             raise OutOfOrder(f"It has begun, and is {self.state}.")
         self.state = RENDERING

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -41,11 +41,9 @@ class Delivering:
         self._tasks: set[asyncio.Task[Any]] = set()  # of attempts that wait for something
         self._reading: set[asyncio.Task[None]] = set()
         self._to_read: set[int] = set()  # handlers that were changed while they waited
+        self.terms: Callable[[int], engine.Terms | None] = directory.known_pacing
 
     # ------------------------------------------------------------------------------------------- what the engine asks
-
-    def is_prepared(self, handler_id: int) -> bool:
-        return self._directory.known_pacing(handler_id) is not None
 
     def turn(self, handler_id: int) -> float:
         if self._keeping.holds_back(handler_id):
@@ -73,13 +71,6 @@ class Delivering:
             await self._directory.prepare(handler_ids)
         except Busy as busy:
             observe.seldom(log.warning, "handlers.not_read", why=str(busy))  # those that wait ask again
-
-    def in_flight(self, handler_id: int) -> int:
-        return self._directory.pacing(handler_id).in_flight
-
-    def wire(self, handler_id: int) -> str:
-        known = self._directory.known_pacing(handler_id)
-        return known.wire if known else "http"
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         await self._directory.prepare(handler_ids)

@@ -40,6 +40,8 @@ class Preview(Struct, frozen=True):
 
 
 class Previews:
+    """What would be sent, rendered as for a delivery. Nothing goes out, and no turn is taken."""
+
     def __init__(self, directory: Directory, settings: Settings) -> None:
         self._directory = directory
         self._settings = settings

@@ -50,6 +50,8 @@ class Trial(Struct, frozen=True):
 
 
 class Trials:
+    """Test sends, of stored handlers and of forms that are not saved yet."""
+
     def __init__(self, directory: Directory, pacer: Pacer, wires: Wires, settings: Settings, mail_health: MailHealth | None = None) -> None:
         self._mail_health = mail_health or MailHealth()
         self._directory = directory

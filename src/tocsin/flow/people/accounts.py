@@ -144,6 +144,8 @@ class Visitor(Struct, frozen=True):
 
 
 class Accounts:
+    """Who may use the pages: signing in, sessions, passwords, keys and users. `user` is a user's id."""
+
     def __init__(
         self, users: Users, sessions: Sessions, keys: Keys, changed: Callable[[], None], user_changed: Callable[[int], None]
     ) -> None:
@@ -198,9 +200,11 @@ class Accounts:
         return _visitor(person)
 
     async def sign_out(self, token: str) -> None:
+        """End the session with this token."""
         await self._sessions.end(hash_api_key(token))
 
     async def sign_out_everywhere(self, user: int) -> None:
+        """End all sessions of this user, the current one too."""
         await self._sessions.end_all(user)
 
     async def change_password(self, visitor: Visitor, old: str, new: str, address: str) -> str:
