@@ -154,6 +154,26 @@ def test_no_part_of_a_password_that_is_not_encoded_is_taken_for_a_name(password:
     assert (encoded["password"], encoded["dbname"], encoded["host"]) == (password, "d@b", "@socket")
 
 
+@pytest.mark.parametrize("place", ["user:hunter2/db", "user:hunter2", "one,user:hunter2/db"])
+def test_a_password_in_the_place_of_a_port_is_not_shown(place: str) -> None:
+    with pytest.raises(StoreError, match="percent-encoded") as raised:
+        PostgresqlServer(f"postgresql://{place}")
+    assert "hunter" not in str(raised.value)
+    assert dialect.parameters_of("postgresql://user@one:5432,two:5433,three/db")["port"] == "5432,5433,"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_character_is_refused(postgresql_server: None, encoding: str) -> None:
+    shared = postgresql.shared_url(postgresql.shared_folder())
+    name = f"tocsin_{encoding.lower()}_{os.getpid()}"
+    execute(shared, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with pytest.raises(StoreError, match=f"cannot hold every character \\({encoding}\\): make one with ENCODING 'UTF8'"):
+            PostgresqlServer(postgresql.in_database(shared, name)).is_there()
+    finally:
+        execute(shared, f"DROP DATABASE {name}")
+
+
 def test_a_server_that_is_too_old_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.store.dialects.postgresql_server.MIN_VERSION", 99)
     with pytest.raises(StoreError, match=r"is of version .* tocsin needs 99 or newer"):

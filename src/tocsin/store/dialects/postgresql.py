@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
@@ -68,8 +68,9 @@ def postgresql_engine(url: str) -> Engine:
 def parameters_of(url: str) -> dict[str, Any]:
     """As libpq reads them."""
     with contextlib.suppress(psycopg.Error):  # its words hold parts of the password
-        if not _is_cut_short(url):
-            return {**_CONNECT, **conninfo_to_dict(url)}
+        found = conninfo_to_dict(url)
+        if not _is_cut_short(url) and _has_ports(found):
+            return {**_CONNECT, **found}
     raise StoreError(
         "TOCSIN_DATABASE_URL cannot be read as a PostgreSQL URL: it should be postgresql://user:password@host/database, and special"
         " characters in user and password must be percent-encoded."
@@ -80,6 +81,11 @@ def _is_cut_short(url: str) -> bool:
     """Whether libpq would end the password early, at an @ or / in it: then its rest would be shown as the host or the database."""
     authority, _, rest = url.partition("://")[2].partition("?")[0].partition("/")
     return authority.count("@") > 1 or "@" in rest
+
+
+def _has_ports(parameters: Mapping[str, Any]) -> bool:
+    """Whether its ports are numbers, where it names any. Without a host the password is in their place, and libpq would show it."""
+    return all(not port or port.isdecimal() for port in str(parameters.get("port") or "").split(","))
 
 
 def connect(parameters: dict[str, Any]) -> Driver[Any]:
