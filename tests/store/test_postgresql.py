@@ -17,7 +17,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from conftest import run
@@ -25,12 +25,12 @@ from support import postgresql
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
 from tocsin import datadir, moving
 from tocsin.model import Busy, Reason, Status
-from tocsin.ports.errors import StoreError
+from tocsin.ports.errors import StoreError, WriteFailed
 from tocsin.ports.handlers import HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Settlement
 from tocsin.settings import load
-from tocsin.store import dialects, tables
+from tocsin.store import dialects, tables, values
 from tocsin.store.dialects import copying
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
@@ -216,6 +216,19 @@ def test_no_command_writes_to_a_store_while_it_is_moved(url: str, tmp_path: Path
         datadir.file_of(old).check_form()
 
 
+def test_a_database_that_nothing_can_be_moved_into_says_why_and_the_store_still_starts(url: str, tmp_path: Path) -> None:
+    old = load({"TOCSIN_DATA_DIR": str(tmp_path)}, dotenv=tmp_path / "none.env")
+    engine, _ = datadir.open_store(old)
+    engine.dispose()
+    name = execute(url, "SELECT current_database()")[0][0]
+    execute(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    new = load({"TOCSIN_DATA_DIR": str(tmp_path / "new"), "TOCSIN_DATABASE_URL": url}, dotenv=tmp_path / "none.env")
+    with pytest.raises(StoreError, match="only lets the store be read"):
+        moving.move(new, tmp_path, lambda *_: None)
+    engine, _ = datadir.open_store(old)
+    engine.dispose()
+
+
 # ------------------------------------------------------------------------------------------------------------ one service
 
 
@@ -296,6 +309,27 @@ def test_a_write_whose_connection_broke_before_its_commit_is_repeated(open_postg
             assert len({one.id for [one] in answers[1:]}) == 20
             assert (await store.history.notifications(1, 1, 25)).total == 20
             assert store.vitals.trouble is None
+
+    run(main())
+
+
+def test_a_write_that_hides_a_failed_statement_is_refused_and_takes_no_other_with_it(open_postgresql: OpenStore) -> None:
+    """PostgreSQL would undo all of the transaction, and answer its commit as if it had been kept."""
+
+    def hides(connection: Connection) -> str:
+        with contextlib.suppress(DBAPIError):
+            connection.execute(text("SELECT 1 / 0"))
+        return "kept"
+
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            hidden, written = await asyncio.gather(
+                store.database.write(hides), store.database.write(values.write, "mine", b"1"), return_exceptions=True
+            )
+            assert isinstance(hidden, WriteFailed) and written is None
+            assert await store.values.read("mine") == b"1"
+            await store.intake.accept(accepting(handler))
 
     run(main())
 

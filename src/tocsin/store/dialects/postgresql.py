@@ -15,6 +15,7 @@ from typing import Any, cast
 import psycopg
 from psycopg import Connection as Driver
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -233,7 +234,7 @@ class _Session:
 
     def _commit(self, driver: Driver[Any]) -> None:
         try:
-            driver.commit()
+            _commit(driver)
         except psycopg.Error as error:
             if _is_broken(driver):
                 raise Unanswered(error) from error
@@ -341,7 +342,7 @@ def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection
             driver = _begin(connection, begin, seconds)
             with _hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
                 yield connection
-                driver.commit()
+                _commit(driver)
         except psycopg.Error as error:  # of statements that are run on the driver itself
             raise DBAPIError.instance(None, None, error, psycopg.Error) from error
         finally:
@@ -376,6 +377,13 @@ def _known_to_sqlalchemy(connection: Connection, driver: Driver[Any]) -> Generat
             transaction.rollback()
         raise
     transaction.commit()
+
+
+def _commit(driver: Driver[Any]) -> None:
+    """The server takes the commit of a transaction in which a statement failed for a rollback, and says nothing."""
+    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+        raise psycopg.errors.InFailedSqlTransaction("a statement failed, so nothing was kept")
+    driver.commit()
 
 
 def _is_broken(driver: Driver[Any]) -> bool:
