@@ -7,7 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from tocsin import datadir, files
 from tocsin.keyfile import KEY_FILE
@@ -46,7 +47,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
         file.check_form()
         with home.lock(_nothing):
             old = file.engine()
-            migrate(old)
+            _migrate(old)
             old.dispose()
             _bring_files(settings.data_path, source)
             datadir.check_opens(settings, file)
@@ -61,7 +62,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
 
                     if home.is_there():
                         home.check_form()
-                    migrate(engine)
+                    _migrate(engine)
                     moved = write_now(engine, run, is_long=True)
                     if moved < 0:  # of a move that was interrupted after its commit, or of another store
                         write_now(engine, lambda connection: _check_same(rows, connection), is_long=True)
@@ -69,6 +70,13 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
             finally:
                 engine.dispose()
     return max(0, moved)
+
+
+def _migrate(engine: Engine) -> None:
+    try:
+        migrate(engine)
+    except DBAPIError as error:
+        raise StoreError(faults.sentence(error)) from error
 
 
 @contextmanager

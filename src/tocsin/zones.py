@@ -44,8 +44,11 @@ def canonical(name: str) -> str | None:
 
 
 def like(name: str) -> list[str]:
-    """A few zones that may have been meant, by the whole name or the place alone, the likeliest first."""
-    known = {part.lower(): one for one in names() for part in (one.rpartition("/")[2], one)}
+    """A few zones that may have been meant, by the whole name or the place alone, the likeliest first.
+
+    Not those like Etc/GMT+9, which is UTC-09:00: signs are reversed in their names.
+    """
+    known = {part.lower(): one for one in names() if not one[-1].isdecimal() for part in (one.rpartition("/")[2], one)}
     found = get_close_matches(name.strip().lower().replace(" ", "_"), known, _MAX_LIKE)
     return list(dict.fromkeys(known[one] for one in found))
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from conftest import run
@@ -25,12 +25,12 @@ from support import postgresql
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
 from tocsin import datadir, moving
 from tocsin.model import Busy, Reason, Status
-from tocsin.ports.errors import StoreError
+from tocsin.ports.errors import StoreError, WriteFailed
 from tocsin.ports.handlers import HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Settlement
 from tocsin.settings import load
-from tocsin.store import dialects, tables
+from tocsin.store import dialects, tables, values
 from tocsin.store.dialects import copying
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
@@ -154,6 +154,26 @@ def test_no_part_of_a_password_that_is_not_encoded_is_taken_for_a_name(password:
     assert (encoded["password"], encoded["dbname"], encoded["host"]) == (password, "d@b", "@socket")
 
 
+@pytest.mark.parametrize("place", ["user:hunter2/db", "user:hunter2", "one,user:hunter2/db"])
+def test_a_password_in_the_place_of_a_port_is_not_shown(place: str) -> None:
+    with pytest.raises(StoreError, match="percent-encoded") as raised:
+        PostgresqlServer(f"postgresql://{place}")
+    assert "hunter" not in str(raised.value)
+    assert dialect.parameters_of("postgresql://user@one:5432,two:5433,three/db")["port"] == "5432,5433,"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_character_is_refused(postgresql_server: None, encoding: str) -> None:
+    shared = postgresql.shared_url(postgresql.shared_folder())
+    name = f"tocsin_{encoding.lower()}_{os.getpid()}"
+    execute(shared, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with pytest.raises(StoreError, match=f"cannot hold every character \\({encoding}\\): make one with ENCODING 'UTF8'"):
+            PostgresqlServer(postgresql.in_database(shared, name)).is_there()
+    finally:
+        execute(shared, f"DROP DATABASE {name}")
+
+
 def test_a_server_that_is_too_old_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.store.dialects.postgresql_server.MIN_VERSION", 99)
     with pytest.raises(StoreError, match=r"is of version .* tocsin needs 99 or newer"):
@@ -194,6 +214,19 @@ def test_no_command_writes_to_a_store_while_it_is_moved(url: str, tmp_path: Path
     assert refused == ["database is locked"]
     with pytest.raises(StoreError, match="was moved to the database"):
         datadir.file_of(old).check_form()
+
+
+def test_a_database_that_nothing_can_be_moved_into_says_why_and_the_store_still_starts(url: str, tmp_path: Path) -> None:
+    old = load({"TOCSIN_DATA_DIR": str(tmp_path)}, dotenv=tmp_path / "none.env")
+    engine, _ = datadir.open_store(old)
+    engine.dispose()
+    name = execute(url, "SELECT current_database()")[0][0]
+    execute(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    new = load({"TOCSIN_DATA_DIR": str(tmp_path / "new"), "TOCSIN_DATABASE_URL": url}, dotenv=tmp_path / "none.env")
+    with pytest.raises(StoreError, match="only lets the store be read"):
+        moving.move(new, tmp_path, lambda *_: None)
+    engine, _ = datadir.open_store(old)
+    engine.dispose()
 
 
 # ------------------------------------------------------------------------------------------------------------ one service
@@ -276,6 +309,27 @@ def test_a_write_whose_connection_broke_before_its_commit_is_repeated(open_postg
             assert len({one.id for [one] in answers[1:]}) == 20
             assert (await store.history.notifications(1, 1, 25)).total == 20
             assert store.vitals.trouble is None
+
+    run(main())
+
+
+def test_a_write_that_hides_a_failed_statement_is_refused_and_takes_no_other_with_it(open_postgresql: OpenStore) -> None:
+    """PostgreSQL would undo all of the transaction, and answer its commit as if it had been kept."""
+
+    def hides(connection: Connection) -> str:
+        with contextlib.suppress(DBAPIError):
+            connection.execute(text("SELECT 1 / 0"))
+        return "kept"
+
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            hidden, written = await asyncio.gather(
+                store.database.write(hides), store.database.write(values.write, "mine", b"1"), return_exceptions=True
+            )
+            assert isinstance(hidden, WriteFailed) and written is None
+            assert await store.values.read("mine") == b"1"
+            await store.intake.accept(accepting(handler))
 
     run(main())
 

@@ -104,6 +104,7 @@ def test_names_are_found_in_any_case_and_like_ones_are_named() -> None:
     assert zones.like("Seoul")[0] == zones.like("asia seol")[0] == zones.like("Seol")[0] == "Asia/Seoul"
     assert zones.like("new york")[0] == "America/New_York"
     assert zones.like("xyzzy") == []
+    assert zones.like("UTC+9") == ["UTC"]  # Etc/GMT+9 is nine hours behind it
 
 
 def test_a_zone_that_is_no_longer_known_is_utc() -> None:

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC
 
+import psycopg
 import pytest
 from babel.messages.pofile import read_po
 
@@ -11,6 +12,7 @@ from tocsin import clock
 from tocsin.clock import SECOND
 from tocsin.flow.words import Event
 from tocsin.model import Delivery, Reason, Status
+from tocsin.store import faults
 from tocsin.web.details import OURS, retold
 from tocsin.web.language import FOLDER, LANGUAGES, choose, span, translations
 from tocsin.web.render import ago, described, story, why
@@ -96,6 +98,10 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
     [
         ("", ""),
         (
+            "The PostgreSQL server cannot be reached (connection failed: No route to host. Is it running?).",
+            "PostgreSQL 서버에 연결할 수 없습니다(“connection failed: No route to host. Is it running?”).",
+        ),
+        (
             "The target is gone. Slack says that this workspace was disabled.",
             "대상이 사라졌습니다. Slack에 따르면 이 워크스페이스는 비활성화되었습니다.",
         ),
@@ -137,6 +143,13 @@ def test_every_detail_that_is_translated_is_still_said() -> None:
     beginnings = {text.removesuffix("{own}") for text in OURS if text.endswith("{own}")}
     assert [one for one in beginnings if not any(text.startswith(one) for text in said)] == []
     assert [text for text in OURS if not text.endswith("{own}") and re.sub(r"\{\w+\}", "{}", text) not in said] == []
+
+
+def test_what_keeps_a_store_from_working_is_told_in_korean() -> None:
+    gone = psycopg.OperationalError("connection refused")
+    korean = translations("ko").gettext
+    sentences = {*faults._SENTENCES.values(), faults.NO_ROOM, faults.damaged("a page"), faults.sentence(gone)}
+    assert [one for one in sentences if retold(one, korean) == one or one in retold(one, korean)] == []
 
 
 def test_the_reference_names_every_request_in_both(base: str, served: Service) -> None:

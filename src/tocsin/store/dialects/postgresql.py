@@ -8,13 +8,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import psycopg
 from psycopg import Connection as Driver
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -67,8 +68,9 @@ def postgresql_engine(url: str) -> Engine:
 def parameters_of(url: str) -> dict[str, Any]:
     """As libpq reads them."""
     with contextlib.suppress(psycopg.Error):  # its words hold parts of the password
-        if not _is_cut_short(url):
-            return {**_CONNECT, **conninfo_to_dict(url)}
+        found = conninfo_to_dict(url)
+        if not _is_cut_short(url) and _has_ports(found):
+            return {**_CONNECT, **found}
     raise StoreError(
         "TOCSIN_DATABASE_URL cannot be read as a PostgreSQL URL: it should be postgresql://user:password@host/database, and special"
         " characters in user and password must be percent-encoded."
@@ -79,6 +81,11 @@ def _is_cut_short(url: str) -> bool:
     """Whether libpq would end the password early, at an @ or / in it: then its rest would be shown as the host or the database."""
     authority, _, rest = url.partition("://")[2].partition("?")[0].partition("/")
     return authority.count("@") > 1 or "@" in rest
+
+
+def _has_ports(parameters: Mapping[str, Any]) -> bool:
+    """Whether its ports are numbers, where it names any. Without a host the password is in their place, and libpq would show it."""
+    return all(not port or port.isdecimal() for port in str(parameters.get("port") or "").split(","))
 
 
 def connect(parameters: dict[str, Any]) -> Driver[Any]:
@@ -227,7 +234,7 @@ class _Session:
 
     def _commit(self, driver: Driver[Any]) -> None:
         try:
-            driver.commit()
+            _commit(driver)
         except psycopg.Error as error:
             if _is_broken(driver):
                 raise Unanswered(error) from error
@@ -335,7 +342,7 @@ def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection
             driver = _begin(connection, begin, seconds)
             with _hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
                 yield connection
-                driver.commit()
+                _commit(driver)
         except psycopg.Error as error:  # of statements that are run on the driver itself
             raise DBAPIError.instance(None, None, error, psycopg.Error) from error
         finally:
@@ -370,6 +377,13 @@ def _known_to_sqlalchemy(connection: Connection, driver: Driver[Any]) -> Generat
             transaction.rollback()
         raise
     transaction.commit()
+
+
+def _commit(driver: Driver[Any]) -> None:
+    """The server takes the commit of a transaction in which a statement failed for a rollback, and says nothing."""
+    if driver.pgconn.transaction_status == TransactionStatus.INERROR:
+        raise psycopg.errors.InFailedSqlTransaction("a statement failed, so nothing was kept")
+    driver.commit()
 
 
 def _is_broken(driver: Driver[Any]) -> bool:

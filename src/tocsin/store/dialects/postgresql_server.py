@@ -157,6 +157,9 @@ class PostgresqlServer:
 def _unusable(driver: Driver[TupleRow]) -> str | None:
     if driver.info.server_version < MIN_VERSION * 10_000:
         return f"The PostgreSQL server is of version {driver.info.parameter_status('server_version')}; tocsin needs {MIN_VERSION} or newer."
+    encoding = driver.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        return f"The database that TOCSIN_DATABASE_URL names cannot hold every character ({encoding}): make one with ENCODING 'UTF8'."
     if _first(driver, "SELECT pg_backend_pid()") != driver.info.backend_pid:
         return "TOCSIN_DATABASE_URL leads to a connection pooler: name the PostgreSQL server itself, as locks belong to a session."
     return None
