@@ -18,6 +18,7 @@ from tocsin.ports.handlers import HandlerChange, HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned, PlannedDelivery, Remembered
 from tocsin.ports.queue import Settlement, Wanted
+from tocsin.ports.standings import HandlerHour
 from tocsin.ports.tidying import START
 from tocsin.store import history, queue, tidying
 from tocsin.store.writer import MAX_GATHERED
@@ -323,6 +324,17 @@ def test_of_two_settlements_of_one_delivery_in_a_commit_the_second_comes_after_t
             assert (found[0].status, found[0].attempt_count, [one.number for one in found[2]]) == (Status.DELIVERED, 2, [1, 2])
             totals = {status: (await store.history.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
             assert totals == {**dict.fromkeys(Status, 0), Status.DELIVERED: 1}
+
+    run(main())
+
+
+def test_hours_of_a_handler_that_went_with_its_user_do_not_keep_those_of_others_from_being_kept(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await add_handler(store)
+            hour = HandlerHour(handler, 7, 3, 1, 0, (2, 1))
+            await store.standings.add_hours([HandlerHour(999_999, 7, 1, 0, 0, (1,)), hour])
+            assert await store.standings.hours([handler, 999_999], 0) == [hour]
 
     run(main())
 

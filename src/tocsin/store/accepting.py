@@ -1,7 +1,6 @@
 """How notifications and their deliveries are kept: those of many callers in a few statements."""
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any, ClassVar
 
 import msgspec
@@ -28,7 +27,6 @@ ADD_DELIVERIES = insert(  # to be sent; the counts begin at 0, as the table has 
 ADD_ANY_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "status", "is_critical", "last_reason"))
 REMEMBER = upsert(idempotency, key=("user_id", "path", "key"), given=("content", "answer", "created_at"))
 
-_values_of = attrgetter(*_DELIVERY)
 _PENDING = int(Status.PENDING)
 _NO_TIMES = (None, None)
 
@@ -98,12 +96,13 @@ class _Rows:
             notification_id, is_critical = notification.id, message.severity is critical
             deliveries: list[Delivery] = []
             for one in planned.deliveries:
-                status, due_at = one.status, one.due_at
-                row = Delivery(next(self._delivery_ids), notification_id, one.handler_id, user_id, status, due_at, due_at, at)
+                delivery_id, handler_id, status, due_at = next(self._delivery_ids), one.handler_id, one.status, one.due_at
+                row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, at)
+                values = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
                 if status is pending and one.reason is None and not is_critical:
-                    plain.append(_values_of(row))
+                    plain.append(values)
                 else:
-                    row = self._add_any_delivery(row, one.reason, is_critical)
+                    row = self._add_any_delivery(row, values, one.reason, is_critical)
                 deliveries.append(row)
             accepted.append(Accepted(notification_id, notification, deliveries))
         self._totals[user_id, _PENDING] += len(plain) - before
@@ -119,7 +118,7 @@ class _Rows:
         else:
             self._notifications.append(values)
 
-    def _add_any_delivery(self, row: Delivery, reason: Reason | None, is_critical: bool) -> Delivery:
-        self._any_deliveries.append((*_values_of(row), row.status._value_, is_critical, None if reason is None else reason._value_))
+    def _add_any_delivery(self, row: Delivery, values: tuple[int, ...], reason: Reason | None, is_critical: bool) -> Delivery:
+        self._any_deliveries.append((*values, row.status._value_, is_critical, None if reason is None else reason._value_))
         self._totals[row.user_id, row.status._value_] += 1
         return row if reason is None else msgspec.structs.replace(row, last_reason=reason)

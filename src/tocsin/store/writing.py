@@ -46,6 +46,7 @@ RETRY = statements.update(  # under the status that each was seen to have
 ADD_REPLAYS = statements.insert(replays, given=("delivery_id", "number", "at", "attempt_count", "status", "reason", "ended_at"))
 _HOUR = ("handler_id", "hour")
 _COUNTS = ("delivered", "failed", "expired")
+THERE = statements.look(handlers, key=("id",), wanted=("id",))
 HOURS = statements.look(handler_hours, key=_HOUR, wanted=(*_HOUR, "latencies"))
 NEW_HOURS = statements.insert(handler_hours, given=(*_HOUR, *_COUNTS, "latencies"), unless=_HOUR, returning=_HOUR)
 ADD_HOURS = statements.update(  # where nobody has added latencies since they were read
@@ -214,8 +215,11 @@ def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak
 
 
 def add_hours(connection: Connection, hours: Sequence[HandlerHour]) -> None:
-    """If another writer adds to an hour between the look and the write, it is looked at again."""
-    rest = {(one.handler_id, one.hour): one for one in hours}
+    """If another writer adds to an hour between the look and the write, it is looked at again. Handlers that went with their user have
+    no hours, and must not keep those of the others from being kept.
+    """
+    there = {handler_id for (handler_id,) in run(connection, THERE, [(one.handler_id,) for one in hours])}
+    rest = {(one.handler_id, one.hour): one for one in hours if one.handler_id in there}
     while rest:
         kept = {(row[0], row[1]): row[2] for row in run(connection, HOURS, list(rest))}
         new: list[Any] = []
