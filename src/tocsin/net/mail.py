@@ -154,18 +154,17 @@ class MailWire:
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    async def send(self, mail: Mail, goes_out: Callable[[], None] = nobody, starts: Callable[[], None] = nobody) -> MailReply | NoReply:
+    async def send(self, mail: Mail, goes_out: Callable[[], None] = nobody) -> MailReply | NoReply:
         """The server's decisive answer, or why there is none.
 
-        `starts` is called when a connection is free: the wait before that is not part of the attempt. `goes_out` is called before
-        the server can accept the mail, twice if a fresh connection is tried as well. Raises nothing but CancelledError, which
-        aborts the transfer; NothingSent if it is certain that no mail was accepted.
+        `goes_out` is called before the server can accept the mail, twice if a fresh connection is tried as well. Raises nothing but
+        CancelledError, which aborts the transfer; NothingSent if it is certain that no mail was accepted.
         """
-        return await self._send(mail, goes_out, starts, self._places, _ALL)
+        return await self._send(mail, goes_out, self._places, _ALL)
 
-    async def test(self, mail: Mail, user_id: int, starts: Callable[[], None] = nobody) -> MailReply | NoReply:
+    async def test(self, mail: Mail, user_id: int) -> MailReply | NoReply:
         """The same for a test send, over connections of their own: it waits for no delivery, and for no other user's slow test."""
-        return await self._send(mail, nobody, starts, self._test_places, user_id)
+        return await self._send(mail, nobody, self._test_places, user_id)
 
     async def close(self) -> None:
         """Quits the idle connections; one still in use ends after its mail."""
@@ -178,9 +177,7 @@ class MailWire:
         if self._dialer is not None:
             self._dialer.close()
 
-    async def _send(
-        self, mail: Mail, goes_out: Callable[[], None], starts: Callable[[], None], places: Turns, key: int
-    ) -> MailReply | NoReply:
+    async def _send(self, mail: Mail, goes_out: Callable[[], None], places: Turns, key: int) -> MailReply | NoReply:
         server, dialer = self._server, self._dialer
         if server is None or dialer is None or self._hindrance:
             return NoReply(Reason.MAIL_NOT_CONFIGURED, False, self._hindrance)
@@ -193,7 +190,6 @@ class MailWire:
                 raise NothingSent from None
             self._in_use += 1
             try:
-                starts()
                 connection, result = await self._send_now(server, dialer, mail, goes_out)
                 others = self._in_use - 1
                 # The server may have counted it in addition to one that is idle by now: that one gets the mail, but is tried only once.
