@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from tocsin.markup import discord, slack, telegram
 from tocsin.markup.parse import parse
@@ -45,10 +45,11 @@ def discord_shows(text: str) -> str:
 
 
 @given(short)
+@example("javascript:alert(1)[r]: http://x.y")  # what stands between two colons is not one name
 def test_discord_words_stay_words(text):
     escaped = discord.escape(text)
     assert discord_shows(escaped) == text
-    bare = re.sub(r"\\.|<https?://[^\s<>]+>", "", escaped, flags=re.DOTALL | re.IGNORECASE)
+    bare = re.sub(r"\\.|<https?://[^\s<>]+>", " ", escaped, flags=re.DOTALL | re.IGNORECASE)
     assert not re.search(r":[\w+-]+:", bare)
     assert not set(bare) & set("*_~|`[]()<@\\")
     assert not re.search(r"^[ \t]*([#>+-]|\d{1,9}[.)])", escaped, re.MULTILINE)
