@@ -27,7 +27,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what ru
 # The same examples every time: a run says something about the code, not about luck. `--hypothesis-profile` chooses another count.
 for profile, count in {"quick": 200, "thorough": 2000}.items():
     hypothesis.settings.register_profile(profile, derandomize=True, deadline=None, max_examples=count)
-hypothesis.settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Not at import: tests import this module a second time, and would take back what the option has chosen."""
+    if not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("quick")
+
 
 # How many requests are made from the OpenAPI document, for each of its operations: those with a whole message take seconds to make one.
 REQUESTS = {"quick": (8, 2), "thorough": (125, 33)}
