@@ -11,13 +11,13 @@ from tocsin.model import Value
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _FIRST, _LAST = ((moment.replace(tzinfo=UTC) - _EPOCH) // _MICRO for moment in (datetime.min, datetime.max))
-_NO_PLACES = {"localtime", "Factory"}  # what the machine is set to, and what stands for a machine that was never set
+_NO_PLACES = {"localtime", "Factory"}  # the machine's own zone, and the placeholder for one that was never set
 _MAX_LIKE = 3
 
 
 class Reading(Value, frozen=True):
     """The moments that a clock's time may mean: the same where it comes once. Where clocks go back it comes twice; where they go forward it
-    is skipped, and stands for the moment at which they do.
+    is skipped, and means the moment at which they do.
 
     So nothing lies between a time and `first` that a clock shows as that time or a later one, and the same for `last` and earlier ones.
     """

@@ -11,14 +11,14 @@ from markdown_it import MarkdownIt
 
 from receiver import Receiver
 from tocsin import settings
-from tocsin.channels.contract import fields_of
+from tocsin.channels.contract import fields_of, settings_of
 from tocsin.channels.microsoft_teams import CHANNEL, MAX_BYTES, TeamsSettings
 from tocsin.markup.parse import parse
 from tocsin.markup.teams import escape, teams
 from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
 from tocsin.net.http import HttpWire
 from tocsin.settings import load
-from wild import SECRET_TOKEN, SERVICE, context, messages
+from wild import AT, SECRET_TOKEN, SERVICE, context, messages
 
 _PATH = "/powerautomate/automations/direct/workflows/0123456789abcdef0123456789abcdef/triggers/manual/paths/invoke"
 SAMPLES = [
@@ -383,3 +383,11 @@ def test_over_the_wire_the_query_arrives_byte_for_byte():
             assert received.body == request.body
 
     asyncio.run(send())
+
+
+def test_a_part_has_room_for_its_number_as_it_is_escaped():
+    """A part that is full to the last bytes: each parenthesis of (1/2) takes five of them in JSON within JSON."""
+    message = Message("\n- 1.\n---\n" * 256, severity=Severity.INFO, at=AT)
+    requests = CHANNEL.render(message, settings_of(CHANNEL, SAMPLES[0]), context(meant_for=1))
+    sizes = [CHANNEL.measure(request)[0].size for request in requests]
+    assert len(sizes) > 1 and max(sizes) <= MAX_BYTES

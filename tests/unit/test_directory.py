@@ -1,6 +1,6 @@
 """Handlers in memory: what a change makes be read again."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -20,6 +20,7 @@ class Counted:
     def __init__(self, handlers: HandlerRows) -> None:
         self._handlers = handlers
         self.read: list[int] = []
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None  # what happens while rows are read, once
 
     async def briefs(self, user_id: int) -> list[HandlerBrief]:
         found = await self._handlers.briefs(user_id)
@@ -29,6 +30,9 @@ class Counted:
     async def rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
         found = await self._handlers.rows(handler_ids)
         self.read.append(len(found))
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
         return found
 
 
@@ -69,19 +73,15 @@ def test_what_changes_while_it_is_read_is_read_once_more(open_store: OpenStore) 
             handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
             counted = Counted(store.handlers)
             house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
-            read = counted.rows
 
-            async def changed_meanwhile(handler_ids: Sequence[int]) -> list[HandlerRow]:
-                found = await read(handler_ids)
+            async def paused() -> None:
                 await store.handlers.change(handler, HandlerChange(is_enabled=False))
                 house.forget(1, handler)
-                return found
 
             await house.briefs(1)
             house.forget(1, handler)
-            counted.rows = changed_meanwhile
+            counted.meanwhile = paused
             assert (await house.briefs(1))[handler].is_enabled
-            counted.rows = read
             assert not (await house.briefs(1))[handler].is_enabled
 
     run(main())
@@ -125,17 +125,13 @@ def test_what_was_read_before_the_zone_changed_is_not_kept(open_store: OpenStore
             handler = await store.handlers.add(1, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
             counted = Counted(store.handlers)
             house = Directory(counted, Vault(["a key of sixteen characters"]), load({}))  # pyright: ignore[reportArgumentType]
-            read = counted.rows
 
-            async def changed_meanwhile(handler_ids: Sequence[int]) -> list[HandlerRow]:
-                found = await read(handler_ids)
+            async def zone_changed() -> None:
                 house.forget_user(1)
-                return found
 
-            counted.rows = changed_meanwhile
+            counted.meanwhile = zone_changed
             await house.prepare([handler])
             assert house.cached(handler) is None
-            counted.rows = read
             await house.prepare([handler])
             assert house.cached(handler) is not None
 

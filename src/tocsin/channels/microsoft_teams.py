@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from tocsin import caches
-from tocsin.channels.chat import JSON_HEADERS, KEPT, NUMBER_ROOM, Look, body_of, document_of, fields_of, heading, look, number, plainest
+from tocsin.channels.chat import JSON_HEADERS, KEPT, Look, body_of, document_of, fields_of, heading, look, number, plainest
 from tocsin.channels.contract import (
     Channel,
     Context,
@@ -161,7 +161,7 @@ def _envelopes(message: Message, look: Look) -> list[dict[str, Any]]:
     whole = last_card(teams(document), "")
     if _size(whole) <= MAX_BYTES:
         return [whole] if not look.is_plain else [_plain_card(message, look, document, 0, 1)]
-    widest = " " * NUMBER_ROOM
+    widest = number(look.most_parts - 1, look.most_parts)  # as it is escaped
     limit, last_limit = (MAX_BYTES - _size(empty) for empty in (card([], widest), last_card([], widest)))
     render = remembering()
     parts = split(document, _measuring(render), limit, last_limit, look.most_parts)

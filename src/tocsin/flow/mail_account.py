@@ -12,7 +12,7 @@ log = structlog.get_logger(__name__)
 
 
 class KeptToken:
-    """It stands for the setting that it came from: where that was changed meanwhile, the setting is right."""
+    """It replaces the setting that it came from, until that setting is changed."""
 
     def __init__(self, values: Values, vault: Vault, settings: Settings) -> None:
         self._values = values

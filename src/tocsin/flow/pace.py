@@ -1,6 +1,6 @@
 """How often a provider may be called: windows of starts, and pauses after a throttle.
 
-Both are kept in memory, and noted in a record that outlives the process, so that a restart begins no window anew and cuts no pause short.
+Both are kept in memory, and noted in a record that outlives the process, so that a restart neither resets a window nor cuts a pause short.
 """
 
 from collections import deque

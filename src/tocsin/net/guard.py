@@ -83,7 +83,7 @@ class Guard:
         try:
             address = ip_address(text.partition("%")[0])
         except ValueError:
-            return "The egress guard could not read the address that the host name stands for."
+            return "The egress guard could not read the address of the host name."
         if self._is_closed(address, port):
             return f"The address {address} with port {port} is the service's own listener, which URLs must not reach."
         if is_public(address) or self._is_allowed(address):

@@ -69,7 +69,7 @@ class Users(Protocol):
         ...
 
     async def renew_hash(self, user_id: int, before: str, after: str) -> None:
-        """The same password, hashed anew; nothing happens if it was changed meanwhile."""
+        """The same password with a new hash; nothing happens if it was changed meanwhile."""
         ...
 
     async def set_time_zone(self, user_id: int, time_zone: str | None) -> None:

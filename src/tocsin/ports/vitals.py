@@ -11,7 +11,7 @@ class Vitals(Protocol):
 
     @property
     def trouble(self) -> str | None:
-        """What keeps the store from being read or written, in a sentence. Being asked, it looks anew soon."""
+        """What keeps the store from being read or written, in a sentence. Asking makes it check again soon."""
         ...
 
     @property

@@ -1,7 +1,7 @@
 """One database for all ports of the store: writes go through the group commit of writer.py, reads run in a few threads.
 
 Reads have connections of their own and are interrupted after `READ_SECONDS`, so that none holds up a delivery. What is read or written is a
-function of an open connection, which stands with the SQL of its port.
+function of an open connection, kept with the SQL of its port.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 class Database:
     """`changed` is called, on the event loop, when another process wrote. `probe`: a small write, which shows that writes are kept.
 
-    `writer` is for the hot path, and for whoever is to be told within a commit's answer; all others read, look and write.
+    Use `writer` on the hot path, and to be told within a commit's answer; otherwise `read`, `look` and `write`.
     """
 
     def __init__(self, engine: Engine, changed: Callable[[], None], probe: Write) -> None:

@@ -179,7 +179,7 @@ def end_sessions(connection: Connection, user: int) -> None:
 
 
 def renew_hash(connection: Connection, user: int, before: str, after: str) -> None:
-    """The same password, hashed anew; nothing happens if it was changed meanwhile."""
+    """The same password with a new hash; nothing happens if it was changed meanwhile."""
     connection.execute(update(users).where(users.c.id == user, users.c.password_hash == before).values(password_hash=after))
 
 

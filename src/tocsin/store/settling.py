@@ -1,4 +1,4 @@
-"""How deliveries stand after their attempts: what many of them bring is kept in a few statements."""
+"""Keeps what attempts have come to: many of them in a few statements."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -64,7 +64,7 @@ _PENDING, _DELIVERED = int(Status.PENDING), Status.DELIVERED  # before Python 3.
 
 
 class SettleAll:
-    """Keep how deliveries stand after their attempts, and the attempts' log rows. Nobody waits for it but the in-flight ledger."""
+    """Keep the state of deliveries after their attempts, and the attempts' log rows. Only the in-flight ledger waits for it."""
 
     linger_seconds: ClassVar[float] = 0.008
 

@@ -29,7 +29,7 @@ LOCKED_AGAIN_SECONDS = 0.5  # the same after one that waited in vain, until one 
 PROBE_SECONDS = 1.0  # between two looks whether it can be written again
 STALLED_SECONDS = 3.0  # that a commit takes at most while all is well
 FRESH_SECONDS = 10.0  # for so long the last write says that it can be written
-MAX_TRIES, MAX_TRIES_IN_CONFLICT = 2, 3  # of a commit, before whoever waits is told to come back
+MAX_TRIES, MAX_TRIES_IN_CONFLICT = 2, 3  # of a commit, before its callers are told to come back
 IN_DOUBT_SECONDS = 0.2  # between two looks whether a commit that was not answered was kept
 
 log = structlog.get_logger(__name__)
@@ -142,7 +142,7 @@ class Writer:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be written, in a sentence; None if the last write was kept. Being asked, it looks anew soon."""
+        """Why nothing can be written, in a sentence; None if the last write was kept. Asking makes it check again soon."""
         self._is_asked, began_at = True, self._began_at
         if self._trouble is None and began_at is not None and time.monotonic() - began_at > STALLED_SECONDS:
             return "The store has been busy with one write for some time: the disk stalls, or another process holds it."

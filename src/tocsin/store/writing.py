@@ -115,12 +115,9 @@ def retry(
     ).all()
     again = {delivery_id for (delivery_id,) in run(connection, RETRY, [(row.id, row.status, at, 1) for row in rows])}
     retried = [row for row in rows if row.id in again]
+    ended = [(row.id, row.replays + 1, at, row.attempt_count, row.status, row.last_reason, row.due_at) for row in retried]
+    run(connection, ADD_REPLAYS, ended)
     totals = Totals()
-    run(
-        connection,
-        ADD_REPLAYS,
-        [(row.id, row.replays + 1, at, row.attempt_count, row.status, row.last_reason, row.due_at) for row in retried],
-    )
     for row in retried:
         totals[user_id, row.status] -= 1
         totals[user_id, Status.PENDING] += 1

@@ -24,7 +24,7 @@ OURS = (
     N_("The address {address} is not public."),
     N_("The operator can open its network with TOCSIN_ALLOW_NETWORKS."),
     N_("The address {address} with port {port} is the service's own listener, which URLs must not reach."),
-    N_("The egress guard could not read the address that the host name stands for."),
+    N_("The egress guard could not read the address of the host name."),
     N_("No file descriptor or no memory is left for another connection."),
     N_("The service stopped before anything went out."),
     N_("The service stopped before the whole answer came."),

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from tocsin import clock, observe
 from tocsin.channels.contract import Context
+from tocsin.clock import Micros
 from tocsin.flow import pools
 from tocsin.flow.delivery.rendering import render_now, renders_quickly, within_budget
 from tocsin.flow.delivery.shown import shown_reply
@@ -122,23 +123,17 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
             raise OutOfOrder(f"It has begun, and is {self.state}.")
         self.state = RENDERING
         try:
-            if renders_quickly(self.loaded, self.message):
-                self._rendered(render_now(self.loaded, self.message, self.context))
-            else:
-                self._render_in_pool(self.context, self._rendered)
+            self._render(self.context, self._rendered)
         except Exception as error:  # noqa: BLE001  # see `_fail`
             self._fail(error)
 
-    def _render_in_pool(self, context: Context, then: Callable[[Sequence[Request] | Refused], None]) -> None:
-        """What takes longer than the event loop may be held waits for its user's turn in the pool of renderings."""
-        self._be_alone(True)  # the next one may not overtake it
-        self._wait(within_budget(pools.here().rendering, render_now, self.loaded, self.message, context), then)
-
     def _render(self, context: Context, then: Callable[[Sequence[Request] | Refused], None]) -> None:
+        """What takes longer than the event loop may be held waits for its user's turn in the pool of renderings."""
         if renders_quickly(self.loaded, self.message):
             then(render_now(self.loaded, self.message, context))
-        else:
-            self._render_in_pool(context, then)
+            return
+        self._be_alone(True)  # the next one may not overtake it
+        self._wait(within_budget(pools.here().rendering, render_now, self.loaded, self.message, context), then)
 
     def _rendered(self, requests: Sequence[Request] | Refused) -> None:
         if isinstance(requests, Refused):
@@ -226,8 +221,9 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
         self.reply = reply
         try:
             outcome = self._classify(reply)
-            if self.loaded.channel.rest_seconds is not None:
-                self._heed_limits(reply)
+            rest_seconds = self.loaded.channel.rest_seconds
+            if rest_seconds is not None and isinstance(reply, HttpReply):
+                self._heed_limits(rest_seconds, reply)
             if isinstance(outcome, Delivered):
                 self._arrived(outcome)
             elif isinstance(outcome, Refused) and outcome.ours and outcome.reason in _OUR_PAYLOAD and not self.context.plain:
@@ -284,11 +280,8 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
             observe.seldom(log.error, "classify.failed", type=channel.type, delivery=self.context.delivery_id, exc_info=error)
             return Refused(Reason.INTERNAL, _UNREADABLE, ours=True)
 
-    def _heed_limits(self, reply: Reply) -> None:
+    def _heed_limits(self, rest_seconds: Callable[[HttpReply, Micros], float], reply: HttpReply) -> None:
         """Pause the credential where an answer says that its limit is used up: the next one would be throttled."""
-        rest_seconds = self.loaded.channel.rest_seconds
-        if rest_seconds is None or not isinstance(reply, HttpReply):
-            return
         try:
             rest = rest_seconds(reply, clock.now())
         except Exception as error:  # noqa: BLE001  # it has no say in whether the message arrived
@@ -323,7 +316,7 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """A fault of ours ends the attempt; whoever it is made for hears of it. What comes after its end is their own fault."""
+        """A fault of ours ends the attempt, and `ended` is told. An error after the end is not ours."""
         if self.state == ANSWERED:
             raise error
         observe.seldom(log.error, "attempt.failed", delivery=self.context.delivery_id, exc_info=error)

@@ -151,7 +151,7 @@ class Delivering:
         self._end(run, None, Decision(replace(delivery, due_at=clock.now() + LOOK_AGAIN), Reason.INTERNAL))
 
     def _end(self, run: engine.Run, loaded: Loaded | None, decision: Decision) -> None:
-        """Keep how it stands without an attempt."""
+        """Keep a decision that was made without an attempt."""
         run.came_back(engine.UNTRIED)
         now = clock.now()
         if decision.due_at is None:  # when it ended, for retention: there is no attempt to go by

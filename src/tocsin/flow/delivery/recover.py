@@ -74,7 +74,7 @@ async def recover(
         log_row = Attempt(row.id, number, at, 0, "unknown", reason, None, _LOST.detail, decision.due_at)
         runs.append(_Run())
         endings.append(Ending(decision, log_row, now, runs[-1], loaded))
-    for ending in endings:  # only now: a reading that fails begins all of it anew
+    for ending in endings:  # only now: if a read fails, all of this is done again
         keeping.keep(ending)
     await asyncio.gather(*(run.done for run in runs))
 

@@ -123,7 +123,7 @@ def _tidy(field: Field, value: str) -> str:
 
 
 def _unmasked(field: Field, value: str, stored: str) -> str:
-    """The value with what is stored in the place of a mask; a mask that stands for nothing stays."""
+    """The value with what is stored in the place of a mask; a mask without a stored value stays."""
     if _MASK_SIGN not in value or not stored or field.hide is None:
         return value
     if field.restore is not None:
@@ -210,7 +210,7 @@ class Handlers:
             raise Busy("no key of the service opens the handler's settings", 60) from None
 
     async def states(self, rows: Sequence[Handler]) -> list[HandlerState]:
-        """How each of these stands at this moment, in their order. Raises Busy."""
+        """The current state of each of these, in their order. Raises Busy."""
         found = await self._standings.of([row.id for row in rows]) if rows else {}
         now = clock.now()
         return [self._state(row, found.get(row.id, Standing()), now) for row in rows]

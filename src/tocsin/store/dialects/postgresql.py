@@ -172,7 +172,7 @@ def connect_seconds(driver: Driver[Any]) -> AbstractContextManager[None]:
 
 
 class _Session:
-    """See `Session`. It connects anew when its connection broke: what was begun then fails, and the next begins well."""
+    """See `Session`. It reconnects when its connection broke: the transaction under way fails, the next one works."""
 
     is_full = False  # the server sees to its disk by itself, and says so
 
@@ -351,7 +351,7 @@ def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection
 
 
 def _begin(connection: Connection, begin: bytes, seconds: float) -> Driver[Any]:
-    """On a connection of the pool. One from before the server was started anew fails at once: another one then."""
+    """On a connection of the pool. One from before a restart of the server fails at once; then it takes another."""
     driver = _driver(connection)
     try:
         with _hung_up_after(driver, seconds):

@@ -166,7 +166,7 @@ def _unusable(driver: Driver[TupleRow]) -> str | None:
 
 
 def _session(driver: Driver[TupleRow]) -> TupleRow:
-    """What tells a session from all others, also after the server was started anew."""
+    """What identifies a session, even after a restart of the server."""
     with connect_seconds(driver):
         found = driver.execute(_SESSION).fetchall()
     return found[0]
