@@ -115,6 +115,8 @@ _LENGTH = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 
 def retold(text: str, _: Translate) -> str:
     """A detail in the reader's language."""
+    if _(OURS[0]) == OURS[0]:  # the language that it is kept in
+        return text
     parts = re.split(r"(?<=[.!?…]) +", text.strip())
     told: list[str] = []
     said: list[str] = []
@@ -143,7 +145,7 @@ def _quoted(said: Sequence[str], _: Translate) -> list[str]:
 
 
 def _own(text: str, _: Translate) -> str | None:
-    """A sentence of ours in the reader's language; None: it is not ours, or the language is English."""
+    """A sentence of ours in the reader's language; None: it is not ours, or not translated."""
     for one in (text, text.removesuffix(".")):
         if one in _whole() and _(one) != one:
             return _(one)
