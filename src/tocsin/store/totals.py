@@ -1,6 +1,6 @@
 """Totals that lists show exactly, changed by what was really written.
 
-Every writer has rows of its own, so that two never wait for each other's commit for the sake of a number; whoever reads adds them up.
+Every writer has rows of its own, so that no writer waits for another's commit because of a number; readers add them up.
 Now and then they are folded into one.
 """
 

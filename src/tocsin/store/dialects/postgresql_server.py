@@ -136,7 +136,7 @@ class PostgresqlServer:
         yield from self._look(ask)
 
     def _connected(self) -> Driver[TupleRow]:
-        """Raises StoreError, also where the server is too old or somebody between us and it shares its sessions out."""
+        """Raises StoreError, also where the server is too old or a connection pooler is between us and it."""
         try:
             driver = connect(self._parameters)
         except psycopg.Error as error:
@@ -187,9 +187,9 @@ def _shape(driver: Driver[TupleRow]) -> form.Shape:
 
 def _findings(driver: Driver[TupleRow]) -> Iterator[Finding]:
     """What the server's own settings promise of what has been acknowledged."""
-    for setting, what in (("fsync", "a crash of its machine may damage the store"), ("full_page_writes", "the same")):
+    for setting in ("fsync", "full_page_writes"):
         if _first(driver, f"SHOW {setting}") == "off":
-            yield Finding(f"The PostgreSQL server runs with {setting} off, so {what}: switch it on.")
+            yield Finding(f"The PostgreSQL server runs with {setting} off, so a crash of its machine may damage the store: switch it on.")
     standbys = _first(driver, "SELECT count(*) FROM pg_stat_replication")
     if _first(driver, "SHOW synchronous_standby_names"):
         yield Finding("The PostgreSQL server waits for a synchronous standby: a fail-over to it loses nothing.", is_fault=False)
