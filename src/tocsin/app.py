@@ -48,6 +48,7 @@ from tocsin.flow.mail_account import KeptToken
 from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
+from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.service import Service, pulse
 from tocsin.lines import Lines
 from tocsin.metrics import Metrics
@@ -95,6 +96,7 @@ async def running(
     pacer = Pacer(starts)
     directory = Directory(store.handlers, vault, settings)
     access = Access(store.keys)
+    accounts = Accounts(store.users, store.sessions, store.keys, store.second_factors, changes.noticed, directory.forget_user)
     changes.forget += (directory.forget_all, access.forget_all)
     http_wire = HttpWire(settings, listens_on)
     login = oauth_of(settings)
@@ -159,7 +161,8 @@ async def running(
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store.users, store.sessions, store.keys, store.second_factors, changes.noticed, directory.forget_user),
+            accounts=accounts,
+            second_factors=SecondFactors(store.second_factors, accounts, vault, settings),
             pulse=partial(pulse, store.history, store.vitals),
         )
     finally:

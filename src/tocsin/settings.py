@@ -221,6 +221,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),
     Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", _api_key, secret=True),
     Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
+    Option(
+        "require_second_factor",
+        "none",
+        "Who must set up a second factor to use the pages: none, admins or all. Who is signed in by a provider or a proxy is exempt.",
+        _choice("none", "admins", "all"),
+    ),
     Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
     Option(
         "smtp_oauth_token_url", None, "Where access tokens for the mail account come from (OAuth); unset: log in by password.", _token_url
@@ -280,6 +286,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     bootstrap_email: str | None
     bootstrap_api_key: str | None
     bootstrap_password: str | None
+    require_second_factor: str
     smtp_url: str | None
     smtp_oauth_token_url: str | None
     smtp_oauth_client_id: str | None

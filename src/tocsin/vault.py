@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -123,6 +124,16 @@ def check_password(hashed: str, password: str) -> bool:
 def is_hash_of_old(hashed: str) -> bool:
     """Whether it was made with other costs than today's: checking it takes longer or shorter than any other."""
     return _passwords.check_needs_rehash(hashed)
+
+
+def hash_recovery_code(code: str, salt: bytes | None = None) -> bytes:
+    """Salt and SHA-256: recovery codes are random, and long enough for one round."""
+    salt = salt or secrets.token_bytes(16)
+    return salt + hashlib.sha256(salt + code.encode("utf-8", "surrogatepass")).digest()
+
+
+def is_recovery_code(hashed: bytes, code: str) -> bool:
+    return hmac.compare_digest(hashed, hash_recovery_code(code, hashed[:16]))
 
 
 def hide_all(value: str) -> Hidden:

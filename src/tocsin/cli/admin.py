@@ -88,9 +88,10 @@ def set_user(
     *,
     time_zone: str | None = None,
     admin: Annotated[bool | None, Parameter(negative="--no-admin")] = None,
+    reset_second_factor: Annotated[bool, Parameter(negative="")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Change a user: the time zone of their pages and messages, and whether they are an administrator.
+    """Change a user: the time zone of their pages and messages, whether they are an administrator, and how they sign in.
 
     Parameters
     ----------
@@ -100,11 +101,16 @@ def set_user(
         A name of the tz database, such as Asia/Seoul or UTC.
     admin
         Whether the user is an administrator.
+    reset_second_factor
+        Turn their second factor off, so that they can sign in without it and set up another one.
     """
-    if time_zone is None and admin is None:
-        raise Usage("Say what to set: --time-zone, --admin or --no-admin.")
+    if time_zone is None and admin is None and not reset_second_factor:
+        raise Usage("Say what to set: --time-zone, --admin, --no-admin or --reset-second-factor.")
     with _store(load_settings(data_dir=data_dir)) as store:
-        store.set_user(email, time_zone, admin)
+        if reset_second_factor and not store.reset_second_factor(email):
+            show.note(f"{show.one_line(email)} had no second factor.")
+        if time_zone is not None or admin is not None:
+            store.set_user(email, time_zone, admin)
     show.note(f"{show.one_line(email)} is changed.")
 
 

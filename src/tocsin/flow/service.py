@@ -13,6 +13,7 @@ from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
+from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
@@ -52,5 +53,6 @@ class Service(Struct, frozen=True):
     unready: Callable[[], list[str]]
     complaints: Callable[[], list[str]]
     accounts: Accounts
+    second_factors: SecondFactors
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""

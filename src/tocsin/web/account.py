@@ -20,7 +20,7 @@ def sign_in_path(request: Request) -> str:
     return "/sign-in" if wanted == "/" or request.method != "GET" else f"/sign-in?to={quote(wanted)}"
 
 
-def _back(visit: Visit) -> str:
+def back(visit: Visit) -> str:
     """Where somebody wanted to go: only paths of ours."""
     wanted = visit.request.query_params.get("to", "/")
     return wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and wanted.isprintable() else "/"
@@ -43,7 +43,7 @@ async def sign_in(visit: Visit) -> Response:
         fault = Fault("invalid", "Not signed in", "Wrong e-mail address or password.", "email")
         return visit.page("sign_in.html", status=422, email=email, faults=[fault])
     await visit.renew_session(token)
-    return visit.go(_back(visit))
+    return visit.go(back(visit))
 
 
 async def asked_again(visit: Visit) -> Response:
@@ -54,7 +54,7 @@ async def asked_again(visit: Visit) -> Response:
     if is_link:
         return visit.page("linked.html", status=403, faults=[Fault("invalid", "Not signed in", "This form was too old.", "email")])
     if visit.visitor is not None:
-        return visit.go(_back(visit))
+        return visit.go(back(visit))
     fault = Fault("invalid", "Not signed in", "This form was too old. Enter the password again.", "email")
     return visit.page("sign_in.html", status=403, email=visit.text("email"), faults=[fault])
 

@@ -13,9 +13,10 @@ from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from tocsin.api.kinds import MAX_ID
+from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.web import account, assets, guides, handlers, log, reference, send, users
+from tocsin.web import account, assets, guides, handlers, log, reference, second_factor, send, users
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
@@ -37,6 +38,8 @@ _logger = structlog.get_logger(__name__)
 ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("GET", "/sign-in", account.sign_in_page, "anybody"),
     ("POST", "/sign-in", account.sign_in, "anybody"),
+    ("GET", "/sign-in/code", second_factor.code_page, "anybody"),
+    ("POST", "/sign-in/code", second_factor.enter_code, "anybody"),
     ("GET", "/sign-in/{token}", account.linked_page, "anybody"),
     ("POST", "/sign-in/{token}", account.linked, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
@@ -77,6 +80,10 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/account/password", account.change_password, "signed in"),
     ("POST", "/account/time-zone", account.set_time_zone, "signed in"),
     ("POST", "/account/sign-out-everywhere", account.sign_out_everywhere, "signed in"),
+    ("GET", "/account/second-factor", second_factor.page, "signed in"),
+    ("POST", "/account/second-factor", second_factor.set_up, "signed in"),
+    ("POST", "/account/second-factor/codes", second_factor.renew_codes, "signed in"),
+    ("POST", "/account/second-factor/off", second_factor.turn_off, "signed in"),
     ("GET", "/users", users.page, "administrators"),
     ("POST", "/users", users.invite, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
@@ -112,6 +119,8 @@ class Site:
     async def _answer_to(self, visit: Visit) -> Response:
         try:
             return await visit.finished(await self._served(visit))
+        except CodeWanted as wanted:
+            return second_factor.ask(visit, wanted)
         except Missing:
             return visit.problem(404)
         except Forged as forged:
@@ -155,6 +164,8 @@ class Site:
                 return await account.asked_again(visit)
         if whom == "administrators" and not visit.who.is_admin:
             raise Missing
+        if whom != "anybody" and handle not in second_factor.FREE and await visit.service.second_factors.is_missing(visit.who):
+            return visit.go("/account/second-factor?done=needed")
         return await handle(visit)
 
     def _find(self, request: Request) -> tuple[Handle | None, str, str]:

@@ -130,6 +130,10 @@ class Visit:
         self._session, self.visitor = "", None
         self._cookies.append((SESSION, "", 0))
 
+    def keep(self, name: str, value: str, seconds: int) -> None:
+        """Let the browser keep something for that long; 0: it drops it."""
+        self._cookies.append((name, value, seconds))
+
     # ---------------------------------------------------------------------------------------------------- forged requests
 
     @property

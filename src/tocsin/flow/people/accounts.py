@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ParamSpec, TypeVar
 
 from email_validator import EmailNotValidError
@@ -50,7 +50,7 @@ class Throttled(Exception):
         self.seconds = seconds
 
 
-class _Try:
+class Try:
     """One attempt under way. `is_right` is set once that is known; an attempt that ends before counts neither way."""
 
     is_right: bool | None = None
@@ -69,13 +69,13 @@ class _Tries:
         self._one_ended = asyncio.Event()
 
     @asynccontextmanager
-    async def one(self, *whose: str) -> AsyncGenerator[_Try, None]:
+    async def one(self, *whose: str) -> AsyncGenerator[Try, None]:
         """One attempt; where those under way may use up what is free, it waits until it is known whether they do. Raises Throttled."""
         self.check(*whose)
         if not self._may_begin(whose):
             await self._turn(whose)
         self._under_way.update(whose)
-        attempt = _Try()
+        attempt = Try()
         try:
             yield attempt
         finally:
@@ -151,7 +151,8 @@ class CodeWanted(Exception):
 
     def __init__(self, user: int, by: By) -> None:
         super().__init__()
-        self.user, self.by = user, by
+        self.user = user
+        self.by: By = by
 
 
 class Accounts:
@@ -202,6 +203,10 @@ class Accounts:
             self._tries.failed(f"address {address}")
             return None
         return await self.begin(user, "link")
+
+    def one_try(self, *whose: str) -> AbstractAsyncContextManager[Try]:
+        """A try at anything else that can be guessed, counted like one to sign in. Raises Throttled."""
+        return self._tries.one(*whose)
 
     async def begin(self, user: int, by: By) -> str:
         """The token of a new session of who has shown who they are, but for a second factor. Raises CodeWanted, Busy."""
