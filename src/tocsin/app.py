@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 import uvloop
@@ -49,6 +49,7 @@ from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.second_factor import SecondFactors
+from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.flow.service import Service, pulse
 from tocsin.lines import Lines
 from tocsin.metrics import Metrics
@@ -66,6 +67,9 @@ from tocsin.settings import Settings
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 from tocsin.web import make_pages
+
+if TYPE_CHECKING:
+    from tocsin.net.openid import Provider
 
 NOTE_IDS_SECONDS = 60.0
 START_AGAIN_SECONDS = 1.0
@@ -163,6 +167,7 @@ async def running(
             complaints=health.mail.complaints,
             accounts=accounts,
             second_factors=SecondFactors(store.second_factors, accounts, vault, settings),
+            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, accounts, vault),
             pulse=partial(pulse, store.history, store.vitals),
         )
     finally:
@@ -179,6 +184,15 @@ async def running(
         ledger.close()
         starts.close()
         observe.flush_logs()
+
+
+def _provider(settings: Settings, wire: HttpWire) -> "Provider | None":
+    """The OpenID provider, where there is one: only then its libraries are loaded."""
+    if settings.oidc_issuer is None:
+        return None
+    from tocsin.net.openid import Provider, client_of
+
+    return Provider(client_of(settings), wire.send)
 
 
 async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) -> asyncio.Task[None]:

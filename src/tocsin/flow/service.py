@@ -14,6 +14,7 @@ from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.second_factor import SecondFactors
+from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
@@ -54,5 +55,6 @@ class Service(Struct, frozen=True):
     complaints: Callable[[], list[str]]
     accounts: Accounts
     second_factors: SecondFactors
+    single_sign_on: SingleSignOn
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""

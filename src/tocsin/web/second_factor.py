@@ -12,7 +12,7 @@ from tocsin.clock import SECOND
 from tocsin.flow.people.accounts import CodeWanted, Throttled
 from tocsin.flow.people.second_factor import HALFWAY_LASTS, Setup
 from tocsin.model import Fault, Invalid
-from tocsin.web.account import back, sign_out
+from tocsin.web.account import back
 from tocsin.web.visit import Visit
 
 HALFWAY = "tocsin_halfway"  # the cookie between the password and the code
@@ -22,10 +22,10 @@ log = structlog.get_logger(__name__)
 # ------------------------------------------------------------------------------------------------------------ signing in
 
 
-def ask(visit: Visit, wanted: CodeWanted) -> Response:
-    """To the page that asks for the code."""
+def ask(visit: Visit, wanted: CodeWanted, to: str | None = None) -> Response:
+    """To the page that asks for the code, and from there to `to`."""
     visit.keep(HALFWAY, visit.service.second_factors.halfway(wanted.user, wanted.by), HALFWAY_LASTS // SECOND)
-    to = back(visit)
+    to = back(visit) if to is None else to
     return visit.go("/sign-in/code" if to == "/" else f"/sign-in/code?to={quote(to)}")
 
 
@@ -135,5 +135,4 @@ async def turn_off(visit: Visit) -> Response:
     return visit.go("/account/second-factor?done=second_factor_off")
 
 
-FREE = frozenset((page, set_up, renew_codes, turn_off, sign_out))
-"""What those may reach who must set one up first, beside what everybody may."""
+PAGES = (page, set_up, renew_codes, turn_off)

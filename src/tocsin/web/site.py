@@ -16,7 +16,7 @@ from tocsin.api.kinds import MAX_ID
 from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.web import account, assets, guides, handlers, log, reference, second_factor, send, users
+from tocsin.web import account, assets, guides, handlers, log, reference, second_factor, send, single_sign_on, users
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
@@ -36,8 +36,11 @@ _logger = structlog.get_logger(__name__)
 
 # Method, path, what serves it, and for whom: everyone, signed-in users, administrators.
 ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
-    ("GET", "/sign-in", account.sign_in_page, "anybody"),
+    ("GET", "/sign-in", single_sign_on.sign_in_page, "anybody"),
     ("POST", "/sign-in", account.sign_in, "anybody"),
+    ("GET", "/sign-in/openid", single_sign_on.leave, "anybody"),
+    ("GET", "/sign-in/openid/callback", single_sign_on.come_back, "anybody"),
+    ("GET", "/sign-out/openid", single_sign_on.way_out, "anybody"),
     ("GET", "/sign-in/code", second_factor.code_page, "anybody"),
     ("POST", "/sign-in/code", second_factor.enter_code, "anybody"),
     ("GET", "/sign-in/{token}", account.linked_page, "anybody"),
@@ -45,7 +48,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
     ("GET", "/docs/channels/{type}", guides.page, "anybody"),
-    ("POST", "/sign-out", account.sign_out, "signed in"),
+    ("POST", "/sign-out", single_sign_on.sign_out, "signed in"),
     ("GET", "/", handlers.home, "signed in"),
     ("GET", "/handlers/add", handlers.types, "signed in"),
     ("GET", "/handlers/add/{type}", handlers.add_page, "signed in"),
@@ -88,6 +91,9 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/users", users.invite, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
 )
+
+# What those may reach who must set up a second factor first, beside what anybody may.
+_FREE = {*second_factor.PAGES, single_sign_on.sign_out}
 
 
 class Site:
@@ -164,7 +170,7 @@ class Site:
                 return await account.asked_again(visit)
         if whom == "administrators" and not visit.who.is_admin:
             raise Missing
-        if whom != "anybody" and handle not in second_factor.FREE and await visit.service.second_factors.is_missing(visit.who):
+        if whom != "anybody" and handle not in _FREE and await visit.service.second_factors.is_missing(visit.who):
             return visit.go("/account/second-factor?done=needed")
         return await handle(visit)
 
