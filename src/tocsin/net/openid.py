@@ -128,6 +128,10 @@ class Provider:
                 raise Unusable(f"{endpoint[:_MAX_SAID]!r}, an address of the provider, is not https as TOCSIN_OIDC_ISSUER is")
         return found
 
+    async def check(self) -> None:
+        """See whether it can be used: what it says of itself, and its keys. Raises Unusable."""
+        await self._known_keys(await self.metadata(), 0.0)
+
     # ------------------------------------------------------------------------------------------------------- there and back
 
     async def way_there(self, redirect_uri: str, state: str, nonce: str, verifier: str, max_age: int | None = None) -> str:

@@ -25,6 +25,12 @@ _MAX_TYPED = 64  # characters
 # 16 of these 32 are 80 bits. None of them is easily taken for another.
 _ALPHABET, _LENGTH, _GROUP = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789", 16, 4
 _VOUCHED_FOR = ("openid", "header")  # ways in where asking for a second factor is somebody else's duty
+_UNREADABLE = Fault(
+    "invalid",
+    "Not possible",
+    "The secret of your second factor cannot be read. Use a recovery code, or ask the operator to reset it.",
+    "code",
+)
 log = structlog.get_logger(__name__)
 
 
@@ -171,8 +177,7 @@ class SecondFactors:
             secret = cast(str, self._vault.open(factor.secret)["secret"])
         except WrongKey:
             log.error("second_factor.unreadable", user=user, why="no key in use opens its secret: `tocsin users set` can reset it")
-            text = "The secret of your second factor cannot be read. Use a recovery code, or ask the operator to reset it."
-            raise Invalid(Fault("invalid", "Not possible", text, "code")) from None
+            raise Invalid(_UNREADABLE) from None
         step = _step_of(secret, typed)
         return step is not None and await self._rows.use_step(user, step)
 

@@ -26,30 +26,29 @@ MAX_TO = 1000  # characters of the path somebody comes back to
 ANY = "*"
 log = structlog.get_logger(__name__)
 
-_TITLE = "Not signed in"
-_TOO_OLD = Fault("invalid", _TITLE, "This sign-in took too long, or was begun in another window. Try again.", "email")
-_NOT_SIGNED_IN = Fault("invalid", _TITLE, "The provider did not sign you in. Try again.", "email")
-_SOMEBODY_ELSE = Fault("invalid", _TITLE, "At the provider you are somebody else than here. Sign in there as yourself.", "email")
+_TOO_OLD = Fault("invalid", "Not signed in", "This sign-in took too long, or was begun in another window. Try again.", "email")
+_NOT_SIGNED_IN = Fault("invalid", "Not signed in", "The provider did not sign you in. Try again.", "email")
+_SOMEBODY_ELSE = Fault("invalid", "Not signed in", "At the provider you are somebody else than here. Sign in there as yourself.", "email")
 _NOT_ALLOWED = Fault(
-    "invalid", _TITLE, "Your e-mail address at the provider is not verified, or not from a domain that may sign in here.", "email"
+    "invalid", "Not signed in", "Your e-mail address at the provider is not verified, or not from a domain that may sign in here.", "email"
 )
 _NO_ADDRESS = Fault(
     "invalid",
-    _TITLE,
+    "Not signed in",
     "The proxy in front names no e-mail address. The operator can set TOCSIN_REMOTE_USER_HEADER to a header that does.",
     "email",
 )
 _UNUSABLE = Fault(
-    "unavailable", _TITLE, "The provider cannot be used at this moment. Try again later, or sign in with a password.", "email", 503
+    "unavailable", "Not signed in", "The provider cannot be used at this moment. Try again later, or sign in with a password.", "email", 503
 )
-_DISABLED = Fault("invalid", _TITLE, "This user is disabled. Ask an administrator.", "email")
+_DISABLED = Fault("invalid", "Not signed in", "This user is disabled. Ask an administrator.", "email")
 _TAKEN = Fault(
     "invalid",
-    _TITLE,
+    "Not signed in",
     "The user with your address belongs to another account of the provider. The operator can change that (tocsin users set --unbind).",
     "email",
 )
-_UNKNOWN = Fault("invalid", _TITLE, "There is no user for you here. Ask an administrator to invite your e-mail address.", "email")
+_UNKNOWN = Fault("invalid", "Not signed in", "There is no user for you here. Ask an administrator to invite your e-mail address.", "email")
 
 
 class Away(Struct, frozen=True):
