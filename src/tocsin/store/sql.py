@@ -35,8 +35,7 @@ from tocsin.store.queue import SqlQueue
 from tocsin.store.standings import SqlStandings
 from tocsin.store.tidying import SqlTidying
 from tocsin.store.values import SqlValues
-from tocsin.store.vitals import SqlVitals
-from tocsin.store.writing import note_alive
+from tocsin.store.vitals import SqlVitals, note_alive
 
 T = TypeVar("T")
 
