@@ -24,7 +24,7 @@ from tocsin.flow.delivery.attempt import Attempt
 from tocsin.flow.handlers import register as handlers
 from tocsin.net import http, smtp
 from tocsin.store import handlers as handler_rows
-from tocsin.store import history, migrating
+from tocsin.store import history, migrations
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.settling import SettleAll
 from tocsin.store.writer import Writer
@@ -169,7 +169,7 @@ POINTS = (
     Point("before-retry-commit", "a replay is not committed", _after(history, "retry"), "retry"),
     Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
     Point("recovered", "lost attempts are settled, nothing runs yet", _before(app, "end_stopped"), "restart", repeats=True, unknown=True),
-    Point("migrating", "the store is being brought to a newer form", _after(migrating, "upgrade"), "migrate"),
+    Point("migrating", "the store is being brought to a newer form", _after(migrations, "upgrade"), "migrate"),
     Point("restoring", "the old store is kept, the copy has not taken its place", _after(upkeep, "_set_aside"), "restore"),
     Point("backing-up", "the copy is written, not yet under its name", _before(upkeep, "_check_whole"), "backup"),
 )
