@@ -2,7 +2,7 @@
 
 from sqlalchemy import Column, Connection, MetaData, String, Table
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest one, which `tables.py` describes."""
 _VERSIONS = MetaData()
 VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
