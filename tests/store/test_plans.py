@@ -12,7 +12,7 @@ from tocsin.model import Delivery, Reason, Status
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.queue import Settlement
-from tocsin.store import dialects, misdated, people, queue, writing
+from tocsin.store import dialects, handlers, history, misdated, people, queue
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects import Session
 from tocsin.store.dialects.postgresql import postgresql_engine
@@ -44,7 +44,7 @@ def session(postgresql_server: None) -> Iterator[Session]:
 
 def waiting(connection: Connection, count: int) -> list[Delivery]:
     """Of one handler."""
-    handler = writing.add_handler(connection, 1, HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True), 10)
+    handler = handlers.add_handler(connection, 1, HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True), 10)
     planned = [Planned(MESSAGE, None, None, (PlannedDelivery(handler, Status.PENDING, 100),))] * count
     [kept] = AcceptAll.run_all(connection, [Accept(1, 100, planned)])
     return [one.deliveries[0] for one in kept]
@@ -71,9 +71,11 @@ def test_who_is_looked_up_by_id_is_not_looked_for_among_all_that_wait(session: S
         waiting(connection, 1)
         connection.execute(text("ANALYZE deliveries"))
     with session.transaction() as connection:
-        ids = [row.id for row in waiting(connection, WAITING)][:AT_ONCE]
-    for _ in range(PLANS):
+        rows = waiting(connection, WAITING)
+    ids = [row.id for row in rows[:AT_ONCE]]
+    for row in rows[AT_ONCE : AT_ONCE + PLANS]:
         with session.transaction() as connection:
             assert len(queue.waiting(connection, ids)) == AT_ONCE
             misdated.bring_forward(connection, ids, 100)
+            assert history.cancel(connection, 1, row.notification_id) == [row.id]
             assert connection.execute(_READ).one() == (0, 0)

@@ -196,7 +196,7 @@ def end(connection: Connection, which: ColumnElement[bool], status: Status, reas
         changes["last_error"] = error
     ended = connection.execute(
         update(deliveries)
-        .where(PENDING, which)
+        .where(STILL_PENDING, which)
         .values(status=int(status), last_reason=reason.value, **changes)
         .returning(deliveries.c.id, deliveries.c.user_id)
     ).all()
