@@ -44,6 +44,8 @@ _SESSION = (
     # What is acknowledged must be on the disk, whatever the server's default is.
     b" SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 ) % STATEMENT_SECONDS
+# The writer finds rows by their keys. A plan that is kept from when a table was small, or its statistics said so, would read all of it.
+_BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
 _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
@@ -209,6 +211,7 @@ class _Session:
         with _hung_up_after(driver, CONNECT_SECONDS):
             driver.add_notify_handler(self._hear)
             driver.execute("LISTEN tocsin_changes")
+            driver.execute(_BY_KEY)
             if self._transaction_id is not None:
                 driver.execute(_END_OLD_SESSION, (self._transaction_id,))
 
