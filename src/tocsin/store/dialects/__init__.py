@@ -75,6 +75,10 @@ class Dialect(Protocol):
         """A transaction beside the service, which notices it. `is_long`: it may take as long as it takes."""
         ...
 
+    def wait_for_makers(self, connection: Connection) -> None:
+        """Whoever else makes or changes tables does that before this transaction, or after it."""
+        ...
+
     def make(self, connection: Connection) -> None:
         """The tables of this version, in a database without any."""
         ...
@@ -108,6 +112,8 @@ class Home(Protocol):
 
     name: str
     where: str
+    is_shared: bool
+    """Several processes may serve it, so that none changes its form on the way."""
 
     def is_there(self) -> bool:
         """Whether there is a store, or something else in its place."""
@@ -123,6 +129,10 @@ class Home(Protocol):
 
     def check_form(self) -> None:
         """Whether it is a store of a form that this version knows."""
+        ...
+
+    def version(self) -> str | None:
+        """The version of its form."""
         ...
 
     def value(self, name: str) -> bytes | None:
