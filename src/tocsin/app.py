@@ -159,7 +159,7 @@ async def running(
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store.users, store.sessions, store.keys, changes.noticed, directory.forget_user),
+            accounts=Accounts(store.users, store.sessions, store.keys, store.second_factors, changes.noticed, directory.forget_user),
             pulse=partial(pulse, store.history, store.vitals),
         )
     finally:

@@ -15,7 +15,7 @@ from tocsin.keyfile import KEY_FILE
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
-from tocsin.store.dialects.sqlite_file import MOVED_TO, SqliteFile
+from tocsin.store.homes.sqlite_file import MOVED_TO, SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 from tocsin.store.tables import meta
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def upgrade(settings: Settings) -> None:
-    """Make the tables, or bring them to this version's form; beside processes of the version before where they share it. Raises StoreError."""
+    """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError."""
     with nullcontext() if datadir.home_of(settings).is_shared else datadir.served(settings, _nothing):
         engine, _ = datadir.open_store(settings, upgrades=True)
         engine.dispose()

@@ -202,7 +202,7 @@ def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, N
         assert user is not None
         await store.database.write(people.set_password, user, stored or hash_password(PASSWORD))
         try:
-            await test(Accounts(store.users, store.sessions, store.keys, lambda: None, lambda _: None))
+            await test(Accounts(store.users, store.sessions, store.keys, store.second_factors, lambda: None, lambda _: None))
         finally:
             await pools.close()
             await store.close()

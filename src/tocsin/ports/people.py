@@ -1,6 +1,6 @@
 """Users, their keys and sessions."""
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -27,6 +27,18 @@ class Person(Struct, frozen=True):
     is_admin: bool
     password_hash: str | None
     time_zone: str | None
+
+
+By: TypeAlias = Literal["password", "link", "openid", "header"]
+"""How somebody signed in."""
+
+
+class Session(Struct, frozen=True):
+    """Whose session it is, when it was last seen, and how it began: None in those of older versions."""
+
+    person: Person
+    seen_at: Micros
+    by: By | None
 
 
 class KeyLine(Struct, frozen=True):
@@ -89,12 +101,12 @@ class Sessions(Protocol):
         """Whose one-time link this is; it is used up. None: there is none, or it is too old."""
         ...
 
-    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros) -> None:
+    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros, by: By) -> None:
         """Those that nobody has used since then go."""
         ...
 
-    async def find(self, token_hash: bytes, since: Micros) -> tuple[Person, Micros] | None:
-        """Whose session it is and when it was last seen, not before `since`."""
+    async def find(self, token_hash: bytes, since: Micros) -> Session | None:
+        """The session, if it was last seen not before `since`."""
         ...
 
     async def touch(self, token_hash: bytes, at: Micros) -> None:

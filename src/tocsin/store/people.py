@@ -6,9 +6,12 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, text, upda
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
-from tocsin.ports.people import KeyLine, KeyRow, Person, UserLine
+from tocsin.ports.people import By, KeyLine, KeyRow, Person, Session, UserLine
+from tocsin.store import statements
 from tocsin.store.database import Database
-from tocsin.store.statements import wait_for_turn
+from tocsin.store.handlers import delete_handler
+from tocsin.store.queue import end_pending
+from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
     attempts,
     deliveries,
@@ -16,15 +19,18 @@ from tocsin.store.tables import (
     handler_hours,
     handlers,
     idempotency,
+    identities,
     keys,
     notifications,
+    recovery_codes,
+    second_factors,
     sessions,
     totals,
     users,
 )
-from tocsin.store.writing import delete_handler, end_pending, touch_keys
 
 _ROWS_AT_ONCE = 100_000
+TOUCH_KEYS = statements.update(keys, key=("id",), given=("last_used_at",), where="last_used_at IS NULL OR last_used_at < {last_used_at}")
 _ADD_USER = text(
     "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"
     " WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(email) = lower(:email)) RETURNING id"
@@ -70,10 +76,10 @@ class SqlSessions:
     async def take_link(self, token_hash: bytes, at: Micros) -> int | None:
         return await self._database.write(take_sign_in, token_hash, at)
 
-    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros) -> None:
-        await self._database.write(add_session, user_id, token_hash, at, since)
+    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros, by: By) -> None:
+        await self._database.write(add_session, user_id, token_hash, at, since, by)
 
-    async def find(self, token_hash: bytes, since: Micros) -> tuple[Person, Micros] | None:
+    async def find(self, token_hash: bytes, since: Micros) -> Session | None:
         return await self._database.read(session, token_hash, since)
 
     async def touch(self, token_hash: bytes, at: Micros) -> None:
@@ -149,17 +155,18 @@ def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int |
     return connection.scalar(update(users).where(*theirs).values(sign_in_hash=None, sign_in_until=None).returning(users.c.id))
 
 
-def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros, since: Micros) -> None:
+def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros, since: Micros, by: By) -> None:
     """Those that nobody has used since then go."""
     connection.execute(delete(sessions).where(sessions.c.seen_at < since))
-    connection.execute(insert(sessions).values(user_id=user, token_hash=token_hash, created_at=at, seen_at=at))
+    connection.execute(insert(sessions).values(user_id=user, token_hash=token_hash, created_at=at, seen_at=at, by=by))
 
 
-def session(connection: Connection, token_hash: bytes, since: Micros) -> tuple[Person, Micros] | None:
-    """Whose session it is and when it was last seen, not before `since`."""
+def session(connection: Connection, token_hash: bytes, since: Micros) -> Session | None:
+    """The session, if it was last seen not before `since`."""
     wanted = (sessions.c.token_hash == token_hash, sessions.c.seen_at >= since, users.c.disabled_at.is_(None))
-    found = connection.execute(select(users, sessions.c.seen_at).join(sessions, sessions.c.user_id == users.c.id).where(*wanted)).first()
-    return None if found is None else (_person(found), found.seen_at)
+    rows = select(users, sessions.c.seen_at, sessions.c.by).join(sessions, sessions.c.user_id == users.c.id)
+    found = connection.execute(rows.where(*wanted)).first()
+    return None if found is None else Session(_person(found), found.seen_at, found.by)
 
 
 def _person(row: Row[Any]) -> Person:
@@ -223,7 +230,7 @@ def delete_user(connection: Connection, user: int) -> None:
     own = select(handlers.c.id).where(handlers.c.user_id == user)
     for table in (handler_events, handler_hours):
         connection.execute(delete(table).where(table.c.handler_id.in_(own)))
-    for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency):
+    for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, second_factors, recovery_codes, identities):
         connection.execute(delete(table).where(table.c.user_id == user))
     connection.execute(delete(users).where(users.c.id == user))
 
@@ -275,3 +282,7 @@ def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
         .where(keys.c.hash == key_hash, keys.c.revoked_at.is_(None), users.c.disabled_at.is_(None))
     ).first()
     return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()), row.last_used_at is not None)
+
+
+def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:
+    run(connection, TOUCH_KEYS, sorted(used.items()))

@@ -18,6 +18,7 @@ from tocsin.ports.misdated import Misdated
 from tocsin.ports.notices import PendingNotices
 from tocsin.ports.people import Keys, Sessions, Users
 from tocsin.ports.queue import Queue
+from tocsin.ports.second_factors import SecondFactorRows
 from tocsin.ports.standings import Standings
 from tocsin.ports.tidying import Tidying
 from tocsin.ports.values import Values
@@ -32,11 +33,11 @@ from tocsin.store.misdated import SqlMisdated
 from tocsin.store.notices import SqlPendingNotices
 from tocsin.store.people import SqlKeys, SqlSessions, SqlUsers
 from tocsin.store.queue import SqlQueue
+from tocsin.store.second_factors import SqlSecondFactors
 from tocsin.store.standings import SqlStandings
 from tocsin.store.tidying import SqlTidying
 from tocsin.store.values import SqlValues
-from tocsin.store.vitals import SqlVitals
-from tocsin.store.writing import note_alive
+from tocsin.store.vitals import SqlVitals, note_alive
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class SqlStore:
         self.users: Users = SqlUsers(self.database)
         self.sessions: Sessions = SqlSessions(self.database)
         self.keys: Keys = SqlKeys(self.database)
+        self.second_factors: SecondFactorRows = SqlSecondFactors(self.database)
         self.values: Values = SqlValues(self.database)
         self.misdated: Misdated = SqlMisdated(self.database)
         self.tidying: Tidying = SqlTidying(self.database)

@@ -67,6 +67,47 @@ sessions = Table(
     Column("user_id", Id, ForeignKey("users.id"), nullable=False, index=True),
     Column("created_at", Time, nullable=False),
     Column("seen_at", Time, nullable=False),
+    Column("by", Text),  # `ports.people.By`; none in sessions of older versions
+    sqlite_with_rowid=False,
+)
+
+# A second factor (RFC 6238): its secret, encrypted, and the latest time step whose code was used.
+second_factors = Table(
+    "second_factors",
+    metadata,
+    Column("user_id", Id, ForeignKey("users.id"), primary_key=True, autoincrement=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("created_at", Time, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What lets somebody in who has lost it. Each goes with its use.
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("user_id", Id, ForeignKey("users.id"), primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+# Who a user is at an OpenID provider: its own name for them, which no e-mail address can replace.
+identities = Table(
+    "identities",
+    metadata,
+    Column("issuer", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("created_at", Time, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Hashes of what works once, until it would be too old anyhow.
+spent = Table(
+    "spent",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("until", Time, nullable=False, index=True),
     sqlite_with_rowid=False,
 )
 

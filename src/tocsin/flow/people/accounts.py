@@ -19,7 +19,8 @@ from tocsin.flow import pools
 from tocsin.flow.people.access import SCOPES
 from tocsin.model import Busy, Fault, Invalid, Missing
 from tocsin.net.addresses import normalized
-from tocsin.ports.people import KeyLine, Keys, Person, Sessions, UserLine, Users
+from tocsin.ports.people import By, KeyLine, Keys, Person, Sessions, UserLine, Users
+from tocsin.ports.second_factors import SecondFactorRows
 from tocsin.vault import check_password, hash_api_key, hash_of_nothing, hash_password, is_hash_of_old, new_api_key, shown_key
 
 IDLE: Micros = 14 * DAY  # after which a session ends
@@ -141,18 +142,35 @@ class Visitor(Struct, frozen=True):
     email: str
     is_admin: bool
     time_zone: str | None = None
+    by: By | None = None
+    """How they signed in."""
+
+
+class CodeWanted(Exception):
+    """They are who they say, and have a second factor: their session begins with its code. `by`: how they have come so far."""
+
+    def __init__(self, user: int, by: By) -> None:
+        super().__init__()
+        self.user, self.by = user, by
 
 
 class Accounts:
     """Who may use the pages: signing in, sessions, passwords, keys and users. `user` is a user's id."""
 
     def __init__(
-        self, users: Users, sessions: Sessions, keys: Keys, changed: Callable[[], None], user_changed: Callable[[int], None]
+        self,
+        users: Users,
+        sessions: Sessions,
+        keys: Keys,
+        second_factors: SecondFactorRows,
+        changed: Callable[[], None],
+        user_changed: Callable[[int], None],
     ) -> None:
         """`changed` is told when what others remember of keys and handlers may be wrong, `user_changed` when it is of one user only."""
         self._users = users
         self._sessions = sessions
         self._keys = keys
+        self._second_factors = second_factors
         self._changed = changed
         self._user_changed = user_changed
         self._tries = _Tries()
@@ -161,7 +179,10 @@ class Accounts:
     # ------------------------------------------------------------------------------------------------------- signing in
 
     async def sign_in(self, email: str, password: str, address: str) -> str | None:
-        """A new session's token; None if that is nobody. Takes as long whether there is such a user or not. Raises Throttled, Busy."""
+        """A new session's token; None if that is nobody. Takes as long whether there is such a user or not.
+
+        Raises CodeWanted, Throttled, Busy.
+        """
         async with self._tries.one(f"address {address}", f"account {email.strip().lower()}") as attempt:
             person = await self._users.person(email.strip())
             hashed = person.password_hash if person is not None else None
@@ -171,7 +192,7 @@ class Accounts:
                 with contextlib.suppress(Busy):  # the next time is soon enough
                     renewed = await _in_turn(address, hash_password, password[:MAX_PASSWORD])
                     await self._users.renew_hash(person.id, hashed, renewed)
-        return await self._new_session(person.id) if person is not None and attempt.is_right else None
+        return await self.begin(person.id, "password") if person is not None and attempt.is_right else None
 
     async def sign_in_by_link(self, token: str, address: str) -> str | None:
         """As `sign_in`, by the link that an administrator handed out; it works once."""
@@ -180,12 +201,19 @@ class Accounts:
         if user is None:
             self._tries.failed(f"address {address}")
             return None
-        return await self._new_session(user)
+        return await self.begin(user, "link")
 
-    async def _new_session(self, user: int) -> str:
+    async def begin(self, user: int, by: By) -> str:
+        """The token of a new session of who has shown who they are, but for a second factor. Raises CodeWanted, Busy."""
+        if await self._second_factors.of(user) is not None:
+            raise CodeWanted(user, by)
+        return await self.new_session(user, by)
+
+    async def new_session(self, user: int, by: By) -> str:
+        """The token of a new session, for whom nothing more is asked."""
         token = secrets.token_urlsafe(32)
         now = clock.now()
-        await self._sessions.add(user, hash_api_key(token), now, now - IDLE)
+        await self._sessions.add(user, hash_api_key(token), now, now - IDLE, by)
         return token
 
     async def visitor(self, token: str) -> Visitor | None:
@@ -194,10 +222,9 @@ class Accounts:
         found = await self._sessions.find(token_hash, now - IDLE)
         if found is None:
             return None
-        person, seen_at = found
-        if now - seen_at > _NOTE_AFTER:
+        if now - found.seen_at > _NOTE_AFTER:
             await self._sessions.touch(token_hash, now)
-        return _visitor(person)
+        return _visitor(found.person, found.by)
 
     async def sign_out(self, token: str) -> None:
         """End the session with this token."""
@@ -222,7 +249,7 @@ class Accounts:
         if faults:
             raise Invalid(*faults)
         await self._users.set_password(visitor.id, await _in_turn(address, hash_password, new))
-        return await self._new_session(visitor.id)
+        return await self.new_session(visitor.id, visitor.by or "password")
 
     async def _is_present_password(self, visitor: Visitor, hashed: str, password: str, address: str) -> bool:
         """Counted like a sign-in where it is wrong."""
@@ -315,5 +342,5 @@ async def _in_turn(address: str, call: Callable[P, T], *args: P.args, **kwargs: 
     return await pools.here().passwords.run(address, call, *args, **kwargs)
 
 
-def _visitor(person: Person) -> Visitor:
-    return Visitor(person.id, person.email, person.is_admin, person.time_zone)
+def _visitor(person: Person, by: By | None) -> Visitor:
+    return Visitor(person.id, person.email, person.is_admin, person.time_zone, by)

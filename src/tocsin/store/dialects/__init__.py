@@ -1,12 +1,9 @@
 """What SQLite and PostgreSQL do differently, behind one seam. A process loads only the one that it uses."""
 
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine
-
-from tocsin.ports.errors import Finding
 
 
 class Unanswered(Exception):
@@ -104,6 +101,7 @@ class Dialect(Protocol):
         ...
 
 
+<<<<<<< HEAD
 class Home(Protocol):
     """Where a store is, before and beside its service. Whatever cannot be used raises StoreError, having changed nothing.
 
@@ -160,6 +158,8 @@ class Home(Protocol):
         ...
 
 
+=======
+>>>>>>> main
 def of(engine: Engine) -> Dialect:
     """The dialect of an engine's database."""
     if engine.dialect.name == "sqlite":

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.ports.errors import StoreError
+from tocsin.store import migrations
 from tocsin.store.dialects import Unanswered
 from tocsin.store.dialects.arrays import INSTEAD, NUL
 
@@ -312,9 +313,7 @@ class _Postgresql:
         connection.execute(text("SELECT pg_advisory_xact_lock(:made, hashtext(current_schema()))"), {"made": MAKING})
 
     def make(self, connection: Connection) -> None:
-        from tocsin.store.migrating import upgrade
-
-        upgrade(connection, "head")  # the tables as they are known here lack the conditions of PostgreSQL's indexes
+        migrations.upgrade(connection, "head")  # the tables as they are known here lack the conditions of PostgreSQL's indexes
 
     def counters(self, connection: Connection) -> dict[str, int]:
         rows = connection.execute(
