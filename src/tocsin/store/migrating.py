@@ -6,14 +6,9 @@ from sqlalchemy import Connection, Engine, inspect, select
 
 from tocsin.store import dialects, migrations, values
 
-<<<<<<< HEAD
-_VERSIONS = MetaData()
 SERVES = "serves_form"
 """The row of `meta` that says which is the oldest form whose processes may go on beside this one."""
-_VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
 
-=======
->>>>>>> main
 
 def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -> None:
     """Bring the tables to this version's form; all or nothing. Alembic is loaded only where there is something to migrate.
@@ -27,16 +22,11 @@ def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -
             dialect.make(connection)
             if begin is not None:
                 begin(connection)
-<<<<<<< HEAD
-        elif (version := connection.scalar(select(_VERSION.c.version_num))) is None or version < migrations.HEAD:
-            upgrade(connection, "head")
+        elif (version := connection.scalar(select(migrations.VERSION.c.version_num))) is None or version < migrations.HEAD:
+            migrations.upgrade(connection, "head")
         else:
             return
         values.write(connection, SERVES, migrations.SERVES.encode())
-=======
-        elif connection.scalar(select(migrations.VERSION.c.version_num)) != migrations.HEAD:
-            migrations.upgrade(connection, "head")
->>>>>>> main
 
 
 def migrate_to(engine: Engine, version: str) -> None:
