@@ -30,6 +30,7 @@ CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30  # that a statement of a write may take
 LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
+MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
     "connect_timeout": CONNECT_SECONDS,
@@ -310,6 +311,9 @@ class _Postgresql:
         with _begun(engine, begin, seconds) as connection:
             yield connection
             connection.exec_driver_sql("NOTIFY tocsin_changes")
+
+    def wait_for_makers(self, connection: Connection) -> None:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:made, hashtext(current_schema()))"), {"made": MAKING})
 
     def make(self, connection: Connection) -> None:
         migrations.upgrade(connection, "head")  # the tables as they are known here lack the conditions of PostgreSQL's indexes
