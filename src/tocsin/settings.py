@@ -15,8 +15,11 @@ from dotenv import dotenv_values
 from msgspec import Struct
 
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+Ports: TypeAlias = tuple[range, ...]
 
 MAX_SOCKET_PATH_BYTES = 107  # `sun_path`, with the NUL at its end: https://man7.org/linux/man-pages/man7/unix.7.html
+MAX_PORT = 65535
+EVERY_PORT: Ports = (range(MAX_PORT + 1),)
 MAX_WAIT_DAYS = 36_500  # times beyond the year 9999 cannot be written
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -61,6 +64,17 @@ def _networks(value: str) -> Networks:
         return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
     except ValueError as error:
         raise ValueError(f"must be networks in CIDR form, separated by commas ({error})") from None
+
+
+def _ports(value: str) -> Ports:
+    found: list[range] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last <= MAX_PORT:
+            raise ValueError(f"must be ports from 1 to {MAX_PORT} and ranges of them such as 8000-8099, separated by commas")
+        found.append(range(first, last + 1))
+    return tuple(found)
 
 
 def _no_proxy(value: str) -> tuple[str, ...]:
@@ -204,7 +218,7 @@ class Option(Struct, frozen=True):
 
 OPTIONS: tuple[Option, ...] = (
     Option("host", "127.0.0.1", "Address the service listens on; `::` means every IPv4 and IPv6 address."),
-    Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, 65535)),
+    Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, MAX_PORT)),
     Option("unix_socket", None, "Unix socket the service listens on, instead of host and port.", _socket_path),
     Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
     Option(
@@ -238,6 +252,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("email_from", None, "Sender of e-mails, such as `tocsin <alarm@example.com>`."),
     Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", _networks),
+    Option("allow_ports", "80,443,1024-65535", "Ports that handlers' URLs may name, for all users: numbers and ranges.", _ports),
     Option("proxy", None, "HTTP proxy for outgoing requests, http://host:port.", _base_url, secret=True),
     Option("no_proxy", "", "Hosts and networks (CIDR) that are reached without the proxy.", _no_proxy),
     Option("proxy_resolves", "off", "Whether the proxy looks up names that do not resolve here.", _boolean),
@@ -290,6 +305,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ca_file: str | None
     email_from: str | None
     allow_networks: Networks
+    allow_ports: Ports
     proxy: str | None
     no_proxy: tuple[str, ...]
     proxy_resolves: bool

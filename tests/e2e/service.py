@@ -184,6 +184,7 @@ class Service:
             "TOCSIN_DATA_DIR": str(self.data),
             "TOCSIN_PORT": "0",
             "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8",
+            "TOCSIN_ALLOW_PORTS": "1-65535",
             "TOCSIN_BOOTSTRAP_API_KEY": FIRST_KEY,
             **environ,
         }

@@ -42,6 +42,10 @@ class Home(Protocol):
         """Of all handlers that there are or were."""
         ...
 
+    def sealed(self) -> bytes | None:
+        """The settings of one handler as they are stored, those of the newest that has any."""
+        ...
+
     def engine(self) -> Engine:
         """For a store that is there; the caller disposes of it."""
         ...

@@ -73,6 +73,9 @@ class PostgresqlServer:
     def types(self) -> list[str]:
         return [row[0] for row in self._look(lambda driver: driver.execute("SELECT DISTINCT type FROM handlers ORDER BY type").fetchall())]
 
+    def sealed(self) -> bytes | None:
+        return self._look(lambda driver: _first(driver, form.NEWEST_SEALED))
+
     def engine(self) -> Engine:
         return postgresql_engine(self._url)
 

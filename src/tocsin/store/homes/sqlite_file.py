@@ -72,6 +72,10 @@ class SqliteFile:
     def types(self) -> list[str]:
         return [str(name) for (name,) in self.look(form.types)]
 
+    def sealed(self) -> bytes | None:
+        row = self.first_row(form.NEWEST_SEALED)
+        return None if row is None else row[0]
+
     def engine(self) -> Engine:
         return sqlite_engine(self.file)
 
