@@ -128,7 +128,11 @@ def test_one_client_counts_as_one_address_however_it_is_written(trusting: Settin
 
 
 def test_a_private_client_of_a_trusted_proxy_is_one_client_unless_it_forwards_for_others(trusting: Settings) -> None:
-    for forwarded, counted in (("192.168.1.5", "192.168.1.5"), ("203.0.113.9, 192.168.1.5", "shared 192.168.1.5"), ("fd00::1", "fd00::/64")):
+    for forwarded, counted in (
+        ("192.168.1.5", "192.168.1.5"),
+        ("203.0.113.9, 192.168.1.5", "shared 192.168.1.5"),
+        ("fd00::1", "fd00::/64"),
+    ):
         assert proxies.counted_as(scope(), heads(x_forwarded_for=forwarded), trusting) == counted
 
 

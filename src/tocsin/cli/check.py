@@ -161,16 +161,16 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 
 
 def first_password(settings: Settings) -> Iterator[Finding]:
-    """Whether the first user can have the password that is set for them; once there is a store it has no effect."""
+    """Whether the first user can have the password that is set for them; once there are users it has no effect."""
+    from tocsin.admin import AdminError, open_admin
     from tocsin.bootstrap import weakness_of_password
-    from tocsin.datadir import home_of
-    from tocsin.ports.errors import StoreError
 
-    with contextlib.suppress(StoreError):  # others say what is wrong with the store
-        if home_of(settings).is_readable():
+    if (weakness := weakness_of_password(settings)) is None:
+        return
+    with contextlib.suppress(AdminError), open_admin(settings) as admin:  # there is no store, or others say what is wrong with it
+        if admin.users():
             return
-    if weakness := weakness_of_password(settings):
-        yield Finding(weakness)
+    yield Finding(weakness)
 
 
 def store_health(settings: Settings) -> Iterator[Finding]:
