@@ -12,10 +12,12 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour, until
+from e2e.stores import both_stores, sqlite_only
 from mailserver import MailServer
 from receiver import Receiver
 from tocsin.cli.selftest.points import POINTS, Point
 
+pytestmark = both_stores
 AT = 3  # the message at which it dies
 
 # What a store of an earlier version lacks.
@@ -198,10 +200,9 @@ def test_what_a_crash_left_waiting_for_a_stopped_handler_ends_at_the_start(start
     handlers = [client.add_handler("webhook", webhook=receiver.url("/hook")) for _ in range(3)]
     later = client.send("later", handlers=handlers, send_at=in_an_hour())
     service.kill()
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.execute("UPDATE handlers SET is_enabled = 0, deleted_at = 1 WHERE id = ?", (handlers[0],))
-        connection.execute("UPDATE handlers SET is_enabled = 0, disabled_reason = 'gone' WHERE id = ?", (handlers[1],))
-        connection.execute("UPDATE handlers SET is_enabled = 0 WHERE id = ?", (handlers[2],))
+    service.change("UPDATE handlers SET is_enabled = FALSE, deleted_at = 1 WHERE id = ?", handlers[0])
+    service.change("UPDATE handlers SET is_enabled = FALSE, disabled_reason = 'gone' WHERE id = ?", handlers[1])
+    service.change("UPDATE handlers SET is_enabled = FALSE WHERE id = ?", handlers[2])
     client.port = service.start().port
     assert [one["status"] for one in client.deliveries(later)] == ["cancelled", "failed", "skipped"]
 
@@ -244,6 +245,7 @@ def test_killed_while_it_recovers_from_a_kill(start_service: Starter, receiver: 
     assert len(receiver.requests) == 2
 
 
+@sqlite_only
 @of("migrate")
 def test_killed_during_a_migration(start_service: Starter, receiver: Receiver, point: Point) -> None:
     service = start_service()
@@ -263,6 +265,7 @@ def test_killed_during_a_migration(start_service: Starter, receiver: Receiver, p
     assert service.rows("SELECT what, sum(n) FROM totals WHERE what < 100 GROUP BY what") == [(0, 1), (1, 1)]
 
 
+@sqlite_only
 @of("backup")
 def test_killed_during_a_backup(start_service: Starter, receiver: Receiver, point: Point) -> None:
     """There is no file that looks like a backup and is none, the service has noticed nothing, and the next backup is made."""
@@ -280,6 +283,7 @@ def test_killed_during_a_backup(start_service: Starter, receiver: Receiver, poin
     assert not list(service.folder.glob("copy.db?*"))
 
 
+@sqlite_only
 @of("restore")
 def test_killed_during_a_restore(start_service: Starter, receiver: Receiver, point: Point) -> None:
     """There is a store at every moment: the old one, until the copy has taken its place."""

@@ -34,7 +34,7 @@ from tocsin.store import dialects, tables, values
 from tocsin.store.dialects import copying
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
-from tocsin.store.dialects.postgresql_server import PostgresqlServer
+from tocsin.store.homes.postgresql_server import PostgresqlServer
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import SqlStore, write_now
 
@@ -175,7 +175,7 @@ def test_a_database_that_cannot_hold_every_character_is_refused(postgresql_serve
 
 
 def test_a_server_that_is_too_old_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.store.dialects.postgresql_server.MIN_VERSION", 99)
+    monkeypatch.setattr("tocsin.store.homes.postgresql_server.MIN_VERSION", 99)
     with pytest.raises(StoreError, match=r"is of version .* tocsin needs 99 or newer"):
         PostgresqlServer(url).is_there()
 

@@ -33,7 +33,7 @@ class Field(Struct, frozen=True):
     showable; None means that the value is not secret. `restore` replaces the masks in a value that holds several secrets with what is
     stored (the second argument); without it only the whole mask keeps the stored value.
 
-    `is_address`: requests go there, with the settings that `restore` is for.
+    `is_address`: a URL to which requests go, with the settings that `restore` is for.
 
     An optional setting defaults to "" in its struct and is left out of `settings` until it is set. A multiline one has LF between
     its lines.

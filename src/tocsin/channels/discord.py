@@ -118,6 +118,7 @@ class DiscordSettings(HandlerSettings, frozen=True):
             example="https://discord.com/api/webhooks/123456789012345678/" + "x" * 68,
             check=_check,
             hide=_hide,
+            is_address=True,
         ),
     ]
 

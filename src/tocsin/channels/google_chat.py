@@ -91,6 +91,7 @@ class GoogleChatSettings(HandlerSettings, frozen=True):
             example="https://chat.googleapis.com/v1/spaces/AAAAexample/messages?key=AIzaSyExample&token=example-token",
             check=_check,
             hide=_hide,
+            is_address=True,
         ),
     ]
 

@@ -104,6 +104,7 @@ class NtfySettings(HandlerSettings, frozen=True):
             example="https://ntfy.sh/a-topic-nobody-guesses",
             check=_check,
             hide=_hide,
+            is_address=True,
         ),
     ]
 
