@@ -59,7 +59,7 @@ def next_ids(connection: Connection, table: str, n: int) -> Sequence[int]:
             found = cursor.fetchone()
             first = found[0] + 1 if found else 1
             return range(first, first + n)
-        cursor.execute("SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", (table, n))
+        cursor.execute("SELECT nextval(%s::regclass) FROM generate_series(1, %s)", (f"{table}_id_seq", n))
         return [row[0] for row in cursor.fetchall()]
     finally:
         cursor.close()
