@@ -23,14 +23,15 @@ class Hosts:
 
     def allows(self, host: str) -> bool:
         """`host`: as the client named it, perhaps with a port; empty, as clients older than HTTP/1.1 leave it, is no other site's name."""
-        name = _name(_without_port(host))
+        name = _name(without_port(host))
         if _ANY in self._names or not host or name in self._names or _is_loopback(name):
             return True
         parts = name.split(".")
         return any(f"*.{'.'.join(parts[at:])}" in self._names for at in range(1, len(parts)))
 
 
-def _without_port(host: str) -> str:
+def without_port(host: str) -> str:
+    """The name alone, as TOCSIN_ALLOWED_HOSTS takes it."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -18,7 +18,7 @@ from tocsin.api.proxies import transport_security
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
 from tocsin.web import account, assets, guides, handlers, log, reference, send, users
-from tocsin.web.hosts import Hosts
+from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
@@ -126,7 +126,7 @@ class Site:
         except Missing:
             return visit.problem(404)
         except Misdirected:
-            host = visit.asked_for[1][:200]
+            host = without_port(visit.asked_for[1])[:200]
             observe.seldom(_logger.warning, "host.not_allowed", address=visit.address, host=host)
             return visit.problem(421, host=host)
         except Forged as forged:
