@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from tocsin.api.proxies import base_url, client_address, counted_as, is_same_origin, prefix
+from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix
 from tocsin.clock import DAY, SECOND
 from tocsin.flow import pools
 from tocsin.flow.people.accounts import Opened
@@ -116,6 +116,11 @@ class Visit:
         """Where the request comes from."""
         counted = counted_as(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
         return Client(self.address, counted, self.cookie(DEVICE), self.request.headers.get("user-agent", ""))
+
+    @property
+    def asked_for(self) -> tuple[str, str]:
+        """The scheme and the host that the browser used."""
+        return asked_for(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
 
     @property
     def prefix(self) -> str:
