@@ -57,13 +57,15 @@ class SharedEngine:
     `heard`: told of every beat's answer.
     """
 
+    succession: Succession
+    """Set before the start."""
+
     def __init__(
         self,
         queue: Queue,
         wires: Mapping[str, Bounds],
         workers: Workers,
         claims: Claims,
-        succession: Succession,
         who: Introduction,
         heard: Callable[[Beat], None] = lambda _: None,
         times: Times | None = None,
@@ -71,7 +73,6 @@ class SharedEngine:
         self._local = LocalEngine(queue, wires, self)
         self._workers = workers
         self._claims = claims
-        self._succession = succession
         self._who = who
         self._heard = heard
         self._times = times or Times()
@@ -135,7 +136,7 @@ class SharedEngine:
         self.worker_id, self._watch = watch_id, Watch(watch_id)
         self._egress = Egress(self._who.egress, watch_id)
         self._owners, self._newest_owners, self._dead, self._seen, self._members = NOBODY, -1, (), 0, ()
-        self._succession.share_egress(0, (), False)
+        self.succession.share_egress(0, (), False)
         log.info("worker.joined", worker=watch_id, roles=self._who.roles)
 
     # ------------------------------------------------------------------------------------------------ what others see
@@ -349,7 +350,7 @@ class SharedEngine:
             self._epoch += 1
             self._holdings.complete.clear()
         is_current = self._newest_owners == self._owners.version
-        self._succession.share_egress(*self._egress.shares(members, self._owners if is_current else NOBODY))
+        self.succession.share_egress(*self._egress.shares(members, self._owners if is_current else NOBODY))
         if membership.knows_all_of(self.worker_id, members):
             self._joined.set()
         if self._joined.is_set():
@@ -364,7 +365,7 @@ class SharedEngine:
             in_flight=self._local.running,
             oldest_due=self._local.oldest_due(),
             clock_ahead=-self._clock.behind,
-            egress=self._succession.egress_used(),
+            egress=self.succession.egress_used(),
             restored=0 if self._holdings.taken else self._owners.version,
         )
 
@@ -384,7 +385,7 @@ class SharedEngine:
         self._moving.clear()
         self._states.clear()
         self._worker.cut_waiting()
-        self._succession.drop()
+        self.succession.drop()
 
     async def _rejoin(self) -> None:
         """Further parts of what is on the wire would go out beside the new owner's, so they must end first."""
@@ -446,7 +447,7 @@ class SharedEngine:
         """Until all that was taken may be sent for."""
         while self._holdings.taken:
             try:
-                await self._succession.take_over(list(self._holdings.taken.values()), self._begin)
+                await self.succession.take_over(list(self._holdings.taken.values()), self._begin)
             except Busy as busy:
                 observe.seldom(log.error, "worker.restore_waits", why=str(busy))
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -475,7 +476,7 @@ class SharedEngine:
         """Release what is ready for it."""
         worker_id, idle = self.worker_id, [one for one in self._holdings.idle if one not in self._states]
         if idle:
-            self._states |= self._succession.hand_on(idle)
+            self._states |= self.succession.hand_on(idle)
         if self._is_leaving:
             self._states |= {one.partition: one.state for one in self._holdings.taken.values() if not one.is_crashed}
             self._holdings.taken.clear()  # the others are left as they were: crashed
