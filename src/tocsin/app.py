@@ -48,8 +48,14 @@ from tocsin.flow.mail_account import KeptToken
 from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
+from tocsin.flow.people.administration import Administration
+from tocsin.flow.people.confirming import ByCode, ByPassword, Confirming
+from tocsin.flow.people.devices import Devices
+from tocsin.flow.people.own_keys import OwnKeys
+from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.single_sign_on import SingleSignOn
+from tocsin.flow.people.tries import Tries
 from tocsin.flow.service import Service, pulse
 from tocsin.lines import Lines
 from tocsin.metrics import Metrics
@@ -100,7 +106,6 @@ async def running(
     pacer = Pacer(starts)
     directory = Directory(store.handlers, vault, settings)
     access = Access(store.keys)
-    accounts = Accounts(store.users, store.sessions, store.keys, store.second_factors, changes.noticed, directory.forget_user)
     changes.forget += (directory.forget_all, access.forget_all)
     http_wire = HttpWire(settings, listens_on)
     login = oauth_of(settings)
@@ -143,6 +148,10 @@ async def running(
         await local.start(delivering)
 
     beginning = await _begun(begin, keeping.began_to_hold)
+    tries = Tries()
+    passwords = Passwords(store.users, tries)
+    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings)
+    second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings)
     housekeeping = Housekeeping(store.tidying, store.values, access, settings)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
@@ -166,8 +175,12 @@ async def running(
             unready=unready,
             complaints=health.mail.complaints,
             accounts=accounts,
-            second_factors=SecondFactors(store.second_factors, accounts, vault, settings),
-            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, accounts, vault),
+            passwords=passwords,
+            second_factors=second_factors,
+            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, vault),
+            confirming=Confirming(store.sessions, [ByPassword(passwords), ByCode(second_factors)]),
+            keys=OwnKeys(store.keys, changes.noticed),
+            administration=Administration(store.users, changes.noticed, directory.forget_user),
             pulse=partial(pulse, store.history, store.vitals),
         )
     finally:

@@ -5,10 +5,20 @@ from typing import TypeAlias
 
 Micros: TypeAlias = int
 SECOND: Micros = 1_000_000
-HOUR: Micros = 3600 * SECOND
+MINUTE: Micros = 60 * SECOND
+HOUR: Micros = 60 * MINUTE
 DAY: Micros = 24 * HOUR
 
 
+_behind: Micros = 0
+
+
 def now() -> Micros:
-    """The wall clock, which may be wrong and may be set."""
-    return time.time_ns() // 1000
+    """The wall clock, which may be wrong and may be set; where processes share a store, the store's clock, as far as it is known."""
+    return time.time_ns() // 1000 + _behind
+
+
+def follow(behind: Micros) -> None:
+    """From now on this process lives by another clock, which its own is so far behind."""
+    global _behind  # there is one time in a process
+    _behind = behind

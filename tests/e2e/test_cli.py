@@ -620,7 +620,9 @@ def test_users_and_keys_beside_a_running_service(client: Cli, service: Running) 
     assert client("users", "add", "second@example.com", *here).code == 1
     assert client("users", "add", "no address", *here).code == 1
     assert client("users", "password", "second@example.com", *here, stdin=b"correct horse\n").code == 0
-    assert client("users", "password", "second@example.com", *here, stdin=b"\n").err == "tocsin: The password is empty.\n"
+    assert client("users", "password", "second@example.com", *here, stdin=b"short\n").err == (
+        "tocsin: A password takes 10 to 1,024 characters, and this one has 5.\n"
+    )
     assert client("users", "password", "nobody@example.com", *here, stdin=b"x\n").code == 1
 
     key = client("keys", "add", "laptop", "--user", "second@example.com", *here).out.strip()
@@ -736,9 +738,11 @@ def test_a_second_service_on_the_same_data_is_refused(service: Running) -> None:
     assert "Another tocsin is already serving the data directory" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_roles_are_not_supported_yet(cli: Cli) -> None:
-    result = cli("serve", "--role", "worker")
-    assert result.code == 1 and "--role is not supported yet" in result.err and len(result.err.splitlines()) == 1
+@pytest.mark.parametrize(("arguments", "environ"), [(("--role", "worker"), {}), ((), {"TOCSIN_ROLE": "api"})])
+def test_one_process_serves_a_sqlite_store(cli: Cli, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
+    result = cli("serve", *arguments, **environ)
+    assert result.code == 1 and "TOCSIN_DATABASE_URL" in result.err and len(result.err.splitlines()) == 1
+    assert cli("serve", "--role", "boss").code == 2
 
 
 def test_bad_settings_are_all_said_before_anything_starts(cli: Cli, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from tocsin.store import dialects, tables, values
 from tocsin.store.dialects import copying
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
-from tocsin.store.dialects.postgresql_server import PostgresqlServer
+from tocsin.store.homes.postgresql_server import PostgresqlServer
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import SqlStore, write_now
 
@@ -101,6 +101,16 @@ def test_a_new_store_has_the_tables_and_indexes_that_are_known_here(url: str) ->
             partial_ones = {one["name"] for one in found.get_indexes(table.name) if "postgresql_where" in one.get("dialect_options", {})}
             assert partial_ones == {index.name for index in table.indexes if index.dialect_options["sqlite"]["where"] is not None}
     engine.dispose()
+
+
+def test_tables_that_grow_with_every_message_have_no_foreign_keys_to_look_at(url: str) -> None:
+    engine = postgresql_engine(url)
+    migrate(engine)
+    with engine.connect() as connection:
+        found = {table.name for table in tables.metadata.sorted_tables if inspect(connection).get_foreign_keys(table.name)}
+    engine.dispose()
+    known = {table.name for table in tables.metadata.sorted_tables if table.foreign_keys}
+    assert known - found == {"notifications", "deliveries", "attempts", "replays"}
 
 
 def test_names_are_ordered_by_their_bytes_whatever_the_language_of_the_database(url: str) -> None:
@@ -175,7 +185,7 @@ def test_a_database_that_cannot_hold_every_character_is_refused(postgresql_serve
 
 
 def test_a_server_that_is_too_old_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.store.dialects.postgresql_server.MIN_VERSION", 99)
+    monkeypatch.setattr("tocsin.store.homes.postgresql_server.MIN_VERSION", 99)
     with pytest.raises(StoreError, match=r"is of version .* tocsin needs 99 or newer"):
         PostgresqlServer(url).is_there()
 

@@ -7,22 +7,23 @@ from typing import Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from support import postgresql
-from support.store import MESSAGE, attempt
+from support.store import MESSAGE, attempt, orphans
 from support.writers import Writers, on_postgresql, on_sqlite
 from tocsin import upkeep
 from tocsin.clock import DAY
 from tocsin.flow.mail_account import REFRESH_TOKEN
 from tocsin.model import Delivery, Reason, Status
+from tocsin.ports.errors import WriteFailed
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.notices import Telling
 from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
-from tocsin.store import notices, people, tables, tidying, totals, values, writing
+from tocsin.store import handlers, history, notices, people, queue, standings, tables, tidying, totals, values
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
@@ -57,7 +58,7 @@ def writers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writers]
 
 def add_handler(writers: Writers) -> int:
     change = HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True)
-    return writers.alone(lambda c: writing.add_handler(c, 1, change, 10))
+    return writers.alone(lambda c: handlers.add_handler(c, 1, change, 10))
 
 
 def waiting(writers: Writers) -> Delivery:
@@ -89,25 +90,25 @@ def try_again(delivery: Delivery) -> Write:
 
 
 def cancel(delivery: Delivery) -> Write:
-    return lambda c: writing.cancel(c, 1, delivery.notification_id)
+    return lambda c: history.cancel(c, 1, delivery.notification_id)
 
 
 def pause(delivery: Delivery) -> Write:
-    return lambda c: writing.change_handler(c, delivery.handler_id, HandlerChange(is_enabled=False), None, None, 10)
+    return lambda c: handlers.change_handler(c, delivery.handler_id, HandlerChange(is_enabled=False), None, None, 10)
 
 
 def switch_off(delivery: Delivery) -> Write:
     event = HandlerEvent(300, "switched_off", "gone", Reason.GONE)
     off = SwitchOff(1, delivery.handler_id, 1, event, delivery.notification_id, most=10, last_error="gone")
-    return lambda c: writing.switch_off(c, off)
+    return lambda c: handlers.switch_off(c, off)
 
 
 def delete(delivery: Delivery) -> Write:
-    return lambda c: writing.delete_handler(c, delivery.handler_id, 300, 10)
+    return lambda c: handlers.delete_handler(c, delivery.handler_id, 300, 10)
 
 
 def replay(delivery: Delivery) -> Write:
-    return lambda c: writing.retry(c, 1, DeliveryFilter(notification_id=delivery.notification_id), LATER, 10, None)
+    return lambda c: history.retry(c, 1, DeliveryFilter(notification_id=delivery.notification_id), LATER, 10, None)
 
 
 def tidy(delivery: Delivery) -> Write:
@@ -206,6 +207,7 @@ def meet(writers: Writers, make: Callable[[Writers], Delivery], first: Make, sec
         status = status_of(writers, delivery)
         assert status in allowed, where
         assert writers.alone(kept) == writers.alone(counted), where
+        assert writers.alone(orphans) == {}, where
     assert at > 1, "they never met"
 
 
@@ -222,6 +224,56 @@ def test_what_is_replayed_while_it_is_tidied_stays_whole(writers: Writers) -> No
         assert (bool(replayed), named) == ((True, 1) if row else (False, 0)), f"before statement {at}"
     else:
         pytest.fail("tidying has no end")
+
+
+def settled_and_replayed(writers: Writers) -> Delivery:
+    """It has an attempt, and a replay."""
+    delivery = waiting(writers)
+    writers.alone(fail(delivery))
+    writers.alone(lambda c: history.retry(c, 1, delivery.id, 250, 10, None))
+    return replace(delivery, replays=1, attempt_count=1)
+
+
+def arrive_again(delivery: Delivery) -> Write:
+    row = replace(delivery, status=Status.DELIVERED, attempt_count=2, last_attempt_at=300, part=1)
+    return lambda c: SettleAll.run_all(c, [Settlement(row, attempt(delivery, 2), 300)])
+
+
+def accept_more(delivery: Delivery) -> Write:
+    planned = Planned(MESSAGE, None, None, (PlannedDelivery(delivery.handler_id, Status.PENDING, 300),))
+    return lambda c: AcceptAll.run_all(c, [Accept(delivery.user_id, 300, [planned])])
+
+
+def test_what_was_kept_of_deliveries_goes_with_them(writers: Writers) -> None:
+    def delete_all(_: Delivery) -> Write:
+        return lambda c: people.delete_user(c, 1)
+
+    for go in (tidy, delete_all):
+        delivery = settled_and_replayed(writers)
+        writers.alone(arrive_again(delivery))
+        writers.alone(go(delivery))
+        assert writers.alone(orphans) == {} and row_of(writers, delivery) is None
+
+
+@pytest.mark.parametrize("write", [arrive_again, cancel, accept_more])
+@pytest.mark.parametrize("is_deleted_first", [True, False])
+def test_nothing_is_added_to_a_user_who_is_deleted(writers: Writers, write: Make, is_deleted_first: bool) -> None:
+    if not writers.is_locking:
+        pytest.skip("on SQLite only one transaction writes, which is not what these writers do")
+    for at in range(1, 40):
+        delivery = settled_and_replayed(writers)
+        both = [lambda c: people.delete_user(c, 1), write(delivery)]
+        try:
+            done = writers.both(*(both if is_deleted_first else both[::-1]), at)
+        except WriteFailed:  # to be accepted it came too late
+            done = True
+        assert writers.alone(orphans) == {}, f"before statement {at}"
+        writers.alone(lambda c: people.delete_user(c, 1))
+        writers.alone(lambda c: c.execute(insert(tables.users).values(id=1, email="a@b", is_admin=True, created_at=1)))
+        if done is None:
+            break
+    else:
+        pytest.fail("deleting has no end")
 
 
 # ------------------------------------------------------------------------------------------------------------------ numbers
@@ -242,7 +294,7 @@ def test_hours_that_two_writers_add_to_are_the_sum_of_both(writers: Writers) -> 
     handler_id = add_handler(writers)
 
     def add(hour: int, *latencies: int, delivered: int) -> Write:
-        return lambda c: writing.add_hours(c, [HandlerHour(handler_id, hour, delivered, 1, 0, latencies)])
+        return lambda c: standings.add_hours(c, [HandlerHour(handler_id, hour, delivered, 1, 0, latencies)])
 
     def check(at: int, *_: Any) -> None:
         h = tables.handler_hours
@@ -268,7 +320,7 @@ def test_hours_that_two_writers_add_to_are_the_sum_of_both(writers: Writers) -> 
 
 def test_the_last_post_of_a_budget_is_given_once(writers: Writers) -> None:
     def post(at: int, delivery_id: int) -> Write:
-        return lambda c: writing.posted(c, f"x:{at}", b"text", delivery_id, DAY, 1)
+        return lambda c: queue.posted(c, f"x:{at}", b"text", delivery_id, DAY, 1)
 
     def check(at: int, one: Any, other: Any) -> None:
         p = tables.posts
@@ -303,7 +355,7 @@ def test_a_key_was_last_used_when_it_was_last_used(writers: Writers) -> None:
         return writers.alone(lambda c: c.scalar(select(tables.keys.c.last_used_at).where(tables.keys.c.id == key_id)))
 
     for first, second in ((100, 200), (400, 300)):
-        writers.both(lambda c, at=first: writing.touch_keys(c, {key_id: at}), lambda c, at=second: writing.touch_keys(c, {key_id: at}), 1)
+        writers.both(lambda c, at=first: people.touch_keys(c, {key_id: at}), lambda c, at=second: people.touch_keys(c, {key_id: at}), 1)
         assert last_used() == max(first, second)
 
 
@@ -328,7 +380,7 @@ def test_what_is_changed_while_the_key_is_rotated_is_kept(writers: Writers) -> N
     def change(at: int) -> Write:
         def write(c: Connection) -> None:
             values.write(c, REFRESH_TOKEN, new.seal({"token": str(at)}))
-            writing.change_handler(c, handler_id, HandlerChange(settings=new.seal({"url": str(at)})), None, None, 0)
+            handlers.change_handler(c, handler_id, HandlerChange(settings=new.seal({"url": str(at)})), None, None, 0)
 
         return write
 

@@ -37,7 +37,8 @@ def test_every_page_has_the_headers(shared_surfer: Surfer, path: str) -> None:
     policy = headers["content-security-policy"]
     assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert (headers["x-frame-options"], headers["x-content-type-options"], headers["cache-control"]) == ("DENY", "nosniff", "no-store")
-    assert headers["referrer-policy"] == "same-origin"
+    assert headers["referrer-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+    assert "require-trusted-types-for 'script'; trusted-types tocsin default" in policy
     assert "cross-origin-opener-policy" not in headers  # over plain http it is ignored, with a warning on the console
 
 
@@ -117,8 +118,8 @@ def test_a_session_is_new_after_signing_in_and_ends_everywhere(surfer: Surfer, b
     assert other.get("/", cookie=f"tocsin_session={first}").path == "/sign-in"  # the old one is of no use to who has seen it
     assert other.get("/", cookie=f"tocsin_session={second}").path == "/"
     other.sign_in()
-    surfer.post("/account/sign-out-everywhere", csrf=surfer.token())
-    assert surfer.get("/").path == other.get("/").path == "/sign-in"
+    surfer.post("/account/sessions/end-others", csrf=surfer.token())
+    assert (surfer.get("/").path, other.get("/").path) == ("/", "/sign-in")
 
 
 def test_a_new_password_ends_all_other_sessions(surfer: Surfer, base: str) -> None:

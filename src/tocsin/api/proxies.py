@@ -16,6 +16,7 @@ _HOST = re.compile(r"[A-Za-z0-9._~-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45
 _PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _WITH_PORT = re.compile(r'"?(?:\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\](?::[0-9]+)?|([0-9.]+):[0-9]+)"?')
+_YEAR_SECONDS = 31_536_000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 log = structlog.get_logger(__name__)
 
@@ -58,31 +59,32 @@ def remote_user(scope: Mapping[str, Any], settings: Settings) -> str | None:
 
 def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
     """The real client: behind trusted proxies the last address in X-Forwarded-For that is not a trusted proxy, without its port."""
+    return _client(scope, headers, settings)[0]
+
+
+def _client(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> tuple[str, bool]:
+    """The address, and whether it says that it forwards for somebody else."""
     peer: str = (scope.get("client") or ("",))[0]
-    if not is_trusted(peer, settings):
-        return peer.removeprefix("::ffff:")  # IPv4, on a socket of both families
-    for hop in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
-        if not hop.strip():
-            break
-        peer = _without_port(hop.strip())
-        if not is_trusted(peer, settings):
-            break
-    return peer
+    hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+    while hops and hops[-1] and is_trusted(peer, settings):
+        peer = _without_port(hops.pop())
+    ip = _ip(peer)
+    return (str(ip) if ip is not None and ip.version == 4 else peer), any(hops)  # IPv4 in one form, whatever kind of socket it came by
 
 
 def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """What failed sign-ins count against: the address, marked as shared if it belongs to a proxy that is not trusted."""
-    address = client_address(scope, headers, settings)
+    """What failed sign-ins count against: the client's neighbourhood, marked as shared if it is a proxy that is not trusted."""
+    address, before = _client(scope, headers, settings)
     ip = _ip(address)
-    if ip is None or not ip.is_private or b"x-forwarded-for" not in headers or is_trusted(address, settings):
-        return address
+    if ip is None or not ip.is_private or not before or is_trusted(address, settings):
+        return neighbourhood(address)
     observe.seldom(
         log.warning,
         "proxy.not_trusted",
         peer=address,
         why="it sends X-Forwarded-For and is not in TOCSIN_TRUSTED_PROXIES, so all that come through it count as one address",
     )
-    return SHARED + address
+    return SHARED + neighbourhood(address)
 
 
 def _without_port(hop: str) -> str:
@@ -94,15 +96,21 @@ def base_url(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings:
     """TOCSIN_BASE_URL, else the request's own scheme and host (as a trusted proxy forwards them)."""
     if settings.base_url:
         return settings.base_url
-    scheme, host = scope["scheme"], headers.get(b"host", b"").decode("latin-1")
-    if is_trusted((scope.get("client") or ("",))[0], settings):
-        scheme = _forwarded_scheme(headers) or scheme
-        host = _forwarded_host(headers, scheme) or host
+    scheme, host = asked_for(scope, headers, settings)
     if not _HOST.fullmatch(host):
         address, port = scope.get("server") or ("localhost", None)
         address = "localhost" if "/" in address else address
         host = (f"[{address}]" if ":" in address else address) + (f":{port}" if port else "")
     return f"{'https' if scheme == 'https' else 'http'}://{host}{prefix(scope, headers, settings)}"
+
+
+def asked_for(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> tuple[str, str]:
+    """The scheme and the host that the client used, the latter as it was sent."""
+    scheme, host = scope["scheme"], headers.get(b"host", b"").decode("latin-1")
+    if is_trusted((scope.get("client") or ("",))[0], settings):
+        scheme = _forwarded_scheme(headers) or scheme
+        host = _forwarded_host(headers, scheme) or host
+    return scheme, host
 
 
 def _forwarded(headers: Mapping[bytes, bytes], name: bytes) -> str:
@@ -135,6 +143,15 @@ def prefix(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: S
     return found if _PREFIX.fullmatch(found) and "/../" not in f"{found}/" else ""
 
 
+def transport_security(base: str) -> str:
+    """Strict-Transport-Security for a service that is reached there; empty if it must not be sent.
+
+    It covers all ports of a host, so at a port of its own, where the host serves other things too, it would make those unreachable.
+    """
+    parts = urlsplit(base)
+    return f"max-age={_YEAR_SECONDS}" if parts.scheme == "https" and parts.port in {None, _DEFAULT_PORTS["https"]} else ""
+
+
 def is_same_origin(origin: str, base: str) -> bool:
     """Whether an Origin header names the host and port of this address; a default port may be left out of either."""
     try:
@@ -148,10 +165,7 @@ def is_same_origin(origin: str, base: str) -> bool:
 
 def neighbourhood(address: str) -> str:
     """The unit for counting: an IPv4 address, or the /64 that one IPv6 host usually has."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    ip = _ip(address)
+    if ip is None:
         return address[:64]
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
-        return str(ipaddress.IPv6Network((ip, 64), strict=False))
-    return str(ip)
+    return str(ipaddress.IPv6Network((ip, 64), strict=False)) if ip.version == 6 else str(ip)

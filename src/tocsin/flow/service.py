@@ -13,6 +13,10 @@ from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
+from tocsin.flow.people.administration import Administration
+from tocsin.flow.people.confirming import Confirming
+from tocsin.flow.people.own_keys import OwnKeys
+from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.metrics import Metrics
@@ -54,6 +58,10 @@ class Service(Struct, frozen=True):
     unready: Callable[[], list[str]]
     complaints: Callable[[], list[str]]
     accounts: Accounts
+    passwords: Passwords
+    confirming: Confirming
+    keys: OwnKeys
+    administration: Administration
     second_factors: SecondFactors
     single_sign_on: SingleSignOn
     pulse: Callable[[int, bool], Awaitable[Pulse]]

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
+from sqlalchemy import Connection, Engine, inspect, select
 
-from tocsin.store import dialects, migrations
+from tocsin.store import dialects, migrations, values
 
-_VERSIONS = MetaData()
-_VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
+SERVES = "serves_form"
+"""The row of `meta` that says which is the oldest form whose processes may go on beside this one."""
 
 
 def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -> None:
@@ -15,32 +15,21 @@ def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -
 
     `begin`: writes the first rows of a store that is made.
     """
-    with dialects.of(engine).writing(engine, is_long=True) as connection:
+    dialect = dialects.of(engine)
+    with dialect.writing(engine, is_long=True) as connection:
+        dialect.wait_for_makers(connection)
         if not inspect(connection).get_table_names():
-            dialects.of(engine).make(connection)
+            dialect.make(connection)
             if begin is not None:
                 begin(connection)
-        elif connection.scalar(select(_VERSION.c.version_num)) != migrations.HEAD:
-            upgrade(connection, "head")
+        elif (version := connection.scalar(select(migrations.VERSION.c.version_num))) is None or version < migrations.HEAD:
+            migrations.upgrade(connection, "head")
+        else:
+            return
+        values.write(connection, SERVES, migrations.SERVES.encode())
 
 
 def migrate_to(engine: Engine, version: str) -> None:
     """Make the tables as they were in that version."""
     with dialects.of(engine).writing(engine, is_long=True) as connection:
-        upgrade(connection, version)
-
-
-def note_newest(connection: Connection) -> None:
-    """The tables have this version's form."""
-    _VERSIONS.create_all(connection)
-    connection.execute(_VERSION.insert().values(version_num=migrations.HEAD))
-
-
-def upgrade(connection: Connection, version: str) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", "tocsin.store:migrations")
-    config.attributes["connection"] = connection
-    command.upgrade(config, version)
+        migrations.upgrade(connection, version)

@@ -39,8 +39,7 @@ from tocsin.store.second_factors import SqlSecondFactors
 from tocsin.store.standings import SqlStandings
 from tocsin.store.tidying import SqlTidying
 from tocsin.store.values import SqlValues
-from tocsin.store.vitals import SqlVitals
-from tocsin.store.writing import note_alive
+from tocsin.store.vitals import SqlVitals, note_alive
 
 T = TypeVar("T")
 

@@ -21,7 +21,8 @@ from tocsin.model import REPLAYABLE, Fault, Handler, Invalid, Missing
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.standings import HandlerHour, Overview
-from tocsin.web import charts, language
+from tocsin.settings import EVERY_PORT
+from tocsin.web import charts, confirm, language
 from tocsin.web.visit import Visit
 
 MAX_SHOWN = 50  # handlers on a page
@@ -241,7 +242,7 @@ async def add_page(visit: Visit) -> Response:
 async def add(visit: Visit) -> Response:
     channel = _channel(visit)
     given = _given(visit, channel, None)
-    draft, faults = check(given, visit.text("is_enabled") == "1", None)
+    draft, faults = check(given, visit.text("is_enabled") == "1", None, visit.service.settings.allow_ports)
     if faults:
         return _form(visit, channel, None, given, faults, status=422)
     if visit.text("do") == "test":
@@ -259,11 +260,11 @@ async def edit(visit: Visit) -> Response:
     handler = await _handler(visit)
     channel = CHANNELS[handler.type]
     given = _given(visit, channel, handler)
-    draft, faults = check(given, None, handler)
+    draft, faults = check(given, None, handler, visit.service.settings.allow_ports)
     if faults:
         return _form(visit, channel, handler, given, faults, status=422)
     if visit.text("do") == "test":
-        whole, _ = check({**given, **handler.settings, **(draft.settings or {})}, None, None)
+        whole, _ = check({**given, **handler.settings, **(draft.settings or {})}, None, None, EVERY_PORT)
         return _form(visit, channel, handler, given, trial=await visit.service.trials.draft(visit.who.id, whole))
     await visit.service.handlers.change(visit.who.id, handler.id, draft)
     return visit.go(f"/handlers/{handler.id}?done=changed")
@@ -334,17 +335,19 @@ async def test(visit: Visit) -> Response:
 
 async def switch(visit: Visit) -> Response:
     handler = await _handler(visit)
-    draft, _ = check({}, visit.text("enabled") == "1", handler)
+    draft, _ = check({}, visit.text("enabled") == "1", handler, EVERY_PORT)
     await visit.service.handlers.change(visit.who.id, handler.id, draft)
     return visit.go(f"/handlers/{handler.id}?done={'enabled' if draft.is_enabled else 'paused'}")
 
 
 async def secret_page(visit: Visit) -> Response:
+    await confirm.demand(visit)
     handler = await _handler(visit)
     return visit.page("handler_secret.html", handler=handler, secret=await visit.service.handlers.secret(visit.who.id, handler.id))
 
 
 async def rotate_secret(visit: Visit) -> Response:
+    await confirm.demand(visit)
     await visit.service.handlers.rotate_secret(visit.who.id, visit.path["id"])
     return visit.go(f"/handlers/{visit.path['id']}/secret?done=rotated")
 

@@ -9,10 +9,12 @@ from starlette.responses import Response
 
 from tocsin import observe
 from tocsin.clock import SECOND
-from tocsin.flow.people.accounts import CodeWanted, Throttled
+from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.people.second_factor import HALFWAY_LASTS, Setup
+from tocsin.flow.people.tries import Throttled
 from tocsin.model import Fault, Invalid
-from tocsin.web.account import back
+from tocsin.web import confirm
+from tocsin.web.sign_in import back
 from tocsin.web.visit import Visit
 
 HALFWAY = "tocsin_halfway"  # the cookie between the password and the code
@@ -24,13 +26,13 @@ log = structlog.get_logger(__name__)
 
 def ask(visit: Visit, wanted: CodeWanted, to: str | None = None) -> Response:
     """To the page that asks for the code, and from there to `to`."""
-    visit.keep(HALFWAY, visit.service.second_factors.halfway(wanted.user, wanted.by), HALFWAY_LASTS // SECOND)
+    visit.set_cookie(HALFWAY, visit.service.second_factors.halfway(wanted.user, wanted.by), HALFWAY_LASTS // SECOND)
     to = back(visit) if to is None else to
     return visit.go("/sign-in/code" if to == "/" else f"/sign-in/code?to={quote(to)}")
 
 
 def _halfway(visit: Visit) -> str:
-    return visit.request.cookies.get(HALFWAY, "")
+    return visit.cookie(HALFWAY)
 
 
 async def code_page(visit: Visit) -> Response:
@@ -41,17 +43,17 @@ async def code_page(visit: Visit) -> Response:
 
 async def enter_code(visit: Visit) -> Response:
     try:
-        token = await visit.service.second_factors.finish(_halfway(visit), visit.text("code"), visit.counted_as)
+        opened = await visit.service.second_factors.finish(_halfway(visit), visit.text("code"), visit.client)
     except Invalid as invalid:
         return visit.page("sign_in_code.html", status=422, faults=invalid.faults)
     except Throttled as throttled:
         return _throttled(visit, visit.page("sign_in_code.html", status=429, faults=[_TOO_OFTEN]), throttled)
-    if token is None:
+    if opened is None:
         log.warning("sign_in.failed", address=visit.address, by="code")
         fault = Fault("invalid", "Not signed in", "This code is wrong, or was used before.", "code")
         return visit.page("sign_in_code.html", status=422, faults=[fault])
-    visit.keep(HALFWAY, "", 0)
-    await visit.renew_session(token)
+    visit.set_cookie(HALFWAY, "", 0)
+    await visit.renew_session(opened)
     return visit.go(back(visit))
 
 
@@ -68,6 +70,8 @@ def _throttled(visit: Visit, response: Response, throttled: Throttled) -> Respon
 
 
 async def page(visit: Visit) -> Response:
+    if await visit.service.second_factors.standing(visit.who.id) is None:
+        await confirm.demand(visit)  # or somebody at an open session could lock its user out
     return await _page(visit)
 
 
@@ -104,9 +108,10 @@ def _qr(setup: Setup) -> Markup:
 
 async def set_up(visit: Visit) -> Response:
     """The recovery codes are in this answer and nowhere else, so this is not a redirect."""
+    await confirm.demand(visit)
     sealed = visit.text("sealed")
     try:
-        codes = await visit.service.second_factors.confirm(visit.who, sealed, visit.text("code"), visit.counted_as)
+        codes = await visit.service.second_factors.confirm(visit.who, sealed, visit.text("code"), visit.client)
     except Invalid as invalid:
         return await _page(visit, 422, invalid.faults, sealed)
     except Throttled as throttled:
@@ -117,7 +122,7 @@ async def set_up(visit: Visit) -> Response:
 async def renew_codes(visit: Visit) -> Response:
     """See `set_up`."""
     try:
-        codes = await visit.service.second_factors.renew_codes(visit.who, visit.text("code"), visit.counted_as)
+        codes = await visit.service.second_factors.renew_codes(visit.who, visit.text("code"), visit.client)
     except Invalid as invalid:
         return await _page(visit, 422, invalid.faults)
     except Throttled as throttled:
@@ -127,7 +132,7 @@ async def renew_codes(visit: Visit) -> Response:
 
 async def turn_off(visit: Visit) -> Response:
     try:
-        await visit.service.second_factors.remove(visit.who, visit.text("code"), visit.counted_as)
+        await visit.service.second_factors.remove(visit.who, visit.text("code"), visit.client)
     except Invalid as invalid:
         return await _page(visit, 422, invalid.faults)
     except Throttled as throttled:

@@ -8,7 +8,7 @@ from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.people.single_sign_on import AWAY_LASTS
 from tocsin.model import Invalid, Missing
 from tocsin.ports.people import By
-from tocsin.web import account, second_factor
+from tocsin.web import second_factor, sign_in
 from tocsin.web.visit import Visit
 
 AWAY = "tocsin_away"  # the cookie while somebody is at the provider
@@ -19,10 +19,10 @@ log = structlog.get_logger(__name__)
 
 async def _begin(visit: Visit, user: int, by: By, to: str) -> Response:
     try:
-        token = await visit.service.accounts.begin(user, by)
+        opened = await visit.service.accounts.begin(user, by, visit.client)
     except CodeWanted as wanted:
         return second_factor.ask(visit, wanted, to)
-    await visit.renew_session(token)
+    await visit.renew_session(opened)
     return visit.go(to)
 
 
@@ -38,23 +38,28 @@ def _refused(visit: Visit, invalid: Invalid, by: By) -> Response:
 async def leave(visit: Visit) -> Response:
     """A link and no form: the pages' policy lets forms lead nowhere else, not even by a redirect."""
     _see_that_there_is_one(visit)
+    again = visit.visitor.id if visit.visitor is not None and visit.request.query_params.get("again") == "1" else None
     try:
-        away = await visit.service.single_sign_on.leave(f"{visit.base}{CALLBACK}", account.back(visit))
+        away = await visit.service.single_sign_on.leave(f"{visit.base}{CALLBACK}", sign_in.back(visit), again)
     except Invalid as invalid:
         return _refused(visit, invalid, "openid")
-    visit.keep(AWAY, away.kept, AWAY_LASTS // SECOND)
+    visit.set_cookie(AWAY, away.kept, AWAY_LASTS // SECOND)
     return visit.leave_for(away.url)
 
 
 async def come_back(visit: Visit) -> Response:
     _see_that_there_is_one(visit)
-    kept = visit.request.cookies.get(AWAY, "")
-    visit.keep(AWAY, "", 0)
+    kept = visit.cookie(AWAY)
+    visit.set_cookie(AWAY, "", 0)
     try:
         back = await visit.service.single_sign_on.come_back(visit.request.query_params, kept)
     except Invalid as invalid:
         return _refused(visit, invalid, "openid")
-    return await _begin(visit, back.user, "openid", back.to)
+    if not back.again:
+        return await _begin(visit, back.user, "openid", back.to)
+    if visit.visitor is not None and visit.visitor.id == back.user:
+        await visit.service.confirming.note(visit.visitor)
+    return visit.go(back.to)
 
 
 async def way_out(visit: Visit) -> Response:
@@ -76,16 +81,16 @@ async def sign_in_page(visit: Visit) -> Response:
     """Whoever a proxy names needs no form; but somebody who has just signed out is not signed in again."""
     named, has_signed_out = visit.remote_user, visit.request.query_params.get("done") == SIGNED_OUT
     if named is None or has_signed_out or visit.visitor is not None or visit.request.method != "GET":
-        return await account.sign_in_page(visit)
+        return await sign_in.sign_in_page(visit)
     try:
         user = await visit.service.single_sign_on.arrive_by_header(named)
     except Invalid as invalid:
         return _refused(visit, invalid, "header")
-    return await _begin(visit, user, "header", account.back(visit))
+    return await _begin(visit, user, "header", sign_in.back(visit))
 
 
 async def sign_out(visit: Visit) -> Response:
     """Here only: after it a page offers to sign out elsewhere, too."""
     by = visit.who.by
-    response = await account.sign_out(visit)
+    response = await sign_in.sign_out(visit)
     return visit.go(f"/sign-in?done={SIGNED_OUT}") if by in {"openid", "header"} else response

@@ -8,8 +8,10 @@ import structlog
 from msgspec import Struct
 
 from tocsin import clock
-from tocsin.clock import HOUR, SECOND, Micros
-from tocsin.flow.people.accounts import Accounts, Visitor
+from tocsin.clock import HOUR, MINUTE, SECOND, Micros
+from tocsin.flow.people.accounts import Accounts, Opened
+from tocsin.flow.people.clients import Client, Visitor
+from tocsin.flow.people.tries import Counted, Tries
 from tocsin.model import Fault, Invalid
 from tocsin.ports.people import By
 from tocsin.ports.second_factors import SecondFactor, SecondFactorRows
@@ -18,7 +20,7 @@ from tocsin.vault import Vault, WrongKey, hash_recovery_code, is_recovery_code
 
 DRIFT_STEPS = 1  # of 30 s, by which the clock of the app may be ahead or behind
 RECOVERY_CODES = 10
-HALFWAY_LASTS: Micros = 600 * SECOND  # between the password and the code
+HALFWAY_LASTS: Micros = 10 * MINUTE  # between the password and the code
 SETTING_UP_LASTS: Micros = HOUR
 _DIGITS = 6
 _MAX_TYPED = 64  # characters
@@ -53,9 +55,10 @@ class Standing(Struct, frozen=True):
 
 
 class SecondFactors:
-    def __init__(self, rows: SecondFactorRows, accounts: Accounts, vault: Vault, settings: Settings) -> None:
+    def __init__(self, rows: SecondFactorRows, accounts: Accounts, tries: Tries, vault: Vault, settings: Settings) -> None:
         self._rows = rows
         self._accounts = accounts
+        self._tries = tries
         self._vault = vault
         self._required = settings.require_second_factor
 
@@ -94,14 +97,14 @@ class SecondFactors:
         uri = TOTP(secret).provisioning_uri(name=visitor.email, issuer_name=f"tocsin {host}".replace(":", " ").strip())
         return Setup(secret, uri, self._sealed("set up", SETTING_UP_LASTS, user=visitor.id, secret=secret))
 
-    async def confirm(self, visitor: Visitor, sealed: str, code: str, address: str) -> tuple[str, ...]:
+    async def confirm(self, visitor: Visitor, sealed: str, code: str, client: Client) -> tuple[str, ...]:
         """Set it up with the first code of the app; returns the recovery codes, which nothing can show again. Raises Invalid, Throttled."""
         secret = self._opened_setup(visitor, sealed)
         if secret is None:
             raise Invalid(Fault("invalid", "Too old", "This secret was shown too long ago. Here is a new one: add it to your app.", "code"))
-        async with self._accounts.one_try(*_counted(visitor.id, address)) as attempt:
+        async with self._tries.one(_counted(visitor.id, client)) as attempt:
             step = _step_of(secret, _typed(code))
-            attempt.is_right = None if step is not None else False
+            attempt.is_right = step is not None
         if step is None:
             raise _wrong()
         codes = _new_codes()
@@ -124,52 +127,52 @@ class SecondFactors:
     def is_halfway(self, token: str) -> bool:
         return self._opened("sign in", token) is not None
 
-    async def finish(self, token: str, code: str, address: str) -> str | None:
-        """A new session's token; None if the code is wrong. Raises Invalid where it took too long, Throttled, Busy."""
+    async def finish(self, token: str, code: str, client: Client) -> Opened | None:
+        """A new session; None if the code is wrong. Raises Invalid where it took too long, Throttled, Busy."""
         found = self._opened("sign in", token)
         if found is None:
             raise Invalid(Fault("invalid", "Too old", "This took too long. Enter your password again.", "code"))
         user, by = cast(int, found["user"]), cast(By, found["by"])
-        if not await self._is_right(user, code, address):
+        if not await self._is_right(user, code, client):
             return None
-        return await self._accounts.new_session(user, by)
+        return await self._accounts.new_session(user, by, client)
 
     # ------------------------------------------------------------------------------------------------------- afterwards
 
-    async def is_right(self, visitor: Visitor, code: str, address: str) -> bool:
+    async def is_right(self, visitor: Visitor, code: str, client: Client) -> bool:
         """Whether it is a code of theirs, which is used up by this. Raises Throttled."""
-        return await self._is_right(visitor.id, code, address)
+        return await self._is_right(visitor.id, code, client)
 
-    async def renew_codes(self, visitor: Visitor, code: str, address: str) -> tuple[str, ...]:
+    async def renew_codes(self, visitor: Visitor, code: str, client: Client) -> tuple[str, ...]:
         """New recovery codes in place of all others. Raises Invalid, Throttled."""
-        await self._check(visitor, code, address)
+        await self._check(visitor, code, client)
         codes = _new_codes()
         if not await self._rows.renew_codes(visitor.id, [hash_recovery_code(_plain(one)) for one in codes]):
             raise _wrong()
         log.info("second_factor.codes_renewed", user=visitor.id)
         return codes
 
-    async def remove(self, visitor: Visitor, code: str, address: str) -> None:
+    async def remove(self, visitor: Visitor, code: str, client: Client) -> None:
         """Raises Invalid, Throttled."""
         if self.is_required(visitor):
             raise Invalid(Fault("invalid", "Not possible", "The operator of this service requires a second factor, so it stays.", "code"))
-        await self._check(visitor, code, address)
+        await self._check(visitor, code, client)
         await self._rows.remove(visitor.id)
         log.info("second_factor.removed", user=visitor.id)
 
-    async def _check(self, visitor: Visitor, code: str, address: str) -> None:
-        if not await self._is_right(visitor.id, code, address):
+    async def _check(self, visitor: Visitor, code: str, client: Client) -> None:
+        if not await self._is_right(visitor.id, code, client):
             raise _wrong()
 
-    async def _is_right(self, user: int, code: str, address: str) -> bool:
+    async def _is_right(self, user: int, code: str, client: Client) -> bool:
         typed = _typed(code)
         is_code = typed.isdigit() and len(typed) == _DIGITS
         # Recovery codes are too long to guess, so with one of them the owner gets in however many codes others have tried.
-        whose = _counted(user, address) if is_code else (f"address {address}",)
-        async with self._accounts.one_try(*whose) as attempt:
+        counted = _counted(user, client) if is_code else Counted(f"{_address(client)} recovery of {user}", (_address(client),))
+        async with self._tries.one(counted) as attempt:
             factor = await self._rows.of(user)
             is_right = factor is not None and await (self._use_step if is_code else self._use_recovery_code)(user, factor, typed)
-            attempt.is_right = None if is_right else False
+            attempt.is_right = is_right
         return is_right
 
     async def _use_step(self, user: int, factor: SecondFactor, typed: str) -> bool:
@@ -204,8 +207,12 @@ class SecondFactors:
         return found if found.get("what") == f"second factor: {what}" and cast(int, found["until"]) > clock.now() else None
 
 
-def _counted(user: int, address: str) -> tuple[str, str]:
-    return f"address {address}", f"codes of {user}"
+def _counted(user: int, client: Client) -> Counted:
+    return Counted(f"{_address(client)} codes of {user}", (_address(client), f"codes of {user}"))
+
+
+def _address(client: Client) -> str:
+    return f"address {client.counted_as}"
 
 
 def _wrong() -> Invalid:

@@ -10,8 +10,8 @@ from email_validator import EmailNotValidError
 from msgspec import Struct
 
 from tocsin import clock
-from tocsin.clock import SECOND, Micros
-from tocsin.flow.people.accounts import Accounts, address_of
+from tocsin.clock import MINUTE, Micros
+from tocsin.flow.people.administration import address_of
 from tocsin.model import Fault, Invalid
 from tocsin.ports.identities import Arrival, Arrived, Identities, Identity
 from tocsin.ports.people import By
@@ -21,7 +21,7 @@ from tocsin.vault import Vault, WrongKey, hash_api_key
 if TYPE_CHECKING:
     from tocsin.net.openid import Claims, Provider
 
-AWAY_LASTS: Micros = 600 * SECOND  # at the provider
+AWAY_LASTS: Micros = 10 * MINUTE  # at the provider
 MAX_TO = 1000  # characters of the path somebody comes back to
 ANY = "*"
 log = structlog.get_logger(__name__)
@@ -77,12 +77,11 @@ class _Kept(Struct, frozen=True):
 
 
 class SingleSignOn:
-    def __init__(self, settings: Settings, provider: "Provider | None", identities: Identities, accounts: Accounts, vault: Vault) -> None:
+    def __init__(self, settings: Settings, provider: "Provider | None", identities: Identities, vault: Vault) -> None:
         """`provider`: None where the settings name none."""
         self._settings = settings
         self._provider = provider
         self._identities = identities
-        self._accounts = accounts
         self._vault = vault
 
     @property
