@@ -84,11 +84,11 @@ def real_provider() -> Iterator[RealProvider]:
 
 def through(surfer: Surfer, answer: Answer, email: str) -> Answer:
     """Fill in the provider's forms as this person, until it sends the browser back."""
-    for _ in range(5):
-        form = re.search(r'<form[^>]* action="([^"]+)" method="post">(.*?)</form>', answer.text, re.DOTALL)
+    for _ in range(8):
+        form = re.search(r'<form(?=[^>]* method="post")[^>]* action="([^"]+)"[^>]*>(.*?)</form>', answer.text, re.DOTALL)
         if form is None or answer.url.startswith(surfer.base):
             return answer
-        fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[2]))
+        fields = dict(re.findall(r'<input type="hidden" name="(\w+)"[^>]* value="([^"]*)"', form[2]))
         if 'name="login"' in form[2]:
             fields |= {"login": email, "password": "any"}
         url = urllib.parse.urljoin(answer.url, html.unescape(form[1]))
