@@ -49,8 +49,9 @@ _numbers = itertools.count(1)
 class Server:
     """A server of one's own on a Unix socket in a temporary folder, for who wants to stop and kill it."""
 
-    def __init__(self, **settings: object) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-"))  # short: a socket's path has 107 bytes at most
+    def __init__(self, place: str | None = None, **settings: object) -> None:
+        """`place`: where its folder is made; in the system's temporary one otherwise."""
+        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-", dir=place))  # short: a socket's path has 107 bytes at most
         self.data = self.folder / "data"
         self._settings = {**_SETTINGS, "unix_socket_directories": self.folder, **settings}
         self._user: dict[str, Any] = {}
@@ -100,6 +101,11 @@ class Server:
                     return
             time.sleep(0.01)
         raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends sessions and stops; SIGQUIT stops at once, as a crash would (its next start recovers)."""
