@@ -9,6 +9,15 @@ HOUR: Micros = 3600 * SECOND
 DAY: Micros = 24 * HOUR
 
 
+_ahead: Micros = 0
+
+
 def now() -> Micros:
-    """The wall clock, which may be wrong and may be set."""
-    return time.time_ns() // 1000
+    """The wall clock, which may be wrong and may be set; where processes on several machines share a store, that of its server."""
+    return time.time_ns() // 1000 + _ahead
+
+
+def follow(ahead: Micros) -> None:
+    """From now on another clock counts, which is ahead of ours by so much."""
+    global _ahead  # noqa: PLW0603  # there is one time for the whole process
+    _ahead = ahead

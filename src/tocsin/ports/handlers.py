@@ -26,7 +26,7 @@ class HandlerFilter(Struct, frozen=True):
 
 class HandlerRow(Struct, frozen=True):
     """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second.
-    `time_zone`: its user's, where one is set."""
+    `time_zone`: its user's, where one is set. `partition`: None if it is not known yet."""
 
     id: int
     user_id: int
@@ -41,6 +41,7 @@ class HandlerRow(Struct, frozen=True):
     version: int
     deleted_at: Micros | None
     time_zone: str | None
+    partition: int | None = None
 
 
 class HandlerBrief(Struct, frozen=True):
@@ -49,10 +50,11 @@ class HandlerBrief(Struct, frozen=True):
     id: int
     is_enabled: bool
     disabled_reason: str | None
+    partition: int | None = None
 
 
 class HandlerChange(Struct, frozen=True):
-    """What is to be written; None leaves a column as it was."""
+    """What is to be written; None leaves a column as it was. With another `partition`, what waits for the handler moves there too."""
 
     type: str | None = None
     name: str | None = None
@@ -60,6 +62,7 @@ class HandlerChange(Struct, frozen=True):
     secret: bytes | None = None
     is_enabled: bool | None = None
     disabled_reason: str | None = None
+    partition: int | None = None
 
 
 class HandlerEvent(Struct, frozen=True):

@@ -8,12 +8,13 @@ from tocsin.model import Delivery, Message, Notification, Reason, Status, Value
 
 
 class PlannedDelivery(Value, frozen=True):
-    """A delivery to one handler, to be stored. `reason`: why it is not pending."""
+    """A delivery to one handler, to be stored. `reason`: why it is not pending. `partition`: its handler's, where processes share a store."""
 
     handler_id: int
     status: Status
     due_at: Micros
     reason: Reason | None = None
+    partition: int = 0
 
 
 class Planned(Value, frozen=True):

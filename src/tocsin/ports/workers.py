@@ -3,7 +3,7 @@
 A worker is dead once its beat has stood still for too long on the clock of whoever watches; no clocks of two machines are compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -46,12 +46,12 @@ class Member(Struct, frozen=True):
 
 
 class Beat(Struct, frozen=True):
-    """What a beat shows: all workers, the version of the owners, the newest change, and the store's clock."""
+    """What a beat shows: all workers, the version of the owners, the newest change, and by how much the store's clock is ahead of ours."""
 
     members: Sequence[Member]
     owners_version: int
     newest_change: int
-    now: Micros
+    ahead: Micros
 
 
 class Taken(Struct, frozen=True):
@@ -63,7 +63,8 @@ class Taken(Struct, frozen=True):
 
 
 class Owners(Struct, frozen=True):
-    """The owner of each partition, 0 for none."""
+    """The owner of each partition, 0 for none. Another version, even a lower one after a fail-over, means that they may have changed:
+    what a worker believes to own and does not is lost to it."""
 
     version: int
     of: Sequence[int]
@@ -85,7 +86,8 @@ class Workers(Protocol):
         ...
 
     async def beat(self, worker_id: int, seen: int, load: Load, is_leaving: bool) -> Beat | None:
-        """None: the worker is not there any more; it has been pruned."""
+        """None: the worker is not there any more; it has been pruned. `seen` never goes down. Of the worker itself the beat shows the
+        state before it."""
         ...
 
     async def members(self) -> Sequence[Member]:
@@ -93,23 +95,29 @@ class Workers(Protocol):
         ...
 
     async def prune(self, worker_id: int, beat: int) -> bool:
-        """Remove a dead worker, and leave its partitions as crashed. False: it has beaten meanwhile, or is gone."""
+        """Remove a dead worker, and leave its partitions as crashed; waits for a claim of it that is under way. False: it has beaten
+        meanwhile, or is gone."""
         ...
 
     async def leave(self, worker_id: int) -> None:
-        """The worker ends, having released what it owned."""
+        """The worker ends. What it has not released is left as crashed."""
         ...
 
     async def owners(self) -> Owners: ...
 
-    async def take(self, worker_id: int, most: int) -> Sequence[Taken]:
-        """Up to so many partitions that nobody owns."""
+    async def take(self, worker_id: int, most: int, held: Collection[int]) -> Sequence[Taken]:
+        """Up to so many partitions that nobody owns, those of dead workers first. Nothing for a worker that has been pruned.
+
+        `held`: what it owns as far as it knows. After a lost answer it may own more, which it is given before all else.
+        """
         ...
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
-        """Give up these partitions, each with what its next owner must know."""
+        """Give up these partitions, each with what its next owner must know. Those that are somebody else's by now stay as they are."""
         ...
 
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
-        """Tell workers, by their ids, what is due. Returns at once; what is lost is found by their sweeps."""
+        """Tell workers, by their ids, what is due. Returns at once, and never raises; what is lost is found by their sweeps."""
         ...
+
+    async def close(self) -> None: ...

@@ -25,6 +25,11 @@ ADD_DELIVERIES = insert(  # to be sent; the counts begin at 0, as the table has 
     deliveries, given=_DELIVERY, fixed={"status": Status.PENDING, "is_critical": False, "last_reason": None}
 )
 ADD_ANY_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "status", "is_critical", "last_reason"))
+# Where processes share the store, the partition too.
+ADD_SHARED_DELIVERIES = insert(
+    deliveries, given=(*_DELIVERY, "partition"), fixed={"status": Status.PENDING, "is_critical": False, "last_reason": None}
+)
+ADD_ANY_SHARED_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "partition", "status", "is_critical", "last_reason"))
 REMEMBER = upsert(idempotency, key=("user_id", "path", "key"), given=("content", "answer", "created_at"))
 
 _PENDING = int(Status.PENDING)
@@ -69,8 +74,8 @@ class _Rows:
     """The rows of one transaction: made once, as they are written and handed on."""
 
     def __init__(self, connection: Connection, planned: Sequence[Planned]) -> None:
-        self._notification_ids = iter(next_ids(connection, "notifications", len(planned)))
-        self._delivery_ids = iter(next_ids(connection, "deliveries", sum([len(one.deliveries) for one in planned])))
+        ids, delivery_ids, self._now = next_ids(connection, len(planned), sum([len(one.deliveries) for one in planned]))
+        self._notification_ids, self._delivery_ids = iter(ids), iter(delivery_ids)
         self._notifications: list[Any] = []
         self._any_notifications: list[Any] = []
         self._deliveries: list[Any] = []
@@ -80,14 +85,15 @@ class _Rows:
     def write(self, connection: Connection) -> None:
         run(connection, ADD_NOTIFICATIONS, self._notifications)
         run(connection, ADD_ANY_NOTIFICATIONS, self._any_notifications)
-        run(connection, ADD_DELIVERIES, self._deliveries)
-        run(connection, ADD_ANY_DELIVERIES, self._any_deliveries)
+        is_shared = self._now is not None
+        run(connection, ADD_SHARED_DELIVERIES if is_shared else ADD_DELIVERIES, self._deliveries)
+        run(connection, ADD_ANY_SHARED_DELIVERIES if is_shared else ADD_ANY_DELIVERIES, self._any_deliveries)
         self._totals.write(connection)
 
     def add(self, accept: Accept) -> list[Accepted]:
         user_id, at = accept.user_id, accept.at
         accepted: list[Accepted] = []
-        plain = self._deliveries
+        plain, now = self._deliveries, self._now
         before, pending, critical = len(plain), Status.PENDING, Severity.CRITICAL
         for planned in accept.planned:
             message = planned.message
@@ -97,8 +103,14 @@ class _Rows:
             deliveries: list[Delivery] = []
             for one in planned.deliveries:
                 delivery_id, handler_id, status, due_at = next(self._delivery_ids), one.handler_id, one.status, one.due_at
-                row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, at)
-                values = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
+                values: tuple[int, ...]
+                if now is None:
+                    row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, at)
+                    values = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
+                else:
+                    due_at, made_at = (now, now) if due_at == at else (due_at, at)  # fresh ones are due in the order of their commits
+                    row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, made_at)
+                    values = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, made_at, one.partition)
                 if status is pending and one.reason is None and not is_critical:
                     plain.append(values)
                 else:

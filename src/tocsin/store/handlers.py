@@ -64,11 +64,11 @@ def handler_rows(connection: Connection, handler_ids: Sequence[int]) -> list[Han
 
 def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:
     rows = connection.execute(
-        select(handlers.c.id, handlers.c.is_enabled, handlers.c.disabled_reason)
+        select(handlers.c.id, handlers.c.is_enabled, handlers.c.disabled_reason, handlers.c.partition)
         .where(handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None))
         .order_by(handlers.c.id)
     )
-    return [HandlerBrief(row[0], bool(row[1]), row[2]) for row in rows]
+    return [HandlerBrief(row[0], bool(row[1]), row[2], row[3]) for row in rows]
 
 
 _HANDLER_ORDER = {

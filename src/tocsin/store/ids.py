@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection
 
+from tocsin.clock import Micros
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Era, Mark
 from tocsin.store import dialects, values
@@ -48,21 +49,31 @@ def read_eras(past: bytes | None, store_id: bytes | None) -> list[Era]:
     return found
 
 
-def next_ids(connection: Connection, table: str, n: int) -> Sequence[int]:
-    """So many ids that were never used before, for rows that are added in this transaction; in ascending order, so of two transactions
-    that follow each other the later has the higher ones."""
+_NEXT = (  # with the server's clock: what was accepted later has higher ids and a later time, whichever process accepted it
+    "SELECT ARRAY(SELECT nextval('notifications_id_seq') FROM generate_series(1, %s)),"
+    " ARRAY(SELECT nextval('deliveries_id_seq') FROM generate_series(1, %s)), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+)
+
+
+def next_ids(connection: Connection, notifications: int, deliveries: int) -> tuple[Sequence[int], Sequence[int], Micros | None]:
+    """So many ids of each that were never used before, for rows that are added in this transaction; in ascending order, so of two
+    transactions that follow each other the later has the higher ones. And the time, where several processes must agree on it."""
     driver: Any = connection.connection
     cursor = driver.cursor()
     try:
         if connection.dialect.name == "sqlite":  # nobody else takes them: this transaction is the only one that writes
-            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
-            found = cursor.fetchone()
-            first = found[0] + 1 if found else 1
-            return range(first, first + n)
-        cursor.execute("SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", (table, n))
-        return [row[0] for row in cursor.fetchall()]
+            return _after_last(cursor, "notifications", notifications), _after_last(cursor, "deliveries", deliveries), None
+        cursor.execute(_NEXT, (notifications, deliveries))
+        return cursor.fetchone()
     finally:
         cursor.close()
+
+
+def _after_last(cursor: Any, table: str, n: int) -> range:
+    cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+    found = cursor.fetchone()
+    first = found[0] + 1 if found else 1
+    return range(first, first + n)
 
 
 def counters(connection: Connection) -> dict[str, int]:

@@ -49,7 +49,10 @@ def _planned(draft: Draft, wanted: Sequence[int], handlers: Mapping[int, Handler
     deliveries: list[PlannedDelivery] = []
     for handler_id in wanted:
         brief = handlers[handler_id]
-        deliveries.append(PlannedDelivery(handler_id, _PENDING, due_at) if brief.is_enabled else _skipped(brief, due_at))
+        if brief.is_enabled:
+            deliveries.append(PlannedDelivery(handler_id, _PENDING, due_at, None, brief.partition or 0))
+        else:
+            deliveries.append(_skipped(brief, due_at))
     return Planned(draft.message, draft.send_at, draft.expires_at, tuple(deliveries))
 
 
