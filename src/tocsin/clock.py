@@ -19,5 +19,5 @@ def now() -> Micros:
 
 def follow(ahead: Micros) -> None:
     """From now on another clock counts, which is ahead of ours by so much."""
-    global _ahead  # noqa: PLW0603  # there is one time for the whole process
+    global _ahead  # there is one time for the whole process
     _ahead = ahead

@@ -21,8 +21,8 @@ from tocsin.ports.ids import Era, Mark
 from tocsin.ports.values import Values
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
-from tocsin.store.dialects import Home
-from tocsin.store.dialects.sqlite_file import SqliteFile
+from tocsin.store.homes import Home
+from tocsin.store.homes.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 from tocsin.vault import Vault, WrongKey, fingerprint, random_base62
@@ -70,7 +70,7 @@ def home_of(settings: Settings) -> Home:
     if not settings.database_url:
         return file_of(settings.data_path)
     try:
-        from tocsin.store.dialects.postgresql_server import PostgresqlServer
+        from tocsin.store.homes.postgresql_server import PostgresqlServer
     except ImportError as error:
         raise StoreError("TOCSIN_DATABASE_URL needs a driver: install it with `pip install 'tocsin[postgresql]'`.") from error
     return PostgresqlServer(settings.database_url)

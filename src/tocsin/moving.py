@@ -15,7 +15,7 @@ from tocsin.keyfile import KEY_FILE
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
-from tocsin.store.dialects.sqlite_file import MOVED_TO, SqliteFile
+from tocsin.store.homes.sqlite_file import MOVED_TO, SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 

@@ -22,7 +22,7 @@ from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.notices import Telling
 from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
-from tocsin.store import notices, people, tables, tidying, totals, values, writing
+from tocsin.store import handlers, history, notices, people, queue, standings, tables, tidying, totals, values
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
@@ -57,7 +57,7 @@ def writers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writers]
 
 def add_handler(writers: Writers) -> int:
     change = HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True)
-    return writers.alone(lambda c: writing.add_handler(c, 1, change, 10))
+    return writers.alone(lambda c: handlers.add_handler(c, 1, change, 10))
 
 
 def waiting(writers: Writers) -> Delivery:
@@ -89,25 +89,25 @@ def try_again(delivery: Delivery) -> Write:
 
 
 def cancel(delivery: Delivery) -> Write:
-    return lambda c: writing.cancel(c, 1, delivery.notification_id)
+    return lambda c: history.cancel(c, 1, delivery.notification_id)
 
 
 def pause(delivery: Delivery) -> Write:
-    return lambda c: writing.change_handler(c, delivery.handler_id, HandlerChange(is_enabled=False), None, None, 10)
+    return lambda c: handlers.change_handler(c, delivery.handler_id, HandlerChange(is_enabled=False), None, None, 10)
 
 
 def switch_off(delivery: Delivery) -> Write:
     event = HandlerEvent(300, "switched_off", "gone", Reason.GONE)
     off = SwitchOff(1, delivery.handler_id, 1, event, delivery.notification_id, most=10, last_error="gone")
-    return lambda c: writing.switch_off(c, off)
+    return lambda c: handlers.switch_off(c, off)
 
 
 def delete(delivery: Delivery) -> Write:
-    return lambda c: writing.delete_handler(c, delivery.handler_id, 300, 10)
+    return lambda c: handlers.delete_handler(c, delivery.handler_id, 300, 10)
 
 
 def replay(delivery: Delivery) -> Write:
-    return lambda c: writing.retry(c, 1, DeliveryFilter(notification_id=delivery.notification_id), LATER, 10, None)
+    return lambda c: history.retry(c, 1, DeliveryFilter(notification_id=delivery.notification_id), LATER, 10, None)
 
 
 def tidy(delivery: Delivery) -> Write:
@@ -242,7 +242,7 @@ def test_hours_that_two_writers_add_to_are_the_sum_of_both(writers: Writers) -> 
     handler_id = add_handler(writers)
 
     def add(hour: int, *latencies: int, delivered: int) -> Write:
-        return lambda c: writing.add_hours(c, [HandlerHour(handler_id, hour, delivered, 1, 0, latencies)])
+        return lambda c: standings.add_hours(c, [HandlerHour(handler_id, hour, delivered, 1, 0, latencies)])
 
     def check(at: int, *_: Any) -> None:
         h = tables.handler_hours
@@ -268,7 +268,7 @@ def test_hours_that_two_writers_add_to_are_the_sum_of_both(writers: Writers) -> 
 
 def test_the_last_post_of_a_budget_is_given_once(writers: Writers) -> None:
     def post(at: int, delivery_id: int) -> Write:
-        return lambda c: writing.posted(c, f"x:{at}", b"text", delivery_id, DAY, 1)
+        return lambda c: queue.posted(c, f"x:{at}", b"text", delivery_id, DAY, 1)
 
     def check(at: int, one: Any, other: Any) -> None:
         p = tables.posts
@@ -303,7 +303,7 @@ def test_a_key_was_last_used_when_it_was_last_used(writers: Writers) -> None:
         return writers.alone(lambda c: c.scalar(select(tables.keys.c.last_used_at).where(tables.keys.c.id == key_id)))
 
     for first, second in ((100, 200), (400, 300)):
-        writers.both(lambda c, at=first: writing.touch_keys(c, {key_id: at}), lambda c, at=second: writing.touch_keys(c, {key_id: at}), 1)
+        writers.both(lambda c, at=first: people.touch_keys(c, {key_id: at}), lambda c, at=second: people.touch_keys(c, {key_id: at}), 1)
         assert last_used() == max(first, second)
 
 
@@ -328,7 +328,7 @@ def test_what_is_changed_while_the_key_is_rotated_is_kept(writers: Writers) -> N
     def change(at: int) -> Write:
         def write(c: Connection) -> None:
             values.write(c, REFRESH_TOKEN, new.seal({"token": str(at)}))
-            writing.change_handler(c, handler_id, HandlerChange(settings=new.seal({"url": str(at)})), None, None, 0)
+            handlers.change_handler(c, handler_id, HandlerChange(settings=new.seal({"url": str(at)})), None, None, 0)
 
         return write
 

@@ -1,6 +1,6 @@
 """Handlers as they are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -136,4 +136,13 @@ class HandlerRows(Protocol):
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
         """One more delivery that failed by the handler's own fault; a delivery that arrives ends the streak."""
+        ...
+
+    # where processes share the store
+    async def unplaced(self, after: int, limit: int) -> list[HandlerRow]:
+        """The next handlers after that id whose partition is not known, deleted ones left out."""
+        ...
+
+    async def place(self, partitions: Mapping[int, int]) -> None:
+        """Give these handlers, and what waits for them, their partition; those that have one meanwhile keep it."""
         ...

@@ -1,7 +1,7 @@
 """How notifications and their deliveries are kept: those of many callers in a few statements."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +31,9 @@ ADD_SHARED_DELIVERIES = insert(
 )
 ADD_ANY_SHARED_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "partition", "status", "is_critical", "last_reason"))
 REMEMBER = upsert(idempotency, key=("user_id", "path", "key"), given=("content", "answer", "created_at"))
+
+BY_SERVER_CLOCK: Final = "by_server_clock"
+"""The option of an engine whose fresh deliveries are due by the server's clock, where it tells one."""
 
 _PENDING = int(Status.PENDING)
 _NO_TIMES = (None, None)
@@ -74,7 +77,9 @@ class _Rows:
     """The rows of one transaction: made once, as they are written and handed on."""
 
     def __init__(self, connection: Connection, planned: Sequence[Planned]) -> None:
-        ids, delivery_ids, self._now = next_ids(connection, len(planned), sum([len(one.deliveries) for one in planned]))
+        ids, delivery_ids, now = next_ids(connection, len(planned), sum([len(one.deliveries) for one in planned]))
+        self._now = now if connection.get_execution_options().get(BY_SERVER_CLOCK) else None
+        self._has_partitions = connection.dialect.name == "postgresql"
         self._notification_ids, self._delivery_ids = iter(ids), iter(delivery_ids)
         self._notifications: list[Any] = []
         self._any_notifications: list[Any] = []
@@ -85,15 +90,14 @@ class _Rows:
     def write(self, connection: Connection) -> None:
         run(connection, ADD_NOTIFICATIONS, self._notifications)
         run(connection, ADD_ANY_NOTIFICATIONS, self._any_notifications)
-        is_shared = self._now is not None
-        run(connection, ADD_SHARED_DELIVERIES if is_shared else ADD_DELIVERIES, self._deliveries)
-        run(connection, ADD_ANY_SHARED_DELIVERIES if is_shared else ADD_ANY_DELIVERIES, self._any_deliveries)
+        run(connection, ADD_SHARED_DELIVERIES if self._has_partitions else ADD_DELIVERIES, self._deliveries)
+        run(connection, ADD_ANY_SHARED_DELIVERIES if self._has_partitions else ADD_ANY_DELIVERIES, self._any_deliveries)
         self._totals.write(connection)
 
     def add(self, accept: Accept) -> list[Accepted]:
         user_id, at = accept.user_id, accept.at
         accepted: list[Accepted] = []
-        plain, now = self._deliveries, self._now
+        plain, now, has_partitions = self._deliveries, self._now, self._has_partitions
         before, pending, critical = len(plain), Status.PENDING, Severity.CRITICAL
         for planned in accept.planned:
             message = planned.message
@@ -103,14 +107,13 @@ class _Rows:
             deliveries: list[Delivery] = []
             for one in planned.deliveries:
                 delivery_id, handler_id, status, due_at = next(self._delivery_ids), one.handler_id, one.status, one.due_at
-                values: tuple[int, ...]
-                if now is None:
-                    row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, at)
-                    values = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
-                else:
-                    due_at, made_at = (now, now) if due_at == at else (due_at, at)  # fresh ones are due in the order of their commits
-                    row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, made_at)
-                    values = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, made_at, one.partition)
+                made_at = at
+                if now is not None and due_at == at:  # fresh ones are due in the order of their commits
+                    due_at = made_at = now
+                row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, made_at)
+                values: tuple[int, ...] = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, made_at)
+                if has_partitions:
+                    values = (*values, one.partition)
                 if status is pending and one.reason is None and not is_critical:
                     plain.append(values)
                 else:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Engine, Integer, column, func, select, true
+from sqlalchemy import BigInteger, Connection, Integer, column, func, select, true
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery
@@ -30,9 +30,9 @@ _CLAIM = (
 
 
 class SqlClaims:
-    def __init__(self, database: Database, engine: Engine) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._quick = Quick(engine, "claims", _BY_KEY)
+        self._quick = Quick(database.engine, "claims", _BY_KEY)
 
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
         values = (
@@ -59,9 +59,11 @@ class SqlClaims:
 
 
 def claimed(connection: Connection, partitions: Collection[int], since: Micros, types: Collection[str] | None) -> list[Claimed]:
-    each = func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers).table_valued(
-        column("id", BigInteger), column("handler", BigInteger), column("number", Integer), name="one"
-    ).render_derived()
+    each = (
+        func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers)
+        .table_valued(column("id", BigInteger), column("handler", BigInteger), column("number", Integer), name="one")
+        .render_derived()
+    )
     theirs = select(handlers.c.id).where(handlers.c.partition.in_(partitions))
     if types is not None:
         theirs = theirs.where(handlers.c.type.in_(types))

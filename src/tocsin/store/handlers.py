@@ -1,18 +1,25 @@
 """Handlers as they are kept: `tocsin.ports.handlers`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, func, select
+import msgspec
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from tocsin.clock import Micros
+from tocsin.model import Reason, Status
 from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, Streak, SwitchOff
 from tocsin.ports.history import Page
-from tocsin.store import writing
+from tocsin.store import notices, statements
 from tocsin.store.database import Database
+from tocsin.store.queue import end_pending, rehome
 from tocsin.store.rows import HANDLER, handler_of, total_of
 from tocsin.store.standings import STATE, WORST_FIRST
-from tocsin.store.statements import chunks
-from tocsin.store.tables import TOTAL_HANDLERS, handlers
+from tocsin.store.statements import chunks, run
+from tocsin.store.tables import TOTAL_HANDLERS, handler_events, handlers
+from tocsin.store.totals import Totals
+
+MAX_EVENTS = 100  # of a handler are kept
+PLACE = statements.update(handlers, key=("id",), given=("partition",), where="handlers.partition IS NULL", returning=("id",))
 
 
 class SqlHandlers:
@@ -32,21 +39,27 @@ class SqlHandlers:
         return await self._database.look(handlers_page, user_id, which, page, size)
 
     async def add(self, user_id: int, change: HandlerChange, at: Micros) -> int:
-        return await self._database.write(writing.add_handler, user_id, change, at)
+        return await self._database.write(add_handler, user_id, change, at)
 
     async def change(
         self, handler_id: int, change: HandlerChange, expected_version: int | None = None, event: HandlerEvent | None = None, most: int = 0
     ) -> bool:
-        return await self._database.write(writing.change_handler, handler_id, change, expected_version, event, most)
+        return await self._database.write(change_handler, handler_id, change, expected_version, event, most)
 
     async def delete(self, handler_id: int, at: Micros, most: int = 0) -> bool:
-        return await self._database.write(writing.delete_handler, handler_id, at, most)
+        return await self._database.write(delete_handler, handler_id, at, most)
 
     async def switch_off(self, what: SwitchOff) -> bool:
-        return await self._database.write(writing.switch_off, what)
+        return await self._database.write(switch_off, what)
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
-        return await self._database.write(writing.count_failure, handler_id, at)
+        return await self._database.write(count_failure, handler_id, at)
+
+    async def unplaced(self, after: int, limit: int) -> list[HandlerRow]:
+        return await self._database.read(unplaced, after, limit)
+
+    async def place(self, partitions: Mapping[int, int]) -> None:
+        await self._database.write(place, partitions)
 
 
 def handler(connection: Connection, handler_id: int) -> HandlerRow | None:
@@ -103,3 +116,94 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
     ordered = chosen.order_by(*((order.desc(), handlers.c.id.desc()) if which.descending else (order, handlers.c.id)))
     rows = connection.execute(ordered.limit(size).offset((page - 1) * size))
     return Page([handler_of(row) for row in rows], total)
+
+
+def add_handler(connection: Connection, user_id: int, change: HandlerChange, at: Micros) -> int:
+    values = {name: value for name, value in msgspec.structs.asdict(change).items() if name != "disabled_reason"}
+    row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
+    handler_id = connection.execute(row).scalar_one()
+    totals = Totals()
+    totals[user_id, TOTAL_HANDLERS] += 1
+    totals.write(connection)
+    return handler_id
+
+
+def change_handler(
+    connection: Connection, handler_id: int, change: HandlerChange, expected_version: int | None, event: HandlerEvent | None, most: int
+) -> bool:
+    values = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
+    if change.is_enabled:
+        values["disabled_reason"] = None
+    if change.is_enabled or change.settings is not None:  # a fresh start
+        values |= {"failures": 0, "failing_since": None}
+    statement = update(handlers).where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
+    if expected_version is not None:
+        statement = statement.where(handlers.c.version == expected_version)
+    if connection.execute(statement.values(version=handlers.c.version + 1, **values)).rowcount != 1:
+        return False
+    if change.partition is not None:
+        rehome(connection, handler_id, change.partition)
+    if event is not None:
+        _note(connection, handler_id, event)
+    if change.is_enabled is False and most:
+        end_pending(connection, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED, most)
+    return True
+
+
+def switch_off(connection: Connection, what: SwitchOff) -> bool:
+    """Whether it was at that version."""
+    change = HandlerChange(is_enabled=False, disabled_reason=what.event.detail)
+    if not change_handler(connection, what.handler_id, change, what.version, what.event, most=0):
+        return False
+    end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most, what.last_error)
+    notices.record(connection, what.user_id, what.handler_id, what.event, what.notification_id)
+    return True
+
+
+def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
+    """Keep an event; only the last ones stay."""
+    reason = None if event.reason is None else event.reason.value
+    connection.execute(
+        insert(handler_events).values(handler_id=handler_id, at=event.at, what=event.what, detail=event.detail, reason=reason)
+    )
+    own = handler_events.c.handler_id == handler_id
+    oldest = select(handler_events.c.id).where(own).order_by(handler_events.c.id.desc()).limit(1).offset(MAX_EVENTS - 1)
+    connection.execute(delete(handler_events).where(own, handler_events.c.id < oldest.scalar_subquery()))
+
+
+def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak:
+    row = connection.execute(
+        update(handlers)
+        .where(handlers.c.id == handler_id)
+        .values(failures=handlers.c.failures + 1, failing_since=func.coalesce(handlers.c.failing_since, at))
+        .returning(handlers.c.failures, handlers.c.failing_since)
+    ).one()
+    return Streak(row[0], row[1])
+
+
+def unplaced(connection: Connection, after: int, limit: int) -> list[HandlerRow]:
+    chosen = select(*HANDLER).where(handlers.c.id > after, handlers.c.partition.is_(None), handlers.c.deleted_at.is_(None))
+    return [handler_of(row) for row in connection.execute(chosen.order_by(handlers.c.id).limit(limit))]
+
+
+def place(connection: Connection, partitions: Mapping[int, int]) -> None:
+    for (handler_id,) in run(connection, PLACE, sorted(partitions.items())):
+        while not rehome(connection, handler_id, partitions[handler_id]):
+            pass
+
+
+def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:
+    """The secrets go at once; the row stays for the history that names it."""
+    gone = connection.execute(
+        update(handlers)
+        .where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
+        .values(deleted_at=at, settings=None, secret=None, is_enabled=False, version=handlers.c.version + 1)
+        .returning(handlers.c.user_id)
+    ).scalar()
+    if gone is None:
+        return False
+    totals = Totals()
+    totals[gone, TOTAL_HANDLERS] -= 1
+    totals.write(connection)
+    end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, most)
+    return True

@@ -2,20 +2,33 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from tocsin.clock import Micros
 from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Severity, Status
 from tocsin.ports.history import DeliveryFilter, Label, Labels, Page
 from tocsin.ports.intake import Idempotency
-from tocsin.store import writing
+from tocsin.store import statements
+from tocsin.store.accepting import remember
 from tocsin.store.database import Database
 from tocsin.store.filters import merged_ids, newest, replayable_deliveries
+from tocsin.store.queue import end
 from tocsin.store.rows import NOTIFICATION, PENDING, WAITING, delivery_of, notification_of, total_of
+from tocsin.store.statements import run
 from tocsin.store.tables import TOTAL_NOTIFICATIONS, attempts, deliveries, handlers, notifications, replays
+from tocsin.store.totals import Totals
 
 COUNT_CAP = 10_000  # filtered lists are counted no further
 MAX_DUE = 10_000  # of a user are counted
+RETRY = statements.update(  # under the status that each was seen to have
+    deliveries,
+    key=("id", "status"),
+    given=("due_at",),
+    adds=("replays",),
+    fixed={"status": Status.PENDING, "step": 0, "throttles": 0, "last_reason": None, "last_error": None},
+    returning=("id",),
+)
+ADD_REPLAYS = statements.insert(replays, given=("delivery_id", "number", "at", "attempt_count", "status", "reason", "ended_at"))
 
 
 class SqlHistory:
@@ -52,15 +65,15 @@ class SqlHistory:
         return await self._database.look(ahead, delivery, most)
 
     async def cancel(self, user_id: int, notification_id: int) -> list[int]:
-        return await self._database.write(writing.cancel, user_id, notification_id)
+        return await self._database.write(cancel, user_id, notification_id)
 
     async def cancel_delivery(self, user_id: int, delivery_id: int) -> list[int]:
-        return await self._database.write(writing.cancel_delivery, user_id, delivery_id)
+        return await self._database.write(cancel_delivery, user_id, delivery_id)
 
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
-        return await self._database.write(writing.retry, user_id, which, at, limit, idempotency)
+        return await self._database.write(retry, user_id, which, at, limit, idempotency)
 
 
 def notifications_page(connection: Connection, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
@@ -181,3 +194,45 @@ def ahead(connection: Connection, delivery: Delivery, most: int) -> int:
     earlier = or_(deliveries.c.due_at < delivery.due_at, and_(deliveries.c.due_at == delivery.due_at, deliveries.c.id < delivery.id))
     these = select(deliveries.c.id).where(PENDING, deliveries.c.handler_id == delivery.handler_id, earlier).limit(most).subquery()
     return connection.scalar(select(func.count()).select_from(these)) or 0
+
+
+def cancel(connection: Connection, user_id: int, notification_id: int) -> list[int]:
+    return _cancel(connection, user_id, deliveries.c.notification_id == notification_id)
+
+
+def cancel_delivery(connection: Connection, user_id: int, delivery_id: int) -> list[int]:
+    return _cancel(connection, user_id, deliveries.c.id == delivery_id)
+
+
+def _cancel(connection: Connection, user_id: int, which: ColumnElement[bool]) -> list[int]:
+    return end(connection, and_(which, deliveries.c.user_id == user_id), Status.CANCELLED, Reason.CANCELLED)
+
+
+def retry(
+    connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
+) -> list[tuple[int, int]]:
+    """Settled but not delivered ones wait again: a new schedule, the same delivery. How they had ended is kept."""
+    chosen = replayable_deliveries(user_id, which, limit)
+    rows = connection.execute(
+        select(
+            deliveries.c.id,
+            deliveries.c.handler_id,
+            deliveries.c.status,
+            deliveries.c.attempt_count,
+            deliveries.c.last_reason,
+            deliveries.c.due_at,
+            deliveries.c.replays,
+        ).where(deliveries.c.id.in_(select(chosen.c.id)))
+    ).all()
+    again = {delivery_id for (delivery_id,) in run(connection, RETRY, [(row.id, row.status, at, 1) for row in rows])}
+    retried = [row for row in rows if row.id in again]
+    ended = [(row.id, row.replays + 1, at, row.attempt_count, row.status, row.last_reason, row.due_at) for row in retried]
+    run(connection, ADD_REPLAYS, ended)
+    totals = Totals()
+    for row in retried:
+        totals[user_id, row.status] -= 1
+        totals[user_id, Status.PENDING] += 1
+    totals.write(connection)
+    if idempotency is not None:
+        remember(connection, user_id, at, idempotency, [len(retried)])
+    return [(row.id, row.handler_id) for row in retried]

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
+from sqlalchemy import Connection, Engine, inspect, select
 
 from tocsin.store import dialects, migrations
-
-_VERSIONS = MetaData()
-_VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
 
 
 def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -> None:
@@ -20,27 +17,11 @@ def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -
             dialects.of(engine).make(connection)
             if begin is not None:
                 begin(connection)
-        elif connection.scalar(select(_VERSION.c.version_num)) != migrations.HEAD:
-            upgrade(connection, "head")
+        elif connection.scalar(select(migrations.VERSION.c.version_num)) != migrations.HEAD:
+            migrations.upgrade(connection, "head")
 
 
 def migrate_to(engine: Engine, version: str) -> None:
     """Make the tables as they were in that version."""
     with dialects.of(engine).writing(engine, is_long=True) as connection:
-        upgrade(connection, version)
-
-
-def note_newest(connection: Connection) -> None:
-    """The tables have this version's form."""
-    _VERSIONS.create_all(connection)
-    connection.execute(_VERSION.insert().values(version_num=migrations.HEAD))
-
-
-def upgrade(connection: Connection, version: str) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", "tocsin.store:migrations")
-    config.attributes["connection"] = connection
-    command.upgrade(config, version)
+        migrations.upgrade(connection, version)

@@ -7,8 +7,11 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, text, upda
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
 from tocsin.ports.people import By, KeyLine, KeyRow, Person, Session, UserLine
+from tocsin.store import statements
 from tocsin.store.database import Database
-from tocsin.store.statements import wait_for_turn
+from tocsin.store.handlers import delete_handler
+from tocsin.store.queue import end_pending
+from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
     attempts,
     deliveries,
@@ -25,9 +28,9 @@ from tocsin.store.tables import (
     totals,
     users,
 )
-from tocsin.store.writing import delete_handler, end_pending, touch_keys
 
 _ROWS_AT_ONCE = 100_000
+TOUCH_KEYS = statements.update(keys, key=("id",), given=("last_used_at",), where="last_used_at IS NULL OR last_used_at < {last_used_at}")
 _ADD_USER = text(
     "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"
     " WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(email) = lower(:email)) RETURNING id"
@@ -279,3 +282,7 @@ def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
         .where(keys.c.hash == key_hash, keys.c.revoked_at.is_(None), users.c.disabled_at.is_(None))
     ).first()
     return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()), row.last_used_at is not None)
+
+
+def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:
+    run(connection, TOUCH_KEYS, sorted(used.items()))

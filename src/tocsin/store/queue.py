@@ -2,22 +2,24 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, TextClause, bindparam, func, select, text, true
+from sqlalchemy import ColumnElement, Connection, Row, TextClause, bindparam, delete, exists, func, select, text, true, update
 
-from tocsin.clock import Micros
+from tocsin import clock
+from tocsin.clock import DAY, Micros
 from tocsin.model import Delivery, Notification, Reason, Status
-from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Waiting, Wanted
-from tocsin.store import writing
+from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Upcoming, Waiting, Wanted
 from tocsin.store.database import Database
 from tocsin.store.rows import NOTIFICATION, PENDING, delivery_of, notification_of
 from tocsin.store.settling import SettleAll
-from tocsin.store.statements import chunks
-from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications
+from tocsin.store.statements import chunks, wait_for_turn
+from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications, posts
+from tocsin.store.totals import Totals
 
 T = TypeVar("T")
+MAX_MOVED = 10_000  # deliveries that move to another partition in one write
 
 
 class SqlQueue:
@@ -38,10 +40,16 @@ class SqlQueue:
         self._writer.submit_then(settlement, SettleAll, done, ticket)
 
     async def posted(self, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
-        return await self._database.write(writing.posted, key, text_hash, delivery_id, at, limit)
+        return await self._database.write(posted, key, text_hash, delivery_id, at, limit)
 
     async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
-        return await self._database.write(writing.end_pending, handler_id, status, reason, limit, error)
+        return await self._database.write(end_pending, handler_id, status, reason, limit, error)
+
+    async def upcoming(self, partitions: Collection[int], since: Micros, until: Micros) -> list[Upcoming]:
+        return await self._database.read(upcoming, partitions, since, until)
+
+    async def rehome(self, handler_id: int, partition: int) -> bool:
+        return await self._database.write(rehome, handler_id, partition)
 
     async def stopped_handlers(self) -> list[tuple[int, Status, Reason]]:
         return await self._database.read(stopped_handlers)
@@ -164,6 +172,29 @@ def recent(connection: Connection, since: Micros, types: Sequence[str], limit: i
     return list(rows.values())
 
 
+def upcoming(connection: Connection, partitions: Collection[int], since: Micros, until: Micros) -> list[Upcoming]:
+    what = (deliveries.c.partition, deliveries.c.handler_id, deliveries.c.user_id)
+    rows = connection.execute(
+        select(*what, func.min(deliveries.c.due_at))
+        .where(PENDING, deliveries.c.partition.in_(partitions), deliveries.c.due_at > since, deliveries.c.due_at <= until)
+        .group_by(*what)
+    )
+    return [Upcoming(*row) for row in rows]
+
+
+def rehome(connection: Connection, handler_id: int, partition: int) -> bool:
+    """In the order of the ids, as whoever else writes deliveries."""
+    some = (
+        select(deliveries.c.id)
+        .where(PENDING, deliveries.c.handler_id == handler_id, deliveries.c.partition != partition)
+        .order_by(deliveries.c.id)
+        .limit(MAX_MOVED)
+        .with_for_update()
+    )
+    moved = connection.execute(update(deliveries).where(deliveries.c.id.in_(some)).values(partition=partition))
+    return moved.rowcount < MAX_MOVED
+
+
 def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]:
     waiting = [row[0] for row in connection.execute(_WAITING_HANDLERS)]
     found: list[tuple[int, Status, Reason]] = []
@@ -181,3 +212,47 @@ def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]
             else:
                 found.append((handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED))
     return found
+
+
+def end_pending(connection: Connection, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
+    some = select(deliveries.c.id).where(PENDING, deliveries.c.handler_id == handler_id).limit(limit)
+    return len(end(connection, deliveries.c.id.in_(some), status, reason, error))
+
+
+def end(connection: Connection, which: ColumnElement[bool], status: Status, reason: Reason, error: str | None = None) -> list[int]:
+    """End those that are pending without an attempt; their ids. `error`: their last error, which otherwise stays as it was."""
+    changes: dict[str, Any] = {"due_at": clock.now()}  # when it ended, for retention: there is no attempt to go by
+    if error is not None:
+        changes["last_error"] = error
+    ended = connection.execute(
+        update(deliveries)
+        .where(PENDING, which)
+        .values(status=int(status), last_reason=reason.value, **changes)
+        .returning(deliveries.c.id, deliveries.c.user_id)
+    ).all()
+    totals = Totals()
+    for row in ended:
+        totals[row.user_id, Status.PENDING] -= 1
+        totals[row.user_id, status] += 1
+    totals.write(connection)
+    return sorted(row.id for row in ended)
+
+
+_POST = text(  # if the others leave room for it
+    "INSERT INTO posts (key, delivery_id, text_hash, at) SELECT :key, :delivery_id, :text_hash, :at"
+    " WHERE (SELECT count(*) FROM posts WHERE key = :key AND at > :since AND at <= :until AND delivery_id <> :delivery_id) < :limit"
+    " ON CONFLICT (key, delivery_id) DO UPDATE SET text_hash = excluded.text_hash, at = excluded.at RETURNING delivery_id"
+)
+
+
+def posted(connection: Connection, key: str, text_hash: bytes, delivery_id: int, at: Micros, limit: int) -> PostFacts:
+    wait_for_turn(connection, f"posts of {key}")
+    # At most a day ahead: what a clock noted that was years ahead would use up the budget for years.
+    since, until = at - DAY, at + DAY
+    post = {"key": key, "delivery_id": delivery_id, "text_hash": text_hash, "at": at, "since": since, "until": until, "limit": limit}
+    if connection.execute(_POST, post).first() is None:
+        return PostFacts(over_budget=True, repeated=False)
+    earlier = (posts.c.at > since, posts.c.at <= until, posts.c.text_hash == text_hash, posts.c.delivery_id < delivery_id)
+    repeated = connection.scalar(select(exists().where(posts.c.key == key, *earlier)))
+    connection.execute(delete(posts).where(posts.c.key == key, posts.c.at <= since))
+    return PostFacts(over_budget=False, repeated=bool(repeated))

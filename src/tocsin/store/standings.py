@@ -4,6 +4,7 @@ A handler is failing where what it was last sent did not arrive, be it tried aga
 of one message's content says nothing of the handler; a change by its owner is a fresh start.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,10 @@ from tocsin.clock import SECOND, Micros
 from tocsin.model import Handler, Reason, Status
 from tocsin.ports.handlers import HandlerEvent, Streak
 from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing, Troubled
-from tocsin.store import writing
+from tocsin.store import statements
 from tocsin.store.database import Database
 from tocsin.store.rows import NOT_DELIVERED, PENDING
+from tocsin.store.statements import run
 from tocsin.store.tables import IS_NOT_DELIVERED, IS_PENDING, IS_RETRYING, deliveries, handler_events, handler_hours, handlers, users
 
 COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
@@ -74,6 +76,19 @@ _FIRST_OF = [
     for inner in (_RETRIED.format(id=":id"), *(_GIVEN_UP.format(id=":id", status=status, most=MAX_LOOKED_AT) for status in _FAILED))
 ]
 
+_HOUR = ("handler_id", "hour")
+_COUNTS = ("delivered", "failed", "expired")
+THERE = statements.look(handlers, key=("id",), wanted=("id",))
+HOURS = statements.look(handler_hours, key=_HOUR, wanted=(*_HOUR, "latencies"))
+NEW_HOURS = statements.insert(handler_hours, given=(*_HOUR, *_COUNTS, "latencies"), unless=_HOUR, returning=_HOUR)
+ADD_HOURS = statements.update(  # where nobody has added latencies since they were read
+    handler_hours,
+    key=(*_HOUR, "latencies"),
+    adds=_COUNTS,
+    given=("latencies",),
+    returning=_HOUR,
+)
+
 
 class SqlStandings:
     def __init__(self, database: Database) -> None:
@@ -95,7 +110,7 @@ class SqlStandings:
         return await self._database.look(hours_of, handler_ids, since_hour)
 
     async def add_hours(self, hours: Sequence[HandlerHour]) -> None:
-        await self._database.write(writing.add_hours, hours)
+        await self._database.write(add_hours, hours)
 
 
 def standings(connection: Connection, handler_ids: Sequence[int]) -> dict[int, Standing]:
@@ -205,3 +220,28 @@ def hours_of(connection: Connection, handler_ids: Sequence[int], since_hour: int
         )
         for row in rows
     ]
+
+
+def add_hours(connection: Connection, hours: Sequence[HandlerHour]) -> None:
+    """If another writer adds to an hour between the look and the write, it is looked at again. Handlers that went with their user have
+    no hours, and must not keep those of the others from being kept.
+    """
+    there = {handler_id for (handler_id,) in run(connection, THERE, [(one.handler_id,) for one in hours])}
+    rest = {(one.handler_id, one.hour): one for one in hours if one.handler_id in there}
+    while rest:
+        kept = {(row[0], row[1]): row[2] for row in run(connection, HOURS, list(rest))}
+        new: list[Any] = []
+        more: list[Any] = []
+        for key, one in rest.items():
+            counts, before = (one.delivered, one.failed, one.expired), kept.get(key)
+            if before is None:
+                new.append((*key, *counts, _summed("[]", one.latencies)))
+            else:
+                more.append((*key, before, _summed(before, one.latencies), *counts))
+        for handler_id, hour in run(connection, NEW_HOURS, new) + run(connection, ADD_HOURS, more):
+            del rest[handler_id, hour]
+
+
+def _summed(kept: str, latencies: Sequence[int]) -> str:
+    before = msgspec.json.decode(kept, type=tuple[int, ...])
+    return msgspec.json.encode([sum(pair) for pair in itertools.zip_longest(before, latencies, fillvalue=0)]).decode()

@@ -2,9 +2,13 @@
 
 from sqlalchemy import Connection, func, select
 
+from tocsin import clock
 from tocsin.model import Status
+from tocsin.store import values
 from tocsin.store.database import Database
 from tocsin.store.tables import totals
+
+ALIVE_AT = "alive_at"
 
 
 class SqlVitals:
@@ -37,3 +41,8 @@ class SqlVitals:
 
 def backlog(connection: Connection) -> int:
     return int(connection.scalar(select(func.coalesce(func.sum(totals.c.n), 0)).where(totals.c.what == int(Status.PENDING))) or 0)
+
+
+def note_alive(connection: Connection) -> None:
+    """A small write, which shows that the store can be written; kept is when it was."""
+    values.write(connection, ALIVE_AT, b"%d" % clock.now())

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from tocsin import clock
-from tocsin.clock import SECOND, Micros
+from tocsin.clock import Micros
 from tocsin.model import Busy
 from tocsin.ports.workers import Beat, Introduction, Load, Member, Owners, Taken, Waking
 from tocsin.store.dialects.quick import Quick, Session
@@ -24,7 +24,7 @@ SAMPLES = 20  # of the server's clock that are remembered
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended, where there is such a clock
 _JOINING = 0x746A6F69  # "tjoi", an advisory lock
 
-_MEMBER = ", ".join(f"w.{name}" for name in ("id", "name", "roles", "address", "egress", "version", "beat", "seen", "is_leaving", "started_at"))
+_MEMBER = "w.id, w.name, w.roles, w.address, w.egress, w.version, w.beat, w.seen, w.is_leaving, w.started_at, w.load"
 # Ids in the order of the commits: who knows of one knows of all below it.
 _JOIN_ALONE = f"SELECT pg_advisory_xact_lock({_JOINING})"
 _JOIN = (
@@ -35,9 +35,9 @@ _BEAT = (
     "WITH mine AS ("
     "UPDATE workers SET beat = beat + 1, seen = greatest(seen, %s), is_leaving = %s, load = %s WHERE id = %s RETURNING id)"
     f" SELECT EXISTS (SELECT FROM mine), (SELECT version FROM ownership), (SELECT coalesce(max(id), 0) FROM changes),"
-    f" (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, {_MEMBER}, w.load FROM workers w ORDER BY w.id"
+    f" (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, {_MEMBER} FROM workers w ORDER BY w.id"
 )
-_MEMBERS = f"SELECT {_MEMBER}, w.load FROM workers w ORDER BY w.id"
+_MEMBERS = f"SELECT {_MEMBER} FROM workers w ORDER BY w.id"
 _OWNERS = "SELECT (SELECT version FROM ownership), array_agg(coalesce(owner, 0) ORDER BY partition) FROM partitions"
 # In two statements, so that the second sees what a statement of the worker's brought that the first had to wait for.
 _REMOVE = "DELETE FROM workers WHERE id = %s AND beat = %s RETURNING id"
@@ -50,7 +50,8 @@ _FREE = (
 # What the row says stays there until its owner releases it: whoever asks again after a lost answer is told the same.
 _TAKE = (
     "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
-    " free AS (SELECT p.partition, p.owner FROM me CROSS JOIN partitions p WHERE p.owner IS NULL OR (p.owner = me.id AND p.partition <> ALL (%s))"
+    " free AS (SELECT p.partition, p.owner FROM me CROSS JOIN partitions p"
+    " WHERE p.owner IS NULL OR (p.owner = me.id AND p.partition <> ALL (%s))"
     " ORDER BY p.owner NULLS LAST, p.is_crashed DESC, p.partition LIMIT %s FOR UPDATE OF p SKIP LOCKED),"
     " taken AS (UPDATE partitions p SET owner = %s FROM free WHERE p.partition = free.partition"
     " RETURNING p.partition, p.is_crashed, p.state),"
@@ -189,5 +190,3 @@ class ServerClock:
         self._samples.append((after - before, now * 1000 - (before + after) // 2))
         _, of_steady = min(self._samples)
         return (time.clock_gettime_ns(_STEADY) + of_steady - time.time_ns()) // 1000
-
-

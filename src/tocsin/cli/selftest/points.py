@@ -23,7 +23,8 @@ from tocsin.flow.delivery import health
 from tocsin.flow.delivery.attempt import Attempt
 from tocsin.flow.handlers import register as handlers
 from tocsin.net import http, smtp
-from tocsin.store import migrating, writing
+from tocsin.store import handlers as handler_rows
+from tocsin.store import history, migrations
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.settling import SettleAll
 from tocsin.store.writer import Writer
@@ -161,14 +162,14 @@ POINTS = (
     Point("mail-connected", "connected to the mail server, no mail out", _before(smtp.Connection, "_transfer"), "mail"),
     Point("mail-last-dot", "the whole mail is out but for its last dot", _at_last_dot, "mail", repeats=True, unknown=True),
     Point("draining", "told to stop, attempts in flight", _before(LocalEngine, "_is_idle_within"), "stop", repeats=True, unknown=True),
-    Point("before-switch-off-commit", "a dead handler is being switched off", _after(writing, "switch_off"), "gone"),
+    Point("before-switch-off-commit", "a dead handler is being switched off", _after(handler_rows, "switch_off"), "gone"),
     Point("after-switch-off-commit", "a dead handler is switched off", _before(health, "end_waiting"), "gone"),
-    Point("before-pause-commit", "its owner's pause is not committed", _after(writing, "change_handler"), "pause"),
+    Point("before-pause-commit", "its owner's pause is not committed", _after(handler_rows, "change_handler"), "pause"),
     Point("after-pause-commit", "its owner's pause is committed", _before(handlers, "end_waiting"), "pause"),
-    Point("before-retry-commit", "a replay is not committed", _after(writing, "retry"), "retry"),
+    Point("before-retry-commit", "a replay is not committed", _after(history, "retry"), "retry"),
     Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
     Point("recovered", "lost attempts are settled, nothing runs yet", _before(app, "end_stopped"), "restart", repeats=True, unknown=True),
-    Point("migrating", "the store is being brought to a newer form", _after(migrating, "upgrade"), "migrate"),
+    Point("migrating", "the store is being brought to a newer form", _after(migrations, "upgrade"), "migrate"),
     Point("restoring", "the old store is kept, the copy has not taken its place", _after(upkeep, "_set_aside"), "restore"),
     Point("backing-up", "the copy is written, not yet under its name", _before(upkeep, "_check_whole"), "backup"),
 )

@@ -1,12 +1,9 @@
 """What SQLite and PostgreSQL do differently, behind one seam. A process loads only the one that it uses."""
 
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine
-
-from tocsin.ports.errors import Finding
 
 
 class Unanswered(Exception):
@@ -97,56 +94,6 @@ class Dialect(Protocol):
 
     def unused(self, connection: Connection) -> int:
         """Bytes of it that hold nothing."""
-        ...
-
-
-class Home(Protocol):
-    """Where a store is, before and beside its service. Whatever cannot be used raises StoreError, having changed nothing.
-
-    `name` and `where` are how sentences call the store and its place, without secrets.
-    """
-
-    name: str
-    where: str
-
-    def is_there(self) -> bool:
-        """Whether there is a store, or something else in its place."""
-        ...
-
-    def is_left_empty(self) -> bool:
-        """Whether nothing is in the place of a store, as a copy that failed would leave it."""
-        ...
-
-    def is_readable(self) -> bool:
-        """Whether it is there and this process may read it."""
-        ...
-
-    def check_form(self) -> None:
-        """Whether it is a store of a form that this version knows."""
-        ...
-
-    def value(self, name: str) -> bytes | None:
-        """What the store keeps by that name."""
-        ...
-
-    def types(self) -> list[str]:
-        """Of all handlers that there are or were."""
-        ...
-
-    def engine(self) -> Engine:
-        """For a store that is there; the caller disposes of it."""
-        ...
-
-    def make(self, begin: Callable[[Connection], None]) -> None:
-        """A new store, which is there as a whole or not at all; `begin` writes the first rows."""
-        ...
-
-    def lock(self, lost: Callable[[str], None]) -> AbstractContextManager[None]:
-        """For one service. `lost` is told, from a thread, why it is held no longer."""
-        ...
-
-    def findings(self) -> Iterator[Finding]:
-        """What `tocsin check` says of it."""
         ...
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.ports.errors import StoreError
+from tocsin.store import migrations
 from tocsin.store.dialects import Unanswered
 from tocsin.store.dialects.arrays import INSTEAD, NUL
 
@@ -317,9 +318,7 @@ class _Postgresql:
             connection.exec_driver_sql("NOTIFY tocsin_changes")
 
     def make(self, connection: Connection) -> None:
-        from tocsin.store.migrating import upgrade
-
-        upgrade(connection, "head")  # the tables as they are known here lack the conditions of PostgreSQL's indexes
+        migrations.upgrade(connection, "head")  # the tables as they are known here lack the conditions of PostgreSQL's indexes
 
     def counters(self, connection: Connection) -> dict[str, int]:
         rows = connection.execute(

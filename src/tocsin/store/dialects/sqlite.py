@@ -11,7 +11,7 @@ from typing import Any, cast
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from tocsin.store import faults
+from tocsin.store import faults, migrations
 from tocsin.store.room import Room, size_on_disk
 from tocsin.store.tables import metadata
 
@@ -142,10 +142,8 @@ class _Sqlite:
             raise _like_others(error) from error
 
     def make(self, connection: Connection) -> None:
-        from tocsin.store.migrating import note_newest
-
         metadata.create_all(connection)
-        note_newest(connection)
+        migrations.note_newest(connection)
 
     def counters(self, connection: Connection) -> dict[str, int]:
         return {row[0]: int(row[1]) for row in connection.execute(text("SELECT name, seq FROM sqlite_sequence"))}

@@ -1,4 +1,25 @@
 """The store's forms, oldest first (Alembic)."""
 
+from sqlalchemy import Column, Connection, MetaData, String, Table
+
 HEAD = "0010"
 """The newest one, which `tables.py` describes."""
+_VERSIONS = MetaData()
+VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
+
+
+def note_newest(connection: Connection) -> None:
+    """The tables have this version's form."""
+    _VERSIONS.create_all(connection)
+    connection.execute(VERSION.insert().values(version_num=HEAD))
+
+
+def upgrade(connection: Connection, version: str) -> None:
+    """Bring the tables to that version's form ("head": the newest). Alembic is loaded here, since nearly no start needs it."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "tocsin.store:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, version)
