@@ -9,15 +9,15 @@ HOUR: Micros = 3600 * SECOND
 DAY: Micros = 24 * HOUR
 
 
-_ahead: Micros = 0
+_behind: Micros = 0
 
 
 def now() -> Micros:
-    """The wall clock, which may be wrong and may be set; where processes on several machines share a store, that of its server."""
-    return time.time_ns() // 1000 + _ahead
+    """The wall clock, which may be wrong and may be set; where processes share a store, the store's clock, as far as it is known."""
+    return time.time_ns() // 1000 + _behind
 
 
-def follow(ahead: Micros) -> None:
-    """From now on another clock counts, which is ahead of ours by so much."""
-    global _ahead  # there is one time for the whole process
-    _ahead = ahead
+def follow(behind: Micros) -> None:
+    """From now on this process lives by another clock, which its own is so far behind."""
+    global _behind  # there is one time in a process
+    _behind = behind

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tocsin import files, observe
-from tocsin.keyfile import KEY_FILE, read_keys
+from tocsin.keyfile import KEY_FILE, read_keys, source_of
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Era, Mark
 from tocsin.ports.values import Values
@@ -24,8 +24,9 @@ from tocsin.store import faults, ids, values
 from tocsin.store.homes import Home
 from tocsin.store.homes.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
+from tocsin.store.migrations import HEAD
 from tocsin.store.sql import write_now
-from tocsin.vault import Vault, WrongKey, fingerprint, random_base62
+from tocsin.vault import Vault, fingerprint, random_base62
 
 STORE_FILE = "tocsin.db"
 LEDGER_FILE = "in-flight"
@@ -87,8 +88,8 @@ def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, N
         yield
 
 
-def open_store(settings: Settings) -> tuple[Engine, Vault]:
-    """The store, migrated to this version, and the vault that opens it.
+def open_store(settings: Settings, *, upgrades: bool = False) -> tuple[Engine, Vault]:
+    """The store, in this version's form, and the vault that opens it. One that several processes may serve is upgraded only if `upgrades`.
 
     Raises StoreError, having changed nothing, if no given key opens it, or if this version cannot use it.
     """
@@ -98,6 +99,9 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
         if vault is None:
             vault = Vault(read_keys(settings, make=True))
             home.make(functools.partial(_mark, vault=vault))
+            check_opens(settings, home)  # another process may have made it meanwhile
+        if home.is_shared and not upgrades:
+            _check_is_upgraded(home)
         engine = home.engine()
         migrate(engine)
         write_now(engine, functools.partial(_mark, vault=vault))
@@ -106,6 +110,15 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
         why = error.strerror if isinstance(error, OSError) else faults.words_of(error)
         raise StoreError(f"The store {home.name} cannot be opened: {why}.") from error
     return engine, vault
+
+
+def _check_is_upgraded(home: Home) -> None:
+    version = home.version()
+    if version is not None and version < HEAD:
+        raise StoreError(
+            f"The store {home.name} has the form of an older version ({version}; this one needs {HEAD}): run `tocsin migrate` first."
+            " Processes of that version go on meanwhile."
+        )
 
 
 def examine(settings: Settings) -> Vault | None:
@@ -121,7 +134,7 @@ def examine(settings: Settings) -> Vault | None:
             )
         return None
     vault = Vault(read_keys(settings))
-    _check_store(home, vault, folder)
+    _check_store(home, f"The store in {home.where}", vault, settings)
     return vault
 
 
@@ -156,12 +169,12 @@ def check_fits(settings: Settings, file: Path) -> None:
     copy = SqliteFile(file)
     if copy.is_empty():
         raise StoreError(f"{file} is empty: it is not a copy of a store.")
-    _check_store(copy, Vault(read_keys(settings)), file.parent)
+    _check_store(copy, f"The copy {file}", Vault(read_keys(settings)), settings)
 
 
 def check_opens(settings: Settings, home: Home) -> None:
     """Whether the keys of these settings open that store. Raises StoreError."""
-    _check_canary(home, Vault(read_keys(settings)), settings.data_path)
+    _check_key(home, f"The store in {home.where}", Vault(read_keys(settings)), settings)
 
 
 def seal_canary(connection: Connection, vault: Vault) -> None:
@@ -284,9 +297,10 @@ def _check_file(file: Path) -> None:
         raise StoreError(f"{what} cannot be written: {error.strerror}.") from error
 
 
-def _check_store(home: Home, vault: Vault, folder: Path) -> None:
+def _check_store(home: Home, what: str, vault: Vault, settings: Settings) -> None:
+    """`what`: the store, as sentences begin."""
     home.check_form()
-    _check_canary(home, vault, folder)
+    _check_key(home, what, vault, settings)
     ids.read_eras(*(home.value(name) for name in (ids.ERAS, ids.STORE_ID)))
     _check_types(home)
 
@@ -303,12 +317,8 @@ def _check_types(home: Home) -> None:
         )
 
 
-def _check_canary(home: Home, vault: Vault, folder: Path) -> None:
-    sealed = home.value(_CANARY)
-    if sealed is None:  # created, but never marked: it is still empty
-        return
-    try:
-        vault.open(sealed)
-    except WrongKey:
-        keys = "TOCSIN_SECRET_KEY" if not (folder / KEY_FILE).exists() else f"{KEY_FILE} or TOCSIN_SECRET_KEY"
-        raise StoreError(f"The store in {home.where} was made with another key: no key in {keys} opens it.") from None
+def _check_key(home: Home, what: str, vault: Vault, settings: Settings) -> None:
+    """A store whose canary has gone is judged by one of its handlers; without either it holds no secret yet."""
+    sealed = home.value(_CANARY) or home.sealed()
+    if sealed is not None and not vault.opens(sealed):
+        raise StoreError(f"{what} was made with another key: no key in {source_of(settings)} opens it.")

@@ -31,12 +31,18 @@ def read_keys(settings: Settings, *, make: bool = False) -> list[str]:
     return [word for line in _lines(file) for word in line.split()] if keys is None else keys
 
 
+def source_of(settings: Settings) -> str:
+    """Where the keys come from, for sentences."""
+    return "TOCSIN_SECRET_KEY" if settings.secret_key is not None else f"the key file {settings.data_path / KEY_FILE}"
+
+
 def weakness_of(settings: Settings) -> str | None:
     """Why the keys are too weak for a new store, as the beginning of a sentence. Raises StoreError."""
-    keys, where = given_keys(settings), "TOCSIN_SECRET_KEY"
+    keys = given_keys(settings)
     if keys is None:
-        file = settings.data_path / KEY_FILE
-        keys, where = _lines(file), f"The key file {file}"
+        keys = _lines(settings.data_path / KEY_FILE)
+    where = source_of(settings)
+    where = where[0].upper() + where[1:]
     if any(len(key) < MIN_CHARACTERS for key in keys):
         return f"{where} holds a key of fewer than {MIN_CHARACTERS} characters"
     if any(len(key.split()) > 1 for key in keys):
@@ -65,13 +71,15 @@ def _lines(file: Path) -> list[str]:
         raise StoreError(f"The key file {file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
         raise StoreError(f"The key file {file} cannot be read: it is not text.") from None
+    if not text.strip():
+        raise StoreError(f"The key file {file} holds no key: put the key back; if there has never been a store, delete the file.")
     return _checked(f"The key file {file}", text.strip().split("\n"), "line")
 
 
 def _checked(where: str, parts: Sequence[str], between: str) -> list[str]:
     keys = [part.strip() for part in parts]
     if not any(keys):
-        raise StoreError(f"{where} holds no key: put the key back.")
+        raise StoreError(f"{where} holds no key: set the key, or leave it unset.")
     if not all(keys):
         raise StoreError(f"{where} holds an empty key: keep one {between} between two keys.")
     return keys

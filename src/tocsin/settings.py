@@ -15,9 +15,13 @@ from dotenv import dotenv_values
 from msgspec import Struct
 
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+Ports: TypeAlias = tuple[range, ...]
 
 MAX_SOCKET_PATH_BYTES = 107  # `sun_path`, with the NUL at its end: https://man7.org/linux/man-pages/man7/unix.7.html
+MAX_PORT = 65535
+EVERY_PORT: Ports = (range(MAX_PORT + 1),)
 MAX_WAIT_DAYS = 36_500  # times beyond the year 9999 cannot be written
+ROLES = ("all", "api", "worker")
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -63,6 +67,17 @@ def _networks(value: str) -> Networks:
         raise ValueError(f"must be networks in CIDR form, separated by commas ({error})") from None
 
 
+def _ports(value: str) -> Ports:
+    found: list[range] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last <= MAX_PORT:
+            raise ValueError(f"must be ports from 1 to {MAX_PORT} and ranges of them such as 8000-8099, separated by commas")
+        found.append(range(first, last + 1))
+    return tuple(found)
+
+
 def _no_proxy(value: str) -> tuple[str, ...]:
     parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
     for part in parts:
@@ -70,6 +85,14 @@ def _no_proxy(value: str) -> tuple[str, ...]:
             _networks(part)
         elif not re.fullmatch(r"\*|[a-z0-9._-]+", part) and not _is_address(part.strip("[]")):
             raise ValueError("must be host names, addresses and networks, separated by commas, without ports")
+    return parts
+
+
+def _hosts(value: str) -> tuple[str, ...]:
+    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
+    for part in parts:
+        if not re.fullmatch(r"\*|(?:\*\.)?[^\W_](?:[\w.-]*\w)?\.?", part) and not _is_address(part.strip("[]")):
+            raise ValueError("must be host names and addresses without ports, separated by commas; *.example.com is every name below one")
     return parts
 
 
@@ -179,12 +202,6 @@ def _database_url(value: str) -> str:
     return value
 
 
-def _only_local(value: str) -> str:
-    if value:
-        raise ValueError("is not supported yet: this version delivers from its own process, leave it empty")
-    return value
-
-
 # ------------------------------------------------------------------------------------------------------------- options
 
 
@@ -204,7 +221,7 @@ class Option(Struct, frozen=True):
 
 OPTIONS: tuple[Option, ...] = (
     Option("host", "127.0.0.1", "Address the service listens on; `::` means every IPv4 and IPv6 address."),
-    Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, 65535)),
+    Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, MAX_PORT)),
     Option("unix_socket", None, "Unix socket the service listens on, instead of host and port.", _socket_path),
     Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
     Option(
@@ -214,8 +231,10 @@ OPTIONS: tuple[Option, ...] = (
         _database_url,
         secret=True,
     ),
-    Option("engine_url", "", "Where the engine is; empty: in this process.", _only_local, secret=True),
+    Option("role", "all", "What this process does: api, worker or all; only with PostgreSQL may it be other than all.", _choice(*ROLES)),
+    Option("egress", "", "Name of the address that requests leave from, where the processes on one store have several."),
     Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _public_url),
+    Option("allowed_hosts", "", "Host names under which the pages are served besides those of the base URL and of loopback.", _hosts),
     Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", _networks),
     Option("secret_key", None, "Key that encrypts settings at rest; comma-separated list for rotation, the first encrypts.", secret=True),
     Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),
@@ -238,6 +257,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("email_from", None, "Sender of e-mails, such as `tocsin <alarm@example.com>`."),
     Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", _networks),
+    Option("allow_ports", "80,443,1024-65535", "Ports that handlers' URLs may name, for all users: numbers and ranges.", _ports),
     Option("proxy", None, "HTTP proxy for outgoing requests, http://host:port.", _base_url, secret=True),
     Option("no_proxy", "", "Hosts and networks (CIDR) that are reached without the proxy.", _no_proxy),
     Option("proxy_resolves", "off", "Whether the proxy looks up names that do not resolve here.", _boolean),
@@ -263,6 +283,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("url", "http://127.0.0.1:8700", "Service that the client commands talk to.", _base_url),
     Option("api_key", None, "API key of the client commands.", secret=True),
 )
+_GONE = {"TOCSIN_ENGINE_URL": "does not exist: processes on several machines share one store, see TOCSIN_DATABASE_URL and TOCSIN_ROLE"}
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -273,8 +294,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     unix_socket: str | None
     data_dir: str
     database_url: str
-    engine_url: str
+    role: str
+    egress: str
     base_url: str | None
+    allowed_hosts: tuple[str, ...]
     trusted_proxies: Networks
     secret_key: str | None
     bootstrap_email: str | None
@@ -290,6 +313,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ca_file: str | None
     email_from: str | None
     allow_networks: Networks
+    allow_ports: Ports
     proxy: str | None
     no_proxy: tuple[str, ...]
     proxy_resolves: bool
@@ -339,9 +363,14 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None, *
             values[option.name] = None if text is None else option.read(text)
         except (ValueError, OSError) as error:
             complaints.append(f"{option.variable} {error}")
+    complaints += [f"{variable} {sentence}" for variable, sentence in _GONE.items() if texts.get(variable)]
+    values.update({name: value for name, value in given.items() if value is not None})
+    if not complaints and values["role"] != "all" and not values["database_url"]:
+        complaints.append(
+            "TOCSIN_ROLE must be all, unless TOCSIN_DATABASE_URL names a PostgreSQL database: one process serves a SQLite store"
+        )
     if complaints:
         raise SettingsError("\n".join(complaints))
-    values.update({name: value for name, value in given.items() if value is not None})
     return Settings(**values)
 
 

@@ -136,7 +136,8 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, *, pages: bool = False, **environ: str) -> Iterator[Server]:
-    environ = {"TOCSIN_DATA_DIR": str(folder), "TOCSIN_PORT": "0", "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8", **environ}
+    usual = {"TOCSIN_PORT": "0", "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8", "TOCSIN_ALLOW_PORTS": "1-65535"}
+    environ = {"TOCSIN_DATA_DIR": str(folder), **usual, **environ}
     settings = load(environ, folder / "no.env")
     started: queue.Queue[Any] = queue.Queue()
 

@@ -1,11 +1,13 @@
 """Services that several tests share, each test with a user of its own, and what they talk to."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from e2e.service import OwnedClient, Service
+from e2e.stores import parametrize, stores_of
 from mailserver import MailServer
 from receiver import Receiver
 
@@ -13,18 +15,41 @@ Starter = Callable[..., Service]
 SCHEDULE = "0.2s,0.4s"
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize(metafunc)
+
+
 @pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[Starter]:
+def store(request: pytest.FixtureRequest) -> str:
+    """The kind of store that the test's services have: SQLite, unless the test says otherwise (`e2e.stores`)."""
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def start_service(tmp_path: Path, request: pytest.FixtureRequest, store: str) -> Iterator[Starter]:
     """`start_service(TOCSIN_UNKNOWN="stop")`: a service of the test's own. `crash_at`: the point at which this first run dies."""
     services: list[Service] = []
+    with stores_of(store, request) as stores:
 
-    def start(*, crash_at: str | None = None, from_scratch: bool = False, **environ: str) -> Service:
-        services.append(Service(tmp_path / f"service{len(services)}", from_scratch=from_scratch, **environ))
-        services[-1].crash_at = crash_at
-        return services[-1].start()
+        def start(*, crash_at: str | None = None, from_scratch: bool = False, **environ: str) -> Service:
+            folder = tmp_path / f"service{len(services)}"
+            services.append(Service(folder, from_scratch=from_scratch, **{**stores.environ(folder), **environ}))
+            services[-1].crash_at = crash_at
+            return services[-1].start()
 
-    yield start
-    for service in services:
+        try:
+            yield start
+        finally:
+            for service in services:
+                service.kill()
+
+
+@pytest.fixture
+def made_service(tmp_path: Path, request: pytest.FixtureRequest, store: str) -> Iterator[Service]:
+    """One that is not started."""
+    with stores_of(store, request) as stores:
+        service = Service(tmp_path / "made", **stores.environ(tmp_path / "made"))
+        yield service
         service.kill()
 
 
@@ -47,30 +72,47 @@ def mail_server() -> Iterator[MailServer]:
         yield server
 
 
+Shared = Callable[..., Service]
+
+
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, providers: Receiver, mail_server: MailServer) -> Iterator[Service]:
+def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """`shared(name, store, TOCSIN_UNKNOWN="stop")`: the service of that name on that kind of store, which many tests use."""
+    services: dict[tuple[str, str], Service] = {}
+    with ExitStack() as ends:
+
+        def find(name: str, store: str, *, from_scratch: bool = True, **environ: str) -> Service:
+            if (name, store) not in services:
+                folder = tmp_path_factory.mktemp(name) / store
+                stores = ends.enter_context(stores_of(store, request))
+                service = Service(folder, from_scratch=from_scratch, **{**stores.environ(folder), **environ})
+                ends.callback(service.kill)
+                services[name, store] = service.start()
+            return services[name, store]
+
+        yield find
+
+
+@pytest.fixture
+def service(shared: Shared, store: str, providers: Receiver, mail_server: MailServer) -> Service:
     """Two quick retries, everything configured."""
-    service = Service(
-        tmp_path_factory.mktemp("service"),
-        from_scratch=True,
+    return shared(
+        "service",
+        store,
         TOCSIN_RETRY_SCHEDULE=SCHEDULE,
         TOCSIN_TELEGRAM_API_URL=providers.url(""),
         TOCSIN_X_API_URL=providers.url(""),
         TOCSIN_SMTP_URL=mail_server.url(),
         TOCSIN_EMAIL_FROM="tocsin <alarm@example.com>",
     )
-    try:
-        yield service.start()
-    finally:
-        service.kill()
 
 
-@pytest.fixture(scope="session")
-def strict_service(tmp_path_factory: pytest.TempPathFactory, providers: Receiver) -> Iterator[Service]:
+@pytest.fixture
+def strict_service(shared: Shared, store: str, providers: Receiver) -> Service:
     """Unknown means stop, two posts a day, no private networks, no mail server."""
-    service = Service(
-        tmp_path_factory.mktemp("strict"),
-        from_scratch=True,
+    return shared(
+        "strict",
+        store,
         TOCSIN_RETRY_SCHEDULE="0.2s,1h",
         TOCSIN_UNKNOWN="stop",
         TOCSIN_X_DAILY_LIMIT="2",
@@ -78,10 +120,6 @@ def strict_service(tmp_path_factory: pytest.TempPathFactory, providers: Receiver
         TOCSIN_TELEGRAM_API_URL=providers.url(""),
         TOCSIN_ALLOW_NETWORKS="",
     )
-    try:
-        yield service.start()
-    finally:
-        service.kill()
 
 
 @pytest.fixture

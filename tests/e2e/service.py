@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -184,6 +184,7 @@ class Service:
             "TOCSIN_DATA_DIR": str(self.data),
             "TOCSIN_PORT": "0",
             "TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8",
+            "TOCSIN_ALLOW_PORTS": "1-65535",
             "TOCSIN_BOOTSTRAP_API_KEY": FIRST_KEY,
             **environ,
         }
@@ -326,14 +327,28 @@ class Service:
         """A look into the store, beside the running service."""
         if url := self.environ.get("TOCSIN_DATABASE_URL"):
             with psycopg.connect(url) as connection:
-                return connection.execute(sql.replace("?", "%s").encode(), values or None).fetchall()
+                return connection.execute(_as_psycopg(sql, values), values or None).fetchall()
         with contextlib.closing(sqlite3.connect(f"file:{self.data}/tocsin.db?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(sql, values).fetchall()
 
-    def change(self, sql: str, *values: object) -> None:
-        """A change of the store, beside the running service."""
+    def change(self, sql: str, *values: object) -> int:
+        """A change of the store, beside the running service or while none runs; how many rows were changed."""
+        if url := self.environ.get("TOCSIN_DATABASE_URL"):
+            with psycopg.connect(url) as connection:
+                return connection.execute(_as_psycopg(sql, values), values or None).rowcount
         with contextlib.closing(sqlite3.connect(self.data / "tocsin.db", timeout=10)) as connection, connection:
-            connection.execute(sql, values)
+            return connection.execute(sql, values).rowcount
+
+    def contents(self) -> bytes:
+        """All that the store holds, to look for something in it or to compare it with later."""
+        if "TOCSIN_DATABASE_URL" not in self.environ:
+            return (self.data / "tocsin.db").read_bytes()
+        tables = self.rows("SELECT tablename FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1")
+        return repr([(table, sorted(map(repr, self.rows(f"SELECT * FROM {table}")))) for (table,) in tables]).encode()
+
+
+def _as_psycopg(sql: str, values: Sequence[object]) -> bytes:
+    return (sql.replace("%", "%%").replace("?", "%s") if values else sql).encode()
 
 
 class OwnedClient(Client):

@@ -1,8 +1,6 @@
 """kill -9, SIGTERM and long outages: what was accepted arrives, and what may arrive twice is counted."""
 
-import contextlib
 import http.client
-import sqlite3
 import struct
 import threading
 import time
@@ -15,9 +13,11 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour, until
+from e2e.stores import both_stores, sqlite_only
 from mailserver import HANG, MailServer
 from receiver import Receiver
 
+pytestmark = both_stores
 SENDERS = 8
 HANDLERS = 10
 
@@ -270,6 +270,7 @@ def test_a_mail_that_was_cut_off_waits_at_least_five_minutes(start_service: Star
     assert timedelta(seconds=270) < waits < timedelta(seconds=370)
 
 
+@sqlite_only
 @pytest.mark.parametrize("full_for", ["tocsin.db-wal", "service.log"])
 def test_a_full_disk_is_said_and_survived(start_service: Starter, receiver: Receiver, full_for: str) -> None:
     """By a limit on the size of files. The service's log is shorter than the store's: where that one is full, both are."""
@@ -303,8 +304,7 @@ def pending_over_an_outage(service: Service, client: Client, handler: int, minut
     service.kill()
     back = minutes * 60_000_000
     due = "UPDATE deliveries SET due_at = created_at - ?, first_due_at = created_at - ? WHERE handler_id = ? AND status = 0"
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        assert connection.execute(due, (back, back, handler)).rowcount
+    assert service.change(due, back, back, handler)
     client.port = service.start().port
 
 
@@ -423,8 +423,8 @@ def test_what_was_in_flight_and_is_gone_from_the_store_keeps_nobody_from_startin
     receiver.wait(1)
     service.kill()
     receiver.release()
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.executescript("DELETE FROM deliveries; DELETE FROM notifications;")
+    service.change("DELETE FROM deliveries")
+    service.change("DELETE FROM notifications")
     client.port = service.start().port
     assert not in_flight(service)
     assert client.settled(client.send("again", handlers=[handler]))[0]["status"] == "delivered"

@@ -12,6 +12,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import FIRST_KEY, OwnedClient, Service, until
+from e2e.stores import both_stores
 from receiver import Receiver
 from tocsin.admin import AdminError
 
@@ -227,6 +228,7 @@ def test_a_first_write_that_was_killed_half_way_is_undone(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------ beside the service
 
 
+@both_stores
 def test_a_revoked_key_stops_working_within_two_seconds(service: Service) -> None:
     client = service.client()
     other = service.narrowed(client, "handlers:read")
@@ -237,6 +239,7 @@ def test_a_revoked_key_stops_working_within_two_seconds(service: Service) -> Non
     assert other.get("/api/notification-handlers").status == 200
 
 
+@both_stores
 def test_a_key_that_is_revoked_right_after_the_start_stops_working_too(start_service: Starter) -> None:
     service = start_service()
     client = service.first()
@@ -246,6 +249,7 @@ def test_a_key_that_is_revoked_right_after_the_start_stops_working_too(start_ser
     until(lambda: client.get("/api/notification-handlers").status == 401, 2.0, "the key still works")
 
 
+@both_stores
 def test_a_new_key_works_at_once(service: Service) -> None:
     with service.admin() as admin:
         key = admin.add_key("admin@localhost", "another", ("handlers:read",))
@@ -255,6 +259,7 @@ def test_a_new_key_works_at_once(service: Service) -> None:
     assert (refused.status, [code for code, _ in refused.codes()]) == (403, ["forbidden"])
 
 
+@both_stores
 def test_disabling_a_user_ends_all_that_is_theirs(service: Service, receiver: Receiver) -> None:
     receiver.answer("/hook", 200, hold=True)
     bystander, client = service.first(), service.client()
@@ -281,6 +286,7 @@ def test_disabling_a_user_ends_all_that_is_theirs(service: Service, receiver: Re
     assert bystander.handler(kept)["is_enabled"] is True
 
 
+@both_stores
 def test_deleting_a_user_leaves_no_row_of_theirs(start_service: Starter, receiver: Receiver) -> None:
     service = start_service()
     client = service.client()

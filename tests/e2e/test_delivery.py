@@ -1,10 +1,8 @@
 """What becomes of a delivery: retries, refusals, lost answers, times, changes underneath. Against real receivers."""
 
-import contextlib
 import itertools
 import json
 import re
-import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,9 +11,11 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, in_an_hour, until
+from e2e.stores import both_stores
 from mailserver import MailServer
 from receiver import Receiver
 
+pytestmark = both_stores
 _numbers = itertools.count(1)
 TWEETS = "/2/tweets"
 
@@ -428,8 +428,8 @@ def test_what_expired_while_nothing_ran_keeps_its_record_from_then_on(start_serv
     client = service.first()
     notification = client.send("Hello", handlers=[webhook(client, receiver)], send_at=in_seconds(3600), expires_at=in_seconds(7200))
     service.kill()
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.executescript("UPDATE deliveries SET due_at = 1, first_due_at = 1; UPDATE notifications SET expires_at = 2;")
+    service.change("UPDATE deliveries SET due_at = 1, first_due_at = 1")
+    service.change("UPDATE notifications SET expires_at = 2")
     started = time.time()
     client.port = service.start().port
     assert client.settled(notification)[0]["status"] == "expired"

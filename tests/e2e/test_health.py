@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from api.support import serving
-from e2e.conftest import Starter
+from e2e.conftest import Shared, Starter
 from e2e.service import OwnedClient, Service, in_an_hour, until
+from e2e.stores import both_stores
 from mailserver import DROP, MailServer
 from proxy import Proxy
 from receiver import Receiver
 from tocsin.cli import check
 from tocsin.flow import mail_health
 
+pytestmark = both_stores
 QUICKLY_OFF = {
     "TOCSIN_EMAIL_FROM": "t@example.com",
     "TOCSIN_RETRY_SCHEDULE": "0s",
@@ -27,19 +29,11 @@ QUICKLY_OFF = {
 """An e-mail handler is switched off after two failures, if they count."""
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@pytest.fixture
+def quick(shared: Shared, store: str) -> Service:
     """Three failures within no time are enough."""
-    service = Service(
-        tmp_path_factory.mktemp("quick"),
-        TOCSIN_RETRY_SCHEDULE="0s",
-        TOCSIN_DISABLE_AFTER_FAILURES="3",
-        TOCSIN_DISABLE_AFTER="0s",
-    )
-    try:
-        yield service.start()
-    finally:
-        service.kill()
+    environ = {"TOCSIN_RETRY_SCHEDULE": "0s", "TOCSIN_DISABLE_AFTER_FAILURES": "3", "TOCSIN_DISABLE_AFTER": "0s"}
+    return shared("quick", store, from_scratch=False, **environ)
 
 
 @pytest.fixture

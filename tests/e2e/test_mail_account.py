@@ -5,9 +5,11 @@ import re
 
 from e2e.conftest import Starter
 from e2e.service import Service, until
+from e2e.stores import both_stores
 from mailserver import MailServer
 from receiver import Receiver
 
+pytestmark = both_stores
 USER, SECRET, FIRST = "alarms@example.com", "client-s3cret-value", "refresh-t0ken-0"
 
 
@@ -66,8 +68,8 @@ def restarted(service: Service) -> Service:
 def assert_unseen(service: Service, *more: object) -> None:
     text = service.log() + "".join(map(json.dumps, more))
     assert "access-t0ken" not in text and "refresh-t0ken" not in text and SECRET not in text
-    store = (service.data / "tocsin.db").read_bytes()
-    assert b"refresh-t0ken" not in store and b"access-t0ken" not in store
+    store = service.contents()
+    assert b"canary" in store and b"refresh-t0ken" not in store and b"access-t0ken" not in store
 
 
 def test_a_refused_token_waits_and_is_no_fault_of_the_handler(start_service: Starter) -> None:

@@ -16,6 +16,7 @@ from bench.matrix.clocks import Clock
 from e2e.conftest import Starter
 from e2e.namespace import in_a_namespace
 from e2e.service import Client, Service, in_an_hour, until
+from e2e.stores import both_stores, both_stores_long
 from receiver import Receiver
 
 MANY = 10_000
@@ -73,6 +74,7 @@ def test_a_stop_does_not_wait_for_a_store_that_another_process_holds(start_servi
         assert service.terminate(30) == 0
 
 
+@both_stores
 def test_when_descriptors_run_out_nothing_is_lost(start_service: Starter, receiver: Receiver) -> None:
     service = start_service(TOCSIN_RETRY_SCHEDULE="1s," * 29 + "1s")
     client = service.first()
@@ -91,6 +93,7 @@ def test_when_descriptors_run_out_nothing_is_lost(start_service: Starter, receiv
     assert client.get("/readyz").status == 200
 
 
+@both_stores_long
 def test_ten_thousand_due_at_one_instant(start_service: Starter, receiver: Receiver) -> None:
     service = start_service(from_scratch=True)
     client = service.first()
@@ -98,18 +101,15 @@ def test_ten_thousand_due_at_one_instant(start_service: Starter, receiver: Recei
     service.terminate()
     due_at = int((time.time() + 4) * 1_000_000)
     rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})"
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.execute(
-            f"{rows} INSERT INTO notifications (id, user_id, created_at, send_at, kind, severity, title, text, url, fields)"
-            f" SELECT i, 1, {due_at - 10**9}, {due_at}, 'notification', 'info', '', 'all at once', '', '[]' FROM n"
-        )
-        connection.execute(
-            f"{rows} INSERT INTO deliveries"
-            " (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
-            f" SELECT i, i, {handlers[0]} + i % 100, 1, 0, {due_at}, {due_at}, {due_at - 10**9}, 0 FROM n"
-        )
-        added = "INSERT INTO totals VALUES (1, 0, 0, ?), (1, 100, 0, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
-        connection.execute(added, (MANY, MANY))
+    service.change(
+        f"{rows} INSERT INTO notifications (user_id, created_at, send_at, kind, severity, title, text, url, fields)"
+        f" SELECT 1, {due_at - 10**9}, {due_at}, 'notification', 'info', '', 'all at once', '', '[]' FROM n"
+    )
+    service.change(
+        f"{rows} INSERT INTO deliveries (notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
+        f" SELECT i, {handlers[0]} + i % 100, 1, 0, {due_at}, {due_at}, {due_at - 10**9}, FALSE FROM n"
+    )
+    service.change("INSERT INTO totals (user_id, what, slot, n) VALUES (1, 0, 0, ?), (1, 100, 0, ?)", MANY, MANY)
     client.port = service.start().port
     other = service.client()
     mine = other.add_handler("webhook", webhook=receiver.url("/other"))
@@ -129,6 +129,7 @@ def _resident_mb(service: Service) -> float:
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS"))
 
 
+@both_stores_long
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_a_million_waiting_are_no_burden(start_service: Starter, receiver: Receiver, count: int) -> None:
     """For next year, one handler: it starts, sends what is due at once, and stays small."""
@@ -138,18 +139,15 @@ def test_a_million_waiting_are_no_burden(start_service: Starter, receiver: Recei
     service.terminate()
     due_at = int((time.time() + 300 * 86_400) * 1_000_000)
     rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.execute(
-            "INSERT INTO notifications (id, user_id, created_at, send_at, kind, severity, title, text, url, fields)"
-            f" VALUES (1, 1, 1, {due_at}, 'notification', 'info', '', 'next year', '', '[]')"
-        )
-        connection.execute(
-            f"{rows} INSERT INTO deliveries"
-            " (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
-            f" SELECT i, 1, {waiting}, 1, 0, {due_at}, {due_at}, 1, 0 FROM n"
-        )
-        connection.execute("INSERT INTO totals VALUES (1, 0, 0, ?), (1, 100, 0, 1)", (count,))
+    service.change(
+        "INSERT INTO notifications (user_id, created_at, send_at, kind, severity, title, text, url, fields)"
+        f" VALUES (1, 1, {due_at}, 'notification', 'info', '', 'next year', '', '[]')"
+    )
+    service.change(
+        f"{rows} INSERT INTO deliveries (notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
+        f" SELECT 1, {waiting}, 1, 0, {due_at}, {due_at}, 1, FALSE FROM n"
+    )
+    service.change("INSERT INTO totals (user_id, what, slot, n) VALUES (1, 0, 0, ?), (1, 100, 0, 1)", count)
     client.port = service.start().port
     assert [one["status"] for one in client.settled(client.send("now", handlers=[fresh]))] == ["delivered"]
     client.send("and now", handlers=[waiting])
@@ -280,6 +278,7 @@ def test_a_log_that_filled_the_disk_is_cut_once_nobody_reads(receiver: Receiver,
         assert service.terminate() == 0
 
 
+@both_stores
 def test_a_start_after_the_clock_was_put_right_sends_what_was_put_off_meanwhile(start_service: Starter, receiver: Receiver) -> None:
     """As if the clock had been ten days ahead when the attempt was made, and right again at the next start."""
     receiver.answer("/hook", 500)
@@ -289,13 +288,13 @@ def test_a_start_after_the_clock_was_put_right_sends_what_was_put_off_meanwhile(
     notification = client.send("later", handlers=[client.add_handler("webhook", webhook=receiver.url("/hook"))])
     client.attempted(notification)
     service.kill()
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as store, store:
-        store.execute("UPDATE deliveries SET due_at = due_at + 864000000000, last_attempt_at = last_attempt_at + 864000000000")
+    service.change("UPDATE deliveries SET due_at = due_at + 864000000000, last_attempt_at = last_attempt_at + 864000000000")
     client.port = service.start().port
     assert [one["status"] for one in client.settled(notification)] == ["delivered"]
     assert "clock.was_ahead" in service.log()
 
 
+@both_stores
 def test_a_clock_that_is_put_right_while_the_service_runs_delays_nothing(
     start_service: Starter, receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -1,7 +1,5 @@
 """A provider's limits: learned from its own answers, remembered over a restart, and said to who asks."""
 
-import contextlib
-import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,9 +9,11 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, until
+from e2e.stores import both_stores
 from mailserver import MailServer
 from receiver import Receiver
 
+pytestmark = both_stores
 TWEETS = "/2/tweets"
 POSTED = b'{"data":{"id":"1","text":"t"}}'
 
@@ -201,13 +201,12 @@ def test_a_throttle_outlives_any_number_of_younger_deliveries(start_service: Sta
     hook, other = (client.add_handler("webhook", webhook=receiver.url(path)) for path in ("/hook", "/other"))
     client.attempted(client.send("throttled", handlers=[hook]))
     service.kill()
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200001)"
-            " INSERT INTO deliveries (notification_id, handler_id, user_id, status, is_critical, due_at, first_due_at, created_at)"
-            " SELECT notification_id, ?, user_id, 1, is_critical, due_at, first_due_at, created_at FROM deliveries, n",
-            (other,),
-        )
+    service.change(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200001)"
+        " INSERT INTO deliveries (notification_id, handler_id, user_id, status, is_critical, due_at, first_due_at, created_at)"
+        " SELECT notification_id, ?, user_id, 1, is_critical, due_at, first_due_at, created_at FROM deliveries, n",
+        other,
+    )
     if not has_record:
         (service.data / "starts").unlink()
     client.port = service.start().port

@@ -12,6 +12,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, in_an_hour, until
+from e2e.stores import both_stores
 from mailserver import MailServer
 from receiver import Receiver
 from tocsin import datadir, upkeep
@@ -82,8 +83,7 @@ def test_no_id_means_another_message_after_a_restore(
     assert len({sent(receiver, text)[0] for text in texts}) == len({mail_id(mail_server, text) for text in texts}) == 4
     stores = [sent(receiver, text)[0].split("_")[1] for text in texts]
     assert stores[0] == stores[1] and len(set(stores)) == 3  # and not by the number alone
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.execute(due)
+    service.change(due)
     client.port = service.start().port
     assert client.attempted(waiting)["status"] == "pending"
     name, data = sent(receiver, "waits")
@@ -106,8 +106,7 @@ def test_what_waited_in_a_copy_of_a_restored_store_keeps_its_id(start_service: S
     before = {text: sent(receiver, text)[0] for text in ("1", "2", "3")}
     assert len({name.split("_")[1] for name in before.values()}) == 3
     service.terminate()
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection, connection:
-        connection.execute("UPDATE deliveries SET due_at = 1")
+    service.change("UPDATE deliveries SET due_at = 1")
     count = len(receiver.requests)
     service.start()
     receiver.wait(count + 3)
@@ -189,6 +188,7 @@ def test_a_user_that_was_made_after_the_copy_is_nobody_after_it(start_service: S
     assert OwnedClient(service.port, lost.key, "").get("/api/notifications").status == 401
 
 
+@both_stores
 def test_ids_move_on_after_a_recovery_by_other_means(start_service: Starter, receiver: Receiver) -> None:
     service = start_service()
     client = service.first()

@@ -15,9 +15,12 @@ import pytest
 from api.support import serving
 from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour, until
+from e2e.stores import both_stores, sqlite_only
 from receiver import Receiver
 from tocsin.flow import housekeeping
 from tocsin.flow.people.access import SCOPES
+
+pytestmark = both_stores
 
 
 def command(service: Service, *arguments: object, data: Path | None = None) -> tuple[int, str]:
@@ -58,6 +61,7 @@ def change(store: Path, *statements: str) -> None:
 # --------------------------------------------------------------------------------------------------- backup and restore
 
 
+@sqlite_only
 def test_a_backup_under_load_is_restored_and_goes_on(start_service: Starter, receiver: Receiver, tmp_path: Path) -> None:
     service = start_service()
     client = service.first()
@@ -108,6 +112,7 @@ def stopped(start_service: Starter, receiver: Receiver) -> tuple[Service, Client
     return service, client, handler
 
 
+@sqlite_only
 def test_restore_takes_nothing_that_does_not_fit(stopped: tuple[Service, Client, int], tmp_path: Path) -> None:
     service, client, _ = stopped
     copy, broken, newer = tmp_path / "copy.db", tmp_path / "broken.db", tmp_path / "newer.db"
@@ -147,10 +152,10 @@ def test_restore_takes_nothing_that_does_not_fit(stopped: tuple[Service, Client,
 def test_a_store_of_a_newer_version_is_left_alone(stopped: tuple[Service, Client, int]) -> None:
     service, _, _ = stopped
     service.terminate()
-    change(service.data / "tocsin.db", "UPDATE alembic_version SET version_num = '9999'")
-    before = (service.data / "tocsin.db").read_bytes()
+    service.change("UPDATE alembic_version SET version_num = '9999'")
+    before = service.contents()
     assert "made by a newer version of tocsin" in service.refused()
-    assert (service.data / "tocsin.db").read_bytes() == before
+    assert service.contents() == before
 
 
 # ------------------------------------------------------------------------------------------------------------ a new key
@@ -211,59 +216,57 @@ _OLD = """
 """
 
 
-def add_old(store: Path, count: int, handler: int, young: int) -> None:
+def add_old(service: Service, count: int, handler: int, young: int) -> None:
     """So many notifications that are long over, one of them (107) still waits; the young one is made old too."""
     many = _OLD.format(count=count)
-    change(
-        store,
+    for statement in (
         f"{many} INSERT INTO notifications (id, user_id, created_at, send_at, kind, severity, title, text, url, fields)"
         " SELECT 100 + i, 1, 1, CASE i WHEN 7 THEN 4000000000000000 END, 'notification', 'info', '', 'old', '', '[]' FROM n",
         f"{many} INSERT INTO deliveries (id, notification_id, handler_id, user_id, status, due_at, first_due_at, created_at, is_critical)"
         f" SELECT 100 + i, 100 + i, {handler}, 1, CASE i WHEN 7 THEN 0 ELSE 1 END,"
-        " CASE i WHEN 7 THEN 4000000000000000 ELSE 1 END, 1, 1, 0 FROM n",
+        " CASE i WHEN 7 THEN 4000000000000000 ELSE 1 END, 1, 1, FALSE FROM n",
         f"{many} INSERT INTO attempts (delivery_id, number, at, duration_us, outcome, reason)"
         " SELECT 100 + i, 1, 1, 1, 'delivered', 'ok' FROM n",
         f"UPDATE totals SET n = n + {count - 1} WHERE what = 1",
-        "INSERT INTO totals (user_id, what, slot, n) VALUES (1, 0, 0, 1) ON CONFLICT DO UPDATE SET n = n + 1",
+        "INSERT INTO totals (user_id, what, slot, n) VALUES (1, 0, 0, 1) ON CONFLICT (user_id, what, slot) DO UPDATE SET n = totals.n + 1",
         f"UPDATE totals SET n = n + {count} WHERE what = 100",
         f"UPDATE notifications SET created_at = 1 WHERE id = {young}",
         f"UPDATE deliveries SET due_at = 1, first_due_at = 1, last_attempt_at = 1 WHERE notification_id = {young}",
-    )
+    ):
+        service.change(statement)
+    if "TOCSIN_DATABASE_URL" in service.environ:  # SQLite counts on from the highest id by itself
+        for table in ("notifications", "deliveries"):
+            service.change(f"SELECT setval('{table}_id_seq', {100 + count})")
 
 
-def old_ones_go(store: Path, client: Client, handler: int, receiver: Receiver) -> None:
+def old_ones_go(service: Service, client: Client, handler: int, receiver: Receiver) -> None:
     """All but the one that waits, while sends are accepted and arrive once."""
-
-    def rows(sql: str) -> list[tuple[int]]:
-        with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as connection:
-            return connection.execute(sql).fetchall()
-
-    until(lambda: not rows("SELECT id FROM notifications WHERE id = 101"), 90, "nothing goes")
+    until(lambda: not service.rows("SELECT id FROM notifications WHERE id = 101"), 90, "nothing goes")
     with sending(client, [handler]) as accepted:
-        until(lambda: rows("SELECT count(*) FROM notifications WHERE created_at = 1") == [(1,)], 90, "old ones are still there")
+        until(lambda: service.rows("SELECT count(*) FROM notifications WHERE created_at = 1") == [(1,)], 90, "old ones are still there")
     assert accepted  # it goes on sending meanwhile
     until(lambda: client.get("/api/deliveries?status=pending").json["meta"]["total"] == 1)
-    assert rows("SELECT id FROM notifications WHERE created_at = 1") == [(107,)], "what waits stays"
+    assert service.rows("SELECT id FROM notifications WHERE created_at = 1") == [(107,)], "what waits stays"
     assert client.get("/api/notifications").json["meta"]["total"] == len(accepted) + 1
     assert client.get("/api/deliveries?status=delivered").json["meta"]["total"] == len(accepted)
-    assert rows("SELECT count(*) FROM attempts") == [(len(accepted) + 1,)]
+    assert service.rows("SELECT count(*) FROM attempts") == [(len(accepted) + 1,)]
     assert set(Counter(one.json()["data"]["id"] for one in receiver.requests).values()) == {1}
 
 
-def test_old_things_go_while_it_sends(monkeypatch: pytest.MonkeyPatch, receiver: Receiver, tmp_path: Path) -> None:
+def test_old_things_go_while_it_sends(monkeypatch: pytest.MonkeyPatch, receiver: Receiver, made_service: Service) -> None:
     """In this process, so that the first look does not take a minute to come."""
-    with serving(tmp_path) as server:
+    environ = {name: value for name, value in made_service.environ.items() if name == "TOCSIN_DATABASE_URL"}
+    with serving(made_service.data, **environ) as server:
         client = Client(server.port, server.client(*SCOPES).key)
         handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
         young = client.send("young", handlers=[handler])
         client.settled(young)
-    store = tmp_path / "tocsin.db"
-    add_old(store, 1000, handler, young)
+    add_old(made_service, 1000, handler, young)
     monkeypatch.setattr(housekeeping, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(housekeeping, "MAX_ROWS", housekeeping.MIN_ROWS)  # so that it takes many steps
-    with serving(tmp_path, TOCSIN_RETENTION_DAYS="1") as server:
+    with serving(made_service.data, TOCSIN_RETENTION_DAYS="1", **environ) as server:
         client.port = server.port
-        old_ones_go(store, client, handler, receiver)
+        old_ones_go(made_service, client, handler, receiver)
 
 
 @pytest.mark.long
@@ -276,10 +279,10 @@ def test_many_old_things_go_while_it_sends(start_service: Starter, receiver: Rec
     client.settled(young)
     service.terminate()
     assert housekeeping.MAX_ROWS * 10 <= 20_000
-    add_old(service.data / "tocsin.db", 20_000, handler, young)
+    add_old(service, 20_000, handler, young)
     service.environ["TOCSIN_RETENTION_DAYS"] = "1"
     client.port = service.start().port
-    old_ones_go(service.data / "tocsin.db", client, handler, receiver)
+    old_ones_go(service, client, handler, receiver)
 
 
 # --------------------------------------------------------------------------------------------------------------- replay

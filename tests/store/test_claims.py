@@ -11,10 +11,12 @@ from conftest import run
 from support.postgresql import database_of
 from support.shared import Opened, holding, joined, shared, waits_for
 from support.store import MESSAGE, OpenStore, attempt, delivered, settled
-from tocsin.model import Delivery, Status
+from tocsin.model import Delivery, Reason, Status
+from tocsin.ports.claims import Throttled
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
-from tocsin.ports.queue import Settlement
+from tocsin.ports.queue import Settlement, Wanted
+from tocsin.ports.workers import Waking
 from tocsin.store.sql import SqlStore
 
 NOW = 1000
@@ -134,7 +136,8 @@ def test_what_a_dead_worker_left_is_told_from_what_it_had_finished(open_postgres
                 retried.id: (1, NOW + 1, False, 200),
                 tweet.id: (1, NOW + 1, True, None),
             }
-            assert [one.delivery.id for one in await other.claims.of([3, 4], 0, ["x"])] == [tweet.id]
+            await other.claims.claim(worker, NOW + 2, [open_one])
+            assert [(row.delivery.id, row.number) for row in await other.claims.of([3], 0)].count((open_one.id, 1)) == 1
             assert {one.delivery.id for one in await other.claims.of([3, 4, 5], NOW + 1)} == {cancelled.id, retried.id, tweet.id, apart.id}
             assert await other.claims.of([], 0) == []
 
@@ -155,10 +158,10 @@ def test_with_its_handler_what_waits_moves_to_another_partition(open_postgresql:
             assert await other.claims.claim(second, NOW, [first]) == {first.id}
             [late] = await accepted(behind, handler_id, 3)  # by a process that has not heard of it
             assert await one.claims.claim(worker, NOW, [late]) == await other.claims.claim(second, NOW, [late]) == set()
-            [found] = await store.queue.upcoming([3], 0, NOW)
-            assert (found.partition, found.handler_id, found.user_id, found.due_at) == (3, handler_id, 1, 100)
-            assert await store.queue.rehome(handler_id, 5)
-            assert await store.queue.upcoming([3], 0, NOW) == []
+            [found] = await one.workers.due_in([3], NOW)
+            assert (found.partition, found.handler_id, found.user_id, found.due_at, found.home) == (3, handler_id, 1, 100, 5)
+            assert await one.workers.rehome(handler_id, 3) == Waking(5, handler_id, 1)
+            assert await one.workers.due_in([3], NOW) == [] and await one.workers.rehome(999, 3) is None
             assert await other.claims.claim(second, NOW, [late, more]) == {late.id, more.id}
 
     run(main())
@@ -166,22 +169,22 @@ def test_with_its_handler_what_waits_moves_to_another_partition(open_postgresql:
 
 def test_what_is_due_soon_is_told_by_handler(open_postgresql: OpenStore) -> None:
     async def main() -> None:
-        async with shared(open_postgresql) as [(store, _), _]:
+        async with shared(open_postgresql) as [(store, beside), _]:
             hook, other, far = await handler_in(store, 3), await handler_in(store, 3), await handler_in(store, 4)
             for handler_id, partition, due_at in ((hook, 3, 500), (hook, 3, 300), (other, 3, 400), (far, 4, 300), (other, 3, 2000)):
                 await accepted(store, handler_id, partition, due_at=due_at)
             [gone] = await accepted(store, other, 3, due_at=350)
             await store.history.cancel_delivery(1, gone.id)
-            found = {(one.partition, one.handler_id, one.due_at) for one in await store.queue.upcoming([3, 4], 0, 1000)}
-            assert found == {(3, hook, 300), (3, other, 400), (4, far, 300)}
-            assert {(one.handler_id, one.due_at) for one in await store.queue.upcoming([3], 300, 400)} == {(other, 400)}
+            found = {(one.partition, one.handler_id, one.due_at, one.home) for one in await beside.workers.due_in([3, 4], 1000)}
+            assert found == {(3, hook, 300, 3), (3, other, 400, 3), (4, far, 300, 4)}
+            assert {(one.handler_id, one.due_at) for one in await beside.workers.due_in([3], 401, since=301)} == {(other, 400)}
 
     run(main())
 
 
 def test_only_the_index_of_partitions_is_asked_for_what_is_due(open_postgresql: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with shared(open_postgresql) as [(store, _), _]:
+        async with shared(open_postgresql) as [(store, beside), _]:
             handler_id = await handler_in(store, 3)
             await accepted(store, handler_id, 3, count=1)
             with psycopg.connect(database_of(tmp_path), autocommit=True) as other:
@@ -202,7 +205,21 @@ def test_only_the_index_of_partitions_is_asked_for_what_is_due(open_postgresql: 
                 )
                 plan = "\\n".join(row[0] for row in other.execute(query).fetchall())
             assert "ix_deliveries_due" in plan and "Seq Scan" not in plan, plan
-            assert [one.due_at for one in await store.queue.upcoming(range(512), 0, 5000)] == [100]
+            assert [one.due_at for one in await beside.workers.due_in(range(512), 5000)] == [100]
+
+    run(main())
+
+
+def test_who_was_throttled_is_known_until_when(open_postgresql: OpenStore) -> None:
+    async def main() -> None:
+        async with shared(open_postgresql) as [(store, one), _]:
+            hook, other = await handler_in(store, 3), await handler_in(store, 4)
+            for handler_id, partition, due_at in ((hook, 3, 500), (hook, 3, 700), (other, 4, 900)):
+                [delivery] = await accepted(store, handler_id, partition)
+                asked = replace(delivery, attempt_count=1, throttles=1, due_at=due_at)
+                assert await settled(store, Settlement(asked, attempt(delivery, 1, "later", Reason.THROTTLED), 200))
+            await accepted(store, hook, 3, due_at=2000)
+            assert await one.claims.throttled([3, 5]) == [Throttled(hook, 700)]
 
     run(main())
 
@@ -220,8 +237,9 @@ def test_handlers_without_a_partition_are_given_one_once(request: pytest.Fixture
             assert [row.id for row in await store.handlers.unplaced(0, 3)] == [ids[0], ids[2], ids[3]]
             assert [row.id for row in await store.handlers.unplaced(ids[3], 3)] == [ids[4]]
             await store.handlers.place({ids[0]: 17, ids[2]: 18, known: 19})
-            assert [brief.partition for brief in await store.handlers.briefs(1)] == [17, 18, None, None, 9]
-            assert [(one.partition, one.handler_id) for one in await store.queue.upcoming([0, 17], 0, NOW)] == [(17, ids[0])]
+            assert [brief.partition for brief in await store.handlers.briefs(1)] == [17, 18, 0, 0, 9]
+            waiting = (await store.queue.due({ids[0]: Wanted(9)}, NOW))[ids[0]].jobs
+            assert [one.delivery.partition for one in waiting] == [17, 17]
             await store.handlers.place({ids[0]: 20})
             row = await store.handlers.get(ids[0])
             assert row is not None and row.partition == 17

@@ -1,7 +1,7 @@
 """Workers that share a store on PostgreSQL: who is there, who owns what, and that a worker that was removed does nothing any more."""
 
 import asyncio
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -14,15 +14,17 @@ from support.store import OpenStore
 from tocsin import clock
 from tocsin.clock import SECOND
 from tocsin.model import Busy
-from tocsin.ports.workers import PARTITIONS, Load, Waking
-from tocsin.store.workers import ServerClock, channel_of, payloads, wakings_of
+from tocsin.partitions import PARTITIONS
+from tocsin.ports.workers import Load, Waking
+from tocsin.store.shared import SharedStore
+from tocsin.store.workers import payloads, wakings_of
 
 
 def test_ids_go_up_and_a_beat_shows_who_is_there(open_postgresql: OpenStore) -> None:
     async def main() -> None:
         async with shared(open_postgresql) as [(_, one), (_, other)]:
-            first = await one.workers.join(introduction("one", "api"))
-            second = await other.workers.join(introduction("other", "worker"))
+            first = await one.workers.join(introduction("one", "api"), lambda _: None)
+            second = await other.workers.join(introduction("other", "worker"), lambda _: None)
             assert second > first
             load = Load(in_memory=3, in_flight=2, oldest_due=7, clock_ahead=-1)
             assert await one.workers.beat(first, second, load, False) is not None
@@ -39,7 +41,7 @@ def test_ids_go_up_and_a_beat_shows_who_is_there(open_postgresql: OpenStore) -> 
             )
             assert (theirs.introduction.roles, theirs.beat, theirs.load) == ("worker", 0, Load())
             assert [member.id for member in await one.workers.members()] == [first, second]
-            assert abs(shown.ahead) < SECOND, "both clocks are this machine's"
+            assert abs(shown.now - clock.now()) < 60 * SECOND, "both clocks are this machine's"
 
     run(main())
 
@@ -190,6 +192,7 @@ def test_a_connection_that_was_ended_is_made_again(open_postgresql: OpenStore, t
     async def main() -> None:
         async with shared(open_postgresql) as [(_, one), _]:
             first = await joined(one)
+            assert await one.workers.beat(first, 0, Load(), False) is not None
             with psycopg.connect(database_of(tmp_path), autocommit=True) as other:
                 other.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -214,24 +217,50 @@ def test_a_server_that_holds_a_beat_up_is_not_waited_for(open_postgresql: OpenSt
 
 def test_wakings_reach_the_worker_they_are_for_each_once(open_postgresql: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
-        async with shared(open_postgresql) as [(_, one), _]:
+        async with shared(open_postgresql) as [(_, one), (_, other)]:
             wakings = [Waking(n % PARTITIONS, 2**53 - n, 2**53 - 2 * n) for n in range(1000)]
             last = Waking(0, 0, 0)
+            heard: list[Waking] = []
+            is_over = asyncio.Event()
+
+            def rang(some: Sequence[Waking]) -> None:
+                heard.extend(some)
+                if last in some:
+                    is_over.set()
+
+            worker = await other.workers.join(introduction(), rang)
+            one.workers.ring({worker: wakings, worker + 1: wakings[:1]})
+            one.workers.ring({worker: wakings})
+            one.workers.ring({worker: [last]})
+            await is_over.wait()
+            assert heard == [*wakings, last]
+            heard.clear()
+            is_over.clear()
+            again = await other.workers.join(introduction(), rang)
+            one.workers.ring({worker: wakings[:1]})
+            one.workers.ring({again: [last]})
+            await is_over.wait()
+            assert heard == [last], "a worker joined before is heard no more"
+
+    run(main())
+
+
+def test_who_listens_hears_again_after_the_connection_was_ended_and_knows_that_something_may_be_missed(
+    open_postgresql: OpenStore, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            missed, rang = asyncio.Event(), asyncio.Event()
+            beside = SharedStore(store, missed.set)
+            worker = await beside.workers.join(introduction(), lambda _: rang.set())
             with psycopg.connect(database_of(tmp_path), autocommit=True) as other:
-                other.execute(f"LISTEN {channel_of(7)}".encode())
-                one.workers.ring({7: wakings, 8: wakings[:1]})
-                one.workers.ring({7: wakings})
-                one.workers.ring({7: [last]})
-
-                def heard() -> list[Waking]:
-                    found: list[Waking] = []
-                    for notify in other.notifies():
-                        found += wakings_of(notify.payload)
-                        if found[-1] == last:
-                            return found
-                    raise AssertionError
-
-                assert await asyncio.to_thread(heard) == [*wakings, last]
+                listening = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT'"
+                [(pid,)] = other.execute(listening).fetchall()
+                other.execute("SELECT pg_terminate_backend(%s)", (pid,))
+            await missed.wait()
+            beside.workers.ring({worker: [Waking(1, 2, 3)]})
+            await rang.wait()
+            await beside.close()
 
     run(main())
 
@@ -241,27 +270,3 @@ def test_what_is_no_waking_is_refused(garbled: str) -> None:
     assert wakings_of(payloads([Waking(1, 2, 3)])[0]) == [Waking(1, 2, 3)]
     with pytest.raises(ValueError):  # of int or of zip
         wakings_of(garbled)
-
-
-def test_the_quickest_answer_tells_the_time_best() -> None:
-    found = ServerClock()
-    base = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    wall = time.time_ns()
-
-    def asked(millis_before: int, millis_after: int, error: int) -> int:
-        """The server is 10 s ahead; the answer was `error` ms off the middle."""
-        middle = (millis_before + millis_after) // 2
-        return found.ahead(
-            wall // 1000 + 10 * SECOND + (middle + error) * 1000, base + millis_before * 1_000_000, base + millis_after * 1_000_000
-        )
-
-    assert abs(asked(0, 100, 49) - 10 * SECOND - 49_000) < 2000
-    assert abs(asked(500, 501, 0) - 10 * SECOND) < 2000
-    assert abs(asked(1000, 1200, -90) - 10 * SECOND) < 2000, "the quick one counts still"
-
-
-def test_the_clock_follows_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock, "_ahead", 0)
-    before = clock.now()
-    clock.follow(-3600 * SECOND)
-    assert before - 3600 * SECOND <= clock.now() < before

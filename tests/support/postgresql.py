@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -187,15 +187,19 @@ def database(url: str, template: str | None = None) -> Iterator[str]:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def store_database() -> AbstractContextManager[str]:
+    """As `database`, with the tables of a store and nothing in them."""
+    return database(shared_url(shared_folder()), _template(shared_folder()))
+
+
 _databases: dict[Path, tuple[str, ExitStack]] = {}
 
 
 def database_of(folder: Path) -> str:
     """The database of a test's folder, a new one with a store at first; `drop_databases` drops them all."""
     if folder not in _databases:
-        shared = shared_folder()
         stack = ExitStack()
-        _databases[folder] = stack.enter_context(database(shared_url(shared), _template(shared))), stack
+        _databases[folder] = stack.enter_context(store_database()), stack
     return _databases[folder][0]
 
 

@@ -23,7 +23,7 @@ async def shared(open_postgresql: OpenStore, count: int = 2) -> AsyncIterator[li
         found: list[Opened] = []
         for _ in range(count):
             store = await stack.enter_async_context(open_postgresql(by_server_clock=True))
-            beside = SharedStore(store)
+            beside = SharedStore(store, lambda: None)
             stack.push_async_callback(beside.close)
             found.append((store, beside))
         yield found
@@ -34,7 +34,7 @@ def introduction(name: str = "one", roles: str = "all") -> Introduction:
 
 
 async def joined(beside: SharedStore, name: str = "one") -> int:
-    return await beside.workers.join(introduction(name))
+    return await beside.workers.join(introduction(name), lambda _: None)
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """The egress guard's judgement of single addresses."""
 
+import os
 import socket
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
 from tocsin.net.guard import Guard, embedded, is_public
+from tocsin.settings import EVERY_PORT, load
 
 PRIVATE = {
     "private 10/8": "10.1.2.3",
@@ -74,16 +77,18 @@ PUBLIC = {
 }
 
 
-def guard(*allowed, closed=()):
-    return Guard(tuple(ip_network(network) for network in allowed), lambda: closed)
+def guard(*allowed, closed=(), ports=EVERY_PORT):
+    return Guard(tuple(ip_network(network) for network in allowed), ports, lambda: closed)
 
 
 @pytest.mark.parametrize("address", PRIVATE.values(), ids=PRIVATE.keys())
 def test_blocks(address):
     objection = guard().objection(address, 80)
     assert objection is not None
-    assert "TOCSIN_ALLOW_NETWORKS" in objection
-    assert str(ip_address(address.partition("%")[0])) in objection
+    assert "TOCSIN_ALLOW_NETWORKS" in objection.said
+    shown = str(ip_address(address.partition("%")[0]))
+    assert shown in objection.address
+    assert shown not in objection.said  # for users a name's address is none of their business
 
 
 @pytest.mark.parametrize("address", PUBLIC.values(), ids=PUBLIC.keys())
@@ -125,7 +130,7 @@ def test_teredo_counts_both_ends():
 )
 def test_the_own_listener_stays_closed_in_an_allowed_network(address):
     own = guard("0.0.0.0/0", "::/0", closed=[("127.0.0.1", 8700)])
-    assert "own listener" in str(own.objection(address, 8700))
+    assert "own listener" in said(own.objection(address, 8700))
     assert own.objection(address, 8701) is None
 
 
@@ -133,7 +138,7 @@ def test_the_own_listener_stays_closed_in_an_allowed_network(address):
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"])
 def test_a_listener_on_everything_closes_every_local_address(listener, address):
     own = guard("0.0.0.0/0", "::/0", closed=[(listener, 8700)])
-    assert "own listener" in str(own.objection(address, 8700))
+    assert "own listener" in said(own.objection(address, 8700))
     assert own.objection(address, 8701) is None
 
 
@@ -145,7 +150,7 @@ def test_a_listener_on_everything_closes_the_addresses_of_the_interfaces():
             pytest.skip("this machine has no address but loopback")
         mine = probe.getsockname()[0]
     own = guard("0.0.0.0/0", closed=[("0.0.0.0", 8700)])
-    assert "own listener" in str(own.objection(mine, 8700))
+    assert "own listener" in said(own.objection(mine, 8700))
     assert own.objection("10.254.253.252", 8700) is None
 
 
@@ -159,6 +164,35 @@ def test_the_listener_is_asked_for_at_every_connect():
     assert own.objection("127.0.0.1", 8700) is None
     closed.append(("127.0.0.1", 8700))
     assert own.objection("127.0.0.1", 8700) is not None
+
+
+def said(objection):
+    return "" if objection is None else objection.said
+
+
+@pytest.mark.parametrize("port", [1, 22, 25, 79, 81, 442, 444, 1023])
+def test_ports_of_other_services_are_closed_in_every_network(port):
+    of_default = guard("0.0.0.0/0", ports=load({}, Path(os.devnull)).allow_ports)
+    assert f"Port {port} is closed" in said(of_default.objection("10.0.0.1", port))
+    assert "TOCSIN_ALLOW_PORTS" in said(of_default.objection("8.8.8.8", port))
+    assert f"Port {port} is closed" in said(of_default.objection_to_port(port))
+
+
+@pytest.mark.parametrize("port", [80, 443, 1024, 8080, 65535])
+def test_ports_of_web_servers_are_open(port):
+    of_default = guard("10.0.0.0/8", ports=load({}, Path(os.devnull)).allow_ports)
+    assert of_default.objection("10.0.0.1", port) is None
+    assert of_default.objection_to_port(port) is None
+
+
+def test_a_closed_port_says_nothing_about_the_address():
+    of_default = guard(ports=load({}, Path(os.devnull)).allow_ports)
+    assert said(of_default.objection("127.0.0.1", 25)) == said(of_default.objection("8.8.8.8", 25))
+
+
+def test_a_private_address_does_not_tell_whether_the_service_listens_there():
+    closed = guard(closed=[("127.0.0.1", 8700)])
+    assert said(closed.objection("127.0.0.1", 8700)) == said(closed.objection("127.0.0.1", 8701))
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "1.2.3", "/tmp/socket", "1.2.3.4.5", "\x00", "%eth0"])

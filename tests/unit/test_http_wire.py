@@ -13,6 +13,7 @@ from ipaddress import ip_network
 
 import msgspec
 import pytest
+import structlog
 import uvloop
 
 from receiver import Receiver
@@ -46,8 +47,9 @@ def fresh_authorities():
 
 
 @contextlib.asynccontextmanager
-async def wire(*allowed, closed=(), proxy=None):
-    options = msgspec.structs.replace(settings.load({}), allow_networks=tuple(ip_network(network) for network in allowed), proxy=proxy)
+async def wire(*allowed, closed=(), proxy=None, ports=settings.EVERY_PORT):
+    networks = tuple(ip_network(network) for network in allowed)
+    options = msgspec.structs.replace(settings.load({}), allow_networks=networks, allow_ports=ports, proxy=proxy)
     it = HttpWire(options, lambda: closed)
     try:
         yield it
@@ -646,14 +648,46 @@ def resolves(monkeypatch):
     return set_up
 
 
-def test_the_address_counts_that_the_name_has_at_connect(run, receiver, resolves):
+@pytest.fixture
+def logged(monkeypatch):
+    """What the wire writes into the log."""
+    lines = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(exchange, "log", lines)
+    return lines
+
+
+def test_the_address_counts_that_the_name_has_at_connect(run, receiver, resolves, logged):
     """A name that stood for an allowed address a moment ago stands for another now."""
     resolves(["127.0.0.1"], ["127.0.0.2"])
     changing = request(receiver.url("/hook", host="changing.example"))
     reply = send(run, changing, changing, allowed=("127.0.0.1/32",))
     assert reply.reason is Reason.BLOCKED
-    assert "127.0.0.2" in reply.detail
     assert len(receiver.requests) == 1
+    assert "127.0.0" not in reply.detail  # what a name stands for is for the operator only
+    [line] = logged.calls
+    assert (line.args, line.kwargs["address"]) == (("egress.blocked",), "127.0.0.2")
+    assert (line.kwargs["host"], line.kwargs["port"]) == ("changing.example", receiver.port)
+
+
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:3128"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_closed_ports_are_not_connected_to_even_in_an_allowed_network(run, logged, scheme, proxy):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        others = (range(1, port), range(port + 1, 65536))
+        target = f"{scheme}://127.0.0.1:{port}/secret-path"
+        reply = send(run, request(target), ports=others, proxy=proxy)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert (reply.reason, reply.sent) == (Reason.BLOCKED, False)
+    assert f"Port {port} is closed" in reply.detail and "TOCSIN_ALLOW_PORTS" in reply.detail
+    [line] = logged.calls
+    assert line.kwargs["port"] == port and "secret-path" not in str(line)
+
+
+def test_the_operators_own_addresses_may_have_any_port(run, receiver):
+    assert send(run, request(receiver.url("/hook"), guarded=False), ports=(range(80, 81),)).status == 200
 
 
 def test_of_several_addresses_only_the_allowed_one_is_used(run, receiver, resolves):

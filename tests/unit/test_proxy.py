@@ -91,7 +91,7 @@ def test_a_proxy_that_is_not_there_or_closes_is_the_proxys_fault(make_settings: 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     for url in (f"http://127.0.0.1:{port}", "http://nowhere.invalid:3128"):
-        [reply] = send(make_settings(TOCSIN_PROXY=url), request(f"{scheme}://127.0.0.1:1/"))
+        [reply] = send(make_settings(TOCSIN_PROXY=url), request(f"{scheme}://127.0.0.1:8080/"))
         assert isinstance(reply, NoReply) and (reply.reason, reply.sent) == (Reason.PROXY, False)
 
 

@@ -114,7 +114,7 @@ def test_a_proxy_s_own_answer_is_none_of_the_target() -> None:
             server = await asyncio.get_running_loop().create_server(Tunnel, "127.0.0.1", 0)
             wire = HttpWire(msgspec.structs.replace(SERVICE, proxy=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
             try:
-                return await wire.send(HttpRequest("https://127.0.0.1:9/", "https://example.com/", b"{}", timeout_seconds=5.0))
+                return await wire.send(HttpRequest("https://127.0.0.1:8443/", "https://example.com/", b"{}", timeout_seconds=5.0))
             finally:
                 await wire.close()
                 server.close()

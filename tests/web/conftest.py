@@ -12,7 +12,7 @@ import pytest
 from msgspec import Struct
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from e2e.conftest import receiver, start_service  # noqa: F401  # fixtures
+from e2e.conftest import receiver, start_service, store  # noqa: F401  # fixtures
 from e2e.service import Service
 
 EMAIL, PASSWORD = "operator@example.com", "correct horse battery"

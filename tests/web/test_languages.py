@@ -110,8 +110,8 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
             "3일 동안 전송 5건이 연달아 실패했습니다. 마지막 실패: 대상을 찾을 수 없습니다. “404 no such hook. Try another”",
         ),
         (
-            "The address 10.0.0.1 is not public. The operator can open its network with TOCSIN_ALLOW_NETWORKS.",
-            "10.0.0.1: 공개된 주소가 아닙니다. 운영자가 TOCSIN_ALLOW_NETWORKS에 해당 네트워크를 추가하면 접근할 수 있습니다.",
+            "The URL's address is not public. The operator can open its network with TOCSIN_ALLOW_NETWORKS.",
+            "URL이 가리키는 주소는 공개된 주소가 아닙니다. 운영자가 TOCSIN_ALLOW_NETWORKS에 해당 네트워크를 추가하면 접근할 수 있습니다.",
         ),
         (
             "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait.",

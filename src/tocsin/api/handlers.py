@@ -104,7 +104,7 @@ def _draft(call: Call, current: Handler | None) -> HandlerDraft:
     """The handler to be written. Raises Invalid with the faults found by the table and by the types' rules together."""
     values: dict[str, Any] = dict(call.body())
     is_enabled: bool | None = values.pop("is_enabled", None)
-    draft, faults = check(values, is_enabled, current)
+    draft, faults = check(values, is_enabled, current, call.service.settings.allow_ports)
     if current is not None and not call.caller.sees_secrets:
         faults += redirected(values, draft, current)
     call.check(*faults)

@@ -117,6 +117,7 @@ class TeamsSettings(HandlerSettings, frozen=True):
             "0123456789abcdef0123456789abcdef/triggers/manual/paths/invoke?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=...",
             check=_check,
             hide=_hide,
+            is_address=True,
         ),
     ]
 

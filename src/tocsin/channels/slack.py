@@ -121,6 +121,7 @@ class SlackSettings(HandlerSettings, frozen=True):
             example="https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX",
             check=_check,
             hide=_hide,
+            is_address=True,
         ),
     ]
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 import pycurl
+import structlog
 from msgspec import Struct
 
 from tocsin import __version__
@@ -18,13 +19,13 @@ from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net import trust
 from tocsin.net.closers import Closers
 from tocsin.net.curl_failures import HEAD_TOO_LARGE, no_reply, was_sent
-from tocsin.net.guard import Guard
+from tocsin.net.guard import Guard, Objection
 from tocsin.net.heads import GZIP_MAGIC, Headers, header_lines, read_headers, target, unpacked
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
 from tocsin.net.origins import Origins, Sessions
 from tocsin.net.proxies import Proxy
-from tocsin.net.routes import Route, route_of
+from tocsin.net.routes import Route, place_of, route_of
 from tocsin.net.shortage import ERRNOS, NO_DESCRIPTOR, nothing_sent
 
 MAX_BODY = 65_536
@@ -33,6 +34,7 @@ CONNECT_SECONDS = 5.0
 DNS_SECONDS = 300
 MAX_FREE = 256  # idle handles kept for reuse
 _AGENT = f"tocsin/{__version__}"
+log = structlog.get_logger(__name__)
 _MAX_TRIES = 3  # of a request that was certainly not processed
 _RETRIABLE = frozenset({pycurl.E_SEND_FAIL_REWIND, pycurl.E_HTTP2})  # libcurl's codes for a kept connection that ended
 _CANNOT_REWIND = "necessary data rewind"
@@ -69,7 +71,7 @@ class Exchange:
         self._body = bytearray()
         self._is_capped = False
         self._head_at = 0.0  # when a whole head was first noticed
-        self._objection = ""
+        self._objection: Objection | None = None
         self._sockets = 0
         self._is_short = False
         self._is_second = False
@@ -207,7 +209,7 @@ class Exchange:
         self._body.clear()
         self._is_capped = False
         self._head_at = 0.0
-        self._objection = ""
+        self._objection = None
         self._sockets = 0
         self._is_short = False
         setopt, body = self._setopt, request.body
@@ -241,7 +243,7 @@ class Exchange:
         if self._head_cost > MAX_HEAD_COST:
             return NoReply(Reason.ANSWER_TOO_LARGE, sent=True, detail=HEAD_TOO_LARGE)
         if self._objection and not self._sockets:
-            return NoReply(Reason.BLOCKED, sent=False, detail=self._objection)
+            return blocked(self._objection, place_of(self.request.url) if self.request is not None else None)
         if self._is_short and not was_sent(self.curl):
             return nothing_sent(NO_DESCRIPTOR)
         if was_sent(self.curl) and self._is_refused(code, not self.curl.getinfo(pycurl.NUM_CONNECTS)):
@@ -350,6 +352,13 @@ class Exchange:
     def _on_socket(self, fd: int, _purpose: int) -> int:
         self._multi.opened(fd)
         return pycurl.SOCKOPT_OK
+
+
+def blocked(objection: Objection, place: Place | None) -> NoReply:
+    """The reply to a request that the guard does not let out. What its host resolves to is in the log only."""
+    if place is not None:
+        log.warning("egress.blocked", host=place.host, port=place.port, address=objection.address, why=objection.said)
+    return NoReply(Reason.BLOCKED, sent=False, detail=objection.said)
 
 
 _OPTIONS = {

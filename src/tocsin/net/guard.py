@@ -1,4 +1,4 @@
-"""The egress guard: which addresses a user's URL may reach. It judges resolved addresses, never names."""
+"""The egress guard: which addresses and ports a user's URL may reach. It judges resolved addresses, never names."""
 
 import errno
 import socket
@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
-from tocsin.settings import Networks
+from msgspec import Struct
+
+from tocsin.settings import Networks, Ports
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Closed: TypeAlias = Callable[[], Collection[tuple[str, int]]]
@@ -68,28 +70,45 @@ def embedded(address: Address) -> tuple[IPv4Address, ...]:
     return address.teredo or ()
 
 
+class Objection(Struct, frozen=True):
+    """Why no connection may be opened. `said`: for the user, who must not learn what names of the operator's network resolve to.
+    `address`: for the operator's log; empty if none was looked up.
+    """
+
+    said: str
+    address: str = ""
+
+
 class Guard:
-    """What users' URLs may reach: public addresses and the networks the operator opened, but never the service itself.
+    """What users' URLs may reach: public addresses and the networks the operator opened, at open ports, but never the service itself.
 
     `closed` gives the (address, port) pairs that stay closed in every network.
     """
 
-    def __init__(self, allowed: Networks, closed: Closed) -> None:
+    def __init__(self, allowed: Networks, ports: Ports, closed: Closed) -> None:
         self._allowed = allowed
+        self._ports = ports
         self._closed = closed
 
-    def objection(self, text: str, port: int) -> str | None:
-        """Why no connection to this address may be opened, as a sentence; None if it may. Raises nothing, whatever the text."""
+    def objection(self, text: str, port: int) -> Objection | None:
+        """Why no connection to this address may be opened; None if it may. Raises nothing, whatever the text."""
+        if (closed := closed_port(port, self._ports)) is not None:
+            return Objection(closed, text)
         try:
             address = ip_address(text.partition("%")[0])
         except ValueError:
-            return "The egress guard could not read the address of the host name."
-        if self._is_closed(address, port):
-            return f"The address {address} with port {port} is the service's own listener, which URLs must not reach."
-        if is_public(address) or self._is_allowed(address):
-            return None
+            return Objection("The egress guard could not read the address of the host name.", text)
         shown = " = ".join(str(each) for each in (address, *embedded(address)))
-        return f"The address {shown} is not public. The operator can open its network with TOCSIN_ALLOW_NETWORKS."
+        if not (is_public(address) or self._is_allowed(address)):
+            return Objection("The URL's address is not public. The operator can open its network with TOCSIN_ALLOW_NETWORKS.", shown)
+        if self._is_closed(address, port):
+            return Objection("The URL leads to the service's own listener, which URLs must not reach.", shown)
+        return None
+
+    def objection_to_port(self, port: int) -> Objection | None:
+        """The same where the address is not known here."""
+        closed = closed_port(port, self._ports)
+        return None if closed is None else Objection(closed)
 
     def _is_allowed(self, address: Address) -> bool:
         inner = embedded(address)
@@ -102,6 +121,13 @@ class Guard:
         listeners = [host for host, closed_port in self._closed() if closed_port == port]
         targets = (address, *embedded(address))
         return any(_reaches(target, host) for host in listeners for target in targets)
+
+
+def closed_port(port: int, ports: Ports) -> str | None:
+    """Why users' URLs may not use this port, as a sentence; None if they may."""
+    if any(port in opened for opened in ports):
+        return None
+    return f"Port {port} is closed to URLs. The operator can open it with TOCSIN_ALLOW_PORTS."
 
 
 def _reaches(target: Address, listener: str) -> bool:

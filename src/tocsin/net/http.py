@@ -9,7 +9,7 @@ import pycurl
 
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net.closers import Closers
-from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange, Kept, authorities
+from tocsin.net.exchange import CONNECT_SECONDS, DNS_SECONDS, STOPPED, Done, Exchange, Kept, authorities, blocked
 from tocsin.net.guard import Closed, Guard
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
@@ -30,7 +30,7 @@ class HttpWire:
     """
 
     def __init__(self, settings: Settings, closed: Closed = tuple) -> None:
-        self._guard = Guard(settings.allow_networks, closed)
+        self._guard = Guard(settings.allow_networks, settings.allow_ports, closed)
         self._proxy = Proxy(settings.proxy) if settings.proxy else None
         self._direct = Direct(settings)
         self._proxy_resolves = settings.proxy_resolves
@@ -112,6 +112,8 @@ class HttpWire:
         return found if isinstance(found, NoReply) else (lane, found)
 
     async def _prepared_for_proxy(self, request: HttpRequest, place: Place, lane: "_Lane") -> "tuple[_Lane, tuple[str, ...]] | NoReply":
+        if request.guarded and (objection := self._guard.objection_to_port(place.port)) is not None:
+            return blocked(objection, place)
         if not (request.guarded or self._direct.networks):
             return lane, ()
         found = await lane.look_up(place, min(CONNECT_SECONDS, request.timeout_seconds))
@@ -126,7 +128,7 @@ class HttpWire:
             return lane, ()
         # libcurl's socket leads to the proxy, so the target's own addresses are checked beforehand.
         objections = [objection for address in found if (objection := self._guard.objection(address, place.port))]
-        return NoReply(Reason.BLOCKED, sent=False, detail=objections[0]) if objections else (lane, ())
+        return blocked(objections[0], place) if objections else (lane, ())
 
     @property
     def trouble(self) -> str | None:

@@ -10,8 +10,9 @@ from tocsin.model import Delivery
 
 
 class Claimed(Struct, frozen=True):
-    """A delivery that was claimed, as its row is now. `at`: when the claim was made. `is_open`: its worker is dead, and no outcome of that
-    attempt was kept; `number`: the attempt; `started_at`: when it began, if its outcome was kept."""
+    """A delivery that was claimed, as its row is now; one for each attempt. `number`: the attempt. `at`: when it was last claimed.
+    `is_open`: its worker is dead, and nothing is known of that attempt: the row has one attempt less and is due as it was claimed, or was
+    ended by somebody meanwhile. `started_at`: when the attempt began, if it was kept."""
 
     delivery: Delivery
     number: int
@@ -20,19 +21,27 @@ class Claimed(Struct, frozen=True):
     started_at: Micros | None
 
 
+class Throttled(Struct, frozen=True):
+    """A handler whose provider has asked for a wait."""
+
+    handler_id: int
+    until: Micros
+
+
 class Claims(Protocol):
     """Raises Busy while the store cannot answer."""
 
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
-        """Note that these are about to be sent; the ids of those that may be. None: the worker has been pruned.
-
-        Refused is what is not pending any more, has another attempt or due time than it has here, or is in a partition that is not the
-        worker's, or not its handler's: such a row is to be moved first (`Queue.rehome`).
-        """
+        """Note that these are about to be sent; the ids of those that may be: pending, in a partition of this worker that is also
+        their handler's, and as given (with the same `attempt_count`, `due_at` and `replays`). None: the worker has been pruned."""
         ...
 
-    async def of(self, partitions: Collection[int], since: Micros, types: Collection[str] | None = None) -> Sequence[Claimed]:
-        """What was claimed since then of these partitions' handlers, oldest first; only of handlers of those types, if they are named."""
+    async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
+        """What was claimed since then, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims."""
+        ...
+
+    async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
+        """Handlers with pending deliveries of these partitions whose last answer was a throttle."""
         ...
 
     async def close(self) -> None: ...

@@ -50,7 +50,7 @@ class HandlerBrief(Struct, frozen=True):
     id: int
     is_enabled: bool
     disabled_reason: str | None
-    partition: int | None = None
+    partition: int = 0
 
 
 class HandlerChange(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """What is due, and what came of it."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
@@ -52,16 +52,6 @@ class Recent(Struct):
     throttled_until: Micros = 0
 
 
-class Upcoming(Struct, frozen=True):
-    """A handler with something due, and when the first of it is. `partition`: of those deliveries, which is not always the handler's: one
-    that was accepted while the handler moved is in its old one."""
-
-    partition: int
-    handler_id: int
-    user_id: int
-    due_at: Micros
-
-
 class PostFacts(Struct, frozen=True):
     """About a credential's last 24 hours: whether the budget is used up, and whether an earlier delivery had the same text."""
 
@@ -94,15 +84,6 @@ class Queue(Protocol):
 
     async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
         """End up to `limit` pending deliveries of a handler; returns how many. `error`: their last error, if it should change."""
-        ...
-
-    # where processes share the store
-    async def upcoming(self, partitions: Collection[int], since: Micros, until: Micros) -> list[Upcoming]:
-        """What is due in these partitions after `since` and until then."""
-        ...
-
-    async def rehome(self, handler_id: int, partition: int) -> bool:
-        """Bring what waits for a handler to the partition that is the handler's; whether all of it is there: else ask again."""
         ...
 
     # at the start, after a crash too

@@ -110,10 +110,13 @@ class _Rows:
                 made_at = at
                 if now is not None and due_at == at:  # fresh ones are due in the order of their commits
                     due_at = made_at = now
-                row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, made_at)
                 values: tuple[int, ...] = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, made_at)
                 if has_partitions:
-                    values = (*values, one.partition)
+                    partition = one.partition
+                    values = (*values, partition)
+                    row = Delivery(*values[:4], status, due_at, due_at, made_at, partition=partition)
+                else:
+                    row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, made_at)
                 if status is pending and one.reason is None and not is_critical:
                     plain.append(values)
                 else:

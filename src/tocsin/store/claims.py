@@ -3,24 +3,27 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, column, func, select, true
+from sqlalchemy import BigInteger, Connection, Integer, column, func, select, text, true
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from tocsin.clock import Micros
-from tocsin.model import Delivery
-from tocsin.ports.claims import Claimed
+from tocsin.model import Delivery, Status
+from tocsin.ports.claims import Claimed, Throttled
 from tocsin.store.database import Database
 from tocsin.store.dialects.quick import Quick, Session
-from tocsin.store.rows import delivery_of
+from tocsin.store.rows import PENDING, delivery_of
 from tocsin.store.shared_tables import claims, workers
 from tocsin.store.tables import IS_PENDING, attempts, deliveries, handlers
 
 # Rows are found by their keys: with few rows, or without statistics, the server would look through whole tables.
 _BY_KEY = b"; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
+THROTTLED = text("deliveries.throttles > 0")  # literal, for the index
 _CLAIM = (
     "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
     " may AS (SELECT v.id, v.handler, v.number, v.due"
-    " FROM me CROSS JOIN unnest(%s::bigint[], %s::bigint[], %s::int[], %s::bigint[]) AS v(id, handler, number, due)"
-    f" JOIN deliveries d ON d.id = v.id AND d.{IS_PENDING} AND d.attempt_count + 1 = v.number AND d.due_at = v.due"
+    " FROM me CROSS JOIN unnest(%s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::int[]) AS v(id, handler, number, due, replays)"
+    f" JOIN deliveries d ON d.id = v.id AND d.{IS_PENDING}"
+    " AND d.attempt_count + 1 = v.number AND d.due_at = v.due AND d.replays = v.replays"
     " JOIN handlers h ON h.id = d.handler_id AND h.partition = d.partition"
     " JOIN partitions p ON p.partition = d.partition AND p.owner = me.id),"
     " noted AS (INSERT INTO claims (worker, at, ids, handlers, numbers, due)"
@@ -41,6 +44,7 @@ class SqlClaims:
             [one.handler_id for one in deliveries],
             [one.attempt_count + 1 for one in deliveries],
             [one.due_at for one in deliveries],
+            [one.replays for one in deliveries],
             worker_id,
             at,
         )
@@ -51,35 +55,53 @@ class SqlClaims:
 
         return await self._quick.run(claim)
 
-    async def of(self, partitions: Collection[int], since: Micros, types: Collection[str] | None = None) -> Sequence[Claimed]:
-        return await self._database.read(claimed, partitions, since, types)
+    async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
+        return await self._database.read(claimed, partitions, since)
+
+    async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
+        return await self._database.read(throttled, partitions)
 
     async def close(self) -> None:
         await self._quick.close()
 
 
-def claimed(connection: Connection, partitions: Collection[int], since: Micros, types: Collection[str] | None) -> list[Claimed]:
+def claimed(connection: Connection, partitions: Collection[int], since: Micros) -> list[Claimed]:
+    """Those of other handlers are left out before the rows of their deliveries are looked up: there may be many."""
     each = (
-        func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers)
-        .table_valued(column("id", BigInteger), column("handler", BigInteger), column("number", Integer), name="one")
-        .render_derived()
+        func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers, claims.c.due)
+        .table_valued(column("id", BigInteger), column("handler", BigInteger), column("number", Integer), column("due", BigInteger))
+        .render_derived("one")
     )
     theirs = select(handlers.c.id).where(handlers.c.partition.in_(partitions))
-    if types is not None:
-        theirs = theirs.where(handlers.c.type.in_(types))
-    is_dead = claims.c.worker.not_in(select(workers.c.id))
-    chosen = (
-        select(deliveries, each.c.number, claims.c.at, attempts.c.at.label("started_at"), is_dead.label("is_dead"))
+    last = (
+        select(each.c.id, each.c.number, each.c.due, claims.c.at, claims.c.id.label("claim"), claims.c.worker)
+        .ext(distinct_on(each.c.id, each.c.number))
         .select_from(claims)
         .join(each, true())
-        .join(deliveries, deliveries.c.id == each.c.id)
-        .outerjoin(attempts, (attempts.c.delivery_id == each.c.id) & (attempts.c.number == each.c.number))
         .where(claims.c.at >= since, each.c.handler.in_(theirs))
-        .order_by(claims.c.id)
+        .order_by(each.c.id, each.c.number, claims.c.id.desc())
+        .subquery()
+    )
+    is_dead = last.c.worker.not_in(select(workers.c.id)).label("is_dead")
+    tried = (attempts.c.delivery_id == last.c.id) & (attempts.c.number == last.c.number)
+    chosen = (
+        select(deliveries, last.c.number, last.c.at, last.c.due, attempts.c.at.label("started_at"), is_dead)
+        .select_from(last)
+        .join(deliveries, deliveries.c.id == last.c.id)
+        .outerjoin(attempts, tried)
+        .order_by(last.c.claim, last.c.id)
     )
     return [_claimed(row) for row in connection.execute(chosen)]
 
 
 def _claimed(row: Any) -> Claimed:
-    is_open = row.is_dead and row.started_at is None and row.attempt_count + 1 == row.number
-    return Claimed(delivery_of(row), row.number, row.at, is_open, row.started_at)
+    delivery = delivery_of(row)
+    is_as_claimed = delivery.attempt_count + 1 == row.number and (delivery.status is not Status.PENDING or delivery.due_at == row.due)
+    return Claimed(delivery, row.number, row.at, row.is_dead and row.started_at is None and is_as_claimed, row.started_at)
+
+
+def throttled(connection: Connection, partitions: Collection[int]) -> list[Throttled]:
+    until = func.max(deliveries.c.due_at)
+    theirs = (PENDING, THROTTLED, deliveries.c.partition.in_(partitions))
+    chosen = select(deliveries.c.handler_id, until).where(*theirs).group_by(deliveries.c.handler_id)
+    return [Throttled(*row) for row in connection.execute(chosen)]

@@ -81,7 +81,7 @@ def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:
         .where(handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None))
         .order_by(handlers.c.id)
     )
-    return [HandlerBrief(row[0], bool(row[1]), row[2], row[3]) for row in rows]
+    return [HandlerBrief(row[0], bool(row[1]), row[2], row[3] or 0) for row in rows]
 
 
 _HANDLER_ORDER = {

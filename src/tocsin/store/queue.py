@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, TextClause, bindparam, delete, exists, func, select, text, true, update
@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Row, TextClause, bindparam, de
 from tocsin import clock
 from tocsin.clock import DAY, Micros
 from tocsin.model import Delivery, Notification, Reason, Status
-from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Upcoming, Waiting, Wanted
+from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Waiting, Wanted
 from tocsin.store.database import Database
-from tocsin.store.rows import NOTIFICATION, PENDING, delivery_of, notification_of
+from tocsin.store.rows import NOTIFICATION, PENDING, STILL_PENDING, delivery_of, notification_of
 from tocsin.store.settling import SettleAll
 from tocsin.store.statements import chunks, wait_for_turn
 from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications, posts
@@ -44,12 +44,6 @@ class SqlQueue:
 
     async def end_pending(self, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
         return await self._database.write(end_pending, handler_id, status, reason, limit, error)
-
-    async def upcoming(self, partitions: Collection[int], since: Micros, until: Micros) -> list[Upcoming]:
-        return await self._database.read(upcoming, partitions, since, until)
-
-    async def rehome(self, handler_id: int, partition: int) -> bool:
-        return await self._database.write(rehome, handler_id, partition)
 
     async def stopped_handlers(self) -> list[tuple[int, Status, Reason]]:
         return await self._database.read(stopped_handlers)
@@ -100,7 +94,7 @@ def due(connection: Connection, wanted: Mapping[int, Wanted], now: Micros) -> di
         ids[handler_id] = [delivery_id for delivery_id in some if delivery_id not in want.known]
         if len(some) >= want.limit:
             full.add(handler_id)
-    found = {row.id: row for row in _deliveries(connection, [one for some in ids.values() for one in some], PENDING)}
+    found = {row.id: row for row in _deliveries(connection, [one for some in ids.values() for one in some], STILL_PENDING)}
     urgent_until = now - BACKLOG_AFTER
     lanes = {handler_id: [found[delivery_id] for delivery_id in some if delivery_id in found] for handler_id, some in ids.items()}
     for rows in lanes.values():
@@ -148,7 +142,7 @@ def _first(connection: Connection, handler_id: int, now: Micros, limit: int) -> 
 
 
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
-    rows = list(_deliveries(connection, delivery_ids, PENDING))
+    rows = list(_deliveries(connection, delivery_ids, STILL_PENDING))
     texts = _texts(connection, (), [row.notification_id for row in rows], math.inf)
     return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows]
 
@@ -172,26 +166,18 @@ def recent(connection: Connection, since: Micros, types: Sequence[str], limit: i
     return list(rows.values())
 
 
-def upcoming(connection: Connection, partitions: Collection[int], since: Micros, until: Micros) -> list[Upcoming]:
-    what = (deliveries.c.partition, deliveries.c.handler_id, deliveries.c.user_id)
-    rows = connection.execute(
-        select(*what, func.min(deliveries.c.due_at))
-        .where(PENDING, deliveries.c.partition.in_(partitions), deliveries.c.due_at > since, deliveries.c.due_at <= until)
-        .group_by(*what)
-    )
-    return [Upcoming(*row) for row in rows]
-
-
-def rehome(connection: Connection, handler_id: int, partition: int) -> bool:
-    """In the order of the ids, as whoever else writes deliveries."""
+def rehome(connection: Connection, handler_id: int, to: int, before: int | None = None) -> bool:
+    """Bring what waits for a handler, in a partition or in any, to another, in the order of the ids, as whoever else writes deliveries.
+    Whether that was all."""
+    here = deliveries.c.partition != to if before is None else deliveries.c.partition == before
     some = (
         select(deliveries.c.id)
-        .where(PENDING, deliveries.c.handler_id == handler_id, deliveries.c.partition != partition)
+        .where(PENDING, deliveries.c.handler_id == handler_id, deliveries.c.partition != to, here)
         .order_by(deliveries.c.id)
         .limit(MAX_MOVED)
         .with_for_update()
     )
-    moved = connection.execute(update(deliveries).where(deliveries.c.id.in_(some)).values(partition=partition))
+    moved = connection.execute(update(deliveries).where(deliveries.c.id.in_(some)).values(partition=to))
     return moved.rowcount < MAX_MOVED
 
 
@@ -226,7 +212,7 @@ def end(connection: Connection, which: ColumnElement[bool], status: Status, reas
         changes["last_error"] = error
     ended = connection.execute(
         update(deliveries)
-        .where(PENDING, which)
+        .where(STILL_PENDING, which)
         .values(status=int(status), last_reason=reason.value, **changes)
         .returning(deliveries.c.id, deliveries.c.user_id)
     ).all()

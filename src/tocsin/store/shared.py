@@ -1,5 +1,7 @@
 """All ports of processes that share a store, for the composition root. Only a store on PostgreSQL is shared."""
 
+from collections.abc import Callable
+
 from tocsin.ports.claims import Claims
 from tocsin.ports.workers import Workers
 from tocsin.store.claims import SqlClaims
@@ -8,10 +10,13 @@ from tocsin.store.workers import SqlWorkers
 
 
 class SharedStore:
-    """Beside a `SqlStore`. To be made on the event loop that uses it."""
+    """Beside a `SqlStore`. `changed` is called when other processes changed something that this one may remember, or may have.
 
-    def __init__(self, store: SqlStore) -> None:
-        self.workers: Workers = SqlWorkers(store.database.engine)
+    To be made on the event loop that uses it.
+    """
+
+    def __init__(self, store: SqlStore, changed: Callable[[], None]) -> None:
+        self.workers: Workers = SqlWorkers(store.database, changed)
         self.claims: Claims = SqlClaims(store.database)
 
     async def close(self) -> None:

@@ -5,24 +5,31 @@ who removes it waits for what is under way, and nothing comes after.
 """
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine
+import structlog
+from psycopg import Connection as Driver
+from sqlalchemy import Connection, func, select
 
 from tocsin import clock
 from tocsin.clock import Micros
 from tocsin.model import Busy
-from tocsin.ports.workers import Beat, Introduction, Load, Member, Owners, Taken, Waking
+from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners, Taken, Waking
+from tocsin.store.database import Database
+from tocsin.store.dialects.listening import Listener
 from tocsin.store.dialects.quick import Quick, Session
+from tocsin.store.queue import rehome
+from tocsin.store.rows import PENDING
+from tocsin.store.tables import deliveries, handlers
 
 MAX_PAYLOAD = 200  # wakings in one NOTIFY, whose text has 8,000 bytes at most
-SAMPLES = 20  # of the server's clock that are remembered
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended, where there is such a clock
+NEWS = "tocsin_news"
+"""The channel on which processes are told that something changed which they may remember."""
 _JOINING = 0x746A6F69  # "tjoi", an advisory lock
+
+log = structlog.get_logger(__name__)
 
 _MEMBER = "w.id, w.name, w.roles, w.address, w.egress, w.version, w.beat, w.seen, w.is_leaving, w.started_at, w.load"
 # Ids in the order of the commits: who knows of one knows of all below it.
@@ -74,34 +81,48 @@ def channel_of(worker_id: int) -> str:
 
 
 class SqlWorkers:
-    """To be made on the event loop that uses it."""
+    """`changed` is called when other processes changed something, or may have. To be made on the event loop that uses it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._quick = Quick(engine, "beats")
-        self._clock = ServerClock()
+    def __init__(self, database: Database, changed: Callable[[], None]) -> None:
+        self._database = database
+        self._changed = changed
+        self._quick = Quick(database.engine, "beats")
+        self._listener: Listener | None = None
+        self._rang: Callable[[Sequence[Waking]], None] = _nobody
         self._rings: dict[int, dict[Waking, None]] = {}
         self._ringing: asyncio.Task[None] | None = None
 
-    async def join(self, who: Introduction) -> int:
+    async def join(self, who: Introduction, rang: Callable[[Sequence[Waking]], None]) -> int:
+        if self._listener is not None:
+            await self._listener.close()
+        self._rang, self._listener = rang, Listener(self._database.engine, self._hear, self._changed)
         values = (who.name, who.roles, who.address, who.egress, who.version, clock.now())
 
-        def join(session: Session) -> int:
-            _, [(worker_id,)] = session.durably((_JOIN_ALONE, ()), (_JOIN, values))
-            return worker_id
+        def join(driver: Driver[Any]) -> tuple[int, Sequence[str]]:
+            driver.execute(_JOIN_ALONE.encode())
+            [(worker_id,)] = driver.execute(_JOIN.encode(), values).fetchall()
+            return worker_id, (channel_of(worker_id), NEWS)
 
-        return await self._quick.run(join)
+        return await self._listener.begin(join)
+
+    def _hear(self, channel: str, payload: str) -> None:
+        if channel == NEWS:
+            self._changed()
+            return
+        try:
+            self._rang(wakings_of(payload))
+        except ValueError:
+            log.warning("store.strange_waking", payload=payload[:100])
 
     async def beat(self, worker_id: int, seen: int, load: Load, is_leaving: bool) -> Beat | None:
         values = (seen, is_leaving, msgspec.json.encode(load).decode(), worker_id)
 
         def beat(session: Session) -> Beat | None:
-            before = time.clock_gettime_ns(_STEADY)
             rows = session.rows(_BEAT, values)
-            after = time.clock_gettime_ns(_STEADY)
             if not rows or not rows[0][0]:
                 return None
             _, version, newest, now = rows[0][:4]
-            return Beat([_member(row[4:]) for row in rows], version, newest, self._clock.ahead(now, before, after))
+            return Beat([_member(row[4:]) for row in rows], version, newest, now)
 
         return await self._quick.run(beat)
 
@@ -155,10 +176,46 @@ class SqlWorkers:
         finally:
             self._ringing = None
 
+    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0) -> Sequence[DueIn]:
+        return await self._database.read(due_in, partitions, until, since)
+
+    async def rehome(self, handler_id: int, partition: int) -> Waking | None:
+        while True:
+            waking, is_done = await self._database.write(follow, handler_id, partition)
+            if is_done:
+                return waking
+
     async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
         if self._ringing is not None:
             await self._ringing
         await self._quick.close()
+
+
+def due_in(connection: Connection, partitions: Collection[int], until: Micros, since: Micros) -> list[DueIn]:
+    what = (deliveries.c.partition, deliveries.c.handler_id, deliveries.c.user_id)
+    due = (
+        select(*what, func.min(deliveries.c.due_at).label("due_at"))
+        .where(PENDING, deliveries.c.partition.in_(partitions), deliveries.c.due_at >= since, deliveries.c.due_at < until)
+        .group_by(*what)
+        .subquery()
+    )
+    home = func.coalesce(handlers.c.partition, due.c.partition)
+    return [DueIn(*row) for row in connection.execute(select(*due.c, home).join(handlers, handlers.c.id == due.c.handler_id))]
+
+
+def follow(connection: Connection, handler_id: int, partition: int) -> tuple[Waking | None, bool]:
+    """What waits for a handler in a partition goes where the handler is: who is to be woken there, and whether all has gone."""
+    is_it = (handlers.c.id == handler_id, handlers.c.partition.is_not(None))
+    found = connection.execute(select(handlers.c.partition, handlers.c.user_id).where(*is_it).with_for_update(read=True)).first()
+    if found is None:
+        return None, True
+    return Waking(found.partition, handler_id, found.user_id), rehome(connection, handler_id, found.partition, partition)
+
+
+def _nobody(_: Sequence[Waking]) -> None:
+    """Nobody has joined."""
 
 
 def _member(row: Sequence[Any]) -> Member:
@@ -177,16 +234,3 @@ def wakings_of(payload: str) -> list[Waking]:
     """Raises ValueError where that is not what `payloads` made."""
     numbers = map(int, payload.split())
     return [Waking(*three) for three in zip(numbers, numbers, numbers, strict=True)]
-
-
-class ServerClock:
-    """How far the server's clock is ahead of ours, from when it was asked and answered: the quickest answer tells it best."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[int, int]] = deque(maxlen=SAMPLES)  # how long it took, and how far it is ahead of the steady clock
-
-    def ahead(self, now: Micros, before: int, after: int) -> Micros:
-        """Of the wall clock, as it is now. `before` and `after`: the steady clock in nanoseconds, around the question."""
-        self._samples.append((after - before, now * 1000 - (before + after) // 2))
-        _, of_steady = min(self._samples)
-        return (time.clock_gettime_ns(_STEADY) + of_steady - time.time_ns()) // 1000

@@ -21,6 +21,7 @@ from tocsin.model import REPLAYABLE, Fault, Handler, Invalid, Missing
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.standings import HandlerHour, Overview
+from tocsin.settings import EVERY_PORT
 from tocsin.web import charts, language
 from tocsin.web.visit import Visit
 
@@ -241,7 +242,7 @@ async def add_page(visit: Visit) -> Response:
 async def add(visit: Visit) -> Response:
     channel = _channel(visit)
     given = _given(visit, channel, None)
-    draft, faults = check(given, visit.text("is_enabled") == "1", None)
+    draft, faults = check(given, visit.text("is_enabled") == "1", None, visit.service.settings.allow_ports)
     if faults:
         return _form(visit, channel, None, given, faults, status=422)
     if visit.text("do") == "test":
@@ -259,11 +260,11 @@ async def edit(visit: Visit) -> Response:
     handler = await _handler(visit)
     channel = CHANNELS[handler.type]
     given = _given(visit, channel, handler)
-    draft, faults = check(given, None, handler)
+    draft, faults = check(given, None, handler, visit.service.settings.allow_ports)
     if faults:
         return _form(visit, channel, handler, given, faults, status=422)
     if visit.text("do") == "test":
-        whole, _ = check({**given, **handler.settings, **(draft.settings or {})}, None, None)
+        whole, _ = check({**given, **handler.settings, **(draft.settings or {})}, None, None, EVERY_PORT)
         return _form(visit, channel, handler, given, trial=await visit.service.trials.draft(visit.who.id, whole))
     await visit.service.handlers.change(visit.who.id, handler.id, draft)
     return visit.go(f"/handlers/{handler.id}?done=changed")
@@ -334,7 +335,7 @@ async def test(visit: Visit) -> Response:
 
 async def switch(visit: Visit) -> Response:
     handler = await _handler(visit)
-    draft, _ = check({}, visit.text("enabled") == "1", handler)
+    draft, _ = check({}, visit.text("enabled") == "1", handler, EVERY_PORT)
     await visit.service.handlers.change(visit.who.id, handler.id, draft)
     return visit.go(f"/handlers/{handler.id}?done={'enabled' if draft.is_enabled else 'paused'}")
 

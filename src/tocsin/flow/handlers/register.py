@@ -15,10 +15,13 @@ from tocsin.flow.directory import Directory, open_handler
 from tocsin.flow.handlers.states import HandlerState, next_start, state_of
 from tocsin.flow.pace import Pacer
 from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
+from tocsin.net.guard import closed_port
+from tocsin.net.routes import place_of
 from tocsin.ports.engine import Engine
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, HandlerRows
 from tocsin.ports.queue import Queue
 from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing, Standings
+from tocsin.settings import Ports
 from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MAX_NAME_CHARACTERS = 256
@@ -29,6 +32,7 @@ _MASKED = "{title} contains a mask (••): send the whole value, or leave the 
 _REDIRECTED = (
     "{title} would go to another address: send new values with it, or an empty one. Only a key with every scope keeps what is stored."
 )
+_CLOSED_PORT = "Port {port} is closed to URLs. The operator can open it with TOCSIN_ALLOW_PORTS."
 _MASK_SIGN = MASK[:2]
 _MANY = 50  # rows: opening more of them takes longer than the event loop should be held
 
@@ -48,8 +52,8 @@ class HandlerDraft(Struct, frozen=True):
 # -------------------------------------------------------------------------------------------------- the rules for fields
 
 
-def check(fields: Mapping[str, str], is_enabled: bool | None, current: Handler | None) -> tuple[HandlerDraft, list[Fault]]:
-    """Check name, type and settings as given; `current` None is a create. Every fault at once."""
+def check(fields: Mapping[str, str], is_enabled: bool | None, current: Handler | None, ports: Ports) -> tuple[HandlerDraft, list[Fault]]:
+    """Check name, type and settings as given; `current` None is a create. `ports`: those that URLs may name. Every fault at once."""
     faults: list[Fault] = []
     name = _name(fields, current, faults)
     channel = _channel(fields, current, faults)
@@ -58,7 +62,7 @@ def check(fields: Mapping[str, str], is_enabled: bool | None, current: Handler |
     if channel is not None:
         fresh = current is None or current.type != channel.type
         new_type = channel.type if fresh else None
-        settings = _settings(fields, channel, None if fresh else current, faults)
+        settings = _settings(fields, channel, None if fresh else current, ports, faults)
     return HandlerDraft(name, new_type, settings or None, is_enabled), faults
 
 
@@ -85,7 +89,7 @@ def _channel(fields: Mapping[str, str], current: Handler | None, faults: list[Fa
     return channel
 
 
-def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler | None, faults: list[Fault]) -> dict[str, str]:
+def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler | None, ports: Ports, faults: list[Fault]) -> dict[str, str]:
     """The usable settings among the fields. `current`: the handler whose settings stay where none is given."""
     own = fields_of(channel.settings)
     for name, value in fields.items():
@@ -99,7 +103,10 @@ def _settings(fields: Mapping[str, str], channel: AnyChannel, current: Handler |
         stored = "" if current is None else current.settings.get(name, "")
         given = _tidy(field, fields.get(name, ""))
         value = _unmasked(field, given, stored)
-        if (wrong := _wrong(name, field, value, channel)) is not None:
+        wrong = _wrong(name, field, value, channel)
+        if wrong is None and field.is_address and value != stored:
+            wrong = _closed(name, value, ports)
+        if wrong is not None:
             faults.append(wrong)
         elif value == given != "" or value != stored:  # what only repeats its mask stays; an empty one clears what is stored
             settings[name] = value
@@ -114,6 +121,13 @@ def _wrong(name: str, field: Field, value: str, channel: AnyChannel) -> Fault | 
         return Fault("masked", "Masked value", _MASKED, name, values={"title": field.title})
     complaint = field.check(value)
     return None if complaint is None else Fault("invalid", "Not a usable value", complaint, name)
+
+
+def _closed(name: str, url: str, ports: Ports) -> Fault | None:
+    place = place_of(url)
+    if place is None or closed_port(place.port, ports) is None:
+        return None
+    return Fault("invalid", "Not a usable value", _CLOSED_PORT, name, values={"port": str(place.port)})
 
 
 def _tidy(field: Field, value: str) -> str:

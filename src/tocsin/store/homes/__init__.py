@@ -17,6 +17,8 @@ class Home(Protocol):
 
     name: str
     where: str
+    is_shared: bool
+    """Several processes may serve it, so that none changes its form on the way."""
 
     def is_there(self) -> bool:
         """Whether there is a store, or something else in its place."""
@@ -34,12 +36,20 @@ class Home(Protocol):
         """Whether it is a store of a form that this version knows."""
         ...
 
+    def version(self) -> str | None:
+        """The version of its form."""
+        ...
+
     def value(self, name: str) -> bytes | None:
         """What the store keeps by that name."""
         ...
 
     def types(self) -> list[str]:
         """Of all handlers that there are or were."""
+        ...
+
+    def sealed(self) -> bytes | None:
+        """The settings of one handler as they are stored, those of the newest that has any."""
         ...
 
     def engine(self) -> Engine:

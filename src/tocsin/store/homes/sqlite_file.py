@@ -24,6 +24,8 @@ MOVED_TO = "moved_to"
 class SqliteFile:
     """See `Home`."""
 
+    is_shared = False
+
     def __init__(self, file: Path) -> None:
         self.file = file
         self.name = str(file)
@@ -65,12 +67,20 @@ class SqliteFile:
             )
         self.look(lambda connection: form.check_form(self.file, connection))
 
+    def version(self) -> str | None:
+        row = self.first_row("SELECT version_num FROM alembic_version")
+        return None if row is None else row[0]
+
     def value(self, name: str) -> bytes | None:
         row = self.first_row("SELECT value FROM meta WHERE name = ?", name)
         return None if row is None else row[0]
 
     def types(self) -> list[str]:
         return [str(name) for (name,) in self.look(form.types)]
+
+    def sealed(self) -> bytes | None:
+        row = self.first_row(form.NEWEST_SEALED)
+        return None if row is None else row[0]
 
     def engine(self) -> Engine:
         return sqlite_engine(self.file)

@@ -16,6 +16,8 @@ def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
     op.create_index("ix_deliveries_due", "deliveries", ["partition", "due_at"], unique=False, postgresql_where=sa.text("status = 0"))
+    throttled = sa.text("status = 0 AND throttles > 0")
+    op.create_index("ix_deliveries_throttled", "deliveries", ["partition"], unique=False, postgresql_where=throttled)
     _workers()
     _journals()
     op.execute(f"CREATE SEQUENCE totals_slots AS integer START {_FIRST_SLOT}")
