@@ -122,6 +122,7 @@ def test_a_dead_worker_is_pruned_once_and_its_partitions_say_so(open_postgresql:
             first, second = await joined(one), await joined(other, "other")
             await one.workers.take(first, 2, ())
             await one.workers.release(first, {1: b"windows"})
+            await one.workers.take(first, 1, {0})
             shown = await other.workers.beat(second, first, Load(), False)
             assert shown is not None
             await one.workers.beat(first, second, Load(), False)
@@ -133,7 +134,7 @@ def test_a_dead_worker_is_pruned_once_and_its_partitions_say_so(open_postgresql:
             await one.workers.release(first, {0: b"late"})
             assert set((await one.workers.owners()).of) == {0}
             taken = await other.workers.take(second, 2, ())
-            assert [(one.partition, one.is_crashed, one.state) for one in taken] == [(0, True, None), (1, False, b"windows")]
+            assert [(one.partition, one.is_crashed, one.state) for one in taken] == [(0, True, None), (1, True, b"windows")]
 
     run(main())
 

@@ -50,7 +50,7 @@ _OWNERS = "SELECT (SELECT version FROM ownership), array_agg(coalesce(owner, 0) 
 _REMOVE = "DELETE FROM workers WHERE id = %s AND beat = %s RETURNING id"
 _LEAVE = "DELETE FROM workers WHERE id = %s RETURNING id"
 _FREE = (
-    "WITH freed AS (UPDATE partitions SET owner = NULL, is_crashed = TRUE, state = NULL"
+    "WITH freed AS (UPDATE partitions SET owner = NULL, is_crashed = TRUE"
     " WHERE owner = %s AND NOT EXISTS (SELECT FROM workers WHERE id = %s) RETURNING partition)"
     " UPDATE ownership SET version = version + 1 WHERE EXISTS (SELECT FROM freed)"
 )
