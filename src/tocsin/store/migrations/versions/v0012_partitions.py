@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 _PARTITIONS = 1024
 _FIRST_SLOT = 10  # of totals: those below are the folded one, the single service's and the commands'
