@@ -24,6 +24,7 @@ from tocsin.store import faults, ids, values
 from tocsin.store.homes import Home
 from tocsin.store.homes.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
+from tocsin.store.migrations import HEAD
 from tocsin.store.sql import write_now
 from tocsin.vault import Vault, fingerprint, random_base62
 
@@ -87,8 +88,8 @@ def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, N
         yield
 
 
-def open_store(settings: Settings) -> tuple[Engine, Vault]:
-    """The store, migrated to this version, and the vault that opens it.
+def open_store(settings: Settings, *, upgrades: bool = False) -> tuple[Engine, Vault]:
+    """The store, in this version's form, and the vault that opens it. One that several processes may serve is upgraded only if `upgrades`.
 
     Raises StoreError, having changed nothing, if no given key opens it, or if this version cannot use it.
     """
@@ -98,6 +99,9 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
         if vault is None:
             vault = Vault(read_keys(settings, make=True))
             home.make(functools.partial(_mark, vault=vault))
+            check_opens(settings, home)  # another process may have made it meanwhile
+        if home.is_shared and not upgrades:
+            _check_is_upgraded(home)
         engine = home.engine()
         migrate(engine)
         write_now(engine, functools.partial(_mark, vault=vault))
@@ -106,6 +110,15 @@ def open_store(settings: Settings) -> tuple[Engine, Vault]:
         why = error.strerror if isinstance(error, OSError) else faults.words_of(error)
         raise StoreError(f"The store {home.name} cannot be opened: {why}.") from error
     return engine, vault
+
+
+def _check_is_upgraded(home: Home) -> None:
+    version = home.version()
+    if version is not None and version < HEAD:
+        raise StoreError(
+            f"The store {home.name} has the form of an older version ({version}; this one needs {HEAD}): run `tocsin migrate` first."
+            " Processes of that version go on meanwhile."
+        )
 
 
 def examine(settings: Settings) -> Vault | None:

@@ -3,11 +3,11 @@
 import shutil
 import sqlite3
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, delete
 from sqlalchemy.exc import DBAPIError
 
 from tocsin import datadir, files
@@ -18,15 +18,16 @@ from tocsin.store import faults, ids, values
 from tocsin.store.homes.sqlite_file import MOVED_TO, SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
+from tocsin.store.tables import meta
 
 if TYPE_CHECKING:
     from tocsin.store.dialects import copying
 
 
 def upgrade(settings: Settings) -> None:
-    """Make the tables, or bring them to this version's form. Raises StoreError."""
-    with datadir.served(settings, _nothing):
-        engine, _ = datadir.open_store(settings)
+    """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError."""
+    with nullcontext() if datadir.home_of(settings).is_shared else datadir.served(settings, _nothing):
+        engine, _ = datadir.open_store(settings, upgrades=True)
         engine.dispose()
 
 
@@ -58,6 +59,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
                     def run(connection: Connection) -> int:
                         if values.read(connection, ids.STORE_ID) is not None:
                             return -1
+                        connection.execute(delete(meta))  # what the form says of itself, which the moved store says too
                         return copying.copy(rows, connection, progress)
 
                     if home.is_there():

@@ -21,6 +21,7 @@ MAX_SOCKET_PATH_BYTES = 107  # `sun_path`, with the NUL at its end: https://man7
 MAX_PORT = 65535
 EVERY_PORT: Ports = (range(MAX_PORT + 1),)
 MAX_WAIT_DAYS = 36_500  # times beyond the year 9999 cannot be written
+ROLES = ("all", "api", "worker")
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -84,6 +85,14 @@ def _no_proxy(value: str) -> tuple[str, ...]:
             _networks(part)
         elif not re.fullmatch(r"\*|[a-z0-9._-]+", part) and not _is_address(part.strip("[]")):
             raise ValueError("must be host names, addresses and networks, separated by commas, without ports")
+    return parts
+
+
+def _hosts(value: str) -> tuple[str, ...]:
+    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
+    for part in parts:
+        if not re.fullmatch(r"\*|(?:\*\.)?[^\W_](?:[\w.-]*\w)?\.?", part) and not _is_address(part.strip("[]")):
+            raise ValueError("must be host names and addresses without ports, separated by commas; *.example.com is every name below one")
     return parts
 
 
@@ -193,12 +202,6 @@ def _database_url(value: str) -> str:
     return value
 
 
-def _only_local(value: str) -> str:
-    if value:
-        raise ValueError("is not supported yet: this version delivers from its own process, leave it empty")
-    return value
-
-
 # ------------------------------------------------------------------------------------------------------------- options
 
 
@@ -228,8 +231,10 @@ OPTIONS: tuple[Option, ...] = (
         _database_url,
         secret=True,
     ),
-    Option("engine_url", "", "Where the engine is; empty: in this process.", _only_local, secret=True),
+    Option("role", "all", "What this process does: api, worker or all; only with PostgreSQL may it be other than all.", _choice(*ROLES)),
+    Option("egress", "", "Name of the address that requests leave from, where the processes on one store have several."),
     Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _public_url),
+    Option("allowed_hosts", "", "Host names under which the pages are served besides those of the base URL and of loopback.", _hosts),
     Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", _networks),
     Option("secret_key", None, "Key that encrypts settings at rest; comma-separated list for rotation, the first encrypts.", secret=True),
     Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),
@@ -278,6 +283,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("url", "http://127.0.0.1:8700", "Service that the client commands talk to.", _base_url),
     Option("api_key", None, "API key of the client commands.", secret=True),
 )
+_GONE = {"TOCSIN_ENGINE_URL": "does not exist: processes on several machines share one store, see TOCSIN_DATABASE_URL and TOCSIN_ROLE"}
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -288,8 +294,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     unix_socket: str | None
     data_dir: str
     database_url: str
-    engine_url: str
+    role: str
+    egress: str
     base_url: str | None
+    allowed_hosts: tuple[str, ...]
     trusted_proxies: Networks
     secret_key: str | None
     bootstrap_email: str | None
@@ -355,9 +363,14 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None, *
             values[option.name] = None if text is None else option.read(text)
         except (ValueError, OSError) as error:
             complaints.append(f"{option.variable} {error}")
+    complaints += [f"{variable} {sentence}" for variable, sentence in _GONE.items() if texts.get(variable)]
+    values.update({name: value for name, value in given.items() if value is not None})
+    if not complaints and values["role"] != "all" and not values["database_url"]:
+        complaints.append(
+            "TOCSIN_ROLE must be all, unless TOCSIN_DATABASE_URL names a PostgreSQL database: one process serves a SQLite store"
+        )
     if complaints:
         raise SettingsError("\n".join(complaints))
-    values.update({name: value for name, value in given.items() if value is not None})
     return Settings(**values)
 
 

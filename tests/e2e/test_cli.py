@@ -736,9 +736,11 @@ def test_a_second_service_on_the_same_data_is_refused(service: Running) -> None:
     assert "Another tocsin is already serving the data directory" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_roles_are_not_supported_yet(cli: Cli) -> None:
-    result = cli("serve", "--role", "worker")
-    assert result.code == 1 and "--role is not supported yet" in result.err and len(result.err.splitlines()) == 1
+@pytest.mark.parametrize(("arguments", "environ"), [(("--role", "worker"), {}), ((), {"TOCSIN_ROLE": "api"})])
+def test_one_process_serves_a_sqlite_store(cli: Cli, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
+    result = cli("serve", *arguments, **environ)
+    assert result.code == 1 and "TOCSIN_DATABASE_URL" in result.err and len(result.err.splitlines()) == 1
+    assert cli("serve", "--role", "boss").code == 2
 
 
 def test_bad_settings_are_all_said_before_anything_starts(cli: Cli, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import http.client
 import signal
 import sqlite3
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,18 +17,12 @@ from e2e.stores import both_stores, sqlite_only
 from mailserver import MailServer
 from receiver import Receiver
 from tocsin.cli.selftest.points import POINTS, Point
+from tocsin.store import form
 
 pytestmark = both_stores
 AT = 3  # the message at which it dies
 
-# What a store of an earlier version lacks.
-_TO_0001 = """
-    DROP TABLE sessions; DROP TABLE handler_events; DROP TABLE handler_hours; DROP TABLE replays;
-    ALTER TABLE handlers DROP COLUMN failures; ALTER TABLE handlers DROP COLUMN failing_since;
-    ALTER TABLE notifications DROP COLUMN is_text;
-    ALTER TABLE attempts DROP COLUMN provider_id; ALTER TABLE attempts DROP COLUMN detail;
-    DROP INDEX ix_deliveries_retrying;
-    ALTER TABLE users DROP COLUMN time_zone;
+_TOTALS_OF_0001 = """
     CREATE TABLE totals_then (
         user_id INTEGER NOT NULL, what SMALLINT NOT NULL, n BIGINT NOT NULL, CONSTRAINT pk_totals PRIMARY KEY (user_id, what)
     ) WITHOUT ROWID;
@@ -35,6 +30,20 @@ _TO_0001 = """
     DROP TABLE totals; ALTER TABLE totals_then RENAME TO totals;
     UPDATE alembic_version SET version_num = '0001';
 """
+
+
+def make_older(file: Path) -> None:
+    """Bring a store back to the form that the first version gave it."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.executescript(_TOTALS_OF_0001)
+        then, now = form.expected("0001"), form.shape(connection)
+        kinds = connection.execute("SELECT type, name FROM sqlite_master WHERE type IN ('index', 'table') ORDER BY type").fetchall()
+        for kind, name in kinds:
+            if name in now.keys() - then.keys():
+                connection.execute(f"DROP {kind} {name}")
+        for table in now.keys() & then.keys():
+            for column in {name for name, *_ in now[table]} - {name for name, *_ in then[table]}:
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
 
 
 # Where a scene has several points, those whose neighbour shows the same promise.
@@ -253,8 +262,7 @@ def test_killed_during_a_migration(start_service: Starter, receiver: Receiver, p
     handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
     later = client.send("later", handlers=[handler], send_at=in_an_hour())
     service.terminate()
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db")) as connection:
-        connection.executescript(_TO_0001)
+    make_older(service.data / "tocsin.db")
     service.crash_at = point.name
     service.launch()
     service.dies()

@@ -14,6 +14,7 @@ from tocsin import clock
 from tocsin.clock import SECOND
 from tocsin.engine import known as known_module
 from tocsin.engine import local as local_module
+from tocsin.engine import pump as pump_module
 from tocsin.engine import refill as refill_module
 from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
@@ -73,6 +74,9 @@ class Worker:
     def turn(self, handler_id: int) -> float:
         return self.waits.pop(handler_id, 0.0)
 
+    def wait(self, handler_id: int) -> float:
+        return self.waits.get(handler_id, 0.0)
+
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
 
@@ -85,6 +89,9 @@ class Worker:
         task = asyncio.create_task(self.attempt(job, run))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def cut_waiting(self) -> None:
+        self.cut_off()
 
     def cut_off(self) -> None:
         for task in self.tasks:
@@ -243,12 +250,12 @@ def test_the_handlers_that_waited_first_get_their_turns_while_others_come(open_s
         first = {job.delivery.id for job in jobs[:30]}
         engine.hand_over(jobs[:30])
         await worker.until(1)
-        inside, places = len(worker.started), engine._wires["http"]
+        inside, places = len(worker.started), engine._pump._wires["http"]
         for step in range(20):
             engine.hand_over(jobs[30 + 2 * step : 32 + 2 * step])
-            engine._pump()
+            engine._pump.pump()
             places.extra()
-            engine.place_freed(places)
+            engine._pump.place_freed(places)
             await worker.until(inside + step + 1)
         assert len(first.intersection(worker.started[inside:])) == 10
 
@@ -287,7 +294,7 @@ def empty_lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("empty_lanes")
 def test_a_handler_that_answered_long_ago_and_hangs_now_takes_few_places(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "FORGET_SECONDS", -1.0)
+    monkeypatch.setattr(pump_module, "FORGET_SECONDS", -1.0)
 
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler, other = await add_handler(store), await add_handler(store)
@@ -439,8 +446,8 @@ def test_a_new_handler_starts_though_its_user_has_hundreds_that_hang(open_store:
         assert engine.running == 21  # twice what is left of the thirty, and no more
         fresh = await accept(store, new)
         engine.hand_over(fresh)
-        for places in engine._wires.values():
-            engine._trickle(places)  # the clock has gone on
+        for places in engine._pump._wires.values():
+            engine._pump._parking.trickle(places)  # the clock has gone on
         await worker.until(22)
         assert worker.started[21] == fresh[0].delivery.id
 
@@ -671,7 +678,7 @@ def test_the_sweep_leaves_lanes_at_work_alone(open_store: OpenStore, monkeypatch
         engine.hand_over(jobs)
         await worker.until(2)
         lost = await accept(store, idle)
-        await engine._sweep()
+        await engine._sweep.sweep()
         await worker.until(3)
         assert worker.started[2] == lost[0].delivery.id
         assert gate.reads == 1  # the idle one's

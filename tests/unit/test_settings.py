@@ -163,6 +163,7 @@ BAD = [
     ("TOCSIN_BOOTSTRAP_API_KEY", ["secret", "tk_short", "tk_" + "!" * 30]),
     ("TOCSIN_DATABASE_URL", ["mysql://h/db", "h/db", "postgresql:h"]),
     ("TOCSIN_ENGINE_URL", ["nats://h"]),
+    ("TOCSIN_ROLE", ["boss", "worker"]),
 ]
 
 

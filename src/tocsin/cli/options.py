@@ -23,13 +23,17 @@ class Shown(Struct, frozen=True):
 
 
 def load_settings(
-    host: str | None = None, port: int | None = None, unix_socket: str | None = None, data_dir: str | None = None
+    host: str | None = None,
+    port: int | None = None,
+    unix_socket: str | None = None,
+    data_dir: str | None = None,
+    role: str | None = None,
 ) -> settings.Settings:
     """settings.load with every fault as a Failure; values from the command line win."""
     try:
         if unix_socket is None and (host is not None or port is not None):
             unix_socket = ""  # a socket from the settings gives way
-        return settings.load(host=host, port=port, unix_socket=unix_socket, data_dir=data_dir)
+        return settings.load(host=host, port=port, unix_socket=unix_socket, data_dir=data_dir, role=role)
     except settings.SettingsError as error:
         raise Failure(str(error)) from None
     except (OSError, UnicodeDecodeError) as error:

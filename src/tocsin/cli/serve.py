@@ -1,14 +1,14 @@
 """`tocsin serve`, `tocsin demo` and `tocsin selftest`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from tocsin.cli.failure import Failure
 from tocsin.cli.start import start
 
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
+Role = Literal["all", "api", "worker"]
 
 
 def serve(
@@ -17,9 +17,9 @@ def serve(
     port: Port | None = None,
     unix_socket: str | None = None,
     data_dir: str | None = None,
-    role: str | None = None,
+    role: Role | None = None,
 ) -> int:
-    """Run the service: API and delivery in one process, until SIGINT or SIGTERM.
+    """Run the service until SIGINT or SIGTERM: API, pages and delivery in one process, or one of them beside others on one database.
 
     Parameters
     ----------
@@ -32,11 +32,9 @@ def serve(
     data_dir
         Folder of the SQLite file and the key file (TOCSIN_DATA_DIR).
     role
-        Not supported yet.
+        What this process does, with PostgreSQL as the store (TOCSIN_ROLE): api takes requests, worker delivers.
     """
-    if role is not None:
-        raise Failure("--role is not supported yet: this version does everything in one process, leave it out.")
-    return start(host, port, unix_socket, data_dir)
+    return start(host, port, unix_socket, data_dir, role)
 
 
 def selftest(*, quick: bool = False, json: bool = False) -> int:

@@ -19,7 +19,7 @@ class Known(dict[int, Lane]):
 
     def __init__(self, ring: Turns[Lane]) -> None:
         super().__init__()
-        self._ring = ring
+        self.ring = ring
         self.remembered: dict[int, int] = {}
         """For handlers without a lane: how many attempts they could take, or minus the number that were not answered."""
 
@@ -34,7 +34,7 @@ class Known(dict[int, Lane]):
             else:
                 lane.unanswered = -limit
                 lane.window = cautious(lane)
-            lane.own = self._ring.own(user_id)
+            lane.own = self.ring.own(user_id)
         return lane
 
     def tidy(self, lane: Lane) -> None:

@@ -11,21 +11,32 @@ from tocsin.engine.places import Places
 
 
 class Follower(Protocol):
-    """The engine, as an attempt reports to it."""
+    """The pump, as an attempt reports to it."""
 
     resting: int
     """Attempts under way that hold no place."""
 
-    def came_back(self, run: "LocalRun", how: int, /) -> None: ...
-    def settled(self, lane: Lane, delivery_id: int, due_at: Micros | None, /) -> None: ...
-    def may_go_on(self, lane: Lane, /) -> None: ...
-    def place_freed(self, places: Places, /) -> None: ...
+    def came_back(self, run: "LocalRun", how: int, /) -> None:
+        """See `tocsin.ports.engine.Run`."""
+        ...
+
+    def settled(self, lane: Lane, delivery_id: int, due_at: Micros | None, /) -> None:
+        """See `tocsin.ports.engine.Run`."""
+        ...
+
+    def may_go_on(self, lane: Lane, /) -> None:
+        """The lane is no longer busy."""
+        ...
+
+    def place_freed(self, places: Places, /) -> None:
+        """One of the places is free."""
+        ...
 
 
 class LocalRun(Struct, gc=False):
     """See `tocsin.ports.engine.Run`. `size` and `trust` are what the place was taken with."""
 
-    engine: Follower
+    pump: Follower
     lane: Lane
     delivery_id: int
     places: Places
@@ -39,25 +50,25 @@ class LocalRun(Struct, gc=False):
     is_measured: bool = True  # whether its time shows how quickly the handler answers
 
     def came_back(self, how: int) -> None:
-        self.engine.came_back(self, how)
+        self.pump.came_back(self, how)
 
     def settled(self, due_at: Micros | None) -> None:
-        self.engine.settled(self.lane, self.delivery_id, due_at)
+        self.pump.settled(self.lane, self.delivery_id, due_at)
 
     def alone(self, is_alone: bool) -> None:
         if self.is_alone != is_alone:
             self.is_alone = is_alone
             self.lane.alone += 1 if is_alone else -1
             if not self.lane.alone:
-                self.engine.may_go_on(self.lane)
+                self.pump.may_go_on(self.lane)
 
     def rest(self) -> None:
         self.is_measured = False
         if self.has_place:
             self.has_place = False
-            self.engine.resting += 1
+            self.pump.resting += 1
             self.places.give_back(self.holding, self.size, self.trust)
-            self.engine.place_freed(self.places)
+            self.pump.place_freed(self.places)
 
     async def resume(self) -> None:
         """Attempts under way continue before new ones start, regardless of their user's share."""
@@ -82,4 +93,4 @@ class LocalRun(Struct, gc=False):
         self.trust = self.lane.trust
         self.places.take(self.lane, self.holding, self.size)
         self.has_place = True
-        self.engine.resting -= 1
+        self.pump.resting -= 1

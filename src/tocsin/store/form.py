@@ -39,12 +39,14 @@ def check_form(file: Path, connection: sqlite3.Connection) -> None:
         connection.execute(query).fetchone()
 
 
-def check_shape(name: str, found: Shape, version: str | None) -> None:
-    """The same of any database, told what is in it."""
+def check_shape(name: str, found: Shape, version: str | None, serves: str | None = None) -> None:
+    """The same of any database, told what is in it. `serves`: the oldest form whose processes may use it, where it is newer than ours."""
     if "deliveries" not in found or "meta" not in found:
         raise StoreError(f"{name} is not a tocsin store: it holds other tables.")
     if version is None:
         raise StoreError(f"The store {name} does not say which version it has: it is damaged, or was made while tocsin was developed.")
+    if serves is not None and serves <= migrations.HEAD < version:
+        return
     if not ("0001" <= version <= migrations.HEAD and version.isdigit() and len(version) == len(migrations.HEAD)):
         what, forms = (
             "a newer" if version.isdigit() and version > migrations.HEAD else "an unknown",

@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, inspect, select
 
-from tocsin.store import dialects, migrations
+from tocsin.store import dialects, migrations, values
+
+SERVES = "serves_form"
+"""The row of `meta` that says which is the oldest form whose processes may go on beside this one."""
 
 
 def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -> None:
@@ -12,13 +15,18 @@ def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -
 
     `begin`: writes the first rows of a store that is made.
     """
-    with dialects.of(engine).writing(engine, is_long=True) as connection:
+    dialect = dialects.of(engine)
+    with dialect.writing(engine, is_long=True) as connection:
+        dialect.wait_for_makers(connection)
         if not inspect(connection).get_table_names():
-            dialects.of(engine).make(connection)
+            dialect.make(connection)
             if begin is not None:
                 begin(connection)
-        elif connection.scalar(select(migrations.VERSION.c.version_num)) != migrations.HEAD:
+        elif (version := connection.scalar(select(migrations.VERSION.c.version_num))) is None or version < migrations.HEAD:
             migrations.upgrade(connection, "head")
+        else:
+            return
+        values.write(connection, SERVES, migrations.SERVES.encode())
 
 
 def migrate_to(engine: Engine, version: str) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, and_, case, exists
 from tocsin.clock import SECOND, Micros
 from tocsin.ports.misdated import TOLERANCE
 from tocsin.store.database import Database
-from tocsin.store.rows import PENDING
+from tocsin.store.rows import PENDING, STILL_PENDING
 from tocsin.store.tables import deliveries, handler_events, handlers, notifications
 
 _SHORT: Micros = 600 * SECOND  # whatever is not a step of the schedule or a provider's wait takes less
@@ -50,7 +50,7 @@ def find(connection: Connection, now: Micros, waits: Sequence[Micros], limit: in
 
 def bring_forward(connection: Connection, delivery_ids: Sequence[int], now: Micros) -> None:
     """They are due now, where they still wait."""
-    these = and_(deliveries.c.id.in_(delivery_ids), PENDING, deliveries.c.due_at > now)
+    these = and_(deliveries.c.id.in_(delivery_ids), STILL_PENDING, deliveries.c.due_at > now)
     first = func.min(deliveries.c.first_due_at, now) if connection.dialect.name == "sqlite" else func.least(deliveries.c.first_due_at, now)
     last = case((deliveries.c.last_attempt_at > now, now), else_=deliveries.c.last_attempt_at)
     connection.execute(update(deliveries).where(these).values(due_at=now, first_due_at=first, last_attempt_at=last))

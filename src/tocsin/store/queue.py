@@ -12,7 +12,7 @@ from tocsin.clock import DAY, Micros
 from tocsin.model import Delivery, Notification, Reason, Status
 from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Waiting, Wanted
 from tocsin.store.database import Database
-from tocsin.store.rows import NOTIFICATION, PENDING, delivery_of, notification_of
+from tocsin.store.rows import NOTIFICATION, PENDING, STILL_PENDING, delivery_of, notification_of
 from tocsin.store.settling import SettleAll
 from tocsin.store.statements import chunks, wait_for_turn
 from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications, posts
@@ -93,7 +93,7 @@ def due(connection: Connection, wanted: Mapping[int, Wanted], now: Micros) -> di
         ids[handler_id] = [delivery_id for delivery_id in some if delivery_id not in want.known]
         if len(some) >= want.limit:
             full.add(handler_id)
-    found = {row.id: row for row in _deliveries(connection, [one for some in ids.values() for one in some], PENDING)}
+    found = {row.id: row for row in _deliveries(connection, [one for some in ids.values() for one in some], STILL_PENDING)}
     urgent_until = now - BACKLOG_AFTER
     lanes = {handler_id: [found[delivery_id] for delivery_id in some if delivery_id in found] for handler_id, some in ids.items()}
     for rows in lanes.values():
@@ -141,7 +141,7 @@ def _first(connection: Connection, handler_id: int, now: Micros, limit: int) -> 
 
 
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
-    rows = list(_deliveries(connection, delivery_ids, PENDING))
+    rows = list(_deliveries(connection, delivery_ids, STILL_PENDING))
     texts = _texts(connection, (), [row.notification_id for row in rows], math.inf)
     return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows]
 
@@ -196,7 +196,7 @@ def end(connection: Connection, which: ColumnElement[bool], status: Status, reas
         changes["last_error"] = error
     ended = connection.execute(
         update(deliveries)
-        .where(PENDING, which)
+        .where(STILL_PENDING, which)
         .values(status=int(status), last_reason=reason.value, **changes)
         .returning(deliveries.c.id, deliveries.c.user_id)
     ).all()

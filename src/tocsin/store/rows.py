@@ -14,6 +14,7 @@ _FIELDS = msgspec.json.Decoder(tuple[tuple[str, str], ...] | Fields)
 
 # The literal conditions let SQLite use the partial indexes: with bound values it cannot.
 PENDING = text(f"deliveries.{IS_PENDING}")
+STILL_PENDING = text(f"+deliveries.{IS_PENDING}")  # of rows that are found otherwise: `+` keeps a database from looking through all that is
 NOT_DELIVERED = text(f"deliveries.{IS_NOT_DELIVERED}")
 
 NOTIFICATION = (

@@ -92,12 +92,17 @@ def update(
     sets = [f"{name} = {place[name]}" for name in given]
     sets += [f"{name} = {table.name}.{name} + {place[name]}" for name in adds]
     sets += [f"{name} = {literal(value)}" for name, value in (fixed or {}).items()]
-    conditions += [f"{table.name}.{name} = {literal(value)}" for name, value in (guard or {}).items()]
+    conditions += [f"{_not_by(value)}{table.name}.{name} = {literal(value)}" for name, value in (guard or {}).items()]
     if where:
         conditions.append(f"({where.format_map(place)})")
     before = f"UPDATE {table.name} SET {', '.join(sets)} FROM"
     after = f"WHERE {' AND '.join(conditions)}{_returning(returning)}"
     return Statement(table, columns, len(key), before, None, after, returns=bool(returning))
+
+
+def _not_by(value: Any) -> str:
+    """`+` keeps a database from looking through an index on a guard that is a number, such as all that is pending, instead of the keys."""
+    return "+" if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def look(table: Table, key: Names, wanted: Names) -> Statement:

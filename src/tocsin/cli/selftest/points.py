@@ -19,6 +19,7 @@ from tocsin import app, upkeep
 from tocsin.cli import run
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
+from tocsin.engine.pump import Pump
 from tocsin.flow.delivery import health
 from tocsin.flow.delivery.attempt import Attempt
 from tocsin.flow.handlers import register as handlers
@@ -161,7 +162,7 @@ POINTS = (
     Point("between-parts", "the first part of a message has arrived", _before(Attempt, "_take_turn"), "parts", repeats=True, unknown=True),
     Point("mail-connected", "connected to the mail server, no mail out", _before(smtp.Connection, "_transfer"), "mail"),
     Point("mail-last-dot", "the whole mail is out but for its last dot", _at_last_dot, "mail", repeats=True, unknown=True),
-    Point("draining", "told to stop, attempts in flight", _before(LocalEngine, "_is_idle_within"), "stop", repeats=True, unknown=True),
+    Point("draining", "told to stop, attempts in flight", _before(Pump, "is_idle_within"), "stop", repeats=True, unknown=True),
     Point("before-switch-off-commit", "a dead handler is being switched off", _after(handler_rows, "switch_off"), "gone"),
     Point("after-switch-off-commit", "a dead handler is switched off", _before(health, "end_waiting"), "gone"),
     Point("before-pause-commit", "its owner's pause is not committed", _after(handler_rows, "change_handler"), "pause"),

@@ -72,6 +72,10 @@ class Dialect(Protocol):
         """A transaction beside the service, which notices it. `is_long`: it may take as long as it takes."""
         ...
 
+    def wait_for_makers(self, connection: Connection) -> None:
+        """Whoever else makes or changes tables does that before this transaction, or after it."""
+        ...
+
     def make(self, connection: Connection) -> None:
         """The tables of this version, in a database without any."""
         ...

@@ -30,6 +30,7 @@ CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30  # that a statement of a write may take
 LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
+MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
 PING_SECONDS = 3.0  # that a server with nothing to do has to say that it is there
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
@@ -45,6 +46,8 @@ _SESSION = (
     # What is acknowledged must be on the disk, whatever the server's default is.
     b" SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 ) % STATEMENT_SECONDS
+# The writer finds rows by their keys. A plan that is kept from when a table was small, or its statistics said so, would read all of it.
+_BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
 _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
@@ -210,6 +213,7 @@ class _Session:
         with _hung_up_after(driver, CONNECT_SECONDS):
             driver.add_notify_handler(self._hear)
             driver.execute("LISTEN tocsin_changes")
+            driver.execute(_BY_KEY)
             if self._transaction_id is not None:
                 driver.execute(_END_OLD_SESSION, (self._transaction_id,))
 
@@ -307,6 +311,9 @@ class _Postgresql:
         with _begun(engine, begin, seconds) as connection:
             yield connection
             connection.exec_driver_sql("NOTIFY tocsin_changes")
+
+    def wait_for_makers(self, connection: Connection) -> None:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:made, hashtext(current_schema()))"), {"made": MAKING})
 
     def make(self, connection: Connection) -> None:
         migrations.upgrade(connection, "head")  # the tables as they are known here lack the conditions of PostgreSQL's indexes

@@ -141,6 +141,9 @@ class _Sqlite:
         except sqlite3.Error as error:
             raise _like_others(error) from error
 
+    def wait_for_makers(self, connection: Connection) -> None:
+        """A transaction that writes is alone."""
+
     def make(self, connection: Connection) -> None:
         metadata.create_all(connection)
         migrations.note_newest(connection)

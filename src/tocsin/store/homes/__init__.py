@@ -17,6 +17,8 @@ class Home(Protocol):
 
     name: str
     where: str
+    is_shared: bool
+    """Several processes may serve it, so that none changes its form on the way."""
 
     def is_there(self) -> bool:
         """Whether there is a store, or something else in its place."""
@@ -32,6 +34,10 @@ class Home(Protocol):
 
     def check_form(self) -> None:
         """Whether it is a store of a form that this version knows."""
+        ...
+
+    def version(self) -> str | None:
+        """The version of its form."""
         ...
 
     def value(self, name: str) -> bytes | None:

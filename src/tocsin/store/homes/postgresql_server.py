@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import faults, form
 from tocsin.store.dialects.postgresql import connect, connect_seconds, parameters_of, postgresql_engine
-from tocsin.store.migrating import migrate
+from tocsin.store.migrating import SERVES, migrate
 
 MIN_VERSION = 15
 LOCK = 0x746F6373  # "tocs"; the other half of the key is the schema
@@ -32,11 +32,15 @@ _COLUMNS = (
     " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary"
     " WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped"
 )
+_VERSION = "SELECT version_num FROM alembic_version"
+_VALUE = "SELECT value FROM meta WHERE name = %s"
 _INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()"
 
 
 class PostgresqlServer:
     """See `Home`."""
+
+    is_shared = True
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -56,17 +60,23 @@ class PostgresqlServer:
         return False
 
     def check_form(self) -> None:
-        def ask(driver: Driver[TupleRow]) -> tuple[form.Shape, str | None]:
-            shape = _shape(driver)
-            return shape, _first(driver, "SELECT version_num FROM alembic_version") if "alembic_version" in shape else None
+        def ask(driver: Driver[TupleRow]) -> tuple[form.Shape, str | None, str | None]:
+            shape, version = _shape(driver), None
+            if "alembic_version" in shape:
+                version = _first(driver, _VERSION)
+            serves = _first(driver, _VALUE, SERVES) if "meta" in shape else None
+            return shape, version, None if serves is None else serves.decode()
 
         form.check_shape(self.name, *self._look(ask))
+
+    def version(self) -> str | None:
+        return self._look(lambda driver: _first(driver, _VERSION))
 
     def value(self, name: str) -> bytes | None:
         def ask(driver: Driver[TupleRow]) -> bytes | None:
             if _first(driver, "SELECT to_regclass('meta')::text") is None:
                 return None
-            return _first(driver, "SELECT value FROM meta WHERE name = %s", name)
+            return _first(driver, _VALUE, name)
 
         return self._look(ask)
 

@@ -24,6 +24,8 @@ MOVED_TO = "moved_to"
 class SqliteFile:
     """See `Home`."""
 
+    is_shared = False
+
     def __init__(self, file: Path) -> None:
         self.file = file
         self.name = str(file)
@@ -64,6 +66,10 @@ class SqliteFile:
                 f"The store {self.file} was moved to the {moved_to.decode()}: set TOCSIN_DATABASE_URL, or use another --data-dir."
             )
         self.look(lambda connection: form.check_form(self.file, connection))
+
+    def version(self) -> str | None:
+        row = self.first_row("SELECT version_num FROM alembic_version")
+        return None if row is None else row[0]
 
     def value(self, name: str) -> bytes | None:
         row = self.first_row("SELECT value FROM meta WHERE name = ?", name)

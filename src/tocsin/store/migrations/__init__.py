@@ -2,8 +2,13 @@
 
 from sqlalchemy import Column, Connection, MetaData, String, Table
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest one, which `tables.py` describes."""
+
+SERVES = HEAD
+"""The newest form of the version before this one, whose processes go on working while a database is shared: a migration only adds what
+they do without, and what nobody needs any more goes a version later. This is the first version whose processes share one."""
+
 _VERSIONS = MetaData()
 VERSION = Table("alembic_version", _VERSIONS, Column("version_num", String(32), primary_key=True))  # as Alembic makes it
 

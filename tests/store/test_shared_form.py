@@ -1,0 +1,103 @@
+"""The form of a database that several processes serve: who makes it, who upgrades it, and who may go on meanwhile."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from support import postgresql
+from tocsin import datadir, moving
+from tocsin.ports.errors import StoreError
+from tocsin.settings import Settings, load
+from tocsin.store import migrations
+from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.homes.postgresql_server import PostgresqlServer
+from tocsin.store.migrating import SERVES, migrate_to
+
+BEFORE = f"{int(migrations.HEAD) - 1:04}"
+NEWER = f"{int(migrations.HEAD) + 1:04}"
+
+
+@pytest.fixture
+def url(postgresql_server: None) -> Iterator[str]:
+    """An empty database."""
+    with postgresql.database(postgresql.shared_url(postgresql.shared_folder())) as made:
+        yield made
+
+
+def settings_of(url: str, folder: Path, key: str = "a-key-for-tests-only") -> Settings:
+    environ = {"TOCSIN_DATA_DIR": str(folder), "TOCSIN_DATABASE_URL": url, "TOCSIN_SECRET_KEY": key}
+    return load(environ, dotenv=folder / "none.env")
+
+
+def execute(url: str, statement: str, *values: Any) -> list[Any]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        done = connection.execute(statement.encode(), values or None)
+        return done.fetchall() if done.description else []
+
+
+def version(url: str) -> str:
+    return execute(url, "SELECT version_num FROM alembic_version")[0][0]
+
+
+def test_an_older_form_is_upgraded_by_the_command_only(url: str, tmp_path: Path) -> None:
+    engine = postgresql_engine(url)
+    migrate_to(engine, BEFORE)
+    engine.dispose()
+    settings = settings_of(url, tmp_path)
+    with pytest.raises(StoreError, match=r"older version .*run `tocsin migrate` first"):
+        datadir.open_store(settings)
+    assert version(url) == BEFORE
+    with datadir.served(settings, lambda _: None):  # a process of the older version goes on
+        moving.upgrade(settings)
+    assert version(url) == migrations.HEAD
+    datadir.open_store(settings)[0].dispose()
+
+
+def test_a_newer_form_is_taken_if_it_serves_this_version_too(url: str, tmp_path: Path) -> None:
+    settings = settings_of(url, tmp_path)
+    datadir.open_store(settings)[0].dispose()
+    execute(url, "UPDATE alembic_version SET version_num = %s", NEWER)
+    execute(url, "ALTER TABLE handlers ADD COLUMN newer text")
+    execute(url, "UPDATE meta SET value = %s WHERE name = %s", migrations.HEAD.encode(), SERVES)
+    datadir.open_store(settings)[0].dispose()
+    assert version(url) == NEWER
+    execute(url, "UPDATE meta SET value = %s WHERE name = %s", NEWER.encode(), SERVES)
+    with pytest.raises(StoreError, match="made by a newer version"):
+        datadir.open_store(settings)
+
+
+def started_at_once(settings: list[Settings]) -> list[str]:
+    """How the start of each ended; empty if it opened the store."""
+    together = threading.Barrier(len(settings))
+    ended: list[str] = []
+
+    def start(own: Settings) -> None:
+        together.wait()
+        try:
+            datadir.open_store(own)[0].dispose()
+        except StoreError as error:
+            ended.append(str(error))
+        else:
+            ended.append("")
+
+    threads = [threading.Thread(target=start, args=(own,)) for own in settings]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(ended)
+
+
+def test_of_those_that_start_at_once_on_an_empty_database_one_makes_the_store(url: str, tmp_path: Path) -> None:
+    assert started_at_once([settings_of(url, tmp_path / str(number)) for number in range(4)]) == [""] * 4
+    assert version(url) == migrations.HEAD
+    PostgresqlServer(url).check_form()
+
+
+def test_of_those_that_start_at_once_with_different_keys_one_gets_the_store(url: str, tmp_path: Path) -> None:
+    opened, *refused = started_at_once([settings_of(url, tmp_path / str(number), f"another-key-of-{number}-each") for number in range(3)])
+    assert opened == "" and all("made with another key" in sentence for sentence in refused) and len(refused) == 2
