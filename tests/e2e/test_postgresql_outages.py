@@ -212,16 +212,16 @@ def test_a_handler_that_cannot_be_read_waits_and_is_no_fault_of_ours(
     start_service: Starter, own_server: postgresql.Server, receiver: Receiver
 ) -> None:
     """Nothing of it is in memory when its delivery is due, and the server is away."""
-    receiver.answer("/hook", 429, headers={"Retry-After": "4"})
+    receiver.answer("/hook", 429, headers={"Retry-After": "6"})
     receiver.answer("/hook", 200)
     service = start_service(TOCSIN_DATABASE_URL=own_server.url("tocsin"))
-    client = service.first()
+    client, other = service.first(), service.client()
     handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
     first = client.send("throttled", handlers=[handler])
     client.attempted(first)
     second = client.send("waits behind it", handlers=[handler])
-    with service.admin() as admin:
-        admin.revoke_key(admin.add_key("admin@localhost", "another", ())[:7])  # all that is in memory may be out of date now
+    own_server.execute("UPDATE keys SET revoked_at = 1 WHERE user_id <> 1; NOTIFY tocsin_changes", "tocsin")
+    until(lambda: other.get("/api/notifications").status == 401)  # all that was in memory has been dropped
     own_server.stop()
     until(lambda: "handlers.not_read" in service.log(), what="it was not read")
     own_server.start()

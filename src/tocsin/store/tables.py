@@ -41,6 +41,7 @@ users = Table(
     Column("created_at", Time, nullable=False),
     Column("disabled_at", Time),
     Column("time_zone", Text),  # a name of the tz database; UTC where there is none
+    Column("known_addresses", LargeBinary),  # marks of those they have signed in from, the latest first
     sqlite_autoincrement=True,
 )
 
@@ -68,6 +69,9 @@ sessions = Table(
     Column("created_at", Time, nullable=False),
     Column("seen_at", Time, nullable=False),
     Column("by", Text),  # `ports.people.By`; none in sessions of older versions
+    Column("device", Text),
+    Column("address", Text),
+    Column("confirmed_at", Time),
     sqlite_with_rowid=False,
 )
 
