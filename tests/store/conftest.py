@@ -1,20 +1,10 @@
 """Databases and servers of PostgreSQL."""
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
 import pytest
 
 from support import postgresql
-from support.store import STORES, OpenStore
-
-
-@pytest.fixture
-def open_postgresql(postgresql_server: None, tmp_path: Path) -> Iterator[OpenStore]:
-    """`conftest.open_store` for what only PostgreSQL does."""
-    yield partial(STORES["postgresql"], tmp_path)
-    postgresql.drop_databases()
 
 
 @pytest.fixture
