@@ -9,6 +9,15 @@ HOUR: Micros = 3600 * SECOND
 DAY: Micros = 24 * HOUR
 
 
+_behind: Micros = 0
+
+
 def now() -> Micros:
-    """The wall clock, which may be wrong and may be set."""
-    return time.time_ns() // 1000
+    """The wall clock, which may be wrong and may be set; where processes share a store, the store's clock, as far as it is known."""
+    return time.time_ns() // 1000 + _behind
+
+
+def follow(behind: Micros) -> None:
+    """From now on this process lives by another clock, which its own is so far behind."""
+    global _behind  # there is one time in a process
+    _behind = behind

@@ -180,7 +180,7 @@ class Delivery(Value, frozen=True):
     `step`: how many steps of the retry schedule are used up. `throttles`: throttle answers in a row. `late` is None until the first
     attempt decides it. `due_at`: the time it ended, if it ended without an attempt.
     `may_have_arrived`: the last attempt's answer was lost. `part`: parts that have arrived. `replays`: how often
-    it was sent again by hand.
+    it was sent again by hand. `partition`: its handler's.
     """
 
     id: int
@@ -201,6 +201,7 @@ class Delivery(Value, frozen=True):
     replays: int = 0
     last_reason: Reason | None = None
     last_error: str | None = None
+    partition: int = 0
 
 
 def adds_to(detail: str, response: str | None) -> str:

@@ -88,6 +88,14 @@ def _no_proxy(value: str) -> tuple[str, ...]:
     return parts
 
 
+def _hosts(value: str) -> tuple[str, ...]:
+    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
+    for part in parts:
+        if not re.fullmatch(r"\*|(?:\*\.)?[^\W_](?:[\w.-]*\w)?\.?", part) and not _is_address(part.strip("[]")):
+            raise ValueError("must be host names and addresses without ports, separated by commas; *.example.com is every name below one")
+    return parts
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -226,6 +234,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("role", "all", "What this process does: api, worker or all; only with PostgreSQL may it be other than all.", _choice(*ROLES)),
     Option("egress", "", "Name of the address that requests leave from, where the processes on one store have several."),
     Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _public_url),
+    Option("allowed_hosts", "", "Host names under which the pages are served besides those of the base URL and of loopback.", _hosts),
     Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", _networks),
     Option("secret_key", None, "Key that encrypts settings at rest; comma-separated list for rotation, the first encrypts.", secret=True),
     Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),
@@ -288,6 +297,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     role: str
     egress: str
     base_url: str | None
+    allowed_hosts: tuple[str, ...]
     trusted_proxies: Networks
     secret_key: str | None
     bootstrap_email: str | None

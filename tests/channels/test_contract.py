@@ -19,7 +19,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tocsin import vault
-from tocsin.channels.contract import AnyChannel, Context, HandlerSettings, fields_of, settings_of
+from tocsin.channels.contract import AnyChannel, Context, HandlerSettings, fields_of, home_of, settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.markup.parse import parse
 from tocsin.model import (
@@ -39,6 +39,7 @@ from tocsin.model import (
     Severity,
     Unknown,
 )
+from tocsin.partitions import partition_of, root_of
 from tocsin.settings import load
 from wild import AT, SECRET_TOKEN, context, messages
 
@@ -565,6 +566,33 @@ def test_paces_are_usable_and_differ_by_credential(channel: AnyChannel, values: 
     if paces and channel.type != "email":
         other = settings_of(channel, {name: f"{value}9" for name, value in values.items()})
         assert channel.paces(other, service)[0].key != paces[0].key
+
+
+@each_sample
+def test_whatever_a_pace_counts_together_has_one_root(channel: AnyChannel, values: dict[str, str]):
+    """So one process sends all of it. The key alone tells the root, and no setting of the service changes it."""
+    services = [load({}), load({"TOCSIN_SMTP_RATE": "0.5"}), load({"TOCSIN_SMTP_RATE": "25"})]
+    variants = [values, *({**values, name: f"{value}9"} for name, value in values.items())]
+    for settings in [settings_of(channel, one) for one in variants]:
+        assert len({home_of(channel, settings, service) for service in services}) == 1
+        for service in services:
+            paces = channel.paces(settings, service)
+            for pace in paces:
+                if pace.scope != "egress":
+                    assert partition_of(root_of(pace.key)) == home_of(channel, settings, service), pace.key
+            assert paces == () or paces[0].scope != "egress"  # a throttle pauses the first one's key
+
+
+def test_only_what_an_address_shares_is_shared_out_and_only_mail_goes_through_one_server():
+    service = load({"TOCSIN_SMTP_RATE": "5"})
+    scopes = {
+        (pace.key, pace.scope)
+        for kind, channel in CHANNELS.items()
+        for values in SAMPLES[kind]
+        for pace in channel.paces(settings_of(channel, values), service)
+        if ":" not in pace.key
+    }
+    assert scopes == {("discord", "egress"), ("ntfy", "egress"), ("smtp", "service")}
 
 
 @each_channel

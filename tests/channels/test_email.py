@@ -365,9 +365,9 @@ def test_bad_addresses(value: str):
 
 def test_pacing_is_the_operator_s():
     assert CHANNEL.paces(HANDLER, service()) == ()
-    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="5")) == (Pace("smtp", 5, 1.0),)
-    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="0.1")) == (Pace("smtp", 1, 10.0),)
-    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="2.5")) == (Pace("smtp", 2, 0.8),)
+    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="5")) == (Pace("smtp", 5, 1.0, "service"),)
+    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="0.1")) == (Pace("smtp", 1, 10.0, "service"),)
+    assert CHANNEL.paces(HANDLER, service(TOCSIN_SMTP_RATE="2.5")) == (Pace("smtp", 2, 0.8, "service"),)
 
 
 def test_what_the_engine_reads():

@@ -75,6 +75,9 @@ class Worker:
     def turn(self, handler_id: int) -> float:
         return self.waits.pop(handler_id, 0.0)
 
+    def wait(self, handler_id: int) -> float:
+        return self.waits.get(handler_id, 0.0)
+
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
 

@@ -114,7 +114,7 @@ def test_what_differs_is_said_where_a_proxy_changes_the_host(start_service: Star
 
 
 def test_an_origin_that_is_the_base_url_or_the_address_that_was_asked_is_ours(start_service: Starter) -> None:
-    service = start_service(TOCSIN_BASE_URL="https://alerts.example", **SIGN_IN)
+    service = start_service(TOCSIN_BASE_URL="https://alerts.example", TOCSIN_ALLOWED_HOSTS="192.168.1.5", **SIGN_IN)
     for headers, is_secure in (
         ({"Origin": "https://alerts.example"}, True),  # through a proxy that does not keep Host
         ({"Origin": "https://alerts.example", "Host": "alerts.example"}, True),

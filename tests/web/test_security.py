@@ -37,7 +37,8 @@ def test_every_page_has_the_headers(shared_surfer: Surfer, path: str) -> None:
     policy = headers["content-security-policy"]
     assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert (headers["x-frame-options"], headers["x-content-type-options"], headers["cache-control"]) == ("DENY", "nosniff", "no-store")
-    assert headers["referrer-policy"] == "same-origin"
+    assert headers["referrer-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+    assert "require-trusted-types-for 'script'; trusted-types tocsin default" in policy
     assert "cross-origin-opener-policy" not in headers  # over plain http it is ignored, with a warning on the console
 
 

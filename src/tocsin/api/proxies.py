@@ -16,6 +16,7 @@ _HOST = re.compile(r"[A-Za-z0-9._~-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45
 _PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _WITH_PORT = re.compile(r'"?(?:\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\](?::[0-9]+)?|([0-9.]+):[0-9]+)"?')
+_YEAR_SECONDS = 31_536_000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 log = structlog.get_logger(__name__)
 
@@ -76,15 +77,21 @@ def base_url(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings:
     """TOCSIN_BASE_URL, else the request's own scheme and host (as a trusted proxy forwards them)."""
     if settings.base_url:
         return settings.base_url
-    scheme, host = scope["scheme"], headers.get(b"host", b"").decode("latin-1")
-    if is_trusted((scope.get("client") or ("",))[0], settings):
-        scheme = _forwarded_scheme(headers) or scheme
-        host = _forwarded_host(headers, scheme) or host
+    scheme, host = asked_for(scope, headers, settings)
     if not _HOST.fullmatch(host):
         address, port = scope.get("server") or ("localhost", None)
         address = "localhost" if "/" in address else address
         host = (f"[{address}]" if ":" in address else address) + (f":{port}" if port else "")
     return f"{'https' if scheme == 'https' else 'http'}://{host}{prefix(scope, headers, settings)}"
+
+
+def asked_for(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> tuple[str, str]:
+    """The scheme and the host that the client used, the latter as it was sent."""
+    scheme, host = scope["scheme"], headers.get(b"host", b"").decode("latin-1")
+    if is_trusted((scope.get("client") or ("",))[0], settings):
+        scheme = _forwarded_scheme(headers) or scheme
+        host = _forwarded_host(headers, scheme) or host
+    return scheme, host
 
 
 def _forwarded(headers: Mapping[bytes, bytes], name: bytes) -> str:
@@ -115,6 +122,15 @@ def prefix(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: S
         return ""
     found = _forwarded(headers, b"x-forwarded-prefix").rstrip("/")
     return found if _PREFIX.fullmatch(found) and "/../" not in f"{found}/" else ""
+
+
+def transport_security(base: str) -> str:
+    """Strict-Transport-Security for a service that is reached there; empty if it must not be sent.
+
+    It covers all ports of a host, so at a port of its own, where the host serves other things too, it would make those unreachable.
+    """
+    parts = urlsplit(base)
+    return f"max-age={_YEAR_SECONDS}" if parts.scheme == "https" and parts.port in {None, _DEFAULT_PORTS["https"]} else ""
 
 
 def is_same_origin(origin: str, base: str) -> bool:

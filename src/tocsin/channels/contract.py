@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypeAlias, TypeVar, cast, get_type_hints
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,7 @@ from msgspec import Struct
 from tocsin.clock import SECOND, Micros
 from tocsin.markup.elements import Element
 from tocsin.model import Hidden, HttpReply, Later, MailReply, Message, NoReply, Outcome, Reason, Refused, Request, Unknown, Value
+from tocsin.partitions import partition_of, root_of
 from tocsin.settings import Settings
 
 MIN_EPOCH = 1e9
@@ -61,12 +62,20 @@ R = TypeVar("R", bound=HttpReply | MailReply)
 SettingsType: TypeAlias = type[S]  # inside Channel the name `type` is a field
 
 
+Scope: TypeAlias = Literal["credential", "egress", "service"]
+
+
 class Pace(Struct, frozen=True):
-    """At most `count` starts within any `seconds`, for everything that shares `key`. `key` must hold no secret in the clear."""
+    """At most `count` starts within any `seconds`, for everything that shares `key`. `key` must hold no secret in the clear.
+
+    `scope`: what shares it. Everything with the same credential, or all that the service sends: then one process sends all of it, so the
+    key must be made as `tocsin.partitions` says. Or whatever leaves from the same address: then processes share it out.
+    """
 
     key: str
     count: int
     seconds: float
+    scope: Scope = "credential"
 
 
 class Context(Value, frozen=True):
@@ -141,6 +150,9 @@ class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
     """Where it goes, for people ("#alerts", an address, a host); never a secret."""
     paces: Callable[[S, Settings], tuple[Pace, ...]] = unpaced
     """The first one's key is the credential: a throttle pauses it."""
+    root: Callable[[S], str] | None = None
+    """The root of all its paces' keys but those of scope egress (`tocsin.partitions`); None: as the first pace's key has it. Needed where
+    the service's settings decide whether there is a pace: a handler's partition is kept, so it must not depend on them."""
     render: Callable[[Message, S, Context], Sequence[Request]]
     """The native request(s), in the order in which they must go out."""
     classify: Callable[[R, Context], Outcome]
@@ -179,6 +191,14 @@ class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
 
 
 AnyChannel = Channel[Any, Any]
+
+
+def home_of(channel: AnyChannel, settings: HandlerSettings, service: Settings) -> int | None:
+    """The partition of handlers with these settings. None: such a handler shares no pace with others, so its id decides."""
+    if channel.root is not None:
+        return partition_of(channel.root(settings))
+    paces = channel.paces(settings, service)
+    return partition_of(root_of(paces[0].key)) if paces else None
 
 
 @functools.cache

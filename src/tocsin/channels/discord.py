@@ -133,7 +133,7 @@ def _paces(settings: DiscordSettings, _: Settings) -> tuple[Pace, ...]:
     match = _OFFICIAL.fullmatch(settings.discord)
     key = f"discord:{fingerprint(f'{match[2]}/{match[3]}' if match else settings.discord)}"
     paces = (Pace(key, 5, 2.0), Pace(key, 30, 60.0))
-    return (*paces, Pace("discord", 40, 1.0)) if match else paces
+    return (*paces, Pace("discord", 40, 1.0, "egress")) if match else paces
 
 
 def _realm(settings: DiscordSettings) -> str:

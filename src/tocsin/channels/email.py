@@ -44,6 +44,7 @@ from tocsin.net.addresses import Address, read_address
 from tocsin.net.mail import default_sender, sender
 from tocsin.settings import Settings
 
+ROOT = "smtp"  # all mail goes through one server, so one process sends it
 MAX_HTML_BYTES = 100_000  # Gmail hides what is beyond about 102 KB: https://github.com/hteumeuleu/email-bugs/issues/41
 _FIELD_NAME_BYTES = 16_000  # of that, for the names of all fields
 _FIELD_VALUE_BYTES = 30_000
@@ -89,7 +90,7 @@ def _paces(_: EmailSettings, service: Settings) -> tuple[Pace, ...]:
     if rate <= 0:
         return ()
     count = max(1, math.floor(rate))
-    return (Pace("smtp", count, count / rate),)
+    return (Pace(ROOT, count, count / rate, "service"),)
 
 
 # ------------------------------------------------------------------------------------------------------------- rendering
@@ -300,6 +301,7 @@ CHANNEL = Channel(
     settings=EmailSettings,
     target=_target,
     paces=_paces,
+    root=lambda _: ROOT,
     render=_render,
     quick_marks=20,
     is_ready=_has_template,

@@ -103,9 +103,11 @@ def _target(settings: GoogleChatSettings) -> str:
 
 def _paces(settings: GoogleChatSettings, _: Settings) -> tuple[Pace, ...]:
     """One a second for a space, whoever posts (https://developers.google.com/workspace/chat/limits)."""
-    match = _OFFICIAL.fullmatch(settings.google_chat)
-    paces = (Pace(f"google_chat:{fingerprint(settings.google_chat)}", 1, 1.0),)
-    return (*paces, Pace(f"google_chat:{fingerprint(match['space'])}", 1, 1.0)) if match else paces
+    match, webhook = _OFFICIAL.fullmatch(settings.google_chat), fingerprint(settings.google_chat)
+    if match is None:
+        return (Pace(f"google_chat:{webhook}", 1, 1.0),)
+    space = f"google_chat:{fingerprint(match['space'])}"
+    return (Pace(f"{space}:{webhook}", 1, 1.0), Pace(space, 1, 1.0))
 
 
 # ------------------------------------------------------------------------------------------------------------ render

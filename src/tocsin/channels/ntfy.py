@@ -118,7 +118,7 @@ def _paces(settings: NtfySettings, _: Settings) -> tuple[Pace, ...]:
     paces = (Pace(f"ntfy:{fingerprint(settings.ntfy)}", BURST // 6, BURST_SECONDS / 6),)
     parts = urlsplit(settings.ntfy)
     is_shared = parts.hostname == PUBLIC_HOST and "@" not in parts.netloc
-    return (*paces, Pace("ntfy", BURST, BURST_SECONDS)) if is_shared else paces
+    return (*paces, Pace("ntfy", BURST, BURST_SECONDS, "egress")) if is_shared else paces
 
 
 # ------------------------------------------------------------------------------------------------------------ render

@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from tocsin.api.proxies import is_trusted, neighbourhood
+from tocsin.api.proxies import is_trusted, neighbourhood, transport_security
 from tocsin.door.acceptor import Acceptor
 from tocsin.door.incoming import Incoming
 from tocsin.door.register import Register, Rules
@@ -51,6 +51,7 @@ class Door(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=int(grace_seconds),
+                headers=_headers(settings),
             )
         )
         self.register = Register(rules, clock)
@@ -79,6 +80,14 @@ class Door(uvicorn.Server):
     def _sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         self.register.sweep()
+
+
+def _headers(settings: Settings) -> list[tuple[str, str]]:
+    """Of every answer."""
+    found = [("x-content-type-options", "nosniff")]
+    if settings.base_url and (value := transport_security(settings.base_url)):
+        found.append(("strict-transport-security", value))
+    return found
 
 
 def counted_address(peer: str, settings: Settings) -> str | None:

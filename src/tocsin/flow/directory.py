@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from tocsin import caches
-from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, settings_of
+from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, home_of, settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.model import Handler, SigningSecret
+from tocsin.partitions import own_root, partition_of
 from tocsin.ports.engine import UNKNOWN, Terms
 from tocsin.ports.handlers import HandlerBrief, HandlerRow, HandlerRows
 from tocsin.settings import Settings
@@ -26,7 +27,7 @@ MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again;
 class Loaded(Struct, frozen=True):
     """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None. `counts_posts`: its provider
     counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none.
-    `is_sealed`: none of the service's keys opens its settings. `zone`: its user's."""
+    `is_sealed`: none of the service's keys opens its settings. `zone`: its user's. `partition`: None if that is not known."""
 
     handler: Handler
     channel: AnyChannel
@@ -39,12 +40,13 @@ class Loaded(Struct, frozen=True):
     realm: str = ""
     is_sealed: bool = False
     zone: tzinfo = UTC
+    partition: int | None = None
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
 
 
-class Pacing(Terms, frozen=True):
+class Pacing(Terms, frozen=True, kw_only=True):
     """How a handler's deliveries may start. `credential`: what a throttle pauses; `realm`: what a wide one pauses; `paces`: its windows."""
 
     credential: str
@@ -54,22 +56,25 @@ class Pacing(Terms, frozen=True):
 
 def load(handler: Handler, service: Settings, zone: tzinfo = UTC) -> Loaded:
     """Type a handler's settings. The credential's key is that of the first pace; without one, the handler is its own."""
-    channel = CHANNELS[handler.type]
+    channel, own = CHANNELS[handler.type], own_root(handler.id)
     try:
         typed = settings_of(channel, handler.settings)
     except msgspec.ValidationError:
-        return Loaded(handler, channel, None, credential=f"handler:{handler.id}", problem="The stored settings do not fit this type.")
-    paces = channel.paces(typed, service)
+        return Loaded(
+            handler, channel, None, credential=own, problem="The stored settings do not fit this type.", partition=partition_of(own)
+        )
+    paces, home = channel.paces(typed, service), home_of(channel, typed, service)
     return Loaded(
         handler,
         channel,
         typed,
         paces,
-        paces[0].key if paces else f"handler:{handler.id}",
+        paces[0].key if paces else own,
         secrets_of(channel, handler),
         counts_posts=channel.refuses_repeats or channel.daily_budget(service) is not None,
         realm=f"{handler.type}@{channel.realm(typed)}#{handler.user_id}" if channel.realm else "",
         zone=zone,
+        partition=partition_of(own) if home is None else home,
     )
 
 
@@ -122,7 +127,7 @@ class Directory:
 
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""
-        return self._pacing.get(handler_id) or Pacing(UNKNOWN.wire, UNKNOWN.in_flight, f"handler:{handler_id}", ())
+        return self._pacing.get(handler_id) or Pacing(UNKNOWN.wire, UNKNOWN.in_flight, credential=own_root(handler_id), paces=())
 
     async def loaded(self, handler_id: int) -> Loaded | None:
         """None: deleted, or never there."""
@@ -155,7 +160,7 @@ class Directory:
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
-            return Loaded(bare, CHANNELS[row.type], None, credential=f"handler:{row.id}", problem=problem, is_sealed=True)
+            return Loaded(bare, CHANNELS[row.type], None, credential=own_root(row.id), problem=problem, is_sealed=True)
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
         """Every handler of a user that is not deleted, by id. After a change only what changed is read: they may be many."""
@@ -241,4 +246,6 @@ class Directory:
 
 
 def _pacing_of(found: Loaded) -> Pacing:
-    return Pacing(found.channel.wire, found.channel.in_flight, found.credential, found.paces, found.realm)
+    return Pacing(
+        found.channel.wire, found.channel.in_flight, found.partition, credential=found.credential, paces=found.paces, realm=found.realm
+    )

@@ -45,10 +45,11 @@ class Run(Place, Protocol):
 
 class Terms(Struct, frozen=True):
     """On what terms a handler's attempts start. `wire`: the name of the wire whose places they take; `in_flight`: the most that it may
-    have at the same time, however many its answers justify."""
+    have at the same time, however many its answers justify. `partition`: None if that is not known."""
 
     wire: str
     in_flight: int
+    partition: int | None = None
 
 
 UNKNOWN = Terms("http", 1)
@@ -64,6 +65,10 @@ class Worker(Protocol):
 
     def turn(self, handler_id: int) -> float:
         """Takes a start from the handler's pace and returns 0, or returns the seconds until one may be free."""
+        ...
+
+    def wait(self, handler_id: int) -> float:
+        """What `turn` would say; nothing is taken."""
         ...
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:

@@ -49,6 +49,7 @@ class HandlerBrief(Struct, frozen=True):
     id: int
     is_enabled: bool
     disabled_reason: str | None
+    partition: int = 0
 
 
 class HandlerChange(Struct, frozen=True):

@@ -14,6 +14,7 @@ class PlannedDelivery(Value, frozen=True):
     status: Status
     due_at: Micros
     reason: Reason | None = None
+    partition: int = 0
 
 
 class Planned(Value, frozen=True):

@@ -3,14 +3,12 @@
 A worker is dead once its beat has stood still for too long on the clock of whoever watches; no clocks of two machines are compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from tocsin.clock import Micros
-
-PARTITIONS = 1024
 
 
 class Introduction(Struct, frozen=True):
@@ -22,15 +20,23 @@ class Introduction(Struct, frozen=True):
     egress: str
     version: str
 
+    @property
+    def sends(self) -> bool:
+        """Whether it takes partitions; one that only accepts does not."""
+        return self.roles != "api"
+
 
 class Load(Struct, frozen=True):
     """What a worker says of its work. `oldest_due`: since when its longest waiting delivery is due. `clock_ahead`: by how much its own
-    clock is ahead of the store's."""
+    clock is ahead of the store's. `egress`: how many starts it has had in the windows that are counted by address. `restored`: the version
+    of the owners up to which it counts all that its partitions bring along."""
 
     in_memory: int = 0
     in_flight: int = 0
     oldest_due: Micros | None = None
     clock_ahead: Micros = 0
+    egress: Mapping[str, int] = {}
+    restored: int = 0
 
 
 class Member(Struct, frozen=True):
@@ -77,11 +83,23 @@ class Waking(Struct, frozen=True):
     user_id: int
 
 
-class Workers(Protocol):
-    """Every method raises Busy while the store cannot answer."""
+class DueIn(Struct, frozen=True):
+    """A handler with pending deliveries in a `partition`, the first of them due at `due_at`. `home`: the handler's own partition; where
+    it differs, the handler has moved and these deliveries are to follow it."""
 
-    async def join(self, who: Introduction) -> int:
-        """The new worker's id, higher than those before."""
+    partition: int
+    handler_id: int
+    user_id: int
+    due_at: Micros
+    home: int
+
+
+class Workers(Protocol):
+    """Every method raises Busy while the store cannot answer, and does so within a few seconds."""
+
+    async def join(self, who: Introduction, rang: Callable[[Sequence[Waking]], None]) -> int:
+        """The new worker's id, higher than those before. `rang` is called on the event loop with what others ring for; it is heard from
+        before the worker can be seen, and a worker joined before is heard no more."""
         ...
 
     async def beat(self, worker_id: int, seen: int, load: Load, is_leaving: bool) -> Beat | None:
@@ -97,19 +115,52 @@ class Workers(Protocol):
         ...
 
     async def leave(self, worker_id: int) -> None:
-        """The worker ends, having released what it owned."""
+        """The worker ends. What it still owns is left as crashed."""
         ...
 
     async def owners(self) -> Owners: ...
 
     async def take(self, worker_id: int, most: int) -> Sequence[Taken]:
-        """Up to so many partitions that nobody owns."""
+        """Up to so many partitions that nobody owns; nothing where the worker has been pruned."""
         ...
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
-        """Give up these partitions, each with what its next owner must know."""
+        """Give up those of these partitions that it owns, each with what its next owner must know."""
         ...
 
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         """Tell workers, by their ids, what is due. Returns at once; what is lost is found by their sweeps."""
+        ...
+
+    async def due_in(self, partitions: Collection[int], until: Micros) -> Sequence[DueIn]:
+        """Every handler with pending deliveries of these partitions that are due before `until`, by the partition in their rows."""
+        ...
+
+    async def rehome(self, handler_id: int, partition: int) -> Waking | None:
+        """Its handler has moved: its pending deliveries of this partition follow it. Whom to wake then; None: the handler is gone."""
+        ...
+
+
+class Succession(Protocol):
+    """The flow, as far as partitions that come and go concern it."""
+
+    async def take_over(self, taken: Sequence[Taken], ready: Callable[[int], None]) -> None:
+        """Learn what the windows and pauses of these partitions must count, and record the attempts that a dead owner left under way.
+        `ready` is told of each partition that may be sent for. Raises Busy; those that are not ready are asked for again."""
+        ...
+
+    def hand_on(self, partitions: Collection[int]) -> Mapping[int, bytes]:
+        """What the next owner of each must know; it is forgotten here."""
+        ...
+
+    def drop(self) -> None:
+        """All of them belong to others now: end what waits for its turn, and forget windows and pauses."""
+        ...
+
+    def egress_used(self) -> Mapping[str, int]:
+        """How many starts the windows that are counted by address hold now."""
+        ...
+
+    def share_egress(self, workers: int, used: Sequence[Mapping[str, int]]) -> None:
+        """So many workers send from this address, this one included; what the others have `used`. 0: nothing may start there now."""
         ...

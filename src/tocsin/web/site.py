@@ -12,25 +12,29 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
+from tocsin import observe
 from tocsin.api.kinds import MAX_ID
+from tocsin.api.proxies import transport_security
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
 from tocsin.web import account, assets, guides, handlers, log, reference, send, users
+from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
 Handle: TypeAlias = Callable[[Visit], Awaitable[Response]]
-_Route: TypeAlias = tuple[str, re.Pattern[str], dict[str, Convertor[Any]], Handle, str]
+_Route: TypeAlias = tuple[str, str, re.Pattern[str], dict[str, Convertor[Any]], Handle, str]
 
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types tocsin default"
     ),
-    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+_ROUTE = "tocsin.route"  # in the request's scope: the path as it stands in `ROUTES`
 _logger = structlog.get_logger(__name__)
 
 # Method, path, what serves it, and for whom: everyone, signed-in users, administrators.
@@ -83,13 +87,18 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
 )
 
 
+class Misdirected(Exception):
+    """The request names a host that is not ours."""
+
+
 class Site:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._hosts = Hosts(service.settings)
         self._routes: list[_Route] = []
         for method, path, handle, whom in ROUTES:
             pattern, _, converters = compile_path(path)
-            self._routes.append((method, pattern, converters, handle, whom))
+            self._routes.append((method, path, pattern, converters, handle, whom))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
@@ -107,6 +116,8 @@ class Site:
         response = await self._answer_to(visit)
         if visit.is_secure:  # elsewhere browsers ignore it, and complain on their consoles
             response.headers["cross-origin-opener-policy"] = "same-origin"
+            if not self._service.settings.base_url and (value := transport_security(visit.base)):  # else every answer has it
+                response.headers["strict-transport-security"] = value
         return response
 
     async def _answer_to(self, visit: Visit) -> Response:
@@ -114,6 +125,10 @@ class Site:
             return await visit.finished(await self._served(visit))
         except Missing:
             return visit.problem(404)
+        except Misdirected:
+            host = without_port(visit.asked_for[1])[:200]
+            observe.seldom(_logger.warning, "host.not_allowed", address=visit.address, host=host)
+            return visit.problem(421, host=host)
         except Forged as forged:
             expected = visit.base
             _logger.warning("form.foreign", address=visit.address, origin=forged.origin[:200], expected=expected, host=visit.host[:200])
@@ -130,12 +145,15 @@ class Site:
             return Response(status_code=400)  # nobody receives it; not our fault, so not in the log
         except Exception:
             reference_id = secrets.token_hex(6)
-            _logger.exception("page.failed", path=visit.request.url.path, reference=reference_id)
+            route = visit.request.scope.get(_ROUTE, "")  # and not the path: what a link ends in signs somebody in
+            _logger.exception("page.failed", path=route, id=visit.path.get("id"), reference=reference_id)
             return visit.problem(500, reference=reference_id)
 
     async def _served(self, visit: Visit) -> Response:
         """Raises whatever is wrong."""
         request = visit.request
+        if not self._hosts.allows(visit.asked_for[1]):
+            raise Misdirected
         handle, whom, allowed = self._find(request)
         if allowed:
             return PlainTextResponse("Method not allowed.\n", 405, {"allow": allowed})
@@ -161,7 +179,7 @@ class Site:
         """What serves it and for whom; or the methods that the path accepts instead."""
         others: set[str] = set()
         wanted = "GET" if request.method == "HEAD" else request.method
-        for method, pattern, converters, handle, whom in self._routes:
+        for method, path, pattern, converters, handle, whom in self._routes:
             match = pattern.match(request.scope["path"])
             if match is None:
                 continue
@@ -171,6 +189,6 @@ class Site:
             values = {name: converters[name].convert(value) for name, value in match.groupdict().items()}
             if values.get("id", 0) > MAX_ID:
                 break  # no row can have such an id
-            request.scope["path_params"] = values
+            request.scope["path_params"], request.scope[_ROUTE] = values, path
             return handle, whom, ""
         return None, "", ", ".join(sorted(others))

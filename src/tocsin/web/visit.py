@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from tocsin.api.proxies import base_url, client_address, counted_as, is_same_origin, prefix
+from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix
 from tocsin.clock import SECOND
 from tocsin.flow import pools
 from tocsin.flow.people.accounts import IDLE, Visitor
@@ -102,6 +102,11 @@ class Visit:
     def counted_as(self) -> str:
         """What failed sign-ins count against."""
         return counted_as(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+
+    @property
+    def asked_for(self) -> tuple[str, str]:
+        """The scheme and the host that the browser used."""
+        return asked_for(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
 
     @property
     def prefix(self) -> str:

@@ -58,6 +58,12 @@ class Delivering:
             return min(wait, READ_AGAIN_SECONDS)
         return wait
 
+    def wait(self, handler_id: int) -> float:
+        if self._keeping.holds_back(handler_id):
+            return STORE_RETRY_SECONDS
+        pacing, now = self._directory.pacing(handler_id), time.monotonic()
+        return self._pacer.pause_left(handler_id, now) or self._pacer.wait(pacing.credential, pacing.paces, now, pacing.realm).seconds
+
     def _read_again(self, handler_id: int) -> None:
         if not self._to_read:
             reading = asyncio.get_running_loop().create_task(self._read_changed())

@@ -49,12 +49,15 @@ def _planned(draft: Draft, wanted: Sequence[int], handlers: Mapping[int, Handler
     deliveries: list[PlannedDelivery] = []
     for handler_id in wanted:
         brief = handlers[handler_id]
-        deliveries.append(PlannedDelivery(handler_id, _PENDING, due_at) if brief.is_enabled else _skipped(brief, due_at))
+        deliveries.append(
+            PlannedDelivery(handler_id, _PENDING, due_at, None, brief.partition) if brief.is_enabled else _skipped(brief, due_at)
+        )
     return Planned(draft.message, draft.send_at, draft.expires_at, tuple(deliveries))
 
 
 def _skipped(brief: HandlerBrief, due_at: Micros) -> PlannedDelivery:
-    return PlannedDelivery(brief.id, Status.SKIPPED, due_at, Reason.HANDLER_DISABLED if brief.disabled_reason else Reason.HANDLER_PAUSED)
+    reason = Reason.HANDLER_DISABLED if brief.disabled_reason else Reason.HANDLER_PAUSED
+    return PlannedDelivery(brief.id, Status.SKIPPED, due_at, reason, brief.partition)
 
 
 def _fault(named: tuple[int, ...] | None, handlers: Mapping[int, HandlerBrief], parameter: str) -> Fault:

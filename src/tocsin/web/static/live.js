@@ -5,6 +5,12 @@
   const QUICK = 3000, SLOW = 15000, IDLE_AFTER = 10, PAUSE = 400;
   const FRAGMENT = { headers: { "HX-Request": "true" }, credentials: "same-origin" };
 
+  // ------------------------------------------------------------------------------------------------- what becomes HTML
+  // Fragments of our own pages do. htmx parses what it fetches into documents that run nothing; no other text becomes HTML or a script.
+  const own = window.trustedTypes?.createPolicy("tocsin", { createHTML: (text) => text });
+  window.trustedTypes?.createPolicy("default", { createHTML: (text, _, sink) => /\bparse/.test(sink) ? text : null });
+  const put = (element, text) => { element.innerHTML = own ? own.createHTML(text) : text; };
+
   // ---------------------------------------------------------------------------------------------------- what is shown
   const shown = (root) => {
     window.htmx?.process(root);
@@ -17,7 +23,7 @@
     const focused = element.contains(document.activeElement) ? document.activeElement : null;
     const name = (details) => details.querySelector("summary")?.textContent;
     const open = new Map([...element.querySelectorAll("details")].map((one) => [name(one), one.open]));
-    element.innerHTML = fresh;
+    put(element, fresh);
     for (const one of element.querySelectorAll("details")) if (open.has(name(one))) one.open = open.get(name(one));
     shown(element);
     if (focused?.href) {
@@ -64,13 +70,13 @@
   const open = async (href) => {
     const answer = await fetch(href, FRAGMENT).catch(() => null);
     if (!answer || answer.status !== 200) { location.assign(href); return false; }
-    drawer.innerHTML = await answer.text();
+    put(drawer, await answer.text());
     shown(drawer);
     drawer.querySelector("h1")?.focus({ preventScroll: innerWidth > 900 });
     return true;
   };
   const close = () => {
-    drawer.innerHTML = "";
+    drawer.replaceChildren();
     const row = [...document.querySelectorAll("a[data-drawer]")].find((one) => one.getAttribute("href") === from);
     row?.focus();
     from = null;
