@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import psycopg
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from support import postgresql
 from support.store import MESSAGE, attempt
@@ -22,7 +24,7 @@ from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.notices import Telling
 from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
-from tocsin.store import handlers, history, notices, people, queue, standings, tables, tidying, totals, values
+from tocsin.store import faults, handlers, history, notices, people, queue, standings, tables, tidying, totals, values
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
@@ -55,16 +57,24 @@ def writers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writers]
 # ------------------------------------------------------------------------------------------ what writers do with a delivery
 
 
-def add_handler(writers: Writers) -> int:
+def add_handler(writers: Writers, user: int = 1) -> int:
     change = HandlerChange(type="webhook", name="hook", settings=b"sealed", is_enabled=True)
-    return writers.alone(lambda c: handlers.add_handler(c, 1, change, 10))
+    return writers.alone(lambda c: handlers.add_handler(c, user, change, 10))
 
 
-def waiting(writers: Writers) -> Delivery:
+def waiting(writers: Writers, user: int = 1) -> Delivery:
     """A pending delivery of a handler of its own."""
-    accept = Accept(1, 100, [Planned(MESSAGE, None, None, (PlannedDelivery(add_handler(writers), Status.PENDING, 100),))], None)
-    [[kept]] = writers.alone(lambda c: AcceptAll.run_all(c, [accept]))
+    handler_id = add_handler(writers, user)
+    [[kept]] = writers.alone(lambda c: AcceptAll.run_all(c, [accepting(handler_id, user)]))
     return kept.deliveries[0]
+
+
+def accepting(handler_id: int, user: int) -> Accept:
+    return Accept(user, 100, [Planned(MESSAGE, None, None, (PlannedDelivery(handler_id, Status.PENDING, 100),))], None)
+
+
+def accept(delivery: Delivery) -> Write:
+    return lambda c: AcceptAll.run_all(c, [accepting(delivery.handler_id, delivery.user_id)])
 
 
 def cancelled(writers: Writers) -> Delivery:
@@ -89,7 +99,7 @@ def try_again(delivery: Delivery) -> Write:
 
 
 def cancel(delivery: Delivery) -> Write:
-    return lambda c: history.cancel(c, 1, delivery.notification_id)
+    return lambda c: history.cancel(c, delivery.user_id, delivery.notification_id)
 
 
 def pause(delivery: Delivery) -> Write:
@@ -98,7 +108,7 @@ def pause(delivery: Delivery) -> Write:
 
 def switch_off(delivery: Delivery) -> Write:
     event = HandlerEvent(300, "switched_off", "gone", Reason.GONE)
-    off = SwitchOff(1, delivery.handler_id, 1, event, delivery.notification_id, most=10, last_error="gone")
+    off = SwitchOff(delivery.user_id, delivery.handler_id, 1, event, delivery.notification_id, most=10, last_error="gone")
     return lambda c: handlers.switch_off(c, off)
 
 
@@ -107,7 +117,7 @@ def delete(delivery: Delivery) -> Write:
 
 
 def replay(delivery: Delivery) -> Write:
-    return lambda c: history.retry(c, 1, DeliveryFilter(notification_id=delivery.notification_id), LATER, 10, None)
+    return lambda c: history.retry(c, delivery.user_id, DeliveryFilter(notification_id=delivery.notification_id), LATER, 10, None)
 
 
 def tidy(delivery: Delivery) -> Write:
@@ -116,6 +126,10 @@ def tidy(delivery: Delivery) -> Write:
 
 def fold(_: Delivery) -> Write:
     return lambda c: totals.fold(c, 0, 100, ())
+
+
+def disable(delivery: Delivery) -> Write:
+    return lambda c: people.disable_user(c, delivery.user_id, 300)
 
 
 def row_of(writers: Writers, delivery: Delivery) -> Any:
@@ -162,6 +176,11 @@ PAIRS: list[tuple[Callable[[Writers], Delivery], Make, Make, set[Status | None]]
     (waiting, arrive, switch_off, {Status.DELIVERED}),
     (waiting, try_again, switch_off, {Status.FAILED}),
     (waiting, arrive, delete, {Status.DELIVERED}),
+    (waiting, delete, fold, {Status.CANCELLED}),
+    (waiting, arrive, disable, {Status.DELIVERED}),
+    (waiting, fail, disable, {Status.FAILED, Status.CANCELLED}),
+    (waiting, switch_off, disable, {Status.FAILED, Status.CANCELLED}),
+    (waiting, disable, fold, {Status.CANCELLED}),
     (waiting, cancel, pause, {Status.CANCELLED, Status.SKIPPED}),
     (waiting, arrive, fail, {Status.DELIVERED}),
     (waiting, fail, replay, {Status.FAILED, Status.PENDING}),
@@ -294,6 +313,30 @@ def test_folding_and_adding_lose_nothing(writers: Writers) -> None:
     t = tables.totals
     writers.alone(lambda c: totals.fold(c, 0, 100, ()))
     assert set(writers.alone(lambda c: c.execute(select(t.c.slot)).scalars().all())) == {totals.FOLDED}
+
+
+@pytest.mark.parametrize("write", [accept, arrive, try_again, cancel, switch_off, fold])
+@pytest.mark.parametrize("is_first", [False, True], ids=["second", "first"])
+def test_nothing_is_left_of_a_user_who_is_deleted(writers: Writers, write: Make, is_first: bool) -> None:
+    """Whoever comes second finds nothing, or is told; neither waits for the other in a circle. `is_first`: the other began before."""
+    if not writers.is_locking:
+        pytest.skip("on SQLite only one transaction writes, which is not what these writers do")
+    for at in range(1, 40):
+        user = writers.alone(lambda c, at=at: people.add_user(c, f"{at}@b", False, 1))
+        there, gone = write(waiting(writers, user)), lambda c, user=user: people.delete_user(c, user)
+        try:
+            done = writers.both(there, gone, at) if is_first else writers.both(gone, there, at)
+        except (IntegrityError, psycopg.Error) as error:
+            assert faults.is_orphan(error), f"before statement {at}: {error}"
+        else:
+            if done is None:
+                break
+        where = f"before statement {at}"
+        assert writers.alone(lambda c, at=at: people.user_id(c, f"{at}@b")) is None, where
+        assert writers.alone(kept) == writers.alone(counted) == {}, where
+    else:
+        pytest.fail("it has no end")
+    assert at > 1, "they never met"
 
 
 def test_a_key_was_last_used_when_it_was_last_used(writers: Writers) -> None:

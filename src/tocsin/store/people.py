@@ -7,10 +7,10 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, text, upda
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
 from tocsin.ports.people import By, KeyLine, KeyRow, Person, Session, UserLine
-from tocsin.store import statements
+from tocsin.store import notices, statements
 from tocsin.store.database import Database
-from tocsin.store.handlers import delete_handler
-from tocsin.store.queue import end_pending
+from tocsin.store.handlers import erase_handlers
+from tocsin.store.queue import end_of_handler
 from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
     attempts,
@@ -28,6 +28,7 @@ from tocsin.store.tables import (
     totals,
     users,
 )
+from tocsin.store.totals import Totals
 
 _ROWS_AT_ONCE = 100_000
 TOUCH_KEYS = statements.update(keys, key=("id",), given=("last_used_at",), where="last_used_at IS NULL OR last_used_at < {last_used_at}")
@@ -217,14 +218,18 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
     end_sessions(connection, user)
-    for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
-        delete_handler(connection, handler_id, at, _ROWS_AT_ONCE)
-        while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE):
+    changes = Totals()
+    for handler_id in erase_handlers(connection, changes, handlers.c.user_id == user, at):
+        while end_of_handler(connection, changes, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE):
             pass
+    changes.write(connection)
 
 
 def delete_user(connection: Connection, user: int) -> None:
-    """The user and everything of theirs."""
+    """The user and everything of theirs. Whoever writes something of theirs meanwhile waits, and is told that they are gone."""
+    for table, owner in ((users, "id"), (handlers, "user_id"), (deliveries, "user_id"), (totals, "user_id")):
+        rows = select(1).where(table.c[owner] == user).order_by(*table.primary_key.columns).with_for_update().subquery()
+        connection.execute(select(func.count()).select_from(rows))
     theirs = select(deliveries.c.id).where(deliveries.c.user_id == user)
     connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(theirs)))
     own = select(handlers.c.id).where(handlers.c.user_id == user)
@@ -232,6 +237,7 @@ def delete_user(connection: Connection, user: int) -> None:
         connection.execute(delete(table).where(table.c.handler_id.in_(own)))
     for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, second_factors, recovery_codes, identities):
         connection.execute(delete(table).where(table.c.user_id == user))
+    notices.forget(connection, user)
     connection.execute(delete(users).where(users.c.id == user))
 
 
