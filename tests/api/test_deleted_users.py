@@ -12,6 +12,7 @@ from api.support import EMAIL, Client, Server, hook, serving
 from support.store import STORES, stores_environ
 from tocsin import clock
 from tocsin.flow.people.access import SCOPES
+from tocsin.ports.people import Living, Session
 from tocsin.store import people
 from tocsin.store.sql import write_now
 
@@ -63,11 +64,12 @@ def test_who_is_gone_is_led_to_the_sign_in_page(tmp_path: Path, monkeypatch: pyt
         client = server.client(*SCOPES)
         hook(client)
         user, accounts = server.user_of(client), server.service.accounts
-        write_now(server.engine, lambda c: people.add_session(c, user, hashlib.sha256(b"token").digest(), clock.now(), 0, "password"))
+        session = Session(hashlib.sha256(b"token").digest(), user, clock.now(), clock.now())
+        write_now(server.engine, lambda c: people.add_session(c, session, Living(0, 0), b""))
         visitor = accounts.visitor
 
-        async def going(token: str) -> Any:
-            found = await visitor(token)
+        async def going(*args: Any) -> Any:
+            found = await visitor(*args)
             delete(server, client)
             return found
 

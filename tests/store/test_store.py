@@ -17,6 +17,7 @@ from tocsin.ports.errors import WriteFailed
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFilter, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned, PlannedDelivery, Remembered
+from tocsin.ports.people import Living, Session
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.standings import HandlerHour
 from tocsin.ports.tidying import START
@@ -82,7 +83,7 @@ def test_a_write_that_fails_takes_no_other_with_it(open_store: OpenStore) -> Non
         async with open_store() as store:
             handler = await add_handler(store)
             good = [store.intake.accept(accepting(handler)) for _ in range(5)]
-            bad = store.intake.accept(accepting(999_999))
+            bad = store.intake.accept(replace(accepting(handler), user_id=999_999))
             results = await asyncio.gather(*good, bad, return_exceptions=True)
             assert isinstance(results.pop(), WriteFailed)
             assert [one.deliveries[0].handler_id for [one] in results] == [handler] * 5
@@ -571,8 +572,8 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(open_store: Op
             assert await store.intake.remembered(1, wanted.path, "key", 101, 200) is None
             assert await store.intake.remembered(1, wanted.path, "key", 0, 99) is None
             with pytest.raises(WriteFailed):
-                await store.intake.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
-            assert await store.intake.remembered(1, wanted.path, "refused", 0, 10**6) is None
+                await store.intake.accept(replace(accepting(handler, idempotency=replace(wanted, key="refused")), user_id=999_999))
+            assert await store.intake.remembered(999_999, wanted.path, "refused", 0, 10**6) is None
             await store.database.write(tidying.idempotency_keys, 101, 10, START)
             assert await store.intake.remembered(1, wanted.path, "key", 0, 10**6) is None
 
@@ -708,7 +709,7 @@ def test_what_belongs_to_a_user_goes_with_them_and_nothing_of_others_does(open_s
                 await write(values.write, f"told:{user}", b"[1]")
                 await write(_add_factors, user)
                 await store.keys.add(user, "key", b"hash%d" % user, "shown", ("send",), 10)
-                await store.sessions.add(user, b"token%d" % user, 1, 0, "password")
+                await store.sessions.add(Session(b"token%d" % user, user, 1, 1), Living(0, 0), b"")
             mine = await store.database.read(_rows)
             assert all(mine.values()), mine
             await write(people.delete_user, 2)
