@@ -472,7 +472,7 @@ def test_two_administrators_who_disable_or_demote_each_other_at_once_leave_one(t
         first, second, third = [user.id for user in await users.users() if user.is_admin]
         ending = (
             users.disable(Visitor(first, "", True), second),
-            users.set_role(third, False),
+            users.set_role(Visitor(second, "", True), third, False),
             users.invite("first@example.com", is_admin=False),
         )
         assert kinds(await asyncio.gather(*ending, return_exceptions=True))["Invalid"] == 1
@@ -506,11 +506,14 @@ def test_inviting_again_gives_the_role_that_was_asked_for(tmp_path: Path) -> Non
 def test_a_role_can_be_changed_but_not_the_last_administrators(tmp_path: Path) -> None:
     async def run(rooms: Rooms) -> None:
         users = rooms.administration
-        await users.set_role(1, is_admin=True)
+        by = Visitor(2, "boss@example.com", True)
+        await users.set_role(by, 1, is_admin=True)
         with pytest.raises(Invalid, match="last administrator"):
-            await users.set_role(1, is_admin=False)
+            await users.set_role(by, 1, is_admin=False)
         assert (await rooms.person()).is_admin
+        with pytest.raises(Invalid, match="own role"):
+            await users.set_role(Visitor(1, EMAIL, True), 1, is_admin=True)
         with pytest.raises(Missing):
-            await users.set_role(99, is_admin=True)
+            await users.set_role(by, 99, is_admin=True)
 
     with_accounts(tmp_path, run)
