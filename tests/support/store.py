@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from support.postgresql import database_of, drop_databases
 from tocsin import datadir
@@ -19,6 +19,7 @@ from tocsin.ports.queue import Settlement
 from tocsin.settings import load
 from tocsin.store import people
 from tocsin.store.sql import SqlStore, write_now
+from tocsin.store.tables import metadata
 
 OpenStore: TypeAlias = Callable[..., AbstractAsyncContextManager[SqlStore]]
 """`open_store(changed=...)`: the test's own store with one user (id 1) in it. Opened again, it is the same store."""
@@ -33,7 +34,9 @@ async def sqlite_store(folder: Path, changed: Callable[[], None] = lambda: None)
 
 
 @asynccontextmanager
-async def postgresql_store(folder: Path, changed: Callable[[], None] = lambda: None, url: str = "") -> AsyncIterator[SqlStore]:
+async def postgresql_store(
+    folder: Path, changed: Callable[[], None] = lambda: None, url: str = "", by_server_clock: bool = False
+) -> AsyncIterator[SqlStore]:
     """In the database named, or one of the folder's own, which `conftest.open_store` drops."""
     folder.mkdir(parents=True, exist_ok=True)
     environ = {
@@ -41,15 +44,16 @@ async def postgresql_store(folder: Path, changed: Callable[[], None] = lambda: N
         "TOCSIN_DATABASE_URL": url or database_of(folder),
         "TOCSIN_SECRET_KEY": "a-key-for-tests-only",
     }
-    async with _opened(environ, changed) as store:
+    async with _opened(environ, changed, by_server_clock) as store:
         yield store
 
 
 @asynccontextmanager
-async def _opened(environ: dict[str, str], changed: Callable[[], None]) -> AsyncIterator[SqlStore]:
+async def _opened(environ: dict[str, str], changed: Callable[[], None], by_server_clock: bool = False) -> AsyncIterator[SqlStore]:
+    """`by_server_clock`: as the service has it; most tests choose their times."""
     engine, _ = datadir.open_store(load(environ, dotenv=Path(environ["TOCSIN_DATA_DIR"]) / "none.env"))
     write_now(engine, _first_user)
-    store = SqlStore(engine, changed)
+    store = SqlStore(engine, changed, by_server_clock=by_server_clock)
     try:
         yield store
     finally:
@@ -105,8 +109,24 @@ async def settled(store: SqlStore, settlement: Settlement) -> bool:
     return await done
 
 
+async def untroubled(store: SqlStore) -> None:
+    """Until nothing is wrong any more."""
+    while store.vitals.trouble is not None:
+        await asyncio.sleep(0.05)
+
+
 def attempt(delivery: Delivery, number: int = 1, outcome: str = "delivered", reason: Reason = Reason.OK) -> Attempt:
     return Attempt(delivery.id, number, 200, 1500, outcome, reason, 200, "ok")
+
+
+def orphans(connection: Connection) -> dict[str, int]:
+    """Rows that refer to one that is not there, by column: PostgreSQL does not look at all of them by itself."""
+    found: dict[str, int] = {}
+    for table in metadata.sorted_tables:
+        for key in table.foreign_keys:
+            lost = ~select(1).where(key.column == key.parent).exists()
+            found[str(key.parent)] = connection.scalar(select(func.count()).select_from(table).where(lost)) or 0
+    return {name: count for name, count in found.items() if count}
 
 
 def delivered(delivery: Delivery) -> Settlement:

@@ -66,8 +66,8 @@ class Clock:
         return self.now
 
 
-def house_of(store: SqlStore, settings: Settings, clock: Callable[[], int]) -> Housekeeping:
-    return Housekeeping(store.tidying, store.values, Access(store.keys), settings, clock)
+def house_of(store: SqlStore, settings: Settings, clock: Callable[[], int], leads: Callable[[], bool] = lambda: True) -> Housekeeping:
+    return Housekeeping(store.tidying, store.values, Access(store.keys), settings, clock, leads)
 
 
 async def filled(store: SqlStore, old_notifications: int, old_keys: int) -> None:
@@ -109,6 +109,23 @@ def test_a_long_kind_does_not_keep_the_others_waiting(open_store: OpenStore, tmp
             assert next(old for old, keys in left if keys == 0) > 200
             assert left[-1] == (0, 0)
             assert house.behind_seconds == 0
+
+    run(main())
+
+
+def test_of_several_processes_the_leader_deletes(open_store: OpenStore, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(housekeeping, "MIN_PAUSE_SECONDS", 0.0)
+    leading: list[bool] = []
+
+    async def main() -> None:
+        async with open_store() as store:
+            await filled(store, 5, 5)
+            house = house_of(store, load({"TOCSIN_RETENTION_DAYS": "10"}, tmp_path / "none"), Clock(), lambda: bool(leading))
+            assert not await house.sweep_for(60)
+            assert (await count(store, notifications), await count(store, idempotency)) == (5, 5)
+            leading.append(True)
+            assert await house.sweep_for(60)
+            assert (await count(store, notifications), await count(store, idempotency)) == (0, 0)
 
     run(main())
 

@@ -1,6 +1,7 @@
 """The ASGI application of the API: finds the endpoint, checks the caller, reads the request, and always answers."""
 
 import re
+from collections.abc import Sequence
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ _ID_AT = 3  # /api/{things}/{id}: where the id is in a path split at its slashes
 class Api:
     """Serves /api and the probes; every other path goes to `otherwise`."""
 
-    def __init__(self, service: Service, otherwise: ASGIApp | None = None) -> None:
+    def __init__(self, service: Service, otherwise: ASGIApp | None = None, endpoints: Sequence[Endpoint] = TABLE) -> None:
         self._service = service
         self._otherwise = otherwise or PlainTextResponse("There is nothing here.\n", 404)
         self._may_have_prefix = bool(
@@ -36,7 +37,7 @@ class Api:
         )
         self._doorkeeper = Doorkeeper(service.access, service.settings)
         self._routes: dict[str, Methods] = {}
-        for endpoint in TABLE:
+        for endpoint in endpoints:
             self._routes.setdefault(endpoint.path, {})[endpoint.method] = endpoint
         self._others = frozenset(path for path in self._routes if not path.startswith("/api/"))
 

@@ -368,3 +368,6 @@ TABLE: tuple[Endpoint, ...] = (
         handle=probes.metrics,
     ),
 )
+
+PROBES = tuple(endpoint for endpoint in TABLE if not endpoint.path.startswith("/api/"))
+"""What every process answers, also one that takes no requests."""

@@ -116,16 +116,23 @@ def chores(settings: Settings) -> list[Chore]:
 
 
 class Housekeeping:
-    """Runs the chores, each in small steps with pauses, until cancelled."""
+    """Runs the chores, each in small steps with pauses, until cancelled. `leads`: whether old rows are this process's business."""
 
     def __init__(
-        self, tidying: Tidying, values: Values, access: Access, settings: Settings, clock: Callable[[], Micros] = clock.now
+        self,
+        tidying: Tidying,
+        values: Values,
+        access: Access,
+        settings: Settings,
+        clock: Callable[[], Micros] = clock.now,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._tidying = tidying
         self._values = values
         self._access = access
         self._chores = chores(settings)
         self._clock = clock
+        self._leads = leads
         self._state = State()
         self._unfolded = 0  # rows
         self._looked_at: float | None = None  # by the steady clock
@@ -155,6 +162,9 @@ class Housekeeping:
                     observe.seldom(log.error, "housekeeping.failed", exc_info=error)
 
     async def _look_and_sweep(self) -> bool:
+        if not self._leads():
+            self._looked_at = None  # another process looks meanwhile, and keeps how things stand
+            return True
         await self.look()
         return await self.sweep_for(LOOK_SECONDS)
 
@@ -179,7 +189,7 @@ class Housekeeping:
     async def sweep_for(self, seconds: float) -> bool:
         """The chores that are due take turns, step by step, until all have ended their round (True) or the time is up. Raises Busy."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until and self._leads():
             due = [chore for chore in self._chores if chore.due_at <= time.monotonic()]
             for chore in due:
                 await self._step(chore)

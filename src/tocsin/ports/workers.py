@@ -61,7 +61,8 @@ class Beat(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True):
-    """A partition that is ours now. `is_crashed`: its last owner died; otherwise `state` is what that owner released it with."""
+    """A partition that is ours now. `state`: what it was released with last, None if it never was. `is_crashed`: its owner since then
+    has died."""
 
     partition: int
     is_crashed: bool
@@ -69,7 +70,8 @@ class Taken(Struct, frozen=True):
 
 
 class Owners(Struct, frozen=True):
-    """The owner of each partition, 0 for none."""
+    """The owner of each partition, 0 for none. What a worker believes to own and does not (after a fail-over that lost a commit, where the
+    version is lower) is lost to it."""
 
     version: int
     of: Sequence[int]
@@ -120,20 +122,26 @@ class Workers(Protocol):
 
     async def owners(self) -> Owners: ...
 
-    async def take(self, worker_id: int, most: int) -> Sequence[Taken]:
-        """Up to so many partitions that nobody owns; nothing where the worker has been pruned."""
+    async def take(self, worker_id: int, most: int, held: Collection[int]) -> Sequence[Taken]:
+        """Up to so many partitions that nobody owns; nothing where the worker has been pruned.
+
+        `held`: what it owns as far as it knows. After an answer that was lost it may own more, which it is given before all else.
+        """
         ...
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
         """Give up those of these partitions that it owns, each with what its next owner must know."""
         ...
 
+    async def close(self) -> None: ...
+
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         """Tell workers, by their ids, what is due. Returns at once; what is lost is found by their sweeps."""
         ...
 
-    async def due_in(self, partitions: Collection[int], until: Micros) -> Sequence[DueIn]:
-        """Every handler with pending deliveries of these partitions that are due before `until`, by the partition in their rows."""
+    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0) -> Sequence[DueIn]:
+        """Every handler with pending deliveries of these partitions that are due before `until`, by the partition in their rows. With
+        `since` only those that are due from then on: a long backlog, which is known, need not be looked through again and again."""
         ...
 
     async def rehome(self, handler_id: int, partition: int) -> Waking | None:
@@ -161,6 +169,7 @@ class Succession(Protocol):
         """How many starts the windows that are counted by address hold now."""
         ...
 
-    def share_egress(self, workers: int, used: Sequence[Mapping[str, int]]) -> None:
-        """So many workers send from this address, this one included; what the others have `used`. 0: nothing may start there now."""
+    def share_egress(self, workers: int, used: Sequence[Mapping[str, int]], is_settled: bool) -> None:
+        """So many workers send from this address, this one included; what the others have `used`. 0: nothing may start there now.
+        `is_settled`: whatever was handed on has arrived."""
         ...

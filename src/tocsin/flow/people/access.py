@@ -1,6 +1,7 @@
 """Who is calling: API keys, their scopes, and when they were last used."""
 
 import contextlib
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -28,16 +29,22 @@ class Caller(Struct, frozen=True):
 
 
 class Access:
-    """Known keys are kept in memory and dropped as soon as anything about keys or users changes."""
+    """Known keys are kept in memory and dropped as soon as anything about keys or users changes.
 
-    def __init__(self, keys: Keys) -> None:
+    `may_be_old`: whether a change by another process may have gone unnoticed; nobody is recognized from memory then.
+    """
+
+    def __init__(self, keys: Keys, may_be_old: Callable[[], bool] = lambda: False) -> None:
         self._keys = keys
+        self._may_be_old = may_be_old
         self._callers: dict[bytes, Caller] = {}
         self._used: dict[int, Micros] = {}
         self._changes = 0
 
     async def caller(self, api_key: str) -> Caller | None:
-        """Whose key this is; None: unknown, revoked, or its user is disabled."""
+        """Whose key this is; None: unknown, revoked, or its user is disabled. Raises Busy."""
+        if self._may_be_old():
+            raise Busy("this process has lost touch with the others on its store")
         key_hash = hash_api_key(api_key)
         caller = self._callers.get(key_hash)
         if caller is None:
