@@ -50,8 +50,8 @@ TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datnam
 class Server:
     """A server of one's own on a Unix socket in a temporary folder, for who wants to stop and kill it.
 
-    `standby_of`: it replays what that one writes, until `promote`. `options`: more words for initdb. `place`: where its folder is made, in the
-    system's temporary one otherwise.
+    `standby_of`: it replays what that one writes, until `promote`. `options`: more words for initdb. `place`: where its folder is made; in
+    the system's temporary one otherwise.
     """
 
     def __init__(

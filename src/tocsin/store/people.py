@@ -180,14 +180,14 @@ def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int |
 
 def add_session(connection: Connection, new: Session, living: Living, mark: bytes) -> None:
     """Anybody's that have ended go, and the longest unused ones of this user beyond MAX_SESSIONS."""
+    whose = users.c.id == new.user_id
+    known = connection.scalar(select(users.c.known_addresses).where(whose).with_for_update()) or b""  # first, as a new password does
     connection.execute(delete(sessions).where(or_(sessions.c.seen_at < living.seen_since, sessions.c.created_at < living.made_since)))
     theirs = select(sessions.c.token_hash).where(sessions.c.user_id == new.user_id).order_by(sessions.c.seen_at.desc())
     too_many = list(connection.scalars(theirs.offset(MAX_SESSIONS - 1)))
     connection.execute(delete(sessions).where(sessions.c.token_hash.in_(too_many)))
     connection.execute(insert(sessions).values(structs.asdict(new)))
     if mark:
-        whose = users.c.id == new.user_id
-        known = connection.scalar(select(users.c.known_addresses).where(whose).with_for_update()) or b""
         connection.execute(update(users).where(whose).values(known_addresses=_with_mark(known, mark)))
 
 
