@@ -23,6 +23,7 @@ from tocsin.ports.people import (
 from tocsin.store import statements
 from tocsin.store.database import Database
 from tocsin.store.handlers import delete_handler
+from tocsin.store.noting import note
 from tocsin.store.queue import end_pending
 from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
@@ -164,6 +165,7 @@ def set_administrator(connection: Connection, user: int, is_admin: bool) -> None
 
 def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
     connection.execute(update(users).where(users.c.id == user).values(time_zone=time_zone))
+    note(connection, "user", user)
 
 
 def person(connection: Connection, email: str) -> Person | None:
@@ -279,6 +281,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays until retention."""
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
+    note(connection, "user", user)
     end_sessions(connection, user)
     for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
         delete_handler(connection, handler_id, at, _ROWS_AT_ONCE)
@@ -337,8 +340,10 @@ def _key_line(row: Row[Any]) -> KeyLine:
 def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None = None) -> bool:
     """False if there is no such key, or it was revoked before; or it is not this user's."""
     wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
-    done = connection.execute(update(keys).where(*wanted).values(revoked_at=at))
-    return done.rowcount == 1
+    if connection.execute(update(keys).where(*wanted).values(revoked_at=at)).rowcount != 1:
+        return False
+    note(connection, "key", key_id)
+    return True
 
 
 def key(connection: Connection, key_hash: bytes) -> KeyRow | None:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.ports.errors import StoreError
-from tocsin.store import migrations
+from tocsin.store import migrations, noting
 from tocsin.store.dialects import Unanswered
 from tocsin.store.dialects.arrays import INSTEAD, NUL
 
@@ -49,6 +49,9 @@ _SESSION = (
 _BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
 _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+# After the commit: NOTIFY takes a lock for which the commits of all that say anything wait. Nobody waits for the disk because of it.
+_TELL = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {noting.NEWS}; COMMIT".encode()
+_WROTE = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, to_regclass('changes') IS NOT NULL"
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
 # A session that has not noticed yet that we are gone would keep its locks until it does. One that is committing ends by itself.
 _END_OLD_SESSION = (
@@ -241,10 +244,15 @@ class _Session:
             cursor = driver.execute(_BEGIN_WRITING, prepare=False)
             cursor.nextset()
             self._transaction_id = cursor.fetchall()[0][0]
+            noting.begin(connection)
             with _known_to_sqlalchemy(connection, driver):
                 yield connection
+                has_news = noting.write(connection)
                 self._commit(driver)
             self._transaction_id = None
+            if has_news:
+                with contextlib.suppress(psycopg.Error):  # it is kept; the next beat of the others shows that there is news
+                    driver.execute(_TELL)
 
     def _commit(self, driver: Driver[Any]) -> None:
         try:
@@ -318,8 +326,15 @@ class _Postgresql:
     def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:
         begin, seconds = (_BEGIN_LONG, LONG_SECONDS) if is_long else (b"BEGIN", 2 * STATEMENT_SECONDS + GRACE_SECONDS)
         with _begun(engine, begin, seconds) as connection:
+            noting.begin(connection)
             yield connection
-            connection.exec_driver_sql("NOTIFY tocsin_changes")
+            wrote, has_changes = connection.exec_driver_sql(_WROTE).one()
+            if wrote:
+                noting.begin(connection)
+                if has_changes:  # else the tables are of an earlier form
+                    noting.note(connection, "everything")
+                    noting.write(connection)
+                connection.exec_driver_sql(f"NOTIFY tocsin_changes; NOTIFY {noting.NEWS}")
 
     def wait_for_makers(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:made, hashtext(current_schema()))"), {"made": MAKING})
