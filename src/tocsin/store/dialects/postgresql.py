@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tocsin.ports.errors import StoreError
 from tocsin.store import migrations, noting
-from tocsin.store.dialects import Unanswered
+from tocsin.store.dialects import SLOT, Unanswered
 from tocsin.store.dialects.arrays import INSTEAD, NUL
 
 CONNECTIONS = 7  # as many as threads read, and some
@@ -197,6 +197,7 @@ class _Session:
         self._connection: Connection | None = None
         self._failed: tuple[float, Exception] | None = None
         self._heard = False
+        self._slot: int | None = None  # of this process, for as long as it lives
         self._transaction_id: str | None = None  # of the last one, if nobody knows how it ended
         with contextlib.suppress(DBAPIError, psycopg.Error):  # the first write will say why
             self._connected()
@@ -212,6 +213,7 @@ class _Session:
                 raise
             try:
                 self._begin_listening(_driver(connection))
+                connection = connection.execution_options(**{SLOT: self._slot})
             except psycopg.Error:  # a standby refuses it: once that is promoted nothing would be heard on this connection
                 connection.invalidate()
                 connection.close()
@@ -225,6 +227,8 @@ class _Session:
             driver.add_notify_handler(self._hear)
             driver.execute("LISTEN tocsin_changes")
             driver.execute(_BY_KEY)
+            if self._slot is None:
+                self._slot = driver.execute("SELECT nextval('totals_slots')").fetchall()[0][0]
             if self._transaction_id is not None:
                 driver.execute(_END_OLD_SESSION, (self._transaction_id,))
 
