@@ -208,7 +208,10 @@ def cancel_delivery(connection: Connection, user_id: int, delivery_id: int) -> l
 
 
 def _cancel(connection: Connection, user_id: int, which: ColumnElement[bool]) -> list[int]:
-    return end(connection, and_(which, deliveries.c.user_id == user_id), Status.CANCELLED, Reason.CANCELLED)
+    totals = Totals()
+    cancelled = end(connection, totals, and_(which, deliveries.c.user_id == user_id), Status.CANCELLED, Reason.CANCELLED)
+    totals.write(connection)
+    return cancelled
 
 
 def retry(

@@ -33,7 +33,7 @@ class Session(Protocol):
         ...
 
     def others_wrote(self) -> bool:
-        """Whether another process has written since this was asked last, or may have."""
+        """Whether another process has written since this was asked last, or may have. Raises if the database is away."""
         ...
 
     def wait_for_others(self, seconds: float) -> None:

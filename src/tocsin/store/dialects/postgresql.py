@@ -32,6 +32,7 @@ LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
 MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
+PING_SECONDS = 3.0  # that a server with nothing to do has to say that it is there
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "tocsin",
@@ -240,6 +241,7 @@ class _Session:
         if connection is not None:
             connection.invalidate()
             connection.close()
+            self._engine.dispose()  # those that read are as old, and each would be waited for
 
     @contextmanager
     def transaction(self) -> Generator[Connection, None, None]:
@@ -288,13 +290,11 @@ class _Session:
         return time.monotonic_ns()
 
     def others_wrote(self) -> bool:
-        """By NOTIFY, see `writing`."""
+        """By NOTIFY, see `writing`. A server that is gone without a word is noticed here, also while nobody writes."""
         if self._connection is not None:
             driver = _driver(self._connection)
-            with self._dropped_if_broken(driver):
-                driver.pgconn.consume_input()
-                while driver.pgconn.notifies() is not None:
-                    self._heard = True
+            with self._dropped_if_broken(driver), hung_up_after(driver, PING_SECONDS):
+                driver.execute("SELECT 1", prepare=False)
         heard, self._heard = self._heard, False
         return heard
 
