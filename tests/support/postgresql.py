@@ -50,11 +50,14 @@ TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datnam
 class Server:
     """A server of one's own on a Unix socket in a temporary folder, for who wants to stop and kill it.
 
-    `standby_of`: it replays what that one writes, until `promote`. `options`: more words for initdb.
+    `standby_of`: it replays what that one writes, until `promote`. `options`: more words for initdb. `place`: where its folder is made; in
+    the system's temporary one otherwise.
     """
 
-    def __init__(self, *, standby_of: "Server | None" = None, options: Sequence[object] = (), **settings: object) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-"))  # short: a socket's path has 107 bytes at most
+    def __init__(
+        self, *, standby_of: "Server | None" = None, options: Sequence[object] = (), place: str | None = None, **settings: object
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-", dir=place))  # short: a socket's path has 107 bytes at most
         self.data = self.folder / "data"
         self._settings = {**_SETTINGS, "unix_socket_directories": self.folder, **settings}
         self._user: dict[str, Any] = {}
@@ -105,6 +108,11 @@ class Server:
                     return
             time.sleep(0.01)
         raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends sessions and stops; SIGQUIT stops at once, as a crash would (its next start recovers)."""
