@@ -109,11 +109,6 @@ class Server:
             time.sleep(0.01)
         raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends sessions and stops; SIGQUIT stops at once, as a crash would (its next start recovers)."""
         process, self._process = self._process, None
