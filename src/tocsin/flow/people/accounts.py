@@ -46,7 +46,8 @@ class CodeWanted(Exception):
 
     def __init__(self, user: int, by: By) -> None:
         super().__init__()
-        self.user, self.by = user, by
+        self.user = user
+        self.by: By = by
 
 
 class Accounts:
