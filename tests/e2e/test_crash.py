@@ -309,6 +309,26 @@ def test_what_was_in_flight_is_kept_as_unknown_whatever_became_of_it_meanwhile(
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
 
 
+@pytest.mark.parametrize("unknown", ["retry", "stop"])
+def test_what_was_in_flight_before_a_replay_says_nothing_of_it(start_service: Starter, receiver: Receiver, unknown: str) -> None:
+    """Its log has the lost attempt; what its owner asked for since goes out at once all the same."""
+    receiver.answer("/hook", 200, hold=True)
+    service = start_service(TOCSIN_UNKNOWN=unknown, TOCSIN_RETRY_SCHEDULE="1h")
+    client = service.first()
+    handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
+    notification = client.send("Hello", handlers=[handler])
+    receiver.wait(1)
+    cancels(client, notification, handler)
+    [row] = client.deliveries(notification)
+    assert client.post(f"/api/deliveries/{row['id']}/retry").data == {"retried": 1}
+    service.kill()
+    receiver.release()
+    client.port = service.start().port
+    [delivery] = client.settled(notification)
+    assert (delivery["status"], [one["outcome"] for one in delivery["attempts"]]) == ("delivered", ["unknown", "delivered"])
+    assert not in_flight(service)
+
+
 def test_what_was_in_flight_and_is_gone_from_the_store_keeps_nobody_from_starting(start_service: Starter, receiver: Receiver) -> None:
     receiver.answer("/hook", 200, hold=True)
     service = start_service()

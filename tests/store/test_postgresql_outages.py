@@ -25,6 +25,7 @@ from tocsin.ports.history import DeliveryFilter
 from tocsin.store import dialects, values, writer
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 
 
@@ -206,6 +207,24 @@ def test_writes_that_meet_another_transaction_are_repeated_and_nobody_is_told(
             assert store.vitals.trouble is None
 
     run(main())
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_a_command_that_meets_another_transaction_is_repeated(url: str, code: str) -> None:
+    engine = postgresql_engine(url)
+    migrate(engine)
+    met: list[str] = []
+
+    def write(connection: Connection) -> str:
+        values.write(connection, "mine", b"%d" % len(met))
+        if len(met) < 2:
+            met.append(code)
+            connection.exec_driver_sql(f"DO $$ BEGIN RAISE 'deadlock detected' USING ERRCODE = '{code}'; END $$")
+        return "kept"
+
+    assert write_now(engine, write) == "kept"
+    assert (len(met), execute(url, "SELECT value FROM meta WHERE name = 'mine'")) == (2, [(b"2",)])
+    engine.dispose()
 
 
 def test_what_another_process_writes_is_heard_of(open_postgresql: OpenStore, tmp_path: Path) -> None:
