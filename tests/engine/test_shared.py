@@ -1,5 +1,7 @@
 """Engines that share a store: nothing lost, nothing twice but what was under way, in order, no faster than allowed, whatever dies."""
 
+from functools import partial
+
 import pytest
 
 from support.cluster import Cluster, Node, cluster
@@ -56,38 +58,48 @@ class Story:
 
     def fault(self) -> None:
         """Something happens, then nothing for a while."""
-        made, dice = self.made, self.dice
-        if made.world.now >= self.until:
+        if self.made.world.now >= self.until:
             return
-        sending = made.live("worker")
-        what = dice.choice(["kill", "stop", "leave", "join", "join", "server", "silent", "rings", "cancel", "crowd", "move"])
-        self.log.append(f"{made.world.now - 1000:.2f} {what}")
-        if what == "kill" and len(sending) > 1:
-            made.kill(dice.choice(sending))
-            made.world.after(dice.uniform(0.1, 2.0), lambda: made.node(dice.choice(["all", "worker"]), dice.uniform(-10, 10)))
-        elif what == "stop" and len(sending) > 1:
-            dice.choice(sending).process.stop(dice.uniform(0.5, 7.0))
-        elif what == "leave" and len(sending) > 1:
-            node = dice.choice(sending)
-            node.is_joined = False
-            node.process.do(lambda: node.process.spawn(node.leave()))
-        elif what == "join" and len(sending) < 5:
-            made.node(dice.choice(["all", "worker"]), dice.uniform(-10, 10))
-        elif what == "server":
-            made.server.away_until = made.world.now + dice.uniform(0.1, 5.0)
-        elif what == "silent" and len(sending) > 1:
-            dice.choice(sending).session.away_until = made.world.now + dice.uniform(0.5, 6.0)
-        elif what == "rings":
-            made.server.loses_rings = dice.choice([0.0, 0.5, 1.0])
-        elif what == "cancel":
-            for job in list(made.server.rows.values())[-20:]:
-                if dice.random() < 0.3:
-                    made.server.cancel(job.delivery.id)
-        elif what == "crowd":
-            self.crowd_comes()
-        elif what == "move":
-            self.moves(dice.choice(self.handlers[:30]))
-        made.world.after(dice.uniform(1.0, 6.0), self.fault)
+        one = [self.server_is_away, self.rings_are_lost, self.some_are_cancelled, self.crowd_comes, self.moves, self.joins, self.joins]
+        sending = self.made.live("worker")
+        if len(sending) > 1:
+            victim = self.dice.choice(sending)
+            one += [partial(what, victim) for what in (self.dies, self.stops, self.leaves, self.is_silent)]
+        what = self.dice.choice(one)
+        self.log.append(f"{self.made.world.now - 1000:.2f} {getattr(what, 'func', what).__name__}")
+        what()
+        self.made.world.after(self.dice.uniform(1.0, 6.0), self.fault)
+
+    def dies(self, node: Node) -> None:
+        self.made.kill(node)
+        self.made.world.after(self.dice.uniform(0.1, 2.0), self.joins)
+
+    def stops(self, node: Node) -> None:
+        """And goes on later."""
+        node.process.stop(self.dice.uniform(0.5, 7.0))
+
+    def leaves(self, node: Node) -> None:
+        node.is_joined = False
+        node.process.do(lambda: node.process.spawn(node.leave()))
+
+    def is_silent(self, node: Node) -> None:
+        """Nothing goes between it and the server."""
+        node.session.away_until = self.made.world.now + self.dice.uniform(0.5, 6.0)
+
+    def joins(self) -> None:
+        if len(self.made.live("worker")) < 5:
+            self.made.node(self.dice.choice(["all", "worker"]), self.dice.uniform(-10, 10))
+
+    def server_is_away(self) -> None:
+        self.made.server.away_until = self.made.world.now + self.dice.uniform(0.1, 5.0)
+
+    def rings_are_lost(self) -> None:
+        self.made.server.loses_rings = self.dice.choice([0.0, 0.5, 1.0])
+
+    def some_are_cancelled(self) -> None:
+        for job in list(self.made.server.rows.values())[-20:]:
+            if self.dice.random() < 0.3:
+                self.made.server.cancel(job.delivery.id)
 
     def crowd_comes(self) -> None:
         """More at once than their paces let out, in one part and in several."""
@@ -101,9 +113,10 @@ class Story:
     def send(node: Node, handler: int, text: str, wait: float = 0.0, partition: int | None = None) -> None:
         node.process.spawn(node.accept(handler, text, wait, partition))
 
-    def moves(self, handler: int) -> None:
-        """Its owner gives it another address while something waits; some processes hear of it late, and so do some of those that accept."""
-        made, before = self.made, self.made.server.handlers[handler].partition
+    def moves(self) -> None:
+        """A handler gets another address while something waits for it; some processes hear of it late."""
+        made, handler = self.made, self.dice.choice(self.handlers[:30])
+        before = made.server.handlers[handler].partition
         accepting = made.live("api")
         if not accepting:
             return
@@ -137,7 +150,7 @@ def tell(seed: int, rate: float = 40.0, seconds: float = 60.0) -> tuple[Cluster,
         made.world.run(seconds)
         made.errors_of_providers = 0.0
         made.server.loses_rings = 0.0
-        made.world.run(700.0)
+        made.world.run(1500.0)
     return made, story
 
 

@@ -15,13 +15,13 @@ from msgspec import Struct
 from support.server import Server, Session
 from support.virtual import EPOCH, Process, World
 from tocsin import clock, observe
-from tocsin.clock import SECOND
 from tocsin.channels.contract import Pace
+from tocsin.clock import SECOND
 from tocsin.engine.places import Bounds
 from tocsin.engine.shared import SharedEngine, Times
+from tocsin.flow.delivery import sending
 from tocsin.flow.delivery.deliver import Delivering
 from tocsin.flow.delivery.keep import Keeping
-from tocsin.flow.delivery import sending
 from tocsin.flow.delivery.sending import Sending
 from tocsin.flow.delivery.takeover import TakeOver
 from tocsin.flow.directory import Directory
@@ -136,7 +136,7 @@ class Node:
         self.process.kill()
 
     # the wires
-    def start(self, request: Request, sender: Sending) -> None:  # noqa: ARG002  # the protocol
+    def start(self, request: Request, sender: Sending) -> None:  # the protocol
         sender.goes_out()
         number = next(self._count)
         self._flying[number] = sender

@@ -146,10 +146,11 @@ class Server:
                 self.owner[partition], self.is_crashed[partition] = 0, True
         self.version += 1
 
-    def take(self, worker_id: int, most: int) -> list[Taken]:
+    def take(self, worker_id: int, most: int, held: Collection[int]) -> list[Taken]:
         if worker_id not in self.members:
             return []
-        free = [partition for partition in range(PARTITIONS) if self.owner[partition] == 0][:most]
+        mine = [one for one in range(PARTITIONS) if self.owner[one] == worker_id and one not in held]
+        free = [*mine, *(one for one in range(PARTITIONS) if self.owner[one] == 0)][:most]
         for partition in free:
             self.owner[partition] = worker_id
         self.version += 1
@@ -167,11 +168,11 @@ class Server:
                 process, rang = self.listening[worker_id]
                 process.do(rang, some)
 
-    def due_in(self, partitions: Collection[int], until: Micros) -> list[DueIn]:
+    def due_in(self, partitions: Collection[int], until: Micros, since: Micros) -> list[DueIn]:
         first: dict[tuple[int, int], Micros] = {}
         for handler_id, pending in self.pending.items():
             for delivery in (self.rows[one].delivery for one in pending):
-                if delivery.partition in partitions and delivery.due_at < until:
+                if delivery.partition in partitions and since <= delivery.due_at < until:
                     key = delivery.partition, handler_id
                     first[key] = min(first.get(key, delivery.due_at), delivery.due_at)
         return [
@@ -195,7 +196,8 @@ class Server:
         may: set[int] = set()
         for given in deliveries:
             row = self.rows[given.id].delivery
-            as_given = (row.attempt_count, row.due_at, row.replays) == (given.attempt_count, given.due_at, given.replays)
+            is_home = self.handlers[row.handler_id].partition == row.partition
+            as_given = is_home and (row.attempt_count, row.due_at, row.replays) == (given.attempt_count, given.due_at, given.replays)
             if row.status is Status.PENDING and as_given and self.owner[row.partition] == worker_id:
                 may.add(row.id)
                 self.claims.append(Claim(worker_id, at, row.id, row.attempt_count + 1, row.due_at))
@@ -204,14 +206,15 @@ class Server:
     def claimed(self, partitions: Collection[int], since: Micros) -> list[Claimed]:
         found: dict[tuple[int, int], Claim] = {}
         for claim in self.claims:
-            if claim.at >= since and self.rows[claim.delivery_id].delivery.partition in partitions:
+            if claim.at >= since and self.handlers[self.rows[claim.delivery_id].delivery.handler_id].partition in partitions:
                 found[claim.delivery_id, claim.number] = claim
         made: list[Claimed] = []
         for (delivery_id, number), claim in found.items():
             row = self.rows[delivery_id].delivery
             started_at = self.attempts.get((delivery_id, number))
             is_due = row.status is not Status.PENDING or row.due_at == claim.due_at
-            made.append(Claimed(row, number, claim.at, started_at is None and row.attempt_count + 1 == number and is_due, started_at))
+            is_open = claim.worker_id not in self.members and started_at is None and row.attempt_count + 1 == number and is_due
+            made.append(Claimed(row, number, claim.at, is_open, started_at))
         return made
 
     def throttled(self, partitions: Collection[int]) -> list[Throttled]:
@@ -271,8 +274,8 @@ class Session:
     async def owners(self) -> Owners:
         return await self.ask(lambda: Owners(self.server.version, list(self.server.owner)))
 
-    async def take(self, worker_id: int, most: int) -> Sequence[Taken]:
-        return await self.ask(self.server.take, worker_id, most)
+    async def take(self, worker_id: int, most: int, held: Collection[int]) -> Sequence[Taken]:
+        return await self.ask(self.server.take, worker_id, most, set(held))
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
         await self.ask(self.server.release, worker_id, states)
@@ -280,11 +283,14 @@ class Session:
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         self.server.world.after(self.slow, lambda: self.server.ring(wakings))
 
-    async def due_in(self, partitions: Collection[int], until: Micros) -> Sequence[DueIn]:
-        return await self.ask(self.server.due_in, set(partitions), until)
+    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0) -> Sequence[DueIn]:
+        return await self.ask(self.server.due_in, set(partitions), until, since)
 
     async def rehome(self, handler_id: int, partition: int) -> Waking | None:
         return await self.ask(self.server.rehome, handler_id, partition)
+
+    async def close(self) -> None:
+        pass
 
     # claims
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
@@ -301,7 +307,9 @@ class Session:
         return await self.ask(self.server.due, dict(wanted), now)
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
-        return await self.ask(lambda: [self.server.rows[one] for one in delivery_ids if self.server.rows[one].delivery.status == Status.PENDING])
+        return await self.ask(
+            lambda: [self.server.rows[one] for one in delivery_ids if self.server.rows[one].delivery.status == Status.PENDING]
+        )
 
     async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
         return await self.ask(lambda: [self.server.rows[one].delivery for one in delivery_ids])

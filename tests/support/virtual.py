@@ -25,7 +25,7 @@ class _NoFiles(selectors.BaseSelector):
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         return selectors.SelectorKey(fileobj, 0, 0, None)
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:  # noqa: ARG002  # the base's
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:  # the base's
         return []
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
@@ -119,7 +119,7 @@ class Process:
 class World:
     def __init__(self, seed: int) -> None:
         self.now = 1000.0
-        self.dice = random.Random(seed)  # noqa: S311
+        self.dice = random.Random(seed)
         self.processes: list[Process] = []
         self.current: Process | None = None
         self.errors: list[tuple[str, dict[str, Any]]] = []
