@@ -139,7 +139,8 @@ class HandlerRows(Protocol):
         ...
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
-        """One more delivery that failed by the handler's own fault; a delivery that arrives ends the streak."""
+        """One more delivery that failed by the handler's own fault; a delivery that arrives ends the streak. None fail of a handler that
+        went with its user."""
         ...
 
     # where processes share the store

@@ -16,6 +16,7 @@ from tocsin.flow.egress import Egress
 from tocsin.flow.pace import Pacer, handed_at
 from tocsin.model import Refused, Status
 from tocsin.ports.claims import Claimed, Claims, Throttled
+from tocsin.ports.ledger import UnderWay
 from tocsin.ports.queue import Queue
 from tocsin.ports.workers import Taken
 from tocsin.settings import Settings
@@ -92,9 +93,8 @@ class TakeOver:
             loaded = await self._directory.loaded(handler_id)
             if loaded is not None and loaded.paces:
                 self._pacer.remember(loaded.paces, times, time.monotonic())
-        await recover(
-            [(claim.delivery.id, claim.number, claim.at) for claim in lost], self._queue, self._directory, self._keeping, self._settings
-        )
+        under_way = [UnderWay(claim.delivery.id, claim.number, claim.delivery.replays, claim.at) for claim in lost]
+        await recover(under_way, self._queue, self._directory, self._keeping, self._settings)
 
     async def _starts_of(self, claim: Claimed) -> list[Micros]:
         """When the parts of an attempt may have begun: what is not known counts as now. Which of them had arrived is kept only with the
