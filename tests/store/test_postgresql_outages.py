@@ -133,15 +133,15 @@ def test_who_takes_over_is_believed_only_what_it_can_know(monkeypatch: pytest.Mo
         stack.callback(standby.remove)
         engine = postgresql_engine(f"postgresql://tocsin@/postgres?host={primary.folder},{standby.folder}")
         stack.callback(engine.dispose)
+        migrate(engine)
         session = dialects.of(engine).session(engine)
         stack.callback(session.close)
         with session.transaction() as connection:
-            connection.exec_driver_sql("CREATE TABLE one (x int)")
             number = int(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()) + 1
         with monkeypatch.context() as patched, pytest.raises(Unanswered):
             patched.setattr(dialect, "_commit", lose)
             with session.transaction() as connection:
-                connection.exec_driver_sql("INSERT INTO one VALUES (1)")
+                values.write(connection, "mine", b"")
         primary.stop(signal.SIGQUIT)
         if heir == "itself":
             primary.start()
