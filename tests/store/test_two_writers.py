@@ -25,6 +25,7 @@ from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
 from tocsin.store import handlers, history, notices, people, queue, standings, tables, tidying, totals, values
 from tocsin.store.accepting import AcceptAll
+from tocsin.store.dialects import SLOT
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
@@ -348,7 +349,7 @@ def test_folding_and_adding_lose_nothing(writers: Writers) -> None:
     def add(_: int) -> Write:
         def write(c: Connection) -> None:
             changes = totals.Totals({(1, 0): 5, (1, 100): 7})
-            changes.write(c.execution_options(**{totals.SLOT: totals.SERVICE}))
+            changes.write(c.execution_options(**{SLOT: totals.SERVICE}))
 
         return write
 

@@ -11,6 +11,7 @@ from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerEvent, Han
 from tocsin.ports.history import Page
 from tocsin.store import notices, statements
 from tocsin.store.database import Database
+from tocsin.store.noting import note
 from tocsin.store.queue import end_of_handler, end_pending, rehome
 from tocsin.store.rows import HANDLER, handler_of, total_of
 from tocsin.store.standings import STATE, WORST_FIRST
@@ -122,6 +123,7 @@ def add_handler(connection: Connection, user_id: int, change: HandlerChange, at:
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if name != "disabled_reason"}
     row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
     handler_id = connection.execute(row).scalar_one()
+    note(connection, "handler", handler_id, user_id)
     totals = Totals()
     totals[user_id, TOTAL_HANDLERS] += 1
     totals.write(connection)
@@ -139,8 +141,11 @@ def change_handler(
     statement = update(handlers).where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
     if expected_version is not None:
         statement = statement.where(handlers.c.version == expected_version)
-    if connection.execute(statement.values(version=handlers.c.version + 1, **values)).rowcount != 1:
+    changed = statement.values(version=handlers.c.version + 1, **values).returning(handlers.c.user_id)
+    user_id = connection.execute(changed).scalar()
+    if user_id is None:
         return False
+    note(connection, "handler", handler_id, user_id)
     if change.partition is not None:
         rehome(connection, handler_id, change.partition)
     if event is not None:
@@ -187,7 +192,10 @@ def unplaced(connection: Connection, after: int, limit: int) -> list[HandlerRow]
 
 
 def place(connection: Connection, partitions: Mapping[int, int]) -> None:
-    for (handler_id,) in run(connection, PLACE, sorted(partitions.items())):
+    placed = run(connection, PLACE, sorted(partitions.items()))
+    if placed:
+        note(connection, "everything")
+    for (handler_id,) in placed:
         while not rehome(connection, handler_id, partitions[handler_id]):
             pass
 
@@ -216,4 +224,5 @@ def erase_handlers(connection: Connection, totals: Totals, which: ColumnElement[
     ).all()
     for row in gone:
         totals[row.user_id, TOTAL_HANDLERS] -= 1
+        note(connection, "handler", row.id, row.user_id)
     return sorted(row.id for row in gone)

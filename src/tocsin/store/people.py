@@ -23,6 +23,7 @@ from tocsin.ports.people import (
 from tocsin.store import notices, statements
 from tocsin.store.database import Database
 from tocsin.store.handlers import erase_handlers
+from tocsin.store.noting import note
 from tocsin.store.queue import end_of_handler
 from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
@@ -165,6 +166,7 @@ def set_administrator(connection: Connection, user: int, is_admin: bool) -> None
 
 def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
     connection.execute(update(users).where(users.c.id == user).values(time_zone=time_zone))
+    note(connection, "user", user)
 
 
 def person(connection: Connection, email: str) -> Person | None:
@@ -280,6 +282,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays until retention."""
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
+    note(connection, "user", user)
     end_sessions(connection, user)
     changes = Totals()
     for handler_id in erase_handlers(connection, changes, handlers.c.user_id == user, at):
@@ -343,8 +346,10 @@ def _key_line(row: Row[Any]) -> KeyLine:
 def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None = None) -> bool:
     """False if there is no such key, or it was revoked before; or it is not this user's."""
     wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
-    done = connection.execute(update(keys).where(*wanted).values(revoked_at=at))
-    return done.rowcount == 1
+    if connection.execute(update(keys).where(*wanted).values(revoked_at=at)).rowcount != 1:
+        return False
+    note(connection, "key", key_id)
+    return True
 
 
 def key(connection: Connection, key_hash: bytes) -> KeyRow | None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from tocsin.ports.changes import Changes
 from tocsin.ports.claims import Claims
 from tocsin.ports.workers import Workers
+from tocsin.store.changes import SqlChanges
 from tocsin.store.claims import SqlClaims
 from tocsin.store.sql import SqlStore
 from tocsin.store.workers import SqlWorkers
@@ -18,6 +20,7 @@ class SharedStore:
     def __init__(self, store: SqlStore, changed: Callable[[], None]) -> None:
         self.workers: Workers = SqlWorkers(store.database, changed)
         self.claims: Claims = SqlClaims(store.database)
+        self.changes: Changes = SqlChanges(store.database)
 
     async def close(self) -> None:
         """Before the store itself."""
