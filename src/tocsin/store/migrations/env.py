@@ -10,7 +10,8 @@ attributes = context.config.attributes
 
 
 def applied(ctx: Any, step: Any, heads: Any, run_args: Any) -> None:  # noqa: ARG001 - Alembic passes them by name
-    attributes["applied"](step.up_revision_id)
+    if (told := attributes.get("applied")) is not None:
+        told(step.up_revision_id)
 
 
 context.configure(
