@@ -91,11 +91,11 @@ def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, N
         yield
 
 
-def _log(event: str, **values: Any) -> None:
+def log_upgrade(event: str, **values: Any) -> None:
     log.info(event, **values)
 
 
-def open_store(settings: Settings, *, upgrades: bool = False, told: Callable[..., None] = _log) -> tuple[Engine, Vault]:
+def open_store(settings: Settings, *, upgrades: bool = False, told: Callable[..., None] = log_upgrade) -> tuple[Engine, Vault]:
     """The store, in this version's form, and the vault that opens it. One that several processes may serve is upgraded only if `upgrades`.
 
     `told`: the event and its values, `store.migrating` (form, seconds) now and then, and at the end `upgraded` (before, after, seconds).

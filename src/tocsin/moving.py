@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tocsin.store.dialects import copying
 
 
-def upgrade(settings: Settings, told: Callable[..., None]) -> None:
+def upgrade(settings: Settings, told: Callable[..., None] = datadir.log_upgrade) -> None:
     """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError.
 
     `told`: see `datadir.open_store`.
