@@ -82,7 +82,7 @@ def test_a_write_that_fails_takes_no_other_with_it(open_store: OpenStore) -> Non
         async with open_store() as store:
             handler = await add_handler(store)
             good = [store.intake.accept(accepting(handler)) for _ in range(5)]
-            bad = store.intake.accept(accepting(999_999))
+            bad = store.intake.accept(replace(accepting(handler), user_id=999_999))
             results = await asyncio.gather(*good, bad, return_exceptions=True)
             assert isinstance(results.pop(), WriteFailed)
             assert [one.deliveries[0].handler_id for [one] in results] == [handler] * 5
@@ -571,8 +571,8 @@ def test_an_idempotency_key_is_kept_in_the_commit_of_what_it_made(open_store: Op
             assert await store.intake.remembered(1, wanted.path, "key", 101, 200) is None
             assert await store.intake.remembered(1, wanted.path, "key", 0, 99) is None
             with pytest.raises(WriteFailed):
-                await store.intake.accept(accepting(999_999, idempotency=replace(wanted, key="refused")))
-            assert await store.intake.remembered(1, wanted.path, "refused", 0, 10**6) is None
+                await store.intake.accept(replace(accepting(handler, idempotency=replace(wanted, key="refused")), user_id=999_999))
+            assert await store.intake.remembered(999_999, wanted.path, "refused", 0, 10**6) is None
             await store.database.write(tidying.idempotency_keys, 101, 10, START)
             assert await store.intake.remembered(1, wanted.path, "key", 0, 10**6) is None
 

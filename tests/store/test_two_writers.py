@@ -7,15 +7,16 @@ from typing import Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from support import postgresql
-from support.store import MESSAGE, attempt
+from support.store import MESSAGE, attempt, orphans
 from support.writers import Writers, on_postgresql, on_sqlite
 from tocsin import upkeep
 from tocsin.clock import DAY
 from tocsin.flow.mail_account import REFRESH_TOKEN
 from tocsin.model import Delivery, Reason, Status
+from tocsin.ports.errors import WriteFailed
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
@@ -206,6 +207,7 @@ def meet(writers: Writers, make: Callable[[Writers], Delivery], first: Make, sec
         status = status_of(writers, delivery)
         assert status in allowed, where
         assert writers.alone(kept) == writers.alone(counted), where
+        assert writers.alone(orphans) == {}, where
     assert at > 1, "they never met"
 
 
@@ -222,6 +224,56 @@ def test_what_is_replayed_while_it_is_tidied_stays_whole(writers: Writers) -> No
         assert (bool(replayed), named) == ((True, 1) if row else (False, 0)), f"before statement {at}"
     else:
         pytest.fail("tidying has no end")
+
+
+def settled_and_replayed(writers: Writers) -> Delivery:
+    """It has an attempt, and a replay."""
+    delivery = waiting(writers)
+    writers.alone(fail(delivery))
+    writers.alone(lambda c: history.retry(c, 1, delivery.id, 250, 10, None))
+    return replace(delivery, replays=1, attempt_count=1)
+
+
+def arrive_again(delivery: Delivery) -> Write:
+    row = replace(delivery, status=Status.DELIVERED, attempt_count=2, last_attempt_at=300, part=1)
+    return lambda c: SettleAll.run_all(c, [Settlement(row, attempt(delivery, 2), 300)])
+
+
+def accept_more(delivery: Delivery) -> Write:
+    planned = Planned(MESSAGE, None, None, (PlannedDelivery(delivery.handler_id, Status.PENDING, 300),))
+    return lambda c: AcceptAll.run_all(c, [Accept(delivery.user_id, 300, [planned])])
+
+
+def test_what_was_kept_of_deliveries_goes_with_them(writers: Writers) -> None:
+    def delete_all(_: Delivery) -> Write:
+        return lambda c: people.delete_user(c, 1)
+
+    for go in (tidy, delete_all):
+        delivery = settled_and_replayed(writers)
+        writers.alone(arrive_again(delivery))
+        writers.alone(go(delivery))
+        assert writers.alone(orphans) == {} and row_of(writers, delivery) is None
+
+
+@pytest.mark.parametrize("write", [arrive_again, cancel, accept_more])
+@pytest.mark.parametrize("is_deleted_first", [True, False])
+def test_nothing_is_added_to_a_user_who_is_deleted(writers: Writers, write: Make, is_deleted_first: bool) -> None:
+    if not writers.is_locking:
+        pytest.skip("on SQLite only one transaction writes, which is not what these writers do")
+    for at in range(1, 40):
+        delivery = settled_and_replayed(writers)
+        both = [lambda c: people.delete_user(c, 1), write(delivery)]
+        try:
+            done = writers.both(*(both if is_deleted_first else both[::-1]), at)
+        except WriteFailed:  # to be accepted it came too late
+            done = True
+        assert writers.alone(orphans) == {}, f"before statement {at}"
+        writers.alone(lambda c: people.delete_user(c, 1))
+        writers.alone(lambda c: c.execute(insert(tables.users).values(id=1, email="a@b", is_admin=True, created_at=1)))
+        if done is None:
+            break
+    else:
+        pytest.fail("deleting has no end")
 
 
 # ------------------------------------------------------------------------------------------------------------------ numbers

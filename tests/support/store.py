@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from support.postgresql import database_of, drop_databases
 from tocsin import datadir
@@ -19,6 +19,7 @@ from tocsin.ports.queue import Settlement
 from tocsin.settings import load
 from tocsin.store import people
 from tocsin.store.sql import SqlStore, write_now
+from tocsin.store.tables import metadata
 
 OpenStore: TypeAlias = Callable[..., AbstractAsyncContextManager[SqlStore]]
 """`open_store(changed=...)`: the test's own store with one user (id 1) in it. Opened again, it is the same store."""
@@ -107,6 +108,16 @@ async def settled(store: SqlStore, settlement: Settlement) -> bool:
 
 def attempt(delivery: Delivery, number: int = 1, outcome: str = "delivered", reason: Reason = Reason.OK) -> Attempt:
     return Attempt(delivery.id, number, 200, 1500, outcome, reason, 200, "ok")
+
+
+def orphans(connection: Connection) -> dict[str, int]:
+    """Rows that refer to one that is not there, by column: PostgreSQL does not look at all of them by itself."""
+    found: dict[str, int] = {}
+    for table in metadata.sorted_tables:
+        for key in table.foreign_keys:
+            lost = ~select(1).where(key.column == key.parent).exists()
+            found[str(key.parent)] = connection.scalar(select(func.count()).select_from(table).where(lost)) or 0
+    return {name: count for name, count in found.items() if count}
 
 
 def delivered(delivery: Delivery) -> Settlement:

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status, SwitchedOff
-from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned
-from tocsin.store.ids import next_ids
+from tocsin.ports.intake import Accept, Accepted, Idempotency
+from tocsin.store import ids
 from tocsin.store.statements import insert, run, upsert
 from tocsin.store.tables import TOTAL_NOTIFICATIONS, deliveries, idempotency, notifications
 from tocsin.store.totals import Totals
@@ -56,7 +56,7 @@ class AcceptAll:
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
-        rows = _Rows(connection, [planned for accept in writes for planned in accept.planned])
+        rows = _Rows(connection, writes)
         results = [rows.add(accept) for accept in writes]
         rows.write(connection)
         for accept, accepted in zip(writes, results, strict=True):
@@ -68,9 +68,11 @@ class AcceptAll:
 class _Rows:
     """The rows of one transaction: made once, as they are written and handed on."""
 
-    def __init__(self, connection: Connection, planned: Sequence[Planned]) -> None:
-        self._notification_ids = iter(next_ids(connection, "notifications", len(planned)))
-        self._delivery_ids = iter(next_ids(connection, "deliveries", sum([len(one.deliveries) for one in planned])))
+    def __init__(self, connection: Connection, writes: Sequence[Accept]) -> None:
+        planned = [one for accept in writes for one in accept.planned]
+        users = {accept.user_id for accept in writes}
+        taken = ids.take(connection, users, len(planned), sum([len(one.deliveries) for one in planned]))
+        self._notification_ids, self._delivery_ids = map(iter, taken)
         self._notifications: list[Any] = []
         self._any_notifications: list[Any] = []
         self._deliveries: list[Any] = []

@@ -5,13 +5,13 @@ new identity, which is part of what receivers know a message by. What existed in
 identity and the first delivery that has it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection
 
-from tocsin.ports.errors import StoreError
+from tocsin.ports.errors import StoreError, WriteFailed
 from tocsin.ports.ids import Era, Mark
 from tocsin.store import dialects, values
 from tocsin.store.database import Database
@@ -48,21 +48,35 @@ def read_eras(past: bytes | None, store_id: bytes | None) -> list[Era]:
     return found
 
 
-def next_ids(connection: Connection, table: str, n: int) -> Sequence[int]:
-    """So many ids that were never used before, for rows that are added in this transaction; in ascending order, so of two transactions
-    that follow each other the later has the higher ones."""
+_TAKE = (  # no row that refers to them is written for a user who is being deleted meanwhile
+    "SELECT array(SELECT nextval('notifications_id_seq') FROM generate_series(1, %s)),"
+    " array(SELECT nextval('deliveries_id_seq') FROM generate_series(1, %s)),"
+    " (SELECT count(*) FROM (SELECT 1 FROM users WHERE id = ANY(%s::bigint[]) FOR KEY SHARE) AS held)"
+)
+
+
+def take(connection: Connection, users: Collection[int], notifications: int, deliveries: int) -> tuple[Sequence[int], Sequence[int]]:
+    """So many ids for new rows of these users, none of them ever used before; in ascending order, so of two transactions that follow
+    each other the later has the higher ones. Raises WriteFailed if one of the users is gone."""
     driver: Any = connection.connection
     cursor = driver.cursor()
     try:
         if connection.dialect.name == "sqlite":  # nobody else takes them: this transaction is the only one that writes
-            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
-            found = cursor.fetchone()
-            first = found[0] + 1 if found else 1
-            return range(first, first + n)
-        cursor.execute("SELECT nextval(%s::regclass) FROM generate_series(1, %s)", (f"{table}_id_seq", n))
-        return [row[0] for row in cursor.fetchall()]
+            return _after(cursor, "notifications", notifications), _after(cursor, "deliveries", deliveries)
+        cursor.execute(_TAKE, (notifications, deliveries, f"{{{','.join(map(str, users))}}}"))
+        of_notifications, of_deliveries, held = cursor.fetchone()
     finally:
         cursor.close()
+    if held < len(users):
+        raise WriteFailed("its user was deleted")
+    return of_notifications, of_deliveries
+
+
+def _after(cursor: Any, table: str, n: int) -> range:
+    cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+    found = cursor.fetchone()
+    first = found[0] + 1 if found else 1
+    return range(first, first + n)
 
 
 def counters(connection: Connection) -> dict[str, int]:

@@ -23,6 +23,7 @@ from tocsin.store.tables import (
     keys,
     notifications,
     recovery_codes,
+    replays,
     second_factors,
     sessions,
     totals,
@@ -224,10 +225,13 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
 
 
 def delete_user(connection: Connection, user: int) -> None:
-    """The user and everything of theirs."""
-    theirs = select(deliveries.c.id).where(deliveries.c.user_id == user)
-    connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(theirs)))
+    """The user and everything of theirs. First the locks, so that nobody adds to it meanwhile, in the order in which others take them."""
     own = select(handlers.c.id).where(handlers.c.user_id == user)
+    theirs = select(deliveries.c.id).where(deliveries.c.user_id == user)
+    for some in (select(users.c.id).where(users.c.id == user), own.order_by(handlers.c.id), theirs.order_by(deliveries.c.id)):
+        connection.execute(select(func.count()).select_from(some.with_for_update().subquery()))
+    for table in (attempts, replays):
+        connection.execute(delete(table).where(table.c.delivery_id.in_(theirs)))
     for table in (handler_events, handler_hours):
         connection.execute(delete(table).where(table.c.handler_id.in_(own)))
     for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, second_factors, recovery_codes, identities):

@@ -25,6 +25,7 @@ from tocsin.store.tables import (
     idempotency,
     notifications,
     posts,
+    replays,
 )
 from tocsin.store.totals import Totals, fold
 
@@ -68,7 +69,7 @@ def _ended(before: Micros) -> ColumnElement[bool]:
 
 
 def old_notifications(connection: Connection, before: Micros, rows: int, after: Place) -> Swept:
-    """With their deliveries and attempts. By id, which is the order of their times: so no index has to be kept for it."""
+    """With their deliveries, and what was kept of those. By id, which is the order of their times: so no index has to be kept for it."""
     last_id = after[0] if after else 0
     looked_at, going = _look(connection, before, rows, last_id)
     taken, partial = _take(connection, [row.id for row in going], rows)
@@ -76,8 +77,8 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
     gone = 0
     for chunk in chunks([row.id for row in taken]):
         these = and_(deliveries.c.id.in_(chunk), _ended(before))  # still: some may have been replayed since they were looked at
-        tried = attempts.c.delivery_id.in_(select(deliveries.c.id).where(these))
-        gone += connection.execute(delete(attempts).where(tried)).rowcount
+        for table in (attempts, replays):
+            gone += connection.execute(delete(table).where(table.c.delivery_id.in_(select(deliveries.c.id).where(these)))).rowcount
         deleted = connection.execute(delete(deliveries).where(these).returning(deliveries.c.user_id, deliveries.c.status)).all()
         gone += len(deleted)
         for row in deleted:
@@ -119,12 +120,15 @@ def _look(connection: Connection, before: Micros, rows: int, last_id: int) -> tu
     return looked_at, [row for row in looked_at if row.goes]
 
 
+_TAKEN = [deliveries.c[name] for name in ("id", "notification_id", "user_id", "status", "attempt_count", "replays")]
+
+
 def _take(connection: Connection, notification_ids: Sequence[int], rows: int) -> tuple[list[Any], int | None]:
-    """Their deliveries, oldest first, as many as have `rows` rows with their attempts; and the first notification that keeps some."""
+    """Their deliveries, oldest first, as many as have `rows` rows with attempts and replays; and the first notification that keeps some."""
     taken: list[Any] = []
     for chunk in chunks(notification_ids):
         found = connection.execute(
-            select(deliveries.c.id, deliveries.c.notification_id, deliveries.c.user_id, deliveries.c.status, deliveries.c.attempt_count)
+            select(*_TAKEN)
             .where(deliveries.c.notification_id.in_(chunk))
             .order_by(deliveries.c.notification_id, deliveries.c.id)
             .limit(max(1, rows) + 1)
@@ -133,7 +137,7 @@ def _take(connection: Connection, notification_ids: Sequence[int], rows: int) ->
         for row in found.all():
             if rows <= 0:
                 return taken, row.notification_id
-            rows -= 1 + row.attempt_count
+            rows -= 1 + row.attempt_count + row.replays
             taken.append(row)
     return taken, None
 
