@@ -1,0 +1,89 @@
+"""What a process has that shares its store with others: a row among the workers, and partitions that it sends for."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+from tocsin import __version__
+from tocsin.engine.places import Bounds
+from tocsin.engine.shared import SharedEngine
+from tocsin.flow.delivery.deliver import Delivering
+from tocsin.flow.delivery.health import end_stopped
+from tocsin.flow.delivery.keep import Keeping
+from tocsin.flow.delivery.takeover import TakeOver
+from tocsin.flow.directory import Directory
+from tocsin.flow.egress import Egress
+from tocsin.flow.handlers.placing import place_all
+from tocsin.flow.pace import Pacer
+from tocsin.metrics import Metrics
+from tocsin.ports.workers import Introduction
+from tocsin.settings import Settings
+from tocsin.store.shared import SharedStore
+from tocsin.store.sql import SqlStore
+
+MAX_AGE_SECONDS = 2.0  # of the last beat, for a process that answers from memory
+LOST_TOUCH = "This process has lost touch with the others on its store."
+
+
+class Claimed:
+    """The ledger of attempts in flight where every one of them was claimed in the store before it began."""
+
+    found: tuple[()] = ()
+
+    def clear(self) -> None:
+        """Nothing is noted here."""
+
+    def begin(self, *_: object) -> int:
+        return -1
+
+    def settled(self, slot: int) -> None:
+        """The claim stays until it is too old to matter: outcomes tell which are settled."""
+
+
+class Among:
+    """`changed` is told when others changed what this process may remember; `address`: where it can be reached."""
+
+    def __init__(self, settings: Settings, store: SqlStore, wires: Mapping[str, Bounds], changed: Callable[[], None], address: str) -> None:
+        self._store = store
+        self._shared = SharedStore(store, changed)
+        self._egress = Egress()
+        self.ledger = Claimed()
+        self.pacer = Pacer(egress=self._egress)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        who = Introduction(name, settings.role, address, settings.egress, __version__)
+        self.engine = SharedEngine(store.queue, wires, self._shared.workers, self._shared.claims, who)
+        self.pacer.fence = self.engine.fence
+
+    async def begin(self, delivering: Delivering, directory: Directory, keeping: Keeping) -> None:
+        """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again."""
+        await place_all(self._store.handlers, directory)
+        await end_stopped(self._store.queue, self.engine)
+        self.engine.succession = TakeOver(self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping)
+        await self.engine.start(delivering)
+
+    def watch(self, metrics: Metrics) -> None:
+        engine = self.engine
+        metrics.watch("tocsin_partitions", "Partitions that this worker sends for.", lambda: engine.partitions)
+        metrics.watch("tocsin_beat_age_seconds", "How long ago this process last saw the others.", lambda: engine.beat_age)
+        metrics.watch("tocsin_workers", "Processes on this store, as this one sees them.", lambda: len(engine.members))
+        metrics.watch("tocsin_partitions_taken_over", "Partitions that were taken from workers that had died.", lambda: engine.taken_over)
+        metrics.watch("tocsin_fenced", "How often others took this worker for dead.", lambda: engine.times_fenced)
+        metrics.watch("tocsin_claims", "Deliveries that were claimed before they were sent.", lambda: engine.claimed)
+
+    def leads(self) -> bool:
+        return self.engine.is_leader
+
+    @property
+    def trouble(self) -> str | None:
+        if not self.engine.is_alive:
+            return "Nothing is sent: the engine does not run."
+        return LOST_TOUCH if self.may_be_old() else None
+
+    def may_be_old(self) -> bool:
+        return self.engine.beat_age > MAX_AGE_SECONDS
+
+    async def close(self) -> None:
+        await self._shared.close()
+
+    def forget(self) -> None:
+        """There is nothing beside the store."""
