@@ -90,6 +90,9 @@ class Worker:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def cut_waiting(self) -> None:
+        self.cut_off()
+
     def cut_off(self) -> None:
         for task in self.tasks:
             task.cancel()

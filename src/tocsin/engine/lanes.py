@@ -5,15 +5,16 @@ A lane's activity is one state, and how much of its work is in memory is another
 | state | meaning | may become |
 |---|---|---|
 | IDLE | nothing to start | QUEUED |
-| QUEUED | waits for its turn | IDLE, BUSY, PACED, PARKED |
+| QUEUED | waits for its turn | IDLE, BUSY, PACED, PARKED, CLAIMING |
 | BUSY | has as many attempts in flight as it may, or one that is sent alone | QUEUED |
 | PACED | waits for its provider's pace | QUEUED |
 | PARKED | waits for a place | QUEUED |
+| CLAIMING | waits for the store to say what this process may send; only where several share it | QUEUED |
 
 | supply | meaning | may become |
 |---|---|---|
 | COMPLETE | all of its due work is in memory | SPILLED, ASKED, PREPARING |
-| SPILLED | more is in the store, and enough in memory for now | ASKED |
+| SPILLED | more is in the store, and enough in memory for now | ASKED, or COMPLETE where another process sends for it |
 | PREPARING | its handler is to be read; its due work is in memory | ASKED, COMPLETE, SPILLED |
 | ASKED | waits to be read from the store | READING, COMPLETE, SPILLED |
 | READING | is being read | REREAD, COMPLETE, SPILLED, ASKED |
@@ -27,13 +28,20 @@ from tocsin.caches import Tidied
 from tocsin.engine.window import Window
 from tocsin.ports.queue import Waiting
 
-IDLE, QUEUED, BUSY, PACED, PARKED = range(5)
+IDLE, QUEUED, BUSY, PACED, PARKED, CLAIMING = range(6)
 COMPLETE, SPILLED, PREPARING, ASKED, READING, REREAD = range(6)
 
-STATES: Final = {IDLE: {QUEUED}, QUEUED: {IDLE, BUSY, PACED, PARKED}, BUSY: {QUEUED}, PACED: {QUEUED}, PARKED: {QUEUED}}
+STATES: Final = {
+    IDLE: {QUEUED},
+    QUEUED: {IDLE, BUSY, PACED, PARKED, CLAIMING},
+    BUSY: {QUEUED},
+    PACED: {QUEUED},
+    PARKED: {QUEUED},
+    CLAIMING: {QUEUED},
+}
 SUPPLIES: Final = {
     COMPLETE: {SPILLED, ASKED, PREPARING},
-    SPILLED: {ASKED},
+    SPILLED: {ASKED, COMPLETE},
     PREPARING: {ASKED, COMPLETE, SPILLED},
     ASKED: {READING, COMPLETE, SPILLED},
     READING: {REREAD, COMPLETE, SPILLED, ASKED},

@@ -6,11 +6,12 @@ there in due order, so a failing handler's backlog costs neither memory nor anyo
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from tocsin.clock import Micros
+from tocsin.clock import SECOND, Micros
 from tocsin.engine.alarm import Alarm
+from tocsin.engine.claiming import Claimer, Claiming
 from tocsin.engine.known import Known
 from tocsin.engine.lanes import COMPLETE, IDLE, PREPARING, READING, REREAD, SPILLED, Lane, Turns
 from tocsin.engine.places import Bounds, Places
@@ -21,6 +22,7 @@ from tocsin.ports.engine import Worker
 from tocsin.ports.queue import Queue, Waiting
 
 SWEEP_SECONDS = 30.0
+READ_AGAIN: Micros = SECOND // 4  # until a lane is read again in which something turned out not to be ours to send
 KEPT_SECONDS = 2.0  # for outcomes of attempts that were cut off to be stored; if the store fails, the ledger has them
 
 Key: TypeAlias = tuple[int, int]
@@ -28,16 +30,22 @@ Key: TypeAlias = tuple[int, int]
 
 
 class LocalEngine:
-    """See `tocsin.ports.engine.Engine` for what each method promises."""
+    """See `tocsin.ports.engine.Engine` for what each method promises.
 
-    def __init__(self, queue: Queue, wires: Mapping[str, Bounds]) -> None:
+    `claimer`: says what this process may send, where several share the store. Then it is also told what is due, and does not sweep.
+    """
+
+    def __init__(self, queue: Queue, wires: Mapping[str, Bounds], claimer: Claimer | None = None) -> None:
         self._lanes = Known(Turns[Lane]())
         self._memory = Memory()
         self._alarm: Alarm[Key] = Alarm(self._time_came, SWEEP_SECONDS)
         self._refill = Refill(queue, self._memory, self._add, self._wake_lane, self._filled)
         places = {wire: Places(bounds, wire) for wire, bounds in wires.items()}
-        self._pump = Pump(self._lanes, self._memory, places, self._refill.spilled, self._wake_lane)
-        self._sweep = Sweep(queue, self._lanes, self.wake, self._alarm.look, SWEEP_SECONDS)
+        self._pump = Pump(self._lanes, self._memory, places, self._refill.spilled, self._wake_lane, self._disowned)
+        self._sweep = Sweep(queue, self._lanes, self.wake, self._alarm.look, SWEEP_SECONDS) if claimer is None else None
+        self._claimer = claimer
+        if claimer is not None:
+            self._pump.claiming = Claiming(claimer, self._pump.go, self._refused)
         self._is_stopping = False
         self._has_begun = False
 
@@ -46,13 +54,15 @@ class LocalEngine:
         self._refill.start(worker)
         self._pump.start(worker)
         self._has_begun = True
-        await self._sweep.start()
+        if self._sweep is not None:
+            await self._sweep.start()
 
     async def stop(self, grace_seconds: float) -> None:
         self._is_stopping = True
         self._alarm.stop()
         self._refill.stop()
-        self._sweep.stop()
+        if self._sweep is not None:
+            self._sweep.stop()
         self._pump.stop()
         if not await self._pump.is_idle_within(grace_seconds):
             self._worker.cut_off()
@@ -87,7 +97,7 @@ class LocalEngine:
         self._alarm.set((lane.handler_id, lane.user_id), due_at)
 
     def _time_came(self, key: Key) -> None:
-        if not self._is_stopping:
+        if not self._is_stopping and (self._claimer is None or self._claimer.owns(key[0])):
             self._refill.spilled(self._lanes.lane(*key))
 
     def forget(self, delivery_ids: Iterable[int]) -> None:
@@ -101,6 +111,45 @@ class LocalEngine:
         if lane is not None:
             self._drop(lane, {*lane.known, *(job.delivery.id for job in lane.behind)})
 
+    # ------------------------------------------------------------------------------- where several processes share the store
+
+    def look(self, handler_id: int, user_id: int) -> None:
+        """The store has something for this handler that may be due now."""
+        self._time_came((handler_id, user_id))
+
+    def drop(self, handler_ids: Iterable[int]) -> set[int]:
+        """Nothing of these handlers is started any more. Returns those of which something is under way, or not settled."""
+        busy: set[int] = set()
+        for handler_id in handler_ids:
+            lane = self._lanes.get(handler_id)
+            if lane is not None:
+                self._disowned(lane)
+                if lane.known:
+                    busy.add(handler_id)
+        return busy
+
+    def _disowned(self, lane: Lane) -> None:
+        self._take_out(lane, {*lane.known, *(job.delivery.id for job in lane.behind)})
+        if lane.supply == SPILLED:
+            lane.supply = COMPLETE  # nothing is read for others; whoever gets the handler back looks into the store first
+        if self._pump.claiming is not None:
+            self._pump.claiming.let_go(lane)
+
+    def _refused(self, lane: Lane) -> None:
+        """Only what was claimed stays in memory; the rest is not as the store has it."""
+        kept = self._pump.claiming.kept(lane) if self._pump.claiming is not None else ()
+        self._take_out(lane, {job.delivery.id for job in (*lane.jobs, *lane.behind)}.difference(kept))
+        self._refill.read_later(lane, READ_AGAIN)
+
+    def handlers_with_work(self) -> Collection[int]:
+        """Those that may have something in memory."""
+        return self._lanes.keys()
+
+    @property
+    def under_way(self) -> int:
+        """Number of attempts that have not come back."""
+        return self._pump.under_way
+
     # -------------------------------------------------------------------------------------------------- how it is doing
 
     @property
@@ -113,7 +162,7 @@ class LocalEngine:
 
     @property
     def is_alive(self) -> bool:
-        return not self._is_stopping and self._sweep.is_alive
+        return not self._is_stopping and (self._has_begun if self._sweep is None else self._sweep.is_alive)
 
     def oldest_due(self) -> Micros | None:
         waiting = [lane.jobs[0].delivery.first_due_at for lane in self._lanes.values() if lane.jobs]
@@ -130,6 +179,11 @@ class LocalEngine:
             self._pump.enqueue(lane)
 
     def _drop(self, lane: Lane, delivery_ids: set[int]) -> None:
+        self._take_out(lane, delivery_ids)
+        if lane.supply == SPILLED:
+            self._refill.spilled(lane)
+
+    def _take_out(self, lane: Lane, delivery_ids: set[int]) -> None:
         kept: deque[Waiting] = deque()
         for job in lane.jobs:
             if job.delivery.id in delivery_ids:
@@ -141,8 +195,6 @@ class LocalEngine:
         lane.behind = [job for job in lane.behind if job.delivery.id not in delivery_ids]
         if lane.supply in {READING, REREAD}:
             lane.dropped |= delivery_ids
-        elif lane.supply == SPILLED:
-            self._refill.spilled(lane)
 
     def _filled(self, lane: Lane) -> None:
         self._pump.soon()

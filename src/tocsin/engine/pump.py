@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tocsin.clock import Micros
+from tocsin.engine.claiming import Claiming
 from tocsin.engine.known import UNANSWERED_FOR_ONE_AT_A_TIME, Known, cautious
 from tocsin.engine.lanes import (
     BUSY,
@@ -32,7 +33,7 @@ from tocsin.engine.places import Places, let_go
 from tocsin.engine.refill import Memory
 from tocsin.engine.run import LocalRun
 from tocsin.engine.window import Window
-from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNKNOWN, UNTRIED, Worker
+from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNKNOWN, UNTRIED, Terms, Worker
 
 MAX_RUNNING = 4096  # attempts that are not settled yet, except those that wait for their next part's turn
 MAX_STARTS = 200  # attempts started in one go, before the event loop serves others
@@ -42,7 +43,8 @@ FORGET_SECONDS = 300.0  # without an attempt; after that, what a handler could t
 
 
 class Pump:
-    """`spilled` is told of a lane that has room for more of what is in the store, `wake` when a delivery of a lane is due again."""
+    """`spilled` is told of a lane that has room for more of what is in the store, `wake` when a delivery of a lane is due again,
+    `disowned` of one that another process sends for."""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class Pump:
         wires: Mapping[str, Places],
         spilled: Callable[[Lane], None],
         wake: Callable[[Lane, Micros], None],
+        disowned: Callable[[Lane], None],
     ) -> None:
         self._lanes = lanes
         self._ring = lanes.ring
@@ -58,10 +61,12 @@ class Pump:
         self._wires = wires
         self._spilled = spilled
         self._wake = wake
-        self._parking = Parking(wires, self._go)
+        self._disowned = disowned
+        self._parking = Parking(wires, self.go)
         self.running = 0  # attempts that are not settled yet
         self.resting = 0  # those of them that hold no place
         self._idle = asyncio.Event()  # used while stopping
+        self.claiming: Claiming | None = None  # where several processes share the store
         self._is_stopped = False
         self._is_due = False
         self._is_held = False  # nothing more may start because too many attempts are not settled yet
@@ -91,7 +96,7 @@ class Pump:
         assert lane.own is not None  # noqa: S101
         self._ring.put(lane.own, lane)
 
-    def _go(self, lane: Lane) -> None:
+    def go(self, lane: Lane) -> None:
         """What the lane waited for is there."""
         self.enqueue(lane)
         self.soon()
@@ -151,10 +156,11 @@ class Pump:
         if not places.admits(lane, holding, size):
             self._parking.park(lane, places, holding)
             return False
+        if self.claiming is not None and not self._may_send(self.claiming, lane, terms):
+            return False
         wait = worker.turn(handler_id)
         if wait > 0:
-            lane.state = PACED
-            self._loop.call_later(min(wait, MAX_PACED_SECONDS), self._go, lane)
+            self._wait_for_pace(lane, wait)
             return False
         places.take(lane, holding, size)
         self._start(
@@ -162,9 +168,28 @@ class Pump:
         )
         return True
 
+    def _wait_for_pace(self, lane: Lane, wait: float) -> None:
+        lane.state = PACED
+        self._loop.call_later(min(wait, MAX_PACED_SECONDS), self.go, lane)
+
+    def _may_send(self, claiming: Claiming, lane: Lane, terms: Terms) -> bool:
+        """Whether the lane's next delivery is this process's to send."""
+        if not claiming.claimer.owns(lane.handler_id):
+            self._disowned(lane)
+            lane.state = IDLE
+        elif claiming.has(lane):
+            return True
+        elif (wait := self._worker.wait(lane.handler_id)) > 0:
+            self._wait_for_pace(lane, wait)
+        else:
+            claiming.ask(lane, 1 if terms.is_paced else min(lane.window.limit, terms.in_flight) - lane.sending)
+        return False
+
     def _start(self, lane: Lane, run: LocalRun) -> None:
         job = lane.jobs.popleft()
         self._memory.remove(job)
+        if self.claiming is not None:
+            self.claiming.began(lane, job.delivery.id)
         if lane.supply == SPILLED and self._memory.is_low(lane):
             self._spilled(lane)
         if lane.sending == 0 and run.started - lane.ended_at > FORGET_SECONDS and lane.ended_at:
@@ -215,7 +240,7 @@ class Pump:
             lane.trust = trust
             if lane.state == PARKED:
                 let_go(lane)
-                self._go(lane)
+                self.go(lane)
 
     def settled(self, lane: Lane, delivery_id: int, due_at: Micros | None) -> None:
         self.running -= 1
@@ -228,12 +253,19 @@ class Pump:
             self._lanes.tidy(lane)
         if self._is_held:
             self.soon()
+        if self.claiming is not None and len(lane.known) == len(lane.jobs):
+            self.claiming.claimer.settled(lane.handler_id)
         if self.running == 0:
             self._idle.set()
 
     def may_go_on(self, lane: Lane) -> None:
         if lane.state == BUSY:
-            self._go(lane)
+            self.go(lane)
+
+    @property
+    def under_way(self) -> int:
+        """Attempts that have not come back."""
+        return sum(places.taken for places in self._wires.values()) + self.resting
 
     def place_freed(self, places: Places) -> None:
         if self._is_held:

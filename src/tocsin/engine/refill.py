@@ -11,7 +11,7 @@ from tocsin.clock import SECOND, Micros
 from tocsin.engine.lanes import ASKED, COMPLETE, PREPARING, READING, REREAD, SPILLED, Lane, Turns
 from tocsin.model import Busy
 from tocsin.ports.engine import Worker
-from tocsin.ports.queue import Queue, Waiting, Wanted
+from tocsin.ports.queue import Due, Queue, Waiting, Wanted
 
 MAX_IN_LANE = 256  # deliveries of one handler in memory
 ALWAYS_IN_LANE = 4  # deliveries that a handler may have in memory even if memory is full of others', which may wait for hours
@@ -78,6 +78,7 @@ class Refill:
         self._filled = filled
         self._turns: Turns[Lane] = Turns()
         self._readers: set[asyncio.Task[None]] = set()
+        self._outdated: set[Lane] = set()  # of the lanes that are being read, those that have to be read again before anything is taken
         self._is_stopped = False
 
     def start(self, worker: Worker) -> None:
@@ -102,6 +103,16 @@ class Refill:
             lane.supply = ASKED
         elif lane.supply in {COMPLETE, SPILLED}:
             self._ask(lane)
+
+    def read_later(self, lane: Lane, wait: Micros) -> None:
+        """What was in memory is out of date and has been dropped: the store is asked again, after so long if nothing asks sooner."""
+        if lane.supply in {COMPLETE, SPILLED}:
+            lane.supply = SPILLED
+            self._wake(lane, clock.now() + wait)
+            return
+        if lane.supply in {READING, REREAD}:
+            self._outdated.add(lane)
+        self.spilled(lane)
 
     def _ask(self, lane: Lane) -> None:
         if not self._memory.is_low(lane):
@@ -174,6 +185,9 @@ class Refill:
         for lane in lanes:
             due = found[lane.handler_id]
             is_more = due.is_more or lane.supply == REREAD
+            if lane in self._outdated:
+                self._outdated.discard(lane)
+                due, is_more = Due([], due.next_due), True
             # Once some are left in the store, later ones must not overtake them.
             self._take(lane, due.jobs if is_more else [*due.jobs, *lane.behind])
             self._end(lane, SPILLED if is_more else COMPLETE)

@@ -247,5 +247,11 @@ class Directory:
 
 def _pacing_of(found: Loaded) -> Pacing:
     return Pacing(
-        found.channel.wire, found.channel.in_flight, found.partition, credential=found.credential, paces=found.paces, realm=found.realm
+        found.channel.wire,
+        found.channel.in_flight,
+        found.partition,
+        bool(found.paces),
+        credential=found.credential,
+        paces=found.paces,
+        realm=found.realm,
     )

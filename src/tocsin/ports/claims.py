@@ -11,8 +11,8 @@ from tocsin.model import Delivery
 
 class Claimed(Struct, frozen=True):
     """A delivery that was claimed, as its row is now; one for each attempt. `number`: the attempt. `at`: when it was last claimed.
-    `is_open`: nothing is known of that attempt: the row is pending, with one attempt less and due as it was claimed. `started_at`: when
-    the attempt began, if it was kept."""
+    `is_open`: nothing is known of that attempt: the row has one attempt less, and if it is pending, it is due as it was claimed.
+    `started_at`: when the attempt began, if it was kept."""
 
     delivery: Delivery
     number: int

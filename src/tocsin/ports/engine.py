@@ -45,11 +45,13 @@ class Run(Place, Protocol):
 
 class Terms(Struct, frozen=True):
     """On what terms a handler's attempts start. `wire`: the name of the wire whose places they take; `in_flight`: the most that it may
-    have at the same time, however many its answers justify. `partition`: None if that is not known."""
+    have at the same time, however many its answers justify. `partition`: None if that is not known. `is_paced`: starts are counted.
+    """
 
     wire: str
     in_flight: int
     partition: int | None = None
+    is_paced: bool = False
 
 
 UNKNOWN = Terms("http", 1)
@@ -77,6 +79,10 @@ class Worker(Protocol):
 
     def start(self, job: Waiting, run: Run) -> None:
         """Send once and store the outcome. Returns at once, never raises, and always tells `run`."""
+        ...
+
+    def cut_waiting(self) -> None:
+        """End the attempts that wait for something of ours, such as the turn of their next part; not those that wait for an answer."""
         ...
 
     def cut_off(self) -> None:

@@ -61,7 +61,8 @@ class Beat(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True):
-    """A partition that is ours now. `is_crashed`: its last owner died; otherwise `state` is what that owner released it with."""
+    """A partition that is ours now. `state`: what it was released with last, None if it never was. `is_crashed`: its owner since then
+    has died."""
 
     partition: int
     is_crashed: bool
@@ -161,6 +162,7 @@ class Succession(Protocol):
         """How many starts the windows that are counted by address hold now."""
         ...
 
-    def share_egress(self, workers: int, used: Sequence[Mapping[str, int]]) -> None:
-        """So many workers send from this address, this one included; what the others have `used`. 0: nothing may start there now."""
+    def share_egress(self, workers: int, used: Sequence[Mapping[str, int]], is_settled: bool) -> None:
+        """So many workers send from this address, this one included; what the others have `used`. 0: nothing may start there now.
+        `is_settled`: whatever was handed on has arrived."""
         ...

@@ -91,10 +91,13 @@ class Delivering:
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._was_read, job, run))
 
-    def cut_off(self) -> None:
-        self._wires.cut()
+    def cut_waiting(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def cut_off(self) -> None:
+        self._wires.cut()
+        self.cut_waiting()
 
     # -------------------------------------------------------------------------------------------------- one delivery
 

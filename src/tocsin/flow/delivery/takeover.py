@@ -1,0 +1,120 @@
+"""Partitions that come from another process or go to one: what paces must count, and attempts whose end nobody knows."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from tocsin import clock
+from tocsin.clock import SECOND, Micros
+from tocsin.flow import pools
+from tocsin.flow.delivery.keep import Keeping
+from tocsin.flow.delivery.recover import LONGEST_SECONDS, recover
+from tocsin.flow.delivery.rendering import context_of, render_now, within_budget
+from tocsin.flow.directory import Directory, Loaded
+from tocsin.flow.egress import Egress
+from tocsin.flow.pace import Pacer, handed_at
+from tocsin.model import Refused, Status
+from tocsin.ports.claims import Claimed, Claims, Throttled
+from tocsin.ports.queue import Queue
+from tocsin.ports.workers import Taken
+from tocsin.settings import Settings
+
+_LONGEST: Micros = int(LONGEST_SECONDS * SECOND)
+
+
+class TakeOver:
+    """See `tocsin.ports.workers.Succession`."""
+
+    def __init__(self, claims: Claims, queue: Queue, directory: Directory, pacer: Pacer, egress: Egress, keeping: Keeping) -> None:
+        self._claims = claims
+        self._queue = queue
+        self._directory = directory
+        self._pacer = pacer
+        self._egress = egress
+        self._keeping = keeping
+
+    async def take_over(self, taken: Sequence[Taken], ready: Callable[[int], None]) -> None:
+        for one in taken:
+            if not one.is_crashed:
+                self._restore(one)
+                ready(one.partition)
+        crashed = {one.partition: one for one in taken if one.is_crashed}
+        if not crashed:
+            return
+        claimed: dict[int, list[Claimed]] = defaultdict(list)
+        for claim in await self._claims.of(crashed.keys(), clock.now() - _LONGEST):
+            claimed[claim.delivery.partition].append(claim)
+        throttled: list[Throttled] = list(await self._claims.throttled(crashed.keys()))
+        handlers = {claim.delivery.handler_id for some in claimed.values() for claim in some} | {one.handler_id for one in throttled}
+        await self._directory.prepare(handlers)
+        for one in throttled:
+            loaded = await self._directory.loaded(one.handler_id)
+            if loaded is not None:
+                now = time.monotonic()
+                self._pacer.pause(loaded.credential, now + (one.until - clock.now()) / SECOND, now)
+
+        async def of_one(partition: int) -> None:
+            await self._recover(crashed[partition], claimed.get(partition, ()))
+            ready(partition)
+
+        ended = await asyncio.gather(*map(of_one, crashed), return_exceptions=True)  # one that waits keeps no other waiting
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+    def hand_on(self, partitions: Collection[int]) -> Mapping[int, bytes]:
+        return self._pacer.hand_on(partitions, time.monotonic())
+
+    def drop(self) -> None:
+        self._pacer.forget()
+
+    def egress_used(self) -> Mapping[str, int]:
+        return self._egress.used(time.monotonic())
+
+    def share_egress(self, workers: int, used: Sequence[Mapping[str, int]], is_settled: bool) -> None:
+        self._egress.share(workers, used, is_settled)
+
+    def _restore(self, taken: Taken) -> None:
+        if taken.state is not None:
+            self._pacer.restore(taken.partition, taken.state, time.monotonic())
+
+    async def _recover(self, taken: Taken, claimed: Sequence[Claimed]) -> None:
+        """Windows first: attempts that are recorded as lost are due again at once."""
+        released_at = 0 if taken.state is None else handed_at(taken.state)
+        lost = [claim for claim in claimed if claim.is_open and claim.at >= released_at]  # earlier ones were let go before they began
+        starts: dict[int, list[Micros]] = defaultdict(list)
+        for claim in claimed:
+            starts[claim.delivery.handler_id] += await self._starts_of(claim)
+        for handler_id, times in starts.items():
+            loaded = await self._directory.loaded(handler_id)
+            if loaded is not None and loaded.paces:
+                self._pacer.remember(loaded.paces, times, time.monotonic())
+        await recover(
+            [(claim.delivery.id, claim.number, claim.at) for claim in lost], self._queue, self._directory, self._keeping, self._settings
+        )
+
+    async def _starts_of(self, claim: Claimed) -> list[Micros]:
+        """When the parts of an attempt may have begun: what is not known counts as now. Which of them had arrived is kept only with the
+        outcome, so where that is missing, any part may have gone out."""
+        now, delivery = clock.now(), claim.delivery
+        loaded = await self._directory.loaded(delivery.handler_id)
+        if loaded is None or not loaded.paces:
+            return []
+        if claim.started_at is not None:
+            further = delivery.part - 1 if delivery.status is Status.DELIVERED else delivery.part
+            return [claim.started_at, *[now] * further]
+        if not claim.is_open:
+            return []
+        return [now] * max(1, await self._parts_of(claim, loaded) - delivery.part)
+
+    async def _parts_of(self, claim: Claimed, loaded: Loaded) -> int:
+        for job in await self._queue.waiting([claim.delivery.id]):
+            context = context_of(loaded, self._settings, clock.now(), "", delivery=job.delivery)
+            requests = await within_budget(pools.here().rendering, render_now, loaded, job.notification.message, context)
+            return 1 if isinstance(requests, Refused) else len(requests)
+        return 1
+
+    @property
+    def _settings(self) -> Settings:
+        return self._directory.service
