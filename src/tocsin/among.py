@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from tocsin import __version__
+from tocsin.clock import Micros
 from tocsin.engine.places import Bounds
 from tocsin.engine.shared import SharedEngine
 from tocsin.flow.delivery.deliver import Delivering
@@ -33,7 +34,7 @@ class Claimed:
     def clear(self) -> None:
         """Nothing is noted here."""
 
-    def begin(self, *_: object) -> int:
+    def begin(self, delivery_id: int, number: int, at: Micros) -> int:  # noqa: ARG002
         return -1
 
     def settled(self, slot: int) -> None:
