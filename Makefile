@@ -53,6 +53,7 @@ soak: .venv/.dev
 docs: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python tests/matrix.py
 	PYTHONPATH=tests $(BIN)/python tests/goldens.py
+	PYTHONPATH=tests $(BIN)/python tests/common_passwords.py
 
 # The picture of the pages in the README, taken in a real browser (Debian: apt-get install chromium).
 screenshots: .venv/.dev

@@ -110,6 +110,13 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
 
 
 @pytest.fixture
+def open_postgresql(postgresql_server: None, tmp_path: Path) -> Iterator[OpenStore]:
+    """The same for what only PostgreSQL can be asked. Opened twice at once, it is what two processes have."""
+    yield partial(STORES["postgresql"], tmp_path)
+    postgresql.drop_databases()
+
+
+@pytest.fixture
 def open_sqlite(tmp_path: Path) -> OpenStore:
     """The same for what only SQLite can be asked, such as its plans."""
     return partial(STORES["sqlite"], tmp_path)

@@ -10,7 +10,9 @@ from sqlalchemy import Connection, Engine
 
 from tocsin import clock, datadir
 from tocsin.flow.people.access import SCOPES
-from tocsin.flow.people.accounts import SIGN_IN_LINK_LASTS, address_of, zone_named
+from tocsin.flow.people.accounts import SIGN_IN_LINK_LASTS
+from tocsin.flow.people.administration import address_of, zone_named
+from tocsin.flow.people.passwords import fault_of
 from tocsin.model import Invalid
 from tocsin.ports.errors import StoreError
 from tocsin.ports.people import KeyLine, UserLine
@@ -66,6 +68,9 @@ class Admin:
         return token
 
     def set_password(self, email: str, password: str) -> None:
+        """Raises AdminError, also for a password that is not taken on the pages either."""
+        if (fault := fault_of(password, email)) is not None:
+            raise AdminError(fault.detail)
         hashed = hash_password(password)
         self._do(lambda connection: people.set_password(connection, _user(connection, email), hashed))
 

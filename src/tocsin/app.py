@@ -44,6 +44,12 @@ from tocsin.flow.intake.repeats import Repeats
 from tocsin.flow.mail_account import KeptToken
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
+from tocsin.flow.people.administration import Administration
+from tocsin.flow.people.confirming import ByPassword, Confirming
+from tocsin.flow.people.devices import Devices
+from tocsin.flow.people.own_keys import OwnKeys
+from tocsin.flow.people.passwords import Passwords
+from tocsin.flow.people.tries import Tries
 from tocsin.flow.service import Service, pulse
 from tocsin.lines import Lines
 from tocsin.metrics import Metrics
@@ -130,6 +136,8 @@ async def running(
         await place.begin(delivering, directory, keeping)
 
     beginning = await _begun(begin, keeping.began_to_hold)
+    tries = Tries()
+    passwords = Passwords(store.users, tries)
     housekeeping = Housekeeping(store.tidying, store.values, access, settings, leads=place.leads)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
@@ -152,7 +160,11 @@ async def running(
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store.users, store.sessions, store.keys, store.second_factors, changes.noticed, directory.forget_user),
+            accounts=Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings),
+            passwords=passwords,
+            confirming=Confirming(store.sessions, [ByPassword(passwords)]),
+            keys=OwnKeys(store.keys, changes.noticed),
+            administration=Administration(store.users, changes.noticed, directory.forget_user),
             pulse=partial(pulse, store.history, store.vitals),
         )
     finally:

@@ -5,7 +5,8 @@ from typing import TypeAlias
 
 Micros: TypeAlias = int
 SECOND: Micros = 1_000_000
-HOUR: Micros = 3600 * SECOND
+MINUTE: Micros = 60 * SECOND
+HOUR: Micros = 60 * MINUTE
 DAY: Micros = 24 * HOUR
 
 

@@ -240,6 +240,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),
     Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", _api_key, secret=True),
     Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
+    Option("session_days", "30", "Days after which a session on the pages ends, however much it is used.", _whole(1, 3650)),
     Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
     Option(
         "smtp_oauth_token_url", None, "Where access tokens for the mail account come from (OAuth); unset: log in by password.", _token_url
@@ -303,6 +304,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     bootstrap_email: str | None
     bootstrap_api_key: str | None
     bootstrap_password: str | None
+    session_days: int
     smtp_url: str | None
     smtp_oauth_token_url: str | None
     smtp_oauth_client_id: str | None

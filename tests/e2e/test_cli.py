@@ -620,7 +620,9 @@ def test_users_and_keys_beside_a_running_service(client: Cli, service: Running) 
     assert client("users", "add", "second@example.com", *here).code == 1
     assert client("users", "add", "no address", *here).code == 1
     assert client("users", "password", "second@example.com", *here, stdin=b"correct horse\n").code == 0
-    assert client("users", "password", "second@example.com", *here, stdin=b"\n").err == "tocsin: The password is empty.\n"
+    assert client("users", "password", "second@example.com", *here, stdin=b"short\n").err == (
+        "tocsin: A password takes 10 to 1,024 characters, and this one has 5.\n"
+    )
     assert client("users", "password", "nobody@example.com", *here, stdin=b"x\n").code == 1
 
     key = client("keys", "add", "laptop", "--user", "second@example.com", *here).out.strip()

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from conftest import run
@@ -25,12 +25,13 @@ from support import postgresql
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
 from tocsin import datadir, moving
 from tocsin.model import Busy, Reason, Status
+from tocsin.partitions import PARTITIONS
 from tocsin.ports.errors import StoreError, WriteFailed
 from tocsin.ports.handlers import HandlerEvent, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Settlement
 from tocsin.settings import load
-from tocsin.store import dialects, tables, values
+from tocsin.store import dialects, shared_tables, tables, values
 from tocsin.store.dialects import copying
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
@@ -44,12 +45,6 @@ HOLDERS = (  # of this database's locks by name
     "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
     " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
 )
-
-
-@pytest.fixture
-def open_postgresql(postgresql_server: None, tmp_path: Path) -> Iterator[OpenStore]:
-    yield partial(STORES["postgresql"], tmp_path)
-    postgresql.drop_databases()
 
 
 @pytest.fixture
@@ -89,17 +84,25 @@ def test_a_new_store_has_the_tables_and_indexes_that_are_known_here(url: str) ->
     migrate(engine)
     with engine.connect() as connection:
         found = inspect(connection)
-        for table in tables.metadata.sorted_tables:
+        for table in (*tables.metadata.sorted_tables, *shared_tables.metadata.sorted_tables):
             columns = {
-                column["name"]: (str(column["type"]).partition(" COLLATE")[0], column["nullable"])
+                column["name"]: (column["type"].compile(engine.dialect).partition(" COLLATE")[0], column["nullable"])
                 for column in found.get_columns(table.name)
             }
             assert columns == {column.name: (str(column.type.compile(engine.dialect)), column.nullable) for column in table.columns}
             assert found.get_pk_constraint(table.name)["constrained_columns"] == [column.name for column in table.primary_key]
             indexes = {one["name"]: one["column_names"] for one in found.get_indexes(table.name) if not one["unique"]}
-            assert indexes == {index.name: [column.name for column in index.columns] for index in table.indexes}
+            known = {index.name: [column.name for column in index.columns] for index in table.indexes}
             partial_ones = {one["name"] for one in found.get_indexes(table.name) if "postgresql_where" in one.get("dialect_options", {})}
-            assert partial_ones == {index.name for index in table.indexes if index.dialect_options["sqlite"]["where"] is not None}
+            known_partial = {index.name for index in table.indexes if index.dialect_options["sqlite"]["where"] is not None}
+            if table is tables.deliveries:
+                known |= shared_tables.INDEXES
+                known_partial |= shared_tables.INDEXES.keys()
+            assert (indexes, partial_ones) == (known, known_partial)
+        assert set(found.get_sequence_names()) >= {shared_tables.SLOTS}
+        assert set(found.get_table_names()) == {*tables.metadata.tables, *shared_tables.metadata.tables, "alembic_version"}
+        numbers = connection.execute(select(shared_tables.partitions.c.partition)).scalars().all()
+        assert sorted(numbers) == list(range(PARTITIONS))
     engine.dispose()
 
 

@@ -7,11 +7,13 @@ import pytest
 from sqlalchemy import Connection, create_engine, select
 from sqlalchemy.dialects import postgresql
 
-from tocsin.model import Reason, Status
-from tocsin.store import statements
+from support import postgresql as support_postgresql
+from tocsin.model import Reason, Severity, Status
+from tocsin.store import dialects, statements
+from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.statements import literal, run
-from tocsin.store.tables import meta, totals
+from tocsin.store.tables import deliveries, idempotency, meta, notifications, totals
 
 ADD = statements.upsert(totals, key=("user_id", "what", "slot"), adds=("n",))
 CHANGE = statements.update(
@@ -70,3 +72,43 @@ def test_a_row_by_names_has_all_of_them() -> None:
 def test_literals_mean_the_same_on_both_stores() -> None:
     values = [None, True, False, 7, "it's", Status.SKIPPED, Reason.HANDLER_PAUSED]
     assert [literal(value) for value in values] == ["NULL", "TRUE", "FALSE", "7", "'it''s'", "5", "'handler_paused'"]
+
+
+TEXTS = ["", "plain", 'with "quotes", {braces} and \\', "with\nlines\tand tabs", "\u00fcber \ud55c\uae00 \U0001f514", "NULL", None]
+ADD_NOTIFICATIONS = statements.insert(
+    notifications,
+    given=("id", "user_id", "created_at", "title", "text", "send_at", "is_text"),
+    fixed={"kind": "notification", "severity": Severity.WARNING, "url": "it's", "fields": "[]", "expires_at": None},
+)
+ADD_DELIVERIES = statements.insert(
+    deliveries,
+    given=("id", "notification_id", "handler_id", "user_id", "due_at", "first_due_at", "created_at", "last_reason"),
+    fixed={"status": Status.FAILED, "is_critical": True, "step": 3},
+)
+ADD_KEYS = statements.insert(idempotency, given=("user_id", "path", "key", "content", "answer", "created_at"))
+
+
+@pytest.mark.parametrize("count", [3, 100])
+def test_few_rows_and_many_are_the_same_on_postgresql(postgresql_server: None, count: int) -> None:
+    """Many are copied in, in another form."""
+    high = 2**40
+    with support_postgresql.database(support_postgresql.shared_url(support_postgresql.shared_folder())) as url:
+        engine = postgresql_engine(url)
+        migrate(engine)
+        texts = [TEXTS[number % len(TEXTS)] for number in range(count)]
+        times = [None if number % 3 else high + number for number in range(count)]
+        notes = [(n, high, n, text or "", text or "", at, n % 2) for n, (text, at) in enumerate(zip(texts, times, strict=True))]
+        sent = [(n, high, -n, 1, high, 2, 3, text) for n, text in enumerate(texts)]
+        kept = [(n, "path", "key", bytes(range(n % 256)), text or "", high) for n, text in enumerate(texts)]
+        with dialects.of(engine).writing(engine) as connection:
+            for statement, rows in ((ADD_NOTIFICATIONS, notes), (ADD_DELIVERIES, sent), (ADD_KEYS, kept)):
+                assert run(connection, statement, rows) == []
+                found = connection.execute(select(*(statement.table.c[name] for name in statement.columns)).order_by(statement.table.c[0]))
+                assert [tuple(row) for row in found] == rows
+            alike = select(notifications.c.kind, notifications.c.severity, notifications.c.url, notifications.c.expires_at).distinct()
+            assert connection.execute(alike).all() == [("notification", "warning", "it's", None)]
+            alike = select(deliveries.c.status, deliveries.c.is_critical, deliveries.c.step, deliveries.c.replays).distinct()
+            assert connection.execute(alike).all() == [(Status.FAILED, True, 3, 0)]
+            run(connection, ADD_KEYS, [(n, "a\0b", "key", b"", "", 1) for n in range(count)])
+            assert connection.execute(select(idempotency.c.path).distinct().where(idempotency.c.created_at == 1)).all() == [("a\ufffdb",)]
+        engine.dispose()

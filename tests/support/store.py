@@ -34,7 +34,9 @@ async def sqlite_store(folder: Path, changed: Callable[[], None] = lambda: None)
 
 
 @asynccontextmanager
-async def postgresql_store(folder: Path, changed: Callable[[], None] = lambda: None, url: str = "") -> AsyncIterator[SqlStore]:
+async def postgresql_store(
+    folder: Path, changed: Callable[[], None] = lambda: None, url: str = "", by_server_clock: bool = False
+) -> AsyncIterator[SqlStore]:
     """In the database named, or one of the folder's own, which `conftest.open_store` drops."""
     folder.mkdir(parents=True, exist_ok=True)
     environ = {
@@ -42,15 +44,16 @@ async def postgresql_store(folder: Path, changed: Callable[[], None] = lambda: N
         "TOCSIN_DATABASE_URL": url or database_of(folder),
         "TOCSIN_SECRET_KEY": "a-key-for-tests-only",
     }
-    async with _opened(environ, changed) as store:
+    async with _opened(environ, changed, by_server_clock) as store:
         yield store
 
 
 @asynccontextmanager
-async def _opened(environ: dict[str, str], changed: Callable[[], None]) -> AsyncIterator[SqlStore]:
+async def _opened(environ: dict[str, str], changed: Callable[[], None], by_server_clock: bool = False) -> AsyncIterator[SqlStore]:
+    """`by_server_clock`: as the service has it; most tests choose their times."""
     engine, _ = datadir.open_store(load(environ, dotenv=Path(environ["TOCSIN_DATA_DIR"]) / "none.env"))
     write_now(engine, _first_user)
-    store = SqlStore(engine, changed)
+    store = SqlStore(engine, changed, by_server_clock=by_server_clock)
     try:
         yield store
     finally:

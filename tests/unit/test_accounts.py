@@ -1,4 +1,4 @@
-"""How long somebody waits who fails to sign in."""
+"""Signing in: guesses, sessions, devices, and what administrators do with users; with real passwords and rows."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -8,105 +8,30 @@ from typing import Any
 import pytest
 import uvloop
 from argon2 import PasswordHasher
+from msgspec import structs
 
 import tocsin.clock
+from tocsin.clock import DAY, HOUR, MINUTE
 from tocsin.flow import pools
-from tocsin.flow.people import accounts
-from tocsin.flow.people.accounts import MAX_WAITING_TRIES, Accounts, Throttled, Visitor, _Tries
-from tocsin.model import Busy, Invalid
+from tocsin.flow.people import passwords as rules
+from tocsin.flow.people.accounts import IDLE, Accounts, Opened
+from tocsin.flow.people.administration import Administration
+from tocsin.flow.people.clients import Client, Visitor, device_of
+from tocsin.flow.people.confirming import CONFIRMED_FOR, ByPassword, Confirming
+from tocsin.flow.people.devices import DEVICE_LASTS, MAX_USERS, Devices
+from tocsin.flow.people.passwords import Passwords
+from tocsin.flow.people.tries import Throttled, Tries
+from tocsin.model import Busy, Invalid, Missing
+from tocsin.ports.people import MAX_KNOWN_ADDRESSES, MAX_SESSIONS
+from tocsin.settings import load
 from tocsin.store import people
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import SqlStore
-from tocsin.vault import hash_password
+from tocsin.vault import Vault, hash_password
 
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [10_000.0]
-    monkeypatch.setattr(accounts.time, "monotonic", lambda: now[0])
-    return now
-
-
-def wait(tries: _Tries, *whose: str) -> float:
-    try:
-        tries.check(*whose)
-    except Throttled as throttled:
-        return throttled.seconds
-    return 0.0
-
-
-def test_the_wait_doubles_from_the_sixth_failure_on(clock: list[float]) -> None:
-    tries = _Tries()
-    waits: list[float] = []
-    for _ in range(18):
-        tries.failed("address", "account")
-        waits.append(wait(tries, "address"))
-        clock[0] += waits[-1]
-    assert waits == [0.0] * 5 + [2.0**power for power in range(1, 10)] + [900.0] * 4
-
-
-def test_the_longest_wait_of_address_and_account_counts(clock: list[float]) -> None:
-    tries = _Tries()
-    for number in range(7):
-        tries.failed(f"address {number}", "account")
-    assert (wait(tries, "another address", "account"), wait(tries, "address 1", "another account")) == (4.0, 0.0)
-
-
-def test_a_success_or_an_hour_of_quiet_forgets(clock: list[float]) -> None:
-    tries = _Tries()
-    for _ in range(7):
-        tries.failed("by success", "by time")
-    tries.succeeded("by success")
-    clock[0] += 4.0 + 3600.0
-    for whose in ("by success", "by time"):
-        tries.failed(whose)
-        assert wait(tries, whose) == 0.0, whose
-
-
-# ------------------------------------------------------------------------------------------------------ several at once
-
-
-class Guesses:
-    """Attempts that are under way until it is told how they end. `looked_at`: how many have begun, in all."""
-
-    def __init__(self, tries: _Tries) -> None:
-        self._tries = tries
-        self.looked_at = 0
-        self.ends: asyncio.Future[bool | Exception | None] = asyncio.get_running_loop().create_future()
-
-    async def guess(self, *whose: str) -> None:
-        async with self._tries.one(*whose) as attempt:
-            self.looked_at += 1
-            end = await asyncio.shield(self.ends)
-            if isinstance(end, Exception):
-                raise end
-            attempt.is_right = end
-
-    async def begin(self, count: int, *whose: str) -> list["asyncio.Task[None]"]:
-        tasks = [asyncio.ensure_future(self.guess(*whose)) for _ in range(count)]
-        await settle()
-        return tasks
-
-    async def end(self, end: bool | Exception | None) -> None:
-        """Those that are under way end like this."""
-        ending, self.ends = self.ends, asyncio.get_running_loop().create_future()
-        ending.set_result(end)
-        await settle()
-
-
-async def settle() -> None:
-    """Whatever can go on by itself has gone on."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def in_loop(test: Callable[[list[float]], Coroutine[Any, Any, None]]) -> Callable[[list[float]], None]:
-    def run(clock: list[float]) -> None:
-        uvloop.run(test(clock))
-
-    run.__name__ = test.__name__
-    return run
+EMAIL, PASSWORD = "someone@example.com", "correct horse battery"
+HOME, ELSEWHERE = Client("81.2.69.1", "81.2.69.1"), Client("81.2.69.2", "81.2.69.2")
 
 
 def kinds(ends: list[Any]) -> dict[str, int]:
@@ -114,95 +39,54 @@ def kinds(ends: list[Any]) -> dict[str, int]:
     return {name: names.count(name) for name in names}
 
 
-@in_loop
-async def test_of_many_guesses_at_once_only_the_free_ones_are_looked_at(clock: list[float]) -> None:
-    guesses = Guesses(tries := _Tries())
-    tasks = await guesses.begin(60, "address", "account")
-    assert guesses.looked_at == 6
-    await guesses.end(False)
-    assert guesses.looked_at == 6
-    ends = await asyncio.gather(*tasks, return_exceptions=True)
-    assert kinds(ends) == {"NoneType": 6, "Throttled": 54}
-    assert wait(tries, "address") == 2.0
-    clock[0] += 2.0
-    await guesses.begin(60, "address", "account")  # from here on one at a time
-    assert guesses.looked_at == 7
-    await guesses.end(False)
-    assert (guesses.looked_at, wait(tries, "account")) == (7, 4.0)
+class Rooms:
+    """What signing in is made of, on a store with one user, whose id is 1."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.users = store.users
+        self.sessions = store.sessions
+        self.database = store.database
+        self.changed: list[int] = []
+        tries = Tries()
+        self.accounts = Accounts(
+            store.users, store.sessions, store.second_factors, Devices(Vault(["a key"])), tries, load({}, Path("/dev/null"))
+        )
+        self.passwords = Passwords(store.users, tries)
+        self.confirming = Confirming(store.sessions, [ByPassword(self.passwords)])
+        self.administration = Administration(store.users, lambda: None, self.changed.append)
+
+    async def person(self) -> Any:
+        return await self.users.person(EMAIL)
+
+    async def guess(self, password: str = "a wrong guess", client: Client = ELSEWHERE, email: str = EMAIL) -> Opened | str | None:
+        try:
+            return await self.accounts.sign_in(email, password, client)
+        except Throttled:
+            return "has to wait"
+
+    async def visitor(self, opened: Opened | str | None, client: Client = HOME) -> Visitor:
+        assert isinstance(opened, Opened)
+        found = await self.accounts.visitor(opened.token, client)
+        assert found is not None
+        return found
+
+    async def locked_out(self) -> None:
+        """Somebody elsewhere has guessed at the account until a stranger has to wait."""
+        for number in range(6):
+            await self.guess(client=structs.replace(ELSEWHERE, counted_as=f"81.2.70.{number}"))
+        assert await self.guess(PASSWORD) == "has to wait"
 
 
-@in_loop
-async def test_from_many_addresses_an_account_has_no_more_free_ones(clock: list[float]) -> None:
-    guesses = Guesses(_Tries())
-    for number in range(60):
-        await guesses.begin(1, f"address {number}", "account")
-    assert guesses.looked_at == 6
-    await guesses.begin(1, "address 1", "another account")
-    assert guesses.looked_at == 7
-
-
-@in_loop
-async def test_people_who_sign_in_at_once_from_one_address_all_get_in(clock: list[float]) -> None:
-    guesses = Guesses(tries := _Tries())
-    tasks = [task for number in range(20) for task in await guesses.begin(1, "office", f"account {number}")]
-    assert guesses.looked_at == 6
-    for looked_at in (12, 18, 20):
-        await guesses.end(True)
-        assert guesses.looked_at == looked_at
-    await guesses.end(True)
-    assert kinds(await asyncio.gather(*tasks, return_exceptions=True)) == {"NoneType": 20}
-    assert not tries._under_way and not tries._waiting
-
-
-@in_loop
-async def test_more_than_may_wait_are_refused_at_once(clock: list[float]) -> None:
-    guesses = Guesses(_Tries())
-    tasks = await guesses.begin(6 + MAX_WAITING_TRIES + 5, "address", "account")
-    assert sum(task.done() for task in tasks) == 5
-
-
-@pytest.mark.parametrize("end", [None, Busy("full"), RuntimeError("a fault of ours")])
-def test_what_ends_without_an_answer_counts_neither_way_and_leaves_nothing(clock: list[float], end: Exception | None) -> None:
-    async def run() -> None:
-        guesses = Guesses(tries := _Tries())
-        tries.failed("account")
-        tasks = await guesses.begin(6, "address", "account")
-        await guesses.end(end)
-        await guesses.end(end)
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert not tries._under_way and not tries._waiting
-        assert tries._failed == {"account": (1, clock[0])}
-
-    uvloop.run(run())
-
-
-@in_loop
-async def test_what_is_cancelled_leaves_nothing_whether_it_waited_or_not(clock: list[float]) -> None:
-    guesses = Guesses(tries := _Tries())
-    tasks = await guesses.begin(10, "address", "account")
-    for task in (*tasks[6:], *tasks[:6]):
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert not tries._under_way and not tries._waiting and not tries._failed
-    await guesses.begin(1, "address", "account")
-    assert guesses.looked_at == 7
-
-
-# ----------------------------------------------------------------------------------------------- with passwords and rows
-
-EMAIL, PASSWORD = "someone@example.com", "correct horse battery"
-
-
-def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, None]], stored: str = "") -> None:
+def with_accounts(folder: Path, test: Callable[[Rooms], Coroutine[Any, Any, None]], stored: str = "") -> None:
     async def run() -> None:
         engine = sqlite_engine(folder / "tocsin.db")
         migrate(engine)
         store = SqlStore(engine, lambda: None)
         user = await store.database.write(people.add_user, EMAIL, False, tocsin.clock.now())
-        assert user is not None
+        assert user == 1
         await store.database.write(people.set_password, user, stored or hash_password(PASSWORD))
         try:
-            await test(Accounts(store.users, store.sessions, store.keys, store.second_factors, lambda: None, lambda _: None))
+            await test(Rooms(store))
         finally:
             await pools.close()
             await store.close()
@@ -214,60 +98,138 @@ def with_accounts(folder: Path, test: Callable[[Accounts], Coroutine[Any, Any, N
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The passwords that were looked at, each of them really."""
     found: list[str] = []
-    check = accounts.check_password
+    check = rules.check_password
 
     def counting(hashed: str, password: str) -> bool:
         found.append(password)
         return check(hashed, password)
 
-    monkeypatch.setattr(accounts, "check_password", counting)
+    monkeypatch.setattr(rules, "check_password", counting)
     return found
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The wall clock."""
+    now = [tocsin.clock.now()]
+    monkeypatch.setattr(tocsin.clock, "now", lambda: now[0])
+    return now
+
+
+# -------------------------------------------------------------------------------------------------------------- guesses
+
+
 def test_of_sixty_guesses_at_once_six_are_hashed(tmp_path: Path, hashed: list[str]) -> None:
-    async def run(accounts: Accounts) -> None:
-        guesses = [PASSWORD if number == 30 else f"guess {number}" for number in range(60)]
-        ends = await asyncio.gather(*(accounts.sign_in(EMAIL, guess, "192.0.2.1") for guess in guesses), return_exceptions=True)
-        assert kinds(ends) == {"NoneType": 6, "Throttled": 54}
-        assert sorted(hashed) == guesses[:6]
-
-    with_accounts(tmp_path, run)
-
-
-def test_a_sign_in_that_finds_the_queue_full_is_refused_and_not_counted(tmp_path: Path, hashed: list[str]) -> None:
-    async def run(accounts: Accounts) -> None:
-        waiting = [asyncio.ensure_future(accounts.sign_in(f"{number}@example.com", "x", f"192.0.2.{number}")) for number in range(1, 60)]
-        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
-        assert any(isinstance(task.exception(), Busy) for task in done)
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        assert await accounts.sign_in(EMAIL, PASSWORD, "192.0.2.1") is not None
-        assert len(hashed) < 40
-
-    with_accounts(tmp_path, run)
-
-
-def test_a_wrong_present_password_is_counted_like_a_sign_in(tmp_path: Path, hashed: list[str]) -> None:
-    async def run(accounts: Accounts) -> None:
-        visitor = Visitor(1, EMAIL, False)
-        changes = [accounts.change_password(visitor, f"guess {number}", "a new password", "192.0.2.1") for number in range(10)]
-        assert kinds(await asyncio.gather(*changes, return_exceptions=True)) == {"Invalid": 6, "Throttled": 4}
-        with pytest.raises(Throttled):
-            await accounts.sign_in(EMAIL, PASSWORD, "192.0.2.2")
+    async def run(rooms: Rooms) -> None:
+        guesses = [rooms.accounts.sign_in(EMAIL, f"guess {number}", HOME) for number in range(60)]
+        assert kinds(await asyncio.gather(*guesses, return_exceptions=True)) == {"NoneType": 6, "Throttled": 54}
         assert len(hashed) == 6
 
     with_accounts(tmp_path, run)
 
 
-def test_a_new_password_without_fault_is_taken(tmp_path: Path, hashed: list[str]) -> None:
-    async def run(accounts: Accounts) -> None:
-        visitor = Visitor(1, EMAIL, False)
-        with pytest.raises(Invalid):
-            await accounts.change_password(visitor, PASSWORD, "short", "192.0.2.1")
-        assert await accounts.change_password(visitor, PASSWORD, "another long one", "192.0.2.1")
-        assert await accounts.sign_in(EMAIL, "another long one", "192.0.2.1")
-        assert await accounts.sign_in("nobody@example.com", "another long one", "192.0.2.1") is None
+def test_a_sign_in_that_finds_the_queue_full_is_refused_and_not_counted(tmp_path: Path, hashed: list[str]) -> None:
+    async def run(rooms: Rooms) -> None:
+        clients = [Client(address, address) for address in (f"192.0.2.{number}" for number in range(1, 60))]
+        waiting = [
+            asyncio.ensure_future(rooms.accounts.sign_in(f"{number}@example.com", "x", client)) for number, client in enumerate(clients)
+        ]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+        assert any(isinstance(task.exception(), Busy) for task in done)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert await rooms.accounts.sign_in(EMAIL, PASSWORD, clients[0]) is not None
+        assert len(hashed) < 40
+
+    with_accounts(tmp_path, run)
+
+
+def test_what_somebody_guesses_at_others_counts_whatever_they_do_at_their_own_account(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        ends: list[object] = []
+        for number in range(8):
+            ends.append(await rooms.guess("Summer of 2026!", email=f"{number}@example.com"))
+            ends.append(isinstance(await rooms.guess(PASSWORD), Opened))
+        assert ends == [*[None, True] * 5, None, False, *["has to wait", False] * 2]
+
+    with_accounts(tmp_path, run)
+
+
+def test_who_has_signed_in_before_is_let_in_whatever_others_guess_elsewhere(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        first = await rooms.guess(PASSWORD, HOME)
+        assert isinstance(first, Opened)
+        await rooms.locked_out()
+        on_the_road = structs.replace(ELSEWHERE, device=first.device)
+        assert isinstance(await rooms.guess(PASSWORD, on_the_road), Opened)
+        assert isinstance(await rooms.guess(PASSWORD, HOME), Opened)  # without its cookie, too
+        assert await rooms.guess(PASSWORD, Client("", "81.2.71.1")) == "has to wait"  # its success has cleared nothing for others
+
+    with_accounts(tmp_path, run)
+
+
+def test_a_known_device_or_address_has_no_more_guesses_than_others(tmp_path: Path, hashed: list[str]) -> None:
+    async def run(rooms: Rooms) -> None:
+        first = await rooms.guess(PASSWORD, HOME)
+        assert isinstance(first, Opened)
+        for client in (structs.replace(ELSEWHERE, device=first.device), HOME):
+            hashed.clear()
+            assert [await rooms.guess(f"guess {number}", client) for number in range(8)] == [None] * 6 + ["has to wait"] * 2
+            assert len(hashed) == 6
+
+    with_accounts(tmp_path, run)
+
+
+@pytest.mark.parametrize("case", ["of another account", "made up", "too old", "of another key", "huge"])
+def test_a_device_that_is_not_known_counts_like_a_stranger(tmp_path: Path, clock: list[int], case: str) -> None:
+    async def run(rooms: Rooms) -> None:
+        devices = Devices(Vault(["another key" if case == "of another key" else "a key"]))
+        cookie = devices.cookie(2 if case == "of another account" else 1, HOME)
+        cookie = {"made up": "gAAAAA-한", "huge": cookie * 100}.get(case, cookie)
+        if case == "too old":
+            clock[0] += DEVICE_LASTS
+        await rooms.locked_out()
+        assert await rooms.guess(PASSWORD, structs.replace(ELSEWHERE, device=cookie)) == "has to wait"
+
+    with_accounts(tmp_path, run)
+
+
+def test_an_address_that_many_share_is_not_known(tmp_path: Path) -> None:
+    shared = Client("10.0.0.1", "shared 10.0.0.1")
+
+    async def run(rooms: Rooms) -> None:
+        assert isinstance(await rooms.guess(PASSWORD, shared), Opened)
+        await rooms.locked_out()
+        assert await rooms.guess(PASSWORD, shared) == "has to wait"
+
+    with_accounts(tmp_path, run)
+
+
+def test_of_devices_and_addresses_the_latest_are_kept(tmp_path: Path) -> None:
+    devices = Devices(Vault(["a key"]))
+    cookie = ""
+    for user in range(1, MAX_USERS + 2):
+        cookie = devices.cookie(user, structs.replace(HOME, device=cookie))
+
+    async def run(rooms: Rooms) -> None:
+        for number in range(MAX_KNOWN_ADDRESSES + 5):
+            await rooms.accounts.new_session(1, "link", Client("", f"81.2.69.{number}"))
+        person = await rooms.person()
+        known = [devices.counted(person, EMAIL, Client("", f"81.2.69.{n}")).others for n in range(MAX_KNOWN_ADDRESSES + 5)]
+        assert [len(others) == 1 for others in known] == [False] * 5 + [True] * MAX_KNOWN_ADDRESSES
+        first, last = (devices.counted(structs.replace(person, id=user), EMAIL, Client("", "", cookie)) for user in (1, MAX_USERS + 1))
+        assert first.others and not last.others
+
+    with_accounts(tmp_path, run)
+
+
+def test_what_is_remembered_of_a_guess_is_short_and_no_account_can_have_a_longer_address(tmp_path: Path, hashed: list[str]) -> None:
+    async def run(rooms: Rooms) -> None:
+        assert await rooms.guess(email="a" * 309 + "@example.com") is None and hashed == []
+        for number in range(20):
+            await rooms.guess(email=f"{number}{'한' * 90}@example.com", client=Client("", f"192.0.2.{number}"))
+        assert len(hashed) == 20 and max(map(len, rooms.accounts._tries._failed)) < 80
 
     with_accounts(tmp_path, run)
 
@@ -276,58 +238,279 @@ def test_a_hash_of_older_costs_is_made_anew_by_a_sign_in(tmp_path: Path) -> None
     """Else its account could be told from others by how long a guess takes."""
     old = PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=4).hash(PASSWORD)
 
-    async def run(accounts: Accounts) -> None:
-        async def stored() -> str | None:
-            person = await accounts._users.person(EMAIL)
-            return None if person is None else person.password_hash
-
-        assert await accounts.sign_in(EMAIL, "something else", "192.0.2.1") is None
-        assert await stored() == old
-        assert await accounts.sign_in(EMAIL, PASSWORD, "192.0.2.1") is not None
-        new = await stored()
-        assert new is not None
-        assert new != old
-        assert await accounts.sign_in(EMAIL, PASSWORD, "192.0.2.1") is not None
-        assert await stored() == new
+    async def run(rooms: Rooms) -> None:
+        assert await rooms.guess("something else") is None
+        assert (await rooms.person()).password_hash == old
+        assert isinstance(await rooms.guess(PASSWORD), Opened)
+        new = (await rooms.person()).password_hash
+        assert new not in {None, old}
+        assert isinstance(await rooms.guess(PASSWORD), Opened)
+        assert (await rooms.person()).password_hash == new
 
     with_accounts(tmp_path, run, old)
 
 
-def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_nothing(tmp_path: Path) -> None:
-    async def run(accounts: Accounts) -> None:
-        changed: list[int] = []
-        accounts._user_changed = changed.append
+# ------------------------------------------------------------------------------------------------------------- sessions
 
+
+def test_a_session_ends_unused_after_two_weeks_and_used_after_thirty_days(tmp_path: Path, clock: list[int]) -> None:
+    async def run(rooms: Rooms) -> None:
+        used, unused = [await rooms.accounts.new_session(1, "link", HOME) for _ in range(2)]
+
+        async def living() -> tuple[bool, bool]:
+            found = [await rooms.accounts.visitor(one.token, HOME) is not None for one in (used, unused)]
+            return found[0], found[1]
+
+        clock[0] += IDLE
+        await rooms.visitor(used)
+        clock[0] += 1
+        assert await living() == (True, False)
+        clock[0] += 13 * DAY
+        await rooms.visitor(used)
+        clock[0] += 3 * DAY - 1
+        assert await living() == (True, False)
+        clock[0] += 1
+        assert await living() == (False, False)
+
+    with_accounts(tmp_path, run)
+
+
+def test_a_session_says_where_it_is_and_is_ended_by_its_user_only(tmp_path: Path, clock: list[int]) -> None:
+    agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+    async def run(rooms: Rooms) -> None:
+        other = await rooms.accounts.new_session(1, "password", structs.replace(HOME, agent=agent))
+        clock[0] += 2 * HOUR
+        mine = await rooms.visitor(await rooms.accounts.new_session(1, "password", ELSEWHERE))
+        stranger = Visitor(2, "x@example.com", False)
+        this, that = await rooms.accounts.sessions(mine)
+        assert (this.is_this, that.is_this, that.device, that.address) == (True, False, "Firefox, Linux", HOME.address)
+        with pytest.raises(Missing):
+            await rooms.accounts.end_session(stranger, that.id)
+        await rooms.accounts.end_other_sessions(stranger)
+        assert len(await rooms.accounts.sessions(mine)) == 2
+        await rooms.visitor(other, ELSEWHERE)
+        [seen] = [one for one in await rooms.accounts.sessions(mine) if not one.is_this]
+        assert (seen.address, seen.seen_at) == (ELSEWHERE.address, clock[0])
+        await rooms.accounts.end_session(mine, that.id)
+        assert await rooms.accounts.visitor(other.token, HOME) is None
+        for _ in range(3):
+            await rooms.accounts.new_session(1, "link", HOME)
+        await rooms.accounts.end_other_sessions(mine)
+        assert [one.is_this for one in await rooms.accounts.sessions(mine)] == [True]
+
+    with_accounts(tmp_path, run)
+
+
+def test_beyond_so_many_sessions_the_longest_unused_one_ends(tmp_path: Path, clock: list[int]) -> None:
+    async def run(rooms: Rooms) -> None:
+        opened: list[Opened] = []
+        for _ in range(MAX_SESSIONS + 2):
+            opened.append(await rooms.accounts.new_session(1, "link", HOME))
+            clock[0] += MINUTE
+        assert [await rooms.accounts.visitor(one.token, HOME) is None for one in opened[:3]] == [True, True, False]
+        assert len(await rooms.accounts.sessions(await rooms.visitor(opened[-1]))) == MAX_SESSIONS
+
+    with_accounts(tmp_path, run)
+
+
+@pytest.mark.parametrize(
+    ("agent", "device"),
+    [
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+            "Chrome, Windows",
+        ),
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0",
+            "Edge, Windows",
+        ),
+        (
+            "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15",
+            "Safari, macOS",
+        ),
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/140.0 Safari/604.1",
+            "Chrome, iPhone",
+        ),
+        ("Mozilla/5.0 (Linux; Android 15; SM-S938N) AppleWebKit/537.36 SamsungBrowser/28.0 Chrome/130 Mobile", "Samsung Internet, Android"),
+        ("Mozilla/5.0 (X11; CrOS x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36", "Chrome, ChromeOS"),
+        ("Python-urllib/3.11", "Python-urllib"),
+        ("<script>", ""),
+        ("", ""),
+        ("x" * 5000, "x" * 39),
+    ],
+)
+def test_a_device_is_called_by_its_browser_and_system(agent: str, device: str) -> None:
+    assert device_of(agent) == device
+
+
+# ----------------------------------------------------------------------------------------------------------- confirming
+
+
+def test_signing_in_confirms_for_ten_minutes_and_the_password_does_again(tmp_path: Path, clock: list[int]) -> None:
+    async def run(rooms: Rooms) -> None:
+        opened = await rooms.guess(PASSWORD, HOME)
+        visitor = await rooms.visitor(opened)
+        assert rooms.confirming.is_recent(visitor)
+        clock[0] += CONFIRMED_FOR
+        assert not rooms.confirming.is_recent(visitor)
+        assert await rooms.confirming.ways(visitor) == ["password"]
+        assert not await rooms.confirming.confirm(visitor, "password", "something else", HOME)
+        assert not await rooms.confirming.confirm(visitor, "handshake", PASSWORD, HOME)
+        assert not rooms.confirming.is_recent(await rooms.visitor(opened))
+        assert await rooms.confirming.confirm(visitor, "password", PASSWORD, HOME)
+        assert rooms.confirming.is_recent(await rooms.visitor(opened))
+        clock[0] -= 2 * HOUR  # a clock that was ahead
+        assert not rooms.confirming.is_recent(await rooms.visitor(opened))
+
+    with_accounts(tmp_path, run)
+
+
+def test_who_has_no_password_confirms_by_signing_in_again(tmp_path: Path, clock: list[int]) -> None:
+    async def run(rooms: Rooms) -> None:
+        email, token = await rooms.administration.invite("new@example.com", is_admin=False)
+        visitor = await rooms.visitor(await rooms.accounts.sign_in_by_link(token, HOME))
+        assert visitor.email == email and rooms.confirming.is_recent(visitor)
+        assert await rooms.confirming.ways(visitor) == []
+        assert not await rooms.confirming.confirm(visitor, "password", "", HOME)
+
+    with_accounts(tmp_path, run)
+
+
+def test_a_session_without_a_time_of_confirming_is_asked(tmp_path: Path) -> None:
+    """As sessions of older versions are."""
+
+    async def run(rooms: Rooms) -> None:
+        opened = await rooms.guess(PASSWORD, HOME)
+        visitor = await rooms.visitor(opened)
+        await rooms.database.write(people.change_session, visitor.session, {"confirmed_at": None})
+        assert not rooms.confirming.is_recent(await rooms.visitor(opened))
+
+    with_accounts(tmp_path, run)
+
+
+# ------------------------------------------------------------------------------------------------------------ passwords
+
+
+def test_a_wrong_present_password_is_counted_within_the_session(tmp_path: Path, hashed: list[str]) -> None:
+    async def run(rooms: Rooms) -> None:
+        visitor = await rooms.visitor(await rooms.guess(PASSWORD, HOME))
+        hashed.clear()
+        changes = [rooms.passwords.change(visitor, f"guess {number}", "a new password", HOME) for number in range(10)]
+        assert kinds(await asyncio.gather(*changes, return_exceptions=True)) == {"Invalid": 6, "Throttled": 4}
+        with pytest.raises(Throttled):
+            await rooms.confirming.confirm(visitor, "password", PASSWORD, HOME)
+        assert len(hashed) == 6
+        assert isinstance(await rooms.guess(PASSWORD, ELSEWHERE), Opened)
+
+    with_accounts(tmp_path, run)
+
+
+def test_nobody_elsewhere_keeps_the_owner_from_changing_the_password(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        visitor = await rooms.visitor(await rooms.guess(PASSWORD, HOME))
+        await rooms.locked_out()
+        await rooms.passwords.change(visitor, PASSWORD, "another long one", HOME)
+        assert isinstance(await rooms.guess("another long one", HOME), Opened)
+
+    with_accounts(tmp_path, run)
+
+
+def test_a_new_password_without_fault_is_taken(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        visitor = await rooms.visitor(await rooms.guess(PASSWORD, HOME))
+        with pytest.raises(Invalid):
+            await rooms.passwords.change(visitor, PASSWORD, "short", HOME)
+        await rooms.passwords.change(visitor, PASSWORD, "another long one", HOME)
+        assert isinstance(await rooms.guess("another long one", HOME), Opened)
+        assert await rooms.guess("another long one", HOME, "nobody@example.com") is None
+
+    with_accounts(tmp_path, run)
+
+
+def test_a_link_dies_with_a_new_password(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        _, token = await rooms.administration.invite("new@example.com", is_admin=False)
+        await rooms.users.set_password(2, hash_password("set by the operator"))
+        assert await rooms.accounts.sign_in_by_link(token, HOME) is None
+
+    with_accounts(tmp_path, run)
+
+
+# ---------------------------------------------------------------------------------------------------------------- users
+
+
+def test_a_zone_is_kept_as_the_database_spells_it_and_an_unknown_one_changes_nothing(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
         async def kept() -> str | None:
-            person = await accounts._users.person(EMAIL)
-            return None if person is None else person.time_zone
+            return (await rooms.person()).time_zone
 
         assert await kept() is None
-        await accounts.set_time_zone(1, " asia/seoul")
+        await rooms.administration.set_time_zone(1, " asia/seoul")
         assert await kept() == "Asia/Seoul"
         for name, said in (
             ("Seoul", "There is no time zone Seoul. Similar names: Asia/Seoul"),
             ("x" * 200, f"There is no time zone {'x' * 100}. Use a name such as Asia/Seoul or Europe/Berlin."),
         ):
             with pytest.raises(Invalid) as refused:
-                await accounts.set_time_zone(1, name)
+                await rooms.administration.set_time_zone(1, name)
             [fault] = refused.value.faults
             assert fault.parameter == "time_zone" and fault.detail.startswith(said)
-        assert await kept() == "Asia/Seoul" and changed == [1]
-        await accounts.set_time_zone(1, " ")
-        assert await kept() is None and changed == [1, 1]
+        assert await kept() == "Asia/Seoul" and rooms.changed == [1]
+        await rooms.administration.set_time_zone(1, " ")
+        assert await kept() is None and rooms.changed == [1, 1]
 
     with_accounts(tmp_path, run)
 
 
-def test_two_administrators_who_disable_each_other_at_once_leave_one(tmp_path: Path) -> None:
-    async def run(accounts: Accounts) -> None:
-        for name in ("first", "second"):
-            await accounts.invite(f"{name}@example.com", is_admin=True)
-        first, second = [user.id for user in await accounts.users() if user.is_admin]
-        disabling = (accounts.disable(Visitor(first, "", True), second), accounts.disable(Visitor(second, "", True), first))
-        ends = await asyncio.gather(*disabling, return_exceptions=True)
-        assert kinds(ends) == {"NoneType": 1, "Invalid": 1}
-        assert [user.disabled_at is None for user in await accounts.users() if user.is_admin].count(True) == 1
+def test_two_administrators_who_disable_or_demote_each_other_at_once_leave_one(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        users = rooms.administration
+        for name in ("first", "second", "third"):
+            await users.invite(f"{name}@example.com", is_admin=True)
+        first, second, third = [user.id for user in await users.users() if user.is_admin]
+        ending = (
+            users.disable(Visitor(first, "", True), second),
+            users.set_role(third, False),
+            users.invite("first@example.com", is_admin=False),
+        )
+        assert kinds(await asyncio.gather(*ending, return_exceptions=True))["Invalid"] == 1
+        assert [user.disabled_at is None for user in await users.users() if user.is_admin].count(True) == 1
+
+    with_accounts(tmp_path, run)
+
+
+def test_inviting_again_gives_the_role_that_was_asked_for(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        users = rooms.administration
+
+        async def role() -> bool:
+            return {user.email: user.is_admin for user in await users.users()}["new@example.com"]
+
+        roles: list[bool] = []
+        for is_admin in (False, True, True):
+            await users.invite("NEW@example.com" if is_admin else "new@example.com", is_admin)
+            roles.append(await role())
+        assert roles == [False, True, True]
+        with pytest.raises(Invalid, match="last administrator"):
+            await users.invite("new@example.com", is_admin=False)
+        assert await role()
+        with pytest.raises(Invalid, match="already"):
+            await users.invite(EMAIL, is_admin=True)
+        assert not (await rooms.person()).is_admin
+
+    with_accounts(tmp_path, run)
+
+
+def test_a_role_can_be_changed_but_not_the_last_administrators(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        users = rooms.administration
+        await users.set_role(1, is_admin=True)
+        with pytest.raises(Invalid, match="last administrator"):
+            await users.set_role(1, is_admin=False)
+        assert (await rooms.person()).is_admin
+        with pytest.raises(Missing):
+            await users.set_role(99, is_admin=True)
 
     with_accounts(tmp_path, run)

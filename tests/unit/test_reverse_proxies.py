@@ -36,7 +36,7 @@ def scope(peer: str = PEER) -> dict[str, Any]:
         ("[2001:db8::1]", "2001:db8::1"),
         ("2001:db8::1", "2001:db8::1"),
         ('"[2001:db8::1]:443"', "2001:db8::1"),
-        ("::ffff:203.0.113.9", "::ffff:203.0.113.9"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
         ("", PEER),
         ("unknown", "unknown"),
     ],
@@ -115,6 +115,25 @@ def test_who_comes_through_a_proxy_that_we_were_not_told_of_shares_its_address(m
     assert proxies.counted_as(scope("127.0.0.1"), given, settings) == "shared 127.0.0.1"
     assert proxies.counted_as(scope("127.0.0.1"), heads(), settings) == "127.0.0.1"
     assert proxies.counted_as(scope("198.41.0.4"), given, settings) == "198.41.0.4"  # nobody gets more tries by a header
+
+
+def test_one_client_counts_as_one_address_however_it_is_written(trusting: Settings) -> None:
+    def counted(*forwarded: str) -> set[str]:
+        return {proxies.counted_as(scope(), heads(x_forwarded_for=one), trusting) for one in forwarded}
+
+    assert counted("198.41.0.4", "198.41.0.4:4001", "::ffff:198.41.0.4", "[::ffff:198.41.0.4]:80", "::FFFF:C629:4") == {"198.41.0.4"}
+    assert counted("2a02:88::1", "2a02:0088:0:0:dead:beef::2", "[2A02:88::3]:4001", "2a02:88::4%eth0") == {"2a02:88::/64"}
+    assert counted("2a02:88:0:1::1") == {"2a02:88:0:1::/64"}
+    assert counted("x" * 500) == {"x" * 64}
+
+
+def test_a_private_client_of_a_trusted_proxy_is_one_client_unless_it_forwards_for_others(trusting: Settings) -> None:
+    for forwarded, counted in (
+        ("192.168.1.5", "192.168.1.5"),
+        ("203.0.113.9, 192.168.1.5", "shared 192.168.1.5"),
+        ("fd00::1", "fd00::/64"),
+    ):
+        assert proxies.counted_as(scope(), heads(x_forwarded_for=forwarded), trusting) == counted
 
 
 def test_a_prefix_goes_in_front_of_our_own_paths_only() -> None:

@@ -24,7 +24,10 @@ WEB = FOLDER.parent
 SRC = WEB.parent
 PYTHON = [
     *WEB.glob("*.py"),
-    *(SRC / "flow" / f"{name}.py" for name in ("people/accounts", "handlers/register", "intake/plan", "handlers/preview")),
+    *(
+        SRC / "flow" / f"{name}.py"
+        for name in ("people/passwords", "people/own_keys", "people/administration", "handlers/register", "intake/plan", "handlers/preview")
+    ),
 ]
 READERS = [SRC / "api" / f"{name}.py" for name in ("kinds", "times", "messages", "endpoint")]  # what reads the send form
 CHECKS = [*(SRC / "channels").glob("*.py"), SRC / "net" / "urls.py"]

@@ -127,8 +127,11 @@ def test_an_origin_that_is_the_base_url_or_the_address_that_was_asked_is_ours(st
         assert csrf
         answer = surfer.post("/sign-in", csrf=csrf[1], headers={**headers, "Cookie": before}, stay=True, email=EMAIL, password=PASSWORD)
         assert answer.status == 303, headers
-        [session] = [one for one in answer.headers.get_all("set-cookie") or [] if one.startswith("tocsin_session")]
-        assert ("Secure" in session) is is_secure
+        [session] = [
+            one for one in answer.headers.get_all("set-cookie") or [] if one.startswith(("tocsin_session=", "__Host-tocsin_session="))
+        ]
+        assert session.startswith("__Host-") is is_secure
+        assert ("; Secure" in session) is is_secure
         assert ("Secure" in (page.headers["set-cookie"] or "")) is is_secure
 
 

@@ -11,7 +11,7 @@ from api.support import hook, serving, until
 from receiver import Receiver
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
-from tocsin.flow.people import accounts
+from tocsin.flow.people import passwords
 from tocsin.flow.people.access import SCOPES
 from tocsin.store import people
 from tocsin.store.sql import write_now
@@ -99,7 +99,7 @@ def test_where_too_many_pages_wait_pages_and_api_say_when_to_come_again(tmp_path
 def test_where_too_many_sign_in_the_page_says_when_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held()
     monkeypatch.setattr(pools, "MAX_PASSWORDS_WAITING", 0)
-    monkeypatch.setattr(accounts, "check_password", held)
+    monkeypatch.setattr(passwords, "check_password", held)
     with serving(tmp_path / "store", pages=True) as server:
         first, second = Surfer(server.base), Surfer(server.base)
         signing_in = threading.Thread(target=first.sign_in)

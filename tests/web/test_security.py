@@ -118,8 +118,8 @@ def test_a_session_is_new_after_signing_in_and_ends_everywhere(surfer: Surfer, b
     assert other.get("/", cookie=f"tocsin_session={first}").path == "/sign-in"  # the old one is of no use to who has seen it
     assert other.get("/", cookie=f"tocsin_session={second}").path == "/"
     other.sign_in()
-    surfer.post("/account/sign-out-everywhere", csrf=surfer.token())
-    assert surfer.get("/").path == other.get("/").path == "/sign-in"
+    surfer.post("/account/sessions/end-others", csrf=surfer.token())
+    assert (surfer.get("/").path, other.get("/").path) == ("/", "/sign-in")
 
 
 def test_a_new_password_ends_all_other_sessions(surfer: Surfer, base: str) -> None:

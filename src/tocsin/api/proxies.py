@@ -41,31 +41,32 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
     """The real client: behind trusted proxies the last address in X-Forwarded-For that is not a trusted proxy, without its port."""
+    return _client(scope, headers, settings)[0]
+
+
+def _client(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> tuple[str, bool]:
+    """The address, and whether it says that it forwards for somebody else."""
     peer: str = (scope.get("client") or ("",))[0]
-    if not is_trusted(peer, settings):
-        return peer.removeprefix("::ffff:")  # IPv4, on a socket of both families
-    for hop in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
-        if not hop.strip():
-            break
-        peer = _without_port(hop.strip())
-        if not is_trusted(peer, settings):
-            break
-    return peer
+    hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+    while hops and hops[-1] and is_trusted(peer, settings):
+        peer = _without_port(hops.pop())
+    ip = _ip(peer)
+    return (str(ip) if ip is not None and ip.version == 4 else peer), any(hops)  # IPv4 in one form, whatever kind of socket it came by
 
 
 def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """What failed sign-ins count against: the address, marked as shared if it belongs to a proxy that is not trusted."""
-    address = client_address(scope, headers, settings)
+    """What failed sign-ins count against: the client's neighbourhood, marked as shared if it is a proxy that is not trusted."""
+    address, before = _client(scope, headers, settings)
     ip = _ip(address)
-    if ip is None or not ip.is_private or b"x-forwarded-for" not in headers or is_trusted(address, settings):
-        return address
+    if ip is None or not ip.is_private or not before or is_trusted(address, settings):
+        return neighbourhood(address)
     observe.seldom(
         log.warning,
         "proxy.not_trusted",
         peer=address,
         why="it sends X-Forwarded-For and is not in TOCSIN_TRUSTED_PROXIES, so all that come through it count as one address",
     )
-    return SHARED + address
+    return SHARED + neighbourhood(address)
 
 
 def _without_port(hop: str) -> str:
@@ -146,10 +147,7 @@ def is_same_origin(origin: str, base: str) -> bool:
 
 def neighbourhood(address: str) -> str:
     """The unit for counting: an IPv4 address, or the /64 that one IPv6 host usually has."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    ip = _ip(address)
+    if ip is None:
         return address[:64]
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
-        return str(ipaddress.IPv6Network((ip, 64), strict=False))
-    return str(ip)
+    return str(ipaddress.IPv6Network((ip, 64), strict=False)) if ip.version == 6 else str(ip)

@@ -54,6 +54,8 @@ def add_user(email: str, /, *, admin: bool = False, data_dir: DataDir = None) ->
 def set_password(email: str, /, *, data_dir: DataDir = None) -> None:
     """Set a user's password: asked for on a terminal, else the first line of standard input.
 
+    It takes 10 to 1,024 characters and is not one of the common ones. Sessions of the user end, API keys stay valid.
+
     Parameters
     ----------
     email
@@ -63,7 +65,7 @@ def set_password(email: str, /, *, data_dir: DataDir = None) -> None:
         if not any(user.email.lower() == email.lower() for user in store.users()):
             raise Failure(f"There is no user {show.one_line(email)}.")
         store.set_password(email, _new_password())
-    show.note(f"The password of {show.one_line(email)} is set.")
+    show.note(f"The password of {show.one_line(email)} is set, and they are signed out everywhere. Their API keys stay valid.")
 
 
 def disable_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -> None:
@@ -267,8 +269,6 @@ def _new_password() -> str:
         password = getpass("New password: ")
         if getpass("Again: ") != password:
             raise Failure("The two passwords differ.")
-    if not password:
-        raise Failure("The password is empty.")
     return password
 
 

@@ -19,7 +19,7 @@ from tocsin.settings import OPTIONS, Settings, SettingsError
 NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"))
 OWN_PATHS = frozenset(
     ("account", "api", "deliveries", "docs", "handlers", "healthz", "keys", "ko", "log", "metrics", "notifications", "readyz", "send")
-) | {"sign-in", "sign-out", "static", "users"}
+) | {"confirm", "sign-in", "sign-out", "static", "users"}
 _MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
 _MIN_FREE_BYTES = 200_000_000
 
@@ -160,6 +160,19 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
         yield Finding(str(error))
 
 
+def first_password(settings: Settings) -> Iterator[Finding]:
+    """Whether the first user can have the password that is set for them; once there are users it has no effect."""
+    from tocsin.admin import AdminError, open_admin
+    from tocsin.bootstrap import weakness_of_password
+
+    if (weakness := weakness_of_password(settings)) is None:
+        return
+    with contextlib.suppress(AdminError), open_admin(settings) as admin:  # there is no store, or others say what is wrong with it
+        if admin.users():
+            return
+    yield Finding(weakness)
+
+
 def store_health(settings: Settings) -> Iterator[Finding]:
     """Whether the store is sound, and the disk has room for it to grow."""
     import shutil
@@ -269,6 +282,7 @@ def egress(settings: Settings) -> Iterator[Finding]:
 LOOKS: Mapping[str, tuple[Callable[[Settings], Iterator[Finding]], ...]] = {
     "data directory": (data_folder, owners, file_system),
     "key": (secret_key,),
+    "first user": (first_password,),
     "store": (store_health, old_rows),
     "mail": (mail,),
     "certificates": (trusted,),

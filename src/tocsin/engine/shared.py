@@ -440,7 +440,7 @@ class SharedEngine:
 
     async def _take(self, most: int) -> None:
         worker_id = self.worker_id
-        taken = await self._workers.take(worker_id, most)
+        taken = await self._workers.take(worker_id, most, self._holdings.owned | self._holdings.leaving.keys())
         if not taken or worker_id != self.worker_id or self._is_rejoining:
             return
         self._holdings.taken |= {one.partition: one for one in taken}

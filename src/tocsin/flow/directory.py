@@ -176,7 +176,7 @@ class Directory:
             found = {brief.id: brief for brief in await self._handlers.briefs(user_id)}
         else:
             rows = await self._handlers.rows(list(changed))
-            found = {**found, **{row.id: HandlerBrief(row.id, row.is_enabled, row.disabled_reason) for row in rows}}
+            found = {**found, **{row.id: HandlerBrief(row.id, row.is_enabled, row.disabled_reason, row.partition or 0) for row in rows}}
             for row in rows:
                 if row.deleted_at is not None:
                     del found[row.id]

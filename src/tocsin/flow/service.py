@@ -13,6 +13,10 @@ from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
+from tocsin.flow.people.administration import Administration
+from tocsin.flow.people.confirming import Confirming
+from tocsin.flow.people.own_keys import OwnKeys
+from tocsin.flow.people.passwords import Passwords
 from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
@@ -52,5 +56,9 @@ class Service(Struct, frozen=True):
     unready: Callable[[], list[str]]
     complaints: Callable[[], list[str]]
     accounts: Accounts
+    passwords: Passwords
+    confirming: Confirming
+    keys: OwnKeys
+    administration: Administration
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""

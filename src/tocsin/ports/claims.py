@@ -11,8 +11,8 @@ from tocsin.model import Delivery
 
 class Claimed(Struct, frozen=True):
     """A delivery that was claimed, as its row is now; one for each attempt. `number`: the attempt. `at`: when it was last claimed.
-    `is_open`: nothing is known of that attempt: the row has one attempt less, and if it is pending, it is due as it was claimed.
-    `started_at`: when the attempt began, if it was kept."""
+    `is_open`: its worker is dead, and nothing is known of that attempt: the row has one attempt less, and if it is pending, it is due as it
+    was claimed. `started_at`: when the attempt began, if it was kept."""
 
     delivery: Delivery
     number: int
@@ -32,14 +32,16 @@ class Claims(Protocol):
     """Raises Busy while the store cannot answer."""
 
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
-        """Note that these are about to be sent; the ids of those that may be: pending, in a partition of this worker, and as given (with
-        the same `attempt_count`, `due_at` and `replays`). None: the worker has been pruned."""
+        """Note that these are about to be sent; the ids of those that may be: pending, in a partition of this worker that is also
+        their handler's, and as given (with the same `attempt_count`, `due_at` and `replays`). None: the worker has been pruned."""
         ...
 
     async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
-        """What was claimed since then, by whomever, of deliveries that are in these partitions now."""
+        """What was claimed since then, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims."""
         ...
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
         """Handlers with pending deliveries of these partitions whose last answer was a throttle."""
         ...
+
+    async def close(self) -> None: ...

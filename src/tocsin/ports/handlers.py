@@ -1,6 +1,6 @@
 """Handlers as they are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -26,7 +26,7 @@ class HandlerFilter(Struct, frozen=True):
 
 class HandlerRow(Struct, frozen=True):
     """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second.
-    `time_zone`: its user's, where one is set."""
+    `time_zone`: its user's, where one is set. `partition`: None if it is not known yet."""
 
     id: int
     user_id: int
@@ -41,6 +41,7 @@ class HandlerRow(Struct, frozen=True):
     version: int
     deleted_at: Micros | None
     time_zone: str | None
+    partition: int | None = None
 
 
 class HandlerBrief(Struct, frozen=True):
@@ -53,7 +54,7 @@ class HandlerBrief(Struct, frozen=True):
 
 
 class HandlerChange(Struct, frozen=True):
-    """What is to be written; None leaves a column as it was."""
+    """What is to be written; None leaves a column as it was. With another `partition`, what waits for the handler moves there too."""
 
     type: str | None = None
     name: str | None = None
@@ -61,6 +62,7 @@ class HandlerChange(Struct, frozen=True):
     secret: bytes | None = None
     is_enabled: bool | None = None
     disabled_reason: str | None = None
+    partition: int | None = None
 
 
 class HandlerEvent(Struct, frozen=True):
@@ -134,4 +136,13 @@ class HandlerRows(Protocol):
 
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
         """One more delivery that failed by the handler's own fault; a delivery that arrives ends the streak."""
+        ...
+
+    # where processes share the store
+    async def unplaced(self, after: int, limit: int) -> list[HandlerRow]:
+        """The next handlers after that id whose partition is not known, deleted ones left out."""
+        ...
+
+    async def place(self, partitions: Mapping[int, int]) -> None:
+        """Give these handlers, and what waits for them, their partition; those that have one meanwhile keep it."""
         ...

@@ -8,7 +8,7 @@ from tocsin.model import Delivery, Message, Notification, Reason, Status, Value
 
 
 class PlannedDelivery(Value, frozen=True):
-    """A delivery to one handler, to be stored. `reason`: why it is not pending."""
+    """A delivery to one handler, to be stored. `reason`: why it is not pending. `partition`: its handler's, where it has one."""
 
     handler_id: int
     status: Status

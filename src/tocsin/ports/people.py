@@ -1,10 +1,14 @@
 """Users, their keys and sessions."""
 
+from enum import Enum, auto
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from tocsin.clock import Micros
+
+MAX_SESSIONS = 100  # of a user
+MAX_KNOWN_ADDRESSES, MARK_BYTES = 10, 8  # of a user
 
 
 class UserLine(Struct, frozen=True):
@@ -27,6 +31,8 @@ class Person(Struct, frozen=True):
     is_admin: bool
     password_hash: str | None
     time_zone: str | None
+    known_addresses: bytes = b""
+    """Marks of MARK_BYTES each."""
 
 
 By: TypeAlias = Literal["password", "link", "openid", "header"]
@@ -34,11 +40,35 @@ By: TypeAlias = Literal["password", "link", "openid", "header"]
 
 
 class Session(Struct, frozen=True):
-    """Whose session it is, when it was last seen, and how it began: None in those of older versions."""
+    """One browser in which a user is signed in; only a hash of the token that it holds is kept.
 
-    person: Person
+    `by`: how they signed in; None in those of older versions. `device`: browser and system. `address`: where it was last seen.
+    `confirmed_at`: when they last proved in it who they are.
+    """
+
+    token_hash: bytes
+    user_id: int
+    created_at: Micros
     seen_at: Micros
-    by: By | None
+    by: By | None = None
+    device: str = ""
+    address: str = ""
+    confirmed_at: Micros | None = None
+
+
+class Living(Struct, frozen=True):
+    """Which sessions have not ended: those seen since then that were made since then."""
+
+    seen_since: Micros
+    made_since: Micros
+
+
+class Invited(Enum):
+    """What became of an invitation. THERE_ALREADY: somebody who has a password, or is disabled."""
+
+    DONE = auto()
+    THERE_ALREADY = auto()
+    LAST_ADMINISTRATOR = auto()
 
 
 class KeyLine(Struct, frozen=True):
@@ -72,12 +102,16 @@ class Users(Protocol):
         """Every user, disabled ones too, in the order of their ids."""
         ...
 
-    async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
-        """A user and their one-time link, in one commit; False if there is one who can sign in already, or is disabled."""
+    async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> Invited:
+        """A user and their one-time link, in one commit. Whoever is there without a password gets a new link, and this role."""
+        ...
+
+    async def set_role(self, user_id: int, is_admin: bool) -> bool:
+        """False, and nothing is done, if nobody else could manage users."""
         ...
 
     async def set_password(self, user_id: int, password_hash: str) -> None:
-        """Whoever is signed in as this user is signed out."""
+        """Whoever is signed in as this user is signed out, and a link that they have not used works no longer."""
         ...
 
     async def renew_hash(self, user_id: int, before: str, after: str) -> None:
@@ -101,24 +135,33 @@ class Sessions(Protocol):
         """Whose one-time link this is; it is used up. None: there is none, or it is too old."""
         ...
 
-    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros, by: By) -> None:
-        """Those that nobody has used since then go."""
+    async def add(self, session: Session, living: Living, mark: bytes) -> None:
+        """Anybody's that have ended go, and the longest unused ones of this user beyond MAX_SESSIONS. `mark`: of the address, which is
+        known for this user from now on; empty: it is not."""
         ...
 
-    async def find(self, token_hash: bytes, since: Micros) -> Session | None:
-        """The session, if it was last seen not before `since`."""
+    async def find(self, token_hash: bytes, living: Living) -> tuple[Person, Session] | None:
+        """The session, and whose it is; None too if they are disabled."""
         ...
 
-    async def touch(self, token_hash: bytes, at: Micros) -> None:
-        """The session was used at that time."""
+    async def of(self, user_id: int, living: Living) -> list[Session]:
+        """A user's, the last used one first."""
+        ...
+
+    async def touch(self, token_hash: bytes, at: Micros, address: str) -> None:
+        """The session was used at that time, from that address."""
+        ...
+
+    async def confirm(self, token_hash: bytes, at: Micros) -> None:
+        """Its user proved who they are."""
         ...
 
     async def end(self, token_hash: bytes) -> None:
         """Sign out: nothing happens if there is no such session."""
         ...
 
-    async def end_all(self, user_id: int) -> None:
-        """All sessions of a user."""
+    async def end_others(self, user_id: int, but: bytes) -> None:
+        """All sessions of a user but the one with this hash."""
         ...
 
 

@@ -70,7 +70,8 @@ class Taken(Struct, frozen=True):
 
 
 class Owners(Struct, frozen=True):
-    """The owner of each partition, 0 for none."""
+    """The owner of each partition, 0 for none. What a worker believes to own and does not (after a fail-over that lost a commit, where the
+    version is lower) is lost to it."""
 
     version: int
     of: Sequence[int]
@@ -121,20 +122,26 @@ class Workers(Protocol):
 
     async def owners(self) -> Owners: ...
 
-    async def take(self, worker_id: int, most: int) -> Sequence[Taken]:
-        """Up to so many partitions that nobody owns; nothing where the worker has been pruned."""
+    async def take(self, worker_id: int, most: int, held: Collection[int]) -> Sequence[Taken]:
+        """Up to so many partitions that nobody owns; nothing where the worker has been pruned.
+
+        `held`: what it owns as far as it knows. After an answer that was lost it may own more, which it is given before all else.
+        """
         ...
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
         """Give up those of these partitions that it owns, each with what its next owner must know."""
         ...
 
+    async def close(self) -> None: ...
+
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         """Tell workers, by their ids, what is due. Returns at once; what is lost is found by their sweeps."""
         ...
 
-    async def due_in(self, partitions: Collection[int], until: Micros) -> Sequence[DueIn]:
-        """Every handler with pending deliveries of these partitions that are due before `until`, by the partition in their rows."""
+    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0) -> Sequence[DueIn]:
+        """Every handler with pending deliveries of these partitions that are due before `until`, by the partition in their rows. With
+        `since` only those that are due from then on: a long backlog, which is known, need not be looked through again and again."""
         ...
 
     async def rehome(self, handler_id: int, partition: int) -> Waking | None:

@@ -1,7 +1,7 @@
 """How notifications and their deliveries are kept: those of many callers in a few statements."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +25,15 @@ ADD_DELIVERIES = insert(  # to be sent; the counts begin at 0, as the table has 
     deliveries, given=_DELIVERY, fixed={"status": Status.PENDING, "is_critical": False, "last_reason": None}
 )
 ADD_ANY_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "status", "is_critical", "last_reason"))
+# Where processes share the store, the partition too.
+ADD_SHARED_DELIVERIES = insert(
+    deliveries, given=(*_DELIVERY, "partition"), fixed={"status": Status.PENDING, "is_critical": False, "last_reason": None}
+)
+ADD_ANY_SHARED_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "partition", "status", "is_critical", "last_reason"))
 REMEMBER = upsert(idempotency, key=("user_id", "path", "key"), given=("content", "answer", "created_at"))
+
+BY_SERVER_CLOCK: Final = "by_server_clock"
+"""The option of an engine whose fresh deliveries are due by the server's clock, where it tells one."""
 
 _PENDING = int(Status.PENDING)
 _NO_TIMES = (None, None)
@@ -72,7 +80,9 @@ class _Rows:
         planned = [one for accept in writes for one in accept.planned]
         users = {accept.user_id for accept in writes}
         taken = ids.take(connection, users, len(planned), sum([len(one.deliveries) for one in planned]))
-        self._notification_ids, self._delivery_ids = map(iter, taken)
+        self._notification_ids, self._delivery_ids = iter(taken.notifications), iter(taken.deliveries)
+        self._now = taken.now if connection.get_execution_options().get(BY_SERVER_CLOCK) else None
+        self._has_partitions = connection.dialect.name == "postgresql"
         self._notifications: list[Any] = []
         self._any_notifications: list[Any] = []
         self._deliveries: list[Any] = []
@@ -82,14 +92,14 @@ class _Rows:
     def write(self, connection: Connection) -> None:
         run(connection, ADD_NOTIFICATIONS, self._notifications)
         run(connection, ADD_ANY_NOTIFICATIONS, self._any_notifications)
-        run(connection, ADD_DELIVERIES, self._deliveries)
-        run(connection, ADD_ANY_DELIVERIES, self._any_deliveries)
+        run(connection, ADD_SHARED_DELIVERIES if self._has_partitions else ADD_DELIVERIES, self._deliveries)
+        run(connection, ADD_ANY_SHARED_DELIVERIES if self._has_partitions else ADD_ANY_DELIVERIES, self._any_deliveries)
         self._totals.write(connection)
 
     def add(self, accept: Accept) -> list[Accepted]:
         user_id, at = accept.user_id, accept.at
         accepted: list[Accepted] = []
-        plain = self._deliveries
+        plain, now, has_partitions = self._deliveries, self._now, self._has_partitions
         before, pending, critical = len(plain), Status.PENDING, Severity.CRITICAL
         for planned in accept.planned:
             message = planned.message
@@ -99,8 +109,16 @@ class _Rows:
             deliveries: list[Delivery] = []
             for one in planned.deliveries:
                 delivery_id, handler_id, status, due_at = next(self._delivery_ids), one.handler_id, one.status, one.due_at
-                row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, at)
-                values = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, at)
+                made_at = at
+                if now is not None and due_at == at:  # fresh ones are due in the order of their commits
+                    due_at = made_at = now
+                values: tuple[int, ...] = (delivery_id, notification_id, handler_id, user_id, due_at, due_at, made_at)
+                if has_partitions:
+                    partition = one.partition
+                    values = (*values, partition)
+                    row = Delivery(*values[:4], status, due_at, due_at, made_at, partition=partition)
+                else:
+                    row = Delivery(delivery_id, notification_id, handler_id, user_id, status, due_at, due_at, made_at)
                 if status is pending and one.reason is None and not is_critical:
                     plain.append(values)
                 else:

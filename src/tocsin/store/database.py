@@ -7,10 +7,10 @@ function of an open connection, kept with the SQL of its port.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -34,17 +34,18 @@ log = structlog.get_logger(__name__)
 
 class Database:
     """`changed` is called, on the event loop, when another process wrote. `probe`: a small write, which shows that writes are kept.
+    `options`: of the writer's connection, for statements that ask for them.
 
     Use `writer` on the hot path, and to be told within a commit's answer; otherwise `read`, `look` and `write`.
     """
 
-    def __init__(self, engine: Engine, changed: Callable[[], None], probe: Write) -> None:
+    def __init__(self, engine: Engine, changed: Callable[[], None], probe: Write, options: Mapping[str, Any]) -> None:
         self._dialect = dialects.of(engine)
-        self.writer = Writer(partial(self._dialect.session, engine.execution_options(**{SLOT: SERVICE})), changed, probe)
+        self.writer = Writer(partial(self._dialect.session, engine.execution_options(**{SLOT: SERVICE, **options})), changed, probe)
         self._threads = ThreadPoolExecutor(READ_THREADS, "tocsin-reader")
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
-        self._engine = engine
+        self.engine = engine
         self._damage: str | None = None  # what a reading ran into, in a sentence
         self._damaged: Callable[[], object] = _nothing  # that reading
         self._look_at = 0.0
@@ -53,7 +54,7 @@ class Database:
         await self.writer.close()
         self._threads.shutdown(wait=True)
         self._list_threads.shutdown(wait=True)
-        self._engine.dispose()
+        self.engine.dispose()
 
     # ------------------------------------------------------------------------------------------------- reads and writes
 
@@ -75,7 +76,7 @@ class Database:
 
     def _read_in_thread(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            with self._dialect.reading(self._engine, READ_SECONDS) as connection:
+            with self._dialect.reading(self.engine, READ_SECONDS) as connection:
                 return read(connection, *args, **kwargs)
         except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
             if faults.is_damage(error):
@@ -88,7 +89,7 @@ class Database:
             raise Busy(why, 5) from error
 
     async def fold_log(self) -> None:
-        await self._loop.run_in_executor(self._list_threads, self._dialect.fold_log, self._engine)
+        await self._loop.run_in_executor(self._list_threads, self._dialect.fold_log, self.engine)
 
     async def size(self) -> int:
         return await self.look(self._dialect.size)

@@ -1,6 +1,6 @@
 """Handlers as they are kept: `tocsin.ports.handlers`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -9,16 +9,17 @@ from tocsin.clock import Micros
 from tocsin.model import Reason, Status
 from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, Streak, SwitchOff
 from tocsin.ports.history import Page
-from tocsin.store import notices
+from tocsin.store import notices, statements
 from tocsin.store.database import Database
-from tocsin.store.queue import end_pending
+from tocsin.store.queue import end_pending, rehome
 from tocsin.store.rows import HANDLER, handler_of, total_of
 from tocsin.store.standings import STATE, WORST_FIRST
-from tocsin.store.statements import chunks
+from tocsin.store.statements import chunks, run
 from tocsin.store.tables import TOTAL_HANDLERS, handler_events, handlers
 from tocsin.store.totals import Totals
 
 MAX_EVENTS = 100  # of a handler are kept
+PLACE = statements.update(handlers, key=("id",), given=("partition",), where="handlers.partition IS NULL", returning=("id",))
 
 
 class SqlHandlers:
@@ -54,6 +55,12 @@ class SqlHandlers:
     async def count_failure(self, handler_id: int, at: Micros) -> Streak:
         return await self._database.write(count_failure, handler_id, at)
 
+    async def unplaced(self, after: int, limit: int) -> list[HandlerRow]:
+        return await self._database.read(unplaced, after, limit)
+
+    async def place(self, partitions: Mapping[int, int]) -> None:
+        await self._database.write(place, partitions)
+
 
 def handler(connection: Connection, handler_id: int) -> HandlerRow | None:
     row = connection.execute(select(*HANDLER).where(handlers.c.id == handler_id)).first()
@@ -70,11 +77,11 @@ def handler_rows(connection: Connection, handler_ids: Sequence[int]) -> list[Han
 
 def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:
     rows = connection.execute(
-        select(handlers.c.id, handlers.c.is_enabled, handlers.c.disabled_reason)
+        select(handlers.c.id, handlers.c.is_enabled, handlers.c.disabled_reason, handlers.c.partition)
         .where(handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None))
         .order_by(handlers.c.id)
     )
-    return [HandlerBrief(row[0], bool(row[1]), row[2]) for row in rows]
+    return [HandlerBrief(row[0], bool(row[1]), row[2], row[3] or 0) for row in rows]
 
 
 _HANDLER_ORDER = {
@@ -134,6 +141,8 @@ def change_handler(
         statement = statement.where(handlers.c.version == expected_version)
     if connection.execute(statement.values(version=handlers.c.version + 1, **values)).rowcount != 1:
         return False
+    if change.partition is not None:
+        rehome(connection, handler_id, change.partition)
     if event is not None:
         _note(connection, handler_id, event)
     if change.is_enabled is False and most:
@@ -170,6 +179,17 @@ def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak
         .returning(handlers.c.failures, handlers.c.failing_since)
     ).one()
     return Streak(row[0], row[1])
+
+
+def unplaced(connection: Connection, after: int, limit: int) -> list[HandlerRow]:
+    chosen = select(*HANDLER).where(handlers.c.id > after, handlers.c.partition.is_(None), handlers.c.deleted_at.is_(None))
+    return [handler_of(row) for row in connection.execute(chosen.order_by(handlers.c.id).limit(limit))]
+
+
+def place(connection: Connection, partitions: Mapping[int, int]) -> None:
+    for (handler_id,) in run(connection, PLACE, sorted(partitions.items())):
+        while not rehome(connection, handler_id, partitions[handler_id]):
+            pass
 
 
 def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:

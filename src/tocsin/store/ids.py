@@ -9,8 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import Connection
 
+from tocsin.clock import Micros
 from tocsin.ports.errors import StoreError, WriteFailed
 from tocsin.ports.ids import Era, Mark
 from tocsin.store import dialects, values
@@ -48,28 +50,37 @@ def read_eras(past: bytes | None, store_id: bytes | None) -> list[Era]:
     return found
 
 
+class NewIds(Struct, frozen=True):
+    """Of new rows. `now`: the server's clock, where several processes must agree on one."""
+
+    notifications: Sequence[int]
+    deliveries: Sequence[int]
+    now: Micros | None = None
+
+
 _TAKE = (  # no row that refers to them is written for a user who is being deleted meanwhile
     "SELECT array(SELECT nextval('notifications_id_seq') FROM generate_series(1, %s)),"
     " array(SELECT nextval('deliveries_id_seq') FROM generate_series(1, %s)),"
-    " (SELECT count(*) FROM (SELECT 1 FROM users WHERE id = ANY(%s::bigint[]) FOR KEY SHARE) AS held)"
+    " (SELECT count(*) FROM (SELECT 1 FROM users WHERE id = ANY(%s::bigint[]) FOR KEY SHARE) AS held),"
+    " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 )
 
 
-def take(connection: Connection, users: Collection[int], notifications: int, deliveries: int) -> tuple[Sequence[int], Sequence[int]]:
+def take(connection: Connection, users: Collection[int], notifications: int, deliveries: int) -> NewIds:
     """So many ids for new rows of these users, none of them ever used before; in ascending order, so of two transactions that follow
     each other the later has the higher ones. Raises WriteFailed if one of the users is gone."""
     driver: Any = connection.connection
     cursor = driver.cursor()
     try:
         if connection.dialect.name == "sqlite":  # nobody else takes them: this transaction is the only one that writes
-            return _after(cursor, "notifications", notifications), _after(cursor, "deliveries", deliveries)
+            return NewIds(_after(cursor, "notifications", notifications), _after(cursor, "deliveries", deliveries))
         cursor.execute(_TAKE, (notifications, deliveries, f"{{{','.join(map(str, users))}}}"))
-        of_notifications, of_deliveries, held = cursor.fetchone()
+        of_notifications, of_deliveries, held, now = cursor.fetchone()
     finally:
         cursor.close()
     if held < len(users):
         raise WriteFailed("its user was deleted")
-    return of_notifications, of_deliveries
+    return NewIds(of_notifications, of_deliveries, now)
 
 
 def _after(cursor: Any, table: str, n: int) -> range:

@@ -1,12 +1,25 @@
 """Users, their keys and sessions: `tocsin.ports.people`. The commands beside the service use the functions by themselves."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
+from msgspec import structs
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, text, update
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
-from tocsin.ports.people import By, KeyLine, KeyRow, Person, Session, UserLine
+from tocsin.ports.people import (
+    MARK_BYTES,
+    MAX_KNOWN_ADDRESSES,
+    MAX_SESSIONS,
+    Invited,
+    KeyLine,
+    KeyRow,
+    Living,
+    Person,
+    Session,
+    UserLine,
+)
 from tocsin.store import statements
 from tocsin.store.database import Database
 from tocsin.store.handlers import delete_handler
@@ -48,8 +61,11 @@ class SqlUsers:
     async def all(self) -> list[UserLine]:
         return await self._database.look(list_users)
 
-    async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
+    async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> Invited:
         return await self._database.write(invite, email, is_admin, token_hash, at, until)
+
+    async def set_role(self, user_id: int, is_admin: bool) -> bool:
+        return await self._database.write(set_role, user_id, is_admin)
 
     async def set_password(self, user_id: int, password_hash: str) -> None:
         await self._database.write(set_password, user_id, password_hash)
@@ -77,20 +93,26 @@ class SqlSessions:
     async def take_link(self, token_hash: bytes, at: Micros) -> int | None:
         return await self._database.write(take_sign_in, token_hash, at)
 
-    async def add(self, user_id: int, token_hash: bytes, at: Micros, since: Micros, by: By) -> None:
-        await self._database.write(add_session, user_id, token_hash, at, since, by)
+    async def add(self, session: Session, living: Living, mark: bytes) -> None:
+        await self._database.write(add_session, session, living, mark)
 
-    async def find(self, token_hash: bytes, since: Micros) -> Session | None:
-        return await self._database.read(session, token_hash, since)
+    async def find(self, token_hash: bytes, living: Living) -> tuple[Person, Session] | None:
+        return await self._database.read(session, token_hash, living)
 
-    async def touch(self, token_hash: bytes, at: Micros) -> None:
-        await self._database.write(touch_session, token_hash, at)
+    async def of(self, user_id: int, living: Living) -> list[Session]:
+        return await self._database.read(list_sessions, user_id, living)
+
+    async def touch(self, token_hash: bytes, at: Micros, address: str) -> None:
+        await self._database.write(change_session, token_hash, {"seen_at": at, "address": address})
+
+    async def confirm(self, token_hash: bytes, at: Micros) -> None:
+        await self._database.write(change_session, token_hash, {"confirmed_at": at})
 
     async def end(self, token_hash: bytes) -> None:
         await self._database.write(end_session, token_hash)
 
-    async def end_all(self, user_id: int) -> None:
-        await self._database.write(end_sessions, user_id)
+    async def end_others(self, user_id: int, but: bytes) -> None:
+        await self._database.write(end_sessions, user_id, but)
 
 
 class SqlKeys:
@@ -156,34 +178,63 @@ def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int |
     return connection.scalar(update(users).where(*theirs).values(sign_in_hash=None, sign_in_until=None).returning(users.c.id))
 
 
-def add_session(connection: Connection, user: int, token_hash: bytes, at: Micros, since: Micros, by: By) -> None:
-    """Those that nobody has used since then go."""
-    connection.execute(delete(sessions).where(sessions.c.seen_at < since))
-    connection.execute(insert(sessions).values(user_id=user, token_hash=token_hash, created_at=at, seen_at=at, by=by))
+def add_session(connection: Connection, new: Session, living: Living, mark: bytes) -> None:
+    """Anybody's that have ended go, and the longest unused ones of this user beyond MAX_SESSIONS."""
+    connection.execute(delete(sessions).where(or_(sessions.c.seen_at < living.seen_since, sessions.c.created_at < living.made_since)))
+    theirs = select(sessions.c.token_hash).where(sessions.c.user_id == new.user_id).order_by(sessions.c.seen_at.desc())
+    too_many = list(connection.scalars(theirs.offset(MAX_SESSIONS - 1)))
+    connection.execute(delete(sessions).where(sessions.c.token_hash.in_(too_many)))
+    connection.execute(insert(sessions).values(structs.asdict(new)))
+    if mark:
+        whose = users.c.id == new.user_id
+        known = connection.scalar(select(users.c.known_addresses).where(whose).with_for_update()) or b""
+        connection.execute(update(users).where(whose).values(known_addresses=_with_mark(known, mark)))
 
 
-def session(connection: Connection, token_hash: bytes, since: Micros) -> Session | None:
-    """The session, if it was last seen not before `since`."""
-    wanted = (sessions.c.token_hash == token_hash, sessions.c.seen_at >= since, users.c.disabled_at.is_(None))
-    rows = select(users, sessions.c.seen_at, sessions.c.by).join(sessions, sessions.c.user_id == users.c.id)
-    found = connection.execute(rows.where(*wanted)).first()
-    return None if found is None else Session(_person(found), found.seen_at, found.by)
+def _with_mark(known: bytes, mark: bytes) -> bytes:
+    """The latest first, so that the oldest is the one to go."""
+    others = (known[start : start + MARK_BYTES] for start in range(0, len(known), MARK_BYTES))
+    return b"".join([mark, *(one for one in others if one != mark)][:MAX_KNOWN_ADDRESSES])
+
+
+def session(connection: Connection, token_hash: bytes, living: Living) -> tuple[Person, Session] | None:
+    """The session, and whose it is."""
+    found = connection.execute(select(sessions).where(sessions.c.token_hash == token_hash, *_are(living))).first()
+    if found is None:
+        return None
+    whose = connection.execute(select(users).where(users.c.id == found.user_id, users.c.disabled_at.is_(None))).first()
+    return None if whose is None else (_person(whose), _session(found))
+
+
+def list_sessions(connection: Connection, user: int, living: Living) -> list[Session]:
+    """A user's, the last used one first."""
+    found = select(sessions).where(sessions.c.user_id == user, *_are(living)).order_by(sessions.c.seen_at.desc(), sessions.c.token_hash)
+    return [_session(row) for row in connection.execute(found)]
+
+
+def _are(living: Living) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return sessions.c.seen_at >= living.seen_since, sessions.c.created_at >= living.made_since
+
+
+def _session(row: Row[Any]) -> Session:
+    times = (row.created_at, row.seen_at)
+    return Session(bytes(row.token_hash), row.user_id, *times, row.by, row.device or "", row.address or "", row.confirmed_at)
 
 
 def _person(row: Row[Any]) -> Person:
-    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone)
+    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone, bytes(row.known_addresses or b""))
 
 
-def touch_session(connection: Connection, token_hash: bytes, at: Micros) -> None:
-    connection.execute(update(sessions).where(sessions.c.token_hash == token_hash).values(seen_at=at))
+def change_session(connection: Connection, token_hash: bytes, values: Mapping[str, object]) -> None:
+    connection.execute(update(sessions).where(sessions.c.token_hash == token_hash).values(dict(values)))
 
 
 def end_session(connection: Connection, token_hash: bytes) -> None:
     connection.execute(delete(sessions).where(sessions.c.token_hash == token_hash))
 
 
-def end_sessions(connection: Connection, user: int) -> None:
-    connection.execute(delete(sessions).where(sessions.c.user_id == user))
+def end_sessions(connection: Connection, user: int, but: bytes = b"") -> None:
+    connection.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.token_hash != but))
 
 
 def renew_hash(connection: Connection, user: int, before: str, after: str) -> None:
@@ -192,8 +243,9 @@ def renew_hash(connection: Connection, user: int, before: str, after: str) -> No
 
 
 def set_password(connection: Connection, user: int, password_hash: str) -> None:
-    """Whoever is signed in as this user is signed out."""
-    connection.execute(update(users).where(users.c.id == user).values(password_hash=password_hash))
+    """Whoever is signed in as this user is signed out, and a link that they have not used works no longer."""
+    values = {"password_hash": password_hash, "sign_in_hash": None, "sign_in_until": None}
+    connection.execute(update(users).where(users.c.id == user).values(values))
     end_sessions(connection, user)
 
 
@@ -201,15 +253,25 @@ def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Mic
     connection.execute(update(users).where(users.c.id == user).values(sign_in_hash=token_hash, sign_in_until=until))
 
 
-def invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> bool:
-    """A user and their link; False if there is one who can sign in already, or is disabled."""
+def invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> Invited:
+    """A user and their link. Whoever is there without a password gets a new link, and this role."""
     user = add_user(connection, email, is_admin, at)
     if user is None:
         there = person(connection, email)
         if there is None or there.password_hash is not None:
-            return False
+            return Invited.THERE_ALREADY
         user = there.id
+        if not set_role(connection, user, is_admin):
+            return Invited.LAST_ADMINISTRATOR
     set_sign_in(connection, user, token_hash, until)
+    return Invited.DONE
+
+
+def set_role(connection: Connection, user: int, is_admin: bool) -> bool:
+    """False, and nothing is done, if nobody else could manage users."""
+    if not is_admin and is_last_administrator(connection, user):
+        return False
+    set_administrator(connection, user, is_admin)
     return True
 
 

@@ -19,6 +19,7 @@ from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications,
 from tocsin.store.totals import Totals
 
 T = TypeVar("T")
+MAX_MOVED = 10_000  # deliveries that move to another partition in one write
 
 
 class SqlQueue:
@@ -163,6 +164,21 @@ def recent(connection: Connection, since: Micros, types: Sequence[str], limit: i
     for handler_id, until in connection.execute(throttled.group_by(deliveries.c.handler_id)):
         rows.setdefault(handler_id, Recent(handler_id)).throttled_until = until
     return list(rows.values())
+
+
+def rehome(connection: Connection, handler_id: int, to: int, before: int | None = None) -> bool:
+    """Bring what waits for a handler, in a partition or in any, to another, in the order of the ids, as whoever else writes deliveries.
+    Whether that was all."""
+    here = deliveries.c.partition != to if before is None else deliveries.c.partition == before
+    some = (
+        select(deliveries.c.id)
+        .where(PENDING, deliveries.c.handler_id == handler_id, deliveries.c.partition != to, here)
+        .order_by(deliveries.c.id)
+        .limit(MAX_MOVED)
+        .with_for_update()
+    )
+    moved = connection.execute(update(deliveries).where(deliveries.c.id.in_(some)).values(partition=to))
+    return moved.rowcount < MAX_MOVED
 
 
 def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]:

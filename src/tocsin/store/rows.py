@@ -56,6 +56,7 @@ def delivery_of(row: Row[Any]) -> Delivery:
         replays=row.replays,
         last_reason=Reason(row.last_reason) if row.last_reason else None,
         last_error=row.last_error,
+        partition=row.partition,
     )
 
 

@@ -24,6 +24,7 @@ from tocsin.ports.tidying import Tidying
 from tocsin.ports.values import Values
 from tocsin.ports.vitals import Vitals
 from tocsin.store import dialects, faults
+from tocsin.store.accepting import BY_SERVER_CLOCK
 from tocsin.store.database import Database
 from tocsin.store.handlers import SqlHandlers
 from tocsin.store.history import SqlHistory
@@ -43,10 +44,11 @@ T = TypeVar("T")
 
 
 class SqlStore:
-    """`changed` is called when another process wrote. To be made on the event loop that uses it."""
+    """`changed` is called when another process wrote. `by_server_clock`: on PostgreSQL what is due at once is due by its server's clock, in
+    the order of the commits of all processes. To be made on the event loop that uses it."""
 
-    def __init__(self, engine: Engine, changed: Callable[[], None]) -> None:
-        self.database = Database(engine, changed, note_alive)
+    def __init__(self, engine: Engine, changed: Callable[[], None], *, by_server_clock: bool = True) -> None:
+        self.database = Database(engine, changed, note_alive, {BY_SERVER_CLOCK: by_server_clock})
         self.intake: Intake = SqlIntake(self.database)
         self.queue: Queue = SqlQueue(self.database)
         self.history: History = SqlHistory(self.database)

@@ -1,7 +1,8 @@
 """Statements for many rows at once, made from the tables and run straight on the driver.
 
 On SQLite the rows are one `VALUES` list, and not `executemany`: that would give up and take back Python's lock for every row, and wait
-for it each time while the event loop is busy. On PostgreSQL each column is one array, so that the text is the same for any number.
+for it each time while the event loop is busy. On PostgreSQL each column is one array, so that the text is the same for any number; many
+rows that are only added are copied in.
 
 Nearly all values are plain numbers and strings. SQLite's driver asks its adapters about every other one, None and booleans included
 (https://docs.python.org/3/library/sqlite3.html#sqlite3-adapters), which takes ten times as long, and every value takes its time; so
@@ -16,25 +17,41 @@ from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Dialect, Table, text
 
-from tocsin.store.dialects import arrays
+from tocsin.store.dialects import arrays, binary
 
 T = TypeVar("T")
 Names: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
 
 _WAIT_FOR_TURN = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
+_COPIED_FROM = 8  # rows that are added on PostgreSQL: for fewer a prepared statement costs the driver less
 _SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # rows of one statement on SQLite: few sizes, so that the driver finds them prepared
 
 
 class Statement:
     """What is done with each of any number of rows. `columns`: what a row brings, in its order."""
 
-    def __init__(self, table: Table, columns: Names, key: int, before: str, fixed: str | None, after: str, *, returns: bool) -> None:
-        """`key`: how many of the columns find the row. `fixed`: what follows the columns of a new row; None: the rows are named `v`."""
+    def __init__(
+        self,
+        table: Table,
+        columns: Names,
+        key: int,
+        before: str,
+        fixed: str | None,
+        after: str,
+        *,
+        returns: bool,
+        copied: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`key`: how many of the columns find the row. `fixed`: what follows the columns of a new row; None: the rows are named `v`.
+
+        `copied`: of rows that are only added, so that they can be copied in, the columns that are alike in all of them.
+        """
         self.table = table
         self.columns = columns
         self.key = key
         self.returns = returns
+        self.copied = copied
         self._before = before
         self._fixed = fixed
         self._after = after
@@ -116,17 +133,22 @@ def look(table: Table, key: Names, wanted: Names) -> Statement:
 def _insert(table: Table, given: Names, key: int, fixed: Mapping[str, Any], after: str, returning: Names) -> Statement:
     before = f"INSERT INTO {table.name} ({', '.join((*given, *fixed))})"
     constant = "".join(f", {literal(value)}" for value in fixed.values())
-    return Statement(table, given, key, before, constant, f"{after}{_returning(returning)}", returns=bool(returning))
+    after += _returning(returning)
+    return Statement(table, given, key, before, constant, after, returns=bool(returning), copied=None if after else fixed)
 
 
 def _returning(names: Names) -> str:
     return f" RETURNING {', '.join(names)}" if names else ""
 
 
+def plain(value: Any) -> Any:
+    """As it is in a row."""
+    return value.value if isinstance(value, Enum) else value
+
+
 def literal(value: Any) -> str:
     """A value of ours in SQL, the same for both dialects."""
-    if isinstance(value, Enum):
-        value = value.value
+    value = plain(value)
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -146,6 +168,24 @@ def _on_postgresql(statement: Statement, dialect: Dialect) -> tuple[str, tuple[C
     """The SQL, and how the array of each column is written."""
     types = [statement.table.c[name].type for name in statement.columns]
     return statement.on_postgresql(dialect), tuple(map(arrays.writer_of, types))
+
+
+@functools.lru_cache(maxsize=64)
+def _copy(statement: Statement) -> Callable[[Rows], tuple[str, bytes]]:
+    """What makes the SQL and the data that add rows."""
+    fixed: Mapping[str, Any] = statement.copied or {}
+    names = (*statement.columns, *fixed)
+    types = [statement.table.c[name].type for name in names]
+    encoders = [binary.encoder_of(type_) for type_ in types]
+    always = encoders[len(statement.columns) :]
+    ending = b"".join([value for encode, one in zip(always, fixed.values(), strict=True) for value in encode([plain(one)])])
+    sql = f"COPY {statement.table.name} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
+
+    def made(rows: Rows) -> tuple[str, bytes]:
+        columns = [encode(column) for encode, column in zip(encoders, zip(*rows, strict=True), strict=False)]
+        return sql, binary.rows(columns, len(names), ending)
+
+    return made
 
 
 def run(connection: Connection, statement: Statement, rows: Rows) -> list[Any]:
@@ -176,6 +216,11 @@ def _run_on_sqlite(cursor: Any, statement: Statement, rows: Rows) -> list[Any]:
 
 def _run_on_postgresql(cursor: Any, dialect: Dialect, statement: Statement, rows: Rows) -> list[Any]:
     """In the order of the rows' keys, so that two writers do not wait for each other in a circle."""
+    if statement.copied is not None and len(rows) >= _COPIED_FROM:
+        sql, data = _copy(statement)(rows)
+        with cursor.copy(sql) as out:
+            out.write(data)
+        return []
     sql, written = _on_postgresql(statement, dialect)
     if statement.key:
         rows = sorted(rows, key=lambda row: row[: statement.key])

@@ -41,6 +41,7 @@ users = Table(
     Column("created_at", Time, nullable=False),
     Column("disabled_at", Time),
     Column("time_zone", Text),  # a name of the tz database; UTC where there is none
+    Column("known_addresses", LargeBinary),  # marks of those they have signed in from, the latest first
     sqlite_autoincrement=True,
 )
 
@@ -68,6 +69,9 @@ sessions = Table(
     Column("created_at", Time, nullable=False),
     Column("seen_at", Time, nullable=False),
     Column("by", Text),  # `ports.people.By`; none in sessions of older versions
+    Column("device", Text),
+    Column("address", Text),
+    Column("confirmed_at", Time),
     sqlite_with_rowid=False,
 )
 
@@ -129,6 +133,7 @@ handlers = Table(
     # Deliveries that failed by the handler's own fault since it last took one, and when the first of them did.
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("failing_since", Time),
+    Column("partition", SmallInteger),  # None: not known yet; see `shared_tables.py`
     Index("ix_handlers_user_id_live", "user_id", "id", sqlite_where=text("deleted_at IS NULL")),
     sqlite_autoincrement=True,
 )
@@ -204,6 +209,7 @@ deliveries = Table(
     Column("replays", Integer, nullable=False, server_default=text("0")),
     Column("last_reason", Text),
     Column("last_error", Text),
+    Column("partition", SmallInteger, nullable=False, server_default=text("0")),  # its handler's, where processes share the store
     # The handler at its end: the deliveries of one handler are found in the index alone. An index that begins with the handler
     # would have every new row on a page of its own, which costs more than all the rest of the row.
     Index("ix_deliveries_user_id_status_id", "user_id", "status", "id", "handler_id"),

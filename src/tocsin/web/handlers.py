@@ -22,7 +22,7 @@ from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.standings import HandlerHour, Overview
 from tocsin.settings import EVERY_PORT
-from tocsin.web import charts, language
+from tocsin.web import charts, confirm, language
 from tocsin.web.visit import Visit
 
 MAX_SHOWN = 50  # handlers on a page
@@ -341,11 +341,13 @@ async def switch(visit: Visit) -> Response:
 
 
 async def secret_page(visit: Visit) -> Response:
+    await confirm.demand(visit)
     handler = await _handler(visit)
     return visit.page("handler_secret.html", handler=handler, secret=await visit.service.handlers.secret(visit.who.id, handler.id))
 
 
 async def rotate_secret(visit: Visit) -> Response:
+    await confirm.demand(visit)
     await visit.service.handlers.rotate_secret(visit.who.id, visit.path["id"])
     return visit.go(f"/handlers/{visit.path['id']}/secret?done=rotated")
 

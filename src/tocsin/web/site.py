@@ -17,7 +17,7 @@ from tocsin.api.kinds import MAX_ID
 from tocsin.api.proxies import transport_security
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.web import account, assets, guides, handlers, log, reference, send, users
+from tocsin.web import account, assets, confirm, guides, handlers, keys, log, reference, send, sign_in, users
 from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
@@ -39,14 +39,14 @@ _logger = structlog.get_logger(__name__)
 
 # Method, path, what serves it, and for whom: everyone, signed-in users, administrators.
 ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
-    ("GET", "/sign-in", account.sign_in_page, "anybody"),
-    ("POST", "/sign-in", account.sign_in, "anybody"),
-    ("GET", "/sign-in/{token}", account.linked_page, "anybody"),
-    ("POST", "/sign-in/{token}", account.linked, "anybody"),
+    ("GET", "/sign-in", sign_in.sign_in_page, "anybody"),
+    ("POST", "/sign-in", sign_in.sign_in, "anybody"),
+    ("GET", "/sign-in/{token}", sign_in.linked_page, "anybody"),
+    ("POST", "/sign-in/{token}", sign_in.linked, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
     ("GET", "/docs/channels/{type}", guides.page, "anybody"),
-    ("POST", "/sign-out", account.sign_out, "signed in"),
+    ("POST", "/sign-out", sign_in.sign_out, "signed in"),
     ("GET", "/", handlers.home, "signed in"),
     ("GET", "/handlers/add", handlers.types, "signed in"),
     ("GET", "/handlers/add/{type}", handlers.add_page, "signed in"),
@@ -73,16 +73,20 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("GET", "/send", send.page, "signed in"),
     ("POST", "/send", send.send, "signed in"),
     ("POST", "/send/preview", send.preview, "signed in"),
-    ("GET", "/keys", account.keys_page, "signed in"),
-    ("POST", "/keys", account.add_key, "signed in"),
-    ("GET", "/keys/{id:int}/revoke", account.revoke_page, "signed in"),
-    ("POST", "/keys/{id:int}/revoke", account.revoke_key, "signed in"),
+    ("GET", "/keys", keys.page, "signed in"),
+    ("POST", "/keys", keys.add, "signed in"),
+    ("GET", "/keys/{id:int}/revoke", keys.revoke_page, "signed in"),
+    ("POST", "/keys/{id:int}/revoke", keys.revoke, "signed in"),
     ("GET", "/account", account.page, "signed in"),
     ("POST", "/account/password", account.change_password, "signed in"),
     ("POST", "/account/time-zone", account.set_time_zone, "signed in"),
-    ("POST", "/account/sign-out-everywhere", account.sign_out_everywhere, "signed in"),
+    ("POST", "/account/sessions/end", account.end_session, "signed in"),
+    ("POST", "/account/sessions/end-others", account.end_other_sessions, "signed in"),
+    ("GET", "/confirm", confirm.page, "signed in"),
+    ("POST", "/confirm", confirm.answer, "signed in"),
     ("GET", "/users", users.page, "administrators"),
     ("POST", "/users", users.invite, "administrators"),
+    ("POST", "/users/{id:int}/role", users.set_role, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
 )
 
@@ -122,7 +126,7 @@ class Site:
 
     async def _answer_to(self, visit: Visit) -> Response:
         try:
-            return await visit.finished(await self._served(visit))
+            return await visit.finished(await self._served_or_asked(visit))
         except Missing:
             return visit.problem(404)
         except Misdirected:
@@ -149,6 +153,12 @@ class Site:
             _logger.exception("page.failed", path=route, id=visit.path.get("id"), reference=reference_id)
             return visit.problem(500, reference=reference_id)
 
+    async def _served_or_asked(self, visit: Visit) -> Response:
+        try:
+            return await self._served(visit)
+        except confirm.Asked as asked:
+            return asked.response
+
     async def _served(self, visit: Visit) -> Response:
         """Raises whatever is wrong."""
         request = visit.request
@@ -165,12 +175,12 @@ class Site:
         if whom != "anybody" and visit.visitor is None:
             if visit.is_fragment:
                 return Response(status_code=204, headers={"HX-Redirect": f"{visit.prefix}/sign-in"})
-            return visit.go(account.sign_in_path(request))
+            return visit.go(sign_in.sign_in_path(request))
         if request.method == "POST":
             try:
                 await visit.read_form()
             except Stale:
-                return await account.asked_again(visit)
+                return await sign_in.asked_again(visit)
         if whom == "administrators" and not visit.who.is_admin:
             raise Missing
         return await handle(visit)

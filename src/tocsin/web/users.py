@@ -4,6 +4,7 @@ from starlette.responses import Response
 
 from tocsin.flow.words import sentence
 from tocsin.model import Fault, Invalid
+from tocsin.web import confirm
 from tocsin.web.visit import Visit
 
 MAX_TROUBLED = 100  # handlers that are shown
@@ -13,8 +14,10 @@ async def page(visit: Visit) -> Response:
     return await _page(visit)
 
 
-async def _page(visit: Visit, status: int = 200, link: str = "", email: str = "", faults: tuple[Fault, ...] = ()) -> Response:
-    users = await visit.service.accounts.users()
+async def _page(
+    visit: Visit, status: int = 200, link: str = "", email: str = "", is_admin: bool = False, faults: tuple[Fault, ...] = ()
+) -> Response:
+    users = await visit.service.administration.users()
     troubled = [
         {
             "email": owner,
@@ -27,18 +30,29 @@ async def _page(visit: Visit, status: int = 200, link: str = "", email: str = ""
         }
         for owner, handler, state in await visit.service.handlers.troubled(MAX_TROUBLED)
     ]
-    return visit.page("users.html", status=status, users=users, troubled=troubled, link=link, email=email, faults=faults)
+    return visit.page("users.html", status=status, users=users, troubled=troubled, link=link, email=email, is_admin=is_admin, faults=faults)
 
 
 async def invite(visit: Visit) -> Response:
     """The link is in this answer and nowhere else, so this is not a redirect."""
+    is_admin = visit.text("is_admin") == "1"
+    if is_admin:
+        await confirm.demand(visit)
     try:
-        email, token = await visit.service.accounts.invite(visit.text("email"), visit.text("is_admin") == "1")
+        email, token = await visit.service.administration.invite(visit.text("email"), is_admin)
     except Invalid as invalid:
-        return await _page(visit, 422, email=visit.text("email"), faults=invalid.faults)
-    return await _page(visit, link=f"{visit.base}/sign-in/{token}", email=email)
+        return await _page(visit, 422, email=visit.text("email"), is_admin=is_admin, faults=invalid.faults)
+    return await _page(visit, link=f"{visit.base}/sign-in/{token}", email=email, is_admin=is_admin)
+
+
+async def set_role(visit: Visit) -> Response:
+    is_admin = visit.text("is_admin") == "1"
+    if is_admin:
+        await confirm.demand(visit)
+    await visit.service.administration.set_role(visit.path["id"], is_admin)
+    return visit.go("/" if visit.path["id"] == visit.who.id and not is_admin else "/users?done=role")
 
 
 async def disable(visit: Visit) -> Response:
-    await visit.service.accounts.disable(visit.who, visit.path["id"])
+    await visit.service.administration.disable(visit.who, visit.path["id"])
     return visit.go("/users?done=disabled")

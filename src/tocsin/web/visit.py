@@ -14,15 +14,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix
-from tocsin.clock import SECOND
+from tocsin.clock import DAY, SECOND
 from tocsin.flow import pools
-from tocsin.flow.people.accounts import IDLE, Visitor
+from tocsin.flow.people.accounts import Opened
+from tocsin.flow.people.clients import Client, Visitor
+from tocsin.flow.people.devices import DEVICE_LASTS
 from tocsin.flow.service import Pulse, Service
 from tocsin.model import Fault
 from tocsin.web import language, render
+from tocsin.web.cookies import BEFORE, DEVICE, LANGUAGE, SESSION, name_of
 from tocsin.zones import zone_of
 
-SESSION, BEFORE, LANGUAGE = "tocsin_session", "tocsin_before", "tocsin_language"
 MAX_FORM_BYTES, MAX_FIELDS = 1 << 20, 2000
 MAX_ANONYMOUS_BYTES = 16 << 10  # the longest address and password with every letter percent-encoded, plus some room
 _TIMES = re.compile(r"(?<=>)[^<]*(?=</time>)")
@@ -63,21 +65,21 @@ class Visit:
         self.pulse: Pulse | None = None
         self.form: Mapping[str, list[str]] = {}
         self.path: Mapping[str, Any] = request.path_params
-        self._session = request.cookies.get(SESSION, "")
+        self._session = self.cookie(SESSION)
         # Before anybody is signed in there is no session to tie a form to, so a separate cookie takes its place.
-        self._before = request.cookies.get(BEFORE, "") or secrets.token_urlsafe(16)
-        self._cookies: list[tuple[str, str, int]] = []
+        self._before = self.cookie(BEFORE) or secrets.token_urlsafe(16)
+        self._cookies: dict[str, tuple[str, int]] = {}
         asked = request.query_params.get("lang")
         self.language = language.choose(asked or request.cookies.get(LANGUAGE), request.headers.get("accept-language", ""))
         if asked in language.LANGUAGES:
-            self._cookies.append((LANGUAGE, asked, 365 * 86_400))
+            self.set_cookie(LANGUAGE, asked, 365 * 86_400)
 
     # --------------------------------------------------------------------------------------------------------- who is there
 
     async def recognize(self) -> None:
         """Find out who is signed in."""
         if self._session:
-            self.visitor = await self.service.accounts.visitor(self._session)
+            self.visitor = self._believed(await self.service.accounts.visitor(self._session, self.client))
         if self.visitor is not None and not self.is_fragment:
             self.pulse = await self.service.pulse(self.visitor.id, self.visitor.is_admin)
 
@@ -98,10 +100,22 @@ class Visit:
         headers = dict(self.request.scope["headers"])
         return client_address(self.request.scope, headers, self.service.settings)
 
+    def _believed(self, visitor: Visitor | None) -> Visitor | None:
+        """Over TLS a session whose cookie has a plain name counts only if an older version made it: that one goes on under the new name."""
+        is_tls = self.is_secure and urlsplit(self.base).scheme == "https"  # an Origin alone may be made up
+        if visitor is None or not is_tls or self._secure_name(SESSION) in self.request.cookies:
+            return visitor
+        if visitor.by is not None:
+            self._session = ""
+            return None
+        self._set_session(self._session)
+        return visitor
+
     @property
-    def counted_as(self) -> str:
-        """What failed sign-ins count against."""
-        return counted_as(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+    def client(self) -> Client:
+        """Where the request comes from."""
+        counted = counted_as(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+        return Client(self.address, counted, self.cookie(DEVICE), self.request.headers.get("user-agent", ""))
 
     @property
     def asked_for(self) -> tuple[str, str]:
@@ -122,18 +136,40 @@ class Visit:
         """Whether htmx asks for a part of a page."""
         return self.request.headers.get("hx-request") == "true"
 
-    async def renew_session(self, token: str) -> None:
-        """The browser gets this token from now on; its previous session has ended."""
+    async def renew_session(self, opened: Opened) -> None:
+        """The browser has this session from now on; its previous one has ended."""
         if self._session:
             await self.service.accounts.sign_out(self._session)
-        self._session = token
-        self._cookies.append((SESSION, token, IDLE // SECOND))
+        self._session = opened.token
+        self._set_session(opened.token)
+        self.set_cookie(DEVICE, opened.device, DEVICE_LASTS // SECOND)
+        self.visitor = await self.service.accounts.visitor(opened.token, self.client)
+
+    def _set_session(self, token: str) -> None:
+        self.set_cookie(SESSION, token, self.service.settings.session_days * DAY // SECOND)
 
     async def end_session(self) -> None:
         if self._session:
             await self.service.accounts.sign_out(self._session)
         self._session, self.visitor = "", None
-        self._cookies.append((SESSION, "", 0))
+        self.set_cookie(SESSION, "", 0)
+
+    # ------------------------------------------------------------------------------------------------------------- cookies
+
+    def _secure_name(self, cookie: str) -> str:
+        return name_of(cookie, is_secure=True, prefix=self.prefix)
+
+    def cookie(self, cookie: str) -> str:
+        """The value of one of ours, by its plain name; empty: there is none. Its name over TLS comes first, as nobody else can set that."""
+        found = self.request.cookies
+        return found.get(self._secure_name(cookie)) or found.get(cookie, "")
+
+    def set_cookie(self, cookie: str, value: str, seconds: int) -> None:
+        """With the next answer, by its plain name; 0 seconds: take it away."""
+        name = name_of(cookie, self.is_secure, self.prefix)
+        self._cookies[name] = (value, seconds)
+        if name != cookie and cookie in self.request.cookies:
+            self._cookies[cookie] = ("", 0)  # its value is under the new name now
 
     # ---------------------------------------------------------------------------------------------------- forged requests
 
@@ -241,9 +277,9 @@ class Visit:
         return self._with_cookies(response)
 
     def _with_cookies(self, response: Response) -> Response:
-        if self.visitor is None and BEFORE not in self.request.cookies:
-            self._cookies.append((BEFORE, self._before, 86_400))
-        for name, value, seconds in self._cookies:
+        if self.visitor is None and not self.cookie(BEFORE):
+            self.set_cookie(BEFORE, self._before, 86_400)
+        for name, (value, seconds) in self._cookies.items():
             response.set_cookie(name, value, max_age=seconds, httponly=True, samesite="lax", secure=self.is_secure, path=self.prefix or "/")
         return response
 

@@ -97,12 +97,21 @@ def connect(parameters: dict[str, Any]) -> Driver[Any]:
     driver = psycopg.connect("", autocommit=True, **parameters)
     driver.adapters.register_dumper(str, _Texts)
     try:
-        with _hung_up_after(driver, CONNECT_SECONDS):
+        with hung_up_after(driver, CONNECT_SECONDS):
             driver.execute(_SESSION)
     except psycopg.Error:
         driver.close()
         raise
     return driver
+
+
+def own_driver(engine: Engine) -> Driver[Any]:
+    """A new connection that is in no pool: whoever takes it closes it."""
+    connection = engine.pool.recreate().connect()
+    driver = connection.driver_connection
+    assert isinstance(driver, Driver)  # noqa: S101
+    connection.detach()
+    return cast(Driver[Any], driver)
 
 
 class _Texts(StrDumperUnknown):
@@ -144,12 +153,12 @@ class _Deadlines:
                 now = time.monotonic()
                 for driver in [one for one, until in self._running.items() if until <= now]:
                     del self._running[driver]
-                    _hang_up(driver)
+                    hang_up(driver)
                 self._wakes_at = min(self._running.values(), default=now + threading.TIMEOUT_MAX)
                 self._changed.wait(self._wakes_at - now)
 
 
-def _hang_up(driver: Driver[Any]) -> None:
+def hang_up(driver: Driver[Any]) -> None:
     """Whoever waits for the answer is told that the connection has ended."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(driver.fileno())) as ours:
         ours.shutdown(socket.SHUT_RDWR)
@@ -159,7 +168,7 @@ _deadlines = _Deadlines()
 
 
 @contextmanager
-def _hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None, None]:
+def hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None, None]:
     _deadlines.begin(driver, seconds)
     try:
         yield
@@ -169,7 +178,7 @@ def _hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None,
 
 def connect_seconds(driver: Driver[Any]) -> AbstractContextManager[None]:
     """For a question that is answered as soon as a connection is made."""
-    return _hung_up_after(driver, CONNECT_SECONDS)
+    return hung_up_after(driver, CONNECT_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -209,7 +218,7 @@ class _Session:
         return self._connection, _driver(self._connection)
 
     def _begin_listening(self, driver: Driver[Any]) -> None:
-        with _hung_up_after(driver, CONNECT_SECONDS):
+        with hung_up_after(driver, CONNECT_SECONDS):
             driver.add_notify_handler(self._hear)
             driver.execute("LISTEN tocsin_changes")
             driver.execute(_BY_KEY)
@@ -228,7 +237,7 @@ class _Session:
     @contextmanager
     def transaction(self) -> Generator[Connection, None, None]:
         connection, driver = self._connected()
-        with _hung_up_after(driver, 2 * STATEMENT_SECONDS + GRACE_SECONDS), self._dropped_if_broken(driver):
+        with hung_up_after(driver, 2 * STATEMENT_SECONDS + GRACE_SECONDS), self._dropped_if_broken(driver):
             cursor = driver.execute(_BEGIN_WRITING, prepare=False)
             cursor.nextset()
             self._transaction_id = cursor.fetchall()[0][0]
@@ -255,7 +264,7 @@ class _Session:
 
     def was_kept(self) -> bool | None:
         _, driver = self._connected()
-        with _hung_up_after(driver, CONNECT_SECONDS), self._dropped_if_broken(driver):
+        with hung_up_after(driver, CONNECT_SECONDS), self._dropped_if_broken(driver):
             try:
                 row = driver.execute("SELECT pg_xact_status(%s::xid8)", (self._transaction_id,)).fetchone()
             except psycopg.errors.InvalidParameterValue:  # "in the future": to this server, a standby that took over, it never was
@@ -346,7 +355,7 @@ def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection
     with engine.connect() as connection:
         try:
             driver = _begin(connection, begin, seconds)
-            with _hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
+            with hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
                 yield connection
                 _commit(driver)
         except psycopg.Error as error:  # of statements that are run on the driver itself
@@ -360,13 +369,13 @@ def _begin(connection: Connection, begin: bytes, seconds: float) -> Driver[Any]:
     """On a connection of the pool. One from before a restart of the server fails at once; then it takes another."""
     driver = _driver(connection)
     try:
-        with _hung_up_after(driver, seconds):
+        with hung_up_after(driver, seconds):
             driver.execute(begin, prepare=False)
     except psycopg.OperationalError:
         connection.invalidate()
         connection.engine.dispose()  # the others are as old
         driver = _driver(connection)
-        with _hung_up_after(driver, seconds):
+        with hung_up_after(driver, seconds):
             driver.execute(begin, prepare=False)
     return driver
 

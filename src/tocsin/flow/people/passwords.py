@@ -1,0 +1,83 @@
+"""Passwords: which ones are taken, and how they are checked and changed."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from tocsin.flow import pools
+from tocsin.flow.people.clients import Client, Visitor
+from tocsin.flow.people.tries import Counted, Tries
+from tocsin.model import Fault, Invalid
+from tocsin.ports.people import Users
+from tocsin.vault import check_password, fingerprint, hash_password
+
+MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
+COMMON = Path(__file__).with_name("common_passwords.txt")
+_LENGTH = "A password takes {least} to {most} characters, and this one has {length}."
+_REPEATED = re.compile(r"(.{1,4}?)\1{2,}.{0,3}", re.DOTALL)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+# ------------------------------------------------------------------------------------------------------------- the rule
+
+
+def fault_of(password: str, email: str, parameter: str = "new") -> Fault | None:
+    """Why this user's password cannot be this one. It is the same rule wherever passwords are set."""
+    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        values = {"least": str(MIN_PASSWORD), "most": f"{MAX_PASSWORD:,}", "length": f"{len(password):,}"}
+        return Fault("invalid", "Not a usable value", _LENGTH, parameter, values=values)
+    word, address = password.strip().casefold(), email.strip().casefold()
+    if word in {address, address.partition("@")[0]}:
+        return Fault("invalid", "Not a usable value", "The e-mail address cannot be the password: it is what others try first.", parameter)
+    if word in COMMON.read_text(encoding="utf-8").split() or _REPEATED.fullmatch(word):
+        return Fault("invalid", "Not a usable value", "This password is too common: it is among the first that others try.", parameter)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- checked and changed
+
+
+async def in_turn(client: Client, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What takes 19 MiB and a core for a moment, one after the other, addresses in turn. Raises Busy."""
+    return await pools.here().passwords.run(client.counted_as, call, *args, **kwargs)
+
+
+async def fits(hashed: str, password: str, client: Client) -> bool:
+    """Raises Busy."""
+    return await in_turn(client, check_password, hashed, password[:MAX_PASSWORD])
+
+
+class Passwords:
+    """Of users who are signed in."""
+
+    def __init__(self, users: Users, tries: Tries) -> None:
+        self._users = users
+        self._tries = tries
+
+    async def has_one(self, visitor: Visitor) -> bool:
+        person = await self._users.person(visitor.email)
+        return person is not None and person.password_hash is not None
+
+    async def is_right(self, visitor: Visitor, password: str, client: Client) -> bool:
+        """Whether it is the visitor's. Counted within their session, so nobody else can use up their tries. Raises Throttled, Busy."""
+        person = await self._users.person(visitor.email)
+        hashed = person.password_hash if person is not None else None
+        if hashed is None:
+            return False
+        async with self._tries.one(Counted(f"session {fingerprint(visitor.session.hex())}")) as one:
+            one.is_right = await fits(hashed, password, client)
+        return one.is_right
+
+    async def change(self, visitor: Visitor, old: str, new: str, client: Client) -> None:
+        """Every session of theirs ends. `old` is not asked for where there is none. Raises Invalid, Throttled, Busy."""
+        faults: list[Fault] = []
+        if await self.has_one(visitor) and not await self.is_right(visitor, old, client):
+            faults.append(Fault("invalid", "Wrong password", "This is not the current password.", "old"))
+        if (fault := fault_of(new, visitor.email)) is not None:
+            faults.append(fault)
+        if faults:
+            raise Invalid(*faults)
+        await self._users.set_password(visitor.id, await in_turn(client, hash_password, new))

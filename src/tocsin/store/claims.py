@@ -1,0 +1,107 @@
+"""What workers have begun: `tocsin.ports.claims`. One statement claims a batch; the same statement says which of it may be sent."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Integer, column, func, select, text, true
+from sqlalchemy.dialects.postgresql import distinct_on
+
+from tocsin.clock import Micros
+from tocsin.model import Delivery, Status
+from tocsin.ports.claims import Claimed, Throttled
+from tocsin.store.database import Database
+from tocsin.store.dialects.quick import Quick, Session
+from tocsin.store.rows import PENDING, delivery_of
+from tocsin.store.shared_tables import claims, workers
+from tocsin.store.tables import IS_PENDING, attempts, deliveries, handlers
+
+# Rows are found by their keys: with few rows, or without statistics, the server would look through whole tables.
+_BY_KEY = b"; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
+THROTTLED = text("deliveries.throttles > 0")  # literal, for the index
+_CLAIM = (
+    "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
+    " may AS (SELECT v.id, v.handler, v.number, v.due"
+    " FROM me CROSS JOIN unnest(%s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::int[]) AS v(id, handler, number, due, replays)"
+    f" JOIN deliveries d ON d.id = v.id AND d.{IS_PENDING}"
+    " AND d.attempt_count + 1 = v.number AND d.due_at = v.due AND d.replays = v.replays"
+    " JOIN handlers h ON h.id = d.handler_id AND h.partition = d.partition"
+    " JOIN partitions p ON p.partition = d.partition AND p.owner = me.id),"
+    " noted AS (INSERT INTO claims (worker, at, ids, handlers, numbers, due)"
+    " SELECT %s, %s, array_agg(id), array_agg(handler), array_agg(number), array_agg(due) FROM may HAVING count(*) > 0)"
+    " SELECT ARRAY(SELECT id FROM may) FROM me"
+)
+
+
+class SqlClaims:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._quick = Quick(database.engine, "claims", _BY_KEY)
+
+    async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
+        values = (
+            worker_id,
+            [one.id for one in deliveries],
+            [one.handler_id for one in deliveries],
+            [one.attempt_count + 1 for one in deliveries],
+            [one.due_at for one in deliveries],
+            [one.replays for one in deliveries],
+            worker_id,
+            at,
+        )
+
+        def claim(session: Session) -> set[int] | None:
+            rows = session.rows(_CLAIM, values)
+            return set(rows[0][0]) if rows else None
+
+        return await self._quick.run(claim)
+
+    async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
+        return await self._database.read(claimed, partitions, since)
+
+    async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
+        return await self._database.read(throttled, partitions)
+
+    async def close(self) -> None:
+        await self._quick.close()
+
+
+def claimed(connection: Connection, partitions: Collection[int], since: Micros) -> list[Claimed]:
+    """Those of other handlers are left out before the rows of their deliveries are looked up: there may be many."""
+    each = (
+        func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers, claims.c.due)
+        .table_valued(column("id", BigInteger), column("handler", BigInteger), column("number", Integer), column("due", BigInteger))
+        .render_derived("one")
+    )
+    theirs = select(handlers.c.id).where(handlers.c.partition.in_(partitions))
+    last = (
+        select(each.c.id, each.c.number, each.c.due, claims.c.at, claims.c.id.label("claim"), claims.c.worker)
+        .ext(distinct_on(each.c.id, each.c.number))
+        .select_from(claims)
+        .join(each, true())
+        .where(claims.c.at >= since, each.c.handler.in_(theirs))
+        .order_by(each.c.id, each.c.number, claims.c.id.desc())
+        .subquery()
+    )
+    is_dead = last.c.worker.not_in(select(workers.c.id)).label("is_dead")
+    tried = (attempts.c.delivery_id == last.c.id) & (attempts.c.number == last.c.number)
+    chosen = (
+        select(deliveries, last.c.number, last.c.at, last.c.due, attempts.c.at.label("started_at"), is_dead)
+        .select_from(last)
+        .join(deliveries, deliveries.c.id == last.c.id)
+        .outerjoin(attempts, tried)
+        .order_by(last.c.claim, last.c.id)
+    )
+    return [_claimed(row) for row in connection.execute(chosen)]
+
+
+def _claimed(row: Any) -> Claimed:
+    delivery = delivery_of(row)
+    is_as_claimed = delivery.attempt_count + 1 == row.number and (delivery.status is not Status.PENDING or delivery.due_at == row.due)
+    return Claimed(delivery, row.number, row.at, row.is_dead and row.started_at is None and is_as_claimed, row.started_at)
+
+
+def throttled(connection: Connection, partitions: Collection[int]) -> list[Throttled]:
+    until = func.max(deliveries.c.due_at)
+    theirs = (PENDING, THROTTLED, deliveries.c.partition.in_(partitions))
+    chosen = select(deliveries.c.handler_id, until).where(*theirs).group_by(deliveries.c.handler_id)
+    return [Throttled(*row) for row in connection.execute(chosen)]

@@ -1,0 +1,25 @@
+"""All ports of processes that share a store, for the composition root. Only a store on PostgreSQL is shared."""
+
+from collections.abc import Callable
+
+from tocsin.ports.claims import Claims
+from tocsin.ports.workers import Workers
+from tocsin.store.claims import SqlClaims
+from tocsin.store.sql import SqlStore
+from tocsin.store.workers import SqlWorkers
+
+
+class SharedStore:
+    """Beside a `SqlStore`. `changed` is called when other processes changed something that this one may remember, or may have.
+
+    To be made on the event loop that uses it.
+    """
+
+    def __init__(self, store: SqlStore, changed: Callable[[], None]) -> None:
+        self.workers: Workers = SqlWorkers(store.database, changed)
+        self.claims: Claims = SqlClaims(store.database)
+
+    async def close(self) -> None:
+        """Before the store itself."""
+        await self.workers.close()
+        await self.claims.close()

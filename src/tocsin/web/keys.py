@@ -1,0 +1,44 @@
+"""API keys."""
+
+from starlette.responses import Response
+
+from tocsin.flow.people.access import SCOPES
+from tocsin.model import Fault, Invalid, Missing
+from tocsin.web import confirm
+from tocsin.web.visit import Visit
+
+
+async def page(visit: Visit) -> Response:
+    return await _keys(visit)
+
+
+async def _keys(visit: Visit, status: int = 200, new_key: str = "", faults: tuple[Fault, ...] = ()) -> Response:
+    keys = sorted(await visit.service.keys.of(visit.who.id), key=lambda key: (key.revoked_at is not None, -key.id))
+    return visit.page("keys.html", status=status, keys=keys, new_key=new_key, faults=faults)
+
+
+async def add(visit: Visit) -> Response:
+    """The key is in this answer and nowhere else, so this is not a redirect."""
+    if set(SCOPES) <= set(visit.texts("scopes")):
+        await confirm.demand(visit)  # such a key can do what a session can, and outlives it
+    try:
+        key = await visit.service.keys.add(visit.who.id, visit.text("name"), tuple(visit.texts("scopes")))
+    except Invalid as invalid:
+        return await _keys(visit, 422, faults=invalid.faults)
+    if visit.text("for") == "docs":
+        return visit.page("_docs_key.html", new_key=key)
+    return await _keys(visit, new_key=key)
+
+
+async def revoke_page(visit: Visit) -> Response:
+    """Revoke asks first, since whatever uses the key stops working at once."""
+    keys = await visit.service.keys.of(visit.who.id)
+    key = next((one for one in keys if one.id == visit.path["id"] and one.revoked_at is None), None)
+    if key is None:
+        raise Missing
+    return visit.page("key_revoke.html", key=key)
+
+
+async def revoke(visit: Visit) -> Response:
+    await visit.service.keys.revoke(visit.who.id, visit.path["id"])
+    return visit.go("/keys?done=revoked")

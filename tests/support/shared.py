@@ -1,0 +1,54 @@
+"""Two processes' stores on one PostgreSQL database, in one event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psycopg
+
+from support.postgresql import database_of
+from support.store import OpenStore
+from tocsin.ports.workers import Introduction
+from tocsin.store.shared import SharedStore
+from tocsin.store.sql import SqlStore
+
+Opened: TypeAlias = tuple[SqlStore, SharedStore]
+
+
+@asynccontextmanager
+async def shared(open_postgresql: OpenStore, count: int = 2) -> AsyncIterator[list[Opened]]:
+    async with AsyncExitStack() as stack:
+        found: list[Opened] = []
+        for _ in range(count):
+            store = await stack.enter_async_context(open_postgresql(by_server_clock=True))
+            beside = SharedStore(store, lambda: None)
+            stack.push_async_callback(beside.close)
+            found.append((store, beside))
+        yield found
+
+
+def introduction(name: str = "one", roles: str = "all") -> Introduction:
+    return Introduction(name, roles, f"http://{name}", "", "1.0")
+
+
+async def joined(beside: SharedStore, name: str = "one") -> int:
+    return await beside.workers.join(introduction(name), lambda _: None)
+
+
+@contextmanager
+def holding(tmp_path: Path, statement: str, *values: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction of another session that has run a statement, until the end."""
+    with psycopg.connect(database_of(tmp_path)) as other:
+        other.execute(statement.encode(), values)
+        yield other
+        other.rollback()
+
+
+async def waits_for(tmp_path: Path, other: psycopg.Connection[Any]) -> None:
+    """Until somebody waits for that session's locks."""
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+    with psycopg.connect(database_of(tmp_path), autocommit=True) as observer:
+        while observer.execute(blocked, (other.info.backend_pid,)).fetchone() == (0,):
+            await asyncio.sleep(0.01)
