@@ -271,7 +271,7 @@ def serve(settings: Settings, out: TextIO | None = None) -> int:
 def _serve_until_told(settings: Settings, out: "Printer") -> int:
     process.tune()
     try:
-        with datadir.served(settings, _stop):
+        with datadir.served(settings, _stop, alone=False):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
             datadir.note_address(engine, _address(listener.getsockname()))

@@ -82,9 +82,10 @@ def file_of(folder: Path) -> SqliteFile:
 
 
 @contextmanager
-def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, None, None]:
-    """Hold the folder and the store for one service. `lost` is told, from a thread, if another has taken the store. Raises StoreError."""
-    with locked(settings.data_path), home_of(settings).lock(lost):
+def served(settings: Settings, lost: Callable[[str], None], *, alone: bool = True) -> Generator[None, None, None]:
+    """Hold the folder, and the store: `alone`, or as one of several services where it may be shared. `lost` is told, from a thread, if
+    another has taken the store. Raises StoreError."""
+    with locked(settings.data_path), home_of(settings).lock(lost, alone=alone):
         yield
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from tocsin.ports.claims import Claims
-from tocsin.ports.workers import Workers
+from tocsin.ports.workers import Overviews, Workers
 from tocsin.store.claims import SqlClaims
+from tocsin.store.overview import SqlOverviews
 from tocsin.store.sql import SqlStore
 from tocsin.store.workers import SqlWorkers
 
@@ -18,6 +19,7 @@ class SharedStore:
     def __init__(self, store: SqlStore, changed: Callable[[], None]) -> None:
         self.workers: Workers = SqlWorkers(store.database, changed)
         self.claims: Claims = SqlClaims(store.database)
+        self.overviews: Overviews = SqlOverviews(store.database)
 
     async def close(self) -> None:
         """Before the store itself."""

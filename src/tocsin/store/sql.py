@@ -69,6 +69,15 @@ class SqlStore:
         await self.database.close()
 
 
+def read_now(engine: Engine, read: Callable[[Connection], T], seconds: float = 30.0) -> T:
+    """One read, for commands. Raises StoreError."""
+    try:
+        with dialects.of(engine).reading(engine, seconds) as connection:
+            return read(connection)
+    except DBAPIError as error:
+        raise StoreError(faults.sentence(error)) from error
+
+
 def write_now(engine: Engine, write: Callable[[Connection], T], *, is_long: bool = False) -> T:
     """One write in a transaction of its own, for commands that run beside the service or before it."""
     try:

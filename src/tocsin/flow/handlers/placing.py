@@ -1,22 +1,26 @@
-"""Handlers get the partition that follows from their settings, where none is known: after an upgrade, or in a store that has moved."""
+"""Which partition a handler belongs to, where processes share the store: decided by what its paces count together, and kept with it."""
 
-import structlog
+from tocsin.flow.directory import load, open_handler
+from tocsin.partitions import own_root, partition_of
+from tocsin.ports.handlers import HandlerRow, HandlerRows
+from tocsin.settings import Settings
+from tocsin.vault import Vault, WrongKey
 
-from tocsin.flow.directory import Directory
-from tocsin.ports.handlers import HandlerRows
-
-ROWS_AT_ONCE = 500
-log = structlog.get_logger(__name__)
+HANDLERS_AT_ONCE = 500
 
 
-async def place_all(handlers: HandlerRows, directory: Directory) -> int:
-    """How many. Those that no key of the service opens stay without one. Raises Busy, and may be asked again."""
-    after = count = 0
-    while rows := await handlers.unplaced(after, ROWS_AT_ONCE):
-        after = rows[-1].id
-        found = {row.id: partition for row in rows if (partition := directory.partition_of(row)) is not None}
-        await handlers.place(found)
-        count += len(found)
-    if count:
-        log.info("handlers.placed", count=count)
+async def place_all(handlers: HandlerRows, vault: Vault, service: Settings) -> int:
+    """Give a partition to every handler that has none: after an upgrade, or in a store that was moved. How many there were. Raises Busy."""
+    count = after = 0
+    while rows := await handlers.unplaced(after, HANDLERS_AT_ONCE):
+        await handlers.place({row.id: _partition_of(row, vault, service) for row in rows})
+        count, after = count + len(rows), rows[-1].id
     return count
+
+
+def _partition_of(row: HandlerRow, vault: Vault, service: Settings) -> int:
+    try:
+        found = load(open_handler(row, vault), service).partition
+    except WrongKey:  # nothing is sent for it before its settings are opened
+        found = None
+    return partition_of(own_root(row.id)) if found is None else found
