@@ -1,5 +1,6 @@
 """Cores, child processes pinned to them, and what the kernel says of a process."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -74,6 +75,16 @@ def peak_bytes(pid: int) -> int:
 def forget_peak(pid: int) -> None:
     """https://www.kernel.org/doc/html/latest/filesystems/proc.html: 5 resets the peak."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def family_cpu_seconds(pid: int) -> float:
+    """Of a process and its children, of those too that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    spent = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK") + cpu_seconds(pid)
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            spent += cpu_seconds(int(child))
+    return spent
 
 
 def cpu_seconds(pid: int) -> float:

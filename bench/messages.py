@@ -16,8 +16,8 @@ def text(number: int) -> str:
     return f"#{number} {_TEXT}"
 
 
-def item(number: int, handler_id: int) -> dict[str, object]:
-    return {"title": TITLE, "message": text(number), "severity": "warning", "handlers": [handler_id]}
+def item(number: int, handler_id: int, **more: object) -> dict[str, object]:
+    return {"title": TITLE, "message": text(number), "severity": "warning", "handlers": [handler_id], **more}
 
 
 def requests_of_one(handler_ids: list[int], start: int, count: int, api_key: str) -> Iterator[bytes]:
@@ -25,9 +25,11 @@ def requests_of_one(handler_ids: list[int], start: int, count: int, api_key: str
         yield post("/api/notifications", json.dumps(item(number, handler_ids[number % len(handler_ids)])).encode(), api_key)
 
 
-def requests_of_many(handler_ids: list[int], start: int, count: int, size: int, api_key: str) -> Iterator[bytes]:
+def requests_of_many(handler_ids: list[int], start: int, count: int, size: int, api_key: str, **more: object) -> Iterator[bytes]:
+    """`more`: what each message has besides."""
     for first in range(start, start + count, size):
-        items = [item(number, handler_ids[number % len(handler_ids)]) for number in range(first, min(first + size, start + count))]
+        numbers = range(first, min(first + size, start + count))
+        items = [item(number, handler_ids[number % len(handler_ids)], **more) for number in numbers]
         yield post("/api/notifications/batch", json.dumps({"notifications": items}).encode(), api_key)
 
 

@@ -20,6 +20,7 @@ class Producer:
 
     def __init__(self, requests: Sequence[bytes]) -> None:
         self.accepted: dict[int, int] = {}  # id: when its 202 came, nanoseconds since 1970
+        self.answered_ms: list[float] = []  # how long each request waited for its 202
         self.first_sent_at = 0
         self.busy_answers = 0
         self.longest_stall_seconds = 0.0  # by which a paced request was late: the machine stood still, or this process did
@@ -69,6 +70,7 @@ class Producer:
             self.failed(Refused(f"{head[:40]!r} {body[:300]!r}"))
             return
         now = time.time_ns()
+        self.answered_ms.append((now - connection.sent_at) / 1e6)
         for found in _ID.findall(body):
             self.accepted[int(found)] = now
         self._left -= 1
@@ -92,6 +94,7 @@ class _Connection(asyncio.Protocol):
         self._request = b""
         self._answer = b""
         self._waits = False
+        self.sent_at = 0  # of the last request, nanoseconds since 1970
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -100,6 +103,7 @@ class _Connection(asyncio.Protocol):
     def send(self, request: bytes) -> None:
         self._request, self._waits = request, True
         self._quiet_since = asyncio.get_running_loop().time()
+        self.sent_at = time.time_ns()
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:

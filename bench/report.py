@@ -22,7 +22,8 @@ from bench.rendering import Rendering
 class Row(Struct, kw_only=True):
     """One scenario. Latencies run from the 202 at the client to the arrival at the receiver; without a service there are none.
 
-    Of several rounds, see `together`: `lowest_rate` and `highest_rate` are those of single rounds.
+    `answer_p99_ms`: from a request to its 202. `service_us`, `server_us`: processor time a message, until all is settled, of the service
+    and of its database's server. Of several rounds, see `together`: `lowest_rate` and `highest_rate` are those of single rounds.
     """
 
     name: str
@@ -33,6 +34,9 @@ class Row(Struct, kw_only=True):
     p99_ms: float | None = None
     settled_seconds: float | None = None
     settled_within_25_ms: float | None = None
+    answer_p99_ms: float | None = None
+    service_us: float = 0.0
+    server_us: float = 0.0
     peak_mb: float | None = None
     core_used: float | None = None
     busy_answers: int | None = None
@@ -98,6 +102,24 @@ class Reconciliation(Struct):
         return self.missing == 0
 
 
+class Store(Struct, kw_only=True):
+    """A store in the same run as the other. `…_us`: processor time a message, of the service and of the database's server.
+
+    `core_used`: by the service, while it delivered.
+    """
+
+    name: str
+    accepted: float
+    accept_us: float
+    accept_server_us: float
+    delivered: float
+    deliver_us: float
+    deliver_server_us: float
+    answer_p99_ms: float
+    arrival_p99_ms: float
+    core_used: float
+
+
 class Beside(Struct):
     """Milliseconds from 202 to arrival at the healthy handlers, beside `trouble`."""
 
@@ -132,6 +154,7 @@ class Report(Struct):
     rows: Sequence[Row]
     renderings: Sequence[Rendering]
     beside: Sequence[Beside]
+    stores: Sequence[Store]
     distance: Sequence[Struct]
     checks: Sequence[Check]
     found: Reconciliation
@@ -166,6 +189,7 @@ def show(report: Report) -> None:
     for one in report.beside:
         aside.add_row(one.trouble, f"{one.messages:,}", _number(one.p50_ms, 1), _number(one.p99_ms, 1))
     console.print(aside)
+    show_stores(console, report.stores)
     for check in report.checks:
         console.print(f"{check.verdict:8} {check.goal}: {check.measured:.2f}{check.doubt and f' ({check.doubt})'}", highlight=False)
     console.print(
@@ -177,12 +201,31 @@ def show(report: Report) -> None:
     )
 
 
+def show_stores(console: Console, stores: Sequence[Store]) -> None:
+    table = Table(title="The stores; us: processor time a message, of the service + of the database's server")
+    table.add_column("store")
+    for heading in ("accepted/s", "us", "delivered/s", "us", "lone: 202 p99 ms", "202 to arrival p99 ms"):
+        table.add_column(heading, justify="right")
+    for one in stores:
+        table.add_row(
+            one.name,
+            f"{one.accepted:,.0f}",
+            f"{one.accept_us:.0f} + {one.accept_server_us:.0f}",
+            f"{one.delivered:,.0f}",
+            f"{one.deliver_us:.0f} + {one.deliver_server_us:.0f}",
+            _number(one.answer_p99_ms, 1),
+            _number(one.arrival_p99_ms, 1),
+        )
+    console.print(table)
+
+
 def as_json(report: Report) -> bytes:
     document = {
         "machine": report.about,
         "scenarios": report.rows,
         "rendering": report.renderings,
         "isolation": report.beside,
+        "stores": report.stores,
         "distance": report.distance,
         "goals": report.checks,
         "reconciliation": report.found,

@@ -3,12 +3,13 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import uvloop
 from msgspec import Struct
 
 from bench import bare, peer
-from bench.machine import cpu_seconds, forget_peak, peak_bytes, run_pinned
+from bench.machine import cpu_seconds, family_cpu_seconds, forget_peak, peak_bytes, run_pinned
 from bench.messages import requests_of_many, requests_of_one
 from bench.producer import Producer, Refused
 from bench.receiver import Receiver
@@ -88,9 +89,11 @@ class Books:
 class Bench:
     """What all scenarios share."""
 
-    def __init__(self, service: Service, receiver: Receiver, core: set[int], length: Length) -> None:
+    def __init__(self, service: Service, receiver: Receiver, core: set[int], length: Length, server_pid: int | None = None) -> None:
+        """`server_pid`: of the database's server, where the store has one."""
         self.books = Books(receiver)
-        self._service = service
+        self.service = service
+        self._server_pid = server_pid
         self._receiver = receiver
         self._core = core
         self._length = length
@@ -116,12 +119,30 @@ class Bench:
         row.name = f"tocsin, {BATCH_SIZE} a request"
         return row
 
-    def paced(self) -> Row:
+    def paced(self, seconds: float | None = None) -> Row:
         self._run(self._singles(200), PACED_CONNECTIONS)
-        count = int(PACED_RATE * self._length.paced_seconds)
+        count = int(PACED_RATE * min(self._length.paced_seconds, seconds or self._length.paced_seconds))
         row = self._run(self._singles(count), PACED_CONNECTIONS, 1 / PACED_RATE)
         row.name = f"tocsin, {PACED_RATE} a second"
         return row
+
+    def accepted(self) -> Row:
+        """Only accepting: they are to be sent in an hour."""
+        send_at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        row = self._accept(4000, send_at)
+        return self._accept(self._count(row.rate, self._length.seconds), send_at)
+
+    def _accept(self, count: int, send_at: str) -> Row:
+        numbers = self._take_numbers(count)
+        requests = list(requests_of_many(self._handler_ids, numbers, count, BATCH_SIZE, API_KEY, send_at=send_at))
+        before = self._cpu()
+        try:
+            producer = uvloop.run(_produce(requests, self.service.port, BATCH_CONNECTIONS, 0.0))
+        except (Refused, OSError) as error:
+            self.service.explain(error)
+        seconds = (max(producer.accepted.values()) - producer.first_sent_at) / 1e9
+        service_us, server_us = self._spent(before, count)
+        return Row(name="", messages=count, rate=count / seconds, seconds=seconds, service_us=service_us, server_us=server_us)
 
     def apprise(self) -> list[Row]:
         """Each way to use it."""
@@ -158,22 +179,33 @@ class Bench:
         self.books.take()
         return Row(name="bare", messages=len(arrived) - warm, rate=(len(arrived) - warm) / seconds, seconds=seconds, core_used=core_used)
 
+    def _cpu(self) -> tuple[float, float]:
+        """Seconds so far, of the service and of the database's server."""
+        return cpu_seconds(self.service.pid), 0.0 if self._server_pid is None else family_cpu_seconds(self._server_pid)
+
+    def _spent(self, before: tuple[float, float], messages: int) -> tuple[float, float]:
+        """Microseconds a message since then, of the same."""
+        service_us, server_us = ((now - then) * 1e6 / messages for now, then in zip(self._cpu(), before, strict=True))
+        return service_us, server_us
+
     def _run(self, requests: Iterable[bytes], connections: int, interval_seconds: float = 0.0) -> Row:
         """Send, wait for the last arrival, wait until the service has settled everything."""
-        pid = self._service.pid
+        pid = self.service.pid
         forget_peak(pid)
+        before = self._cpu()
         cpu_before, began_at = cpu_seconds(pid), time.time_ns()
         within_before, all_before = self._latency_counts()
         try:
-            producer = uvloop.run(_produce(list(requests), self._service.port, connections, interval_seconds))
+            producer = uvloop.run(_produce(list(requests), self.service.port, connections, interval_seconds))
         except (Refused, OSError) as error:
-            self._service.explain(error)
+            self.service.explain(error)
         self.books.accept(producer.accepted)
         self._wait_for_arrivals(len(producer.accepted))
         arrived = self.books.take()
         arrived_cpu, arrived_at = cpu_seconds(pid), time.time_ns()
-        self._service.wait_until_settled(MAX_WAIT_SECONDS)
+        self.service.wait_until_settled(MAX_WAIT_SECONDS)
         settled_at = time.time_ns()
+        service_us, server_us = self._spent(before, len(producer.accepted))
         within, all_settled = self._latency_counts()
         mine = [(accepted_at, arrived[one]) for one, accepted_at in producer.accepted.items() if one in arrived]
         seconds = (max(at for _, at in mine) - producer.first_sent_at) / 1e9
@@ -185,6 +217,9 @@ class Bench:
             seconds=seconds,
             p50_ms=percentile(waits, 0.5),
             p99_ms=percentile(waits, 0.99),
+            answer_p99_ms=percentile(producer.answered_ms, 0.99),
+            service_us=service_us,
+            server_us=server_us,
             settled_seconds=(settled_at - producer.first_sent_at) / 1e9,
             settled_within_25_ms=(within - within_before) / max(1.0, all_settled - all_before),
             peak_mb=peak_bytes(pid) / 1e6,
@@ -195,13 +230,13 @@ class Bench:
     def _wait_for_arrivals(self, count: int) -> None:
         ends_at = time.monotonic() + MAX_WAIT_SECONDS
         while self._receiver.count() < count and time.monotonic() < ends_at:
-            self._service.check_alive()
+            self.service.check_alive()
             time.sleep(0.02)
 
     def _latency_counts(self) -> tuple[float, float]:
         """Deliveries so far whose outcome was durable within 25 ms after they were due; and all."""
         name = "tocsin_delivery_latency_seconds"
-        metric = self._service.metric
+        metric = self.service.metric
         return metric(f'{name}_bucket{{le="0.025",type="webhook"}}'), metric(f'{name}_count{{type="webhook"}}')
 
 

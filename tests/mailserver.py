@@ -61,12 +61,15 @@ class MailServer:
         host: str = "127.0.0.1",
         session: tuple[int, str, str] | None = None,
         most_connections: tuple[int, str, str] | None = None,
+        refuses_slowly: bool = False,
     ) -> None:
         self.host = host
         self.session = session
         """How many mails it takes over one connection, and the stage and answer of any more."""
         self.most_connections = most_connections
         """How many connections it takes at the same time, and the stage and answer of any more."""
+        self.refuses_slowly = refuses_slowly
+        """A connection too many is told so only after a mail was taken over another one, and it is not closed."""
         self.refused = 0
         """Mails that were more than a session may have."""
         self.port = 0
@@ -329,8 +332,10 @@ class _Session(SMTP):
             return False
         if answer in (DROP, HANG):
             await self.misbehave(answer)
+        while self.owner.refuses_slowly and not self.owner.mails:
+            await asyncio.sleep(0.005)
         await self.push(answer.replace("\n", "\r\n"))
-        if answer.startswith(("421", "432")):
+        if answer.startswith(("421", "432")) and not self.owner.refuses_slowly:
             self._writer.close()
         return True
 

@@ -108,7 +108,6 @@ class Admin:
         def work(connection: Connection) -> None:
             user = _user(connection, email)
             _not_last(connection, user)
-            people.disable_user(connection, user, clock.now())
             people.delete_user(connection, user)
 
         self._do(work)

@@ -41,6 +41,12 @@ class Alone:
             self._starts.complete()
         await self.engine.start(delivering)
 
+    overview = None
+    """Of other processes there are none."""
+
+    async def follow(self, *_: object) -> None:
+        """The writer notices what commands write beside the service."""
+
     def watch(self, metrics: Metrics) -> None:
         """Numbers of what it has besides its engine."""
 

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from tocsin import __version__
+from tocsin.changes import Feed
 from tocsin.clock import Micros
 from tocsin.engine.places import Bounds
 from tocsin.engine.shared import SharedEngine
@@ -16,11 +17,14 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.egress import Egress
 from tocsin.flow.handlers.placing import place_all
 from tocsin.flow.pace import Pacer
+from tocsin.flow.people.access import Access
 from tocsin.metrics import Metrics
-from tocsin.ports.workers import Introduction
+from tocsin.model import Delivery
+from tocsin.ports.workers import Beat, Introduction
 from tocsin.settings import Settings
 from tocsin.store.shared import SharedStore
 from tocsin.store.sql import SqlStore
+from tocsin.vault import Vault
 
 MAX_AGE_SECONDS = 2.0  # of the last beat, for a process that answers from memory
 LOST_TOUCH = "This process has lost touch with the others on its store."
@@ -34,7 +38,7 @@ class Claimed:
     def clear(self) -> None:
         """Nothing is noted here."""
 
-    def begin(self, delivery_id: int, number: int, at: Micros) -> int:  # noqa: ARG002
+    def begin(self, delivery: Delivery, number: int, at: Micros) -> int:  # noqa: ARG002
         return -1
 
     def settled(self, slot: int) -> None:
@@ -42,22 +46,40 @@ class Claimed:
 
 
 class Among:
-    """`changed` is told when others changed what this process may remember; `address`: where it can be reached."""
+    """`address`: where it can be reached."""
 
-    def __init__(self, settings: Settings, store: SqlStore, wires: Mapping[str, Bounds], changed: Callable[[], None], address: str) -> None:
+    def __init__(self, settings: Settings, vault: Vault, store: SqlStore, wires: Mapping[str, Bounds], address: str) -> None:
+        self._settings = settings
+        self._vault = vault
         self._store = store
-        self._shared = SharedStore(store, changed)
+        self._shared = SharedStore(store, self._heard)
+        self._feed: Feed | None = None
         self._egress = Egress()
         self.ledger = Claimed()
         self.pacer = Pacer(egress=self._egress)
         name = f"{socket.gethostname()}-{os.getpid()}"
         who = Introduction(name, settings.role, address, settings.egress, __version__)
-        self.engine = SharedEngine(store.queue, wires, self._shared.workers, self._shared.claims, who)
+        self.engine = SharedEngine(store.queue, wires, self._shared.workers, self._shared.claims, who, self._saw)
         self.pacer.fence = self.engine.fence
+        self.overview = self._shared.overviews.workers
+
+    def _heard(self) -> None:
+        if self._feed is not None:
+            self._feed.heard()
+
+    def _saw(self, beat: Beat) -> None:
+        if self._feed is not None:
+            self._feed.heard(beat.newest_change)
+
+    async def follow(self, directory: Directory, access: Access, everything: Callable[[], None]) -> None:
+        """Until cancelled: forget what other processes change."""
+        self._feed = Feed(self._shared.changes, directory, access, everything)
+        self._feed.heard()
+        await self._feed.follow()
 
     async def begin(self, delivering: Delivering, directory: Directory, keeping: Keeping) -> None:
         """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again."""
-        await place_all(self._store.handlers, directory)
+        await place_all(self._store.handlers, self._vault, self._settings)
         await end_stopped(self._store.queue, self.engine)
         self.engine.succession = TakeOver(self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping)
         await self.engine.start(delivering)

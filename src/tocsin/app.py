@@ -106,7 +106,7 @@ async def running(
     )
     wires = Wires(http_wire, mail_wire)
     places = {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
-    place = _among_others(settings, store, places, changes.noticed, address) if settings.database_url else Alone(settings, store, places)
+    place = _among_others(settings, vault, store, places, address) if settings.database_url else Alone(settings, store, places)
     pacer, sends = place.pacer, place.engine
     access = Access(store.keys, place.may_be_old)
     changes.forget += (access.forget_all,)
@@ -147,6 +147,7 @@ async def running(
         health.mail.keep_now_and_then(store.values),
         _note_ids_now_and_then(settings, store.ids),
         changes.answer(store.values),
+        place.follow(directory, access, changes.noticed),
     )
     try:
         yield Service(
@@ -183,10 +184,10 @@ async def running(
         observe.flush_logs()
 
 
-def _among_others(settings: Settings, store: SqlStore, places: Mapping[str, Bounds], noticed: Callable[[], None], address: str) -> "Among":
+def _among_others(settings: Settings, vault: Vault, store: SqlStore, places: Mapping[str, Bounds], address: str) -> "Among":
     from tocsin.among import Among  # with the driver of PostgreSQL, which most installations do without
 
-    return Among(settings, store, places, noticed, address)
+    return Among(settings, vault, store, places, address)
 
 
 async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) -> asyncio.Task[None]:

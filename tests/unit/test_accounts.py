@@ -1,6 +1,7 @@
 """Signing in: guesses, sessions, devices, and what administrators do with users; with real passwords and rows."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,38 @@ def test_a_hash_of_older_costs_is_made_anew_by_a_sign_in(tmp_path: Path) -> None
     with_accounts(tmp_path, run, old)
 
 
+def test_strangers_from_everywhere_leave_room_in_the_queue_for_who_has_signed_in_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, check = threading.Event(), rules.check_password
+
+    def held(hashed: str, password: str) -> bool:
+        assert password != "x" or may_go_on.wait(20)
+        return check(hashed, password)
+
+    async def run(rooms: Rooms) -> None:
+        visitor = await rooms.visitor(await rooms.guess(PASSWORD, HOME))
+        monkeypatch.setattr(rules, "check_password", held)
+        strangers = [
+            asyncio.ensure_future(rooms.accounts.sign_in(f"{number}@example.com", "x", Client("", f"192.0.2.{number}")))
+            for number in range(pools.MAX_PASSWORDS_WAITING * 2)
+        ]
+        while sum(one.done() for one in strangers) < pools.MAX_PASSWORDS_WAITING * 2 - rules.MAX_STRANGERS_WAITING - 1:
+            await asyncio.wait([one for one in strangers if not one.done()], return_when=asyncio.FIRST_COMPLETED)
+        assert all(isinstance(one.exception(), Busy) for one in strangers if one.done())
+        known = [rooms.guess(PASSWORD, HOME), rooms.confirming.confirm(visitor, "password", PASSWORD, ELSEWHERE)]
+        waiting = [asyncio.ensure_future(one) for one in known]
+        while pools.here().passwords.waiting < rules.MAX_STRANGERS_WAITING + len(waiting):
+            assert not any(one.done() for one in waiting)
+            await asyncio.sleep(0)
+        may_go_on.set()
+        opened, is_confirmed = await asyncio.gather(*waiting)
+        assert isinstance(opened, Opened) and is_confirmed
+        await asyncio.gather(*strangers, return_exceptions=True)
+
+    with_accounts(tmp_path, run)
+
+
 # ------------------------------------------------------------------------------------------------------------- sessions
 
 
@@ -472,7 +505,7 @@ def test_two_administrators_who_disable_or_demote_each_other_at_once_leave_one(t
         first, second, third = [user.id for user in await users.users() if user.is_admin]
         ending = (
             users.disable(Visitor(first, "", True), second),
-            users.set_role(third, False),
+            users.set_role(Visitor(second, "", True), third, False),
             users.invite("first@example.com", is_admin=False),
         )
         assert kinds(await asyncio.gather(*ending, return_exceptions=True))["Invalid"] == 1
@@ -506,11 +539,14 @@ def test_inviting_again_gives_the_role_that_was_asked_for(tmp_path: Path) -> Non
 def test_a_role_can_be_changed_but_not_the_last_administrators(tmp_path: Path) -> None:
     async def run(rooms: Rooms) -> None:
         users = rooms.administration
-        await users.set_role(1, is_admin=True)
+        by = Visitor(2, "boss@example.com", True)
+        await users.set_role(by, 1, is_admin=True)
         with pytest.raises(Invalid, match="last administrator"):
-            await users.set_role(1, is_admin=False)
+            await users.set_role(by, 1, is_admin=False)
         assert (await rooms.person()).is_admin
+        with pytest.raises(Invalid, match="own role"):
+            await users.set_role(Visitor(1, EMAIL, True), 1, is_admin=True)
         with pytest.raises(Missing):
-            await users.set_role(99, is_admin=True)
+            await users.set_role(by, 99, is_admin=True)
 
     with_accounts(tmp_path, run)

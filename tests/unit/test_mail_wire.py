@@ -475,6 +475,17 @@ def test_a_server_that_takes_few_connections_gets_no_more_and_every_mail_on_its_
         assert server.connections <= 8
 
 
+def test_a_connection_that_was_one_too_many_is_not_used_again() -> None:
+    """Though it is the last one that was used and is still open: the mail goes over the one that the server takes."""
+
+    async def work(wire: MailWire) -> list[MailReply | NoReply]:
+        return await asyncio.gather(*(wire.send(MAIL) for _ in range(2)))
+
+    with MailServer(most_connections=(1, "mail", ONE_TOO_MANY["mail"]), refuses_slowly=True) as server:
+        assert [reply.code for reply in using(server, work) if isinstance(reply, MailReply)] == [250, 250]
+        assert (len(server.mails), server.connections) == (2, 2)
+
+
 def test_a_test_send_waits_for_the_only_connection_in_its_user_s_turn() -> None:
     async def work(wire: MailWire) -> list[MailReply | NoReply]:
         deliveries = [asyncio.create_task(wire.send(MAIL)) for _ in range(5)]

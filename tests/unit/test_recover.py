@@ -7,6 +7,7 @@ from conftest import run
 from tocsin.flow.delivery.keep import Ending
 from tocsin.flow.delivery.recover import recover
 from tocsin.model import Busy, Delivery, Status
+from tocsin.ports.ledger import UnderWay
 from tocsin.settings import load
 
 FIRST = Delivery(1, 1, 1, 1, Status.PENDING, 5, 5, 5)
@@ -35,7 +36,7 @@ class Rooms:
 def test_nothing_is_kept_of_a_recovery_that_begins_anew() -> None:
     """Else its outcomes could be written a second time, after their deliveries had been sent again."""
     rooms = Rooms()
-    rest = ([(1, 1, 7), (2, 1, 7)], rooms, rooms, rooms, load({}))
+    rest = ([UnderWay(1, 1, 0, 7), UnderWay(2, 1, 0, 7)], rooms, rooms, rooms, load({}))
 
     async def main() -> None:
         with pytest.raises(Busy):

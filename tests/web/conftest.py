@@ -3,6 +3,7 @@
 import http.cookiejar
 import re
 import shutil
+import sqlite3
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -77,6 +78,19 @@ def _names(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+def sql(served: Service, statement: str) -> None:
+    """Beside the service, which keeps no session in memory."""
+    connection = sqlite3.connect(served.data / "tocsin.db", timeout=20)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def an_hour_later(served: Service) -> None:
+    """Since everybody has signed in, or proved who they are."""
+    sql(served, "UPDATE sessions SET confirmed_at = confirmed_at - 3600000000")
+
+
 SIGN_IN = {"TOCSIN_BOOTSTRAP_EMAIL": EMAIL, "TOCSIN_BOOTSTRAP_PASSWORD": PASSWORD}
 
 
@@ -140,6 +154,17 @@ def context(browser: Browser, base: str) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
     return context.new_page()
+
+
+@pytest.fixture(params=["en", "ko"])
+def spoken(request: pytest.FixtureRequest, browser: Browser, base: str) -> Iterator[tuple[str, Page]]:
+    """A browser that prefers this language, somebody signed in."""
+    context = browser.new_context(base_url=base, locale={"en": "en-US", "ko": "ko-KR"}[request.param])
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    sign_in(page)
+    yield request.param, page
+    context.close()
 
 
 def sign_in(page: Page, email: str = EMAIL, password: str = PASSWORD) -> None:

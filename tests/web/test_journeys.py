@@ -1,7 +1,6 @@
 """What people do at the pages, in a real browser: with JavaScript and without, in English and in Korean."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from e2e.service import Client, Service
 from receiver import Receiver
-from web.conftest import sign_in
+from web.conftest import an_hour_later, sign_in
 
 AXE = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 # All rules, and again those that depend on colours: the dark scheme of style.css changes nothing else.
@@ -31,17 +30,6 @@ FORMS = {
 @pytest.fixture
 def client(served: Service) -> Client:
     return served.first()
-
-
-@pytest.fixture(params=["en", "ko"])
-def spoken(request: pytest.FixtureRequest, browser: Browser, base: str) -> Iterator[tuple[str, Page]]:
-    """A browser that prefers this language, somebody signed in."""
-    context = browser.new_context(base_url=base, locale={"en": "en-US", "ko": "ko-KR"}[request.param])
-    context.set_default_timeout(15_000)
-    page = context.new_page()
-    sign_in(page)
-    yield request.param, page
-    context.close()
 
 
 def watched(page: Page) -> list[str]:
@@ -260,7 +248,7 @@ def test_the_keyboard_goes_all_the_way(page: Page, client: Client, receiver: Rec
     expect(page.locator("#trial-1 .trial.green")).to_be_visible()
 
 
-def test_no_page_has_an_accessibility_violation(browser: Browser, base: str, client: Client, receiver: Receiver) -> None:
+def test_no_page_has_an_accessibility_violation(browser: Browser, served: Service, base: str, client: Client, receiver: Receiver) -> None:
     """In the light scheme and in the dark one, which changes nothing but colours."""
     receiver.answer("/bad", 410, body=b"no more")
     good = client.add_handler("webhook", "good", webhook=receiver.url("/good"))
@@ -298,6 +286,11 @@ def test_no_page_has_an_accessibility_violation(browser: Browser, base: str, cli
     ):
         page.goto(path)
         look(path)
+    an_hour_later(served)
+    page.goto("/confirm?to=/keys")
+    page.fill("#confirm_password", "not this one")
+    page.click("main button.primary")
+    look("a question who it is, with a fault")
     page.goto("/log")
     page.click(".rows .name >> nth=0")
     expect(page.locator("#drawer article")).to_be_visible()
@@ -323,7 +316,7 @@ def test_nothing_sticks_out_at_360_pixels(browser: Browser, base: str, client: C
     page = context.new_page()
     sign_in(page)
     widths: dict[str, int] = {}
-    for path in ("/", "/handlers/1", "/log", "/deliveries/1", "/send", "/keys", "/docs", "/docs/channels/telegram"):
+    for path in ("/", "/handlers/1", "/log", "/deliveries/1", "/send", "/keys", "/account", "/users", "/docs", "/docs/channels/telegram"):
         page.goto(path)
         widths[path] = page.evaluate("document.documentElement.scrollWidth")
     context.close()

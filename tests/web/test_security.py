@@ -234,6 +234,20 @@ def test_stored_secrets_are_in_no_page(surfer: Surfer, served: Service, receiver
     assert SECRET in client.handler(handler)["settings"]["webhook"]
 
 
+def test_what_was_typed_comes_back_after_a_fault_or_a_test_and_what_is_stored_does_not(surfer: Surfer, receiver: Receiver) -> None:
+    stored = {"x_consumer_key": "storedKey1", "x_consumer_secret": "storedSecret2", "x_access_token": "1-stored3"}
+    typed = {"x_consumer_key": "typedKey1", "x_consumer_secret": "typedSecret2", "x_access_token": "1-typed3"}
+    path = "/handlers/add/x"
+    for form in ({"name": ""}, {"name": "x", "do": "test"}):
+        answer = surfer.post(path, **form, **typed, x_access_token_secret="typedSecret4")
+        assert all(f'value="{value}"' in answer.text for value in (*typed.values(), "typedSecret4")), form
+        assert answer.headers["cache-control"] == "no-store" and not any(value in surfer.get(path).text for value in typed.values())
+    assert surfer.post(path, name="x", do="save", **stored, x_access_token_secret="storedSecret4").path == "/handlers/1"
+    for form in ({"name": ""}, {"name": "x", "do": "test"}):
+        answer = surfer.post("/handlers/1/edit", **form, x_access_token="1-typed3")
+        assert 'value="1-typed3"' in answer.text and not any(value in answer.text for value in (*stored.values(), "storedSecret4"))
+
+
 def test_two_users_cannot_see_each_other(surfer: Surfer, served: Service, base: str, receiver: Receiver) -> None:
     client = served.first()
     handler = client.add_handler("webhook", "Mine alone", webhook=receiver.url("/hook"))

@@ -1,7 +1,6 @@
 """Sessions: where one is signed in, what their cookies are called, and who somebody is before what outlives them."""
 
 import re
-import sqlite3
 from html import unescape
 from pathlib import Path
 
@@ -13,20 +12,9 @@ from tocsin.admin import AdminError
 from tocsin.api.proxies import SHARED
 from tocsin.flow.people.access import SCOPES
 from tocsin.flow.people.tries import SHARED_ADDRESS
-from web.conftest import EMAIL, PASSWORD, SIGN_IN, Answer, Surfer
+from web.conftest import EMAIL, PASSWORD, SIGN_IN, Answer, Surfer, an_hour_later, sql
 
 TLS = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "alerts.example"}
-
-
-def sql(served: Service, statement: str) -> None:
-    """Beside the service, which keeps no session in memory."""
-    with sqlite3.connect(served.data / "tocsin.db", timeout=20) as connection:
-        connection.execute(statement)
-    connection.close()
-
-
-def an_hour_later(served: Service) -> None:
-    sql(served, "UPDATE sessions SET confirmed_at = confirmed_at - 3600000000")
 
 
 def set_cookies(answer: Answer) -> dict[str, str]:

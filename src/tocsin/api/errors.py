@@ -10,6 +10,7 @@ import structlog
 from msgspec import Struct, json
 
 from tocsin.model import Busy, Fault, InFlight, Invalid, Missing
+from tocsin.ports.errors import OwnerGone
 
 MAX_SHOWN_NAME = 80
 MAX_SHOWN_FAULTS = 1000
@@ -113,6 +114,8 @@ def answer_to(error: Exception, method: str, path: str) -> Answer:
         return _answer(error.faults)
     if isinstance(error, Missing):
         return _answer([fault("not_found", "It does not exist, or it belongs to another user.")])
+    if isinstance(error, OwnerGone):
+        return _answer([fault("unauthorized", "The user of this API key has been deleted.")], {"www-authenticate": "Bearer"})
     if isinstance(error, InFlight):
         return _answer([fault("in_flight", "A request with this idempotency key is still being answered; ask again in a moment.")])
     if isinstance(error, Busy):

@@ -6,6 +6,7 @@ import re
 
 from tocsin import caches
 from tocsin.model import MASK, Hidden
+from tocsin.net.urls import is_token, is_word
 
 MAX_HEADERS = 10
 MAX_VALUE = 4096  # characters: receivers accept about 8 KB of headers
@@ -47,7 +48,7 @@ def hide(text: str) -> Hidden:
     secrets: dict[str, None] = {}
     for _, value in pairs:
         scheme, _, rest = value.partition(" ")
-        words = [word for word in (*value.split(), *_WITHIN.split(value)) if len(word) >= _MIN_WORD]
+        words = [word for word in (*value.split(), *_WITHIN.split(value)) if len(word) >= _MIN_WORD or is_token(word)]
         for secret in (value, *words, *(_basic(rest) if scheme.lower() == "basic" else ())):
             if secret:
                 secrets[secret] = None
@@ -55,12 +56,13 @@ def hide(text: str) -> Hidden:
 
 
 def _basic(credentials: str) -> tuple[str, ...]:
-    """User and password of `Basic` credentials (RFC 7617), together and the password alone."""
+    """User and password of `Basic` credentials (RFC 7617), together and alone."""
     try:
         pair = base64.b64decode(credentials, validate=True).decode()
     except (binascii.Error, ValueError):
         return ()
-    return (pair, pair.partition(":")[2]) if ":" in pair else ()
+    user, colon, password = pair.partition(":")
+    return (pair, password, *(() if is_word(user) else (user,))) if colon else ()
 
 
 def restore(given: str, stored: str) -> str:

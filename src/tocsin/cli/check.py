@@ -49,8 +49,24 @@ def check(*, json: bool = False, data_dir: str | None = None) -> int:
         return 1 if faults else 0
     for _, finding in found:
         show.console().print(f"{finding.level:<5}  {show.one_line(finding.text)}", soft_wrap=True)
-    show.say("No problems found." if not faults else f"{faults} problem{'s' if faults > 1 else ''} found.")
+    show.say(_summary(faults, settings))
     return 1 if faults else 0
+
+
+def _summary(faults: int, settings: Settings) -> str:
+    if faults:
+        return f"{faults} problem{'s' if faults > 1 else ''} found."
+    return "No problems found." if _has_store(settings) else "No problems found in the settings; there is no store to check."
+
+
+def _has_store(settings: Settings) -> bool:
+    """Or something in its place, which others look at."""
+    from tocsin.datadir import home_of
+    from tocsin.ports.errors import StoreError
+
+    with contextlib.suppress(StoreError):
+        return home_of(settings).is_there()
+    return True
 
 
 def names(values: Mapping[str, str]) -> Iterator[Finding]:
@@ -158,6 +174,14 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
             examine(settings)
     except StoreError as error:
         yield Finding(str(error))
+
+
+def store_is_there(settings: Settings) -> Iterator[Finding]:
+    """Whoever names another folder or database than the service uses would be told that all is well."""
+    from tocsin.datadir import home_of
+
+    if not _has_store(settings):
+        yield Finding(f"There is no store in {home_of(settings).where} yet: the first start of `tocsin serve` makes one.", is_fault=False)
 
 
 def first_password(settings: Settings) -> Iterator[Finding]:
@@ -283,7 +307,7 @@ LOOKS: Mapping[str, tuple[Callable[[Settings], Iterator[Finding]], ...]] = {
     "data directory": (data_folder, owners, file_system),
     "key": (secret_key,),
     "first user": (first_password,),
-    "store": (store_health, old_rows),
+    "store": (store_is_there, store_health, old_rows),
     "mail": (mail,),
     "certificates": (trusted,),
     "listening": (reach,),

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from tocsin.clock import Micros
 from tocsin.engine.mapped import content, mapped
+from tocsin.model import Delivery
+from tocsin.ports.ledger import UnderWay
 
 SLOTS = 16_384
-_SLOT = struct.Struct("<qqq")  # delivery id (0: free), attempt number, started at
+_SLOT = struct.Struct("<qIIq")  # delivery id (0: free), attempt number, replays, started at
 _ID = struct.Struct("<q")
 
 
@@ -22,25 +24,24 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         found = content(path, SLOTS * _SLOT.size)
         whole = found[: len(found) - len(found) % _SLOT.size]  # a file that was cut off may end within a slot
-        self._found = [entry for entry in _SLOT.iter_unpack(whole) if entry[0] > 0]
+        self._found = [UnderWay(*entry) for entry in _SLOT.iter_unpack(whole) if entry[0] > 0]
         self._map = mapped(path, SLOTS * _SLOT.size)
         self._free = list(range(0, len(self._map), _SLOT.size))  # where they begin
 
     @property
-    def found(self) -> list[tuple[int, int, Micros]]:
-        """Delivery id, attempt number and start of every attempt that was under way when the last process ended."""
+    def found(self) -> list[UnderWay]:
         return self._found
 
     def clear(self) -> None:
         """What was found has been dealt with; until then it must survive another crash."""
         self._map[:] = bytes(len(self._map))
 
-    def begin(self, delivery_id: int, number: int, at: Micros) -> int:
+    def begin(self, delivery: Delivery, number: int, at: Micros) -> int:
         """The slot to be settled afterwards. If there are more attempts than slots, the rest go unrecorded (-1)."""
         if not self._free:
             return -1
         slot = self._free.pop()
-        _SLOT.pack_into(self._map, slot, delivery_id, number, at)
+        _SLOT.pack_into(self._map, slot, delivery.id, number, delivery.replays, at)
         return slot
 
     def settled(self, slot: int) -> None:

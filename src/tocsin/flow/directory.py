@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, home_of, settings_of
@@ -156,11 +157,13 @@ class Directory:
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
-            return load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
+            found = load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
+            return found if row.partition in {None, found.partition} else replace(found, partition=row.partition)
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
-            return Loaded(bare, CHANNELS[row.type], None, credential=own_root(row.id), problem=problem, is_sealed=True)
+            root, home = own_root(row.id), row.partition
+            return Loaded(bare, CHANNELS[row.type], None, credential=root, problem=problem, is_sealed=True, partition=home)
 
     def partition_of(self, row: HandlerRow) -> int | None:
         """As its settings have it; None: none of the service's keys opens them."""

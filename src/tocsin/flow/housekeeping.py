@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from tocsin import clock, observe
 from tocsin.clock import DAY, SECOND, Micros
-from tocsin.flow.intake.repeats import IDEMPOTENCY_WINDOW
 from tocsin.flow.people.access import Access
 from tocsin.model import Busy
+from tocsin.ports.intake import REMEMBERED_FOR
 from tocsin.ports.tidying import START, Old, Swept, Tidying
 from tocsin.ports.values import Values
 from tocsin.settings import Settings
@@ -108,7 +108,7 @@ def chores(settings: Settings) -> list[Chore]:
     kept = settings.retention_days * DAY
     return [
         Chore("notifications", kept),
-        Chore("idempotency", IDEMPOTENCY_WINDOW),
+        Chore("idempotency", REMEMBERED_FOR),
         Chore("posts", DAY),
         Chore("handlers", kept, every=3600.0),
         Chore("totals", 0, every=3600.0),

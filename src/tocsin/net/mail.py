@@ -248,7 +248,12 @@ class MailWire:
     def _put_back(self, connection: Connection, result: MailReply | NoReply) -> None:
         if not connection.is_usable:
             connection.drop()
-        elif self._is_closed or connection.mails >= self._reuse.count(time.monotonic()) or _was_kept_too_long(connection, result):
+        elif (
+            self._is_closed
+            or connection.mails >= self._reuse.count(time.monotonic())
+            or _was_kept_too_long(connection, result)
+            or _is_one_too_many(connection, result)  # the server may take its time to close it, or leave it open
+        ):
             self._part_from(connection)
         else:
             self._idle[connection] = asyncio.get_running_loop().call_later(self._idle_seconds, self._expire, connection)

@@ -10,7 +10,20 @@ from tocsin.model import MASK, Hidden
 
 MAX_URL = 2048
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
-_SHORTEST_TOKEN = 12  # shorter parts of a path are words such as "webhooks", which answers use, too
+_PART = re.compile(r"([/?&=#]?)([^/?&=#]+)")
+_JOINTS = str.maketrans("", "", "-_")
+_SHORTEST_PART = 3  # characters, where it stands behind its slash
+_SHORTEST_TELLING = 6  # characters of a number, or of a word at a path's end, that are a secret
+_SHORTEST_TOKEN = 4  # characters of what is neither
+_LONGEST_WORD = 12  # characters: what is as long is hardly a word
+_COMMON = (
+    "account accounts admin alarm alarms alert alerts api app auth bot callback callbacks channel chat client default endpoint error"
+    " errors event events forward health hook hooks http https inbound incoming index ingest invoke json key login manual message messages"
+    " monitor monitoring notification notifications notifier notify paths ping post public publish push receive receiver relay request"
+    " root rooms secret send server service services slack spaces status system team teams test token topic triggers user users web webhook"
+    " webhooks workflow workflows"
+)
+_WORDS = frozenset(_COMMON.split())
 _HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%\x00-\x20\x7f]+")
 
 
@@ -77,17 +90,55 @@ def origin(value: str) -> str:
 
 
 def hide_after_host(value: str) -> Hidden:
-    """Only scheme and host stay visible; the rest is secret as a whole and in its parts: an answer may repeat the path or a token alone."""
+    """Only scheme and host stay visible; the rest is secret as a whole and in its parts: an answer may repeat the path or a token alone.
+
+    Parts that are words are secret only where they stand behind their slash, except for the path's last one and values of parameters.
+    """
     shown = origin(value)
     if value.removesuffix("/") == shown:
         return Hidden(value, ())
     parts = urlsplit(value)
     userinfo = parts.netloc.rpartition("@")[0]
     rest = value.partition("://")[2][len(parts.netloc) :].lstrip("/")
-    tokens = [part for part in re.split("[/?&=#]", rest) if len(part) >= _SHORTEST_TOKEN]
-    basic = base64.b64encode(unquote(userinfo).encode()).decode() if userinfo else ""  # as sent in the Authorization header
-    secrets = dict.fromkeys((rest, parts.path.lstrip("/"), parts.query, userinfo, userinfo.partition(":")[2], basic, *tokens))
+    whole = [text for text in (rest, parts.path.lstrip("/"), parts.query) if len(_PART.findall(text)) > 1]
+    last = parts.path.rstrip("/").rpartition("/")[2]
+    found = [secret for sign, part in _PART.findall(f"/{rest}") for secret in _secrets_in(sign, part, sign == "=" or part == last)]
+    secrets = dict.fromkeys((*whole, *_credentials(userinfo), *found))
     return Hidden(f"{shown}/{MASK}", tuple(secret for secret in secrets if secret))
+
+
+def _secrets_in(sign: str, part: str, is_end: bool) -> tuple[str, ...]:
+    """What of a part, which stands behind a sign, may appear nowhere. `is_end`: the path's last part, or the value of a parameter."""
+    plain = unquote(part)
+    if is_token(plain) or (is_end and len(plain) >= _SHORTEST_TELLING and not is_word(plain)):
+        return (part, plain)
+    return (f"/{part}",) if sign == "/" and len(part) >= _SHORTEST_PART else ()
+
+
+def _credentials(userinfo: str) -> tuple[str, ...]:
+    """User and password, together, alone, decoded, and as they are sent in the Authorization header."""
+    if not userinfo:
+        return ()
+    user, _, password = userinfo.partition(":")
+    basic = base64.b64encode(unquote(userinfo).encode()).decode()
+    return (userinfo, basic, password, unquote(password), *(() if is_word(user) else (user, unquote(user))))
+
+
+def is_token(part: str) -> bool:
+    """Whether a part of a secret is one by itself, and not a word or a number that answers use, too."""
+    if part.lower() in _WORDS or re.fullmatch(r"v\d+", part, re.IGNORECASE):
+        return False
+    if len(part) >= _LONGEST_WORD:
+        return True
+    if part.isdecimal():
+        return len(part) >= _SHORTEST_TELLING
+    is_wordlike = part.translate(_JOINTS).isalpha() and part in {part.lower(), part.upper(), part.title()}
+    return len(part) >= _SHORTEST_TOKEN and not is_wordlike
+
+
+def is_word(part: str) -> bool:
+    """Whether it is one that URLs and answers have in common, so that it can be no secret."""
+    return part.lower() in _WORDS
 
 
 def hide_after(value: str, public: int) -> Hidden:

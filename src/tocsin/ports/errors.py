@@ -21,6 +21,10 @@ class WriteFailed(Exception):
     """The database refused this write, whenever it is tried; the message is the database's own, without SQL and values."""
 
 
+class OwnerGone(WriteFailed):
+    """What was to be written belongs to a user who was deleted meanwhile."""
+
+
 class Finding(Struct, frozen=True):
     """One sentence to an operator. `is_fault` False: worth knowing, but it may be meant."""
 

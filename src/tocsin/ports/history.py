@@ -96,7 +96,10 @@ class History(Protocol):
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
-        """Make settled, undelivered deliveries of enabled handlers pending again; returns (delivery id, handler id) of each."""
+        """Make settled, undelivered deliveries of enabled handlers pending again; returns (delivery id, handler id) of each.
+
+        Raises Answered and InFlight as `Intake.accept` does.
+        """
         ...
 
     async def replayable(self, user_id: int, which: DeliveryFilter, limit: int) -> int:

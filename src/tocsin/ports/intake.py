@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from tocsin.clock import Micros
+from tocsin.clock import DAY, Micros
 from tocsin.model import Delivery, Message, Notification, Reason, Status, Value
 
 
@@ -41,6 +41,19 @@ class Remembered(Value, frozen=True):
     answer: tuple[int, ...]
 
 
+REMEMBERED_FOR: Micros = DAY
+"""How long an idempotency key counts; and how far ahead of now at most, or what a clock noted that was years ahead would swallow new
+messages for years."""
+
+
+class Answered(Exception):
+    """A request with this idempotency key has been answered meanwhile, by another process."""
+
+    def __init__(self, remembered: Remembered) -> None:
+        super().__init__("answered by another process")
+        self.remembered = remembered
+
+
 class Accept(Value, frozen=True):
     """What one request brings, to be stored in one commit. `at`: when it was accepted."""
 
@@ -62,7 +75,10 @@ class Intake(Protocol):
     """Raises Busy while the store takes no writes."""
 
     def accept(self, accept: Accept, committed: Callable[[list[Accepted]], None] | None = None) -> Awaitable[list[Accepted]]:
-        """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported."""
+        """`committed` is called right after the commit, before anything that follows from it, such as a settlement, is reported.
+
+        Raises Answered, and InFlight while another process answers a request with the same idempotency key.
+        """
         ...
 
     async def remembered(self, user_id: int, path: str, key: str, since: Micros, until: Micros) -> Remembered | None:

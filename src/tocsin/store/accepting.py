@@ -1,17 +1,17 @@
 """How notifications and their deliveries are kept: those of many callers in a few statements."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from tocsin.clock import Micros
-from tocsin.model import Delivery, Message, Notification, Reason, Severity, Status, SwitchedOff
-from tocsin.ports.intake import Accept, Accepted, Idempotency
+from tocsin.model import Delivery, InFlight, Message, Notification, Reason, Severity, Status, SwitchedOff
+from tocsin.ports.intake import REMEMBERED_FOR, Accept, Accepted, Answered, Idempotency, Remembered
 from tocsin.store import ids
-from tocsin.store.statements import insert, run, upsert
+from tocsin.store.statements import insert, look, run, upsert
 from tocsin.store.tables import TOTAL_NOTIFICATIONS, deliveries, idempotency, notifications
 from tocsin.store.totals import Totals
 
@@ -30,6 +30,11 @@ ADD_SHARED_DELIVERIES = insert(
     deliveries, given=(*_DELIVERY, "partition"), fixed={"status": Status.PENDING, "is_critical": False, "last_reason": None}
 )
 ADD_ANY_SHARED_DELIVERIES = insert(deliveries, given=(*_DELIVERY, "partition", "status", "is_critical", "last_reason"))
+REMEMBERED = look(idempotency, key=("user_id", "path", "key"), wanted=("user_id", "path", "key", "content", "answer", "created_at"))
+_TRY_KEYS = text(
+    "SELECT pg_try_advisory_xact_lock(hashtextextended(name, 1))"
+    " FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS v(name, n) ORDER BY n"
+)
 REMEMBER = upsert(idempotency, key=("user_id", "path", "key"), given=("content", "answer", "created_at"))
 
 BY_SERVER_CLOCK: Final = "by_server_clock"
@@ -52,6 +57,36 @@ def fields_text(message: Message) -> str:
     return msgspec.json.encode(kept).decode()
 
 
+class Asked(Struct, frozen=True):
+    """A request with an idempotency key, and when it was made."""
+
+    user_id: int
+    what: Idempotency
+    at: Micros
+
+
+def let_in(connection: Connection, asked: Sequence[Asked]) -> list[InFlight | Answered | None]:
+    """Of requests with idempotency keys what keeps each from being taken now; None: nothing, and until the commit no other process lets
+    in one with the same key. They do not wait for each other: two groups with two keys each would do so in a circle."""
+    if not asked or connection.dialect.name == "sqlite":  # nobody else lets any in
+        return [None] * len(asked)
+    names = [f"{one.user_id} {one.what.path} {one.what.key}" for one in asked]
+    is_ours = [row[0] for row in connection.execute(_TRY_KEYS, {"names": names})]
+    keys = [(one.user_id, one.what.path, one.what.key) for one, ours in zip(asked, is_ours, strict=True) if ours]
+    at = asked[0].at
+    found = {
+        tuple(row[:3]): Answered(Remembered(row[3], answer_of(row[4])))
+        for row in run(connection, REMEMBERED, keys)
+        if abs(row[5] - at) <= REMEMBERED_FOR
+    }
+    return [found.get((one.user_id, one.what.path, one.what.key)) if ours else InFlight() for one, ours in zip(asked, is_ours, strict=True)]
+
+
+def answer_of(kept: str) -> tuple[int, ...]:
+    """As it was given, from the column `answer`."""
+    return tuple([int(part) for part in kept.split(",") if part])
+
+
 def remember(connection: Connection, user_id: int, at: Micros, what: Idempotency, answer: Iterable[int]) -> None:
     """Keep what an idempotency key was answered with, in place of what was kept before."""
     run(connection, REMEMBER, [(user_id, what.path, what.key, what.content, ",".join(map(str, answer)), at)])
@@ -64,6 +99,10 @@ class AcceptAll:
 
     @staticmethod
     def run_all(connection: Connection, writes: Sequence[Accept]) -> list[list[Accepted]]:
+        asked = [Asked(one.user_id, one.idempotency, one.at) for one in writes if one.idempotency is not None]
+        kept_out = let_in(connection, asked)
+        if any(kept_out):
+            return _without(connection, writes, iter(kept_out))
         rows = _Rows(connection, writes)
         results = [rows.add(accept) for accept in writes]
         rows.write(connection)
@@ -71,6 +110,16 @@ class AcceptAll:
             if accept.idempotency is not None:
                 remember(connection, accept.user_id, accept.at, accept.idempotency, [one.id for one in accepted])
         return results
+
+
+def _without(connection: Connection, writes: Sequence[Accept], kept_out: Iterator[Exception | None]) -> list[Any]:
+    """The results of all; of those that may not be taken it is why."""
+    results: list[Any] = [None if one.idempotency is None else next(kept_out) for one in writes]
+    places = [n for n, result in enumerate(results) if result is None]
+    accepted = AcceptAll.run_all(connection, [writes[n] for n in places]) if places else []
+    for n, one in zip(places, accepted, strict=True):
+        results[n] = one
+    return results
 
 
 class _Rows:

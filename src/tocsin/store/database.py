@@ -20,7 +20,8 @@ from tocsin import observe
 from tocsin.model import Busy
 from tocsin.ports.errors import Damaged
 from tocsin.store import dialects, faults
-from tocsin.store.totals import SERVICE, SLOT
+from tocsin.store.dialects import SLOT
+from tocsin.store.totals import SERVICE
 from tocsin.store.writer import Write, Writer
 
 READ_SECONDS = 5.0

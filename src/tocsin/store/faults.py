@@ -95,6 +95,11 @@ def is_conflict(error: BaseException) -> bool:
     return name_of(error) in _CONFLICTS
 
 
+def is_orphan(error: BaseException) -> bool:
+    """The row that a new one should belong to is not there."""
+    return name_of(error) in {"SQLITE_CONSTRAINT_FOREIGNKEY", "23503"}
+
+
 def is_for_all(error: BaseException) -> bool:
     """No other write would fare better now: of one that another process kept waiting, too, the next would wait as long."""
     return is_gone(error) or name_of(error).startswith((*_LOCKS, *_REFUSALS))

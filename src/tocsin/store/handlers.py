@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
+from tocsin.partitions import own_root, partition_of
 from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, Streak, SwitchOff
 from tocsin.ports.history import Page
 from tocsin.store import notices, statements
 from tocsin.store.database import Database
-from tocsin.store.queue import end_pending, rehome
+from tocsin.store.noting import note
+from tocsin.store.queue import end_of_handler, end_pending, rehome
 from tocsin.store.rows import HANDLER, handler_of, total_of
 from tocsin.store.standings import STATE, WORST_FIRST
 from tocsin.store.statements import chunks, run
@@ -122,6 +124,9 @@ def add_handler(connection: Connection, user_id: int, change: HandlerChange, at:
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if name != "disabled_reason"}
     row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
     handler_id = connection.execute(row).scalar_one()
+    note(connection, "handler", handler_id, user_id)
+    if change.partition is None:
+        connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     totals = Totals()
     totals[user_id, TOTAL_HANDLERS] += 1
     totals.write(connection)
@@ -139,10 +144,11 @@ def change_handler(
     statement = update(handlers).where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
     if expected_version is not None:
         statement = statement.where(handlers.c.version == expected_version)
-    if connection.execute(statement.values(version=handlers.c.version + 1, **values)).rowcount != 1:
+    changed = statement.values(version=handlers.c.version + 1, **values).returning(handlers.c.user_id)
+    user_id = connection.execute(changed).scalar()
+    if user_id is None:
         return False
-    if change.partition is not None:
-        rehome(connection, handler_id, change.partition)
+    note(connection, "handler", handler_id, user_id)
     if event is not None:
         _note(connection, handler_id, event)
     if change.is_enabled is False and most:
@@ -155,8 +161,8 @@ def switch_off(connection: Connection, what: SwitchOff) -> bool:
     change = HandlerChange(is_enabled=False, disabled_reason=what.event.detail)
     if not change_handler(connection, what.handler_id, change, what.version, what.event, most=0):
         return False
-    end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most, what.last_error)
     notices.record(connection, what.user_id, what.handler_id, what.event, what.notification_id)
+    end_pending(connection, what.handler_id, Status.FAILED, Reason.HANDLER_DISABLED, what.most, what.last_error)
     return True
 
 
@@ -177,8 +183,8 @@ def count_failure(connection: Connection, handler_id: int, at: Micros) -> Streak
         .where(handlers.c.id == handler_id)
         .values(failures=handlers.c.failures + 1, failing_since=func.coalesce(handlers.c.failing_since, at))
         .returning(handlers.c.failures, handlers.c.failing_since)
-    ).one()
-    return Streak(row[0], row[1])
+    ).first()
+    return Streak(0, None) if row is None else Streak(row[0], row[1])
 
 
 def unplaced(connection: Connection, after: int, limit: int) -> list[HandlerRow]:
@@ -187,23 +193,37 @@ def unplaced(connection: Connection, after: int, limit: int) -> list[HandlerRow]
 
 
 def place(connection: Connection, partitions: Mapping[int, int]) -> None:
-    for (handler_id,) in run(connection, PLACE, sorted(partitions.items())):
+    placed = run(connection, PLACE, sorted(partitions.items()))
+    if placed:
+        note(connection, "everything")
+    for (handler_id,) in placed:
         while not rehome(connection, handler_id, partitions[handler_id]):
             pass
 
 
 def delete_handler(connection: Connection, handler_id: int, at: Micros, most: int) -> bool:
-    """The secrets go at once; the row stays for the history that names it."""
+    """Up to `most` of what waits for it is cancelled."""
+    totals = Totals()
+    if not erase_handlers(connection, totals, handlers.c.id == handler_id, at):
+        return False
+    end_of_handler(connection, totals, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, most)
+    totals.write(connection)
+    return True
+
+
+def erase_handlers(connection: Connection, totals: Totals, which: ColumnElement[bool], at: Micros) -> list[int]:
+    """The ids of those that were there. Their secrets go at once; the rows stay for the history that names them.
+
+    `totals` are written by the caller, once all deliveries are locked.
+    """
+    live = select(handlers.c.id).where(which, handlers.c.deleted_at.is_(None)).order_by(handlers.c.id).with_for_update()
     gone = connection.execute(
         update(handlers)
-        .where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
+        .where(handlers.c.id.in_(live), handlers.c.deleted_at.is_(None))
         .values(deleted_at=at, settings=None, secret=None, is_enabled=False, version=handlers.c.version + 1)
-        .returning(handlers.c.user_id)
-    ).scalar()
-    if gone is None:
-        return False
-    totals = Totals()
-    totals[gone, TOTAL_HANDLERS] -= 1
-    totals.write(connection)
-    end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, most)
-    return True
+        .returning(handlers.c.id, handlers.c.user_id)
+    ).all()
+    for row in gone:
+        totals[row.user_id, TOTAL_HANDLERS] -= 1
+        note(connection, "handler", row.id, row.user_id)
+    return sorted(row.id for row in gone)

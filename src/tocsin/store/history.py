@@ -9,7 +9,7 @@ from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Severi
 from tocsin.ports.history import DeliveryFilter, Label, Labels, Page
 from tocsin.ports.intake import Idempotency
 from tocsin.store import statements
-from tocsin.store.accepting import remember
+from tocsin.store.accepting import Asked, let_in, remember
 from tocsin.store.database import Database
 from tocsin.store.filters import merged_ids, newest, replayable_deliveries
 from tocsin.store.queue import end
@@ -73,7 +73,10 @@ class SqlHistory:
     async def retry(
         self, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
     ) -> list[tuple[int, int]]:
-        return await self._database.write(retry, user_id, which, at, limit, idempotency)
+        retried = await self._database.write(retry, user_id, which, at, limit, idempotency)
+        if isinstance(retried, Exception):
+            raise retried
+        return retried
 
 
 def notifications_page(connection: Connection, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
@@ -205,13 +208,23 @@ def cancel_delivery(connection: Connection, user_id: int, delivery_id: int) -> l
 
 
 def _cancel(connection: Connection, user_id: int, which: ColumnElement[bool]) -> list[int]:
-    return end(connection, and_(which, deliveries.c.user_id == user_id), Status.CANCELLED, Reason.CANCELLED)
+    totals = Totals()
+    cancelled = end(connection, totals, and_(which, deliveries.c.user_id == user_id), Status.CANCELLED, Reason.CANCELLED)
+    totals.write(connection)
+    return cancelled
 
 
 def retry(
     connection: Connection, user_id: int, which: DeliveryFilter | int, at: Micros, limit: int, idempotency: Idempotency | None
-) -> list[tuple[int, int]]:
-    """Settled but not delivered ones wait again: a new schedule, the same delivery. How they had ended is kept."""
+) -> list[tuple[int, int]] | Exception:
+    """Settled but not delivered ones wait again: a new schedule, the same delivery. How they had ended is kept.
+
+    Why it may not be done now is returned, not raised: it is one write among others.
+    """
+    if idempotency is not None:
+        [kept_out] = let_in(connection, [Asked(user_id, idempotency, at)])
+        if kept_out is not None:
+            return kept_out
     chosen = replayable_deliveries(user_id, which, limit)
     rows = connection.execute(
         select(

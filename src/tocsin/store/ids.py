@@ -13,7 +13,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from tocsin.clock import Micros
-from tocsin.ports.errors import StoreError, WriteFailed
+from tocsin.ports.errors import OwnerGone, StoreError
 from tocsin.ports.ids import Era, Mark
 from tocsin.store import dialects, values
 from tocsin.store.database import Database
@@ -68,7 +68,7 @@ _TAKE = (  # no row that refers to them is written for a user who is being delet
 
 def take(connection: Connection, users: Collection[int], notifications: int, deliveries: int) -> NewIds:
     """So many ids for new rows of these users, none of them ever used before; in ascending order, so of two transactions that follow
-    each other the later has the higher ones. Raises WriteFailed if one of the users is gone."""
+    each other the later has the higher ones. Raises OwnerGone if one of the users is gone."""
     driver: Any = connection.connection
     cursor = driver.cursor()
     try:
@@ -79,7 +79,7 @@ def take(connection: Connection, users: Collection[int], notifications: int, del
     finally:
         cursor.close()
     if held < len(users):
-        raise WriteFailed("its user was deleted")
+        raise OwnerGone("its user was deleted")
     return NewIds(of_notifications, of_deliveries, now)
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select
 
 from tocsin.clock import Micros
 from tocsin.ports.intake import Accept, Accepted, Remembered
-from tocsin.store.accepting import AcceptAll
+from tocsin.store.accepting import AcceptAll, answer_of
 from tocsin.store.database import Database
 from tocsin.store.tables import idempotency
 
@@ -29,4 +29,4 @@ def remembered(connection: Connection, user_id: int, path: str, key: str, since:
     row = connection.execute(select(idempotency).where(*is_it, idempotency.c.created_at.between(since, until))).first()
     if row is None:
         return None
-    return Remembered(row.content, tuple(int(part) for part in row.answer.split(",") if part))
+    return Remembered(row.content, answer_of(row.answer))

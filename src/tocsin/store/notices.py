@@ -7,7 +7,7 @@ keeps the notice: so whatever happens in between, the owner is told. `told:{user
 from collections.abc import Callable
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select
 
 from tocsin.clock import Micros
 from tocsin.model import Reason
@@ -87,6 +87,11 @@ def tell(connection: Connection, telling: Telling) -> list[Accepted] | None:
         return None
     values.write(connection, f"told:{telling.user_id}", msgspec.json.encode(telling.told_at))
     return AcceptAll.run_all(connection, [telling.notice])[0]
+
+
+def forget(connection: Connection, user_id: int) -> None:
+    """The user is being deleted: nobody is to be told any more."""
+    connection.execute(delete(meta).where(or_(and_(*_begins(f"untold:{user_id}:")), meta.c.name == f"told:{user_id}")))
 
 
 def _begins(prefix: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

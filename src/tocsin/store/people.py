@@ -20,10 +20,11 @@ from tocsin.ports.people import (
     Session,
     UserLine,
 )
-from tocsin.store import statements
+from tocsin.store import notices, statements
 from tocsin.store.database import Database
-from tocsin.store.handlers import delete_handler
-from tocsin.store.queue import end_pending
+from tocsin.store.handlers import erase_handlers
+from tocsin.store.noting import note
+from tocsin.store.queue import end_of_handler
 from tocsin.store.statements import run, wait_for_turn
 from tocsin.store.tables import (
     attempts,
@@ -42,6 +43,7 @@ from tocsin.store.tables import (
     totals,
     users,
 )
+from tocsin.store.totals import Totals
 
 _ROWS_AT_ONCE = 100_000
 TOUCH_KEYS = statements.update(keys, key=("id",), given=("last_used_at",), where="last_used_at IS NULL OR last_used_at < {last_used_at}")
@@ -164,6 +166,7 @@ def set_administrator(connection: Connection, user: int, is_admin: bool) -> None
 
 def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
     connection.execute(update(users).where(users.c.id == user).values(time_zone=time_zone))
+    note(connection, "user", user)
 
 
 def person(connection: Connection, email: str) -> Person | None:
@@ -180,14 +183,14 @@ def take_sign_in(connection: Connection, token_hash: bytes, at: Micros) -> int |
 
 def add_session(connection: Connection, new: Session, living: Living, mark: bytes) -> None:
     """Anybody's that have ended go, and the longest unused ones of this user beyond MAX_SESSIONS."""
+    whose = users.c.id == new.user_id
+    known = connection.scalar(select(users.c.known_addresses).where(whose).with_for_update()) or b""  # first, as a new password does
     connection.execute(delete(sessions).where(or_(sessions.c.seen_at < living.seen_since, sessions.c.created_at < living.made_since)))
     theirs = select(sessions.c.token_hash).where(sessions.c.user_id == new.user_id).order_by(sessions.c.seen_at.desc())
     too_many = list(connection.scalars(theirs.offset(MAX_SESSIONS - 1)))
     connection.execute(delete(sessions).where(sessions.c.token_hash.in_(too_many)))
     connection.execute(insert(sessions).values(structs.asdict(new)))
     if mark:
-        whose = users.c.id == new.user_id
-        known = connection.scalar(select(users.c.known_addresses).where(whose).with_for_update()) or b""
         connection.execute(update(users).where(whose).values(known_addresses=_with_mark(known, mark)))
 
 
@@ -279,25 +282,31 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     """Their keys and sessions end, their handlers go with their secrets, what waits is cancelled; the history stays until retention."""
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
+    note(connection, "user", user)
     end_sessions(connection, user)
-    for (handler_id,) in connection.execute(select(handlers.c.id).where(handlers.c.user_id == user, handlers.c.deleted_at.is_(None))).all():
-        delete_handler(connection, handler_id, at, _ROWS_AT_ONCE)
-        while end_pending(connection, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE):
+    changes = Totals()
+    for handler_id in erase_handlers(connection, changes, handlers.c.user_id == user, at):
+        while end_of_handler(connection, changes, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, _ROWS_AT_ONCE):
             pass
+    changes.write(connection)
 
 
 def delete_user(connection: Connection, user: int) -> None:
-    """The user and everything of theirs. First the locks, so that nobody adds to it meanwhile, in the order in which others take them."""
+    """The user and everything of theirs. First the locks, in the order in which others take them: whoever writes something of theirs
+    meanwhile waits, and is told that they are gone.
+    """
     own = select(handlers.c.id).where(handlers.c.user_id == user)
     theirs = select(deliveries.c.id).where(deliveries.c.user_id == user)
-    for some in (select(users.c.id).where(users.c.id == user), own.order_by(handlers.c.id), theirs.order_by(deliveries.c.id)):
-        connection.execute(select(func.count()).select_from(some.with_for_update().subquery()))
+    for table, owner in ((users, "id"), (handlers, "user_id"), (deliveries, "user_id"), (totals, "user_id")):
+        rows = select(1).where(table.c[owner] == user).order_by(*table.primary_key.columns).with_for_update().subquery()
+        connection.execute(select(func.count()).select_from(rows))
     for table in (attempts, replays):
         connection.execute(delete(table).where(table.c.delivery_id.in_(theirs)))
     for table in (handler_events, handler_hours):
         connection.execute(delete(table).where(table.c.handler_id.in_(own)))
     for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, second_factors, recovery_codes, identities):
         connection.execute(delete(table).where(table.c.user_id == user))
+    notices.forget(connection, user)
     connection.execute(delete(users).where(users.c.id == user))
 
 
@@ -337,8 +346,10 @@ def _key_line(row: Row[Any]) -> KeyLine:
 def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None = None) -> bool:
     """False if there is no such key, or it was revoked before; or it is not this user's."""
     wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
-    done = connection.execute(update(keys).where(*wanted).values(revoked_at=at))
-    return done.rowcount == 1
+    if connection.execute(update(keys).where(*wanted).values(revoked_at=at)).rowcount != 1:
+        return False
+    note(connection, "key", key_id)
+    return True
 
 
 def key(connection: Connection, key_hash: bytes) -> KeyRow | None:

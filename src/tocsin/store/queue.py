@@ -201,12 +201,26 @@ def stopped_handlers(connection: Connection) -> list[tuple[int, Status, Reason]]
 
 
 def end_pending(connection: Connection, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None) -> int:
+    totals = Totals()
+    ended = end_of_handler(connection, totals, handler_id, status, reason, limit, error)
+    totals.write(connection)
+    return ended
+
+
+def end_of_handler(
+    connection: Connection, totals: Totals, handler_id: int, status: Status, reason: Reason, limit: int, error: str | None = None
+) -> int:
     some = select(deliveries.c.id).where(PENDING, deliveries.c.handler_id == handler_id).limit(limit)
-    return len(end(connection, deliveries.c.id.in_(some), status, reason, error))
+    return len(end(connection, totals, deliveries.c.id.in_(some), status, reason, error))
 
 
-def end(connection: Connection, which: ColumnElement[bool], status: Status, reason: Reason, error: str | None = None) -> list[int]:
-    """End those that are pending without an attempt; their ids. `error`: their last error, which otherwise stays as it was."""
+def end(
+    connection: Connection, totals: Totals, which: ColumnElement[bool], status: Status, reason: Reason, error: str | None = None
+) -> list[int]:
+    """End those that are pending without an attempt; their ids. `totals` are written by the caller, once all deliveries are locked.
+
+    `error`: their last error, which otherwise stays as it was.
+    """
     changes: dict[str, Any] = {"due_at": clock.now()}  # when it ended, for retention: there is no attempt to go by
     if error is not None:
         changes["last_error"] = error
@@ -216,11 +230,9 @@ def end(connection: Connection, which: ColumnElement[bool], status: Status, reas
         .values(status=int(status), last_reason=reason.value, **changes)
         .returning(deliveries.c.id, deliveries.c.user_id)
     ).all()
-    totals = Totals()
     for row in ended:
         totals[row.user_id, Status.PENDING] -= 1
         totals[row.user_id, status] += 1
-    totals.write(connection)
     return sorted(row.id for row in ended)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from tocsin.clock import SECOND, Micros
@@ -22,34 +23,44 @@ SETTLE_AT_ONCE = update(  # in one part, with the first attempt, in time
     given=("last_attempt_at",),
     fixed={**_ARRIVED, "attempt_count": 1, "late": False, "part": 1},
     guard=_STILL_PENDING,
+    where="deliveries.attempt_count < 2",
     returning=("id",),
 )
-_AFTER_MORE = ("attempt_count", "last_attempt_at", "late", "part")
-SETTLE_DELIVERED = update(deliveries, key=("id",), given=_AFTER_MORE, fixed=_ARRIVED, guard=_STILL_PENDING, returning=("id",))
-SETTLE_OTHERS = update(  # of an attempt from before a replay, only an arrival counts
+# A worker that was taken for dead may settle an attempt that another has noted as unknown, and may have followed by more.
+_AFTER_MORE = ("last_attempt_at", "late", "part")
+_COUNTED = ("attempt_count",)
+SETTLE_DELIVERED = update(
+    deliveries, key=("id",), given=_AFTER_MORE, raises=_COUNTED, fixed=_ARRIVED, guard=_STILL_PENDING, returning=("id",)
+)
+SETTLE_OTHERS = update(  # of an attempt from before a replay, or from before what is noted, only an arrival counts
     deliveries,
     key=("id", "replays"),
-    given=(*_AFTER_MORE, "status", "due_at", "step", "throttles", "may_have_arrived", "last_reason", "last_error"),
+    given=(*_AFTER_MORE, "attempt_count", "status", "due_at", "step", "throttles", "may_have_arrived", "last_reason", "last_error"),
     guard=_STILL_PENDING,
+    where="deliveries.attempt_count < {attempt_count} OR (deliveries.attempt_count = {attempt_count} AND"
+    " (deliveries.may_have_arrived OR coalesce(deliveries.last_attempt_at, 0) = coalesce({last_attempt_at}, 0)))",  # see `_Seen.is_past`
     returning=("id",),
 )
 # Of what had ended otherwise when it came, or was replayed meanwhile, under the status that it was seen to have.
-STATUSES = look(deliveries, key=("id",), wanted=("id", "status", "replays"))
-ARRIVED_LATE = update(deliveries, key=("id", "status"), given=_AFTER_MORE, fixed=_ARRIVED, returning=("id",))
+STATUSES = look(deliveries, key=("id",), wanted=("id", "status", "replays", "attempt_count", "may_have_arrived", "last_attempt_at"))
+ARRIVED_LATE = update(deliveries, key=("id", "status"), given=_AFTER_MORE, raises=_COUNTED, fixed=_ARRIVED, returning=("id",))
 COUNT_ATTEMPTS = update(  # a replay goes on from what has arrived, or may have
-    deliveries, key=("id", "status"), given=("attempt_count", "last_attempt_at", "may_have_arrived", "part"), returning=("id",)
+    deliveries, key=("id", "status"), given=("last_attempt_at", "may_have_arrived", "part"), raises=_COUNTED, returning=("id",)
 )
 _ATTEMPT = ("delivery_id", "number")
+_NOTED_BY_OTHERS = {"outcome": "unknown"}  # who made the attempt knows more
 ADD_LAST_ATTEMPTS = insert(  # with an answer to show
     attempts,
     given=(*_ATTEMPT, "at", "duration_us", "status_code", "response"),
     fixed={"outcome": "delivered", "reason": Reason.OK, "next_at": None, "provider_id": None, "detail": None},
     unless=_ATTEMPT,
+    replacing=_NOTED_BY_OTHERS,
 )
 ADD_ATTEMPTS = insert(
     attempts,
     given=(*_ATTEMPT, "at", "duration_us", "outcome", "reason", "status_code", "response", "next_at", "provider_id", "detail"),
     unless=_ATTEMPT,
+    replacing=_NOTED_BY_OTHERS,
 )
 HANDLERS_DELIVERED = update(  # to the second, so that of many within one only the first writes to the handler's page
     handlers,
@@ -95,7 +106,7 @@ class SettleAll:
         return applied
 
 
-def _settle_pending(connection: Connection, writes: Iterable[Settlement]) -> dict[int, int]:
+def _settle_pending(connection: Connection, writes: Iterable[Settlement], *, is_again: bool = False) -> dict[int, int]:
     """The status before of those that were pending, in the life that the attempt belongs to, and are settled now."""
     at_once: list[Any] = []
     delivered: list[Any] = []
@@ -104,7 +115,7 @@ def _settle_pending(connection: Connection, writes: Iterable[Settlement]) -> dic
         delivery = write.delivery
         if delivery.status is not _DELIVERED:
             others.append(_other(delivery))
-        elif delivery.attempt_count == delivery.part == 1 and not delivery.late:
+        elif delivery.attempt_count == delivery.part == 1 and not delivery.late and not is_again:
             at_once.append((delivery.id, delivery.last_attempt_at))
         else:
             delivered.append((delivery.id, *_after_more(delivery)))
@@ -124,21 +135,25 @@ def _settle_others(connection: Connection, writes: Sequence[Settlement]) -> tupl
     noted: set[int] = set()
     rest: list[Settlement] = list(writes)
     while rest:
-        seen = {row[0]: (row[1], row[2]) for row in run(connection, STATUSES, [(write.delivery.id,) for write in rest])}
+        seen = {row[0]: _Seen(*row[1:]) for row in run(connection, STATUSES, [(write.delivery.id,) for write in rest])}
         arrived: list[Any] = []
         tried: list[Any] = []
         pending: list[Settlement] = []  # again: it was sent once more meanwhile
         for write in rest:
             delivery, attempt = write.delivery, write.attempt
-            was, replays = seen.get(delivery.id, (None, 0))
-            if was == _PENDING and (delivery.status is _DELIVERED or delivery.replays == replays):
+            row = seen.get(delivery.id)
+            if row is None:
+                continue
+            if row.status == _PENDING and (delivery.status is _DELIVERED or not row.is_past(delivery)):
                 pending.append(write)
-            elif was is not None and delivery.status is _DELIVERED:
-                arrived.append((delivery.id, was, *_after_more(delivery)))
-            elif was is not None and attempt is not None:
-                tried.append((delivery.id, was, attempt.number, attempt.at, 1 if delivery.may_have_arrived else 0, delivery.part))
-        before |= _settle_pending(connection, pending)
-        before |= {delivery_id: seen[delivery_id][0] for (delivery_id,) in run(connection, ARRIVED_LATE, arrived)}
+            elif delivery.status is _DELIVERED:
+                arrived.append((delivery.id, row.status, *_after_more(delivery)))
+            elif attempt is not None and row.knows(attempt.number):
+                noted.add(delivery.id)
+            elif attempt is not None:
+                tried.append((delivery.id, row.status, attempt.at, 1 if delivery.may_have_arrived else 0, delivery.part, attempt.number))
+        before |= _settle_pending(connection, pending, is_again=True)
+        before |= {delivery_id: seen[delivery_id].status for (delivery_id,) in run(connection, ARRIVED_LATE, arrived)}
         noted |= {delivery_id for (delivery_id,) in run(connection, COUNT_ATTEMPTS, tried)}
         known = before.keys() | noted
         wanted = {write.delivery.id for write in pending}.union(row[0] for row in arrived + tried)
@@ -146,8 +161,30 @@ def _settle_others(connection: Connection, writes: Sequence[Settlement]) -> tupl
     return before, noted
 
 
+class _Seen(Struct, frozen=True):
+    """A delivery as it was found."""
+
+    status: int
+    replays: int
+    attempt_count: int
+    may_have_arrived: bool
+    last_attempt_at: Micros | None
+
+    def knows(self, number: int) -> bool:
+        """Whether what came of that attempt is noted, or of a later one."""
+        return self.attempt_count > number or (self.attempt_count == number and not self.may_have_arrived)
+
+    def is_past(self, decided: Delivery) -> bool:
+        """Whether what was decided is of an earlier life, or of an attempt that something else is known of already. Of one that is only
+        noted as unknown, it says more."""
+        if self.replays != decided.replays or self.attempt_count > decided.attempt_count:
+            return True
+        is_same = (self.last_attempt_at or 0) == (decided.last_attempt_at or 0)
+        return self.attempt_count == decided.attempt_count and not self.may_have_arrived and not is_same
+
+
 def _after_more(delivery: Delivery) -> tuple[Any, ...]:
-    return delivery.attempt_count, delivery.last_attempt_at, 1 if delivery.late else 0, delivery.part
+    return delivery.last_attempt_at, 1 if delivery.late else 0, delivery.part, delivery.attempt_count
 
 
 def _other(delivery: Delivery) -> tuple[Any, ...]:

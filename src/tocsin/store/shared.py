@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from tocsin.ports.changes import Changes
 from tocsin.ports.claims import Claims
 from tocsin.ports.workers import Overviews, Workers
+from tocsin.store.changes import SqlChanges
 from tocsin.store.claims import SqlClaims
 from tocsin.store.overview import SqlOverviews
 from tocsin.store.sql import SqlStore
@@ -20,6 +22,7 @@ class SharedStore:
         self.workers: Workers = SqlWorkers(store.database, changed)
         self.claims: Claims = SqlClaims(store.database)
         self.overviews: Overviews = SqlOverviews(store.database)
+        self.changes: Changes = SqlChanges(store.database)
 
     async def close(self) -> None:
         """Before the store itself."""

@@ -67,6 +67,7 @@ changes = Table(
     Column("id", BigInteger, primary_key=True),
     Column("what", Text, nullable=False),
     Column("ref", BigInteger),
+    Column("user_id", BigInteger),
     Column("at", Time, nullable=False),
 )
 

@@ -39,6 +39,7 @@ from tocsin.store.standings import SqlStandings
 from tocsin.store.tidying import SqlTidying
 from tocsin.store.values import SqlValues
 from tocsin.store.vitals import SqlVitals, note_alive
+from tocsin.store.writer import MAX_TRIES_IN_CONFLICT
 
 T = TypeVar("T")
 
@@ -79,9 +80,16 @@ def read_now(engine: Engine, read: Callable[[Connection], T], seconds: float = 3
 
 
 def write_now(engine: Engine, write: Callable[[Connection], T], *, is_long: bool = False) -> T:
-    """One write in a transaction of its own, for commands that run beside the service or before it."""
-    try:
-        with dialects.of(engine).writing(engine, is_long=is_long) as connection:
-            return write(connection)
-    except DBAPIError as error:
-        raise StoreError(faults.sentence(error)) from error
+    """One write in a transaction of its own, for commands that run beside the service or before it.
+
+    It is made again if it met another transaction, unless it `is_long`; so it must change nothing but the store.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            with dialects.of(engine).writing(engine, is_long=is_long) as connection:
+                return write(connection)
+        except DBAPIError as error:
+            if is_long or tries >= MAX_TRIES_IN_CONFLICT or not faults.is_conflict(error):
+                raise StoreError(faults.sentence(error)) from error

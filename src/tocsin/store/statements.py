@@ -77,9 +77,21 @@ class Statement:
         return f"{_doubled(self._before)} {source} {_doubled(self._after)}"
 
 
-def insert(table: Table, given: Names, fixed: Mapping[str, Any] | None = None, unless: Names = (), returning: Names = ()) -> Statement:
-    """`unless`: a key; rows that are there already are left as they are, and nothing is returned of them."""
+def insert(
+    table: Table,
+    given: Names,
+    fixed: Mapping[str, Any] | None = None,
+    unless: Names = (),
+    replacing: Mapping[str, Any] | None = None,
+    returning: Names = (),
+) -> Statement:
+    """`unless`: a key; rows that are there already are left as they are, but for those that are as `replacing` says; nothing is returned of
+    them."""
     after = f"ON CONFLICT ({', '.join(unless)}) DO NOTHING" if unless else ""
+    if replacing:
+        sets = [f"{name} = excluded.{name}" for name in (*given, *(fixed or {})) if name not in unless]
+        old = [f"{table.name}.{name} = {literal(value)}" for name, value in replacing.items()]
+        after = f"ON CONFLICT ({', '.join(unless)}) DO UPDATE SET {', '.join(sets)} WHERE {' AND '.join(old)}"
     return _insert(table, given, len(unless), fixed or {}, after, returning)
 
 
@@ -96,18 +108,21 @@ def update(
     key: Names,
     given: Names = (),
     adds: Names = (),
+    raises: Names = (),
     fixed: Mapping[str, Any] | None = None,
     guard: Mapping[str, Any] | None = None,
     where: str = "",
     returning: Names = (),
 ) -> Statement:
-    """Rows by `key`. Nothing happens to those that are not as `guard` and `where` say; `{name}` in it is what the row brings."""
-    columns = key + given + adds
+    """Rows by `key`. What they bring for `adds` is added to what is there, and for `raises` only counts if it is more. Nothing happens to
+    rows that are not as `guard` and `where` say; `{name}` in it is what the row brings."""
+    columns = key + given + adds + raises
     places = [f"v.column{n}" for n, _ in enumerate(columns, 1)]
     place = dict(zip(columns, places, strict=True))  # of a column that is compared and changed, the new value
     conditions = [f"{table.name}.{name} = {before}" for name, before in zip(key, places, strict=False)]
     sets = [f"{name} = {place[name]}" for name in given]
     sets += [f"{name} = {table.name}.{name} + {place[name]}" for name in adds]
+    sets += [f"{name} = CASE WHEN {table.name}.{name} > {place[name]} THEN {table.name}.{name} ELSE {place[name]} END" for name in raises]
     sets += [f"{name} = {literal(value)}" for name, value in (fixed or {}).items()]
     conditions += [f"{_not_by(value)}{table.name}.{name} = {literal(value)}" for name, value in (guard or {}).items()]
     if where:

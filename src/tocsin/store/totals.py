@@ -11,15 +11,14 @@ from sqlalchemy import Connection, delete, select, tuple_
 
 from tocsin.clock import Micros
 from tocsin.ports.tidying import Swept
+from tocsin.store.dialects import SLOT
 from tocsin.store.statements import run, upsert
 from tocsin.store.tables import totals
 
 FOLDED: Final = 0
 """The slot of what has been folded; nobody writes to it otherwise."""
 SERVICE, COMMANDS = 1, 2
-"""The slots of the service and of the commands beside it."""
-SLOT: Final = "totals_slot"
-"""The option of an engine that says which is its own; without it, it is a command's."""
+"""The slots of a service that is alone, and of the commands beside it. Where processes share the store, each has one of its own."""
 
 ADD_TOTALS = upsert(totals, key=("user_id", "what", "slot"), adds=("n",))
 

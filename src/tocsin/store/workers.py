@@ -20,13 +20,12 @@ from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners
 from tocsin.store.database import Database
 from tocsin.store.dialects.listening import Listener
 from tocsin.store.dialects.quick import Quick, Session
+from tocsin.store.noting import NEWS
 from tocsin.store.queue import rehome
 from tocsin.store.rows import PENDING
 from tocsin.store.tables import deliveries, handlers
 
 MAX_PAYLOAD = 200  # wakings in one NOTIFY, whose text has 8,000 bytes at most
-NEWS = "tocsin_news"
-"""The channel on which processes are told that something changed which they may remember."""
 _JOINING = 0x746A6F69  # "tjoi", an advisory lock
 
 log = structlog.get_logger(__name__)

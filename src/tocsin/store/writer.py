@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from tocsin import observe
 from tocsin.model import Busy
-from tocsin.ports.errors import Damaged, WriteFailed
+from tocsin.ports.errors import Damaged, OwnerGone, WriteFailed
 from tocsin.store import faults
 from tocsin.store.dialects import Session, Unanswered
 
@@ -228,7 +228,7 @@ class Writer:
             self._note_trouble(faults.sentence(error), faults.words_of(error))
             return _busy()
         if faults.is_of_driver(error):
-            failed = WriteFailed(faults.words_of(error))
+            failed = (OwnerGone if faults.is_orphan(error) else WriteFailed)(faults.words_of(error))
             failed.__cause__ = error
             return failed
         return error

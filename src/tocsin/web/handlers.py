@@ -198,7 +198,9 @@ def _form(
     trial: Any = None,
     status: int = 200,
 ) -> Response:
-    """Stored secrets are shown masked and locked; what somebody has just typed comes back as it was, except for secrets."""
+    """Stored secrets are shown masked and locked. What somebody has just typed comes back as it was, secrets too: nobody else gets this
+    answer, no cache keeps it, and otherwise they would have to type everything again after each test and each typo.
+    """
     fields = fields_of(channel.settings)
     shown = shown_settings(handler, clear=False) if handler is not None else {}
     for name in fields:

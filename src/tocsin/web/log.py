@@ -1,11 +1,9 @@
 """The delivery log: what was sent, what the provider said, what happens next."""
 
 import contextlib
-import csv
-import io
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, tzinfo
 from urllib.parse import urlencode
 
@@ -21,6 +19,7 @@ from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter, Labels
 from tocsin.web.language import N_, Translate, translations
 from tocsin.web.render import SEVERITY_WORDS, STATUS_WORDS
+from tocsin.web.sheets import rows_of
 from tocsin.web.visit import Visit
 
 ROWS = 50
@@ -40,7 +39,6 @@ _TITLES = {
     "to": N_("To"),
     "search": N_("Text"),
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Filters(Struct, frozen=True):
@@ -266,21 +264,18 @@ _COLUMNS = (
 
 async def _lines(visit: Visit, which: DeliveryFilter, form: str) -> AsyncGenerator[str, None]:
     if form == "csv":
-        yield ",".join(_COLUMNS) + "\r\n"
+        yield rows_of([_COLUMNS])
     for number in range(1, MAX_EXPORTED // EXPORTED_AT_ONCE + 1):
         found = await visit.service.deliveries.page(visit.who.id, which, number, EXPORTED_AT_ONCE)
         labels = await visit.service.deliveries.labels(visit.who.id, found.rows)
-        out = io.StringIO()
-        writer = csv.writer(out)
-        for row in found.rows:
-            values = _values(row, labels)
-            if form == "csv":
-                writer.writerow([_harmless(value) for value in values])
-            else:
-                out.write(json.dumps(dict(zip(_COLUMNS, values, strict=True)), ensure_ascii=False) + "\n")
-        yield out.getvalue()
+        rows = [_values(row, labels) for row in found.rows]
+        yield rows_of(rows) if form == "csv" else "".join(map(_line, rows))
         if len(found.rows) < EXPORTED_AT_ONCE:
             return
+
+
+def _line(values: Sequence[object]) -> str:
+    return json.dumps(dict(zip(_COLUMNS, values, strict=True)), ensure_ascii=False) + "\n"
 
 
 def _values(row: Delivery, labels: Labels) -> tuple[object, ...]:
@@ -291,8 +286,3 @@ def _values(row: Delivery, labels: Labels) -> tuple[object, ...]:
     title = label.title or label.text if label else ""
     fixed = (row.status.word, row.attempt_count, zones.shown(row.created_at, UTC), last, row.last_error)
     return (row.id, row.notification_id, title, row.handler_id, name, type_, *fixed)
-
-
-def _harmless(value: object) -> object:
-    """A spreadsheet must not take a user's text for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

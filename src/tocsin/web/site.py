@@ -17,6 +17,7 @@ from tocsin.api.kinds import MAX_ID
 from tocsin.api.proxies import transport_security
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
+from tocsin.ports.errors import OwnerGone
 from tocsin.web import account, assets, confirm, guides, handlers, keys, log, reference, send, sign_in, users
 from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
@@ -139,6 +140,8 @@ class Site:
             return visit.problem(403, origin=forged.origin, expected=expected)
         except TooLarge:
             return visit.problem(413)
+        except OwnerGone:
+            return _to_sign_in(visit)
         except Invalid as invalid:
             return visit.problem(422, faults=invalid.faults)
         except Busy as busy:
@@ -173,9 +176,7 @@ class Site:
         visit.path = request.path_params
         await visit.recognize()
         if whom != "anybody" and visit.visitor is None:
-            if visit.is_fragment:
-                return Response(status_code=204, headers={"HX-Redirect": f"{visit.prefix}/sign-in"})
-            return visit.go(sign_in.sign_in_path(request))
+            return _to_sign_in(visit)
         if request.method == "POST":
             try:
                 await visit.read_form()
@@ -202,3 +203,10 @@ class Site:
             request.scope["path_params"], request.scope[_ROUTE] = values, path
             return handle, whom, ""
         return None, "", ", ".join(sorted(others))
+
+
+def _to_sign_in(visit: Visit) -> Response:
+    """They are nobody, or nobody any more."""
+    if visit.is_fragment:
+        return Response(status_code=204, headers={"HX-Redirect": f"{visit.prefix}/sign-in"})
+    return visit.go(sign_in.sign_in_path(visit.request))

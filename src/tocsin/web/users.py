@@ -49,8 +49,8 @@ async def set_role(visit: Visit) -> Response:
     is_admin = visit.text("is_admin") == "1"
     if is_admin:
         await confirm.demand(visit)
-    await visit.service.administration.set_role(visit.path["id"], is_admin)
-    return visit.go("/" if visit.path["id"] == visit.who.id and not is_admin else "/users?done=role")
+    await visit.service.administration.set_role(visit.who, visit.path["id"], is_admin)
+    return visit.go("/users?done=role")
 
 
 async def disable(visit: Visit) -> Response:

@@ -106,7 +106,10 @@ class Delivering:
         if task.cancelled():
             run.came_back(engine.UNTRIED)
             run.settled(None)
-        elif error := task.exception():
+        elif isinstance(error := task.exception(), Busy):
+            observe.seldom(log.warning, "handlers.not_read", why=str(error))
+            self._look_again(job.delivery, run)
+        elif error is not None:
             observe.seldom(log.error, "attempt.failed", delivery=job.delivery.id, exc_info=error)
             self._look_again(job.delivery, run)
         elif (loaded := task.result()) is None:

@@ -19,6 +19,7 @@ from tocsin.flow.delivery.settle import Decision, decide, ended_without_attempt,
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.pace import Pacer
 from tocsin.model import Attempt, Delivery, Reason, Status, Unknown
+from tocsin.ports.ledger import UnderWay
 from tocsin.ports.queue import Queue
 from tocsin.settings import Settings
 
@@ -49,27 +50,25 @@ class _Run:
         self.done.set_result(None)
 
 
-async def recover(
-    under_way: Iterable[tuple[int, int, Micros]], queue: Queue, directory: Directory, keeping: Keeping, settings: Settings
-) -> None:
-    """Keep what was `under_way` (delivery id, attempt number, start) as unknown, unless its outcome had been kept.
+async def recover(under_way: Iterable[UnderWay], queue: Queue, directory: Directory, keeping: Keeping, settings: Settings) -> None:
+    """Keep what was `under_way` as unknown, unless its outcome had been kept.
 
-    Also where the delivery has been cancelled, skipped or ended otherwise meanwhile: it keeps its status, and its log and its replay
-    say that it may have arrived.
+    Also where the delivery has been cancelled, skipped or ended otherwise meanwhile, or waits again since somebody replayed it: it keeps
+    its status, and its log and its replay say that it may have arrived.
     """
-    lost = {(delivery_id, number): at for delivery_id, number, at in under_way}
+    lost = {(one.delivery_id, one.number): one for one in under_way}
     endings: list[Ending] = []
     runs: list[_Run] = []
     for row in await queue.named(list({delivery_id for delivery_id, _ in lost})):
         number = row.attempt_count + 1  # any other has been kept or was never made: the file alone proves nothing
-        at = lost.get((row.id, number))
-        if at is None or row.status is Status.DELIVERED:
+        found = lost.get((row.id, number))
+        if found is None or found.replays > row.replays or row.status is Status.DELIVERED:
             continue
         now = clock.now()
-        at = min(max(at, row.created_at), now)
-        delivery = replace(row, attempt_count=number, last_attempt_at=at, late=is_late(row, at))
+        at = min(max(found.at, row.created_at), now)
+        delivery = replace(row, attempt_count=number, last_attempt_at=at, late=is_late(row, at), replays=found.replays)
         loaded = await directory.loaded(row.handler_id)
-        decision = _decide(delivery, loaded, settings, now)
+        decision = _decide(delivery, found.replays < row.replays, loaded, settings, now)
         reason = Reason.CUT if decision.reason is Reason.HANDLER_DELETED else decision.reason
         log_row = Attempt(row.id, number, at, 0, "unknown", reason, None, _LOST.detail, decision.due_at)
         runs.append(_Run())
@@ -79,9 +78,9 @@ async def recover(
     await asyncio.gather(*(run.done for run in runs))
 
 
-def _decide(delivery: Delivery, loaded: Loaded | None, settings: Settings, now: Micros) -> Decision:
+def _decide(delivery: Delivery, is_replayed: bool, loaded: Loaded | None, settings: Settings, now: Micros) -> Decision:
     maybe = replace(delivery, may_have_arrived=True)
-    if delivery.status is not Status.PENDING:
+    if is_replayed or delivery.status is not Status.PENDING:
         return Decision(maybe, Reason.CUT)
     if loaded is None:
         return ended_without_attempt(maybe, Status.CANCELLED, Reason.HANDLER_DELETED, clock.now())

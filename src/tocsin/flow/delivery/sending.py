@@ -50,7 +50,7 @@ class Sending(Attempt[engine.Run], kw_only=True, eq=False, gc=False):
         """Noted before anything goes out, so that a crash leaves a trace of it, and of nothing else."""
         if self.slot < 0:
             context = self.context
-            self.slot = self.rooms.keeping.ledger.begin(self.job.delivery.id, context.attempt, context.now)
+            self.slot = self.rooms.keeping.ledger.begin(self.job.delivery, context.attempt, context.now)
 
     async def look_up_posts(self) -> Refused | str:
         loaded, rooms = self.loaded, self.rooms

@@ -16,6 +16,7 @@ from tocsin.flow.egress import Egress
 from tocsin.flow.pace import Pacer, handed_at
 from tocsin.model import Refused, Status
 from tocsin.ports.claims import Claimed, Claims, Throttled
+from tocsin.ports.ledger import UnderWay
 from tocsin.ports.queue import Queue
 from tocsin.ports.workers import Taken
 from tocsin.settings import Settings
@@ -42,12 +43,14 @@ class TakeOver:
         crashed = {one.partition: one for one in taken if one.is_crashed}
         if not crashed:
             return
-        claimed: dict[int, list[Claimed]] = defaultdict(list)
-        for claim in await self._claims.of(crashed.keys(), clock.now() - _LONGEST):
-            claimed[claim.delivery.partition].append(claim)
+        claims = await self._claims.of(crashed.keys(), clock.now() - _LONGEST)
         throttled: list[Throttled] = list(await self._claims.throttled(crashed.keys()))
-        handlers = {claim.delivery.handler_id for some in claimed.values() for claim in some} | {one.handler_id for one in throttled}
-        await self._directory.prepare(handlers)
+        await self._directory.prepare({claim.delivery.handler_id for claim in claims} | {one.handler_id for one in throttled})
+        claimed: dict[int, list[Claimed]] = defaultdict(list)
+        for claim in claims:
+            loaded = await self._directory.loaded(claim.delivery.handler_id)
+            home = claim.delivery.partition if loaded is None else loaded.partition
+            claimed[home if home in crashed else next(iter(crashed))].append(claim)
         for one in throttled:
             loaded = await self._directory.loaded(one.handler_id)
             if loaded is not None:
@@ -90,9 +93,8 @@ class TakeOver:
             loaded = await self._directory.loaded(handler_id)
             if loaded is not None and loaded.paces:
                 self._pacer.remember(loaded.paces, times, time.monotonic())
-        await recover(
-            [(claim.delivery.id, claim.number, claim.at) for claim in lost], self._queue, self._directory, self._keeping, self._settings
-        )
+        under_way = [UnderWay(claim.delivery.id, claim.number, claim.delivery.replays, claim.at) for claim in lost]
+        await recover(under_way, self._queue, self._directory, self._keeping, self._settings)
 
     async def _starts_of(self, claim: Claimed) -> list[Micros]:
         """When the parts of an attempt may have begun: what is not known counts as now. Which of them had arrived is kept only with the

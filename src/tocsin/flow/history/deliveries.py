@@ -9,13 +9,13 @@ from tocsin import clock
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.states import next_start
-from tocsin.flow.intake.repeats import Repeats
+from tocsin.flow.intake.repeats import Repeats, answer_of
 from tocsin.flow.pace import Pacer
 from tocsin.flow.words import Event, events, turn
 from tocsin.model import REPLAYABLE, Attempt, Delivery, Missing, Notification, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.history import DeliveryFilter, History, Labels, Page
-from tocsin.ports.intake import Idempotency
+from tocsin.ports.intake import Answered, Idempotency
 
 MAX_RETRIED = 10_000  # deliveries of one request
 MAX_COUNTED = 10_000  # deliveries before another
@@ -128,7 +128,10 @@ class Deliveries:
             if isinstance(which, int) and await self._history.delivery(user_id, which) is None:
                 raise Missing
             now = clock.now()
-            retried = await self._history.retry(user_id, which, now, MAX_RETRIED, idempotency)
+            try:
+                retried = await self._history.retry(user_id, which, now, MAX_RETRIED, idempotency)
+            except Answered as answered:
+                return answer_of(answered.remembered, idempotency)[0]
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
         return len(retried)

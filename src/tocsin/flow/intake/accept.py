@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from tocsin.flow.directory import Directory
 from tocsin.flow.intake.plan import plan
-from tocsin.flow.intake.repeats import Repeats
+from tocsin.flow.intake.repeats import Repeats, answer_of
 from tocsin.metrics import Metrics
 from tocsin.model import Draft, Fault, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.intake import Accept, Accepted, Idempotency, Intake
+from tocsin.ports.intake import Accept, Accepted, Answered, Idempotency, Intake
 from tocsin.ports.queue import Waiting
 
 
@@ -41,7 +41,10 @@ class Accepting:
             if answer is not None:
                 return answer
             planned = plan(drafts, await self._directory.briefs(user_id), batch, faults)
-            accepted = await self._intake.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
+            try:
+                accepted = await self._intake.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
+            except Answered as answered:
+                return answer_of(answered.remembered, idempotency)
             return [one.id for one in accepted]
 
     async def notice(self, user_id: int, draft: Draft | None) -> tuple[Accept | None, Callable[[list[Accepted]], None]]:

@@ -5,18 +5,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from typing import TypeAlias
 
 from tocsin import clock
-from tocsin.clock import DAY, Micros
 from tocsin.model import Fault, InFlight, Invalid
-from tocsin.ports.intake import Idempotency, Intake
-
-IDEMPOTENCY_WINDOW: Micros = DAY
+from tocsin.ports.intake import REMEMBERED_FOR, Idempotency, Intake, Remembered
 
 Answer: TypeAlias = tuple[int, ...]  # ids, or a count
 _NEW = nullcontext[Answer | None](None)
 
 
 class Repeats:
-    """Idempotency keys: those under way in memory, those of the last day in the store."""
+    """Idempotency keys: those under way in memory (those of other processes are known to the store), those of the last day in the store."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -42,12 +39,14 @@ class Repeats:
 
     async def _answer(self, user_id: int, idempotency: Idempotency) -> Answer | None:
         now = clock.now()
-        # At most as far ahead: what a clock noted that was years ahead would swallow new messages for years.
-        window = (now - IDEMPOTENCY_WINDOW, now + IDEMPOTENCY_WINDOW)
+        window = (now - REMEMBERED_FOR, now + REMEMBERED_FOR)
         found = await self._intake.remembered(user_id, idempotency.path, idempotency.key, *window)
-        if found is None:
-            return None
-        if found.content != idempotency.content:
-            detail = "This idempotency key was used with other content."
-            raise Invalid(Fault("idempotency_mismatch", "Idempotency key reused", detail, "Idempotency-Key"))
-        return found.answer
+        return None if found is None else answer_of(found, idempotency)
+
+
+def answer_of(found: Remembered, idempotency: Idempotency | None) -> Answer:
+    """What the first request was answered with. Raises Invalid if it had other content."""
+    if idempotency is None or found.content != idempotency.content:
+        detail = "This idempotency key was used with other content."
+        raise Invalid(Fault("idempotency_mismatch", "Idempotency key reused", detail, "Idempotency-Key"))
+    return found.answer

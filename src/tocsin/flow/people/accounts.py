@@ -76,13 +76,14 @@ class Accounts:
         if len(email.encode("utf-8", "replace")) > MAX_EMAIL_BYTES:
             return None
         person = await self._users.person(email)
-        async with self._tries.one(self._devices.counted(person, email, client)) as one:
+        counted = self._devices.counted(person, email, client)
+        async with self._tries.one(counted) as one:
             hashed = person.password_hash if person is not None else None
-            fits = await passwords.fits(hashed or self._nobodys, password, client)
+            fits = await passwords.fits(hashed or self._nobodys, password, counted, client)
             one.is_right = fits and hashed is not None
             if person is not None and hashed is not None and fits and is_hash_of_old(hashed):
                 with contextlib.suppress(Busy):  # the next time is soon enough
-                    renewed = await passwords.in_turn(client, hash_password, password)
+                    renewed = await passwords.in_turn(counted, client, hash_password, password)
                     await self._users.renew_hash(person.id, hashed, renewed)
         return person if one.is_right else None
 

@@ -53,8 +53,10 @@ class Administration:
             raise Invalid(Fault("invalid", "Not possible", "This is the last administrator.", "email"))
         return address, token
 
-    async def set_role(self, user: int, is_admin: bool) -> None:
-        """As `tocsin users set --admin` and `--no-admin`. Raises Missing, and Invalid for the last administrator."""
+    async def set_role(self, by: Visitor, user: int, is_admin: bool) -> None:
+        """As `tocsin users set --admin` and `--no-admin`. Raises Missing, and Invalid for oneself and for the last administrator."""
+        if user == by.id:
+            raise Invalid(Fault("invalid", "Not possible", "You cannot change your own role.", "user"))
         await self._there(user)
         if not await self._users.set_role(user, is_admin):
             raise Invalid(_LAST)

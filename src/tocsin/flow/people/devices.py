@@ -38,10 +38,10 @@ class Devices:
         account = f"account {person.id}" if person is not None else f"account {fingerprint(email.lower())}"
         address = f"address {client.counted_as}"
         if person is not None and (device := self._known_device(person, client)) is not None:
-            return Counted(f"device {device} {account}")
+            return Counted(f"device {device} {account}", is_known=True)
         own = f"{address} {account}"
         if person is not None and self._is_known_address(person, client):
-            return Counted(own, (address,))
+            return Counted(own, (address,), is_known=True)
         return Counted(own, (address, account))
 
     def _known_device(self, person: Person, client: Client) -> str | None:

@@ -1,6 +1,5 @@
 """Passwords: which ones are taken, and how they are checked and changed."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -8,14 +7,16 @@ from typing import ParamSpec, TypeVar
 from tocsin.flow import pools
 from tocsin.flow.people.clients import Client, Visitor
 from tocsin.flow.people.tries import Counted, Tries
-from tocsin.model import Fault, Invalid
+from tocsin.model import Busy, Fault, Invalid
 from tocsin.ports.people import Users
 from tocsin.vault import check_password, fingerprint, hash_password
 
 MIN_PASSWORD, MAX_PASSWORD = 10, 1024  # characters
+MAX_STRANGERS_WAITING = pools.MAX_PASSWORDS_WAITING // 2
+_TOO_MANY = "too many people are signing in at this moment"
 COMMON = Path(__file__).with_name("common_passwords.txt")
 _LENGTH = "A password takes {least} to {most} characters, and this one has {length}."
-_REPEATED = re.compile(r"(.{1,4}?)\1{2,}.{0,3}", re.DOTALL)
+_LONGEST_REPEATED = 4  # characters of which a long password may not merely consist, again and again
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,22 +33,32 @@ def fault_of(password: str, email: str, parameter: str = "new") -> Fault | None:
     word, address = password.strip().casefold(), email.strip().casefold()
     if word in {address, address.partition("@")[0]}:
         return Fault("invalid", "Not a usable value", "The e-mail address cannot be the password: it is what others try first.", parameter)
-    if word in COMMON.read_text(encoding="utf-8").split() or _REPEATED.fullmatch(word):
+    if word in COMMON.read_text(encoding="utf-8").split() or _is_repeated(password):
         return Fault("invalid", "Not a usable value", "This password is too common: it is among the first that others try.", parameter)
     return None
+
+
+def _is_repeated(password: str) -> bool:
+    size = len(password)
+    return any((password[:period] * size)[:size] == password for period in range(1, _LONGEST_REPEATED + 1))
 
 
 # ------------------------------------------------------------------------------------------------- checked and changed
 
 
-async def in_turn(client: Client, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What takes 19 MiB and a core for a moment, one after the other, addresses in turn. Raises Busy."""
-    return await pools.here().passwords.run(client.counted_as, call, *args, **kwargs)
+async def in_turn(counted: Counted, client: Client, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What takes 19 MiB and a core for a moment, one after the other, addresses in turn. Strangers fill half of the queue at most, so that
+    however many they are, who has signed in before finds room. Raises Busy.
+    """
+    pool = pools.here().passwords
+    if not counted.is_known and pool.waiting >= MAX_STRANGERS_WAITING:
+        raise Busy(_TOO_MANY)
+    return await pool.run(client.counted_as, call, *args, **kwargs)
 
 
-async def fits(hashed: str, password: str, client: Client) -> bool:
+async def fits(hashed: str, password: str, counted: Counted, client: Client) -> bool:
     """Raises Busy."""
-    return await in_turn(client, check_password, hashed, password[:MAX_PASSWORD])
+    return await in_turn(counted, client, check_password, hashed, password[:MAX_PASSWORD])
 
 
 class Passwords:
@@ -67,8 +78,9 @@ class Passwords:
         hashed = person.password_hash if person is not None else None
         if hashed is None:
             return False
-        async with self._tries.one(Counted(f"session {fingerprint(visitor.session.hex())}")) as one:
-            one.is_right = await fits(hashed, password, client)
+        counted = _within(visitor)
+        async with self._tries.one(counted) as one:
+            one.is_right = await fits(hashed, password, counted, client)
         return one.is_right
 
     async def change(self, visitor: Visitor, old: str, new: str, client: Client) -> None:
@@ -80,4 +92,9 @@ class Passwords:
             faults.append(fault)
         if faults:
             raise Invalid(*faults)
-        await self._users.set_password(visitor.id, await in_turn(client, hash_password, new))
+        await self._users.set_password(visitor.id, await in_turn(_within(visitor), client, hash_password, new))
+
+
+def _within(visitor: Visitor) -> Counted:
+    """What somebody tries in a session of theirs counts there."""
+    return Counted(f"session {fingerprint(visitor.session.hex())}", is_known=True)

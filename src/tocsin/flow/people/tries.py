@@ -28,11 +28,12 @@ class Throttled(Exception):
 
 class Counted(Struct, frozen=True):
     """What a try counts against, by short names. `own`: this account as tried by this client, which is all that a success clears.
-    `others`: what more people have a share in, such as the client's address.
+    `others`: what more people have a share in, such as the client's address. `is_known`: this client has been let in there before.
     """
 
     own: str
     others: tuple[str, ...] = ()
+    is_known: bool = False
 
     @property
     def all(self) -> tuple[str, ...]:

@@ -1,9 +1,12 @@
 """What SQLite and PostgreSQL do differently, behind one seam. A process loads only the one that it uses."""
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine
+
+SLOT: Final = "totals_slot"
+"""The option of an engine or a connection that says which slot of `totals` is its own; without it, it is a command's."""
 
 
 class Unanswered(Exception):
@@ -30,7 +33,7 @@ class Session(Protocol):
         ...
 
     def others_wrote(self) -> bool:
-        """Whether another process has written since this was asked last, or may have."""
+        """Whether another process has written since this was asked last, or may have. Raises if the database is away."""
         ...
 
     def wait_for_others(self, seconds: float) -> None:

@@ -21,8 +21,8 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.ports.errors import StoreError
-from tocsin.store import migrations
-from tocsin.store.dialects import Unanswered
+from tocsin.store import migrations, noting
+from tocsin.store.dialects import SLOT, Unanswered
 from tocsin.store.dialects.arrays import INSTEAD, NUL
 
 CONNECTIONS = 7  # as many as threads read, and some
@@ -32,6 +32,7 @@ LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
 MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
+PING_SECONDS = 3.0  # that a server with nothing to do has to say that it is there
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "tocsin",
@@ -49,6 +50,9 @@ _SESSION = (
 _BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
 _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+# After the commit: NOTIFY takes a lock for which the commits of all that say anything wait. Nobody waits for the disk because of it.
+_TELL = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {noting.NEWS}; COMMIT".encode()
+_WROTE = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, to_regclass('changes') IS NOT NULL"
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
 # A session that has not noticed yet that we are gone would keep its locks until it does. One that is committing ends by itself.
 _END_OLD_SESSION = (
@@ -194,6 +198,7 @@ class _Session:
         self._connection: Connection | None = None
         self._failed: tuple[float, Exception] | None = None
         self._heard = False
+        self._slot: int | None = None  # of this process, for as long as it lives
         self._transaction_id: str | None = None  # of the last one, if nobody knows how it ended
         with contextlib.suppress(DBAPIError, psycopg.Error):  # the first write will say why
             self._connected()
@@ -209,6 +214,7 @@ class _Session:
                 raise
             try:
                 self._begin_listening(_driver(connection))
+                connection = connection.execution_options(**{SLOT: self._slot})
             except psycopg.Error:  # a standby refuses it: once that is promoted nothing would be heard on this connection
                 connection.invalidate()
                 connection.close()
@@ -222,6 +228,8 @@ class _Session:
             driver.add_notify_handler(self._hear)
             driver.execute("LISTEN tocsin_changes")
             driver.execute(_BY_KEY)
+            if self._slot is None:
+                self._slot = driver.execute("SELECT nextval('totals_slots')").fetchall()[0][0]
             if self._transaction_id is not None:
                 driver.execute(_END_OLD_SESSION, (self._transaction_id,))
 
@@ -233,6 +241,7 @@ class _Session:
         if connection is not None:
             connection.invalidate()
             connection.close()
+            self._engine.dispose()  # those that read are as old, and each would be waited for
 
     @contextmanager
     def transaction(self) -> Generator[Connection, None, None]:
@@ -241,10 +250,15 @@ class _Session:
             cursor = driver.execute(_BEGIN_WRITING, prepare=False)
             cursor.nextset()
             self._transaction_id = cursor.fetchall()[0][0]
+            noting.begin(connection)
             with _known_to_sqlalchemy(connection, driver):
                 yield connection
+                has_news = noting.write(connection)
                 self._commit(driver)
             self._transaction_id = None
+            if has_news:
+                with contextlib.suppress(psycopg.Error):  # it is kept; the next beat of the others shows that there is news
+                    driver.execute(_TELL)
 
     def _commit(self, driver: Driver[Any]) -> None:
         try:
@@ -276,13 +290,11 @@ class _Session:
         return time.monotonic_ns()
 
     def others_wrote(self) -> bool:
-        """By NOTIFY, see `writing`."""
+        """By NOTIFY, see `writing`. A server that is gone without a word is noticed here, also while nobody writes."""
         if self._connection is not None:
             driver = _driver(self._connection)
-            with self._dropped_if_broken(driver):
-                driver.pgconn.consume_input()
-                while driver.pgconn.notifies() is not None:
-                    self._heard = True
+            with self._dropped_if_broken(driver), hung_up_after(driver, PING_SECONDS):
+                driver.execute("SELECT 1", prepare=False)
         heard, self._heard = self._heard, False
         return heard
 
@@ -318,8 +330,15 @@ class _Postgresql:
     def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:
         begin, seconds = (_BEGIN_LONG, LONG_SECONDS) if is_long else (b"BEGIN", 2 * STATEMENT_SECONDS + GRACE_SECONDS)
         with _begun(engine, begin, seconds) as connection:
+            noting.begin(connection)
             yield connection
-            connection.exec_driver_sql("NOTIFY tocsin_changes")
+            wrote, has_changes = connection.exec_driver_sql(_WROTE).one()
+            if wrote:
+                noting.begin(connection)
+                if has_changes:  # else the tables are of an earlier form
+                    noting.note(connection, "everything")
+                    noting.write(connection)
+                connection.exec_driver_sql(f"NOTIFY tocsin_changes; NOTIFY {noting.NEWS}")
 
     def wait_for_makers(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:made, hashtext(current_schema()))"), {"made": MAKING})

@@ -177,6 +177,9 @@ def _unusable(driver: Driver[TupleRow]) -> str | None:
     encoding = driver.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         return f"The database that TOCSIN_DATABASE_URL names cannot hold every character ({encoding}): make one with ENCODING 'UTF8'."
+    if _first(driver, "SELECT current_schema()") is None:
+        path = _first(driver, "SHOW search_path")
+        return f"User {driver.info.user} may use no schema of the search path ({path}) of the database {driver.info.dbname}: make one."
     if _first(driver, "SELECT pg_backend_pid()") != driver.info.backend_pid:
         return "TOCSIN_DATABASE_URL leads to a connection pooler: name the PostgreSQL server itself, as locks belong to a session."
     return None
@@ -203,6 +206,27 @@ def _shape(driver: Driver[TupleRow]) -> form.Shape:
 
 
 def _findings(driver: Driver[TupleRow]) -> Iterator[Finding]:
+    yield from _permissions(driver)
+    yield from _durability(driver)
+    if driver.info.host and not driver.info.host.startswith("/") and not driver.pgconn.ssl_in_use and not _is_here(driver.info.host):
+        yield Finding("The connection to the PostgreSQL server is not encrypted: add ?sslmode=verify-full to TOCSIN_DATABASE_URL.")
+
+
+def _permissions(driver: Driver[TupleRow]) -> Iterator[Finding]:
+    """Whether the store's tables can be made, or changed by the next version. Since PostgreSQL 15 not everybody may do so in `public`."""
+    if _first(driver, "SELECT has_schema_privilege(current_schema(), 'CREATE')"):
+        return
+    user, schema = driver.info.user, _first(driver, "SELECT current_schema()")
+    is_empty = not driver.execute(_TABLES).fetchall()
+    why = "so no store can be made" if is_empty else "so the next version cannot bring the store to its form"
+    yield Finding(
+        f"User {user} may not create tables in schema {schema} of the database {driver.info.dbname}, {why}: run"
+        f" `GRANT CREATE ON SCHEMA {schema} TO {user}` there as its owner.",
+        is_fault=is_empty,
+    )
+
+
+def _durability(driver: Driver[TupleRow]) -> Iterator[Finding]:
     """What the server's own settings promise of what has been acknowledged."""
     for setting in ("fsync", "full_page_writes"):
         if _first(driver, f"SHOW {setting}") == "off":
@@ -218,8 +242,6 @@ def _findings(driver: Driver[TupleRow]) -> Iterator[Finding]:
         )
     else:
         yield Finding("The PostgreSQL server has no standby: if its disk is lost, the last backup is what there is.", is_fault=False)
-    if driver.info.host and not driver.info.host.startswith("/") and not driver.pgconn.ssl_in_use and not _is_here(driver.info.host):
-        yield Finding("The connection to the PostgreSQL server is not encrypted: add ?sslmode=verify-full to TOCSIN_DATABASE_URL.")
 
 
 def _is_here(host: str) -> bool:
