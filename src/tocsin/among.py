@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
-from tocsin import __version__
+from tocsin import __version__, datadir
 from tocsin.changes import Feed
 from tocsin.clock import Micros
 from tocsin.engine.places import Bounds
@@ -78,11 +78,18 @@ class Among:
         await self._feed.follow()
 
     async def begin(self, delivering: Delivering, directory: Directory, keeping: Keeping) -> None:
-        """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again."""
+        """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again.
+
+        Whoever had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
+        """
         await place_all(self._store.handlers, self._vault, self._settings)
         await end_stopped(self._store.queue, self.engine)
+        store_id = (await self._store.ids.mark()).store_id
+        if (dead := datadir.noted_worker(self._settings, store_id)) is not None:
+            await self._shared.workers.leave(dead)
         self.engine.succession = TakeOver(self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping)
         await self.engine.start(delivering)
+        datadir.note_worker(self._settings, store_id, self.engine.worker_id)
 
     def watch(self, metrics: Metrics) -> None:
         engine = self.engine

@@ -32,7 +32,8 @@ STORE_FILE = "tocsin.db"
 LEDGER_FILE = "in-flight"
 STARTS_FILE = "starts"
 LOCK_FILE = "tocsin.lock"
-OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
+WORKER_FILE = "worker"
+OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE, WORKER_FILE)
 _CANARY = "canary"
 _SERVED_AT = "served_at"
 _ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows in `meta`
@@ -256,6 +257,25 @@ def noted_ids(folder: Path) -> Mark | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer line after it
         return msgspec.json.decode(line, type=Mark)
+    return None
+
+
+class _NotedWorker(msgspec.Struct):
+    store_id: str
+    worker_id: int
+
+
+def note_worker(settings: Settings, store_id: str, worker_id: int) -> None:
+    """Record which worker of a shared store this folder is held by. If it cannot be recorded, a kill is noticed later."""
+    with contextlib.suppress(OSError), files.replaced(settings.data_path / WORKER_FILE) as new:
+        new.write_bytes(msgspec.json.encode(_NotedWorker(store_id, worker_id)))
+
+
+def noted_worker(settings: Settings, store_id: str) -> int | None:
+    """The worker of that store that held this folder before."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        noted = msgspec.json.decode((settings.data_path / WORKER_FILE).read_bytes(), type=_NotedWorker)
+        return noted.worker_id if noted.store_id == store_id else None
     return None
 
 

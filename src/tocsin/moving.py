@@ -15,9 +15,9 @@ from tocsin.keyfile import KEY_FILE
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
-from tocsin.store.homes.sqlite_file import MOVED_TO, SqliteFile
+from tocsin.store.homes.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
-from tocsin.store.sql import write_now
+from tocsin.store.sql import MOVED_TO, write_now
 from tocsin.store.tables import meta
 
 if TYPE_CHECKING:

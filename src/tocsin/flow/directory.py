@@ -165,10 +165,6 @@ class Directory:
             root, home = own_root(row.id), row.partition
             return Loaded(bare, CHANNELS[row.type], None, credential=root, problem=problem, is_sealed=True, partition=home)
 
-    def partition_of(self, row: HandlerRow) -> int | None:
-        """As its settings have it; None: none of the service's keys opens them."""
-        return self._open(row).partition
-
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
         """Every handler of a user that is not deleted, by id. After a change only what changed is read: they may be many."""
         found, changed = self._briefs.get(user_id), self._changed.get(user_id)

@@ -124,6 +124,8 @@ def add_handler(connection: Connection, user_id: int, change: HandlerChange, at:
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if name != "disabled_reason"}
     row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
     handler_id = connection.execute(row).scalar_one()
+    if change.partition is None:
+        connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     note(connection, "handler", handler_id, user_id)
     if change.partition is None:
         connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
