@@ -80,7 +80,7 @@ class SqliteFile:
     def engine(self) -> Engine:
         return sqlite_engine(self.file)
 
-    def make(self, begin: Callable[[Connection], None]) -> None:
+    def make(self, begin: Callable[[Connection], object]) -> None:
         """A complete store appears at once: a start that is killed leaves neither a partial store nor an empty file."""
         new = self.file.with_name(f"{self.file.name}.new")
         for ending in ("", "-journal", "-wal", "-shm"):
