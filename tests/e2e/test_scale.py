@@ -176,7 +176,7 @@ READS: dict[str, Callable[[Connection], Any]] = {
         for status in (Status.PENDING, Status.DELIVERED, Status.FAILED)
     },
     "deliveries of a notification": lambda connection: history.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
-    "what is due": lambda connection: queue.due(connection, {21: Wanted(256)}, clock.now()),
+    "what is due": lambda connection: queue.due(connection, {500: Wanted(256)}, clock.now()),
 }
 
 
