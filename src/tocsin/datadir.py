@@ -5,16 +5,18 @@ import fcntl
 import functools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from tocsin import files, observe
+from tocsin import __version__, files, observe
 from tocsin.keyfile import KEY_FILE, read_keys, source_of
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Era, Mark
@@ -32,8 +34,10 @@ STORE_FILE = "tocsin.db"
 LEDGER_FILE = "in-flight"
 STARTS_FILE = "starts"
 LOCK_FILE = "tocsin.lock"
-OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
+WORKER_FILE = "worker"
+OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE, WORKER_FILE)
 _CANARY = "canary"
+_VERSION, _FIRST_VERSION = "program_version", "0.1.0"  # a row in `meta`, and the version that did not write it
 _SERVED_AT = "served_at"
 _ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows in `meta`
 _PURPOSES = {  # nothing may be sent without them
@@ -82,15 +86,21 @@ def file_of(folder: Path) -> SqliteFile:
 
 
 @contextmanager
-def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, None, None]:
-    """Hold the folder and the store for one service. `lost` is told, from a thread, if another has taken the store. Raises StoreError."""
-    with locked(settings.data_path), home_of(settings).lock(lost):
+def served(settings: Settings, lost: Callable[[str], None], *, alone: bool = True) -> Generator[None, None, None]:
+    """Hold the folder, and the store: `alone`, or as one of several services where it may be shared. `lost` is told, from a thread, if
+    another has taken the store. Raises StoreError."""
+    with locked(settings.data_path), home_of(settings).lock(lost, alone=alone):
         yield
 
 
-def open_store(settings: Settings, *, upgrades: bool = False) -> tuple[Engine, Vault]:
+def log_upgrade(event: str, **values: Any) -> None:
+    log.info(event, **values)
+
+
+def open_store(settings: Settings, *, upgrades: bool = False, told: Callable[..., None] = log_upgrade) -> tuple[Engine, Vault]:
     """The store, in this version's form, and the vault that opens it. One that several processes may serve is upgraded only if `upgrades`.
 
+    `told`: the event and its values, `store.migrating` (form, seconds) now and then, and at the end `upgraded` (before, after, seconds).
     Raises StoreError, having changed nothing, if no given key opens it, or if this version cannot use it.
     """
     home = home_of(settings)
@@ -103,8 +113,11 @@ def open_store(settings: Settings, *, upgrades: bool = False) -> tuple[Engine, V
         if home.is_shared and not upgrades:
             _check_is_upgraded(home)
         engine = home.engine()
-        migrate(engine)
-        write_now(engine, functools.partial(_mark, vault=vault))
+        began = time.monotonic()
+        is_migrated = migrate(engine, told=lambda form, seconds: told("store.migrating", form=form, seconds=round(seconds, 1)))
+        before = write_now(engine, functools.partial(_mark, vault=vault))
+        if is_migrated or before != __version__:
+            told("upgraded", before=before, after=__version__, seconds=round(time.monotonic() - began, 3))
         _notice_old_copy(settings.data_path, engine)
     except (DBAPIError, sqlite3.Error, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else faults.words_of(error)
@@ -258,6 +271,25 @@ def noted_ids(folder: Path) -> Mark | None:
     return None
 
 
+class _NotedWorker(msgspec.Struct):
+    store_id: str
+    worker_id: int
+
+
+def note_worker(settings: Settings, store_id: str, worker_id: int) -> None:
+    """Record which worker of a shared store this folder is held by. If it cannot be recorded, a kill is noticed later."""
+    with contextlib.suppress(OSError), files.replaced(settings.data_path / WORKER_FILE) as new:
+        new.write_bytes(msgspec.json.encode(_NotedWorker(store_id, worker_id)))
+
+
+def noted_worker(settings: Settings, store_id: str) -> int | None:
+    """The worker of that store that held this folder before."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        noted = msgspec.json.decode((settings.data_path / WORKER_FILE).read_bytes(), type=_NotedWorker)
+        return noted.worker_id if noted.store_id == store_id else None
+    return None
+
+
 def _notice_old_copy(folder: Path, engine: Engine) -> None:
     """A copy was restored by hand, without `tocsin restore`: move the ids on all the same."""
     noted = noted_ids(folder)
@@ -274,10 +306,15 @@ def _notice_old_copy(folder: Path, engine: Engine) -> None:
         log.warning("store.is_older", what="The store is older than what was sent last: a copy was put back. New ids move on.")
 
 
-def _mark(connection: Connection, vault: Vault) -> None:
+def _mark(connection: Connection, vault: Vault) -> str:
+    """Returns the version that marked the store before."""
+    noted = values.read(connection, _VERSION)
     if values.read(connection, _CANARY) is None:
         values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))
         values.write(connection, ids.STORE_ID, new_store_id().encode())
+    if noted != __version__.encode():
+        values.write(connection, _VERSION, __version__.encode())
+    return _FIRST_VERSION if noted is None else noted.decode()
 
 
 def _check_files(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from tocsin.store.dialects import copying
 
 
-def upgrade(settings: Settings) -> None:
-    """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError."""
+def upgrade(settings: Settings, told: Callable[..., None] = datadir.log_upgrade) -> None:
+    """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError.
+
+    `told`: see `datadir.open_store`.
+    """
     with nullcontext() if datadir.home_of(settings).is_shared else datadir.served(settings, _nothing):
-        engine, _ = datadir.open_store(settings, upgrades=True)
+        engine, _ = datadir.open_store(settings, upgrades=True, told=told)
         engine.dispose()
 
 
@@ -46,7 +49,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
         raise StoreError(f"There is no store in {source}.")
     with datadir.locked(source):
         file.check_form()
-        with home.lock(_nothing):
+        with home.lock(_nothing, alone=True):
             old = file.engine()
             _migrate(old)
             old.dispose()

@@ -80,7 +80,7 @@ class SqliteFile:
     def engine(self) -> Engine:
         return sqlite_engine(self.file)
 
-    def make(self, begin: Callable[[Connection], None]) -> None:
+    def make(self, begin: Callable[[Connection], object]) -> None:
         """A complete store appears at once: a start that is killed leaves neither a partial store nor an empty file."""
         new = self.file.with_name(f"{self.file.name}.new")
         for ending in ("", "-journal", "-wal", "-shm"):
@@ -96,7 +96,7 @@ class SqliteFile:
         new.rename(self.file)
 
     @contextmanager
-    def lock(self, lost: Callable[[str], None]) -> Generator[None, None, None]:  # noqa: ARG002
+    def lock(self, lost: Callable[[str], None], *, alone: bool = True) -> Generator[None, None, None]:  # noqa: ARG002
         """The lock of the folder is enough."""
         yield
 
