@@ -5,6 +5,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from tocsin.clock import HOUR, Micros
+
 
 class Change(Struct, frozen=True):
     """Something of which what is remembered may be wrong. `what`: a "handler" (`ref`: its id, `user_id`: whose), a "user" (`ref`: the id;
@@ -18,7 +20,7 @@ class Change(Struct, frozen=True):
 
 class Changes(Protocol):
     """In the order of their commits: who has read one has read all before it. Old ones are deleted, so who has not looked for as long as
-    `KEPT_SECONDS` must forget everything. Raises Busy while the store cannot answer."""
+    that (`KEPT`) must forget everything. Raises Busy while the store cannot answer."""
 
     async def newest(self) -> int:
         """The id of the newest one, 0 without any."""
@@ -29,4 +31,4 @@ class Changes(Protocol):
         ...
 
 
-KEPT_SECONDS = 3600.0
+KEPT: Micros = HOUR
