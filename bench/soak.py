@@ -1,6 +1,6 @@
 """`python -m bench.soak`: minutes of mixed load on a service, against receivers that misbehave by a seeded script or are far away, and
-beside a user whose handlers hang; and at the same time the matrix of disturbances (`bench.matrix`) on another one. At the end every
-accepted id is reconciled, and memory and descriptors must have stayed flat.
+beside a user whose handlers hang; and at the same time the matrix of disturbances (`bench.matrix`) on two others, one on SQLite and one
+on PostgreSQL. At the end every accepted id is reconciled, and memory and descriptors must have stayed flat.
 """
 
 import argparse
@@ -287,9 +287,9 @@ def soak(seed: int, minutes: float, folder: Path) -> Books:
 
 
 @contextmanager
-def disturbed(seed: int, minutes: float) -> Generator[subprocess.Popen[str], None, None]:
+def disturbed(seed: int, minutes: float, *more: str) -> Generator[subprocess.Popen[str], None, None]:
     """The matrix meanwhile, in a process of its own: it may need a namespace. What it prints is for its end."""
-    command = [sys.executable, "-m", "bench.matrix", "--seed", str(seed), "--seconds", str(minutes * 60), "--keep"]
+    command = [sys.executable, "-m", "bench.matrix", "--seed", str(seed), "--seconds", str(minutes * 60), "--keep", *more]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -304,13 +304,14 @@ def main() -> int:
     options = parser.parse_args()
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    with disturbed(options.seed, options.minutes) as matrix:
+    with disturbed(options.seed, options.minutes) as on_sqlite, disturbed(options.seed, options.minutes, "--postgresql") as on_postgresql:
         with tempfile.TemporaryDirectory(prefix="soak-", dir=build) as folder:
             found = soak(options.seed, options.minutes, Path(folder))
-        said, _ = matrix.communicate()
-    sys.stdout.write(json.dumps({"seed": options.seed, "minutes": options.minutes, "books": to_builtins(found)}, indent=2) + "\n" + said)
+        said = [matrix.communicate()[0] for matrix in (on_sqlite, on_postgresql)]
+    sys.stdout.write(json.dumps({"seed": options.seed, "minutes": options.minutes, "books": to_builtins(found)}, indent=2) + "\n")
+    sys.stdout.write("".join(said))
     sys.stdout.write("\n".join(found.complaints or ["Steady: every promise was kept."]) + "\n")
-    return 1 if found.complaints or matrix.returncode else 0
+    return 1 if found.complaints or on_sqlite.returncode or on_postgresql.returncode else 0
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ import msgspec
 
 from bench.matrix.books import Books, audit
 from bench.matrix.clocks import Clock
-from bench.matrix.evidence import Evidence, Span, read_log, read_rows
+from bench.matrix.evidence import Evidence, Rows, Span, read_file, read_log, read_rows
 from bench.matrix.faults import FOREVER, READY_SECONDS, Faults
 from bench.matrix.load import Load
 from bench.matrix.plan import FAR_DAYS, plan
+from bench.matrix.server import Server
 from bench.matrix.witness import Witness
 from tocsin.cli.failure import Failure
 from tocsin.cli.selftest.service import Service
@@ -32,7 +33,7 @@ AT_LAST_SECONDS = (FAR_DAYS + 1) * 86_400  # ahead, at the end: all that waits b
 SETTLE_SECONDS, SETTLE_STARTS = 40.0, 4
 
 
-def run(seed: int, seconds: float, folder: Path, small_disk: Path | None) -> Books:
+def run(seed: int, seconds: float, folder: Path, small_disk: Path | None, server: Server | None) -> Books:
     witness = Witness(seed)
     with witness.running():
         clock = Clock(folder / "clock")
@@ -48,13 +49,14 @@ def run(seed: int, seconds: float, folder: Path, small_disk: Path | None) -> Boo
             TOCSIN_TELEGRAM_API_URL=witness.url,
             TOCSIN_X_API_URL=witness.url,
             TOCSIN_X_DAILY_LIMIT="5000",
+            **({} if server is None else {"TOCSIN_DATABASE_URL": server.url}),
         )
         load = Load(service, witness, clock, seed, seconds)
-        faults = Faults(service, clock, load, folder, seed, small_disk)
+        faults = Faults(service, clock, load, folder, seed, small_disk, server)
         try:
             service.start()
             load.begin()
-            for step in plan(seed, seconds):
+            for step in plan(seed, seconds, has_server=server is not None):
                 _say(f"  {step}")
                 faults.carry_out(step)
             time.sleep(3)
@@ -62,7 +64,9 @@ def run(seed: int, seconds: float, folder: Path, small_disk: Path | None) -> Boo
             _settle(service, clock, witness, faults)
         finally:
             service.kill()
-    evidence = _evidence(load, witness, clock, faults, folder)
+    faults.look_at_log()
+    rows = read_file(folder / "data" / "tocsin.db") if server is None else read_rows(server.rows)
+    evidence = _evidence(load, witness, clock, faults, folder, rows)
     (folder / "evidence.json").write_bytes(msgspec.json.encode(evidence))
     return audit(evidence)
 
@@ -85,19 +89,20 @@ def _settle(service: Service, clock: Clock, witness: Witness, faults: Faults) ->
     faults.end()
 
 
-def _evidence(load: Load, witness: Witness, clock: Clock, faults: Faults, folder: Path) -> Evidence:
+def _evidence(load: Load, witness: Witness, clock: Clock, faults: Faults, folder: Path, rows: Rows) -> Evidence:
     return Evidence(
         load.accepted,
         load.dropped,
         load.names,
         witness.arrivals,
-        read_rows(folder / "data" / "tocsin.db"),
+        rows,
         read_log(folder / "service.log"),
         faults.restores,
         faults.kills,
         faults.uneven,
         clock.readings(),
         faults.complaints,
+        dict(faults.done),
     )
 
 
@@ -127,21 +132,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.matrix", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=50.0, help="of load")
+    parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL server, which is killed and restarted too")
     parser.add_argument("--keep", action="store_true", help="leave the store and the log of a run with complaints in build/")
     options = parser.parse_args()
-    if options.seed % 2 and INSIDE not in os.environ:
+    if options.seed % 2 and INSIDE not in os.environ and not options.postgresql:
         _enter_namespace()
     signal.signal(signal.SIGTERM, _interrupt)  # or the service would be left behind
     BUILD.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"matrix-{options.seed}-", dir=BUILD))
     small_disk = _small_disk(folder)
-    _say(f"Seed {options.seed}, {options.seconds:.0f} s:")
+    server = Server() if options.postgresql else None
+    on = " on PostgreSQL" if server else ""
+    _say(f"Seed {options.seed}{on}, {options.seconds:.0f} s:")
     try:
-        books = run(options.seed, options.seconds, folder, small_disk)
+        books = run(options.seed, options.seconds, folder, small_disk, server)
     except Failure as failure:
         books = Books({}, [str(failure)])
+    finally:
+        if server is not None:
+            server.remove()
     _say(json.dumps(books.figures))
-    _say("\n".join(books.complaints or [f"Seed {options.seed}: every promise was kept."]))
+    _say("\n".join(books.complaints or [f"Seed {options.seed}{on}: every promise was kept."]))
     if options.keep and books.complaints:
         shutil.copytree(folder, f"{folder}-kept")
     if small_disk is not None:

@@ -264,9 +264,13 @@ def _figures(evidence: Evidence) -> dict[str, int]:
     verdicts = Counter(arrival.verdict for arrival in evidence.arrivals)
     statuses = Counter(row.status for row in evidence.rows.deliveries.values())
     outcomes = Counter(attempt.outcome for attempt in evidence.rows.attempts)
+    taken = Counter((arrival.key, mark) for arrival in evidence.arrivals if arrival.verdict == "taken" for mark in arrival.marks)
     return {
+        **evidence.done,
         "accepted": len(evidence.accepted),
         "gone with a restore": gone,
+        "accepted and lost": sum(one.notification not in evidence.rows.notifications for one in evidence.accepted) - gone,
+        "taken more than once": sum(count > 1 for count in taken.values()),
         "deliveries": len(evidence.rows.deliveries),
         **statuses,
         "attempts": len(evidence.rows.attempts),

@@ -6,6 +6,7 @@ Moments are of time.monotonic().
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -129,7 +130,7 @@ class Evidence(Struct, frozen=True):
     """`names`: every handler that was ever registered, as (id, key). `kills`: of each, from when on what was kept may not have been logged.
 
     `clock`: of the service. `uneven`: when arrivals say little about when they were sent, or the clock was moved.
-    `complaints`: what was wrong while it ran.
+    `complaints`: what was wrong while it ran. `done`: how often each disturbance was carried out.
     """
 
     accepted: list[Accepted]
@@ -143,6 +144,7 @@ class Evidence(Struct, frozen=True):
     uneven: list[Span]
     clock: Readings
     complaints: list[str]
+    done: dict[str, int] = {}
 
 
 _STATUSES = ("pending", "delivered", "failed", "expired", "cancelled", "skipped")
@@ -153,24 +155,25 @@ _COUNTED = (
 )
 
 
-def read_rows(file: Path) -> Rows:
-    """Of a store that nobody serves."""
+def read_file(file: Path) -> Rows:
+    """Of a SQLite store that nobody serves."""
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        return read_rows(lambda sql: connection.execute(sql).fetchall())
 
-        def rows(sql: str) -> list[tuple[Any, ...]]:
-            return connection.execute(sql).fetchall()
 
-        columns = "id, notification_id, handler_id, user_id, status, attempt_count, replays, part, coalesce(last_reason, '')"
-        deliveries = [Row(*row[:4], _STATUSES[row[4]], *row[5:]) for row in rows(f"SELECT {columns} FROM deliveries")]
-        return Rows(
-            {row.id: row for row in deliveries},
-            [Attempt(*row) for row in rows("SELECT delivery_id, number, outcome, at, at + duration_us FROM attempts")],
-            dict(rows("SELECT id, text FROM notifications")),
-            {f"{what} of user {user}": n for user, what, n in rows("SELECT user_id, what, n FROM totals") if n},
-            {f"{what} of user {user}": n for sql in _COUNTED for user, what, n in rows(sql)},
-            dict(rows("SELECT handler_id, sum(delivered) FROM handler_hours GROUP BY 1")),
-            dict(rows("SELECT id, name FROM handlers")),
-        )
+def read_rows(rows: Callable[[str], list[tuple[Any, ...]]]) -> Rows:
+    """`rows`: what a statement finds in a store that nobody serves."""
+    columns = "id, notification_id, handler_id, user_id, status, attempt_count, replays, part, coalesce(last_reason, '')"
+    deliveries = [Row(*row[:4], _STATUSES[row[4]], *row[5:]) for row in rows(f"SELECT {columns} FROM deliveries")]
+    return Rows(
+        {row.id: row for row in deliveries},
+        [Attempt(*row) for row in rows("SELECT delivery_id, number, outcome, at, at + duration_us FROM attempts")],
+        dict(rows("SELECT id, text FROM notifications")),
+        {f"{what} of user {user}": int(n) for user, what, n in rows("SELECT user_id, what, sum(n) FROM totals GROUP BY 1, 2") if n},
+        {f"{what} of user {user}": n for sql in _COUNTED for user, what, n in rows(sql)},
+        {handler: int(n) for handler, n in rows("SELECT handler_id, sum(delivered) FROM handler_hours GROUP BY 1")},
+        dict(rows("SELECT id, name FROM handlers")),
+    )
 
 
 def read_log(file: Path) -> Log:

@@ -4,6 +4,7 @@ import http.client
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench.matrix.clocks import Clock
 from bench.matrix.evidence import Copy, Restore, Span
 from bench.matrix.load import Load
 from bench.matrix.plan import Kind, Step
+from bench.matrix.server import Server
 from tocsin import upkeep
 from tocsin.cli.selftest.pages import Damage
 from tocsin.cli.selftest.service import Service
@@ -30,7 +32,9 @@ LAG_SECONDS = 1.0  # of the log behind the store
 class Faults:
     """`complaints`: promises that were broken at the time. The other lists are what the books need to know."""
 
-    def __init__(self, service: Service, clock: Clock, load: Load, folder: Path, seed: int, small_disk: Path | None) -> None:
+    def __init__(
+        self, service: Service, clock: Clock, load: Load, folder: Path, seed: int, small_disk: Path | None, server: Server | None
+    ) -> None:
         self.kills: list[Span] = []
         self.faults: list[Span] = []
         self.uneven: list[Span] = []
@@ -38,7 +42,9 @@ class Faults:
         self.restores: list[Restore] = []
         self.complaints: list[str] = []
         self._service, self._clock, self._load = service, clock, load
-        self._folder, self._small_disk = folder, small_disk
+        self.done: Counter[str] = Counter()
+        """How often each disturbance was carried out, and the service was killed."""
+        self._folder, self._small_disk, self._server = folder, small_disk, server
         self._data, self._log = service.data, folder / "service.log"
         self._dice = random.Random(f"{seed} faults")
         self._files: dict[Copy, Path] = {}
@@ -52,6 +58,9 @@ class Faults:
             "clock": self._clock_to,
             "copy": self._copy,
             "restore": self._restore,
+            "server": self._end_server,
+            "stall": self._stall,
+            "sessions": self._end_sessions,
         }
 
     def carry_out(self, step: Step) -> None:
@@ -60,9 +69,11 @@ class Faults:
         if step.kind in {"full", "damage"}:
             self.faults.append(Span(began, FOREVER))  # for a kill within it
         self._acts[step.kind](step)
+        if step.kind != "kill":  # each kill is counted
+            self.done[f"server {step.by}" if step.kind == "server" else step.kind] += 1
         if step.kind in {"full", "damage"}:
             self.faults[-1] = Span(began, time.monotonic())
-        if step.kind in {"freeze", "clock", "full", "damage", "restore"}:
+        if step.kind in {"freeze", "clock", "full", "damage", "restore", "server", "stall", "sessions"}:
             self.uneven.append(Span(began, time.monotonic() + 1.0))
 
     # --------------------------------------------------------------------------------------------------------- the ends
@@ -74,6 +85,7 @@ class Faults:
             if fault.ended > now - HELD_SECONDS:
                 began = min(began, fault.began)
         self._service.kill()
+        self.done["kills of the service"] += 1
         self.kills.append(Span(began, time.monotonic()))
 
     def _up(self) -> None:
@@ -237,6 +249,40 @@ class Faults:
 
     def _settings(self) -> Settings:
         return read_settings({"TOCSIN_DATA_DIR": str(self._data)}, self._folder / "none.env")
+
+    # ----------------------------------------------------------------------------------------------------- the database
+
+    def _end_server(self, step: Step) -> None:
+        """It is back after a while, and so is the service, by itself."""
+        if self._server is None:
+            return
+        self._server.end(step.by)
+        time.sleep(step.lasts)
+        if self._call("/healthz")[0] != 200:
+            self._complain("while its database is away it does not say that it is alive")
+        self._server.start()
+        self._service.wait_until_ready(READY_SECONDS)
+
+    def _stall(self, step: Step) -> None:
+        if self._server is None:
+            return
+        with self._server.frozen():
+            time.sleep(step.lasts)
+            if step.by:
+                self.kill()
+        if step.by:
+            self._up()
+        self._service.wait_until_ready(READY_SECONDS)
+
+    def _end_sessions(self, _: Step) -> None:
+        if self._server is not None:
+            self._server.end_sessions()
+
+    def look_at_log(self) -> None:
+        """An outage of the database is said in a line, without a traceback. A damaged file is looked at when it is damaged."""
+        text = self._log.read_bytes()
+        if self._server is not None and b"Traceback" in text:
+            self._complain(f"an outage made a traceback: {text[text.find(b'Traceback') :][:1500]!r}")
 
     # ------------------------------------------------------------------------------------------------------------ tools
 

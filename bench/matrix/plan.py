@@ -5,10 +5,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-Kind = Literal["kill", "point", "term", "freeze", "full", "damage", "clock", "copy", "restore"]
+Kind = Literal["kill", "point", "term", "freeze", "full", "damage", "clock", "copy", "restore", "server", "stall", "sessions"]
 
 KINDS: tuple[Kind, ...] = ("kill", "point", "term", "freeze", "full", "damage", "clock", "restore")
 LEFT_OUT = 2  # kinds of each seed at most: rare combinations of few kinds are met more often so
+SERVER_KINDS: tuple[Kind, ...] = ("kill", "server", "point", "term", "freeze", "clock", "stall", "sessions")
+"""Where the store is on a PostgreSQL server, which is disturbed too. The first two are in every plan, and twice in each round."""
 LAST_QUIET_SECONDS = 5.0  # before the load ends
 POINTS = (  # of `tocsin.cli.selftest.points`, those to which plain load leads
     "before-accept-commit",
@@ -32,7 +34,8 @@ class Step(Struct, frozen=True):
     kill: `by` kills follow within a start each, after `lasts` seconds.  point: `by` is the point and the visit at which it dies.
     freeze, full: `by` says how it ends meanwhile, if it does.  damage: `by` names what is damaged; `stopped`: before a start instead
     of under it.  clock: `by` is the offset in seconds; the far one goes back by itself after `lasts`.  term: the offset that the clock
-    gets while it is down, if any.  restore: `by` is "command" or "by hand".
+    gets while it is down, if any.  restore: `by` is "command" or "by hand".  server: it ends as `by` says, and is away for `lasts`
+    seconds.  stall: it does nothing for so long; `killed`: meanwhile the service dies.  sessions: all of its sessions are ended.
     """
 
     kind: Kind
@@ -44,11 +47,11 @@ class Step(Struct, frozen=True):
         return f"+{self.after:.2f} {self.kind}" + (f" {self.by}" if self.by else "") + (f" {self.lasts:.2f} s" if self.lasts else "")
 
 
-def plan(seed: int, seconds: float) -> list[Step]:
+def plan(seed: int, seconds: float, *, has_server: bool = False) -> list[Step]:
     """Disturbances for that many seconds of load. What is restored was copied before."""
     dice = random.Random(seed)  # to be repeated
-    kinds = [*KINDS]
-    for left_out in dice.sample(KINDS, dice.randint(0, LEFT_OUT)):
+    kinds = [*SERVER_KINDS, *SERVER_KINDS[:2]] if has_server else [*KINDS]
+    for left_out in dice.sample(SERVER_KINDS[2:] if has_server else KINDS, dice.randint(0, LEFT_OUT)):
         kinds.remove(left_out)
     steps: list[Step] = []
     passed, has_copy, offset = 0.0, False, 0
@@ -91,7 +94,11 @@ def _step(kind: Kind, dice: random.Random, offset: int) -> Step:
             return Step(kind, after, by=dice.choice(("command", "command killed", "by hand")))
         case "term":
             return Step(kind, after, by=dice.choice(("", "", str(_another_offset(dice, offset)))))
-        case "copy":
+        case "server":
+            return Step(kind, after, dice.uniform(0.1, 3.0), by=dice.choice(("killed", "killed", "immediate", "fast")))
+        case "stall":
+            return Step(kind, after, dice.uniform(0.2, 6.0), by=dice.choice(("", "", "killed")))
+        case "copy" | "sessions":
             return Step(kind, after)
 
 
@@ -109,6 +116,7 @@ def _another_offset(dice: random.Random, offset: int) -> int:
 
 def _takes(step: Step) -> float:
     """About how long it takes: a start is about two seconds."""
-    restarts = {"kill": 1, "point": 3, "term": 2, "restore": 2, "damage": 1, "full": bool(step.by), "freeze": bool(step.by)}
+    restarts = {"kill": 1, "point": 3, "term": 2, "restore": 2, "damage": 1, "server": 1}
+    restarts |= dict.fromkeys(("full", "freeze", "stall"), bool(step.by))
     starts = restarts.get(step.kind, 0) + (int(step.by) if step.kind == "kill" else 0)
     return step.lasts + 1.5 * starts

@@ -2,6 +2,7 @@
 wrong, and it goes on by itself."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -227,4 +228,22 @@ def test_a_handler_that_cannot_be_read_waits_and_is_no_fault_of_ours(
     own_server.start()
     for notification in (first, second):
         assert [one["status"] for one in client.settled(notification, 30)] == ["delivered"]
+    assert "Traceback" not in service.log() and "exception" not in service.log() and "attempt.failed" not in service.log()
+
+
+def test_an_attempt_that_needs_the_store_first_is_made_again(
+    start_service: Starter, own_server: postgresql.Server, receiver: Receiver
+) -> None:
+    """X's posts of the day are counted before one goes out, and the server is away."""
+    receiver.answer("/2/tweets", 429, body=b"{}", headers={"x-rate-limit-reset": str(int(time.time()) + 6)})
+    receiver.answer("/2/tweets", 201, body=b'{"data":{"id":"1","text":"t"}}')
+    service = start_service(TOCSIN_DATABASE_URL=own_server.url("tocsin"), TOCSIN_X_API_URL=receiver.url(""), TOCSIN_RETRY_SCHEDULE="1s")
+    client = service.first()
+    handler = client.add_handler("x", x_consumer_key="k", x_consumer_secret="s", x_access_token="1-t", x_access_token_secret="t")
+    client.attempted(client.send("throttled", handlers=[handler]))
+    second = client.send("waits behind it", handlers=[handler])
+    own_server.stop()
+    until(lambda: "attempt.waits" in service.log(), 20, "it was not tried")
+    own_server.start()
+    assert [one["status"] for one in client.settled(second, 30)] == ["delivered"]
     assert "Traceback" not in service.log() and "exception" not in service.log() and "attempt.failed" not in service.log()

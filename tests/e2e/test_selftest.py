@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import postgresql
 from tocsin.cli.selftest import command, mishaps
 from tocsin.cli.selftest.receiver import Receiver
-from tocsin.cli.selftest.scenes import Books, Finding, Scene, reconcile
+from tocsin.cli.selftest.scenes import Books, Finding, Place, Scene, reconcile, sessions_ended
+from tocsin.cli.selftest.schemas import schemas_on
 
 TOCSIN = Path(sys.executable).parent / "tocsin"
 
@@ -32,8 +35,47 @@ def test_every_promise_is_kept_and_nothing_is_left(tmp_path: Path) -> None:
 def test_what_is_left_out_where_it_must_be_quick_is_kept_too(tmp_path: Path, scene: Scene) -> None:
     receiver = Receiver()
     with receiver.running():
-        [finding] = scene(tmp_path, receiver, False)
+        [finding] = scene(Place(tmp_path), receiver, False)
     assert finding.kept, finding
+
+
+@pytest.fixture
+def url(postgresql_server: None) -> Iterator[str]:
+    with postgresql.database(postgresql.shared_url(postgresql.shared_folder())) as made:
+        yield made
+
+
+SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname LIKE '%selftest%'"
+
+
+def test_sessions_that_end_are_survived_and_no_schema_is_left(url: str, tmp_path: Path) -> None:
+    receiver = Receiver()
+    with receiver.running(), schemas_on(url) as schemas:
+        [finding] = sessions_ended(Place(tmp_path, schemas), receiver, True)
+        assert len(postgresql.execute(url, SCHEMAS)) == 1
+    assert finding.kept, finding
+    assert postgresql.execute(url, SCHEMAS) == [] == postgresql.execute(url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_every_promise_is_kept_on_postgresql_and_what_needs_a_file_says_so(url: str, tmp_path: Path) -> None:
+    environ = {**os.environ, "TMPDIR": str(tmp_path), "TOCSIN_DATABASE_URL": url}
+    command = [TOCSIN, "selftest", "--json", "--postgresql"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=290)
+    findings = {one["scene"]: one for one in json.loads(done.stdout)["findings"]}
+    assert {"killed under load", "restart", "sessions ended", "wait over a kill"} < findings.keys()
+    untested = {scene: one["seen"] for scene, one in findings.items() if one["kept"] is None}
+    assert untested.keys() == mishaps.NEED_A_FILE.keys() and all("not tested on PostgreSQL" in why for why in untested.values())
+    broken = [one for one in findings.values() if one["kept"] is False and one["scene"] != "slow endpoints"]
+    assert broken == [], done.stdout
+    assert postgresql.execute(url, SCHEMAS) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_postgresql_without_a_url_is_one_sentence(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
+    done = subprocess.run([TOCSIN, "selftest", "--postgresql"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "") and "needs TOCSIN_DATABASE_URL" in done.stderr
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ class Server:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://tocsin@/{database}?host={self.folder}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> Self:
         """Returns once it takes connections."""
         options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
@@ -103,11 +108,6 @@ class Server:
                     return
             time.sleep(0.01)
         raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends sessions and stops; SIGQUIT stops at once, as a crash would (its next start recovers)."""

@@ -8,7 +8,7 @@ import pytest
 from bench.matrix.books import audit, by_moment, stands
 from bench.matrix.clocks import Clock, Readings
 from bench.matrix.evidence import Accepted, Arrival, Attempt, Copy, Evidence, Line, Log, Restore, Row, Rows, Span, read_log
-from bench.matrix.plan import FAR_DAYS, KINDS, plan
+from bench.matrix.plan import FAR_DAYS, KINDS, SERVER_KINDS, plan
 from msgspec.structs import replace
 
 SECOND = 1_000_000
@@ -158,6 +158,9 @@ def test_a_plan_is_the_seeds_alone_and_plans_everything() -> None:
     assert plans == [plan(seed, 60) for seed in range(40)]
     assert len({tuple(map(str, one)) for one in plans}) == 40
     assert {step.kind for one in plans for step in one} == {*KINDS, "copy"}
+    on_server = [plan(seed, 60, has_server=True) for seed in range(40)]
+    assert {step.kind for one in on_server for step in one} == {*SERVER_KINDS}
+    assert all({"kill", "server"} <= {step.kind for step in one} for one in on_server)
     assert any(step.kind == "clock" and int(step.by) > FAR_DAYS * 86_000 for one in plans for step in one)
     for steps in plans:
         kinds = [step.kind for step in steps]

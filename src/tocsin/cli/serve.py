@@ -37,13 +37,15 @@ def serve(
     return start(host, port, unix_socket, data_dir, role)
 
 
-def selftest(*, quick: bool = False, json: bool = False) -> int:
+def selftest(*, quick: bool = False, json: bool = False, postgresql: bool = False) -> int:
     """Test the promises on this machine: kill, hang, throttle and restart the service, and count what arrives. Takes up to two minutes.
 
     Everything happens in a throw-away store on loopback and is removed afterwards. Exit code 1 if a promise was broken.
 
     Parameters
     ----------
+    postgresql
+        Make the stores in the database that TOCSIN_DATABASE_URL names, each in a schema of its own. Nothing else in it is touched.
     quick
         Run a shorter form of about 20 seconds.
     json
@@ -51,7 +53,16 @@ def selftest(*, quick: bool = False, json: bool = False) -> int:
     """
     from tocsin.cli.selftest.command import run_selftest
 
-    return run_selftest(quick, json)
+    return run_selftest(quick, json, _database_url() if postgresql else "")
+
+
+def _database_url() -> str:
+    from tocsin.cli.failure import Failure
+    from tocsin.cli.options import load_settings
+
+    if url := load_settings().database_url:
+        return url
+    raise Failure("--postgresql needs TOCSIN_DATABASE_URL: set it to the database to make the stores in.")
 
 
 def demo(*, port: Port = 8700, once: bool = False) -> int:

@@ -5,45 +5,57 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from tocsin.cli import show
+from tocsin.cli.failure import Failure
 from tocsin.cli.selftest import mishaps, scenes
 from tocsin.cli.selftest.receiver import Receiver
-from tocsin.cli.selftest.scenes import Finding
+from tocsin.cli.selftest.scenes import Finding, Place
+
+if TYPE_CHECKING:
+    from tocsin.cli.selftest.schemas import Schemas
 
 SCENES = (*scenes.SCENES, *mishaps.SCENES)
+VERDICTS = {True: Text("kept", style="green"), False: Text("BROKEN", style="bold red"), None: Text("-", style="dim")}
 
 
-def run_selftest(quick: bool, json: bool) -> int:
-    """The exit code."""
+def run_selftest(quick: bool, json: bool, database_url: str = "") -> int:
+    """The exit code. `database_url`: of a PostgreSQL database; empty: SQLite files."""
     started_at = time.monotonic()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        findings = _run(quick)
+        findings = _on_server(quick, database_url) if database_url else _run(quick)
     except KeyboardInterrupt:
         show.note("Stopped; nothing is left behind.")
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
     seconds = time.monotonic() - started_at
-    broken = sum(not finding.kept for finding in findings)
+    broken = sum(finding.kept is False for finding in findings)
     if json:
         show.as_json({"seconds": round(seconds, 1), "broken": broken, "findings": findings})
     else:
-        rows = [
-            (Text("kept", style="green") if one.kept else Text("BROKEN", style="bold red"), one.scene, one.promise, one.seen)
-            for one in findings
-        ]
-        show.table(("", "SCENE", "PROMISE", "SEEN"), rows)
-        verdict = "Every promise was kept" if not broken else f"{broken} of {len(findings)} promises were broken"
+        show.table(("", "SCENE", "PROMISE", "SEEN"), [(VERDICTS[one.kept], one.scene, one.promise, one.seen) for one in findings])
+        tested = sum(finding.kept is not None for finding in findings)
+        verdict = "Every promise was kept" if not broken else f"{broken} of {tested} promises were broken"
         show.say(f"{verdict}, in {seconds:.0f} s.")
     return 1 if broken else 0
 
 
-def _run(quick: bool) -> list[Finding]:
+def _on_server(quick: bool, database_url: str) -> list[Finding]:
+    try:
+        from tocsin.cli.selftest.schemas import schemas_on
+    except ImportError as error:
+        raise Failure("--postgresql needs a driver: install it with `pip install 'tocsin[postgresql]'`.") from error
+    with schemas_on(database_url) as schemas:
+        return _run(quick, schemas)
+
+
+def _run(quick: bool, schemas: "Schemas | None" = None) -> list[Finding]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     findings: list[Finding] = []
     receiver = Receiver()
@@ -52,11 +64,14 @@ def _run(quick: bool) -> list[Finding]:
         receiver.running(),
         Progress(*columns, console=show.console("stderr"), transient=True) as progress,
     ):
-        wanted = [one for one in SCENES if not (quick and one in mishaps.SCENES)]
+        wanted = [one for one in SCENES if not (quick and one in mishaps.SCENES)] + [*(scenes.SERVER_SCENES if schemas else ())]
         task = progress.add_task("", total=len(wanted))
         for title, scene in wanted:
             progress.update(task, description=title)
-            findings += scene(Path(folder), receiver, quick)
+            if schemas is not None and (why := mishaps.NEED_A_FILE.get(title)):
+                findings.append(Finding(title, "", f"not tested on PostgreSQL: {why}", None))
+            else:
+                findings += scene(Place(Path(folder), schemas), receiver, quick)
             progress.advance(task)
     return findings
 

@@ -7,12 +7,11 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 from tocsin import upkeep
 from tocsin.cli.selftest.pages import Damage
 from tocsin.cli.selftest.receiver import Answer, Receiver
-from tocsin.cli.selftest.scenes import Books, Finding, Run, Scene, reconcile
+from tocsin.cli.selftest.scenes import Books, Finding, Place, Run, Scene, reconcile
 from tocsin.cli.selftest.service import Down
 from tocsin.settings import load
 
@@ -42,9 +41,9 @@ def _came(receiver: Receiver, path: str) -> Counter[int]:
     return Counter(one.delivery_id for one in receiver.arrivals if one.path == path)
 
 
-def damaged_page(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001  # every scene takes the same
+def damaged_page(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001  # every scene takes the same
     """A page with attempts is damaged, and repaired later."""
-    run = Run(folder / "damaged", receiver)
+    run = Run(place, "damaged", receiver)
     try:
         run.service.start()
         handlers = [run.add("/damaged"), run.add("/damaged")]
@@ -68,10 +67,10 @@ def damaged_page(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]
     return [Finding("damaged page", promise, f"{held} of {_MESSAGES} went out on the damaged store; {books.seen}", kept)]
 
 
-def full_disk(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
+def full_disk(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
     """While an attempt is in flight no file may grow any more; later they may again."""
     receiver.behave("/full", lambda _: Answer(delay_seconds=0.3))
-    run = Run(folder / "full", receiver)
+    run = Run(place, "full", receiver)
     refused = 0
     try:
         run.service.start()
@@ -100,11 +99,11 @@ def _all_came_once(books: Books, count: int) -> bool:
     return books.accepted == books.delivered == count and not books.missing and not books.repeated and not books.unexplained
 
 
-def restored(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
+def restored(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
     """A copy is restored, and everything after it is gone: its ids are not used again."""
-    run = Run(folder / "restored", receiver)
-    settings = load({"TOCSIN_DATA_DIR": str(run.service.data)}, folder / "none.env")
-    copy = folder / "restored" / "copy.db"
+    run = Run(place, "restored", receiver)
+    settings = load({"TOCSIN_DATA_DIR": str(run.service.data)}, place.folder / "none.env")
+    copy = place.folder / "restored" / "copy.db"
     try:
         run.service.start()
         handler = run.add("/restored")
@@ -130,10 +129,10 @@ def restored(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  #
     ]
 
 
-def waits_over_a_kill(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
+def waits_over_a_kill(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001
     """The receiver asks for a minute, and the service is killed."""
     receiver.behave("/waits", lambda _: Answer(429, "60"))
-    run = Run(folder / "waits", receiver)
+    run = Run(place, "waits", receiver)
     try:
         run.service.start()
         handler = run.add("/waits")
@@ -160,3 +159,9 @@ SCENES: tuple[tuple[str, Scene], ...] = (
     ("restore", restored),
     ("a wait over a kill", waits_over_a_kill),
 )
+NEED_A_FILE = {
+    "damaged page": "it damages a page of a SQLite file",
+    "full disk": "it fills the disk of a SQLite file",
+    "restore": "it restores a SQLite file; PostgreSQL has pg_dump",
+}
+"""Why these scenes are not played on a PostgreSQL server."""

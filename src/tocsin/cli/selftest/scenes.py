@@ -5,12 +5,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from tocsin.cli.selftest.points import POINTS
 from tocsin.cli.selftest.receiver import Answer, Receiver
 from tocsin.cli.selftest.service import Down, Service
+
+if TYPE_CHECKING:  # it needs the driver, which most have not
+    from tocsin.cli.selftest.schemas import Schemas
 
 _SETTLE_SECONDS = 30.0
 _TRIES = 3
@@ -19,12 +23,19 @@ _SHORT = ("before-accept-commit", "after-accept-commit", "after-body", "before-o
 
 
 class Finding(Struct, frozen=True):
-    """One promise put to the test."""
+    """One promise put to the test. `kept`: None if this kind of store could not be put to it; `seen` says why."""
 
     scene: str
     promise: str
     seen: str
-    kept: bool
+    kept: bool | None
+
+
+class Place(Struct, frozen=True):
+    """Where a scene's services have their files, and their stores if those are on a PostgreSQL server."""
+
+    folder: Path
+    schemas: "Schemas | None" = None
 
 
 class Books(Struct, frozen=True):
@@ -65,9 +76,12 @@ def _nothing_waits(statuses: dict[int, str]) -> bool:
 class Run:
     """One service with its receiver, and what every scene does with them."""
 
-    def __init__(self, folder: Path, receiver: Receiver, **environ: str) -> None:
+    def __init__(self, place: Place, name: str, receiver: Receiver) -> None:
+        folder = place.folder / name
         folder.mkdir()
-        self.service = Service(folder, TOCSIN_RETRY_SCHEDULE="0.2s,0.5s,1s,1s", **environ)
+        self.store_url = None if place.schemas is None else place.schemas.new()
+        store = {} if self.store_url is None else {"TOCSIN_DATABASE_URL": self.store_url}
+        self.service = Service(folder, TOCSIN_RETRY_SCHEDULE="0.2s,0.5s,1s,1s", **store)
         self.receiver = receiver
 
     def add(self, path: str) -> int:
@@ -78,6 +92,17 @@ class Run:
         """The notification's id. The text is its idempotency key too, so it may be repeated. Raises Down."""
         content = {"message": text, "handlers": handlers}
         return int(self.service.call("POST", "/api/notifications", content, key=text)["data"]["id"])
+
+    def insist(self, text: str, handlers: list[int]) -> int:
+        """As a careful client does: again while the service says that it cannot take it now."""
+        ends_at = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            try:
+                return self.send(text, handlers)
+            except Down:
+                if time.monotonic() > ends_at:
+                    raise
+                time.sleep(0.05)
 
     def statuses(self) -> dict[int, str]:
         found: dict[int, str] = {}
@@ -103,15 +128,15 @@ class Run:
 # ------------------------------------------------------------------------------------------------------------ the scenes
 
 
-def killed_at_points(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:
+def killed_at_points(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:
     """kill -9 at named points of the corridor."""
     points = [point for point in POINTS if point.scene == "send" and (not quick or point.name in _SHORT)]
-    return [_killed_at(folder / point.name, receiver, point.name) for point in points]
+    return [_killed_at(place, receiver, point.name) for point in points]
 
 
-def _killed_at(folder: Path, receiver: Receiver, name: str) -> Finding:
+def _killed_at(place: Place, receiver: Receiver, name: str) -> Finding:
     point = next(one for one in POINTS if one.name == name)
-    run = Run(folder, receiver)
+    run = Run(place, name, receiver)
     before = receiver.taken()
     try:
         run.service.start()
@@ -149,11 +174,11 @@ def _killed_at(folder: Path, receiver: Receiver, name: str) -> Finding:
     return Finding(f"killed {name}", promise, seen, kept)
 
 
-def killed_under_load(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:
+def killed_under_load(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:
     """kill -9 at any moment, again and again."""
     kills = 3 if quick else 6
     receiver.behave("/load", lambda _: Answer(delay_seconds=0.02))
-    run = Run(folder / "load", receiver)
+    run = Run(place, "load", receiver)
     texts = [f"load {number}" for number in range(60 * kills)]
     try:
         run.service.start()
@@ -173,12 +198,12 @@ def killed_under_load(folder: Path, receiver: Receiver, quick: bool) -> list[Fin
     return [Finding("killed under load", promise, books.seen, kept)]
 
 
-def slow_beside_healthy(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:
+def slow_beside_healthy(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:
     """Endpoints that never answer, beside one that does. A busy machine may stall for a moment; a service that waits stalls every time."""
     hanging = 20 if quick else 60
     messages = 40 if quick else 120
     receiver.behave("/hangs", lambda _: Answer(status=0))
-    run = Run(folder / "slow", receiver)
+    run = Run(place, "slow", receiver)
 
     def latencies(path: str, handler: int) -> list[float]:
         sent: dict[int, float] = {}
@@ -215,11 +240,11 @@ def _p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100)[98] if len(values) > 1 else float("inf")
 
 
-def throttled(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:
+def throttled(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:
     """429 to everything for a while."""
     messages = 20 if quick else 60
     receiver.behave("/throttles", lambda count: Answer(429, "1") if count < 5 else Answer())
-    run = Run(folder / "throttled", receiver)
+    run = Run(place, "throttled", receiver)
     try:
         run.service.start()
         handler = run.add("/throttles")
@@ -236,10 +261,10 @@ def throttled(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:
     return [Finding("429 storm", promise, f"{len(refused)} times refused; {books.seen}", kept)]
 
 
-def restarted(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001  # every scene takes the same
+def restarted(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:  # noqa: ARG001  # every scene takes the same
     """SIGTERM with attempts in flight, and a start."""
     receiver.behave("/restarted", lambda _: Answer(delay_seconds=0.2))
-    run = Run(folder / "restarted", receiver)
+    run = Run(place, "restarted", receiver)
     try:
         run.service.start()
         handlers = [run.add("/restarted") for _ in range(4)]
@@ -256,7 +281,31 @@ def restarted(folder: Path, receiver: Receiver, quick: bool) -> list[Finding]:  
     return [Finding("restart", "it stops in order, goes on where it was, and sends nothing twice", books.seen, kept)]
 
 
-Scene = Callable[[Path, Receiver, bool], list[Finding]]
+def sessions_ended(place: Place, receiver: Receiver, quick: bool) -> list[Finding]:
+    """The server ends every session of the service, again and again under load."""
+    times = 3 if quick else 8
+    receiver.behave("/sessions", lambda _: Answer(delay_seconds=0.02))
+    run = Run(place, "sessions", receiver)
+    assert place.schemas is not None and run.store_url is not None  # noqa: S101  # see SERVER_SCENES
+    texts = [f"sessions {number}" for number in range(40 * times)]
+    try:
+        run.service.start()
+        handlers = [run.add("/sessions") for _ in range(5)]
+        for index, text in enumerate(texts):
+            if index % 40 == 20:
+                place.schemas.end_sessions(run.store_url)
+            run.insist(text, [handlers[index % 5]])
+        statuses = run.settle()
+        came = Counter(one.delivery_id for one in receiver.arrivals if one.path == "/sessions")
+        books = reconcile(statuses, came, lambda _: False)
+    finally:
+        run.service.kill()
+    kept = books.accepted == books.delivered == len(texts) and not books.missing and not books.repeated and not books.unexplained
+    promise = f"the server ends all sessions {times} times under load: nothing is lost, nothing sent twice"
+    return [Finding("sessions ended", promise, books.seen, kept)]
+
+
+Scene = Callable[[Place, Receiver, bool], list[Finding]]
 SCENES: tuple[tuple[str, Scene], ...] = (
     ("kill -9 at named points", killed_at_points),
     ("kill -9 under load", killed_under_load),
@@ -264,3 +313,5 @@ SCENES: tuple[tuple[str, Scene], ...] = (
     ("429 storm", throttled),
     ("restart", restarted),
 )
+SERVER_SCENES: tuple[tuple[str, Scene], ...] = (("sessions that end", sessions_ended),)
+"""Only where the store is on a PostgreSQL server."""

@@ -18,7 +18,7 @@ from tocsin.flow.delivery.rendering import render_now, renders_quickly, within_b
 from tocsin.flow.delivery.shown import shown_reply
 from tocsin.flow.directory import Loaded
 from tocsin.flow.pace import Pacer
-from tocsin.model import Delivered, HttpReply, Later, Message, NoReply, Outcome, Reason, Refused, Reply, Request
+from tocsin.model import Busy, Delivered, HttpReply, Later, Message, NoReply, Outcome, Reason, Refused, Reply, Request
 from tocsin.net.wires import Sender
 from tocsin.ports.engine import Place
 
@@ -319,6 +319,9 @@ class Attempt(Struct, Generic[P], eq=False, gc=False):
         """A fault of ours ends the attempt, and `ended` is told. An error after the end is not ours."""
         if self.state == ANSWERED:
             raise error
-        observe.seldom(log.error, "attempt.failed", delivery=self.context.delivery_id, exc_info=error)
+        if isinstance(error, Busy):
+            observe.seldom(log.warning, "attempt.waits", delivery=self.context.delivery_id, why=str(error))
+        else:
+            observe.seldom(log.error, "attempt.failed", delivery=self.context.delivery_id, exc_info=error)
         self.reply = None
         self._end(FAULT_OF_OURS)

@@ -167,6 +167,8 @@ class Keeping:
                 await self._health.switch_off(loaded, decision.reason, decision.switch_off, delivery)
             else:
                 await self._health.failed(loaded, decision.reason, delivery.last_error or "", delivery)
+        except Busy as busy:
+            observe.seldom(log.warning, "blame.not_kept", handler=loaded.handler.id, why=str(busy))
         except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
             observe.seldom(log.error, "blame.failed", handler=loaded.handler.id, exc_info=error)
         finally:
