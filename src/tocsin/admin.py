@@ -17,7 +17,7 @@ from tocsin.model import Invalid
 from tocsin.ports.errors import StoreError
 from tocsin.ports.people import KeyLine, UserLine
 from tocsin.settings import Settings
-from tocsin.store import people
+from tocsin.store import identities, people, second_factors
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, hash_password, new_api_key, shown_key
 
@@ -101,6 +101,14 @@ class Admin:
                 people.set_time_zone(connection, user, zone)
 
         self._do(work)
+
+    def reset_second_factor(self, email: str) -> bool:
+        """Their password alone signs them in again. False: they had none."""
+        return self._do(lambda connection: second_factors.remove(connection, _user(connection, email)))
+
+    def unbind(self, email: str) -> bool:
+        """At the next sign-in with a provider they are known by their address again. False: they were bound to none."""
+        return self._do(lambda connection: identities.unbind(connection, _user(connection, email)))
 
     def delete_user(self, email: str) -> None:
         """Removes the user and everything that is theirs, including the history."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 import uvloop
@@ -49,10 +49,12 @@ from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.administration import Administration
-from tocsin.flow.people.confirming import ByPassword, Confirming
+from tocsin.flow.people.confirming import ByCode, ByPassword, Confirming
 from tocsin.flow.people.devices import Devices
 from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
+from tocsin.flow.people.second_factor import SecondFactors
+from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.flow.people.tries import Tries
 from tocsin.flow.service import Service, pulse
 from tocsin.lines import Lines
@@ -71,6 +73,9 @@ from tocsin.settings import Settings
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 from tocsin.web import make_pages
+
+if TYPE_CHECKING:
+    from tocsin.net.openid import Provider
 
 NOTE_IDS_SECONDS = 60.0
 START_AGAIN_SECONDS = 1.0
@@ -145,6 +150,8 @@ async def running(
     beginning = await _begun(begin, keeping.began_to_hold)
     tries = Tries()
     passwords = Passwords(store.users, tries)
+    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings)
+    second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings)
     housekeeping = Housekeeping(store.tidying, store.values, access, settings)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
@@ -167,9 +174,11 @@ async def running(
             metrics=metrics,
             unready=unready,
             complaints=health.mail.complaints,
-            accounts=Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings),
+            accounts=accounts,
             passwords=passwords,
-            confirming=Confirming(store.sessions, [ByPassword(passwords)]),
+            second_factors=second_factors,
+            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, vault),
+            confirming=Confirming(store.sessions, [ByPassword(passwords), ByCode(second_factors)]),
             keys=OwnKeys(store.keys, changes.noticed),
             administration=Administration(store.users, changes.noticed, directory.forget_user),
             pulse=partial(pulse, store.history, store.vitals),
@@ -188,6 +197,15 @@ async def running(
         ledger.close()
         starts.close()
         observe.flush_logs()
+
+
+def _provider(settings: Settings, wire: HttpWire) -> "Provider | None":
+    """The OpenID provider, where there is one: only then its libraries are loaded."""
+    if settings.oidc_issuer is None:
+        return None
+    from tocsin.net.openid import Provider, client_of
+
+    return Provider(client_of(settings), wire.send)
 
 
 async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) -> asyncio.Task[None]:

@@ -180,6 +180,47 @@ def _token_url(value: str) -> str:
     return value
 
 
+def _issuer(value: str) -> str:
+    """As the provider writes it, with a slash at its end or without: it is compared letter by letter."""
+    _token_url(value)
+    if "?" in value:
+        raise ValueError("must be an https URL without a query")
+    return value
+
+
+def _domains(value: str) -> tuple[str, ...]:
+    parts = tuple(part.strip().lower().removeprefix("@") for part in value.split(",") if part.strip())
+    if any(not re.fullmatch(r"\*|[^\s@*/]+", part) for part in parts):
+        raise ValueError("must be domains of e-mail addresses, such as example.com, separated by commas, or *")
+    return parts
+
+
+def _addresses(value: str) -> tuple[str, ...]:
+    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
+    if any(not re.fullmatch(r"[^\s@]+@[^\s@]+", part) for part in parts):
+        raise ValueError("must be e-mail addresses, separated by commas")
+    return parts
+
+
+def _claim(value: str) -> tuple[str, str]:
+    name, _, wanted = value.partition("=")
+    if not name.strip() or not wanted.strip():
+        raise ValueError("must read name=value, such as groups=tocsin-admins")
+    return name.strip(), wanted.strip()
+
+
+def _sign_out_url(value: str) -> str:
+    if not (value.startswith("/") and not value.startswith("//")):
+        _public_url(value)
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", value):
+        raise ValueError("must be the name of a header, such as Remote-Email")
+    return value.lower()
+
+
 def _ca_file(value: str) -> str:
     import ssl
 
@@ -241,6 +282,35 @@ OPTIONS: tuple[Option, ...] = (
     Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", _api_key, secret=True),
     Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
     Option("session_days", "30", "Days after which a session on the pages ends, however much it is used.", _whole(1, 3650)),
+    Option(
+        "require_second_factor",
+        "none",
+        "Who must set up a second factor to use the pages: none, admins or all. Who is signed in by a provider or a proxy is exempt.",
+        _choice("none", "admins", "all"),
+    ),
+    Option("oidc_issuer", None, "OpenID provider that people sign in with, as it names itself; unset: none.", _issuer),
+    Option("oidc_client_id", None, "Client id of this service at the OpenID provider."),
+    Option("oidc_client_secret", None, "Client secret of this service there; unset: a public client, by PKCE alone.", secret=True),
+    Option("oidc_name", None, "What the button for it says: Sign in with ...; unset: the provider's host."),
+    Option("oidc_scopes", "openid email profile", "What the OpenID provider is asked for."),
+    Option(
+        "oidc_domains",
+        "",
+        "Domains of e-mail addresses that may sign in with the OpenID provider, separated by commas; *: any; empty: only users that exist.",
+        _domains,
+    ),
+    Option("oidc_create", "on", "Whether somebody from these domains becomes a user by signing in; off: they must be invited.", _boolean),
+    Option("oidc_admin_claim", None, "Who of them is an administrator, name=value, such as groups=tocsin-admins.", _claim),
+    Option("oidc_verified_claim", "email_verified", "Claim by which the OpenID provider says that an e-mail address is verified."),
+    Option(
+        "remote_user_header",
+        None,
+        "Header in which a proxy of TOCSIN_TRUSTED_PROXIES names the e-mail address of whom it has signed in; unset: none.",
+        _header_name,
+    ),
+    Option("remote_user_create", "on", "Whether whoever it names becomes a user; off: they must be invited.", _boolean),
+    Option("remote_user_admins", "", "E-mail addresses of those it names that are administrators; empty: it decides nothing.", _addresses),
+    Option("remote_user_sign_out_url", None, "Where they sign out at the proxy, such as /oauth2/sign_out.", _sign_out_url),
     Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
     Option(
         "smtp_oauth_token_url", None, "Where access tokens for the mail account come from (OAuth); unset: log in by password.", _token_url
@@ -305,6 +375,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     bootstrap_api_key: str | None
     bootstrap_password: str | None
     session_days: int
+    require_second_factor: str
+    oidc_issuer: str | None
+    oidc_client_id: str | None
+    oidc_client_secret: str | None
+    oidc_name: str | None
+    oidc_scopes: str
+    oidc_domains: tuple[str, ...]
+    oidc_create: bool
+    oidc_admin_claim: tuple[str, str] | None
+    oidc_verified_claim: str
+    remote_user_header: str | None
+    remote_user_create: bool
+    remote_user_admins: tuple[str, ...]
+    remote_user_sign_out_url: str | None
     smtp_url: str | None
     smtp_oauth_token_url: str | None
     smtp_oauth_client_id: str | None
@@ -371,9 +455,28 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None, *
         complaints.append(
             "TOCSIN_ROLE must be all, unless TOCSIN_DATABASE_URL names a PostgreSQL database: one process serves a SQLite store"
         )
+    complaints += _together(values)
     if complaints:
         raise SettingsError("\n".join(complaints))
     return Settings(**values)
+
+
+def _together(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with options beside each other. Those that cannot be read are missing."""
+    found: list[str] = []
+    if values.get("oidc_issuer") and not values.get("oidc_client_id"):
+        found.append("TOCSIN_OIDC_ISSUER needs TOCSIN_OIDC_CLIENT_ID beside it")
+    if values.get("oidc_issuer") and "openid" not in str(values.get("oidc_scopes")).split():
+        found.append("TOCSIN_OIDC_SCOPES must contain openid")
+    if values.get("remote_user_header") and "trusted_proxies" in values:
+        proxies: Networks = values["trusted_proxies"]
+        if not proxies:
+            found.append("TOCSIN_REMOTE_USER_HEADER needs TOCSIN_TRUSTED_PROXIES beside it: from anybody else the header is not believed")
+        elif any(network.prefixlen == 0 for network in proxies):
+            found.append(
+                "TOCSIN_REMOTE_USER_HEADER must not be used where TOCSIN_TRUSTED_PROXIES is every address: anybody could be anybody"
+            )
+    return found
 
 
 def _value_of(option: Option, texts: Mapping[str, str]) -> str | None:

@@ -25,7 +25,7 @@ from tocsin.store import ids, values
 from tocsin.store.dialects.sqlite import sqlite_url
 from tocsin.store.faults import words_of
 from tocsin.store.sql import write_now
-from tocsin.store.tables import handlers, meta
+from tocsin.store.tables import handlers, meta, second_factors
 from tocsin.vault import Vault, WrongKey, new_secret_key
 
 ROWS_AT_ONCE = 200  # re-encrypted in one write, so that the service's writes do not wait long
@@ -207,6 +207,7 @@ def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[fl
 def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[float], None]) -> int:
     """How many rows the newest key did not open."""
     write_now(engine, functools.partial(_rotate_token, vault=vault, newest=newest))
+    write_now(engine, functools.partial(_rotate_second_factors, vault=vault, newest=newest))
     done, after = 0, 0
     while after is not None:
         found, after = write_now(engine, functools.partial(_rotate_some, vault=vault, newest=newest, after=after))
@@ -224,6 +225,14 @@ def _rotate_token(connection: Connection, vault: Vault, newest: Vault) -> None:
         with contextlib.suppress(WrongKey):
             rotated = vault.rotate(sealed)
             connection.execute(update(meta).where(meta.c.name == REFRESH_TOKEN, meta.c.value == sealed).values(value=rotated))
+
+
+def _rotate_second_factors(connection: Connection, vault: Vault, newest: Vault) -> None:
+    """Few and small, so all in one write. One that no key opens stays: its user signs in with a recovery code."""
+    for user, sealed in connection.execute(select(second_factors.c.user_id, second_factors.c.secret)).all():
+        if not newest.opens(sealed):
+            with contextlib.suppress(WrongKey):
+                connection.execute(update(second_factors).where(second_factors.c.user_id == user).values(secret=vault.rotate(sealed)))
 
 
 def _rotate_some(connection: Connection, vault: Vault, newest: Vault, after: int) -> tuple[int, int | None]:

@@ -462,6 +462,22 @@ def test_a_new_password_without_fault_is_taken(tmp_path: Path) -> None:
     with_accounts(tmp_path, run)
 
 
+def test_who_signs_in_with_the_old_password_while_it_is_changed_has_no_session_afterwards(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        add, sessions = rooms.sessions.add, rooms.accounts._sessions
+
+        async def once_it_is_changed(*given: Any) -> None:
+            await rooms.users.set_password(1, hash_password("another long one"))
+            await add(*given)
+
+        sessions.add = once_it_is_changed  # type: ignore[method-assign]
+        assert await rooms.guess(PASSWORD, HOME) is None
+        sessions.add = add  # type: ignore[method-assign]
+        assert [one.is_this for one in await rooms.accounts.sessions(await rooms.visitor(await rooms.guess("another long one")))] == [True]
+
+    with_accounts(tmp_path, run)
+
+
 def test_a_link_dies_with_a_new_password(tmp_path: Path) -> None:
     async def run(rooms: Rooms) -> None:
         _, token = await rooms.administration.invite("new@example.com", is_admin=False)

@@ -6,8 +6,9 @@ import shutil
 import sqlite3
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -35,19 +36,35 @@ class _Stays(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _Tells(urllib.request.HTTPRedirectHandler):
+    def __init__(self, surfer: "Surfer") -> None:
+        self._surfer = surfer
+
+    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        self._surfer.watch(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 class Surfer:
-    """A browser without JavaScript: cookies, forms, redirects."""
+    """A browser without JavaScript: cookies, forms, redirects. `watch` is told where redirects lead."""
 
     def __init__(self, base: str) -> None:
         self.base = base
+        self.watch: Callable[[str], object] = bool
         self.cookies = http.cookiejar.CookieJar()
-        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies), urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(
+            urllib.request.HTTPCookieProcessor(self.cookies), urllib.request.ProxyHandler({}), _Tells(self)
+        )
         self._open = opener.open
         staying = (urllib.request.HTTPCookieProcessor(self.cookies), urllib.request.ProxyHandler({}), _Stays())
         self._stay = urllib.request.build_opener(*staying).open
 
     def get(self, path: str, *, stay: bool = False, **headers: str) -> Answer:
-        return self._ask(urllib.request.Request(self.base + path, headers=_names(headers)), stay)
+        return self.ask(urllib.request.Request(self.base + path, headers=_names(headers)), stay)
+
+    def get_url(self, url: str) -> Answer:
+        """Of another site."""
+        return self.ask(urllib.request.Request(url))
 
     def post(
         self, path: str, *, csrf: str | None = None, stay: bool = False, headers: dict[str, str] | None = None, **form: object
@@ -55,7 +72,7 @@ class Surfer:
         """With the form token of the page at this path, unless another is given."""
         token = self.token(path) if csrf is None else csrf
         content = urllib.parse.urlencode({"csrf": token, **form}, doseq=True).encode()
-        return self._ask(urllib.request.Request(self.base + path, content, headers or {}), stay)
+        return self.ask(urllib.request.Request(self.base + path, content, headers or {}), stay)
 
     def token(self, path: str = "/account") -> str:
         page = self.get(path).text
@@ -63,7 +80,7 @@ class Surfer:
         assert found, page[:500]
         return found[1]
 
-    def _ask(self, request: urllib.request.Request, stay: bool) -> Answer:
+    def ask(self, request: urllib.request.Request, stay: bool = False) -> Answer:
         try:
             with (self._stay if stay else self._open)(request, timeout=20) as reply:
                 return Answer(reply.status, reply.headers, reply.read().decode(), reply.url)

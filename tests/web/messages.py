@@ -22,13 +22,11 @@ from tocsin.web.language import FOLDER, LANGUAGES
 
 WEB = FOLDER.parent
 SRC = WEB.parent
-PYTHON = [
-    *WEB.glob("*.py"),
-    *(
-        SRC / "flow" / f"{name}.py"
-        for name in ("people/passwords", "people/own_keys", "people/administration", "handlers/register", "intake/plan", "handlers/preview")
-    ),
-]
+FLOW = (
+    *(f"people/{name}" for name in ("passwords", "own_keys", "administration", "second_factor", "single_sign_on")),
+    *("handlers/register", "intake/plan", "handlers/preview"),
+)
+PYTHON = [*WEB.glob("*.py"), *(SRC / "flow" / f"{name}.py" for name in FLOW)]
 READERS = [SRC / "api" / f"{name}.py" for name in ("kinds", "times", "messages", "endpoint")]  # what reads the send form
 CHECKS = [*(SRC / "channels").glob("*.py"), SRC / "net" / "urls.py"]
 

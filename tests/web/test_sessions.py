@@ -201,7 +201,7 @@ def test_each_act_that_outlives_a_session_is_behind_the_question(surfer: Surfer,
         ("/users/2/role", {"is_admin": "1"}),
         (f"/handlers/{handler}/secret", {}),
     ):
-        answer = surfer.post(path, csrf=token, **form)
+        answer = surfer.post(path, csrf=token, stay=True, **form)
         assert answer.status == 403 and is_asked(answer), path
     listed = served.run("tocsin", "users", "list").stdout
     assert "boss@" not in listed and listed.count("admin ") == 1

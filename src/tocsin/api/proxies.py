@@ -39,6 +39,24 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
+def remote_user(scope: Mapping[str, Any], settings: Settings) -> str | None:
+    """Whom a proxy of TOCSIN_TRUSTED_PROXIES has signed in. None: nobody, or the header came from somebody else.
+
+    A client on our Unix socket is not believed here: whoever may open it could be anybody.
+    """
+    peer = (scope.get("client") or ("",))[0]
+    if settings.remote_user_header is None or not peer or not is_trusted(peer, settings):
+        return None
+    wanted = settings.remote_user_header.encode("latin-1")
+    found = [value.decode("utf-8", "replace").strip() for name, value in scope["headers"] if name == wanted]
+    if len(found) > 1:  # the client's own, perhaps, which the proxy should have taken away
+        observe.seldom(
+            log.warning, "proxy.two_users", peer=peer, why="TOCSIN_REMOTE_USER_HEADER came more than once, so nobody is believed"
+        )
+        return None
+    return found[0] if found and found[0] else None
+
+
 def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
     """The real client: behind trusted proxies the last address in X-Forwarded-For that is not a trusted proxy, without its port."""
     return _client(scope, headers, settings)[0]

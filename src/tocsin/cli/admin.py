@@ -90,9 +90,11 @@ def set_user(
     *,
     time_zone: str | None = None,
     admin: Annotated[bool | None, Parameter(negative="--no-admin")] = None,
+    reset_second_factor: Annotated[bool, Parameter(negative="")] = False,
+    unbind: Annotated[bool, Parameter(negative="")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Change a user: the time zone of their pages and messages, and whether they are an administrator.
+    """Change a user: the time zone of their pages and messages, whether they are an administrator, and how they sign in.
 
     Parameters
     ----------
@@ -102,11 +104,20 @@ def set_user(
         A name of the tz database, such as Asia/Seoul or UTC.
     admin
         Whether the user is an administrator.
+    reset_second_factor
+        Turn their second factor off, so that they can sign in without it and set up another one.
+    unbind
+        Forget which account of the OpenID provider is theirs: the next one with their verified address will be.
     """
-    if time_zone is None and admin is None:
-        raise Usage("Say what to set: --time-zone, --admin or --no-admin.")
+    if time_zone is None and admin is None and not reset_second_factor and not unbind:
+        raise Usage("Say what to set: --time-zone, --admin, --no-admin, --reset-second-factor or --unbind.")
     with _store(load_settings(data_dir=data_dir)) as store:
-        store.set_user(email, time_zone, admin)
+        if reset_second_factor and not store.reset_second_factor(email):
+            show.note(f"{show.one_line(email)} had no second factor.")
+        if unbind and not store.unbind(email):
+            show.note(f"{show.one_line(email)} was bound to no account of a provider.")
+        if time_zone is not None or admin is not None:
+            store.set_user(email, time_zone, admin)
     show.note(f"{show.one_line(email)} is changed.")
 
 

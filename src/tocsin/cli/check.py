@@ -1,5 +1,6 @@
 """`tocsin check`: what is misconfigured, and how to fix it."""
 
+import asyncio
 import contextlib
 import difflib
 import os
@@ -303,6 +304,56 @@ def egress(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"TOCSIN_PROXY: {why}. Until that is fixed, nothing is delivered through it.")
 
 
+def sign_on(settings: Settings) -> Iterator[Finding]:
+    """Whether people can sign in elsewhere, and what has to be said there."""
+    given = {option.variable for option in OPTIONS if option.name.startswith("oidc_")} & set(set_values())
+    if settings.oidc_issuer is None and given:
+        yield Finding(f"{', '.join(sorted(given))}: without TOCSIN_OIDC_ISSUER this has no effect.")
+    if settings.oidc_issuer is not None:
+        yield from _openid(settings)
+    if settings.remote_user_header:
+        yield Finding(
+            f"Whoever can reach this service from {', '.join(map(str, settings.trusted_proxies))} can sign in as anybody, by the header "
+            f"{settings.remote_user_header}: let only the proxy do so, and let it take the header away from what clients send.",
+            is_fault=False,
+        )
+
+
+def _openid(settings: Settings) -> Iterator[Finding]:
+    if settings.base_url is None:
+        yield Finding("TOCSIN_OIDC_ISSUER: set TOCSIN_BASE_URL, from which the redirect URI is made that the provider has to know.")
+    else:
+        yield Finding(
+            f"The OpenID provider has to know the redirect URI {settings.base_url}/sign-in/openid/callback and, for signing out there, "
+            f"{settings.base_url}/sign-in.",
+            is_fault=False,
+        )
+    if not settings.oidc_domains:
+        yield Finding("TOCSIN_OIDC_DOMAINS is empty: only users that exist can sign in with the OpenID provider.", is_fault=False)
+    if "*" in settings.oidc_domains and settings.oidc_create:
+        yield Finding(
+            "TOCSIN_OIDC_DOMAINS is *: everybody with an account at the OpenID provider can become a user here.",
+            is_fault=False,
+        )
+    if why := asyncio.run(_unusable_provider(settings)):
+        yield Finding(f"TOCSIN_OIDC_ISSUER: {why}.")
+
+
+async def _unusable_provider(settings: Settings) -> str | None:
+    """Why the OpenID provider cannot be used from here."""
+    from tocsin.net.http import HttpWire
+    from tocsin.net.openid import Provider, Unusable, client_of
+
+    wire = HttpWire(settings)
+    try:
+        await Provider(client_of(settings), wire.send).check()
+    except Unusable as unusable:
+        return str(unusable).rstrip(".")
+    finally:
+        await wire.close()
+    return None
+
+
 LOOKS: Mapping[str, tuple[Callable[[Settings], Iterator[Finding]], ...]] = {
     "data directory": (data_folder, owners, file_system),
     "key": (secret_key,),
@@ -312,6 +363,7 @@ LOOKS: Mapping[str, tuple[Callable[[Settings], Iterator[Finding]], ...]] = {
     "certificates": (trusted,),
     "listening": (reach,),
     "outgoing": (egress,),
+    "signing in": (sign_on,),
 }
 
 

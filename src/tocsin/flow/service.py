@@ -17,6 +17,8 @@ from tocsin.flow.people.administration import Administration
 from tocsin.flow.people.confirming import Confirming
 from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
+from tocsin.flow.people.second_factor import SecondFactors
+from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
@@ -60,5 +62,7 @@ class Service(Struct, frozen=True):
     confirming: Confirming
     keys: OwnKeys
     administration: Administration
+    second_factors: SecondFactors
+    single_sign_on: SingleSignOn
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, text, update
 
 from tocsin.clock import Micros
 from tocsin.ports.second_factors import SecondFactor
 from tocsin.store.database import Database
 from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import recovery_codes, second_factors
+
+_ADD = text(
+    "INSERT INTO second_factors (user_id, secret, last_step, created_at) VALUES (:user_id, :secret, :last_step, :created_at)"
+    " ON CONFLICT (user_id) DO NOTHING RETURNING user_id"
+)
 
 
 class SqlSecondFactors:
@@ -43,10 +48,8 @@ def of(connection: Connection, user: int) -> SecondFactor | None:
 
 
 def _add(connection: Connection, user: int, secret: bytes, step: int, codes: Sequence[bytes], at: Micros) -> bool:
-    wait_for_turn(connection, "second factors")
-    if of(connection, user) is not None:
+    if connection.scalar(_ADD, {"user_id": user, "secret": secret, "last_step": step, "created_at": at}) is None:
         return False
-    connection.execute(insert(second_factors).values(user_id=user, secret=secret, last_step=step, created_at=at))
     _replace_codes(connection, user, codes)
     return True
 

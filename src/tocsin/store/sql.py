@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin.ports.errors import StoreError
 from tocsin.ports.handlers import HandlerRows
 from tocsin.ports.history import History
+from tocsin.ports.identities import Identities
 from tocsin.ports.ids import Ids
 from tocsin.ports.intake import Intake
 from tocsin.ports.misdated import Misdated
@@ -28,6 +29,7 @@ from tocsin.store.accepting import BY_SERVER_CLOCK
 from tocsin.store.database import Database
 from tocsin.store.handlers import SqlHandlers
 from tocsin.store.history import SqlHistory
+from tocsin.store.identities import SqlIdentities
 from tocsin.store.ids import SqlIds
 from tocsin.store.intake import SqlIntake
 from tocsin.store.misdated import SqlMisdated
@@ -60,6 +62,7 @@ class SqlStore:
         self.sessions: Sessions = SqlSessions(self.database)
         self.keys: Keys = SqlKeys(self.database)
         self.second_factors: SecondFactorRows = SqlSecondFactors(self.database)
+        self.identities: Identities = SqlIdentities(self.database)
         self.values: Values = SqlValues(self.database)
         self.misdated: Misdated = SqlMisdated(self.database)
         self.tidying: Tidying = SqlTidying(self.database)

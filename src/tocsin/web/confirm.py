@@ -60,13 +60,14 @@ def _form(visit: Visit, ways: list[str]) -> dict[str, Any]:
     request = visit.request
     if request.method == "POST":
         carried = [(name, one) for name, values in visit.form.items() if name != "csrf" and not name.startswith(FIELD) for one in values]
-        return {"ways": ways, "action": request.url.path + (f"?{request.url.query}" if request.url.query else ""), "carried": carried}
-    return {"ways": ways, "action": f"{PATH}?to={quote(request.url.path)}", "carried": []}
+        action = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return {"ways": ways, "action": action, "carried": carried, "to": _page_of(visit, "referer")}
+    return {"ways": ways, "action": f"{PATH}?to={quote(request.url.path)}", "carried": [], "to": request.url.path}
 
 
-def _page_of(visit: Visit) -> str:
-    """The page that a fragment is asked for from, as htmx names it."""
-    path = urlsplit(visit.request.headers.get("hx-current-url", "")).path
+def _page_of(visit: Visit, header: str = "hx-current-url") -> str:
+    """The page that a fragment is asked for from, as htmx names it, or that a form was on."""
+    path = urlsplit(visit.request.headers.get(header, "")).path
     return path.removeprefix(visit.prefix) or "/"
 
 
@@ -75,7 +76,8 @@ async def page(visit: Visit) -> Response:
     if visit.service.confirming.is_recent(visit.who):
         return visit.go(sign_in.back(visit))
     action = f"{PATH}?to={quote(sign_in.back(visit))}"
-    return visit.page("confirm.html", ways=await visit.service.confirming.ways(visit.who), action=action, carried=[])
+    ways = await visit.service.confirming.ways(visit.who)
+    return visit.page("confirm.html", ways=ways, action=action, carried=[], to=sign_in.back(visit))
 
 
 async def answer(visit: Visit) -> Response:

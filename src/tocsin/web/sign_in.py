@@ -48,6 +48,8 @@ async def sign_in(visit: Visit) -> Response:
 
 async def asked_again(visit: Visit) -> Response:
     """The form was open for too long, or another tab has signed in or out: a new form, with the address that was typed."""
+    if visit.request.url.path == "/sign-in/code":
+        return visit.go("/sign-in/code")
     is_link = visit.request.url.path.startswith("/sign-in/")
     if visit.request.url.path != "/sign-in" and not is_link:
         return visit.problem(403)

@@ -15,10 +15,11 @@ from starlette.types import Receive, Scope, Send
 from tocsin import observe
 from tocsin.api.kinds import MAX_ID
 from tocsin.api.proxies import transport_security
+from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
 from tocsin.ports.errors import OwnerGone
-from tocsin.web import account, assets, confirm, guides, handlers, keys, log, reference, send, sign_in, users
+from tocsin.web import account, assets, confirm, guides, handlers, keys, log, reference, second_factor, send, sign_in, single_sign_on, users
 from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
@@ -40,14 +41,19 @@ _logger = structlog.get_logger(__name__)
 
 # Method, path, what serves it, and for whom: everyone, signed-in users, administrators.
 ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
-    ("GET", "/sign-in", sign_in.sign_in_page, "anybody"),
+    ("GET", "/sign-in", single_sign_on.sign_in_page, "anybody"),
     ("POST", "/sign-in", sign_in.sign_in, "anybody"),
+    ("GET", "/sign-in/openid", single_sign_on.leave, "anybody"),
+    ("GET", "/sign-in/openid/callback", single_sign_on.come_back, "anybody"),
+    ("GET", "/sign-out/openid", single_sign_on.way_out, "anybody"),
+    ("GET", "/sign-in/code", second_factor.code_page, "anybody"),
+    ("POST", "/sign-in/code", second_factor.enter_code, "anybody"),
     ("GET", "/sign-in/{token}", sign_in.linked_page, "anybody"),
     ("POST", "/sign-in/{token}", sign_in.linked, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
     ("GET", "/docs/channels/{type}", guides.page, "anybody"),
-    ("POST", "/sign-out", sign_in.sign_out, "signed in"),
+    ("POST", "/sign-out", single_sign_on.sign_out, "signed in"),
     ("GET", "/", handlers.home, "signed in"),
     ("GET", "/handlers/add", handlers.types, "signed in"),
     ("GET", "/handlers/add/{type}", handlers.add_page, "signed in"),
@@ -85,11 +91,18 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/account/sessions/end-others", account.end_other_sessions, "signed in"),
     ("GET", "/confirm", confirm.page, "signed in"),
     ("POST", "/confirm", confirm.answer, "signed in"),
+    ("GET", "/account/second-factor", second_factor.page, "signed in"),
+    ("POST", "/account/second-factor", second_factor.set_up, "signed in"),
+    ("POST", "/account/second-factor/codes", second_factor.renew_codes, "signed in"),
+    ("POST", "/account/second-factor/off", second_factor.turn_off, "signed in"),
     ("GET", "/users", users.page, "administrators"),
     ("POST", "/users", users.invite, "administrators"),
     ("POST", "/users/{id:int}/role", users.set_role, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
 )
+
+# What those may reach who must set up a second factor first, beside what anybody may.
+_FREE = {*second_factor.PAGES, confirm.page, confirm.answer, single_sign_on.sign_out}
 
 
 class Misdirected(Exception):
@@ -161,6 +174,8 @@ class Site:
             return await self._served(visit)
         except confirm.Asked as asked:
             return asked.response
+        except CodeWanted as wanted:
+            return second_factor.ask(visit, wanted)
 
     async def _served(self, visit: Visit) -> Response:
         """Raises whatever is wrong."""
@@ -184,6 +199,8 @@ class Site:
                 return await sign_in.asked_again(visit)
         if whom == "administrators" and not visit.who.is_admin:
             raise Missing
+        if whom != "anybody" and handle not in _FREE and await visit.service.second_factors.is_missing(visit.who):
+            return visit.go("/account/second-factor?done=needed")
         return await handle(visit)
 
     def _find(self, request: Request) -> tuple[Handle | None, str, str]:

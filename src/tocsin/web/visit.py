@@ -8,12 +8,12 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix
+from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix, remote_user
 from tocsin.clock import DAY, SECOND
 from tocsin.flow import pools
 from tocsin.flow.people.accounts import Opened
@@ -80,8 +80,25 @@ class Visit:
         """Find out who is signed in."""
         if self._session:
             self.visitor = self._believed(await self.service.accounts.visitor(self._session, self.client))
+        if self.visitor is not None and self.visitor.by == "header" and not self._is_still_named(self.visitor):
+            self.visitor = None
         if self.visitor is not None and not self.is_fragment:
             self.pulse = await self.service.pulse(self.visitor.id, self.visitor.is_admin)
+
+    def _is_still_named(self, visitor: Visitor) -> bool:
+        """A session that a proxy's header began lasts as long as the proxy names the same user."""
+        return self.remote_user is not None and self.service.single_sign_on.is_named(visitor.email, self.remote_user)
+
+    @property
+    def remote_user(self) -> str | None:
+        """Whom a proxy in front has signed in."""
+        return remote_user(self.request.scope, self.service.settings)
+
+    @property
+    def proxys_way_out(self) -> str:
+        """Where to sign out at the proxy in front; empty: the settings do not say. A path is one of its own, not of ours."""
+        url = self.service.settings.remote_user_sign_out_url or ""
+        return urljoin(f"{self.base}/", url) if url else ""
 
     @property
     def who(self) -> Visitor:
@@ -275,6 +292,10 @@ class Visit:
         if self.is_fragment:
             response = Response(status_code=204, headers={"HX-Redirect": path})
         return self._with_cookies(response)
+
+    def leave_for(self, url: str) -> Response:
+        """To another site."""
+        return self._with_cookies(RedirectResponse(url, 303))
 
     def _with_cookies(self, response: Response) -> Response:
         if self.visitor is None and not self.cookie(BEFORE):

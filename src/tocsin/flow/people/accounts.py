@@ -46,7 +46,8 @@ class CodeWanted(Exception):
 
     def __init__(self, user: int, by: By) -> None:
         super().__init__()
-        self.user, self.by = user, by
+        self.user = user
+        self.by: By = by
 
 
 class Accounts:
@@ -68,7 +69,16 @@ class Accounts:
     async def sign_in(self, email: str, password: str, client: Client) -> Opened | None:
         """None if that is nobody. Takes as long whether there is such a user or not. Raises CodeWanted, Throttled, Busy."""
         person = await self._checked(email, password, client)
-        return None if person is None else await self.begin(person.id, "password", client)
+        if person is None:
+            return None
+        opened = await self.begin(person.id, "password", client)
+        now = await self._users.person(person.email)
+        if (
+            now is None or now.password_hash != person.password_hash
+        ):  # a new one has ended all sessions, but not one that was about to begin
+            await self.sign_out(opened.token)
+            return None
+        return opened
 
     async def _checked(self, email: str, password: str, client: Client) -> Person | None:
         """Whose address and password these are."""
@@ -85,6 +95,7 @@ class Accounts:
                 with contextlib.suppress(Busy):  # the next time is soon enough
                     renewed = await passwords.in_turn(counted, client, hash_password, password)
                     await self._users.renew_hash(person.id, hashed, renewed)
+                    person = await self._users.person(person.email)  # another sign-in may have been first
         return person if one.is_right else None
 
     async def sign_in_by_link(self, token: str, client: Client) -> Opened | None:

@@ -10,6 +10,7 @@ from tocsin import clock
 from tocsin.clock import MINUTE, Micros
 from tocsin.flow.people.clients import Client, Visitor
 from tocsin.flow.people.passwords import Passwords
+from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.ports.people import Sessions
 
 CONFIRMED_FOR: Micros = 10 * MINUTE
@@ -40,6 +41,19 @@ class ByPassword:
 
     async def is_right(self, visitor: Visitor, given: str, client: Client) -> bool:
         return await self._passwords.is_right(visitor, given, client)
+
+
+class ByCode:
+    name = "code"
+
+    def __init__(self, second_factors: SecondFactors) -> None:
+        self._second_factors = second_factors
+
+    async def is_open_to(self, visitor: Visitor) -> bool:
+        return await self._second_factors.standing(visitor.id) is not None
+
+    async def is_right(self, visitor: Visitor, given: str, client: Client) -> bool:
+        return await self._second_factors.is_right(visitor, given, client)
 
 
 class Confirming:
