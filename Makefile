@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS
 # Tests start a hundred processes: what one has compiled the others need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install serve demo test test-all check bench bench-all soak docs screenshots lock clean
+.PHONY: install serve demo test test-all check bench bench-all soak docs screenshots sbom audit lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -59,6 +59,17 @@ docs: .venv/.dev
 screenshots: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m web.screenshots docs/log.png
 
+# What the service is made of (CycloneDX), with what is vendored and what wheels bring along: build/sbom.json.
+sbom: .venv/.audit .venv/.runtime
+	mkdir -p build
+	PYTHONWARNINGS=ignore $(AUDIT)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON \
+		-o build/sbom.json requirements/runtime.txt
+	$(BIN)/python requirements/vendored.py build/sbom.json
+
+# Whether anything is known against a pinned package. Where no advisory service can be reached it says so, and fails with 2.
+audit: .venv/.audit .venv/.runtime
+	$(BIN)/python requirements/advisories.py $(AUDIT)/pip-audit
+
 # uv comes from PyPI into the environment itself, so nothing is needed beforehand.
 .venv/.uv: requirements/uv.txt
 	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -80,6 +91,13 @@ screenshots: .venv/.dev
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
 	touch $@
 
+# In an environment of its own, so that nothing of it is in the service's.
+AUDIT := .venv/audit/bin
+.venv/.audit: .venv/.uv requirements/audit.txt
+	test -x $(AUDIT)/python || $(PYTHON) -m venv --without-pip .venv/audit
+	VIRTUAL_ENV=.venv/audit $(BIN)/uv pip install --quiet --require-hashes -r requirements/audit.txt
+	touch $@
+
 # The OpenID provider that tests of signing in talk to, with the Node of the development tools. The tests make it themselves.
 build/openid/.done: tests/openid/package.json tests/openid/package-lock.json
 	mkdir -p build/openid
@@ -90,6 +108,7 @@ build/openid/.done: tests/openid/package.json tests/openid/package-lock.json
 
 lock: .venv/.uv
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes uv.in -o uv.txt
+	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes audit.in -o audit.txt
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes ../pyproject.toml build.in -o runtime.txt
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes -c runtime.txt --group ../pyproject.toml:dev -o dev.txt
 

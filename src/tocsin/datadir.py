@@ -5,16 +5,18 @@ import fcntl
 import functools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from tocsin import files, observe
+from tocsin import __version__, files, observe
 from tocsin.keyfile import KEY_FILE, read_keys, source_of
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Era, Mark
@@ -34,6 +36,7 @@ STARTS_FILE = "starts"
 LOCK_FILE = "tocsin.lock"
 OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
 _CANARY = "canary"
+_VERSION, _FIRST_VERSION = "program_version", "0.1.0"  # a row in `meta`, and the version that did not write it
 _SERVED_AT = "served_at"
 _ASKED, _ANSWERED = "key_asked", "key_in_use"  # rows in `meta`
 _PURPOSES = {  # nothing may be sent without them
@@ -88,9 +91,14 @@ def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, N
         yield
 
 
-def open_store(settings: Settings, *, upgrades: bool = False) -> tuple[Engine, Vault]:
+def log_upgrade(event: str, **values: Any) -> None:
+    log.info(event, **values)
+
+
+def open_store(settings: Settings, *, upgrades: bool = False, told: Callable[..., None] = log_upgrade) -> tuple[Engine, Vault]:
     """The store, in this version's form, and the vault that opens it. One that several processes may serve is upgraded only if `upgrades`.
 
+    `told`: the event and its values, `store.migrating` (form, seconds) now and then, and at the end `upgraded` (before, after, seconds).
     Raises StoreError, having changed nothing, if no given key opens it, or if this version cannot use it.
     """
     home = home_of(settings)
@@ -103,8 +111,11 @@ def open_store(settings: Settings, *, upgrades: bool = False) -> tuple[Engine, V
         if home.is_shared and not upgrades:
             _check_is_upgraded(home)
         engine = home.engine()
-        migrate(engine)
-        write_now(engine, functools.partial(_mark, vault=vault))
+        began = time.monotonic()
+        is_migrated = migrate(engine, told=lambda form, seconds: told("store.migrating", form=form, seconds=round(seconds, 1)))
+        before = write_now(engine, functools.partial(_mark, vault=vault))
+        if is_migrated or before != __version__:
+            told("upgraded", before=before, after=__version__, seconds=round(time.monotonic() - began, 3))
         _notice_old_copy(settings.data_path, engine)
     except (DBAPIError, sqlite3.Error, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else faults.words_of(error)
@@ -274,10 +285,17 @@ def _notice_old_copy(folder: Path, engine: Engine) -> None:
         log.warning("store.is_older", what="The store is older than what was sent last: a copy was put back. New ids move on.")
 
 
-def _mark(connection: Connection, vault: Vault) -> None:
+def _mark(connection: Connection, vault: Vault) -> str:
+    """Returns the version that opened the store before; this one, if it has just been made."""
+    noted = values.read(connection, _VERSION)
+    before = _FIRST_VERSION if noted is None else noted.decode()
     if values.read(connection, _CANARY) is None:
         values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))
         values.write(connection, ids.STORE_ID, new_store_id().encode())
+        before = __version__ if noted is None else before
+    if noted != __version__.encode():
+        values.write(connection, _VERSION, __version__.encode())
+    return before
 
 
 def _check_files(folder: Path) -> None:

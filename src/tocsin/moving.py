@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,19 +15,22 @@ from tocsin.keyfile import KEY_FILE
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
-from tocsin.store.homes.sqlite_file import MOVED_TO, SqliteFile
+from tocsin.store.homes.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
-from tocsin.store.sql import write_now
+from tocsin.store.sql import MOVED_TO, write_now
 from tocsin.store.tables import meta
 
 if TYPE_CHECKING:
     from tocsin.store.dialects import copying
 
 
-def upgrade(settings: Settings) -> None:
-    """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError."""
+def upgrade(settings: Settings, told: Callable[..., None] = datadir.log_upgrade) -> None:
+    """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError.
+
+    `told`: see `datadir.open_store`.
+    """
     with nullcontext() if datadir.home_of(settings).is_shared else datadir.served(settings, _nothing):
-        engine, _ = datadir.open_store(settings, upgrades=True)
+        engine, _ = datadir.open_store(settings, upgrades=True, told=told)
         engine.dispose()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -650,6 +651,25 @@ def test_users_and_keys_beside_a_running_service(client: Cli, service: Running) 
     assert client("users", "delete", "second@example.com", *here).code == 1
 
 
+def test_users_set_resets_how_somebody_signs_in(client: Cli, service: Running) -> None:
+    here = ["--data-dir", str(service.data_dir)]
+    assert client("users", "add", "locked@example.com", *here).code == 0
+    none = "locked@example.com has no second factor and is bound to no account of a provider.\n"
+    assert client("users", "set", "locked@example.com", "--reset-second-factor", "--unbind", *here) == (0, "", none)
+    with sqlite3.connect(service.data_dir / "tocsin.db", timeout=20) as store:
+        [(user,)] = store.execute("SELECT id FROM users WHERE email = 'locked@example.com'")
+        store.execute("INSERT INTO second_factors (user_id, secret, last_step, created_at) VALUES (?, x'00', 1, 1)", (user,))
+        store.execute("INSERT INTO recovery_codes (user_id, hash) VALUES (?, x'00')", (user,))
+        store.execute("INSERT INTO identities (issuer, subject, user_id, created_at) VALUES ('https://id.example', '1', ?, 1)", (user,))
+    store.close()
+    changed = "locked@example.com is changed.\n"
+    assert client("users", "set", "locked@example.com", "--reset-second-factor", *here) == (0, "", changed)
+    half = "locked@example.com has no second factor.\n"
+    assert client("users", "set", "locked@example.com", "--reset-second-factor", "--unbind", *here) == (0, "", half + changed)
+    assert client("users", "set", "nobody@example.com", "--unbind", *here) == (1, "", "tocsin: There is no user nobody@example.com.\n")
+    assert client("users", "delete", "locked@example.com", *here).code == 0
+
+
 def test_users_set_changes_the_zone_and_who_is_an_administrator(client: Cli, service: Running) -> None:
     here = ["--data-dir", str(service.data_dir)]
 
@@ -664,7 +684,7 @@ def test_users_set_changes_the_zone_and_who_is_an_administrator(client: Cli, ser
     assert (user("zoned@example.com")["time_zone"], user("zoned@example.com")["is_admin"]) == ("Asia/Kathmandu", False)
     assert "Asia/Kathmandu" in client("users", "list", *here).out
 
-    refused = client("users", "set", "zoned@example.com", "--time-zone", "Kathmandu", "--admin", *here)
+    refused = client("users", "set", "zoned@example.com", "--time-zone", "Kathmandu", "--admin", "--reset-second-factor", *here)
     assert refused.code == 1 and refused.err.startswith("tocsin: There is no time zone Kathmandu. Similar names: Asia/Kathmandu")
     for given, named in (("", '""'), ("\x1b[31mNo\nwhere", " [31mNo where")):
         refused = client("users", "set", "zoned@example.com", "--time-zone", given, *here)
@@ -672,7 +692,8 @@ def test_users_set_changes_the_zone_and_who_is_an_administrator(client: Cli, ser
         assert (refused.code, refused.err) == (1, said)
     assert client("users", "set", "nobody@example.com", "--time-zone", "UTC", *here).err == "tocsin: There is no user nobody@example.com.\n"
     nothing = client("users", "set", "zoned@example.com", *here)
-    assert nothing.code == 2 and nothing.err == "tocsin: Say what to set: --time-zone, --admin or --no-admin.\n"
+    said = "tocsin: Say what to set: --time-zone, --admin, --no-admin, --reset-second-factor or --unbind.\n"
+    assert nothing.code == 2 and nothing.err == said
     assert (user("zoned@example.com")["time_zone"], user("zoned@example.com")["is_admin"]) == ("Asia/Kathmandu", False)
 
     last = "tocsin: This is the last administrator: make somebody else one first, with `tocsin users set EMAIL --admin`.\n"

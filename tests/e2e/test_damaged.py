@@ -13,6 +13,7 @@ import pytest
 from e2e.conftest import Starter
 from e2e.namespace import in_a_namespace
 from e2e.service import Service, until
+from e2e.stores import both_stores
 from e2e.test_datadir import copied, hashes, is_one_sentence
 from receiver import Receiver
 from tocsin import upkeep
@@ -239,14 +240,19 @@ _ATTEMPTS = (
 )
 
 
+@both_stores
 def test_an_outcome_that_breaks_a_rule_is_held_until_the_rule_is_gone(start_service: Starter, receiver: Receiver) -> None:
     """A constraint: only that handler waits, and what it got is kept once the fault is gone, without being sent again."""
     service = start_service()
     client = service.first()
     bad, good = (client.add_handler("webhook", webhook=receiver.url(path)) for path in ("/bad", "/good"))
     client.settled(client.send("before", handlers=[bad, good]))
-    refuse = f"CREATE TRIGGER refuse BEFORE UPDATE ON deliveries WHEN new.handler_id = {bad} BEGIN SELECT RAISE(ABORT, 'a rule'); END"
-    run_sql(service.data / "tocsin.db", refuse)
+    when = f"CREATE TRIGGER refuse BEFORE UPDATE ON deliveries {{}} WHEN (new.handler_id = {bad}) {{}}"
+    if "TOCSIN_DATABASE_URL" in service.environ:
+        service.change("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'a rule'; END $$")
+        service.change(when.format("FOR EACH ROW", "EXECUTE FUNCTION refuse()"))
+    else:
+        service.change(when.format("", "BEGIN SELECT RAISE(ABORT, 'a rule'); END"))
     held = client.send("held", handlers=[bad])
     until(lambda: client.get("/readyz").status == 503, what="readyz says that all is well")
     assert "a rule" in client.get("/readyz").json["complaints"][0]
@@ -254,7 +260,7 @@ def test_an_outcome_that_breaks_a_rule_is_held_until_the_rule_is_gone(start_serv
     for number in range(3):
         assert client.settled(client.send(f"good {number}", handlers=[good]))[0]["status"] == "delivered"
     assert [one.json()["data"]["message"] for one in receiver.requests if one.path == "/bad"] == ["before", "held"]
-    run_sql(service.data / "tocsin.db", "DROP TRIGGER refuse")
+    service.change("DROP TRIGGER refuse ON deliveries" if "TOCSIN_DATABASE_URL" in service.environ else "DROP TRIGGER refuse")
     assert [client.settled(one, 40)[0]["attempt_count"] for one in (held, waits)] == [1, 1]
     assert [one.json()["data"]["message"] for one in receiver.requests if one.path == "/bad"] == ["before", "held", "waits"]
     until(lambda: client.get("/readyz").status == 200)

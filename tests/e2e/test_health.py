@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,12 +184,15 @@ def test_a_proxy_that_refuses_counts_against_nobody(start_service: Starter, rece
 
 
 def test_the_operator_is_told_of_a_mail_server_that_takes_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, made_service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By `/readyz`, which stays 200, by the log and by `tocsin check`; no more once a mail was taken, be it a test."""
     monkeypatch.setattr(mail_health, "FAILS_AFTER", 0)
     monkeypatch.setattr(mail_health, "LOOK_SECONDS", 0.01)
-    data = tmp_path / "data"
+    data = made_service.data
+    store = {name: value for name, value in made_service.environ.items() if name == "TOCSIN_DATABASE_URL"}
+    for name, value in store.items():
+        monkeypatch.setenv(name, value)
 
     def complaints() -> list[str]:
         ready = api.get("/readyz")
@@ -201,7 +203,7 @@ def test_the_operator_is_told_of_a_mail_server_that_takes_nothing(
         check.check(data_dir=str(data))
         return capsys.readouterr().out
 
-    with MailServer() as server, serving(data, TOCSIN_SMTP_URL=server.url(), TOCSIN_RETRY_SCHEDULE="1h") as running:
+    with MailServer() as server, serving(data, TOCSIN_SMTP_URL=server.url(), TOCSIN_RETRY_SCHEDULE="1h", **store) as running:
         monkeypatch.setenv("TOCSIN_SMTP_URL", server.url())
         api = running.client()
         made = api.post("/api/notification-handlers", {"name": "Mail", "type": "email", "email": "me@example.com"}).data["id"]

@@ -1,6 +1,7 @@
 """After a restore no id means another message than before, whatever the lost store had handed out meanwhile."""
 
 import contextlib
+import json
 import shutil
 import sqlite3
 import tarfile
@@ -15,7 +16,7 @@ from e2e.service import Client, OwnedClient, Service, in_an_hour, until
 from e2e.stores import both_stores
 from mailserver import MailServer
 from receiver import Receiver
-from tocsin import datadir, upkeep
+from tocsin import __version__, datadir, upkeep
 from tocsin.settings import load
 from tocsin.store import ids
 
@@ -153,8 +154,8 @@ def test_ids_that_would_become_too_large_are_refused(start_service: Starter, tmp
 
 @pytest.mark.parametrize("commit", ["a4449ea", "5d42c9d"])
 def test_a_store_of_an_earlier_commit_opens_and_goes_on(start_service: Starter, receiver: Receiver, tmp_path: Path, commit: str) -> None:
-    """It holds a handler, a delivery that failed and one that waits. Its copy can be restored too."""
-    service = Service(tmp_path / "old")
+    """It holds a handler, a delivery that failed and one that waits, and is of version 0.1.0. Its copy can be restored too."""
+    service = Service(tmp_path / "old", TOCSIN_RETRY_SCHEDULE=",".join(["1s"] * 60))
     service.data.mkdir(parents=True)
     with tarfile.open(STORES / f"{commit}.tar.gz") as packed:
         packed.extractall(service.data, filter="data")
@@ -162,14 +163,24 @@ def test_a_store_of_an_earlier_commit_opens_and_goes_on(start_service: Starter, 
     try:
         client = service.start().first()
         assert client.get("/readyz").status == 200
-        assert [one["status"] for one in client.get("/api/deliveries").data] == ["pending", "failed"]
+        [line] = [json.loads(line) for line in service.log().splitlines() if '"upgraded"' in line]
+        assert (line["before"], line["after"], line["seconds"] > 0) == ("0.1.0", __version__, True)
+        assert client.handler(1)["settings"]["webhook"].startswith("http://127.0.0.1:")
+        assert [one["id"] for one in client.get("/api/notifications").data] == [2, 1]
+        waiting, failed = client.get("/api/deliveries").data
+        assert (waiting["status"], failed["status"]) == ("pending", "failed")
+        assert client.get(f"/api/deliveries/{failed['id']}").data["attempts"]
         client.change(1, webhook=receiver.url("/hook"))
+        until(lambda: client.get(f"/api/deliveries/{waiting['id']}").data["status"] == "delivered")
+        assert sent(receiver, "waits since then")[0] == f"msg_{store_id.decode()}_{waiting['id']}"
+        assert client.get(f"/api/deliveries/{failed['id']}").data["status"] == "failed"
         [new] = send_now(client, "new", 1)
         assert new["id"] == 3 and sent(receiver, "new")[0] == f"msg_{store_id.decode()}_3"
         tocsin(service, "backup", tmp_path / "copy.db")
         service.kill()
         tocsin(service, "restore", tmp_path / "copy.db", "--replace")
         client = service.start().first()
+        assert service.log().count('"upgraded"') == 1  # and not at every start
         [newer] = send_now(client, "newer", 1)
         assert newer["id"] == 3 + HUGE + 1
     finally:

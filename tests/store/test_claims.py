@@ -6,18 +6,21 @@ from pathlib import Path
 import psycopg
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import Connection, update
 
 from conftest import run
 from support.postgresql import database_of
 from support.shared import Opened, holding, joined, shared, waits_for
 from support.store import MESSAGE, OpenStore, attempt, delivered, settled
 from tocsin.model import Delivery, Reason, Status
+from tocsin.partitions import own_root, partition_of
 from tocsin.ports.claims import Throttled
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.workers import Waking
 from tocsin.store.sql import SqlStore
+from tocsin.store.tables import handlers
 
 NOW = 1000
 
@@ -145,7 +148,7 @@ def test_what_a_dead_worker_left_is_told_from_what_it_had_finished(open_postgres
     run(main())
 
 
-def test_with_its_handler_what_waits_moves_to_another_partition(open_postgresql: OpenStore) -> None:
+def test_what_waits_follows_its_handler_to_another_partition_when_that_is_asked_for(open_postgresql: OpenStore) -> None:
     async def main() -> None:
         async with shared(open_postgresql) as [(store, one), (behind, other)]:
             worker, second = await owning((store, one), 4), await owning((behind, other), 8)
@@ -155,15 +158,14 @@ def test_with_its_handler_what_waits_moves_to_another_partition(open_postgresql:
             row = await store.handlers.get(handler_id)
             assert row is not None and row.partition == 5
             assert [brief.partition for brief in await store.handlers.briefs(1)] == [5]
-            assert await one.claims.claim(worker, NOW, [first]) == set()
-            assert await other.claims.claim(second, NOW, [first]) == {first.id}
+            assert await one.claims.claim(worker, NOW, [first]) == await other.claims.claim(second, NOW, [first]) == set()
             [late] = await accepted(behind, handler_id, 3)  # by a process that has not heard of it
             assert await one.claims.claim(worker, NOW, [late]) == await other.claims.claim(second, NOW, [late]) == set()
             [found] = await one.workers.due_in([3], NOW)
             assert (found.partition, found.handler_id, found.user_id, found.due_at, found.home) == (3, handler_id, 1, 100, 5)
             assert await one.workers.rehome(handler_id, 3) == Waking(5, handler_id, 1)
             assert await one.workers.due_in([3], NOW) == [] and await one.workers.rehome(999, 3) is None
-            assert await other.claims.claim(second, NOW, [late, more]) == {late.id, more.id}
+            assert await other.claims.claim(second, NOW, [first, late, more]) == {first.id, late.id, more.id}
 
     run(main())
 
@@ -225,6 +227,10 @@ def test_who_was_throttled_is_known_until_when(open_postgresql: OpenStore) -> No
     run(main())
 
 
+def without_partition(connection: Connection) -> None:
+    connection.execute(update(handlers).values(partition=None))
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_handlers_without_a_partition_are_given_one_once(request: pytest.FixtureRequest, kind: str) -> None:
     open_one: OpenStore = request.getfixturevalue(f"open_{kind}")
@@ -232,6 +238,8 @@ def test_handlers_without_a_partition_are_given_one_once(request: pytest.Fixture
     async def main() -> None:
         async with open_one() as store:
             ids = [await handler_in(store, None) for _ in range(5)]
+            assert [brief.partition for brief in await store.handlers.briefs(1)] == [partition_of(own_root(one)) for one in ids]
+            await store.handlers._database.write(without_partition)  # pyright: ignore[reportPrivateUsage]  # as an upgrade leaves them
             known = await handler_in(store, 9)
             await store.handlers.delete(ids[1], 50)
             await accepted(store, ids[0], 0, count=2)

@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 import threading
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tocsin.model import Busy
 from tocsin.ports.errors import WriteFailed
 from tocsin.ports.history import DeliveryFilter
 from tocsin.store import dialects, values, writer
+from tocsin.store.dialects import Unanswered
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.migrating import migrate
@@ -111,6 +113,49 @@ def test_a_commit_whose_answer_was_lost_is_looked_up(open_postgresql: OpenStore,
             assert found.total == 20
 
     run(main())
+
+
+@pytest.mark.parametrize("heir", ["itself", "standby", "standby, used"])
+def test_who_takes_over_is_believed_only_what_it_can_know(monkeypatch: pytest.MonkeyPatch, heir: str) -> None:
+    """A commit whose answer was lost: a standby that was behind may have given its number to another transaction since."""
+    commit = dialect._commit
+
+    def lose(driver: psycopg.Connection[Any]) -> None:
+        commit(driver)
+        dialect.hang_up(driver)
+        driver.execute("SELECT 1")
+
+    replicates = {"wal_level": "replica", "max_wal_senders": 5}
+    with ExitStack() as stack:
+        primary = postgresql.Server(**replicates)
+        stack.callback(primary.remove)
+        standby = postgresql.Server(standby_of=primary.start(), **replicates)
+        stack.callback(standby.remove)
+        engine = postgresql_engine(f"postgresql://tocsin@/postgres?host={primary.folder},{standby.folder}")
+        stack.callback(engine.dispose)
+        migrate(engine)
+        session = dialects.of(engine).session(engine)
+        stack.callback(session.close)
+        with session.transaction() as connection:
+            number = int(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()) + 1
+        with monkeypatch.context() as patched, pytest.raises(Unanswered):
+            patched.setattr(dialect, "_commit", lose)
+            with session.transaction() as connection:
+                values.write(connection, "mine", b"")
+        primary.stop(signal.SIGQUIT)
+        if heir == "itself":
+            primary.start()
+            assert session.was_kept() is True
+            return
+        standby.start().promote()
+        if heir == "standby":
+            assert session.was_kept() is False
+            return
+        while int(standby.execute("SELECT pg_current_xact_id()::text")[0][0]) < number:
+            pass
+        assert standby.execute(f"SELECT pg_xact_status('{number}'::xid8)") == [("committed",)]
+        with pytest.raises(Unanswered):
+            session.was_kept()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])

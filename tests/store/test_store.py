@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, delete, func, select, text
 
 from conftest import run
 from support.store import MESSAGE, OpenStore, accept_one, accepting, add_handler, attempt, delivered, settled
@@ -22,6 +22,7 @@ from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.standings import HandlerHour
 from tocsin.ports.tidying import START
 from tocsin.store import history, people, queue, tables, tidying, values
+from tocsin.store.settling import SettleAll
 from tocsin.store.writer import MAX_GATHERED
 
 
@@ -88,6 +89,23 @@ def test_a_write_that_fails_takes_no_other_with_it(open_store: OpenStore) -> Non
             assert isinstance(results.pop(), WriteFailed)
             assert [one.deliveries[0].handler_id for [one] in results] == [handler] * 5
             assert (await store.history.notifications(1, 1, 25)).total == 5
+
+    run(main())
+
+
+def test_of_many_that_arrived_those_that_were_cancelled_or_deleted_meanwhile_are_told_apart(open_store: OpenStore) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            handler = await add_handler(store)
+            rows = [await accept_one(store, handler) for _ in range(5)]
+            assert await store.history.cancel(1, rows[1].notification_id) == [rows[1].id]
+            lost = delete(tables.deliveries).where(tables.deliveries.c.id == rows[3].id)
+            await store.database.write(lambda c: c.execute(lost).rowcount)
+            assert await store.database.write(SettleAll.run_all, [delivered(row) for row in rows]) == [True, True, True, False, True]
+            totals = {status: (await store.history.deliveries(1, DeliveryFilter(status=status), 1, 25)).total for status in Status}
+            assert (totals[Status.DELIVERED], totals[Status.CANCELLED]) == (4, 0)
+            assert totals[Status.PENDING] == 1  # of the row that the test deleted
+            assert [len((await store.history.delivery(1, row.id) or ((), (), ()))[2]) for row in rows] == [1, 1, 1, 0, 1]
 
     run(main())
 

@@ -68,14 +68,15 @@ class Server:
         self.programs = _programs()
         self._prepare_disk()
         if standby_of is None:
-            self._run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
+            self.run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
         else:
-            self._run("pg_basebackup", "-D", self.data, "-R", "-h", standby_of.folder, "-U", "tocsin", "-c", "fast", "--no-sync")
+            self.run("pg_basebackup", "-D", self.data, "-R", "-h", standby_of.folder, "-U", "tocsin", "-c", "fast", "--no-sync")
 
     def _prepare_disk(self) -> None:
         """Where the data will be; see `SmallDisk`."""
 
-    def _run(self, program: str, *words: object) -> None:
+    def run(self, program: str, *words: object) -> None:
+        """One of the programs that come with it, as the server's user."""
         done = subprocess.run(
             [self.programs / program, *map(str, words)], cwd=self.folder, capture_output=True, text=True, check=False, **self._user
         )

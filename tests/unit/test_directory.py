@@ -8,6 +8,7 @@ from conftest import run
 from support.store import OpenStore
 from tocsin.flow import directory
 from tocsin.flow.directory import Directory
+from tocsin.partitions import own_root, partition_of
 from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerRow, HandlerRows
 from tocsin.settings import load
 from tocsin.store import people
@@ -55,7 +56,8 @@ def test_of_many_handlers_only_what_changed_is_read_again(open_store: OpenStore,
             fourth = await made()
             for handler in (first, second, fourth):
                 house.forget(1, handler)
-            wanted = {two: HandlerBrief(two, two != second, "it is gone" if two == second else None) for two in (second, third, fourth)}
+            gone, homes = "it is gone", {two: partition_of(own_root(two)) for two in (second, third, fourth)}
+            wanted = {two: HandlerBrief(two, two != second, gone if two == second else None, home) for two, home in homes.items()}
             assert await house.briefs(1) == wanted and list(await house.briefs(1)) == list(wanted)
             assert counted.read == [3, 3], "of three changed ones only these, or all three that there are"
             house.forget(1, third)

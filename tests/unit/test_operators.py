@@ -14,6 +14,7 @@ import trustme
 
 from conftest import run
 from receiver import Receiver
+from support.hostile import HostileProvider
 from support.store import sqlite_store
 from tocsin import upkeep
 from tocsin.admin import AdminError, open_admin
@@ -25,7 +26,7 @@ from tocsin.model import HttpReply, HttpRequest
 from tocsin.net import exchange
 from tocsin.net.http import HttpWire
 from tocsin.ports.errors import StoreError
-from tocsin.settings import Settings
+from tocsin.settings import Settings, load
 from tocsin.web.site import ROUTES
 
 
@@ -170,6 +171,33 @@ def test_check_warns_of_network_file_systems(settings: Settings, monkeypatch: py
         monkeypatch.setattr(check, "mounted_as", lambda *_, kind=kind: kind)
         [finding] = check.file_system(settings)
         assert kind in finding.text and finding.is_fault
+
+
+def test_check_says_whether_people_can_sign_in_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def findings(**environ: str) -> list[tuple[str, str]]:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        found = [(one.level, one.text) for one in check.sign_on(load(environ, Path(os.devnull)))]
+        for name in environ:
+            monkeypatch.delenv(name)
+        return found
+
+    assert findings() == []
+    [lonely] = findings(TOCSIN_OIDC_CLIENT_ID="tocsin", TOCSIN_OIDC_DOMAINS="example.com")
+    assert lonely == ("wrong", "TOCSIN_OIDC_CLIENT_ID, TOCSIN_OIDC_DOMAINS: without TOCSIN_OIDC_ISSUER this has no effect.")
+    with HostileProvider() as provider:
+        base = {"TOCSIN_BASE_URL": "https://alerts.example.com/tocsin", "TOCSIN_OIDC_DOMAINS": "example.com"}
+        [redirect] = findings(**provider.environ, **base)
+        assert redirect[0] == "note" and "https://alerts.example.com/tocsin/sign-in/openid/callback" in redirect[1]
+        assert [text[:30] for level, text in findings(**provider.environ) if level == "wrong"] == ["TOCSIN_OIDC_ISSUER: set TOCSIN"]
+        assert any("everybody with an account" in text for _, text in findings(**provider.environ | base | {"TOCSIN_OIDC_DOMAINS": "*"}))
+        provider.calls_itself = "https://accounts.example.com"
+        [wrong] = [text for level, text in findings(**provider.environ, **base) if level == "wrong"]
+        assert "'https://accounts.example.com': set TOCSIN_OIDC_ISSUER to exactly that" in wrong
+    [down] = [text for level, text in findings(**provider.environ, **base) if level == "wrong"]
+    assert "127.0.0.1 does not answer when asked for its discovery document" in down
+    [proxy] = findings(TOCSIN_REMOTE_USER_HEADER="Remote-Email", TOCSIN_TRUSTED_PROXIES="10.0.0.1/32")
+    assert proxy[0] == "note" and "10.0.0.1/32 can sign in as anybody" in proxy[1]
 
 
 def test_check_names_authorities_that_are_not_there(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -111,14 +111,18 @@ def set_user(
     """
     if time_zone is None and admin is None and not reset_second_factor and not unbind:
         raise Usage("Say what to set: --time-zone, --admin, --no-admin, --reset-second-factor or --unbind.")
+    unneeded: list[str] = []
     with _store(load_settings(data_dir=data_dir)) as store:
-        if reset_second_factor and not store.reset_second_factor(email):
-            show.note(f"{show.one_line(email)} had no second factor.")
-        if unbind and not store.unbind(email):
-            show.note(f"{show.one_line(email)} was bound to no account of a provider.")
         if time_zone is not None or admin is not None:
             store.set_user(email, time_zone, admin)
-    show.note(f"{show.one_line(email)} is changed.")
+        if reset_second_factor and not store.reset_second_factor(email):
+            unneeded.append("has no second factor")
+        if unbind and not store.unbind(email):
+            unneeded.append("is bound to no account of a provider")
+    if unneeded:
+        show.note(f"{show.one_line(email)} {' and '.join(unneeded)}.")
+    if len(unneeded) < sum((time_zone is not None, admin is not None, reset_second_factor, unbind)):
+        show.note(f"{show.one_line(email)} is changed.")
 
 
 def delete_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -> None:

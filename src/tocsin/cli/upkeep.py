@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -94,13 +94,20 @@ def migrate(*, source: Annotated[Path | None, Parameter(name="--from")] = None, 
     try:
         settings = load_settings(data_dir=data_dir)
         if source is None:
-            moving.upgrade(settings)
+            moving.upgrade(settings, _say_upgrade)
             show.note("The store has the form of this version.")
             return
         rows = moving.move(settings, source, _told_seldom())
     except StoreError as error:
         raise Failure(str(error)) from None
     show.note(f"Moved: {rows:,} rows were copied and compared. The store in {show.one_line(str(source))} does not start any more.")
+
+
+def _say_upgrade(event: str, **values: Any) -> None:
+    if event == "upgraded":
+        show.note(f"Upgraded from {values['before']} to {values['after']}: the migration took {values['seconds']} s.")
+    else:
+        show.note(f"Migrating the store for {values['seconds']} s ...")
 
 
 def _told_seldom() -> Callable[[str, str, int, int], None]:

@@ -16,6 +16,8 @@ class Holdings:
     def __init__(self) -> None:
         self.live: set[int] = set()
         self.complete: set[int] = set()
+        self.unswept: set[int] = set()
+        """Those of them in which all that is due has still to be found."""
         self.taken: dict[int, Taken] = {}
         """Those whose past is not known yet."""
         self.leaving: dict[int, set[int]] = {}
@@ -32,6 +34,7 @@ class Holdings:
         """It may be sent for."""
         if self.taken.pop(partition, None) is not None:
             self.live.add(partition)
+            self.unswept.add(partition)
 
     def owns(self, handler_id: int) -> bool:
         return self.homes.get(handler_id, -1) in self.live
@@ -68,6 +71,13 @@ class Holdings:
     def forget_idle(self, keeps: Collection[int]) -> None:
         """Handlers without work are woken again when there is some."""
         self.homes = {handler_id: home for handler_id, home in self.homes.items() if handler_id in keeps}
+
+    def lose(self, partitions: Collection[int]) -> None:
+        """They belong to others, without having been handed on."""
+        for partition in partitions:
+            self.taken.pop(partition, None)
+        self.leave(self.live.intersection(partitions), ())
+        self.gone(partitions)
 
     def lost(self) -> None:
         """Everything belongs to others now."""

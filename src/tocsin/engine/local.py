@@ -39,7 +39,14 @@ class LocalEngine:
         self._lanes = Known(Turns[Lane]())
         self._memory = Memory()
         self._alarm: Alarm[Key] = Alarm(self._time_came, SWEEP_SECONDS)
-        self._refill = Refill(queue, self._memory, self._add, self._wake_lane, self._filled)
+        self._refill = Refill(
+            queue,
+            self._memory,
+            self._add,
+            self._wake_lane,
+            self._filled,
+            None if claimer is None else lambda lane: claimer.owns(lane.handler_id),
+        )
         places = {wire: Places(bounds, wire) for wire, bounds in wires.items()}
         self._pump = Pump(self._lanes, self._memory, places, self._refill.spilled, self._wake_lane, self._disowned)
         self._sweep = Sweep(queue, self._lanes, self.wake, self._alarm.look, SWEEP_SECONDS) if claimer is None else None
@@ -130,8 +137,7 @@ class LocalEngine:
 
     def _disowned(self, lane: Lane) -> None:
         self._take_out(lane, {*lane.known, *(job.delivery.id for job in lane.behind)})
-        if lane.supply == SPILLED:
-            lane.supply = COMPLETE  # nothing is read for others; whoever gets the handler back looks into the store first
+        self._refill.disowned(lane)
         if self._pump.claiming is not None:
             self._pump.claiming.let_go(lane)
 

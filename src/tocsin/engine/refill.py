@@ -61,7 +61,8 @@ class Memory:
 
 
 class Refill:
-    """`add` takes a job into its lane, `wake` is told when the store has more for one, `filled` that a lane may start something."""
+    """`add` takes a job into its lane, `wake` is told when the store has more for one, `filled` that a lane may start something.
+    `is_ours`: whether this process sends for it; None: nobody else could."""
 
     def __init__(
         self,
@@ -70,12 +71,14 @@ class Refill:
         add: Callable[[Lane, Waiting], None],
         wake: Callable[[Lane, Micros], None],
         filled: Callable[[Lane], None],
+        is_ours: Callable[[Lane], bool] | None = None,
     ) -> None:
         self._queue = queue
         self._memory = memory
         self._add = add
         self._wake = wake
         self._filled = filled
+        self._is_ours = is_ours
         self._turns: Turns[Lane] = Turns()
         self._readers: set[asyncio.Task[None]] = set()
         self._outdated: set[Lane] = set()  # of the lanes that are being read, those that have to be read again before anything is taken
@@ -113,6 +116,13 @@ class Refill:
         if lane.supply in {READING, REREAD}:
             self._outdated.add(lane)
         self.spilled(lane)
+
+    def disowned(self, lane: Lane) -> None:
+        """Another process sends for it: what is being read for it is not taken, nor anything more read."""
+        if lane.supply in {READING, REREAD}:
+            self._outdated.add(lane)
+        elif lane.supply == SPILLED:
+            lane.supply = COMPLETE  # whoever gets it back looks into the store first
 
     def _ask(self, lane: Lane) -> None:
         if not self._memory.is_low(lane):
@@ -185,9 +195,10 @@ class Refill:
         for lane in lanes:
             due = found[lane.handler_id]
             is_more = due.is_more or lane.supply == REREAD
-            if lane in self._outdated:
+            is_ours = self._is_ours is None or self._is_ours(lane)
+            if lane in self._outdated or not is_ours:
                 self._outdated.discard(lane)
-                due, is_more = Due([], due.next_due), True
+                due, is_more = Due([], due.next_due if is_ours else None), is_ours
             # Once some are left in the store, later ones must not overtake them.
             self._take(lane, due.jobs if is_more else [*due.jobs, *lane.behind])
             self._end(lane, SPILLED if is_more else COMPLETE)

@@ -30,6 +30,8 @@ from tocsin.ports.workers import Beat, Introduction, Load, Member, Owners, Succe
 
 SWEEP_SECONDS = 2.0
 AHEAD: Micros = 4 * SECOND  # a sweep looks so far ahead, so what is due later needs no ring
+BEFORE: Micros = 10 * SECOND  # and so far back: lanes know of an older backlog, which may be long
+ALL_SECONDS = 30.0  # until a sweep looks through all of it again
 CLOSED_SECONDS = 0.1  # until somebody who may not start anything asks again
 AGAIN_SECONDS = 0.3  # until what the store could not do is asked for again
 REJOIN_SECONDS = 5.0  # for requests on the wire to be answered before a worker that was given up for dead cuts them off and joins anew
@@ -84,6 +86,7 @@ class SharedEngine:
         self._dead: Sequence[tuple[int, int]] = ()
         self._epoch = 0  # grows whenever another worker is seen
         self._fenced_at = 0.0
+        self._all_at = 0.0  # when the next sweep looks through everything
         self._members: Sequence[Member] = ()
         self._deadline = 0.0
         self._beaten_at = 0.0
@@ -422,6 +425,7 @@ class SharedEngine:
                 log.warning("worker.pruned", worker=member_id)
         if self._newest_owners != self._owners.version:
             self._owners = await self._workers.owners()
+            self._lose([one for one in self._holdings.owned if self._owners.of[one] != self.worker_id])
         share = membership.share_of(self.worker_id, self._members) if self._joined.is_set() else 0
         owned = self._holdings.owned
         if not self._is_leaving and len(owned) > share:
@@ -465,6 +469,13 @@ class SharedEngine:
         self._holdings.begin(partition)
         self._sweep_now.set()
 
+    def _lose(self, partitions: Collection[int]) -> None:
+        """They are not ours, whatever the store had answered: a fail-over may have lost that."""
+        if partitions:
+            log.error("worker.lost", partitions=len(partitions))
+            self._local.drop(self._holdings.handlers_of(partitions))
+            self._holdings.lose(partitions)
+
     def _release(self, partitions: Collection[int]) -> None:
         """Start nothing more of these; each goes as soon as nothing of it is under way."""
         going = self._holdings.live.intersection(partitions)
@@ -507,13 +518,17 @@ class SharedEngine:
 
     async def _sweep(self) -> None:
         """Wake what is due and nobody rang for."""
-        worker_id, epoch, partitions = self.worker_id, self._epoch, set(self._holdings.live)
+        worker_id, epoch, holdings, now = self.worker_id, self._epoch, self._holdings, self._times.steady()
         is_alone = self.is_alone and self._joined.is_set()
-        if not partitions:
-            return
-        found = await self._workers.due_in(partitions, clock.now() + AHEAD)
+        if now >= self._all_at or (is_alone and not holdings.live <= holdings.complete):
+            holdings.unswept, self._all_at = set(holdings.live), now + ALL_SECONDS
+        wholly, rest = holdings.unswept & holdings.live, holdings.live - holdings.unswept
+        found = [*await self._workers.due_in(wholly, clock.now() + AHEAD)] if wholly else []
+        if rest:
+            found += await self._workers.due_in(rest, clock.now() + AHEAD, clock.now() - BEFORE)
         if worker_id != self.worker_id:
             return
+        holdings.unswept -= wholly
         for due in found:
             if due.partition not in self._holdings.live:
                 continue
@@ -526,7 +541,7 @@ class SharedEngine:
             else:
                 self._local.wake(due.handler_id, due.user_id, due.due_at)
         if is_alone and epoch == self._epoch:
-            self._holdings.complete |= partitions & self._holdings.live
+            holdings.complete |= wholly & holdings.live
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guarded(work))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, home_of, settings_of
@@ -156,11 +157,13 @@ class Directory:
 
     def _open(self, row: HandlerRow) -> Loaded:
         try:
-            return load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
+            found = load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
+            return found if row.partition in {None, found.partition} else replace(found, partition=row.partition)
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
-            return Loaded(bare, CHANNELS[row.type], None, credential=own_root(row.id), problem=problem, is_sealed=True)
+            root, home = own_root(row.id), row.partition
+            return Loaded(bare, CHANNELS[row.type], None, credential=root, problem=problem, is_sealed=True, partition=home)
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
         """Every handler of a user that is not deleted, by id. After a change only what changed is read: they may be many."""

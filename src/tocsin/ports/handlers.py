@@ -54,7 +54,11 @@ class HandlerBrief(Struct, frozen=True):
 
 
 class HandlerChange(Struct, frozen=True):
-    """What is to be written; None leaves a column as it was. With another `partition`, what waits for the handler moves there too."""
+    """What is to be written; None leaves a column as it was.
+
+    With another `partition`, what waits stays where it is: whoever sends there lets its attempts end, and has it follow then
+    (`tocsin.ports.workers.Workers.rehome`). So nothing is sent twice, and nothing newer first.
+    """
 
     type: str | None = None
     name: str | None = None
@@ -117,7 +121,7 @@ class HandlerRows(Protocol):
         ...
 
     async def add(self, user_id: int, change: HandlerChange, at: Micros) -> int:
-        """The new handler's id."""
+        """The new handler's id. Without a `partition` it gets the one of its own root (`tocsin.partitions`)."""
         ...
 
     async def change(

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
+from tocsin.partitions import own_root, partition_of
 from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, Streak, SwitchOff
 from tocsin.ports.history import Page
 from tocsin.store import notices, statements
@@ -123,6 +124,8 @@ def add_handler(connection: Connection, user_id: int, change: HandlerChange, at:
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if name != "disabled_reason"}
     row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
     handler_id = connection.execute(row).scalar_one()
+    if change.partition is None:
+        connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     note(connection, "handler", handler_id, user_id)
     totals = Totals()
     totals[user_id, TOTAL_HANDLERS] += 1
@@ -146,8 +149,6 @@ def change_handler(
     if user_id is None:
         return False
     note(connection, "handler", handler_id, user_id)
-    if change.partition is not None:
-        rehome(connection, handler_id, change.partition)
     if event is not None:
         _note(connection, handler_id, event)
     if change.is_enabled is False and most:

@@ -1,20 +1,28 @@
 """The tables are brought to this version's form."""
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, inspect, select
 
 from tocsin.store import dialects, migrations, values
 
+PROGRESS_SECONDS = 2.0
 SERVES = "serves_form"
 """The row of `meta` that says which is the oldest form whose processes may go on beside this one."""
 
 
-def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -> None:
-    """Bring the tables to this version's form; all or nothing. Alembic is loaded only where there is something to migrate.
+def migrate(
+    engine: Engine, begin: Callable[[Connection], object] | None = None, told: Callable[[str, float], None] = lambda _form, _seconds: None
+) -> bool:
+    """Bring the tables to this version's form; all or nothing. Whether they had another one. Alembic is loaded only where they have.
 
-    `begin`: writes the first rows of a store that is made.
+    `begin`: writes the first rows of a store that is made. `told`: the form that was reached last and the seconds since the
+    beginning, from a thread, every few seconds.
     """
+    is_old = False
     dialect = dialects.of(engine)
     with dialect.writing(engine, is_long=True) as connection:
         dialect.wait_for_makers(connection)
@@ -23,10 +31,35 @@ def migrate(engine: Engine, begin: Callable[[Connection], None] | None = None) -
             if begin is not None:
                 begin(connection)
         elif (version := connection.scalar(select(migrations.VERSION.c.version_num))) is None or version < migrations.HEAD:
-            migrations.upgrade(connection, "head")
+            is_old = True
+            with _watched(version or "", told) as applied:
+                migrations.upgrade(connection, "head", applied)
         else:
-            return
+            return False
         values.write(connection, SERVES, migrations.SERVES.encode())
+    return is_old
+
+
+@contextmanager
+def _watched(form: str, told: Callable[[str, float], None]) -> Generator[Callable[[str], None], None, None]:
+    """Says how far it is while nothing else can be said. Yields what is called with each form that has been reached."""
+    done, began = threading.Event(), time.monotonic()
+
+    def applied(reached: str) -> None:
+        nonlocal form
+        form = reached
+
+    def watch() -> None:
+        while not done.wait(PROGRESS_SECONDS):
+            told(form, time.monotonic() - began)
+
+    watcher = threading.Thread(target=watch, name="tocsin-migrating", daemon=True)
+    watcher.start()
+    try:
+        yield applied
+    finally:
+        done.set()
+        watcher.join()
 
 
 def migrate_to(engine: Engine, version: str) -> None:

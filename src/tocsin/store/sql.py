@@ -24,7 +24,7 @@ from tocsin.ports.standings import Standings
 from tocsin.ports.tidying import Tidying
 from tocsin.ports.values import Values
 from tocsin.ports.vitals import Vitals
-from tocsin.store import dialects, faults
+from tocsin.store import dialects, faults, values
 from tocsin.store.accepting import BY_SERVER_CLOCK
 from tocsin.store.database import Database
 from tocsin.store.handlers import SqlHandlers
@@ -43,6 +43,8 @@ from tocsin.store.values import SqlValues
 from tocsin.store.vitals import SqlVitals, note_alive
 from tocsin.store.writer import MAX_TRIES_IN_CONFLICT
 
+MOVED_TO = "moved_to"
+"""The row of `meta` that says where a store went which must not be used any more."""
 T = TypeVar("T")
 
 
@@ -73,6 +75,12 @@ class SqlStore:
         await self.database.close()
 
 
+def check_is_here(name: str, moved_to: bytes | None) -> None:
+    """Raises StoreError where the store of this name has `moved_to` another place: what is written there would be lost."""
+    if moved_to is not None:
+        raise StoreError(f"The store {name} was moved to the {moved_to.decode()}: set TOCSIN_DATABASE_URL, or use another --data-dir.")
+
+
 def write_now(engine: Engine, write: Callable[[Connection], T], *, is_long: bool = False) -> T:
     """One write in a transaction of its own, for commands that run beside the service or before it.
 
@@ -83,6 +91,7 @@ def write_now(engine: Engine, write: Callable[[Connection], T], *, is_long: bool
         tries += 1
         try:
             with dialects.of(engine).writing(engine, is_long=is_long) as connection:
+                check_is_here(str(engine.url.database), values.read(connection, MOVED_TO))  # it may have gone while we waited
                 return write(connection)
         except DBAPIError as error:
             if is_long or tries >= MAX_TRIES_IN_CONFLICT or not faults.is_conflict(error):

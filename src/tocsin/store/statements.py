@@ -56,6 +56,11 @@ class Statement:
         self._fixed = fixed
         self._after = after
 
+    def unasked(self) -> "Statement":
+        """The same without saying which rows it was."""
+        after = self._after.partition(" RETURNING ")[0]
+        return Statement(self.table, self.columns, self.key, self._before, self._fixed, after, returns=False)
+
     def row(self, **values: Any) -> tuple[Any, ...]:
         """A row by names."""
         if values.keys() != set(self.columns):
@@ -137,12 +142,25 @@ def _not_by(value: Any) -> str:
     return "+" if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
-def look(table: Table, key: Names, wanted: Names) -> Statement:
-    """The rows that have one of the keys."""
-    before = f"SELECT {', '.join(f'{table.name}.{name}' for name in wanted)} FROM"
+def look(table: Table, key: Names, wanted: Names, given: Names = (), where: str = "") -> Statement:
+    """The rows that have one of the keys, and are as `where` says; `{name}` in it is what the row brings."""
+    return _look(table, ", ".join(f"{table.name}.{name}" for name in wanted), key, given, where)
+
+
+def count(table: Table, key: Names, where: str = "") -> Statement:
+    """How many rows have one of the keys, and are as `where` says: of each statement that many rows take, a row of its own."""
+    return _look(table, "count(*)", key, (), where)
+
+
+def _look(table: Table, what: str, key: Names, given: Names, where: str) -> Statement:
+    columns = key + given
+    place = {name: f"v.column{n}" for n, name in enumerate(columns, 1)}
     # CROSS JOIN: SQLite goes through the list and looks each row up (https://www.sqlite.org/optoverview.html).
-    is_it = " AND ".join(f"{table.name}.{name} = v.column{n}" for n, name in enumerate(key, 1))
-    return Statement(table, key, len(key), before, None, f"CROSS JOIN {table.name} WHERE {is_it}", returns=True)
+    conditions = [f"{table.name}.{name} = {place[name]}" for name in key]
+    if where:
+        conditions.append(f"({where.format_map(place)})")
+    after = f"CROSS JOIN {table.name} WHERE {' AND '.join(conditions)}"
+    return Statement(table, columns, len(key), f"SELECT {what} FROM", None, after, returns=True)
 
 
 def _insert(table: Table, given: Names, key: int, fixed: Mapping[str, Any], after: str, returning: Names) -> Statement:
@@ -241,6 +259,12 @@ def _run_on_postgresql(cursor: Any, dialect: Dialect, statement: Statement, rows
         rows = sorted(rows, key=lambda row: row[: statement.key])
     cursor.execute(sql, [write(column) for write, column in zip(written, zip(*rows, strict=True), strict=True)])
     return cursor.fetchall() if statement.returns else []
+
+
+def is_alone(connection: Connection) -> bool:
+    """Whether nobody else can write until this transaction has ended: what it has seen stays so."""
+    driver: Any = connection.connection.driver_connection
+    return connection.dialect.name == "sqlite" and driver.in_transaction
 
 
 def wait_for_turn(connection: Connection, what: str) -> None:

@@ -31,7 +31,8 @@ from tocsin.store.tables import (
 from tocsin.store.totals import Totals, fold
 
 Sweep: TypeAlias = Callable[[Connection, Micros, int, Place], Swept]
-_LOOKED_AT_TOGETHER = 2  # notifications: one with 10,000 deliveries takes milliseconds to look through
+_LOOKED_AT_TOGETHER = {"sqlite": 2}  # notifications: one with 10,000 deliveries takes milliseconds to look through
+_FETCHED_TOGETHER = 50  # where more than these have to be asked for, which takes longer than to look at most of them
 
 
 class SqlTidying:
@@ -110,9 +111,10 @@ def _look(connection: Connection, before: Micros, rows: int, last_id: int) -> tu
     size = select(func.count()).select_from(some).scalar_subquery()
     columns = (notifications.c.id, notifications.c.user_id, notifications.c.created_at, size.label("size"), may_go(before).label("goes"))
     chosen = select(*columns).where(notifications.c.id > last_id).order_by(notifications.c.id).limit(rows)
+    some_at_once = _LOOKED_AT_TOGETHER.get(connection.dialect.name, _FETCHED_TOGETHER)
     looked_at: list[Any] = []
     budget = rows
-    with connection.execute(chosen, execution_options={"yield_per": _LOOKED_AT_TOGETHER}) as found:
+    with connection.execute(chosen, execution_options={"yield_per": some_at_once}) as found:
         for row in found:
             looked_at.append(row)
             budget -= row.size

@@ -260,6 +260,9 @@ class Writer:
             try:
                 if (was_kept := session.was_kept()) is not None:
                     return was_kept
+            except Unanswered as never:
+                log.error("store.commit_unknown", why=str(never.why))
+                raise
             except Exception as error:
                 if not faults.is_passing(error):
                     raise

@@ -34,6 +34,7 @@ class Delivering:
     def __init__(self, queue: Queue, directory: Directory, pacer: Pacer, wires: Wires, keeping: Keeping, identities: Identities) -> None:
         self._directory = directory
         self._pacer = pacer
+        self._is_shared = pacer.egress is not None
         self._wires = wires
         self._keeping = keeping
         self._identities = identities
@@ -129,7 +130,10 @@ class Delivering:
             observe.seldom(log.error, "attempt.failed", delivery=delivery.id, exc_info=error)
             self._look_again(delivery, run)
             return
-        if unwanted is not None:
+        if self._is_shared and loaded.partition not in {None, delivery.partition}:  # it has moved, perhaps to another process
+            run.came_back(engine.UNTRIED)
+            run.settled(now)
+        elif unwanted is not None:
             self._end(run, loaded, unwanted)
         elif loaded.is_sealed:
             self._wait_for_key(delivery, run)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 import structlog
+from msgspec.structs import replace
 
 from tocsin import clock
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.delivery.notices import Notices
 from tocsin.flow.delivery.settle import error_text
-from tocsin.flow.directory import Directory, Loaded
+from tocsin.flow.directory import Directory, Loaded, load
 from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.words import sentence, span
 from tocsin.model import Delivery, Reason, Status
@@ -66,9 +67,10 @@ class Health:
     async def move(self, loaded: Loaded, new_settings: Mapping[str, str]) -> None:
         """Replace settings that the provider says have changed, unless the owner changed the handler meanwhile."""
         handler = loaded.handler
-        sealed = self._vault.seal({**handler.settings, **new_settings})
+        moved = replace(handler, settings={**handler.settings, **new_settings})
+        change = HandlerChange(settings=self._vault.seal(moved.settings), partition=load(moved, self._directory.service).partition)
         event = HandlerEvent(clock.now(), "moved", reason=Reason.MOVED)
-        await self._handlers.change(handler.id, HandlerChange(settings=sealed), handler.version, event)
+        await self._handlers.change(handler.id, change, handler.version, event)
         self._directory.forget(handler.user_id, handler.id)
         log.info("handler.moved", handler=handler.id, type=handler.type)
 

@@ -43,12 +43,14 @@ class TakeOver:
         crashed = {one.partition: one for one in taken if one.is_crashed}
         if not crashed:
             return
-        claimed: dict[int, list[Claimed]] = defaultdict(list)
-        for claim in await self._claims.of(crashed.keys(), clock.now() - _LONGEST):
-            claimed[claim.delivery.partition].append(claim)
+        claims = await self._claims.of(crashed.keys(), clock.now() - _LONGEST)
         throttled: list[Throttled] = list(await self._claims.throttled(crashed.keys()))
-        handlers = {claim.delivery.handler_id for some in claimed.values() for claim in some} | {one.handler_id for one in throttled}
-        await self._directory.prepare(handlers)
+        await self._directory.prepare({claim.delivery.handler_id for claim in claims} | {one.handler_id for one in throttled})
+        claimed: dict[int, list[Claimed]] = defaultdict(list)
+        for claim in claims:
+            loaded = await self._directory.loaded(claim.delivery.handler_id)
+            home = claim.delivery.partition if loaded is None else loaded.partition
+            claimed[home if home in crashed else next(iter(crashed))].append(claim)
         for one in throttled:
             loaded = await self._directory.loaded(one.handler_id)
             if loaded is not None:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin import clock
-from tocsin.channels.contract import AnyChannel, Field, fields_of
+from tocsin.channels.contract import AnyChannel, Field, fields_of, home_of, settings_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.clock import HOUR, SECOND, Micros
 from tocsin.flow import pools
@@ -17,6 +17,7 @@ from tocsin.flow.pace import Pacer
 from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
 from tocsin.net.guard import closed_port
 from tocsin.net.routes import place_of
+from tocsin.partitions import own_root, partition_of
 from tocsin.ports.engine import Engine
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, HandlerRows
 from tocsin.ports.queue import Queue
@@ -256,6 +257,7 @@ class Handlers:
             settings=self._vault.seal(draft.settings or {}),
             secret=self._new_secret(channel),
             is_enabled=True if draft.is_enabled is None else draft.is_enabled,
+            partition=self._home(channel, draft.settings or {}),
         )
         handler_id = await self._rows.add(user_id, change, clock.now())
         self._directory.forget(user_id, handler_id)
@@ -285,7 +287,16 @@ class Handlers:
             # Another type: the old secrets go, all of them.
             secret=None if draft.type in (None, row.type) else self._new_secret(CHANNELS[draft.type]) or b"",
             is_enabled=draft.is_enabled,
+            partition=None if settings is None else self._partition(row, draft, settings),
         )
+
+    def _home(self, channel: AnyChannel, settings: Mapping[str, str]) -> int | None:
+        return home_of(channel, settings_of(channel, settings), self._directory.service)
+
+    def _partition(self, row: HandlerRow, draft: HandlerDraft, settings: Mapping[str, str]) -> int:
+        """Where the handler belongs with these settings."""
+        home = self._home(CHANNELS[draft.type or row.type], settings)
+        return partition_of(own_root(row.id)) if home is None else home
 
     async def delete(self, user_id: int, handler_id: int) -> None:
         """Cancel what waits, erase the secrets, keep the history. Raises Missing."""

@@ -25,7 +25,8 @@ class Session(Protocol):
         ...
 
     def was_kept(self) -> bool | None:
-        """Whether the last transaction, which was Unanswered, was committed; None: it has not ended. Raises while the database is away."""
+        """Whether the last transaction, which was Unanswered, was committed; None: it has not ended. Raises while the database is away,
+        and Unanswered where nobody will ever know: another server has taken over."""
         ...
 
     def changes(self) -> int:

@@ -54,6 +54,9 @@ _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout =
 _TELL = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {noting.NEWS}; COMMIT".encode()
 _WROTE = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, to_regclass('changes') IS NOT NULL"
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
+# Whose history a server goes on with: one that takes over begins a timeline of its own, and gives the numbers of transactions again that it
+# has not heard of.
+_HISTORY = "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) FROM pg_control_system()"
 # A session that has not noticed yet that we are gone would keep its locks until it does. One that is committing ends by itself.
 _END_OLD_SESSION = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = %s::xid8::xid AND state LIKE 'idle in transaction%%'"
@@ -200,6 +203,7 @@ class _Session:
         self._heard = False
         self._slot: int | None = None  # of this process, for as long as it lives
         self._transaction_id: str | None = None  # of the last one, if nobody knows how it ended
+        self._history = self._begun_in = "", ""  # of this connection's server, and of that one's when it began
         with contextlib.suppress(DBAPIError, psycopg.Error):  # the first write will say why
             self._connected()
 
@@ -230,7 +234,8 @@ class _Session:
             driver.execute(_BY_KEY)
             if self._slot is None:
                 self._slot = driver.execute("SELECT nextval('totals_slots')").fetchall()[0][0]
-            if self._transaction_id is not None:
+            self._history = _history_of(driver)
+            if self._transaction_id is not None and self._history == self._begun_in:
                 driver.execute(_END_OLD_SESSION, (self._transaction_id,))
 
     def _hear(self, _: object) -> None:
@@ -249,7 +254,7 @@ class _Session:
         with hung_up_after(driver, 2 * STATEMENT_SECONDS + GRACE_SECONDS), self._dropped_if_broken(driver):
             cursor = driver.execute(_BEGIN_WRITING, prepare=False)
             cursor.nextset()
-            self._transaction_id = cursor.fetchall()[0][0]
+            self._transaction_id, self._begun_in = cursor.fetchall()[0][0], self._history
             noting.begin(connection)
             with _known_to_sqlalchemy(connection, driver):
                 yield connection
@@ -281,10 +286,14 @@ class _Session:
         with hung_up_after(driver, CONNECT_SECONDS), self._dropped_if_broken(driver):
             try:
                 row = driver.execute("SELECT pg_xact_status(%s::xid8)", (self._transaction_id,)).fetchone()
-            except psycopg.errors.InvalidParameterValue:  # "in the future": to this server, a standby that took over, it never was
-                return False
+            except psycopg.errors.InvalidParameterValue:
+                row = ("in the future",)
         status = None if row is None else row[0]
-        return None if status == "in progress" else status == "committed"
+        if self._history == self._begun_in:
+            return None if status == "in progress" else status == "committed"
+        if status == "committed" or self._history[0] != self._begun_in[0]:  # that one, or another that has its number now
+            raise Unanswered(LookupError("another server has taken over"))
+        return False
 
     def changes(self) -> int:
         return time.monotonic_ns()
@@ -313,6 +322,13 @@ class _Session:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
+
+
+def _history_of(driver: Driver[Any]) -> tuple[str, str]:
+    """Which database cluster, and which of its timelines; empty where the server does not say."""
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported):
+        return driver.execute(_HISTORY).fetchall()[0]
+    return "", ""
 
 
 class _Postgresql:

@@ -56,7 +56,7 @@ class Home(Protocol):
         """For a store that is there; the caller disposes of it."""
         ...
 
-    def make(self, begin: Callable[[Connection], None]) -> None:
+    def make(self, begin: Callable[[Connection], object]) -> None:
         """A new store, which is there as a whole or not at all; `begin` writes the first rows."""
         ...
 

@@ -89,7 +89,7 @@ class PostgresqlServer:
     def engine(self) -> Engine:
         return postgresql_engine(self._url)
 
-    def make(self, begin: Callable[[Connection], None]) -> None:
+    def make(self, begin: Callable[[Connection], object]) -> None:
         engine = self.engine()
         try:
             migrate(engine, begin)

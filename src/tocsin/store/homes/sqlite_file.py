@@ -14,11 +14,9 @@ from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import faults, form
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
-from tocsin.store.sql import write_now
+from tocsin.store.sql import MOVED_TO, check_is_here, write_now
 
 T = TypeVar("T")
-MOVED_TO = "moved_to"
-"""The row of `meta` that says where a store went which must not start any more."""
 
 
 class SqliteFile:
@@ -61,10 +59,7 @@ class SqliteFile:
         return self.file.exists() and not self._is_first_write() and (not self.file.is_file() or self.file.stat().st_size > 0)
 
     def check_form(self) -> None:
-        if (moved_to := self.value(MOVED_TO)) is not None:
-            raise StoreError(
-                f"The store {self.file} was moved to the {moved_to.decode()}: set TOCSIN_DATABASE_URL, or use another --data-dir."
-            )
+        check_is_here(str(self.file), self.value(MOVED_TO))
         self.look(lambda connection: form.check_form(self.file, connection))
 
     def version(self) -> str | None:
@@ -85,7 +80,7 @@ class SqliteFile:
     def engine(self) -> Engine:
         return sqlite_engine(self.file)
 
-    def make(self, begin: Callable[[Connection], None]) -> None:
+    def make(self, begin: Callable[[Connection], object]) -> None:
         """A complete store appears at once: a start that is killed leaves neither a partial store nor an empty file."""
         new = self.file.with_name(f"{self.file.name}.new")
         for ending in ("", "-journal", "-wal", "-shm"):

@@ -1,5 +1,7 @@
 """The store's forms, oldest first (Alembic)."""
 
+from collections.abc import Callable
+
 from sqlalchemy import Column, Connection, MetaData, String, Table
 
 HEAD = "0012"
@@ -19,12 +21,15 @@ def note_newest(connection: Connection) -> None:
     connection.execute(VERSION.insert().values(version_num=HEAD))
 
 
-def upgrade(connection: Connection, version: str) -> None:
-    """Bring the tables to that version's form ("head": the newest). Alembic is loaded here, since nearly no start needs it."""
+def upgrade(connection: Connection, version: str, applied: Callable[[str], None] = lambda _: None) -> None:
+    """Bring the tables to that version's form ("head": the newest). Alembic is loaded here, since nearly no start needs it.
+
+    `applied` is told of each form that was reached.
+    """
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "tocsin.store:migrations")
-    config.attributes["connection"] = connection
+    config.attributes["connection"], config.attributes["applied"] = connection, applied
     command.upgrade(config, version)
