@@ -6,24 +6,26 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pyotp
 import pytest
 import uvloop
 from argon2 import PasswordHasher
 from msgspec import structs
 
 import tocsin.clock
-from tocsin.clock import DAY, HOUR, MINUTE
+from tocsin.clock import DAY, HOUR, MINUTE, SECOND
 from tocsin.flow import pools
 from tocsin.flow.people import passwords as rules
-from tocsin.flow.people.accounts import IDLE, Accounts, Opened
+from tocsin.flow.people.accounts import IDLE, Accounts, CodeWanted, Opened
 from tocsin.flow.people.administration import Administration
 from tocsin.flow.people.clients import Client, Visitor, device_of
 from tocsin.flow.people.confirming import CONFIRMED_FOR, ByPassword, Confirming
 from tocsin.flow.people.devices import DEVICE_LASTS, MAX_USERS, Devices
 from tocsin.flow.people.passwords import Passwords
+from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.tries import Throttled, Tries
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.ports.people import MAX_KNOWN_ADDRESSES, MAX_SESSIONS
+from tocsin.ports.people import MAX_KNOWN_ADDRESSES, MAX_SESSIONS, Living
 from tocsin.settings import load
 from tocsin.store import people
 from tocsin.store.dialects.sqlite import sqlite_engine
@@ -32,6 +34,7 @@ from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault, hash_password
 
 EMAIL, PASSWORD = "someone@example.com", "correct horse battery"
+VAULT = Vault(["a key"])
 HOME, ELSEWHERE = Client("81.2.69.1", "81.2.69.1"), Client("81.2.69.2", "81.2.69.2")
 
 
@@ -46,12 +49,11 @@ class Rooms:
     def __init__(self, store: SqlStore) -> None:
         self.users = store.users
         self.sessions = store.sessions
+        self.second_factors = store.second_factors
         self.database = store.database
         self.changed: list[int] = []
         tries = Tries()
-        self.accounts = Accounts(
-            store.users, store.sessions, store.second_factors, Devices(Vault(["a key"])), tries, load({}, Path("/dev/null"))
-        )
+        self.accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(VAULT), tries, load({}, Path("/dev/null")))
         self.passwords = Passwords(store.users, tries)
         self.confirming = Confirming(store.sessions, [ByPassword(self.passwords)])
         self.administration = Administration(store.users, lambda: None, self.changed.append)
@@ -474,6 +476,28 @@ def test_who_signs_in_with_the_old_password_while_it_is_changed_has_no_session_a
         assert await rooms.guess(PASSWORD, HOME) is None
         sessions.add = add  # type: ignore[method-assign]
         assert [one.is_this for one in await rooms.accounts.sessions(await rooms.visitor(await rooms.guess("another long one")))] == [True]
+
+    with_accounts(tmp_path, run)
+
+
+def test_who_is_between_the_old_password_and_a_code_while_it_is_changed_does_not_get_in(tmp_path: Path) -> None:
+    async def run(rooms: Rooms) -> None:
+        app = pyotp.TOTP(pyotp.random_base32())
+        await rooms.second_factors.add(1, VAULT.seal({"secret": app.secret}), 0, [b"a code"], tocsin.clock.now())
+        settings = load({}, Path("/dev/null"))
+        factors = SecondFactors(rooms.second_factors, rooms.accounts, Tries(), VAULT, settings)
+
+        async def code_wanted() -> CodeWanted:
+            with pytest.raises(CodeWanted) as wanted:
+                await rooms.accounts.sign_in(EMAIL, PASSWORD, HOME)
+            return wanted.value
+
+        step = tocsin.clock.now() // SECOND
+        first, second = factors.halfway(await code_wanted()), factors.halfway(await code_wanted())
+        assert isinstance(await factors.finish(first, app.at(step), HOME), Opened)
+        await rooms.users.set_password(1, hash_password("another long one"))
+        assert await factors.finish(second, app.at(step + 30), HOME) is None
+        assert await rooms.sessions.of(1, Living(0, 0)) == []
 
     with_accounts(tmp_path, run)
 

@@ -43,8 +43,8 @@ class World:
 
     async def lets_in(self, code: str) -> bool:
         with pytest.raises(CodeWanted) as wanted:
-            await self.accounts.begin(1, "password", CLIENT)
-        return await self.factors.finish(self.factors.halfway(wanted.value.user, wanted.value.by), code, CLIENT) is not None
+            await self.accounts.begin(1, "link", CLIENT)
+        return await self.factors.finish(self.factors.halfway(wanted.value), code, CLIENT) is not None
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_two_at_once_with_the_same_code_are_not_both_let_in(run) -> None:
 def test_there_are_minutes_between_password_and_code(run) -> None:
     async def main(world: World) -> None:
         app, _ = await world.set_up()
-        half = world.factors.halfway(1, "password")
+        half = world.factors.halfway(CodeWanted(1, "link"))
         world.now += HALFWAY_LASTS - SECOND
         assert world.factors.is_halfway(half)
         world.now += SECOND
@@ -123,7 +123,7 @@ def test_a_secret_waits_an_hour_for_its_first_code(run) -> None:
 
 def test_what_is_kept_for_one_purpose_serves_no_other(run) -> None:
     async def main(world: World) -> None:
-        setup, half = world.factors.begin(VISITOR, ""), world.factors.halfway(1, "password")
+        setup, half = world.factors.begin(VISITOR, ""), world.factors.halfway(CodeWanted(1, "link"))
         assert not world.factors.is_halfway(setup.sealed)
         assert world.factors.again(VISITOR, half, "").secret != setup.secret
         assert not world.factors.is_halfway(world.vault.seal({"user": 1, "by": "password", "until": world.now + HOUR}).decode())

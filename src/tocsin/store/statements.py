@@ -15,7 +15,7 @@ from enum import Enum
 from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Dialect, Table, text
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Connection, Dialect, Table, any_, bindparam, text
 
 from tocsin.store.dialects import arrays, binary
 
@@ -271,6 +271,14 @@ def wait_for_turn(connection: Connection, what: str) -> None:
     """Of two transactions that do the same at once, the second waits here until the first has ended; on SQLite they always do."""
     if connection.dialect.name == "postgresql":
         connection.execute(_WAIT_FOR_TURN, {"what": what})
+
+
+def among(connection: Connection, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+    """Whether the column holds one of the ids. As one array where the database takes that: SQLAlchemy and the driver take a while for
+    each value of a list."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(bindparam(None, list(ids), ARRAY(BigInteger)))
+    return column.in_(ids)
 
 
 def chunks(ids: Sequence[T], size: int = 500) -> Iterable[Sequence[T]]:

@@ -15,7 +15,7 @@ from tocsin.model import Status
 from tocsin.ports.tidying import START, Old, Place, Swept
 from tocsin.store.database import Database
 from tocsin.store.shared_tables import asks, changes, claims, partitions
-from tocsin.store.statements import chunks
+from tocsin.store.statements import among, chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
     attempts,
@@ -78,7 +78,9 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
     totals = Totals()
     gone = 0
     for chunk in chunks([row.id for row in taken]):
-        these = and_(deliveries.c.id.in_(chunk), _ended(before))  # still: some may have been replayed since they were looked at
+        these = and_(
+            among(connection, deliveries.c.id, chunk), _ended(before)
+        )  # still: some may have been replayed since they were looked at
         for table in (attempts, replays):
             gone += connection.execute(delete(table).where(table.c.delivery_id.in_(select(deliveries.c.id).where(these)))).rowcount
         deleted = connection.execute(delete(deliveries).where(these).returning(deliveries.c.user_id, deliveries.c.status)).all()
@@ -87,7 +89,7 @@ def old_notifications(connection: Connection, before: Micros, rows: int, after: 
             totals[row.user_id, row.status] -= 1
     whole = [row.id for row in going if partial is None or row.id < partial]
     for chunk in chunks(whole):
-        these = and_(notifications.c.id.in_(chunk), may_go(before), ~_has_deliveries)
+        these = and_(among(connection, notifications.c.id, chunk), may_go(before), ~_has_deliveries)
         deleted = connection.execute(delete(notifications).where(these).returning(notifications.c.user_id)).all()
         gone += len(deleted)
         for row in deleted:
@@ -132,7 +134,7 @@ def _take(connection: Connection, notification_ids: Sequence[int], rows: int) ->
     for chunk in chunks(notification_ids):
         found = connection.execute(
             select(*_TAKEN)
-            .where(deliveries.c.notification_id.in_(chunk))
+            .where(among(connection, deliveries.c.notification_id, chunk))
             .order_by(deliveries.c.notification_id, deliveries.c.id)
             .limit(max(1, rows) + 1)
             .with_for_update(skip_locked=True)  # who replays one of them waits, or is before us
@@ -161,10 +163,10 @@ def handler_history(connection: Connection, before: Micros, rows: int, after: Pl
     gone = 0
     for ids, is_old in (([row.id for row in looked_at], handler_hours.c.hour < before // HOUR), (deleted, handler_hours.c.hour >= 0)):
         for chunk in chunks(ids):
-            chosen = select(*hour_key).where(handler_hours.c.handler_id.in_(chunk), is_old).limit(rows - gone)
+            chosen = select(*hour_key).where(among(connection, handler_hours.c.handler_id, chunk), is_old).limit(rows - gone)
             gone += _delete(connection, hour_key, connection.execute(chosen).all())
     for chunk in chunks(deleted):
-        events = select(handler_events.c.id).where(handler_events.c.handler_id.in_(chunk)).limit(rows - gone)
+        events = select(handler_events.c.id).where(among(connection, handler_events.c.handler_id, chunk)).limit(rows - gone)
         gone += connection.execute(delete(handler_events).where(handler_events.c.id.in_(events))).rowcount
     if gone >= rows:
         return Swept(gone, after)

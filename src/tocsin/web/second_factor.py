@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 def ask(visit: Visit, wanted: CodeWanted, to: str | None = None) -> Response:
     """To the page that asks for the code, and from there to `to`."""
-    visit.set_cookie(HALFWAY, visit.service.second_factors.halfway(wanted.user, wanted.by), HALFWAY_LASTS // SECOND)
+    visit.set_cookie(HALFWAY, visit.service.second_factors.halfway(wanted), HALFWAY_LASTS // SECOND)
     to = back(visit) if to is None else to
     return visit.go("/sign-in/code" if to == "/" else f"/sign-in/code?to={quote(to)}")
 

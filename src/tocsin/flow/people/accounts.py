@@ -42,12 +42,15 @@ class SessionLine(Struct, frozen=True):
 
 
 class CodeWanted(Exception):
-    """They are who they say, and have a second factor: their session begins with its code. `by`: how they have come so far."""
+    """They are who they say, and have a second factor: their session begins with its code. `by`: how they have come so far. `proof`: by
+    which password, as `Accounts.new_session_by_password` takes it.
+    """
 
-    def __init__(self, user: int, by: By) -> None:
+    def __init__(self, user: int, by: By, proof: str = "") -> None:
         super().__init__()
         self.user = user
         self.by: By = by
+        self.proof = proof
 
 
 class Accounts:
@@ -71,14 +74,9 @@ class Accounts:
         person = await self._checked(email, password, client)
         if person is None:
             return None
-        opened = await self.begin(person.id, "password", client)
-        now = await self._users.person(person.email)
-        if (
-            now is None or now.password_hash != person.password_hash
-        ):  # a new one has ended all sessions, but not one that was about to begin
-            await self.sign_out(opened.token)
-            return None
-        return opened
+        if await self._second_factors.of(person.id) is not None:
+            raise CodeWanted(person.id, "password", _proof(person))
+        return await self.new_session_by_password(person.id, _proof(person), client)
 
     async def _checked(self, email: str, password: str, client: Client) -> Person | None:
         """Whose address and password these are."""
@@ -113,6 +111,17 @@ class Accounts:
         if await self._second_factors.of(user) is not None:
             raise CodeWanted(user, by)
         return await self.new_session(user, by, client)
+
+    async def new_session_by_password(self, user: int, proof: str, client: Client) -> Opened | None:
+        """None if the password that `proof` stands for is not theirs any more. A new one ends all sessions, but none that is about to
+        begin, so this looks once the session is there. Raises Busy.
+        """
+        opened = await self.new_session(user, "password", client)
+        found = await self._sessions.find(hash_api_key(opened.token), self._living(clock.now()))
+        if found is not None and _proof(found[0]) == proof:
+            return opened
+        await self.sign_out(opened.token)
+        return None
 
     async def new_session(self, user: int, by: By, client: Client) -> Opened:
         """A session of who has just proved who they are, and from whom nothing more is asked. Raises Busy."""
@@ -162,6 +171,11 @@ class Accounts:
     async def end_other_sessions(self, visitor: Visitor) -> None:
         """End all of the visitor's but this one."""
         await self._sessions.end_others(visitor.id, visitor.session)
+
+
+def _proof(person: Person) -> str:
+    """Stands for the password that they have now."""
+    return fingerprint(f"password {person.password_hash}")
 
 
 def _shown_id(session: Session) -> str:

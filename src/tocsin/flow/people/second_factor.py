@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from tocsin import clock
 from tocsin.clock import HOUR, MINUTE, SECOND, Micros
-from tocsin.flow.people.accounts import Accounts, Opened
+from tocsin.flow.people.accounts import Accounts, CodeWanted, Opened
 from tocsin.flow.people.clients import Client, Visitor
 from tocsin.flow.people.tries import Counted, Tries
 from tocsin.model import Fault, Invalid
@@ -120,21 +120,25 @@ class SecondFactors:
 
     # ------------------------------------------------------------------------------------------------------ signing in
 
-    def halfway(self, user: int, by: By) -> str:
+    def halfway(self, wanted: CodeWanted) -> str:
         """What the browser keeps between the password and the code."""
-        return self._sealed("sign in", HALFWAY_LASTS, user=user, by=by)
+        return self._sealed("sign in", HALFWAY_LASTS, user=wanted.user, by=wanted.by, proof=wanted.proof)
 
     def is_halfway(self, token: str) -> bool:
         return self._opened("sign in", token) is not None
 
     async def finish(self, token: str, code: str, client: Client) -> Opened | None:
-        """A new session; None if the code is wrong. Raises Invalid where it took too long, Throttled, Busy."""
+        """A new session; None if the code is wrong, or the password has been changed meanwhile. Raises Invalid where it took too long,
+        Throttled, Busy.
+        """
         found = self._opened("sign in", token)
         if found is None:
             raise Invalid(Fault("invalid", "Too old", "This took too long. Enter your password again.", "code"))
-        user, by = cast(int, found["user"]), cast(By, found["by"])
+        user, by, proof = cast(int, found["user"]), cast(By, found["by"]), cast(str, found["proof"])
         if not await self._is_right(user, code, client):
             return None
+        if by == "password":
+            return await self._accounts.new_session_by_password(user, proof, client)
         return await self._accounts.new_session(user, by, client)
 
     # ------------------------------------------------------------------------------------------------------- afterwards
