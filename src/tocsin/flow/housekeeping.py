@@ -16,7 +16,7 @@ from tocsin import clock, observe
 from tocsin.clock import DAY, HOUR, SECOND, Micros
 from tocsin.flow.people.access import Access
 from tocsin.model import Busy
-from tocsin.ports.changes import KEPT as CHANGES_KEPT
+from tocsin.ports.changes import KEPT_SECONDS
 from tocsin.ports.claims import KEPT as CLAIMS_KEPT
 from tocsin.ports.intake import REMEMBERED_FOR
 from tocsin.ports.tidying import START, Old, Swept, Tidying
@@ -108,7 +108,9 @@ class Chore:
 
 def chores(settings: Settings) -> list[Chore]:
     kept = settings.retention_days * DAY
-    shared = [Chore("claims", CLAIMS_KEPT), Chore("changes", CHANGES_KEPT), Chore("asks", HOUR)] if settings.database_url else []
+    shared = (
+        [Chore("claims", CLAIMS_KEPT), Chore("changes", int(KEPT_SECONDS * SECOND)), Chore("asks", HOUR)] if settings.database_url else []
+    )
     return [
         Chore("notifications", kept),
         Chore("idempotency", REMEMBERED_FOR),

@@ -5,8 +5,6 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from tocsin.clock import HOUR, Micros
-
 
 class Change(Struct, frozen=True):
     """Something of which what is remembered may be wrong. `what`: a "handler" (`ref`: its id, `user_id`: whose), a "user" (`ref`: the id;
@@ -20,7 +18,7 @@ class Change(Struct, frozen=True):
 
 class Changes(Protocol):
     """In the order of their commits: who has read one has read all before it. Old ones are deleted, so who has not looked for as long as
-    that (`KEPT`) must forget everything. Raises Busy while the store cannot answer."""
+    that (`KEPT_SECONDS`) must forget everything. Raises Busy while the store cannot answer."""
 
     async def newest(self) -> int:
         """The id of the newest one, 0 without any."""
@@ -31,4 +29,4 @@ class Changes(Protocol):
         ...
 
 
-KEPT: Micros = HOUR
+KEPT_SECONDS = 3600.0
