@@ -110,6 +110,7 @@ lock: .venv/.uv
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes uv.in -o uv.txt
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes audit.in -o audit.txt
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes ../pyproject.toml build.in -o runtime.txt
+	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes -c runtime.txt --extra postgresql ../pyproject.toml build.in -o postgresql.txt
 	cd requirements && ../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes -c runtime.txt --group ../pyproject.toml:dev -o dev.txt
 
 clean:

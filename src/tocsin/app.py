@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,24 +17,21 @@ import uvloop
 from sqlalchemy import Engine
 
 from tocsin import clock, datadir, limits, observe, process
-from tocsin.api import make_app
+from tocsin.alone import Alone
+from tocsin.api import make_app, make_probes
 from tocsin.bootstrap import make_first_user
 from tocsin.changes import Changes
 from tocsin.clock import SECOND
 from tocsin.door import Door, listen
 from tocsin.door.register import rules_within
-from tocsin.engine.ledger import Ledger
-from tocsin.engine.local import LocalEngine
-from tocsin.engine.places import http_bounds, mail_bounds
-from tocsin.engine.starts import Starts
+from tocsin.engine.places import Bounds, http_bounds, mail_bounds
 from tocsin.flow import pools
 from tocsin.flow.delivery.clock_watch import ClockWatch
 from tocsin.flow.delivery.deliver import Delivering
-from tocsin.flow.delivery.health import Health, end_stopped
+from tocsin.flow.delivery.health import Health
 from tocsin.flow.delivery.identity import Identities
 from tocsin.flow.delivery.keep import Keeping
 from tocsin.flow.delivery.notices import Notices
-from tocsin.flow.delivery.recover import recover, resume_pace
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.preview import Previews
@@ -45,7 +42,6 @@ from tocsin.flow.housekeeping import Housekeeping
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.intake.repeats import Repeats
 from tocsin.flow.mail_account import KeptToken
-from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.administration import Administration
@@ -75,6 +71,7 @@ from tocsin.vault import Vault
 from tocsin.web import make_pages
 
 if TYPE_CHECKING:
+    from tocsin.among import Among
     from tocsin.net.openid import Provider
 
 NOTE_IDS_SECONDS = 60.0
@@ -94,34 +91,34 @@ async def running(
     vault: Vault,
     listens_on: Callable[[], list[tuple[str, int]]],
     measured: limits.Limits | None = None,
+    address: str = "",
 ) -> AsyncGenerator[Service, None]:
-    """Starts everything between the request and the wire, and stops it in order at the end. `measured`: what the process may use."""
+    """Starts everything between the request and the wire, and stops it in order at the end. `measured`: what the process may use;
+    `address`: where it can be reached."""
     bounds = measured or limits.measure()
 
     changes = Changes(datadir.Keys(settings, vault))
-    ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)
-    starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())
     store = SqlStore(engine, changes.noticed)
     metrics = Metrics()
-    pacer = Pacer(starts)
     directory = Directory(store.handlers, vault, settings)
-    access = Access(store.keys)
-    changes.forget += (directory.forget_all, access.forget_all)
+    changes.forget += (directory.forget_all,)
     http_wire = HttpWire(settings, listens_on)
     login = oauth_of(settings)
     mail_wire = MailWire(
         settings, tokens=None if login is None else Tokens(login, http_wire.send, KeptToken(store.values, vault, settings))
     )
     wires = Wires(http_wire, mail_wire)
-    local = LocalEngine(
-        store.queue, {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
-    )
+    places = {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
+    place = _among_others(settings, vault, store, places, address) if settings.database_url else Alone(settings, store, places)
+    pacer, sends = place.pacer, place.engine
+    access = Access(store.keys, place.may_be_old)
+    changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
-    accepting = Accepting(store.intake, directory, local, repeats, metrics)
+    accepting = Accepting(store.intake, directory, sends, repeats, metrics)
     notices = Notices(store.notices, store.handlers, directory, accepting)
-    health = Health(store.handlers, store.queue, directory, local, notices, vault, settings)
+    health = Health(store.handlers, store.queue, directory, sends, notices, vault, settings)
     tally = Tally(store.standings)
-    keeping = Keeping(store.queue, health, ledger, metrics, tally)
+    keeping = Keeping(store.queue, health, place.ledger, metrics, tally)
     delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
@@ -130,45 +127,40 @@ async def running(
             http_wire.trouble,
             store.vitals.trouble,
             keeping.trouble,
-            None if local.is_alive else "Nothing is sent: the engine does not run.",
+            place.trouble,
         )
         return [*dict.fromkeys(trouble for trouble in troubles if trouble), *limits.complaints(bounds)]
 
-    _watch(metrics, store.vitals, local)
+    _watch(metrics, store.vitals, sends)
+    place.watch(metrics)
 
     async def begin() -> None:
-        """Send nothing before the attempts that the last process left under way are recorded."""
-        await recover(ledger.found, store.queue, directory, keeping, settings)
-        ledger.clear()
-        await end_stopped(store.queue, local)
         await notices.resume()
-        if starts.is_new:
-            await resume_pace(store.queue, directory, pacer)
-            starts.complete()
-        await local.start(delivering)
+        await place.begin(delivering, directory, keeping)
 
     beginning = await _begun(begin, keeping.began_to_hold)
     tries = Tries()
     passwords = Passwords(store.users, tries)
     accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings)
     second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings)
-    housekeeping = Housekeeping(store.tidying, store.values, access, settings)
+    housekeeping = Housekeeping(store.tidying, store.values, access, settings, leads=place.leads)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
         housekeeping.run(),
-        ClockWatch(store.misdated, local, settings).run(),
+        ClockWatch(store.misdated, sends, settings, leads=place.leads).run(),
         tally.keep_now_and_then(),
         health.mail.keep_now_and_then(store.values),
         _note_ids_now_and_then(settings, store.ids),
         changes.answer(store.values),
+        place.follow(directory, access, changes.noticed),
     )
     try:
         yield Service(
             settings=settings,
             access=access,
-            handlers=Handlers(store.handlers, store.standings, store.queue, directory, local, vault, pacer),
+            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer),
             accepting=accepting,
-            deliveries=Deliveries(store.history, local, repeats, directory, pacer),
+            deliveries=Deliveries(store.history, sends, repeats, directory, pacer),
             trials=Trials(directory, pacer, wires, settings, health.mail),
             previews=Previews(directory, settings),
             metrics=metrics,
@@ -186,17 +178,23 @@ async def running(
     finally:
         house.cancel()
         beginning.cancel()
-        await local.stop(GRACE_SECONDS)
+        await sends.stop(GRACE_SECONDS)
         await pools.close()
         await notices.close()
         last = (access.note_use(), tally.keep(), _note_ids(settings, store.ids), house, beginning, wires.close())
         for ended in await asyncio.gather(*last, return_exceptions=True):
             if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
                 log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
+        await place.close()
         await store.close()
-        ledger.close()
-        starts.close()
+        place.forget()
         observe.flush_logs()
+
+
+def _among_others(settings: Settings, vault: Vault, store: SqlStore, places: Mapping[str, Bounds], address: str) -> "Among":
+    from tocsin.among import Among  # with the driver of PostgreSQL, which most installations do without
+
+    return Among(settings, vault, store, places, address)
 
 
 def _provider(settings: Settings, wire: HttpWire) -> "Provider | None":
@@ -290,7 +288,7 @@ def serve(settings: Settings, out: TextIO | None = None) -> int:
 def _serve_until_told(settings: Settings, out: "Printer") -> int:
     process.tune()
     try:
-        with datadir.served(settings, _stop):
+        with datadir.served(settings, _stop, alone=False):
             engine, vault = datadir.open_store(settings)
             listener = listen(settings)
             datadir.note_address(engine, _address(listener.getsockname()))
@@ -330,8 +328,10 @@ class Printer:
 async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: Printer, first: list[str]) -> None:
     where = listener.getsockname()  # for a Unix socket its path, which no URL leads to
     bounds = limits.measure()
-    async with running(settings, engine, vault, lambda: [] if isinstance(where, str) else [where[:2]], bounds) as service:
-        server = Door(make_app(service, make_pages(service)), settings, rules_within(bounds), CLIENTS_GRACE_SECONDS)
+    listens_on = [] if isinstance(where, str) else [where[:2]]
+    async with running(settings, engine, vault, lambda: listens_on, bounds, _address(where)) as service:
+        site = make_probes(service) if settings.role == "worker" else make_app(service, make_pages(service))
+        server = Door(site, settings, rules_within(bounds), CLIENTS_GRACE_SECONDS)
         service.metrics.watch("tocsin_connections", "Connections of clients.", lambda: server.register.count)
 
         def stop() -> None:

@@ -2,13 +2,24 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
+import structlog
+
+from tocsin import observe
 from tocsin.datadir import Keys
+from tocsin.flow.directory import Directory
+from tocsin.flow.people.access import Access
 from tocsin.model import Busy
+from tocsin.ports.changes import KEPT_SECONDS, Change
+from tocsin.ports.changes import Changes as ChangeRows
 from tocsin.ports.values import Values
 
 READ_KEYS_SECONDS = 2.0  # while they cannot be read
+READ_AGAIN_SECONDS = 0.3
+AT_ONCE = 1000  # changes in one read
+log = structlog.get_logger(__name__)
 
 
 class Changes:
@@ -41,3 +52,64 @@ class Changes:
                 self._is_noticed.clear()
                 with contextlib.suppress(Busy):
                     await self.keys.answer(values)
+
+
+class Feed:
+    """What processes that share the store have changed, one after the other: only what it names is read again.
+
+    `everything`: drops all that is remembered.
+    """
+
+    def __init__(self, rows: ChangeRows, directory: Directory, access: Access, everything: Callable[[], None]) -> None:
+        self._rows = rows
+        self._directory = directory
+        self._access = access
+        self._everything = everything
+        self._read_until = -1  # the newest change that is dealt with; -1: none is
+        self._looked_at = 0.0
+        self._is_asked = asyncio.Event()
+
+    def heard(self, newest: int | None = None) -> None:
+        """There may be something new; or there is, if `newest` was not read yet."""
+        if newest is None or newest != self._read_until:
+            self._is_asked.set()
+
+    async def follow(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._is_asked.wait()
+            self._is_asked.clear()
+            try:
+                await self.read()
+            except Busy as busy:  # beats go on telling that there is something
+                observe.seldom(log.warning, "changes.not_read", why=str(busy))
+                await asyncio.sleep(READ_AGAIN_SECONDS)
+                self._is_asked.set()
+
+    async def read(self) -> None:
+        """Forget what has changed since the last look. Raises Busy."""
+        began = time.monotonic()
+        if self._read_until < 0 or began - self._looked_at > KEPT_SECONDS:
+            newest = await self._rows.newest()
+            self._everything()
+            self._read_until, self._looked_at = newest, began
+            return
+        while found := await self._rows.after(self._read_until, AT_ONCE):
+            for change in found:
+                self._forget(change)
+            self._read_until = found[-1].id
+            if len(found) < AT_ONCE:
+                break
+        self._looked_at = began
+
+    def _forget(self, change: Change) -> None:
+        match change.what:
+            case "handler" if change.ref is not None and change.user_id is not None:
+                self._directory.forget(change.user_id, change.ref)
+            case "user" if change.ref is not None:
+                self._directory.forget_user(change.ref)
+                self._access.forget_all()
+            case "key":
+                self._access.forget_all()
+            case _:
+                self._everything()

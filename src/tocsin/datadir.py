@@ -34,7 +34,8 @@ STORE_FILE = "tocsin.db"
 LEDGER_FILE = "in-flight"
 STARTS_FILE = "starts"
 LOCK_FILE = "tocsin.lock"
-OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE)
+WORKER_FILE = "worker"
+OWN_FILES = (STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", KEY_FILE, LEDGER_FILE, STARTS_FILE, LOCK_FILE, WORKER_FILE)
 _CANARY = "canary"
 _VERSION, _FIRST_VERSION = "program_version", "0.1.0"  # a row in `meta`, and the version that did not write it
 _SERVED_AT = "served_at"
@@ -85,9 +86,10 @@ def file_of(folder: Path) -> SqliteFile:
 
 
 @contextmanager
-def served(settings: Settings, lost: Callable[[str], None]) -> Generator[None, None, None]:
-    """Hold the folder and the store for one service. `lost` is told, from a thread, if another has taken the store. Raises StoreError."""
-    with locked(settings.data_path), home_of(settings).lock(lost):
+def served(settings: Settings, lost: Callable[[str], None], *, alone: bool = True) -> Generator[None, None, None]:
+    """Hold the folder, and the store: `alone`, or as one of several services where it may be shared. `lost` is told, from a thread, if
+    another has taken the store. Raises StoreError."""
+    with locked(settings.data_path), home_of(settings).lock(lost, alone=alone):
         yield
 
 
@@ -266,6 +268,25 @@ def noted_ids(folder: Path) -> Mark | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         line, _, _ = (folder / LOCK_FILE).read_bytes().partition(b"\n")  # a kill may leave the end of a longer line after it
         return msgspec.json.decode(line, type=Mark)
+    return None
+
+
+class _NotedWorker(msgspec.Struct):
+    store_id: str
+    worker_id: int
+
+
+def note_worker(settings: Settings, store_id: str, worker_id: int) -> None:
+    """Record which worker of a shared store this folder is held by. If it cannot be recorded, a kill is noticed later."""
+    with contextlib.suppress(OSError), files.replaced(settings.data_path / WORKER_FILE) as new:
+        new.write_bytes(msgspec.json.encode(_NotedWorker(store_id, worker_id)))
+
+
+def noted_worker(settings: Settings, store_id: str) -> int | None:
+    """The worker of that store that held this folder before."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        noted = msgspec.json.decode((settings.data_path / WORKER_FILE).read_bytes(), type=_NotedWorker)
+        return noted.worker_id if noted.store_id == store_id else None
     return None
 
 

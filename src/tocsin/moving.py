@@ -49,7 +49,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
         raise StoreError(f"There is no store in {source}.")
     with datadir.locked(source):
         file.check_form()
-        with home.lock(_nothing):
+        with home.lock(_nothing, alone=True):
             old = file.engine()
             _migrate(old)
             old.dispose()

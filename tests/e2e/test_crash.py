@@ -75,7 +75,7 @@ def test_nothing_is_lost_over_many_kills_and_only_what_was_in_flight_repeats(
     assert any(one["outcome"] == "unknown" for one in shown["attempts"])
     assert any("may have arrived" in one["text"] for one in shown["events"])
     # And the totals that the lists show still are what the rows say.
-    assert dict(service.rows("SELECT what, n FROM totals WHERE what < 100 AND n != 0")) == {1: sends}
+    assert dict(service.rows("SELECT what, sum(n) FROM totals WHERE what < 100 GROUP BY what HAVING sum(n) != 0")) == {1: sends}
 
 
 def test_sigterm_under_load_ends_in_order_and_nothing_arrives_twice(start_service: Starter, receiver: Receiver) -> None:
@@ -238,6 +238,7 @@ def test_after_an_outage_critical_ones_go_first_and_the_oldest_first_among_equal
     assert critical == sorted(critical) and others == sorted(others)
 
 
+@sqlite_only
 def test_an_attempt_whose_outcome_was_kept_is_not_counted_again_after_a_crash(start_service: Starter, receiver: Receiver) -> None:
     """The process died between the outcome's commit and the ledger's erasure: only what was not kept became unknown."""
     receiver.answer("/hook", 500)
@@ -288,14 +289,14 @@ def test_what_was_in_flight_is_kept_as_unknown_whatever_became_of_it_meanwhile(
     receiver.release()
     client.port = service.start().port
     [row] = client.deliveries(notification)
-    delivery = client.delivery(row["id"])
+    delivery = until(lambda: (found := client.delivery(row["id"]))["attempt_count"] and found, what="nothing was recorded")
     assert (delivery["status"], delivery["attempt_count"]) == (status, 1)
     assert [one["outcome"] for one in delivery["attempts"]] == ["unknown"]
     assert service.rows("SELECT number, next_at FROM attempts") == [(1, None)]
     assert "It may have arrived" in " ".join(one["text"] for one in delivery["events"])
     assert service.rows("SELECT may_have_arrived, last_attempt_at > 0 FROM deliveries") == [(1, 1)]
     assert service.rows("SELECT failures FROM handlers") == [(0,)]
-    assert dict(service.rows("SELECT what, n FROM totals WHERE what < 100 AND n != 0")) == {
+    assert dict(service.rows("SELECT what, sum(n) FROM totals WHERE what < 100 GROUP BY what HAVING sum(n) != 0")) == {
         service.rows("SELECT status FROM deliveries")[0][0]: 1
     }
     assert not in_flight(service)
@@ -309,6 +310,7 @@ def test_what_was_in_flight_is_kept_as_unknown_whatever_became_of_it_meanwhile(
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
 
 
+@sqlite_only
 @pytest.mark.parametrize("unknown", ["retry", "stop"])
 def test_what_was_in_flight_before_a_replay_says_nothing_of_it(start_service: Starter, receiver: Receiver, unknown: str) -> None:
     """Its log has the lost attempt; what its owner asked for since goes out at once all the same."""

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 
+import pytest
+
 from conftest import run
 from tocsin.engine.lanes import ASKED, COMPLETE, NEW, Lane
 from tocsin.engine.refill import Memory, Refill
-from tocsin.ports.queue import Due, Wanted
+from tocsin.model import Delivery, Message, Notification, Status
+from tocsin.ports.queue import Due, Waiting, Wanted
 
 
 class Store:
@@ -47,5 +50,57 @@ def test_a_lane_that_asks_while_both_readers_end_is_read() -> None:
         await asyncio.wait_for(done.wait(), 20)
         assert lanes[3].supply == COMPLETE != ASKED
         assert store.reads == [[1], [2], [3]]
+
+    run(main())
+
+
+class Full(Store):
+    """Has a delivery for every lane."""
+
+    async def due(self, wanted: Mapping[int, Wanted], _now: int) -> dict[int, Due]:
+        await super().due(wanted, _now)
+        return {handler: Due([waiting(handler)], 77, is_more=True) for handler in wanted}
+
+
+def waiting(handler: int) -> Waiting:
+    return Waiting(
+        Delivery(handler, handler, handler, 1, Status.PENDING, 5, 5, 5), Notification(handler, 1, Message("hello", at=5), None, None)
+    )
+
+
+@pytest.mark.parametrize("is_ours_again", [False, True])
+def test_what_was_being_read_of_a_lane_that_others_send_for_now_is_not_taken(is_ours_again: bool) -> None:
+    """Not even if it is ours again by then: what others have changed meanwhile may come before it."""
+
+    async def main() -> None:
+        store, lane, ours, added, woken = Full(), Lane(1, 1, NEW), {1}, list[int](), list[int]()
+
+        def add(lane: Lane, job: Waiting) -> None:
+            added.append(job.delivery.id)
+            lane.known.add(job.delivery.id)
+
+        refill = Refill(
+            store,  # type: ignore[arg-type]
+            Memory(),
+            add,
+            lambda _, at: woken.append(at),
+            lambda _: None,
+            lambda lane: lane.handler_id in ours,
+        )
+        refill.start(Worker())  # type: ignore[arg-type]
+        refill.spilled(lane)
+        while not store.reads:
+            await asyncio.sleep(0)
+        refill.disowned(lane)
+        ours.clear()
+        if is_ours_again:
+            ours.add(1)
+        store.goes_on.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert store.reads[:2] == ([[1], [1]] if is_ours_again else [[1]])
+        assert added == ([1] if is_ours_again else [])
+        assert bool(woken) is is_ours_again
+        assert is_ours_again or lane.supply == COMPLETE
 
     run(main())

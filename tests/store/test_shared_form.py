@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from support import postgresql
-from tocsin import datadir, moving
+from tocsin import datadir, moving, upkeep
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings, load
 from tocsin.store import migrations
@@ -68,6 +68,18 @@ def test_a_newer_form_is_taken_if_it_serves_this_version_too(url: str, tmp_path:
     execute(url, "UPDATE meta SET value = %s WHERE name = %s", NEWER.encode(), SERVES)
     with pytest.raises(StoreError, match="made by a newer version"):
         datadir.open_store(settings)
+
+
+def test_services_share_a_store_and_a_command_has_it_for_itself(url: str, tmp_path: Path) -> None:
+    one, other = (settings_of(url, tmp_path / name) for name in "ab")
+    for own in (one, other):
+        datadir.open_store(own)[0].dispose()
+    with datadir.served(one, print, alone=False), datadir.served(other, print, alone=False):
+        assert datadir.is_served(settings_of(url, tmp_path / "c"))
+        with pytest.raises(StoreError, match="is served already"):
+            upkeep.move_on(settings_of(url, tmp_path / "c"))
+    with datadir.served(one, print), pytest.raises(StoreError, match="command has"), datadir.served(other, print, alone=False):
+        pass
 
 
 def started_at_once(settings: list[Settings]) -> list[str]:

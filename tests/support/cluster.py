@@ -5,7 +5,7 @@ import itertools
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from tocsin.channels.contract import Pace
 from tocsin.clock import SECOND
 from tocsin.engine.places import Bounds
 from tocsin.engine.shared import SharedEngine, Times
+from tocsin.flow import pools
 from tocsin.flow.delivery import sending
 from tocsin.flow.delivery.deliver import Delivering
 from tocsin.flow.delivery.keep import Keeping
@@ -273,6 +274,9 @@ def cluster(seed: int) -> Iterator[Cluster]:
     """In its own time: whatever asks what time it is gets the answer of the process that asks."""
     made = Cluster(seed)
 
+    async def at_once(_pool: Any, _user: Any, call: Callable[..., Any], *args: Any) -> Any:
+        return call(*args)
+
     def now() -> int:
         return made.world.current.now() if made.world.current is not None else made.server.now()
 
@@ -281,6 +285,7 @@ def cluster(seed: int) -> Iterator[Cluster]:
         patch.setattr(time, "monotonic", lambda: made.world.now)
         patch.setattr(sending, "_random", made.world.dice)
         patch.setattr(random, "random", made.world.dice.random)
+        patch.setattr(pools.Pool, "run", at_once)  # threads live in another time
         patch.setattr(observe, "log_attempts", lambda *_: None)
         try:
             yield made

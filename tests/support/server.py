@@ -56,6 +56,7 @@ class Server:
         self.claims: list[Claim] = []
         self.away_until = 0.0
         self.loses_rings = 0.0
+        self.rings = 0
         self._last_worker = 0
 
     def now(self) -> Micros:
@@ -163,6 +164,7 @@ class Server:
         self.version += 1
 
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
+        self.rings += 1
         for worker_id, some in wakings.items():
             if worker_id in self.listening and self.world.dice.random() >= self.loses_rings:
                 process, rang = self.listening[worker_id]

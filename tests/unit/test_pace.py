@@ -16,7 +16,9 @@ from tocsin.channels.contract import Pace
 from tocsin.clock import SECOND
 from tocsin.engine.starts import Starts
 from tocsin.flow.directory import Directory
+from tocsin.flow.egress import Egress
 from tocsin.flow.pace import Pacer, Wait
+from tocsin.partitions import partition_of
 from tocsin.ports.handlers import HandlerChange
 from tocsin.settings import load
 from tocsin.vault import Vault
@@ -247,3 +249,119 @@ def test_a_pace_is_known_though_another_handler_changes_while_it_is_read(
             return directory.pacing(handler).paces
 
     assert [(pace.count, pace.seconds) for pace in run(paces())] == [(3, 3.0)]
+
+
+# ------------------------------------------------------------------------------------- from one process to the next
+
+SLACK, PUBLIC = Pace("slack:a", 3, 3.0), Pace("discord", 40, 1.0, "egress")
+HOOK = Pace("discord:a", 1000, 60.0)
+HOME, OTHER = partition_of("slack:a"), partition_of("discord:a")
+
+
+def shared(wall: Callable[[], float] = lambda: 1000.0, workers: int = 1) -> Pacer:
+    pacer = Pacer(wall=lambda: int(wall() * SECOND), egress=Egress())
+    assert pacer.egress is not None
+    pacer.egress.share(workers, [], True)
+    return pacer
+
+
+def test_starts_and_pauses_move_on_with_their_partition_and_nothing_else_does() -> None:
+    first, second = shared(lambda: 1000.0), shared(lambda: 1000.5)
+    for _ in range(3):
+        assert first.take("slack:a", [SLACK], 50.0) == 0.0
+    assert first.take("discord:a", [HOOK], 50.0) == 0.0
+    first.pause("slack:a", 60.0, 50.0)
+    first.pause("slack@host#1", 60.0, 50.0)
+    states = first.hand_on({HOME}, 50.0)
+    assert states.keys() == {HOME}
+    second.restore(HOME, states[HOME], 7.5)  # half a second later, by a clock that says something else
+    assert second.take("slack:a", [SLACK], 7.5) == pytest.approx(9.505)
+    assert second.take("slack:a", [SLACK], 17.1) == 0.0, "the pause is over, and so are the starts"
+    assert first.wait("discord:a", [Pace("discord:a", 1, 60.0)], 50.0).seconds == 0.0
+    assert first.pause_left("slack:a", 50.0) == 0.0 and first.pause_left("slack@host#1", 50.0) == 10.0
+    assert first.take("slack:a", [SLACK], 50.0) == 0.0, "it is forgotten here"
+
+
+@given(st.lists(st.tuples(st.floats(0, 2.5), st.booleans()), min_size=1, max_size=60))
+def test_no_window_is_exceeded_however_often_a_partition_moves(steps: list[tuple[float, bool]]) -> None:
+    now, wall, pacer, starts = 0.0, 1000.0, shared(), list[float]()
+    for gap, moves in steps:
+        now += gap
+        if moves:
+            state = pacer.hand_on({HOME}, now + 3)[HOME]
+            pacer = shared()
+            pacer.restore(HOME, state, now + 3)
+        if pacer.take("slack:a", [SLACK], now + 3) == 0.0:
+            starts.append(now)
+    assert wall and all(later - earlier >= 3.0 - 0.005 for earlier, later in zip(starts, starts[3:], strict=False))
+
+
+def test_nothing_starts_behind_the_fence() -> None:
+    pacer, closed = shared(), {"seconds": 0.1}
+    pacer.fence = lambda: closed["seconds"]
+    assert pacer.has_pauses
+    assert pacer.take("handler:1", [], 50.0) == pacer.wait("handler:1", [], 50.0).seconds == 0.1
+    closed["seconds"] = 0.0
+    assert not pacer.has_pauses
+    assert pacer.take("handler:1", [], 50.0) == 0.0
+
+
+def taken(pacer: Pacer, now: float, most: int = 100) -> int:
+    count = 0
+    while count < most and pacer.take("discord:a", [HOOK, PUBLIC], now) == 0.0:
+        count += 1
+    return count
+
+
+def test_what_an_address_may_is_divided_among_those_who_send_from_it() -> None:
+    pacer = shared(workers=0)
+    egress = pacer.egress
+    assert egress is not None
+    assert taken(pacer, 50.0) == 0, "one that joins waits until the others know of it"
+    egress.share(2, [{}], False)
+    assert taken(pacer, 50.0) == 20
+    assert egress.used(50.0) == {"discord 40 1": 20}
+    egress.share(1, [], False)
+    assert taken(pacer, 50.0) == 20, "the other one is gone"
+    egress.share(3, [{"discord 40 1": 20}, {"discord 40 1": 30}], False)
+    assert taken(pacer, 51.0) == 0, "they have used more than their shares"
+    egress.share(3, [{"discord 40 1": 13}, {}], False)
+    assert taken(pacer, 51.0) == 13
+    egress.share(50, [{}] * 49, False)
+    assert taken(pacer, 52.5) == 1
+
+
+def test_a_start_counts_where_its_partition_is_and_where_it_was_until_it_has_arrived() -> None:
+    first, second = shared(workers=2), shared(workers=2)
+    assert first.egress is not None and second.egress is not None
+    assert taken(first, 50.0) == 20
+    state = first.hand_on({OTHER}, 50.0)[OTHER]
+    assert first.egress.used(50.0) == {"discord 40 1": 20} and taken(first, 50.0) == 0
+    second.restore(OTHER, state, 50.0)
+    assert second.egress.used(50.0) == {"discord 40 1": 20} and taken(second, 50.0) == 0
+    first.egress.share(2, [second.egress.used(50.0)], True)
+    assert taken(first, 50.0) == 20
+
+
+@given(st.data())
+def test_no_address_sends_more_than_it_may_whoever_joins_and_goes(data: st.DataObject) -> None:
+    """Workers that know of each other at once, and hand on what they own when they go."""
+    now, starts = 100.0, list[float]()
+    live = [shared(workers=1)]
+    for _ in range(data.draw(st.integers(1, 40))):
+        what = data.draw(st.sampled_from(["send", "send", "send", "join", "leave"]))
+        if what == "join" and len(live) < 5:
+            live.append(shared(workers=0))
+        elif what == "leave" and len(live) > 1:
+            gone = live.pop(data.draw(st.integers(0, len(live) - 1)))
+            live[0].restore(OTHER, gone.hand_on({OTHER}, now)[OTHER], now)
+        used = [pacer.egress.used(now) for pacer in live if pacer.egress is not None]
+        for index, pacer in enumerate(live):
+            assert pacer.egress is not None
+            pacer.egress.share(len(live), [*used[:index], *used[index + 1 :]], True)
+        for _ in range(data.draw(st.integers(0, 30)) if what == "send" else 0):
+            pacer = data.draw(st.sampled_from(live))
+            if pacer.take("discord:a", [HOOK, PUBLIC], now) == 0.0:
+                starts.append(now)
+            now += data.draw(st.sampled_from([0.0, 0.0, 0.01, 0.2]))
+    assert all(later - earlier >= 1.0 - 0.005 for earlier, later in zip(starts, starts[40:], strict=False))

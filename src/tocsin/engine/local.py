@@ -152,6 +152,11 @@ class LocalEngine:
         return self._lanes.keys()
 
     @property
+    def claimed(self) -> int:
+        """Number of deliveries that were claimed before they were sent."""
+        return 0 if self._pump.claiming is None else self._pump.claiming.claimed
+
+    @property
     def under_way(self) -> int:
         """Number of attempts that have not come back."""
         return self._pump.under_way

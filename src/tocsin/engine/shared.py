@@ -172,6 +172,11 @@ class SharedEngine:
         return len(self._holdings.live)
 
     @property
+    def claimed(self) -> int:
+        """How many deliveries were claimed before they were sent."""
+        return self._local.claimed
+
+    @property
     def beat_age(self) -> float:
         """Seconds since the last beat that was answered was asked for."""
         return self._times.steady() - self._beaten_at

@@ -96,6 +96,37 @@ class DueIn(Struct, frozen=True):
     home: int
 
 
+class WorkerLine(Struct, frozen=True):
+    """A worker in the list of workers. `parts`: the partitions that it owns; `backlog`: deliveries of theirs that are due and not settled;
+    `beat_age_ms`: when it was last seen."""
+
+    id: int
+    name: str
+    roles: str
+    parts: int
+    beat_age_ms: int
+    backlog: int
+    in_flight: int
+    address: str
+    version: str
+    is_leaving: bool
+    started_at: Micros
+
+
+class Overview(Struct, frozen=True):
+    """All workers, and how many partitions nobody owns, with what is due there."""
+
+    workers: Sequence[WorkerLine]
+    nobodys: int
+    nobodys_backlog: int
+
+
+class Overviews(Protocol):
+    async def workers(self) -> Overview:
+        """Raises Busy."""
+        ...
+
+
 class Workers(Protocol):
     """Every method raises Busy while the store cannot answer, and does so within a few seconds."""
 

@@ -127,6 +127,8 @@ def add_handler(connection: Connection, user_id: int, change: HandlerChange, at:
     if change.partition is None:
         connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     note(connection, "handler", handler_id, user_id)
+    if change.partition is None:
+        connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     totals = Totals()
     totals[user_id, TOTAL_HANDLERS] += 1
     totals.write(connection)

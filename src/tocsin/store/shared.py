@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from tocsin.ports.changes import Changes
 from tocsin.ports.claims import Claims
-from tocsin.ports.workers import Workers
+from tocsin.ports.workers import Overviews, Workers
 from tocsin.store.changes import SqlChanges
 from tocsin.store.claims import SqlClaims
+from tocsin.store.overview import SqlOverviews
 from tocsin.store.sql import SqlStore
 from tocsin.store.workers import SqlWorkers
 
@@ -20,6 +21,7 @@ class SharedStore:
     def __init__(self, store: SqlStore, changed: Callable[[], None]) -> None:
         self.workers: Workers = SqlWorkers(store.database, changed)
         self.claims: Claims = SqlClaims(store.database)
+        self.overviews: Overviews = SqlOverviews(store.database)
         self.changes: Changes = SqlChanges(store.database)
 
     async def close(self) -> None:

@@ -14,7 +14,8 @@ INDEXES = {"ix_deliveries_due": ["partition", "due_at"], "ix_deliveries_throttle
 SLOTS = "totals_slots"
 """The sequence that gives each process that writes a slot of its own in `totals`."""
 
-# Every process of the service. `beat` goes up as long as it lives; `seen`: the highest id of those that it knows of.
+# Every process of the service. `beat` goes up as long as it lives (`beat_at` is for people: no process goes by it); `seen`: the highest
+# id of those that it knows of.
 workers = Table(
     "workers",
     metadata,
@@ -25,6 +26,7 @@ workers = Table(
     Column("egress", Text, nullable=False),
     Column("version", Text, nullable=False),
     Column("beat", BigInteger, nullable=False),
+    Column("beat_at", Time, nullable=False),
     Column("seen", BigInteger, nullable=False),
     Column("is_leaving", Boolean, nullable=False),
     Column("started_at", Time, nullable=False),

@@ -75,6 +75,15 @@ class SqlStore:
         await self.database.close()
 
 
+def read_now(engine: Engine, read: Callable[[Connection], T], seconds: float = 30.0) -> T:
+    """One read, for commands. Raises StoreError."""
+    try:
+        with dialects.of(engine).reading(engine, seconds) as connection:
+            return read(connection)
+    except DBAPIError as error:
+        raise StoreError(faults.sentence(error)) from error
+
+
 def check_is_here(name: str, moved_to: bytes | None) -> None:
     """Raises StoreError where the store of this name has `moved_to` another place: what is written there would be lost."""
     if moved_to is not None:

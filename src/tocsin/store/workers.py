@@ -30,18 +30,20 @@ _JOINING = 0x746A6F69  # "tjoi", an advisory lock
 
 log = structlog.get_logger(__name__)
 
+_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _MEMBER = "w.id, w.name, w.roles, w.address, w.egress, w.version, w.beat, w.seen, w.is_leaving, w.started_at, w.load"
 # Ids in the order of the commits: who knows of one knows of all below it.
 _JOIN_ALONE = f"SELECT pg_advisory_xact_lock({_JOINING})"
 _JOIN = (
-    "INSERT INTO workers (name, roles, address, egress, version, beat, seen, is_leaving, started_at, load)"
-    " VALUES (%s, %s, %s, %s, %s, 0, 0, FALSE, %s, '{}') RETURNING id"
+    "INSERT INTO workers (name, roles, address, egress, version, beat, beat_at, seen, is_leaving, started_at, load)"
+    f" VALUES (%s, %s, %s, %s, %s, 0, {_NOW}, 0, FALSE, %s, '{{}}') RETURNING id"
 )
 _BEAT = (
     "WITH mine AS ("
-    "UPDATE workers SET beat = beat + 1, seen = greatest(seen, %s), is_leaving = %s, load = %s WHERE id = %s RETURNING id)"
+    f"UPDATE workers SET beat = beat + 1, beat_at = {_NOW}, seen = greatest(seen, %s), is_leaving = %s, load = %s"
+    " WHERE id = %s RETURNING id)"
     f" SELECT EXISTS (SELECT FROM mine), (SELECT version FROM ownership), (SELECT coalesce(max(id), 0) FROM changes),"
-    f" (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, {_MEMBER} FROM workers w ORDER BY w.id"
+    f" {_NOW}, {_MEMBER} FROM workers w ORDER BY w.id"
 )
 _MEMBERS = f"SELECT {_MEMBER} FROM workers w ORDER BY w.id"
 _OWNERS = "SELECT (SELECT version FROM ownership), array_agg(coalesce(owner, 0) ORDER BY partition) FROM partitions"

@@ -21,7 +21,8 @@ log = structlog.get_logger(__name__)
 
 
 class ClockWatch:
-    """Notices that the wall clock was set back. `steady` is a clock that nobody sets, in seconds."""
+    """Notices that the wall clock was set back. `steady` is a clock that nobody sets, in seconds; `leads`: whether what it left in the
+    store is this process's business."""
 
     def __init__(
         self,
@@ -30,12 +31,14 @@ class ClockWatch:
         settings: Settings,
         wall: Callable[[], Micros] = clock.now,
         steady: Callable[[], float] = lambda: time.clock_gettime(_STEADY),
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._misdated = misdated
         self._engine = engine
         self._waits = [int(seconds * (1 + JITTER) * SECOND) for seconds in settings.retry_schedule]
         self._wall = wall
         self._steady = steady
+        self._leads = leads
         self._ahead = self._difference()
 
     def _difference(self) -> Micros:
@@ -62,7 +65,7 @@ class ClockWatch:
         """Until cancelled. First it looks at what an earlier process left, while the service begins."""
         is_due = True
         while True:
-            if is_due:
+            if is_due and self._leads():
                 try:
                     await self.bring_forward()
                     is_due = False

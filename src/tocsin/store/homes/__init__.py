@@ -60,8 +60,9 @@ class Home(Protocol):
         """A new store, which is there as a whole or not at all; `begin` writes the first rows."""
         ...
 
-    def lock(self, lost: Callable[[str], None]) -> AbstractContextManager[None]:
-        """For one service. `lost` is told, from a thread, why it is held no longer."""
+    def lock(self, lost: Callable[[str], None], *, alone: bool = True) -> AbstractContextManager[None]:
+        """For a service, beside others where several may serve it; or `alone`, for a command. `lost` is told, from a thread, why it is
+        held no longer."""
         ...
 
     def findings(self) -> Iterator[Finding]:

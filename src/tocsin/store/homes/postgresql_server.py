@@ -24,6 +24,7 @@ HOLD_SECONDS = 1.0  # between two looks whether the lock is held
 T = TypeVar("T")
 
 _TAKE = "SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))"
+_SHARE = "SELECT pg_try_advisory_lock_shared(%s, hashtext(current_schema()))"
 _SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _END = "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
@@ -97,15 +98,16 @@ class PostgresqlServer:
             engine.dispose()
 
     @contextmanager
-    def lock(self, lost: Callable[[str], None]) -> Generator[None, None, None]:
+    def lock(self, lost: Callable[[str], None], *, alone: bool = True) -> Generator[None, None, None]:
         """An advisory lock of a session of its own. It goes with the session: while the server is away nobody has it."""
-        driver = self._locked()
+        take = _TAKE if alone else _SHARE
+        driver = self._locked(take)
         try:
             session = _session(driver)
         except psycopg.Error as error:
             raise StoreError(faults.sentence(error)) from error
         ended = threading.Event()
-        holder = threading.Thread(target=self._hold, args=(driver, session, ended, lost), name="tocsin-lock", daemon=True)
+        holder = threading.Thread(target=self._hold, args=(driver, take, session, ended, lost), name="tocsin-lock", daemon=True)
         holder.start()
         try:
             yield
@@ -113,17 +115,19 @@ class PostgresqlServer:
             ended.set()
             holder.join()
 
-    def _locked(self) -> Driver[TupleRow]:
+    def _locked(self, take: str) -> Driver[TupleRow]:
         driver = self._connected()
         until = time.monotonic() + TAKE_SECONDS
-        while not _first(driver, _TAKE, LOCK):
+        while not _first(driver, take, LOCK):
             if time.monotonic() > until:
                 driver.close()
-                raise StoreError(f"Another tocsin serves the {self.name} already: stop it first, or use another database.")
+                if take is _SHARE:
+                    raise StoreError(f"A tocsin command has the {self.name} for itself: start again when it is done.")
+                raise StoreError(f"The {self.name} is served already: stop every tocsin process on it first.")
             time.sleep(0.1)
         return driver
 
-    def _hold(self, driver: Driver[TupleRow], session: TupleRow, ended: threading.Event, lost: Callable[[str], None]) -> None:
+    def _hold(self, driver: Driver[TupleRow], take: str, session: TupleRow, ended: threading.Event, lost: Callable[[str], None]) -> None:
         """Until the end. Where the session broke, the lock is taken again; if somebody else was faster, they have it."""
         is_held = True
         while not ended.wait(HOLD_SECONDS):
@@ -133,7 +137,7 @@ class PostgresqlServer:
                 if not is_held:
                     _first(driver, _END, *session)  # the server may not have noticed that it broke, and still keep the lock for it
                     session = _session(driver)
-                    if not _first(driver, _TAKE, LOCK):
+                    if not _first(driver, take, LOCK):
                         driver.close()
                         lost(f"Another tocsin has taken the {self.name} while its server could not be reached.")
                         return

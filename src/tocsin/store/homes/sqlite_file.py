@@ -96,7 +96,7 @@ class SqliteFile:
         new.rename(self.file)
 
     @contextmanager
-    def lock(self, lost: Callable[[str], None]) -> Generator[None, None, None]:  # noqa: ARG002
+    def lock(self, lost: Callable[[str], None], *, alone: bool = True) -> Generator[None, None, None]:  # noqa: ARG002
         """The lock of the folder is enough."""
         yield
 

@@ -1,0 +1,119 @@
+"""What a process has that shares its store with others: a row among the workers, and partitions that it sends for."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+from tocsin import __version__, datadir
+from tocsin.changes import Feed
+from tocsin.clock import Micros
+from tocsin.engine.places import Bounds
+from tocsin.engine.shared import SharedEngine
+from tocsin.flow.delivery.deliver import Delivering
+from tocsin.flow.delivery.health import end_stopped
+from tocsin.flow.delivery.keep import Keeping
+from tocsin.flow.delivery.takeover import TakeOver
+from tocsin.flow.directory import Directory
+from tocsin.flow.egress import Egress
+from tocsin.flow.handlers.placing import place_all
+from tocsin.flow.pace import Pacer
+from tocsin.flow.people.access import Access
+from tocsin.metrics import Metrics
+from tocsin.model import Delivery
+from tocsin.ports.workers import Beat, Introduction
+from tocsin.settings import Settings
+from tocsin.store.shared import SharedStore
+from tocsin.store.sql import SqlStore
+from tocsin.vault import Vault
+
+MAX_AGE_SECONDS = 2.0  # of the last beat, for a process that answers from memory
+LOST_TOUCH = "This process has lost touch with the others on its store."
+
+
+class Claimed:
+    """The ledger of attempts in flight where every one of them was claimed in the store before it began."""
+
+    found: tuple[()] = ()
+
+    def clear(self) -> None:
+        """Nothing is noted here."""
+
+    def begin(self, delivery: Delivery, number: int, at: Micros) -> int:  # noqa: ARG002
+        return -1
+
+    def settled(self, slot: int) -> None:
+        """The claim stays until it is too old to matter: outcomes tell which are settled."""
+
+
+class Among:
+    """`address`: where it can be reached."""
+
+    def __init__(self, settings: Settings, vault: Vault, store: SqlStore, wires: Mapping[str, Bounds], address: str) -> None:
+        self._settings = settings
+        self._vault = vault
+        self._store = store
+        self._shared = SharedStore(store, self._heard)
+        self._feed: Feed | None = None
+        self._egress = Egress()
+        self.ledger = Claimed()
+        self.pacer = Pacer(egress=self._egress)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        who = Introduction(name, settings.role, address, settings.egress, __version__)
+        self.engine = SharedEngine(store.queue, wires, self._shared.workers, self._shared.claims, who, self._saw)
+        self.pacer.fence = self.engine.fence
+        self.overview = self._shared.overviews.workers
+
+    def _heard(self) -> None:
+        if self._feed is not None:
+            self._feed.heard()
+
+    def _saw(self, beat: Beat) -> None:
+        if self._feed is not None:
+            self._feed.heard(beat.newest_change)
+
+    async def follow(self, directory: Directory, access: Access, everything: Callable[[], None]) -> None:
+        """Until cancelled: forget what other processes change."""
+        self._feed = Feed(self._shared.changes, directory, access, everything)
+        self._feed.heard()
+        await self._feed.follow()
+
+    async def begin(self, delivering: Delivering, directory: Directory, keeping: Keeping) -> None:
+        """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again.
+
+        Whoever had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
+        """
+        await place_all(self._store.handlers, self._vault, self._settings)
+        await end_stopped(self._store.queue, self.engine)
+        store_id = (await self._store.ids.mark()).store_id
+        if (dead := datadir.noted_worker(self._settings, store_id)) is not None:
+            await self._shared.workers.leave(dead)
+        self.engine.succession = TakeOver(self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping)
+        await self.engine.start(delivering)
+        datadir.note_worker(self._settings, store_id, self.engine.worker_id)
+
+    def watch(self, metrics: Metrics) -> None:
+        engine = self.engine
+        metrics.watch("tocsin_partitions", "Partitions that this worker sends for.", lambda: engine.partitions)
+        metrics.watch("tocsin_beat_age_seconds", "How long ago this process last saw the others.", lambda: engine.beat_age)
+        metrics.watch("tocsin_workers", "Processes on this store, as this one sees them.", lambda: len(engine.members))
+        metrics.watch("tocsin_partitions_taken_over", "Partitions that were taken from workers that had died.", lambda: engine.taken_over)
+        metrics.watch("tocsin_fenced", "How often others took this worker for dead.", lambda: engine.times_fenced)
+        metrics.watch("tocsin_claims", "Deliveries that were claimed before they were sent.", lambda: engine.claimed)
+
+    def leads(self) -> bool:
+        return self.engine.is_leader
+
+    @property
+    def trouble(self) -> str | None:
+        if not self.engine.is_alive:
+            return "Nothing is sent: the engine does not run."
+        return LOST_TOUCH if self.may_be_old() else None
+
+    def may_be_old(self) -> bool:
+        return self.engine.beat_age > MAX_AGE_SECONDS
+
+    async def close(self) -> None:
+        await self._shared.close()
+
+    def forget(self) -> None:
+        """There is nothing beside the store."""
