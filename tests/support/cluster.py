@@ -18,7 +18,8 @@ from tocsin import clock, observe
 from tocsin.channels.contract import Pace
 from tocsin.clock import SECOND
 from tocsin.engine.places import Bounds
-from tocsin.engine.shared import SharedEngine, Times
+from tocsin.engine.server_clock import Times
+from tocsin.engine.shared import SharedEngine
 from tocsin.flow import pools
 from tocsin.flow.delivery import sending
 from tocsin.flow.delivery.deliver import Delivering

@@ -6,12 +6,10 @@ above, and takes what nobody owns. What is due is rung for at its owner; a sweep
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
-from msgspec import Struct
 
 from tocsin import clock, observe
 from tocsin.clock import SECOND, Micros
@@ -19,38 +17,23 @@ from tocsin.engine import membership
 from tocsin.engine.holdings import Holdings
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.membership import BEAT_SECONDS, MARGIN_SECONDS, TTL_SECONDS, Egress, Watch
+from tocsin.engine.moving import Moving
+from tocsin.engine.ownership import AGAIN_SECONDS, NOBODY, Ownership, Seen
 from tocsin.engine.places import Bounds
-from tocsin.engine.server_clock import ServerClock
+from tocsin.engine.server_clock import ServerClock, Times
 from tocsin.model import Busy, Delivery
-from tocsin.partitions import PARTITIONS
 from tocsin.ports.claims import Claims
 from tocsin.ports.engine import Worker
 from tocsin.ports.queue import Queue, Waiting
-from tocsin.ports.workers import Beat, Introduction, Load, Member, Owners, Succession, Waking, Workers
+from tocsin.ports.workers import Beat, Introduction, Load, Member, Succession, Waking, Workers
 
 SWEEP_SECONDS = 2.0
 AHEAD: Micros = 4 * SECOND  # a sweep looks so far ahead, so what is due later needs no ring
 BEFORE: Micros = 10 * SECOND  # and so far back: lanes know of an older backlog, which may be long
 ALL_SECONDS = 30.0  # until a sweep looks through all of it again
 CLOSED_SECONDS = 0.1  # until somebody who may not start anything asks again
-AGAIN_SECONDS = 0.3  # until what the store could not do is asked for again
 REJOIN_SECONDS = 5.0  # for requests on the wire to be answered before a worker that was given up for dead cuts them off and joins anew
-MAX_HOMES = 50_000  # handlers of which the partition is remembered, before those without work are forgotten
-NOBODY = Owners(-1, (0,) * PARTITIONS)
 log = structlog.get_logger(__name__)
-
-
-def steady() -> float:
-    """Seconds of a clock that nobody sets, and that goes on while the machine is suspended."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class Times(Struct, frozen=True):
-    """The clocks that it goes by; tests have their own."""
-
-    steady: Callable[[], float] = steady
-    own: Callable[[], Micros] = lambda: time.time_ns() // 1000
-    follow: Callable[[Micros], None] = clock.follow
 
 
 class SharedEngine:
@@ -80,28 +63,20 @@ class SharedEngine:
         self._times = times or Times()
         self._clock = ServerClock(self._times.own, self._times.steady, self._times.follow)
         self._holdings = Holdings()
-        self._moving: dict[int, int] = {}  # handlers that go to another partition, and the old one
-        self._states: dict[int, bytes | None] = {}  # of partitions that are to be released, until the store has them
-        self._owners, self._newest_owners = NOBODY, -1
-        self._dead: Sequence[tuple[int, int]] = ()
+        self._moving = Moving(workers, self._local, self._holdings, self._wake, self._spawn)
+        self._seen = Seen()
         self._epoch = 0  # grows whenever another worker is seen
         self._fenced_at = 0.0
         self._all_at = 0.0  # when the next sweep looks through everything
-        self._members: Sequence[Member] = ()
         self._deadline = 0.0
         self._beaten_at = 0.0
-        self._seen = 0
-        self._is_leaving = False
         self._is_rejoining = False
         self._joined = asyncio.Event()
         self._news = asyncio.Event()  # something to arrange
         self._sweep_now = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._restoring: asyncio.Task[None] | None = None
-        self.worker_id = 0
-        self.taken_over = 0
-        """How many partitions of dead workers were taken."""
+        self._ownership = Ownership(workers, self._local, self._holdings, self._sweep_now.set, self._news.set)
         self.times_fenced = 0
         """How often this worker was given up for dead by others."""
 
@@ -110,7 +85,8 @@ class SharedEngine:
     async def start(self, worker: Worker) -> None:
         """Join, and return once every other worker knows of this one. Raises Busy while the store cannot be reached."""
         if not self._loops:
-            self._worker = worker
+            self._worker = self._moving.worker = worker
+            self._ownership.succession = self.succession
             await self._local.start(worker)
             await self._join()
             loop = asyncio.get_running_loop()
@@ -118,9 +94,9 @@ class SharedEngine:
         await self._joined.wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        self._is_leaving = True
-        self._stop_restoring()
-        self._release(self._holdings.live)
+        self._ownership.is_leaving = True
+        self._ownership.stop_restoring()
+        self._ownership.release(self._holdings.live)
         await self._local.stop(grace_seconds)
         ending = [*self._loops, *self._tasks]
         for task in ending:
@@ -128,19 +104,18 @@ class SharedEngine:
         await asyncio.gather(*ending, return_exceptions=True)
         try:
             if self.worker_id:
-                await self._hand_on()
+                await self._ownership.hand_on()
                 await self._workers.leave(self.worker_id)
         except Busy as busy:  # then others find that its beat stands still
             log.warning("worker.left_behind", why=str(busy))
         self._deadline = 0.0
 
     async def _join(self) -> None:
-        watch_id = await self._workers.join(self._who, self._rang)
-        self.worker_id, self._watch = watch_id, Watch(watch_id)
-        self._egress = Egress(self._who.egress, watch_id)
-        self._owners, self._newest_owners, self._dead, self._seen, self._members = NOBODY, -1, (), 0, ()
+        worker_id = await self._workers.join(self._who, self._rang)
+        self._ownership.join(worker_id)
+        self._watch, self._egress, self._seen = Watch(worker_id), Egress(self._who.egress, worker_id), Seen()
         self.succession.share_egress(0, (), False)
-        log.info("worker.joined", worker=watch_id, roles=self._who.roles)
+        log.info("worker.joined", worker=worker_id, roles=self._who.roles)
 
     # ------------------------------------------------------------------------------------------------ what others see
 
@@ -150,7 +125,7 @@ class SharedEngine:
 
     def owner(self, partition: int) -> int:
         """The worker that sends for it, as far as is known; 0: nobody."""
-        return self._owners.of[partition]
+        return self._ownership.owners.of[partition]
 
     @property
     def is_leader(self) -> bool:
@@ -159,12 +134,22 @@ class SharedEngine:
 
     @property
     def is_alone(self) -> bool:
-        return membership.is_alone(self.worker_id, self._members)
+        return membership.is_alone(self.worker_id, self._seen.members)
 
     @property
     def members(self) -> Sequence[Member]:
         """All workers, as of the last beat."""
-        return self._members
+        return self._seen.members
+
+    @property
+    def worker_id(self) -> int:
+        """This worker's; 0 while it is none."""
+        return self._ownership.worker_id
+
+    @property
+    def taken_over(self) -> int:
+        """How many partitions of dead workers were taken."""
+        return self._ownership.taken_over
 
     @property
     def partitions(self) -> int:
@@ -246,19 +231,8 @@ class SharedEngine:
                 self._look(waking)
 
     def _look(self, waking: Waking) -> None:
-        if self._is_at_home(waking.handler_id, waking.partition):
+        if self._moving.is_at_home(waking.handler_id, waking.partition):
             self._local.look(waking.handler_id, waking.user_id)
-
-    def _is_at_home(self, handler_id: int, partition: int) -> bool:
-        """Whether a row of this handler with this partition can be sent. If the handler has another one now, its rows follow it."""
-        terms = self._worker.terms(handler_id)
-        home = self._holdings.homes.get(handler_id, partition)
-        if home != partition or (terms is not None and terms.partition not in {None, partition}):
-            self._move(handler_id, partition)
-            return False
-        if handler_id not in self._holdings.homes:
-            self._holdings.homes[handler_id] = partition
-        return True
 
     def forget(self, delivery_ids: Iterable[int]) -> None:
         self._local.forget(delivery_ids)
@@ -269,12 +243,12 @@ class SharedEngine:
     # -------------------------------------------------------------------------------------- what the local engine asks
 
     def owns(self, handler_id: int) -> bool:
-        return handler_id not in self._moving and self._holdings.owns(handler_id)
+        return handler_id not in self._moving.handlers and self._holdings.owns(handler_id)
 
     async def claim(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """See `tocsin.engine.claiming.Claimer`."""
         worker_id = self.worker_id
-        mine = [one for one in deliveries if self._is_at_home(one.handler_id, one.partition) and self.owns(one.handler_id)]
+        mine = [one for one in deliveries if self._moving.is_at_home(one.handler_id, one.partition) and self.owns(one.handler_id)]
         if not mine or self.fence() > 0:
             return ()
         may = await self._claims.claim(worker_id, clock.now(), mine)
@@ -286,37 +260,9 @@ class SharedEngine:
         return may
 
     def settled(self, handler_id: int) -> None:
-        if handler_id in self._moving:
-            self._spawn(self._rehome(handler_id))
+        self._moving.settled(handler_id)
         if self._holdings.settled(handler_id):
             self._news.set()
-
-    # ------------------------------------------------------------------------------------- handlers that have moved
-
-    def _move(self, handler_id: int, partition: int) -> None:
-        """Rows of this partition belong to a handler that has another now: once nothing of it is under way here, they follow it."""
-        if handler_id in self._moving:
-            return
-        self._moving[handler_id] = partition
-        if not self._local.drop([handler_id]):
-            self._spawn(self._rehome(handler_id))
-
-    async def _rehome(self, handler_id: int) -> None:
-        partition = self._moving.get(handler_id, -1)
-        if partition not in self._holdings.live:  # whoever gets it next finds them
-            self._moving.pop(handler_id, None)
-            return
-        try:
-            await self._worker.prepare([handler_id])
-            waking = await self._workers.rehome(handler_id, partition)
-        finally:
-            self._moving.pop(handler_id, None)
-            self._holdings.homes.pop(handler_id, None)
-        if waking is None:
-            return
-        terms = self._worker.terms(handler_id)
-        is_known = terms is None or terms.partition == waking.partition
-        asyncio.get_running_loop().call_later(0 if is_known else AGAIN_SECONDS, self._wake, [waking])
 
     # ---------------------------------------------------------------------------------------------------------- beats
 
@@ -333,7 +279,8 @@ class SharedEngine:
             if self._is_rejoining:
                 await self._rejoin()
                 return
-            beat = await self._workers.beat(worker_id, self._seen, self._load(), self._is_leaving)
+            seen = max([one.id for one in self._seen.members], default=0)
+            beat = await self._workers.beat(worker_id, seen, self._load(), self._ownership.is_leaving)
         except Busy as busy:
             self._watch.lost_sight()
             observe.seldom(log.error, "worker.beat_waits", why=str(busy))
@@ -353,17 +300,16 @@ class SharedEngine:
         now, members = self._times.steady(), beat.members
         self._clock.heard(beat.now, now - asked_at)
         self._beaten_at = asked_at
-        self._members, self._seen, self._newest_owners = members, max([one.id for one in members], default=0), beat.owners_version
+        may_own = self._joined.is_set() or membership.knows_all_of(self.worker_id, members)
+        self._seen = Seen(members, self._watch.look(members, asked_at, now), beat.owners_version, may_own)
         if not self.is_alone:
             self._epoch += 1
             self._holdings.complete.clear()
-        is_current = self._newest_owners == self._owners.version
-        self.succession.share_egress(*self._egress.shares(members, self._owners if is_current else NOBODY))
-        if membership.knows_all_of(self.worker_id, members):
+        owners = self._ownership.owners
+        self.succession.share_egress(*self._egress.shares(members, owners if owners.version == beat.owners_version else NOBODY))
+        if may_own:
             self._joined.set()
-        if self._joined.is_set():
             self._deadline = asked_at + TTL_SECONDS - MARGIN_SECONDS
-        self._dead = self._watch.look(members, asked_at, now)
         self._news.set()
         self._heard(beat)
 
@@ -374,7 +320,7 @@ class SharedEngine:
             oldest_due=self._local.oldest_due(),
             clock_ahead=-self._clock.behind,
             egress=self.succession.egress_used(),
-            restored=0 if self._holdings.taken else self._owners.version,
+            restored=0 if self._holdings.taken else self._ownership.owners.version,
         )
 
     # ---------------------------------------------------------------------------------------------------- being fenced
@@ -387,11 +333,8 @@ class SharedEngine:
         self._is_rejoining, self._deadline, self._fenced_at = True, 0.0, self._times.steady()
         self._joined = asyncio.Event()
         log.error("worker.fenced", worker=self.worker_id)
-        self._stop_restoring()
-        self._local.drop(list(self._holdings.homes))
-        self._holdings.lost()
-        self._moving.clear()
-        self._states.clear()
+        self._ownership.lost()
+        self._moving.handlers.clear()
         self._worker.cut_waiting()
         self.succession.drop()
 
@@ -403,7 +346,7 @@ class SharedEngine:
             else:
                 self._worker.cut_waiting()
             return
-        if not self._is_leaving:
+        if not self._ownership.is_leaving:
             await self._join()
             self._is_rejoining = False
 
@@ -415,93 +358,13 @@ class SharedEngine:
             self._news.clear()
             try:
                 if not self._is_rejoining:
-                    await self._arrange()
+                    await self._ownership.arrange(self._seen)
             except Busy as busy:
                 observe.seldom(log.error, "worker.arrange_waits", why=str(busy))
                 await asyncio.sleep(AGAIN_SECONDS)
                 self._news.set()
             except Exception as error:  # noqa: BLE001  # the next beat tries again
                 observe.seldom(log.error, "worker.arrange_failed", exc_info=error)
-
-    async def _arrange(self) -> None:
-        dead, self._dead = self._dead, ()
-        for member_id, beat in dead:
-            if await self._workers.prune(member_id, beat):
-                log.warning("worker.pruned", worker=member_id)
-        if self._newest_owners != self._owners.version:
-            self._owners = await self._workers.owners()
-            self._lose([one for one in self._holdings.owned if self._owners.of[one] != self.worker_id])
-        share = membership.share_of(self.worker_id, self._members) if self._joined.is_set() else 0
-        owned = self._holdings.owned
-        if not self._is_leaving and len(owned) > share:
-            busy = set(self._holdings.homes.values())
-            self._release(membership.to_release(self._holdings.live, busy, len(owned) - share))
-        await self._hand_on()
-        if not self._is_leaving and len(owned) < share and not all(self._owners.of):
-            await self._take(share - len(owned))
-        if len(self._holdings.homes) > MAX_HOMES:
-            self._holdings.forget_idle(self._local.handlers_with_work())
-
-    async def _take(self, most: int) -> None:
-        worker_id = self.worker_id
-        taken = await self._workers.take(worker_id, most, self._holdings.owned | self._holdings.leaving.keys())
-        if not taken or worker_id != self.worker_id or self._is_rejoining:
-            return
-        self._holdings.taken |= {one.partition: one for one in taken}
-        self.taken_over += sum(one.is_crashed for one in taken)
-        if self._restoring is None or self._restoring.done():
-            self._restoring = asyncio.get_running_loop().create_task(self._restore())
-
-    async def _restore(self) -> None:
-        """Until all that was taken may be sent for."""
-        while self._holdings.taken:
-            try:
-                await self.succession.take_over(list(self._holdings.taken.values()), self._begin)
-            except Busy as busy:
-                observe.seldom(log.error, "worker.restore_waits", why=str(busy))
-                await asyncio.sleep(AGAIN_SECONDS)
-            except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log; nothing of them is sent meanwhile
-                observe.seldom(log.error, "worker.restore_failed", exc_info=error)
-                await asyncio.sleep(AGAIN_SECONDS)
-
-    def _stop_restoring(self) -> None:
-        if self._restoring is not None:
-            self._restoring.cancel()
-            self._restoring = None
-
-    def _begin(self, partition: int) -> None:
-        """All that its past says is known."""
-        self._holdings.begin(partition)
-        self._sweep_now.set()
-
-    def _lose(self, partitions: Collection[int]) -> None:
-        """They are not ours, whatever the store had answered: a fail-over may have lost that."""
-        if partitions:
-            log.error("worker.lost", partitions=len(partitions))
-            self._local.drop(self._holdings.handlers_of(partitions))
-            self._holdings.lose(partitions)
-
-    def _release(self, partitions: Collection[int]) -> None:
-        """Start nothing more of these; each goes as soon as nothing of it is under way."""
-        going = self._holdings.live.intersection(partitions)
-        busy = self._local.drop(self._holdings.handlers_of(going))
-        self._holdings.leave(going, busy)
-        self._news.set()
-
-    async def _hand_on(self) -> None:
-        """Release what is ready for it."""
-        worker_id, idle = self.worker_id, [one for one in self._holdings.idle if one not in self._states]
-        if idle:
-            self._states |= self.succession.hand_on(idle)
-        if self._is_leaving:
-            self._states |= {one.partition: one.state for one in self._holdings.taken.values() if not one.is_crashed}
-            self._holdings.taken.clear()  # the others are left as they were: crashed
-        if self._states:
-            states = dict(self._states)
-            await self._workers.release(worker_id, states)
-            if worker_id == self.worker_id:
-                self._states = {one: state for one, state in self._states.items() if one not in states}
-                self._holdings.gone(states)
 
     # ---------------------------------------------------------------------------------------------------------- sweeps
 
@@ -538,8 +401,8 @@ class SharedEngine:
             if due.partition not in self._holdings.live:
                 continue
             if due.home != due.partition:
-                self._move(due.handler_id, due.partition)
-            elif not self._is_at_home(due.handler_id, due.partition):
+                self._moving.move(due.handler_id, due.partition)
+            elif not self._moving.is_at_home(due.handler_id, due.partition):
                 continue
             elif due.due_at <= clock.now():
                 self._local.look(due.handler_id, due.user_id)
