@@ -1,3 +1,3 @@
 """tocsin: a notification service that delivers what it accepts."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

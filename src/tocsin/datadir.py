@@ -307,16 +307,14 @@ def _notice_old_copy(folder: Path, engine: Engine) -> None:
 
 
 def _mark(connection: Connection, vault: Vault) -> str:
-    """Returns the version that opened the store before; this one, if it has just been made."""
+    """Returns the version that marked the store before."""
     noted = values.read(connection, _VERSION)
-    before = _FIRST_VERSION if noted is None else noted.decode()
     if values.read(connection, _CANARY) is None:
         values.write(connection, _CANARY, vault.seal({"tocsin": "canary"}))
         values.write(connection, ids.STORE_ID, new_store_id().encode())
-        before = __version__ if noted is None else before
     if noted != __version__.encode():
         values.write(connection, _VERSION, __version__.encode())
-    return before
+    return _FIRST_VERSION if noted is None else noted.decode()
 
 
 def _check_files(folder: Path) -> None:

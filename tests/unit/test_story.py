@@ -1,7 +1,9 @@
 """A delivery's story: each event at its own time, in order."""
 
+import pytest
+
 from tocsin.clock import SECOND, Micros
-from tocsin.flow.words import events
+from tocsin.flow.words import events, span
 from tocsin.model import Attempt, Delivery, Message, Notification, Reason, Replay, Status
 
 START: Micros = 1_700_000_000 * SECOND
@@ -72,3 +74,14 @@ def test_a_replay_stays_in_the_story_with_how_it_had_ended() -> None:
         (95.0, "Waited 5.0 s for its turn."),
         (95.5, "Attempt 2: delivered (200) after 500 ms."),
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        *((0, "0.0 s"), (0.25, "0.2 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min"), (71, "1 min 11 s"), (599, "9 min 59 s")),
+        *((629, "10 min"), (3569, "59 min"), (3600, "1 h"), (5400, "1 h 30 min"), (35_999, "10 h"), (172_000, "2 d"), (300_000, "3 d")),
+    ],
+)
+def test_lengths_are_as_exact_as_people_need_them(seconds: float, words: str) -> None:
+    assert span(round(seconds * SECOND)) == words

@@ -69,7 +69,9 @@ def test_stories_and_lengths_are_told_in_it() -> None:
     )
     assert story(event, _) == "시도 1: 제공자 쪽에 오류가 있었습니다 (500). 다음 시도는 5초 후."
     assert story(Event(0, "Skipped: {why}", {"why": "The handler is paused."}), _) == "건너뜀: 핸들러가 일시 중지되어 있습니다."
-    assert [span(seconds, _) for seconds in (0.25, 5, 300, 7200, 300_000)] == ["250ms", "5초", "5분", "2시간", "3일"]
+    assert [span(seconds, _) for seconds in (0.25, 5, 71, 300, 3600, 4500, 300_000)] == [
+        *("250ms", "5초", "1분 11초", "5분", "1시간", "1시간 15분", "3일")
+    ]
     assert described(
         "For type = email: E-mail address. Where the e-mails go. Addresses of your own network, such as root@nas, are fine.", _
     ) == ("사용 가능: type = email: 이메일 주소. 이메일을 받을 곳입니다. root@nas 같은 내부 네트워크 주소도 됩니다.")
@@ -87,6 +89,12 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
         "It was not delivered before it expired. The provider had an error of its own. 500 internal"
     )
     assert told(Status.FAILED, Reason.CONNECT, "connect") == "No connection could be made."
+    refused = "connect: No connection was made: Connection refused."
+    assert told(Status.PENDING, Reason.CONNECT, refused) == "No connection could be made. Connection refused."
+    assert told(Status.EXPIRED, Reason.EXPIRED, f"expired: {refused}") == (
+        "It was not delivered before it expired. No connection could be made. Connection refused."
+    )
+    assert told(Status.PENDING, Reason.DNS, "dns: The host name does not resolve.") == "The host name could not be resolved."
     assert (
         told(Status.SKIPPED, Reason.HANDLER_PAUSED, "timeout: took too long")
         == "The handler is paused. The provider did not answer in time. took too long"
@@ -116,6 +124,10 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
         (
             "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait.",
             "메일 서버가 설정되지 않았습니다. TOCSIN_SMTP_URL을 설정할 때까지 이메일은 대기합니다.",
+        ),
+        (
+            "5 deliveries in a row failed over 1 h 30 min. The last failure: The target was not found.",
+            "1시간 30분 동안 전송 5건이 연달아 실패했습니다. 마지막 실패: 대상을 찾을 수 없습니다.",
         ),
         ("No connection was made: Connection refused.", "연결하지 못했습니다: “Connection refused”."),
         (

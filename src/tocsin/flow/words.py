@@ -86,6 +86,19 @@ def sentence(reason: Reason) -> str:
     return _SENTENCES[reason]
 
 
+_SAID_AGAIN = {  # how details begin that are also shown alone
+    Reason.DNS: "The host name does not resolve.",
+    Reason.CONNECT: "No connection was made: ",
+    Reason.TLS: "No secure connection was made: ",
+    Reason.CUT: "The connection ended before the whole answer came.",
+}
+
+
+def beside(reason: Reason, detail: str) -> str:
+    """What a detail says that the reason's own sentence does not."""
+    return detail.removeprefix(_SAID_AGAIN.get(reason, "")).strip()
+
+
 def hint(reason: Reason) -> str:
     """What to do about it; empty where there is nothing to do."""
     return _HINTS.get(reason, "")
@@ -225,9 +238,24 @@ EVENT_TEMPLATES = (
 
 def span(length: Micros) -> str:
     """A length of time in words, as exact as people need it."""
-    seconds = max(0, length) / SECOND
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} d"
+    seconds = round(max(0, length) / SECOND, 1)
+    return f"{seconds} s" if seconds < 10 else " ".join([f"{n} {unit}" for n, unit in amounts(round(seconds))])
+
+
+def amounts(seconds: int) -> tuple[tuple[int, str], ...]:
+    """A length of time in s, min, h or d: in two of them where the larger number has one digit, otherwise rounded."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 60:
+        return ((seconds, "s"),)
+    if seconds < 600:
+        return _in_two(seconds, "min", "s")
+    if minutes < 60:
+        return ((minutes, "min"),)
+    if minutes < 600:
+        return _in_two(minutes, "h", "min")
+    return ((hours, "h"),) if hours < 48 else ((round(seconds / 86_400), "d"),)
+
+
+def _in_two(length: int, larger: str, smaller: str) -> tuple[tuple[int, str], ...]:
+    whole, rest = divmod(length, 60)
+    return ((whole, larger), (rest, smaller)) if rest else ((whole, larger),)

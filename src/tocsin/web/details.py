@@ -159,8 +159,8 @@ def _own(text: str, _: Translate) -> str | None:
 
 def _value(name: str, value: str, _: Translate) -> str:
     if name == "length":
-        number, unit = value.split(" ")
-        return span(float(number) * _LENGTH[unit], _)
+        words = value.split(" ")
+        return span(sum(float(number) * _LENGTH[unit] for number, unit in zip(words[::2], words[1::2], strict=True)), _)
     if name == "own":
         return _own(value[:1].upper() + value[1:], _) or value
     return _("{said}").format(said=value) if name == "words" else value
@@ -173,7 +173,7 @@ def _whole() -> frozenset[str]:
 
 @functools.cache
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    shapes = {"length": r"[\d.]+ (?:s|min|h|d)", "count": r"\d+", "status": r"\d+", "port": r"\d+"}
+    shapes = {"length": r"[\d.]+ (?:s|min|h|d)(?: \d+ (?:s|min))?", "count": r"\d+", "status": r"\d+", "port": r"\d+"}
     found: list[tuple[re.Pattern[str], str]] = []
     for template in OURS:
         if "{" in template:

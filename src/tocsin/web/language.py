@@ -9,6 +9,8 @@ from pathlib import Path
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from tocsin.flow.words import amounts
+
 FOLDER = Path(__file__).parent / "locale"
 LANGUAGES = {"en": "English", "ko": "한국어"}
 DEFAULT = "en"
@@ -59,7 +61,5 @@ def span(seconds: float, _: Translate) -> str:
     """A length of time in words, as exact as people need it."""
     if seconds < 1:
         return _("{n} ms").format(n=round(max(0.0, seconds) * 1000))
-    for most, size, words in ((90, 1, _("{n} s")), (5400, 60, _("{n} min")), (172_800, 3600, _("{n} h"))):
-        if seconds < most:
-            return words.format(n=round(seconds / size))
-    return _("{n} days").format(n=round(seconds / 86_400))
+    units = {"s": _("{n} s"), "min": _("{n} min"), "h": _("{n} h"), "d": _("{n} days")}
+    return " ".join([units[unit].format(n=n) for n, unit in amounts(round(seconds))])

@@ -19,7 +19,7 @@ from tocsin.clock import SECOND, Micros
 from tocsin.flow.handlers.states import HandlerState, said
 from tocsin.flow.handlers.trial import Trial
 from tocsin.flow.people.access import SCOPES
-from tocsin.flow.words import Event, hint, sentence
+from tocsin.flow.words import Event, beside, hint, sentence
 from tocsin.model import Attempt, Delivery, Fault, Reason, Sentence, Severity, Status, adds_to
 from tocsin.web import assets, charts
 from tocsin.web.details import retold
@@ -172,13 +172,13 @@ def why(row: Delivery, _: Translate) -> str:
         return ""
     if row.last_reason is None:
         return retold(row.last_error or "", _)
-    detail = said(row.last_reason, row.last_error)
-    sentences = [_(sentence(row.last_reason))]
+    reason, detail = row.last_reason, said(row.last_reason, row.last_error)
+    sentences = [_(sentence(reason))]
     word, colon, rest = detail.partition(":")
     if word in _REASONS:  # for example what it met before it expired
-        sentences.append(_(sentence(Reason(word))))
-        detail = rest.strip() if colon else ""
-    return " ".join([*sentences, retold(detail, _)]).strip()
+        reason, detail = Reason(word), rest.strip() if colon else ""
+        sentences.append(_(sentence(reason)))
+    return " ".join([*sentences, retold(beside(reason, detail), _)]).strip()
 
 
 _REASONS = {*Reason}

@@ -11,7 +11,7 @@ from tocsin.flow.delivery.notices import Notices
 from tocsin.flow.delivery.settle import error_text
 from tocsin.flow.directory import Directory, Loaded, load
 from tocsin.flow.mail_health import MailHealth
-from tocsin.flow.words import sentence, span
+from tocsin.flow.words import beside, sentence, span
 from tocsin.model import Delivery, Reason, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerRows, SwitchOff
@@ -85,12 +85,12 @@ class Health:
         streak = await self._handlers.count_failure(loaded.handler.id, now)
         lasted = now - (streak.since or now)
         if streak.failures >= self._most_failures and lasted >= self._least_time:
-            why = f"{streak.failures} deliveries in a row failed over {span(lasted)}. The last failure: {sentence(reason)} {detail}"
-            await self._switch_off(loaded, reason, why.strip(), delivery)
+            why = f"{streak.failures} deliveries in a row failed over {span(lasted)}. The last failure: {_met(reason, detail)}"
+            await self._switch_off(loaded, reason, why, delivery)
 
     async def switch_off(self, loaded: Loaded, reason: Reason, detail: str, delivery: Delivery) -> None:
         """The provider says that there is nobody any more."""
-        await self._switch_off(loaded, reason, f"{sentence(reason)} {detail}".strip(), delivery)
+        await self._switch_off(loaded, reason, _met(reason, detail), delivery)
 
     async def _switch_off(self, loaded: Loaded, reason: Reason, why: str, delivery: Delivery) -> None:
         """Disable a dead handler, end what waits for it, tell its owner. Only the first of several attempts in flight does it."""
@@ -112,3 +112,7 @@ class Health:
             self._notices.due(handler.user_id)
             await end_waiting(self._queue, self._engine, handler.id, Status.FAILED, Reason.HANDLER_DISABLED, why)
             log.warning("handler.switched_off", handler=handler.id, type=handler.type, reason=reason)
+
+
+def _met(reason: Reason, detail: str) -> str:
+    return f"{sentence(reason)} {beside(reason, detail)}".rstrip()
