@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results.json"
 HANDLERS = 200
 MIN_CORE = 0.85  # below it a sender was held up
-CELL_SECONDS = 5.0
+CELL_SECONDS = 4.0
 MAX_SPREAD = 1.5  # between the rounds of the bare client loop
 WHOLE = Length(rounds=6, seconds=2.5, paced_seconds=20, apprise_seconds=1.5, most_messages=60_000, cells=grid.CELLS)
 QUICK = Length(rounds=1, seconds=2, paced_seconds=4, apprise_seconds=1, most_messages=30_000, cells=())

@@ -36,12 +36,18 @@ async def revoked(store: SqlStore, _: int) -> None:
     assert await store.keys.revoke(key_id, 20, 1)
 
 
+async def placed(store: SqlStore, handler_id: int) -> None:
+    """As after an upgrade, when it has none."""
+    await store.database.write(lambda c: c.exec_driver_sql("UPDATE handlers SET partition = NULL").rowcount)
+    await store.handlers.place({handler_id: 5})
+
+
 WRITES: dict[str, tuple[Callable[[SqlStore, int], Awaitable[Any]], set[tuple[str, int | None, int | None]]]] = {
     "changed": (lambda store, one: store.handlers.change(one, HandlerChange(name="other")), {("handler", 1, 1)}),
     "deleted": (lambda store, one: store.handlers.delete(one, 20), {("handler", 1, 1)}),
     "switched off": (switched_off, {("handler", 1, 1)}),
     "added": (lambda store, _: add_handler(store), {("handler", 2, 1)}),
-    "placed": (lambda store, one: store.handlers.place({one: 5}), {("everything", None, None)}),
+    "placed": (placed, {("everything", None, None)}),
     "time zone": (lambda store, _: store.users.set_time_zone(1, "Asia/Seoul"), {("user", 1, None)}),
     "revoked": (revoked, {("key", 1, None)}),
     "nothing": (lambda store, one: store.handlers.change(one, HandlerChange(name="other"), 77), set()),

@@ -1,6 +1,6 @@
 """What goes once it is old, and how much of it in one step."""
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from conftest import run
 from support.store import OpenStore
@@ -11,7 +11,7 @@ from tocsin.ports.handlers import HandlerChange, HandlerEvent
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.standings import HandlerHour
 from tocsin.ports.tidying import START, Swept
-from tocsin.store import tidying
+from tocsin.store import shared_tables, tidying
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import attempts, deliveries, handler_hours, idempotency, notifications, posts, totals
 
@@ -230,5 +230,33 @@ def test_no_step_looks_through_a_whole_table(open_sqlite: OpenStore) -> None:
                 return [row[3] for one in deletes for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}")]
 
             assert [step for step in await store.database.write(plans) if step.startswith("SCAN")] == []
+
+    run(main())
+
+
+def test_what_processes_told_each_other_goes_once_it_is_old(open_postgresql: OpenStore) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            s = shared_tables
+            rows = [
+                (s.claims, [{"worker": 1, "at": at, "ids": [1], "handlers": [1], "numbers": [1], "due": [1]} for at in (1, 2, 3, 900)]),
+                (s.asks, [{"worker": 1, "asker": 1, "question": b"?", "at": at} for at in (1, 2, 3, 900)]),
+                (s.changes, [{"what": "everything", "at": at} for at in (10, 2, 3)]),
+            ]
+
+            def add(connection: Connection) -> None:
+                connection.execute(delete(s.changes))
+                for table, values in rows:
+                    connection.execute(insert(table), values)
+
+            await store.database.write(add)
+            crashed = update(s.partitions).where(s.partitions.c.partition == 5)
+            await store.database.write(lambda c: c.execute(crashed.values(is_crashed=True)).rowcount)
+            assert (await store.tidying.sweep("claims", 500, 2, ())).rows == 0, "its next owner must know them"
+            await store.database.write(lambda c: c.execute(crashed.values(owner=1)).rowcount)
+            assert [step.rows for step in await swept(store, tidying.old_claims, 500, 2)] == [2, 1]
+            assert [step.rows for step in await swept(store, tidying.old_asks, 500, 2)] == [2, 1]
+            assert [step.rows for step in await swept(store, tidying.old_changes, 500, 9)] == [2], "the newest stays, however old"
+            assert [await count(store, table) for table in (s.claims, s.asks, s.changes)] == [1, 1, 1]
 
     run(main())

@@ -430,11 +430,33 @@ def test_an_owner_is_told_once(writers: Writers) -> None:
         stopped = waiting(writers)
         assert writers.alone(switch_off(stopped))
         notice = Accept(1, 400, [Planned(MESSAGE, None, None, (PlannedDelivery(add_handler(writers), Status.PENDING, 400),))], None)
-        telling = Telling(1, notice, (stopped.handler_id,), (400,))
+        _, told_before = writers.alone(lambda c: notices.untold_of(c, 1))
+        telling = Telling(1, notice, (stopped.handler_id,), (400 + at,), tuple(told_before))
         done = writers.both(tell(telling), tell(telling), at)
         if done is None:
             break
         assert done.count(None) == 1, f"before statement {at}"
         assert writers.alone(kept) == writers.alone(counted)
+    else:
+        pytest.fail("telling has no end")
+
+
+def test_an_owner_is_told_of_no_handler_twice_where_two_have_gathered_different_ones(writers: Writers) -> None:
+    notice = Accept(1, 400, [Planned(MESSAGE, None, None, (PlannedDelivery(add_handler(writers), Status.PENDING, 400),))], None)
+    for at in range(1, 20):
+        one, other = waiting(writers), waiting(writers)
+        assert writers.alone(switch_off(one)) and writers.alone(switch_off(other))
+        _, told_before = writers.alone(lambda c: notices.untold_of(c, 1))
+        some = Telling(1, notice, (one.handler_id,), (400 + at,), tuple(told_before))
+        every = Telling(1, notice, (one.handler_id, other.handler_id), (500 + at,), tuple(told_before))
+        done = writers.both(lambda c, some=some: notices.tell(c, some), lambda c, every=every: notices.tell(c, every), at)
+        if done is None:
+            break
+        assert sum(result is not None for result in done) == 1, f"before statement {at}"
+        untold, told = writers.alone(lambda c: notices.untold_of(c, 1))
+        wanted = ([other.handler_id], 400 + at) if done[0] is not None else ([], 500 + at)
+        assert ([handler.handler_id for handler in untold], told[-1]) == wanted, f"before statement {at}"
+        again = Telling(1, None, tuple(handler.handler_id for handler in untold), (), tuple(told))
+        assert writers.alone(lambda c, again=again: notices.tell(c, again)) == []
     else:
         pytest.fail("telling has no end")

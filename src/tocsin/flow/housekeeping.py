@@ -13,9 +13,11 @@ import structlog
 from msgspec import Struct
 
 from tocsin import clock, observe
-from tocsin.clock import DAY, SECOND, Micros
+from tocsin.clock import DAY, HOUR, SECOND, Micros
 from tocsin.flow.people.access import Access
 from tocsin.model import Busy
+from tocsin.ports.changes import KEPT_SECONDS
+from tocsin.ports.claims import KEPT as CLAIMS_KEPT
 from tocsin.ports.intake import REMEMBERED_FOR
 from tocsin.ports.tidying import START, Old, Swept, Tidying
 from tocsin.ports.values import Values
@@ -106,12 +108,16 @@ class Chore:
 
 def chores(settings: Settings) -> list[Chore]:
     kept = settings.retention_days * DAY
+    shared = (
+        [Chore("claims", CLAIMS_KEPT), Chore("changes", int(KEPT_SECONDS * SECOND)), Chore("asks", HOUR)] if settings.database_url else []
+    )
     return [
         Chore("notifications", kept),
         Chore("idempotency", REMEMBERED_FOR),
         Chore("posts", DAY),
         Chore("handlers", kept, every=3600.0),
         Chore("totals", 0, every=3600.0),
+        *shared,
     ]
 
 

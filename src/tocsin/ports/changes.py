@@ -18,7 +18,7 @@ class Change(Struct, frozen=True):
 
 class Changes(Protocol):
     """In the order of their commits: who has read one has read all before it. Old ones are deleted, so who has not looked for as long as
-    `KEPT_SECONDS` must forget everything. Raises Busy while the store cannot answer."""
+    that (`KEPT_SECONDS`) must forget everything. Raises Busy while the store cannot answer."""
 
     async def newest(self) -> int:
         """The id of the newest one, 0 without any."""

@@ -5,8 +5,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from tocsin.clock import Micros
+from tocsin.clock import HOUR, Micros
 from tocsin.model import Delivery
+
+KEPT: Micros = HOUR
+"""How long claims are kept: longer than any window of a pace lasts."""
 
 
 class Claimed(Struct, frozen=True):
@@ -37,7 +40,8 @@ class Claims(Protocol):
         ...
 
     async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
-        """What was claimed since then, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims."""
+        """What was claimed since then, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims.
+        Of dead workers also what they claimed earlier: nobody may have been there since."""
         ...
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:

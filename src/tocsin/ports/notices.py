@@ -24,12 +24,14 @@ class Untold(Struct, frozen=True):
 
 
 class Telling(Struct, frozen=True):
-    """A notice to be stored (None: no handler can deliver it), what it reports, and when the latest ones were sent, including this one."""
+    """A notice to be stored (None: no handler can deliver it), what it reports, and when the latest ones were sent, including this one.
+    `told_before`: the same without it, as it was read."""
 
     user_id: int
     notice: Accept | None
     handler_ids: tuple[int, ...]
     told_at: tuple[Micros, ...]
+    told_before: tuple[Micros, ...] = ()
 
 
 class PendingNotices(Protocol):
@@ -45,6 +47,7 @@ class PendingNotices(Protocol):
         """Enabled handlers that a notice may go through, and when they last took something: likely ones first."""
         ...
 
-    async def tell(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> None:
-        """Keep a notice, and that its handlers have been told of. `committed` is told what it became, as by `Intake.accept`."""
+    async def tell(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> bool:
+        """Keep a notice, and that its handlers have been told of. `committed` is told what it became, as by `Intake.accept`. False: another
+        process has told this owner of something meanwhile, so nothing was done; look again."""
         ...

@@ -6,9 +6,9 @@ from msgspec import Struct
 
 from tocsin.clock import Micros
 
-Old: TypeAlias = Literal["notifications", "idempotency", "posts", "handlers", "totals"]
+Old: TypeAlias = Literal["notifications", "idempotency", "posts", "handlers", "totals", "claims", "changes", "asks"]
 """Kinds of rows that go: notifications with their deliveries and attempts, idempotency keys, posts that counted for a day, statistics of
-handlers and the rest of deleted ones; totals are only folded together."""
+handlers and the rest of deleted ones; totals are only folded together. The last three are there where processes share a store."""
 Place: TypeAlias = tuple[Any, ...]
 START: Place = ()
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, column, func, select, text, true
+from sqlalchemy import BigInteger, Connection, Integer, column, func, or_, select, text, true
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from tocsin.clock import Micros
@@ -78,7 +78,7 @@ def claimed(connection: Connection, partitions: Collection[int], since: Micros) 
         .ext(distinct_on(each.c.id, each.c.number))
         .select_from(claims)
         .join(each, true())
-        .where(claims.c.at >= since, each.c.handler.in_(theirs))
+        .where(or_(claims.c.at >= since, claims.c.worker.not_in(select(workers.c.id))), each.c.handler.in_(theirs))
         .order_by(each.c.id, each.c.number, claims.c.id.desc())
         .subquery()
     )

@@ -5,6 +5,7 @@ keeps the notice: so whatever happens in between, the owner is told. `told:{user
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select
@@ -17,7 +18,7 @@ from tocsin.ports.notices import MAX_READ, Telling, Untold
 from tocsin.store import values
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.database import Database
-from tocsin.store.statements import chunks
+from tocsin.store.statements import chunks, wait_for_turn
 from tocsin.store.tables import handlers, meta, notifications
 
 MAX_CANDIDATES = 50
@@ -36,15 +37,15 @@ class SqlPendingNotices:
     async def candidates(self, user_id: int) -> list[tuple[int, Micros | None]]:
         return await self._database.read(candidates, user_id)
 
-    async def tell(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> None:
+    async def tell(self, telling: Telling, committed: Callable[[list[Accepted]], None]) -> bool:
         def run(connection: Connection) -> list[Accepted] | None:
             return tell(connection, telling)
 
         def told(accepted: list[Accepted] | None) -> None:
-            if accepted is not None:
+            if accepted:
                 committed(accepted)
 
-        await self._database.writer.submit(run, committed=told)
+        return await self._database.writer.submit(run, committed=told) is not None
 
 
 def record(connection: Connection, user_id: int, handler_id: int, event: HandlerEvent, notification_id: int) -> None:
@@ -79,12 +80,19 @@ def candidates(connection: Connection, user_id: int) -> list[tuple[int, Micros |
 
 
 def tell(connection: Connection, telling: Telling) -> list[Accepted] | None:
-    """Keep the notice, and that its handlers have been told of. What it became."""
-    told = 0
-    for chunk in chunks([f"untold:{telling.user_id}:{handler_id}" for handler_id in telling.handler_ids]):
-        told += connection.execute(delete(meta).where(meta.c.name.in_(chunk))).rowcount
-    if telling.notice is None or not told:  # or somebody else has told of all of them
+    """Keep the notice, and that its handlers have been told of. What it became; None: somebody else was faster."""
+    wait_for_turn(connection, f"notices of {telling.user_id}")
+    names = [f"untold:{telling.user_id}:{handler_id}" for handler_id in telling.handler_ids]
+    taken: list[Any] = []
+    for chunk in chunks(names):
+        taken += connection.execute(delete(meta).where(meta.c.name.in_(chunk)).returning(meta.c.name, meta.c.value)).all()
+    told = values.read(connection, f"told:{telling.user_id}")
+    if len(taken) < len(names) or (msgspec.json.decode(told, type=tuple[Micros, ...]) if told else ()) != telling.told_before:
+        for name, value in taken:
+            values.write(connection, name, value)
         return None
+    if telling.notice is None:
+        return []
     values.write(connection, f"told:{telling.user_id}", msgspec.json.encode(telling.told_at))
     return AcceptAll.run_all(connection, [telling.notice])[0]
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+from tocsin.ports.asks import Asks
 from tocsin.ports.changes import Changes
 from tocsin.ports.claims import Claims
 from tocsin.ports.workers import Overviews, Workers
+from tocsin.store.asks import SqlAsks
 from tocsin.store.changes import SqlChanges
 from tocsin.store.claims import SqlClaims
 from tocsin.store.overview import SqlOverviews
@@ -19,12 +21,15 @@ class SharedStore:
     """
 
     def __init__(self, store: SqlStore, changed: Callable[[], None]) -> None:
-        self.workers: Workers = SqlWorkers(store.database, changed)
+        workers = SqlWorkers(store.database, changed)
+        self.workers: Workers = workers
+        self.asks: Asks = SqlAsks(workers)
         self.claims: Claims = SqlClaims(store.database)
         self.overviews: Overviews = SqlOverviews(store.database)
         self.changes: Changes = SqlChanges(store.database)
 
     async def close(self) -> None:
         """Before the store itself."""
+        await self.asks.close()
         await self.workers.close()
         await self.claims.close()

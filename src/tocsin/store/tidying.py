@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, bindparam, delete, exists, func, select, tuple_
 
 from tocsin import clock
 from tocsin.clock import HOUR, Micros
 from tocsin.model import Status
 from tocsin.ports.tidying import START, Old, Place, Swept
 from tocsin.store.database import Database
+from tocsin.store.shared_tables import asks, changes, claims, partitions
 from tocsin.store.statements import among, chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
@@ -191,10 +192,37 @@ def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[S
     return len(rows)
 
 
+def old_claims(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    """As long as a partition waits to be taken over, what its dead owner had begun must be known, however long ago that was."""
+    if connection.scalar(select(exists().where(partitions.c.is_crashed, partitions.c.owner.is_(None)))):
+        return Swept(0, None)
+    return _delete_old(connection, claims, claims.c.at < before, rows)
+
+
+def old_changes(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    """The newest one stays, since processes go by its id."""
+    newest = select(func.max(changes.c.id)).scalar_subquery()
+    return _delete_old(connection, changes, and_(changes.c.at < before, changes.c.id < newest), rows)
+
+
+def old_asks(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    """Whose asker has died."""
+    return _delete_old(connection, asks, asks.c.at < before, rows)
+
+
+def _delete_old(connection: Connection, table: Table, is_old: ColumnElement[bool], rows: int) -> Swept:
+    some = select(table.c.id).where(is_old).limit(rows)
+    gone = connection.execute(delete(table).where(table.c.id.in_(some))).rowcount
+    return Swept(gone, START if gone == rows else None)
+
+
 SWEEPS: dict[Old, Sweep] = {
     "notifications": old_notifications,
     "idempotency": idempotency_keys,
     "posts": old_posts,
     "handlers": handler_history,
     "totals": fold,
+    "claims": old_claims,
+    "changes": old_changes,
+    "asks": old_asks,
 }

@@ -87,7 +87,11 @@ class SqlWorkers:
     def __init__(self, database: Database, changed: Callable[[], None]) -> None:
         self._database = database
         self._changed = changed
-        self._quick = Quick(database.engine, "beats")
+        self.quick = Quick(database.engine, "beats")
+        self.worker_id = 0
+        """Of the last one that joined."""
+        self.told: dict[str, Callable[[str], None]] = {}
+        """Who is told what follows these words when they are said to the worker; all else that is said are wakings."""
         self._listener: Listener | None = None
         self._rang: Callable[[Sequence[Waking]], None] = _nobody
         self._rings: dict[int, dict[Waking, None]] = {}
@@ -104,16 +108,21 @@ class SqlWorkers:
             [(worker_id,)] = driver.execute(_JOIN.encode(), values).fetchall()
             return worker_id, (channel_of(worker_id), NEWS)
 
-        return await self._listener.begin(join)
+        self.worker_id = await self._listener.begin(join)
+        return self.worker_id
 
     def _hear(self, channel: str, payload: str) -> None:
         if channel == NEWS:
             self._changed()
             return
+        word, _, rest = payload.partition(" ")
         try:
-            self._rang(wakings_of(payload))
+            if (told := self.told.get(word)) is not None:
+                told(rest)
+            else:
+                self._rang(wakings_of(payload))
         except ValueError:
-            log.warning("store.strange_waking", payload=payload[:100])
+            log.warning("store.strange_notice", payload=payload[:100])
 
     async def beat(self, worker_id: int, seen: int, load: Load, is_leaving: bool) -> Beat | None:
         values = (seen, is_leaving, msgspec.json.encode(load).decode(), worker_id)
@@ -125,38 +134,38 @@ class SqlWorkers:
             _, version, newest, now = rows[0][:4]
             return Beat([_member(row[4:]) for row in rows], version, newest, now)
 
-        return await self._quick.run(beat)
+        return await self.quick.run(beat)
 
     async def members(self) -> Sequence[Member]:
-        return await self._quick.run(lambda session: [_member(row) for row in session.rows(_MEMBERS)])
+        return await self.quick.run(lambda session: [_member(row) for row in session.rows(_MEMBERS)])
 
     async def prune(self, worker_id: int, beat: int) -> bool:
         def prune(session: Session) -> bool:
             gone, _ = session.durably((_REMOVE, (worker_id, beat)), (_FREE, (worker_id, worker_id)))
             return bool(gone)
 
-        return await self._quick.run(prune)
+        return await self.quick.run(prune)
 
     async def leave(self, worker_id: int) -> None:
-        await self._quick.run(lambda session: session.durably((_LEAVE, (worker_id,)), (_FREE, (worker_id, worker_id))))
+        await self.quick.run(lambda session: session.durably((_LEAVE, (worker_id,)), (_FREE, (worker_id, worker_id))))
 
     async def owners(self) -> Owners:
         def owners(session: Session) -> Owners:
             [(version, of)] = session.rows(_OWNERS)
             return Owners(version, of)
 
-        return await self._quick.run(owners)
+        return await self.quick.run(owners)
 
     async def take(self, worker_id: int, most: int, held: Collection[int]) -> Sequence[Taken]:
         def take(session: Session) -> list[Taken]:
             [rows] = session.durably((_TAKE, (worker_id, list(held), most, worker_id)))
             return [Taken(*row) for row in rows]
 
-        return await self._quick.run(take)
+        return await self.quick.run(take)
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
         values = (worker_id, list(states), list(states.values()))
-        await self._quick.run(lambda session: session.durably((_RELEASE, values)))
+        await self.quick.run(lambda session: session.durably((_RELEASE, values)))
 
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         for worker_id, some in wakings.items():
@@ -171,7 +180,7 @@ class SqlWorkers:
                 rings, self._rings = self._rings, {}
                 said = [(channel_of(worker_id), text) for worker_id, some in rings.items() for text in payloads(list(some))]
                 channels, texts = zip(*said, strict=True)
-                await self._quick.run(lambda session, values=(list(channels), list(texts)): session.rows(_NOTIFY, values))
+                await self.quick.run(lambda session, values=(list(channels), list(texts)): session.rows(_NOTIFY, values))
         except Busy:  # it is in the log; sweeps find it
             self._rings.clear()
         finally:
@@ -191,7 +200,7 @@ class SqlWorkers:
             await self._listener.close()
         if self._ringing is not None:
             await self._ringing
-        await self._quick.close()
+        await self.quick.close()
 
 
 def due_in(connection: Connection, partitions: Collection[int], until: Micros, since: Micros) -> list[DueIn]:

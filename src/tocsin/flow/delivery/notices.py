@@ -93,8 +93,8 @@ class Notices:
         draft = Draft(_message(off, now, is_last=len(today) + 1 == MAX_A_DAY), targets) if targets else None
         notice, committed = await self._accepting.notice(user_id, draft)
         ids = tuple(one.handler_id for one in untold)
-        await self._pending.tell(Telling(user_id, notice, ids, (*today, now)), committed)
-        return GATHER_SECONDS if len(untold) == MAX_READ else None  # there may be more
+        is_told = await self._pending.tell(Telling(user_id, notice, ids, (*today, now), tuple(told_at)), committed)
+        return None if is_told and len(untold) < MAX_READ else GATHER_SECONDS  # there may be more
 
     async def _targets(self, user_id: int, now: Micros) -> tuple[int, ...]:
         """A few handlers that have taken something lately; if none has, a few others. Nothing that the public reads."""
