@@ -43,6 +43,7 @@ class HostileProvider:
         self.other_key = generate_private_key(65537, 2048)
         self.twist: Twist = bool
         self.calls_itself: str | None = None
+        self.takes_codes_again = False
         self.asked: list[str] = []
         self._nonces: dict[str, str] = {}
         self._challenges: dict[str, str] = {}
@@ -124,12 +125,12 @@ class HostileProvider:
     def _post(self, request: BaseHTTPRequestHandler) -> None:
         self.asked.append(request.path)
         form = dict(urllib.parse.parse_qsl(request.rfile.read(int(request.headers["content-length"])).decode()))
-        nonce = self._nonces.pop(form["code"], None)
+        nonce = self._nonces.get(form["code"]) if self.takes_codes_again else self._nonces.pop(form["code"], None)
         if nonce is None:
             _say(request, 400, b'{"error": "invalid_grant"}')
             return
         challenge = _encoded(hashlib.sha256(form["code_verifier"].encode()).digest())
-        assert challenge == self._challenges.pop(form["code"])
+        assert challenge == self._challenges[form["code"]]
         answers = self._answers(nonce)
         body = {"access_token": "an-access-token", "token_type": "Bearer", "id_token": self._id_token(answers), **answers.tokens}
         _say(request, answers.token_status, answers.token_body if answers.token_body is not None else json.dumps(body).encode())

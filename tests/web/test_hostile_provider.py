@@ -88,6 +88,7 @@ HOSTILE: dict[str, Twist] = {
     "for another client": claims(aud="another"),
     "for others too, without saying for whom it was made": claims(aud=["tocsin", "another"]),
     "made for another client": claims(aud=["tocsin", "another"], azp="another"),
+    "for another client, though made for us": claims(aud="another", azp="tocsin"),
     "for nobody": without("aud"),
     "no signature": none,
     "no signature, otherwise written": none_written_otherwise,
@@ -159,6 +160,20 @@ def test_keys_that_a_token_brings_along_are_not_taken(surfer: Surfer, provider: 
     provider.twist = twist
     assert surfer.get("/sign-in/openid").status == 422
     assert "/attackers-keys" not in provider.asked
+
+
+def test_an_answer_works_once_even_if_its_code_does_not(surfer: Surfer, provider: HostileProvider) -> None:
+    provider.takes_codes_again = True
+    away = surfer.get("/sign-in/openid", stay=True)
+    kept = next(cookie.value or "" for cookie in surfer.cookies if cookie.name == "tocsin_away")
+    seen: list[str] = []
+    surfer.watch = seen.append
+    assert surfer.get_url(away.headers["location"]).url == f"{surfer.base}/"
+    callback = next(url.removeprefix(surfer.base) for url in seen if "/sign-in/openid/callback" in url)
+    thief = Surfer(surfer.base)
+    assert thief.get(callback, cookie=f"tocsin_away={kept}").status == 422
+    assert thief.get("/").path == "/sign-in"
+    provider.takes_codes_again = False
 
 
 @pytest.mark.parametrize("twist", BROKEN)
