@@ -11,7 +11,7 @@ from typing import Any
 
 import vendored
 
-LOCKS = ("uv.txt", "runtime.txt", "dev.txt", "audit.txt")
+LOCKS = ("uv.txt", "runtime.txt", "postgresql.txt", "dev.txt", "audit.txt")
 # The hashes make it resolve nothing; without --strict it would skip what the service does not answer for, and pass.
 _OPTIONS = ("--require-hashes", "--disable-pip", "--strict", "--format", "json", "--progress-spinner", "off")
 _NOT_CHECKED = 2

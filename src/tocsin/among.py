@@ -4,11 +4,12 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
-from tocsin import __version__, datadir
+from tocsin import __version__, clock, datadir
 from tocsin.changes import Feed
 from tocsin.clock import Micros
 from tocsin.engine.places import Bounds
 from tocsin.engine.shared import SharedEngine
+from tocsin.engine.starts import Starts
 from tocsin.flow.delivery.deliver import Delivering
 from tocsin.flow.delivery.health import end_stopped
 from tocsin.flow.delivery.keep import Keeping
@@ -56,7 +57,8 @@ class Among:
         self._feed: Feed | None = None
         self._egress = Egress()
         self.ledger = Claimed()
-        self.pacer = Pacer(egress=self._egress)
+        self._starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())  # of this process before: pauses leave no claim
+        self.pacer = Pacer(self._starts, egress=self._egress)
         name = f"{socket.gethostname()}-{os.getpid()}"
         who = Introduction(name, settings.role, address, settings.egress, __version__)
         self.engine = SharedEngine(store.queue, wires, self._shared.workers, self._shared.claims, who, self._saw)
@@ -89,6 +91,7 @@ class Among:
             await self._shared.workers.leave(dead)
         self.engine.succession = TakeOver(self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping)
         await self.engine.start(delivering)
+        self._starts.complete()
         datadir.note_worker(self._settings, store_id, self.engine.worker_id)
 
     def watch(self, metrics: Metrics) -> None:
@@ -116,4 +119,5 @@ class Among:
         await self._shared.close()
 
     def forget(self) -> None:
-        """There is nothing beside the store."""
+        """After the store was closed: nothing is noted any more."""
+        self._starts.close()

@@ -237,6 +237,7 @@ def test_killed_during_a_replay(start_service: Starter, receiver: Receiver, poin
     assert len(receiver.requests) == 4
 
 
+@sqlite_only
 @of("restart")
 def test_killed_while_it_recovers_from_a_kill(start_service: Starter, receiver: Receiver, point: Point) -> None:
     receiver.answer("/hook", 200, hold=True)

@@ -77,7 +77,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no version": (sql("DELETE FROM alembic_version"), "does not say which version it has"),
     "no version table": (sql("DROP TABLE alembic_version"), "does not say which version it has"),
     "development": (sql("ALTER TABLE deliveries DROP COLUMN replays"), "deliveries differs in replays"),
-    "older in name only": (sql("UPDATE alembic_version SET version_num = '0001'"), "handlers differs in"),
+    "older in name only": (sql("UPDATE alembic_version SET version_num = '0001'"), "deliveries differs in"),
     "an index less": (sql("DROP INDEX ix_deliveries_pending"), "ix_deliveries_pending is missing"),
     "no identity": (sql("INSERT INTO meta (name, value) VALUES ('eras', x'00')"), "its identity cannot be read"),
     "an identity of none": (sql("INSERT INTO meta (name, value) VALUES ('eras', '[]')"), "its identity cannot be read"),

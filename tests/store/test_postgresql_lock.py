@@ -55,8 +55,8 @@ def test_a_session_that_only_we_know_to_be_broken_does_not_keep_us_from_our_own_
     drivers: list[psycopg.Connection[Any]] = []
     locked = PostgresqlServer._locked
 
-    def caught(self: PostgresqlServer) -> psycopg.Connection[Any]:
-        drivers.append(locked(self))
+    def caught(self: PostgresqlServer, take: str) -> psycopg.Connection[Any]:
+        drivers.append(locked(self, take))
         return drivers[-1]
 
     monkeypatch.setattr(PostgresqlServer, "_locked", caught)

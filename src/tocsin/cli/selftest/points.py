@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pycurl
 from msgspec import Struct
 
-from tocsin import app, upkeep
+from tocsin import alone, app, upkeep
 from tocsin.cli import run
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
@@ -169,7 +169,7 @@ POINTS = (
     Point("after-pause-commit", "its owner's pause is committed", _before(handlers, "end_waiting"), "pause"),
     Point("before-retry-commit", "a replay is not committed", _after(history, "retry"), "retry"),
     Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
-    Point("recovered", "lost attempts are settled, nothing runs yet", _before(app, "end_stopped"), "restart", repeats=True, unknown=True),
+    Point("recovered", "lost attempts are settled, nothing runs yet", _before(alone, "end_stopped"), "restart", repeats=True, unknown=True),
     Point("migrating", "the store is being brought to a newer form", _after(migrations, "upgrade"), "migrate"),
     Point("restoring", "the old store is kept, the copy has not taken its place", _after(upkeep, "_set_aside"), "restore"),
     Point("backing-up", "the copy is written, not yet under its name", _before(upkeep, "_check_whole"), "backup"),

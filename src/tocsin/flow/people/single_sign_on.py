@@ -39,7 +39,7 @@ _NO_ADDRESS = Fault(
     "email",
 )
 _UNUSABLE = Fault(
-    "unavailable", "Not signed in", "The provider cannot be used at this moment. Try again later, or sign in with a password.", "email", 503
+    "busy", "Not signed in", "The provider cannot be used at this moment. Try again later, or sign in with a password.", "email", 503
 )
 _DISABLED = Fault("invalid", "Not signed in", "This user is disabled. Ask an administrator.", "email")
 _TAKEN = Fault(
