@@ -134,6 +134,7 @@ def test_killed_between_the_parts_of_a_message(start_service: Starter, receiver:
     assert texts == [texts[0], *texts[1:]] and texts[1:] == list(dict.fromkeys(texts)), "the first part again, then the others in order"
 
 
+@sqlite_only
 @of("mail")
 def test_killed_while_mailing(start_service: Starter, mail_server: MailServer, point: Point) -> None:
     service = start(start_service, point, TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_UNKNOWN="stop")

@@ -16,7 +16,7 @@ from bench.matrix.clocks import Clock
 from e2e.conftest import Starter
 from e2e.namespace import in_a_namespace
 from e2e.service import Client, Service, in_an_hour, until
-from e2e.stores import both_stores, both_stores_long
+from e2e.stores import both_stores, both_stores_long, sqlite_only
 from receiver import Receiver
 
 MANY = 10_000
@@ -294,6 +294,7 @@ def test_a_start_after_the_clock_was_put_right_sends_what_was_put_off_meanwhile(
     assert "clock.was_ahead" in service.log()
 
 
+@sqlite_only
 @both_stores
 def test_a_clock_that_is_put_right_while_the_service_runs_delays_nothing(
     start_service: Starter, receiver: Receiver, tmp_path: Path

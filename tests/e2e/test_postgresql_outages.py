@@ -147,7 +147,9 @@ def primary_and_standby() -> Iterator[tuple[postgresql.Server, postgresql.Server
         yield primary, standby
 
 
-@pytest.mark.parametrize("attributes", ["&target_session_attrs=read-write", ""], ids=["read-write", "any"])
+@pytest.mark.parametrize(
+    "attributes", ["&target_session_attrs=read-write", pytest.param("", marks=pytest.mark.long)], ids=["read-write", "any"]
+)
 def test_a_synchronous_standby_takes_over(
     loaded: Callable[..., tuple[Service, Client]],
     primary_and_standby: tuple[postgresql.Server, postgresql.Server],
@@ -209,6 +211,7 @@ def test_a_server_that_was_made_read_only_is_read_and_waited_for(
     nothing_was_lost(service, client, receiver, senders)
 
 
+@pytest.mark.long
 def test_a_handler_that_cannot_be_read_waits_and_is_no_fault_of_ours(
     start_service: Starter, own_server: postgresql.Server, receiver: Receiver
 ) -> None:
@@ -231,6 +234,7 @@ def test_a_handler_that_cannot_be_read_waits_and_is_no_fault_of_ours(
     assert "Traceback" not in service.log() and "exception" not in service.log() and "attempt.failed" not in service.log()
 
 
+@pytest.mark.long
 def test_an_attempt_that_needs_the_store_first_is_made_again(
     start_service: Starter, own_server: postgresql.Server, receiver: Receiver
 ) -> None:

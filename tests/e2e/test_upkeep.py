@@ -149,6 +149,7 @@ def test_restore_takes_nothing_that_does_not_fit(stopped: tuple[Service, Client,
     assert client.get("/api/notifications").json["meta"]["total"] == 1
 
 
+@sqlite_only
 def test_a_store_of_a_newer_version_is_left_alone(stopped: tuple[Service, Client, int]) -> None:
     service, _, _ = stopped
     service.terminate()

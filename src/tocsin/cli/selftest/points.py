@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pycurl
 from msgspec import Struct
 
-from tocsin import alone, app, upkeep
+from tocsin import alone, upkeep
 from tocsin.cli import run
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
