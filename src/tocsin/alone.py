@@ -41,9 +41,6 @@ class Alone:
             self._starts.complete()
         await self.engine.start(delivering)
 
-    overview = None
-    """Of other processes there are none."""
-
     async def follow(self, *_: object) -> None:
         """The writer notices what commands write beside the service."""
 

@@ -31,8 +31,8 @@ MAX_AGE_SECONDS = 2.0  # of the last beat, for a process that answers from memor
 LOST_TOUCH = "This process has lost touch with the others on its store."
 
 
-class Claimed:
-    """The ledger of attempts in flight where every one of them was claimed in the store before it began."""
+class NotedByClaims:
+    """The ledger of attempts in flight where each of them was claimed in the store before it began."""
 
     found: tuple[()] = ()
 
@@ -56,14 +56,13 @@ class Among:
         self._shared = SharedStore(store, self._heard)
         self._feed: Feed | None = None
         self._egress = Egress()
-        self.ledger = Claimed()
+        self.ledger = NotedByClaims()
         self._starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())  # of this process before: pauses leave no claim
         self.pacer = Pacer(self._starts, egress=self._egress)
         name = f"{socket.gethostname()}-{os.getpid()}"
         who = Introduction(name, settings.role, address, settings.egress, __version__)
         self.engine = SharedEngine(store.queue, wires, self._shared.workers, self._shared.claims, who, self._saw)
         self.pacer.fence = self.engine.fence
-        self.overview = self._shared.overviews.workers
 
     def _heard(self) -> None:
         if self._feed is not None:

@@ -109,16 +109,16 @@ async def running(
     )
     wires = Wires(http_wire, mail_wire)
     places = {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
-    place = _among_others(settings, vault, store, places, address) if settings.database_url else Alone(settings, store, places)
-    pacer, sends = place.pacer, place.engine
-    access = Access(store.keys, place.may_be_old)
+    setup = _among_others(settings, vault, store, places, address) if settings.database_url else Alone(settings, store, places)
+    pacer, sends = setup.pacer, setup.engine
+    access = Access(store.keys, setup.may_be_old)
     changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
     accepting = Accepting(store.intake, directory, sends, repeats, metrics)
     notices = Notices(store.notices, store.handlers, directory, accepting)
     health = Health(store.handlers, store.queue, directory, sends, notices, vault, settings)
     tally = Tally(store.standings)
-    keeping = Keeping(store.queue, health, place.ledger, metrics, tally)
+    keeping = Keeping(store.queue, health, setup.ledger, metrics, tally)
     delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
 
     def unready() -> list[str]:
@@ -127,32 +127,32 @@ async def running(
             http_wire.trouble,
             store.vitals.trouble,
             keeping.trouble,
-            place.trouble,
+            setup.trouble,
         )
         return [*dict.fromkeys(trouble for trouble in troubles if trouble), *limits.complaints(bounds)]
 
     _watch(metrics, store.vitals, sends)
-    place.watch(metrics)
+    setup.watch(metrics)
 
     async def begin() -> None:
         await notices.resume()
-        await place.begin(delivering, directory, keeping)
+        await setup.begin(delivering, directory, keeping)
 
     beginning = await _begun(begin, keeping.began_to_hold)
     tries = Tries()
     passwords = Passwords(store.users, tries)
     accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings)
     second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings)
-    housekeeping = Housekeeping(store.tidying, store.values, access, settings, leads=place.leads)
+    housekeeping = Housekeeping(store.tidying, store.values, access, settings, leads=setup.leads)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
         housekeeping.run(),
-        ClockWatch(store.misdated, sends, settings, leads=place.leads).run(),
+        ClockWatch(store.misdated, sends, settings, leads=setup.leads).run(),
         tally.keep_now_and_then(),
         health.mail.keep_now_and_then(store.values),
         _note_ids_now_and_then(settings, store.ids),
         changes.answer(store.values),
-        place.follow(directory, access, changes.noticed),
+        setup.follow(directory, access, changes.noticed),
     )
     try:
         yield Service(
@@ -185,9 +185,9 @@ async def running(
         for ended in await asyncio.gather(*last, return_exceptions=True):
             if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
                 log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
-        await place.close()
+        await setup.close()
         await store.close()
-        place.forget()
+        setup.forget()
         observe.flush_logs()
 
 

@@ -71,7 +71,7 @@ class Feed:
 
     def heard(self, newest: int | None = None) -> None:
         """There may be something new; or there is, if `newest` was not read yet."""
-        if newest is None or newest != self._read_until:
+        if newest is None or newest > self._read_until:
             self._is_asked.set()
 
     async def follow(self) -> None:

@@ -18,6 +18,14 @@ def now() -> Micros:
     return time.time_ns() // 1000 + _behind
 
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the machine is suspended, where there is such a clock."""
+    return time.clock_gettime(_STEADY)
+
+
 def follow(behind: Micros) -> None:
     """From now on this process lives by another clock, which its own is so far behind."""
     global _behind  # there is one time in a process

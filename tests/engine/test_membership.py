@@ -10,7 +10,7 @@ from tocsin.engine.membership import (
     BEAT_SECONDS,
     MARGIN_SECONDS,
     TTL_SECONDS,
-    Egress,
+    EgressShares,
     Watch,
     is_alone,
     is_settled,
@@ -97,7 +97,7 @@ def test_a_worker_joins_once_everybody_has_seen_it() -> None:
 
 def test_what_an_address_may_is_divided_once_nothing_is_on_its_way() -> None:
     everything, used = [1] * PARTITIONS, {"discord 40 1": 12}
-    share = Egress("", 1)
+    share = EgressShares("", 1)
     assert share.shares([member(1, restored=4)], Owners(4, [0, *everything[1:]])) == (0, [], False), "not all has been taken"
     assert share.shares([member(1, restored=3)], Owners(4, everything)) == (0, [], False), "nor all of it counted"
     assert share.shares([member(1, restored=4)], Owners(4, everything)) == (1, [], True)

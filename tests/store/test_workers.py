@@ -40,7 +40,8 @@ def test_ids_go_up_and_a_beat_shows_who_is_there(open_postgresql: OpenStore) -> 
                 load,
             )
             assert (theirs.introduction.roles, theirs.beat, theirs.load) == ("worker", 0, Load())
-            assert [member.id for member in await one.workers.members()] == [first, second]
+            again = await one.workers.beat(first, second, load, True)
+            assert again is not None and [member.id for member in again.members] == [first, second]
             assert abs(shown.now - clock.now()) < 60 * SECOND, "both clocks are this machine's"
 
     run(main())
@@ -163,7 +164,8 @@ def test_who_leaves_without_having_released_all_leaves_the_rest_as_crashed(open_
             await one.workers.take(first, 2, ())
             await one.workers.release(first, {1: None})
             await one.workers.leave(first)
-            assert [member.id for member in await other.workers.members()] == [second]
+            beat = await other.workers.beat(second, second, Load(), False)
+            assert beat is not None and [member.id for member in beat.members] == [second]
             assert [(one.partition, one.is_crashed) for one in await other.workers.take(second, 2, ())] == [(0, True), (1, False)]
 
     run(main())

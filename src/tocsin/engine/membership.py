@@ -75,7 +75,7 @@ def is_settled(owners: Owners, members: Sequence[Member]) -> bool:
     return all(owners.of) and all(one.load.restored >= owners.version for one in members if one.introduction.sends)
 
 
-class Egress(Struct):
+class EgressShares(Struct):
     """Who else sends from the same address, and what each of them has used of what that address may.
 
     What a worker has used moves on with its partitions. Until it has arrived there, the worker that is gone counts as if it were here.

@@ -13,15 +13,10 @@ SAMPLES = 60  # beats among which the quickest answer is the most exact one
 TOLERANCE: Micros = 10_000  # between two clocks; more, and this machine's clock has been set
 
 
-def steady() -> float:
-    """Seconds of a clock that nobody sets, and that goes on while the machine is suspended."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
 class Times(Struct, frozen=True):
     """The clocks that it goes by; tests have their own."""
 
-    steady: Callable[[], float] = steady
+    steady: Callable[[], float] = clock.steady
     own: Callable[[], Micros] = lambda: time.time_ns() // 1000
     follow: Callable[[Micros], None] = clock.follow
 

@@ -1,6 +1,6 @@
 """The engine of one of several processes that share a store: the local engine for the partitions that this process owns.
 
-Who owns what is agreed on in the store by beats: whoever's beat stands still is dead, and others take its partitions. This worker starts
+Who owns what is agreed on in the store by beats: a worker whose beat stops is dead, and others take its partitions. This worker starts
 nothing unless its own last beat is younger than what others wait before they call it dead. Each worker owns its share: it releases what is
 above, and takes what nobody owns. What is due is rung for at its owner; a sweep finds what nobody rang for.
 """
@@ -16,7 +16,7 @@ from tocsin.clock import SECOND, Micros
 from tocsin.engine import membership
 from tocsin.engine.holdings import Holdings
 from tocsin.engine.local import LocalEngine
-from tocsin.engine.membership import BEAT_SECONDS, MARGIN_SECONDS, TTL_SECONDS, Egress, Watch
+from tocsin.engine.membership import BEAT_SECONDS, MARGIN_SECONDS, TTL_SECONDS, EgressShares, Watch
 from tocsin.engine.moving import Moving
 from tocsin.engine.ownership import AGAIN_SECONDS, NOBODY, Ownership, Seen
 from tocsin.engine.places import Bounds
@@ -32,7 +32,7 @@ AHEAD: Micros = 4 * SECOND  # a sweep looks so far ahead, so what is due later n
 BEFORE: Micros = 10 * SECOND  # and so far back: lanes know of an older backlog, which may be long
 ALL_SECONDS = 30.0  # until a sweep looks through all of it again
 CLOSED_SECONDS = 0.1  # until somebody who may not start anything asks again
-REJOIN_SECONDS = 5.0  # for requests on the wire to be answered before a worker that was given up for dead cuts them off and joins anew
+REJOIN_SECONDS = 5.0  # for requests on the wire to be answered before a worker that was given up for dead cuts them off and joins again
 log = structlog.get_logger(__name__)
 
 
@@ -106,14 +106,14 @@ class SharedEngine:
             if self.worker_id:
                 await self._ownership.hand_on()
                 await self._workers.leave(self.worker_id)
-        except Busy as busy:  # then others find that its beat stands still
+        except Busy as busy:  # then others find that its beat has stopped
             log.warning("worker.left_behind", why=str(busy))
         self._deadline = 0.0
 
     async def _join(self) -> None:
         worker_id = await self._workers.join(self._who, self._rang)
         self._ownership.join(worker_id)
-        self._watch, self._egress, self._seen = Watch(worker_id), Egress(self._who.egress, worker_id), Seen()
+        self._watch, self._egress, self._seen = Watch(worker_id), EgressShares(self._who.egress, worker_id), Seen()
         self.succession.share_egress(0, (), False)
         log.info("worker.joined", worker=worker_id, roles=self._who.roles)
 

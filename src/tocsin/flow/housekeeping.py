@@ -33,7 +33,6 @@ MAX_STOP: Micros = 86_400 * SECOND  # a longer one looks like a clock that is wr
 DOUBT: Micros = 86_400 * SECOND  # how long the clock must then go evenly before it is believed
 BEHIND_AFTER: Micros = 3600 * SECOND
 STATE = "housekeeping"  # its row of `meta`
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended, where there is such a clock
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +186,7 @@ class Housekeeping:
         await self._values.write(STATE, msgspec.json.encode(self._state))
 
     def _judge(self) -> None:
-        steady = time.clock_gettime(_STEADY)
+        steady = clock.steady()
         passed = None if self._looked_at is None else int((steady - self._looked_at) * SECOND)
         self._looked_at = steady
         self._state = look_at_clock(self._state, self._clock(), passed)

@@ -121,12 +121,6 @@ class Overview(Struct, frozen=True):
     nobodys_backlog: int
 
 
-class Overviews(Protocol):
-    async def workers(self) -> Overview:
-        """Raises Busy."""
-        ...
-
-
 class Workers(Protocol):
     """Every method raises Busy while the store cannot answer, and does so within a few seconds."""
 
@@ -137,10 +131,6 @@ class Workers(Protocol):
 
     async def beat(self, worker_id: int, seen: int, load: Load, is_leaving: bool) -> Beat | None:
         """None: the worker is not there any more; it has been pruned."""
-        ...
-
-    async def members(self) -> Sequence[Member]:
-        """All workers, for those that only look."""
         ...
 
     async def prune(self, worker_id: int, beat: int) -> bool:

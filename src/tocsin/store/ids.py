@@ -17,6 +17,7 @@ from tocsin.ports.errors import OwnerGone, StoreError
 from tocsin.ports.ids import Era, Mark
 from tocsin.store import dialects, values
 from tocsin.store.database import Database
+from tocsin.store.dialects import SERVER_NOW
 from tocsin.store.faults import damaged
 
 STORE_ID = "store_id"
@@ -62,7 +63,7 @@ _TAKE = (  # no row that refers to them is written for a user who is being delet
     "SELECT array(SELECT nextval('notifications_id_seq') FROM generate_series(1, %s)),"
     " array(SELECT nextval('deliveries_id_seq') FROM generate_series(1, %s)),"
     " (SELECT count(*) FROM (SELECT 1 FROM users WHERE id = ANY(%s::bigint[]) FOR KEY SHARE) AS held),"
-    " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    f" {SERVER_NOW}"
 )
 
 

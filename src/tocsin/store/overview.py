@@ -6,28 +6,20 @@ from sqlalchemy import Connection, Row, text
 
 from tocsin.model import Status
 from tocsin.ports.workers import Overview, WorkerLine
-from tocsin.store.database import Database
+from tocsin.store.dialects import SERVER_NOW
 
 MAX_BACKLOG = 1_000_000  # that is counted; more is shown as so many
 _LINES = text(
     "SELECT w.id, w.name, w.roles, w.address, w.version, w.is_leaving, w.started_at, (load::json->>'in_flight')::int AS in_flight,"
-    " greatest(0, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - w.beat_at) AS age,"
+    f" greatest(0, {SERVER_NOW} - w.beat_at) AS age,"
     " (SELECT count(*) FROM partitions p WHERE p.owner = w.id) AS parts FROM workers w ORDER BY w.id"
 )
 _BACKLOG = text(
     "SELECT p.owner, count(*) FROM (SELECT partition FROM deliveries"
-    f" WHERE status = {Status.PENDING:d} AND due_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint LIMIT {MAX_BACKLOG}) d"
+    f" WHERE status = {Status.PENDING:d} AND due_at <= {SERVER_NOW} LIMIT {MAX_BACKLOG}) d"
     " JOIN partitions p ON p.partition = d.partition GROUP BY p.owner"
 )
 _NOBODYS = text("SELECT count(*) FROM partitions WHERE owner IS NULL")
-
-
-class SqlOverviews:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def workers(self) -> Overview:
-        return await self._database.look(workers)
 
 
 def workers(connection: Connection) -> Overview:

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from tocsin.ports.asks import Asks
 from tocsin.ports.changes import Changes
 from tocsin.ports.claims import Claims
-from tocsin.ports.workers import Overviews, Workers
+from tocsin.ports.workers import Workers
 from tocsin.store.asks import SqlAsks
 from tocsin.store.changes import SqlChanges
 from tocsin.store.claims import SqlClaims
-from tocsin.store.overview import SqlOverviews
 from tocsin.store.sql import SqlStore
 from tocsin.store.workers import SqlWorkers
 
@@ -25,7 +24,6 @@ class SharedStore:
         self.workers: Workers = workers
         self.asks: Asks = SqlAsks(workers)
         self.claims: Claims = SqlClaims(store.database)
-        self.overviews: Overviews = SqlOverviews(store.database)
         self.changes: Changes = SqlChanges(store.database)
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from tocsin.clock import Micros
 from tocsin.model import Busy
 from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners, Taken, Waking
 from tocsin.store.database import Database
+from tocsin.store.dialects import SERVER_NOW
 from tocsin.store.dialects.listening import Listener
 from tocsin.store.dialects.quick import Quick, Session
 from tocsin.store.noting import NEWS
@@ -30,22 +31,20 @@ _JOINING = 0x746A6F69  # "tjoi", an advisory lock
 
 log = structlog.get_logger(__name__)
 
-_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _MEMBER = "w.id, w.name, w.roles, w.address, w.egress, w.version, w.beat, w.seen, w.is_leaving, w.started_at, w.load"
 # Ids in the order of the commits: who knows of one knows of all below it.
 _JOIN_ALONE = f"SELECT pg_advisory_xact_lock({_JOINING})"
 _JOIN = (
     "INSERT INTO workers (name, roles, address, egress, version, beat, beat_at, seen, is_leaving, started_at, load)"
-    f" VALUES (%s, %s, %s, %s, %s, 0, {_NOW}, 0, FALSE, %s, '{{}}') RETURNING id"
+    f" VALUES (%s, %s, %s, %s, %s, 0, {SERVER_NOW}, 0, FALSE, %s, '{{}}') RETURNING id"
 )
 _BEAT = (
     "WITH mine AS ("
-    f"UPDATE workers SET beat = beat + 1, beat_at = {_NOW}, seen = greatest(seen, %s), is_leaving = %s, load = %s"
+    f"UPDATE workers SET beat = beat + 1, beat_at = {SERVER_NOW}, seen = greatest(seen, %s), is_leaving = %s, load = %s"
     " WHERE id = %s RETURNING id)"
     f" SELECT EXISTS (SELECT FROM mine), (SELECT version FROM ownership), (SELECT coalesce(max(id), 0) FROM changes),"
-    f" {_NOW}, {_MEMBER} FROM workers w ORDER BY w.id"
+    f" {SERVER_NOW}, {_MEMBER} FROM workers w ORDER BY w.id"
 )
-_MEMBERS = f"SELECT {_MEMBER} FROM workers w ORDER BY w.id"
 _OWNERS = "SELECT (SELECT version FROM ownership), array_agg(coalesce(owner, 0) ORDER BY partition) FROM partitions"
 # In two statements, so that the second sees what a statement of the worker's brought that the first had to wait for.
 _REMOVE = "DELETE FROM workers WHERE id = %s AND beat = %s RETURNING id"
@@ -135,9 +134,6 @@ class SqlWorkers:
             return Beat([_member(row[4:]) for row in rows], version, newest, now)
 
         return await self.quick.run(beat)
-
-    async def members(self) -> Sequence[Member]:
-        return await self.quick.run(lambda session: [_member(row) for row in session.rows(_MEMBERS)])
 
     async def prune(self, worker_id: int, beat: int) -> bool:
         def prune(session: Session) -> bool:

@@ -1,7 +1,6 @@
 """A clock that was ahead and is set right must not silence what was scheduled meanwhile."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import structlog
@@ -16,7 +15,6 @@ from tocsin.settings import Settings
 
 LOOK_SECONDS = 5.0
 ROWS_AT_ONCE = 500
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 log = structlog.get_logger(__name__)
 
 
@@ -30,7 +28,7 @@ class ClockWatch:
         engine: Engine,
         settings: Settings,
         wall: Callable[[], Micros] = clock.now,
-        steady: Callable[[], float] = lambda: time.clock_gettime(_STEADY),
+        steady: Callable[[], float] = clock.steady,
         leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._misdated = misdated

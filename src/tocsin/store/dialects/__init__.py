@@ -5,6 +5,8 @@ from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine
 
+SERVER_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+"""The clock of a PostgreSQL server, in SQL, in microseconds since 1970."""
 SLOT: Final = "totals_slot"
 """The option of an engine or a connection that says which slot of `totals` is its own; without it, it is a command's."""
 
