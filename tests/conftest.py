@@ -94,10 +94,16 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The server that all workers of this run share; `support.postgresql` knows it from now on."""
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
     base = tmp_path_factory.getbasetemp()
-    postgresql.share(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(run_folder: Path) -> None:
+    """The server that all workers of this run share; `support.postgresql` knows it from now on."""
+    postgresql.share(run_folder)
 
 
 @pytest.fixture(params=STORES)
