@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class Seen(Struct, frozen=True):
-    """What a beat has shown. `dead`: workers whose beat stands still, each with that beat. `may_own`: whether every other worker knows of
+    """What a beat has shown. `dead`: workers whose beat has stopped, each with its last beat. `may_own`: whether every other worker knows of
     this one."""
 
     members: Sequence[Member] = ()

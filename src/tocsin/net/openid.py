@@ -135,7 +135,7 @@ class Provider:
     # ------------------------------------------------------------------------------------------------------- there and back
 
     async def way_there(self, redirect_uri: str, state: str, nonce: str, verifier: str, max_age: int | None = None) -> str:
-        """Where to send the browser. `max_age`: how many seconds ago they may have proved who they are; 0 makes them do it anew.
+        """Where to send the browser. `max_age`: how many seconds ago they may have proved who they are; 0 makes them do it again.
 
         Raises Unusable.
         """
@@ -235,7 +235,7 @@ class Provider:
         if not 0 < len(subject) <= MAX_SUBJECT or "\0" in subject:
             raise Refused("the ID token names no subject that can be kept")
         if max_age is not None and not _is_since(token.claims.get("auth_time"), self._now() - max_age - LEEWAY_SECONDS):
-            raise Refused("the provider did not ask anew who it is (`auth_time`)")
+            raise Refused("the provider did not ask again who it is (`auth_time`)")
         return token.claims
 
     async def _verified(self, found: Metadata, id_token: str) -> jwt.Token:
