@@ -1,7 +1,8 @@
 """A store that several engines share, in memory: what a PostgreSQL server does for them, with answers that take time, and faults."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from tocsin.channels.registry import CHANNELS
 from tocsin.clock import SECOND, Micros
 from tocsin.model import Busy, Delivery, Message, Notification, Status
 from tocsin.partitions import PARTITIONS, own_root, partition_of
+from tocsin.ports.asks import NotAnswered
 from tocsin.ports.claims import Claimed, Throttled
 from tocsin.ports.handlers import HandlerRow
 from tocsin.ports.queue import Due, Settlement, Waiting, Wanted
@@ -26,6 +28,14 @@ T = TypeVar("T")
 class Handler(Struct):
     row: HandlerRow
     partition: int
+
+
+class Ask(Struct):
+    """A question: taken by who is to answer it; then answered."""
+
+    worker_id: int
+    question: bytes
+    answer: bytes | None = None
 
 
 class Claim(Struct, frozen=True):
@@ -54,6 +64,9 @@ class Server:
         self.state: list[bytes | None] = [None] * PARTITIONS
         self.version = 0
         self.claims: list[Claim] = []
+        self.asks: dict[int, Ask] = {}
+        self.answering: dict[int, tuple[Process, Callable[[int], None]]] = {}  # by worker
+        self._last_ask = 0
         self.away_until = 0.0
         self.loses_rings = 0.0
         self.rings = 0
@@ -223,6 +236,42 @@ class Server:
         rows = [self.rows[one].delivery for pending in self.pending.values() for one in pending]
         return [Throttled(row.handler_id, row.due_at) for row in rows if row.throttles and row.partition in partitions]
 
+    # -------------------------------------------------------------------------------------------------- asks
+
+    def put(self, worker_id: int, question: bytes) -> int | None:
+        if worker_id not in self.members:
+            return None
+        self._last_ask += 1
+        self.asks[self._last_ask] = Ask(worker_id, question)
+        self.put_again(self._last_ask)
+        return self._last_ask
+
+    def put_again(self, ask_id: int) -> None:
+        process, asked = self.answering[self.asks[ask_id].worker_id]
+        if self.world.dice.random() >= self.loses_rings:
+            process.do(asked, ask_id)
+
+    def read(self, ask_id: int, worker_id: int) -> bytes:
+        one = self.asks.get(ask_id)
+        if one is None or one.worker_id != worker_id:
+            return b""
+        question, one.question = one.question, b""
+        return question
+
+    def keep_answer(self, ask_id: int, answer: bytes) -> None:
+        if (one := self.asks.get(ask_id)) is not None:
+            one.answer = answer
+
+    def look_for_answer(self, ask_id: int) -> tuple[bytes | None, bool]:
+        """The answer, and whether its worker is there."""
+        one = self.asks[ask_id]
+        if one.answer is not None:
+            del self.asks[ask_id]
+            return one.answer, True
+        if one.worker_id in self.members:
+            self.put_again(ask_id)
+        return None, one.worker_id in self.members
+
 
 class Session:
     """The ports of one process. `away_until`: it cannot reach the server; `is_gone`: what its process had asked for is not done."""
@@ -259,7 +308,9 @@ class Session:
 
     # workers
     async def join(self, who: Introduction, rang: Callable[[Sequence[Waking]], None]) -> int:
-        return await self.ask(self.server.join, who, self.process, rang)
+        worker_id = await self.ask(self.server.join, who, self.process, rang)
+        self.hears_asks(worker_id)
+        return worker_id
 
     async def beat(self, worker_id: int, seen: int, load: Load, is_leaving: bool) -> Beat | None:
         return await self.ask(self.server.beat, worker_id, seen, load, is_leaving)
@@ -303,6 +354,41 @@ class Session:
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
         return await self.ask(self.server.throttled, set(partitions))
+
+    # asks: as the store's, which looks each second at the latest
+    async def ask_worker(self, worker_id: int, question: bytes, seconds: float) -> bytes:
+        ask_id, until, misses = await self.ask(self.server.put, worker_id, question), self.server.world.now + seconds, 0
+        while ask_id is not None and misses < 2 and self.server.world.now < until:
+            await asyncio.sleep(0.1)
+            try:
+                answer, is_there = await self.ask(self.server.look_for_answer, ask_id)
+            except Busy:
+                continue
+            if answer is not None:
+                return answer
+            misses = 0 if is_there else misses + 1
+        raise NotAnswered(is_begun=ask_id is not None and self.server.asks.pop(ask_id).question == b"")
+
+    def answer_with(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._answers = answer
+
+    def hears_asks(self, worker_id: int) -> None:
+        self.server.answering[worker_id] = self.process, lambda ask_id: self.process.spawn(self._reply(ask_id, worker_id))
+
+    async def _reply(self, ask_id: int, worker_id: int) -> None:
+        try:
+            question = await self.ask(self.server.read, ask_id, worker_id)
+        except Busy:
+            return
+        if not question:
+            return
+        answer, is_kept = await self._answers(question), False
+        while not is_kept:
+            try:
+                await self.ask(self.server.keep_answer, ask_id, answer)
+                is_kept = True
+            except Busy:
+                await asyncio.sleep(1.0)
 
     # queue
     async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
