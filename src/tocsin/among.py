@@ -105,7 +105,7 @@ class Among:
         metrics.watch("tocsin_claims", "Deliveries that were claimed before they were sent.", lambda: engine.claimed)
 
     def trials(self, trials: Trials) -> Tests:
-        return TrialsByOwners(trials, self.engine, self._shared.asks, self._vault)
+        return TrialsByOwners(trials, self.engine, self._shared.asks, self._shared.claims, self._vault)
 
     def leads(self) -> bool:
         return self.engine.is_leader

@@ -139,7 +139,7 @@ class Node:
         self._delivering = Delivering(store, self.directory, self.pacer, cast(Any, self), keeping, stand)
         self.engine.succession = TakeOver(self.session, store, self.directory, self.pacer, egress, keeping)
         trials = Trials(self.directory, self.pacer, cast(Any, self), cluster.settings)
-        self.tests = TrialsByOwners(trials, self.engine, cast(Any, _Asking(self.session)), cluster.vault)
+        self.tests = TrialsByOwners(trials, self.engine, cast(Any, _Asking(self.session)), self.session, cluster.vault)
         self._flying: dict[int, Sending] = {}
         self._count = itertools.count()
         self.process.spawn(self._start())

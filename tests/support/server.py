@@ -15,7 +15,7 @@ from tocsin.clock import SECOND, Micros
 from tocsin.model import Busy, Delivery, Message, Notification, Status
 from tocsin.partitions import PARTITIONS, own_root, partition_of
 from tocsin.ports.asks import NotAnswered
-from tocsin.ports.claims import Claimed, Throttled
+from tocsin.ports.claims import Claimed, Noted, Throttled
 from tocsin.ports.handlers import HandlerRow
 from tocsin.ports.queue import Due, Settlement, Waiting, Wanted
 from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners, Taken, Waking
@@ -44,6 +44,7 @@ class Claim(Struct, frozen=True):
     delivery_id: int
     number: int
     due_at: Micros
+    replays: int
 
 
 class Server:
@@ -64,6 +65,7 @@ class Server:
         self.state: list[bytes | None] = [None] * PARTITIONS
         self.version = 0
         self.claims: list[Claim] = []
+        self.noted: list[tuple[int, Noted]] = []
         self.asks: dict[int, Ask] = {}
         self.answering: dict[int, tuple[Process, Callable[[int], None]]] = {}  # by worker
         self._last_ask = 0
@@ -215,8 +217,14 @@ class Server:
             as_given = is_home and (row.attempt_count, row.due_at, row.replays) == (given.attempt_count, given.due_at, given.replays)
             if row.status is Status.PENDING and as_given and self.owner[row.partition] == worker_id:
                 may.add(row.id)
-                self.claims.append(Claim(worker_id, at, row.id, row.attempt_count + 1, row.due_at))
+                self.claims.append(Claim(worker_id, at, row.id, row.attempt_count + 1, row.due_at, row.replays))
         return may
+
+    def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
+        if self.owner[partition] != worker_id or worker_id not in self.members:
+            return False
+        self.noted.append((partition, Noted(until, paces)))
+        return True
 
     def claimed(self, partitions: Collection[int], since: Micros) -> list[Claimed]:
         found: dict[tuple[int, int], Claim] = {}
@@ -227,9 +235,9 @@ class Server:
         for (delivery_id, number), claim in found.items():
             row = self.rows[delivery_id].delivery
             started_at = self.attempts.get((delivery_id, number))
-            is_due = row.status is not Status.PENDING or row.due_at == claim.due_at
+            is_due = row.status is not Status.PENDING or row.due_at == claim.due_at or claim.replays < row.replays
             is_open = claim.worker_id not in self.members and started_at is None and row.attempt_count + 1 == number and is_due
-            made.append(Claimed(row, number, claim.at, is_open, started_at))
+            made.append(Claimed(row, number, claim.at, is_open, started_at, claim.replays))
         return made
 
     def throttled(self, partitions: Collection[int]) -> list[Throttled]:
@@ -348,6 +356,12 @@ class Session:
     # claims
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
         return await self.ask(self.server.claim, worker_id, at, list(deliveries))
+
+    async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
+        return await self.ask(self.server.note, worker_id, until, partition, paces)
+
+    async def noted(self, partitions: Collection[int], since: Micros) -> Sequence[Noted]:
+        return await self.ask(lambda: [one for home, one in self.server.noted if home in partitions and one.until >= since])
 
     async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
         return await self.ask(self.server.claimed, set(partitions), since)

@@ -12,8 +12,10 @@ from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Loaded
 from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.handlers.trial import TRIAL_SECONDS, Trial, Trials
+from tocsin.flow.pace import paces_to_note
 from tocsin.model import Busy, Missing, Reason
 from tocsin.ports.asks import Asks, NotAnswered
+from tocsin.ports.claims import Claims
 from tocsin.ports.workers import Partitions
 from tocsin.vault import Vault, WrongKey
 
@@ -41,10 +43,11 @@ class Question(Struct, frozen=True):
 class TrialsByOwners:
     """See `tocsin.flow.handlers.trial.Tests`. Questions and answers are sealed: they lie in the store until they are read."""
 
-    def __init__(self, trials: Trials, partitions: Partitions, asks: Asks, vault: Vault) -> None:
+    def __init__(self, trials: Trials, partitions: Partitions, asks: Asks, claims: Claims, vault: Vault) -> None:
         self._trials = trials
         self._partitions = partitions
         self._asks = asks
+        self._claims = claims
         self._vault = vault
         asks.answer_with(self._answer)
 
@@ -70,7 +73,7 @@ class TrialsByOwners:
             owner, trial = self._partitions.owner(loaded.partition or 0), None
             left = deadline - time.monotonic()
             if owner and owner == self._partitions.worker_id:
-                trial = await self._trials.while_ours(loaded, left, self._partitions)
+                trial = await self._here(loaded, until)
             elif owner:
                 trial = await self._asked(owner, replace(question, until=until, version=loaded.handler.version), left)
             if trial is not None:
@@ -79,6 +82,16 @@ class TrialsByOwners:
             if left <= 0:
                 raise Busy(NOBODY, 5)
             await self._partitions.owner_change(min(left, AGAIN_SECONDS))
+
+    async def _here(self, loaded: Loaded, until: Micros) -> Trial | None:
+        """None: this process does not send for the handler. What its paces count is noted first, for whoever sends after it: no delivery
+        tells of it. Raises Busy, and nothing is sent."""
+        partition, seconds = loaded.partition or 0, (until - clock.now()) / SECOND
+        if seconds <= 0:
+            return None
+        if loaded.paces and not await self._claims.note(self._partitions.worker_id, until, partition, paces_to_note(loaded.paces)):
+            return None
+        return await self._trials.while_ours(loaded, seconds, self._partitions)
 
     async def _asked(self, owner: int, question: Question, seconds: float) -> Trial | None:
         try:
@@ -93,10 +106,9 @@ class TrialsByOwners:
         try:
             question = msgspec.convert(self._vault.open(sealed), Question)
             loaded = await self._loaded(question)
+            trial = await self._here(loaded, question.until)
         except (WrongKey, msgspec.ValidationError, Missing, Busy):
             return _NOT_DONE
-        seconds = (question.until - clock.now()) / SECOND
-        trial = await self._trials.while_ours(loaded, seconds, self._partitions) if seconds > 0 else None
         return _NOT_DONE if trial is None else self._vault.seal(msgspec.to_builtins(trial))
 
     async def _loaded(self, question: Question) -> Loaded:
