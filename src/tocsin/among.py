@@ -112,6 +112,8 @@ class Among:
 
     @property
     def trouble(self) -> str | None:
+        if self.engine.refusal:
+            return self.engine.refusal
         if not self.engine.is_alive:
             return "Nothing is sent: the engine does not run."
         return LOST_TOUCH if self.may_be_old() else None
