@@ -174,6 +174,7 @@ async def running(
             keys=OwnKeys(store.keys, changes.noticed),
             administration=Administration(store.users, changes.noticed, directory.forget_user),
             pulse=partial(pulse, store.history, store.vitals),
+            workers=setup.overview,
         )
     finally:
         house.cancel()

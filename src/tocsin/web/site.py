@@ -19,7 +19,22 @@ from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.service import Service
 from tocsin.model import Busy, Invalid, Missing
 from tocsin.ports.errors import OwnerGone
-from tocsin.web import account, assets, confirm, guides, handlers, keys, log, reference, second_factor, send, sign_in, single_sign_on, users
+from tocsin.web import (
+    account,
+    assets,
+    confirm,
+    guides,
+    handlers,
+    keys,
+    log,
+    reference,
+    second_factor,
+    send,
+    sign_in,
+    single_sign_on,
+    users,
+    workers,
+)
 from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
 
@@ -99,6 +114,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/users", users.invite, "administrators"),
     ("POST", "/users/{id:int}/role", users.set_role, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
+    ("GET", "/workers", workers.page, "administrators"),
 )
 
 # What those may reach who must set up a second factor first, beside what anybody may.
