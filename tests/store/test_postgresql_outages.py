@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from conftest import run
 from support import postgresql
 from support.postgresql import TERMINATE, execute
-from support.relay import Relay
+from tocsin.cli.selftest.many.relay import Relay
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, delivered, settled, untroubled
 from tocsin.model import Busy
 from tocsin.ports.errors import WriteFailed

@@ -142,6 +142,11 @@ class Service:
             self._process = None
         return code
 
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+
     @contextmanager
     def frozen(self) -> Generator[None, None, None]:
         """SIGSTOP, and SIGCONT at the end."""
@@ -164,7 +169,7 @@ class Service:
         """Sends SIGTERM; returns whether it ended in order."""
         if self._process is None:
             return False
-        self._process.send_signal(signal.SIGTERM)
+        self.terminate()
         try:
             code = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -173,15 +178,23 @@ class Service:
         self._process = None
         return code == 0
 
-    def call(self, method: str, path: str, content: Mapping[str, object] | None = None, key: str | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        content: Mapping[str, object] | None = None,
+        key: str | None = None,
+        api_key: str | None = None,
+        seconds: float = _CALL_SECONDS,
+    ) -> Any:
         """The decoded answer. `key`: an Idempotency-Key. Raises Down, and Refused for an answer that is an error."""
         body = None if content is None else msgspec.json.encode(content)
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {api_key or self._key}", "Content-Type": "application/json"}
         if key is not None:
             headers["Idempotency-Key"] = key
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", body, headers, method=method)  # ours
         try:
-            with self._opener.open(request, timeout=_CALL_SECONDS) as answer:
+            with self._opener.open(request, timeout=seconds) as answer:
                 return msgspec.json.decode(answer.read())
         except urllib.error.HTTPError as error:
             if error.code == 503:
