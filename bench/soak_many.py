@@ -16,6 +16,8 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
+import msgspec
+
 from bench.matrix.clocks import Clock
 from tocsin.cli.failure import Failure
 from tocsin.cli.selftest.many.books import Books
@@ -53,6 +55,7 @@ def soak(seed: int, minutes: float, folder: Path, only: tuple[Fault, ...]) -> It
                 yield f"  {began} {fault.name}: {fault.act(stage)}"
                 as_before(stage, roles)
             books = stage.settle()
+            (folder / "evidence.json").write_bytes(msgspec.json.encode(stage.evidence))
         yield books.seen
         yield from _figures(stage)
         yield from (f"! {one}" for one in _complaints(stage, books))

@@ -59,7 +59,7 @@ class Cluster:
             "TOCSIN_DATABASE_URL": url,
             "TOCSIN_SECRET_KEY": random_base62(43),
             "TOCSIN_BOOTSTRAP_API_KEY": "tk_" + random_base62(43),
-            "TOCSIN_RETRY_SCHEDULE": "0.2s,0.5s,1s,2s,2s",
+            "TOCSIN_RETRY_SCHEDULE": ",".join(["0.2s", "0.5s", "1s", *["2s"] * 15]),
             "TOCSIN_DISABLE_AFTER_FAILURES": "0",
             "TOCSIN_ALLOW_PORTS": "1-65535",
             **environ,

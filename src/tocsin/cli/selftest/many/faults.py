@@ -113,6 +113,8 @@ def _end(stage: Stage, process: Process) -> None:
 def as_before(stage: Stage, roles: tuple[str, ...]) -> None:
     """As many processes of each role as there were."""
     for role in dict.fromkeys(roles):
+        while len(stage.cluster.of_role(role)) > roles.count(role):
+            _end(stage, stage.victim(stage.cluster.of_role(role)))
         while len(stage.cluster.of_role(role)) < roles.count(role):
             process = stage.cluster.launch(role)
             if role == "api":
@@ -243,9 +245,12 @@ def asked_twice(stage: Stage) -> str:
     conflicts = 0
     for number in range(TWICE):
         apis = stage.cluster.apis
-        asked, content = time.monotonic(), {"message": stage.load.text(), "handlers": [next(iter(stage.handlers))]}
-        found = _ask_both((apis[0], apis[-1]), content, f"twice {asked} {number}")
+        asked = time.monotonic()
+        content: dict[str, object] = {"message": stage.load.text(), "handlers": [next(iter(stage.handlers))]}
+        key = f"twice {asked} {number}"
+        found = _ask_both((apis[0], apis[-1]), content, key)
         conflicts += len(found) < 2
+        found.append(int(stage.cluster.ask("POST", "/api/notifications", content, key)["data"]["id"]))
         if len(set(found)) != 1:
             stage.complain(f"two requests with one key were answered with {found}")
         stage.load.accepted(sorted(set(found)), asked)

@@ -107,7 +107,8 @@ class Stage:
         self.cluster.until(lambda: not self.cluster.waiting(), SETTLE_SECONDS)
         rows = self.cluster.rows()
         totals, counted = self.cluster.totals(), self.cluster.counted()
-        books = audit(Evidence(self.load.sent, rows, self._taken(rows), totals, counted, self.mishaps, self.ended))
+        self.evidence = Evidence(self.load.sent, rows, self._taken(rows), totals, counted, self.mishaps, self.ended)
+        books = audit(self.evidence)
         return Books(books.accepted, books.delivered, books.lost, books.repeated, [*self.complaints, *books.complaints])
 
     def _taken(self, rows: list[Row]) -> dict[int, list[float]]:
