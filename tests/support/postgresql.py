@@ -19,12 +19,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
 
-from tocsin.cli.selftest.many.postgresql import NOBODY, Server
+from tocsin.cli.selftest.many.postgresql import NOBODY, Server, in_database
 from tocsin.store.dialects.postgresql import postgresql_engine
 from tocsin.store.migrating import migrate
 
@@ -180,10 +179,6 @@ def _template(folder: Path) -> str:
 def _drop(url: str, name: str) -> None:
     with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def in_database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 if __name__ == "__main__":

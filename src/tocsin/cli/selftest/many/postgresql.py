@@ -10,13 +10,18 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+from psycopg import sql
 
 from tocsin.cli.failure import Failure
+from tocsin.store import faults
+from tocsin.vault import random_base62
 
 NOBODY = 65534  # PostgreSQL refuses to run as root
 START_SECONDS = 60
@@ -198,6 +203,29 @@ class Pair:
         for one in (self.primary, self._standby):
             if one is not None:
                 one.remove()
+
+
+def in_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@contextmanager
+def database_on(url: str) -> Generator[str, None, None]:
+    """The URL of an empty database on the server that `url` leads to; dropped at the end."""
+    name = sql.Identifier(f"tocsin_selftest_{random_base62(8).lower()}")
+    _administer(url, sql.SQL("CREATE DATABASE {}").format(name))
+    try:
+        yield in_database(url, name.as_string(None).strip('"'))
+    finally:
+        _administer(url, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+def _administer(url: str, statement: sql.Composed) -> None:
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement)
+    except psycopg.Error as error:
+        raise Failure(f"The selftest needs to make a database on the PostgreSQL server: {faults.words_of(error)}.") from error
 
 
 def execute(url: str, statement: str) -> list[Any]:
