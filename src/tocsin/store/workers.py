@@ -20,6 +20,7 @@ from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners
 from tocsin.store.database import Database
 from tocsin.store.dialects import SERVER_NOW
 from tocsin.store.dialects.listening import Listener
+from tocsin.store.dialects.postgresql import hang_up_on_lost
 from tocsin.store.dialects.quick import Quick, Session
 from tocsin.store.noting import NEWS
 from tocsin.store.queue import rehome
@@ -131,6 +132,7 @@ class SqlWorkers:
             if not rows or not rows[0][0]:
                 return None
             _, version, newest, now = rows[0][:4]
+            hang_up_on_lost(session.driver)
             return Beat([_member(row[4:]) for row in rows], version, newest, now)
 
         return await self.quick.run(beat)

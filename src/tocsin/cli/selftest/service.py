@@ -90,18 +90,19 @@ class Service:
 
     def wait_until_ready(self, seconds: float = _START_SECONDS) -> None:
         """Raises Failure with the end of its log if it has ended, or is not ready in time."""
-        ends_at = time.monotonic() + seconds
+        ends_at, said = time.monotonic() + seconds, ""
         while time.monotonic() < ends_at:
             try:
                 self.call("GET", "/readyz")
-            except Down:
+            except Down as down:
+                said = str(down)
                 if self._process is None or self._process.poll() is not None:
                     break
                 time.sleep(0.03)
             else:
                 return
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-        raise Failure("\n".join(["The service did not start.", *lines]))
+        raise Failure("\n".join([f"The service is not ready. {said}".rstrip(), *lines]))
 
     @property
     def port(self) -> int:
@@ -198,7 +199,7 @@ class Service:
                 return msgspec.json.decode(answer.read())
         except urllib.error.HTTPError as error:
             if error.code == 503:
-                raise Down from error
+                raise Down(error.read()[:500].decode(errors="replace")) from error
             raise Refused(error.code, f"{method} {path}: {error.code} {error.read()[:200].decode(errors='replace')}") from error
         except (OSError, ValueError) as error:  # a broken connection, or half an answer
             raise Down from error

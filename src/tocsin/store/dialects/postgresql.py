@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import psycopg
+import structlog
 from psycopg import Connection as Driver
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
@@ -32,6 +33,7 @@ LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
 MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
+LOST_SECONDS = 2.0  # that an answer is on its way at most
 PING_SECONDS = 3.0  # that a server with nothing to do has to say that it is there
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
     "connect_timeout": CONNECT_SECONDS,
@@ -52,6 +54,10 @@ _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL st
 _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 # After the commit: NOTIFY takes a lock for which the commits of all that say anything wait. Nobody waits for the disk because of it.
 _TELL = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {noting.NEWS}; COMMIT".encode()
+_BUSY = (
+    b"SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s)"
+    b" AND (state = 'active' OR state_change > clock_timestamp() - make_interval(secs => %s))"
+)
 _WROTE = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, to_regclass('changes') IS NOT NULL"
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
 # Whose history a server goes on with: one that takes over begins a timeline of its own, and gives the numbers of transactions again that it
@@ -92,6 +98,9 @@ def _is_cut_short(url: str) -> bool:
     """Whether libpq would end the password early, at an @ or / in it: then its rest would be shown as the host or the database."""
     authority, _, rest = url.partition("://")[2].partition("?")[0].partition("/")
     return authority.count("@") > 1 or "@" in rest
+
+
+log = structlog.get_logger(__name__)
 
 
 def _has_ports(parameters: Mapping[str, Any]) -> bool:
@@ -137,13 +146,15 @@ class _Deadlines:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running: dict[Driver[Any], float] = {}
+        self._began: dict[Driver[Any], float] = {}
         self._wakes_at = 0.0
         self._thread: threading.Thread | None = None
 
     def begin(self, driver: Driver[Any], seconds: float) -> None:
-        until = time.monotonic() + seconds
+        now = time.monotonic()
+        until = now + seconds
         with self._changed:
-            self._running[driver] = until
+            self._running[driver], self._began[driver] = until, now
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="tocsin-deadlines", daemon=True)
                 self._thread.start()
@@ -153,6 +164,14 @@ class _Deadlines:
     def end(self, driver: Driver[Any]) -> None:
         with self._changed:
             self._running.pop(driver, None)
+            self._began.pop(driver, None)
+
+    def waiting(self, seconds: float) -> dict[int, Driver[Any]]:
+        """Those that have waited for so long, and still wait, by the server's number for them."""
+        before = time.monotonic() - seconds
+        with self._changed:
+            waiting = [one for one, began in self._began.items() if began < before and not one.closed]
+        return {one.info.backend_pid: one for one in waiting if one.info.transaction_status is TransactionStatus.ACTIVE}
 
     def _watch(self) -> None:
         with self._changed:
@@ -181,6 +200,17 @@ def hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None, 
         yield
     finally:
         _deadlines.end(driver)
+
+
+def hang_up_on_lost(driver: Driver[Any]) -> None:
+    """A network that fell silent for a while has lost questions and answers on connections that nobody will ever hear of again. `driver`,
+    on which the server answers, asks whether it works on what this process waits for."""
+    waiting = _deadlines.waiting(LOST_SECONDS)
+    if waiting:
+        busy = {pid for (pid,) in driver.execute(_BUSY, (list(waiting), LOST_SECONDS)).fetchall()}
+        for pid in waiting.keys() - busy:
+            log.warning("store.answer_lost")
+            hang_up(waiting[pid])
 
 
 def connect_seconds(driver: Driver[Any]) -> AbstractContextManager[None]:

@@ -47,13 +47,21 @@ class Process(Service):
 
 class Cluster:
     """`environ`: of every process. Each has a data directory of its own, as on machines of their own. `each`: what is of one process only,
-    given its name.
+    given its name. `make`: how one is made.
     """
 
-    def __init__(self, folder: Path, url: str, each: Callable[[str], Mapping[str, str]] = lambda _: {}, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        each: Callable[[str], Mapping[str, str]] = lambda _: {},
+        make: Callable[..., Process] = Process,
+        **environ: str,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self._each = each
+        self._make = make
         self.url = url
         self._environ = {
             "TOCSIN_DATABASE_URL": url,
@@ -86,7 +94,7 @@ class Cluster:
     def launch(self, role: str, **environ: str) -> Process:
         """One more, without waiting for it."""
         name = f"{role}-{len(self.processes) + 1}"
-        process = Process(self._folder / name, name, role, **{**self._environ, **self._each(name), **environ})
+        process = self._make(self._folder / name, name, role, **{**self._environ, **self._each(name), **environ})
         self.processes.append(process)
         process.launch()
         return process
