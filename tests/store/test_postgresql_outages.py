@@ -27,9 +27,9 @@ from tocsin.ports.errors import WriteFailed
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.workers import Load
 from tocsin.store import dialects, values, writer
-from tocsin.store.dialects import Unanswered
+from tocsin.store.dialects import Unanswered, connecting
 from tocsin.store.dialects import postgresql as dialect
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.shared import SharedStore
 from tocsin.store.sql import write_now
@@ -126,7 +126,7 @@ def test_who_takes_over_is_believed_only_what_it_can_know(monkeypatch: pytest.Mo
 
     def lose(driver: psycopg.Connection[Any]) -> None:
         commit(driver)
-        dialect.hang_up(driver)
+        connecting.hang_up(driver)
         driver.execute("SELECT 1")
 
     replicates = {"wal_level": "replica", "max_wal_senders": 5}
@@ -298,7 +298,7 @@ def test_a_connection_to_a_standby_that_is_then_promoted_hears_of_others(
 ) -> None:
     """A standby takes connections and refuses to listen; promoted, it keeps them."""
     is_standby = threading.Event()
-    connect = dialect.connect
+    connect = connecting.connect
 
     def connected(parameters: dict[str, Any]) -> psycopg.Connection[Any]:
         driver = connect(parameters)
@@ -312,7 +312,7 @@ def test_a_connection_to_a_standby_that_is_then_promoted_hears_of_others(
         monkeypatch.setattr(driver, "execute", refusing)
         return driver
 
-    monkeypatch.setattr(dialect, "connect", connected)
+    monkeypatch.setattr(connecting, "connect", connected)
 
     async def main() -> None:
         changed = asyncio.Event()
@@ -373,7 +373,7 @@ def test_what_a_silent_network_has_lost_is_asked_again_once_the_server_is_reache
     server: postgresql.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write would wait for its answer for a minute, and all others behind it."""
-    monkeypatch.setattr(dialect, "LOST_SECONDS", 0.3)
+    monkeypatch.setattr(connecting, "LOST_SECONDS", 0.3)
     monkeypatch.setattr(writer.Writer, "_look_for_others", lambda *_: None)  # it would notice that, where nothing is written just then
 
     async def main() -> None:
@@ -385,7 +385,7 @@ def test_what_a_silent_network_has_lost_is_asked_again_once_the_server_is_reache
             handler = await add_handler(store)
             relay.stop()
             writing = asyncio.ensure_future(accept_one(store, handler))
-            while not dialect._deadlines.waiting(0.0):
+            while not connecting._deadlines.waiting(0.0):
                 await asyncio.sleep(0.01)
             relay.go_on()  # connections from before lead nowhere
             async with asyncio.timeout(30):

@@ -24,7 +24,7 @@ import psycopg
 from psycopg import sql
 
 from tocsin.cli.selftest.many.postgresql import NOBODY, Server, in_database
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
 
 GIVEN_URL = "TOCSIN_TEST_DATABASE_URL"
