@@ -158,15 +158,18 @@ class Server:
         return self._process is None or self._process.poll() is not None
 
 
+_REPLICATES: dict[str, Any] = {"wal_level": "replica", "max_wal_senders": 5, "wal_retrieve_retry_interval": "1s"}
+
+
 class Pair:
     """A server and a synchronous standby: what is acknowledged is on both. `url` names both, and leads to the one that takes writes."""
 
     def __init__(self, database: str) -> None:
-        self.primary = Server(wal_level="replica", max_wal_senders=5)
+        self.primary = Server(**_REPLICATES)
         self._standby: Server | None = None
         try:
             self.primary.start().execute(f"CREATE DATABASE {database}")
-            self._standby = Server(standby_of=self.primary, wal_level="replica", max_wal_senders=5)
+            self._standby = Server(standby_of=self.primary, **_REPLICATES)
             self._replicate(self._standby)
         except BaseException:
             self.remove()
