@@ -47,6 +47,7 @@ class Server:
     def __init__(
         self, *, standby_of: "Server | None" = None, options: Sequence[object] = (), place: str | None = None, **settings: object
     ) -> None:
+        self.programs = _programs()
         self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-", dir=place))  # short: a socket's path has 107 bytes at most
         self.data = self.folder / "data"
         self._settings = {**_SETTINGS, "unix_socket_directories": self.folder, **settings}
@@ -55,7 +56,6 @@ class Server:
         if os.geteuid() == 0:
             self._user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
             os.chown(self.folder, NOBODY, NOBODY)
-        self.programs = _programs()
         self._prepare_disk()
         if standby_of is None:
             self.run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
