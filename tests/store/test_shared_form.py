@@ -13,7 +13,7 @@ from tocsin import datadir, moving, upkeep
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings, load
 from tocsin.store import migrations
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.homes.postgresql_server import PostgresqlServer
 from tocsin.store.migrating import SERVES, migrate_to
 

@@ -21,8 +21,8 @@ log = structlog.get_logger(__name__)
 
 
 class Seen(Struct, frozen=True):
-    """What a beat has shown. `dead`: workers whose beat has stopped, each with its last beat. `may_own`: whether every other worker knows of
-    this one."""
+    """What a beat has shown. `dead`: workers whose beat has stopped, each with its last beat. `may_own`: whether every other worker knows
+    of this one."""
 
     members: Sequence[Member] = ()
     dead: Sequence[tuple[int, int]] = ()
