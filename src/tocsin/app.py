@@ -165,7 +165,7 @@ async def running(
             handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, store.audit),
             accepting=accepting,
             deliveries=Deliveries(store.history, sends, repeats, directory, pacer),
-            trials=Trials(directory, pacer, wires, settings, health.mail),
+            trials=setup.trials(Trials(directory, pacer, wires, settings, health.mail)),
             previews=Previews(directory, settings),
             metrics=metrics,
             unready=unready,

@@ -8,7 +8,7 @@ from tocsin import clock
 from tocsin.clock import SECOND
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
-from tocsin.flow.handlers.trial import Trials
+from tocsin.flow.handlers.trial import Tests
 from tocsin.flow.history.audit import AuditTrail
 from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
@@ -54,7 +54,7 @@ class Service(Struct, frozen=True):
     handlers: Handlers
     accepting: Accepting
     deliveries: Deliveries
-    trials: Trials
+    trials: Tests
     previews: Previews
     metrics: Metrics
     unready: Callable[[], list[str]]

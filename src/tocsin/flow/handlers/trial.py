@@ -1,13 +1,15 @@
 """Test sends: the delivery's own path, its turn in the pacing included, but no row and no trace."""
 
 import asyncio
+import math
 import secrets
 import time
+from typing import Protocol, overload
 
 from msgspec import Struct
 
 from tocsin import clock
-from tocsin.flow.delivery.attempt import NO_SLOT, Attempt, NoPlace
+from tocsin.flow.delivery.attempt import NO_SLOT, STOPPED, WAITING, Attempt, NoPlace
 from tocsin.flow.delivery.rendering import context_of
 from tocsin.flow.delivery.shown import shown_answer, shown_reply, shown_request
 from tocsin.flow.directory import Directory, Loaded, load
@@ -31,6 +33,7 @@ from tocsin.model import (
     adds_to,
 )
 from tocsin.net.wires import Wires
+from tocsin.ports.workers import Partitions
 from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
 
@@ -49,8 +52,20 @@ class Trial(Struct, frozen=True):
     hint: str
 
 
+class Tests(Protocol):
+    """Test sends, of stored handlers and of forms that are not saved yet. Both raise Busy where nobody sends for the handler now."""
+
+    async def saved(self, user_id: int, handler_id: int) -> Trial:
+        """Test a registered handler, paused or not. Raises Missing."""
+        ...
+
+    async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
+        """Test what is not registered yet; nothing is saved."""
+        ...
+
+
 class Trials:
-    """Test sends, of stored handlers and of forms that are not saved yet."""
+    """Test sends by this process."""
 
     def __init__(self, directory: Directory, pacer: Pacer, wires: Wires, settings: Settings, mail_health: MailHealth | None = None) -> None:
         self._mail_health = mail_health or MailHealth()
@@ -60,21 +75,39 @@ class Trials:
         self._settings = settings
 
     async def saved(self, user_id: int, handler_id: int) -> Trial:
-        """Test a registered handler, paused or not. Raises Missing."""
-        loaded = await self._directory.loaded(handler_id)
-        if loaded is None or loaded.handler.user_id != user_id:
-            raise Missing
-        return await self._try(loaded)
+        return _trial(await self._tried(await self.load_saved(user_id, handler_id), TRIAL_SECONDS))
 
     async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
-        """Test what is not registered yet; nothing is saved."""
-        now = clock.now()
-        secret = SigningSecret(new_signing_secret())
-        handler = Handler(0, user_id, draft.type or "", draft.name or "", draft.settings or {}, True, now, secret=secret)
-        return await self._try(load(handler, self._settings))
+        return _trial(await self._tried(self.load_draft(user_id, draft), TRIAL_SECONDS))
 
-    async def _try(self, loaded: Loaded) -> Trial:
-        deadline, now = time.monotonic() + TRIAL_SECONDS, clock.now()
+    async def load_saved(self, user_id: int, handler_id: int, version: int = 0) -> Loaded:
+        """In this version or a newer one. Raises Missing."""
+        loaded = await self._directory.loaded(handler_id)
+        if loaded is not None and loaded.handler.version < version:
+            self._directory.forget(user_id, handler_id)
+            loaded = await self._directory.loaded(handler_id)
+        if loaded is None or loaded.handler.user_id != user_id:
+            raise Missing
+        return loaded
+
+    def load_draft(self, user_id: int, draft: HandlerDraft) -> Loaded:
+        secret = SigningSecret(new_signing_secret())
+        handler = Handler(0, user_id, draft.type or "", draft.name or "", draft.settings or {}, True, clock.now(), secret=secret)
+        return load(handler, self._settings)
+
+    async def while_ours(self, loaded: Loaded, seconds: float, partitions: Partitions) -> Trial | None:
+        """While this process sends for the handler's partition. None: it does not, or not any longer, and nothing has arrived."""
+        tried = await self._tried(loaded, seconds, partitions)
+        return None if tried is None or tried.is_to_repeat else _trial(tried)
+
+    @overload
+    async def _tried(self, loaded: Loaded, seconds: float) -> "_Test": ...
+
+    @overload
+    async def _tried(self, loaded: Loaded, seconds: float, partitions: Partitions) -> "_Test | None": ...
+
+    async def _tried(self, loaded: Loaded, seconds: float, partitions: Partitions | None = None) -> "_Test | None":
+        deadline, now = time.monotonic() + seconds, clock.now()
         message = Message(
             title="Test from tocsin",
             text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",
@@ -86,10 +119,14 @@ class Trials:
         wires = self._wires.for_tests(loaded.handler.user_id)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tried = _Test(loaded, message, context, 0, wires, self._pacer, NoPlace(), set(), has_turn=False, deadline=deadline, over=over)
+        end_stay = _nothing if partitions is None else partitions.stay(loaded.partition or 0, tried.leave)
+        if end_stay is None:
+            return None
         tried.start()
         try:
-            await asyncio.wait([over], timeout=TRIAL_SECONDS)
+            await asyncio.wait([over], timeout=seconds)
         finally:
+            end_stay()
             wires.cut()  # what has not ended by now ends with what is known: its time is over, or nobody waits for it
             for task in tried.tasks:
                 task.cancel()
@@ -97,21 +134,40 @@ class Trials:
         if loaded.channel.wire == "mail" and tried.outcome is not NO_SLOT:
             status_code, _ = shown_reply(tried.reply, loaded.secrets)
             self._mail_health.heard(_reason(tried.outcome), status_code, now)
-        return _trial(tried, loaded)
+        return tried
+
+
+def _nothing() -> None:
+    """Nobody else sends."""
 
 
 class _Test(Attempt[NoPlace], kw_only=True, eq=False, gc=False):
-    """The attempt of a test send. `over`: done with it."""
+    """The attempt of a test send. `over`: done with it. `has_left`: others send for its partition now, so it takes no further turn here."""
 
     over: "asyncio.Future[None]"
+    has_left: bool = False
 
     def ended(self) -> None:
         if not self.over.done():
             self.over.set_result(None)
 
+    def leave(self) -> None:
+        self.has_left = True
+        if self.state == WAITING:
+            for task in self.tasks:
+                task.cancel()
 
-def _trial(tried: Attempt[NoPlace], loaded: Loaded) -> Trial:
-    outcome = tried.outcome
+    def _take_turn(self) -> float:
+        return math.inf if self.has_left else Attempt[NoPlace]._take_turn(self)
+
+    @property
+    def is_to_repeat(self) -> bool:
+        """It ended because it had to leave, and nothing of it has arrived."""
+        return self.has_left and self.part == 0 and (self.outcome is NO_SLOT or self.reply is STOPPED)
+
+
+def _trial(tried: _Test) -> Trial:
+    loaded, outcome = tried.loaded, tried.outcome
     if outcome is NO_SLOT:
         return Trial("failed", Reason.THROTTLED.value, 0, None, None, _NO_SLOT)
     reason = _reason(outcome)

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0018"
+down_revision = "0017"
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _APPEND_ONLY = {
