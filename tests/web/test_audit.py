@@ -38,7 +38,7 @@ class Cells(HTMLParser):
             self.rows[-1] += f" {data.strip()}"
 
 
-def lines_of(surfer: Surfer, query: str = "", path: str = "/audit.jsonl") -> list[dict[str, Any]]:
+def lines_of(surfer: Surfer, query: str = "", path: str = "/audit/export.jsonl") -> list[dict[str, Any]]:
     answer = surfer.get(f"{path}?{query}")
     assert answer.status == 200 and answer.headers["content-type"] == "application/jsonl"
     return [json.loads(line) for line in answer.text.splitlines()]
@@ -63,12 +63,12 @@ def test_administrators_see_all_of_it_and_others_their_own(served: Service, surf
         assert other.sign_in(f"{name}@example.com").path == "/"
         other.post("/keys", csrf=other.token(), name=f"key of {name}", scopes=["handlers:read"])
     assert [other.get("/audit").status for other in (*surfers, Surfer(base))] == [404, 404, 200]  # the last one is asked to sign in
-    assert surfers[0].get("/audit.jsonl").status == 404
+    assert surfers[0].get("/audit/export.jsonl").status == 404
     everything = Cells(surfer.get("/audit").text).rows
     assert any("key of one" in row for row in everything) and any("key of two" in row for row in everything)
     own = surfers[0].get("/account/audit").text
     assert "key of one" in own and "two" not in own
-    assert {one["whose"] for one in lines_of(surfers[0], path="/account/audit.jsonl")} == {"one@example.com"}
+    assert {one["whose"] for one in lines_of(surfers[0], path="/account/audit/export.jsonl")} == {"one@example.com"}
     assert 'href="/account/audit"' in surfers[0].get("/account").text
 
 
@@ -111,7 +111,7 @@ def test_ones_own_sign_outs_second_factor_and_secrets(surfer: Surfer, base: str)
     expected = (
         "sign_in session.ended handler.deleted handler.paused secret.read secret.rotated secret.read handler.added session.others_ended"
     )
-    assert [one["act"] for one in lines_of(surfer, path="/account/audit.jsonl") if one["act"] != "confirm"][:9] == expected.split()
+    assert [one["act"] for one in lines_of(surfer, path="/account/audit/export.jsonl") if one["act"] != "confirm"][:9] == expected.split()
 
 
 # ------------------------------------------------------------------------------------------------- the API, the command line
@@ -226,7 +226,7 @@ def test_no_password_key_link_or_signing_secret_is_in_it(everything_done: tuple[
     link = re.findall(r"/sign-in/([\w-]{20,})", surfer.post("/users", csrf=surfer.token(), email="invited@example.com").text)[0]
     Surfer(surfer.base).post("/sign-in", email="nobody@example.com", password="a typed password")
     Surfer(surfer.base).post("/sign-in", email="a password in the wrong field", password="x")
-    said = surfer.get("/audit.jsonl").text + surfer.get("/audit").text
+    said = surfer.get("/audit/export.jsonl").text + surfer.get("/audit").text
     assert "sign_in.failed" in said and "invited@example.com" in said
     for secret in (PASSWORD, key, link, "a typed password", "a password in the wrong field", "nobody@example.com", "whsec_"):
         assert secret not in said

@@ -105,7 +105,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/account/sessions/end", account.end_session, "signed in"),
     ("POST", "/account/sessions/end-others", account.end_other_sessions, "signed in"),
     ("GET", "/account/audit", audit.own_page, "signed in"),
-    ("GET", "/account/audit.jsonl", audit.own_export, "signed in"),
+    ("GET", "/account/audit/export.jsonl", audit.own_export, "signed in"),
     ("GET", "/confirm", confirm.page, "signed in"),
     ("POST", "/confirm", confirm.answer, "signed in"),
     ("GET", "/account/second-factor", second_factor.page, "signed in"),
@@ -117,7 +117,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/users/{id:int}/role", users.set_role, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
     ("GET", "/audit", audit.page, "administrators"),
-    ("GET", "/audit.jsonl", audit.export, "administrators"),
+    ("GET", "/audit/export.jsonl", audit.export, "administrators"),
 )
 
 # What those may reach who must set up a second factor first, beside what anybody may.
