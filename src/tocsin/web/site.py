@@ -34,6 +34,7 @@ from tocsin.web import (
     sign_in,
     single_sign_on,
     users,
+    workers,
 )
 from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
@@ -118,6 +119,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
     ("GET", "/audit", audit.page, "administrators"),
     ("GET", "/audit/export.jsonl", audit.export, "administrators"),
+    ("GET", "/workers", workers.page, "administrators"),
 )
 
 # What those may reach who must set up a second factor first, beside what anybody may.
