@@ -37,6 +37,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Trials
+from tocsin.flow.history.audit import AuditTrail
 from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.housekeeping import Housekeeping
 from tocsin.flow.intake.accept import Accepting
@@ -47,6 +48,7 @@ from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.administration import Administration
 from tocsin.flow.people.confirming import ByCode, ByPassword, Confirming
 from tocsin.flow.people.devices import Devices
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
@@ -61,6 +63,7 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.oauth import Tokens, oauth_of
 from tocsin.net.wires import Wires
+from tocsin.options import note_options
 from tocsin.ports import engine as engine_port
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Ids
@@ -140,10 +143,11 @@ async def running(
 
     beginning = await _begun(begin, keeping.began_to_hold)
     tries = Tries()
-    passwords = Passwords(store.users, tries)
-    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings)
-    second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings)
-    housekeeping = Housekeeping(store.tidying, store.values, access, settings, leads=setup.leads)
+    failures = Failures(store.audit)
+    passwords = Passwords(store.users, tries, failures)
+    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings, failures)
+    second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings, failures)
+    housekeeping = Housekeeping(store.tidying, store.values, (access.note_use, failures.sum_up), settings, leads=setup.leads)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
         housekeeping.run(),
@@ -158,7 +162,7 @@ async def running(
         yield Service(
             settings=settings,
             access=access,
-            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer),
+            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, store.audit),
             accepting=accepting,
             deliveries=Deliveries(store.history, sends, repeats, directory, pacer),
             trials=setup.trials(Trials(directory, pacer, wires, settings, health.mail)),
@@ -173,7 +177,10 @@ async def running(
             confirming=Confirming(store.sessions, [ByPassword(passwords), ByCode(second_factors)]),
             keys=OwnKeys(store.keys, changes.noticed),
             administration=Administration(store.users, changes.noticed, directory.forget_user),
+            failures=failures,
+            audit=AuditTrail(store.audit),
             pulse=partial(pulse, store.history, store.vitals),
+            workers=setup.overview,
         )
     finally:
         house.cancel()
@@ -181,7 +188,8 @@ async def running(
         await sends.stop(GRACE_SECONDS)
         await pools.close()
         await notices.close()
-        last = (access.note_use(), tally.keep(), _note_ids(settings, store.ids), house, beginning, wires.close())
+        notes = (access.note_use(), failures.sum_up(is_end=True), tally.keep(), _note_ids(settings, store.ids))
+        last = (*notes, house, beginning, wires.close())
         for ended in await asyncio.gather(*last, return_exceptions=True):
             if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
                 log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
@@ -233,7 +241,9 @@ async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) 
 def _say_begun(task: asyncio.Task[None]) -> None:
     if task.cancelled():
         return
-    if error := task.exception():
+    if isinstance(error := task.exception(), StoreError):
+        _stop(str(error))
+    elif error:
         log.error("start.failed", exc_info=error)
     else:
         log.info("start.complete")
@@ -293,6 +303,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
             listener = listen(settings)
             datadir.note_address(engine, _address(listener.getsockname()))
             first = make_first_user(engine, settings, show_password=out.is_terminal)
+            note_options(engine, settings, vault)
             try:
                 uvloop.run(_serve(settings, engine, vault, listener, out, first))
             finally:
@@ -305,7 +316,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
 
 
 def _stop(why: str) -> None:
-    """Nothing may be sent any more that another service may send."""
+    """Nothing may be sent any more that another service may send, or that others would not understand."""
     log.error("store.taken", why=why)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -9,12 +9,14 @@ from tocsin.clock import SECOND
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Tests
+from tocsin.flow.history.audit import AuditTrail
 from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.administration import Administration
 from tocsin.flow.people.confirming import Confirming
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
@@ -22,6 +24,7 @@ from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
+from tocsin.ports.workers import Overview
 from tocsin.settings import Settings
 
 
@@ -64,5 +67,9 @@ class Service(Struct, frozen=True):
     administration: Administration
     second_factors: SecondFactors
     single_sign_on: SingleSignOn
+    failures: Failures
+    audit: AuditTrail
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""
+    workers: Callable[[], Awaitable[Overview]] | None
+    """The processes that share the store; None: it is served by this one alone."""

@@ -19,6 +19,7 @@ from tocsin.store.statements import among, chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
     attempts,
+    audit,
     deliveries,
     handler_events,
     handler_hours,
@@ -210,6 +211,10 @@ def old_asks(connection: Connection, before: Micros, rows: int, _: Place) -> Swe
     return _delete_old(connection, asks, asks.c.at < before, rows)
 
 
+def old_audit(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    return _delete_old(connection, audit, audit.c.at < before, rows)
+
+
 def _delete_old(connection: Connection, table: Table, is_old: ColumnElement[bool], rows: int) -> Swept:
     some = select(table.c.id).where(is_old).limit(rows)
     gone = connection.execute(delete(table).where(table.c.id.in_(some))).rowcount
@@ -222,6 +227,7 @@ SWEEPS: dict[Old, Sweep] = {
     "posts": old_posts,
     "handlers": handler_history,
     "totals": fold,
+    "audit": old_audit,
     "claims": old_claims,
     "changes": old_changes,
     "asks": old_asks,

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from tocsin.acting import Actor
 from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix, remote_user
 from tocsin.clock import DAY, SECOND
 from tocsin.flow import pools
@@ -106,6 +107,11 @@ class Visit:
         if self.visitor is None:
             raise LookupError("nobody is signed in")
         return self.visitor
+
+    @property
+    def actor(self) -> Actor:
+        """Whom the audit log names for what is done now."""
+        return Actor("page", self.visitor.id if self.visitor is not None else None, address=self.address)
 
     @property
     def zone(self) -> tzinfo:
@@ -266,6 +272,7 @@ class Visit:
             done=self.request.query_params.get("done", ""),
             zone=self.zone,
             has_mail=bool(self.service.settings.smtp_url),
+            is_shared=self.service.workers is not None,
             **pulse,
             **values,
         )
