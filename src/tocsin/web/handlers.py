@@ -21,7 +21,7 @@ from tocsin.model import REPLAYABLE, Fault, Handler, Invalid, Missing
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.standings import HandlerHour, Overview
-from tocsin.settings import EVERY_PORT
+from tocsin.readings import EVERY_PORT
 from tocsin.web import charts, confirm, language
 from tocsin.web.visit import Visit
 

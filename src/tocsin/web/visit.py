@@ -1,5 +1,6 @@
 """One request to the pages: the user, the language, and whether a change really comes from a page of ours."""
 
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -20,7 +21,7 @@ from tocsin.flow.people.accounts import Opened
 from tocsin.flow.people.clients import Client, Visitor
 from tocsin.flow.people.devices import DEVICE_LASTS
 from tocsin.flow.service import Pulse, Service
-from tocsin.model import Fault
+from tocsin.model import Busy, Fault
 from tocsin.web import language, render
 from tocsin.web.cookies import BEFORE, DEVICE, LANGUAGE, SESSION, name_of
 from tocsin.zones import zone_of
@@ -71,6 +72,7 @@ class Visit:
         self._cookies: dict[str, tuple[str, int]] = {}
         asked = request.query_params.get("lang")
         self.language = language.choose(asked or request.cookies.get(LANGUAGE), request.headers.get("accept-language", ""))
+        self._asked_language = asked in language.LANGUAGES
         if asked in language.LANGUAGES:
             self.set_cookie(LANGUAGE, asked, 365 * 86_400)
 
@@ -82,6 +84,9 @@ class Visit:
             self.visitor = self._believed(await self.service.accounts.visitor(self._session, self.client))
         if self.visitor is not None and self.visitor.by == "header" and not self._is_still_named(self.visitor):
             self.visitor = None
+        if self.visitor is not None and self.visitor.language != self.language and (self.visitor.language is None or self._asked_language):
+            with contextlib.suppress(Busy):
+                await self.service.administration.set_language(self.visitor.id, self.language)
         if self.visitor is not None and not self.is_fragment:
             self.pulse = await self.service.pulse(self.visitor.id, self.visitor.is_admin)
 
