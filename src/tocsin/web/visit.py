@@ -201,14 +201,21 @@ class Visit:
         tied_to = self._session if self.visitor is not None else self._before
         return hashlib.sha256(f"csrf {tied_to}".encode()).hexdigest()
 
-    async def read_form(self) -> None:
-        """Strangers may send only a few KB. Raises Forged, TooLarge and ClientDisconnect."""
-        limit = MAX_ANONYMOUS_BYTES if self.visitor is None else MAX_FORM_BYTES
+    async def read_nothing(self) -> None:
+        """What the body says does not matter. Raises TooLarge and ClientDisconnect."""
+        _ = await self._read(MAX_ANONYMOUS_BYTES)
+
+    async def _read(self, limit: int) -> bytearray:
         content = bytearray()
         async for piece in self.request.stream():
             content += piece
             if len(content) > limit:
                 raise TooLarge
+        return content
+
+    async def read_form(self) -> None:
+        """Strangers may send only a few KB. Raises Forged, TooLarge and ClientDisconnect."""
+        content = await self._read(MAX_ANONYMOUS_BYTES if self.visitor is None else MAX_FORM_BYTES)
         try:
             # What browsers send for our forms; bytes that are not UTF-8 become replacement characters, and NUL cannot be stored.
             text = content.decode("latin-1").replace("%00", "")

@@ -18,6 +18,7 @@ from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.links import Question, with_link
 from tocsin.flow.speech import Languages
+from tocsin.flow.windows import Windows
 from tocsin.model import LINK_KIND, Busy, Draft, Invalid, Message, Missing, Reason, Status
 from tocsin.net.addresses import compared, mailbox_of, read_address
 from tocsin.ports.consents import Asked, Asking, Consent, Consents, Owner, Place, is_unconfirmed
@@ -26,10 +27,11 @@ from tocsin.ports.handlers import HandlerRow, HandlerRows
 from tocsin.ports.queue import Queue
 from tocsin.ports.values import Values
 from tocsin.settings import Settings
-from tocsin.vault import Vault
+from tocsin.vault import Vault, fingerprint
 
 ASK_AGAIN_SECONDS = 600.0  # for the first time, where that was not possible
 MAX_REMEMBERED = 10_000
+MAX_CLICKS_A_MINUTE = 30  # on one link; and on what is none, from one address
 HANDLERS_AT_ONCE = 500
 APPLIED = "consents_applied"  # the value that says for which settings all consents were looked through
 _TYPES = tuple(channel.type for channel in CHANNELS.values() if channel.mailbox is not None)
@@ -75,6 +77,7 @@ class Consenting:
         self._languages = languages
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked: dict[int, float] = {}  # handlers, and when asking was last tried
+        self._clicks = Windows(MAX_CLICKS_A_MINUTE)
 
     # ------------------------------------------------------------------------------------------------ whether it is needed
 
@@ -174,6 +177,13 @@ class Consenting:
         return Message(title=_("Please confirm this e-mail address"), text=text, at=request.question.at, kind=LINK_KIND, is_text=True)
 
     # ------------------------------------------------------------------------------------------------------- the answers
+
+    def clicked(self, token: str, by: str) -> int:
+        """A link is opened, or a button pressed: 0, or in how many seconds it may be. What is no link of ours counts against the address it
+        comes from, so that whoever tries them out cannot keep others from using theirs."""
+        is_ours = self._links.subscription(token) is not None or self._links.question(token, clock.now()) is not None
+        standing = self._clicks.count(fingerprint(token) if is_ours else f"from {by}")
+        return standing.reset_seconds if standing.is_over else 0
 
     async def asked(self, token: str) -> Request | None:
         """What the link asks; None: it is not ours, too old, or about an address that has been changed. Raises Busy."""
