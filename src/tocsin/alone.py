@@ -13,6 +13,7 @@ from tocsin.flow.delivery.health import end_stopped
 from tocsin.flow.delivery.keep import Keeping
 from tocsin.flow.delivery.recover import recover, resume_pace
 from tocsin.flow.directory import Directory
+from tocsin.flow.handlers.trial import Tests, Trials
 from tocsin.flow.pace import Pacer
 from tocsin.metrics import Metrics
 from tocsin.settings import Settings
@@ -46,6 +47,10 @@ class Alone:
 
     def watch(self, metrics: Metrics) -> None:
         """Numbers of what it has besides its engine."""
+
+    def trials(self, trials: Trials) -> Tests:
+        """Who sends tests."""
+        return trials
 
     def leads(self) -> bool:
         """Whether it does what one process is to do for all."""

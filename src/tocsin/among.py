@@ -16,7 +16,9 @@ from tocsin.flow.delivery.keep import Keeping
 from tocsin.flow.delivery.takeover import TakeOver
 from tocsin.flow.directory import Directory
 from tocsin.flow.egress import Egress
+from tocsin.flow.handlers.at_owner import TrialsByOwners
 from tocsin.flow.handlers.placing import place_all
+from tocsin.flow.handlers.trial import Tests, Trials
 from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.metrics import Metrics
@@ -101,6 +103,9 @@ class Among:
         metrics.watch("tocsin_partitions_taken_over", "Partitions that were taken from workers that had died.", lambda: engine.taken_over)
         metrics.watch("tocsin_fenced", "How often others took this worker for dead.", lambda: engine.times_fenced)
         metrics.watch("tocsin_claims", "Deliveries that were claimed before they were sent.", lambda: engine.claimed)
+
+    def trials(self, trials: Trials) -> Tests:
+        return TrialsByOwners(trials, self.engine, self._shared.asks, self._shared.claims, self._vault)
 
     def leads(self) -> bool:
         return self.engine.is_leader

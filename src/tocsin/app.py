@@ -168,7 +168,7 @@ async def running(
             handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, consenting),
             accepting=accepting,
             deliveries=Deliveries(store.history, sends, repeats, directory, pacer),
-            trials=Trials(directory, pacer, wires, settings, consenting, health.mail),
+            trials=setup.trials(Trials(directory, pacer, wires, settings, consenting, health.mail)),
             consenting=consenting,
             previews=Previews(directory, settings),
             metrics=metrics,

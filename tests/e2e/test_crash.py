@@ -153,10 +153,11 @@ def test_a_stop_leaves_what_had_not_gone_out_as_it_was(start_service: Starter, m
 
 def test_a_mail_that_was_cut_off_waits_at_least_five_minutes(start_service: Starter, mail_server: MailServer) -> None:
     mail_server.answer("final", HANG)
+    before = len(mail_server.mails)  # of other tests
     service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_RETRY_SCHEDULE="0.1s,0.1s")
     client = service.first()
     notification = client.send("cut off here", handlers=[client.add_handler("email", email="root@nas")])
-    until(lambda: any(b"cut off here" in one.content for one in list(mail_server.mails)), what="the mail did not come")
+    until(lambda: len(mail_server.mails) > before, what="the mail did not come")
     service.kill()
     client.port = service.start().port
     delivery = client.attempted(notification)
@@ -310,7 +311,6 @@ def test_what_was_in_flight_is_kept_as_unknown_whatever_became_of_it_meanwhile(
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
 
 
-@sqlite_only
 @pytest.mark.parametrize("unknown", ["retry", "stop"])
 def test_what_was_in_flight_before_a_replay_says_nothing_of_it(start_service: Starter, receiver: Receiver, unknown: str) -> None:
     """Its log has the lost attempt; what its owner asked for since goes out at once all the same."""
@@ -364,11 +364,12 @@ def test_an_entry_that_fits_no_row_says_nothing(start_service: Starter, receiver
 
 def test_a_replay_of_a_mail_that_may_have_arrived_waits_five_minutes_too(start_service: Starter, mail_server: MailServer) -> None:
     mail_server.answer("final", HANG)
+    before = len(mail_server.mails)  # of other tests
     service = start_service(TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com")
     client = service.first()
     handler = client.add_handler("email", email="root@nas")
     notification = client.send("cancelled here", handlers=[handler])
-    until(lambda: any(b"cancelled here" in one.content for one in list(mail_server.mails)), what="the mail did not come")
+    until(lambda: len(mail_server.mails) > before, what="the mail did not come")
     cancels(client, notification, handler)
     service.kill()
     client.port = service.start().port
@@ -380,7 +381,7 @@ def test_a_replay_of_a_mail_that_may_have_arrived_waits_five_minutes_too(start_s
         return due - datetime.now(UTC).replace(tzinfo=None)
 
     until(lambda: timedelta(seconds=200) < wait() < timedelta(seconds=301), what="it does not wait")
-    assert sum(b"cancelled here" in one.content for one in mail_server.mails) == 1
+    assert len(mail_server.mails) == before + 1
 
 
 def test_xs_duplicate_refusal_of_a_replay_after_a_kill_is_an_arrival(start_service: Starter, receiver: Receiver) -> None:

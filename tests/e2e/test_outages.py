@@ -295,7 +295,6 @@ def test_a_start_after_the_clock_was_put_right_sends_what_was_put_off_meanwhile(
 
 
 @sqlite_only
-@both_stores
 def test_a_clock_that_is_put_right_while_the_service_runs_delays_nothing(
     start_service: Starter, receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from e2e.conftest import Starter
 from e2e.service import Service, until
 from receiver import Receiver
 from support import postgresql
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate_to
 from tocsin.store.migrations import HEAD
 

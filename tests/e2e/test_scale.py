@@ -26,7 +26,7 @@ from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
 from tocsin.store import dialects, handlers, history, people, queue
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, shown_key

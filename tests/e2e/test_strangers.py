@@ -226,9 +226,7 @@ def test_a_link_is_void_once_the_address_is_another(strangers: Service, client: 
 
 
 @both_stores
-def test_one_click_pauses_and_tells_the_owner(
-    strangers: Service, client: OwnedClient, mail_server: MailServer, receiver: Receiver
-) -> None:
+def test_one_click_pauses_and_tells_the_owner(strangers: Service, client: OwnedClient, mail_server: MailServer, receiver: Receiver) -> None:
     address = somebody()
     handler = client.add_handler("email", name="Mine", email=address)
     assert ended(client, client.add_handler("webhook", webhook=receiver.url("/told")))[0] == "delivered"

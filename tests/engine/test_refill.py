@@ -55,11 +55,11 @@ def test_a_lane_that_asks_while_both_readers_end_is_read() -> None:
 
 
 class Full(Store):
-    """Has a delivery for every lane."""
+    """Has a delivery for every lane, and at the first read says that there are more."""
 
     async def due(self, wanted: Mapping[int, Wanted], _now: int) -> dict[int, Due]:
         await super().due(wanted, _now)
-        return {handler: Due([waiting(handler)], 77, is_more=True) for handler in wanted}
+        return {handler: Due([waiting(handler)], 77, is_more=len(self.reads) == 1) for handler in wanted}
 
 
 def waiting(handler: int) -> Waiting:

@@ -14,7 +14,7 @@ from support.shared import Opened, holding, joined, shared, waits_for
 from support.store import MESSAGE, OpenStore, attempt, delivered, settled
 from tocsin.model import Delivery, Reason, Status
 from tocsin.partitions import own_root, partition_of
-from tocsin.ports.claims import Throttled
+from tocsin.ports.claims import Noted, Throttled
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.queue import Settlement, Wanted
@@ -144,6 +144,45 @@ def test_what_a_dead_worker_left_is_told_from_what_it_had_finished(open_postgres
             later = await other.claims.of([3, 4], 10**9)
             assert [row.delivery.id for row in later if row.is_open] == [open_one.id, cancelled.id, tweet.id], "however long ago it died"
             assert await other.claims.of([], 0) == []
+
+    run(main())
+
+
+def test_what_was_claimed_before_a_replay_is_told_from_what_came_after(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shared(open_postgresql) as [(store, one), (_, other)]:
+            worker = await owning((store, one), 8)
+            earlier, again, old = await accepted(store, await handler_in(store, 3), 3, count=3)
+            await one.claims.claim(worker, NOW, [earlier, again, old])
+            for delivery in (earlier, again):
+                await store.history.cancel_delivery(1, delivery.id)
+                assert await store.history.retry(1, delivery.id, NOW, 1, None)
+            [replayed] = await store.queue.named([again.id])
+            assert await one.claims.claim(worker, NOW + 1, [replayed]) == {again.id}
+            with psycopg.connect(database_of(tmp_path)) as before:  # of a process of the version before
+                before.execute("UPDATE claims SET ids = ids[1:2] WHERE at = %s", (NOW,))
+                claimed = "INSERT INTO claims (worker, at, ids, handlers, numbers, due) VALUES (%s, %s, %s, %s, %s, %s)"
+                before.execute(claimed, (worker, NOW, [old.id], [old.handler_id], [1], [old.due_at]))
+            assert await other.workers.prune(worker, 0)
+            found = {row.delivery.id: (row.number, row.replays, row.is_open) for row in await other.claims.of([3], 0)}
+            assert found == {earlier.id: (1, 0, True), again.id: (1, 1, True), old.id: (1, 0, True)}
+
+    run(main())
+
+
+def test_what_is_sent_besides_deliveries_is_noted_by_the_owner_alone(open_postgresql: OpenStore) -> None:
+    async def main() -> None:
+        async with shared(open_postgresql) as [(store, one), (_, other)]:
+            worker = await owning((store, one), 8)
+            assert await one.claims.note(worker, NOW, 3, b"paces")
+            assert await one.claims.note(worker, NOW + 5, 4, b"others")
+            assert not await one.claims.note(worker, NOW, 8, b"not its own")
+            assert not await other.claims.note(worker + 1, NOW, 3, b"of nobody")
+            assert await other.claims.of([3, 4], 0) == []
+            assert await other.claims.noted([3, 8], 0) == [Noted(NOW, b"paces")]
+            assert await other.claims.noted([3, 4], NOW + 1) == [Noted(NOW + 5, b"others")]
+            assert await other.workers.prune(worker, 0)
+            assert not await one.claims.note(worker, NOW, 3, b"given up for dead")
 
     run(main())
 

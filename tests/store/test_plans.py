@@ -15,7 +15,7 @@ from tocsin.ports.queue import Settlement
 from tocsin.store import dialects, handlers, history, misdated, people, queue
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects import Session
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.settling import SettleAll
 

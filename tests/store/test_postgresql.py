@@ -14,8 +14,8 @@ from support.relay import Relay
 from tocsin.partitions import PARTITIONS
 from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import shared_tables, tables
-from tocsin.store.dialects import postgresql as dialect
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects import connecting
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.homes.postgresql_server import PostgresqlServer
 from tocsin.store.migrating import migrate
 
@@ -104,7 +104,7 @@ def test_no_part_of_a_password_that_is_not_encoded_is_taken_for_a_name(password:
     with pytest.raises(StoreError, match="percent-encoded") as raised:
         PostgresqlServer(f"postgresql://user:{password}@localhost/db")
     assert "hunt" not in str(raised.value)
-    encoded = dialect.parameters_of(f"postgresql://user:{quote(password, safe='')}@localhost/d%40b?host=@socket")
+    encoded = connecting.parameters_of(f"postgresql://user:{quote(password, safe='')}@localhost/d%40b?host=@socket")
     assert (encoded["password"], encoded["dbname"], encoded["host"]) == (password, "d@b", "@socket")
 
 
@@ -113,7 +113,7 @@ def test_a_password_in_the_place_of_a_port_is_not_shown(place: str) -> None:
     with pytest.raises(StoreError, match="percent-encoded") as raised:
         PostgresqlServer(f"postgresql://{place}")
     assert "hunter" not in str(raised.value)
-    assert dialect.parameters_of("postgresql://user@one:5432,two:5433,three/db")["port"] == "5432,5433,"
+    assert connecting.parameters_of("postgresql://user@one:5432,two:5433,three/db")["port"] == "5432,5433,"
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

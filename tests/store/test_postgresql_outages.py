@@ -24,9 +24,9 @@ from tocsin.model import Busy
 from tocsin.ports.errors import WriteFailed
 from tocsin.ports.history import DeliveryFilter
 from tocsin.store import dialects, values, writer
-from tocsin.store.dialects import Unanswered
+from tocsin.store.dialects import Unanswered, connecting
 from tocsin.store.dialects import postgresql as dialect
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import write_now
 
@@ -122,7 +122,7 @@ def test_who_takes_over_is_believed_only_what_it_can_know(monkeypatch: pytest.Mo
 
     def lose(driver: psycopg.Connection[Any]) -> None:
         commit(driver)
-        dialect.hang_up(driver)
+        connecting.hang_up(driver)
         driver.execute("SELECT 1")
 
     replicates = {"wal_level": "replica", "max_wal_senders": 5}
@@ -294,7 +294,7 @@ def test_a_connection_to_a_standby_that_is_then_promoted_hears_of_others(
 ) -> None:
     """A standby takes connections and refuses to listen; promoted, it keeps them."""
     is_standby = threading.Event()
-    connect = dialect.connect
+    connect = connecting.connect
 
     def connected(parameters: dict[str, Any]) -> psycopg.Connection[Any]:
         driver = connect(parameters)
@@ -308,7 +308,7 @@ def test_a_connection_to_a_standby_that_is_then_promoted_hears_of_others(
         monkeypatch.setattr(driver, "execute", refusing)
         return driver
 
-    monkeypatch.setattr(dialect, "connect", connected)
+    monkeypatch.setattr(connecting, "connect", connected)
 
     async def main() -> None:
         changed = asyncio.Event()

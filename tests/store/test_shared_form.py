@@ -13,11 +13,12 @@ from tocsin import datadir, moving, upkeep
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings, load
 from tocsin.store import migrations
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.homes.postgresql_server import PostgresqlServer
 from tocsin.store.migrating import SERVES, migrate_to
 
-BEFORE = f"{int(migrations.HEAD) - 1:04}"
+FORMS = sorted(one.name[1:5] for one in Path(*migrations.__path__, "versions").glob("v*.py"))
+BEFORE = FORMS[FORMS.index(migrations.HEAD) - 1]
 NEWER = f"{int(migrations.HEAD) + 1:04}"
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 from support import postgresql as support_postgresql
 from tocsin.model import Reason, Severity, Status
 from tocsin.store import dialects, statements
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.statements import literal, run
 from tocsin.store.tables import deliveries, idempotency, meta, notifications, totals

@@ -26,7 +26,7 @@ from tocsin.ports.standings import HandlerHour
 from tocsin.store import handlers, history, notices, people, queue, standings, tables, tidying, totals, values
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects import SLOT
-from tocsin.store.dialects.postgresql import postgresql_engine
+from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.settling import SettleAll

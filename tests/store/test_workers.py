@@ -218,6 +218,23 @@ def test_a_server_that_holds_a_beat_up_is_not_waited_for(open_postgresql: OpenSt
     run(main())
 
 
+def test_no_beat_waits_behind_a_commit_that_is_slow(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    """As behind that of a synchronous standby that is away: whose beats stop is dead."""
+
+    async def main() -> None:
+        async with shared(open_postgresql) as [(_, one), _]:
+            worker_id = await joined(one)
+            await one.workers.take(worker_id, 5, ())
+            with holding(tmp_path, "SELECT FROM partitions WHERE owner = %s FOR UPDATE", worker_id) as slow:
+                releasing = asyncio.create_task(one.workers.release(worker_id, {0: None}))
+                await waits_for(tmp_path, slow)
+                assert await one.workers.beat(worker_id, 0, Load(), False) is not None
+                assert not releasing.done()
+            await releasing
+
+    run(main())
+
+
 def test_wakings_reach_the_worker_they_are_for_each_once(open_postgresql: OpenStore, tmp_path: Path) -> None:
     async def main() -> None:
         async with shared(open_postgresql) as [(_, one), (_, other)]:

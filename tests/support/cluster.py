@@ -28,6 +28,8 @@ from tocsin.flow.delivery.sending import Sending
 from tocsin.flow.delivery.takeover import TakeOver
 from tocsin.flow.directory import Directory
 from tocsin.flow.egress import Egress
+from tocsin.flow.handlers.at_owner import TrialsByOwners
+from tocsin.flow.handlers.trial import Trial, Trials, _Test
 from tocsin.flow.pace import Pacer
 from tocsin.metrics import Metrics
 from tocsin.model import Busy, HttpReply, NoReply, Reason, Request, Status
@@ -60,6 +62,35 @@ class Told(Struct):
     handler_id: int
     asked_at: float
     told_at: float
+
+
+class _Asking:
+    """The port of a session, whose own `ask` is another."""
+
+    def __init__(self, session: Session) -> None:
+        self.ask = session.ask_worker
+        self.answer_with = session.answer_with
+
+
+class _TestWires:
+    """The wires of one test send."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._flying: _Test | None = None
+
+    def start(self, _: Request, sender: "_Test") -> None:
+        self._flying = sender
+        seconds, reply = self._node.cluster.tester(self._node, sender)
+        self._node.cluster.world.after(seconds, lambda: self._node.process.do(self._replied, reply))
+
+    def _replied(self, reply: HttpReply | NoReply) -> None:
+        if (sender := self._flying) is not None:
+            self._flying = None
+            sender.replied(reply)
+
+    def cut(self) -> None:
+        self._node.process.loop.call_soon(self._replied, NoReply(Reason.CUT, sent=True, detail="cut off", stopped=True))
 
 
 class _Stand:
@@ -107,6 +138,8 @@ class Node:
         keeping = Keeping(store, stand, stand, Metrics(), stand)
         self._delivering = Delivering(store, self.directory, self.pacer, cast(Any, self), keeping, stand)
         self.engine.succession = TakeOver(self.session, store, self.directory, self.pacer, egress, keeping)
+        trials = Trials(self.directory, self.pacer, cast(Any, self), cluster.settings, cast(Any, None))  # nothing is mailed
+        self.tests = TrialsByOwners(trials, self.engine, cast(Any, _Asking(self.session)), self.session, cluster.vault)
         self._flying: dict[int, Sending] = {}
         self._count = itertools.count()
         self.process.spawn(self._start())
@@ -137,7 +170,19 @@ class Node:
         await self.engine.stop(5.0)
         self.process.kill()
 
+    async def test(self, handler_id: int) -> None:
+        """As a request to test a handler. What comes of it is in the books."""
+        try:
+            trial = await self.tests.saved(self.cluster.server.handlers[handler_id].row.user_id, handler_id)
+        except Busy as busy:
+            self.cluster.trials.append(str(busy))
+        else:
+            self.cluster.trials.append(trial)
+
     # the wires
+    def for_tests(self, _: int) -> _TestWires:
+        return _TestWires(self)
+
     def start(self, request: Request, sender: Sending) -> None:  # the protocol
         sender.goes_out()
         number = next(self._count)
@@ -163,6 +208,8 @@ class Cluster:
         self.server = Server(self.world, self.settings, self.vault)
         self.nodes: list[Node] = []
         self.sent: list[Sent] = []
+        self.tested: list[Sent] = []
+        self.trials: list[Trial | str] = []
         self.told: list[Told] = []
         self._open: dict[tuple[int, int], list[Sent]] = defaultdict(list)
         self.answer_seconds = (0.005, 0.08)
@@ -204,6 +251,12 @@ class Cluster:
         self._open[one.delivery_id, one.number].append(one)
         body = b'{"ok":true,"result":{"message_id":1},"id":"1"}' if sender.loaded.channel.type != "slack" else b"ok"
         return dice.uniform(*self.answer_seconds), HttpReply(200 if is_ok else 503, {}, body)
+
+    def tester(self, node: Node, sender: _Test) -> tuple[float, HttpReply]:
+        """A test arrives."""
+        one = Sent(0, 0, sender.part, node, self.world.now, sender.loaded.paces, arrived=True)
+        self.tested.append(one)
+        return self.world.dice.uniform(*self.answer_seconds), HttpReply(200, {}, b'{"ok":true,"result":{"message_id":1},"id":"1"}')
 
     # ------------------------------------------------------------------------------------------------ the books
 
@@ -259,7 +312,7 @@ class Cluster:
     def _too_fast(self) -> list[tuple[Pace, float]]:
         """Windows that held more than their count, by more than 5 ms."""
         starts: dict[Pace, list[float]] = defaultdict(list)
-        for one in self.sent:
+        for one in sorted([*self.sent, *self.tested], key=lambda one: one.at):
             for pace in one.paces:
                 starts[pace].append(one.at)
         return [

@@ -1,7 +1,8 @@
 """A store that several engines share, in memory: what a PostgreSQL server does for them, with answers that take time, and faults."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -13,7 +14,8 @@ from tocsin.channels.registry import CHANNELS
 from tocsin.clock import SECOND, Micros
 from tocsin.model import Busy, Delivery, Message, Notification, Status
 from tocsin.partitions import PARTITIONS, own_root, partition_of
-from tocsin.ports.claims import Claimed, Throttled
+from tocsin.ports.asks import NotAnswered
+from tocsin.ports.claims import Claimed, Noted, Throttled
 from tocsin.ports.handlers import HandlerRow
 from tocsin.ports.queue import Due, Settlement, Waiting, Wanted
 from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners, Taken, Waking
@@ -28,12 +30,21 @@ class Handler(Struct):
     partition: int
 
 
+class Ask(Struct):
+    """A question: taken by who is to answer it; then answered."""
+
+    worker_id: int
+    question: bytes
+    answer: bytes | None = None
+
+
 class Claim(Struct, frozen=True):
     worker_id: int
     at: Micros
     delivery_id: int
     number: int
     due_at: Micros
+    replays: int
 
 
 class Server:
@@ -54,6 +65,10 @@ class Server:
         self.state: list[bytes | None] = [None] * PARTITIONS
         self.version = 0
         self.claims: list[Claim] = []
+        self.noted: list[tuple[int, Noted]] = []
+        self.asks: dict[int, Ask] = {}
+        self.answering: dict[int, tuple[Process, Callable[[int], None]]] = {}  # by worker
+        self._last_ask = 0
         self.away_until = 0.0
         self.loses_rings = 0.0
         self.rings = 0
@@ -202,8 +217,14 @@ class Server:
             as_given = is_home and (row.attempt_count, row.due_at, row.replays) == (given.attempt_count, given.due_at, given.replays)
             if row.status is Status.PENDING and as_given and self.owner[row.partition] == worker_id:
                 may.add(row.id)
-                self.claims.append(Claim(worker_id, at, row.id, row.attempt_count + 1, row.due_at))
+                self.claims.append(Claim(worker_id, at, row.id, row.attempt_count + 1, row.due_at, row.replays))
         return may
+
+    def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
+        if self.owner[partition] != worker_id or worker_id not in self.members:
+            return False
+        self.noted.append((partition, Noted(until, paces)))
+        return True
 
     def claimed(self, partitions: Collection[int], since: Micros) -> list[Claimed]:
         found: dict[tuple[int, int], Claim] = {}
@@ -214,14 +235,50 @@ class Server:
         for (delivery_id, number), claim in found.items():
             row = self.rows[delivery_id].delivery
             started_at = self.attempts.get((delivery_id, number))
-            is_due = row.status is not Status.PENDING or row.due_at == claim.due_at
+            is_due = row.status is not Status.PENDING or row.due_at == claim.due_at or claim.replays < row.replays
             is_open = claim.worker_id not in self.members and started_at is None and row.attempt_count + 1 == number and is_due
-            made.append(Claimed(row, number, claim.at, is_open, started_at))
+            made.append(Claimed(row, number, claim.at, is_open, started_at, claim.replays))
         return made
 
     def throttled(self, partitions: Collection[int]) -> list[Throttled]:
         rows = [self.rows[one].delivery for pending in self.pending.values() for one in pending]
         return [Throttled(row.handler_id, row.due_at) for row in rows if row.throttles and row.partition in partitions]
+
+    # -------------------------------------------------------------------------------------------------- asks
+
+    def put(self, worker_id: int, question: bytes) -> int | None:
+        if worker_id not in self.members:
+            return None
+        self._last_ask += 1
+        self.asks[self._last_ask] = Ask(worker_id, question)
+        self.put_again(self._last_ask)
+        return self._last_ask
+
+    def put_again(self, ask_id: int) -> None:
+        process, asked = self.answering[self.asks[ask_id].worker_id]
+        if self.world.dice.random() >= self.loses_rings:
+            process.do(asked, ask_id)
+
+    def read(self, ask_id: int, worker_id: int) -> bytes:
+        one = self.asks.get(ask_id)
+        if one is None or one.worker_id != worker_id:
+            return b""
+        question, one.question = one.question, b""
+        return question
+
+    def keep_answer(self, ask_id: int, answer: bytes) -> None:
+        if (one := self.asks.get(ask_id)) is not None:
+            one.answer = answer
+
+    def look_for_answer(self, ask_id: int) -> tuple[bytes | None, bool]:
+        """The answer, and whether its worker is there."""
+        one = self.asks[ask_id]
+        if one.answer is not None:
+            del self.asks[ask_id]
+            return one.answer, True
+        if one.worker_id in self.members:
+            self.put_again(ask_id)
+        return None, one.worker_id in self.members
 
 
 class Session:
@@ -259,7 +316,9 @@ class Session:
 
     # workers
     async def join(self, who: Introduction, rang: Callable[[Sequence[Waking]], None]) -> int:
-        return await self.ask(self.server.join, who, self.process, rang)
+        worker_id = await self.ask(self.server.join, who, self.process, rang)
+        self.hears_asks(worker_id)
+        return worker_id
 
     async def beat(self, worker_id: int, seen: int, load: Load, is_leaving: bool) -> Beat | None:
         return await self.ask(self.server.beat, worker_id, seen, load, is_leaving)
@@ -298,11 +357,52 @@ class Session:
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
         return await self.ask(self.server.claim, worker_id, at, list(deliveries))
 
+    async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
+        return await self.ask(self.server.note, worker_id, until, partition, paces)
+
+    async def noted(self, partitions: Collection[int], since: Micros) -> Sequence[Noted]:
+        return await self.ask(lambda: [one for home, one in self.server.noted if home in partitions and one.until >= since])
+
     async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
         return await self.ask(self.server.claimed, set(partitions), since)
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
         return await self.ask(self.server.throttled, set(partitions))
+
+    # asks: as the store's, which looks each second at the latest
+    async def ask_worker(self, worker_id: int, question: bytes, seconds: float) -> bytes:
+        ask_id, until, misses = await self.ask(self.server.put, worker_id, question), self.server.world.now + seconds, 0
+        while ask_id is not None and misses < 2 and self.server.world.now < until:
+            await asyncio.sleep(0.1)
+            try:
+                answer, is_there = await self.ask(self.server.look_for_answer, ask_id)
+            except Busy:
+                continue
+            if answer is not None:
+                return answer
+            misses = 0 if is_there else misses + 1
+        raise NotAnswered(is_begun=ask_id is not None and self.server.asks.pop(ask_id).question == b"")
+
+    def answer_with(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._answers = answer
+
+    def hears_asks(self, worker_id: int) -> None:
+        self.server.answering[worker_id] = self.process, lambda ask_id: self.process.spawn(self._reply(ask_id, worker_id))
+
+    async def _reply(self, ask_id: int, worker_id: int) -> None:
+        try:
+            question = await self.ask(self.server.read, ask_id, worker_id)
+        except Busy:
+            return
+        if not question:
+            return
+        answer, is_kept = await self._answers(question), False
+        while not is_kept:
+            try:
+                await self.ask(self.server.keep_answer, ask_id, answer)
+                is_kept = True
+            except Busy:
+                await asyncio.sleep(1.0)
 
     # queue
     async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:

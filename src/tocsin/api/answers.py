@@ -208,8 +208,9 @@ class HandlerEventAnswer(Struct):
 
 
 class HealthAnswer(Struct):
-    """How a handler is doing. `state`: ok, failing, unconfirmed, paused by its owner or switched_off by the service.
-    `reason` and `detail`: the result of the latest attempt, or why it was switched off; `hint`: what to do about it. `failures`: deliveries given up since its last success.
+    """How a handler is doing. `state`: ok, failing, unconfirmed, paused by its owner or switched_off by the service. `reason` and `detail`:
+    the result of the latest attempt, or why it was switched off; `hint`: what to do about it. `failures`: deliveries given up since its
+    last success.
     """
 
     state: str

@@ -10,6 +10,7 @@ from tocsin import observe
 from tocsin.engine import membership
 from tocsin.engine.holdings import Holdings
 from tocsin.engine.local import LocalEngine
+from tocsin.engine.stays import Stays
 from tocsin.model import Busy
 from tocsin.partitions import PARTITIONS
 from tocsin.ports.workers import Member, Owners, Succession, Workers
@@ -21,8 +22,8 @@ log = structlog.get_logger(__name__)
 
 
 class Seen(Struct, frozen=True):
-    """What a beat has shown. `dead`: workers whose beat has stopped, each with its last beat. `may_own`: whether every other worker knows of
-    this one."""
+    """What a beat has shown. `dead`: workers whose beat has stopped, each with its last beat. `may_own`: whether every other worker knows
+    of this one."""
 
     members: Sequence[Member] = ()
     dead: Sequence[tuple[int, int]] = ()
@@ -36,8 +37,9 @@ class Ownership:
     succession: Succession
 
     def __init__(
-        self, workers: Workers, local: LocalEngine, holdings: Holdings, begun: Callable[[], None], changed: Callable[[], None]
+        self, workers: Workers, local: LocalEngine, holdings: Holdings, stays: Stays, begun: Callable[[], None], changed: Callable[[], None]
     ) -> None:
+        self._stays = stays
         self._workers = workers
         self._local = local
         self._holdings = holdings
@@ -57,6 +59,7 @@ class Ownership:
     def lost(self) -> None:
         """Others own everything."""
         self.stop_restoring()
+        self._stays.end(self._holdings.live)
         self._local.drop(list(self._holdings.homes))
         self._holdings.lost()
         self._states.clear()
@@ -69,6 +72,7 @@ class Ownership:
                 log.warning("worker.pruned", worker=member_id)
         if seen.owners_version != self.owners.version:
             self.owners = await self._workers.owners()
+            self._stays.changed()
             self._lose([one for one in self._holdings.owned if self.owners.of[one] != self.worker_id])
         share = membership.share_of(self.worker_id, seen.members) if seen.may_own else 0
         owned = self._holdings.owned
@@ -112,18 +116,21 @@ class Ownership:
     def _begin(self, partition: int) -> None:
         """All that its past says is known."""
         self._holdings.begin(partition)
+        self._stays.changed()
         self._begun()
 
     def _lose(self, partitions: Collection[int]) -> None:
         """They are not ours, whatever the store had answered: a fail-over may have lost that."""
         if partitions:
             log.error("worker.lost", partitions=len(partitions))
+            self._stays.end(partitions)
             self._local.drop(self._holdings.handlers_of(partitions))
             self._holdings.lose(partitions)
 
     def release(self, partitions: Collection[int]) -> None:
         """Start nothing more of these; each goes as soon as nothing of it is under way."""
         going = self._holdings.live.intersection(partitions)
+        self._stays.end(going)
         busy = self._local.drop(self._holdings.handlers_of(going))
         self._holdings.leave(going, busy)
         self._changed()

@@ -21,6 +21,7 @@ from tocsin.engine.moving import Moving
 from tocsin.engine.ownership import AGAIN_SECONDS, NOBODY, Ownership, Seen
 from tocsin.engine.places import Bounds
 from tocsin.engine.server_clock import ServerClock, Times
+from tocsin.engine.stays import Stays
 from tocsin.model import Busy, Delivery
 from tocsin.ports.claims import Claims
 from tocsin.ports.engine import Worker
@@ -76,7 +77,8 @@ class SharedEngine:
         self._sweep_now = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ownership = Ownership(workers, self._local, self._holdings, self._sweep_now.set, self._news.set)
+        self._stays = Stays(self._holdings)
+        self._ownership = Ownership(workers, self._local, self._holdings, self._stays, self._sweep_now.set, self._news.set)
         self.times_fenced = 0
         """How often this worker was given up for dead by others."""
 
@@ -126,6 +128,13 @@ class SharedEngine:
     def owner(self, partition: int) -> int:
         """The worker that sends for it, as far as is known; 0: nobody."""
         return self._ownership.owners.of[partition]
+
+    def stay(self, partition: int, over: Callable[[], None]) -> Callable[[], None] | None:
+        """See `tocsin.ports.workers.Partitions`, as for the next one."""
+        return self._stays.begin(partition, over)
+
+    async def owner_change(self, seconds: float) -> None:
+        await self._stays.change(seconds)
 
     @property
     def is_leader(self) -> bool:

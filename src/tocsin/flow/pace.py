@@ -45,6 +45,7 @@ class Handed(Struct, frozen=True, array_like=True):
 
 
 _read_handed = msgpack.Decoder(Handed).decode
+_read_paces = msgpack.Decoder(list[Pace]).decode
 
 
 class Pacer:
@@ -232,6 +233,15 @@ class Pacer:
 def handed_at(state: bytes) -> Micros:
     """When a process handed this on."""
     return _read_handed(state).at
+
+
+def paces_to_note(paces: Sequence[Pace]) -> bytes:
+    """As a store keeps the windows of a start that is no delivery's."""
+    return msgpack.encode(paces)
+
+
+def noted_paces(noted: bytes) -> Sequence[Pace]:
+    return _read_paces(noted)
 
 
 def _parted(paces: Sequence[Pace]) -> tuple[Sequence[Pace], Sequence[Pace]]:

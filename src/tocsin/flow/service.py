@@ -9,7 +9,7 @@ from tocsin.clock import SECOND
 from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
-from tocsin.flow.handlers.trial import Trials
+from tocsin.flow.handlers.trial import Tests
 from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
@@ -53,7 +53,7 @@ class Service(Struct, frozen=True):
     handlers: Handlers
     accepting: Accepting
     deliveries: Deliveries
-    trials: Trials
+    trials: Tests
     consenting: Consenting
     previews: Previews
     metrics: Metrics

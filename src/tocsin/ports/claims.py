@@ -15,13 +15,22 @@ KEPT: Micros = HOUR
 class Claimed(Struct, frozen=True):
     """A delivery that was claimed, as its row is now; one for each attempt. `number`: the attempt. `at`: when it was last claimed.
     `is_open`: its worker is dead, and nothing is known of that attempt: the row has one attempt less, and if it is pending, it is due as it
-    was claimed. `started_at`: when the attempt began, if it was kept."""
+    was claimed, or has been replayed since. `started_at`: when the attempt began, if it was kept. `replays`: how often the delivery
+    had been replayed when it was claimed."""
 
     delivery: Delivery
     number: int
     at: Micros
     is_open: bool
     started_at: Micros | None
+    replays: int
+
+
+class Noted(Struct, frozen=True):
+    """A start that is no delivery's: a test that goes out before `until`. `paces`: see `tocsin.flow.pace.paces_to_note`."""
+
+    until: Micros
+    paces: bytes
 
 
 class Throttled(Struct, frozen=True):
@@ -37,6 +46,14 @@ class Claims(Protocol):
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
         """Note that these are about to be sent; the ids of those that may be: pending, in a partition of this worker that is also
         their handler's, and as given (with the same `attempt_count`, `due_at` and `replays`). None: the worker has been pruned."""
+        ...
+
+    async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
+        """Note that something besides deliveries is about to be sent. False: that partition is not this worker's."""
+        ...
+
+    async def noted(self, partitions: Collection[int], since: Micros) -> Sequence[Noted]:
+        """What was noted for these partitions and may have been sent since then."""
         ...
 
     async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:

@@ -170,6 +170,28 @@ class Workers(Protocol):
         ...
 
 
+class Partitions(Protocol):
+    """Who sends for a partition, as far as this process knows."""
+
+    @property
+    def worker_id(self) -> int:
+        """This process's; 0 while it has lost touch."""
+        ...
+
+    def owner(self, partition: int) -> int:
+        """The worker that sends for it; 0: nobody."""
+        ...
+
+    def stay(self, partition: int, over: Callable[[], None]) -> Callable[[], None] | None:
+        """`over` is called once this process does not send for the partition any more, before anybody else does; call what is returned to
+        be told no longer. None: it does not send for it."""
+        ...
+
+    async def owner_change(self, seconds: float) -> None:
+        """Returns when something has got another owner, or after so long."""
+        ...
+
+
 class Succession(Protocol):
     """The flow, as far as partitions that come and go concern it."""
 

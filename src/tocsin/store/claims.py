@@ -3,12 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, column, func, or_, select, text, true
+from sqlalchemy import BigInteger, Connection, column, func, or_, select, text, true
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Status
-from tocsin.ports.claims import Claimed, Throttled
+from tocsin.ports.claims import Claimed, Noted, Throttled
 from tocsin.store.database import Database
 from tocsin.store.dialects.quick import Quick, Session
 from tocsin.store.rows import PENDING, delivery_of
@@ -20,15 +20,21 @@ _BY_KEY = b"; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_me
 THROTTLED = text("deliveries.throttles > 0")  # literal, for the index
 _CLAIM = (
     "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
-    " may AS (SELECT v.id, v.handler, v.number, v.due"
+    " may AS (SELECT v.id, v.handler, v.number, v.due, v.replays"
     " FROM me CROSS JOIN unnest(%s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::int[]) AS v(id, handler, number, due, replays)"
     f" JOIN deliveries d ON d.id = v.id AND d.{IS_PENDING}"
     " AND d.attempt_count + 1 = v.number AND d.due_at = v.due AND d.replays = v.replays"
     " JOIN handlers h ON h.id = d.handler_id AND h.partition = d.partition"
     " JOIN partitions p ON p.partition = d.partition AND p.owner = me.id),"
-    " noted AS (INSERT INTO claims (worker, at, ids, handlers, numbers, due)"
-    " SELECT %s, %s, array_agg(id), array_agg(handler), array_agg(number), array_agg(due) FROM may HAVING count(*) > 0)"
+    " noted AS (INSERT INTO claims (worker, at, ids, handlers, numbers, due, replays)"
+    " SELECT %s, %s, array_agg(id), array_agg(handler), array_agg(number), array_agg(due), array_agg(replays) FROM may HAVING count(*) > 0)"
     " SELECT ARRAY(SELECT id FROM may) FROM me"
+)
+_NOTE = (
+    "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE)"
+    " INSERT INTO claims (worker, at, ids, handlers, numbers, due, partition, paces)"
+    " SELECT me.id, %s, '{}', '{}', '{}', '{}', p.partition, %s FROM me JOIN partitions p ON p.owner = me.id AND p.partition = %s"
+    " RETURNING id"
 )
 
 
@@ -55,6 +61,12 @@ class SqlClaims:
 
         return await self._quick.run(claim)
 
+    async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
+        return await self._quick.run(lambda session: bool(session.rows(_NOTE, (worker_id, until, paces, partition))))
+
+    async def noted(self, partitions: Collection[int], since: Micros) -> Sequence[Noted]:
+        return await self._database.read(noted, partitions, since)
+
     async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
         return await self._database.read(claimed, partitions, since)
 
@@ -68,13 +80,13 @@ class SqlClaims:
 def claimed(connection: Connection, partitions: Collection[int], since: Micros) -> list[Claimed]:
     """Those of other handlers are left out before the rows of their deliveries are looked up: there may be many."""
     each = (
-        func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers, claims.c.due)
-        .table_valued(column("id", BigInteger), column("handler", BigInteger), column("number", Integer), column("due", BigInteger))
+        func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers, claims.c.due, claims.c.replays)
+        .table_valued(*(column(name, BigInteger) for name in ("id", "handler", "number", "due", "lives")))
         .render_derived("one")
     )
     theirs = select(handlers.c.id).where(handlers.c.partition.in_(partitions))
     last = (
-        select(each.c.id, each.c.number, each.c.due, claims.c.at, claims.c.id.label("claim"), claims.c.worker)
+        select(each.c.id, each.c.number, each.c.due, each.c.lives, claims.c.at, claims.c.id.label("claim"), claims.c.worker)
         .ext(distinct_on(each.c.id, each.c.number))
         .select_from(claims)
         .join(each, true())
@@ -85,7 +97,7 @@ def claimed(connection: Connection, partitions: Collection[int], since: Micros) 
     is_dead = last.c.worker.not_in(select(workers.c.id)).label("is_dead")
     tried = (attempts.c.delivery_id == last.c.id) & (attempts.c.number == last.c.number)
     chosen = (
-        select(deliveries, last.c.number, last.c.at, last.c.due, attempts.c.at.label("started_at"), is_dead)
+        select(deliveries, last.c.number, last.c.at, last.c.due, last.c.lives, attempts.c.at.label("started_at"), is_dead)
         .select_from(last)
         .join(deliveries, deliveries.c.id == last.c.id)
         .outerjoin(attempts, tried)
@@ -96,8 +108,15 @@ def claimed(connection: Connection, partitions: Collection[int], since: Micros) 
 
 def _claimed(row: Any) -> Claimed:
     delivery = delivery_of(row)
-    is_as_claimed = delivery.attempt_count + 1 == row.number and (delivery.status is not Status.PENDING or delivery.due_at == row.due)
-    return Claimed(delivery, row.number, row.at, row.is_dead and row.started_at is None and is_as_claimed, row.started_at)
+    lives = delivery.replays if row.lives is None else row.lives
+    is_due = delivery.status is not Status.PENDING or delivery.due_at == row.due or lives < delivery.replays
+    is_open = row.is_dead and row.started_at is None and delivery.attempt_count + 1 == row.number and is_due
+    return Claimed(delivery, row.number, row.at, is_open, row.started_at, lives)
+
+
+def noted(connection: Connection, partitions: Collection[int], since: Micros) -> list[Noted]:
+    chosen = select(claims.c.at, claims.c.paces).where(claims.c.at >= since, claims.c.partition.in_(partitions))
+    return [Noted(*row) for row in connection.execute(chosen.order_by(claims.c.id))]
 
 
 def throttled(connection: Connection, partitions: Collection[int]) -> list[Throttled]:

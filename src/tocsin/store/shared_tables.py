@@ -46,7 +46,9 @@ partitions = Table(
 # One row: how often owners have changed. Not a sequence, which would show a change before its commit.
 ownership = Table("ownership", metadata, Column("version", BigInteger, nullable=False))
 
-# What workers were about to send: for each delivery its handler, the attempt's number and when it was due. One row a batch.
+# What workers were about to send: for each delivery its handler, the attempt's number, when it was due and how often it had been replayed
+# (NULL: not said, by a process of the version before). One row a batch. A start that is no delivery's has a row of its own, which
+# has a partition and paces (see `ports.claims.Noted`).
 claims = Table(
     "claims",
     metadata,
@@ -57,6 +59,9 @@ claims = Table(
     Column("handlers", ARRAY(BigInteger), nullable=False),
     Column("numbers", ARRAY(Integer), nullable=False),
     Column("due", ARRAY(BigInteger), nullable=False),
+    Column("replays", ARRAY(Integer)),
+    Column("partition", SmallInteger),
+    Column("paces", LargeBinary),
     Index("ix_claims_at", "at"),
 )
 

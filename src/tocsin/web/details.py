@@ -86,6 +86,7 @@ OURS = (
     N_("The daily budget of {count} is used up."),
     N_("The stored settings do not fit this type."),
     N_("The stored settings cannot be opened with the service's key."),
+    N_("The worker that was to send it ended, or did not answer in time: the test may have arrived."),
     N_("The provider's rate limit left no slot within 30 seconds; try again later."),
     # What keeps the service from working.
     N_("The store does not take writes."),

@@ -11,7 +11,7 @@ from psycopg import sql
 from tocsin.cli.failure import Failure
 from tocsin.ports.errors import StoreError
 from tocsin.store import faults
-from tocsin.store.dialects.postgresql import connect, parameters_of
+from tocsin.store.dialects.connecting import connect, parameters_of
 from tocsin.vault import random_base62
 
 _END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE %s AND pid <> pg_backend_pid()"

@@ -13,7 +13,7 @@ from tocsin.flow.delivery.recover import LONGEST_SECONDS, recover
 from tocsin.flow.delivery.rendering import context_of, render_now, within_budget
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.egress import Egress
-from tocsin.flow.pace import Pacer, handed_at
+from tocsin.flow.pace import Pacer, handed_at, noted_paces
 from tocsin.model import Refused, Status
 from tocsin.ports.claims import Claimed, Claims, Throttled
 from tocsin.ports.ledger import UnderWay
@@ -22,6 +22,7 @@ from tocsin.ports.workers import Taken
 from tocsin.settings import Settings
 
 _LONGEST: Micros = int(LONGEST_SECONDS * SECOND)
+_STARTS_OF_A_TEST = 2  # at the most: its provider may refuse the native form, and is then sent the plainest
 
 
 class TakeOver:
@@ -45,6 +46,7 @@ class TakeOver:
             return
         claims = await self._claims.of(crashed.keys(), clock.now() - _LONGEST)
         throttled: list[Throttled] = list(await self._claims.throttled(crashed.keys()))
+        tests = await self._claims.noted(crashed.keys(), clock.now() - _LONGEST)
         await self._directory.prepare({claim.delivery.handler_id for claim in claims} | {one.handler_id for one in throttled})
         claimed: dict[int, list[Claimed]] = defaultdict(list)
         for claim in claims:
@@ -56,6 +58,8 @@ class TakeOver:
             if loaded is not None:
                 now = time.monotonic()
                 self._pacer.pause(loaded.credential, now + (one.until - clock.now()) / SECOND, now)
+        for test in tests:
+            self._pacer.remember(noted_paces(test.paces), [min(test.until, clock.now())] * _STARTS_OF_A_TEST, time.monotonic())
 
         async def of_one(partition: int) -> None:
             await self._recover(crashed[partition], claimed.get(partition, ()))
@@ -93,7 +97,7 @@ class TakeOver:
             loaded = await self._directory.loaded(handler_id)
             if loaded is not None and loaded.paces:
                 self._pacer.remember(loaded.paces, times, time.monotonic())
-        under_way = [UnderWay(claim.delivery.id, claim.number, claim.delivery.replays, claim.at) for claim in lost]
+        under_way = [UnderWay(claim.delivery.id, claim.number, claim.replays, claim.at) for claim in lost]
         await recover(under_way, self._queue, self._directory, self._keeping, self._settings)
 
     async def _starts_of(self, claim: Claimed) -> list[Micros]:

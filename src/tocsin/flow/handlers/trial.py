@@ -1,13 +1,15 @@
 """Test sends: the delivery's own path, its turn in the pacing included, but no row and no trace."""
 
 import asyncio
+import math
 import secrets
 import time
+from typing import Protocol, overload
 
 from msgspec import Struct
 
 from tocsin import clock
-from tocsin.flow.delivery.attempt import NO_SLOT, Attempt, NoPlace
+from tocsin.flow.delivery.attempt import NO_SLOT, STOPPED, WAITING, Attempt, NoPlace
 from tocsin.flow.delivery.rendering import context_of
 from tocsin.flow.delivery.shown import shown_answer, shown_reply, shown_request
 from tocsin.flow.directory import Directory, Loaded, load
@@ -33,6 +35,7 @@ from tocsin.model import (
 )
 from tocsin.net.wires import Wires
 from tocsin.ports.consents import Asked
+from tocsin.ports.workers import Partitions
 from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
 
@@ -40,6 +43,7 @@ TRIAL_SECONDS = 30.0
 _LINK_SENT = "A link to confirm it was mailed there. Whoever reads mail at that address has to open it."
 _LINK_NOT_SENT = "The link to confirm it could not be mailed."
 _ASKED_TOO_OFTEN = "Links to confirm it were mailed there several times today: look for the latest, or try again tomorrow."
+_CHANGED = "It was confirmed or changed at this moment: try again."
 _NO_LINK = "The operator has to set TOCSIN_BASE_URL before a link to confirm it can be mailed."
 _NO_SLOT = "The provider's rate limit left no slot within 30 seconds; try again later."
 
@@ -55,8 +59,20 @@ class Trial(Struct, frozen=True):
     hint: str
 
 
+class Tests(Protocol):
+    """Test sends, of stored handlers and of forms that are not saved yet. Both raise Busy where nobody sends for the handler now."""
+
+    async def saved(self, user_id: int, handler_id: int) -> Trial:
+        """Test a registered handler, paused or not. Raises Missing."""
+        ...
+
+    async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
+        """Test what is not registered yet; nothing is saved."""
+        ...
+
+
 class Trials:
-    """Test sends, of stored handlers and of forms that are not saved yet."""
+    """Test sends by this process."""
 
     def __init__(
         self,
@@ -75,58 +91,75 @@ class Trials:
         self._settings = settings
 
     async def saved(self, user_id: int, handler_id: int) -> Trial:
-        """Test a registered handler, paused or not. Raises Missing."""
-        loaded = await self._directory.loaded(handler_id)
-        if loaded is None or loaded.handler.user_id != user_id:
-            raise Missing
-        return await (self._ask(loaded) if loaded.is_unconfirmed else self._try(loaded))
+        return await self._answered(await self.load_saved(user_id, handler_id), TRIAL_SECONDS)
 
     async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
-        """Test what is not registered yet; nothing is saved."""
-        now = clock.now()
+        return await self._answered(self.load_draft(user_id, draft), TRIAL_SECONDS)
+
+    async def load_saved(self, user_id: int, handler_id: int, version: int = 0) -> Loaded:
+        """In this version or a newer one. Raises Missing."""
+        loaded = await self._directory.loaded(handler_id)
+        if loaded is not None and loaded.handler.version < version:
+            self._directory.forget(user_id, handler_id)
+            loaded = await self._directory.loaded(handler_id)
+        if loaded is None or loaded.handler.user_id != user_id:
+            raise Missing
+        return loaded
+
+    def load_draft(self, user_id: int, draft: HandlerDraft) -> Loaded:
         secret = SigningSecret(new_signing_secret())
-        handler = Handler(0, user_id, draft.type or "", draft.name or "", draft.settings or {}, True, now, secret=secret)
-        loaded = load(handler, self._settings)
-        if loaded.address and await self._consenting.is_missing(user_id, loaded.address):
-            return await self._ask(loaded)
-        return await self._try(loaded)
+        handler = Handler(0, user_id, draft.type or "", draft.name or "", draft.settings or {}, True, clock.now(), secret=secret)
+        return load(handler, self._settings)
 
-    async def _try(self, loaded: Loaded) -> Trial:
-        message = Message(
-            title="Test from tocsin",
-            text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",
-            severity=Severity.INFO,
-            at=clock.now(),
-            kind="test",
-        )
-        return _trial(await self._tried(loaded, message), loaded)
+    async def while_ours(self, loaded: Loaded, seconds: float, partitions: Partitions) -> Trial | None:
+        """While this process sends for the handler's partition. None: it does not, or not any longer, and nothing has arrived."""
+        if (end_stay := partitions.stay(loaded.partition or 0, _nothing)) is None:
+            return None
+        end_stay()
+        return await self._answered(loaded, seconds, partitions)
 
-    async def _ask(self, loaded: Loaded) -> Trial:
+    @overload
+    async def _answered(self, loaded: Loaded, seconds: float) -> Trial: ...
+
+    @overload
+    async def _answered(self, loaded: Loaded, seconds: float, partitions: Partitions) -> Trial | None: ...
+
+    async def _answered(self, loaded: Loaded, seconds: float, partitions: Partitions | None = None) -> Trial | None:
         """Nothing but the link to confirm is mailed to an address that has not agreed. The answer does not show it."""
-        if not self._consenting.can_ask:
-            return _unconfirmed(0, _NO_LINK)
-        match await self._consenting.ask_again(loaded):
-            case Asked.NEEDLESS:  # it has agreed in this moment, or was changed
-                return await self.saved(loaded.handler.user_id, loaded.handler.id)
-            case Asked.TOO_OFTEN:
-                return _unconfirmed(0, _ASKED_TOO_OFTEN)
-            case Asked.DONE:
-                tried = await self._tried(loaded, await self._consenting.link_message(loaded))
-        if isinstance(tried.outcome, Delivered):
-            return _unconfirmed(tried.duration_us // 1000, _LINK_SENT)
-        what_happened = _trial(tried, loaded)
-        return _unconfirmed(what_happened.duration_ms, f"{_LINK_NOT_SENT} {what_happened.hint}")
+        is_asked, message = False, _test_message(loaded)
+        if loaded.address and await self._is_unconfirmed(loaded):
+            if why_not := await self._why_not_asked(loaded):
+                return _unconfirmed(0, why_not)
+            is_asked, message = True, await self._consenting.link_message(loaded)
+        tried = await self._tried(loaded, message, seconds, partitions)
+        if tried is None or (partitions is not None and tried.is_to_repeat):
+            return None
+        return _asked(tried) if is_asked else _trial(tried)
 
-    async def _tried(self, loaded: Loaded, message: Message) -> Attempt[NoPlace]:
-        deadline, now = time.monotonic() + TRIAL_SECONDS, clock.now()
+    async def _is_unconfirmed(self, loaded: Loaded) -> bool:
+        handler = loaded.handler
+        return loaded.is_unconfirmed if handler.id else await self._consenting.is_missing(handler.user_id, loaded.address)
+
+    async def _why_not_asked(self, loaded: Loaded) -> str:
+        """Why no link can be mailed now; empty: it can, and that is noted."""
+        if not self._consenting.can_ask:
+            return _NO_LINK
+        return {Asked.DONE: "", Asked.NEEDLESS: _CHANGED, Asked.TOO_OFTEN: _ASKED_TOO_OFTEN}[await self._consenting.ask_again(loaded)]
+
+    async def _tried(self, loaded: Loaded, message: Message, seconds: float, partitions: Partitions | None) -> "_Test | None":
+        deadline, now = time.monotonic() + seconds, clock.now()
         context = context_of(loaded, self._settings, now, f"test_{secrets.token_hex(12)}", suffix=time.strftime("%H:%M:%S", time.gmtime()))
         wires = self._wires.for_tests(loaded.handler.user_id)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tried = _Test(loaded, message, context, 0, wires, self._pacer, NoPlace(), set(), has_turn=False, deadline=deadline, over=over)
+        end_stay = _nothing if partitions is None else partitions.stay(loaded.partition or 0, tried.leave)
+        if end_stay is None:
+            return None
         tried.start()
         try:
-            await asyncio.wait([over], timeout=TRIAL_SECONDS)
+            await asyncio.wait([over], timeout=seconds)
         finally:
+            end_stay()
             wires.cut()  # what has not ended by now ends with what is known: its time is over, or nobody waits for it
             for task in tried.tasks:
                 task.cancel()
@@ -137,14 +170,50 @@ class Trials:
         return tried
 
 
+def _nothing() -> None:
+    """Nobody else sends."""
+
+
 class _Test(Attempt[NoPlace], kw_only=True, eq=False, gc=False):
-    """The attempt of a test send. `over`: done with it."""
+    """The attempt of a test send. `over`: done with it. `has_left`: others send for its partition now, so it takes no further turn here."""
 
     over: "asyncio.Future[None]"
+    has_left: bool = False
 
     def ended(self) -> None:
         if not self.over.done():
             self.over.set_result(None)
+
+    def leave(self) -> None:
+        self.has_left = True
+        if self.state == WAITING:
+            for task in self.tasks:
+                task.cancel()
+
+    def _take_turn(self) -> float:
+        return math.inf if self.has_left else Attempt[NoPlace]._take_turn(self)
+
+    @property
+    def is_to_repeat(self) -> bool:
+        """It ended because it had to leave, and nothing of it has arrived."""
+        return self.has_left and self.part == 0 and (self.outcome is NO_SLOT or self.reply is STOPPED)
+
+
+def _test_message(loaded: Loaded) -> Message:
+    return Message(
+        title="Test from tocsin",
+        text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",
+        severity=Severity.INFO,
+        at=clock.now(),
+        kind="test",
+    )
+
+
+def _asked(tried: _Test) -> Trial:
+    if isinstance(tried.outcome, Delivered):
+        return _unconfirmed(tried.duration_us // 1000, _LINK_SENT)
+    trial = _trial(tried)
+    return _unconfirmed(trial.duration_ms, f"{_LINK_NOT_SENT} {trial.hint}")
 
 
 def _unconfirmed(duration_ms: int, what_to_do: str) -> Trial:
@@ -152,8 +221,8 @@ def _unconfirmed(duration_ms: int, what_to_do: str) -> Trial:
     return Trial("failed", reason.value, duration_ms, None, None, f"{sentence(reason)} {what_to_do}")
 
 
-def _trial(tried: Attempt[NoPlace], loaded: Loaded) -> Trial:
-    outcome = tried.outcome
+def _trial(tried: _Test) -> Trial:
+    loaded, outcome = tried.loaded, tried.outcome
     if outcome is NO_SLOT:
         return Trial("failed", Reason.THROTTLED.value, 0, None, None, _NO_SLOT)
     reason = _reason(outcome)

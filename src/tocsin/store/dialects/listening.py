@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import observe
 from tocsin.model import Busy
 from tocsin.store import faults
-from tocsin.store.dialects.postgresql import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, hang_up, hung_up_after, own_driver
+from tocsin.store.dialects.connecting import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, hang_up, hung_up_after, own_driver
 
 LOOK_SECONDS = 5.0  # between two looks whether the server is still there: silence says nothing
 T = TypeVar("T")

@@ -1,51 +1,28 @@
-"""PostgreSQL: connections with a deadline of our own, and commits whose answer is looked up when it is lost.
+"""PostgreSQL: transactions, each with a deadline of our own, and commits whose answer is looked up when it is lost.
 
 Transactions are begun by hand, as on SQLite: one message begins one and sets what holds within it.
 """
 
 import contextlib
-import os
-import socket
-import threading
 import time
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
 from psycopg import Connection as Driver
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg.types.string import StrDumperUnknown
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from tocsin.ports.errors import StoreError
 from tocsin.store import migrations, noting
 from tocsin.store.dialects import SLOT, Unanswered
-from tocsin.store.dialects.arrays import INSTEAD, NUL
+from tocsin.store.dialects.connecting import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, STATEMENT_SECONDS, hung_up_after
 
-CONNECTIONS = 7  # as many as threads read, and some
-CONNECT_SECONDS = 5
-STATEMENT_SECONDS = 30  # that a statement of a write may take
 LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
 MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
-CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
 PING_SECONDS = 3.0  # that a server with nothing to do has to say that it is there
-_CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
-    "connect_timeout": CONNECT_SECONDS,
-    "application_name": "tocsin",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "client_encoding": "UTF8",
-}
-_SESSION = (
-    b"SET statement_timeout = '%ds'; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '60s'; SET jit = off;"
-    # What is acknowledged must be on the disk, whatever the server's default is.
-    b" SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-) % STATEMENT_SECONDS
 # The writer finds rows by their keys. A plan that is kept from when a table was small, or its statistics said so, would read all of it.
 _BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
@@ -61,134 +38,6 @@ _HISTORY = "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_
 _END_OLD_SESSION = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = %s::xid8::xid AND state LIKE 'idle in transaction%%'"
 )
-
-
-def postgresql_engine(url: str) -> Engine:
-    """An engine on a PostgreSQL database. Raises StoreError if the URL cannot be read; it connects to nothing yet."""
-    parameters = parameters_of(url)
-    return create_engine(
-        "postgresql+psycopg://",  # libpq reads the URL: it may name several servers, and errors must not show its password
-        creator=lambda: connect(parameters),
-        pool_size=CONNECTIONS,
-        max_overflow=0,
-        pool_use_lifo=True,
-        hide_parameters=True,
-    )
-
-
-def parameters_of(url: str) -> dict[str, Any]:
-    """As libpq reads them."""
-    with contextlib.suppress(psycopg.Error):  # its words hold parts of the password
-        found = conninfo_to_dict(url)
-        if not _is_cut_short(url) and _has_ports(found):
-            return {**_CONNECT, **found}
-    raise StoreError(
-        "TOCSIN_DATABASE_URL cannot be read as a PostgreSQL URL: it should be postgresql://user:password@host/database, and special"
-        " characters in user and password must be percent-encoded."
-    )
-
-
-def _is_cut_short(url: str) -> bool:
-    """Whether libpq would end the password early, at an @ or / in it: then its rest would be shown as the host or the database."""
-    authority, _, rest = url.partition("://")[2].partition("?")[0].partition("/")
-    return authority.count("@") > 1 or "@" in rest
-
-
-def _has_ports(parameters: Mapping[str, Any]) -> bool:
-    """Whether its ports are numbers, where it names any. Without a host the password is in their place, and libpq would show it."""
-    return all(not port or port.isdecimal() for port in str(parameters.get("port") or "").split(","))
-
-
-def connect(parameters: dict[str, Any]) -> Driver[Any]:
-    """A session that ends its transactions by itself if this process hangs, and is ended by the server if its machine vanishes."""
-    driver = psycopg.connect("", autocommit=True, **parameters)
-    driver.adapters.register_dumper(str, _Texts)
-    try:
-        with hung_up_after(driver, CONNECT_SECONDS):
-            driver.execute(_SESSION)
-    except psycopg.Error:
-        driver.close()
-        raise
-    return driver
-
-
-def own_driver(engine: Engine) -> Driver[Any]:
-    """A new connection that is in no pool: whoever takes it closes it."""
-    connection = engine.pool.recreate().connect()
-    driver = connection.driver_connection
-    assert isinstance(driver, Driver)  # noqa: S101
-    connection.detach()
-    return cast(Driver[Any], driver)
-
-
-class _Texts(StrDumperUnknown):
-    """What people search for, and what providers say, may hold the one character that PostgreSQL's texts cannot."""
-
-    def dump(self, obj: str) -> Any:
-        return super().dump(obj.replace(NUL, INSTEAD) if NUL in obj else obj)
-
-
-# ---------------------------------------------------------------------------------------------------------- deadlines
-
-
-class _Deadlines:
-    """Hangs up on a server that does not answer, whatever the network says: a proxy may acknowledge for a server that is gone."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._running: dict[Driver[Any], float] = {}
-        self._wakes_at = 0.0
-        self._thread: threading.Thread | None = None
-
-    def begin(self, driver: Driver[Any], seconds: float) -> None:
-        until = time.monotonic() + seconds
-        with self._changed:
-            self._running[driver] = until
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="tocsin-deadlines", daemon=True)
-                self._thread.start()
-            elif until < self._wakes_at:
-                self._changed.notify()
-
-    def end(self, driver: Driver[Any]) -> None:
-        with self._changed:
-            self._running.pop(driver, None)
-
-    def _watch(self) -> None:
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                for driver in [one for one, until in self._running.items() if until <= now]:
-                    del self._running[driver]
-                    hang_up(driver)
-                self._wakes_at = min(self._running.values(), default=now + threading.TIMEOUT_MAX)
-                self._changed.wait(self._wakes_at - now)
-
-
-def hang_up(driver: Driver[Any]) -> None:
-    """Whoever waits for the answer is told that the connection has ended."""
-    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(driver.fileno())) as ours:
-        ours.shutdown(socket.SHUT_RDWR)
-
-
-_deadlines = _Deadlines()
-
-
-@contextmanager
-def hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None, None]:
-    _deadlines.begin(driver, seconds)
-    try:
-        yield
-    finally:
-        _deadlines.end(driver)
-
-
-def connect_seconds(driver: Driver[Any]) -> AbstractContextManager[None]:
-    """For a question that is answered as soon as a connection is made."""
-    return hung_up_after(driver, CONNECT_SECONDS)
-
-
-# ------------------------------------------------------------------------------------------------------------ writing
 
 
 class _Session:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import observe
 from tocsin.model import Busy
 from tocsin.store import faults
-from tocsin.store.dialects.postgresql import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, hung_up_after, own_driver
+from tocsin.store.dialects.connecting import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, hung_up_after, own_driver
 
 STATEMENT_SECONDS = 2.0
 GRACE_SECONDS = 0.5  # that the server has to say that it took too long, before we hang up

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import faults, form
-from tocsin.store.dialects.postgresql import connect, connect_seconds, parameters_of, postgresql_engine
+from tocsin.store.dialects.connecting import connect, connect_seconds, parameters_of, postgresql_engine
 from tocsin.store.migrating import SERVES, migrate
 
 MIN_VERSION = 15
