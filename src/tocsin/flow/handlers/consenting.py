@@ -36,8 +36,6 @@ HANDLERS_AT_ONCE = 500
 APPLIED = "consents_applied"  # the value that says for which settings all consents were looked through
 _TYPES = tuple(channel.type for channel in CHANNELS.values() if channel.mailbox is not None)
 _AGREES = "{email} would like to have notifications sent to this address by the notification service at {base}."
-_BUTTON = "To agree, open this page and press the button on it:"
-_OTHERWISE = "If you do not want this, there is nothing to do: nothing else is sent to you."
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +171,12 @@ class Consenting:
     def _message(self, request: Request) -> Message:
         """Nothing in it is chosen by the user, or strangers could be written to in this way."""
         _ = self._languages.named(request.owner.language).say
-        text = f"{_(_AGREES).format(email=request.owner.email, base=self._base)}\n\n{_(_OTHERWISE)}\n\n{_(_BUTTON)}"
+        paragraphs = [
+            _(_AGREES).format(email=request.owner.email, base=self._base),
+            _("If you do not want this, there is nothing to do: nothing else is sent to you."),
+            _("To agree, open this page and press the button on it:"),
+        ]
+        text = "\n\n".join(paragraphs)
         return Message(title=_("Please confirm this e-mail address"), text=text, at=request.question.at, kind=LINK_KIND, is_text=True)
 
     # ------------------------------------------------------------------------------------------------------- the answers
