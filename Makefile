@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS
 # Tests start a hundred processes: what one has compiled the others need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install serve demo test test-all check bench bench-all soak docs screenshots sbom audit lock clean
+.PHONY: install serve demo test test-all check bench bench-all soak soak-many docs screenshots sbom audit lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -48,6 +48,10 @@ SEED ?= 1
 MINUTES ?= 10
 soak: .venv/.dev
 	$(BIN)/python -m bench.soak --seed $(SEED) --minutes $(MINUTES)
+
+# Minutes of what may happen to several processes on one PostgreSQL database and to its servers: `make soak-many SEED=2 MINUTES=3`.
+soak-many: .venv/.dev
+	$(BIN)/python -m bench.soak_many --seed $(SEED) --minutes $(MINUTES)
 
 # The pages and the goldens that are made from the code: look at what has changed.
 docs: .venv/.dev

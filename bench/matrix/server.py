@@ -12,6 +12,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
 from support import postgresql
+from tocsin.cli.selftest.many.postgresql import execute
 
 DATABASE = "tocsin"
 _SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -52,7 +53,7 @@ class Server:
         yield from (int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return postgresql.execute(self.url, sql)
+        return execute(self.url, sql)
 
     def remove(self) -> None:
         self._server.remove()

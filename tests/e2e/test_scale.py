@@ -18,8 +18,8 @@ from sqlalchemy import Connection, text
 from e2e.service import FIRST_KEY, Client, Service
 from e2e.stores import both_stores_long, stores_of
 from receiver import Receiver
-from support import postgresql
 from tocsin import clock, datadir
+from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.model import Status
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
@@ -91,8 +91,8 @@ def make_store(service: Service, handlers: int, deliveries: int) -> Service:
     service.change("INSERT INTO totals (user_id, what, slot, n) VALUES (1, 100, 0, ?), (1, 101, 0, ?)", deliveries, handlers)
     if url := service.environ.get("TOCSIN_DATABASE_URL"):  # what its autovacuum would do; SQLite counts on from the highest id by itself
         for table, count in (("handlers", handlers), ("notifications", deliveries), ("deliveries", deliveries)):
-            postgresql.execute(url, f"SELECT setval('{table}_id_seq', {count})")
-            postgresql.execute(url, f"VACUUM ANALYZE {table}")
+            execute(url, f"SELECT setval('{table}_id_seq', {count})")
+            execute(url, f"VACUUM ANALYZE {table}")
     return service
 
 

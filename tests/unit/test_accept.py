@@ -34,6 +34,8 @@ class Taking:
         self.handed: list[list[Waiting]] = []
         self.woken: list[tuple[int, int, int]] = []
         self._store = store
+        self.old: dict[int, HandlerBrief] | None = None
+        """What is remembered of the handlers, until it is looked for another one."""
 
     def hand_over(self, jobs: list[Waiting]) -> None:
         self.handed.append(jobs)
@@ -42,7 +44,11 @@ class Taking:
         self.woken.append((handler_id, user_id, due_at))
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
-        return {brief.id: brief for brief in await self._store.handlers.briefs(user_id)}
+        return self.old if self.old is not None else {brief.id: brief for brief in await self._store.handlers.briefs(user_id)}
+
+    async def look_for(self, user_id: int, handler_ids: Iterable[int]) -> bool:
+        self.old = None
+        return not (await self.briefs(user_id)).keys().isdisjoint(handler_ids)
 
 
 def accepting(store: SqlStore, taking: Taking, metrics: Metrics | None = None) -> Accepting:
@@ -122,6 +128,20 @@ def test_a_repeated_request_makes_nothing_and_is_not_judged_again(tmp_path: Path
             assert tuple(await flow.accept(1, [draft(), draft()], key, batch=True, faults=[late])) == tuple(ids)
             assert len(taking.handed) == 1
             assert (await store.history.notifications(1, 1, 25)).total == 2
+
+    asyncio.run(main())
+
+
+def test_a_handler_that_another_process_has_just_added_is_known(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sqlite_store(tmp_path) as store:
+            first, taking = await add_handler(store), Taking(store)
+            taking.old = await taking.briefs(1)
+            second = await add_handler(store)
+            assert len(await accepting(store, taking).accept(1, [draft(handlers=[first, second])])) == 1
+            assert [job.delivery.handler_id for job in taking.handed[0]] == [first, second]
+            with pytest.raises(Invalid):
+                await accepting(store, taking).accept(1, [draft(handlers=[first, second + 1])])
 
     asyncio.run(main())
 

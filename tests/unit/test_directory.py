@@ -69,6 +69,31 @@ def test_of_many_handlers_only_what_changed_is_read_again(open_store: OpenStore,
     run(main())
 
 
+def test_a_handler_that_is_not_known_is_looked_for_among_the_users_own(open_store: OpenStore) -> None:
+    """Another process has added it, and this one has not heard of that yet."""
+
+    async def main() -> None:
+        async with open_store() as store:
+            house = Directory(store.handlers, Vault(["a key of sixteen characters"]), load({}))
+
+            async def made(user: int = 1) -> int:
+                return await store.handlers.add(user, HandlerChange(type="webhook", name="hook", settings=b"", is_enabled=True), 10)
+
+            first = await made()
+            assert list(await house.briefs(1)) == [first]
+            second, deleted = await made(), await made()
+            await store.handlers.delete(deleted, 20)
+            await store.database.write(people.add_user, "other@example.com", False, 1)
+            others = await made(2)
+            for unknown in ([others], [deleted], [10**9], []):
+                assert not await house.look_for(1, unknown)
+            assert list(await house.briefs(1)) == [first]
+            assert await house.look_for(1, [10**9, second, others])
+            assert list(await house.briefs(1)) == [first, second]
+
+    run(main())
+
+
 def test_what_changes_while_it_is_read_is_read_once_more(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:

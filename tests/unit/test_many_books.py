@@ -2,18 +2,18 @@
 
 from msgspec.structs import replace
 
-from tocsin.cli.selftest.many.books import Evidence, Row, Sent, Tried, audit
+from tocsin.cli.selftest.many.books import Evidence, Row, Sent, Span, Tried, audit
 
 
 def delivered(number: int, handler: str, at: float, outcome: str = "delivered") -> Row:
-    return Row(number, number, handler, "delivered", [Tried(1, at, outcome)])
+    return Row(number, number, handler, "delivered", f"message {number}.", [Tried(1, at, outcome)])
 
 
 def good(handler: str = "hook", gap: float = 1.0, count: int = 6) -> Evidence:
     sent = [Sent(number, number * gap, number * gap + 0.1) for number in range(1, count + 1)]
     rows = [delivered(one.notification, handler, one.answered) for one in sent]
     totals = {"delivered": count}
-    return Evidence(sent, rows, {row.id: 1 for row in rows}, totals, totals, killed=False)
+    return Evidence(sent, rows, {row.id: [row.attempts[0].at + 0.01] for row in rows}, totals, totals)
 
 
 def complaints(evidence: Evidence) -> str:
@@ -34,16 +34,25 @@ def test_what_is_lost_is_said() -> None:
     )
     waiting = [replace(run.rows[0], status="pending"), *run.rows[1:]]
     assert complaints(replace(run, rows=waiting)) == "delivery 1 to hook is pending, after 1 attempts"
-    assert complaints(replace(run, taken={**run.taken, 1: 0})) == "delivery 1 is delivered, and its receiver never took it"
+    assert complaints(replace(run, taken={**run.taken, 1: []})) == "delivery 1 is delivered, and its receiver never took it"
 
 
-def test_a_repeat_needs_an_attempt_that_says_so() -> None:
-    run = replace(good(), killed=True)
-    twice = replace(run, taken={**run.taken, 2: 2})
+def test_a_repeat_needs_an_attempt_that_says_so_and_a_mishap_that_explains_it() -> None:
+    run = replace(good(), mishaps=[Span(2.5, 3.0)])
+    twice = replace(run, taken={**run.taken, 2: [2.1, 6.0]})
     assert "delivery 2 arrived 2 times, and its attempts say {'delivered': 1}" in complaints(twice)
-    explained = [run.rows[0], replace(run.rows[1], attempts=[Tried(1, 2.1, "unknown"), Tried(2, 2.2, "delivered")]), *run.rows[2:]]
+    explained = [run.rows[0], replace(run.rows[1], attempts=[Tried(1, 2.1, "unknown"), Tried(2, 6.0, "delivered")]), *run.rows[2:]]
     assert complaints(replace(twice, rows=explained)) == ""
-    assert "though nothing was killed" in complaints(replace(twice, rows=explained, killed=False))
+    for elsewhen in ([], [Span(1.0, 2.0)], [Span(6.0, 7.0)]):
+        assert "though nothing had gone wrong" in complaints(replace(twice, rows=explained, mishaps=elsewhen))
+
+
+def test_what_was_called_off_may_end_undelivered_and_is_not_begun_any_more() -> None:
+    run = good()
+    off = [replace(run.rows[0], status="cancelled", attempts=[]), replace(run.rows[1], status="skipped"), *run.rows[2:]]
+    assert "delivery 1 to hook is cancelled, after 0 attempts" in complaints(replace(run, rows=off))
+    assert complaints(replace(run, rows=off, taken={**run.taken, 1: []}, ended={1: 0.5, 2: 1.0})) == ""
+    assert complaints(replace(run, ended={2: 0.0})) == "delivery 2 to hook began 2.1 s after it was cancelled"
 
 
 def test_what_was_accepted_first_goes_first() -> None:
@@ -59,6 +68,17 @@ def test_what_was_accepted_first_goes_first() -> None:
 def test_a_pace_holds_over_all_processes() -> None:
     assert "slack got 4 within 1.500 s, where 3 in 3 s are allowed" in complaints(good("slack", gap=0.5))
     assert "discord got 6 within 1.000 s" in complaints(good("discord", gap=0.2))
+
+
+def test_of_an_attempt_whose_end_is_unknown_the_arrival_counts() -> None:
+    """It began later than it was claimed, which is all that its row tells; and if it did not arrive, not at all."""
+    run = good("slack", count=3, gap=0.5)
+    first = run.rows[0]
+    again = replace(first, attempts=[Tried(1, 0.6, "unknown"), Tried(2, 3.72, "delivered")])
+    assert complaints(replace(run, rows=[again, *run.rows[1:]], taken={**run.taken, first.id: [3.73]})) == ""
+    lost = replace(run, rows=[again, *run.rows[1:]], mishaps=[Span(0.7, 0.8)])
+    assert complaints(replace(lost, taken={**run.taken, first.id: [0.71, 3.73]})) == ""
+    assert "got 4 within 2.720 s" in complaints(replace(lost, taken={**run.taken, first.id: [1.0, 3.73]}))
 
 
 def test_totals_are_compared_with_rows() -> None:

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "promises.md"
 
 
-# Their subject is not the store: receivers, networks, connections, logs, the selftest.
-ELSEWHERE = {"hostile", "logs", "neighbours", "network", "selftest"}
+# Their subject is not the store: receivers, networks, connections, logs, the selftest; or PostgreSQL alone has it: several processes.
+ELSEWHERE = {"hostile", "logs", "many", "neighbours", "network", "selftest"}
 
 
 def found_in(files: set[str], collected: list[str]) -> list[str]:

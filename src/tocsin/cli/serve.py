@@ -37,7 +37,7 @@ def serve(
     return start(host, port, unix_socket, data_dir, role)
 
 
-def selftest(*, quick: bool = False, json: bool = False, postgresql: bool = False) -> int:
+def selftest(*, quick: bool = False, json: bool = False, postgresql: bool = False, many: bool = False) -> int:
     """Test the promises on this machine: kill, hang, throttle and restart the service, and count what arrives. Takes up to two minutes.
 
     Everything happens in a throw-away store on loopback and is removed afterwards. Exit code 1 if a promise was broken.
@@ -46,13 +46,19 @@ def selftest(*, quick: bool = False, json: bool = False, postgresql: bool = Fals
     ----------
     postgresql
         Make the stores in the database that TOCSIN_DATABASE_URL names, each in a schema of its own. Nothing else in it is touched.
+    many
+        Test several processes on one PostgreSQL database, in about a minute. The server comes with pip install 'tocsin[selftest]'. Where
+        TOCSIN_DATABASE_URL names another one, the database is made and dropped there, and that server is not stopped.
     quick
         Run a shorter form of about 20 seconds.
     json
         Print JSON instead of a table.
     """
+    from tocsin.cli.options import load_settings
     from tocsin.cli.selftest.command import run_selftest
 
+    if many:
+        return run_selftest(quick, json, load_settings().database_url, many=True)
     return run_selftest(quick, json, _database_url() if postgresql else "")
 
 

@@ -1,10 +1,12 @@
 """Before a delivery is sent where several processes share the store: noted there that it will be, if it still may be.
 
-Lanes ask at the moment when window, places and pace would let them start, for as many as these let start now. Many lanes are answered by
-one statement. Only then do they take their turn: one that was taken before a slow answer would bunch the starts of its pace.
+Lanes ask at the moment when window, places and pace would let them start, for as many as these let start now. One statement is under
+way at a time, and what is asked for meanwhile goes with the next: a lone delivery does not wait, and the busier it is, the more share one.
+Only then do they take their turn: one that was taken before a slow answer would bunch the starts of its pace.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -15,8 +17,8 @@ from tocsin import observe
 from tocsin.engine.lanes import CLAIMING, Lane
 from tocsin.model import Busy, Delivery
 
-LINGER_SECONDS = 0.002
-MAX_CLAIMS = 512  # in one statement
+LINGER_SECONDS = 0.002  # after an answer, before the next is asked for
+MAX_CLAIMS = 512  # in one statement, give or take a lane's
 HELD_SECONDS = 1.0  # what was claimed longer ago is claimed again before it starts: it may have been cancelled elsewhere
 AGAIN_SECONDS = 0.5  # until a store that could not answer is asked again
 log = structlog.get_logger(__name__)
@@ -50,9 +52,9 @@ class Claiming:
         self.claimer = claimer
         self._go = go
         self._refused = refused
-        self._asked: list[_Asked] = []
-        self._count = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._asked: deque[_Asked] = deque()
+        self._next: asyncio.Handle | None = None  # the next statement, when it is to begin
+        self._is_under_way = False
         self._held: dict[Lane, tuple[set[int], float]] = {}  # what was claimed and has not started, and until when that counts
         self._tasks: set[asyncio.Task[None]] = set()
         self.claimed = 0
@@ -75,20 +77,25 @@ class Claiming:
         lane.state = CLAIMING
         asked = [lane.jobs[index].delivery for index in range(min(max(count, 1), len(lane.jobs)))]
         self._asked.append(_Asked(lane, asked))
-        self._count += len(asked)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._begin)
-        elif self._count >= MAX_CLAIMS:
-            self._timer.cancel()
-            self._begin()
+        if self._next is None and not self._is_under_way:
+            self._next = asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._timer = None
-        asked, self._asked, self._count = self._asked, [], 0
-        if asked:
-            task = asyncio.get_running_loop().create_task(self._claim(asked))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        asked: list[_Asked] = []
+        count = 0
+        while self._asked and count < MAX_CLAIMS:
+            asked.append(self._asked.popleft())
+            count += len(asked[-1].deliveries)
+        self._next, self._is_under_way = None, True
+        task = asyncio.get_running_loop().create_task(self._claim(asked))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._is_under_way = False
+        if self._asked:
+            self._next = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._begin)
 
     async def _claim(self, asked: list[_Asked]) -> None:
         try:

@@ -1,7 +1,7 @@
 """Handlers in memory, opened and typed, as deliveries need them; dropped when anything about them changes."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, tzinfo
 from typing import Any
 
@@ -202,6 +202,14 @@ class Directory:
             self._briefs[user_id] = found
             self._changed.pop(user_id, None)
         return found
+
+    async def look_for(self, user_id: int, handler_ids: Collection[int]) -> bool:
+        """Whether the user has one of these, which their briefs do not name: these are old then. Of too many, only some are looked for."""
+        rows = await self._handlers.rows(sorted(handler_ids)[-MAX_CHANGED:])
+        found = [row.id for row in rows if row.user_id == user_id and row.deleted_at is None]
+        for handler_id in found:
+            self.forget(user_id, handler_id)
+        return bool(found)
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         """Read those that are not in memory, all at once. Whatever changes meanwhile, afterwards a pace is known of each that is there:

@@ -19,6 +19,7 @@ from tocsin.model import Busy
 from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners, Taken, Waking
 from tocsin.store.database import Database
 from tocsin.store.dialects import SERVER_NOW
+from tocsin.store.dialects.connecting import hang_up_on_lost
 from tocsin.store.dialects.listening import Listener
 from tocsin.store.dialects.quick import Quick, Session
 from tocsin.store.noting import NEWS
@@ -132,6 +133,7 @@ class SqlWorkers:
             if not rows or not rows[0][0]:
                 return None
             _, version, newest, now = rows[0][:4]
+            hang_up_on_lost(session.driver)
             return Beat([_member(row[4:]) for row in rows], version, newest, now)
 
         return await self.quick.run(beat)

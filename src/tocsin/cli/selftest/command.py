@@ -23,12 +23,12 @@ SCENES = (*scenes.SCENES, *mishaps.SCENES)
 VERDICTS = {True: Text("kept", style="green"), False: Text("BROKEN", style="bold red"), None: Text("-", style="dim")}
 
 
-def run_selftest(quick: bool, json: bool, database_url: str = "") -> int:
-    """The exit code. `database_url`: of a PostgreSQL database; empty: SQLite files."""
+def run_selftest(quick: bool, json: bool, database_url: str = "", *, many: bool = False) -> int:
+    """The exit code. `database_url`: of a PostgreSQL database; empty: SQLite files, or a server of our own for `many`."""
     started_at = time.monotonic()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        findings = _on_server(quick, database_url) if database_url else _run(quick)
+        findings = _many(database_url) if many else _on_server(quick, database_url) if database_url else _run(quick)
     except KeyboardInterrupt:
         show.note("Stopped; nothing is left behind.")
         return 130
@@ -55,14 +55,32 @@ def _on_server(quick: bool, database_url: str) -> list[Finding]:
         return _run(quick, schemas)
 
 
-def _run(quick: bool, schemas: "Schemas | None" = None) -> list[Finding]:
+def _many(database_url: str) -> list[Finding]:
+    try:
+        from tocsin.cli.selftest.many import command
+    except ImportError as error:
+        raise Failure("--many needs a driver: install it with `pip install 'tocsin[postgresql]'`.") from error
+    with _progress() as progress:
+        task = progress.add_task("", total=command.SCENES, completed=-1)
+
+        def begins(scene: str) -> None:
+            progress.update(task, description=scene, advance=1)
+
+        return command.run_many(database_url, begins)
+
+
+def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    return Progress(*columns, console=show.console("stderr"), transient=True)
+
+
+def _run(quick: bool, schemas: "Schemas | None" = None) -> list[Finding]:
     findings: list[Finding] = []
     receiver = Receiver()
     with (
         tempfile.TemporaryDirectory(prefix="tocsin-selftest-") as folder,
         receiver.running(),
-        Progress(*columns, console=show.console("stderr"), transient=True) as progress,
+        _progress() as progress,
     ):
         wanted = [one for one in SCENES if not (quick and one in mishaps.SCENES)] + [*(scenes.SERVER_SCENES if schemas else ())]
         task = progress.add_task("", total=len(wanted))

@@ -17,13 +17,17 @@ _PATIENCE_SECONDS = 120.0  # for an answer that never comes
 
 
 class Arrival(Struct, frozen=True):
-    """A notification at a receiver. `at`: time.time(). `status`: of the answer, 0 if there was none. `identity`: its webhook-id."""
+    """A notification at a receiver. `at`: time.time(). `status`: of the answer, 0 if there was none. `identity`: its webhook-id.
+
+    `text`: of the message, or of the whole request where that is no webhook's; it names no delivery then, so that is 0.
+    """
 
     delivery_id: int
     path: str
     at: float
     status: int
     identity: str = ""
+    text: str = ""
 
 
 class Answer(Struct, frozen=True):
@@ -38,7 +42,7 @@ Behaviour = Callable[[int], Answer]  # given the number of earlier requests on t
 
 
 class _Body(Struct):
-    data: dict[str, Any]
+    data: dict[str, Any] = {}
 
 
 class _Server(ThreadingHTTPServer):
@@ -87,10 +91,11 @@ class Receiver:
             self._counts[path] += 1
         answer = self._behaviours.get(path, lambda _: Answer())(count)
         data = msgspec.json.decode(body, type=_Body).data
+        text = str(data.get("message") or body.decode(errors="replace"))
         if answer.delay_seconds:
             self._ends.wait(answer.delay_seconds)
         with self._lock:
-            self.arrivals.append(Arrival(int(data["delivery_id"] or 0), path, time.time(), answer.status, identity))
+            self.arrivals.append(Arrival(int(data.get("delivery_id") or 0), path, time.time(), answer.status, identity, text))
         if not answer.status:
             self._ends.wait(_PATIENCE_SECONDS)
         return answer

@@ -90,18 +90,19 @@ class Service:
 
     def wait_until_ready(self, seconds: float = _START_SECONDS) -> None:
         """Raises Failure with the end of its log if it has ended, or is not ready in time."""
-        ends_at = time.monotonic() + seconds
+        ends_at, said = time.monotonic() + seconds, ""
         while time.monotonic() < ends_at:
             try:
                 self.call("GET", "/readyz")
-            except Down:
+            except Down as down:
+                said = str(down)
                 if self._process is None or self._process.poll() is not None:
                     break
                 time.sleep(0.03)
             else:
                 return
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-        raise Failure("\n".join(["The service did not start.", *lines]))
+        raise Failure("\n".join([f"The service is not ready. {said}".rstrip(), *lines]))
 
     @property
     def port(self) -> int:
@@ -142,6 +143,11 @@ class Service:
             self._process = None
         return code
 
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+
     @contextmanager
     def frozen(self) -> Generator[None, None, None]:
         """SIGSTOP, and SIGCONT at the end."""
@@ -164,7 +170,7 @@ class Service:
         """Sends SIGTERM; returns whether it ended in order."""
         if self._process is None:
             return False
-        self._process.send_signal(signal.SIGTERM)
+        self.terminate()
         try:
             code = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -173,19 +179,27 @@ class Service:
         self._process = None
         return code == 0
 
-    def call(self, method: str, path: str, content: Mapping[str, object] | None = None, key: str | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        content: Mapping[str, object] | None = None,
+        key: str | None = None,
+        api_key: str | None = None,
+        seconds: float = _CALL_SECONDS,
+    ) -> Any:
         """The decoded answer. `key`: an Idempotency-Key. Raises Down, and Refused for an answer that is an error."""
         body = None if content is None else msgspec.json.encode(content)
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {api_key or self._key}", "Content-Type": "application/json"}
         if key is not None:
             headers["Idempotency-Key"] = key
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", body, headers, method=method)  # ours
         try:
-            with self._opener.open(request, timeout=_CALL_SECONDS) as answer:
+            with self._opener.open(request, timeout=seconds) as answer:
                 return msgspec.json.decode(answer.read())
         except urllib.error.HTTPError as error:
             if error.code == 503:
-                raise Down from error
+                raise Down(error.read()[:500].decode(errors="replace")) from error
             raise Refused(error.code, f"{method} {path}: {error.code} {error.read()[:200].decode(errors='replace')}") from error
         except (OSError, ValueError) as error:  # a broken connection, or half an answer
             raise Down from error

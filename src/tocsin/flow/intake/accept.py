@@ -6,9 +6,9 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.intake.plan import plan
 from tocsin.flow.intake.repeats import Repeats, answer_of
 from tocsin.metrics import Metrics
-from tocsin.model import Draft, Fault, Status
+from tocsin.model import Draft, Fault, Invalid, Status
 from tocsin.ports.engine import Engine
-from tocsin.ports.intake import Accept, Accepted, Answered, Idempotency, Intake
+from tocsin.ports.intake import Accept, Accepted, Answered, Idempotency, Intake, Planned
 from tocsin.ports.queue import Waiting
 
 
@@ -40,12 +40,23 @@ class Accepting:
         async with self._repeats.once(user_id, idempotency) as answer:
             if answer is not None:
                 return answer
-            planned = plan(drafts, await self._directory.briefs(user_id), batch, faults)
+            planned = await self._plan(user_id, drafts, batch, faults)
             try:
                 accepted = await self._intake.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
             except Answered as answered:
                 return answer_of(answered.remembered, idempotency)
             return [one.id for one in accepted]
+
+    async def _plan(self, user_id: int, drafts: Sequence[Draft], batch: bool, faults: Sequence[Fault]) -> Sequence[Planned]:
+        """Another process may have added a handler just now: before one is called unknown, the store is asked."""
+        briefs = await self._directory.briefs(user_id)
+        try:
+            return plan(drafts, briefs, batch, faults)
+        except Invalid:
+            unknown = {one for draft in drafts for one in draft.handlers or () if one not in briefs}
+            if not unknown or not await self._directory.look_for(user_id, unknown):
+                raise
+            return plan(drafts, await self._directory.briefs(user_id), batch, faults)
 
     async def notice(self, user_id: int, draft: Draft | None) -> tuple[Accept | None, Callable[[list[Accepted]], None]]:
         """A notification of the service's own, to be kept with what it is about, and who is told what it became. Raises Invalid."""

@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import psycopg
+import structlog
 from psycopg import Connection as Driver
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Engine, create_engine
 
@@ -21,6 +23,7 @@ from tocsin.store.dialects.arrays import INSTEAD, NUL
 CONNECTIONS = 7  # as many as threads read, and some
 CONNECT_SECONDS = 5
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
+LOST_SECONDS = 2.0  # that an answer is on its way at most
 STATEMENT_SECONDS = 30  # that a statement of a write may take
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
     "connect_timeout": CONNECT_SECONDS,
@@ -35,6 +38,11 @@ _SESSION = (
     # What is acknowledged must be on the disk, whatever the server's default is.
     b" SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 ) % STATEMENT_SECONDS
+_BUSY = (
+    b"SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s)"
+    b" AND (state = 'active' OR state_change > clock_timestamp() - make_interval(secs => %s))"
+)
+log = structlog.get_logger(__name__)
 
 
 def postgresql_engine(url: str) -> Engine:
@@ -111,13 +119,15 @@ class _Deadlines:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running: dict[Driver[Any], float] = {}
+        self._began: dict[Driver[Any], float] = {}
         self._wakes_at = 0.0
         self._thread: threading.Thread | None = None
 
     def begin(self, driver: Driver[Any], seconds: float) -> None:
-        until = time.monotonic() + seconds
+        now = time.monotonic()
+        until = now + seconds
         with self._changed:
-            self._running[driver] = until
+            self._running[driver], self._began[driver] = until, now
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="tocsin-deadlines", daemon=True)
                 self._thread.start()
@@ -127,6 +137,14 @@ class _Deadlines:
     def end(self, driver: Driver[Any]) -> None:
         with self._changed:
             self._running.pop(driver, None)
+            self._began.pop(driver, None)
+
+    def waiting(self, seconds: float) -> dict[int, Driver[Any]]:
+        """Those that have waited for so long, and still wait, by the server's number for them."""
+        before = time.monotonic() - seconds
+        with self._changed:
+            waiting = [one for one, began in self._began.items() if began < before and not one.closed]
+        return {one.info.backend_pid: one for one in waiting if one.info.transaction_status is TransactionStatus.ACTIVE}
 
     def _watch(self) -> None:
         with self._changed:
@@ -155,6 +173,17 @@ def hung_up_after(driver: Driver[Any], seconds: float) -> Generator[None, None, 
         yield
     finally:
         _deadlines.end(driver)
+
+
+def hang_up_on_lost(driver: Driver[Any]) -> None:
+    """A network that fell silent for a while has lost questions and answers on connections that nobody will ever hear of again. `driver`,
+    on which the server answers, asks whether it works on what this process waits for."""
+    waiting = _deadlines.waiting(LOST_SECONDS)
+    if waiting:
+        busy = {pid for (pid,) in driver.execute(_BUSY, (list(waiting), LOST_SECONDS)).fetchall()}
+        for pid in waiting.keys() - busy:
+            log.warning("store.answer_lost")
+            hang_up(waiting[pid])
 
 
 def connect_seconds(driver: Driver[Any]) -> AbstractContextManager[None]:

@@ -7,6 +7,8 @@ from msgspec import Struct
 
 MAX_SHOWN = 5  # complaints of a kind
 MARGIN_SECONDS = 0.005  # between the clocks of two workers
+LONGEST_SECONDS = 3.0  # that a receiver takes to answer, and the store to keep the outcome
+SEEN_SECONDS = 2.0  # until a change is seen everywhere
 PACES = {"slack": (3, 3.0), "discord": (5, 2.0)}  # of the handlers that are paced, by the beginning of their names
 
 
@@ -27,27 +29,41 @@ class Tried(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True):
-    """A delivery at the end. `handler`: its name."""
+    """A delivery at the end. `handler`: its name. `text`: of its message."""
 
     id: int
     notification: int
     handler: str
     status: str
+    text: str
     attempts: Sequence[Tried]
 
 
-class Evidence(Struct, frozen=True):
-    """`taken`: how often each delivery was answered with 2xx. `totals`, `counted`: deliveries by status, as stored and as counted.
+class Span(Struct, frozen=True):
+    """From when to when something was so, in seconds by the database's clock."""
 
-    `killed`: whether a process was killed, or lost its database; without that nothing may arrive twice.
+    began: float
+    ended: float
+
+    def may_explain(self, at: float) -> bool:
+        """Whether an attempt that began then may have been in flight meanwhile."""
+        return self.began - LONGEST_SECONDS <= at <= self.ended
+
+
+class Evidence(Struct, frozen=True):
+    """`taken`: when each delivery was answered with 2xx. `totals`, `counted`: deliveries by status, as stored and as counted.
+
+    `mishaps`: when a process that sends was killed or cut off; what was in flight then may arrive twice, and nothing else.
+    `ended`: of notifications that were cancelled, or whose handler was paused, when that was answered.
     """
 
     sent: Sequence[Sent]
     rows: Sequence[Row]
-    taken: Mapping[int, int]
+    taken: Mapping[int, Sequence[float]]
     totals: Mapping[str, int]
     counted: Mapping[str, int]
-    killed: bool = True
+    mishaps: Sequence[Span] = ()
+    ended: Mapping[int, float] = {}
 
 
 class Books(Struct, frozen=True):
@@ -67,7 +83,7 @@ class Books(Struct, frozen=True):
 
 def audit(evidence: Evidence) -> Books:
     lost = list(_lost(evidence))
-    checks = (lost, _never_accepted(evidence), _repeats(evidence), _disorder(evidence), _haste(evidence), _wrong_totals(evidence))
+    checks = (lost, *(check(evidence) for check in (_never_accepted, _repeats, _late, _disorder, _haste, _wrong_totals)))
     complaints: list[str] = []
     for check in checks:
         found = list(check)
@@ -75,7 +91,7 @@ def audit(evidence: Evidence) -> Books:
         if len(found) > MAX_SHOWN:
             complaints.append(f"... and {len(found) - MAX_SHOWN} more of these")
     delivered = sum(row.status == "delivered" for row in evidence.rows)
-    repeated = sum(count > 1 for count in evidence.taken.values())
+    repeated = sum(len(times) > 1 for times in evidence.taken.values())
     return Books(len(evidence.sent), delivered, len(lost), repeated, complaints)
 
 
@@ -88,6 +104,8 @@ def _lost(evidence: Evidence) -> Iterator[str]:
         if not of[one.notification]:
             yield f"notification {one.notification} was accepted and is gone"
         for row in of[one.notification]:
+            if row.status in {"cancelled", "skipped"} and one.notification in evidence.ended:
+                continue
             if row.status != "delivered":
                 yield f"delivery {row.id} to {row.handler} is {row.status}, after {len(row.attempts)} attempts"
             elif not evidence.taken.get(row.id):
@@ -105,12 +123,25 @@ def _never_accepted(evidence: Evidence) -> Iterator[str]:
 def _repeats(evidence: Evidence) -> Iterator[str]:
     """What arrived more often than attempts say that it may have."""
     for row in evidence.rows:
-        count = evidence.taken.get(row.id, 0)
+        count = len(evidence.taken.get(row.id, ()))
         outcomes = Counter(one.outcome for one in row.attempts)
         if count > outcomes["delivered"] + outcomes["unknown"]:
             yield f"delivery {row.id} arrived {count} times, and its attempts say {dict(outcomes)}"
-        elif count > 1 and not evidence.killed:
-            yield f"delivery {row.id} arrived {count} times, though nothing was killed"
+        elif count > 1 and not any(span.may_explain(at) for at in _unknown(row) for span in evidence.mishaps):
+            yield f"delivery {row.id} arrived {count} times, though nothing had gone wrong while it was in flight"
+
+
+def _unknown(row: Row) -> list[float]:
+    return [one.at for one in row.attempts if one.outcome == "unknown"]
+
+
+def _late(evidence: Evidence) -> Iterator[str]:
+    """What was begun although it had been cancelled everywhere."""
+    for row in evidence.rows:
+        ended = evidence.ended.get(row.notification)
+        for one in row.attempts:
+            if ended is not None and one.at > ended + SEEN_SECONDS:
+                yield f"delivery {row.id} to {row.handler} began {one.at - ended:.1f} s after it was cancelled"
 
 
 def _disorder(evidence: Evidence) -> Iterator[str]:
@@ -139,7 +170,10 @@ def _haste(evidence: Evidence) -> Iterator[str]:
     """More starts than the pace of a handler allows."""
     of: defaultdict[str, list[float]] = defaultdict(list)
     for row in evidence.rows:
-        of[row.handler] += [one.at for one in row.attempts]
+        arrivals = sorted(evidence.taken.get(row.id, ()))
+        more = max(0, len(arrivals) - sum(one.outcome == "delivered" for one in row.attempts))
+        # An attempt whose end is unknown began between its claim, which is what its row says, and its arrival.
+        of[row.handler] += [one.at for one in row.attempts if one.outcome != "unknown"] + arrivals[:more]
     for handler, starts in of.items():
         pace = next((pace for name, pace in PACES.items() if handler.startswith(name)), None)
         if pace is not None:
