@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS
 # Tests start a hundred processes: what one has compiled the others need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install serve demo test test-all check bench bench-all soak soak-many docs screenshots sbom audit lock clean
+.PHONY: install serve demo test test-all check bench bench-all bench-many soak soak-many docs screenshots sbom audit lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -42,6 +42,11 @@ bench: .venv/.dev
 bench-all: bench
 	$(BIN)/python -m bench.grid
 	$(BIN)/python -m bench.scenes
+
+# What several processes on one PostgreSQL database cost, and how quick they are: `make bench-many PART=latency`.
+PART ?= all
+bench-many: .venv/.dev
+	$(BIN)/python -m bench.many $(PART)
 
 # Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`. It leaves the store and the log of a failure in build/.
 SEED ?= 1

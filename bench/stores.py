@@ -20,7 +20,7 @@ from support.postgresql import Server
 
 ROUNDS = 3
 LONE_SECONDS = 4.0
-_SETTINGS = {  # as a new server has them
+SERVER_SETTINGS = {  # as a new server has them
     "fsync": "on",
     "full_page_writes": "on",
     "wal_level": "replica",
@@ -58,7 +58,7 @@ def measure(folder: Path, core: set[int], others: set[int], handlers: int, lengt
 @contextmanager
 def _postgresql() -> Generator[tuple[dict[str, str], int], None, None]:
     """A server with an empty database: what leads a service there, and its process."""
-    server = Server(place="/var/tmp", **_SETTINGS)  # /tmp may be memory, where a commit costs nothing
+    server = Server(place="/var/tmp", **SERVER_SETTINGS)  # /tmp may be memory, where a commit costs nothing
     try:
         server.start()
         server.execute("CREATE DATABASE bench")

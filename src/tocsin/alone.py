@@ -23,6 +23,9 @@ from tocsin.store.sql import SqlStore
 class Alone:
     """Raises StoreError where its files cannot be used."""
 
+    overview = None
+    """There are no others to look at."""
+
     def __init__(self, settings: Settings, store: SqlStore, wires: Mapping[str, Bounds]) -> None:
         self._settings = settings
         self._store = store

@@ -23,7 +23,7 @@ from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.metrics import Metrics
 from tocsin.model import Delivery
-from tocsin.ports.workers import Beat, Introduction
+from tocsin.ports.workers import Beat, Introduction, Overview
 from tocsin.settings import Settings
 from tocsin.store.shared import SharedStore
 from tocsin.store.sql import SqlStore
@@ -95,6 +95,10 @@ class Among:
         self._starts.complete()
         datadir.note_worker(self._settings, store_id, self.engine.worker_id)
 
+    async def overview(self) -> Overview:
+        """Who there is, and what waits where. Raises Busy."""
+        return await self._shared.overview()
+
     def watch(self, metrics: Metrics) -> None:
         engine = self.engine
         metrics.watch("tocsin_partitions", "Partitions that this worker sends for.", lambda: engine.partitions)
@@ -112,6 +116,8 @@ class Among:
 
     @property
     def trouble(self) -> str | None:
+        if self.engine.refusal:
+            return self.engine.refusal
         if not self.engine.is_alive:
             return "Nothing is sent: the engine does not run."
         return LOST_TOUCH if self.may_be_old() else None

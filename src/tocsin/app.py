@@ -182,6 +182,7 @@ async def running(
             keys=OwnKeys(store.keys, changes.noticed),
             administration=Administration(store.users, changes.noticed, directory.forget_user),
             pulse=partial(pulse, store.history, store.vitals),
+            workers=setup.overview,
         )
     finally:
         house.cancel()
@@ -248,7 +249,9 @@ async def _begun(begin: Callable[[], Awaitable[None]], is_stuck: asyncio.Event) 
 def _say_begun(task: asyncio.Task[None]) -> None:
     if task.cancelled():
         return
-    if error := task.exception():
+    if isinstance(error := task.exception(), StoreError):
+        _stop(str(error))
+    elif error:
         log.error("start.failed", exc_info=error)
     else:
         log.info("start.complete")
@@ -320,7 +323,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
 
 
 def _stop(why: str) -> None:
-    """Nothing may be sent any more that another service may send."""
+    """Nothing may be sent any more that another service may send, or that others would not understand."""
     log.error("store.taken", why=why)
     os.kill(os.getpid(), signal.SIGTERM)
 

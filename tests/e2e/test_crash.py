@@ -10,11 +10,11 @@ import pytest
 from e2e.conftest import Starter
 from e2e.load import HANDLERS, arrivals, in_flight, nothing_waits, sending
 from e2e.service import Client, Service, in_an_hour, until
-from e2e.stores import both_stores, sqlite_only
+from e2e.stores import both_stores, both_stores_long, sqlite_only
 from mailserver import HANG, MailServer
 from receiver import Receiver
 
-pytestmark = both_stores
+pytestmark = both_stores_long
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def hook(receiver: Receiver) -> str:
     return receiver.url("/hook")
 
 
+@both_stores
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_nothing_is_lost_over_many_kills_and_only_what_was_in_flight_repeats(
     start_service: Starter, receiver: Receiver, hook: str, kills: int
@@ -78,6 +79,7 @@ def test_nothing_is_lost_over_many_kills_and_only_what_was_in_flight_repeats(
     assert dict(service.rows("SELECT what, sum(n) FROM totals WHERE what < 100 GROUP BY what HAVING sum(n) != 0")) == {1: sends}
 
 
+@both_stores
 def test_sigterm_under_load_ends_in_order_and_nothing_arrives_twice(start_service: Starter, receiver: Receiver) -> None:
     receiver.answer("/hook", 200, delay=0.3)
     service = start_service()
@@ -118,6 +120,7 @@ def test_sigterm_does_not_wait_for_ever_for_a_hanging_receiver(start_service: St
     assert (delivery["status"], delivery["attempt_count"]) == ("pending", 1)
 
 
+@both_stores
 def test_what_was_cut_off_ends_where_unknown_means_stop(start_service: Starter, receiver: Receiver) -> None:
     receiver.answer("/hook", 200, hold=True)
     service = start_service(TOCSIN_UNKNOWN="stop")
@@ -222,6 +225,7 @@ def test_late_is_said_after_an_outage_and_kept(start_service: Starter, receiver:
     assert "Late" not in receiver.requests[-1].json()["text"]
 
 
+@both_stores
 def test_after_an_outage_critical_ones_go_first_and_the_oldest_first_among_equals(start_service: Starter, receiver: Receiver) -> None:
     service = start_service()
     client = service.first()
@@ -311,6 +315,7 @@ def test_what_was_in_flight_is_kept_as_unknown_whatever_became_of_it_meanwhile(
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
 
 
+@both_stores
 @pytest.mark.parametrize("unknown", ["retry", "stop"])
 def test_what_was_in_flight_before_a_replay_says_nothing_of_it(start_service: Starter, receiver: Receiver, unknown: str) -> None:
     """Its log has the lost attempt; what its owner asked for since goes out at once all the same."""

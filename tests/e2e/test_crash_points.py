@@ -13,13 +13,13 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour, until
-from e2e.stores import both_stores, sqlite_only
+from e2e.stores import both_stores, both_stores_long, sqlite_only
 from mailserver import MailServer
 from receiver import Receiver
 from tocsin.cli.selftest.points import POINTS, Point
 from tocsin.store import form
 
-pytestmark = both_stores
+pytestmark = both_stores_long
 AT = 3  # the message at which it dies
 
 _TOTALS_OF_0001 = """
@@ -102,6 +102,7 @@ def start(start_service: Starter, point: Point, count: int = AT, **environ: str)
     return start_service(crash_at=f"{point.name}:{count}", TOCSIN_RETRY_SCHEDULE="0.1s,0.1s", **environ)
 
 
+@both_stores
 @of("send")
 def test_killed_while_sending(start_service: Starter, receiver: Receiver, point: Point) -> None:
     service = start(start_service, point)
@@ -217,6 +218,7 @@ def test_what_a_crash_left_waiting_for_a_stopped_handler_ends_at_the_start(start
     assert [one["status"] for one in client.deliveries(later)] == ["cancelled", "failed", "skipped"]
 
 
+@both_stores
 @of("retry")
 def test_killed_during_a_replay(start_service: Starter, receiver: Receiver, point: Point) -> None:
     for _ in range(3):

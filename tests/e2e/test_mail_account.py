@@ -5,11 +5,11 @@ import re
 
 from e2e.conftest import Starter
 from e2e.service import Service, until
-from e2e.stores import both_stores
+from e2e.stores import both_stores, both_stores_long
 from mailserver import MailServer
 from receiver import Receiver
 
-pytestmark = both_stores
+pytestmark = both_stores_long
 USER, SECRET, FIRST = "alarms@example.com", "client-s3cret-value", "refresh-t0ken-0"
 
 
@@ -72,6 +72,7 @@ def assert_unseen(service: Service, *more: object) -> None:
     assert b"canary" in store and b"refresh-t0ken" not in store and b"access-t0ken" not in store
 
 
+@both_stores
 def test_a_refused_token_waits_and_is_no_fault_of_the_handler(start_service: Starter) -> None:
     with Receiver() as tokens, MailServer(user=USER, methods=("XOAUTH2",)) as mails:
         said = json.dumps({"error": "invalid_grant", "error_description": f"{FIRST} of {SECRET} has expired"}).encode()

@@ -9,11 +9,11 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, until
-from e2e.stores import both_stores, sqlite_only
+from e2e.stores import both_stores, both_stores_long, sqlite_only
 from mailserver import MailServer
 from receiver import Receiver
 
-pytestmark = both_stores
+pytestmark = both_stores_long
 TWEETS = "/2/tweets"
 POSTED = b'{"data":{"id":"1","text":"t"}}'
 
@@ -38,6 +38,7 @@ def waits(client: Client, notification: int, what: str) -> str:
     return told(client, notification)
 
 
+@both_stores
 def test_a_limit_that_an_answer_names_is_heeded_before_it_is_hit(client: OwnedClient, receiver: Receiver) -> None:
     used_up = {"x-ratelimit-remaining": "0", "x-ratelimit-reset-after": "1.5"}
     receiver.answer("/api/webhooks/1/abc", 200, headers=used_up)
@@ -50,6 +51,7 @@ def test_a_limit_that_an_answer_names_is_heeded_before_it_is_hit(client: OwnedCl
     assert second_at - first_at >= 1.4
 
 
+@both_stores
 def test_a_window_of_a_quarter_of_an_hour_survives_a_kill(start_service: Starter, receiver: Receiver) -> None:
     receiver.answer(TWEETS, 201, body=POSTED)
     service = start_service(TOCSIN_X_API_URL=receiver.url(""), TOCSIN_X_DAILY_LIMIT="1000")
@@ -68,6 +70,7 @@ def test_a_window_of_a_quarter_of_an_hour_survives_a_kill(start_service: Starter
     assert len(receiver.requests) == 101
 
 
+@both_stores
 def test_a_throttle_survives_a_kill_for_all_handlers_of_the_credential(start_service: Starter, receiver: Receiver) -> None:
     path = "/bot123456:abcdefghijklmnopqrstuvwxyz012345678/sendMessage"
     receiver.answer(path, 429, body=b'{"ok":false,"error_code":429,"description":"Too Many Requests","parameters":{"retry_after":300}}')
@@ -144,6 +147,7 @@ def test_a_short_window_goes_on_after_a_kill(start_service: Starter, mail_server
     assert second_at - first_at >= 4_900_000
 
 
+@both_stores
 @pytest.mark.parametrize("end", [Service.kill, Service.terminate], ids=["kill", "stop"])
 def test_a_limit_that_x_named_holds_over_a_restart_for_all_users(
     start_service: Starter, receiver: Receiver, end: Callable[[Service], object]

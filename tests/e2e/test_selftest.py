@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from support import postgresql
+from tocsin.cli.failure import Failure
 from tocsin.cli.selftest import command, mishaps
+from tocsin.cli.selftest.many import postgresql as servers
 from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.cli.selftest.receiver import Receiver
 from tocsin.cli.selftest.scenes import Books, Finding, Place, Scene, reconcile, sessions_ended
@@ -77,6 +79,34 @@ def test_postgresql_without_a_url_is_one_sentence(tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
     done = subprocess.run([TOCSIN, "selftest", "--postgresql"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "") and "needs TOCSIN_DATABASE_URL" in done.stderr
+
+
+DATABASES = "SELECT datname FROM pg_database WHERE datname LIKE 'tocsin_selftest%'"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("is_given", [False, True], ids=["a server of its own", "a server that is given"])
+def test_several_processes_keep_every_promise_and_nothing_is_left(url: str, tmp_path: Path, is_given: bool) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")} | {"TMPDIR": str(tmp_path)}
+    if is_given:
+        environ["TOCSIN_DATABASE_URL"] = url
+    command = [TOCSIN, "selftest", "--many", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=290)
+    findings = json.loads(done.stdout)["findings"]
+    assert {"worker killed", "standby takes over", "restarted in turn", "all of it"} < {one["scene"] for one in findings}
+    untested = {one["scene"] for one in findings if one["kept"] is None}
+    assert untested == ({"PostgreSQL crashes", "standby takes over"} if is_given else set())
+    broken = [one for one in findings if one["kept"] is False]
+    assert [one for one in broken if one["scene"] != "how quickly"] == [], done.stdout  # that is a matter of seconds
+    assert done.returncode == bool(broken), done.stderr
+    assert execute(url, DATABASES) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_without_a_server_to_start_it_says_where_one_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(Failure, match=r"tocsin\[selftest\]"):
+        servers._wheel()
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:

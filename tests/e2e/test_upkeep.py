@@ -15,12 +15,12 @@ import pytest
 from api.support import serving
 from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour, until
-from e2e.stores import both_stores, sqlite_only
+from e2e.stores import both_stores, both_stores_long, sqlite_only
 from receiver import Receiver
 from tocsin.flow import housekeeping
 from tocsin.flow.people.access import SCOPES
 
-pytestmark = both_stores
+pytestmark = both_stores_long
 
 
 def command(service: Service, *arguments: object, data: Path | None = None) -> tuple[int, str]:
@@ -162,6 +162,7 @@ def test_a_store_of_a_newer_version_is_left_alone(stopped: tuple[Service, Client
 # ------------------------------------------------------------------------------------------------------------ a new key
 
 
+@both_stores
 def test_a_new_key_while_it_sends(start_service: Starter, receiver: Receiver) -> None:
     service = start_service()
     client = service.first()
@@ -289,6 +290,7 @@ def test_many_old_things_go_while_it_sends(start_service: Starter, receiver: Rec
 # --------------------------------------------------------------------------------------------------------------- replay
 
 
+@both_stores
 def test_a_replay_sends_nothing_twice_that_is_under_way(start_service: Starter, receiver: Receiver) -> None:
     receiver.answer("/held", 200, hold=True)
     service = start_service(TOCSIN_RETRY_SCHEDULE="0s")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from tocsin.engine.membership import (
     EgressShares,
     Watch,
     is_alone,
+    is_near,
     is_settled,
     knows_all_of,
     share_of,
@@ -133,3 +135,19 @@ def test_the_quickest_answer_says_how_far_behind_the_clock_is(ahead: float, answ
 
 def test_a_clock_that_is_set_is_followed_at_once() -> None:
     assert [round(one / 1e6) for one in offers([(0, 0.001, 0.5), (0, 0.001, 0.5), (7, 0.1, 0.5), (7, 0.1, 0.5)])] == [0, 0, -7, -7]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fits"),
+    [
+        ("0.2.0", "0.2.9", True),
+        ("0.2.0", "0.3.1", True),
+        ("0.2.0", "0.4.0", False),
+        ("0.9.3", "1.0.0", True),
+        ("0.9.3", "1.1.0", False),
+        ("1.0.0", "3.0.0", False),
+        ("0.3.0.dev2+local", "0.2", True),
+    ],
+)
+def test_versions_next_to_each_other_share_a_store(one: str, other: str, fits: bool) -> None:
+    assert is_near(one, other) is is_near(other, one) is fits

@@ -69,6 +69,37 @@ def test_partitions_of_the_dead_move_in_five_seconds_of_those_who_leave_in_one_a
         assert made.check()["rows"] == 2000
 
 
+def test_who_is_two_versions_away_from_those_that_are_there_does_not_join_them() -> None:
+    with cluster(13) as made:
+        nodes = several(made, 2)
+        traffic(made, webhooks(made, 20), 4.0)
+        far, near = made.node(version="1.4.1"), made.node(version="1.3.0")
+        made.world.run(4.0)
+        assert far.refusal.startswith("This is tocsin 1.4.1, and all-") and not far.process.is_alive
+        assert near.is_joined and near.engine.partitions > 0 and far.engine.partitions == 0
+        for node in [*nodes, near]:
+            made.kill(node)
+        late = made.node(version="1.4.1")  # nobody has removed the dead, so it looks for itself that they are
+        made.world.run(5.0)
+        assert late.is_joined and late.engine.partitions == PARTITIONS
+        made.world.run(60.0)
+        assert made.check()["rows"] == 400
+
+
+def test_nobody_sends_before_every_other_has_seen_it() -> None:
+    """A worker that sees nobody else hands over in memory, so it must have been seen before it is told of what others accept."""
+    with cluster(14) as made:
+        [first] = several(made, 1)
+        second = made.node()
+        made.world.run(3.0)
+        first.process.stop(2.5)
+        late = made.node()
+        made.world.run(2.0)
+        assert second.is_joined and not late.is_joined and late.engine.fence() > 0 and late.engine.partitions == 0
+        made.world.run(1.5)
+        assert late.is_joined and late.engine.fence() == 0
+
+
 def test_a_rolling_restart_repeats_nothing() -> None:
     with cluster(3) as made:
         nodes = several(made, 3)

@@ -33,6 +33,7 @@ from tocsin.flow.handlers.trial import Trial, Trials, _Test
 from tocsin.flow.pace import Pacer
 from tocsin.metrics import Metrics
 from tocsin.model import Busy, HttpReply, NoReply, Reason, Request, Status
+from tocsin.ports.errors import StoreError
 from tocsin.ports.queue import Settlement, Waiting
 from tocsin.ports.workers import Introduction
 from tocsin.settings import load
@@ -119,19 +120,20 @@ class _Stand:
 class Node:
     """One process of the service."""
 
-    def __init__(self, cluster: "Cluster", name: str, roles: str, ahead: float) -> None:
+    def __init__(self, cluster: "Cluster", name: str, roles: str, ahead: float, version: str) -> None:
         self.cluster = cluster
         self.roles = roles
         self.process: Process = cluster.world.process(name, ahead)
         self.session = Session(cluster.server, self.process)
         self.is_joined = False
+        self.refusal = ""
         self.lost_at: list[float] = []  # when whoever looked on took it for dead, or it was
         store = cast(Any, self.session)
         self.directory = Directory(store, cluster.vault, cluster.settings)
         egress = Egress()
         self.pacer = Pacer(wall=self.process.now, egress=egress)
         times = Times(self.process.steady, self.process.own, self.process.follow)
-        who = Introduction(name, roles, "", "", "1")
+        who = Introduction(name, roles, "", "", version)
         self.engine = SharedEngine(store, {"http": PLENTY, "mail": PLENTY}, self.session, self.session, who, times=times)
         self.pacer.fence = self.engine.fence
         stand = cast(Any, _Stand())
@@ -151,6 +153,10 @@ class Node:
                 self.is_joined = True
             except Busy:
                 await asyncio.sleep(1.0)
+            except StoreError as error:
+                self.refusal = str(error)
+                self.process.kill()
+                return
 
     async def accept(self, handler_id: int, text: str, wait: float = 0.0, partition: int | None = None) -> None:
         """As a request to this process."""
@@ -230,8 +236,8 @@ class Cluster:
 
         self.server.settle, self.server.leave = settled, left
 
-    def node(self, roles: str = "all", ahead: float = 0.0) -> Node:
-        made = Node(self, f"{roles}-{len(self.nodes) + 1}", roles, ahead)
+    def node(self, roles: str = "all", ahead: float = 0.0, version: str = "1.2.0") -> Node:
+        made = Node(self, f"{roles}-{len(self.nodes) + 1}", roles, ahead, version)
         self.nodes.append(made)
         return made
 

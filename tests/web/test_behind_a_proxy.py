@@ -15,7 +15,7 @@ from e2e.service import Service, until
 from web.conftest import EMAIL, PASSWORD, SIGN_IN, Surfer
 
 OWN = re.compile(r'\s(?:href|src|action|data-live|hx-get|hx-post)="(/[^"]*)"')
-PATHS = ("/", "/handlers/add", "/handlers/add/webhook", "/log", "/send", "/keys", "/account", "/users", "/docs", "/ko/docs")
+PATHS = ("/", "/handlers/add", "/handlers/add/webhook", "/log", "/send", "/keys", "/account", "/users", "/workers", "/docs", "/ko/docs")
 
 
 def paths_on(page: str) -> set[str]:

@@ -282,7 +282,7 @@ def test_no_page_has_an_accessibility_violation(browser: Browser, served: Servic
             f"/handlers/{bad}/delete",
         ),
         *("/log", "/log?status=expired", "/log/replay?status=failed", "/deliveries/1", "/deliveries/2", "/notifications/1"),
-        *("/send", "/keys", "/account", "/users", "/docs", "/ko/docs", "/docs/channels/slack", "/nowhere"),
+        *("/send", "/keys", "/account", "/users", "/workers", "/docs", "/ko/docs", "/docs/channels/slack", "/nowhere"),
     ):
         page.goto(path)
         look(path)

@@ -24,6 +24,7 @@ PAGES = (
     "/keys",
     "/account",
     "/users",
+    "/workers",
     "/docs",
     "/ko/docs",
     "/sign-in",
@@ -269,6 +270,7 @@ def test_two_users_cannot_see_each_other(surfer: Surfer, served: Service, base: 
         f"/deliveries/{delivery['id']}",
         f"/notifications/{delivery['notification_id']}",
         "/users",
+        "/workers",
     ):
         assert other.get(gone).status == 404, gone
     for gone in (

@@ -24,6 +24,8 @@ class Holdings:
         """With the handlers of each that have something under way."""
         self.homes: dict[int, int] = {}
         """The partition of each handler that was woken here."""
+        self.life = object()
+        """Another one since everything was lost."""
 
     @property
     def owned(self) -> set[int]:

@@ -1,5 +1,6 @@
 """What a worker concludes from what it sees of the others: who is dead, whether it is alone, how much is its to send. All of it is pure."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
@@ -63,6 +64,29 @@ def knows_all_of(me: int, members: Sequence[Member]) -> bool:
 
 def is_alone(me: int, members: Sequence[Member]) -> bool:
     return all(one.id == me for one in members)
+
+
+def refusal(me: int, version: str, members: Sequence[Member]) -> str | None:
+    """Why this worker may not join those that were there before it, in a sentence: each version works beside the one before and after."""
+    for one in members:
+        who = one.introduction
+        if one.id < me and not is_near(version, who.version):
+            return (
+                f"This is tocsin {version}, and {who.name}, which serves the same store, is {who.version}: versions may differ by one only."
+                " Upgrade all processes one version at a time, or stop them all."
+            )
+    return None
+
+
+def is_near(version: str, other: str) -> bool:
+    """Whether they are the same but for fixes (the third number), or one comes after the other."""
+    (major, minor), (other_major, other_minor) = sorted((_numbers(version), _numbers(other)))
+    return other_minor - minor <= 1 if major == other_major else other_major - major == 1 and other_minor == 0
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    found = [int(digits) for digits in re.findall(r"\d+", version)[:2]]
+    return (*found, 0, 0)[0], (*found, 0, 0)[1]
 
 
 def to_release(live: Collection[int], busy: Collection[int], count: int) -> list[int]:

@@ -12,27 +12,25 @@ from typing import Any
 import structlog
 
 from tocsin import clock, observe
-from tocsin.clock import SECOND, Micros
+from tocsin.clock import Micros
 from tocsin.engine import membership
+from tocsin.engine.beating import Beating
 from tocsin.engine.holdings import Holdings
 from tocsin.engine.local import LocalEngine
-from tocsin.engine.membership import BEAT_SECONDS, MARGIN_SECONDS, TTL_SECONDS, EgressShares, Watch
+from tocsin.engine.membership import EgressShares
 from tocsin.engine.moving import Moving
-from tocsin.engine.ownership import AGAIN_SECONDS, NOBODY, Ownership, Seen
+from tocsin.engine.ownership import AGAIN_SECONDS, NOBODY, Ownership
 from tocsin.engine.places import Bounds
-from tocsin.engine.server_clock import ServerClock, Times
+from tocsin.engine.server_clock import Times
 from tocsin.engine.stays import Stays
+from tocsin.engine.sweeping import AHEAD, Sweeping
 from tocsin.model import Busy, Delivery
 from tocsin.ports.claims import Claims
 from tocsin.ports.engine import Worker
+from tocsin.ports.errors import StoreError
 from tocsin.ports.queue import Queue, Waiting
 from tocsin.ports.workers import Beat, Introduction, Load, Member, Succession, Waking, Workers
 
-SWEEP_SECONDS = 2.0
-AHEAD: Micros = 4 * SECOND  # a sweep looks so far ahead, so what is due later needs no ring
-BEFORE: Micros = 10 * SECOND  # and so far back: lanes know of an older backlog, which may be long
-ALL_SECONDS = 30.0  # until a sweep looks through all of it again
-CLOSED_SECONDS = 0.1  # until somebody who may not start anything asks again
 REJOIN_SECONDS = 5.0  # for requests on the wire to be answered before a worker that was given up for dead cuts them off and joins again
 log = structlog.get_logger(__name__)
 
@@ -61,39 +59,34 @@ class SharedEngine:
         self._claims = claims
         self._who = who
         self._heard = heard
-        self._times = times or Times()
-        self._clock = ServerClock(self._times.own, self._times.steady, self._times.follow)
+        times = times or Times()
         self._holdings = Holdings()
+        self._stays = Stays(self._holdings)
         self._moving = Moving(workers, self._local, self._holdings, self._wake, self._spawn)
-        self._seen = Seen()
-        self._epoch = 0  # grows whenever another worker is seen
-        self._fenced_at = 0.0
-        self._all_at = 0.0  # when the next sweep looks through everything
-        self._deadline = 0.0
-        self._beaten_at = 0.0
-        self._is_rejoining = False
-        self._joined = asyncio.Event()
+        self._sweeping = Sweeping(workers, self._local, self._holdings, self._moving, self._alone, times.steady)
         self._news = asyncio.Event()  # something to arrange
-        self._sweep_now = asyncio.Event()
+        self._ownership = Ownership(workers, self._local, self._holdings, self._stays, self._sweeping.soon, self._news.set)
+        self._beating = Beating(workers, who, times, self._ownership, self, self._rang)
+        self._epoch = 0  # grows whenever another worker is seen
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stays = Stays(self._holdings)
-        self._ownership = Ownership(workers, self._local, self._holdings, self._stays, self._sweep_now.set, self._news.set)
-        self.times_fenced = 0
-        """How often this worker was given up for dead by others."""
 
     # ------------------------------------------------------------------------------------------------- start and stop
 
     async def start(self, worker: Worker) -> None:
-        """Join, and return once every other worker knows of this one. Raises Busy while the store cannot be reached."""
+        """Join, and return once every other worker knows of this one. Raises Busy while the store cannot be reached, and StoreError where
+        others are of a version that differs too much."""
         if not self._loops:
             self._worker = self._moving.worker = worker
             self._ownership.succession = self.succession
             await self._local.start(worker)
-            await self._join()
+            await self._beating.join()
             loop = asyncio.get_running_loop()
-            self._loops = [loop.create_task(one) for one in (self._beat_always(), self._arrange_always(), self._sweep_always())]
-        await self._joined.wait()
+            self._loops = [loop.create_task(one) for one in (self._beating.always(), self._arrange_always(), self._sweeping.always())]
+        await self._beating.has_joined()
+        if (refusal := self._beating.refusal) is not None:
+            await self.stop(0.0)
+            raise StoreError(refusal)
 
     async def stop(self, grace_seconds: float) -> None:
         self._ownership.is_leaving = True
@@ -110,20 +103,13 @@ class SharedEngine:
                 await self._workers.leave(self.worker_id)
         except Busy as busy:  # then others find that its beat has stopped
             log.warning("worker.left_behind", why=str(busy))
-        self._deadline = 0.0
-
-    async def _join(self) -> None:
-        worker_id = await self._workers.join(self._who, self._rang)
-        self._ownership.join(worker_id)
-        self._watch, self._egress, self._seen = Watch(worker_id), EgressShares(self._who.egress, worker_id), Seen()
-        self.succession.share_egress(0, (), False)
-        log.info("worker.joined", worker=worker_id, roles=self._who.roles)
+        self._beating.close()
 
     # ------------------------------------------------------------------------------------------------ what others see
 
     def fence(self) -> float:
         """Seconds until this process may start anything, 0 if it may now."""
-        return 0.0 if self._times.steady() < self._deadline else CLOSED_SECONDS
+        return self._beating.fence()
 
     def owner(self, partition: int) -> int:
         """The worker that sends for it, as far as is known; 0: nobody."""
@@ -143,12 +129,12 @@ class SharedEngine:
 
     @property
     def is_alone(self) -> bool:
-        return membership.is_alone(self.worker_id, self._seen.members)
+        return membership.is_alone(self.worker_id, self._beating.seen.members)
 
     @property
     def members(self) -> Sequence[Member]:
         """All workers, as of the last beat."""
-        return self._seen.members
+        return self._beating.seen.members
 
     @property
     def worker_id(self) -> int:
@@ -173,7 +159,17 @@ class SharedEngine:
     @property
     def beat_age(self) -> float:
         """Seconds since the last beat that was answered was asked for."""
-        return self._times.steady() - self._beaten_at
+        return self._beating.age
+
+    @property
+    def times_fenced(self) -> int:
+        """How often this worker was given up for dead by others."""
+        return self._beating.times_fenced
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it may not be one of the workers any more, in a sentence."""
+        return self._beating.refusal
 
     @property
     def in_memory(self) -> int:
@@ -264,7 +260,7 @@ class SharedEngine:
         if worker_id != self.worker_id:
             return ()
         if may is None:
-            self._fenced()
+            self._beating.fenced()
             return ()
         return may
 
@@ -273,91 +269,48 @@ class SharedEngine:
         if self._holdings.settled(handler_id):
             self._news.set()
 
-    # ---------------------------------------------------------------------------------------------------------- beats
+    # ------------------------------------------------------------------------------------- what beats tell: see `Living`
 
-    async def _beat_always(self) -> None:
-        while True:
-            began = self._times.steady()
-            await self._beat()
-            await asyncio.sleep(max(0.0, began + BEAT_SECONDS - self._times.steady()))
-
-    async def _beat(self) -> None:
-        """One beat; what it shows is acted on at once, since the next one says that it was seen."""
-        worker_id, asked_at = self.worker_id, self._times.steady()
-        try:
-            if self._is_rejoining:
-                await self._rejoin()
-                return
-            seen = max([one.id for one in self._seen.members], default=0)
-            beat = await self._workers.beat(worker_id, seen, self._load(), self._ownership.is_leaving)
-        except Busy as busy:
-            self._watch.lost_sight()
-            observe.seldom(log.error, "worker.beat_waits", why=str(busy))
-            return
-        except Exception as error:  # noqa: BLE001  # without beats this worker is dead
-            self._watch.lost_sight()
-            observe.seldom(log.error, "worker.beat_failed", exc_info=error)
-            return
-        if worker_id != self.worker_id or self._is_rejoining:
-            return
-        if beat is None:
-            self._fenced()
-            return
-        self._answered(beat, asked_at)
-
-    def _answered(self, beat: Beat, asked_at: float) -> None:
-        now, members = self._times.steady(), beat.members
-        self._clock.heard(beat.now, now - asked_at)
-        self._beaten_at = asked_at
-        may_own = self._joined.is_set() or membership.knows_all_of(self.worker_id, members)
-        self._seen = Seen(members, self._watch.look(members, asked_at, now), beat.owners_version, may_own)
-        if not self.is_alone:
-            self._epoch += 1
-            self._holdings.complete.clear()
-        owners = self._ownership.owners
-        self.succession.share_egress(*self._egress.shares(members, owners if owners.version == beat.owners_version else NOBODY))
-        if may_own:
-            self._joined.set()
-            self._deadline = asked_at + TTL_SECONDS - MARGIN_SECONDS
-        self._news.set()
-        self._heard(beat)
-
-    def _load(self) -> Load:
+    def load(self) -> Load:
         return Load(
             in_memory=self._local.in_memory,
             in_flight=self._local.running,
             oldest_due=self._local.oldest_due(),
-            clock_ahead=-self._clock.behind,
+            clock_ahead=self._beating.clock_ahead,
             egress=self.succession.egress_used(),
             restored=0 if self._holdings.taken else self._ownership.owners.version,
         )
 
-    # ---------------------------------------------------------------------------------------------------- being fenced
+    def joined(self) -> None:
+        self._egress = EgressShares(self._who.egress, self.worker_id)
+        self.succession.share_egress(0, (), False)
 
-    def _fenced(self) -> None:
-        """Others took this worker for dead and own what it owned. It starts nothing until nothing of its former life is under way."""
-        if self._is_rejoining:
-            return
-        self.times_fenced += 1
-        self._is_rejoining, self._deadline, self._fenced_at = True, 0.0, self._times.steady()
-        self._joined = asyncio.Event()
-        log.error("worker.fenced", worker=self.worker_id)
-        self._ownership.lost()
+    def saw(self, beat: Beat) -> None:
+        if not self.is_alone:
+            self._epoch += 1
+            self._holdings.complete.clear()
+        owners = self._ownership.owners
+        self.succession.share_egress(*self._egress.shares(beat.members, owners if owners.version == beat.owners_version else NOBODY))
+        self._news.set()
+        self._heard(beat)
+
+    def _alone(self) -> int | None:
+        """While no other worker is seen, the same number; None otherwise."""
+        return self._epoch if self._beating.is_in and self.is_alone else None
+
+    def fenced(self) -> None:
         self._moving.handlers.clear()
         self._worker.cut_waiting()
         self.succession.drop()
 
-    async def _rejoin(self) -> None:
-        """Further parts of what is on the wire would go out beside the new owner's, so they must end first."""
-        if self._local.under_way:
-            if self._times.steady() - self._fenced_at > REJOIN_SECONDS:
-                self._worker.cut_off()
-            else:
-                self._worker.cut_waiting()
-            return
-        if not self._ownership.is_leaving:
-            await self._join()
-            self._is_rejoining = False
+    def is_still(self, seconds: float) -> bool:
+        if not self._local.under_way:
+            return True
+        if seconds > REJOIN_SECONDS:
+            self._worker.cut_off()
+        else:
+            self._worker.cut_waiting()
+        return False
 
     # ------------------------------------------------------------------------------------------- who owns which partition
 
@@ -366,59 +319,14 @@ class SharedEngine:
             await self._news.wait()
             self._news.clear()
             try:
-                if not self._is_rejoining:
-                    await self._ownership.arrange(self._seen)
+                if not self._beating.is_rejoining:
+                    await self._ownership.arrange(self._beating.seen)
             except Busy as busy:
                 observe.seldom(log.error, "worker.arrange_waits", why=str(busy))
                 await asyncio.sleep(AGAIN_SECONDS)
                 self._news.set()
             except Exception as error:  # noqa: BLE001  # the next beat tries again
                 observe.seldom(log.error, "worker.arrange_failed", exc_info=error)
-
-    # ---------------------------------------------------------------------------------------------------------- sweeps
-
-    async def _sweep_always(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(SWEEP_SECONDS):
-                    await self._sweep_now.wait()
-            except TimeoutError:
-                pass
-            self._sweep_now.clear()
-            try:
-                await self._sweep()
-            except Busy as busy:
-                observe.seldom(log.error, "engine.sweep_waits", why=str(busy))
-                await asyncio.sleep(AGAIN_SECONDS)
-            except Exception as error:  # noqa: BLE001  # without sweeps, lost rings would wait for ever
-                observe.seldom(log.error, "engine.sweep_failed", exc_info=error)
-
-    async def _sweep(self) -> None:
-        """Wake what is due and nobody rang for."""
-        worker_id, epoch, holdings, now = self.worker_id, self._epoch, self._holdings, self._times.steady()
-        is_alone = self.is_alone and self._joined.is_set()
-        if now >= self._all_at or (is_alone and not holdings.live <= holdings.complete):
-            holdings.unswept, self._all_at = set(holdings.live), now + ALL_SECONDS
-        wholly, rest = holdings.unswept & holdings.live, holdings.live - holdings.unswept
-        found = [*await self._workers.due_in(wholly, clock.now() + AHEAD)] if wholly else []
-        if rest:
-            found += await self._workers.due_in(rest, clock.now() + AHEAD, clock.now() - BEFORE)
-        if worker_id != self.worker_id:
-            return
-        holdings.unswept -= wholly
-        for due in found:
-            if due.partition not in self._holdings.live:
-                continue
-            if due.home != due.partition:
-                self._moving.move(due.handler_id, due.partition)
-            elif not self._moving.is_at_home(due.handler_id, due.partition):
-                continue
-            elif due.due_at <= clock.now():
-                self._local.look(due.handler_id, due.user_id)
-            else:
-                self._local.wake(due.handler_id, due.user_id, due.due_at)
-        if is_alone and epoch == self._epoch:
-            holdings.complete |= wholly & holdings.live
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guarded(work))

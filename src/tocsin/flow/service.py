@@ -23,6 +23,7 @@ from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
+from tocsin.ports.workers import Overview
 from tocsin.settings import Settings
 
 
@@ -68,3 +69,5 @@ class Service(Struct, frozen=True):
     single_sign_on: SingleSignOn
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""
+    workers: Callable[[], Awaitable[Overview]] | None
+    """The processes that share the store; None: it is served by this one alone."""

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from tocsin.ports.asks import Asks
 from tocsin.ports.changes import Changes
 from tocsin.ports.claims import Claims
-from tocsin.ports.workers import Workers
+from tocsin.ports.workers import Overview, Workers
+from tocsin.store import overview
 from tocsin.store.asks import SqlAsks
 from tocsin.store.changes import SqlChanges
 from tocsin.store.claims import SqlClaims
@@ -25,6 +26,11 @@ class SharedStore:
         self.asks: Asks = SqlAsks(workers)
         self.claims: Claims = SqlClaims(store.database)
         self.changes: Changes = SqlChanges(store.database)
+        self._database = store.database
+
+    async def overview(self) -> Overview:
+        """Raises Busy."""
+        return await self._database.read(overview.workers)
 
     async def close(self) -> None:
         """Before the store itself."""

@@ -34,6 +34,7 @@ from tocsin.web import (
     sign_in,
     single_sign_on,
     users,
+    workers,
 )
 from tocsin.web.hosts import Hosts, without_port
 from tocsin.web.visit import Forged, Stale, TooLarge, Visit
@@ -118,6 +119,7 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/users", users.invite, "administrators"),
     ("POST", "/users/{id:int}/role", users.set_role, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
+    ("GET", "/workers", workers.page, "administrators"),
 )
 
 # What a link from a mail is enough for: the mail program that presses the button has no form of ours.

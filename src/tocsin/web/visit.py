@@ -278,6 +278,7 @@ class Visit:
             done=self.request.query_params.get("done", ""),
             zone=self.zone,
             has_mail=bool(self.service.settings.smtp_url),
+            is_shared=self.service.workers is not None,
             **pulse,
             **values,
         )

@@ -295,12 +295,12 @@ def cancelled_and_paused(stage: Stage) -> str:
         notification = stage.load.send([stage.dice.choice(paced)])
         answer = stage.cluster.ask("DELETE", f"/api/notifications/{notification}")
         stage.ended[notification] = time.time()
-        cancelled += bool(answer)
+        cancelled += answer["data"]["cancelled"]
     handler = stage.cluster.add("webhook", f"paused {len(stage.times)} {stage.dice.random()}", f"{stage.receiver.url}/slow1")
     waiting = [stage.load.send([handler]) for _ in range(20)]
     stage.cluster.ask("POST", f"/api/notification-handlers/{handler}", {"is_enabled": False})
     stage.ended |= dict.fromkeys(waiting, time.time())
-    return f"{cancelled} were cancelled, a handler with {len(waiting)} was paused"
+    return f"{cancelled} of 10 were cancelled in time, a handler with {len(waiting)} was paused"
 
 
 FAULTS = (

@@ -47,6 +47,7 @@ class Server:
     def __init__(
         self, *, standby_of: "Server | None" = None, options: Sequence[object] = (), place: str | None = None, **settings: object
     ) -> None:
+        self.programs = _programs()
         self.folder = Path(tempfile.mkdtemp(prefix="tocsin-pg-", dir=place))  # short: a socket's path has 107 bytes at most
         self.data = self.folder / "data"
         self._settings = {**_SETTINGS, "unix_socket_directories": self.folder, **settings}
@@ -55,7 +56,6 @@ class Server:
         if os.geteuid() == 0:
             self._user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
             os.chown(self.folder, NOBODY, NOBODY)
-        self.programs = _programs()
         self._prepare_disk()
         if standby_of is None:
             self.run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
@@ -158,15 +158,18 @@ class Server:
         return self._process is None or self._process.poll() is not None
 
 
+_REPLICATES: dict[str, Any] = {"wal_level": "replica", "max_wal_senders": 5, "wal_retrieve_retry_interval": "1s"}
+
+
 class Pair:
     """A server and a synchronous standby: what is acknowledged is on both. `url` names both, and leads to the one that takes writes."""
 
     def __init__(self, database: str) -> None:
-        self.primary = Server(wal_level="replica", max_wal_senders=5)
+        self.primary = Server(**_REPLICATES)
         self._standby: Server | None = None
         try:
             self.primary.start().execute(f"CREATE DATABASE {database}")
-            self._standby = Server(standby_of=self.primary, wal_level="replica", max_wal_senders=5)
+            self._standby = Server(standby_of=self.primary, **_REPLICATES)
             self._replicate(self._standby)
         except BaseException:
             self.remove()

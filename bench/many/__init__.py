@@ -1,0 +1,1 @@
+"""`python -m bench.many`: what several processes on one PostgreSQL database cost and how quick they are."""
