@@ -8,17 +8,18 @@ from typing import TypeVar
 from email_validator import EmailNotValidError
 from sqlalchemy import Connection, Engine
 
-from tocsin import clock, datadir
+from tocsin import acting, clock, datadir
 from tocsin.flow.people.access import SCOPES
 from tocsin.flow.people.accounts import SIGN_IN_LINK_LASTS
 from tocsin.flow.people.administration import address_of, zone_named
 from tocsin.flow.people.passwords import fault_of
 from tocsin.model import Invalid
+from tocsin.ports.audit import AuditFilter, Entry
 from tocsin.ports.errors import StoreError
 from tocsin.ports.people import KeyLine, UserLine
 from tocsin.settings import Settings
-from tocsin.store import identities, people, second_factors
-from tocsin.store.sql import write_now
+from tocsin.store import audit, identities, people, second_factors
+from tocsin.store.sql import read_now, write_now
 from tocsin.vault import hash_api_key, hash_password, new_api_key, shown_key
 
 T = TypeVar("T")
@@ -34,7 +35,8 @@ class Admin:
 
     def _do(self, work: Callable[[Connection], T]) -> T:
         try:
-            return write_now(self._engine, work)
+            with acting.acting(acting.commander()):
+                return write_now(self._engine, work)
         except StoreError as error:
             raise AdminError(str(error)) from error
 
@@ -152,6 +154,13 @@ class Admin:
             return found[0]
 
         return self._do(work)
+
+    def audit(self, which: AuditFilter, limit: int) -> list[Entry]:
+        """Entries of the audit log, the newest first."""
+        try:
+            return read_now(self._engine, lambda connection: audit.entries(connection, which, limit))
+        except StoreError as error:
+            raise AdminError(str(error)) from error
 
 
 def _user(connection: Connection, email: str) -> int:

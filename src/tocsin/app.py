@@ -38,6 +38,7 @@ from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Trials
+from tocsin.flow.history.audit import AuditTrail
 from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.housekeeping import Housekeeping
 from tocsin.flow.intake.accept import Accepting
@@ -48,6 +49,7 @@ from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.administration import Administration
 from tocsin.flow.people.confirming import ByCode, ByPassword, Confirming
 from tocsin.flow.people.devices import Devices
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
@@ -63,6 +65,7 @@ from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.oauth import Tokens, oauth_of
 from tocsin.net.wires import Wires
+from tocsin.options import note_options
 from tocsin.ports import engine as engine_port
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Ids
@@ -147,10 +150,11 @@ async def running(
 
     beginning = await _begun(begin, keeping.began_to_hold)
     tries = Tries()
-    passwords = Passwords(store.users, tries)
-    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings)
-    second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings)
-    housekeeping = Housekeeping(store.tidying, store.values, access, settings, leads=setup.leads)
+    failures = Failures(store.audit)
+    passwords = Passwords(store.users, tries, failures)
+    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings, failures)
+    second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings, failures)
+    housekeeping = Housekeeping(store.tidying, store.values, (access.note_use, failures.sum_up), settings, leads=setup.leads)
     _watch_house(metrics, housekeeping)
     house = asyncio.gather(
         housekeeping.run(),
@@ -165,7 +169,7 @@ async def running(
         yield Service(
             settings=settings,
             access=access,
-            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, consenting),
+            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, consenting, store.audit),
             accepting=accepting,
             deliveries=Deliveries(store.history, sends, repeats, directory, pacer),
             trials=setup.trials(Trials(directory, pacer, wires, settings, consenting, health.mail)),
@@ -181,6 +185,8 @@ async def running(
             confirming=Confirming(store.sessions, [ByPassword(passwords), ByCode(second_factors)]),
             keys=OwnKeys(store.keys, changes.noticed),
             administration=Administration(store.users, changes.noticed, directory.forget_user),
+            failures=failures,
+            audit=AuditTrail(store.audit),
             pulse=partial(pulse, store.history, store.vitals),
             workers=setup.overview,
         )
@@ -191,7 +197,8 @@ async def running(
         await pools.close()
         await notices.close()
         await consenting.close()
-        last = (access.note_use(), tally.keep(), _note_ids(settings, store.ids), house, beginning, wires.close())
+        notes = (access.note_use(), failures.sum_up(is_end=True), tally.keep(), _note_ids(settings, store.ids))
+        last = (*notes, house, beginning, wires.close())
         for ended in await asyncio.gather(*last, return_exceptions=True):
             if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
                 log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
@@ -311,6 +318,7 @@ def _serve_until_told(settings: Settings, out: "Printer") -> int:
             listener = listen(settings)
             datadir.note_address(engine, _address(listener.getsockname()))
             first = make_first_user(engine, settings, show_password=out.is_terminal)
+            note_options(engine, settings, vault)
             try:
                 uvloop.run(_serve(settings, engine, vault, listener, out, first))
             finally:

@@ -150,6 +150,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("disable_after", "3d", "How long a handler must have been failing before that.", readings.time),
     Option("retention_days", "30", "Days after which settled notifications are deleted.", readings.whole(1, 36_500)),
+    Option("audit_days", "400", "Days after which entries of the audit log are deleted.", readings.whole(2, 36_500)),
     Option("rate_limit", "0", "Requests a minute for each key; 0: no limit.", readings.whole(0, 1_000_000)),
     Option("metrics_token", None, "Bearer token that /metrics asks for; unset: open.", secret=True),
     Option("log_level", "info", "Lowest level of log lines that are written.", readings.choice("debug", "info", "warning", "error")),
@@ -217,6 +218,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     disable_after_failures: int
     disable_after: float
     retention_days: int
+    audit_days: int
     rate_limit: int
     metrics_token: str | None
     log_level: str

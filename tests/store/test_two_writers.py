@@ -385,7 +385,7 @@ def test_what_is_changed_while_the_key_is_rotated_is_kept(writers: Writers) -> N
         values.write(c, REFRESH_TOKEN, old.seal({"token": "before"}))
 
     def rotate(c: Connection) -> int:
-        upkeep._rotate_token(c, both, new)
+        upkeep._rotate_values(c, both, new)
         return upkeep._rotate_some(c, both, new, 0)[0]
 
     def first(_: int) -> Write:

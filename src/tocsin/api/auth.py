@@ -7,10 +7,14 @@ from typing import TypeAlias
 import structlog
 from starlette.types import Scope
 
+from tocsin import acting
+from tocsin.acting import Actor
 from tocsin.api.errors import Refusal, fault
 from tocsin.api.proxies import client_address, neighbourhood
 from tocsin.flow.people.access import Access, Caller
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.windows import Standing, Windows
+from tocsin.ports.audit import Act
 from tocsin.settings import Settings
 
 FAILURES_A_MINUTE = 30
@@ -31,10 +35,11 @@ def _headers(standing: Standing) -> dict[str, str]:
 class Doorkeeper:
     """Lets a request in or refuses it."""
 
-    def __init__(self, access: Access, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, access: Access, settings: Settings, failures: Failures, clock: Callable[[], float] = time.monotonic) -> None:
         self._access = access
         self._settings = settings
-        self._failures = Windows(FAILURES_A_MINUTE, clock)
+        self._failures = failures
+        self._windows = Windows(FAILURES_A_MINUTE, clock)
         self._requests = Windows(settings.rate_limit, clock) if settings.rate_limit else None
 
     async def admit(self, scope: Scope, headers: Headers, scopes: Sequence[str], limits: list[tuple[bytes, bytes]]) -> Caller:
@@ -46,10 +51,10 @@ class Doorkeeper:
             scheme, key = _bearer(scope)
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
-            raise self._failed(scope, headers, _NO_KEY)
+            raise await self._failed(scope, headers, _NO_KEY)
         caller = await self._access.caller(key) if len(key) <= MAX_KEY and key.isascii() else None
         if caller is None:
-            raise self._failed(scope, headers, _BAD_KEY)
+            raise await self._failed(scope, headers, _BAD_KEY)
         if self._requests is not None:
             limits.extend(_counted(self._requests, caller))
         if not caller.scopes.issuperset(scopes):
@@ -57,11 +62,14 @@ class Doorkeeper:
             raise Refusal(fault("forbidden", f"Your API key lacks these scopes: {lacking}."), {})
         return caller
 
-    def _failed(self, scope: Scope, headers: Headers, detail: str) -> Refusal:
+    async def _failed(self, scope: Scope, headers: Headers, detail: str) -> Refusal:
         address = client_address(scope, headers, self._settings)
-        standing = self._failures.count(neighbourhood(address))
-        if standing.used <= standing.limit + 1:  # log each once, and once that there are more
+        standing = self._windows.count(neighbourhood(address))
+        if standing.used <= standing.limit + 1:  # each once, and once that there are more
             log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "unknown or revoked key")
+        if detail is not _NO_KEY:
+            with acting.acting(Actor("api", address=address)):
+                await self._failures.count(Act.KEY_REFUSED, neighbourhood(address))
         if standing.is_over:
             return _too_many("Authentication failed too often from this address.", standing)
         return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})

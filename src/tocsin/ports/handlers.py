@@ -62,6 +62,8 @@ class HandlerChange(Struct, frozen=True):
 
     With another `partition`, what waits stays where it is: whoever sends there lets its attempts end, and has it follow then
     (`tocsin.ports.workers.Workers.rehome`). So nothing is sent twice, and nothing newer first.
+
+    `fields`: the names of what differs from before, for the audit log.
     """
 
     type: str | None = None
@@ -72,6 +74,7 @@ class HandlerChange(Struct, frozen=True):
     disabled_reason: str | None = None
     partition: int | None = None
     consent: int | None = None
+    fields: tuple[str, ...] = ()
 
 
 class HandlerEvent(Struct, frozen=True):

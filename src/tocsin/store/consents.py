@@ -6,11 +6,13 @@ from sqlalchemy import Connection, func, insert, select, text, update
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
+from tocsin.ports.audit import Act
 from tocsin.ports.consents import COUNTED_FOR, MAX_ASKED, MAX_ASKED_BY_ALL, Asked, Asking, Consent, Owner, Place, is_unconfirmed
 from tocsin.ports.handlers import HandlerEvent, HandlerRow
 from tocsin.ports.intake import Accepted
 from tocsin.store import notices
 from tocsin.store.accepting import AcceptAll
+from tocsin.store.audit import record
 from tocsin.store.database import Database
 from tocsin.store.handlers import keep_event
 from tocsin.store.noting import note
@@ -123,8 +125,10 @@ def _confirm(connection: Connection, user_id: int, waiting: Mapping[int, int]) -
     """Nothing happens to those that have changed meanwhile."""
     for handler_id, version in sorted(waiting.items()):
         as_read = (handlers.c.id == handler_id, handlers.c.version == version, handlers.c.deleted_at.is_(None))
-        if connection.execute(update(handlers).where(*as_read).values(consent=int(Consent.GIVEN))).rowcount:
+        agreed = update(handlers).where(*as_read).values(consent=int(Consent.GIVEN)).returning(handlers.c.name, handlers.c.type)
+        if (row := connection.execute(agreed).first()) is not None:
             note(connection, "handler", handler_id, user_id)
+            record(connection, Act.HANDLER_CONFIRMED, user_id, handler_id, row.name, type=row.type)
 
 
 def withdraw(connection: Connection, row: HandlerRow, place: Place, at: Micros, most: int) -> bool:
@@ -138,6 +142,7 @@ def withdraw(connection: Connection, row: HandlerRow, place: Place, at: Micros, 
     event = HandlerEvent(at, "unsubscribed", reason=Reason.UNCONFIRMED)
     keep_event(connection, row.id, event)
     note(connection, "handler", row.id, row.user_id)
+    record(connection, Act.HANDLER_UNSUBSCRIBED, row.user_id, row.id, row.name, type=row.type)
     notices.record(connection, row.user_id, row.id, event)
     end_pending(connection, row.id, Status.SKIPPED, Reason.HANDLER_PAUSED, most)
     return True

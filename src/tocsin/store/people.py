@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, or_, select, text, update
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
+from tocsin.ports.audit import Act
 from tocsin.ports.people import (
     MARK_BYTES,
     MAX_KNOWN_ADDRESSES,
@@ -21,6 +22,7 @@ from tocsin.ports.people import (
     UserLine,
 )
 from tocsin.store import notices, statements
+from tocsin.store.audit import record
 from tocsin.store.database import Database
 from tocsin.store.handlers import erase_handlers
 from tocsin.store.noting import note
@@ -114,13 +116,13 @@ class SqlSessions:
         await self._database.write(change_session, token_hash, {"seen_at": at, "address": address})
 
     async def confirm(self, token_hash: bytes, at: Micros) -> None:
-        await self._database.write(change_session, token_hash, {"confirmed_at": at})
+        await self._database.write(confirm_session, token_hash, at)
 
     async def end(self, token_hash: bytes) -> None:
         await self._database.write(end_session, token_hash)
 
     async def end_others(self, user_id: int, but: bytes) -> None:
-        await self._database.write(end_sessions, user_id, but)
+        await self._database.write(end_other_sessions, user_id, but)
 
 
 class SqlKeys:
@@ -153,7 +155,14 @@ def has_users(connection: Connection) -> bool:
 def add_user(connection: Connection, email: str, is_admin: bool, at: Micros) -> int | None:
     """The new id; None if there is one with this address already."""
     wait_for_turn(connection, "users")
-    return connection.scalar(_ADD_USER, {"email": email, "is_admin": is_admin, "created_at": at})
+    user = connection.scalar(_ADD_USER, {"email": email, "is_admin": is_admin, "created_at": at})
+    if user is not None:
+        record(connection, Act.USER_ADDED, user, role=_role(is_admin))
+    return user
+
+
+def _role(is_admin: bool) -> str:
+    return "administrator" if is_admin else "user"
 
 
 def user_id(connection: Connection, email: str) -> int | None:
@@ -167,8 +176,9 @@ def is_last_administrator(connection: Connection, user: int) -> bool:
 
 
 def set_administrator(connection: Connection, user: int, is_admin: bool) -> None:
-    connection.execute(update(users).where(users.c.id == user).values(is_admin=is_admin))
-    note(connection, "user", user)
+    if connection.execute(update(users).where(users.c.id == user, users.c.is_admin != is_admin).values(is_admin=is_admin)).rowcount:
+        record(connection, Act.ROLE_CHANGED, user, role=_role(is_admin))
+        note(connection, "user", user)
 
 
 def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
@@ -203,6 +213,8 @@ def add_session(connection: Connection, new: Session, living: Living, mark: byte
     connection.execute(insert(sessions).values(structs.asdict(new)))
     if mark:
         connection.execute(update(users).where(whose).values(known_addresses=_with_mark(known, mark)))
+    has_factor = connection.scalar(select(exists().where(second_factors.c.user_id == new.user_id)))
+    record(connection, Act.SIGNED_IN, new.user_id, by_owner=True, how=new.by, device=new.device, second_factor=True if has_factor else None)
 
 
 def _with_mark(known: bytes, mark: bytes) -> bytes:
@@ -243,12 +255,26 @@ def change_session(connection: Connection, token_hash: bytes, values: Mapping[st
     connection.execute(update(sessions).where(sessions.c.token_hash == token_hash).values(dict(values)))
 
 
+def confirm_session(connection: Connection, token_hash: bytes, at: Micros) -> None:
+    proved = update(sessions).where(sessions.c.token_hash == token_hash).values(confirmed_at=at).returning(sessions.c.user_id)
+    if (user := connection.scalar(proved)) is not None:
+        record(connection, Act.CONFIRMED, user)
+
+
 def end_session(connection: Connection, token_hash: bytes) -> None:
-    connection.execute(delete(sessions).where(sessions.c.token_hash == token_hash))
+    ended = delete(sessions).where(sessions.c.token_hash == token_hash).returning(sessions.c.user_id, sessions.c.device)
+    if (row := connection.execute(ended).first()) is not None:
+        record(connection, Act.SESSION_ENDED, row.user_id, device=row.device or "")
 
 
-def end_sessions(connection: Connection, user: int, but: bytes = b"") -> None:
-    connection.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.token_hash != but))
+def end_other_sessions(connection: Connection, user: int, but: bytes) -> None:
+    if count := end_sessions(connection, user, but):
+        record(connection, Act.SESSIONS_ENDED, user, count=count)
+
+
+def end_sessions(connection: Connection, user: int, but: bytes = b"") -> int:
+    """How many."""
+    return connection.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.token_hash != but)).rowcount
 
 
 def renew_hash(connection: Connection, user: int, before: str, after: str) -> None:
@@ -260,11 +286,12 @@ def set_password(connection: Connection, user: int, password_hash: str) -> None:
     """Whoever is signed in as this user is signed out, and a link that they have not used works no longer."""
     values = {"password_hash": password_hash, "sign_in_hash": None, "sign_in_until": None}
     connection.execute(update(users).where(users.c.id == user).values(values))
-    end_sessions(connection, user)
+    record(connection, Act.PASSWORD_SET, user, sessions_ended=end_sessions(connection, user))
 
 
 def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Micros) -> None:
     connection.execute(update(users).where(users.c.id == user).values(sign_in_hash=token_hash, sign_in_until=until))
+    record(connection, Act.LINK_MADE, user)
 
 
 def invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> Invited:
@@ -294,6 +321,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
     note(connection, "user", user)
+    record(connection, Act.USER_DISABLED, user)
     end_sessions(connection, user)
     changes = Totals()
     for handler_id in erase_handlers(connection, changes, handlers.c.user_id == user, at):
@@ -318,6 +346,7 @@ def delete_user(connection: Connection, user: int) -> None:
     for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, *_THEIRS):
         connection.execute(delete(table).where(table.c.user_id == user))
     notices.forget(connection, user)
+    record(connection, Act.USER_DELETED, user)
     connection.execute(delete(users).where(users.c.id == user))
 
 
@@ -339,7 +368,9 @@ def list_users(connection: Connection) -> list[UserLine]:
 
 def add_key(connection: Connection, user: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
     made = insert(keys).values(user_id=user, name=name, hash=key_hash, shown=shown, scopes=" ".join(scopes), created_at=at)
-    return connection.execute(made.returning(keys.c.id)).scalar_one()
+    key_id: int = connection.execute(made.returning(keys.c.id)).scalar_one()
+    record(connection, Act.KEY_ADDED, user, key_id, name, scopes=list(scopes) or ["all"])
+    return key_id
 
 
 def list_keys(connection: Connection, user: int | None = None) -> list[KeyLine]:
@@ -357,8 +388,10 @@ def _key_line(row: Row[Any]) -> KeyLine:
 def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None = None) -> bool:
     """False if there is no such key, or it was revoked before; or it is not this user's."""
     wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
-    if connection.execute(update(keys).where(*wanted).values(revoked_at=at)).rowcount != 1:
+    row = connection.execute(update(keys).where(*wanted).values(revoked_at=at).returning(keys.c.user_id, keys.c.name)).first()
+    if row is None:
         return False
+    record(connection, Act.KEY_REVOKED, row.user_id, key_id, row.name)
     note(connection, "key", key_id)
     return True
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from tocsin.ports.audit import AuditLog
 from tocsin.ports.consents import Consents
 from tocsin.ports.errors import StoreError
 from tocsin.ports.handlers import HandlerRows
@@ -27,6 +28,7 @@ from tocsin.ports.values import Values
 from tocsin.ports.vitals import Vitals
 from tocsin.store import dialects, faults, values
 from tocsin.store.accepting import BY_SERVER_CLOCK
+from tocsin.store.audit import SqlAuditLog
 from tocsin.store.consents import SqlConsents
 from tocsin.store.database import Database
 from tocsin.store.handlers import SqlHandlers
@@ -68,6 +70,7 @@ class SqlStore:
         self.keys: Keys = SqlKeys(self.database)
         self.second_factors: SecondFactorRows = SqlSecondFactors(self.database)
         self.identities: Identities = SqlIdentities(self.database)
+        self.audit: AuditLog = SqlAuditLog(self.database)
         self.values: Values = SqlValues(self.database)
         self.misdated: Misdated = SqlMisdated(self.database)
         self.tidying: Tidying = SqlTidying(self.database)

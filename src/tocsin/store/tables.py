@@ -1,6 +1,21 @@
 """The tables. Times are microseconds since 1970 in UTC; a status is the integer of `model.Status`."""
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    event,
+    text,
+)
 
 from tocsin.model import Status
 from tocsin.ports.consents import Consent
@@ -336,3 +351,35 @@ posts = Table(
     Index("ix_posts_key_at", "key", "at"),
     sqlite_with_rowid=False,
 )
+
+# Who did what. Without foreign keys: it outlives the users, handlers and keys that it names.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Time, nullable=False, index=True),
+    Column("via", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("user_id", Id),
+    Column("who", Text, nullable=False),
+    Column("key_id", Id),
+    Column("address", Text, nullable=False),
+    Column("owner_id", Id),
+    Column("whose", Text, nullable=False),
+    Column("ref", BigInteger),
+    Column("name", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("ix_audit_user_id_id", "user_id", "id"),
+    Index("ix_audit_owner_id_id", "owner_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Rows of the audit log do not change, and none goes within a day: retention takes older ones only.
+APPEND_ONLY = (
+    "CREATE TRIGGER audit_keeps_its_rows BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'rows of the audit log do not change'); END",
+    "CREATE TRIGGER audit_keeps_a_day BEFORE DELETE ON audit"
+    " WHEN OLD.at > (CAST(strftime('%s', 'now') AS INTEGER) - 86400) * 1000000"
+    " BEGIN SELECT RAISE(ABORT, 'rows of the audit log stay for a day'); END",
+)
+for trigger in APPEND_ONLY:
+    event.listen(audit, "after_create", DDL(trigger.replace("%", "%%")).execute_if(dialect="sqlite"))

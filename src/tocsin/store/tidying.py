@@ -19,6 +19,7 @@ from tocsin.store.statements import among, chunks
 from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
     attempts,
+    audit,
     consent_asks,
     deliveries,
     handler_events,
@@ -217,6 +218,10 @@ def old_asks(connection: Connection, before: Micros, rows: int, _: Place) -> Swe
     return _delete_old(connection, asks, asks.c.at < before, rows)
 
 
+def old_audit(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    return _delete_old(connection, audit, audit.c.at < before, rows)
+
+
 def _delete_old(connection: Connection, table: Table, is_old: ColumnElement[bool], rows: int) -> Swept:
     some = select(table.c.id).where(is_old).limit(rows)
     gone = connection.execute(delete(table).where(table.c.id.in_(some))).rowcount
@@ -230,6 +235,7 @@ SWEEPS: dict[Old, Sweep] = {
     "consent_asks": consent_asks_of_before,
     "handlers": handler_history,
     "totals": fold,
+    "audit": old_audit,
     "claims": old_claims,
     "changes": old_changes,
     "asks": old_asks,

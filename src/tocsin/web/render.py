@@ -21,7 +21,7 @@ from tocsin.flow.handlers.trial import Trial
 from tocsin.flow.people.access import SCOPES
 from tocsin.flow.words import Event, beside, hint, sentence
 from tocsin.model import Attempt, Delivery, Fault, Reason, Sentence, Severity, Status, adds_to
-from tocsin.web import assets, charts
+from tocsin.web import assets, audit_words, charts
 from tocsin.web.details import retold
 from tocsin.web.language import LANGUAGES, N_, Translate, span, translations
 
@@ -90,6 +90,10 @@ def _environment(language: str) -> Environment:
         status_words=STATUS_WORDS,
         severity_words=SEVERITY_WORDS,
         scope_words=SCOPE_WORDS,
+        act_words=audit_words.ACT_WORDS,
+        via_words=audit_words.VIA_WORDS,
+        detail_words=audit_words.DETAIL_WORDS,
+        value_words=audit_words.VALUE_WORDS,
         Status=Status,
         Severity=Severity,
         spark=charts.spark,

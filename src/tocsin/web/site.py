@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
-from tocsin import observe
+from tocsin import acting, observe
 from tocsin.api.kinds import MAX_ID
 from tocsin.api.proxies import transport_security
 from tocsin.flow.people.accounts import CodeWanted
@@ -22,6 +22,7 @@ from tocsin.ports.errors import OwnerGone
 from tocsin.web import (
     account,
     assets,
+    audit,
     confirm,
     consents,
     guides,
@@ -109,6 +110,8 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/account/time-zone", account.set_time_zone, "signed in"),
     ("POST", "/account/sessions/end", account.end_session, "signed in"),
     ("POST", "/account/sessions/end-others", account.end_other_sessions, "signed in"),
+    ("GET", "/account/audit", audit.own_page, "signed in"),
+    ("GET", "/account/audit/export.jsonl", audit.own_export, "signed in"),
     ("GET", "/confirm", confirm.page, "signed in"),
     ("POST", "/confirm", confirm.answer, "signed in"),
     ("GET", "/account/second-factor", second_factor.page, "signed in"),
@@ -119,6 +122,8 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/users", users.invite, "administrators"),
     ("POST", "/users/{id:int}/role", users.set_role, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
+    ("GET", "/audit", audit.page, "administrators"),
+    ("GET", "/audit/export.jsonl", audit.export, "administrators"),
     ("GET", "/workers", workers.page, "administrators"),
 )
 
@@ -217,6 +222,7 @@ class Site:
             raise Missing
         visit.path = request.path_params
         await visit.recognize()
+        acting.act_as(visit.actor)
         if whom != "anybody" and visit.visitor is None:
             return _to_sign_in(visit)
         if handle in _BY_LINK:

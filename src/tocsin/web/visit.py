@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from tocsin.acting import Actor
 from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix, remote_user
 from tocsin.clock import DAY, SECOND
 from tocsin.flow import pools
@@ -111,6 +112,11 @@ class Visit:
         if self.visitor is None:
             raise LookupError("nobody is signed in")
         return self.visitor
+
+    @property
+    def actor(self) -> Actor:
+        """Whom the audit log names for what is done now."""
+        return Actor("page", self.visitor.id if self.visitor is not None else None, address=self.address)
 
     @property
     def zone(self) -> tzinfo:

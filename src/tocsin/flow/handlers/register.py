@@ -19,6 +19,7 @@ from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSec
 from tocsin.net.guard import closed_port
 from tocsin.net.routes import place_of
 from tocsin.partitions import own_root, partition_of
+from tocsin.ports.audit import Act, AuditLog
 from tocsin.ports.consents import Consent
 from tocsin.ports.engine import Engine
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, HandlerRows
@@ -193,6 +194,13 @@ def _event(row: HandlerRow, draft: HandlerDraft) -> HandlerEvent | None:
     return None
 
 
+def _changed_fields(row: HandlerRow, draft: HandlerDraft, before: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of what a draft changes."""
+    own = (("name", draft.name, row.name), ("type", draft.type, row.type), ("is_enabled", draft.is_enabled, row.is_enabled))
+    settings = (name for name, value in (draft.settings or {}).items() if value != before.get(name, ""))
+    return (*(name for name, given, stored in own if given not in (None, stored)), *settings)
+
+
 class Handlers:
     """A user's handlers: look, register, change, delete. One that is not this user's raises Missing; a store that cannot answer, Busy."""
 
@@ -206,6 +214,7 @@ class Handlers:
         vault: Vault,
         pacer: Pacer,
         consenting: Consenting,
+        audit: AuditLog,
     ) -> None:
         self._consenting = consenting
         self._rows = rows
@@ -215,6 +224,7 @@ class Handlers:
         self._engine = engine
         self._vault = vault
         self._pacer = pacer
+        self._audit = audit
 
     async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
         """One page and how many there are in all. Raises Busy."""
@@ -268,6 +278,7 @@ class Handlers:
             is_enabled=True if draft.is_enabled is None else draft.is_enabled,
             partition=self._home(channel, draft.settings or {}),
             consent=await self._consenting.consent(user_id, _address(channel, draft.settings or {})),
+            fields=tuple(draft.settings or {}),
         )
         handler_id = await self._rows.add(user_id, change, clock.now())
         self._directory.forget(user_id, handler_id)
@@ -289,8 +300,10 @@ class Handlers:
 
     async def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
         settings = draft.settings
+        before: Mapping[str, str] = {}
         if settings is not None and draft.type in (None, row.type) and row.settings is not None:
-            settings = {**self._open(row).settings, **settings}
+            before = self._open(row).settings
+            settings = {**before, **settings}
             settings = {name: value for name, value in settings.items() if value}
         return HandlerChange(
             type=draft.type,
@@ -301,6 +314,7 @@ class Handlers:
             is_enabled=draft.is_enabled,
             partition=None if settings is None else self._partition(row, draft, settings),
             consent=None if settings is None else await self._consent(row, draft, settings),
+            fields=_changed_fields(row, draft, before),
         )
 
     async def _consent(self, row: HandlerRow, draft: HandlerDraft, settings: Mapping[str, str]) -> Consent | None:
@@ -335,8 +349,11 @@ class Handlers:
         return await self._standings.hours(handler_ids, since // HOUR)
 
     async def secret(self, user_id: int, handler_id: int) -> SigningSecret:
-        """The signing secrets. Raises Missing, also for a type that does not sign."""
-        return self._secret_of(await self._row(user_id, handler_id))
+        """The signing secrets; first it is written down that they are read. Raises Missing, also for a type that does not sign."""
+        row = await self._row(user_id, handler_id)
+        secret = self._secret_of(row)
+        await self._audit.add(Act.SECRET_READ, user_id, handler_id, row.name, {"type": row.type})
+        return secret
 
     async def rotate_secret(self, user_id: int, handler_id: int) -> SigningSecret:
         """A new signing secret; the present one signs too for a day. Raises Missing."""

@@ -11,7 +11,8 @@ from tocsin.model import Busy
 from tocsin.ports.people import Keys
 from tocsin.vault import hash_api_key
 
-SCOPES = ("handlers:read", "handlers:write", "notifications:send", "deliveries:read", "deliveries:write")
+SEND = "notifications:send"
+SCOPES = ("handlers:read", "handlers:write", SEND, "deliveries:read", "deliveries:write")
 MAX_IN_MEMORY = 10_000  # keys
 
 
