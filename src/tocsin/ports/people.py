@@ -33,6 +33,7 @@ class Person(Struct, frozen=True):
     time_zone: str | None
     known_addresses: bytes = b""
     """Marks of MARK_BYTES each."""
+    language: str | None = None
 
 
 By: TypeAlias = Literal["password", "link", "openid", "header"]
@@ -125,6 +126,10 @@ class Users(Protocol):
 
     async def set_time_zone(self, user_id: int, time_zone: str | None) -> None:
         """`time_zone`: a name of the tz database; None: UTC."""
+        ...
+
+    async def set_language(self, user_id: int, language: str) -> None:
+        """In which they are written to."""
         ...
 
     async def disable(self, user_id: int, at: Micros) -> bool:

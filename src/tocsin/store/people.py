@@ -28,6 +28,7 @@ from tocsin.store.queue import end_of_handler
 from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import (
     attempts,
+    consent_asks,
     deliveries,
     handler_events,
     handler_hours,
@@ -35,6 +36,7 @@ from tocsin.store.tables import (
     idempotency,
     identities,
     keys,
+    mail_consents,
     notifications,
     recovery_codes,
     replays,
@@ -45,6 +47,7 @@ from tocsin.store.tables import (
 )
 from tocsin.store.totals import Totals
 
+_THEIRS = (second_factors, recovery_codes, identities, mail_consents, consent_asks)
 _ROWS_AT_ONCE = 100_000
 _ADD_USER = text(
     "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"
@@ -76,6 +79,9 @@ class SqlUsers:
 
     async def set_time_zone(self, user_id: int, time_zone: str | None) -> None:
         await self._database.write(set_time_zone, user_id, time_zone)
+
+    async def set_language(self, user_id: int, language: str) -> None:
+        await self._database.write(set_language, user_id, language)
 
     async def disable(self, user_id: int, at: Micros) -> bool:
         def run(connection: Connection) -> bool:
@@ -149,11 +155,16 @@ def is_last_administrator(connection: Connection, user: int) -> bool:
 def set_administrator(connection: Connection, user: int, is_admin: bool) -> None:
     if connection.execute(update(users).where(users.c.id == user, users.c.is_admin != is_admin).values(is_admin=is_admin)).rowcount:
         record(connection, Act.ROLE_CHANGED, user, role=_role(is_admin))
+        note(connection, "user", user)
 
 
 def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
     connection.execute(update(users).where(users.c.id == user).values(time_zone=time_zone))
     note(connection, "user", user)
+
+
+def set_language(connection: Connection, user: int, language: str) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(language=language))
 
 
 def person(connection: Connection, email: str) -> Person | None:
@@ -214,7 +225,7 @@ def _session(row: Row[Any]) -> Session:
 
 
 def _person(row: Row[Any]) -> Person:
-    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone, bytes(row.known_addresses or b""))
+    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone, bytes(row.known_addresses or b""), row.language)
 
 
 def change_session(connection: Connection, token_hash: bytes, values: Mapping[str, object]) -> None:
@@ -309,7 +320,7 @@ def delete_user(connection: Connection, user: int) -> None:
         connection.execute(delete(table).where(table.c.delivery_id.in_(theirs)))
     for table in (handler_events, handler_hours):
         connection.execute(delete(table).where(table.c.handler_id.in_(own)))
-    for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, second_factors, recovery_codes, identities):
+    for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, *_THEIRS):
         connection.execute(delete(table).where(table.c.user_id == user))
     notices.forget(connection, user)
     record(connection, Act.USER_DELETED, user)
