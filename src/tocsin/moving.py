@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, delete
 from sqlalchemy.exc import DBAPIError
 
-from tocsin import datadir, files
+from tocsin import acting, datadir, files
 from tocsin.keyfile import KEY_FILE
+from tocsin.ports.audit import Act
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
+from tocsin.store.audit import record
 from tocsin.store.homes.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import MOVED_TO, write_now
@@ -72,6 +74,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
                     if moved < 0:  # of a move that was interrupted after its commit, or of another store
                         write_now(engine, lambda connection: _check_same(rows, connection), is_long=True)
                     rows.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (MOVED_TO, home.name.encode()))
+                write_now(engine, lambda connection: record(connection, Act.MOVED, by=acting.commander()))
             finally:
                 engine.dispose()
     return max(0, moved)

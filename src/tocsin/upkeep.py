@@ -12,16 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, select, update
+from sqlalchemy import Connection, Engine, NullPool, create_engine, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
-from tocsin import datadir, files
+from tocsin import acting, datadir, files
 from tocsin.datadir import LEDGER_FILE, STORE_FILE
 from tocsin.flow.mail_account import REFRESH_TOKEN
 from tocsin.keyfile import KEY_FILE, read_keys, write_keys
+from tocsin.options import KEPT
+from tocsin.ports.audit import Act
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import ids, values
+from tocsin.store import ids
+from tocsin.store.audit import record
 from tocsin.store.dialects.sqlite import sqlite_url
 from tocsin.store.faults import words_of
 from tocsin.store.sql import write_now
@@ -37,13 +40,21 @@ def back_up(settings: Settings, file: Path) -> int:
     """Writes a consistent copy of the store, also while the service runs; returns its size in bytes. Raises StoreError."""
     _check_is_file(settings, "copy it with pg_dump, or archive its log for recovery to a point in time")
     engine, _ = datadir.open_existing(settings)
-    engine.dispose()
-    if file.exists():
-        raise StoreError(f"{file} already exists: name another file, or move it away.")
-    with _written(file, is_service=False) as new:
-        _copy(settings.data_path / STORE_FILE, new)
-        _check_whole(new)
+    try:
+        if file.exists():
+            raise StoreError(f"{file} already exists: name another file, or move it away.")
+        with _written(file, is_service=False) as new:
+            _copy(settings.data_path / STORE_FILE, new)
+            _check_whole(new)
+        with contextlib.suppress(StoreError):  # one that takes no writes can be copied all the same
+            write_now(engine, functools.partial(_record, act=Act.BACKED_UP))
+    finally:
+        engine.dispose()
     return file.stat().st_size
+
+
+def _record(connection: Connection, act: Act) -> None:
+    record(connection, act, by=acting.commander())
 
 
 def _copy(file: Path, new: Path) -> None:
@@ -102,6 +113,7 @@ def _moved_on(connection: Connection, known: list[ids.Mark]) -> ids.Mark:
     counters = [mark.counters for mark in known if mark.origin == own.origin]
     highest = {table: max((one.get(table, 0) for one in counters), default=0) for table in ids.STEPS}
     ids.move_on(connection, datadir.new_store_id(), highest)
+    _record(connection, Act.RESTORED)
     return ids.mark(connection)
 
 
@@ -175,6 +187,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
         rotated = 0
         while found := _rotate_all(engine, vault, newest, wait):  # again, for rows that the service wrote meanwhile
             rotated += found
+        write_now(engine, functools.partial(_record, act=Act.KEY_ROTATED))
     finally:
         engine.dispose()
     if settings.secret_key:
@@ -206,7 +219,7 @@ def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[fl
 
 def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[float], None]) -> int:
     """How many rows the newest key did not open."""
-    write_now(engine, functools.partial(_rotate_token, vault=vault, newest=newest))
+    write_now(engine, functools.partial(_rotate_values, vault=vault, newest=newest))
     write_now(engine, functools.partial(_rotate_second_factors, vault=vault, newest=newest))
     done, after = 0, 0
     while after is not None:
@@ -216,15 +229,16 @@ def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[flo
     return done
 
 
-def _rotate_token(connection: Connection, vault: Vault, newest: Vault) -> None:
-    """The refresh token of the mail account, where there is one. One that no key opens stays: the one in the settings is used instead.
-    One that the service has put in its place meanwhile stays too: it is under the new key.
+def _rotate_values(connection: Connection, vault: Vault, newest: Vault) -> None:
+    """The refresh token of the mail account and what stands for the options, where they are kept. What no key opens stays: it is not used.
+    What the service has put in its place meanwhile stays too: it is under the new key.
     """
-    sealed = values.read(connection, REFRESH_TOKEN)
-    if sealed is not None and not newest.opens(sealed):
-        with contextlib.suppress(WrongKey):
-            rotated = vault.rotate(sealed)
-            connection.execute(update(meta).where(meta.c.name == REFRESH_TOKEN, meta.c.value == sealed).values(value=rotated))
+    is_sealed = or_(meta.c.name == REFRESH_TOKEN, meta.c.name.startswith(KEPT, autoescape=True))
+    for name, sealed in connection.execute(select(meta.c.name, meta.c.value).where(is_sealed)).all():
+        if not newest.opens(sealed):
+            with contextlib.suppress(WrongKey):
+                rotated = vault.rotate(sealed)
+                connection.execute(update(meta).where(meta.c.name == name, meta.c.value == sealed).values(value=rotated))
 
 
 def _rotate_second_factors(connection: Connection, vault: Vault, newest: Vault) -> None:

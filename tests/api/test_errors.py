@@ -310,7 +310,8 @@ def test_unready(troubles: list[str], status: int) -> None:
 
     from tocsin.api.routing import Api
 
-    service: Any = SimpleNamespace(settings=load({}), access=None, unready=lambda: troubles, complaints=lambda: ["The mail server fails."])
+    said = {"unready": lambda: troubles, "complaints": lambda: ["The mail server fails."]}
+    service: Any = SimpleNamespace(settings=load({}), access=None, failures=None, **said)
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

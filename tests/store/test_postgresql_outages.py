@@ -22,17 +22,18 @@ from support.shared import joined
 from support.store import STORES, OpenStore, accept_one, accepting, add_handler, delivered, settled, untroubled
 from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.cli.selftest.many.relay import Relay
-from tocsin.model import Busy
+from tocsin.model import Busy, Status
 from tocsin.ports.errors import WriteFailed
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.workers import Load
 from tocsin.store import dialects, values, writer
-from tocsin.store.dialects import Unanswered, connecting
+from tocsin.store.dialects import Session, Unanswered, connecting
 from tocsin.store.dialects import postgresql as dialect
 from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.shared import SharedStore
 from tocsin.store.sql import write_now
+from tocsin.store.totals import Totals
 
 
 def test_a_write_whose_connection_broke_before_its_commit_is_repeated(open_postgresql: OpenStore, tmp_path: Path) -> None:
@@ -119,8 +120,9 @@ def test_a_commit_whose_answer_was_lost_is_looked_up(open_postgresql: OpenStore,
     run(main())
 
 
-@pytest.mark.parametrize("heir", ["itself", "standby", "standby, used"])
-def test_who_takes_over_is_believed_only_what_it_can_know(monkeypatch: pytest.MonkeyPatch, heir: str) -> None:
+@pytest.mark.parametrize("marks", [True, False], ids=["with totals", "without"])
+@pytest.mark.parametrize("heir", ["itself", "itself, crashed", "standby", "standby, used"])
+def test_who_takes_over_is_believed_only_what_it_can_know(monkeypatch: pytest.MonkeyPatch, heir: str, marks: bool) -> None:
     """A commit whose answer was lost: a standby that was behind may have given its number to another transaction since."""
     commit = dialect._commit
 
@@ -135,31 +137,76 @@ def test_who_takes_over_is_believed_only_what_it_can_know(monkeypatch: pytest.Mo
         stack.callback(primary.remove)
         standby = postgresql.Server(standby_of=primary.start(), **replicates)
         stack.callback(standby.remove)
-        engine = postgresql_engine(f"postgresql://tocsin@/postgres?host={primary.folder},{standby.folder}")
-        stack.callback(engine.dispose)
-        migrate(engine)
-        session = dialects.of(engine).session(engine)
-        stack.callback(session.close)
-        with session.transaction() as connection:
-            number = int(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()) + 1
-        with monkeypatch.context() as patched, pytest.raises(Unanswered):
+        session = session_on(stack, f"postgresql://tocsin@/postgres?host={primary.folder},{standby.folder}")
+        number = next_transaction(session)
+        with monkeypatch.context() as patched:
             patched.setattr(dialect, "_commit", lose)
-            with session.transaction() as connection:
-                values.write(connection, "mine", b"")
-        primary.stop(signal.SIGQUIT)
-        if heir == "itself":
+            write_unanswered(session, marks)
+        primary.stop(signal.SIGINT if heir == "itself" else signal.SIGQUIT)
+        if heir.startswith("itself"):
             primary.start()
-            assert session.was_kept() is True
+            if heir == "itself" or marks:
+                assert session.was_kept() is True
+            else:
+                with pytest.raises(Unanswered):
+                    session.was_kept()
             return
         standby.start().promote()
         if heir == "standby":
             assert session.was_kept() is False
             return
-        while int(standby.execute("SELECT pg_current_xact_id()::text")[0][0]) < number:
-            pass
-        assert standby.execute(f"SELECT pg_xact_status('{number}'::xid8)") == [("committed",)]
+        use_up_to(standby, number)
         with pytest.raises(Unanswered):
             session.was_kept()
+
+
+def test_a_number_that_a_crash_made_free_is_not_taken_for_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was about to be committed is gone, and the server gives its number again."""
+    with ExitStack() as stack:
+        server = postgresql.Server(wal_writer_delay="10s")  # nothing is written but by commits
+        stack.callback(server.remove)
+        session = session_on(stack, server.start().url())
+        number = next_transaction(session)
+
+        def crash(driver: psycopg.Connection[Any]) -> None:
+            server.stop(signal.SIGQUIT)
+            driver.execute("SELECT 1")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(dialect, "_commit", crash)
+            write_unanswered(session, marks=True)
+        use_up_to(server.start(), number)
+        with pytest.raises(Unanswered):
+            session.was_kept()
+
+
+def session_on(stack: ExitStack, url: str) -> Session:
+    engine = postgresql_engine(url)
+    stack.callback(engine.dispose)
+    migrate(engine)
+    session = dialects.of(engine).session(engine)
+    stack.callback(session.close)
+    return session
+
+
+def next_transaction(session: Session) -> int:
+    with session.transaction() as connection:
+        return int(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()) + 1
+
+
+def write_unanswered(session: Session, marks: bool) -> None:
+    """`marks`: it counts something, as nearly every write does."""
+    with pytest.raises(Unanswered), session.transaction() as connection:
+        values.write(connection, "mine", b"")
+        if marks:
+            Totals({(1, Status.PENDING): 1}).write(connection)
+
+
+def use_up_to(server: postgresql.Server, number: int) -> None:
+    """By transactions of somebody else."""
+    while int(server.execute("SELECT pg_current_xact_id()::text")[0][0]) < number:
+        pass
+    assert server.execute(f"SELECT pg_xact_status('{number}'::xid8)") == [("committed",)]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])

@@ -21,6 +21,7 @@ from tocsin.flow.people.administration import Administration
 from tocsin.flow.people.clients import Client, Visitor, device_of
 from tocsin.flow.people.confirming import CONFIRMED_FOR, ByPassword, Confirming
 from tocsin.flow.people.devices import DEVICE_LASTS, MAX_USERS, Devices
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.tries import Throttled, Tries
@@ -52,9 +53,12 @@ class Rooms:
         self.second_factors = store.second_factors
         self.database = store.database
         self.changed: list[int] = []
+        self.failures = Failures(store.audit)
         tries = Tries()
-        self.accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(VAULT), tries, load({}, Path("/dev/null")))
-        self.passwords = Passwords(store.users, tries)
+        self.accounts = Accounts(
+            store.users, store.sessions, store.second_factors, Devices(VAULT), tries, load({}, Path("/dev/null")), self.failures
+        )
+        self.passwords = Passwords(store.users, tries, self.failures)
         self.confirming = Confirming(store.sessions, [ByPassword(self.passwords)])
         self.administration = Administration(store.users, lambda: None, self.changed.append)
 
@@ -485,7 +489,7 @@ def test_who_is_between_the_old_password_and_a_code_while_it_is_changed_does_not
         app = pyotp.TOTP(pyotp.random_base32())
         await rooms.second_factors.add(1, VAULT.seal({"secret": app.secret}), 0, [b"a code"], tocsin.clock.now())
         settings = load({}, Path("/dev/null"))
-        factors = SecondFactors(rooms.second_factors, rooms.accounts, Tries(), VAULT, settings)
+        factors = SecondFactors(rooms.second_factors, rooms.accounts, Tries(), VAULT, settings, rooms.failures)
 
         async def code_wanted() -> CodeWanted:
             with pytest.raises(CodeWanted) as wanted:

@@ -67,7 +67,7 @@ class Clock:
 
 
 def house_of(store: SqlStore, settings: Settings, clock: Callable[[], int], leads: Callable[[], bool] = lambda: True) -> Housekeeping:
-    return Housekeeping(store.tidying, store.values, Access(store.keys), settings, clock, leads)
+    return Housekeeping(store.tidying, store.values, [Access(store.keys).note_use], settings, clock, leads)
 
 
 async def filled(store: SqlStore, old_notifications: int, old_keys: int) -> None:

@@ -43,8 +43,11 @@ def test_a_repeat_needs_an_attempt_that_says_so_and_a_mishap_that_explains_it() 
     assert "delivery 2 arrived 2 times, and its attempts say {'delivered': 1}" in complaints(twice)
     explained = [run.rows[0], replace(run.rows[1], attempts=[Tried(1, 2.1, "unknown"), Tried(2, 6.0, "delivered")]), *run.rows[2:]]
     assert complaints(replace(twice, rows=explained)) == ""
+    told_late = [run.rows[0], replace(run.rows[1], attempts=[Tried(1, 2.1, "delivered"), Tried(2, 6.0, "delivered")]), *run.rows[2:]]
+    assert complaints(replace(twice, rows=told_late)) == ""
     for elsewhen in ([], [Span(1.0, 2.0)], [Span(6.0, 7.0)]):
-        assert "though nothing had gone wrong" in complaints(replace(twice, rows=explained, mishaps=elsewhen))
+        for rows in (explained, told_late):
+            assert "though nothing had gone wrong" in complaints(replace(twice, rows=rows, mishaps=elsewhen))
 
 
 def test_what_was_called_off_may_end_undelivered_and_is_not_begun_any_more() -> None:

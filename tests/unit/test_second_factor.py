@@ -13,6 +13,7 @@ from tocsin.clock import HOUR, MINUTE, SECOND
 from tocsin.flow.people.accounts import Accounts, CodeWanted
 from tocsin.flow.people.clients import Client, Visitor
 from tocsin.flow.people.devices import Devices
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.second_factor import HALFWAY_LASTS, SETTING_UP_LASTS, SecondFactors, Setup
 from tocsin.flow.people.tries import Tries
 from tocsin.model import Invalid
@@ -53,8 +54,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[
         async def inner() -> None:
             async with sqlite_store(tmp_path) as store:
                 settings, vault, tries = load({}, Path("/dev/null")), Vault(["a key for this test"]), Tries()
-                accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings)
-                world = World(SecondFactors(store.second_factors, accounts, tries, vault, settings), accounts, vault)
+                failures = Failures(store.audit)
+                accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings, failures)
+                world = World(SecondFactors(store.second_factors, accounts, tries, vault, settings, failures), accounts, vault)
                 monkeypatch.setattr(tocsin.clock, "now", lambda: world.now)
                 await main(world)
 

@@ -1,76 +1,45 @@
 """Who is asking, whether they may, and how often."""
 
-import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import structlog
-from msgspec import Struct
 from starlette.types import Scope
 
+from tocsin import acting
+from tocsin.acting import Actor
 from tocsin.api.errors import Refusal, fault
 from tocsin.api.proxies import client_address, neighbourhood
 from tocsin.flow.people.access import Access, Caller
+from tocsin.flow.people.failures import Failures
+from tocsin.flow.windows import Standing, Windows
+from tocsin.ports.audit import Act
 from tocsin.settings import Settings
 
 FAILURES_A_MINUTE = 30
-WINDOW_SECONDS = 60.0
-MAX_REMEMBERED = 20_000
 MAX_KEY = 512
 
 Headers: TypeAlias = Mapping[bytes, bytes]
 
 log = structlog.get_logger(__name__)
 _NO_KEY = "Send your API key as `Authorization: Bearer {api_key}`."
-_BAD_KEY = "This API key is unknown or was revoked."
+_BAD_KEY = "This API key is unknown, was revoked or has expired."
 
 
-class Standing(Struct, frozen=True):
-    """Someone's count in the current window of a minute."""
-
-    limit: int
-    used: int
-    reset_seconds: int
-
-    @property
-    def is_over(self) -> bool:
-        return self.used > self.limit
-
-    def headers(self) -> dict[str, str]:
-        left = max(0, self.limit - self.used)
-        return {"ratelimit-limit": str(self.limit), "ratelimit-remaining": str(left), "ratelimit-reset": str(self.reset_seconds)}
-
-
-class Windows:
-    """Counts by key, each in a window of a minute that begins with its first one. Remembers a bounded number of keys."""
-
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._windows: OrderedDict[object, tuple[float, int]] = OrderedDict()
-
-    def count(self, key: object) -> Standing:
-        now = self._clock()
-        start, used = self._windows.get(key, (now, 0))
-        if now - start >= WINDOW_SECONDS:
-            start, used = now, 0
-        if not used:  # a new window goes to the end, so the oldest comes first
-            _ = self._windows.pop(key, None)
-            if len(self._windows) >= MAX_REMEMBERED:
-                _ = self._windows.popitem(last=False)
-        self._windows[key] = (start, used + 1)
-        return Standing(self._limit, used + 1, max(1, math.ceil(start + WINDOW_SECONDS - now)))
+def _headers(standing: Standing) -> dict[str, str]:
+    left = max(0, standing.limit - standing.used)
+    return {"ratelimit-limit": str(standing.limit), "ratelimit-remaining": str(left), "ratelimit-reset": str(standing.reset_seconds)}
 
 
 class Doorkeeper:
     """Lets a request in or refuses it."""
 
-    def __init__(self, access: Access, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, access: Access, settings: Settings, failures: Failures, clock: Callable[[], float] = time.monotonic) -> None:
         self._access = access
         self._settings = settings
-        self._failures = Windows(FAILURES_A_MINUTE, clock)
+        self._failures = failures
+        self._windows = Windows(FAILURES_A_MINUTE, clock)
         self._requests = Windows(settings.rate_limit, clock) if settings.rate_limit else None
 
     async def admit(self, scope: Scope, headers: Headers, scopes: Sequence[str], limits: list[tuple[bytes, bytes]]) -> Caller:
@@ -82,10 +51,10 @@ class Doorkeeper:
             scheme, key = _bearer(scope)
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
-            raise self._failed(scope, headers, _NO_KEY)
+            raise await self._failed(scope, headers, _NO_KEY)
         caller = await self._access.caller(key) if len(key) <= MAX_KEY and key.isascii() else None
         if caller is None:
-            raise self._failed(scope, headers, _BAD_KEY)
+            raise await self._failed(scope, headers, _BAD_KEY)
         if self._requests is not None:
             limits.extend(_counted(self._requests, caller))
         if not caller.scopes.issuperset(scopes):
@@ -93,11 +62,14 @@ class Doorkeeper:
             raise Refusal(fault("forbidden", f"Your API key lacks these scopes: {lacking}."), {})
         return caller
 
-    def _failed(self, scope: Scope, headers: Headers, detail: str) -> Refusal:
+    async def _failed(self, scope: Scope, headers: Headers, detail: str) -> Refusal:
         address = client_address(scope, headers, self._settings)
-        standing = self._failures.count(neighbourhood(address))
-        if standing.used <= standing.limit + 1:  # log each once, and once that there are more
-            log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "unknown or revoked key")
+        standing = self._windows.count(neighbourhood(address))
+        if standing.used <= standing.limit + 1:  # each once, and once that there are more
+            log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "no valid key")
+        if detail is not _NO_KEY:
+            with acting.acting(Actor("api", address=address)):
+                await self._failures.count(Act.KEY_REFUSED, neighbourhood(address))
         if standing.is_over:
             return _too_many("Authentication failed too often from this address.", standing)
         return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})
@@ -108,7 +80,7 @@ def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
     standing = requests.count(caller.key_id)
     if standing.is_over:
         raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
-    return [(name.encode(), value.encode()) for name, value in standing.headers().items()]
+    return [(name.encode(), value.encode()) for name, value in _headers(standing).items()]
 
 
 def _bearer(scope: Scope) -> tuple[str, str]:
@@ -121,4 +93,4 @@ def _bearer(scope: Scope) -> tuple[str, str]:
 
 
 def _too_many(detail: str, standing: Standing) -> Refusal:
-    return Refusal(fault("rate_limited", detail), {**standing.headers(), "retry-after": str(standing.reset_seconds)})
+    return Refusal(fault("rate_limited", detail), {**_headers(standing), "retry-after": str(standing.reset_seconds)})

@@ -30,7 +30,7 @@ def _filter(call: Call, order_by: str) -> HandlerFilter:
 async def page(call: Call) -> Answer:
     which = _filter(call, call.values["order_by"])
     rows, total = await call.service.handlers.page(call.user_id, which, call.values["page"], call.values["results_per_page"])
-    clear = call.caller.sees_secrets
+    clear = await _clear(call, bool(rows))
     return envelope.page(call, [answers.handler(row, clear=clear) for row in rows], total)
 
 
@@ -46,7 +46,16 @@ async def states(call: Call) -> Answer:
 
 async def get(call: Call) -> Answer:
     row = await call.service.handlers.get(call.user_id, call.id)
-    return envelope.data(answers.handler(row, clear=call.caller.sees_secrets))
+    return envelope.data(answers.handler(row, clear=await _clear(call, there_are=True)))
+
+
+async def _clear(call: Call, there_are: bool) -> bool:
+    """Whether secrets are shown. If so, that is written down; `there_are`: whether there is anything to show."""
+    if not call.caller.sees_secrets:
+        return False
+    if there_are:
+        await call.service.audit.settings_read(call.user_id)
+    return True
 
 
 async def create(call: Call) -> Answer:

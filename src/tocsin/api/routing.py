@@ -8,14 +8,16 @@ from urllib.parse import urlsplit
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tocsin import acting
+from tocsin.acting import Actor
 from tocsin.api.auth import Doorkeeper
 from tocsin.api.bodies import content_of
 from tocsin.api.endpoint import Call, Endpoint, read_query
 from tocsin.api.errors import NO_STORE, Answer, ClientGone, Refusal, answer_to, fault, shown
 from tocsin.api.kinds import MAX_ID
-from tocsin.api.proxies import prefix
+from tocsin.api.proxies import client_address, prefix
 from tocsin.api.table import TABLE
-from tocsin.flow.people.access import Caller
+from tocsin.flow.people.access import SEND, Caller
 from tocsin.flow.service import Service
 from tocsin.model import Fault, Missing
 
@@ -35,7 +37,7 @@ class Api:
         self._may_have_prefix = bool(
             service.settings.trusted_proxies or service.settings.unix_socket or urlsplit(service.settings.base_url or "").path
         )
-        self._doorkeeper = Doorkeeper(service.access, service.settings)
+        self._doorkeeper = Doorkeeper(service.access, service.settings, service.failures)
         self._routes: dict[str, Methods] = {}
         for endpoint in endpoints:
             self._routes.setdefault(endpoint.path, {})[endpoint.method] = endpoint
@@ -85,6 +87,9 @@ class Api:
         caller = _NOBODY
         if endpoint.scopes is not None:
             caller = await self._doorkeeper.admit(scope, headers, endpoint.scopes, limits)
+            if endpoint.scopes != (SEND,):  # nobody audits what is sent, and that must be quick
+                address = client_address(scope, headers, self._service.settings)
+                acting.act_as(Actor("api", caller.user_id, caller.key_id, address))
         query: bytes = scope["query_string"]
         pairs, values, faults = read_query(query, endpoint.query) if query or endpoint.query else ([], {}, [])
         row_id = 0 if id_text is None else _row_id(id_text, faults)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tocsin import clock
 from tocsin.cli import show
 from tocsin.cli.failure import Failure, Usage
+from tocsin.cli.moments import read_moment
 from tocsin.cli.options import load_settings, set_values
 from tocsin.clock import SECOND, Micros
 from tocsin.settings import Settings
@@ -21,7 +23,7 @@ DataDir = Annotated[str | None, Parameter(help="Folder of the SQLite file and th
 
 
 @contextmanager
-def _store(settings: Settings) -> Generator["Admin", None, None]:
+def store_of(settings: Settings) -> Generator["Admin", None, None]:
     from tocsin.admin import AdminError, open_admin
 
     try:
@@ -42,7 +44,7 @@ def add_user(email: str, /, *, admin: bool = False, data_dir: DataDir = None) ->
         Whether the user is an administrator.
     """
     settings = load_settings(data_dir=data_dir)
-    with _store(settings) as store:
+    with store_of(settings) as store:
         _, token = store.add_user(email, admin)
         base = _base_url(settings, store.served_at())
     show.note(f"Added {show.one_line(email)}. This link signs them in once; it is not shown again:")
@@ -61,7 +63,7 @@ def set_password(email: str, /, *, data_dir: DataDir = None) -> None:
     email
         E-mail address of the user.
     """
-    with _store(load_settings(data_dir=data_dir)) as store:
+    with store_of(load_settings(data_dir=data_dir)) as store:
         if not any(user.email.lower() == email.lower() for user in store.users()):
             raise Failure(f"There is no user {show.one_line(email)}.")
         store.set_password(email, _new_password())
@@ -78,7 +80,7 @@ def disable_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) 
     yes
         Do not ask on a terminal.
     """
-    with _store(load_settings(data_dir=data_dir)) as store:
+    with store_of(load_settings(data_dir=data_dir)) as store:
         confirm(f"Disable {show.one_line(email)}? Keys, sessions, handlers and waiting deliveries of theirs end for good.", yes)
         store.disable_user(email)
     show.note(f"{show.one_line(email)} is disabled; the history stays.")
@@ -112,7 +114,7 @@ def set_user(
     if time_zone is None and admin is None and not reset_second_factor and not unbind:
         raise Usage("Say what to set: --time-zone, --admin, --no-admin, --reset-second-factor or --unbind.")
     unneeded: list[str] = []
-    with _store(load_settings(data_dir=data_dir)) as store:
+    with store_of(load_settings(data_dir=data_dir)) as store:
         if time_zone is not None or admin is not None:
             store.set_user(email, time_zone, admin)
         if reset_second_factor and not store.reset_second_factor(email):
@@ -135,7 +137,7 @@ def delete_user(email: str, /, *, yes: bool = False, data_dir: DataDir = None) -
     yes
         Do not ask on a terminal.
     """
-    with _store(load_settings(data_dir=data_dir)) as store:
+    with store_of(load_settings(data_dir=data_dir)) as store:
         confirm(f"Delete {show.one_line(email)}? Keys, handlers, notifications and the whole history of theirs go for good.", yes)
         store.delete_user(email)
     show.note(f"{show.one_line(email)} is deleted.")
@@ -149,7 +151,7 @@ def list_users(*, json: bool = False, data_dir: DataDir = None) -> None:
     json
         Print JSON instead of a table.
     """
-    with _store(load_settings(data_dir=data_dir)) as store:
+    with store_of(load_settings(data_dir=data_dir)) as store:
         users = store.users()
     if json:
         show.as_json(
@@ -159,8 +161,8 @@ def list_users(*, json: bool = False, data_dir: DataDir = None) -> None:
                     "email": u.email,
                     "is_admin": u.is_admin,
                     "time_zone": u.time_zone,
-                    "datetime": _time(u.created_at),
-                    "disabled_datetime": _time(u.disabled_at),
+                    "datetime": shown_time(u.created_at),
+                    "disabled_datetime": shown_time(u.disabled_at),
                 }
                 for u in users
             ]
@@ -173,7 +175,7 @@ def list_users(*, json: bool = False, data_dir: DataDir = None) -> None:
             "admin" if u.is_admin else "user",
             u.time_zone or "UTC",
             "enabled" if u.disabled_at is None else "disabled",
-            _time(u.created_at) or "-",
+            shown_time(u.created_at) or "-",
         )
         for u in users
     )
@@ -186,6 +188,7 @@ def add_key(
     *,
     user: str,
     scope: list[str] | None = None,
+    expires: str | None = None,
     data_dir: DataDir = None,
 ) -> None:
     """Add an API key and print it once: it cannot be shown again.
@@ -199,9 +202,12 @@ def add_key(
     scope
         A permission: handlers:read, handlers:write, notifications:send, deliveries:read or deliveries:write; may be repeated.
         The default is everything.
+    expires
+        Last day (2027-01-31) or time (2027-01-31 18:30:00) at which the key works, in UTC. By default it does not expire.
     """
-    with _store(load_settings(data_dir=data_dir)) as store:
-        key = store.add_key(user, name, tuple(scope or ()))
+    until = None if expires is None else read_moment(expires, "--expires", is_end=True)
+    with store_of(load_settings(data_dir=data_dir)) as store:
+        key = store.add_key(user, name, tuple(scope or ()), until)
     show.note("This is the key; it is not shown again:")
     show.say(key)
 
@@ -214,7 +220,7 @@ def list_keys(*, json: bool = False, data_dir: DataDir = None) -> None:
     json
         Print JSON instead of a table.
     """
-    with _store(load_settings(data_dir=data_dir)) as store:
+    with store_of(load_settings(data_dir=data_dir)) as store:
         keys = store.keys()
     if json:
         show.as_json(
@@ -225,16 +231,17 @@ def list_keys(*, json: bool = False, data_dir: DataDir = None) -> None:
                     "user": k.email,
                     "beginning": k.shown,
                     "scopes": list(k.scopes),
-                    "datetime": _time(k.created_at),
-                    "last_datetime": _time(k.last_used_at),
-                    "revoked_datetime": _time(k.revoked_at),
+                    "datetime": shown_time(k.created_at),
+                    "last_datetime": shown_time(k.last_used_at),
+                    "revoked_datetime": shown_time(k.revoked_at),
+                    "expires_datetime": shown_time(k.expires_at),
                 }
                 for k in keys
             ]
         )
         return
     show.table(
-        ("ID", "NAME", "USER", "BEGINS", "SCOPES", "STATE", "LAST USED (UTC)"),
+        ("ID", "NAME", "USER", "BEGINS", "SCOPES", "STATE", "EXPIRES (UTC)", "LAST USED (UTC)"),
         (
             (
                 str(k.id),
@@ -242,8 +249,9 @@ def list_keys(*, json: bool = False, data_dir: DataDir = None) -> None:
                 k.email,
                 f"{k.shown}…",
                 ", ".join(k.scopes) or "all",
-                "valid" if k.revoked_at is None else "revoked",
-                _time(k.last_used_at) or "never",
+                "revoked" if k.revoked_at is not None else "valid" if k.is_valid(clock.now()) else "expired",
+                shown_time(k.expires_at) or "never",
+                shown_time(k.last_used_at) or "never",
             )
             for k in keys
         ),
@@ -258,7 +266,7 @@ def revoke_key(key: str, /, *, data_dir: DataDir = None) -> None:
     key
         The key's id, its name, or its beginning as `tocsin keys list` shows it.
     """
-    with _store(load_settings(data_dir=data_dir)) as store:
+    with store_of(load_settings(data_dir=data_dir)) as store:
         revoked = store.revoke_key(key)
     show.note(f"The key {show.one_line(revoked.name)} of {show.one_line(revoked.email)} is revoked.")
 
@@ -296,5 +304,5 @@ def confirm(question: str, is_confirmed: bool) -> None:
         raise Failure("Nothing was changed.")
 
 
-def _time(at: Micros | None) -> str | None:
+def shown_time(at: Micros | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at / SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -8,7 +8,7 @@ from typing import Literal
 from cyclopts import App, Parameter
 
 from tocsin import __version__
-from tocsin.cli import admin, check, deliveries, handlers, notifications, options, preview, send, serve, upkeep, workers
+from tocsin.cli import admin, audit, check, deliveries, handlers, notifications, options, preview, send, serve, upkeep, workers
 from tocsin.cli.failure import Usage
 
 app = App(
@@ -71,6 +71,7 @@ app.command(upkeep.restore)
 app.command(upkeep.compact)
 app.command(upkeep.migrate)
 app.command(workers.list_workers, name="workers")
+app.command(audit.list_entries, name="audit")
 
 app.command(options.list_settings, name="settings")
 app.command(check.check)

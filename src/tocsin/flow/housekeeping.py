@@ -6,7 +6,7 @@ A step touches so many rows that it holds the store's writer for about `STEP_SEC
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from tocsin import clock, observe
 from tocsin.clock import DAY, HOUR, SECOND, Micros
-from tocsin.flow.people.access import Access
 from tocsin.model import Busy
 from tocsin.ports.changes import KEPT_SECONDS
 from tocsin.ports.claims import KEPT as CLAIMS_KEPT
+from tocsin.ports.consents import COUNTED_FOR
 from tocsin.ports.intake import REMEMBERED_FOR
 from tocsin.ports.tidying import START, Old, Swept, Tidying
 from tocsin.ports.values import Values
@@ -114,27 +114,31 @@ def chores(settings: Settings) -> list[Chore]:
         Chore("notifications", kept),
         Chore("idempotency", REMEMBERED_FOR),
         Chore("posts", DAY),
+        Chore("consent_asks", COUNTED_FOR, every=3600.0),
         Chore("handlers", kept, every=3600.0),
         Chore("totals", 0, every=3600.0),
+        Chore("audit", settings.audit_days * DAY, every=3600.0),
         *shared,
     ]
 
 
 class Housekeeping:
-    """Runs the chores, each in small steps with pauses, until cancelled. `leads`: whether old rows are this process's business."""
+    """Runs the chores, each in small steps with pauses, until cancelled. `notes`: what each process writes down now and then.
+    `leads`: whether old rows are this process's business.
+    """
 
     def __init__(
         self,
         tidying: Tidying,
         values: Values,
-        access: Access,
+        notes: Sequence[Callable[[], Awaitable[None]]],
         settings: Settings,
         clock: Callable[[], Micros] = clock.now,
         leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._tidying = tidying
         self._values = values
-        self._access = access
+        self._notes = notes
         self._chores = chores(settings)
         self._clock = clock
         self._leads = leads
@@ -158,7 +162,7 @@ class Housekeeping:
         while True:
             await asyncio.sleep(LOOK_SECONDS if is_done else MIN_PAUSE_SECONDS)
             is_done = True
-            for work in (self._access.note_use, self._look_and_sweep):
+            for work in (*self._notes, self._look_and_sweep):
                 try:
                     is_done = await work() is not False
                 except Busy as busy:

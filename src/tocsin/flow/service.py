@@ -6,15 +6,18 @@ from msgspec import Struct
 
 from tocsin import clock
 from tocsin.clock import SECOND
+from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Tests
+from tocsin.flow.history.audit import AuditTrail
 from tocsin.flow.history.deliveries import Deliveries
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.people.access import Access
 from tocsin.flow.people.accounts import Accounts
 from tocsin.flow.people.administration import Administration
 from tocsin.flow.people.confirming import Confirming
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
@@ -54,6 +57,7 @@ class Service(Struct, frozen=True):
     accepting: Accepting
     deliveries: Deliveries
     trials: Tests
+    consenting: Consenting
     previews: Previews
     metrics: Metrics
     unready: Callable[[], list[str]]
@@ -65,6 +69,8 @@ class Service(Struct, frozen=True):
     administration: Administration
     second_factors: SecondFactors
     single_sign_on: SingleSignOn
+    failures: Failures
+    audit: AuditTrail
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""
     workers: Callable[[], Awaitable[Overview]] | None

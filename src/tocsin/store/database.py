@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from tocsin import observe
+from tocsin import acting, observe
 from tocsin.model import Busy
 from tocsin.ports.errors import Damaged
 from tocsin.store import dialects, faults
@@ -68,10 +68,12 @@ class Database:
         return await self._loop.run_in_executor(self._list_threads, partial(self._read_in_thread, read, *args, **kwargs))
 
     def write(self, write: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
-        """In a transaction with others; done after its commit."""
+        """In a transaction with others; done after its commit. Whoever acts here is who acts there."""
+        actor = acting.now()
 
         def run(connection: Connection) -> T:
-            return write(connection, *args, **kwargs)
+            with acting.acting(actor):
+                return write(connection, *args, **kwargs)
 
         return self.writer.submit(run)
 

@@ -1,16 +1,20 @@
 """Handlers as they are kept: `tocsin.ports.handlers`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
+from tocsin.acting import SERVICE
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
 from tocsin.partitions import own_root, partition_of
+from tocsin.ports.audit import Act
 from tocsin.ports.handlers import HandlerBrief, HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, Streak, SwitchOff
 from tocsin.ports.history import Page
 from tocsin.store import notices, statements
+from tocsin.store.audit import record
 from tocsin.store.database import Database
 from tocsin.store.noting import note
 from tocsin.store.queue import end_of_handler, end_pending, rehome
@@ -121,41 +125,68 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
 
 
 def add_handler(connection: Connection, user_id: int, change: HandlerChange, at: Micros) -> int:
-    values = {name: value for name, value in msgspec.structs.asdict(change).items() if name != "disabled_reason"}
+    values = {name: value for name, value in msgspec.structs.asdict(change).items() if name not in {"disabled_reason", "fields"}}
+    if change.consent is None:
+        del values["consent"]
     row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
     handler_id = connection.execute(row).scalar_one()
     if change.partition is None:
         connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     note(connection, "handler", handler_id, user_id)
-    if change.partition is None:
-        connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     totals = Totals()
     totals[user_id, TOTAL_HANDLERS] += 1
     totals.write(connection)
+    record(connection, Act.HANDLER_ADDED, user_id, handler_id, change.name or "", type=change.type, fields=list(change.fields))
     return handler_id
 
 
 def change_handler(
     connection: Connection, handler_id: int, change: HandlerChange, expected_version: int | None, event: HandlerEvent | None, most: int
 ) -> bool:
-    values = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
+    values = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None and name != "fields"}
     if change.is_enabled:
         values["disabled_reason"] = None
     if change.is_enabled or change.settings is not None:  # a fresh start
         values |= {"failures": 0, "failing_since": None}
+    if change.consent is not None:  # of another address, or one that has to be asked again
+        values["asked_at"] = None
     statement = update(handlers).where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
     if expected_version is not None:
         statement = statement.where(handlers.c.version == expected_version)
-    changed = statement.values(version=handlers.c.version + 1, **values).returning(handlers.c.user_id)
-    user_id = connection.execute(changed).scalar()
-    if user_id is None:
+    changed = statement.values(version=handlers.c.version + 1, **values).returning(handlers.c.user_id, handlers.c.name, handlers.c.type)
+    row = connection.execute(changed).first()
+    if row is None:
         return False
-    note(connection, "handler", handler_id, user_id)
+    note(connection, "handler", handler_id, row.user_id)
+    _audit(connection, handler_id, row, change, event)
     if event is not None:
-        _note(connection, handler_id, event)
+        keep_event(connection, handler_id, event)
     if change.is_enabled is False and most:
         end_pending(connection, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED, most)
     return True
+
+
+_ACTS = {"paused": Act.HANDLER_PAUSED, "enabled": Act.HANDLER_ENABLED}
+_BY_ITSELF = {"switched_off": Act.HANDLER_SWITCHED_OFF, "moved": Act.HANDLER_MOVED}
+
+
+def _audit(connection: Connection, handler_id: int, row: Row[Any, Any, Any], change: HandlerChange, event: HandlerEvent | None) -> None:
+    what = "" if event is None else event.what
+    if what in _BY_ITSELF:
+        reason = None if event is None else event.reason
+        record(connection, _BY_ITSELF[what], row.user_id, handler_id, row.name, by=SERVICE, type=row.type, reason=reason)
+    elif change.secret and change.type is None:
+        record(connection, Act.SECRET_ROTATED, row.user_id, handler_id, row.name, type=row.type)
+    elif change.fields:
+        record(
+            connection,
+            _ACTS.get(what, Act.HANDLER_CHANGED),
+            row.user_id,
+            handler_id,
+            row.name,
+            type=row.type,
+            fields=list(change.fields),
+        )
 
 
 def switch_off(connection: Connection, what: SwitchOff) -> bool:
@@ -168,7 +199,7 @@ def switch_off(connection: Connection, what: SwitchOff) -> bool:
     return True
 
 
-def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
+def keep_event(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
     """Keep an event; only the last ones stay."""
     reason = None if event.reason is None else event.reason.value
     connection.execute(
@@ -210,6 +241,8 @@ def delete_handler(connection: Connection, handler_id: int, at: Micros, most: in
         return False
     end_of_handler(connection, totals, handler_id, Status.CANCELLED, Reason.HANDLER_DELETED, most)
     totals.write(connection)
+    row = connection.execute(select(handlers.c.user_id, handlers.c.name, handlers.c.type).where(handlers.c.id == handler_id)).one()
+    record(connection, Act.HANDLER_DELETED, row.user_id, handler_id, row.name, type=row.type)
     return True
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
+from msgspec import structs
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from tocsin.clock import Micros
 from tocsin.model import Attempt, Delivery, Notification, Reason, Replay, Severity, Status
+from tocsin.ports.audit import Act
 from tocsin.ports.history import DeliveryFilter, Label, Labels, Page
 from tocsin.ports.intake import Idempotency
 from tocsin.store import statements
 from tocsin.store.accepting import Asked, let_in, remember
+from tocsin.store.audit import record
 from tocsin.store.database import Database
 from tocsin.store.filters import merged_ids, newest, replayable_deliveries
 from tocsin.store.queue import end
@@ -200,7 +203,10 @@ def ahead(connection: Connection, delivery: Delivery, most: int) -> int:
 
 
 def cancel(connection: Connection, user_id: int, notification_id: int) -> list[int]:
-    return _cancel(connection, user_id, deliveries.c.notification_id == notification_id)
+    cancelled = _cancel(connection, user_id, deliveries.c.notification_id == notification_id)
+    if len(cancelled) > 1:
+        record(connection, Act.CANCELLED, user_id, notification_id, count=len(cancelled))
+    return cancelled
 
 
 def cancel_delivery(connection: Connection, user_id: int, delivery_id: int) -> list[int]:
@@ -246,6 +252,14 @@ def retry(
         totals[user_id, row.status] -= 1
         totals[user_id, Status.PENDING] += 1
     totals.write(connection)
+    if retried:
+        one, filters = (which, None) if isinstance(which, int) else (None, _given(which))
+        record(connection, Act.RETRIED, user_id, one, count=len(retried), filters=filters)
     if idempotency is not None:
         remember(connection, user_id, at, idempotency, [len(retried)])
     return [(row.id, row.handler_id) for row in retried]
+
+
+def _given(which: DeliveryFilter) -> list[str]:
+    """The names of the filters in use; their values may be anything."""
+    return [name for name, value in structs.asdict(which).items() if value not in (None, "")]

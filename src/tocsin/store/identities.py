@@ -5,8 +5,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, text
 
 from tocsin.clock import Micros
+from tocsin.ports.audit import Act
 from tocsin.ports.identities import Arrival, Arrived, Identity
 from tocsin.store import people
+from tocsin.store.audit import record
 from tocsin.store.database import Database
 from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import identities, spent, users
@@ -73,6 +75,7 @@ def _bind(connection: Connection, identity: Identity | None, user: int, at: Micr
     if identity is not None:
         row = {"issuer": identity.issuer, "subject": identity.subject, "user_id": user, "created_at": at}
         connection.execute(insert(identities).values(row))
+        record(connection, Act.USER_BOUND, user, name=identity.issuer)
 
 
 def _give_role(connection: Connection, user: int, is_admin: bool | None) -> bool:
@@ -87,7 +90,10 @@ def _give_role(connection: Connection, user: int, is_admin: bool | None) -> bool
 
 def unbind(connection: Connection, user: int) -> bool:
     """At the next sign-in they are known by their address again. False: they were nobody elsewhere."""
-    return connection.execute(delete(identities).where(identities.c.user_id == user)).rowcount > 0
+    if connection.execute(delete(identities).where(identities.c.user_id == user)).rowcount == 0:
+        return False
+    record(connection, Act.USER_UNBOUND, user)
+    return True
 
 
 def _use_up(connection: Connection, token_hash: bytes, at: Micros, until: Micros) -> bool:

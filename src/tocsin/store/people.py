@@ -4,30 +4,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, or_, select, text, update
 
 from tocsin.clock import Micros
 from tocsin.model import Reason, Status
+from tocsin.ports.audit import Act
 from tocsin.ports.people import (
     MARK_BYTES,
     MAX_KNOWN_ADDRESSES,
     MAX_SESSIONS,
     Invited,
-    KeyLine,
-    KeyRow,
     Living,
     Person,
     Session,
     UserLine,
 )
-from tocsin.store import notices, statements
+from tocsin.store import notices
+from tocsin.store.audit import record
 from tocsin.store.database import Database
 from tocsin.store.handlers import erase_handlers
 from tocsin.store.noting import note
 from tocsin.store.queue import end_of_handler
-from tocsin.store.statements import run, wait_for_turn
+from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import (
     attempts,
+    consent_asks,
     deliveries,
     handler_events,
     handler_hours,
@@ -35,6 +36,7 @@ from tocsin.store.tables import (
     idempotency,
     identities,
     keys,
+    mail_consents,
     notifications,
     recovery_codes,
     replays,
@@ -45,8 +47,8 @@ from tocsin.store.tables import (
 )
 from tocsin.store.totals import Totals
 
+_THEIRS = (second_factors, recovery_codes, identities, mail_consents, consent_asks)
 _ROWS_AT_ONCE = 100_000
-TOUCH_KEYS = statements.update(keys, key=("id",), given=("last_used_at",), where="last_used_at IS NULL OR last_used_at < {last_used_at}")
 _ADD_USER = text(
     "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"
     " WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(email) = lower(:email)) RETURNING id"
@@ -78,6 +80,9 @@ class SqlUsers:
     async def set_time_zone(self, user_id: int, time_zone: str | None) -> None:
         await self._database.write(set_time_zone, user_id, time_zone)
 
+    async def set_language(self, user_id: int, language: str) -> None:
+        await self._database.write(set_language, user_id, language)
+
     async def disable(self, user_id: int, at: Micros) -> bool:
         def run(connection: Connection) -> bool:
             if is_last_administrator(connection, user_id):
@@ -108,33 +113,13 @@ class SqlSessions:
         await self._database.write(change_session, token_hash, {"seen_at": at, "address": address})
 
     async def confirm(self, token_hash: bytes, at: Micros) -> None:
-        await self._database.write(change_session, token_hash, {"confirmed_at": at})
+        await self._database.write(confirm_session, token_hash, at)
 
     async def end(self, token_hash: bytes) -> None:
         await self._database.write(end_session, token_hash)
 
     async def end_others(self, user_id: int, but: bytes) -> None:
-        await self._database.write(end_sessions, user_id, but)
-
-
-class SqlKeys:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def find(self, key_hash: bytes) -> KeyRow | None:
-        return await self._database.read(key, key_hash)
-
-    async def note_use(self, used: dict[int, Micros]) -> None:
-        await self._database.write(touch_keys, used)
-
-    async def of(self, user_id: int) -> list[KeyLine]:
-        return await self._database.look(list_keys, user_id)
-
-    async def add(self, user_id: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
-        return await self._database.write(add_key, user_id, name, key_hash, shown, scopes, at)
-
-    async def revoke(self, key_id: int, at: Micros, user_id: int) -> bool:
-        return await self._database.write(revoke_key, key_id, at, user_id)
+        await self._database.write(end_other_sessions, user_id, but)
 
 
 # --------------------------------------------------------------------------------------------------------------- users
@@ -147,7 +132,14 @@ def has_users(connection: Connection) -> bool:
 def add_user(connection: Connection, email: str, is_admin: bool, at: Micros) -> int | None:
     """The new id; None if there is one with this address already."""
     wait_for_turn(connection, "users")
-    return connection.scalar(_ADD_USER, {"email": email, "is_admin": is_admin, "created_at": at})
+    user = connection.scalar(_ADD_USER, {"email": email, "is_admin": is_admin, "created_at": at})
+    if user is not None:
+        record(connection, Act.USER_ADDED, user, role=_role(is_admin))
+    return user
+
+
+def _role(is_admin: bool) -> str:
+    return "administrator" if is_admin else "user"
 
 
 def user_id(connection: Connection, email: str) -> int | None:
@@ -161,12 +153,18 @@ def is_last_administrator(connection: Connection, user: int) -> bool:
 
 
 def set_administrator(connection: Connection, user: int, is_admin: bool) -> None:
-    connection.execute(update(users).where(users.c.id == user).values(is_admin=is_admin))
+    if connection.execute(update(users).where(users.c.id == user, users.c.is_admin != is_admin).values(is_admin=is_admin)).rowcount:
+        record(connection, Act.ROLE_CHANGED, user, role=_role(is_admin))
+        note(connection, "user", user)
 
 
 def set_time_zone(connection: Connection, user: int, time_zone: str | None) -> None:
     connection.execute(update(users).where(users.c.id == user).values(time_zone=time_zone))
     note(connection, "user", user)
+
+
+def set_language(connection: Connection, user: int, language: str) -> None:
+    connection.execute(update(users).where(users.c.id == user).values(language=language))
 
 
 def person(connection: Connection, email: str) -> Person | None:
@@ -192,6 +190,8 @@ def add_session(connection: Connection, new: Session, living: Living, mark: byte
     connection.execute(insert(sessions).values(structs.asdict(new)))
     if mark:
         connection.execute(update(users).where(whose).values(known_addresses=_with_mark(known, mark)))
+    has_factor = connection.scalar(select(exists().where(second_factors.c.user_id == new.user_id)))
+    record(connection, Act.SIGNED_IN, new.user_id, by_owner=True, how=new.by, device=new.device, second_factor=True if has_factor else None)
 
 
 def _with_mark(known: bytes, mark: bytes) -> bytes:
@@ -225,19 +225,33 @@ def _session(row: Row[Any]) -> Session:
 
 
 def _person(row: Row[Any]) -> Person:
-    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone, bytes(row.known_addresses or b""))
+    return Person(row.id, row.email, bool(row.is_admin), row.password_hash, row.time_zone, bytes(row.known_addresses or b""), row.language)
 
 
 def change_session(connection: Connection, token_hash: bytes, values: Mapping[str, object]) -> None:
     connection.execute(update(sessions).where(sessions.c.token_hash == token_hash).values(dict(values)))
 
 
+def confirm_session(connection: Connection, token_hash: bytes, at: Micros) -> None:
+    proved = update(sessions).where(sessions.c.token_hash == token_hash).values(confirmed_at=at).returning(sessions.c.user_id)
+    if (user := connection.scalar(proved)) is not None:
+        record(connection, Act.CONFIRMED, user)
+
+
 def end_session(connection: Connection, token_hash: bytes) -> None:
-    connection.execute(delete(sessions).where(sessions.c.token_hash == token_hash))
+    ended = delete(sessions).where(sessions.c.token_hash == token_hash).returning(sessions.c.user_id, sessions.c.device)
+    if (row := connection.execute(ended).first()) is not None:
+        record(connection, Act.SESSION_ENDED, row.user_id, device=row.device or "")
 
 
-def end_sessions(connection: Connection, user: int, but: bytes = b"") -> None:
-    connection.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.token_hash != but))
+def end_other_sessions(connection: Connection, user: int, but: bytes) -> None:
+    if count := end_sessions(connection, user, but):
+        record(connection, Act.SESSIONS_ENDED, user, count=count)
+
+
+def end_sessions(connection: Connection, user: int, but: bytes = b"") -> int:
+    """How many."""
+    return connection.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.token_hash != but)).rowcount
 
 
 def renew_hash(connection: Connection, user: int, before: str, after: str) -> None:
@@ -249,11 +263,12 @@ def set_password(connection: Connection, user: int, password_hash: str) -> None:
     """Whoever is signed in as this user is signed out, and a link that they have not used works no longer."""
     values = {"password_hash": password_hash, "sign_in_hash": None, "sign_in_until": None}
     connection.execute(update(users).where(users.c.id == user).values(values))
-    end_sessions(connection, user)
+    record(connection, Act.PASSWORD_SET, user, sessions_ended=end_sessions(connection, user))
 
 
 def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Micros) -> None:
     connection.execute(update(users).where(users.c.id == user).values(sign_in_hash=token_hash, sign_in_until=until))
+    record(connection, Act.LINK_MADE, user)
 
 
 def invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> Invited:
@@ -283,6 +298,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
     connection.execute(update(users).where(users.c.id == user, users.c.disabled_at.is_(None)).values(disabled_at=at, sign_in_hash=None))
     connection.execute(update(keys).where(keys.c.user_id == user, keys.c.revoked_at.is_(None)).values(revoked_at=at))
     note(connection, "user", user)
+    record(connection, Act.USER_DISABLED, user)
     end_sessions(connection, user)
     changes = Totals()
     for handler_id in erase_handlers(connection, changes, handlers.c.user_id == user, at):
@@ -304,9 +320,10 @@ def delete_user(connection: Connection, user: int) -> None:
         connection.execute(delete(table).where(table.c.delivery_id.in_(theirs)))
     for table in (handler_events, handler_hours):
         connection.execute(delete(table).where(table.c.handler_id.in_(own)))
-    for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, second_factors, recovery_codes, identities):
+    for table in (deliveries, notifications, handlers, keys, sessions, totals, idempotency, *_THEIRS):
         connection.execute(delete(table).where(table.c.user_id == user))
     notices.forget(connection, user)
+    record(connection, Act.USER_DELETED, user)
     connection.execute(delete(users).where(users.c.id == user))
 
 
@@ -321,45 +338,3 @@ def list_users(connection: Connection) -> list[UserLine]:
     return [
         UserLine(row.id, row.email, bool(row.is_admin), row.created_at, row.disabled_at, row.time_zone, row.handler_count) for row in rows
     ]
-
-
-# ---------------------------------------------------------------------------------------------------------------- keys
-
-
-def add_key(connection: Connection, user: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
-    made = insert(keys).values(user_id=user, name=name, hash=key_hash, shown=shown, scopes=" ".join(scopes), created_at=at)
-    return connection.execute(made.returning(keys.c.id)).scalar_one()
-
-
-def list_keys(connection: Connection, user: int | None = None) -> list[KeyLine]:
-    """All, or those of a user."""
-    found = select(keys, users.c.email).join(users, users.c.id == keys.c.user_id).order_by(keys.c.id)
-    rows = connection.execute(found if user is None else found.where(keys.c.user_id == user))
-    return [_key_line(row) for row in rows]
-
-
-def _key_line(row: Row[Any]) -> KeyLine:
-    scopes = tuple(row.scopes.split())
-    return KeyLine(row.id, row.email, row.name, row.shown, scopes, row.created_at, row.last_used_at, row.revoked_at)
-
-
-def revoke_key(connection: Connection, key_id: int, at: Micros, user: int | None = None) -> bool:
-    """False if there is no such key, or it was revoked before; or it is not this user's."""
-    wanted = [keys.c.id == key_id, keys.c.revoked_at.is_(None), *([] if user is None else [keys.c.user_id == user])]
-    if connection.execute(update(keys).where(*wanted).values(revoked_at=at)).rowcount != 1:
-        return False
-    note(connection, "key", key_id)
-    return True
-
-
-def key(connection: Connection, key_hash: bytes) -> KeyRow | None:
-    row = connection.execute(
-        select(keys.c.id, keys.c.user_id, keys.c.scopes, keys.c.last_used_at)
-        .join(users, users.c.id == keys.c.user_id)
-        .where(keys.c.hash == key_hash, keys.c.revoked_at.is_(None), users.c.disabled_at.is_(None))
-    ).first()
-    return None if row is None else KeyRow(row.id, row.user_id, tuple(row.scopes.split()), row.last_used_at is not None)
-
-
-def touch_keys(connection: Connection, used: dict[int, Micros]) -> None:
-    run(connection, TOUCH_KEYS, sorted(used.items()))

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from tocsin.clock import Micros
+from tocsin.ports.audit import Act
 from tocsin.ports.second_factors import SecondFactor
+from tocsin.store.audit import record
 from tocsin.store.database import Database
 from tocsin.store.statements import wait_for_turn
 from tocsin.store.tables import recovery_codes, second_factors
@@ -51,6 +53,7 @@ def _add(connection: Connection, user: int, secret: bytes, step: int, codes: Seq
     if connection.scalar(_ADD, {"user_id": user, "secret": secret, "last_step": step, "created_at": at}) is None:
         return False
     _replace_codes(connection, user, codes)
+    record(connection, Act.FACTOR_SET_UP, user)
     return True
 
 
@@ -60,7 +63,10 @@ def _use_step(connection: Connection, user: int, step: int) -> bool:
 
 
 def _use_code(connection: Connection, user: int, code: bytes) -> bool:
-    return connection.execute(delete(recovery_codes).where(recovery_codes.c.user_id == user, recovery_codes.c.hash == code)).rowcount == 1
+    if connection.execute(delete(recovery_codes).where(recovery_codes.c.user_id == user, recovery_codes.c.hash == code)).rowcount != 1:
+        return False
+    record(connection, Act.RECOVERY_CODE_USED, user, by_owner=True)
+    return True
 
 
 def _renew_codes(connection: Connection, user: int, codes: Sequence[bytes]) -> bool:
@@ -68,6 +74,7 @@ def _renew_codes(connection: Connection, user: int, codes: Sequence[bytes]) -> b
     if of(connection, user) is None:
         return False
     _replace_codes(connection, user, codes)
+    record(connection, Act.CODES_RENEWED, user)
     return True
 
 
@@ -79,4 +86,7 @@ def _replace_codes(connection: Connection, user: int, codes: Sequence[bytes]) ->
 def remove(connection: Connection, user: int) -> bool:
     """With its recovery codes. False if there was none."""
     connection.execute(delete(recovery_codes).where(recovery_codes.c.user_id == user))
-    return connection.execute(delete(second_factors).where(second_factors.c.user_id == user)).rowcount == 1
+    if connection.execute(delete(second_factors).where(second_factors.c.user_id == user)).rowcount != 1:
+        return False
+    record(connection, Act.FACTOR_REMOVED, user)
+    return True

@@ -7,11 +7,11 @@ along what was typed and goes to the same address; else it leads back to the pag
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import structlog
 from starlette.responses import Response
 
 from tocsin.flow.people.tries import Throttled
 from tocsin.model import Fault
+from tocsin.ports.audit import Act
 from tocsin.web import sign_in
 from tocsin.web.language import N_
 from tocsin.web.visit import Visit
@@ -22,7 +22,6 @@ _WRONG = {
     "password": N_("This is not the current password."),
     "code": N_("This code is wrong, or was used before."),
 }
-log = structlog.get_logger(__name__)
 
 
 class Asked(Exception):
@@ -49,7 +48,8 @@ async def demand(visit: Visit) -> None:
                 return
         except Throttled as throttled:
             raise Asked(sign_in.too_often(visit, throttled, "confirm.html", **_form(visit, ways))) from None
-        log.warning("confirm.failed", user=visit.who.id, address=visit.address, by=way)
+        client = visit.client
+        await visit.service.failures.note(Act.NOT_CONFIRMED, client.address, client.counted_as, visit.who.id, by=way)
         fault = Fault("invalid", "Wrong", _WRONG[way], f"{FIELD}{way}")
         raise Asked(visit.page("confirm.html", status=422, faults=[fault], **_form(visit, ways)))
     raise Asked(visit.page("confirm.html", status=403, **_form(visit, ways)))

@@ -49,7 +49,6 @@ async def enter_code(visit: Visit) -> Response:
     except Throttled as throttled:
         return _throttled(visit, visit.page("sign_in_code.html", status=429, faults=[_TOO_OFTEN]), throttled)
     if opened is None:
-        log.warning("sign_in.failed", address=visit.address, by="code")
         fault = Fault("invalid", "Not signed in", "This code is wrong, or was used before.", "code")
         return visit.page("sign_in_code.html", status=422, faults=[fault])
     visit.set_cookie(HALFWAY, "", 0)

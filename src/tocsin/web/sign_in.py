@@ -39,7 +39,6 @@ async def sign_in(visit: Visit) -> Response:
     except Busy as busy:
         return too_many(visit, busy, "sign_in.html", email=email)
     if opened is None:
-        log.warning("sign_in.failed", address=visit.address)
         fault = Fault("invalid", "Not signed in", "Wrong e-mail address or password.", "email")
         return visit.page("sign_in.html", status=422, email=email, faults=[fault])
     await visit.renew_session(opened)
@@ -89,7 +88,6 @@ async def linked(visit: Visit) -> Response:
     except Throttled as throttled:
         return too_often(visit, throttled, "linked.html")
     if opened is None:
-        log.warning("sign_in.failed", address=visit.address, by="link")
         fault = Fault("invalid", "Not signed in", "This link has been used or has expired. Ask for a new one.", "email")
         return visit.page("linked.html", status=422, faults=[fault])
     await visit.renew_session(opened)

@@ -1,12 +1,12 @@
 """Signing in at an OpenID provider, or as whom a proxy in front names."""
 
-import structlog
 from starlette.responses import Response
 
 from tocsin.clock import SECOND
 from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.people.single_sign_on import AWAY_LASTS
 from tocsin.model import Invalid, Missing
+from tocsin.ports.audit import Act
 from tocsin.ports.people import By
 from tocsin.web import second_factor, sign_in
 from tocsin.web.visit import Visit
@@ -14,7 +14,6 @@ from tocsin.web.visit import Visit
 AWAY = "tocsin_away"  # the cookie while somebody is at the provider
 CALLBACK = "/sign-in/openid/callback"
 SIGNED_OUT = "signed_out"
-log = structlog.get_logger(__name__)
 
 
 async def _begin(visit: Visit, user: int, by: By, to: str) -> Response:
@@ -26,8 +25,9 @@ async def _begin(visit: Visit, user: int, by: By, to: str) -> Response:
     return visit.go(to)
 
 
-def _refused(visit: Visit, invalid: Invalid, by: By) -> Response:
-    log.warning("sign_in.failed", address=visit.address, by=by)
+async def _refused(visit: Visit, invalid: Invalid, by: By) -> Response:
+    client = visit.client
+    await visit.service.failures.note(Act.SIGN_IN_FAILED, client.address, client.counted_as, by=by)
     status = invalid.faults[0].status
     return visit.page("sign_on_refused.html", status=status, faults=invalid.faults, by_header=by == "header")
 
@@ -42,7 +42,7 @@ async def leave(visit: Visit) -> Response:
     try:
         away = await visit.service.single_sign_on.leave(f"{visit.base}{CALLBACK}", sign_in.back(visit), again)
     except Invalid as invalid:
-        return _refused(visit, invalid, "openid")
+        return await _refused(visit, invalid, "openid")
     visit.set_cookie(AWAY, away.kept, AWAY_LASTS // SECOND)
     return visit.leave_for(away.url)
 
@@ -54,7 +54,7 @@ async def come_back(visit: Visit) -> Response:
     try:
         back = await visit.service.single_sign_on.come_back(visit.request.query_params, kept)
     except Invalid as invalid:
-        return _refused(visit, invalid, "openid")
+        return await _refused(visit, invalid, "openid")
     if not back.again:
         return await _begin(visit, back.user, "openid", back.to)
     if visit.visitor is not None and visit.visitor.id == back.user:
@@ -85,7 +85,7 @@ async def sign_in_page(visit: Visit) -> Response:
     try:
         user = await visit.service.single_sign_on.arrive_by_header(named)
     except Invalid as invalid:
-        return _refused(visit, invalid, "header")
+        return await _refused(visit, invalid, "header")
     return await _begin(visit, user, "header", sign_in.back(visit))
 
 

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
-from tocsin import observe
+from tocsin import acting, observe
 from tocsin.api.kinds import MAX_ID
 from tocsin.api.proxies import transport_security
 from tocsin.flow.people.accounts import CodeWanted
@@ -22,7 +22,9 @@ from tocsin.ports.errors import OwnerGone
 from tocsin.web import (
     account,
     assets,
+    audit,
     confirm,
+    consents,
     guides,
     handlers,
     keys,
@@ -65,6 +67,10 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/sign-in/code", second_factor.enter_code, "anybody"),
     ("GET", "/sign-in/{token}", sign_in.linked_page, "anybody"),
     ("POST", "/sign-in/{token}", sign_in.linked, "anybody"),
+    ("GET", "/confirm/{token}", consents.agree_page, "anybody"),
+    ("POST", "/confirm/{token}", consents.agree, "anybody"),
+    ("GET", "/unsubscribe/{token}", consents.unsubscribe_page, "anybody"),
+    ("POST", "/unsubscribe/{token}", consents.unsubscribe, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
     ("GET", "/docs/channels/{type}", guides.page, "anybody"),
@@ -104,6 +110,8 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/account/time-zone", account.set_time_zone, "signed in"),
     ("POST", "/account/sessions/end", account.end_session, "signed in"),
     ("POST", "/account/sessions/end-others", account.end_other_sessions, "signed in"),
+    ("GET", "/account/audit", audit.own_page, "signed in"),
+    ("GET", "/account/audit/export.jsonl", audit.own_export, "signed in"),
     ("GET", "/confirm", confirm.page, "signed in"),
     ("POST", "/confirm", confirm.answer, "signed in"),
     ("GET", "/account/second-factor", second_factor.page, "signed in"),
@@ -114,9 +122,13 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/users", users.invite, "administrators"),
     ("POST", "/users/{id:int}/role", users.set_role, "administrators"),
     ("POST", "/users/{id:int}/disable", users.disable, "administrators"),
+    ("GET", "/audit", audit.page, "administrators"),
+    ("GET", "/audit/export.jsonl", audit.export, "administrators"),
     ("GET", "/workers", workers.page, "administrators"),
 )
 
+# What a link from a mail is enough for: the mail program that presses the button has no form of ours.
+_BY_LINK = {consents.agree, consents.unsubscribe}
 # What those may reach who must set up a second factor first, beside what anybody may.
 _FREE = {*second_factor.PAGES, confirm.page, confirm.answer, single_sign_on.sign_out}
 
@@ -167,6 +179,10 @@ class Site:
             expected = visit.base
             _logger.warning("form.foreign", address=visit.address, origin=forged.origin[:200], expected=expected, host=visit.host[:200])
             return visit.problem(403, origin=forged.origin, expected=expected)
+        except consents.TooOften as often:
+            response = visit.problem(429)
+            response.headers["retry-after"] = str(often.seconds)
+            return response
         except TooLarge:
             return visit.problem(413)
         except OwnerGone:
@@ -206,9 +222,12 @@ class Site:
             raise Missing
         visit.path = request.path_params
         await visit.recognize()
+        acting.act_as(visit.actor)
         if whom != "anybody" and visit.visitor is None:
             return _to_sign_in(visit)
-        if request.method == "POST":
+        if handle in _BY_LINK:
+            await visit.read_nothing()
+        elif request.method == "POST":
             try:
                 await visit.read_form()
             except Stale:

@@ -10,8 +10,10 @@ from tocsin.clock import DAY, HOUR, Micros
 from tocsin.flow.people import passwords
 from tocsin.flow.people.clients import Client, Visitor, device_of
 from tocsin.flow.people.devices import Devices
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.tries import Counted, Tries
 from tocsin.model import Busy, Missing
+from tocsin.ports.audit import Act
 from tocsin.ports.people import By, Living, Person, Session, Sessions, Users
 from tocsin.ports.second_factors import SecondFactorRows
 from tocsin.settings import Settings
@@ -57,13 +59,21 @@ class Accounts:
     """`user` is a user's id."""
 
     def __init__(
-        self, users: Users, sessions: Sessions, second_factors: SecondFactorRows, devices: Devices, tries: Tries, settings: Settings
+        self,
+        users: Users,
+        sessions: Sessions,
+        second_factors: SecondFactorRows,
+        devices: Devices,
+        tries: Tries,
+        settings: Settings,
+        failures: Failures,
     ) -> None:
         self._users = users
         self._sessions = sessions
         self._second_factors = second_factors
         self._devices = devices
         self._tries = tries
+        self._failures = failures
         self._longest: Micros = settings.session_days * DAY
         self._nobodys = hash_of_nothing()  # is checked for accounts that are not there, so that they take as long
 
@@ -82,6 +92,7 @@ class Accounts:
         """Whose address and password these are."""
         email = email.strip()
         if len(email.encode("utf-8", "replace")) > MAX_EMAIL_BYTES:
+            await self._failed(None, client, "password")
             return None
         person = await self._users.person(email)
         counted = self._devices.counted(person, email, client)
@@ -94,7 +105,13 @@ class Accounts:
                     renewed = await passwords.in_turn(counted, client, hash_password, password)
                     await self._users.renew_hash(person.id, hashed, renewed)
                     person = await self._users.person(person.email)  # another sign-in may have been first
-        return person if one.is_right else None
+        if not one.is_right:
+            await self._failed(person.id if person is not None else None, client, "password")
+            return None
+        return person
+
+    async def _failed(self, user: int | None, client: Client, how: By) -> None:
+        await self._failures.note(Act.SIGN_IN_FAILED, client.address, client.counted_as, user, by=how)
 
     async def sign_in_by_link(self, token: str, client: Client) -> Opened | None:
         """As `sign_in`, by the link that an administrator handed out; it works once."""
@@ -103,6 +120,7 @@ class Accounts:
         user = await self._sessions.take_link(hash_api_key(token), clock.now())
         if user is None:
             self._tries.failed(counted)
+            await self._failed(None, client, "link")
             return None
         return await self.begin(user, "link", client)
 
@@ -145,7 +163,16 @@ class Accounts:
         person, session = found
         if now - session.seen_at > _NOTE_AFTER:
             await self._sessions.touch(session.token_hash, now, client.address)
-        return Visitor(person.id, person.email, person.is_admin, person.time_zone, session.by, session.token_hash, session.confirmed_at)
+        return Visitor(
+            person.id,
+            person.email,
+            person.is_admin,
+            person.time_zone,
+            session.by,
+            session.token_hash,
+            session.confirmed_at,
+            person.language,
+        )
 
     async def sessions(self, visitor: Visitor) -> list[SessionLine]:
         """The visitor's own, the last used one first."""

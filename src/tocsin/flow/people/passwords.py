@@ -6,8 +6,10 @@ from typing import ParamSpec, TypeVar
 
 from tocsin.flow import pools
 from tocsin.flow.people.clients import Client, Visitor
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.tries import Counted, Tries
 from tocsin.model import Busy, Fault, Invalid
+from tocsin.ports.audit import Act
 from tocsin.ports.people import Users
 from tocsin.vault import check_password, fingerprint, hash_password
 
@@ -64,9 +66,10 @@ async def fits(hashed: str, password: str, counted: Counted, client: Client) -> 
 class Passwords:
     """Of users who are signed in."""
 
-    def __init__(self, users: Users, tries: Tries) -> None:
+    def __init__(self, users: Users, tries: Tries, failures: Failures) -> None:
         self._users = users
         self._tries = tries
+        self._failures = failures
 
     async def has_one(self, visitor: Visitor) -> bool:
         person = await self._users.person(visitor.email)
@@ -87,6 +90,7 @@ class Passwords:
         """Every session of theirs ends. `old` is not asked for where there is none. Raises Invalid, Throttled, Busy."""
         faults: list[Fault] = []
         if await self.has_one(visitor) and not await self.is_right(visitor, old, client):
+            await self._failures.note(Act.NOT_CONFIRMED, client.address, client.counted_as, visitor.id, by="password")
             faults.append(Fault("invalid", "Wrong password", "This is not the current password.", "old"))
         if (fault := fault_of(new, visitor.email)) is not None:
             faults.append(fault)

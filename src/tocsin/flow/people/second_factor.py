@@ -11,8 +11,10 @@ from tocsin import clock
 from tocsin.clock import HOUR, MINUTE, SECOND, Micros
 from tocsin.flow.people.accounts import Accounts, CodeWanted, Opened
 from tocsin.flow.people.clients import Client, Visitor
+from tocsin.flow.people.failures import Failures
 from tocsin.flow.people.tries import Counted, Tries
 from tocsin.model import Fault, Invalid
+from tocsin.ports.audit import Act
 from tocsin.ports.people import By
 from tocsin.ports.second_factors import SecondFactor, SecondFactorRows
 from tocsin.settings import Settings
@@ -55,10 +57,13 @@ class Standing(Struct, frozen=True):
 
 
 class SecondFactors:
-    def __init__(self, rows: SecondFactorRows, accounts: Accounts, tries: Tries, vault: Vault, settings: Settings) -> None:
+    def __init__(
+        self, rows: SecondFactorRows, accounts: Accounts, tries: Tries, vault: Vault, settings: Settings, failures: Failures
+    ) -> None:
         self._rows = rows
         self._accounts = accounts
         self._tries = tries
+        self._failures = failures
         self._vault = vault
         self._required = settings.require_second_factor
 
@@ -136,6 +141,7 @@ class SecondFactors:
             raise Invalid(Fault("invalid", "Too old", "This took too long. Enter your password again.", "code"))
         user, by, proof = cast(int, found["user"]), cast(By, found["by"]), cast(str, found["proof"])
         if not await self._is_right(user, code, client):
+            await self._failures.note(Act.SIGN_IN_FAILED, client.address, client.counted_as, user, by="code")
             return None
         if by == "password":
             return await self._accounts.new_session_by_password(user, proof, client)
@@ -166,6 +172,7 @@ class SecondFactors:
 
     async def _check(self, visitor: Visitor, code: str, client: Client) -> None:
         if not await self._is_right(visitor.id, code, client):
+            await self._failures.note(Act.NOT_CONFIRMED, client.address, client.counted_as, visitor.id, by="code")
             raise _wrong()
 
     async def _is_right(self, user: int, code: str, client: Client) -> bool:

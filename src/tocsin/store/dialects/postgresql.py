@@ -33,7 +33,13 @@ _WROTE = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, to_regclass('chan
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
 # Whose history a server goes on with: one that takes over begins a timeline of its own, and gives the numbers of transactions again that it
 # has not heard of.
-_HISTORY = "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) FROM pg_control_system()"
+# And one that recovers from a crash gives those again of which it had written nothing; its statistics begin anew then, and only then.
+_HISTORY = (
+    "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), coalesce(stats_reset::text, '')"
+    " FROM pg_control_system(), pg_stat_bgwriter"
+)
+# Nearly every write of this process changes rows of its slot, and nobody else does but a fold now and then.
+_MARKED = "SELECT EXISTS (SELECT FROM totals WHERE slot = %s AND xmin::text::bigint = %s)"
 # A session that has not noticed yet that we are gone would keep its locks until it does. One that is committing ends by itself.
 _END_OLD_SESSION = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = %s::xid8::xid AND state LIKE 'idle in transaction%%'"
@@ -52,7 +58,7 @@ class _Session:
         self._heard = False
         self._slot: int | None = None  # of this process, for as long as it lives
         self._transaction_id: str | None = None  # of the last one, if nobody knows how it ended
-        self._history = self._begun_in = "", ""  # of this connection's server, and of that one's when it began
+        self._history = self._begun_in = "", "", ""  # of this connection's server, and of that one's when it began
         with contextlib.suppress(DBAPIError, psycopg.Error):  # the first write will say why
             self._connected()
 
@@ -137,11 +143,19 @@ class _Session:
                 row = driver.execute("SELECT pg_xact_status(%s::xid8)", (self._transaction_id,)).fetchone()
             except psycopg.errors.InvalidParameterValue:
                 row = ("in the future",)
-        status = None if row is None else row[0]
-        if self._history == self._begun_in:
-            return None if status == "in progress" else status == "committed"
+            status = None if row is None else row[0]
+            if self._history == self._begun_in:
+                return None if status == "in progress" else status == "committed"
+            if self._has_marked(driver):
+                return True
         if status == "committed" or self._history[0] != self._begun_in[0]:  # that one, or another that has its number now
-            raise Unanswered(LookupError("another server has taken over"))
+            raise Unanswered(LookupError("another server has taken over, or this one has recovered from a crash"))
+        return False
+
+    def _has_marked(self, driver: Driver[Any]) -> bool:
+        number = int(self._transaction_id or 0) % (1 << 32)  # as rows have it
+        with contextlib.suppress(psycopg.errors.UndefinedTable):  # a standby may be behind by that much
+            return driver.execute(_MARKED, (self._slot, number)).fetchall() == [(True,)]
         return False
 
     def changes(self) -> int:
@@ -173,11 +187,11 @@ class _Session:
             self._connection.close()
 
 
-def _history_of(driver: Driver[Any]) -> tuple[str, str]:
-    """Which database cluster, and which of its timelines; empty where the server does not say."""
+def _history_of(driver: Driver[Any]) -> tuple[str, str, str]:
+    """Which database cluster, which of its timelines, and since which crash; empty where the server does not say."""
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported):
         return driver.execute(_HISTORY).fetchall()[0]
-    return "", ""
+    return "", "", ""
 
 
 class _Postgresql:

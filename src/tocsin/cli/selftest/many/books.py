@@ -127,12 +127,13 @@ def _repeats(evidence: Evidence) -> Iterator[str]:
         outcomes = Counter(one.outcome for one in row.attempts)
         if count > outcomes["delivered"] + outcomes["unknown"]:
             yield f"delivery {row.id} arrived {count} times, and its attempts say {dict(outcomes)}"
-        elif count > 1 and not any(span.may_explain(at) for at in _unknown(row) for span in evidence.mishaps):
+        elif count > 1 and not any(span.may_explain(at) for at in _given_up(row) for span in evidence.mishaps):
             yield f"delivery {row.id} arrived {count} times, though nothing had gone wrong while it was in flight"
 
 
-def _unknown(row: Row) -> list[float]:
-    return [one.at for one in row.attempts if one.outcome == "unknown"]
+def _given_up(row: Row) -> list[float]:
+    """Attempts after which another was made, though they may have arrived, or had: whoever was given up for dead told so later."""
+    return [one.at for one in row.attempts[:-1] if one.outcome in {"unknown", "delivered"}]
 
 
 def _late(evidence: Evidence) -> Iterator[str]:
