@@ -90,6 +90,7 @@ class Soaked:
             TOCSIN_RETRY_SCHEDULE="0.5s,1s,2s,4s,8s,16s",
             TOCSIN_DISABLE_AFTER_FAILURES="0",
             TOCSIN_SMTP_URL=receivers.smtp_url,
+            TOCSIN_EMAIL_TRUSTED_DOMAINS="*",
             TOCSIN_EMAIL_FROM="soak@example.com",
         )
         self._seed = f"{seed} {name}"

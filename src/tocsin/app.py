@@ -34,6 +34,7 @@ from tocsin.flow.delivery.keep import Keeping
 from tocsin.flow.delivery.notices import Notices
 from tocsin.flow.delivery.tally import Tally
 from tocsin.flow.directory import Directory
+from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Trials
@@ -55,6 +56,7 @@ from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.flow.people.tries import Tries
 from tocsin.flow.service import Service, pulse
+from tocsin.flow.speech import Languages, Speech
 from tocsin.lines import Lines
 from tocsin.metrics import Metrics
 from tocsin.model import Busy
@@ -72,6 +74,8 @@ from tocsin.settings import Settings
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
 from tocsin.web import make_pages
+from tocsin.web.details import retold
+from tocsin.web.language import translations
 
 if TYPE_CHECKING:
     from tocsin.among import Among
@@ -118,11 +122,13 @@ async def running(
     changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
     accepting = Accepting(store.intake, directory, sends, repeats, metrics)
-    notices = Notices(store.notices, store.handlers, directory, accepting)
+    languages = Languages(_speech)
+    notices = Notices(store.notices, store.handlers, directory, accepting, languages)
+    consenting = Consenting(store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages)
     health = Health(store.handlers, store.queue, directory, sends, notices, vault, settings)
     tally = Tally(store.standings)
     keeping = Keeping(store.queue, health, setup.ledger, metrics, tally)
-    delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)))
+    delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)), consenting.ask_soon)
 
     def unready() -> list[str]:
         troubles = (
@@ -138,6 +144,7 @@ async def running(
     setup.watch(metrics)
 
     async def begin() -> None:
+        await consenting.apply_settings(store.values)
         await notices.resume()
         await setup.begin(delivering, directory, keeping)
 
@@ -162,10 +169,11 @@ async def running(
         yield Service(
             settings=settings,
             access=access,
-            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, store.audit),
+            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, consenting, store.audit),
             accepting=accepting,
             deliveries=Deliveries(store.history, sends, repeats, directory, pacer),
-            trials=setup.trials(Trials(directory, pacer, wires, settings, health.mail)),
+            trials=setup.trials(Trials(directory, pacer, wires, settings, consenting, health.mail)),
+            consenting=consenting,
             previews=Previews(directory, settings),
             metrics=metrics,
             unready=unready,
@@ -173,7 +181,7 @@ async def running(
             accounts=accounts,
             passwords=passwords,
             second_factors=second_factors,
-            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, vault),
+            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, vault, directory.forget_user),
             confirming=Confirming(store.sessions, [ByPassword(passwords), ByCode(second_factors)]),
             keys=OwnKeys(store.keys, changes.noticed),
             administration=Administration(store.users, changes.noticed, directory.forget_user),
@@ -188,6 +196,7 @@ async def running(
         await sends.stop(GRACE_SECONDS)
         await pools.close()
         await notices.close()
+        await consenting.close()
         notes = (access.note_use(), failures.sum_up(is_end=True), tally.keep(), _note_ids(settings, store.ids))
         last = (*notes, house, beginning, wires.close())
         for ended in await asyncio.gather(*last, return_exceptions=True):
@@ -197,6 +206,12 @@ async def running(
         await store.close()
         setup.forget()
         observe.flush_logs()
+
+
+def _speech(language: str) -> Speech:
+    """What the service itself writes, in a language of the pages."""
+    translate = translations(language).gettext
+    return Speech(translate, partial(retold, _=translate))
 
 
 def _among_others(settings: Settings, vault: Vault, store: SqlStore, places: Mapping[str, Bounds], address: str) -> "Among":

@@ -11,6 +11,7 @@ from tocsin.clock import Micros
 MASK = "••••"
 MAX_MESSAGE_BYTES = 65_536  # of a notification's message, in UTF-8
 FORMATS = ("markdown", "text")  # of a message
+LINK_KIND = "handler.confirm"  # of the message that asks whether an address agrees to be mailed
 
 # ---------------------------------------------------------------------------------------------------------------- enums
 
@@ -79,6 +80,8 @@ class Reason(StrEnum):
     MAIL_ACCOUNT = "mail_account"
     MAIL_SERVER = "mail_server"
     PROXY = "proxy"
+    UNCONFIRMED = "unconfirmed"
+    QUOTA = "quota"
     HANDLER_DISABLED = "handler_disabled"
     HANDLER_PAUSED = "handler_paused"
     HANDLER_DELETED = "handler_deleted"

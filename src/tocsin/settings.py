@@ -3,244 +3,22 @@
 Values come from the environment, else from a `.env` in the working directory; a secret also from the file that `NAME_FILE` names.
 """
 
-import ipaddress
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from typing import Any
 
 from dotenv import dotenv_values
 from msgspec import Struct
 
-Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
-Ports: TypeAlias = tuple[range, ...]
+from tocsin import readings
+from tocsin.readings import MAX_PORT, Networks, Ports
 
-MAX_SOCKET_PATH_BYTES = 107  # `sun_path`, with the NUL at its end: https://man7.org/linux/man-pages/man7/unix.7.html
-MAX_PORT = 65535
-EVERY_PORT: Ports = (range(MAX_PORT + 1),)
-MAX_WAIT_DAYS = 36_500  # times beyond the year 9999 cannot be written
 ROLES = ("all", "api", "worker")
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 class SettingsError(Exception):
     """One or more options cannot be used; the message has one line for each."""
-
-
-# ----------------------------------------------------------------------------------------------------- reading a value
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _boolean(value: str) -> bool:
-    word = value.lower()
-    if word in {"1", "true", "yes", "on"}:
-        return True
-    if word in {"0", "false", "no", "off"}:
-        return False
-    raise ValueError("must be on or off")
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", value) or not least <= int(value) <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
-        return int(value)
-
-    return read
-
-
-def _number(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", value):
-        raise ValueError("must be a number, 0 or more")
-    return float(value)
-
-
-def _networks(value: str) -> Networks:
-    try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
-    except ValueError as error:
-        raise ValueError(f"must be networks in CIDR form, separated by commas ({error})") from None
-
-
-def _ports(value: str) -> Ports:
-    found: list[range] = []
-    for part in value.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= first <= last <= MAX_PORT:
-            raise ValueError(f"must be ports from 1 to {MAX_PORT} and ranges of them such as 8000-8099, separated by commas")
-        found.append(range(first, last + 1))
-    return tuple(found)
-
-
-def _no_proxy(value: str) -> tuple[str, ...]:
-    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
-    for part in parts:
-        if "/" in part:
-            _networks(part)
-        elif not re.fullmatch(r"\*|[a-z0-9._-]+", part) and not _is_address(part.strip("[]")):
-            raise ValueError("must be host names, addresses and networks, separated by commas, without ports")
-    return parts
-
-
-def _hosts(value: str) -> tuple[str, ...]:
-    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
-    for part in parts:
-        if not re.fullmatch(r"\*|(?:\*\.)?[^\W_](?:[\w.-]*\w)?\.?", part) and not _is_address(part.strip("[]")):
-            raise ValueError("must be host names and addresses without ports, separated by commas; *.example.com is every name below one")
-    return parts
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _schedule(value: str) -> tuple[float, ...]:
-    waits: list[float] = []
-    for part in value.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,7}(?:\.[0-9]+)?)\s*(s|m|min|h|d|)\s*", part)
-        if not match:
-            raise ValueError("must be waits such as 5s,30s,5m,2h, separated by commas")
-        waits.append(float(match[1]) * _UNITS[match[2]])
-        if waits[-1] > MAX_WAIT_DAYS * 86_400:
-            raise ValueError(f"must be no longer than {MAX_WAIT_DAYS:,} days each")
-    return tuple(waits)
-
-
-def _time(value: str) -> float:
-    waits = _schedule(value)
-    if len(waits) != 1:
-        raise ValueError("must be a length of time, such as 3d")
-    return waits[0]
-
-
-def _choice(*words: str) -> Callable[[str], str]:
-    def read(value: str) -> str:
-        if value.lower() not in words:
-            raise ValueError(f"must be one of {', '.join(words)}")
-        return value.lower()
-
-    return read
-
-
-def _split(value: str) -> SplitResult:
-    """urlsplit, whose own complaints repeat parts of the URL, and so of a password."""
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        raise ValueError("cannot be read as a URL: special characters in user and password must be percent-encoded") from None
-    return parts
-
-
-def _base_url(value: str) -> str:
-    parts = _split(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be an http or https URL without a query")
-    return value.rstrip("/")
-
-
-def _public_url(value: str) -> str:
-    """It is handed out in links, so nobody's password may be in it."""
-    if "@" in _split(value).netloc:
-        raise ValueError("must not contain a user name or password: it appears in links")
-    return _base_url(value)
-
-
-def _socket_path(value: str) -> str:
-    size = len(os.fsencode(value))
-    if size > MAX_SOCKET_PATH_BYTES:
-        raise ValueError(f"must be at most {MAX_SOCKET_PATH_BYTES} bytes long, as a path of a Unix socket, and has {size}")
-    return value
-
-
-def _smtp_url(value: str) -> str:
-    parts = _split(value)
-    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or parts.query not in {"", "tls=optional"}:
-        raise ValueError("must read smtp://user:password@host:587 or smtps://..., with ?tls=optional at most")
-    return value
-
-
-def _token_url(value: str) -> str:
-    parts = _split(value)
-    is_here = parts.hostname in {"localhost", "127.0.0.1", "::1"}
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_here):
-        raise ValueError("must be an https URL")
-    if not parts.hostname or parts.username or parts.password or parts.fragment:
-        raise ValueError("must be an https URL without user and fragment")
-    return value
-
-
-def _issuer(value: str) -> str:
-    """As the provider writes it, with a slash at its end or without: it is compared letter by letter."""
-    _token_url(value)
-    if "?" in value:
-        raise ValueError("must be an https URL without a query")
-    return value
-
-
-def _domains(value: str) -> tuple[str, ...]:
-    parts = tuple(part.strip().lower().removeprefix("@") for part in value.split(",") if part.strip())
-    if any(not re.fullmatch(r"\*|[^\s@*/]+", part) for part in parts):
-        raise ValueError("must be domains of e-mail addresses, such as example.com, separated by commas, or *")
-    return parts
-
-
-def _addresses(value: str) -> tuple[str, ...]:
-    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
-    if any(not re.fullmatch(r"[^\s@]+@[^\s@]+", part) for part in parts):
-        raise ValueError("must be e-mail addresses, separated by commas")
-    return parts
-
-
-def _claim(value: str) -> tuple[str, str]:
-    name, _, wanted = value.partition("=")
-    if not name.strip() or not wanted.strip():
-        raise ValueError("must read name=value, such as groups=tocsin-admins")
-    return name.strip(), wanted.strip()
-
-
-def _sign_out_url(value: str) -> str:
-    if not (value.startswith("/") and not value.startswith("//")):
-        _public_url(value)
-    return value
-
-
-def _header_name(value: str) -> str:
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", value):
-        raise ValueError("must be the name of a header, such as Remote-Email")
-    return value.lower()
-
-
-def _ca_file(value: str) -> str:
-    import ssl
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
-    except OSError:  # ssl.SSLError is one
-        raise ValueError("must name a readable file of certificates in PEM form") from None
-    return str(Path(value).absolute())
-
-
-def _api_key(value: str) -> str:
-    if not re.fullmatch(r"tk_[A-Za-z0-9]{20,200}", value):
-        raise ValueError("must be tk_ and 20 or more letters and digits")
-    return value
-
-
-def _database_url(value: str) -> str:
-    if value and not re.match(r"postgres(ql)?://[^/?]*(/|\?|$)", value):
-        raise ValueError("must read postgresql://user:password@host/database, or be empty: then the store is SQLite in TOCSIN_DATA_DIR")
-    return value
 
 
 # ------------------------------------------------------------------------------------------------------------- options
@@ -252,7 +30,7 @@ class Option(Struct, frozen=True):
     name: str
     default: str | None
     sentence: str
-    read: Callable[[str], Any] = _text
+    read: Callable[[str], Any] = readings.text
     secret: bool = False
 
     @property
@@ -262,33 +40,39 @@ class Option(Struct, frozen=True):
 
 OPTIONS: tuple[Option, ...] = (
     Option("host", "127.0.0.1", "Address the service listens on; `::` means every IPv4 and IPv6 address."),
-    Option("port", "8700", "Port the service listens on; 0 takes a free one.", _whole(0, MAX_PORT)),
-    Option("unix_socket", None, "Unix socket the service listens on, instead of host and port.", _socket_path),
+    Option("port", "8700", "Port the service listens on; 0 takes a free one.", readings.whole(0, MAX_PORT)),
+    Option("unix_socket", None, "Unix socket the service listens on, instead of host and port.", readings.socket_path),
     Option("data_dir", "./data", "Folder of the SQLite file and the key file."),
     Option(
         "database_url",
         "",
         "PostgreSQL database of the store, postgresql://user:password@host/database; empty: SQLite in the data folder.",
-        _database_url,
+        readings.database_url,
         secret=True,
     ),
-    Option("role", "all", "What this process does: api, worker or all; only with PostgreSQL may it be other than all.", _choice(*ROLES)),
+    Option(
+        "role", "all", "What this process does: api, worker or all; only with PostgreSQL may it be other than all.", readings.choice(*ROLES)
+    ),
     Option("egress", "", "Name of the address that requests leave from, where the processes on one store have several."),
-    Option("base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", _public_url),
-    Option("allowed_hosts", "", "Host names under which the pages are served besides those of the base URL and of loopback.", _hosts),
-    Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", _networks),
+    Option(
+        "base_url", None, "Address under which clients reach the service, for links; unset: taken from the request.", readings.public_url
+    ),
+    Option(
+        "allowed_hosts", "", "Host names under which the pages are served besides those of the base URL and of loopback.", readings.hosts
+    ),
+    Option("trusted_proxies", "", "Networks (CIDR) whose X-Forwarded-* headers are believed.", readings.networks),
     Option("secret_key", None, "Key that encrypts settings at rest; comma-separated list for rotation, the first encrypts.", secret=True),
     Option("bootstrap_email", None, "E-mail address of the first user, made on an empty store."),
-    Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", _api_key, secret=True),
+    Option("bootstrap_api_key", None, "API key of the first user, made on an empty store.", readings.api_key, secret=True),
     Option("bootstrap_password", None, "Password of the first user, made on an empty store.", secret=True),
-    Option("session_days", "30", "Days after which a session on the pages ends, however much it is used.", _whole(1, 3650)),
+    Option("session_days", "30", "Days after which a session on the pages ends, however much it is used.", readings.whole(1, 3650)),
     Option(
         "require_second_factor",
         "none",
         "Who must set up a second factor to use the pages: none, admins or all. Who is signed in by a provider or a proxy is exempt.",
-        _choice("none", "admins", "all"),
+        readings.choice("none", "admins", "all"),
     ),
-    Option("oidc_issuer", None, "OpenID provider that people sign in with, as it names itself; unset: none.", _issuer),
+    Option("oidc_issuer", None, "OpenID provider that people sign in with, as it names itself; unset: none.", readings.issuer),
     Option("oidc_client_id", None, "Client id of this service at the OpenID provider."),
     Option("oidc_client_secret", None, "Client secret of this service there; unset: a public client, by PKCE alone.", secret=True),
     Option("oidc_name", None, "What the button for it says: Sign in with ...; unset: the provider's host."),
@@ -297,62 +81,81 @@ OPTIONS: tuple[Option, ...] = (
         "oidc_domains",
         "",
         "Domains of e-mail addresses that may sign in with the OpenID provider, separated by commas; *: any; empty: only users that exist.",
-        _domains,
+        readings.domains,
     ),
-    Option("oidc_create", "on", "Whether somebody from these domains becomes a user by signing in; off: they must be invited.", _boolean),
-    Option("oidc_admin_claim", None, "Who of them is an administrator, name=value, such as groups=tocsin-admins.", _claim),
+    Option(
+        "oidc_create",
+        "on",
+        "Whether somebody from these domains becomes a user by signing in; off: they must be invited.",
+        readings.boolean,
+    ),
+    Option("oidc_admin_claim", None, "Who of them is an administrator, name=value, such as groups=tocsin-admins.", readings.claim),
     Option("oidc_verified_claim", "email_verified", "Claim by which the OpenID provider says that an e-mail address is verified."),
     Option(
         "remote_user_header",
         None,
         "Header in which a proxy of TOCSIN_TRUSTED_PROXIES names the e-mail address of whom it has signed in; unset: none.",
-        _header_name,
+        readings.header_name,
     ),
-    Option("remote_user_create", "on", "Whether whoever it names becomes a user; off: they must be invited.", _boolean),
-    Option("remote_user_admins", "", "E-mail addresses of those it names that are administrators; empty: it decides nothing.", _addresses),
-    Option("remote_user_sign_out_url", None, "Where they sign out at the proxy, such as /oauth2/sign_out.", _sign_out_url),
-    Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", _smtp_url, secret=True),
+    Option("remote_user_create", "on", "Whether whoever it names becomes a user; off: they must be invited.", readings.boolean),
     Option(
-        "smtp_oauth_token_url", None, "Where access tokens for the mail account come from (OAuth); unset: log in by password.", _token_url
+        "remote_user_admins",
+        "",
+        "E-mail addresses of those it names that are administrators; empty: it decides nothing.",
+        readings.addresses,
+    ),
+    Option("remote_user_sign_out_url", None, "Where they sign out at the proxy, such as /oauth2/sign_out.", readings.sign_out_url),
+    Option("smtp_url", None, "Mail server, smtp://user:pass@host:587 (STARTTLS) or smtps://host.", readings.smtp_url, secret=True),
+    Option(
+        "smtp_oauth_token_url",
+        None,
+        "Where access tokens for the mail account come from (OAuth); unset: log in by password.",
+        readings.token_url,
     ),
     Option("smtp_oauth_client_id", None, "Client id of this service at that address."),
     Option("smtp_oauth_client_secret", None, "Client secret of this service at that address.", secret=True),
     Option("smtp_oauth_scope", None, "Scope of the token, as the provider calls it."),
     Option("smtp_oauth_refresh_token", None, "First refresh token, if tokens belong to a user and not to the service itself.", secret=True),
-    Option("smtp_rate", "0", "Maximum e-mails per second; 0: no pacing.", _number),
+    Option("smtp_rate", "0", "Maximum e-mails per second; 0: no pacing.", readings.number),
     Option(
         "ca_file",
         None,
         "File (PEM) of certificate authorities that are trusted in addition to the system's, for HTTPS and for mail.",
-        _ca_file,
+        readings.ca_file,
     ),
     Option("email_from", None, "Sender of e-mails, such as `tocsin <alarm@example.com>`."),
-    Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", _networks),
-    Option("allow_ports", "80,443,1024-65535", "Ports that handlers' URLs may name, for all users: numbers and ranges.", _ports),
-    Option("proxy", None, "HTTP proxy for outgoing requests, http://host:port.", _base_url, secret=True),
-    Option("no_proxy", "", "Hosts and networks (CIDR) that are reached without the proxy.", _no_proxy),
-    Option("proxy_resolves", "off", "Whether the proxy looks up names that do not resolve here.", _boolean),
-    Option("telegram_api_url", "https://api.telegram.org", "Telegram Bot API server.", _base_url),
-    Option("x_api_url", "https://api.x.com", "X API server.", _base_url),
-    Option("x_links", "on", "Whether posts on X carry links (a post with a link costs more).", _boolean),
-    Option("x_daily_limit", "50", "Maximum posts per day for each X access token.", _whole(0, 100_000)),
-    Option("max_parts", "5", "Maximum number of parts of a long message.", _whole(1, 20)),
-    Option("retry_schedule", "5s,30s,5m,30m,2h,6h,12h", "Waits between the attempts of a delivery.", _schedule),
-    Option("unknown", "retry", "What to do after an attempt whose answer was lost: retry or stop.", _choice("retry", "stop")),
+    Option(
+        "email_trusted_domains",
+        "",
+        "Domains of e-mail addresses that need not be confirmed, whoever registers them, separated by commas; *: any.",
+        readings.domains,
+    ),
+    Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", readings.networks),
+    Option("allow_ports", "80,443,1024-65535", "Ports that handlers' URLs may name, for all users: numbers and ranges.", readings.ports),
+    Option("proxy", None, "HTTP proxy for outgoing requests, http://host:port.", readings.base_url, secret=True),
+    Option("no_proxy", "", "Hosts and networks (CIDR) that are reached without the proxy.", readings.no_proxy),
+    Option("proxy_resolves", "off", "Whether the proxy looks up names that do not resolve here.", readings.boolean),
+    Option("telegram_api_url", "https://api.telegram.org", "Telegram Bot API server.", readings.base_url),
+    Option("x_api_url", "https://api.x.com", "X API server.", readings.base_url),
+    Option("x_links", "on", "Whether posts on X carry links (a post with a link costs more).", readings.boolean),
+    Option("x_daily_limit", "50", "Maximum posts per day for each X access token.", readings.whole(0, 100_000)),
+    Option("max_parts", "5", "Maximum number of parts of a long message.", readings.whole(1, 20)),
+    Option("retry_schedule", "5s,30s,5m,30m,2h,6h,12h", "Waits between the attempts of a delivery.", readings.schedule),
+    Option("unknown", "retry", "What to do after an attempt whose answer was lost: retry or stop.", readings.choice("retry", "stop")),
     Option(
         "disable_after_failures",
         "5",
         "Failed deliveries since the last success after which a handler is switched off; 0: never.",
-        _whole(0, 100_000),
+        readings.whole(0, 100_000),
     ),
-    Option("disable_after", "3d", "How long a handler must have been failing before that.", _time),
-    Option("retention_days", "30", "Days after which settled notifications are deleted.", _whole(1, 36_500)),
-    Option("audit_days", "400", "Days after which entries of the audit log are deleted.", _whole(2, 36_500)),
-    Option("rate_limit", "0", "Requests a minute for each key; 0: no limit.", _whole(0, 1_000_000)),
+    Option("disable_after", "3d", "How long a handler must have been failing before that.", readings.time),
+    Option("retention_days", "30", "Days after which settled notifications are deleted.", readings.whole(1, 36_500)),
+    Option("audit_days", "400", "Days after which entries of the audit log are deleted.", readings.whole(2, 36_500)),
+    Option("rate_limit", "0", "Requests a minute for each key; 0: no limit.", readings.whole(0, 1_000_000)),
     Option("metrics_token", None, "Bearer token that /metrics asks for; unset: open.", secret=True),
-    Option("log_level", "info", "Lowest level of log lines that are written.", _choice("debug", "info", "warning", "error")),
-    Option("log_format", "auto", "Log lines as json or text; auto: text on a terminal.", _choice("auto", "json", "text")),
-    Option("url", "http://127.0.0.1:8700", "Service that the client commands talk to.", _base_url),
+    Option("log_level", "info", "Lowest level of log lines that are written.", readings.choice("debug", "info", "warning", "error")),
+    Option("log_format", "auto", "Log lines as json or text; auto: text on a terminal.", readings.choice("auto", "json", "text")),
+    Option("url", "http://127.0.0.1:8700", "Service that the client commands talk to.", readings.base_url),
     Option("api_key", None, "API key of the client commands.", secret=True),
 )
 _GONE = {"TOCSIN_ENGINE_URL": "does not exist: processes on several machines share one store, see TOCSIN_DATABASE_URL and TOCSIN_ROLE"}
@@ -399,6 +202,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     smtp_rate: float
     ca_file: str | None
     email_from: str | None
+    email_trusted_domains: tuple[str, ...]
     allow_networks: Networks
     allow_ports: Ports
     proxy: str | None

@@ -20,6 +20,7 @@ from tocsin.model import MASK, Hidden
 _BASE62 = string.digits + string.ascii_letters
 _SHORTEST_SCRUBBED = 6  # a shorter "secret" would blank out parts of ordinary words of an answer
 _SHORTEST_WORD = 3
+_MAC_BYTES = 16  # of a link's signature
 _NEVER_ESCAPED = re.compile(r"[0-9A-Za-z]+")
 # Of the settings that OWASP calls equally strong, the one with the least memory: a sign-in must not use half as much as the service.
 # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
@@ -41,7 +42,8 @@ class Vault:
         if not keys:
             raise ValueError("a vault needs a key")
         self._fernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
-        self._marking = hashlib.sha256(b"tocsin marks\0" + keys[0].strip().encode()).digest()
+        self._marking = [hashlib.sha256(b"tocsin marks\0" + key.strip().encode()).digest() for key in keys]
+        self._signing = [hashlib.sha256(b"tocsin links\0" + key.strip().encode()).digest() for key in keys]
 
     def opens(self, sealed: bytes) -> bool:
         """Whether one of the keys opens it."""
@@ -63,7 +65,25 @@ class Vault:
 
     def mark(self, text: str) -> bytes:
         """Stands for the text where the text itself is not to be kept; it cannot be found by trying without the key. 32 bytes."""
-        return hmac.digest(self._marking, text.encode(), "sha256")
+        return hmac.digest(self._marking[0], text.encode(), "sha256")
+
+    def marks(self, text: str) -> tuple[bytes, ...]:
+        """The mark, and those under the other keys: what was kept before a rotation."""
+        return tuple(hmac.digest(key, text.encode(), "sha256") for key in self._marking)
+
+    def sign(self, purpose: str, content: bytes) -> str:
+        """The content with a signature, as it may stand in a URL: not secret, and good for this purpose only. Always the same text."""
+        return _in_url(content + _signature(self._signing[0], purpose, content))
+
+    def verify(self, purpose: str, signed: str) -> bytes | None:
+        """The content; None: none of the keys has signed this, or for another purpose."""
+        try:
+            whole = base64.b64decode(signed + "=" * (-len(signed) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            return None
+        content, given = whole[:-_MAC_BYTES], whole[-_MAC_BYTES:]
+        is_ours = any(hmac.compare_digest(given, _signature(key, purpose, content)) for key in self._signing)
+        return content if is_ours and _in_url(whole) == signed else None
 
     def rotate(self, sealed: bytes) -> bytes:
         """The same content under the first key. Raises WrongKey."""
@@ -71,6 +91,14 @@ class Vault:
             return self._fernet.rotate(sealed)
         except InvalidToken:
             raise WrongKey from None
+
+
+def _signature(key: bytes, purpose: str, content: bytes) -> bytes:
+    return hmac.digest(key, purpose.encode() + b"\0" + content, "sha256")[:_MAC_BYTES]
+
+
+def _in_url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
 def _fernet_key(key: str) -> bytes:

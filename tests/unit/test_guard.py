@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tocsin.net.guard import Guard, embedded, is_public
-from tocsin.settings import EVERY_PORT, load
+from tocsin.readings import EVERY_PORT
+from tocsin.settings import load
 
 PRIVATE = {
     "private 10/8": "10.1.2.3",

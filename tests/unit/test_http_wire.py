@@ -17,7 +17,7 @@ import structlog
 import uvloop
 
 from receiver import Receiver
-from tocsin import settings
+from tocsin import readings, settings
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net import closers, exchange, names
 from tocsin.net.exchange import MAX_BODY
@@ -47,7 +47,7 @@ def fresh_authorities():
 
 
 @contextlib.asynccontextmanager
-async def wire(*allowed, closed=(), proxy=None, ports=settings.EVERY_PORT):
+async def wire(*allowed, closed=(), proxy=None, ports=readings.EVERY_PORT):
     networks = tuple(ip_network(network) for network in allowed)
     options = msgspec.structs.replace(settings.load({}), allow_networks=networks, allow_ports=ports, proxy=proxy)
     it = HttpWire(options, lambda: closed)

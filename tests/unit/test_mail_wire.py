@@ -12,6 +12,7 @@ import uvloop
 from mailserver import DROP, HANG, MailServer
 from tocsin import settings
 from tocsin.flow.directory import Directory
+from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.handlers.trial import Trials
 from tocsin.flow.pace import Pacer
@@ -542,10 +543,18 @@ def test_a_test_waits_for_no_delivery_and_no_other_user_s_test() -> None:
         assert [reply.code for reply in using(server, work)] == [250] * 4
 
 
+class _Agreed:
+    """Whoever is asked has agreed to be mailed."""
+
+    async def is_missing(self, *_: object) -> bool:
+        return False
+
+
 def test_a_test_send_goes_over_the_connections_for_tests() -> None:
     async def work(wire: MailWire) -> str:
         given = options(server.url())
-        trials = Trials(cast(Directory, None), Pacer(), Wires(HttpWire(given), wire), given)  # a draft is in no directory
+        directory, agreed = cast(Directory, None), cast(Consenting, _Agreed())  # a draft is in no directory
+        trials = Trials(directory, Pacer(), Wires(HttpWire(given), wire), given, agreed)
         server.answer("rcpt", HANG)
         slow = asyncio.ensure_future(wire.send(MAIL))
         await server.wait_verb("RCPT")

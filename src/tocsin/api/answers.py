@@ -198,7 +198,8 @@ class LatencyAnswer(Struct):
 
 
 class HandlerEventAnswer(Struct):
-    """What happened to a handler: `switched_off` or `moved` by the service; `paused`, `enabled` or `changed` by its owner."""
+    """What happened to a handler: `switched_off` or `moved` by the service; `paused`, `enabled` or `changed` by its owner;
+    `unsubscribed`: paused by its recipient."""
 
     datetime: str
     event: str
@@ -207,8 +208,9 @@ class HandlerEventAnswer(Struct):
 
 
 class HealthAnswer(Struct):
-    """How a handler is doing. `state`: ok, failing, paused by its owner or switched_off by the service. `reason` and `detail`: the result
-    of the latest attempt, or why it was switched off; `hint`: what to do about it. `failures`: deliveries given up since its last success.
+    """How a handler is doing. `state`: ok, failing, unconfirmed, paused by its owner or switched_off by the service. `reason` and `detail`:
+    the result of the latest attempt, or why it was switched off; `hint`: what to do about it. `failures`: deliveries given up since its
+    last success.
     """
 
     state: str
@@ -268,7 +270,7 @@ def _health(handler: Handler, facts: HandlerFacts, state: HandlerState) -> Healt
 
 
 class HandlerStateAnswer(Struct):
-    """How a handler is doing at this moment. `state`: ok, failing, paused or switched_off, and `since` when. `reason` and `detail`: the
+    """How a handler is doing at this moment. `state`: ok, failing, unconfirmed, paused or switched_off. `reason` and `detail`: the
     result of its latest attempt, or why it was switched off. `waiting`: deliveries, counted to 10,000.
     """
 

@@ -1,13 +1,10 @@
 """Who is asking, whether they may, and how often."""
 
-import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import structlog
-from msgspec import Struct
 from starlette.types import Scope
 
 from tocsin import acting
@@ -16,56 +13,23 @@ from tocsin.api.errors import Refusal, fault
 from tocsin.api.proxies import client_address, neighbourhood
 from tocsin.flow.people.access import Access, Caller
 from tocsin.flow.people.failures import Failures
+from tocsin.flow.windows import Standing, Windows
 from tocsin.ports.audit import Act
 from tocsin.settings import Settings
 
 FAILURES_A_MINUTE = 30
-WINDOW_SECONDS = 60.0
-MAX_REMEMBERED = 20_000
 MAX_KEY = 512
 
 Headers: TypeAlias = Mapping[bytes, bytes]
 
 log = structlog.get_logger(__name__)
 _NO_KEY = "Send your API key as `Authorization: Bearer {api_key}`."
-_BAD_KEY = "This API key is unknown or was revoked."
+_BAD_KEY = "This API key is unknown, was revoked or has expired."
 
 
-class Standing(Struct, frozen=True):
-    """Someone's count in the current window of a minute."""
-
-    limit: int
-    used: int
-    reset_seconds: int
-
-    @property
-    def is_over(self) -> bool:
-        return self.used > self.limit
-
-    def headers(self) -> dict[str, str]:
-        left = max(0, self.limit - self.used)
-        return {"ratelimit-limit": str(self.limit), "ratelimit-remaining": str(left), "ratelimit-reset": str(self.reset_seconds)}
-
-
-class Windows:
-    """Counts by key, each in a window of a minute that begins with its first one. Remembers a bounded number of keys."""
-
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._windows: OrderedDict[object, tuple[float, int]] = OrderedDict()
-
-    def count(self, key: object) -> Standing:
-        now = self._clock()
-        start, used = self._windows.get(key, (now, 0))
-        if now - start >= WINDOW_SECONDS:
-            start, used = now, 0
-        if not used:  # a new window goes to the end, so the oldest comes first
-            _ = self._windows.pop(key, None)
-            if len(self._windows) >= MAX_REMEMBERED:
-                _ = self._windows.popitem(last=False)
-        self._windows[key] = (start, used + 1)
-        return Standing(self._limit, used + 1, max(1, math.ceil(start + WINDOW_SECONDS - now)))
+def _headers(standing: Standing) -> dict[str, str]:
+    left = max(0, standing.limit - standing.used)
+    return {"ratelimit-limit": str(standing.limit), "ratelimit-remaining": str(left), "ratelimit-reset": str(standing.reset_seconds)}
 
 
 class Doorkeeper:
@@ -102,7 +66,7 @@ class Doorkeeper:
         address = client_address(scope, headers, self._settings)
         standing = self._windows.count(neighbourhood(address))
         if standing.used <= standing.limit + 1:  # each once, and once that there are more
-            log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "unknown or revoked key")
+            log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "no valid key")
         if detail is not _NO_KEY:
             with acting.acting(Actor("api", address=address)):
                 await self._failures.count(Act.KEY_REFUSED, neighbourhood(address))
@@ -116,7 +80,7 @@ def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
     standing = requests.count(caller.key_id)
     if standing.is_over:
         raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
-    return [(name.encode(), value.encode()) for name, value in standing.headers().items()]
+    return [(name.encode(), value.encode()) for name, value in _headers(standing).items()]
 
 
 def _bearer(scope: Scope) -> tuple[str, str]:
@@ -129,4 +93,4 @@ def _bearer(scope: Scope) -> tuple[str, str]:
 
 
 def _too_many(detail: str, standing: Standing) -> Refusal:
-    return Refusal(fault("rate_limited", detail), {**standing.headers(), "retry-after": str(standing.reset_seconds)})
+    return Refusal(fault("rate_limited", detail), {**_headers(standing), "retry-after": str(standing.reset_seconds)})

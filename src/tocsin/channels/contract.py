@@ -84,7 +84,7 @@ class Context(Value, frozen=True):
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
     and must say when it was due; times are told in `zone`. `suffix` makes a repeated text differ where the provider refuses repeats.
     `plain` asks for the plainest form, in as many parts: the provider has refused the native one; in `classify` it says that the answer
-    is to that form.
+    is to that form. `unsubscribe`: the address at which whoever gets the message can end it with one click; empty: there is none.
     """
 
     key: str
@@ -100,6 +100,7 @@ class Context(Value, frozen=True):
     plain: bool = False
     signing_secrets: tuple[str, ...] = ()
     zone: tzinfo = UTC
+    unsubscribe: str = ""
 
     def __repr__(self) -> str:
         return f"Context(delivery_id={self.delivery_id}, attempt={self.attempt})"
@@ -168,6 +169,8 @@ class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
     """Whether the first rendering has set up what all others use; until then every text goes to the pool. None: nothing is set up."""
     becomes: Mapping[Element, str]
     """What is shown for Markdown elements that the provider does not have; those not named are shown as its own."""
+    mailbox: Callable[[S], str] | None = None
+    """The address that its messages are mailed to, whose reader has to agree to that. None: they are no mail."""
     realm: Callable[[S], str] | None = None
     """What a wide throttle (`Later.is_wide`) covers: the provider's host, for one user only, since anybody may run such a host."""
     rest_seconds: Callable[[HttpReply, Micros], float] | None = None

@@ -124,7 +124,7 @@ def _origin(service: Settings) -> Address:
 def _headers(message: Message, origin: Address, recipient: Address, context: Context) -> list[tuple[str, str]]:
     """We write them ourselves: EmailMessage would decode text in a title that looks like an encoded word."""
     key = re.sub(r"[^A-Za-z0-9._-]", "-", context.key)
-    return [
+    headers = [
         ("From", f"{_phrase(origin.name)} <{origin.mailbox}>" if origin.name else origin.mailbox),
         ("To", recipient.mailbox),
         ("Subject", _encoded("Subject", _subject(message))),
@@ -133,6 +133,9 @@ def _headers(message: Message, origin: Address, recipient: Address, context: Con
         ("List-Id", f"<handler-{context.handler_id}.{origin.domain}>"),
         ("Auto-Submitted", "auto-generated"),
     ]
+    if context.unsubscribe:  # https://www.rfc-editor.org/rfc/rfc8058
+        headers += [("List-Unsubscribe", f"<{context.unsubscribe}>"), ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")]
+    return headers
 
 
 def _phrase(name: str) -> str:
@@ -311,5 +314,6 @@ CHANNEL = Channel(
     becomes=BECOMES,
     in_flight=3,  # of the eight connections to the mail server, so that one mailbox never takes them all
     wire="mail",
+    mailbox=_target,
     unknown_wait_seconds=300.0,
 )

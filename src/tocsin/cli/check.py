@@ -20,7 +20,7 @@ from tocsin.settings import OPTIONS, Settings, SettingsError
 NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"))
 OWN_PATHS = frozenset(
     ("account", "api", "deliveries", "docs", "handlers", "healthz", "keys", "ko", "log", "metrics", "notifications", "readyz", "send")
-) | {"audit", "confirm", "sign-in", "sign-out", "static", "users"}
+) | {"audit", "confirm", "sign-in", "sign-out", "static", "unsubscribe", "users", "workers"}
 _MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
 _MIN_FREE_BYTES = 200_000_000
 
@@ -259,6 +259,25 @@ def mail(settings: Settings) -> Iterator[Finding]:
             yield Finding(complaint)
 
 
+def links(settings: Settings) -> Iterator[Finding]:
+    """Whether addresses can be confirmed, and unsubscribed from. It matters most where there are users who are no administrators."""
+    from tocsin.admin import AdminError, open_admin
+
+    if settings.smtp_url is None or (settings.base_url or "").startswith("https:"):
+        return
+    if settings.base_url is not None:
+        yield Finding("TOCSIN_BASE_URL is not https, so e-mails carry no link to unsubscribe with one click.", is_fault=False)
+        return
+    has_strangers = False
+    with contextlib.suppress(AdminError), open_admin(settings) as admin:  # there is no store, or others say what is wrong with it
+        has_strangers = any(not user.is_admin and user.disabled_at is None for user in admin.users())
+    yield Finding(
+        "Set TOCSIN_BASE_URL: without it no link can be mailed to confirm an address, so nothing is mailed for users who are no "
+        "administrators, and nobody can unsubscribe with one click.",
+        is_fault=has_strangers,
+    )
+
+
 def trusted(_: Settings) -> Iterator[Finding]:
     """Whose certificates are trusted."""
     from tocsin.net import trust
@@ -359,7 +378,7 @@ LOOKS: Mapping[str, tuple[Callable[[Settings], Iterator[Finding]], ...]] = {
     "key": (secret_key,),
     "first user": (first_password,),
     "store": (store_is_there, store_health, old_rows),
-    "mail": (mail,),
+    "mail": (mail, links),
     "certificates": (trusted,),
     "listening": (reach,),
     "outgoing": (egress,),

@@ -78,7 +78,7 @@ class TrialRow(Struct):
     hint: str | None = None
 
 
-def list_handlers(*, state: Literal["ok", "failing", "paused", "switched_off"] | None = None, json: bool = False) -> None:
+def list_handlers(*, state: Literal["ok", "failing", "unconfirmed", "paused", "switched_off"] | None = None, json: bool = False) -> None:
     """List the handlers and how they are doing, failing ones first.
 
     Parameters

@@ -73,7 +73,7 @@ def status_text(status: str) -> Text:
     return Text(status, style=STYLES.get(status, ""))
 
 
-_STATES = {"ok": "green", "failing": "red", "switched_off": "red", "paused": "dim"}
+_STATES = {"ok": "green", "failing": "red", "switched_off": "red", "unconfirmed": "yellow", "paused": "dim"}
 
 
 def state_text(state: str) -> Text:

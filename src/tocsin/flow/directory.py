@@ -12,8 +12,10 @@ from msgspec.structs import replace
 from tocsin import caches
 from tocsin.channels.contract import AnyChannel, HandlerSettings, Pace, fields_of, home_of, settings_of
 from tocsin.channels.registry import CHANNELS
+from tocsin.flow.links import Links
 from tocsin.model import Handler, SigningSecret
 from tocsin.partitions import own_root, partition_of
+from tocsin.ports.consents import is_unconfirmed
 from tocsin.ports.engine import UNKNOWN, Terms
 from tocsin.ports.handlers import HandlerBrief, HandlerRow, HandlerRows
 from tocsin.settings import Settings
@@ -28,7 +30,9 @@ MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again;
 class Loaded(Struct, frozen=True):
     """A handler ready for use. `problem`: why it cannot be used, in one sentence; then `settings` is None. `counts_posts`: its provider
     counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none.
-    `is_sealed`: none of the service's keys opens its settings. `zone`: its user's. `partition`: None if that is not known."""
+    `is_sealed`: none of the service's keys opens its settings. `zone`: its user's. `partition`: None if that is not known.
+    `address`: to which it mails, if it does; `is_unconfirmed`: nothing may be mailed there yet; `unsubscribe`: the link that ends it, or
+    empty."""
 
     handler: Handler
     channel: AnyChannel
@@ -42,6 +46,9 @@ class Loaded(Struct, frozen=True):
     is_sealed: bool = False
     zone: tzinfo = UTC
     partition: int | None = None
+    address: str = ""
+    is_unconfirmed: bool = False
+    unsubscribe: str = ""
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
@@ -76,6 +83,7 @@ def load(handler: Handler, service: Settings, zone: tzinfo = UTC) -> Loaded:
         realm=f"{handler.type}@{channel.realm(typed)}#{handler.user_id}" if channel.realm else "",
         zone=zone,
         partition=partition_of(own) if home is None else home,
+        address=channel.mailbox(typed) if channel.mailbox is not None else "",
     )
 
 
@@ -116,6 +124,7 @@ class Directory:
         self._handlers = handlers
         self._vault = vault
         self.service = service
+        self.links = Links(vault, service)
         self._loaded: dict[int, Loaded] = {}
         self._briefs: dict[int, dict[int, HandlerBrief]] = {}
         self._changed: dict[int, set[int]] = {}  # of users with briefs in memory: handlers whose briefs are old
@@ -140,7 +149,7 @@ class Directory:
         if row is None or row.deleted_at is not None:
             self._pacing.pop(handler_id, None)
             return None
-        found = self._open(row)
+        found = self.opened(row)
         if changes == self._changes:
             self._keep(found)
         else:
@@ -155,15 +164,25 @@ class Directory:
         self._loaded[found.handler.id] = found
         self._pacing[found.handler.id] = _pacing_of(found)
 
-    def _open(self, row: HandlerRow) -> Loaded:
+    def opened(self, row: HandlerRow) -> Loaded:
+        """Without keeping it."""
         try:
             found = load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
-            return found if row.partition in {None, found.partition} else replace(found, partition=row.partition)
+            if row.partition not in {None, found.partition}:
+                found = replace(found, partition=row.partition)
+            return self._to_somebody(found, row) if found.address else found
         except WrongKey:
             bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
             problem = "The stored settings cannot be opened with the service's key."
             root, home = own_root(row.id), row.partition
             return Loaded(bare, CHANNELS[row.type], None, credential=root, problem=problem, is_sealed=True, partition=home)
+
+    def _to_somebody(self, found: Loaded, row: HandlerRow) -> Loaded:
+        """A handler that mails. The link is as good as a password that ends it, so its token appears nowhere else."""
+        link = self.links.unsubscribe(row.id, found.address)
+        secrets = (*found.secrets, link.rpartition("/")[2]) if link else found.secrets
+        unconfirmed = is_unconfirmed(row.consent, row.owner_is_admin)
+        return replace(found, is_unconfirmed=unconfirmed, unsubscribe=link, secrets=secrets)
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
         """Every handler of a user that is not deleted, by id. After a change only what changed is read: they may be many."""
@@ -204,9 +223,9 @@ class Directory:
                 continue
             if changes == self._changes:
                 missing.discard(row.id)
-                self._keep(self._open(row))
+                self._keep(self.opened(row))
             elif row.id not in self._pacing:
-                self._pacing[row.id] = _pacing_of(self._open(row))
+                self._pacing[row.id] = _pacing_of(self.opened(row))
         if changes == self._changes:
             for handler_id in missing:  # deleted ones
                 self._pacing.pop(handler_id, None)

@@ -17,6 +17,7 @@ from tocsin.clock import DAY, HOUR, SECOND, Micros
 from tocsin.model import Busy
 from tocsin.ports.changes import KEPT_SECONDS
 from tocsin.ports.claims import KEPT as CLAIMS_KEPT
+from tocsin.ports.consents import COUNTED_FOR
 from tocsin.ports.intake import REMEMBERED_FOR
 from tocsin.ports.tidying import START, Old, Swept, Tidying
 from tocsin.ports.values import Values
@@ -113,6 +114,7 @@ def chores(settings: Settings) -> list[Chore]:
         Chore("notifications", kept),
         Chore("idempotency", REMEMBERED_FOR),
         Chore("posts", DAY),
+        Chore("consent_asks", COUNTED_FOR, every=3600.0),
         Chore("handlers", kept, every=3600.0),
         Chore("totals", 0, every=3600.0),
         Chore("audit", settings.audit_days * DAY, every=3600.0),

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from tocsin import clock
 from tocsin.clock import SECOND
+from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
 from tocsin.flow.handlers.trial import Tests
@@ -56,6 +57,7 @@ class Service(Struct, frozen=True):
     accepting: Accepting
     deliveries: Deliveries
     trials: Tests
+    consenting: Consenting
     previews: Previews
     metrics: Metrics
     unready: Callable[[], list[str]]

@@ -43,6 +43,8 @@ _SENTENCES: dict[Reason, str] = {
     Reason.MAIL_ACCOUNT: "The mail server refused this service.",
     Reason.MAIL_SERVER: "The operator's mail server failed.",
     Reason.PROXY: "The operator's proxy did not let the request through.",
+    Reason.UNCONFIRMED: "The address has not been confirmed.",
+    Reason.QUOTA: "The quota of mails is used up.",
     Reason.HANDLER_DISABLED: "The handler was switched off.",
     Reason.HANDLER_PAUSED: "The handler is paused.",
     Reason.HANDLER_DELETED: "The handler was deleted.",
@@ -75,6 +77,8 @@ _HINTS: dict[Reason, str] = {
     Reason.MAIL_ACCOUNT: "The operator has to check user and password in TOCSIN_SMTP_URL, and the sender in TOCSIN_EMAIL_FROM.",
     Reason.MAIL_SERVER: "The handler is not at fault. The operator has to check the mail server that TOCSIN_SMTP_URL names.",
     Reason.PROXY: "The handler is not at fault. The operator has to check the proxy that TOCSIN_PROXY names.",
+    Reason.UNCONFIRMED: "Whoever reads mail at that address has to open the link that was sent there. A test sends it again.",
+    Reason.QUOTA: "Wait until the day is over, or ask the operator to raise the quota; then retry the delivery.",
     Reason.HANDLER_DISABLED: "Fix the handler and enable it again, then retry the delivery.",
     Reason.HANDLER_PAUSED: "Enable the handler, then retry the delivery.",
     Reason.SETTINGS: "Enter the handler's settings again.",
@@ -110,6 +114,7 @@ _HANDLER_EVENTS = {
     "paused": "Paused by its owner.",
     "enabled": "Enabled by its owner.",
     "changed": "Its settings were changed by its owner.",
+    "unsubscribed": "Paused: the recipient has unsubscribed.",
 }
 
 

@@ -48,6 +48,18 @@ def normalized(text: str) -> str:
     return validate_email(text, check_deliverability=False, globally_deliverable=False).normalized
 
 
+def compared(text: str) -> str:
+    """An address in the form in which two that mean the same are equal, whatever their case and form of the domain. Raises ValueError."""
+    address = read_address(text)
+    return f"{address.local.lower()}@{address.domain.lower()}"
+
+
+def mailbox_of(text: str) -> str:
+    """The same without what may follow a plus sign: mail to me+tag@ is mostly put into the mailbox of me@. Raises ValueError."""
+    local, _, domain = compared(text).rpartition("@")
+    return f"{local.partition('+')[0] or local}@{domain}"
+
+
 def read_named_address(text: str) -> Address:
     """The same, where `Name <address>` is fine too; the name may be quoted and in any script."""
     match = re.fullmatch(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^"<>]*?))\s*<([^<>]*)>\s*', text)

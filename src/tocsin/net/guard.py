@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from tocsin.settings import Networks, Ports
+from tocsin.readings import Networks, Ports
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Closed: TypeAlias = Callable[[], Collection[tuple[str, int]]]

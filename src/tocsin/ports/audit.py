@@ -41,6 +41,8 @@ class Act(StrEnum):
     HANDLER_DELETED = "handler.deleted"
     HANDLER_SWITCHED_OFF = "handler.switched_off"
     HANDLER_MOVED = "handler.moved"
+    HANDLER_CONFIRMED = "handler.confirmed"
+    HANDLER_UNSUBSCRIBED = "handler.unsubscribed"
     SECRET_READ = "secret.read"  # noqa: S105
     SECRET_ROTATED = "secret.rotated"  # noqa: S105
     SETTINGS_READ = "handler.settings_read"

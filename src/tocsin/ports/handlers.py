@@ -11,7 +11,7 @@ from tocsin.ports.history import Page
 
 
 class HandlerFilter(Struct, frozen=True):
-    """`state`: ok, failing, paused or switched_off. `order_by`: a column of the API, or `state`: failing ones first."""
+    """`state`: ok, failing, unconfirmed, paused or switched_off. `order_by`: a column of the API, or `state`: failing ones first."""
 
     search: str = ""
     is_enabled: bool | None = None
@@ -26,7 +26,8 @@ class HandlerFilter(Struct, frozen=True):
 
 class HandlerRow(Struct, frozen=True):
     """A handler as it is stored: settings and signing secret sealed, both None once it is deleted. `last_delivered_at`: to the second.
-    `time_zone`: its user's, where one is set. `partition`: None if it is not known yet."""
+    `time_zone`: its user's, where one is set. `partition`: None if it is not known yet. `consent`: a `ports.consents.Consent`; `asked_at`:
+    when its address was first asked. `owner_is_admin`: its user is an administrator."""
 
     id: int
     user_id: int
@@ -42,6 +43,9 @@ class HandlerRow(Struct, frozen=True):
     deleted_at: Micros | None
     time_zone: str | None
     partition: int | None = None
+    consent: int = 1
+    asked_at: Micros | None = None
+    owner_is_admin: bool = False
 
 
 class HandlerBrief(Struct, frozen=True):
@@ -69,11 +73,13 @@ class HandlerChange(Struct, frozen=True):
     is_enabled: bool | None = None
     disabled_reason: str | None = None
     partition: int | None = None
+    consent: int | None = None
     fields: tuple[str, ...] = ()
 
 
 class HandlerEvent(Struct, frozen=True):
-    """What happened to a handler. `what`: switched_off or moved (by the service), paused, enabled or changed (by its owner)."""
+    """What happened to a handler. `what`: switched_off or moved (by the service), paused, enabled or changed (by its owner), unsubscribed
+    (by the recipient)."""
 
     at: Micros
     what: str

@@ -13,7 +13,7 @@ MAX_READ = 10_000  # handlers, told by one notice
 
 
 class Untold(Struct, frozen=True):
-    """A handler that was switched off, and why, in words. `by_notice`: it refused a notice."""
+    """A handler that was switched off, and why, in words. `by_notice`: it refused a notice. `is_unsubscribed`: its recipient did it."""
 
     user_id: int
     handler_id: int
@@ -21,6 +21,7 @@ class Untold(Struct, frozen=True):
     reason: Reason
     why: str
     by_notice: bool
+    is_unsubscribed: bool = False
 
 
 class Telling(Struct, frozen=True):
@@ -41,6 +42,10 @@ class PendingNotices(Protocol):
 
     async def untold(self, user_id: int) -> tuple[list[Untold], list[Micros]]:
         """The handlers that the owner does not know of, oldest first, and when the latest notices went."""
+        ...
+
+    async def language(self, user_id: int) -> str | None:
+        """In which they are written to; None: not known."""
         ...
 
     async def candidates(self, user_id: int) -> list[tuple[int, Micros | None]]:

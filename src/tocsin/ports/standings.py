@@ -14,7 +14,8 @@ class Standing(Struct, frozen=True):
     """A handler's current state. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
 
     `failing_since`: when the first attempt failed since it last accepted a delivery; None: none has. `reason` and `error`: those of the
-    latest failure. `event`: the last pause or switch-off of one that is not enabled.
+    latest failure. `event`: the last pause or switch-off of one that is not enabled. `unconfirmed_since`: since when
+    its address has been waiting to be confirmed; None: it is not.
     """
 
     waiting: int = 0
@@ -23,6 +24,7 @@ class Standing(Struct, frozen=True):
     reason: Reason | None = None
     error: str | None = None
     event: HandlerEvent | None = None
+    unconfirmed_since: Micros | None = None
 
 
 class Overview(Struct, frozen=True):

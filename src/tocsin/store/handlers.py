@@ -126,13 +126,13 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
 
 def add_handler(connection: Connection, user_id: int, change: HandlerChange, at: Micros) -> int:
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if name not in {"disabled_reason", "fields"}}
+    if change.consent is None:
+        del values["consent"]
     row = insert(handlers).values(user_id=user_id, created_at=at, version=1, **values).returning(handlers.c.id)
     handler_id = connection.execute(row).scalar_one()
     if change.partition is None:
         connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     note(connection, "handler", handler_id, user_id)
-    if change.partition is None:
-        connection.execute(update(handlers).where(handlers.c.id == handler_id).values(partition=partition_of(own_root(handler_id))))
     totals = Totals()
     totals[user_id, TOTAL_HANDLERS] += 1
     totals.write(connection)
@@ -148,6 +148,8 @@ def change_handler(
         values["disabled_reason"] = None
     if change.is_enabled or change.settings is not None:  # a fresh start
         values |= {"failures": 0, "failing_since": None}
+    if change.consent is not None:  # of another address, or one that has to be asked again
+        values["asked_at"] = None
     statement = update(handlers).where(handlers.c.id == handler_id, handlers.c.deleted_at.is_(None))
     if expected_version is not None:
         statement = statement.where(handlers.c.version == expected_version)
@@ -158,7 +160,7 @@ def change_handler(
     note(connection, "handler", handler_id, row.user_id)
     _audit(connection, handler_id, row, change, event)
     if event is not None:
-        _note(connection, handler_id, event)
+        keep_event(connection, handler_id, event)
     if change.is_enabled is False and most:
         end_pending(connection, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED, most)
     return True
@@ -197,7 +199,7 @@ def switch_off(connection: Connection, what: SwitchOff) -> bool:
     return True
 
 
-def _note(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
+def keep_event(connection: Connection, handler_id: int, event: HandlerEvent) -> None:
     """Keep an event; only the last ones stay."""
     reason = None if event.reason is None else event.reason.value
     connection.execute(

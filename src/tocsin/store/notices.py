@@ -19,7 +19,7 @@ from tocsin.store import values
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.database import Database
 from tocsin.store.statements import chunks, wait_for_turn
-from tocsin.store.tables import handlers, meta, notifications
+from tocsin.store.tables import handlers, meta, notifications, users
 
 MAX_CANDIDATES = 50
 
@@ -33,6 +33,9 @@ class SqlPendingNotices:
 
     async def untold(self, user_id: int) -> tuple[list[Untold], list[Micros]]:
         return await self._database.read(untold_of, user_id)
+
+    async def language(self, user_id: int) -> str | None:
+        return await self._database.read(language, user_id)
 
     async def candidates(self, user_id: int) -> list[tuple[int, Micros | None]]:
         return await self._database.read(candidates, user_id)
@@ -48,10 +51,11 @@ class SqlPendingNotices:
         return await self._database.writer.submit(run, committed=told) is not None
 
 
-def record(connection: Connection, user_id: int, handler_id: int, event: HandlerEvent, notification_id: int) -> None:
-    """`notification_id`: what the handler did not take."""
-    kind = connection.scalar(select(notifications.c.kind).where(notifications.c.id == notification_id))
-    untold = Untold(user_id, handler_id, event.at, event.reason or Reason.GONE, event.detail, kind == "handler.disabled")
+def record(connection: Connection, user_id: int, handler_id: int, event: HandlerEvent, notification_id: int | None = None) -> None:
+    """`notification_id`: what the handler did not take, if that is why."""
+    kind = connection.scalar(select(notifications.c.kind).where(notifications.c.id == notification_id)) if notification_id else None
+    reason = event.reason or Reason.GONE
+    untold = Untold(user_id, handler_id, event.at, reason, event.detail, kind == "handler.disabled", event.what == "unsubscribed")
     values.write(connection, f"untold:{user_id}:{handler_id}", msgspec.json.encode(untold))
 
 
@@ -66,6 +70,10 @@ def untold_of(connection: Connection, user_id: int) -> tuple[list[Untold], list[
     found = sorted((msgspec.json.decode(row, type=Untold) for row in rows), key=lambda one: (one.at, one.handler_id))
     told = values.read(connection, f"told:{user_id}")
     return found, msgspec.json.decode(told, type=list[Micros]) if told else []
+
+
+def language(connection: Connection, user_id: int) -> str | None:
+    return connection.scalar(select(users.c.language).where(users.c.id == user_id))
 
 
 def candidates(connection: Connection, user_id: int) -> list[tuple[int, Micros | None]]:

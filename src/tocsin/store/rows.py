@@ -33,7 +33,8 @@ NOTIFICATION = (
 )
 WAITING = select(deliveries, *NOTIFICATION).join(notifications, notifications.c.id == deliveries.c.notification_id)
 _TIME_ZONE = select(users.c.time_zone).where(users.c.id == handlers.c.user_id).scalar_subquery().label("time_zone")
-HANDLER = (*(handlers.c[name] for name in HandlerRow.__struct_fields__ if name != "time_zone"), _TIME_ZONE)
+_IS_ADMIN = select(users.c.is_admin).where(users.c.id == handlers.c.user_id).scalar_subquery().label("owner_is_admin")
+HANDLER = (*(handlers.c[name] for name in HandlerRow.__struct_fields__ if name in handlers.c), _TIME_ZONE, _IS_ADMIN)
 
 
 def delivery_of(row: Row[Any]) -> Delivery:
@@ -79,7 +80,7 @@ def notification_of(row: Any) -> Notification:
 
 def handler_of(row: Row[Any]) -> HandlerRow:
     values: dict[str, Any] = dict(row._mapping)  # pyright: ignore[reportPrivateUsage]
-    values["is_enabled"] = bool(values["is_enabled"])
+    values["is_enabled"], values["owner_is_admin"] = bool(values["is_enabled"]), bool(values["owner_is_admin"])
     return HandlerRow(**values)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.ports.audit import AuditLog
+from tocsin.ports.consents import Consents
 from tocsin.ports.errors import StoreError
 from tocsin.ports.handlers import HandlerRows
 from tocsin.ports.history import History
@@ -28,15 +29,17 @@ from tocsin.ports.vitals import Vitals
 from tocsin.store import dialects, faults, values
 from tocsin.store.accepting import BY_SERVER_CLOCK
 from tocsin.store.audit import SqlAuditLog
+from tocsin.store.consents import SqlConsents
 from tocsin.store.database import Database
 from tocsin.store.handlers import SqlHandlers
 from tocsin.store.history import SqlHistory
 from tocsin.store.identities import SqlIdentities
 from tocsin.store.ids import SqlIds
 from tocsin.store.intake import SqlIntake
+from tocsin.store.keys import SqlKeys
 from tocsin.store.misdated import SqlMisdated
 from tocsin.store.notices import SqlPendingNotices
-from tocsin.store.people import SqlKeys, SqlSessions, SqlUsers
+from tocsin.store.people import SqlSessions, SqlUsers
 from tocsin.store.queue import SqlQueue
 from tocsin.store.second_factors import SqlSecondFactors
 from tocsin.store.standings import SqlStandings
@@ -62,6 +65,7 @@ class SqlStore:
         self.handlers: HandlerRows = SqlHandlers(self.database)
         self.standings: Standings = SqlStandings(self.database)
         self.notices: PendingNotices = SqlPendingNotices(self.database)
+        self.consents: Consents = SqlConsents(self.database)
         self.users: Users = SqlUsers(self.database)
         self.sessions: Sessions = SqlSessions(self.database)
         self.keys: Keys = SqlKeys(self.database)

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, and_, case, func, or_, select, text
 
 from tocsin.clock import SECOND, Micros
 from tocsin.model import Handler, Reason, Status
+from tocsin.ports.consents import Consent, is_unconfirmed
 from tocsin.ports.handlers import HandlerEvent, Streak
 from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing, Troubled
 from tocsin.store import statements
@@ -26,6 +27,7 @@ COUNT_CAP = 10_000  # waiting deliveries of a handler are counted no further
 MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt that failed
 MAX_CANDIDATES = 1000  # handlers of all users that are looked at for administrators
 _FAILED = (int(Status.FAILED), int(Status.EXPIRED))
+_STOPS = ("paused", "switched_off", "unsubscribed")
 _LATEST = 20  # of those that were given up, in search of one that says something of the handler
 _OF_THE_MESSAGE = ", ".join(f"'{one.value}'" for one in (Reason.PAYLOAD, Reason.TOO_LARGE, Reason.DUPLICATE, Reason.BUDGET))
 
@@ -51,13 +53,18 @@ _FAILS = [
     *(_exists(_GIVEN_UP.format(id="handlers.id", status=status, most=_LATEST)) for status in _FAILED),
 ]
 _FAILING = and_(handlers.c.is_enabled.is_(True), or_(handlers.c.failures > 0, *map(text, _FAILS)))
+_STRANGERS = select(users.c.id).where(users.c.is_admin.is_(False))
+_UNCONFIRMED = or_(  # as `ports.consents.is_unconfirmed`
+    handlers.c.consent == int(Consent.WITHDRAWN), and_(handlers.c.consent == int(Consent.MISSING), handlers.c.user_id.in_(_STRANGERS))
+)
 STATE = case(
     (and_(handlers.c.is_enabled.is_(False), handlers.c.disabled_reason.isnot(None)), "switched_off"),
     (handlers.c.is_enabled.is_(False), "paused"),
+    (_UNCONFIRMED, "unconfirmed"),
     (_FAILING, "failing"),
     else_="ok",
 )
-WORST_FIRST = case({"failing": 0, "switched_off": 1, "ok": 2, "paused": 3}, value=STATE)
+WORST_FIRST = case({"failing": 0, "switched_off": 1, "unconfirmed": 2, "ok": 3, "paused": 4}, value=STATE)
 
 _WAITING = text(
     f"SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE {IS_PENDING} AND handler_id = :id LIMIT :most) AS chosen),"
@@ -115,7 +122,9 @@ class SqlStandings:
 
 def standings(connection: Connection, handler_ids: Sequence[int]) -> dict[int, Standing]:
     columns = (handlers.c.id, handlers.c.is_enabled, handlers.c.last_delivered_at, handlers.c.failures, handlers.c.failing_since)
-    rows = connection.execute(select(*columns).where(handlers.c.id.in_(handler_ids))).all()
+    asked = (handlers.c.consent, func.coalesce(handlers.c.asked_at, handlers.c.created_at).label("asked_at"), users.c.is_admin)
+    chosen = select(*columns, *asked).join(users, users.c.id == handlers.c.user_id).where(handlers.c.id.in_(handler_ids))
+    rows = connection.execute(chosen).all()
     return {row.id: _standing(connection, row) for row in rows}
 
 
@@ -123,6 +132,8 @@ def _standing(connection: Connection, row: Any) -> Standing:
     waiting, next_at, fresh_at = connection.execute(_WAITING, {"id": row.id, "most": COUNT_CAP}).one()
     if not row.is_enabled:
         return Standing(waiting, next_at, event=_stopped_by(connection, row.id))
+    if is_unconfirmed(row.consent, row.is_admin):
+        return Standing(waiting, next_at, unconfirmed_since=row.asked_at)
     after = max(fresh_at, 0 if row.last_delivered_at is None else row.last_delivered_at + SECOND)
     found = [one for statement in _LATEST_OF if (one := connection.execute(statement, {"id": row.id, "after": after}).first())]
     if not found:
@@ -138,7 +149,7 @@ def _firsts(connection: Connection, handler_id: int, after: Micros) -> list[Micr
 
 
 def _stopped_by(connection: Connection, handler_id: int) -> HandlerEvent | None:
-    own = select(handler_events).where(handler_events.c.handler_id == handler_id, handler_events.c.what.in_(("paused", "switched_off")))
+    own = select(handler_events).where(handler_events.c.handler_id == handler_id, handler_events.c.what.in_(_STOPS))
     row = connection.execute(own.order_by(handler_events.c.id.desc()).limit(1)).first()
     return None if row is None else HandlerEvent(row.at, row.what, row.detail, Reason(row.reason) if row.reason else None)
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 from tocsin.model import Status
+from tocsin.ports.consents import Consent
 
 # Conditions on a delivery's status, each once. They are literal: with bound values SQLite cannot use the partial indexes.
 IS_PENDING = f"status = {Status.PENDING:d}"
@@ -57,6 +58,7 @@ users = Table(
     Column("disabled_at", Time),
     Column("time_zone", Text),  # a name of the tz database; UTC where there is none
     Column("known_addresses", LargeBinary),  # marks of those they have signed in from, the latest first
+    Column("language", Text),  # of what the service writes to them
     sqlite_autoincrement=True,
 )
 
@@ -72,6 +74,7 @@ keys = Table(
     Column("created_at", Time, nullable=False),
     Column("last_used_at", Time),
     Column("revoked_at", Time),
+    Column("expires_at", Time),
     sqlite_autoincrement=True,
 )
 
@@ -149,8 +152,31 @@ handlers = Table(
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("failing_since", Time),
     Column("partition", SmallInteger),  # None: not known yet; see `shared_tables.py`
+    Column("consent", SmallInteger, nullable=False, server_default=text(f"{Consent.GIVEN:d}")),
+    Column("asked_at", Time),  # when the link to confirm its address was first mailed
     Index("ix_handlers_user_id_live", "user_id", "id", sqlite_where=text("deleted_at IS NULL")),
     sqlite_autoincrement=True,
+)
+
+# Addresses that a user may mail to, since somebody there has agreed. Only marks of them are kept.
+mail_consents = Table(
+    "mail_consents",
+    metadata,
+    Column("user_id", Id, ForeignKey("users.id"), primary_key=True, autoincrement=False),
+    Column("mark", LargeBinary, primary_key=True),
+    Column("given_at", Time),
+    Column("withdrawn_at", Time),
+    sqlite_with_rowid=False,
+)
+
+# When somebody was asked to agree, for a day: `mailbox` is the mark of the address without what may follow a plus sign.
+consent_asks = Table(
+    "consent_asks",
+    metadata,
+    Column("mailbox", LargeBinary, primary_key=True),
+    Column("at", Time, primary_key=True, autoincrement=False),
+    Column("user_id", Id, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # What happened to a handler beside its deliveries, the last few of it.

@@ -20,6 +20,7 @@ from tocsin.store.tables import (
     TOTAL_NOTIFICATIONS,
     attempts,
     audit,
+    consent_asks,
     deliveries,
     handler_events,
     handler_hours,
@@ -184,6 +185,12 @@ def old_posts(connection: Connection, before: Micros, rows: int, after: Place) -
     return Swept(gone, tuple(looked_at[-1][:2]) if len(looked_at) == rows else None)
 
 
+def consent_asks_of_before(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    key = (consent_asks.c.mailbox, consent_asks.c.at)
+    gone = _delete(connection, key, connection.execute(select(*key).where(consent_asks.c.at < before).limit(rows)).all())
+    return Swept(gone, START if gone == rows else None)
+
+
 def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> int:
     """Rows by their primary key, one by one: for `(a, b) IN (...)` SQLite looks through the whole table."""
     if rows:
@@ -225,6 +232,7 @@ SWEEPS: dict[Old, Sweep] = {
     "notifications": old_notifications,
     "idempotency": idempotency_keys,
     "posts": old_posts,
+    "consent_asks": consent_asks_of_before,
     "handlers": handler_history,
     "totals": fold,
     "audit": old_audit,

@@ -28,6 +28,8 @@ ACT_WORDS = {
     Act.HANDLER_ADDED: N_("Handler added"),
     Act.HANDLER_CHANGED: N_("Handler changed"),
     Act.HANDLER_PAUSED: N_("Handler paused"),
+    Act.HANDLER_CONFIRMED: N_("Address of a handler confirmed"),
+    Act.HANDLER_UNSUBSCRIBED: N_("Handler unsubscribed from"),
     Act.HANDLER_ENABLED: N_("Handler enabled"),
     Act.HANDLER_DELETED: N_("Handler deleted"),
     Act.HANDLER_SWITCHED_OFF: N_("Handler switched off"),

@@ -88,6 +88,12 @@ OURS = (
     N_("The stored settings cannot be opened with the service's key."),
     N_("The worker that was to send it ended, or did not answer in time: the test may have arrived."),
     N_("The provider's rate limit left no slot within 30 seconds; try again later."),
+    N_("A link to confirm it was mailed there."),
+    N_("Whoever reads mail at that address has to open it."),
+    N_("The link to confirm it could not be mailed."),
+    N_("Links to confirm it were mailed there several times today: look for the latest, or try again tomorrow."),
+    N_("It was confirmed or changed at this moment: try again."),
+    N_("The operator has to set TOCSIN_BASE_URL before a link to confirm it can be mailed."),
     # What keeps the service from working.
     N_("The store does not take writes."),
     N_("Nothing is sent: the engine does not run."),

@@ -21,7 +21,7 @@ from tocsin.model import REPLAYABLE, Fault, Handler, Invalid, Missing
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.standings import HandlerHour, Overview
-from tocsin.settings import EVERY_PORT
+from tocsin.readings import EVERY_PORT
 from tocsin.web import charts, confirm, language
 from tocsin.web.visit import Visit
 
@@ -250,7 +250,9 @@ async def add(visit: Visit) -> Response:
     if visit.text("do") == "test":
         return _form(visit, channel, None, given, trial=await visit.service.trials.draft(visit.who.id, draft))
     made = await visit.service.handlers.create(visit.who.id, draft)
-    return visit.go(f"/handlers/{made}?done=added")
+    [state] = await visit.service.handlers.states([await visit.service.handlers.get(visit.who.id, made)])
+    is_asked = state.word == "unconfirmed" and visit.service.consenting.can_ask
+    return visit.go(f"/handlers/{made}?done={'asked' if is_asked else 'added'}")
 
 
 async def edit_page(visit: Visit) -> Response:
@@ -324,6 +326,7 @@ async def _one(visit: Visit, trial: Any = None) -> Response:
         recent=recent.rows,
         subjects={one: label.title or label.text for one, label in about.items()},
         state=state,
+        can_ask=visit.service.consenting.can_ask,
         trial=trial,
     )
 

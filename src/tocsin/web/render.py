@@ -101,6 +101,7 @@ def _environment(language: str) -> Environment:
         zone_names=zones.names,
         offset=zones.offset,
         state_badge=state_badge,
+        is_unsubscribed=is_unsubscribed,
         state_words=STATE_WORDS,
         input_type=input_type,
     )
@@ -208,6 +209,8 @@ def in_short(state: HandlerState, _: Translate) -> str:
 
 def advice(state: HandlerState, _: Translate) -> str:
     """What to do about it; empty if there is nothing to do."""
+    if is_unsubscribed(state):
+        return _("If you enable it again, that address is asked to confirm first.")
     return _(hint(state.reason)) if state.reason is not None and hint(state.reason) else ""
 
 
@@ -216,6 +219,8 @@ def trouble(state: HandlerState, _: Translate) -> str:
     told = reason_of(state, _)
     if state.word == "switched_off":
         return _("Switched off by the service: nothing is sent to it.")
+    if is_unsubscribed(state):
+        return _("Somebody who reads mail at its address has unsubscribed.")
     return told or _("Its deliveries fail.")
 
 
@@ -254,14 +259,23 @@ def described(text: str, _: Translate) -> str:
 STATE_WORDS = {
     "ok": ("green", N_("Ready")),
     "failing": ("red", N_("Failing")),
+    "unconfirmed": ("amber", N_("Not confirmed")),
     "paused": ("grey", N_("Paused by you")),
     "switched_off": ("red", N_("Switched off")),
 }
 
 
+UNSUBSCRIBED = ("grey", N_("Unsubscribed"))
+
+
+def is_unsubscribed(state: HandlerState) -> bool:
+    """Whether whoever got its mails has paused it."""
+    return state.word == "paused" and state.reason is Reason.UNCONFIRMED
+
+
 def state_badge(state: HandlerState) -> tuple[str, str]:
     """A handler's state as colour and words."""
-    return STATE_WORDS[state.word]
+    return UNSUBSCRIBED if is_unsubscribed(state) else STATE_WORDS[state.word]
 
 
 def input_type(field: Field) -> str:

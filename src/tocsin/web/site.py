@@ -24,6 +24,7 @@ from tocsin.web import (
     assets,
     audit,
     confirm,
+    consents,
     guides,
     handlers,
     keys,
@@ -66,6 +67,10 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("POST", "/sign-in/code", second_factor.enter_code, "anybody"),
     ("GET", "/sign-in/{token}", sign_in.linked_page, "anybody"),
     ("POST", "/sign-in/{token}", sign_in.linked, "anybody"),
+    ("GET", "/confirm/{token}", consents.agree_page, "anybody"),
+    ("POST", "/confirm/{token}", consents.agree, "anybody"),
+    ("GET", "/unsubscribe/{token}", consents.unsubscribe_page, "anybody"),
+    ("POST", "/unsubscribe/{token}", consents.unsubscribe, "anybody"),
     ("GET", "/docs", reference.page, "anybody"),
     ("GET", "/ko/docs", reference.korean_page, "anybody"),
     ("GET", "/docs/channels/{type}", guides.page, "anybody"),
@@ -122,6 +127,8 @@ ROUTES: tuple[tuple[str, str, Handle, str], ...] = (
     ("GET", "/workers", workers.page, "administrators"),
 )
 
+# What a link from a mail is enough for: the mail program that presses the button has no form of ours.
+_BY_LINK = {consents.agree, consents.unsubscribe}
 # What those may reach who must set up a second factor first, beside what anybody may.
 _FREE = {*second_factor.PAGES, confirm.page, confirm.answer, single_sign_on.sign_out}
 
@@ -172,6 +179,10 @@ class Site:
             expected = visit.base
             _logger.warning("form.foreign", address=visit.address, origin=forged.origin[:200], expected=expected, host=visit.host[:200])
             return visit.problem(403, origin=forged.origin, expected=expected)
+        except consents.TooOften as often:
+            response = visit.problem(429)
+            response.headers["retry-after"] = str(often.seconds)
+            return response
         except TooLarge:
             return visit.problem(413)
         except OwnerGone:
@@ -214,7 +225,9 @@ class Site:
         acting.act_as(visit.actor)
         if whom != "anybody" and visit.visitor is None:
             return _to_sign_in(visit)
-        if request.method == "POST":
+        if handle in _BY_LINK:
+            await visit.read_nothing()
+        elif request.method == "POST":
             try:
                 await visit.read_form()
             except Stale:

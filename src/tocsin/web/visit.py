@@ -1,5 +1,6 @@
 """One request to the pages: the user, the language, and whether a change really comes from a page of ours."""
 
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -21,7 +22,7 @@ from tocsin.flow.people.accounts import Opened
 from tocsin.flow.people.clients import Client, Visitor
 from tocsin.flow.people.devices import DEVICE_LASTS
 from tocsin.flow.service import Pulse, Service
-from tocsin.model import Fault
+from tocsin.model import Busy, Fault
 from tocsin.web import language, render
 from tocsin.web.cookies import BEFORE, DEVICE, LANGUAGE, SESSION, name_of
 from tocsin.zones import zone_of
@@ -72,6 +73,7 @@ class Visit:
         self._cookies: dict[str, tuple[str, int]] = {}
         asked = request.query_params.get("lang")
         self.language = language.choose(asked or request.cookies.get(LANGUAGE), request.headers.get("accept-language", ""))
+        self._asked_language = asked in language.LANGUAGES
         if asked in language.LANGUAGES:
             self.set_cookie(LANGUAGE, asked, 365 * 86_400)
 
@@ -83,6 +85,9 @@ class Visit:
             self.visitor = self._believed(await self.service.accounts.visitor(self._session, self.client))
         if self.visitor is not None and self.visitor.by == "header" and not self._is_still_named(self.visitor):
             self.visitor = None
+        if self.visitor is not None and self.visitor.language != self.language and (self.visitor.language is None or self._asked_language):
+            with contextlib.suppress(Busy):
+                await self.service.administration.set_language(self.visitor.id, self.language)
         if self.visitor is not None and not self.is_fragment:
             self.pulse = await self.service.pulse(self.visitor.id, self.visitor.is_admin)
 
@@ -202,14 +207,21 @@ class Visit:
         tied_to = self._session if self.visitor is not None else self._before
         return hashlib.sha256(f"csrf {tied_to}".encode()).hexdigest()
 
-    async def read_form(self) -> None:
-        """Strangers may send only a few KB. Raises Forged, TooLarge and ClientDisconnect."""
-        limit = MAX_ANONYMOUS_BYTES if self.visitor is None else MAX_FORM_BYTES
+    async def read_nothing(self) -> None:
+        """What the body says does not matter. Raises TooLarge and ClientDisconnect."""
+        _ = await self._read(MAX_ANONYMOUS_BYTES)
+
+    async def _read(self, limit: int) -> bytearray:
         content = bytearray()
         async for piece in self.request.stream():
             content += piece
             if len(content) > limit:
                 raise TooLarge
+        return content
+
+    async def read_form(self) -> None:
+        """Strangers may send only a few KB. Raises Forged, TooLarge and ClientDisconnect."""
+        content = await self._read(MAX_ANONYMOUS_BYTES if self.visitor is None else MAX_FORM_BYTES)
         try:
             # What browsers send for our forms; bytes that are not UTF-8 become replacement characters, and NUL cannot be stored.
             text = content.decode("latin-1").replace("%00", "")

@@ -17,8 +17,9 @@ from tocsin.flow.delivery.rendering import context_of
 from tocsin.flow.delivery.sending import Rooms, Sending
 from tocsin.flow.delivery.settle import Decision, ended_without_attempt
 from tocsin.flow.directory import Directory, Loaded
+from tocsin.flow.links import Question, with_link
 from tocsin.flow.pace import Pacer
-from tocsin.model import Busy, Delivery, Message, Notification, Reason, Status
+from tocsin.model import LINK_KIND, Busy, Delivery, Message, Notification, Reason, Status
 from tocsin.net.wires import Wires
 from tocsin.ports import engine
 from tocsin.ports.queue import Queue, Waiting
@@ -31,13 +32,24 @@ log = structlog.get_logger(__name__)
 class Delivering:
     """The engine's worker."""
 
-    def __init__(self, queue: Queue, directory: Directory, pacer: Pacer, wires: Wires, keeping: Keeping, identities: Identities) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        directory: Directory,
+        pacer: Pacer,
+        wires: Wires,
+        keeping: Keeping,
+        identities: Identities,
+        ask: Callable[[Loaded], object] = bool,
+    ) -> None:
+        """`ask` is told of handlers whose address has not agreed to what was to be mailed there."""
         self._directory = directory
         self._pacer = pacer
         self._is_shared = pacer.egress is not None
         self._wires = wires
         self._keeping = keeping
         self._identities = identities
+        self._ask = ask
         self._rooms = Rooms(queue, keeping, directory.service)
         self._tasks: set[asyncio.Task[Any]] = set()  # of attempts that wait for something
         self._reading: set[asyncio.Task[None]] = set()
@@ -124,8 +136,10 @@ class Delivering:
         now = clock.now()
         try:
             unwanted = _unwanted(delivery, notification, loaded, now)
-            context = context_of(loaded, self._rooms.settings, now, self._identities.identity(delivery.id), delivery=delivery)
             message = _as_meant(notification.message, notification.send_at) if notification.send_at is not None else notification.message
+            if loaded.address and unwanted is None:
+                message, unwanted = self._agreed(delivery, message, loaded, now)
+            context = context_of(loaded, self._rooms.settings, now, self._identities.identity(delivery.id), delivery=delivery)
         except Exception as error:  # noqa: BLE001  # whatever it was, it is in the log
             observe.seldom(log.error, "attempt.failed", delivery=delivery.id, exc_info=error)
             self._look_again(delivery, run)
@@ -151,6 +165,21 @@ class Delivering:
                 job=job,
                 rooms=self._rooms,
             ).start()
+
+    def _agreed(self, delivery: Delivery, message: Message, loaded: Loaded, now: Micros) -> tuple[Message, Decision | None]:
+        """Mail goes only to those who have agreed to it; but for the link by which they do, and that only once."""
+        links = self._directory.links
+        if message.kind == LINK_KIND:
+            if not loaded.is_unconfirmed:
+                return message, ended_without_attempt(delivery, Status.CANCELLED, Reason.CANCELLED, now)
+            if links.can_be_made and not delivery.replays:
+                handler = loaded.handler
+                return with_link(message, links.confirm(Question(handler.user_id, handler.id, loaded.address, message.at))), None
+        elif loaded.is_unconfirmed:
+            self._ask(loaded)
+        else:
+            return message, None
+        return message, ended_without_attempt(delivery, Status.SKIPPED, Reason.UNCONFIRMED, now)
 
     # ---------------------------------------------------------------------------------------------------- not attempted
 

@@ -10,6 +10,7 @@ from tocsin.channels.registry import CHANNELS
 from tocsin.clock import DAY, SECOND, Micros
 from tocsin.flow.directory import Directory
 from tocsin.flow.intake.accept import Accepting
+from tocsin.flow.speech import Languages, Retell, Speech
 from tocsin.flow.words import hint
 from tocsin.model import Busy, Draft, Message, Severity, SwitchedOff
 from tocsin.ports.handlers import HandlerRow, HandlerRows
@@ -30,7 +31,15 @@ log = structlog.get_logger(__name__)
 class Notices:
     """Gathers handlers that were switched off, by owner, and tells each owner once."""
 
-    def __init__(self, pending: PendingNotices, handlers: HandlerRows, directory: Directory, accepting: Accepting) -> None:
+    def __init__(
+        self,
+        pending: PendingNotices,
+        handlers: HandlerRows,
+        directory: Directory,
+        accepting: Accepting,
+        languages: Languages | None = None,
+    ) -> None:
+        self._languages = languages or Languages()
         self._pending = pending
         self._handlers = handlers
         self._directory = directory
@@ -90,7 +99,8 @@ class Notices:
         rows = {row.id: row for row in await self._handlers.rows([one.handler_id for one in untold])}
         off = [(one, rows[one.handler_id]) for one in untold if one.handler_id in rows and _is_off(rows[one.handler_id])]
         targets = await self._targets(user_id, now) if off else ()
-        draft = Draft(_message(off, now, is_last=len(today) + 1 == MAX_A_DAY), targets) if targets else None
+        speech = self._languages.named(await self._pending.language(user_id))
+        draft = Draft(_message(off, now, speech, is_last=len(today) + 1 == MAX_A_DAY), targets) if targets else None
         notice, committed = await self._accepting.notice(user_id, draft)
         ids = tuple(one.handler_id for one in untold)
         is_told = await self._pending.tell(Telling(user_id, notice, ids, (*today, now), tuple(told_at)), committed)
@@ -101,7 +111,9 @@ class Notices:
         found: list[tuple[int, bool]] = []
         for handler_id, last_at in await self._pending.candidates(user_id):
             loaded = await self._directory.loaded(handler_id)
-            if loaded is not None and loaded.settings is not None and not loaded.channel.is_public(loaded.settings):
+            if loaded is None or loaded.settings is None or loaded.is_unconfirmed:
+                continue
+            if not loaded.channel.is_public(loaded.settings):
                 found.append((handler_id, last_at is not None and last_at > now - LATELY))
         lately = [handler_id for handler_id, is_lately in found if is_lately]
         return tuple((lately or [handler_id for handler_id, _ in found])[:MAX_TARGETS])
@@ -111,29 +123,43 @@ def _is_off(row: HandlerRow) -> bool:
     return row.deleted_at is None and not row.is_enabled
 
 
-def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, is_last: bool) -> Message:
+def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, speech: Speech, is_last: bool) -> Message:
+    _ = speech.say
     first, row = off[0]
-    if len(off) == 1:
-        title = f"Handler switched off: {row.name}"
-        paragraphs = [first.why, hint(first.reason), "Nothing more is sent there until you switch it on again."]
+    if len(off) == 1 and first.is_unsubscribed:
+        title = _("Unsubscribed: {name}").format(name=row.name)
+        paragraphs = [
+            _("Whoever reads mail at the address of this handler has unsubscribed, so it was paused."),
+            _("If you enable it again, that address is asked to confirm first."),
+        ]
+    elif len(off) == 1:
+        title = _("Handler switched off: {name}").format(name=row.name)
+        paragraphs = [speech.retell(first.why), _said(hint(first.reason), _), _("Nothing more is sent there until you switch it on again.")]
     else:
-        title = f"{len(off)} handlers switched off: {row.name} and others"
-        lines = [f"- {named.name} ({CHANNELS[named.type].title}): {one.why}" for one, named in off[:MAX_NAMED]]
+        title = _("{count} handlers switched off: {name} and others").format(count=len(off), name=row.name)
+        lines = [f"- {named.name} ({CHANNELS[named.type].title}): {speech.retell(one.why)}" for one, named in off[:MAX_NAMED]]
         rest = len(off) - MAX_NAMED
         paragraphs = [
             "\n".join(lines),
-            f"And {rest} more." if rest > 0 else "",
-            "Nothing more is sent there until you switch them on again.",
+            _("And {count} more.").format(count=rest) if rest > 0 else "",
+            _("Nothing more is sent there until you switch them on again."),
         ]
     if is_last:
-        paragraphs.append("This is the last notice of this kind today. The page of your handlers shows any others that are switched off.")
+        paragraphs.append(
+            _("This is the last notice of this kind today. The page of your handlers shows any others that are switched off.")
+        )
     return Message(
         title=title[:256],
         text="\n\n".join(paragraph for paragraph in paragraphs if paragraph),
         severity=Severity.WARNING,
-        fields=(("Handler", row.name), ("Type", CHANNELS[row.type].title), ("Id", str(row.id))),
+        fields=((_("Handler"), row.name), (_("Type"), CHANNELS[row.type].title), (_("Id"), str(row.id))),
         at=now,
         kind="handler.disabled",
         is_text=True,  # names, and what providers say, are no Markdown
         handlers=tuple(SwitchedOff(named.id, named.name, named.type, one.reason) for one, named in off[:MAX_LISTED]),
     )
+
+
+def _said(sentence: str, _: Retell) -> str:
+    """A catalogue's entry for nothing is its head."""
+    return _(sentence) if sentence else ""

@@ -31,7 +31,16 @@ def context_of(loaded: Loaded, service: Settings, now: Micros, key: str, *, deli
     handler = loaded.handler
     secrets = signing_secrets(handler.secret, now)
     if delivery is None:
-        return Context(key=key, handler_id=handler.id, now=now, service=service, suffix=suffix, signing_secrets=secrets, zone=loaded.zone)
+        return Context(
+            key=key,
+            handler_id=handler.id,
+            now=now,
+            service=service,
+            suffix=suffix,
+            signing_secrets=secrets,
+            zone=loaded.zone,
+            unsubscribe=loaded.unsubscribe,
+        )
     return Context(
         key=key,
         handler_id=handler.id,
@@ -45,6 +54,7 @@ def context_of(loaded: Loaded, service: Settings, now: Micros, key: str, *, deli
         suffix=suffix,
         signing_secrets=secrets,
         zone=loaded.zone,
+        unsubscribe=loaded.unsubscribe,
     )
 
 

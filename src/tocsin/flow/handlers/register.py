@@ -12,6 +12,7 @@ from tocsin.clock import HOUR, SECOND, Micros
 from tocsin.flow import pools
 from tocsin.flow.delivery.health import ROWS_AT_ONCE, end_waiting
 from tocsin.flow.directory import Directory, open_handler
+from tocsin.flow.handlers.consenting import Consenting, is_same
 from tocsin.flow.handlers.states import HandlerState, next_start, state_of
 from tocsin.flow.pace import Pacer
 from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
@@ -19,11 +20,12 @@ from tocsin.net.guard import closed_port
 from tocsin.net.routes import place_of
 from tocsin.partitions import own_root, partition_of
 from tocsin.ports.audit import Act, AuditLog
+from tocsin.ports.consents import Consent
 from tocsin.ports.engine import Engine
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, HandlerFilter, HandlerRow, HandlerRows
 from tocsin.ports.queue import Queue
 from tocsin.ports.standings import HandlerFacts, HandlerHour, Overview, Standing, Standings
-from tocsin.settings import Ports
+from tocsin.readings import Ports
 from tocsin.vault import Vault, WrongKey, new_signing_secret
 
 MAX_NAME_CHARACTERS = 256
@@ -174,6 +176,11 @@ def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
     return shown
 
 
+def _address(channel: AnyChannel, settings: Mapping[str, str]) -> str:
+    """To which is mailed with these settings; empty if nothing is."""
+    return "" if channel.mailbox is None else channel.mailbox(settings_of(channel, settings))
+
+
 # ---------------------------------------------------------------------------------------------------------- what is done
 
 
@@ -206,8 +213,10 @@ class Handlers:
         engine: Engine,
         vault: Vault,
         pacer: Pacer,
+        consenting: Consenting,
         audit: AuditLog,
     ) -> None:
+        self._consenting = consenting
         self._rows = rows
         self._standings = standings
         self._queue = queue
@@ -268,25 +277,28 @@ class Handlers:
             secret=self._new_secret(channel),
             is_enabled=True if draft.is_enabled is None else draft.is_enabled,
             partition=self._home(channel, draft.settings or {}),
+            consent=await self._consenting.consent(user_id, _address(channel, draft.settings or {})),
             fields=tuple(draft.settings or {}),
         )
         handler_id = await self._rows.add(user_id, change, clock.now())
         self._directory.forget(user_id, handler_id)
+        await self._consenting.ask_for(handler_id)
         return handler_id
 
     async def change(self, user_id: int, handler_id: int, draft: HandlerDraft) -> int:
         """Write what the draft holds. Raises Missing."""
         while True:
             row = await self._row(user_id, handler_id)
-            change = self._change(row, draft)
+            change = await self._change(row, draft)
             if await self._rows.change(handler_id, change, row.version, _event(row, draft), ROWS_AT_ONCE):
                 break
         self._directory.forget(user_id, handler_id)
         if draft.is_enabled is False:  # the first of them ended in the same commit; a start ends what a crash leaves of the others
             await end_waiting(self._queue, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
+        await self._consenting.ask_for(handler_id)
         return handler_id
 
-    def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
+    async def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
         settings = draft.settings
         before: Mapping[str, str] = {}
         if settings is not None and draft.type in (None, row.type) and row.settings is not None:
@@ -301,8 +313,15 @@ class Handlers:
             secret=None if draft.type in (None, row.type) else self._new_secret(CHANNELS[draft.type]) or b"",
             is_enabled=draft.is_enabled,
             partition=None if settings is None else self._partition(row, draft, settings),
+            consent=None if settings is None else await self._consent(row, draft, settings),
             fields=_changed_fields(row, draft, before),
         )
+
+    async def _consent(self, row: HandlerRow, draft: HandlerDraft, settings: Mapping[str, str]) -> Consent | None:
+        """None: it stays as it was, since nothing is mailed, or to the same address as before."""
+        before = _address(CHANNELS[row.type], self._open(row).settings) if row.settings is not None else ""
+        after = _address(CHANNELS[draft.type or row.type], settings)
+        return None if is_same(before, after) else await self._consenting.consent(row.user_id, after)
 
     def _home(self, channel: AnyChannel, settings: Mapping[str, str]) -> int | None:
         return home_of(channel, settings_of(channel, settings), self._directory.service)

@@ -10,7 +10,7 @@ from tocsin.flow.pace import Pacer
 from tocsin.model import Handler, Reason
 from tocsin.ports.standings import Standing
 
-STATES = ("ok", "failing", "paused", "switched_off")
+STATES = ("ok", "failing", "unconfirmed", "paused", "switched_off")
 
 
 class HandlerState(Struct, frozen=True):
@@ -32,9 +32,13 @@ def state_of(handler: Handler, standing: Standing, next_at: Micros | None) -> Ha
     if not handler.is_enabled:
         since = None if event is None else event.at
         if handler.disabled_reason is None:
+            if event is not None and event.what == "unsubscribed":
+                return HandlerState("paused", since, event.reason, event.detail, waiting, next_at)
             return HandlerState("paused", since, None, "", waiting, next_at)
         reason = None if event is None else event.reason
         return HandlerState("switched_off", since, reason, handler.disabled_reason, waiting, next_at)
+    if standing.unconfirmed_since is not None:
+        return HandlerState("unconfirmed", standing.unconfirmed_since, Reason.UNCONFIRMED, "", waiting, next_at)
     if standing.failing_since is None:
         return HandlerState("ok", waiting=waiting, next_at=next_at)
     return HandlerState("failing", standing.failing_since, standing.reason, said(standing.reason, standing.error), waiting, next_at)

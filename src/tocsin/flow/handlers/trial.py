@@ -13,6 +13,7 @@ from tocsin.flow.delivery.attempt import NO_SLOT, STOPPED, WAITING, Attempt, NoP
 from tocsin.flow.delivery.rendering import context_of
 from tocsin.flow.delivery.shown import shown_answer, shown_reply, shown_request
 from tocsin.flow.directory import Directory, Loaded, load
+from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.pace import Pacer
@@ -33,11 +34,17 @@ from tocsin.model import (
     adds_to,
 )
 from tocsin.net.wires import Wires
+from tocsin.ports.consents import Asked
 from tocsin.ports.workers import Partitions
 from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
 
 TRIAL_SECONDS = 30.0
+_LINK_SENT = "A link to confirm it was mailed there. Whoever reads mail at that address has to open it."
+_LINK_NOT_SENT = "The link to confirm it could not be mailed."
+_ASKED_TOO_OFTEN = "Links to confirm it were mailed there several times today: look for the latest, or try again tomorrow."
+_CHANGED = "It was confirmed or changed at this moment: try again."
+_NO_LINK = "The operator has to set TOCSIN_BASE_URL before a link to confirm it can be mailed."
 _NO_SLOT = "The provider's rate limit left no slot within 30 seconds; try again later."
 
 
@@ -67,7 +74,16 @@ class Tests(Protocol):
 class Trials:
     """Test sends by this process."""
 
-    def __init__(self, directory: Directory, pacer: Pacer, wires: Wires, settings: Settings, mail_health: MailHealth | None = None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        pacer: Pacer,
+        wires: Wires,
+        settings: Settings,
+        consenting: Consenting,
+        mail_health: MailHealth | None = None,
+    ) -> None:
+        self._consenting = consenting
         self._mail_health = mail_health or MailHealth()
         self._directory = directory
         self._pacer = pacer
@@ -75,10 +91,10 @@ class Trials:
         self._settings = settings
 
     async def saved(self, user_id: int, handler_id: int) -> Trial:
-        return _trial(await self._tried(await self.load_saved(user_id, handler_id), TRIAL_SECONDS))
+        return await self._answered(await self.load_saved(user_id, handler_id), TRIAL_SECONDS)
 
     async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
-        return _trial(await self._tried(self.load_draft(user_id, draft), TRIAL_SECONDS))
+        return await self._answered(self.load_draft(user_id, draft), TRIAL_SECONDS)
 
     async def load_saved(self, user_id: int, handler_id: int, version: int = 0) -> Loaded:
         """In this version or a newer one. Raises Missing."""
@@ -97,24 +113,41 @@ class Trials:
 
     async def while_ours(self, loaded: Loaded, seconds: float, partitions: Partitions) -> Trial | None:
         """While this process sends for the handler's partition. None: it does not, or not any longer, and nothing has arrived."""
-        tried = await self._tried(loaded, seconds, partitions)
-        return None if tried is None or tried.is_to_repeat else _trial(tried)
+        if (end_stay := partitions.stay(loaded.partition or 0, _nothing)) is None:
+            return None
+        end_stay()
+        return await self._answered(loaded, seconds, partitions)
 
     @overload
-    async def _tried(self, loaded: Loaded, seconds: float) -> "_Test": ...
+    async def _answered(self, loaded: Loaded, seconds: float) -> Trial: ...
 
     @overload
-    async def _tried(self, loaded: Loaded, seconds: float, partitions: Partitions) -> "_Test | None": ...
+    async def _answered(self, loaded: Loaded, seconds: float, partitions: Partitions) -> Trial | None: ...
 
-    async def _tried(self, loaded: Loaded, seconds: float, partitions: Partitions | None = None) -> "_Test | None":
+    async def _answered(self, loaded: Loaded, seconds: float, partitions: Partitions | None = None) -> Trial | None:
+        """Nothing but the link to confirm is mailed to an address that has not agreed. The answer does not show it."""
+        is_asked, message = False, _test_message(loaded)
+        if loaded.address and await self._is_unconfirmed(loaded):
+            if why_not := await self._why_not_asked(loaded):
+                return _unconfirmed(0, why_not)
+            is_asked, message = True, await self._consenting.link_message(loaded)
+        tried = await self._tried(loaded, message, seconds, partitions)
+        if tried is None or (partitions is not None and tried.is_to_repeat):
+            return None
+        return _asked(tried) if is_asked else _trial(tried)
+
+    async def _is_unconfirmed(self, loaded: Loaded) -> bool:
+        handler = loaded.handler
+        return loaded.is_unconfirmed if handler.id else await self._consenting.is_missing(handler.user_id, loaded.address)
+
+    async def _why_not_asked(self, loaded: Loaded) -> str:
+        """Why no link can be mailed now; empty: it can, and that is noted."""
+        if not self._consenting.can_ask:
+            return _NO_LINK
+        return {Asked.DONE: "", Asked.NEEDLESS: _CHANGED, Asked.TOO_OFTEN: _ASKED_TOO_OFTEN}[await self._consenting.ask_again(loaded)]
+
+    async def _tried(self, loaded: Loaded, message: Message, seconds: float, partitions: Partitions | None) -> "_Test | None":
         deadline, now = time.monotonic() + seconds, clock.now()
-        message = Message(
-            title="Test from tocsin",
-            text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",
-            severity=Severity.INFO,
-            at=now,
-            kind="test",
-        )
         context = context_of(loaded, self._settings, now, f"test_{secrets.token_hex(12)}", suffix=time.strftime("%H:%M:%S", time.gmtime()))
         wires = self._wires.for_tests(loaded.handler.user_id)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -164,6 +197,28 @@ class _Test(Attempt[NoPlace], kw_only=True, eq=False, gc=False):
     def is_to_repeat(self) -> bool:
         """It ended because it had to leave, and nothing of it has arrived."""
         return self.has_left and self.part == 0 and (self.outcome is NO_SLOT or self.reply is STOPPED)
+
+
+def _test_message(loaded: Loaded) -> Message:
+    return Message(
+        title="Test from tocsin",
+        text=f"This is a test of **{_plain(loaded.handler.name)}**. If you can read this, it works.",
+        severity=Severity.INFO,
+        at=clock.now(),
+        kind="test",
+    )
+
+
+def _asked(tried: _Test) -> Trial:
+    if isinstance(tried.outcome, Delivered):
+        return _unconfirmed(tried.duration_us // 1000, _LINK_SENT)
+    trial = _trial(tried)
+    return _unconfirmed(trial.duration_ms, f"{_LINK_NOT_SENT} {trial.hint}")
+
+
+def _unconfirmed(duration_ms: int, what_to_do: str) -> Trial:
+    reason = Reason.UNCONFIRMED
+    return Trial("failed", reason.value, duration_ms, None, None, f"{sentence(reason)} {what_to_do}")
 
 
 def _trial(tried: _Test) -> Trial:

@@ -163,7 +163,16 @@ class Accounts:
         person, session = found
         if now - session.seen_at > _NOTE_AFTER:
             await self._sessions.touch(session.token_hash, now, client.address)
-        return Visitor(person.id, person.email, person.is_admin, person.time_zone, session.by, session.token_hash, session.confirmed_at)
+        return Visitor(
+            person.id,
+            person.email,
+            person.is_admin,
+            person.time_zone,
+            session.by,
+            session.token_hash,
+            session.confirmed_at,
+            person.language,
+        )
 
     async def sessions(self, visitor: Visitor) -> list[SessionLine]:
         """The visitor's own, the last used one first."""

@@ -35,6 +35,10 @@ class Administration:
         await self._users.set_time_zone(user, zone)
         self._user_changed(user)
 
+    async def set_language(self, user: int, language: str) -> None:
+        """Of what the service itself writes to them. Raises Busy."""
+        await self._users.set_language(user, language)
+
     async def users(self) -> list[UserLine]:
         return await self._users.all()
 
@@ -51,6 +55,7 @@ class Administration:
             raise Invalid(Fault("invalid", "Not a usable value", "There is already a user with this address.", "email"))
         if done is Invited.LAST_ADMINISTRATOR:
             raise Invalid(Fault("invalid", "Not possible", "This is the last administrator.", "email"))
+        self._changed()  # of somebody who was invited before the role may be another
         return address, token
 
     async def set_role(self, by: Visitor, user: int, is_admin: bool) -> None:
@@ -60,6 +65,7 @@ class Administration:
         await self._there(user)
         if not await self._users.set_role(user, is_admin):
             raise Invalid(_LAST)
+        self._user_changed(user)
 
     async def disable(self, by: Visitor, user: int) -> None:
         """As `tocsin users disable`. Raises Missing, and Invalid for oneself and for the last administrator."""

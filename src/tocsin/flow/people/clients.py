@@ -45,7 +45,7 @@ class Client(Struct, frozen=True):
 
 class Visitor(Struct, frozen=True):
     """Who is signed in, and in which session, by its token's hash. `time_zone`: the one they chose. `by`: how they signed in.
-    `confirmed_at`: when they last proved in this session who they are.
+    `confirmed_at`: when they last proved in this session who they are. `language`: in which they are written to.
     """
 
     id: int
@@ -55,6 +55,7 @@ class Visitor(Struct, frozen=True):
     by: By | None = None
     session: bytes = b""
     confirmed_at: Micros | None = None
+    language: str | None = None
 
 
 def device_of(agent: str) -> str:

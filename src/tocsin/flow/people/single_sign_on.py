@@ -1,7 +1,7 @@
 """Signing in elsewhere: at an OpenID provider, or at a proxy in front that names its user in a header."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -77,8 +77,16 @@ class _Kept(Struct, frozen=True):
 
 
 class SingleSignOn:
-    def __init__(self, settings: Settings, provider: "Provider | None", identities: Identities, vault: Vault) -> None:
-        """`provider`: None where the settings name none."""
+    def __init__(
+        self,
+        settings: Settings,
+        provider: "Provider | None",
+        identities: Identities,
+        vault: Vault,
+        user_changed: Callable[[int], object] = bool,
+    ) -> None:
+        """`provider`: None where the settings name none. `user_changed` is told of users whose role may have been changed."""
+        self._user_changed = user_changed
         self._settings = settings
         self._provider = provider
         self._identities = identities
@@ -206,6 +214,7 @@ class SingleSignOn:
         if arrived.keeps_role:
             log.warning("sign_on.last_administrator", by=by, who=who, why="they should be no administrator any more, and are the last one")
         if arrived.user is not None:
+            self._user_changed(arrived.user)
             if arrived.how is not Arrival.KNOWN:
                 log.info("sign_on.new", by=by, who=who, how=arrived.how.name.lower(), user=arrived.user)
             return arrived.user
