@@ -45,11 +45,12 @@ from tocsin.store.tables import (
     second_factors,
     sessions,
     totals,
+    usage,
     users,
 )
 from tocsin.store.totals import Totals
 
-_THEIRS = (second_factors, recovery_codes, identities, mail_consents, consent_asks)
+_THEIRS = (second_factors, recovery_codes, identities, mail_consents, consent_asks, usage)
 _ROWS_AT_ONCE = 100_000
 TOUCH_KEYS = statements.update(keys, key=("id",), given=("last_used_at",), where="last_used_at IS NULL OR last_used_at < {last_used_at}")
 _ADD_USER = text(

@@ -21,6 +21,7 @@ async def _about(visit: Visit) -> dict[str, Any]:
         "has_password": await visit.service.passwords.has_one(visit.who),
         "sessions": await visit.service.accounts.sessions(visit.who),
         "session_days": visit.service.settings.session_days,
+        "quotas": await visit.service.quotas.lines(visit.who.id),
         "key_count": sum(key.revoked_at is None for key in keys),
     }
 
