@@ -1,5 +1,6 @@
 """Who is asking, whether they may, and how often."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -13,7 +14,7 @@ from tocsin.api.errors import Refusal, fault
 from tocsin.api.proxies import client_address, neighbourhood
 from tocsin.flow.people.access import Access, Caller
 from tocsin.flow.people.failures import Failures
-from tocsin.flow.quotas import Policy
+from tocsin.flow.quotas import Policy, Quotas
 from tocsin.flow.windows import WINDOW_SECONDS, Standing, Windows
 from tocsin.ports.audit import Act
 from tocsin.settings import Settings
@@ -40,13 +41,18 @@ def _headers(name: str, standing: Standing) -> dict[str, str]:
     }
 
 
-def quota_headers(policies: Sequence[Policy]) -> list[tuple[bytes, bytes]]:
-    """What a user has left of the quotas over time, in the current draft's two headers."""
-    if not policies:
+def quota_headers(quotas: Quotas, user_id: int) -> list[tuple[bytes, bytes]]:
+    """What a user has left of the quotas over time, in the current draft's two headers; none for administrators."""
+    left = quotas.left(user_id)
+    if not left:
         return []
-    quotas = ", ".join([f'"{one.name}";q={one.most};w={one.seconds}' for one in policies])
-    left = ", ".join([f'"{one.name}";r={one.left};t={one.reset_seconds}' for one in policies])
-    return [(b"ratelimit-policy", quotas.encode()), (b"ratelimit", left.encode())]
+    now = ", ".join([f'"{name}";r={count};t={seconds}' for name, count, seconds in left])
+    return [(b"ratelimit-policy", _policies(quotas.over_time)), (b"ratelimit", now.encode())]
+
+
+@functools.cache
+def _policies(over_time: tuple[Policy, ...]) -> bytes:
+    return ", ".join([f'"{one.name}";q={one.most};w={one.seconds}' for one in over_time]).encode()
 
 
 class Doorkeeper:

@@ -102,7 +102,7 @@ class Api:
         try:
             return await endpoint.handle(call)
         finally:
-            limits.extend(quota_headers(self._service.quotas.policies(caller.user_id)))
+            limits.extend(quota_headers(self._service.quotas, caller.user_id))
 
     def _find(self, path: str) -> tuple[Methods, str | None]:
         """The path's endpoints by method, and the text of its id, if it has one. Raises Missing."""

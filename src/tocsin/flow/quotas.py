@@ -28,6 +28,8 @@ MEASURE_AGAIN_SECONDS = 60.0  # what is stored, where it seemed to be too much
 MEASURED_FOR_SECONDS = 600.0
 MAX_REMEMBERED = 20_000  # users
 MB = 1_000_000
+SENT, MAILED, MAILED_TO = map(int, What)  # an enum's own hash takes ten times as long
+_A_DAY = "notifications-day"
 _MINUTE = "You may send {most} notifications a minute. Wait {seconds} s."
 _DAY = "You may send {most} notifications a day (UTC), and {used} were sent today."
 _STORED = "You may store {most} MB, and {used} MB are stored. What is older than the retention goes by itself."
@@ -46,27 +48,24 @@ class Line(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """A quota over time, as clients are told of it."""
+    """A quota over time, as clients are told of it: so many within so many seconds."""
 
     name: str
     most: int
     seconds: int
-    left: int
-    reset_seconds: int
 
 
-class _Minute(Struct):
-    """From when on it counts, until when, and how many."""
+class _Sender(Struct):
+    """What a user has sent: `today` (on that day, and `unkept` of it), and within the minute that ends at `until`. `stored`: bytes as
+    measured, and what was accepted since then; -1: not measured yet."""
 
+    day: int
+    today: int
+    unkept: int = 0
     until: float = 0.0
-    n: int = 0
-
-
-class _Stored(Struct):
-    """`bytes`: as measured, and what was accepted since then."""
-
-    bytes: int
-    measured_at: float
+    minute: int = 0
+    stored: int = -1
+    measured_at: float = 0.0
 
 
 class Quotas:
@@ -83,11 +82,12 @@ class Quotas:
         self._counts_requests = bool(self._a_minute or self._a_day or self._stored_bytes)
         self._admins: dict[int, bool] = {}
         self._changes = 0
+        self._senders: dict[int, _Sender] = {}
         self._day = 0
-        self._today: Counter[tuple[int, int, str]] = Counter()
+        self._today: Counter[tuple[int, int, str]] = Counter()  # as it was kept, and mails as they are
         self._unkept: Counter[tuple[int, int, int, str]] = Counter()
-        self._minutes: dict[int, _Minute] = {}
-        self._stored: dict[int, _Stored] = {}
+        self.over_time = tuple(policy for policy in (_minute(self._a_minute), _day(self._a_day)) if policy.most)
+        """The quotas that clients are told of."""
 
     # --------------------------------------------------------------------------------------------------- whom it concerns
 
@@ -123,76 +123,101 @@ class Quotas:
         """Count notifications that are about to be kept; what `give_back` takes. Raises OverQuota, Invalid, Busy."""
         if self.knows_exempt(user_id) or await self.is_exempt(user_id):
             return 0
-        count = len(drafts)
-        self.check(user_id, count)
+        count, now = len(drafts), clock.now()
+        sender = self._sender(user_id, now)
+        self._check(sender, count, now)
         if self._stored_bytes:
-            await self._store(user_id, sum([len(one.message.text) for one in drafts]) + ROW_BYTES * (count + deliveries))
-            self.check(user_id, count)  # others may have been faster meanwhile
-        self.add(user_id, count)
+            size = sum([len(one.message.text) for one in drafts]) + ROW_BYTES * (count + deliveries)
+            if self._is_to_be_measured(sender, size):
+                await self._measure(user_id, sender)
+                self._check(sender, count, now)  # others may have been faster meanwhile
+            self._store(sender, size)
+        self._add(sender, count)
         return count
-
-    def check(self, user_id: int, count: int = 1) -> None:
-        """Raises OverQuota."""
-        now = clock.now()
-        used = self._used(now, user_id, What.SENT)
-        if self._a_day and used + count > self._a_day:
-            seconds = math.ceil((DAY - now % DAY) / SECOND)
-            values = {"most": f"{self._a_day:,}", "used": f"{used:,}"}
-            raise OverQuota(Fault("rate_limited", "Too many requests", _DAY, status=429, values=values), seconds)
-        minute = self._minutes.get(user_id)
-        left = minute.until - time.monotonic() if minute is not None else 0.0
-        # One that is larger than the quota goes alone, and then keeps others waiting for longer.
-        if self._a_minute and minute is not None and left > 0 and minute.n + count > self._a_minute:
-            seconds = math.ceil(left)
-            values = {"most": f"{self._a_minute:,}", "seconds": str(seconds)}
-            raise OverQuota(Fault("rate_limited", "Too many requests", _MINUTE, status=429, values=values), seconds)
-
-    def add(self, user_id: int, count: int) -> None:
-        """So many were sent, or sent again."""
-        self._count(clock.now(), user_id, What.SENT, count)
-        if not self._a_minute:
-            return
-        now = time.monotonic()
-        minute = self._minutes.get(user_id)
-        if minute is None or minute.until <= now:
-            if len(self._minutes) >= MAX_REMEMBERED:
-                self._minutes = {user: one for user, one in self._minutes.items() if one.until > now}
-            minute = self._minutes[user_id] = _Minute(now + MINUTE_SECONDS)
-        minute.n += count
-        minute.until = max(minute.until, now + MINUTE_SECONDS * (minute.n / self._a_minute - 1))
 
     def give_back(self, user_id: int, count: int) -> None:
         """They were not kept after all."""
         if count:
-            self._count(clock.now(), user_id, What.SENT, -count)
-            if (minute := self._minutes.get(user_id)) is not None:
-                minute.n -= count
+            sender = self._sender(user_id, clock.now())
+            sender.today, sender.unkept, sender.minute = sender.today - count, sender.unkept - count, sender.minute - count
 
     async def check_again(self, user_id: int) -> bool:
         """Before deliveries are sent again; whether they are to be counted. Raises OverQuota, Busy."""
         if not self._counts_requests or await self.is_exempt(user_id):
             return False
-        self.check(user_id)
+        now = clock.now()
+        self._check(self._sender(user_id, now), 1, now)
         return True
 
-    async def _store(self, user_id: int, size: int) -> None:
-        """Measured only now and then: what was accepted since is added, what has gone since is not."""
-        now = time.monotonic()
-        kept = self._stored.get(user_id)
-        is_over = kept is not None and kept.bytes + size > self._stored_bytes
-        if kept is None or now - kept.measured_at > (MEASURE_AGAIN_SECONDS if is_over else MEASURED_FOR_SECONDS):
-            if len(self._stored) >= MAX_REMEMBERED:
-                self._stored.clear()
-            try:
-                kept = _Stored((await self._rows.owned(user_id)).stored_bytes, now)
-            except Busy as busy:  # the store has too much to do for that: a quota is no reason to refuse what it takes
-                observe.seldom(log.warning, "usage.not_measured", user=user_id, why=str(busy))
-                return
-            self._stored[user_id] = kept
-        if kept.bytes + size > self._stored_bytes:
-            values = {"most": f"{self._stored_bytes // MB:,}", "used": f"{kept.bytes / MB:,.1f}"}
+    def sent_again(self, user_id: int, count: int) -> None:
+        """So many deliveries."""
+        self._add(self._sender(user_id, clock.now()), count)
+
+    def _sender(self, user_id: int, now: Micros) -> _Sender:
+        """As of today."""
+        sender, day = self._senders.get(user_id), now // DAY
+        if sender is None:
+            if len(self._senders) >= MAX_REMEMBERED:
+                for other in self._senders:
+                    self._put_down(other, self._senders[other])
+                self._senders.clear()
+            sender = self._senders[user_id] = _Sender(day, self._used(now, user_id, SENT))
+        elif sender.day != day:
+            self._put_down(user_id, sender)
+            sender.day, sender.today = day, 0
+        return sender
+
+    def _put_down(self, user_id: int, sender: _Sender) -> None:
+        """What is to be kept of it, apart from it."""
+        if sender.unkept:
+            self._unkept[user_id, sender.day, SENT, ""] += sender.unkept
+            if sender.day == self._day:
+                self._today[user_id, SENT, ""] += sender.unkept
+            sender.unkept = 0
+
+    def _check(self, sender: _Sender, count: int, now: Micros) -> None:
+        """Raises OverQuota."""
+        if self._a_day and sender.today + count > self._a_day:
+            values = {"most": f"{self._a_day:,}", "used": f"{sender.today:,}"}
+            raise OverQuota(Fault("rate_limited", "Too many requests", _DAY, status=429, values=values), _until_midnight(now))
+        # One that is larger than the quota goes alone, and then keeps others waiting for longer.
+        if self._a_minute and sender.minute and sender.minute + count > self._a_minute and (left := sender.until - time.monotonic()) > 0:
+            values = {"most": f"{self._a_minute:,}", "seconds": str(math.ceil(left))}
+            raise OverQuota(Fault("rate_limited", "Too many requests", _MINUTE, status=429, values=values), math.ceil(left))
+
+    def _add(self, sender: _Sender, count: int) -> None:
+        sender.today += count
+        sender.unkept += count
+        if self._a_minute:
+            now = time.monotonic()
+            if sender.until <= now:
+                sender.until, sender.minute = now + MINUTE_SECONDS, 0
+            sender.minute += count
+            if sender.minute > self._a_minute:
+                sender.until = max(sender.until, now + MINUTE_SECONDS * (sender.minute / self._a_minute - 1))
+
+    def _is_to_be_measured(self, sender: _Sender, size: int) -> bool:
+        """Only now and then: what was accepted since is added, what has gone since is not."""
+        if sender.stored < 0:
+            return True
+        is_over = sender.stored + size > self._stored_bytes
+        return time.monotonic() - sender.measured_at > (MEASURE_AGAIN_SECONDS if is_over else MEASURED_FOR_SECONDS)
+
+    async def _measure(self, user_id: int, sender: _Sender) -> None:
+        try:
+            found = await self._rows.owned(user_id)
+        except Busy as busy:  # the store has too much to do for that: a quota is no reason to refuse what it takes
+            observe.seldom(log.warning, "usage.not_measured", user=user_id, why=str(busy))
+        else:
+            sender.stored, sender.measured_at = found.stored_bytes, time.monotonic()
+
+    def _store(self, sender: _Sender, size: int) -> None:
+        if sender.stored < 0:
+            return
+        if sender.stored + size > self._stored_bytes:
+            values = {"most": f"{self._stored_bytes // MB:,}", "used": f"{sender.stored / MB:,.1f}"}
             raise Invalid(Fault("quota", "Quota used up", _STORED, values=values))
-        kept.bytes += size
+        sender.stored += size
 
     # ------------------------------------------------------------------------------------------------------ what they own
 
@@ -209,42 +234,47 @@ class Quotas:
         """One more mail to that address; False: it is one too many, and is not counted."""
         now = clock.now()
         mark = self._vault.mark(f"mailbox {mailbox_of(address)}").hex()[:32]
-        if self._mails and self._used(now, user_id, What.MAILED) >= self._mails:
+        if self._mails and self._used(now, user_id, MAILED) >= self._mails:
             return False
-        if self._mails_to and self._used(now, user_id, What.MAILED_TO, mark) >= self._mails_to:
+        if self._mails_to and self._used(now, user_id, MAILED_TO, mark) >= self._mails_to:
             return False
-        self._count(now, user_id, What.MAILED, 1)
-        self._count(now, user_id, What.MAILED_TO, 1, mark)
+        self._count(now, user_id, MAILED)
+        self._count(now, user_id, MAILED_TO, mark)
         return True
 
     # ------------------------------------------------------------------------------------------------------------ counting
 
-    def _used(self, now: Micros, user_id: int, what: What, mark: str = "") -> int:
+    def _used(self, now: Micros, user_id: int, what: int, mark: str = "") -> int:
         if now // DAY != self._day:
             self._day = now // DAY
             self._today.clear()
         return self._today[user_id, what, mark]
 
-    def _count(self, now: Micros, user_id: int, what: What, count: int, mark: str = "") -> None:
-        used = self._used(now, user_id, what, mark)
-        self._today[user_id, what, mark] = max(0, used + count)
-        self._unkept[user_id, self._day, what, mark] += count
+    def _count(self, now: Micros, user_id: int, what: int, mark: str = "") -> None:
+        self._today[user_id, what, mark] = self._used(now, user_id, what, mark) + 1
+        self._unkept[user_id, self._day, what, mark] += 1
 
     async def load(self) -> None:
         """What was counted today, by the process before this one and by all others. Raises Busy."""
         day = clock.now() // DAY
         found = await self._rows.of(day)
-        if day != clock.now() // DAY:
+        now = clock.now()
+        if day != now // DAY:
             return
-        _ = self._used(clock.now(), 0, What.SENT)
-        today = Counter({(one.user_id, one.what, one.mark): one.n for one in found})
+        _ = self._used(now, 0, SENT)  # of today
+        self._today = Counter({(one.user_id, one.what, one.mark): one.n for one in found})
         for (user_id, counted_on, what, mark), count in self._unkept.items():
             if counted_on == day:
-                today[user_id, what, mark] += count
-        self._today = today
+                self._today[user_id, what, mark] += count
+        for user_id, sender in self._senders.items():
+            if sender.day == day:
+                sender.today = self._today[user_id, SENT, ""] + sender.unkept
 
     async def keep(self) -> None:
         """Raises Busy."""
+        _ = self._used(clock.now(), 0, SENT)  # of today
+        for user_id, sender in self._senders.items():
+            self._put_down(user_id, sender)
         unkept, self._unkept = self._unkept, Counter()
         rows = [Used(*key, count) for key, count in unkept.items() if count]
         try:
@@ -267,20 +297,19 @@ class Quotas:
 
     # ------------------------------------------------------------------------------------------------------ what is told
 
-    def policies(self, user_id: int) -> list[Policy]:
-        """What clients are told beside an answer, of a user whose role is known."""
+    def left(self, user_id: int) -> list[tuple[str, int, int]]:
+        """Of the policies `over_time`, how many are left and in how many seconds they begin anew; nothing for administrators."""
         if self._admins.get(user_id) is not False:
             return []
-        now, found = clock.now(), list[Policy]()
-        if self._a_minute:
-            minute = self._minutes.get(user_id)
-            left = minute.until - time.monotonic() if minute is not None else 0.0
-            used, reset = (minute.n, math.ceil(left)) if minute is not None and left > 0 else (0, int(MINUTE_SECONDS))
-            found.append(Policy("notifications-minute", self._a_minute, int(MINUTE_SECONDS), max(0, self._a_minute - used), reset))
-        if self._a_day:
-            used = self._used(now, user_id, What.SENT)
-            reset = math.ceil((DAY - now % DAY) / SECOND)
-            found.append(Policy("notifications-day", self._a_day, DAY // SECOND, max(0, self._a_day - used), reset))
+        now = clock.now()
+        sender, found = self._sender(user_id, now), list[tuple[str, int, int]]()
+        for policy in self.over_time:
+            if policy.name == _A_DAY:
+                found.append((policy.name, max(0, policy.most - sender.today), _until_midnight(now)))
+            else:
+                left = math.ceil(sender.until - time.monotonic())
+                used, left = (sender.minute, left) if left > 0 else (0, policy.seconds)
+                found.append((policy.name, max(0, policy.most - used), left))
         return found
 
     async def lines(self, user_id: int) -> list[Line]:
@@ -288,24 +317,30 @@ class Quotas:
         if await self.is_exempt(user_id):
             return []
         now, owned = clock.now(), await self._rows.owned(user_id)
-        sent, mailed = (self._used(now, user_id, what) for what in (What.SENT, What.MAILED))
+        sender = self._sender(user_id, now)
+        to_one = max((n for (user, what, _), n in self._today.items() if user == user_id and what == MAILED_TO), default=0)
         lines = (
             Line("handlers", owned.handlers, self._handlers),
             Line("keys", owned.keys, self._keys),
             Line("stored", round(owned.stored_bytes / MB), self._stored_bytes // MB, "MB"),
-            Line("minute", self._this_minute(user_id), self._a_minute),
-            Line("day", sent, self._a_day),
-            Line("mails", mailed, self._mails),
-            Line("address", self._most_to_one(user_id), self._mails_to),
+            Line("minute", sender.minute if sender.until > time.monotonic() else 0, self._a_minute),
+            Line("day", sender.today, self._a_day),
+            Line("mails", self._used(now, user_id, MAILED), self._mails),
+            Line("address", to_one, self._mails_to),
         )
         return [line for line in lines if line.most]
 
-    def _this_minute(self, user_id: int) -> int:
-        minute = self._minutes.get(user_id)
-        return minute.n if minute is not None and minute.until > time.monotonic() else 0
 
-    def _most_to_one(self, user_id: int) -> int:
-        return max((n for (user, what, _), n in self._today.items() if user == user_id and what == What.MAILED_TO), default=0)
+def _minute(most: int) -> Policy:
+    return Policy("notifications-minute", most, int(MINUTE_SECONDS))
+
+
+def _day(most: int) -> Policy:
+    return Policy(_A_DAY, most, DAY // SECOND)
+
+
+def _until_midnight(now: Micros) -> int:
+    return -((now % DAY - DAY) // SECOND)
 
 
 def too_many_handlers(most: int) -> Invalid:

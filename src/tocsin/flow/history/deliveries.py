@@ -138,7 +138,7 @@ class Deliveries:
             except Answered as answered:
                 return answer_of(answered.remembered, idempotency)[0]
         if counts and self._quotas is not None:
-            self._quotas.add(user_id, len(retried))
+            self._quotas.sent_again(user_id, len(retried))
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
         return len(retried)
