@@ -14,7 +14,7 @@ from bench.service import API_KEY
 from tocsin import clock, datadir
 from tocsin.model import SigningSecret
 from tocsin.settings import load
-from tocsin.store import people
+from tocsin.store import keys, people
 from tocsin.store.sql import write_now
 from tocsin.vault import Vault, hash_api_key, hash_password, new_signing_secret, shown_key
 
@@ -75,7 +75,7 @@ def _add_users(connection: Connection) -> None:
         if people.add_user(connection, email, user == MINE, clock.now()) != user:
             raise RuntimeError("the store is not a new one")
         key = KEYS[user]
-        people.add_key(connection, user, "bench", hash_api_key(key), shown_key(key), (), clock.now())
+        keys.add_key(connection, user, "bench", hash_api_key(key), shown_key(key), (), clock.now())
         people.set_password(connection, user, hash_password(PASSWORD))
 
 

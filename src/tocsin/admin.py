@@ -9,6 +9,7 @@ from email_validator import EmailNotValidError
 from sqlalchemy import Connection, Engine
 
 from tocsin import acting, clock, datadir
+from tocsin.clock import Micros
 from tocsin.flow.people.access import SCOPES
 from tocsin.flow.people.accounts import SIGN_IN_LINK_LASTS
 from tocsin.flow.people.administration import address_of, zone_named
@@ -18,7 +19,7 @@ from tocsin.ports.audit import AuditFilter, Entry
 from tocsin.ports.errors import StoreError
 from tocsin.ports.people import KeyLine, UserLine
 from tocsin.settings import Settings
-from tocsin.store import audit, identities, people, second_factors
+from tocsin.store import audit, identities, keys, people, second_factors
 from tocsin.store.sql import read_now, write_now
 from tocsin.vault import hash_api_key, hash_password, new_api_key, shown_key
 
@@ -125,8 +126,10 @@ class Admin:
     def users(self) -> list[UserLine]:
         return self._do(people.list_users)
 
-    def add_key(self, email: str, name: str, scopes: tuple[str, ...]) -> str:
-        """The new key, which nothing can show again."""
+    def add_key(self, email: str, name: str, scopes: tuple[str, ...], expires_at: Micros | None = None) -> str:
+        """The new key, which nothing can show again. `expires_at`: None: it does not."""
+        if expires_at is not None and expires_at <= clock.now():
+            raise AdminError("A key must expire in the future.")
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown:
             raise AdminError(f"There is no scope {', '.join(unknown)}; there are {', '.join(SCOPES)}.")
@@ -134,23 +137,24 @@ class Admin:
 
         def work(connection: Connection) -> int:
             user = _user(connection, email)
-            return people.add_key(connection, user, name, hash_api_key(key), shown_key(key), tuple(dict.fromkeys(scopes)), clock.now())
+            named = tuple(dict.fromkeys(scopes))
+            return keys.add_key(connection, user, name, hash_api_key(key), shown_key(key), named, clock.now(), expires_at)
 
         self._do(work)
         return key
 
     def keys(self) -> list[KeyLine]:
-        return self._do(people.list_keys)
+        return self._do(keys.list_keys)
 
     def revoke_key(self, which: str) -> KeyLine:
         """`which`: a key's id, its name, or its beginning. A running service notices within two seconds."""
 
         def work(connection: Connection) -> KeyLine:
-            live = [key for key in people.list_keys(connection) if key.revoked_at is None]
+            live = [key for key in keys.list_keys(connection) if key.revoked_at is None]
             found = [key for key in live if str(key.id) == which] or [key for key in live if which in {key.name, key.shown}]
             if len(found) != 1:
                 raise AdminError(f"There is no key {which!r}." if not found else f"Several keys are called {which!r}: name the id.")
-            people.revoke_key(connection, found[0].id, clock.now())
+            keys.revoke_key(connection, found[0].id, clock.now())
             return found[0]
 
         return self._do(work)

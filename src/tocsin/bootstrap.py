@@ -8,7 +8,7 @@ from tocsin import clock
 from tocsin.flow.people.passwords import fault_of
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
-from tocsin.store import people
+from tocsin.store import keys, people
 from tocsin.store.sql import write_now
 from tocsin.vault import hash_api_key, hash_password, new_api_key, shown_key
 
@@ -38,7 +38,7 @@ def make_first_user(engine: Engine, settings: Settings, show_password: bool) -> 
         user = people.add_user(connection, email, True, now)
         if user is None:
             return False
-        people.add_key(connection, user, "first key", hash_api_key(key), shown_key(key), (), now)
+        keys.add_key(connection, user, "first key", hash_api_key(key), shown_key(key), (), now)
         if password:
             people.set_password(connection, user, hash_password(password))
         return True

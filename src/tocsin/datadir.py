@@ -128,10 +128,12 @@ def open_store(settings: Settings, *, upgrades: bool = False, told: Callable[...
 def _check_is_upgraded(home: Home) -> None:
     version = home.version()
     if version is not None and version < HEAD:
-        raise StoreError(
-            f"The store {home.name} has the form of an older version ({version}; this one needs {HEAD}): run `tocsin migrate` first."
-            " Processes of that version go on meanwhile."
+        first = (
+            "run `tocsin migrate` first. Processes of that version go on meanwhile."
+            if home.is_shared
+            else "start `tocsin serve` of this version first, which upgrades the store."
         )
+        raise StoreError(f"The store {home.name} has the form of an older version ({version}; this one needs {HEAD}): {first}")
 
 
 def examine(settings: Settings) -> Vault | None:
@@ -151,11 +153,14 @@ def examine(settings: Settings) -> Vault | None:
     return vault
 
 
-def open_existing(settings: Settings) -> tuple[Engine, Vault]:
-    """The store of a service that runs or has run. Raises StoreError if there is none, or its key is missing."""
+def open_existing(settings: Settings, *, of_any_form: bool = False) -> tuple[Engine, Vault]:
+    """The store of a service that runs or has run. Raises StoreError if there is none, its key is missing, or, unless it may be
+    `of_any_form`, an older version made it."""
     home, vault = home_of(settings), examine(settings)
     if vault is None:
         raise StoreError(f"There is no store in {home.where}: start `tocsin serve` there first, or name another --data-dir.")
+    if not of_any_form:
+        _check_is_upgraded(home)
     return home.engine(), vault
 
 

@@ -39,7 +39,7 @@ MAX_NOTICE_SECONDS, NOTICE_STEP_SECONDS = 30.0, 0.25  # until a running service 
 def back_up(settings: Settings, file: Path) -> int:
     """Writes a consistent copy of the store, also while the service runs; returns its size in bytes. Raises StoreError."""
     _check_is_file(settings, "copy it with pg_dump, or archive its log for recovery to a point in time")
-    engine, _ = datadir.open_existing(settings)
+    engine, _ = datadir.open_existing(settings, of_any_form=True)
     try:
         if file.exists():
             raise StoreError(f"{file} already exists: name another file, or move it away.")
@@ -145,7 +145,7 @@ def compact(settings: Settings) -> tuple[int, int]:
     Raises StoreError, having changed nothing.
     """
     _check_is_file(settings, "its server gives space back by itself")
-    engine, _ = datadir.open_existing(settings)
+    engine, _ = datadir.open_existing(settings, of_any_form=True)
     engine.dispose()
     file = settings.data_path / STORE_FILE
     before = file.stat().st_size

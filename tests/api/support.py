@@ -25,6 +25,7 @@ from tocsin.door.register import rules_within
 from tocsin.limits import measure
 from tocsin.settings import load
 from tocsin.store import people
+from tocsin.store.keys import add_key
 from tocsin.store.sql import write_now
 from tocsin.store.tables import keys
 from tocsin.vault import hash_api_key, new_api_key
@@ -116,7 +117,7 @@ class Server:
 
         def add(connection: Any) -> None:
             owner = people.add_user(connection, f"user{number}@example.com", False, now()) if user is None else user
-            people.add_key(connection, owner, "test", hash_api_key(key), key[:7], scopes, now())
+            add_key(connection, owner, "test", hash_api_key(key), key[:7], scopes, now())
 
         write_now(self.engine, add)
         return self.stranger(key)

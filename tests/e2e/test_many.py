@@ -23,8 +23,9 @@ class Copy(Process):
     """Started as a copy of the nursery, which is quicker."""
 
     def launch(self, crash_at: str | None = None) -> None:
+        module = ["tocsin"] if crash_at is None else ["tocsin.cli.selftest.points", crash_at]
         with self._log.open("ab") as log:
-            self._process: Any = nursery.launch(["tocsin", "serve"], self._folder, self._environ, log.fileno())
+            self._process: Any = nursery.launch([*module, "serve"], self._folder, self._environ, log.fileno())
 
 
 @pytest.fixture

@@ -160,6 +160,10 @@ def test_a_store_of_an_earlier_commit_opens_and_goes_on(start_service: Starter, 
     with tarfile.open(STORES / f"{commit}.tar.gz") as packed:
         packed.extractall(service.data, filter="data")
     [(store_id,)] = service.rows("SELECT value FROM meta WHERE name = 'store_id'")
+    for arguments in (["keys", "list"], ["users", "add", "kim@example.com"], ["secrets", "rotate"], ["audit"]):
+        refused = service.run("tocsin", *arguments)
+        assert refused.returncode == 1 and "start `tocsin serve` of this version first" in refused.stderr, refused.stderr
+    tocsin(service, "backup", tmp_path / "before.db")  # one takes it before an upgrade
     try:
         client = service.start().first()
         assert client.get("/readyz").status == 200

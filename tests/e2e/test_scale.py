@@ -25,7 +25,7 @@ from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
-from tocsin.store import dialects, handlers, history, people, queue
+from tocsin.store import dialects, handlers, history, keys, people, queue
 from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.sql import write_now
@@ -73,7 +73,7 @@ def make_store(service: Service, handlers: int, deliveries: int) -> Service:
     def first_user(connection: Connection) -> None:
         user = people.add_user(connection, "admin@localhost", True, clock.now())
         assert user == 1
-        people.add_key(connection, user, "first key", hash_api_key(FIRST_KEY), shown_key(FIRST_KEY), (), clock.now())
+        keys.add_key(connection, user, "first key", hash_api_key(FIRST_KEY), shown_key(FIRST_KEY), (), clock.now())
 
     write_now(engine, first_user)
     engine.dispose()

@@ -100,6 +100,24 @@ def test_nobody_sends_before_every_other_has_seen_it() -> None:
         assert late.is_joined and late.engine.fence() == 0
 
 
+@pytest.mark.parametrize("seed", range(25, 30))
+def test_others_know_at_once_that_a_worker_leaves_and_need_not_wait_for_its_last_answers(seed: int) -> None:
+    """Its own next beat and then theirs would take a second."""
+    with cluster(seed) as made:
+        nodes = several(made, 2)
+        made.answer_seconds = (2.5, 2.5)
+        handlers = webhooks(made, 20)
+        for handler in handlers:
+            send(nodes[0], handler)
+        made.world.run(made.world.dice.uniform(1.0, 1.5))
+        nodes[0].process.do(lambda: nodes[0].process.spawn(nodes[0].leave()))
+        made.world.run(0.7)
+        assert PARTITIONS - len(handlers) <= nodes[1].engine.partitions < PARTITIONS
+        made.world.run(10.0)
+        assert nodes[1].engine.partitions == PARTITIONS
+        assert made.check() == {"rows": 20, "requests": 20, "repeats": 0}
+
+
 def test_a_rolling_restart_repeats_nothing() -> None:
     with cluster(3) as made:
         nodes = several(made, 3)

@@ -19,7 +19,7 @@ from tocsin.ports.changes import Change
 from tocsin.ports.errors import WriteFailed
 from tocsin.ports.handlers import HandlerChange, HandlerEvent, SwitchOff
 from tocsin.ports.workers import Load
-from tocsin.store import people, values
+from tocsin.store import keys, values
 from tocsin.store.handlers import change_handler
 from tocsin.store.shared import SharedStore
 from tocsin.store.sql import SqlStore, write_now
@@ -98,8 +98,8 @@ def test_what_a_command_writes_is_news_too_and_what_only_reads_is_not(open_postg
             beside = SharedStore(store, told.set)
             await beside.workers.join(introduction(), lambda _: None)
             before = await beside.changes.newest()
-            await asyncio.to_thread(write_now, store.database.engine, people.list_keys)
-            await asyncio.to_thread(write_now, store.database.engine, lambda c: people.add_key(c, 1, "key", b"hash", "shown", (), 10))
+            await asyncio.to_thread(write_now, store.database.engine, keys.list_keys)
+            await asyncio.to_thread(write_now, store.database.engine, lambda c: keys.add_key(c, 1, "key", b"hash", "shown", (), 10))
             await told.wait()
             [found] = await beside.changes.after(before, 10)
             assert (found.what, found.ref) == ("everything", None)

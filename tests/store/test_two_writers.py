@@ -23,7 +23,7 @@ from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.notices import Telling
 from tocsin.ports.queue import Settlement
 from tocsin.ports.standings import HandlerHour
-from tocsin.store import handlers, history, notices, people, queue, standings, tables, tidying, totals, values
+from tocsin.store import handlers, history, keys, notices, people, queue, standings, tables, tidying, totals, values
 from tocsin.store.accepting import AcceptAll
 from tocsin.store.dialects import SLOT
 from tocsin.store.dialects.connecting import postgresql_engine
@@ -364,13 +364,13 @@ def test_folding_and_adding_lose_nothing(writers: Writers) -> None:
 
 
 def test_a_key_was_last_used_when_it_was_last_used(writers: Writers) -> None:
-    key_id = writers.alone(lambda c: people.add_key(c, 1, "key", b"hash", "shown", ("send",), 10))
+    key_id = writers.alone(lambda c: keys.add_key(c, 1, "key", b"hash", "shown", ("send",), 10))
 
     def last_used() -> int:
         return writers.alone(lambda c: c.scalar(select(tables.keys.c.last_used_at).where(tables.keys.c.id == key_id)))
 
     for first, second in ((100, 200), (400, 300)):
-        writers.both(lambda c, at=first: people.touch_keys(c, {key_id: at}), lambda c, at=second: people.touch_keys(c, {key_id: at}), 1)
+        writers.both(lambda c, at=first: keys.touch_keys(c, {key_id: at}), lambda c, at=second: keys.touch_keys(c, {key_id: at}), 1)
         assert last_used() == max(first, second)
 
 

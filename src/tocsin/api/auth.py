@@ -26,7 +26,7 @@ Headers: TypeAlias = Mapping[bytes, bytes]
 
 log = structlog.get_logger(__name__)
 _NO_KEY = "Send your API key as `Authorization: Bearer {api_key}`."
-_BAD_KEY = "This API key is unknown or was revoked."
+_BAD_KEY = "This API key is unknown, was revoked or has expired."
 
 
 def _headers(name: str, standing: Standing) -> dict[str, str]:
@@ -89,7 +89,7 @@ class Doorkeeper:
         address = client_address(scope, headers, self._settings)
         standing = self._windows.count(neighbourhood(address))
         if standing.used <= standing.limit + 1:  # each once, and once that there are more
-            log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "unknown or revoked key")
+            log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "no valid key")
         if detail is not _NO_KEY:
             with acting.acting(Actor("api", address=address)):
                 await self._failures.count(Act.KEY_REFUSED, neighbourhood(address))

@@ -36,7 +36,7 @@ CODES: dict[str, Code] = {
     "empty": Code(400, "Empty parameter", "A query parameter was given without a value."),
     "no_filter": Code(400, "No filter", "Replaying many deliveries requires at least one filter."),
     "idempotency_key": Code(400, "Unusable idempotency key", "Idempotency-Key must be 1 to 255 printable ASCII characters."),
-    "unauthorized": Code(401, "No valid API key", "There is no key in the Authorization header, or it is unknown or revoked."),
+    "unauthorized": Code(401, "No valid API key", "There is no key in the Authorization header, or it is unknown, revoked or expired."),
     "forbidden": Code(403, "Not allowed", "The key lacks the scope that this request needs."),
     "not_found": Code(404, "Not found", "It does not exist, or it belongs to another user."),
     "method_not_allowed": Code(405, "Method not allowed", "The path exists, but not for this method; see the Allow header."),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tocsin import clock
 from tocsin.cli import show
 from tocsin.cli.failure import Failure, Usage
+from tocsin.cli.moments import read_moment
 from tocsin.cli.options import load_settings, set_values
 from tocsin.clock import SECOND, Micros
 from tocsin.settings import Settings
@@ -186,6 +188,7 @@ def add_key(
     *,
     user: str,
     scope: list[str] | None = None,
+    expires: str | None = None,
     data_dir: DataDir = None,
 ) -> None:
     """Add an API key and print it once: it cannot be shown again.
@@ -199,9 +202,12 @@ def add_key(
     scope
         A permission: handlers:read, handlers:write, notifications:send, deliveries:read or deliveries:write; may be repeated.
         The default is everything.
+    expires
+        Last day (2027-01-31) or time (2027-01-31 18:30:00) at which the key works, in UTC. By default it does not expire.
     """
+    until = None if expires is None else read_moment(expires, "--expires", is_end=True)
     with store_of(load_settings(data_dir=data_dir)) as store:
-        key = store.add_key(user, name, tuple(scope or ()))
+        key = store.add_key(user, name, tuple(scope or ()), until)
     show.note("This is the key; it is not shown again:")
     show.say(key)
 
@@ -228,13 +234,14 @@ def list_keys(*, json: bool = False, data_dir: DataDir = None) -> None:
                     "datetime": shown_time(k.created_at),
                     "last_datetime": shown_time(k.last_used_at),
                     "revoked_datetime": shown_time(k.revoked_at),
+                    "expires_datetime": shown_time(k.expires_at),
                 }
                 for k in keys
             ]
         )
         return
     show.table(
-        ("ID", "NAME", "USER", "BEGINS", "SCOPES", "STATE", "LAST USED (UTC)"),
+        ("ID", "NAME", "USER", "BEGINS", "SCOPES", "STATE", "EXPIRES (UTC)", "LAST USED (UTC)"),
         (
             (
                 str(k.id),
@@ -242,7 +249,8 @@ def list_keys(*, json: bool = False, data_dir: DataDir = None) -> None:
                 k.email,
                 f"{k.shown}…",
                 ", ".join(k.scopes) or "all",
-                "valid" if k.revoked_at is None else "revoked",
+                "revoked" if k.revoked_at is not None else "valid" if k.is_valid(clock.now()) else "expired",
+                shown_time(k.expires_at) or "never",
                 shown_time(k.last_used_at) or "never",
             )
             for k in keys

@@ -20,7 +20,7 @@ from tocsin.settings import OPTIONS, Settings, SettingsError
 NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"))
 OWN_PATHS = frozenset(
     ("account", "api", "deliveries", "docs", "handlers", "healthz", "keys", "ko", "log", "metrics", "notifications", "readyz", "send")
-) | {"audit", "confirm", "sign-in", "sign-out", "static", "unsubscribe", "users"}
+) | {"audit", "confirm", "sign-in", "sign-out", "static", "unsubscribe", "users", "workers"}
 _MOUNT_POINT = 4  # its field of a line: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
 _MIN_FREE_BYTES = 200_000_000
 

@@ -19,4 +19,4 @@ def read_moment(text: str, option: str, *, is_end: bool = False) -> Micros:
         moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError:
         raise Usage(f"{option}: there is no such day or time.") from None
-    return int(moment.timestamp()) * SECOND + (DAY - 1 if is_day and is_end else 0)
+    return int(moment.timestamp()) * SECOND + (DAY - SECOND if is_day and is_end else 0)

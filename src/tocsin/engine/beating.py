@@ -4,6 +4,7 @@ A worker of another version than its neighbours' leaves the others to their work
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -67,6 +68,7 @@ class Beating:
         self._fenced_at = 0.0
         self._is_rejoining = False
         self._joined = asyncio.Event()
+        self._asked = asyncio.Event()
         self.seen = Seen()
         self.times_fenced = 0
         """How often this worker was given up for dead by others."""
@@ -117,7 +119,14 @@ class Beating:
         while True:
             began = self._times.steady()
             await self._beat()
-            await asyncio.sleep(max(0.0, began + BEAT_SECONDS - self._times.steady()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, began + BEAT_SECONDS - self._times.steady())):
+                    await self._asked.wait()
+            self._asked.clear()
+
+    def soon(self) -> None:
+        """There is something to tell the others, so the next beat does not wait."""
+        self._asked.set()
 
     async def _beat(self) -> None:
         worker_id, asked_at = self._ownership.worker_id, self._times.steady()

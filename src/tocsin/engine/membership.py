@@ -90,8 +90,13 @@ def _numbers(version: str) -> tuple[int, int]:
 
 
 def to_release(live: Collection[int], busy: Collection[int], count: int) -> list[int]:
-    """So many partitions that go to others: first those in which nothing may be under way, which can go at once."""
-    return sorted(live, key=lambda one: (one in busy, one))[:count]
+    """So many partitions that go to others: as large a share of those with work as of the others, or whoever joins would get those only of
+    which nothing is under way, and where few have work, none."""
+    working = sorted(one for one in live if one in busy)
+    idle = sorted(one for one in live if one not in busy)
+    count = min(count, len(live))
+    of_working = max(round(len(working) * count / len(live)), count - len(idle)) if live else 0
+    return [*idle[: count - of_working], *working[:of_working]]
 
 
 def is_settled(owners: Owners, members: Sequence[Member]) -> bool:

@@ -90,6 +90,7 @@ class SharedEngine:
 
     async def stop(self, grace_seconds: float) -> None:
         self._ownership.is_leaving = True
+        self._beating.soon()  # others take what is released once they know that this worker leaves
         self._ownership.stop_restoring()
         self._ownership.release(self._holdings.live)
         await self._local.stop(grace_seconds)

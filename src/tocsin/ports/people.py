@@ -83,15 +83,20 @@ class KeyLine(Struct, frozen=True):
     created_at: Micros
     last_used_at: Micros | None
     revoked_at: Micros | None
+    expires_at: Micros | None = None
+
+    def is_valid(self, now: Micros) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
 
 
 class KeyRow(Struct, frozen=True):
-    """An API key that may be used: neither it nor its user is revoked or disabled. No scopes means all."""
+    """An API key that may be used until it expires: neither it nor its user is revoked or disabled. No scopes means all."""
 
     id: int
     user_id: int
     scopes: tuple[str, ...]
     is_used: bool = True
+    expires_at: Micros | None = None
 
 
 class Users(Protocol):
@@ -183,8 +188,10 @@ class Keys(Protocol):
         """A user's keys, revoked ones too."""
         ...
 
-    async def add(self, user_id: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros) -> int:
-        """The new key's id."""
+    async def add(
+        self, user_id: int, name: str, key_hash: bytes, shown: str, scopes: tuple[str, ...], at: Micros, expires_at: Micros | None = None
+    ) -> int:
+        """The new key's id. `expires_at`: None: it does not."""
         ...
 
     async def revoke(self, key_id: int, at: Micros, user_id: int) -> bool:

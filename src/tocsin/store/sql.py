@@ -37,9 +37,10 @@ from tocsin.store.history import SqlHistory
 from tocsin.store.identities import SqlIdentities
 from tocsin.store.ids import SqlIds
 from tocsin.store.intake import SqlIntake
+from tocsin.store.keys import SqlKeys
 from tocsin.store.misdated import SqlMisdated
 from tocsin.store.notices import SqlPendingNotices
-from tocsin.store.people import SqlKeys, SqlSessions, SqlUsers
+from tocsin.store.people import SqlSessions, SqlUsers
 from tocsin.store.queue import SqlQueue
 from tocsin.store.second_factors import SqlSecondFactors
 from tocsin.store.standings import SqlStandings

@@ -74,6 +74,7 @@ keys = Table(
     Column("created_at", Time, nullable=False),
     Column("last_used_at", Time),
     Column("revoked_at", Time),
+    Column("expires_at", Time),
     sqlite_autoincrement=True,
 )
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, cast, func, select
+from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, cast, func, or_, select
 
+from tocsin import clock
 from tocsin.model import Status
 from tocsin.ports.usage import ROW_BYTES, Owned, Used
 from tocsin.store.database import Database
@@ -46,7 +47,7 @@ def owned(connection: Connection, user_id: int) -> Owned:
     more = func.sum(_bytes(connection, notifications.c.fields) + _bytes(connection, notifications.c.url))
     measured = connection.execute(select(texts, more).where(notifications.c.user_id == user_id)).one()
     rows = total_of(connection, user_id, TOTAL_NOTIFICATIONS, *map(int, Status))
-    own = (keys.c.user_id == user_id, keys.c.revoked_at.is_(None))
+    own = (keys.c.user_id == user_id, keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > clock.now()))
     return Owned(
         total_of(connection, user_id, TOTAL_HANDLERS),
         connection.scalar(select(func.count()).select_from(keys).where(*own)) or 0,

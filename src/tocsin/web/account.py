@@ -4,6 +4,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from tocsin import clock
 from tocsin.flow.people.tries import Throttled
 from tocsin.model import Busy, Invalid
 from tocsin.web import confirm, sign_in
@@ -22,7 +23,7 @@ async def _about(visit: Visit) -> dict[str, Any]:
         "sessions": await visit.service.accounts.sessions(visit.who),
         "session_days": visit.service.settings.session_days,
         "quotas": await visit.service.quotas.lines(visit.who.id),
-        "key_count": sum(key.revoked_at is None for key in keys),
+        "key_count": sum(key.is_valid(clock.now()) for key in keys),
     }
 
 

@@ -22,11 +22,16 @@ class Caller(Struct, frozen=True):
     user_id: int
     key_id: int
     scopes: frozenset[str]
+    expires_at: Micros | None = None
 
     @property
     def sees_secrets(self) -> bool:
         """Only a key with every scope reads secrets in the clear."""
         return self.scopes.issuperset(SCOPES)
+
+
+def _is_over(expires_at: Micros | None) -> bool:
+    return expires_at is not None and expires_at <= clock.now()
 
 
 class Access:
@@ -43,7 +48,7 @@ class Access:
         self._changes = 0
 
     async def caller(self, api_key: str) -> Caller | None:
-        """Whose key this is; None: unknown, revoked, or its user is disabled. Raises Busy."""
+        """Whose key this is; None: unknown, revoked, expired, or its user is disabled. Raises Busy."""
         if self._may_be_old():
             raise Busy("this process has lost touch with the others on its store")
         key_hash = hash_api_key(api_key)
@@ -51,9 +56,9 @@ class Access:
         if caller is None:
             changes = self._changes
             row = await self._keys.find(key_hash)
-            if row is None:
+            if row is None or _is_over(row.expires_at):
                 return None
-            caller = Caller(row.user_id, row.id, frozenset(row.scopes or SCOPES))
+            caller = Caller(row.user_id, row.id, frozenset(row.scopes or SCOPES), row.expires_at)
             if changes == self._changes:
                 if len(self._callers) >= MAX_IN_MEMORY:
                     self._callers.clear()
@@ -61,6 +66,9 @@ class Access:
             if not row.is_used:  # written down at once: "never" would be wrong
                 with contextlib.suppress(Busy):
                     await self._keys.note_use({row.id: clock.now()})
+        elif _is_over(caller.expires_at):
+            del self._callers[key_hash]
+            return None
         self._used[caller.key_id] = clock.now()
         return caller
 

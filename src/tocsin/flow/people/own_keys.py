@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tocsin import clock
+from tocsin.clock import Micros
 from tocsin.flow.people.access import SCOPES
 from tocsin.flow.quotas import Quotas, too_many_keys
 from tocsin.model import Fault, Invalid, Missing
@@ -25,20 +26,22 @@ class OwnKeys:
     async def of(self, user: int) -> list[KeyLine]:
         return await self._keys.of(user)
 
-    async def add(self, user: int, name: str, scopes: tuple[str, ...]) -> str:
-        """The new key, which nothing can show again. Raises Invalid."""
+    async def add(self, user: int, name: str, scopes: tuple[str, ...], expires_at: Micros | None = None) -> str:
+        """The new key, which nothing can show again. `expires_at`: None: it does not. Raises Invalid."""
         name = " ".join(name.split())
         if not 0 < len(name) <= MAX_NAME:
             raise Invalid(Fault("required", "Required field", _NAME_LENGTH, "name", values={"most": str(MAX_NAME)}))
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
         if not wanted:
             raise Invalid(Fault("required", "Required field", "A key needs at least one permission.", "scopes"))
+        if expires_at is not None and expires_at <= clock.now():
+            raise Invalid(Fault("invalid", "Not a usable value", "A key must expire in the future.", "expires"))
         most = await self._quotas.most_keys(user)
-        if most and sum(one.revoked_at is None for one in await self._keys.of(user)) >= most:
+        if most and sum(one.is_valid(clock.now()) for one in await self._keys.of(user)) >= most:
             raise too_many_keys(most)
         key = new_api_key()
         kept = () if wanted == SCOPES else wanted
-        await self._keys.add(user, name, hash_api_key(key), shown_key(key), kept, clock.now())
+        await self._keys.add(user, name, hash_api_key(key), shown_key(key), kept, clock.now(), expires_at)
         return key
 
     async def revoke(self, user: int, key_id: int) -> None:

@@ -91,12 +91,12 @@ class Cluster:
                 one.kill()
             self._forget_observer()
 
-    def launch(self, role: str, **environ: str) -> Process:
-        """One more, without waiting for it."""
+    def launch(self, role: str, crash_at: str | None = None, **environ: str) -> Process:
+        """One more, without waiting for it. With `crash_at` it dies at that point (see `points`)."""
         name = f"{role}-{len(self.processes) + 1}"
         process = self._make(self._folder / name, name, role, **{**self._environ, **self._each(name), **environ})
         self.processes.append(process)
-        process.launch()
+        process.launch(crash_at)
         return process
 
     def join(self, role: str, **environ: str) -> Process:

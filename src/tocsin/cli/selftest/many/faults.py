@@ -19,6 +19,8 @@ from tocsin.cli.selftest.service import Down, Refused
 DEAD_SECONDS, LEFT_SECONDS, JOINED_SECONDS, SEEN_SECONDS = 5.0, 1.0, 3.0, 2.0  # what is promised
 STOPPED_SECONDS = 6.0  # longer than others wait before they call a worker dead
 BACKLOG = 1000
+SENDING = ("after-answer", "before-outcome-commit", "after-outcome-commit")
+ACCEPTING = ("before-accept-commit", "after-accept-commit")
 TWICE = 20
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random()"
 
@@ -82,6 +84,19 @@ def api_freezes(stage: Stage) -> str:
     with stage.mishap(), victim.frozen():
         time.sleep(STOPPED_SECONDS)
     return "clients asked another one"
+
+
+def killed_at_a_point(stage: Stage) -> str:
+    """Two more processes kill themselves at named points (see `points`): one that sends, one that accepts."""
+    seen: list[str] = []
+    for role, points in (("worker", SENDING), ("api", ACCEPTING)):
+        point = f"{stage.dice.choice(points)}:{stage.dice.randint(1, 30)}"
+        with stage.mishap():
+            if stage.cluster.launch(role, crash_at=point).died(READY_SECONDS):
+                seen.append(f"one died at {point}")
+            else:
+                stage.complain(f"no {role} came to {point}")
+    return ", ".join(seen)
 
 
 def restarted_in_turn(stage: Stage) -> str:
@@ -309,6 +324,7 @@ FAULTS = (
     Fault("worker frozen", "others take over, and once it goes on it sends nothing that is theirs", worker_freezes),
     Fault("api killed", "what was answered with 202 arrives", api_killed),
     Fault("api frozen", "what was answered with 202 arrives", api_freezes),
+    Fault("killed at a point", "what was answered with 202 arrives; only what was in flight arrives twice", killed_at_a_point),
     Fault("restarted in turn", "nothing is lost and nothing arrives twice", restarted_in_turn),
     Fault("PostgreSQL restarted", "all goes on by itself", server_restarted, "server"),
     Fault("PostgreSQL crashes", "what was answered with 202 arrives", server_crashes, "server"),
