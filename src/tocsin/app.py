@@ -129,7 +129,7 @@ async def running(
         directory.forget_user(user_id)
         quotas.forget_user(user_id)
 
-    accepting = Accepting(store.intake, directory, sends, repeats, metrics, quotas)
+    accepting = Accepting(store.intake, directory, sends, repeats, metrics, setup.may_be_old, quotas)
     languages = Languages(_speech)
     notices = Notices(store.notices, store.handlers, directory, accepting, languages)
     consenting = Consenting(store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages)
