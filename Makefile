@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS
 # Tests start a hundred processes: what one has compiled the others need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install serve demo test test-all check bench bench-all bench-many soak soak-many docs screenshots sbom audit lock clean
+.PHONY: install serve demo test test-all check bench bench-all bench-many schemathesis soak soak-many docs screenshots sbom audit lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -47,6 +47,11 @@ bench-all: bench
 PART ?= all
 bench-many: .venv/.dev
 	$(BIN)/python -m bench.many $(PART)
+
+# Two minutes of schemathesis, all checks, over the API of a service of its own; tests/api/schemathesis.toml says what is left out and why.
+SECONDS ?= 120
+schemathesis: .venv/.dev
+	cd tests && $(abspath $(BIN))/python -m api.fuzzed $(SECONDS)
 
 # Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`. It leaves the store and the log of a failure in build/.
 SEED ?= 1

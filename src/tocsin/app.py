@@ -121,7 +121,7 @@ async def running(
     access = Access(store.keys, setup.may_be_old)
     changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
-    accepting = Accepting(store.intake, directory, sends, repeats, metrics)
+    accepting = Accepting(store.intake, directory, sends, repeats, metrics, setup.may_be_old)
     languages = Languages(_speech)
     notices = Notices(store.notices, store.handlers, directory, accepting, languages)
     consenting = Consenting(store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages)

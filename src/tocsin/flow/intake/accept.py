@@ -6,21 +6,31 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.intake.plan import plan
 from tocsin.flow.intake.repeats import Repeats, answer_of
 from tocsin.metrics import Metrics
-from tocsin.model import Draft, Fault, Invalid, Status
+from tocsin.model import Busy, Draft, Fault, Invalid, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.intake import Accept, Accepted, Answered, Idempotency, Intake, Planned
 from tocsin.ports.queue import Waiting
 
 
 class Accepting:
-    """Turns checked drafts into rows, and tells the engine what is due."""
+    """Turns checked drafts into rows, and tells the engine what is due. `may_be_old`: whether a change of handlers by another process may
+    have gone unnoticed; nothing is accepted then."""
 
-    def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        directory: Directory,
+        engine: Engine,
+        repeats: Repeats,
+        metrics: Metrics,
+        may_be_old: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._intake = intake
         self._directory = directory
         self._engine = engine
         self._repeats = repeats
         self._metrics = metrics
+        self._may_be_old = may_be_old
 
     async def accept(
         self,
@@ -37,6 +47,8 @@ class Accepting:
 
         Raises Invalid (unknown or no handlers, too many deliveries, an idempotency key used with other content), InFlight, Busy.
         """
+        if self._may_be_old():
+            raise Busy("this process has lost touch with the others on its store")
         async with self._repeats.once(user_id, idempotency) as answer:
             if answer is not None:
                 return answer
