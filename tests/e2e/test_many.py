@@ -16,7 +16,7 @@ from tocsin.cli.selftest.many.faults import BY_NAME, FAULTS, as_before
 from tocsin.cli.selftest.many.postgresql import Pair
 from tocsin.cli.selftest.many.stage import staged
 
-A_SECOND = 60
+A_SECOND = 40
 
 
 class Copy(Process):
