@@ -58,9 +58,11 @@ class Among:
         if self._feed is not None:
             self._feed.heard(beat.newest_change)
 
-    async def follow(self, directory: Directory, access: Access, everything: Callable[[], None]) -> None:
+    async def follow(
+        self, user_changed: Callable[[int], None], directory: Directory, access: Access, everything: Callable[[], None]
+    ) -> None:
         """Until cancelled: forget what other processes change."""
-        self._feed = Feed(self._shared.changes, directory, access, everything)
+        self._feed = Feed(self._shared.changes, user_changed, directory, access, everything)
         self._feed.heard()
         await self._feed.follow()
 
