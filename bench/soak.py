@@ -25,6 +25,7 @@ from bench.machine import cores
 from bench.misbehaving import Receivers
 from bench.probe import Beside, Probe
 from bench.receiver import Receiver
+from bench.service import NO_QUOTAS
 from bench.unkind import Unkind
 from tocsin.cli.selftest.service import Down, Service
 
@@ -91,6 +92,7 @@ class Soaked:
             TOCSIN_DISABLE_AFTER_FAILURES="0",
             TOCSIN_SMTP_URL=receivers.smtp_url,
             TOCSIN_EMAIL_TRUSTED_DOMAINS="*",
+            **NO_QUOTAS,
             TOCSIN_EMAIL_FROM="soak@example.com",
         )
         self._seed = f"{seed} {name}"

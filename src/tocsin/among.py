@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from tocsin import __version__, clock, datadir
 from tocsin.changes import Feed
-from tocsin.clock import Micros
+from tocsin.engine.ledger import Ledger
 from tocsin.engine.places import Bounds
 from tocsin.engine.shared import SharedEngine
 from tocsin.engine.starts import Starts
@@ -22,7 +22,6 @@ from tocsin.flow.handlers.trial import Tests, Trials
 from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.metrics import Metrics
-from tocsin.model import Delivery
 from tocsin.ports.workers import Beat, Introduction, Overview
 from tocsin.settings import Settings
 from tocsin.store.shared import SharedStore
@@ -31,21 +30,6 @@ from tocsin.vault import Vault
 
 MAX_AGE_SECONDS = 2.0  # of the last beat, for a process that answers from memory
 LOST_TOUCH = "This process has lost touch with the others on its store."
-
-
-class NotedByClaims:
-    """The ledger of attempts in flight where each of them was claimed in the store before it began."""
-
-    found: tuple[()] = ()
-
-    def clear(self) -> None:
-        """Nothing is noted here."""
-
-    def begin(self, delivery: Delivery, number: int, at: Micros) -> int:  # noqa: ARG002
-        return -1
-
-    def settled(self, slot: int) -> None:
-        """The claim stays until it is too old to matter: outcomes tell which are settled."""
 
 
 class Among:
@@ -58,7 +42,7 @@ class Among:
         self._shared = SharedStore(store, self._heard)
         self._feed: Feed | None = None
         self._egress = Egress()
-        self.ledger = NotedByClaims()
+        self.ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)  # tells which of what was claimed went out
         self._starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())  # of this process before: pauses leave no claim
         self.pacer = Pacer(self._starts, egress=self._egress)
         name = f"{socket.gethostname()}-{os.getpid()}"
@@ -74,9 +58,11 @@ class Among:
         if self._feed is not None:
             self._feed.heard(beat.newest_change)
 
-    async def follow(self, directory: Directory, access: Access, everything: Callable[[], None]) -> None:
+    async def follow(
+        self, user_changed: Callable[[int], None], directory: Directory, access: Access, everything: Callable[[], None]
+    ) -> None:
         """Until cancelled: forget what other processes change."""
-        self._feed = Feed(self._shared.changes, directory, access, everything)
+        self._feed = Feed(self._shared.changes, user_changed, directory, access, everything)
         self._feed.heard()
         await self._feed.follow()
 
@@ -89,11 +75,15 @@ class Among:
         await end_stopped(self._store.queue, self.engine)
         store_id = (await self._store.ids.mark()).store_id
         if (dead := datadir.noted_worker(self._settings, store_id)) is not None:
-            await self._shared.workers.leave(dead)
+            if dead.has_ledger:
+                await self._shared.claims.let_go(dead.worker_id, [(one.delivery_id, one.number) for one in self.ledger.found])
+            await self._shared.workers.leave(dead.worker_id)
+            datadir.forget_worker(self._settings)
+        self.ledger.clear()
         self.engine.succession = TakeOver(self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping)
         await self.engine.start(delivering)
         self._starts.complete()
-        datadir.note_worker(self._settings, store_id, self.engine.worker_id)
+        datadir.note_worker(self._settings, store_id, self.engine.worker_id, self.ledger.is_kept)
 
     async def overview(self) -> Overview:
         """Who there is, and what waits where. Raises Busy."""
@@ -130,4 +120,5 @@ class Among:
 
     def forget(self) -> None:
         """After the store was closed: nothing is noted any more."""
+        self.ledger.close()
         self._starts.close()

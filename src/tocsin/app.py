@@ -55,6 +55,7 @@ from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.single_sign_on import SingleSignOn
 from tocsin.flow.people.tries import Tries
+from tocsin.flow.quotas import Quotas
 from tocsin.flow.service import Service, pulse
 from tocsin.flow.speech import Languages, Speech
 from tocsin.lines import Lines
@@ -121,14 +122,21 @@ async def running(
     access = Access(store.keys, setup.may_be_old)
     changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
-    accepting = Accepting(store.intake, directory, sends, repeats, metrics)
+    quotas = Quotas(store.usage, vault, settings, is_shared=bool(settings.database_url))
+    changes.forget += (quotas.forget_all,)
+
+    def user_changed(user_id: int) -> None:
+        directory.forget_user(user_id)
+        quotas.forget_user(user_id)
+
+    accepting = Accepting(store.intake, directory, sends, repeats, metrics, setup.may_be_old, quotas)
     languages = Languages(_speech)
     notices = Notices(store.notices, store.handlers, directory, accepting, languages)
     consenting = Consenting(store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages)
     health = Health(store.handlers, store.queue, directory, sends, notices, vault, settings)
     tally = Tally(store.standings)
     keeping = Keeping(store.queue, health, setup.ledger, metrics, tally)
-    delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)), consenting.ask_soon)
+    delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)), consenting.ask_soon, quotas)
 
     def unready() -> list[str]:
         troubles = (
@@ -144,6 +152,7 @@ async def running(
     setup.watch(metrics)
 
     async def begin() -> None:
+        await quotas.load()
         await consenting.apply_settings(store.values)
         await notices.resume()
         await setup.begin(delivering, directory, keeping)
@@ -160,19 +169,23 @@ async def running(
         housekeeping.run(),
         ClockWatch(store.misdated, sends, settings, leads=setup.leads).run(),
         tally.keep_now_and_then(),
+        quotas.keep_now_and_then(),
         health.mail.keep_now_and_then(store.values),
         _note_ids_now_and_then(settings, store.ids),
         changes.answer(store.values),
-        setup.follow(directory, access, changes.noticed),
+        setup.follow(user_changed, directory, access, changes.noticed),
     )
     try:
         yield Service(
             settings=settings,
             access=access,
-            handlers=Handlers(store.handlers, store.standings, store.queue, directory, sends, vault, pacer, consenting, store.audit),
+            handlers=Handlers(
+                store.handlers, store.standings, store.queue, directory, sends, vault, pacer, consenting, quotas, store.audit
+            ),
             accepting=accepting,
-            deliveries=Deliveries(store.history, sends, repeats, directory, pacer),
-            trials=setup.trials(Trials(directory, pacer, wires, settings, consenting, health.mail)),
+            deliveries=Deliveries(store.history, sends, repeats, directory, pacer, quotas),
+            quotas=quotas,
+            trials=setup.trials(Trials(directory, pacer, wires, settings, consenting, quotas, health.mail)),
             consenting=consenting,
             previews=Previews(directory, settings),
             metrics=metrics,
@@ -181,10 +194,10 @@ async def running(
             accounts=accounts,
             passwords=passwords,
             second_factors=second_factors,
-            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, vault, directory.forget_user),
+            single_sign_on=SingleSignOn(settings, _provider(settings, http_wire), store.identities, vault, user_changed),
             confirming=Confirming(store.sessions, [ByPassword(passwords), ByCode(second_factors)]),
-            keys=OwnKeys(store.keys, changes.noticed),
-            administration=Administration(store.users, changes.noticed, directory.forget_user),
+            keys=OwnKeys(store.keys, quotas, changes.noticed),
+            administration=Administration(store.users, changes.noticed, user_changed),
             failures=failures,
             audit=AuditTrail(store.audit),
             pulse=partial(pulse, store.history, store.vitals),
@@ -197,7 +210,7 @@ async def running(
         await pools.close()
         await notices.close()
         await consenting.close()
-        notes = (access.note_use(), failures.sum_up(is_end=True), tally.keep(), _note_ids(settings, store.ids))
+        notes = (access.note_use(), failures.sum_up(is_end=True), tally.keep(), quotas.keep(), _note_ids(settings, store.ids))
         last = (*notes, house, beginning, wires.close())
         for ended in await asyncio.gather(*last, return_exceptions=True):
             if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):

@@ -60,7 +60,15 @@ class Feed:
     `everything`: drops all that is remembered.
     """
 
-    def __init__(self, rows: ChangeRows, directory: Directory, access: Access, everything: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rows: ChangeRows,
+        user_changed: Callable[[int], None],
+        directory: Directory,
+        access: Access,
+        everything: Callable[[], None],
+    ) -> None:
+        self._user_changed = user_changed
         self._rows = rows
         self._directory = directory
         self._access = access
@@ -107,7 +115,7 @@ class Feed:
             case "handler" if change.ref is not None and change.user_id is not None:
                 self._directory.forget(change.user_id, change.ref)
             case "user" if change.ref is not None:
-                self._directory.forget_user(change.ref)
+                self._user_changed(change.ref)
                 self._access.forget_all()
             case "key":
                 self._access.forget_all()

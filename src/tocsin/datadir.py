@@ -276,23 +276,44 @@ def noted_ids(folder: Path) -> Mark | None:
     return None
 
 
-class _NotedWorker(msgspec.Struct):
+class NotedWorker(msgspec.Struct, frozen=True):
+    """The worker of a shared store that held a folder. `boot`: what identifies the machine's uptime then, if its ledger outlives a kill: it
+    does not outlive a power cut."""
+
     store_id: str
     worker_id: int
+    boot: str = ""
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether the ledger in the folder has all that this worker had sent."""
+        return bool(self.boot) and self.boot == _boot()
 
 
-def note_worker(settings: Settings, store_id: str, worker_id: int) -> None:
+def note_worker(settings: Settings, store_id: str, worker_id: int, has_ledger: bool) -> None:
     """Record which worker of a shared store this folder is held by. If it cannot be recorded, a kill is noticed later."""
     with contextlib.suppress(OSError), files.replaced(settings.data_path / WORKER_FILE) as new:
-        new.write_bytes(msgspec.json.encode(_NotedWorker(store_id, worker_id)))
+        new.write_bytes(msgspec.json.encode(NotedWorker(store_id, worker_id, _boot() if has_ledger else "")))
 
 
-def noted_worker(settings: Settings, store_id: str) -> int | None:
+def noted_worker(settings: Settings, store_id: str) -> NotedWorker | None:
     """The worker of that store that held this folder before."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        noted = msgspec.json.decode((settings.data_path / WORKER_FILE).read_bytes(), type=_NotedWorker)
-        return noted.worker_id if noted.store_id == store_id else None
+        noted = msgspec.json.decode((settings.data_path / WORKER_FILE).read_bytes(), type=NotedWorker)
+        return noted if noted.store_id == store_id else None
     return None
+
+
+def forget_worker(settings: Settings) -> None:
+    """What it left has been dealt with. Raises OSError."""
+    (settings.data_path / WORKER_FILE).unlink(missing_ok=True)
+
+
+def _boot() -> str:
+    """Empty where the system does not say."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
 
 
 def _notice_old_copy(folder: Path, engine: Engine) -> None:

@@ -441,6 +441,15 @@ class InFlight(Exception):
     """A request with this idempotency key is still being answered."""
 
 
+class OverQuota(Exception):
+    """More than this user may do in that time; ask again in `retry_after` seconds."""
+
+    def __init__(self, fault: Fault, retry_after: int) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+        self.retry_after = retry_after
+
+
 class Busy(Exception):
     """The service cannot take this now; ask again in `retry_after` seconds."""
 

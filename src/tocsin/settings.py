@@ -152,6 +152,20 @@ OPTIONS: tuple[Option, ...] = (
     Option("retention_days", "30", "Days after which settled notifications are deleted.", readings.whole(1, 36_500)),
     Option("audit_days", "400", "Days after which entries of the audit log are deleted.", readings.whole(2, 36_500)),
     Option("rate_limit", "0", "Requests a minute for each key; 0: no limit.", readings.whole(0, 1_000_000)),
+    Option("quota_handlers", "500", "Handlers of a user who is no administrator; 0: any number.", readings.whole(0, 1_000_000)),
+    Option("quota_keys", "50", "API keys of such a user that are not revoked; 0: any number.", readings.whole(0, 1_000_000)),
+    Option(
+        "quota_stored_mb", "500", "Megabytes of notifications that are kept for such a user; 0: any number.", readings.whole(0, 100_000_000)
+    ),
+    Option("quota_notifications_minute", "600", "Notifications a minute of such a user; 0: any number.", readings.whole(0, 100_000_000)),
+    Option("quota_notifications_day", "100000", "Notifications a day (UTC) of such a user; 0: any number.", readings.whole(0, 900_000_000)),
+    Option("quota_mails_day", "1000", "E-mails a day (UTC) of such a user; 0: any number.", readings.whole(0, 900_000_000)),
+    Option(
+        "quota_mails_address_day",
+        "200",
+        "E-mails a day (UTC) of such a user to one mailbox; 0: any number.",
+        readings.whole(0, 900_000_000),
+    ),
     Option("metrics_token", None, "Bearer token that /metrics asks for; unset: open.", secret=True),
     Option("log_level", "info", "Lowest level of log lines that are written.", readings.choice("debug", "info", "warning", "error")),
     Option("log_format", "auto", "Log lines as json or text; auto: text on a terminal.", readings.choice("auto", "json", "text")),
@@ -220,6 +234,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_days: int
     audit_days: int
     rate_limit: int
+    quota_handlers: int
+    quota_keys: int
+    quota_stored_mb: int
+    quota_notifications_minute: int
+    quota_notifications_day: int
+    quota_mails_day: int
+    quota_mails_address_day: int
     metrics_token: str | None
     log_level: str
     log_format: str

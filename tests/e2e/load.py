@@ -16,14 +16,7 @@ HANDLERS = 10
 
 
 def in_flight(service: Service) -> set[tuple[int, int]]:
-    """(delivery, attempt number) of what was under way when the process died, from the file that it leaves, or from what it had claimed."""
-    if service.environ.get("TOCSIN_DATABASE_URL"):
-        claimed = "SELECT unnest(ids) AS id, unnest(numbers) AS number, unnest(due) AS due FROM claims"
-        open_ones = "d.status = 0 AND d.attempt_count + 1 = c.number AND d.due_at = c.due"
-        return {
-            (row[0], row[1])
-            for row in service.rows(f"SELECT d.id, c.number FROM ({claimed}) c JOIN deliveries d ON d.id = c.id WHERE {open_ones}")
-        }
+    """(delivery, attempt number) of what was under way when the process died, from the file that it leaves."""
     entries = struct.iter_unpack("<qqq", (service.data / "in-flight").read_bytes())
     return {(delivery, number) for delivery, number, _ in entries if delivery > 0}
 

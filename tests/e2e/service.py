@@ -32,11 +32,12 @@ import psycopg
 
 from e2e import nursery
 from tocsin.admin import Admin, open_admin
-from tocsin.settings import load
+from tocsin.settings import OPTIONS, load
 
 START_SECONDS = 40.0
 FIRST_KEY = "tk_FirstKeyOfTheEndToEndTests0123456789"
 Process: TypeAlias = "subprocess.Popen[str] | nursery.Forked"
+NO_QUOTAS = {option.variable: "0" for option in OPTIONS if option.name.startswith("quota_")}
 _numbers = itertools.count(1)
 
 
@@ -187,6 +188,7 @@ class Service:
             "TOCSIN_ALLOW_PORTS": "1-65535",
             "TOCSIN_BOOTSTRAP_API_KEY": FIRST_KEY,
             "TOCSIN_EMAIL_TRUSTED_DOMAINS": "*",  # most tests are about other things than confirming addresses
+            **NO_QUOTAS,
             **environ,
         }
         self.environ = {name: value for name, value in self.environ.items() if value}

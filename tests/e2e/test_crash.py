@@ -243,7 +243,6 @@ def test_after_an_outage_critical_ones_go_first_and_the_oldest_first_among_equal
     assert critical == sorted(critical) and others == sorted(others)
 
 
-@sqlite_only
 def test_an_attempt_whose_outcome_was_kept_is_not_counted_again_after_a_crash(start_service: Starter, receiver: Receiver) -> None:
     """The process died between the outcome's commit and the ledger's erasure: only what was not kept became unknown."""
     receiver.answer("/hook", 500)

@@ -135,9 +135,9 @@ def test_killed_between_the_parts_of_a_message(start_service: Starter, receiver:
     assert texts == [texts[0], *texts[1:]] and texts[1:] == list(dict.fromkeys(texts)), "the first part again, then the others in order"
 
 
-@sqlite_only
 @of("mail")
 def test_killed_while_mailing(start_service: Starter, mail_server: MailServer, point: Point) -> None:
+    before = len(mail_server.mails)  # of other tests
     service = start(start_service, point, TOCSIN_SMTP_URL=mail_server.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_UNKNOWN="stop")
     client = service.first()
     handler = client.add_handler("email", email="root@nas")
@@ -150,7 +150,7 @@ def test_killed_while_mailing(start_service: Starter, mail_server: MailServer, p
         assert (delivery["status"], [one["outcome"] for one in delivery["attempts"]]) == (
             ("failed", ["unknown"]) if lost else ("delivered", ["delivered"])
         )
-        arrived = sum(message.encode() in one.content for one in list(mail_server.mails))
+        arrived = sum(message.encode() in one.content for one in list(mail_server.mails)[before:])
         assert arrived <= 1 if lost else arrived == 1
 
 
@@ -240,7 +240,6 @@ def test_killed_during_a_replay(start_service: Starter, receiver: Receiver, poin
     assert len(receiver.requests) == 4
 
 
-@sqlite_only
 @of("restart")
 def test_killed_while_it_recovers_from_a_kill(start_service: Starter, receiver: Receiver, point: Point) -> None:
     receiver.answer("/hook", 200, hold=True)

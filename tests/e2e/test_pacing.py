@@ -9,7 +9,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, until
-from e2e.stores import both_stores, both_stores_long, sqlite_only
+from e2e.stores import both_stores, both_stores_long
 from mailserver import MailServer
 from receiver import Receiver
 
@@ -196,7 +196,6 @@ def test_a_throttle_outlives_the_delivery_that_met_it(start_service: Starter, re
     assert len(receiver.requests) == 1
 
 
-@sqlite_only
 @pytest.mark.parametrize("has_record", [True, False], ids=["", "of-an-older-version"])
 def test_a_throttle_outlives_any_number_of_younger_deliveries(start_service: Starter, receiver: Receiver, has_record: bool) -> None:
     """Without the file of starts, as after an upgrade or in a copy of the store, the rows of what still waits tell of it."""

@@ -147,9 +147,7 @@ def primary_and_standby() -> Iterator[tuple[postgresql.Server, postgresql.Server
         yield primary, standby
 
 
-@pytest.mark.parametrize(
-    "attributes", ["&target_session_attrs=read-write", pytest.param("", marks=pytest.mark.long)], ids=["read-write", "any"]
-)
+@pytest.mark.parametrize("attributes", ["&target_session_attrs=read-write", ""], ids=["read-write", "any"])
 def test_a_synchronous_standby_takes_over(
     loaded: Callable[..., tuple[Service, Client]],
     primary_and_standby: tuple[postgresql.Server, postgresql.Server],
@@ -211,7 +209,6 @@ def test_a_server_that_was_made_read_only_is_read_and_waited_for(
     nothing_was_lost(service, client, receiver, senders)
 
 
-@pytest.mark.long
 def test_a_handler_that_cannot_be_read_waits_and_is_no_fault_of_ours(
     start_service: Starter, own_server: postgresql.Server, receiver: Receiver
 ) -> None:
@@ -227,14 +224,13 @@ def test_a_handler_that_cannot_be_read_waits_and_is_no_fault_of_ours(
     own_server.execute("UPDATE keys SET revoked_at = 1 WHERE user_id <> 1; NOTIFY tocsin_changes", "tocsin")
     until(lambda: other.get("/api/notifications").status == 401)  # all that was in memory has been dropped
     own_server.stop()
-    until(lambda: "handlers.not_read" in service.log(), what="it was not read")
+    until(lambda: "engine.refill_waits" in service.log(), what="its turn did not come")
     own_server.start()
     for notification in (first, second):
         assert [one["status"] for one in client.settled(notification, 30)] == ["delivered"]
     assert "Traceback" not in service.log() and "exception" not in service.log() and "attempt.failed" not in service.log()
 
 
-@pytest.mark.long
 def test_an_attempt_that_needs_the_store_first_is_made_again(
     start_service: Starter, own_server: postgresql.Server, receiver: Receiver
 ) -> None:
@@ -247,7 +243,7 @@ def test_an_attempt_that_needs_the_store_first_is_made_again(
     client.attempted(client.send("throttled", handlers=[handler]))
     second = client.send("waits behind it", handlers=[handler])
     own_server.stop()
-    until(lambda: "attempt.waits" in service.log(), 20, "it was not tried")
+    until(lambda: "engine.refill_waits" in service.log(), 20, "its turn did not come")
     own_server.start()
     assert [one["status"] for one in client.settled(second, 30)] == ["delivered"]
     assert "Traceback" not in service.log() and "exception" not in service.log() and "attempt.failed" not in service.log()

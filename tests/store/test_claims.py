@@ -170,6 +170,28 @@ def test_what_was_claimed_before_a_replay_is_told_from_what_came_after(open_post
     run(main())
 
 
+def test_what_had_not_gone_out_when_its_worker_died_is_let_go(open_postgresql: OpenStore) -> None:
+    async def main() -> None:
+        async with shared(open_postgresql) as [(store, one), (behind, other)]:
+            worker, second = await owning((store, one), 8), await owning((behind, other), 8)
+            mine, theirs = await handler_in(store, 3), await handler_in(store, 9)
+            done, sent, unsent, alone = await accepted(store, mine, 3, count=4)
+            [elsewhere] = await accepted(store, theirs, 9)
+            await one.claims.claim(worker, NOW, [done, sent, unsent])
+            await one.claims.claim(worker, NOW + 1, [alone])
+            await other.claims.claim(second, NOW, [elsewhere])
+            await settled(store, delivered(done))
+            await other.claims.let_go(worker, [(sent.id, 1)])
+            assert await other.workers.prune(worker, 0)
+            found = {row.delivery.id: (row.number, row.is_open) for row in await other.claims.of([3, 9], 0)}
+            assert found == {done.id: (1, False), sent.id: (1, True), elsewhere.id: (1, False)}
+            await other.claims.let_go(worker, [])
+            await other.claims.let_go(worker + 99, [])
+            assert [row.delivery.id for row in await other.claims.of([3], 0)] == [done.id]
+
+    run(main())
+
+
 def test_what_is_sent_besides_deliveries_is_noted_by_the_owner_alone(open_postgresql: OpenStore) -> None:
     async def main() -> None:
         async with shared(open_postgresql) as [(store, one), (_, other)]:

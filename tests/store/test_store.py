@@ -726,6 +726,7 @@ def test_what_belongs_to_a_user_goes_with_them_and_nothing_of_others_does(open_s
                 assert await store.handlers.switch_off(SwitchOff(user, handler, 1, event, kept.notification.id, 10, "gone"))
                 await write(values.write, f"told:{user}", b"[1]")
                 await write(_add_factors, user)
+                await write(_add_consents, user)
                 await store.keys.add(user, "key", b"hash%d" % user, "shown", ("send",), 10)
                 await store.sessions.add(Session(b"token%d" % user, user, 1, 1), Living(0, 0), b"")
             mine = await store.database.read(_rows)
@@ -743,6 +744,12 @@ def _add_factors(connection: Connection, user: int) -> None:
     connection.execute(tables.second_factors.insert().values(user_id=user, secret=b"", last_step=1, created_at=1))
     connection.execute(tables.recovery_codes.insert().values(user_id=user, hash=b"code"))
     connection.execute(tables.identities.insert().values(issuer="one", subject=str(user), user_id=user, created_at=1))
+
+
+def _add_consents(connection: Connection, user: int) -> None:
+    connection.execute(tables.mail_consents.insert().values(user_id=user, mark=b"address", given_at=1))
+    connection.execute(tables.consent_asks.insert().values(user_id=user, mailbox=b"mailbox", at=user))
+    connection.execute(tables.usage.insert().values(user_id=user, day=1, what=1, mark="", n=1))
 
 
 def _rows(connection: Connection) -> dict[str, int]:

@@ -140,7 +140,8 @@ class Node:
         keeping = Keeping(store, stand, stand, Metrics(), stand)
         self._delivering = Delivering(store, self.directory, self.pacer, cast(Any, self), keeping, stand)
         self.engine.succession = TakeOver(self.session, store, self.directory, self.pacer, egress, keeping)
-        trials = Trials(self.directory, self.pacer, cast(Any, self), cluster.settings, cast(Any, None))  # nothing is mailed
+        nobody = cast(Any, None)  # to ask, since nothing is mailed
+        trials = Trials(self.directory, self.pacer, cast(Any, self), cluster.settings, nobody, nobody)
         self.tests = TrialsByOwners(trials, self.engine, cast(Any, _Asking(self.session)), self.session, cluster.vault)
         self._flying: dict[int, Sending] = {}
         self._count = itertools.count()

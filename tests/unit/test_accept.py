@@ -12,7 +12,7 @@ from tocsin import clock
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.intake.repeats import Repeats
 from tocsin.metrics import Metrics
-from tocsin.model import Draft, Fault, Invalid, Message, Severity, Status
+from tocsin.model import Busy, Draft, Fault, Invalid, Message, Severity, Status
 from tocsin.ports.handlers import HandlerBrief, HandlerChange
 from tocsin.ports.intake import Idempotency
 from tocsin.ports.queue import Waiting
@@ -80,6 +80,21 @@ def test_the_engine_gets_what_is_due_as_it_was_kept(tmp_path: Path) -> None:
             assert taking.woken == [(first, 1, LATER)]
             _, counts = await store.history.notification(1, ids[1]) or pytest.fail("it is not there")
             assert (counts[Status.PENDING], counts[Status.SKIPPED]) == (1, 1)
+
+    asyncio.run(main())
+
+
+def test_nothing_is_accepted_while_what_is_known_of_handlers_may_be_old(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sqlite_store(tmp_path) as store:
+            await add_handler(store)
+            taking, is_old = Taking(store), [True]
+            made: Any = (store.intake, taking, taking, Repeats(store.intake), Metrics(), lambda: bool(is_old))
+            accepts = Accepting(*made)
+            with pytest.raises(Busy, match="lost touch"):
+                await accepts.accept(1, [draft()])
+            is_old.clear()
+            assert await accepts.accept(1, [draft()]) == [1]
 
     asyncio.run(main())
 

@@ -16,6 +16,7 @@ from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.handlers.trial import Trials
 from tocsin.flow.pace import Pacer
+from tocsin.flow.quotas import Quotas
 from tocsin.model import Mail, MailReply, NoReply, Reason, Reply
 from tocsin.net import mail as mail_module
 from tocsin.net.http import HttpWire
@@ -543,6 +544,13 @@ def test_a_test_waits_for_no_delivery_and_no_other_user_s_test() -> None:
         assert [reply.code for reply in using(server, work)] == [250] * 4
 
 
+class _Exempt:
+    """Everybody is an administrator."""
+
+    async def is_exempt(self, _: int) -> bool:
+        return True
+
+
 class _Agreed:
     """Whoever is asked has agreed to be mailed."""
 
@@ -554,7 +562,7 @@ def test_a_test_send_goes_over_the_connections_for_tests() -> None:
     async def work(wire: MailWire) -> str:
         given = options(server.url())
         directory, agreed = cast(Directory, None), cast(Consenting, _Agreed())  # a draft is in no directory
-        trials = Trials(directory, Pacer(), Wires(HttpWire(given), wire), given, agreed)
+        trials = Trials(directory, Pacer(), Wires(HttpWire(given), wire), given, agreed, cast(Quotas, _Exempt()))
         server.answer("rcpt", HANG)
         slow = asyncio.ensure_future(wire.send(MAIL))
         await server.wait_verb("RCPT")

@@ -24,7 +24,7 @@ WEB = FOLDER.parent
 SRC = WEB.parent
 FLOW = (
     *(f"people/{name}" for name in ("passwords", "own_keys", "administration", "second_factor", "single_sign_on")),
-    *("handlers/register", "handlers/consenting", "intake/plan", "handlers/preview", "delivery/notices"),
+    *("handlers/register", "handlers/consenting", "intake/plan", "handlers/preview", "delivery/notices", "quotas"),
 )
 PYTHON = [*WEB.glob("*.py"), *(SRC / "flow" / f"{name}.py" for name in FLOW)]
 READERS = [SRC / "api" / f"{name}.py" for name in ("kinds", "times", "messages", "endpoint")]  # what reads the send form

@@ -1,5 +1,6 @@
 """Who is asking, whether they may, and how often."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -13,7 +14,8 @@ from tocsin.api.errors import Refusal, fault
 from tocsin.api.proxies import client_address, neighbourhood
 from tocsin.flow.people.access import Access, Caller
 from tocsin.flow.people.failures import Failures
-from tocsin.flow.windows import Standing, Windows
+from tocsin.flow.quotas import Policy, Quotas
+from tocsin.flow.windows import WINDOW_SECONDS, Standing, Windows
 from tocsin.ports.audit import Act
 from tocsin.settings import Settings
 
@@ -27,9 +29,30 @@ _NO_KEY = "Send your API key as `Authorization: Bearer {api_key}`."
 _BAD_KEY = "This API key is unknown, was revoked or has expired."
 
 
-def _headers(standing: Standing) -> dict[str, str]:
+def _headers(name: str, standing: Standing) -> dict[str, str]:
+    """As drafts and habits have it, and as the current draft does: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers"""
     left = max(0, standing.limit - standing.used)
-    return {"ratelimit-limit": str(standing.limit), "ratelimit-remaining": str(left), "ratelimit-reset": str(standing.reset_seconds)}
+    return {
+        "ratelimit-limit": str(standing.limit),
+        "ratelimit-remaining": str(left),
+        "ratelimit-reset": str(standing.reset_seconds),
+        "ratelimit-policy": f'"{name}";q={standing.limit};w={WINDOW_SECONDS:.0f}',
+        "ratelimit": f'"{name}";r={left};t={standing.reset_seconds}',
+    }
+
+
+def quota_headers(quotas: Quotas, user_id: int) -> list[tuple[bytes, bytes]]:
+    """What a user has left of the quotas over time, in the current draft's two headers; none for administrators."""
+    left = quotas.left(user_id)
+    if not left:
+        return []
+    now = ", ".join([f'"{name}";r={count};t={seconds}' for name, count, seconds in left])
+    return [(b"ratelimit-policy", _policies(quotas.over_time)), (b"ratelimit", now.encode())]
+
+
+@functools.cache
+def _policies(over_time: tuple[Policy, ...]) -> bytes:
+    return ", ".join([f'"{one.name}";q={one.most};w={one.seconds}' for one in over_time]).encode()
 
 
 class Doorkeeper:
@@ -71,7 +94,7 @@ class Doorkeeper:
             with acting.acting(Actor("api", address=address)):
                 await self._failures.count(Act.KEY_REFUSED, neighbourhood(address))
         if standing.is_over:
-            return _too_many("Authentication failed too often from this address.", standing)
+            return _too_many("Authentication failed too often from this address.", "failures", standing)
         return Refusal(fault("unauthorized", detail), {"www-authenticate": "Bearer"})
 
 
@@ -79,8 +102,8 @@ def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
     """Counts this request and returns the headers with the key's count. Raises Refusal (429)."""
     standing = requests.count(caller.key_id)
     if standing.is_over:
-        raise _too_many(f"This API key may make {standing.limit} requests a minute.", standing)
-    return [(name.encode(), value.encode()) for name, value in _headers(standing).items()]
+        raise _too_many(f"This API key may make {standing.limit} requests a minute.", "requests", standing)
+    return [(name.encode(), value.encode()) for name, value in _headers("requests", standing).items()]
 
 
 def _bearer(scope: Scope) -> tuple[str, str]:
@@ -92,5 +115,5 @@ def _bearer(scope: Scope) -> tuple[str, str]:
     return "", ""
 
 
-def _too_many(detail: str, standing: Standing) -> Refusal:
-    return Refusal(fault("rate_limited", detail), {**_headers(standing), "retry-after": str(standing.reset_seconds)})
+def _too_many(detail: str, name: str, standing: Standing) -> Refusal:
+    return Refusal(fault("rate_limited", detail), {**_headers(name, standing), "retry-after": str(standing.reset_seconds)})

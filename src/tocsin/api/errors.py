@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from msgspec import Struct, json
 
-from tocsin.model import Busy, Fault, InFlight, Invalid, Missing
+from tocsin.model import Busy, Fault, InFlight, Invalid, Missing, OverQuota
 from tocsin.ports.errors import OwnerGone
 
 MAX_SHOWN_NAME = 80
@@ -59,8 +59,12 @@ CODES: dict[str, Code] = {
     "no_handlers": Code(422, "Nothing to send to", "The list of handlers is empty, or none is enabled."),
     "too_many_deliveries": Code(422, "Too many deliveries", "A request may create at most 10,000 deliveries."),
     "idempotency_mismatch": Code(422, "Idempotency key reused", "The idempotency key was used with other content."),
+    "quota": Code(422, "Quota used up", "You have as many handlers or API keys, or store as much, as the operator lets one user have."),
     "rate_limited": Code(
-        429, "Too many requests", "The key has used up its requests for this minute, or authentication from this address failed too often."
+        429,
+        "Too many requests",
+        "The key has used up its requests for this minute, the user has used up the notifications of this minute or day, or authentication "
+        "from this address failed too often.",
     ),
     "head_too_large": Code(431, "Head too large", "The request line and the headers can be at most 64 KB together."),
     "internal": Code(500, "Our fault", "Something failed inside the service; its log has the same reference."),
@@ -112,6 +116,8 @@ def answer_to(error: Exception, method: str, path: str) -> Answer:
         return _answer([error.fault], error.headers)
     if isinstance(error, Invalid):
         return _answer(error.faults)
+    if isinstance(error, OverQuota):
+        return _answer([error.fault], {"retry-after": str(error.retry_after)})
     if isinstance(error, Missing):
         return _answer([fault("not_found", "It does not exist, or it belongs to another user.")])
     if isinstance(error, OwnerGone):

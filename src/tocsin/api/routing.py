@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin import acting
 from tocsin.acting import Actor
-from tocsin.api.auth import Doorkeeper
+from tocsin.api.auth import Doorkeeper, quota_headers
 from tocsin.api.bodies import content_of
 from tocsin.api.endpoint import Call, Endpoint, read_query
 from tocsin.api.errors import NO_STORE, Answer, ClientGone, Refusal, answer_to, fault, shown
@@ -97,7 +97,12 @@ class Api:
         call = Call(self._service, endpoint, path, scope, headers, caller, row_id, content, pairs, values, faults)
         if method != "POST":
             call.check()
-        return await endpoint.handle(call)
+        if endpoint.scopes != (SEND,):
+            return await endpoint.handle(call)
+        try:
+            return await endpoint.handle(call)
+        finally:
+            limits.extend(quota_headers(self._service.quotas, caller.user_id))
 
     def _find(self, path: str) -> tuple[Methods, str | None]:
         """The path's endpoints by method, and the text of its id, if it has one. Raises Missing."""

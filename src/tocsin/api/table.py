@@ -20,7 +20,7 @@ GROUPS = {
 _DRAFT_CODES = ("required", "invalid", "invalid_choice", "too_long", "unknown", "repeated", "wrong_type", "masked", "unusable_text", "file")
 _SEND_CODES = (
     *("required", "invalid", "invalid_choice", "too_long", "unknown", "repeated", "unusable_text"),
-    *("unknown_handler", "no_handlers", "too_many_deliveries", "idempotency_key", "idempotency_mismatch", "in_flight", "busy"),
+    *("unknown_handler", "no_handlers", "too_many_deliveries", "quota", "idempotency_key", "idempotency_mismatch", "in_flight", "busy"),
 )
 _EMPTY_BODY_CODES = ("unknown",)
 

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 from tocsin.clock import Micros
-from tocsin.engine.mapped import content, mapped
+from tocsin.engine.mapped import content, is_on_disk, mapped
 from tocsin.model import Delivery
 from tocsin.ports.ledger import UnderWay
 
@@ -26,6 +26,8 @@ class Ledger:
         whole = found[: len(found) - len(found) % _SLOT.size]  # a file that was cut off may end within a slot
         self._found = [UnderWay(*entry) for entry in _SLOT.iter_unpack(whole) if entry[0] > 0]
         self._map = mapped(path, SLOTS * _SLOT.size)
+        self.is_kept = is_on_disk(path, self._map)
+        """Whether it outlives a kill."""
         self._free = list(range(0, len(self._map), _SLOT.size))  # where they begin
 
     @property

@@ -42,6 +42,12 @@ def mapped(path: Path, size: int) -> mmap.mmap:
     return memory
 
 
+def is_on_disk(path: Path, memory: mmap.mmap) -> bool:
+    """Whether what is written there is in the file, all of which is allocated; see `mapped`."""
+    found = path.stat()
+    return found.st_size >= len(memory) and found.st_blocks * 512 >= len(memory)
+
+
 def allocated(path: Path, size: int) -> mmap.mmap:
     """As `mapped`. Raises OSError if there is no room: every byte is allocated on the disk, because the kernel kills a process that
     writes into a hole of a file when the disk is full."""

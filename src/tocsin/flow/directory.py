@@ -32,7 +32,7 @@ class Loaded(Struct, frozen=True):
     counts posts or refuses repeated ones, so each is noted beforehand. `realm`: what a wide throttle pauses; empty if there is none.
     `is_sealed`: none of the service's keys opens its settings. `zone`: its user's. `partition`: None if that is not known.
     `address`: to which it mails, if it does; `is_unconfirmed`: nothing may be mailed there yet; `unsubscribe`: the link that ends it, or
-    empty."""
+    empty; `counts_mails`: its user has a quota of mails."""
 
     handler: Handler
     channel: AnyChannel
@@ -49,6 +49,7 @@ class Loaded(Struct, frozen=True):
     address: str = ""
     is_unconfirmed: bool = False
     unsubscribe: str = ""
+    counts_mails: bool = False
 
     def __repr__(self) -> str:
         return f"Loaded({self.handler!r})"
@@ -182,7 +183,8 @@ class Directory:
         link = self.links.unsubscribe(row.id, found.address)
         secrets = (*found.secrets, link.rpartition("/")[2]) if link else found.secrets
         unconfirmed = is_unconfirmed(row.consent, row.owner_is_admin)
-        return replace(found, is_unconfirmed=unconfirmed, unsubscribe=link, secrets=secrets)
+        counts = not row.owner_is_admin
+        return replace(found, is_unconfirmed=unconfirmed, unsubscribe=link, secrets=secrets, counts_mails=counts)
 
     async def briefs(self, user_id: int) -> dict[int, HandlerBrief]:
         """Every handler of a user that is not deleted, by id. After a change only what changed is read: they may be many."""

@@ -117,6 +117,7 @@ def chores(settings: Settings) -> list[Chore]:
         Chore("consent_asks", COUNTED_FOR, every=3600.0),
         Chore("handlers", kept, every=3600.0),
         Chore("totals", 0, every=3600.0),
+        Chore("usage", 2 * DAY, every=3600.0),
         Chore("audit", settings.audit_days * DAY, every=3600.0),
         *shared,
     ]

@@ -22,6 +22,7 @@ from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.single_sign_on import SingleSignOn
+from tocsin.flow.quotas import Quotas
 from tocsin.metrics import Metrics
 from tocsin.ports.history import History
 from tocsin.ports.vitals import Vitals
@@ -56,6 +57,7 @@ class Service(Struct, frozen=True):
     handlers: Handlers
     accepting: Accepting
     deliveries: Deliveries
+    quotas: Quotas
     trials: Tests
     consenting: Consenting
     previews: Previews

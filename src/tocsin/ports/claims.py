@@ -48,6 +48,11 @@ class Claims(Protocol):
         their handler's, and as given (with the same `attempt_count`, `due_at` and `replays`). None: the worker has been pruned."""
         ...
 
+    async def let_go(self, worker_id: int, sent: Collection[tuple[int, int]]) -> None:
+        """A dead worker has sent nothing of what it had claimed last but `sent` (delivery ids and numbers of attempts), and what has an
+        outcome."""
+        ...
+
     async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
         """Note that something besides deliveries is about to be sent. False: that partition is not this worker's."""
         ...

@@ -129,8 +129,9 @@ class HandlerRows(Protocol):
         """One page of a user's handlers that are not deleted. `page` counts from 1; `size` rows each."""
         ...
 
-    async def add(self, user_id: int, change: HandlerChange, at: Micros) -> int:
-        """The new handler's id. Without a `partition` it gets the one of its own root (`tocsin.partitions`)."""
+    async def add(self, user_id: int, change: HandlerChange, at: Micros, most: int = 0) -> int | None:
+        """The new handler's id; None: the user has `most` already (0: any number may be). Without a `partition` it gets the one of its own
+        root (`tocsin.partitions`)."""
         ...
 
     async def change(

@@ -7,7 +7,7 @@ from msgspec import Struct
 from tocsin.clock import Micros
 
 Old: TypeAlias = Literal[
-    "notifications", "idempotency", "posts", "consent_asks", "handlers", "totals", "audit", "claims", "changes", "asks"
+    "notifications", "idempotency", "posts", "consent_asks", "handlers", "totals", "usage", "audit", "claims", "changes", "asks"
 ]
 """Kinds of rows that go: notifications with their deliveries and attempts, idempotency keys, posts and questions that counted for a day,
 statistics of handlers and the rest of deleted ones, entries of the audit log; totals are only folded together. The last three are there

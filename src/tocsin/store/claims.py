@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, column, func, or_, select, text, true
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from tocsin.clock import Micros
+from tocsin.clock import MINUTE, Micros
 from tocsin.model import Delivery, Status
 from tocsin.ports.claims import Claimed, Noted, Throttled
 from tocsin.store.database import Database
@@ -17,6 +17,7 @@ from tocsin.store.tables import IS_PENDING, attempts, deliveries, handlers
 
 # Rows are found by their keys: with few rows, or without statistics, the server would look through whole tables.
 _BY_KEY = b"; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
+LAST_CLAIMS: Micros = 10 * MINUTE
 THROTTLED = text("deliveries.throttles > 0")  # literal, for the index
 _CLAIM = (
     "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
@@ -35,6 +36,20 @@ _NOTE = (
     " INSERT INTO claims (worker, at, ids, handlers, numbers, due, partition, paces)"
     " SELECT me.id, %s, '{}', '{}', '{}', '{}', p.partition, %s FROM me JOIN partitions p ON p.owner = me.id AND p.partition = %s"
     " RETURNING id"
+)
+# Outcomes are never forgotten here: they count in windows. What was claimed long before the end had gone out, or was let go.
+_LET_GO = text(
+    "WITH found AS (SELECT c.id AS claim, u.*, EXISTS (SELECT FROM attempts a WHERE a.delivery_id = u.id AND a.number = u.number)"
+    " OR (u.id, u.number) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:numbers AS int[]))) AS is_kept FROM claims c"
+    " CROSS JOIN LATERAL unnest(c.ids, c.handlers, c.numbers, c.due, c.replays) WITH ORDINALITY"
+    " AS u(id, handler, number, due, lives, place)"
+    f" WHERE c.worker = :worker AND c.at >= (SELECT max(at) FROM claims WHERE worker = :worker) - {LAST_CLAIMS}),"
+    " kept AS (SELECT claim, array_agg(id ORDER BY place) FILTER (WHERE is_kept) AS ids,"
+    " array_agg(handler ORDER BY place) FILTER (WHERE is_kept) AS handlers,"
+    " array_agg(number ORDER BY place) FILTER (WHERE is_kept) AS numbers, array_agg(due ORDER BY place) FILTER (WHERE is_kept) AS due,"
+    " array_agg(lives ORDER BY place) FILTER (WHERE is_kept) AS replays FROM found GROUP BY claim HAVING NOT bool_and(is_kept))"
+    " UPDATE claims c SET ids = coalesce(k.ids, '{}'), handlers = coalesce(k.handlers, '{}'), numbers = coalesce(k.numbers, '{}'),"
+    " due = coalesce(k.due, '{}'), replays = coalesce(k.replays, '{}') FROM kept k WHERE c.id = k.claim"
 )
 
 
@@ -61,6 +76,9 @@ class SqlClaims:
 
         return await self._quick.run(claim)
 
+    async def let_go(self, worker_id: int, sent: Collection[tuple[int, int]]) -> None:
+        await self._database.write(let_go, worker_id, sent)
+
     async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
         return await self._quick.run(lambda session: bool(session.rows(_NOTE, (worker_id, until, paces, partition))))
 
@@ -75,6 +93,11 @@ class SqlClaims:
 
     async def close(self) -> None:
         await self._quick.close()
+
+
+def let_go(connection: Connection, worker_id: int, sent: Collection[tuple[int, int]]) -> None:
+    values = {"worker": worker_id, "ids": [one for one, _ in sent], "numbers": [number for _, number in sent]}
+    connection.execute(_LET_GO, values)
 
 
 def claimed(connection: Connection, partitions: Collection[int], since: Micros) -> list[Claimed]:

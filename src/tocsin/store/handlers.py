@@ -44,8 +44,8 @@ class SqlHandlers:
     async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
         return await self._database.look(handlers_page, user_id, which, page, size)
 
-    async def add(self, user_id: int, change: HandlerChange, at: Micros) -> int:
-        return await self._database.write(add_handler, user_id, change, at)
+    async def add(self, user_id: int, change: HandlerChange, at: Micros, most: int = 0) -> int | None:
+        return await self._database.write(add_handler, user_id, change, at, most)
 
     async def change(
         self, handler_id: int, change: HandlerChange, expected_version: int | None = None, event: HandlerEvent | None = None, most: int = 0
@@ -124,7 +124,9 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
     return Page([handler_of(row) for row in rows], total)
 
 
-def add_handler(connection: Connection, user_id: int, change: HandlerChange, at: Micros) -> int:
+def add_handler(connection: Connection, user_id: int, change: HandlerChange, at: Micros, most: int = 0) -> int | None:
+    if most and total_of(connection, user_id, TOTAL_HANDLERS) >= most:
+        return None
     values = {name: value for name, value in msgspec.structs.asdict(change).items() if name not in {"disabled_reason", "fields"}}
     if change.consent is None:
         del values["consent"]

@@ -43,11 +43,12 @@ from tocsin.store.tables import (
     second_factors,
     sessions,
     totals,
+    usage,
     users,
 )
 from tocsin.store.totals import Totals
 
-_THEIRS = (second_factors, recovery_codes, identities, mail_consents, consent_asks)
+_THEIRS = (second_factors, recovery_codes, identities, mail_consents, consent_asks, usage)
 _ROWS_AT_ONCE = 100_000
 _ADD_USER = text(
     "INSERT INTO users (email, is_admin, created_at) SELECT :email, :is_admin, :created_at"

@@ -24,6 +24,7 @@ from tocsin.ports.queue import Queue
 from tocsin.ports.second_factors import SecondFactorRows
 from tocsin.ports.standings import Standings
 from tocsin.ports.tidying import Tidying
+from tocsin.ports.usage import UsageRows
 from tocsin.ports.values import Values
 from tocsin.ports.vitals import Vitals
 from tocsin.store import dialects, faults, values
@@ -44,6 +45,7 @@ from tocsin.store.queue import SqlQueue
 from tocsin.store.second_factors import SqlSecondFactors
 from tocsin.store.standings import SqlStandings
 from tocsin.store.tidying import SqlTidying
+from tocsin.store.usage import SqlUsageRows
 from tocsin.store.values import SqlValues
 from tocsin.store.vitals import SqlVitals, note_alive
 from tocsin.store.writer import MAX_TRIES_IN_CONFLICT
@@ -66,6 +68,7 @@ class SqlStore:
         self.standings: Standings = SqlStandings(self.database)
         self.notices: PendingNotices = SqlPendingNotices(self.database)
         self.consents: Consents = SqlConsents(self.database)
+        self.usage: UsageRows = SqlUsageRows(self.database)
         self.users: Users = SqlUsers(self.database)
         self.sessions: Sessions = SqlSessions(self.database)
         self.keys: Keys = SqlKeys(self.database)

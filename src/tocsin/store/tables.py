@@ -179,6 +179,19 @@ consent_asks = Table(
     sqlite_with_rowid=False,
 )
 
+# How much users have used of their quotas: `ports.usage.What`, by day since 1970.
+usage = Table(
+    "usage",
+    metadata,
+    Column("user_id", Id, primary_key=True, autoincrement=False),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("what", SmallInteger, primary_key=True, autoincrement=False),
+    Column("mark", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Index("ix_usage_day", "day"),
+    sqlite_with_rowid=False,
+)
+
 # What happened to a handler beside its deliveries, the last few of it.
 handler_events = Table(
     "handler_events",

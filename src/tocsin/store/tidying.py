@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Column, ColumnElement, Connection, Table, and_, bindparam, delete, exists, func, select, tuple_
 
 from tocsin import clock
-from tocsin.clock import HOUR, Micros
+from tocsin.clock import DAY, HOUR, Micros
 from tocsin.model import Status
 from tocsin.ports.tidying import START, Old, Place, Swept
 from tocsin.store.database import Database
@@ -29,6 +29,7 @@ from tocsin.store.tables import (
     notifications,
     posts,
     replays,
+    usage,
 )
 from tocsin.store.totals import Totals, fold
 
@@ -191,6 +192,12 @@ def consent_asks_of_before(connection: Connection, before: Micros, rows: int, _:
     return Swept(gone, START if gone == rows else None)
 
 
+def old_usage(connection: Connection, before: Micros, rows: int, _: Place) -> Swept:
+    key = (usage.c.user_id, usage.c.day, usage.c.what, usage.c.mark)
+    gone = _delete(connection, key, connection.execute(select(*key).where(usage.c.day < before // DAY).limit(rows)).all())
+    return Swept(gone, START if gone == rows else None)
+
+
 def _delete(connection: Connection, key: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> int:
     """Rows by their primary key, one by one: for `(a, b) IN (...)` SQLite looks through the whole table."""
     if rows:
@@ -235,6 +242,7 @@ SWEEPS: dict[Old, Sweep] = {
     "consent_asks": consent_asks_of_before,
     "handlers": handler_history,
     "totals": fold,
+    "usage": old_usage,
     "audit": old_audit,
     "claims": old_claims,
     "changes": old_changes,

@@ -22,6 +22,7 @@ async def _about(visit: Visit) -> dict[str, Any]:
         "has_password": await visit.service.passwords.has_one(visit.who),
         "sessions": await visit.service.accounts.sessions(visit.who),
         "session_days": visit.service.settings.session_days,
+        "quotas": await visit.service.quotas.lines(visit.who.id),
         "key_count": sum(key.is_valid(clock.now()) for key in keys),
     }
 

@@ -249,7 +249,10 @@ async def add(visit: Visit) -> Response:
         return _form(visit, channel, None, given, faults, status=422)
     if visit.text("do") == "test":
         return _form(visit, channel, None, given, trial=await visit.service.trials.draft(visit.who.id, draft))
-    made = await visit.service.handlers.create(visit.who.id, draft)
+    try:
+        made = await visit.service.handlers.create(visit.who.id, draft)
+    except Invalid as invalid:
+        return _form(visit, channel, None, given, invalid.faults, status=422)
     [state] = await visit.service.handlers.states([await visit.service.handlers.get(visit.who.id, made)])
     is_asked = state.word == "unconfirmed" and visit.service.consenting.can_ask
     return visit.go(f"/handlers/{made}?done={'asked' if is_asked else 'added'}")

@@ -12,7 +12,7 @@ from tocsin.api.bodies import Pairs
 from tocsin.api.messages import read_draft
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
-from tocsin.model import Draft, Fault, Handler, Invalid, Missing, Sentence
+from tocsin.model import Draft, Fault, Handler, Invalid, Missing, OverQuota, Sentence
 from tocsin.ports.handlers import HandlerFilter
 from tocsin.web.handlers import target_of
 from tocsin.web.visit import Visit
@@ -119,6 +119,10 @@ async def send(visit: Visit) -> Response:
         [made] = await visit.service.accepting.accept(visit.who.id, [form.draft])
     except Invalid as invalid:
         return await _page(visit, form.given, 422, invalid.faults, notes=form.notes)
+    except OverQuota as over:
+        response = await _page(visit, form.given, 429, [over.fault], notes=form.notes)
+        response.headers["retry-after"] = str(over.retry_after)
+        return response
     send_at = form.draft.send_at
     is_scheduled = send_at is not None and send_at > form.draft.message.at
     return visit.go(f"/notifications/{made}?done={'scheduled' if is_scheduled else 'sent'}")

@@ -17,7 +17,7 @@ from tocsin.api.kinds import MAX_ID
 from tocsin.api.proxies import transport_security
 from tocsin.flow.people.accounts import CodeWanted
 from tocsin.flow.service import Service
-from tocsin.model import Busy, Invalid, Missing
+from tocsin.model import Busy, Invalid, Missing, OverQuota
 from tocsin.ports.errors import OwnerGone
 from tocsin.web import (
     account,
@@ -179,6 +179,10 @@ class Site:
             expected = visit.base
             _logger.warning("form.foreign", address=visit.address, origin=forged.origin[:200], expected=expected, host=visit.host[:200])
             return visit.problem(403, origin=forged.origin, expected=expected)
+        except OverQuota as over:
+            response = visit.problem(429, faults=[over.fault])
+            response.headers["retry-after"] = str(over.retry_after)
+            return response
         except consents.TooOften as often:
             response = visit.problem(429)
             response.headers["retry-after"] = str(often.seconds)

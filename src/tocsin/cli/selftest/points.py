@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from tocsin import alone, upkeep
 from tocsin.cli import run
+from tocsin.engine.holdings import Holdings
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
 from tocsin.engine.pump import Pump
@@ -88,6 +89,16 @@ def _after(owner: Any, name: str) -> Callable[[Crash], None]:
     return lay
 
 
+def _each(*lays: Callable[[Crash], None]) -> Callable[[Crash], None]:
+    """The same point in different places: a service reaches one of them."""
+
+    def lay(crash: Crash) -> None:
+        for one in lays:
+            one(crash)
+
+    return lay
+
+
 def _after_commit_of(kind: type[Any]) -> Callable[[Crash], None]:
     def lay(crash: Crash) -> None:
         whole = Writer._commit  # pyright: ignore[reportPrivateUsage]
@@ -144,6 +155,7 @@ def _at_last_dot(crash: Crash) -> None:
     smtp.Connection.send = visited
 
 
+_RECOVERED = _each(_before(alone, "end_stopped"), _before(Holdings, "begin"))  # alone, or as one of several processes
 POINTS = (
     Point("before-accept-commit", "the rows are written, their commit is not", _after(AcceptAll, "run_all")),
     Point("after-accept-commit", "committed, and nobody has heard of it", _after_commit_of(AcceptAll)),
@@ -169,7 +181,7 @@ POINTS = (
     Point("after-pause-commit", "its owner's pause is committed", _before(handlers, "end_waiting"), "pause"),
     Point("before-retry-commit", "a replay is not committed", _after(history, "retry"), "retry"),
     Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
-    Point("recovered", "lost attempts are settled, nothing runs yet", _before(alone, "end_stopped"), "restart", repeats=True, unknown=True),
+    Point("recovered", "lost attempts are settled, nothing runs yet", _RECOVERED, "restart", repeats=True, unknown=True),
     Point("migrating", "the store is being brought to a newer form", _after(migrations, "upgrade"), "migrate"),
     Point("restoring", "the old store is kept, the copy has not taken its place", _after(upkeep, "_set_aside"), "restore"),
     Point("backing-up", "the copy is written, not yet under its name", _before(upkeep, "_check_whole"), "backup"),

@@ -19,6 +19,7 @@ from tocsin.flow.delivery.settle import Decision, ended_without_attempt
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.links import Question, with_link
 from tocsin.flow.pace import Pacer
+from tocsin.flow.quotas import Quotas
 from tocsin.model import LINK_KIND, Busy, Delivery, Message, Notification, Reason, Status
 from tocsin.net.wires import Wires
 from tocsin.ports import engine
@@ -41,6 +42,7 @@ class Delivering:
         keeping: Keeping,
         identities: Identities,
         ask: Callable[[Loaded], object] = bool,
+        quotas: Quotas | None = None,
     ) -> None:
         """`ask` is told of handlers whose address has not agreed to what was to be mailed there."""
         self._directory = directory
@@ -50,6 +52,7 @@ class Delivering:
         self._keeping = keeping
         self._identities = identities
         self._ask = ask
+        self._quotas = quotas
         self._rooms = Rooms(queue, keeping, directory.service)
         self._tasks: set[asyncio.Task[Any]] = set()  # of attempts that wait for something
         self._reading: set[asyncio.Task[None]] = set()
@@ -177,9 +180,17 @@ class Delivering:
                 return with_link(message, links.confirm(Question(handler.user_id, handler.id, loaded.address, message.at))), None
         elif loaded.is_unconfirmed:
             self._ask(loaded)
+        elif loaded.counts_mails and self._is_one_too_many(delivery, message, loaded):
+            return message, ended_without_attempt(delivery, Status.SKIPPED, Reason.QUOTA, now)
         else:
             return message, None
         return message, ended_without_attempt(delivery, Status.SKIPPED, Reason.UNCONFIRMED, now)
+
+    def _is_one_too_many(self, delivery: Delivery, message: Message, loaded: Loaded) -> bool:
+        """Counted before its first attempt, and before the first one after a replay. What the service itself has to say is no user's."""
+        if self._quotas is None or message.kind != "notification" or delivery.step or delivery.throttles:
+            return False
+        return not self._quotas.mail(loaded.handler.user_id, loaded.address)
 
     # ---------------------------------------------------------------------------------------------------- not attempted
 

@@ -15,6 +15,7 @@ from tocsin.flow.directory import Directory, open_handler
 from tocsin.flow.handlers.consenting import Consenting, is_same
 from tocsin.flow.handlers.states import HandlerState, next_start, state_of
 from tocsin.flow.pace import Pacer
+from tocsin.flow.quotas import Quotas, too_many_handlers
 from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
 from tocsin.net.guard import closed_port
 from tocsin.net.routes import place_of
@@ -214,9 +215,11 @@ class Handlers:
         vault: Vault,
         pacer: Pacer,
         consenting: Consenting,
+        quotas: Quotas,
         audit: AuditLog,
     ) -> None:
         self._consenting = consenting
+        self._quotas = quotas
         self._rows = rows
         self._standings = standings
         self._queue = queue
@@ -268,7 +271,7 @@ class Handlers:
         return self._open(await self._row(user_id, handler_id))
 
     async def create(self, user_id: int, draft: HandlerDraft) -> int:
-        """The new id. The draft must have come from `check` without faults."""
+        """The new id. The draft must have come from `check` without faults. Raises Invalid where they may not have another one."""
         channel = CHANNELS[draft.type or ""]
         change = HandlerChange(
             type=channel.type,
@@ -280,7 +283,10 @@ class Handlers:
             consent=await self._consenting.consent(user_id, _address(channel, draft.settings or {})),
             fields=tuple(draft.settings or {}),
         )
-        handler_id = await self._rows.add(user_id, change, clock.now())
+        most = await self._quotas.most_handlers(user_id)
+        handler_id = await self._rows.add(user_id, change, clock.now(), most)
+        if handler_id is None:
+            raise too_many_handlers(most)
         self._directory.forget(user_id, handler_id)
         await self._consenting.ask_for(handler_id)
         return handler_id

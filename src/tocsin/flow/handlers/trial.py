@@ -17,6 +17,7 @@ from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.register import HandlerDraft
 from tocsin.flow.mail_health import MailHealth
 from tocsin.flow.pace import Pacer
+from tocsin.flow.quotas import Quotas
 from tocsin.flow.words import hint, sentence
 from tocsin.model import (
     Delivered,
@@ -81,9 +82,11 @@ class Trials:
         wires: Wires,
         settings: Settings,
         consenting: Consenting,
+        quotas: Quotas,
         mail_health: MailHealth | None = None,
     ) -> None:
         self._consenting = consenting
+        self._quotas = quotas
         self._mail_health = mail_health or MailHealth()
         self._directory = directory
         self._pacer = pacer
@@ -131,6 +134,8 @@ class Trials:
             if why_not := await self._why_not_asked(loaded):
                 return _unconfirmed(0, why_not)
             is_asked, message = True, await self._consenting.link_message(loaded)
+        elif loaded.address and not await self._may_mail(loaded):
+            return Trial("failed", Reason.QUOTA.value, 0, None, None, f"{sentence(Reason.QUOTA)} {hint(Reason.QUOTA)}")
         tried = await self._tried(loaded, message, seconds, partitions)
         if tried is None or (partitions is not None and tried.is_to_repeat):
             return None
@@ -139,6 +144,10 @@ class Trials:
     async def _is_unconfirmed(self, loaded: Loaded) -> bool:
         handler = loaded.handler
         return loaded.is_unconfirmed if handler.id else await self._consenting.is_missing(handler.user_id, loaded.address)
+
+    async def _may_mail(self, loaded: Loaded) -> bool:
+        user_id = loaded.handler.user_id
+        return await self._quotas.is_exempt(user_id) or self._quotas.mail(user_id, loaded.address)
 
     async def _why_not_asked(self, loaded: Loaded) -> str:
         """Why no link can be mailed now; empty: it can, and that is noted."""

@@ -11,6 +11,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.states import next_start
 from tocsin.flow.intake.repeats import Repeats, answer_of
 from tocsin.flow.pace import Pacer
+from tocsin.flow.quotas import Quotas
 from tocsin.flow.words import Event, events, turn
 from tocsin.model import REPLAYABLE, Attempt, Delivery, Missing, Notification, Status
 from tocsin.ports.engine import Engine
@@ -24,7 +25,10 @@ MAX_COUNTED = 10_000  # deliveries before another
 class Deliveries:
     """What was sent, for its sender. A named row that is not this user's raises Missing; a store that cannot answer, Busy."""
 
-    def __init__(self, history: History, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer) -> None:
+    def __init__(
+        self, history: History, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer, quotas: Quotas | None = None
+    ) -> None:
+        self._quotas = quotas
         self._history = history
         self._engine = engine
         self._repeats = repeats
@@ -127,11 +131,14 @@ class Deliveries:
                 return answer[0]
             if isinstance(which, int) and await self._history.delivery(user_id, which) is None:
                 raise Missing
+            counts = self._quotas is not None and await self._quotas.check_again(user_id)
             now = clock.now()
             try:
                 retried = await self._history.retry(user_id, which, now, MAX_RETRIED, idempotency)
             except Answered as answered:
                 return answer_of(answered.remembered, idempotency)[0]
+        if counts and self._quotas is not None:
+            self._quotas.sent_again(user_id, len(retried))
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
         return len(retried)

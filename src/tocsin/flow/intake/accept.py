@@ -5,22 +5,35 @@ from collections.abc import Callable, Sequence
 from tocsin.flow.directory import Directory
 from tocsin.flow.intake.plan import plan
 from tocsin.flow.intake.repeats import Repeats, answer_of
+from tocsin.flow.quotas import Quotas
 from tocsin.metrics import Metrics
-from tocsin.model import Draft, Fault, Invalid, Status
+from tocsin.model import Busy, Draft, Fault, Invalid, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.intake import Accept, Accepted, Answered, Idempotency, Intake, Planned
 from tocsin.ports.queue import Waiting
 
 
 class Accepting:
-    """Turns checked drafts into rows, and tells the engine what is due."""
+    """Turns checked drafts into rows, and tells the engine what is due. `may_be_old`: whether a change of handlers by another process may
+    have gone unnoticed; nothing is accepted then."""
 
-    def __init__(self, intake: Intake, directory: Directory, engine: Engine, repeats: Repeats, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        directory: Directory,
+        engine: Engine,
+        repeats: Repeats,
+        metrics: Metrics,
+        may_be_old: Callable[[], bool] = lambda: False,
+        quotas: Quotas | None = None,
+    ) -> None:
+        self._quotas = quotas
         self._intake = intake
         self._directory = directory
         self._engine = engine
         self._repeats = repeats
         self._metrics = metrics
+        self._may_be_old = may_be_old
 
     async def accept(
         self,
@@ -35,17 +48,33 @@ class Accepting:
         `faults`: what is wrong with the drafts, told together with what is wrong with their handlers. A repeated request gets its first
         answer all the same: the same content was in order then, and only its times have passed since.
 
-        Raises Invalid (unknown or no handlers, too many deliveries, an idempotency key used with other content), InFlight, Busy.
+        Raises Invalid (unknown or no handlers, too many deliveries, an idempotency key used with other content), OverQuota, InFlight,
+        Busy.
         """
+        if self._may_be_old():
+            raise Busy("this process has lost touch with the others on its store")
         async with self._repeats.once(user_id, idempotency) as answer:
             if answer is not None:
                 return answer
             planned = await self._plan(user_id, drafts, batch, faults)
+            accept = Accept(user_id, drafts[0].message.at, planned, idempotency)
             try:
-                accepted = await self._intake.accept(Accept(user_id, drafts[0].message.at, planned, idempotency), self._hand_over)
+                if (quotas := self._quotas) is None or quotas.knows_exempt(user_id):
+                    accepted = await self._intake.accept(accept, self._hand_over)
+                else:
+                    accepted = await self._within(quotas, accept, drafts)
             except Answered as answered:
                 return answer_of(answered.remembered, idempotency)
             return [one.id for one in accepted]
+
+    async def _within(self, quotas: Quotas, accept: Accept, drafts: Sequence[Draft]) -> list[Accepted]:
+        """Nothing is counted that was not kept. Raises OverQuota too."""
+        taken = await quotas.take(accept.user_id, drafts, sum([len(one.deliveries) for one in accept.planned]))
+        try:
+            return await self._intake.accept(accept, self._hand_over)
+        except BaseException:
+            quotas.give_back(accept.user_id, taken)
+            raise
 
     async def _plan(self, user_id: int, drafts: Sequence[Draft], batch: bool, faults: Sequence[Fault]) -> Sequence[Planned]:
         """Another process may have added a handler just now: before one is called unknown, the store is asked."""

@@ -37,7 +37,7 @@ def _is_over(expires_at: Micros | None) -> bool:
 class Access:
     """Known keys are kept in memory and dropped as soon as anything about keys or users changes.
 
-    `may_be_old`: whether a change by another process may have gone unnoticed; nobody is recognized from memory then.
+    `may_be_old`: whether a change by another process may have gone unnoticed; the store is asked about every key then.
     """
 
     def __init__(self, keys: Keys, may_be_old: Callable[[], bool] = lambda: False) -> None:
@@ -49,17 +49,15 @@ class Access:
 
     async def caller(self, api_key: str) -> Caller | None:
         """Whose key this is; None: unknown, revoked, expired, or its user is disabled. Raises Busy."""
-        if self._may_be_old():
-            raise Busy("this process has lost touch with the others on its store")
-        key_hash = hash_api_key(api_key)
-        caller = self._callers.get(key_hash)
+        key_hash, may_be_old = hash_api_key(api_key), self._may_be_old()
+        caller = None if may_be_old else self._callers.get(key_hash)
         if caller is None:
             changes = self._changes
             row = await self._keys.find(key_hash)
             if row is None or _is_over(row.expires_at):
                 return None
             caller = Caller(row.user_id, row.id, frozenset(row.scopes or SCOPES), row.expires_at)
-            if changes == self._changes:
+            if changes == self._changes and not may_be_old:
                 if len(self._callers) >= MAX_IN_MEMORY:
                     self._callers.clear()
                 self._callers[key_hash] = caller
