@@ -226,10 +226,12 @@ class Server:
         self.noted.append((partition, Noted(until, paces)))
         return True
 
-    def claimed(self, partitions: Collection[int], since: Micros) -> list[Claimed]:
+    def claimed(self, partitions: Collection[int], since: Mapping[str, Micros]) -> list[Claimed]:
         found: dict[tuple[int, int], Claim] = {}
         for claim in self.claims:
-            if claim.at >= since and self.handlers[self.rows[claim.delivery_id].delivery.handler_id].partition in partitions:
+            handler = self.handlers[self.rows[claim.delivery_id].delivery.handler_id]
+            is_dead = claim.worker_id not in self.members
+            if (is_dead or claim.at >= since.get(handler.row.type, claim.at + 1)) and handler.partition in partitions:
                 found[claim.delivery_id, claim.number] = claim
         made: list[Claimed] = []
         for (delivery_id, number), claim in found.items():
@@ -363,8 +365,8 @@ class Session:
     async def noted(self, partitions: Collection[int], since: Micros) -> Sequence[Noted]:
         return await self.ask(lambda: [one for home, one in self.server.noted if home in partitions and one.until >= since])
 
-    async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
-        return await self.ask(self.server.claimed, set(partitions), since)
+    async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
+        return await self.ask(self.server.claimed, set(partitions), dict(since))
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
         return await self.ask(self.server.throttled, set(partitions))

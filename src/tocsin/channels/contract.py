@@ -179,6 +179,8 @@ class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
     """Its handlers have a signing secret."""
     in_flight: int = 256
     """The most attempts that one handler may have at the same time; how many it gets depends on its answers."""
+    window_seconds: float = 60.0
+    """No window of its paces is longer."""
     wire: str = "http"
     """Which of the wires its requests take: "http" or "mail"."""
     unknown_wait_seconds: float = 0.0

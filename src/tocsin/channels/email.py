@@ -304,6 +304,7 @@ CHANNEL = Channel(
     settings=EmailSettings,
     target=_target,
     paces=_paces,
+    window_seconds=3600.0,
     root=lambda _: ROOT,
     render=_render,
     quick_marks=20,

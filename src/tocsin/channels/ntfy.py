@@ -229,6 +229,7 @@ CHANNEL = Channel(
     settings=NtfySettings,
     target=_target,
     paces=_paces,
+    window_seconds=BURST_SECONDS,
     render=render,
     classify=classify,
     measure=measure,

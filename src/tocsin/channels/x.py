@@ -277,6 +277,7 @@ CHANNEL = Channel(
     settings=XSettings,
     target=target,
     paces=_paces,
+    window_seconds=WINDOW_SECONDS,
     rest_seconds=_rest_seconds,
     render=render,
     quick_marks=-1,  # the weighing of its 280 characters looks at each of some 3,000: a millisecond or two

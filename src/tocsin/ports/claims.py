@@ -1,6 +1,6 @@
 """Which worker has begun what: the ledger of attempts in flight for processes on several machines."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -61,9 +61,9 @@ class Claims(Protocol):
         """What was noted for these partitions and may have been sent since then."""
         ...
 
-    async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
-        """What was claimed since then, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims.
-        Of dead workers also what they claimed earlier: nobody may have been there since."""
+    async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
+        """What was claimed, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims: since a time for
+        each type of handler, and of dead workers whatever is open, of all types: nobody may have been there since."""
         ...
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:

@@ -1,9 +1,9 @@
 """What workers have begun: `tocsin.ports.claims`. One statement claims a batch; the same statement says which of it may be sent."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, column, func, or_, select, text, true
+from sqlalchemy import BigInteger, Connection, and_, column, false, func, or_, select, text, true
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from tocsin.clock import MINUTE, Micros
@@ -85,7 +85,7 @@ class SqlClaims:
     async def noted(self, partitions: Collection[int], since: Micros) -> Sequence[Noted]:
         return await self._database.read(noted, partitions, since)
 
-    async def of(self, partitions: Collection[int], since: Micros) -> Sequence[Claimed]:
+    async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
         return await self._database.read(claimed, partitions, since)
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
@@ -100,30 +100,34 @@ def let_go(connection: Connection, worker_id: int, sent: Collection[tuple[int, i
     connection.execute(_LET_GO, values)
 
 
-def claimed(connection: Connection, partitions: Collection[int], since: Micros) -> list[Claimed]:
+def claimed(connection: Connection, partitions: Collection[int], since: Mapping[str, Micros]) -> list[Claimed]:
     """Those of other handlers are left out before the rows of their deliveries are looked up: there may be many."""
     each = (
         func.unnest(claims.c.ids, claims.c.handlers, claims.c.numbers, claims.c.due, claims.c.replays)
         .table_valued(*(column(name, BigInteger) for name in ("id", "handler", "number", "due", "lives")))
         .render_derived("one")
     )
-    theirs = select(handlers.c.id).where(handlers.c.partition.in_(partitions))
+    is_dead = claims.c.worker.not_in(select(workers.c.id))
+    is_recent = or_(false(), *(and_(handlers.c.type == one, claims.c.at >= at) for one, at in since.items()))
     last = (
-        select(each.c.id, each.c.number, each.c.due, each.c.lives, claims.c.at, claims.c.id.label("claim"), claims.c.worker)
+        select(each.c.id, each.c.number, each.c.due, each.c.lives, claims.c.at, claims.c.id.label("claim"))
+        .add_columns(is_dead.label("is_dead"), is_recent.label("is_recent"))
         .ext(distinct_on(each.c.id, each.c.number))
         .select_from(claims)
         .join(each, true())
-        .where(or_(claims.c.at >= since, claims.c.worker.not_in(select(workers.c.id))), each.c.handler.in_(theirs))
+        .join(handlers, handlers.c.id == each.c.handler)
+        .where(or_(is_recent, is_dead), handlers.c.partition.in_(partitions))
         .order_by(each.c.id, each.c.number, claims.c.id.desc())
         .subquery()
     )
-    is_dead = last.c.worker.not_in(select(workers.c.id)).label("is_dead")
     tried = (attempts.c.delivery_id == last.c.id) & (attempts.c.number == last.c.number)
+    may_be_open = and_(attempts.c.at.is_(None), deliveries.c.attempt_count + 1 == last.c.number)
     chosen = (
-        select(deliveries, last.c.number, last.c.at, last.c.due, last.c.lives, attempts.c.at.label("started_at"), is_dead)
+        select(deliveries, last.c.number, last.c.at, last.c.due, last.c.lives, attempts.c.at.label("started_at"), last.c.is_dead)
         .select_from(last)
         .join(deliveries, deliveries.c.id == last.c.id)
         .outerjoin(attempts, tried)
+        .where(or_(last.c.is_recent, may_be_open))
         .order_by(last.c.claim, last.c.id)
     )
     return [_claimed(row) for row in connection.execute(chosen)]

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tocsin import clock
+from tocsin.channels.contract import unpaced
+from tocsin.channels.registry import CHANNELS
 from tocsin.clock import SECOND, Micros
 from tocsin.flow import pools
 from tocsin.flow.delivery.keep import Keeping
@@ -22,6 +24,7 @@ from tocsin.ports.workers import Taken
 from tocsin.settings import Settings
 
 _LONGEST: Micros = int(LONGEST_SECONDS * SECOND)
+_WINDOWS = {name: int(channel.window_seconds * SECOND) for name, channel in CHANNELS.items() if channel.paces is not unpaced}
 _STARTS_OF_A_TEST = 2  # at the most: its provider may refuse the native form, and is then sent the plainest
 
 
@@ -44,7 +47,7 @@ class TakeOver:
         crashed = {one.partition: one for one in taken if one.is_crashed}
         if not crashed:
             return
-        claims = await self._claims.of(crashed.keys(), clock.now() - _LONGEST)
+        claims = await self._claims.of(crashed.keys(), {one: clock.now() - longest for one, longest in _WINDOWS.items()})
         throttled: list[Throttled] = list(await self._claims.throttled(crashed.keys()))
         tests = await self._claims.noted(crashed.keys(), clock.now() - _LONGEST)
         await self._directory.prepare({claim.delivery.handler_id for claim in claims} | {one.handler_id for one in throttled})
