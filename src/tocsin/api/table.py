@@ -64,7 +64,7 @@ TABLE: tuple[Endpoint, ...] = (
         description="Every setting of the type must be given, and none of another type. New handlers are enabled.",
         scopes=("handlers:write",),
         body=parameters.NEW_HANDLER,
-        codes=_DRAFT_CODES,
+        codes=(*_DRAFT_CODES, "quota"),
         result=Result(201, "The new handler's id.", answers.Made),
         handle=handlers.create,
     ),
