@@ -16,7 +16,7 @@ from tocsin.cli.selftest.many.faults import BY_NAME, FAULTS, as_before
 from tocsin.cli.selftest.many.postgresql import Pair
 from tocsin.cli.selftest.many.stage import staged
 
-A_SECOND = 60
+A_SECOND = 40
 
 
 class Copy(Process):
@@ -34,19 +34,22 @@ def url(postgresql_server: None) -> Iterator[str]:
         yield made
 
 
-def after(folder: Path, url: str, faults: Sequence[str], roles: tuple[str, ...], servers: Pair | None = None) -> Books:
-    """The books of a cluster under load to which these things have happened. How long they take is for `make soak-many` to judge."""
+def after(
+    folder: Path, url: str, faults: Sequence[str], roles: tuple[str, ...], servers: Pair | None = None, joined: tuple[str, ...] = ()
+) -> Books:
+    """The books of a cluster under load to which these things have happened, with `joined` more processes at the end. How long they take is
+    for `make soak-many` to judge."""
     with staged(Cluster(folder, url, make=Copy if nursery.CAN_FORK else Process), servers, roles, A_SECOND) as stage:
         for fault in faults:
             BY_NAME[fault].act(stage)
-        as_before(stage, roles)
+        as_before(stage, roles + joined)
         return stage.settle()
 
 
 def test_what_clients_ask_of_one_process_holds_in_all_of_them(tmp_path: Path, url: str) -> None:
     """And whoever joins or leaves meanwhile, nothing arrives twice."""
     faults = ("worker joins", "asked twice", "key revoked", "cancelled and paused")
-    books = after(tmp_path, url, faults, ("api", "api", "worker"))
+    books = after(tmp_path, url, faults, ("api", "api", "worker"), joined=("worker",))
     assert (books.complaints, books.repeated) == ([], 0)
     assert books.accepted > 50
 

@@ -202,8 +202,8 @@ class Service:
                 raise Down(error.read()[:500].decode(errors="replace")) from error
             raise Refused(error.code, f"{method} {path}: {error.code} {error.read()[:200].decode(errors='replace')}") from error
         except (OSError, ValueError) as error:  # a broken connection, or half an answer
-            raise Down from error
+            raise Down(repr(error)) from error
         except Exception as error:  # http.client's own
             if type(error).__module__ == "http.client":
-                raise Down from error
+                raise Down(repr(error)) from error
             raise

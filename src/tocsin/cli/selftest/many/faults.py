@@ -21,7 +21,7 @@ STOPPED_SECONDS = 6.0  # longer than others wait before they call a worker dead
 BACKLOG = 1000
 SENDING = ("after-answer", "before-outcome-commit", "after-outcome-commit")
 ACCEPTING = ("before-accept-commit", "after-accept-commit")
-TWICE = 20
+TWICE = 10
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random()"
 
 
