@@ -241,6 +241,8 @@ def test_rate_limit(serve_with: Any) -> None:
     assert (hook_id.status, hook_id.headers["ratelimit-limit"], hook_id.headers["ratelimit-remaining"]) == (201, "3", "2")
     missing = client.get(f"{HANDLERS}/999")
     assert (missing.status, missing.headers["ratelimit-remaining"]) == (404, "1")
+    reset = missing.headers["ratelimit-reset"]
+    assert (missing.headers["ratelimit-policy"], missing.headers["ratelimit"]) == ('"requests";q=3;w=60', f'"requests";r=1;t={reset}')
     assert 1 <= int(missing.headers["ratelimit-reset"]) <= 60
     assert client.get("/api/openapi.json").status == 200  # no key, no count
     assert client.get(HANDLERS).headers["ratelimit-remaining"] == "0"

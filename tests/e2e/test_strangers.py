@@ -10,12 +10,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy import text
 
 from e2e.conftest import Shared, Starter
 from e2e.service import Client, OwnedClient, Reply, Service, in_an_hour, until
-from e2e.stores import both_stores, both_stores_long
+from e2e.stores import both_stores, both_stores_long, postgresql_only, sqlite_only
 from mailserver import MailServer, Received
 from receiver import Receiver
+from tocsin import datadir
+from tocsin.settings import load
+from tocsin.store import dialects
+from tocsin.store.migrating import migrate_to
+from tocsin.vault import Vault
 
 pytestmark = both_stores_long
 
@@ -98,8 +104,8 @@ def state(client: Client, handler: int) -> Any:
     return found
 
 
-def ended(client: Client, handler: int, text: str = "Hello") -> tuple[str, str | None]:
-    notification = client.send(text, handlers=[handler])
+def ended(client: Client, handler: int, message: str = "Hello") -> tuple[str, str | None]:
+    notification = client.send(message, handlers=[handler])
     [delivery] = client.settled(notification)
     return delivery["status"], delivery["last_error"]
 
@@ -331,3 +337,67 @@ def test_without_a_base_url_it_says_what_to_do(start_service: Starter, mail_serv
     assert "Set TOCSIN_BASE_URL" not in service.run("tocsin", "check").stdout
     assert ended(client, handler) == ("skipped", "unconfirmed")  # which asks, since that could not be done before
     link_in(mail_to(mail_server, address))
+
+
+@sqlite_only
+def test_what_is_registered_at_the_upgrade_counts_as_confirmed(made_service: Service, mail_server: MailServer) -> None:
+    service, address = made_service, somebody()
+    service.environ |= {"TOCSIN_SMTP_URL": mail_server.url(), "TOCSIN_BASE_URL": BASE, "TOCSIN_EMAIL_TRUSTED_DOMAINS": ""}
+    service.environ["TOCSIN_SECRET_KEY"] = "the key of a store that is upgraded"
+    settings, vault = load(service.environ, service.folder / "none.env"), Vault([service.environ["TOCSIN_SECRET_KEY"]])
+    service.data.mkdir(mode=0o700)
+    engine = datadir.home_of(settings).engine()
+    migrate_to(engine, "0012")
+    user = {"id": 1, "email": "old@example.com", "is_admin": False, "created_at": 1}
+    handler = {"id": 1, "user_id": 1, "type": "email", "name": "Old", "settings": vault.seal({"email": address})}
+    totals = {"user_id": 1, "what": 101, "slot": 0, "n": 1}
+    with dialects.of(engine).writing(engine) as connection:
+        connection.execute(text("INSERT INTO users (id, email, is_admin, created_at) VALUES (:id, :email, :is_admin, :created_at)"), user)
+        connection.execute(
+            text(
+                "INSERT INTO handlers (id, user_id, type, name, settings, is_enabled, created_at, version)"
+                " VALUES (:id, :user_id, :type, :name, :settings, TRUE, 1, 1)"
+            ),
+            handler,
+        )
+        connection.execute(text("INSERT INTO totals (user_id, what, slot, n) VALUES (:user_id, :what, :slot, :n)"), totals)
+        datadir.seal_canary(connection, vault)
+    engine.dispose()
+    service.start()
+    with service.admin() as admin:
+        client = OwnedClient(service.port, admin.add_key("old@example.com", "test", ()), "old@example.com")
+    assert state(client, 1)["state"] == "ok"
+    assert ended(client, 1) == ("delivered", None)
+    twin = client.add_handler("email", email=address.upper())  # the same address, which nobody needs to be asked about
+    assert ended(client, twin) == ("delivered", None)
+    client.change(1, email=somebody())
+    assert state(client, 1)["state"] == "unconfirmed"
+
+
+@postgresql_only
+def test_an_answer_at_one_process_holds_at_the_others(start_service: Starter, mail_server: MailServer) -> None:
+    environ = {
+        "TOCSIN_SMTP_URL": mail_server.url(),
+        "TOCSIN_BASE_URL": BASE,
+        "TOCSIN_EMAIL_TRUSTED_DOMAINS": "",
+    }
+    api = start_service(TOCSIN_ROLE="api", **environ)
+    shared = {"TOCSIN_DATABASE_URL": api.environ["TOCSIN_DATABASE_URL"]}
+    _ = start_service(**environ, **shared, TOCSIN_ROLE="worker")
+    other = start_service(**environ, **shared, TOCSIN_ROLE="api")
+    client, address = api.client(), somebody()
+    handler = client.add_handler("email", email=address)
+    link = link_in(mail_to(mail_server, address))
+    assert ended(client, handler) == ("skipped", "unconfirmed")
+    assert click(other, link, "POST").status == 200
+    until(lambda: ended(client, handler) == ("delivered", None))
+    way_out = way_out_of(mail_to(mail_server, address, len(mails_to(mail_server, address))))
+    assert one_click(other, way_out).status == 200
+    until(lambda: client.settled(client.send("x", handlers=[handler]))[0]["status"] == "skipped")
+    assert client.handler(handler)["is_enabled"] is False
+    with api.admin() as admin:
+        client.port = other.port
+        second = client.add_handler("email", email=somebody())
+        assert state(client, second)["state"] == "unconfirmed"
+        admin.set_user(client.email, None, is_admin=True)
+    until(lambda: client.settled(client.send("x", handlers=[second]))[0]["status"] == "delivered")
