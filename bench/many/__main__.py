@@ -28,7 +28,7 @@ from tocsin.cli.selftest.many.stage import staged
 
 BUILD = Path(__file__).parents[2] / "build"
 APIS = ("api", "api")
-OFFERED = ((300.0, 1), (800.0, 10))  # messages a second, and in a request
+OFFERED = ((300.0, 1), (800.0, 10), (2000.0, 100))  # messages a second, and in a request
 IDLE_SECONDS, LOAD_SECONDS = 4.0, 10.0
 MAX_BUSY = 0.60
 FLAT = 1.10

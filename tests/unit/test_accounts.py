@@ -135,6 +135,21 @@ def test_of_sixty_guesses_at_once_six_are_hashed(tmp_path: Path, hashed: list[st
     with_accounts(tmp_path, run)
 
 
+def test_neither_spelling_the_account_differently_nor_four_networks_give_more_guesses(tmp_path: Path, hashed: list[str]) -> None:
+    async def run(rooms: Rooms) -> None:
+        spelled = [EMAIL, EMAIL.upper(), f" {EMAIL} ", EMAIL.title()]
+        clients = [Client(f"2001:db8:{number}::1", f"2001:db8:{number}::/64") for number in range(4)]
+        right = 47
+        guesses = [
+            rooms.accounts.sign_in(spelled[number % 4], PASSWORD if number == right else "a wrong one", clients[number // 4 % 4])
+            for number in range(60)
+        ]
+        assert kinds(await asyncio.gather(*guesses, return_exceptions=True)) == {"NoneType": 6, "Throttled": 54}
+        assert len(hashed) == 6
+
+    with_accounts(tmp_path, run)
+
+
 def test_a_sign_in_that_finds_the_queue_full_is_refused_and_not_counted(tmp_path: Path, hashed: list[str]) -> None:
     async def run(rooms: Rooms) -> None:
         clients = [Client(address, address) for address in (f"192.0.2.{number}" for number in range(1, 60))]

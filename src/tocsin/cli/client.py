@@ -20,6 +20,8 @@ from tocsin.model import MASK
 TIMEOUT_SECONDS = 30.0
 PAGE_SIZES = (10, 25, 50, 100, 250, 500, 1000)
 _BUSY = {429, 503}
+_LOST = 502  # a gateway's, whose service ended before it had answered
+_LOST_PAUSE_SECONDS = 0.5
 _AWAY = {502, 503, 504}  # what gateways answer while a service is down
 _THINGS = re.compile(r"/api/(notification-handler|deliver|notification)(?:s|ies)/(\d+)")
 _NAMES = {"notification-handler": "handler", "deliver": "delivery", "notification": "notification"}
@@ -100,11 +102,15 @@ class Client:
             page += 1
 
     def _call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Envelope:
-        """Repeats a request that the service was too busy for: it says so before it has done anything."""
+        """Repeats a request that the service was too busy for: it says so before it has done anything. What has an idempotency key is also
+        repeated where the answer was lost: another process may serve it."""
+        headers = headers or {}
         for last in [False] * (_TRIES - 1) + [True]:
-            status, answered, content = self._exchange(method, path, body, headers or {})
-            pause_seconds = _pause(answered.get("retry-after"))
-            if last or status not in _BUSY or pause_seconds is None:
+            status, answered, content = self._exchange(method, path, body, headers)
+            pause_seconds = _pause(answered.get("retry-after")) if status in _BUSY else None
+            if status == _LOST and "Idempotency-Key" in headers:
+                pause_seconds = _LOST_PAUSE_SECONDS
+            if last or pause_seconds is None:
                 return self._read(path, status, answered, content)
             time.sleep(pause_seconds)
         raise AssertionError("unreachable")
