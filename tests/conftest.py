@@ -45,6 +45,7 @@ WHOLE = (
     "tests/e2e/test_scale.py",
     "tests/store/test_power_loss.py",
     "tests/web/test_authorisation.py",
+    "tests/web/test_hostile_inputs.py",
     "tests/web/test_journeys.py",
     "tests/web/test_security.py",
 )

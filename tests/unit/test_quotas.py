@@ -126,6 +126,17 @@ def test_a_day_ends_at_midnight_and_outlives_a_restart(rows: Rows, time: Time, m
     ]
 
 
+def test_what_is_left_is_told_while_a_users_role_is_looked_up_again(rows: Rows, time: Time, make_settings: Callable[..., Settings]) -> None:
+    async def main() -> None:
+        quotas = made(rows, make_settings, NOTIFICATIONS_DAY="12")
+        assert quotas.left(1) == [], "nothing is known of them"
+        await quotas.take(1, [DRAFT], 1)
+        quotas.forget_user(1)
+        assert [(name, left) for name, left, _ in quotas.left(1)] == [("notifications-day", 11)]
+
+    run(main())
+
+
 def test_what_cannot_be_kept_now_is_kept_later(rows: Rows, time: Time, make_settings: Callable[..., Settings]) -> None:
     quotas = made(rows, make_settings, NOTIFICATIONS_DAY="100")
     assert take(quotas, 2) == 0

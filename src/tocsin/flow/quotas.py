@@ -299,7 +299,7 @@ class Quotas:
 
     def left(self, user_id: int) -> list[tuple[str, int, int]]:
         """Of the policies `over_time`, how many are left and in how many seconds they start over; nothing for administrators."""
-        if self._admins.get(user_id) is not False:
+        if self._admins.get(user_id, user_id not in self._senders):  # those whose role is looked up again were counted before
             return []
         now = clock.now()
         sender, found = self._sender(user_id, now), list[tuple[str, int, int]]()

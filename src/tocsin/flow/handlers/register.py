@@ -250,6 +250,7 @@ class Handlers:
         """The current state of each of these, in their order. Raises Busy."""
         found = await self._standings.of([row.id for row in rows]) if rows else {}
         now = clock.now()
+        await self._directory.prepare([one for one, standing in found.items() if standing.next_at is not None and standing.next_at <= now])
         return [self._state(row, found.get(row.id, Standing()), now) for row in rows]
 
     async def overview(self, user_id: int, since: Micros) -> Overview:

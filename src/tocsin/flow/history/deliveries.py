@@ -1,5 +1,6 @@
 """Looking at what was sent, cancelling what waits, sending again what did not arrive."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from tocsin.flow.intake.repeats import Repeats, answer_of
 from tocsin.flow.pace import Pacer
 from tocsin.flow.quotas import Quotas
 from tocsin.flow.words import Event, events, turn
-from tocsin.model import REPLAYABLE, Attempt, Delivery, Missing, Notification, Status
+from tocsin.model import REPLAYABLE, Attempt, Busy, Delivery, Missing, Notification, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.history import DeliveryFilter, History, Labels, Page
 from tocsin.ports.intake import Answered, Idempotency
@@ -64,8 +65,14 @@ class Deliveries:
     async def page(self, user_id: int, which: DeliveryFilter, page: int, size: int) -> Page[Delivery]:
         """Newest first. What waits is due when it can start: not in the past."""
         found = await self._history.deliveries(user_id, which, page, size)
+        return replace(found, rows=await self._as_they_can_start(found.rows))
+
+    async def _as_they_can_start(self, rows: Sequence[Delivery]) -> list[Delivery]:
+        """What is known of their handlers may just have been dropped from memory, and with it what they wait for."""
         now = clock.now()
-        return replace(found, rows=[self._as_it_can_start(row, now) for row in found.rows])
+        with contextlib.suppress(Busy):  # then they are shown as if they waited for nothing
+            await self._directory.prepare({row.handler_id for row in rows if row.status is Status.PENDING and row.due_at <= now})
+        return [self._as_it_can_start(row, now) for row in rows]
 
     def _as_it_can_start(self, row: Delivery, now: Micros) -> Delivery:
         if row.status is not Status.PENDING or row.due_at > now:
@@ -84,8 +91,7 @@ class Deliveries:
         if found is None:
             raise Missing
         notification, counts, page, labels = found
-        now = clock.now()
-        return notification, counts, replace(page, rows=[self._as_it_can_start(row, now) for row in page.rows]), labels
+        return notification, counts, replace(page, rows=await self._as_they_can_start(page.rows)), labels
 
     async def replayable(self, user_id: int, which: DeliveryFilter) -> int:
         """How many `retry` would send again."""
