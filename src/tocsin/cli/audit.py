@@ -35,7 +35,7 @@ def list_entries(
     act
         What was done, such as key.added, or a beginning such as key for all of them.
     user
-        Part of an e-mail address: of whoever did it, or of whose it was.
+        Part of an e-mail address: of the user who did it, or whose it was.
     address
         IP address that it was done from.
     via

@@ -332,7 +332,7 @@ def sign_on(settings: Settings) -> Iterator[Finding]:
         yield from _openid(settings)
     if settings.remote_user_header:
         yield Finding(
-            f"Whoever can reach this service from {', '.join(map(str, settings.trusted_proxies))} can sign in as anybody, by the header "
+            f"Anyone who can reach this service from {', '.join(map(str, settings.trusted_proxies))} can sign in as anybody, by the header "
             f"{settings.remote_user_header}: let only the proxy do so, and let it take the header away from what clients send.",
             is_fault=False,
         )

@@ -298,7 +298,7 @@ class Quotas:
     # ------------------------------------------------------------------------------------------------------ what is told
 
     def left(self, user_id: int) -> list[tuple[str, int, int]]:
-        """Of the policies `over_time`, how many are left and in how many seconds they begin anew; nothing for administrators."""
+        """Of the policies `over_time`, how many are left and in how many seconds they start over; nothing for administrators."""
         if self._admins.get(user_id) is not False:
             return []
         now = clock.now()

@@ -77,7 +77,7 @@ _HINTS: dict[Reason, str] = {
     Reason.MAIL_ACCOUNT: "The operator has to check user and password in TOCSIN_SMTP_URL, and the sender in TOCSIN_EMAIL_FROM.",
     Reason.MAIL_SERVER: "The handler is not at fault. The operator has to check the mail server that TOCSIN_SMTP_URL names.",
     Reason.PROXY: "The handler is not at fault. The operator has to check the proxy that TOCSIN_PROXY names.",
-    Reason.UNCONFIRMED: "Whoever reads mail at that address has to open the link that was sent there. A test sends it again.",
+    Reason.UNCONFIRMED: "The person who reads mail at that address has to open the link that was sent there. A test sends it again.",
     Reason.QUOTA: "Wait until the day is over, or ask the operator to raise the quota; then retry the delivery.",
     Reason.HANDLER_DISABLED: "Fix the handler and enable it again, then retry the delivery.",
     Reason.HANDLER_PAUSED: "Enable the handler, then retry the delivery.",

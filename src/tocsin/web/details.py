@@ -89,7 +89,7 @@ OURS = (
     N_("The worker that was to send it ended, or did not answer in time: the test may have arrived."),
     N_("The provider's rate limit left no slot within 30 seconds; try again later."),
     N_("A link to confirm it was mailed there."),
-    N_("Whoever reads mail at that address has to open it."),
+    N_("The person who reads mail at that address has to open it."),
     N_("The link to confirm it could not be mailed."),
     N_("Links to confirm it were mailed there several times today: look for the latest, or try again tomorrow."),
     N_("It was confirmed or changed at this moment: try again."),

@@ -129,7 +129,7 @@ def _message(off: Sequence[tuple[Untold, HandlerRow]], now: Micros, speech: Spee
     if len(off) == 1 and first.is_unsubscribed:
         title = _("Unsubscribed: {name}").format(name=row.name)
         paragraphs = [
-            _("Whoever reads mail at the address of this handler has unsubscribed, so it was paused."),
+            _("The person who reads mail at this handler's address has unsubscribed, so the handler was paused."),
             _("If you enable it again, that address is asked to confirm first."),
         ]
     elif len(off) == 1:

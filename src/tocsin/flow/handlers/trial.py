@@ -43,7 +43,7 @@ from tocsin.settings import Settings
 from tocsin.vault import MASK, new_signing_secret, scrub
 
 TRIAL_SECONDS = 30.0
-_LINK_SENT = "A link to confirm it was mailed there. Whoever reads mail at that address has to open it."
+_LINK_SENT = "A link to confirm it was mailed there. The person who reads mail at that address has to open it."
 _LINK_NOT_SENT = "The link to confirm it could not be mailed."
 _ASKED_TOO_OFTEN = "Links to confirm it were mailed there several times today: look for the latest, or try again tomorrow."
 _CHANGED = "It was confirmed or changed at this moment: try again."
