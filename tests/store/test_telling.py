@@ -201,7 +201,7 @@ def test_one_mailbox_keeps_nobody_else_waiting_and_is_asked_until_it_takes_it(
             for _ in range(5):
                 await house.telling.look()
                 now.passes(AGAIN_FIRST - SECOND)
-            assert mails.tries == ["a@b", "other@example.com", "a@b", "a@b"][: len(mails.tries)] and len(mails.of("other@example.com")) == 1
+            assert mails.tries == ["a@b", "other@example.com", "a@b"], "the second wait is longer"
             now.passes(AGAIN_MOST)
             del mails.to["a@b"]
             house.restart()

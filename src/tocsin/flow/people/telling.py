@@ -24,7 +24,7 @@ from tocsin.ports.audit import Act, AuditFilter, AuditLog, Entry, News
 from tocsin.ports.values import Values
 from tocsin.settings import Settings
 
-LOOK_SECONDS = 3.0
+LOOK_SECONDS = 2.0
 STATE = "telling"  # its row of `meta`
 ROWS_AT_ONCE = 500
 MAX_AN_HOUR = 10  # mails to one user
