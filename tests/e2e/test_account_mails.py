@@ -9,6 +9,7 @@ from e2e.service import Service, until
 from e2e.stores import both_stores_long
 from mailserver import MailServer
 
+pytestmark = both_stores_long
 PASSWORD = "correct horse battery"
 
 
@@ -36,7 +37,6 @@ def first_look(service: Service) -> None:
     until(lambda: service.rows("SELECT value FROM meta WHERE name = 'telling'"), what="it has not begun to look")
 
 
-@both_stores_long
 def test_changes_made_by_the_command_line_are_mailed_in_the_users_language(start_service: Starter) -> None:
     with MailServer() as mails:
         service = start_service(TOCSIN_SMTP_URL=mails.url(), TOCSIN_EMAIL_FROM="alarm@example.com", TOCSIN_EMAIL_TRUSTED_DOMAINS="")
