@@ -54,6 +54,7 @@ from tocsin.flow.people.own_keys import OwnKeys
 from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.single_sign_on import SingleSignOn
+from tocsin.flow.people.telling import Telling
 from tocsin.flow.people.tries import Tries
 from tocsin.flow.quotas import Quotas
 from tocsin.flow.service import Service, pulse
@@ -165,9 +166,11 @@ async def running(
     second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings, failures)
     housekeeping = Housekeeping(store.tidying, store.values, (access.note_use, failures.sum_up), settings, leads=setup.leads)
     _watch_house(metrics, housekeeping)
+    trials = setup.trials(Trials(directory, pacer, wires, settings, consenting, quotas, health.mail))
     house = asyncio.gather(
         housekeeping.run(),
         ClockWatch(store.misdated, sends, settings, leads=setup.leads).run(),
+        Telling(store.audit, store.values, trials, languages, settings, leads=setup.leads).run(),
         tally.keep_now_and_then(),
         quotas.keep_now_and_then(),
         health.mail.keep_now_and_then(store.values),
@@ -185,7 +188,7 @@ async def running(
             accepting=accepting,
             deliveries=Deliveries(store.history, sends, repeats, directory, pacer, quotas),
             quotas=quotas,
-            trials=setup.trials(Trials(directory, pacer, wires, settings, consenting, quotas, health.mail)),
+            trials=trials,
             consenting=consenting,
             previews=Previews(directory, settings),
             metrics=metrics,

@@ -29,10 +29,10 @@ from tocsin.flow.delivery.takeover import TakeOver
 from tocsin.flow.directory import Directory
 from tocsin.flow.egress import Egress
 from tocsin.flow.handlers.at_owner import TrialsByOwners
-from tocsin.flow.handlers.trial import Trial, Trials, _Test
+from tocsin.flow.handlers.trial import Letter, Trial, Trials, _Test
 from tocsin.flow.pace import Pacer
 from tocsin.metrics import Metrics
-from tocsin.model import Busy, HttpReply, NoReply, Reason, Request, Status
+from tocsin.model import Busy, HttpReply, MailReply, Message, NoReply, Reason, Request, Status
 from tocsin.ports.errors import StoreError
 from tocsin.ports.queue import Settlement, Waiting
 from tocsin.ports.workers import Introduction
@@ -85,7 +85,7 @@ class _TestWires:
         seconds, reply = self._node.cluster.tester(self._node, sender)
         self._node.cluster.world.after(seconds, lambda: self._node.process.do(self._replied, reply))
 
-    def _replied(self, reply: HttpReply | NoReply) -> None:
+    def _replied(self, reply: HttpReply | MailReply | NoReply) -> None:
         if (sender := self._flying) is not None:
             self._flying = None
             sender.replied(reply)
@@ -186,6 +186,10 @@ class Node:
         else:
             self.cluster.trials.append(trial)
 
+    async def mail(self, address: str, letter: Letter) -> None:
+        """As the one that tells users of changes."""
+        self.cluster.trials.append(await self.tests.mail(1, address, letter))
+
     # the wires
     def for_tests(self, _: int) -> _TestWires:
         return _TestWires(self)
@@ -216,6 +220,7 @@ class Cluster:
         self.nodes: list[Node] = []
         self.sent: list[Sent] = []
         self.tested: list[Sent] = []
+        self.letters: list[Message] = []
         self.trials: list[Trial | str] = []
         self.told: list[Told] = []
         self._open: dict[tuple[int, int], list[Sent]] = defaultdict(list)
@@ -259,10 +264,13 @@ class Cluster:
         body = b'{"ok":true,"result":{"message_id":1},"id":"1"}' if sender.loaded.channel.type != "slack" else b"ok"
         return dice.uniform(*self.answer_seconds), HttpReply(200 if is_ok else 503, {}, body)
 
-    def tester(self, node: Node, sender: _Test) -> tuple[float, HttpReply]:
-        """A test arrives."""
+    def tester(self, node: Node, sender: _Test) -> tuple[float, HttpReply | MailReply]:
+        """A test, or a letter, arrives."""
         one = Sent(0, 0, sender.part, node, self.world.now, sender.loaded.paces, arrived=True)
         self.tested.append(one)
+        if sender.loaded.channel.wire == "mail":
+            self.letters.append(sender.message)
+            return self.world.dice.uniform(*self.answer_seconds), MailReply(250, "queued", "final")
         return self.world.dice.uniform(*self.answer_seconds), HttpReply(200, {}, b'{"ok":true,"result":{"message_id":1},"id":"1"}')
 
     # ------------------------------------------------------------------------------------------------ the books

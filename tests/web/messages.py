@@ -23,7 +23,7 @@ from tocsin.web.language import FOLDER, LANGUAGES
 WEB = FOLDER.parent
 SRC = WEB.parent
 FLOW = (
-    *(f"people/{name}" for name in ("passwords", "own_keys", "administration", "second_factor", "single_sign_on")),
+    *(f"people/{name}" for name in ("passwords", "own_keys", "administration", "second_factor", "single_sign_on", "telling")),
     *("handlers/register", "handlers/consenting", "intake/plan", "handlers/preview", "delivery/notices", "quotas"),
 )
 PYTHON = [*WEB.glob("*.py"), *(SRC / "flow" / f"{name}.py" for name in FLOW)]

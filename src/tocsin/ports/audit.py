@@ -1,13 +1,13 @@
 """The audit log: who did what, to what, from where and when. Rows are only added, and go when they are old."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from msgspec import Struct
 
 from tocsin.acting import Via
-from tocsin.clock import Micros
+from tocsin.clock import HOUR, Micros
 
 
 class Act(StrEnum):
@@ -55,6 +55,7 @@ class Act(StrEnum):
     KEY_ROTATED = "store.key_rotated"
 
 
+NEW_FOR: Micros = HOUR  # users who have not signed in yet: what is set up meanwhile is no news to them
 FAILURES = (Act.SIGN_IN_FAILED, Act.NOT_CONFIRMED, Act.KEY_REFUSED)
 
 
@@ -78,6 +79,15 @@ class Entry(Struct, frozen=True):
     ref: int | None
     name: str
     detail: Mapping[str, object]
+
+
+class News(Struct, frozen=True):
+    """An entry that its owner is to be told of, and how they are written to."""
+
+    entry: Entry
+    email: str
+    language: str | None
+    time_zone: str | None
 
 
 class AuditFilter(Struct, frozen=True):
@@ -106,4 +116,9 @@ class AuditLog(Protocol):
 
     async def page(self, which: AuditFilter, limit: int) -> list[Entry]:
         """The newest first."""
+        ...
+
+    async def news(self, after: int, acts: Sequence[Act], limit: int) -> list[News]:
+        """Entries with ids above that one, the oldest first: those of users who are not disabled, and had signed in before or were not new.
+        What the service did by itself is none."""
         ...

@@ -1,15 +1,15 @@
 """The audit log: `tocsin.ports.audit`. `record` is called by what changes something, within its transaction."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Connection, Row, Select, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, or_, select, union_all
 
 from tocsin import acting, clock
-from tocsin.acting import Actor
-from tocsin.ports.audit import Act, AuditFilter, Entry
+from tocsin.acting import SERVICE, Actor
+from tocsin.ports.audit import NEW_FOR, Act, AuditFilter, Entry, News
 from tocsin.store.database import Database
 from tocsin.store.tables import audit, users
 
@@ -27,6 +27,9 @@ class SqlAuditLog:
 
     async def page(self, which: AuditFilter, limit: int) -> list[Entry]:
         return await self._database.look(entries, which, limit)
+
+    async def news(self, after: int, acts: Sequence[Act], limit: int) -> list[News]:
+        return await self._database.look(news, after, acts, limit)
 
 
 def record(
@@ -78,6 +81,20 @@ def entries(connection: Connection, which: AuditFilter, limit: int) -> list[Entr
     """The newest first."""
     found = connection.execute(_selected(which, limit).order_by(audit.c.id.desc()).limit(limit))
     return [_entry(row) for row in found]
+
+
+def news(connection: Connection, after: int, acts: Sequence[Act], limit: int) -> list[News]:
+    """The oldest first."""
+    earlier = audit.alias()
+    has_signed_in = exists().where(earlier.c.owner_id == audit.c.owner_id, earlier.c.act == Act.SIGNED_IN.value, earlier.c.id < audit.c.id)
+    found = (
+        select(audit, users.c.email, users.c.language, users.c.time_zone)
+        .join(users, users.c.id == audit.c.owner_id)
+        .where(audit.c.id > after, audit.c.act.in_([act.value for act in acts]), audit.c.via != SERVICE.via)
+        .where(users.c.disabled_at.is_(None), or_(users.c.created_at < audit.c.at - NEW_FOR, has_signed_in))
+    )
+    rows = connection.execute(found.order_by(audit.c.id).limit(limit))
+    return [News(_entry(row), row.email, row.language, row.time_zone) for row in rows]
 
 
 def _selected(which: AuditFilter, limit: int) -> Select[Any]:

@@ -11,7 +11,7 @@ from tocsin import clock
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Loaded
 from tocsin.flow.handlers.register import HandlerDraft
-from tocsin.flow.handlers.trial import TRIAL_SECONDS, Trial, Trials
+from tocsin.flow.handlers.trial import TRIAL_SECONDS, Letter, Trial, Trials, mailbox
 from tocsin.flow.pace import paces_to_note
 from tocsin.model import Busy, Missing, Reason
 from tocsin.ports.asks import Asks, NotAnswered
@@ -28,13 +28,14 @@ _NOT_DONE = b""  # an answer: somebody else is to send it
 
 class Question(Struct, frozen=True):
     """A test that another worker is to send. `handler_id`: of a stored handler, in this `version` or a newer one; else `draft` is tested.
-    `until`: when its time is over."""
+    `until`: when its time is over. `letter`: what is mailed in place of a test."""
 
     user_id: int
     until: Micros = 0
     handler_id: int = 0
     version: int = 0
     draft: HandlerDraft = HandlerDraft()
+    letter: Letter | None = None
 
     def __repr__(self) -> str:
         return f"Question(handler_id={self.handler_id})"
@@ -58,12 +59,18 @@ class TrialsByOwners:
         return await self._tried(load, Question(user_id, handler_id=handler_id))
 
     async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
-        loaded = self._trials.load_draft(user_id, draft)
+        return await self._drafted(Question(user_id, draft=draft))
+
+    async def mail(self, user_id: int, address: str, letter: Letter) -> Trial:
+        return await self._drafted(Question(user_id, draft=mailbox(address), letter=letter))
+
+    async def _drafted(self, question: Question) -> Trial:
+        loaded = self._trials.load_draft(question.user_id, question.draft)
 
         async def load() -> Loaded:
             return loaded
 
-        return await self._tried(load, Question(user_id, draft=draft))
+        return await self._tried(load, question)
 
     async def _tried(self, load: Callable[[], Awaitable[Loaded]], question: Question) -> Trial:
         """By whoever sends for the handler; by the next one where that changes before anything has gone out."""
@@ -73,7 +80,7 @@ class TrialsByOwners:
             owner, trial = self._partitions.owner(loaded.partition or 0), None
             left = deadline - time.monotonic()
             if owner and owner == self._partitions.worker_id:
-                trial = await self._here(loaded, until)
+                trial = await self._here(loaded, until, question.letter)
             elif owner:
                 trial = await self._asked(owner, replace(question, until=until, version=loaded.handler.version), left)
             if trial is not None:
@@ -83,7 +90,7 @@ class TrialsByOwners:
                 raise Busy(NOBODY, 5)
             await self._partitions.owner_change(min(left, AGAIN_SECONDS))
 
-    async def _here(self, loaded: Loaded, until: Micros) -> Trial | None:
+    async def _here(self, loaded: Loaded, until: Micros, letter: Letter | None) -> Trial | None:
         """None: this process does not send for the handler. What its paces count is noted first, for whoever sends after it: no delivery
         tells of it. Raises Busy, and nothing is sent."""
         partition, seconds = loaded.partition or 0, (until - clock.now()) / SECOND
@@ -91,7 +98,7 @@ class TrialsByOwners:
             return None
         if loaded.paces and not await self._claims.note(self._partitions.worker_id, until, partition, paces_to_note(loaded.paces)):
             return None
-        return await self._trials.while_ours(loaded, seconds, self._partitions)
+        return await self._trials.while_ours(loaded, seconds, self._partitions, letter)
 
     async def _asked(self, owner: int, question: Question, seconds: float) -> Trial | None:
         try:
@@ -106,7 +113,7 @@ class TrialsByOwners:
         try:
             question = msgspec.convert(self._vault.open(sealed), Question)
             loaded = await self._loaded(question)
-            trial = await self._here(loaded, question.until)
+            trial = await self._here(loaded, question.until, question.letter)
         except (WrongKey, msgspec.ValidationError, Missing, Busy):
             return _NOT_DONE
         return _NOT_DONE if trial is None else self._vault.seal(msgspec.to_builtins(trial))

@@ -21,6 +21,7 @@ from tocsin.flow.quotas import Quotas
 from tocsin.flow.words import hint, sentence
 from tocsin.model import (
     Delivered,
+    Gone,
     Handler,
     HttpReply,
     Message,
@@ -29,6 +30,7 @@ from tocsin.model import (
     NoReply,
     Outcome,
     Reason,
+    Refused,
     Severity,
     SigningSecret,
     Unknown,
@@ -50,7 +52,7 @@ _NO_SLOT = "The provider's rate limit left no slot within 30 seconds; try again 
 
 
 class Trial(Struct, frozen=True):
-    """How a test send went. `request` and `response` are masked for everybody."""
+    """How a test send went. `request` and `response` are masked for everybody. `is_final`: it was refused, and will be each time."""
 
     status: str
     reason: str
@@ -58,10 +60,18 @@ class Trial(Struct, frozen=True):
     request: str | None
     response: str | None
     hint: str
+    is_final: bool = False
+
+
+class Letter(Struct, frozen=True):
+    """What the service itself writes to a user about their account, in plain text."""
+
+    title: str
+    text: str
 
 
 class Tests(Protocol):
-    """Test sends, of stored handlers and of forms that are not saved yet. Both raise Busy where nobody sends for the handler now."""
+    """Test sends, of stored handlers and of forms that are not saved yet. All raise Busy where nobody sends for the handler now."""
 
     async def saved(self, user_id: int, handler_id: int) -> Trial:
         """Test a registered handler, paused or not. Raises Missing."""
@@ -69,6 +79,10 @@ class Tests(Protocol):
 
     async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
         """Test what is not registered yet; nothing is saved."""
+        ...
+
+    async def mail(self, user_id: int, address: str, letter: Letter) -> Trial:
+        """Mail a letter to a user's own address, which needs no confirmation and is under no quota."""
         ...
 
 
@@ -99,6 +113,9 @@ class Trials:
     async def draft(self, user_id: int, draft: HandlerDraft) -> Trial:
         return await self._answered(self.load_draft(user_id, draft), TRIAL_SECONDS)
 
+    async def mail(self, user_id: int, address: str, letter: Letter) -> Trial:
+        return _trial(await self._tried(self.load_draft(user_id, mailbox(address)), _message_of(letter), TRIAL_SECONDS))
+
     async def load_saved(self, user_id: int, handler_id: int, version: int = 0) -> Loaded:
         """In this version or a newer one. Raises Missing."""
         loaded = await self._directory.loaded(handler_id)
@@ -114,12 +131,15 @@ class Trials:
         handler = Handler(0, user_id, draft.type or "", draft.name or "", draft.settings or {}, True, clock.now(), secret=secret)
         return load(handler, self._settings)
 
-    async def while_ours(self, loaded: Loaded, seconds: float, partitions: Partitions) -> Trial | None:
+    async def while_ours(self, loaded: Loaded, seconds: float, partitions: Partitions, letter: Letter | None = None) -> Trial | None:
         """While this process sends for the handler's partition. None: it does not, or not any longer, and nothing has arrived."""
         if (end_stay := partitions.stay(loaded.partition or 0, _nothing)) is None:
             return None
         end_stay()
-        return await self._answered(loaded, seconds, partitions)
+        if letter is None:
+            return await self._answered(loaded, seconds, partitions)
+        tried = await self._tried(loaded, _message_of(letter), seconds, partitions)
+        return None if tried is None or tried.is_to_repeat else _trial(tried)
 
     @overload
     async def _answered(self, loaded: Loaded, seconds: float) -> Trial: ...
@@ -155,7 +175,13 @@ class Trials:
             return _NO_LINK
         return {Asked.DONE: "", Asked.NEEDLESS: _CHANGED, Asked.TOO_OFTEN: _ASKED_TOO_OFTEN}[await self._consenting.ask_again(loaded)]
 
-    async def _tried(self, loaded: Loaded, message: Message, seconds: float, partitions: Partitions | None) -> "_Test | None":
+    @overload
+    async def _tried(self, loaded: Loaded, message: Message, seconds: float) -> "_Test": ...
+
+    @overload
+    async def _tried(self, loaded: Loaded, message: Message, seconds: float, partitions: Partitions | None) -> "_Test | None": ...
+
+    async def _tried(self, loaded: Loaded, message: Message, seconds: float, partitions: Partitions | None = None) -> "_Test | None":
         deadline, now = time.monotonic() + seconds, clock.now()
         context = context_of(loaded, self._settings, now, f"test_{secrets.token_hex(12)}", suffix=time.strftime("%H:%M:%S", time.gmtime()))
         wires = self._wires.for_tests(loaded.handler.user_id)
@@ -218,6 +244,14 @@ def _test_message(loaded: Loaded) -> Message:
     )
 
 
+def mailbox(address: str) -> HandlerDraft:
+    return HandlerDraft(type="email", name="account", settings={"email": address})
+
+
+def _message_of(letter: Letter) -> Message:
+    return Message(title=letter.title, text=letter.text, at=clock.now(), kind="account", is_text=True)
+
+
 def _asked(tried: _Test) -> Trial:
     if isinstance(tried.outcome, Delivered):
         return _unconfirmed(tried.duration_us // 1000, _LINK_SENT)
@@ -245,7 +279,8 @@ def _trial(tried: _Test) -> Trial:
     if isinstance(tried.reply, NoReply):  # its detail is the whole story, in our own words
         response, told[0] = None, ""
     shown = "\n\n".join(shown_request(request, loaded.secrets) for request in tried.requests) or None
-    return Trial(status, reason.value, tried.duration_us // 1000, shown, response, " ".join(part for part in told if part))
+    told_whole = " ".join(part for part in told if part)
+    return Trial(status, reason.value, tried.duration_us // 1000, shown, response, told_whole, isinstance(outcome, Refused | Gone))
 
 
 def _reason(outcome: Outcome) -> Reason:
