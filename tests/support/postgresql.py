@@ -120,7 +120,7 @@ def database(url: str, template: str | None = None) -> Iterator[str]:
     """A database of one's own, as a URL; dropped at the end, whoever is still connected."""
     name = f"tocsin_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(url, autocommit=True) as connection:
-        like = sql.SQL("") if template is None else sql.SQL("TEMPLATE {} STRATEGY file_copy").format(sql.Identifier(template))
+        like = sql.SQL("") if template is None else sql.SQL("TEMPLATE {} STRATEGY wal_log").format(sql.Identifier(template))
         connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), like))
         try:
             yield in_database(url, name)

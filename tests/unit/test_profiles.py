@@ -19,7 +19,7 @@ def test_the_profile_that_was_asked_for_is_in_use(request: pytest.FixtureRequest
     assert hypothesis.settings().max_examples == EXAMPLES[profile]
 
 
-@pytest.mark.parametrize(("profile", "workers"), [("quick", "0"), ("thorough", "1")])
+@pytest.mark.parametrize(("profile", "workers"), [pytest.param("quick", "0", marks=pytest.mark.long), ("thorough", "1")])
 def test_it_is_so_in_a_run_of_each_profile(profile: str, workers: str) -> None:
     this = f"{Path(__file__)}::test_the_profile_that_was_asked_for_is_in_use"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", workers, f"--hypothesis-profile={profile}", this]

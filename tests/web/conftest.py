@@ -173,7 +173,7 @@ def page(context: BrowserContext) -> Page:
     return context.new_page()
 
 
-@pytest.fixture(params=["en", "ko"])
+@pytest.fixture(params=["en", pytest.param("ko", marks=pytest.mark.long)])
 def spoken(request: pytest.FixtureRequest, browser: Browser, base: str) -> Iterator[tuple[str, Page]]:
     """A browser that prefers this language, somebody signed in."""
     context = browser.new_context(base_url=base, locale={"en": "en-US", "ko": "ko-KR"}[request.param])

@@ -42,7 +42,7 @@ def served(start_service, mail_server: MailServer) -> Service:  # noqa: F811
     )
 
 
-@pytest.fixture(params=["en", "ko"])
+@pytest.fixture(params=["en", pytest.param("ko", marks=pytest.mark.long)])
 def reader(request: pytest.FixtureRequest, browser: Browser, base: str) -> Iterator[tuple[str, Page]]:
     """Of the mail: nobody that the service knows."""
     locale = {"en": "en-US", "ko": "ko-KR"}[request.param]

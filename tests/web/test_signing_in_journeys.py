@@ -17,7 +17,10 @@ from web.test_second_factor import App
 LOCALES = {"en": "en-US", "ko": "ko-KR"}
 
 
-@pytest.fixture(params=[("en", "light"), ("ko", "dark")], ids=["en-light", "ko-dark"])
+KO_DARK = pytest.param(("ko", "dark"), id="ko-dark", marks=pytest.mark.long)
+
+
+@pytest.fixture(params=[pytest.param(("en", "light"), id="en-light"), KO_DARK])
 def seen(request: pytest.FixtureRequest, browser: Browser, base: str) -> Iterator[Page]:
     language, scheme = request.param
     context = browser.new_context(base_url=base, locale=LOCALES[language], color_scheme=scheme)
@@ -66,7 +69,7 @@ def test_a_second_factor_from_the_account_page_to_signing_in(seen: Page) -> None
     assert said == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.long), "dark"])
 def test_its_pages_are_accessible_and_fit_a_phone(browser: Browser, base: str, scheme: Literal["light", "dark"]) -> None:
     context = browser.new_context(
         base_url=base, color_scheme=scheme, bypass_csp=True, viewport={"width": 360, "height": 740}, locale="ko-KR"
@@ -103,7 +106,7 @@ def with_provider(start_service: Starter, real_provider: RealProvider) -> Servic
     return service
 
 
-@pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("ko", "dark")])
+@pytest.mark.parametrize(("language", "scheme"), [("en", "light"), pytest.param("ko", "dark", marks=pytest.mark.long)])
 def test_signing_in_with_a_provider(browser: Browser, with_provider: Service, language: str, scheme: Literal["light", "dark"]) -> None:
     context = browser.new_context(base_url=f"http://127.0.0.1:{with_provider.port}", locale=LOCALES[language], color_scheme=scheme)
     context.set_default_timeout(15_000)
