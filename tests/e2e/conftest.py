@@ -34,7 +34,7 @@ def start_service(tmp_path: Path, request: pytest.FixtureRequest, store: str) ->
 
         def start(*, crash_at: str | None = None, from_scratch: bool = False, **environ: str) -> Service:
             folder = tmp_path / f"service{len(services)}"
-            services.append(Service(folder, from_scratch=from_scratch, **{**stores.environ(folder), **environ}))
+            services.append(stores.service(folder, from_scratch=from_scratch, **environ))
             services[-1].crash_at = crash_at
             return services[-1].start()
 
@@ -49,7 +49,7 @@ def start_service(tmp_path: Path, request: pytest.FixtureRequest, store: str) ->
 def made_service(tmp_path: Path, request: pytest.FixtureRequest, store: str) -> Iterator[Service]:
     """One that is not started."""
     with stores_of(store, request) as stores:
-        service = Service(tmp_path / "made", **stores.environ(tmp_path / "made"))
+        service = stores.service(tmp_path / "made")
         yield service
         service.kill()
 
@@ -97,7 +97,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
             if (name, store) not in services:
                 folder = tmp_path_factory.mktemp(name) / store
                 stores = ends.enter_context(stores_of(store, request))
-                service = Service(folder, from_scratch=from_scratch, **{**stores.environ(folder), **environ})
+                service = stores.service(folder, from_scratch=from_scratch, **environ)
                 ends.callback(service.kill)
                 services[name, store] = service.start()
             return services[name, store]

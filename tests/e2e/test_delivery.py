@@ -11,11 +11,11 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, in_an_hour, until
-from e2e.stores import both_stores
+from e2e.stores import any_processes, both_stores
 from mailserver import MailServer
 from receiver import Receiver
 
-pytestmark = both_stores
+pytestmark = any_processes
 _numbers = itertools.count(1)
 TWEETS = "/2/tweets"
 
@@ -56,6 +56,7 @@ def posts(providers: Receiver, token: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- retries
 
 
+@both_stores
 def test_one_that_waits_for_its_retry_ends_when_it_expires(start_service: Starter, receiver: Receiver) -> None:
     client = start_service(TOCSIN_RETRY_SCHEDULE="1h").first()
     receiver.answer("/hook", 500)
@@ -98,6 +99,7 @@ def refusing(client: OwnedClient, providers: Receiver, receiver: Receiver, kind:
     return client.add_handler(kind, **{kind: receiver.url("/hook")}), receiver, "/hook"
 
 
+@both_stores
 @pytest.mark.parametrize("kind", PAYLOAD_REFUSALS)
 def test_a_refused_payload_arrives_as_plain_text(
     client: OwnedClient, service: Service, providers: Receiver, receiver: Receiver, kind: str
@@ -279,6 +281,7 @@ def test_a_throttle_of_more_than_a_day_is_a_failure(client: OwnedClient, receive
     assert delivery["last_error"].startswith("throttled_too_long")
 
 
+@both_stores
 def test_a_wait_of_more_than_a_day_holds_back_what_waits_behind_it(client: OwnedClient, receiver: Receiver) -> None:
     receiver.answer("/hook", 429, headers={"Retry-After": "90000"})
     handler = webhook(client, receiver)
@@ -684,6 +687,7 @@ def test_a_private_address_is_blocked_and_the_handler_stays_on(strict_service: S
     assert receiver.connections == 0
 
 
+@both_stores
 def test_the_services_own_address_stays_closed(service: Service, client: OwnedClient) -> None:
     handler = client.add_handler("webhook", webhook=f"http://127.0.0.1:{service.port}/api/notifications")
     [delivery] = client.settled(client.send("Hello", handlers=[handler]))
@@ -726,6 +730,7 @@ def test_xs_duplicate_refusal_after_a_lost_answer_is_an_arrival(client: OwnedCli
     assert len(posts(providers, token)) == 2 and len(set(posts(providers, token))) == 1
 
 
+@both_stores
 def test_mail_waits_for_a_mail_server(start_service: Starter, mail_server: MailServer) -> None:
     service = start_service(TOCSIN_RETRY_SCHEDULE="3s,3s,3s")
     until(lambda: "TOCSIN_SMTP_URL" in service.log(), what="it was not logged")

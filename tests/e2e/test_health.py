@@ -11,14 +11,14 @@ import pytest
 from api.support import serving
 from e2e.conftest import Shared, Starter
 from e2e.service import OwnedClient, Service, in_an_hour, until
-from e2e.stores import both_stores, both_stores_long
+from e2e.stores import any_processes, any_processes_long, both_stores_long
 from mailserver import DROP, MailServer
 from proxy import Proxy
 from receiver import Receiver
 from tocsin.cli import check
 from tocsin.flow import mail_health
 
-pytestmark = both_stores_long
+pytestmark = any_processes_long
 QUICKLY_OFF = {
     "TOCSIN_EMAIL_FROM": "t@example.com",
     "TOCSIN_RETRY_SCHEDULE": "0s",
@@ -56,7 +56,7 @@ def fail(client: OwnedClient, handler: int, times: int) -> None:
         assert delivery["status"] == "failed"
 
 
-@both_stores
+@any_processes
 def test_failures_in_a_row_switch_a_handler_off_and_its_owner_is_told_once(owner: OwnedClient, receiver: Receiver) -> None:
     broken = owner.add_handler("webhook", "Broken", webhook=receiver.url("/broken"))
     owner.add_handler("webhook", "Witness", webhook=receiver.url("/witness"))
@@ -95,7 +95,7 @@ def test_switching_it_on_again_begins_afresh(owner: OwnedClient, receiver: Recei
     assert owner.handler(broken)["is_enabled"]
 
 
-@both_stores
+@any_processes
 def test_a_success_ends_the_streak(owner: OwnedClient, receiver: Receiver) -> None:
     shaky = owner.add_handler("webhook", "Shaky", webhook=receiver.url("/shaky"))
     for _ in range(2):
@@ -166,6 +166,7 @@ def test_a_mail_server_that_fails_counts_against_nobody(start_service: Starter, 
     fails("nobody listens", "mail_server")
 
 
+@both_stores_long
 @pytest.mark.parametrize("status", [403, 407, 503])
 def test_a_proxy_that_refuses_counts_against_nobody(start_service: Starter, receiver: Receiver, status: int) -> None:
     with Proxy() as proxy:
@@ -185,6 +186,7 @@ def test_a_proxy_that_refuses_counts_against_nobody(start_service: Starter, rece
         assert client.get("/readyz").status == 200
 
 
+@both_stores_long
 def test_the_operator_is_told_of_a_mail_server_that_takes_nothing(
     monkeypatch: pytest.MonkeyPatch, made_service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,7 +301,7 @@ def test_the_history_tells_what_its_owner_did(owner: OwnedClient, receiver: Rece
     assert [one["event"] for one in stats(owner, handler)["history"]] == ["changed", "enabled", "paused"]
 
 
-@both_stores
+@any_processes
 def test_the_numbers_of_a_handler(owner: OwnedClient, receiver: Receiver) -> None:
     handler = owner.add_handler("webhook", webhook=receiver.url("/numbers"))
     assert stats(owner, handler) == {
