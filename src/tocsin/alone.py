@@ -64,6 +64,10 @@ class Alone:
         """What keeps it from sending, in a sentence."""
         return None if self.engine.is_alive else "Nothing is sent: the engine does not run."
 
+    def listeners(self) -> list[tuple[str, int]]:
+        """Where other processes of this service listen: no handler's URL may lead there either."""
+        return []
+
     def may_be_old(self) -> bool:
         """Whether what is in memory may not be what the store holds."""
         return False

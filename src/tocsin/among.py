@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 from tocsin import __version__, clock, datadir
 from tocsin.changes import Feed
@@ -103,6 +104,10 @@ class Among:
 
     def leads(self) -> bool:
         return self.engine.is_leader
+
+    def listeners(self) -> list[tuple[str, int]]:
+        found = [urlsplit(one.introduction.address) for one in self.engine.members]
+        return [(one.hostname, one.port) for one in found if one.hostname and one.port]
 
     @property
     def trouble(self) -> str | None:

@@ -111,7 +111,7 @@ async def running(
     metrics = Metrics()
     directory = Directory(store.handlers, vault, settings)
     changes.forget += (directory.forget_all,)
-    http_wire = HttpWire(settings, listens_on)
+    http_wire = HttpWire(settings, lambda: [*listens_on(), *setup.listeners()])
     login = oauth_of(settings)
     mail_wire = MailWire(
         settings, tokens=None if login is None else Tokens(login, http_wire.send, KeptToken(store.values, vault, settings))

@@ -687,7 +687,6 @@ def test_a_private_address_is_blocked_and_the_handler_stays_on(strict_service: S
     assert receiver.connections == 0
 
 
-@both_stores
 def test_the_services_own_address_stays_closed(service: Service, client: OwnedClient) -> None:
     handler = client.add_handler("webhook", webhook=f"http://127.0.0.1:{service.port}/api/notifications")
     [delivery] = client.settled(client.send("Hello", handlers=[handler]))
