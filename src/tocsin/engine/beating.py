@@ -173,7 +173,7 @@ class Beating:
             return
         self.times_fenced += 1
         self._is_rejoining, self._deadline, self._fenced_at = True, 0.0, self._times.steady()
-        self._joined = asyncio.Event()
+        self._joined.clear()  # not a new one: a start may be waiting for it
         log.error("worker.fenced", worker=self._ownership.worker_id)
         self._ownership.lost()
         self._living.fenced()
