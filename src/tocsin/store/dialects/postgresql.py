@@ -206,6 +206,11 @@ class _Postgresql:
             yield connection
 
     @contextmanager
+    def glancing(self, engine: Engine, seconds: float) -> Generator[Connection, None, None]:
+        with _of_pool(engine) as connection, hung_up_after(_driver(connection), seconds + GRACE_SECONDS):
+            yield connection
+
+    @contextmanager
     def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:
         begin, seconds = (_BEGIN_LONG, LONG_SECONDS) if is_long else (b"BEGIN", 2 * STATEMENT_SECONDS + GRACE_SECONDS)
         with _begun(engine, begin, seconds) as connection:
@@ -250,17 +255,25 @@ class _Postgresql:
 
 @contextmanager
 def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection, None, None]:
+    with _of_pool(engine) as connection:
+        driver = _begin(connection, begin, seconds)
+        with hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
+            yield connection
+            _commit(driver)
+
+
+@contextmanager
+def _of_pool(engine: Engine) -> Generator[Connection, None, None]:
+    """Errors of the driver are told as SQLAlchemy's, and a connection that broke does not come back."""
     with engine.connect() as connection:
         try:
-            driver = _begin(connection, begin, seconds)
-            with hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
-                yield connection
-                _commit(driver)
+            yield connection
         except psycopg.Error as error:  # of statements that are run on the driver itself
             raise DBAPIError.instance(None, None, error, psycopg.Error) from error
         finally:
             if not connection.invalidated and _is_broken(_driver(connection)):
                 connection.invalidate()
+                connection.engine.dispose()  # the others are as old
 
 
 def _begin(connection: Connection, begin: bytes, seconds: float) -> Driver[Any]:
