@@ -86,7 +86,10 @@ class Database:
     async def _in_thread(
         self, threads: Executor, opened: Opened, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._loop.run_in_executor(threads, self._read_in_thread, opened, lambda connection: read(connection, *args, **kwargs))
+        def run(connection: Connection) -> T:
+            return read(connection, *args, **kwargs)
+
+        return await self._loop.run_in_executor(threads, self._read_in_thread, opened, run)
 
     def _read_in_thread(self, opened: Opened, read: Callable[[Connection], T]) -> T:
         try:
