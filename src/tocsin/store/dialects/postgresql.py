@@ -17,14 +17,12 @@ from sqlalchemy.exc import DBAPIError
 
 from tocsin.store import migrations, noting
 from tocsin.store.dialects import SLOT, Unanswered
-from tocsin.store.dialects.connecting import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, STATEMENT_SECONDS, hung_up_after
+from tocsin.store.dialects.connecting import BY_KEY, CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, STATEMENT_SECONDS, by_key, hung_up_after
 
 LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
 MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
 PING_SECONDS = 3.0  # that a server with nothing to do has to say that it is there
-# The writer finds rows by their keys. A plan that is kept from when a table was small, or its statistics said so, would read all of it.
-_BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
 _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 # After the commit: NOTIFY takes a lock for which the commits of all that say anything wait. Nobody waits for the disk because of it.
@@ -86,7 +84,7 @@ class _Session:
         with hung_up_after(driver, CONNECT_SECONDS):
             driver.add_notify_handler(self._hear)
             driver.execute("LISTEN tocsin_changes")
-            driver.execute(_BY_KEY)
+            driver.execute(BY_KEY)
             if self._slot is None:
                 self._slot = driver.execute("SELECT nextval('totals_slots')").fetchall()[0][0]
             self._history = _history_of(driver)
@@ -204,6 +202,9 @@ class _Postgresql:
     def reading(self, engine: Engine, seconds: float) -> Generator[Connection, None, None]:
         with _begun(engine, _BEGIN_READING % (seconds * 1000), seconds + GRACE_SECONDS) as connection:
             yield connection
+
+    def for_glances(self, engine: Engine) -> Engine:
+        return by_key(engine)
 
     @contextmanager
     def glancing(self, engine: Engine, seconds: float) -> Generator[Connection, None, None]:
