@@ -26,17 +26,15 @@ _Text: Any = namedtuple("_Text", [column.name for column in NOTIFICATION])  # py
 Rows: TypeAlias = dict[int, list[Any]]
 """By handler."""
 
-_WHERE, _ORDER = f"{IS_PENDING} AND handler_id = ", " ORDER BY due_at, id LIMIT "
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM deliveries WHERE {_WHERE}"
-_ON_SQLITE = f"{_SELECT}?{_ORDER}?"
-_CRITICAL_ON_SQLITE = f"{_SELECT}? AND is_critical = 1 AND due_at <= ?{_ORDER}?"
-_ON_POSTGRESQL = (
-    "SELECT first.* FROM unnest(%s::bigint[], %s::bigint[], %s::int[]) AS lane(handler_id, until, most) CROSS JOIN LATERAL"
-    f" ({_SELECT}lane.handler_id{{more}}{_ORDER}lane.most) AS first"
-)
-_STATEMENTS = {
-    False: _ON_POSTGRESQL.format(more=""),
-    True: _ON_POSTGRESQL.format(more=" AND is_critical AND due_at <= lane.until"),
+_WHICH, _FIRST = f"SELECT {', '.join(_COLUMNS)} FROM deliveries WHERE {IS_PENDING} AND handler_id = ", " ORDER BY due_at, id LIMIT "
+_ON_SQLITE = {  # critical ones only, and no later ones: or all of them
+    True: f"{_WHICH}:handler_id AND is_critical = 1 AND due_at <= :until{_FIRST}:most",
+    False: f"{_WHICH}:handler_id{_FIRST}:most",
+}
+_LANES = "SELECT first.* FROM unnest(%s::bigint[], %s::bigint[], %s::int[]) AS lane(handler_id, until, most) CROSS JOIN LATERAL"
+_ON_POSTGRESQL = {
+    True: f"{_LANES} ({_WHICH}lane.handler_id AND is_critical AND due_at <= lane.until{_FIRST}lane.most) AS first",
+    False: f"{_LANES} ({_WHICH}lane.handler_id{_FIRST}lane.most) AS first",
 }
 _BY_ID = look(deliveries, key=("id",), wanted=_COLUMNS)
 _PENDING_BY_ID = look(deliveries, key=("id",), wanted=_COLUMNS, where=f"+deliveries.{IS_PENDING}")
@@ -85,13 +83,10 @@ def _read(connection: Connection, limits: Mapping[int, int], until: Micros | Non
     try:
         if connection.dialect.name == "sqlite":
             for handler_id, limit in limits.items():
-                if until is None:
-                    cursor.execute(_ON_SQLITE, (handler_id, limit))
-                else:
-                    cursor.execute(_CRITICAL_ON_SQLITE, (handler_id, until, limit))
+                cursor.execute(_ON_SQLITE[until is not None], {"handler_id": handler_id, "until": until, "most": limit})
                 found[handler_id] = list(map(_Row._make, cursor.fetchall()))
         else:
-            cursor.execute(_STATEMENTS[until is not None], (list(limits), [until] * len(limits), list(limits.values())))
+            cursor.execute(_ON_POSTGRESQL[until is not None], (list(limits), [until] * len(limits), list(limits.values())))
             for row in map(_Row._make, cursor.fetchall()):
                 found[row.handler_id].append(row)
     finally:

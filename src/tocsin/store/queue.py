@@ -33,7 +33,7 @@ class SqlQueue:
         return await self._database.glance(due, wanted, now)
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
-        return await self._database.read(waiting, delivery_ids)
+        return await self._database.glance(waiting, delivery_ids)
 
     def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
         self._writer.submit_then(settlement, SettleAll, done, ticket)
@@ -48,7 +48,7 @@ class SqlQueue:
         return await self._database.read(stopped_handlers)
 
     async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
-        return await self._database.read(named, delivery_ids)
+        return await self._database.glance(named, delivery_ids)
 
     async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
         return await self._database.read(recent, since, types, limit)
