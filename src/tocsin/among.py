@@ -77,7 +77,7 @@ class Among:
         store_id = (await self._store.ids.mark()).store_id
         if (dead := datadir.noted_worker(self._settings, store_id)) is not None:
             if dead.has_ledger:
-                await self._shared.claims.let_go(dead.worker_id, [(one.delivery_id, one.number) for one in self.ledger.found])
+                await self._shared.claims.correct(dead.worker_id, self.ledger.found)
             await self._shared.workers.leave(dead.worker_id)
             datadir.forget_worker(self._settings)
         self.ledger.clear()
