@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -23,11 +24,12 @@ from bench.machine import cores
 from bench.messages import requests_of_many, requests_of_one
 from bench.producer import Producer
 from bench.receiver import Receiver
-from bench.scenarios import BATCH_CONNECTIONS, BATCH_SIZE, CONNECTIONS
+from bench.scenarios import BATCH_SIZE
 from bench.service import API_KEY, Service
 
 HANDLERS = 200
-MESSAGES = 2000
+MESSAGES = 500
+SINGLE_CONNECTIONS = 100
 IDLE_SECONDS = 5.0
 SETTLE_SECONDS = 1.0  # after the last arrival: outcomes are kept within a fraction of it
 PATIENCE_SECONDS = 300.0
@@ -69,39 +71,44 @@ class Measured:
     def accepted(self, count: int) -> tuple[int, float]:
         send_at = (datetime.now(UTC) + timedelta(days=1)).isoformat()
         first = self._take_numbers(count)
-        return self._run(requests_of_many(self._handlers, first, count, BATCH_SIZE, API_KEY, send_at=send_at), BATCH_CONNECTIONS, 0)
+        return self._run(requests_of_many(self._handlers, first, count, BATCH_SIZE, API_KEY, send_at=send_at), 1, 0)
 
     def many_a_request(self, count: int) -> tuple[int, float]:
         first = self._take_numbers(count)
-        return self._run(requests_of_many(self._handlers, first, count, BATCH_SIZE, API_KEY), BATCH_CONNECTIONS, count)
+        return self._run(requests_of_many(self._handlers, first, count, BATCH_SIZE, API_KEY), 1, count)
 
     def one_a_request(self, count: int) -> tuple[int, float]:
-        return self._run(requests_of_one(self._handlers, self._take_numbers(count), count, API_KEY), CONNECTIONS, count)
+        return self._run(requests_of_one(self._handlers, self._take_numbers(count), count, API_KEY), SINGLE_CONNECTIONS, count)
 
     def _take_numbers(self, count: int) -> int:
         first, self._number = self._number, self._number + count
         return first
 
     def _run(self, requests: Iterator[bytes], connections: int, arrivals: int) -> tuple[int, float]:
-        """Instructions and seconds."""
+        """Instructions and seconds. One batch is delivered before the next is sent: how they would overlap depends on the machine."""
         self._counter.take()
         began = time.monotonic()
-        uvloop.run(_produce(list(requests), self._service.port, connections))
+        some = list(requests)
+        for number, batch in enumerate([some] if connections > 1 else [[one] for one in some], 1):
+            uvloop.run(_produce(batch, self._service.port, connections))
+            self._wait_for(arrivals * number * len(batch) // len(some), began)
+        time.sleep(SETTLE_SECONDS)
+        self._receiver.take()
+        return self._counter.take(), time.monotonic() - began
+
+    def _wait_for(self, arrivals: int, began: float) -> None:
         while self._receiver.count() < arrivals:
             self._service.check_alive()
             if time.monotonic() > began + PATIENCE_SECONDS:
                 raise RuntimeError(f"{self._receiver.count()} of {arrivals} messages arrived in time")
-            time.sleep(0.1)
-        time.sleep(SETTLE_SECONDS)
-        self._receiver.take()
-        return self._counter.take(), time.monotonic() - began
+            time.sleep(0.02)
 
 
 async def _produce(requests: list[bytes], port: int, connections: int) -> None:
     await Producer(requests).run(port, connections)
 
 
-def measure(python: str, rounds: int, folder: Path) -> Iterator[tuple[str, list[float]]]:
+def measure(python: str, rounds: int, folder: Path) -> Iterator[tuple[str, float]]:
     core, others = cores()
     callgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/callgrind", "--quiet"]
     with ExitStack() as stack:
@@ -118,14 +125,12 @@ def measure(python: str, rounds: int, folder: Path) -> Iterator[tuple[str, list[
         }
         for scenario in (measured.many_a_request, *scenarios.values()):  # warm
             scenario(HANDLERS * 2)
-        idle = measured.idle()
-        found: dict[str, list[float]] = {name: [] for name in scenarios}
         for _ in range(rounds):
             for name, scenario in scenarios.items():
+                idle = measured.idle()
                 instructions, seconds = scenario(MESSAGES)
-                found[name].append((instructions - idle * seconds) / MESSAGES)
-        yield "idle, a second", [idle]
-        yield from found.items()
+                yield name, (instructions - idle * seconds) / MESSAGES
+                yield "idle, a second", idle
 
 
 def main() -> None:
@@ -134,8 +139,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        for name, counts in measure(options.python, options.rounds, Path(folder)):
-            print(f"{name:28} {statistics.median(counts):12,.0f}   ({min(counts):,.0f} to {max(counts):,.0f})")
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for name, count in measure(options.python, options.rounds, Path(folder)):
+            found[name].append(count)
+            print(f"{name:28} {count:12,.0f}", file=sys.stderr, flush=True)
+    for name, counts in found.items():
+        print(f"{name:28} {statistics.median(counts):12,.0f}   ({min(counts):,.0f} to {max(counts):,.0f})")
 
 
 if __name__ == "__main__":

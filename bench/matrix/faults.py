@@ -24,6 +24,7 @@ from tocsin.settings import load as read_settings
 READY_SECONDS = 60.0  # on a busy machine, with recovery
 POINT_SECONDS = 6.0
 LINGER_SECONDS = 3.0  # before a kill, in which what was kept may not be logged and counted yet
+COUNTED_SECONDS = 6.0  # after an outage of the server, in which what ended meanwhile is still being counted
 HELD_SECONDS = 35.0  # after a fault, in which held outcomes are still being kept
 ASK_AGAIN_SECONDS = 1.0  # after a fault that nothing was said of
 FOREVER = 1e12
@@ -38,6 +39,7 @@ class Faults:
     ) -> None:
         self.kills: list[Span] = []
         self.faults: list[Span] = []
+        self.outages: list[Span] = []
         self.uneven: list[Span] = []
         self.copies: list[Copy] = []
         self.restores: list[Restore] = []
@@ -68,13 +70,12 @@ class Faults:
     def carry_out(self, step: Step) -> None:
         time.sleep(step.after)
         began = time.monotonic()
-        if step.kind in {"full", "damage"}:
-            self.faults.append(Span(began, FOREVER))  # for a kill within it
+        lasting = {"full": self.faults, "damage": self.faults, "server": self.outages, "stall": self.outages}.get(step.kind, [])
+        lasting.append(Span(began, FOREVER))  # for a kill within it
         self._acts[step.kind](step)
         if step.kind != "kill":  # each kill is counted
             self.done[f"server {step.by}" if step.kind == "server" else step.kind] += 1
-        if step.kind in {"full", "damage"}:
-            self.faults[-1] = Span(began, time.monotonic())
+        lasting[-1] = Span(began, time.monotonic())
         if step.kind in {"freeze", "clock", "full", "damage", "restore", "server", "stall", "sessions"}:
             self.uneven.append(Span(began, time.monotonic() + 1.0))
 
@@ -86,6 +87,9 @@ class Faults:
         for fault in self.faults:
             if fault.ended > now - HELD_SECONDS:
                 began = min(began, fault.began)
+        for outage in reversed(self.outages):
+            if outage.ended > began - COUNTED_SECONDS:
+                began = min(began, outage.began)
         self._service.kill()
         self._note_in_flight("service")
         self.done["kills of the service"] += 1
