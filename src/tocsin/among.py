@@ -70,7 +70,7 @@ class Among:
     async def begin(self, delivering: Delivering, directory: Directory, keeping: Keeping) -> None:
         """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again.
 
-        Whoever had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
+        The process that had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
         """
         await place_all(self._store.handlers, self._vault, self._settings)
         await end_stopped(self._store.queue, self.engine)

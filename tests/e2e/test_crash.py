@@ -50,7 +50,7 @@ def test_nothing_is_lost_over_many_kills_and_only_what_was_in_flight_repeats(
     assert client.get("/api/notifications").json["meta"]["total"] == sends
     assert client.get("/api/deliveries?status=delivered").json["meta"]["total"] == sends
 
-    # What repeats was in flight at a kill, and the same id stands on it for the receiver.
+    # What repeats was in flight at a kill, and has the same id for the receiver.
     arrived = arrivals(receiver)
     repeated = {delivery for delivery, count in arrived.items() if count > 1}
     print(f"in flight at the kills: {len(cut_off)}, arrived more than once: {len(repeated)}")

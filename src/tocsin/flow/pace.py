@@ -145,7 +145,7 @@ class Pacer:
     # ------------------------------------------------------------------------------- from one process to the next
 
     def hand_on(self, partitions: Collection[int], now: float) -> dict[int, bytes]:
-        """What the next owner of each of these partitions must know; it is forgotten here. What a realm was asked for stays: whoever
+        """What the next owner of each of these partitions must know; it is forgotten here. What a realm was asked for stays: who
         sends there is asked again."""
         at = self._wall()
         found = {partition: Handed(at, [], [], []) for partition in partitions}
@@ -245,7 +245,7 @@ def noted_paces(noted: bytes) -> Sequence[Pace]:
 
 
 def _parted(paces: Sequence[Pace]) -> tuple[Sequence[Pace], Sequence[Pace]]:
-    """Those of this process alone, and those that it shares with whoever sends from the same address."""
+    """Those of this process alone, and those that it shares with the others that send from the same address."""
     if all(pace.scope != "egress" for pace in paces):
         return paces, ()
     return [pace for pace in paces if pace.scope != "egress"], [pace for pace in paces if pace.scope == "egress"]

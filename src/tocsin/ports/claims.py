@@ -63,7 +63,7 @@ class Claims(Protocol):
         ...
 
     async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
-        """What was claimed, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims: since a time for
+        """What any worker claimed of deliveries whose handlers are in these partitions now, in the order of claims: since a time for
         each type of handler, and of dead workers whatever is open, of all types: nobody may have been there since."""
         ...
 
