@@ -20,6 +20,7 @@ from tocsin.flow.egress import Egress
 from tocsin.flow.handlers.at_owner import TrialsByOwners
 from tocsin.flow.handlers.placing import place_all
 from tocsin.flow.handlers.trial import Tests, Trials
+from tocsin.flow.handlers.waits import OwnWaits, Waits, WaitsOfOwners
 from tocsin.flow.pace import Pacer
 from tocsin.flow.people.access import Access
 from tocsin.metrics import Metrics
@@ -101,6 +102,9 @@ class Among:
 
     def trials(self, trials: Trials) -> Tests:
         return TrialsByOwners(trials, self.engine, self._shared.asks, self._shared.claims, self._vault)
+
+    def waits(self, directory: Directory) -> Waits:
+        return WaitsOfOwners(OwnWaits(directory, self.pacer), self.engine, self._shared.outlooks)
 
     def leads(self) -> bool:
         return self.engine.is_leader

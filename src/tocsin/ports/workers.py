@@ -178,8 +178,21 @@ class Partitions(Protocol):
         """This process's; 0 while it has lost touch."""
         ...
 
+    @property
+    def members(self) -> Sequence[Member]:
+        """All processes, as of the last beat."""
+        ...
+
     def owner(self, partition: int) -> int:
         """The worker that sends for it; 0: nobody."""
+        ...
+
+    def sends_for(self, partition: int) -> bool:
+        """Whether this process does, and knows what its windows and pauses must count."""
+        ...
+
+    def fence(self) -> float:
+        """Seconds until this process may start anything, 0 if it may now."""
         ...
 
     def stay(self, partition: int, over: Callable[[], None]) -> Callable[[], None] | None:
