@@ -73,14 +73,14 @@ class Among:
     async def begin(self, delivering: Delivering, directory: Directory, keeping: Keeping) -> None:
         """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again.
 
-        Whoever had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
+        The process that had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
         """
         await place_all(self._store.handlers, self._vault, self._settings)
         await end_stopped(self._store.queue, self.engine)
         store_id = (await self._store.ids.mark()).store_id
         if (dead := datadir.noted_worker(self._settings, store_id)) is not None:
             if dead.has_ledger:
-                await self._shared.claims.let_go(dead.worker_id, [(one.delivery_id, one.number) for one in self.ledger.found])
+                await self._shared.claims.correct(dead.worker_id, self.ledger.found)
             await self._shared.workers.leave(dead.worker_id)
             datadir.forget_worker(self._settings)
         self.ledger.clear()

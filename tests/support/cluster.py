@@ -136,7 +136,7 @@ class Node:
         self.session = Session(cluster.server, self.process)
         self.is_joined = False
         self.refusal = ""
-        self.lost_at: list[float] = []  # when whoever looked on took it for dead, or it was
+        self.lost_at: list[float] = []  # when a watcher took it for dead, or it was
         store = cast(Any, self.session)
         self.directory = Directory(store, cluster.vault, cluster.settings)
         egress = Egress()

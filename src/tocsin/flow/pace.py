@@ -263,7 +263,7 @@ def noted_paces(noted: bytes) -> Sequence[Pace]:
 
 
 def _parted(paces: Sequence[Pace]) -> tuple[Sequence[Pace], Sequence[Pace]]:
-    """Those of this process alone, and those that it shares with whoever sends from the same address."""
+    """Those of this process alone, and those that it shares with the others that send from the same address."""
     if all(pace.scope != "egress" for pace in paces):
         return paces, ()
     return [pace for pace in paces if pace.scope != "egress"], [pace for pace in paces if pace.scope == "egress"]

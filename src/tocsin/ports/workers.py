@@ -1,6 +1,6 @@
 """The processes that share one store, and which of them owns which partitions of the handlers.
 
-A worker is dead once its beat has stood still for too long on the clock of whoever watches; no clocks of two machines are compared.
+A worker is dead once its beat has stood still for too long on the clock of one that watches; no clocks of two machines are compared.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -1,6 +1,6 @@
 """What other processes may remember and must forget, noted in the transaction that changes it; only PostgreSQL has other processes.
 
-Notes are written last, one transaction after the other: their ids come in the order of the commits, so whoever has read one has read
+Notes are written last, one transaction after the other: their ids come in the order of the commits, so a reader of one has read
 all before it. Nobody waits for anybody else after that, so nobody waits in a circle.
 """
 

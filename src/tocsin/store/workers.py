@@ -1,7 +1,7 @@
 """The processes that share a store, and what each owns: `tocsin.ports.workers`.
 
-Whoever owns something has a row of `workers`. That row is the fence: whatever a worker writes as such locks it (`FOR KEY SHARE`), so that
-who removes it waits for what is under way, and nothing comes after.
+Every owner has a row of `workers`. That row is the fence: whatever a worker writes as such locks it (`FOR KEY SHARE`), so that
+the process that removes it waits for what is under way, and nothing comes after.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ _FREE = (
     " WHERE owner = %s AND NOT EXISTS (SELECT FROM workers WHERE id = %s) RETURNING partition)"
     " UPDATE ownership SET version = version + 1 WHERE EXISTS (SELECT FROM freed)"
 )
-# What the row says stays there until its owner releases it: whoever asks again after a lost answer is told the same.
+# What the row says stays there until its owner releases it: a worker that asks again after a lost answer is told the same.
 _TAKE = (
     "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
     " free AS (SELECT p.partition, p.owner FROM me CROSS JOIN partitions p"

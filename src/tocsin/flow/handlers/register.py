@@ -153,7 +153,7 @@ def _unmasked(field: Field, value: str, stored: str) -> str:
 def redirected(fields: Mapping[str, str], draft: HandlerDraft, current: Handler) -> list[Fault]:
     """What a draft, made of `fields`, would send to another address of secrets that are only stored or masked.
 
-    Whoever may not read them could have them sent to a receiver of their own.
+    A key that may not read them could have them sent to a receiver of their own.
     """
     before, after = current.settings, {**current.settings, **(draft.settings or {})}
     own = fields_of(CHANNELS[current.type].settings)
