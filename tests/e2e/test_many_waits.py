@@ -75,3 +75,26 @@ def test_a_process_that_does_not_answer_or_is_missing_is_named_as_the_reason(clu
         says(cluster, waits, "Waits for another process to take over")
     cluster.join("worker")
     assert cluster.until(lambda: delivery(cluster, waits)["status"] == "delivered", 15) is not None
+
+
+def test_a_pause_of_a_realm_holds_for_all_processes_and_for_those_that_come_after(cluster: Cluster, receiver: Receiver) -> None:
+    """And the pauses of credentials for whoever takes over, after a stop and after a kill."""
+    first, second = cluster.join("worker"), cluster.join("worker")
+    paths = {cluster.add("discord", f"hook {number}", receiver.url(f"/api/webhooks/1/t{number}")): number for number in range(16)}
+    assert cluster.until(cluster.is_shared_out, 15) is not None
+    owners = dict(cluster.query("SELECT h.id, p.owner FROM handlers h JOIN partitions p ON p.partition = h.partition"))
+    one, other = (next(handler for handler in paths if owners[handler] == cluster.id_of(worker)) for worker in (first, second))
+    headers = {"Retry-After": "600", "X-RateLimit-Global": "true"}
+    receiver.answer(f"/api/webhooks/1/t{paths[one]}", 429, headers=headers)
+    send(cluster, "is told to wait", one)
+    receiver.wait(1)
+    assert cluster.until(lambda: len(cluster.query("SELECT key FROM pauses")) == 2, 15) is not None, "of the credential and the realm"
+    says(cluster, send(cluster, "at the other worker", other), "Discord asked for a pause")
+
+    cluster.join("worker")
+    assert first.stop()
+    says(cluster, send(cluster, "after a stop", one), "Discord asked for a pause")
+    second.kill()
+    for handler in (one, other):
+        says(cluster, send(cluster, "after a kill", handler), "Discord asked for a pause")
+    assert len(receiver.requests) == 1

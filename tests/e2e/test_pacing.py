@@ -8,7 +8,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, until
-from e2e.stores import any_processes, both_stores, both_stores_long
+from e2e.stores import any_processes, any_processes_long, both_stores_long
 from mailserver import MailServer
 from receiver import Receiver
 
@@ -146,7 +146,7 @@ def test_a_short_window_goes_on_after_a_kill(start_service: Starter, mail_server
     assert second_at - first_at >= 4_900_000
 
 
-@both_stores
+@any_processes
 @pytest.mark.parametrize("end", ["kill", "terminate"], ids=["kill", "stop"])
 def test_a_limit_that_x_named_holds_over_a_restart_for_all_users(start_service: Starter, receiver: Receiver, end: str) -> None:
     used_up = {"x-rate-limit-remaining": "0", "x-rate-limit-reset": str(int(time.time()) + 600)}
@@ -174,6 +174,7 @@ def test_a_limit_that_discord_named_holds_over_a_kill(start_service: Starter, re
     assert len(receiver.requests) == 1
 
 
+@any_processes_long
 @pytest.mark.parametrize("ends", ["cancelled", "expires"])
 def test_a_throttle_outlives_the_delivery_that_met_it(start_service: Starter, receiver: Receiver, ends: str) -> None:
     path = f"/bot{BOT}/sendMessage"

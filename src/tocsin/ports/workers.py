@@ -213,6 +213,10 @@ class Succession(Protocol):
         `ready` is told of each partition that may be sent for. Raises Busy; those that are not ready are asked for again."""
         ...
 
+    async def kept(self) -> None:
+        """Whatever the next owners are to read in the store is there. Raises Busy."""
+        ...
+
     def hand_on(self, partitions: Collection[int]) -> Mapping[int, bytes]:
         """What the next owner of each must know; it is forgotten here."""
         ...

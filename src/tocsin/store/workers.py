@@ -88,7 +88,7 @@ class SqlWorkers:
         self._database = database
         self._changed = changed
         self.quick = Quick(database.engine, "beats")
-        self._firm = Quick(database.engine, "ownership")  # commits that wait for disk and standby, behind which no beat may wait
+        self.firm = Quick(database.engine, "ownership")  # commits that wait for disk and standby, behind which no beat may wait
         self.worker_id = 0
         """Of the last one that joined."""
         self.told: dict[str, Callable[[str], None]] = {}
@@ -143,10 +143,10 @@ class SqlWorkers:
             gone, _ = session.durably((_REMOVE, (worker_id, beat)), (_FREE, (worker_id, worker_id)))
             return bool(gone)
 
-        return await self._firm.run(prune)
+        return await self.firm.run(prune)
 
     async def leave(self, worker_id: int) -> None:
-        await self._firm.run(lambda session: session.durably((_LEAVE, (worker_id,)), (_FREE, (worker_id, worker_id))))
+        await self.firm.run(lambda session: session.durably((_LEAVE, (worker_id,)), (_FREE, (worker_id, worker_id))))
 
     async def owners(self) -> Owners:
         def owners(session: Session) -> Owners:
@@ -160,11 +160,11 @@ class SqlWorkers:
             [rows] = session.durably((_TAKE, (worker_id, list(held), most, worker_id)))
             return [Taken(*row) for row in rows]
 
-        return await self._firm.run(take)
+        return await self.firm.run(take)
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
         values = (worker_id, list(states), list(states.values()))
-        await self._firm.run(lambda session: session.durably((_RELEASE, values)))
+        await self.firm.run(lambda session: session.durably((_RELEASE, values)))
 
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         for worker_id, some in wakings.items():
@@ -199,7 +199,7 @@ class SqlWorkers:
             await self._listener.close()
         if self._ringing is not None:
             await self._ringing
-        await self._firm.close()
+        await self.firm.close()
         await self.quick.close()
 
 
