@@ -57,11 +57,17 @@ SECONDS ?= 120
 schemathesis: .venv/.dev
 	cd tests && $(abspath $(BIN))/python -m api.fuzzed $(SECONDS)
 
-# Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`. It leaves the store and the log of a failure in build/.
+# Ten minutes of everything that goes wrong: `make soak SEED=2 MINUTES=1`. It leaves the store and the log of a failure in build/. Or, on one
+# store (sqlite or postgresql), `kill -9` in the midst of load, ten times each of the service and its server: `make soak STORE=postgresql SEED=2`.
 SEED ?= 1
 MINUTES ?= 10
+KILLS ?= 10
 soak: .venv/.dev
+ifdef STORE
+	$(BIN)/python -m bench.matrix --seed $(SEED) --kills $(KILLS) --keep $(if $(filter postgresql,$(STORE)),--postgresql)
+else
 	$(BIN)/python -m bench.soak --seed $(SEED) --minutes $(MINUTES)
+endif
 
 # Minutes of what may happen to several processes on one PostgreSQL database and to its servers: `make soak-many SEED=2 MINUTES=3`.
 soak-many: .venv/.dev

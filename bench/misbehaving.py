@@ -192,7 +192,7 @@ class Receivers:
                 await self.act(lines[0].split()[1], lines[1:], await reader.readexactly(length), writer)
         writer.close()
 
-    async def act(self, path: str, headers: list[str], body: bytes, writer: Writer) -> None:  # noqa: ARG002  # for whoever looks at them
+    async def act(self, path: str, headers: list[str], body: bytes, writer: Writer) -> None:  # noqa: ARG002  # for subclasses
         """Answer a request, or do what is done instead."""
         deed = self.deed(path)
         if deed in TAKES:

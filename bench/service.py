@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,8 +45,8 @@ class Service:
             raise RuntimeError(f"{method} {path}: {answer.status} {content[:300]!r}")
         return json.loads(content) if answer.headers.get_content_type() == "application/json" else content.decode()
 
-    def wait_until_ready(self) -> None:
-        ends_at = time.monotonic() + _START_SECONDS
+    def wait_until_ready(self, seconds: float = _START_SECONDS) -> None:
+        ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             self.check_alive()
             try:
@@ -107,11 +107,17 @@ class Service:
 
 @contextmanager
 def running(
-    folder: Path, core: set[int], profile: Path | None = None, environ: Mapping[str, str] | None = None, descriptors: int = 0
+    folder: Path,
+    core: set[int],
+    profile: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    descriptors: int = 0,
+    python: Sequence[str] = (sys.executable,),
+    ready_seconds: float = _START_SECONDS,
 ) -> Generator[Service, None, None]:
     """Start it with its data and its log in `folder`; stop it with SIGTERM at the end.
 
-    `profile`: where profiles are written. `descriptors`: how many it may have at most, 0 for as many as we may.
+    `profile`: where profiles are written. `descriptors`: how many it may have at most, 0 for as many as we may. `python`: what runs it.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -128,13 +134,13 @@ def running(
     log = folder / "service.log"
     module = ["bench.profiled", str(profile)] if profile else ["tocsin"]
     limit = ["prlimit", f"--nofile={descriptors}"] if descriptors else []
-    command = [*limit, "taskset", "-c", ",".join(map(str, core)), sys.executable, "-m", *module, "serve"]
+    command = [*limit, "taskset", "-c", ",".join(map(str, core)), *python, "-m", *module, "serve"]
     # In its own folder, so that no .env is read; in its own session, so that Ctrl-C reaches the bench alone, which stops it in order.
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=output, stderr=output, start_new_session=True)
     try:
         service = Service(process, port, log)
-        service.wait_until_ready()
+        service.wait_until_ready(ready_seconds)
         yield service
     finally:
         process.send_signal(signal.SIGTERM)

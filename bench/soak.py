@@ -48,7 +48,7 @@ class Sample(Struct):
 
 
 class Books(Struct):
-    """What was accepted, and how it stands at the end."""
+    """What was accepted, and what became of it."""
 
     name: str
     notifications: int

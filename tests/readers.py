@@ -1,7 +1,7 @@
 """What a person reads of each dialect, told without any of its renderer's code, and in one form so that it can be compared.
 
 That form: a link is `label (address)`, struck words stand in `~`, a bullet is `- `, a number `1. `, a rule the renderers' own line; what
-is quoted stands as plain words. Lines matter no more than any other white space.
+is quoted is read as plain words. Lines matter no more than any other white space.
 """
 
 import re
@@ -243,7 +243,7 @@ def _discord_inside(message: str) -> list[tuple[str, str]]:
 
 
 def _discord_inline(message: str, at: int) -> tuple[list[tuple[str, str]], int]:
-    """What stands at a place, and where it ends. Of bold and italic that begin at one place the longer is taken."""
+    """What is at a place, and where it ends. Of bold and italic that begin at one place the longer is taken."""
     if run := _PLAIN_RUN.match(message, at):
         return [("words", run[0])], run.end()
     if re.compile(r"\\[^0-9A-Za-z\s]").match(message, at):

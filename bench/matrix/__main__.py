@@ -16,10 +16,10 @@ import msgspec
 
 from bench.matrix.books import Books, audit
 from bench.matrix.clocks import Clock
-from bench.matrix.evidence import Evidence, Rows, Span, read_file, read_log, read_rows
+from bench.matrix.evidence import Evidence, Kill, Rows, Span, read_file, read_log, read_rows
 from bench.matrix.faults import FOREVER, READY_SECONDS, Faults
-from bench.matrix.load import Load
-from bench.matrix.plan import FAR_DAYS, plan
+from bench.matrix.load import EVERYTHING, HONEST, Load
+from bench.matrix.plan import FAR_DAYS, plan, plan_of_kills
 from bench.matrix.server import Server
 from bench.matrix.witness import Witness
 from tocsin.cli.failure import Failure
@@ -33,7 +33,8 @@ AT_LAST_SECONDS = (FAR_DAYS + 1) * 86_400  # ahead, at the end: all that waits b
 SETTLE_SECONDS, SETTLE_STARTS = 40.0, 4
 
 
-def run(seed: int, seconds: float, folder: Path, small_disk: Path | None, server: Server | None) -> Books:
+def run(seed: int, seconds: float, kills: int, folder: Path, small_disk: Path | None, server: Server | None) -> Books:
+    """`kills`: of the service and of its server, and nothing else; 0: everything, for so many seconds."""
     witness = Witness(seed)
     with witness.running():
         clock = Clock(folder / "clock")
@@ -51,45 +52,57 @@ def run(seed: int, seconds: float, folder: Path, small_disk: Path | None, server
             TOCSIN_X_DAILY_LIMIT="5000",
             **({} if server is None else {"TOCSIN_DATABASE_URL": server.url}),
         )
-        load = Load(service, witness, clock, seed, seconds)
+        load = Load(service, witness, clock, seed, seconds, HONEST if kills else EVERYTHING)
         faults = Faults(service, clock, load, folder, seed, small_disk, server)
         try:
             service.start()
             load.begin()
-            for step in plan(seed, seconds, has_server=server is not None):
+            has_server = server is not None
+            for step in plan_of_kills(seed, kills, has_server=has_server) if kills else plan(seed, seconds, has_server=has_server):
                 _say(f"  {step}")
+                noted = len(faults.cut_off)
                 faults.carry_out(step)
+                for one in faults.cut_off[noted:] if kills else ():
+                    _say(f"    {one.of} killed: {one.accepted} accepted, {len(one.in_flight)} in flight")
             time.sleep(3)
             load.end()
-            _settle(service, clock, witness, faults)
+            _settle(service, clock, witness, faults, kills)
         finally:
             service.kill()
     faults.look_at_log()
     rows = read_file(folder / "data" / "tocsin.db") if server is None else read_rows(server.rows)
-    evidence = _evidence(load, witness, clock, faults, folder, rows)
+    evidence = _evidence(load, witness, clock, faults, folder, rows, faults.cut_off if kills else None)
     (folder / "evidence.json").write_bytes(msgspec.json.encode(evidence))
     return audit(evidence)
 
 
-def _settle(service: Service, clock: Clock, witness: Witness, faults: Faults) -> None:
+def _settle(service: Service, clock: Clock, witness: Witness, faults: Faults, kills: int) -> None:
     """Every receiver takes what comes, and the clock goes on to where nothing waits any more; windows end with a start."""
     witness.calm = True
+    if kills:  # no answer of a slow receiver is cut off by a stop
+        _wait_until_nothing_waits(service)
     faults.uneven.append(Span(time.monotonic(), FOREVER))
     for start in range(SETTLE_STARTS):
         faults.end()
         clock.step_to(AT_LAST_SECONDS + start * 3600)
         service.launch()
         service.wait_until_ready(READY_SECONDS)
-        ends_at = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < ends_at:
-            if not service.call("GET", "/api/deliveries?status=pending")["meta"]["total"]:
-                faults.end()
-                return
-            time.sleep(0.2)
+        if _wait_until_nothing_waits(service):
+            break
     faults.end()
 
 
-def _evidence(load: Load, witness: Witness, clock: Clock, faults: Faults, folder: Path, rows: Rows) -> Evidence:
+def _wait_until_nothing_waits(service: Service) -> bool:
+    """Whether that was so in time."""
+    ends_at = time.monotonic() + SETTLE_SECONDS
+    while service.call("GET", "/api/deliveries?status=pending")["meta"]["total"]:
+        if time.monotonic() > ends_at:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _evidence(load: Load, witness: Witness, clock: Clock, faults: Faults, folder: Path, rows: Rows, kills: list[Kill] | None) -> Evidence:
     return Evidence(
         load.accepted,
         load.dropped,
@@ -103,6 +116,7 @@ def _evidence(load: Load, witness: Witness, clock: Clock, faults: Faults, folder
         clock.readings(),
         faults.complaints,
         dict(faults.done),
+        kills,
     )
 
 
@@ -132,10 +146,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.matrix", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=50.0, help="of load")
+    parser.add_argument("--kills", type=int, default=0, help="of the service, as many of its server, and nothing else")
     parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL server, which is killed and restarted too")
     parser.add_argument("--keep", action="store_true", help="leave the store and the log of a run with complaints in build/")
     options = parser.parse_args()
-    if options.seed % 2 and INSIDE not in os.environ and not options.postgresql:
+    if options.seed % 2 and not options.kills and INSIDE not in os.environ and not options.postgresql:
         _enter_namespace()
     signal.signal(signal.SIGTERM, _interrupt)  # or the service would be left behind
     BUILD.mkdir(exist_ok=True)
@@ -143,9 +158,9 @@ def main() -> int:
     small_disk = _small_disk(folder)
     server = Server() if options.postgresql else None
     on = " on PostgreSQL" if server else ""
-    _say(f"Seed {options.seed}{on}, {options.seconds:.0f} s:")
+    _say(f"Seed {options.seed}{on}, {f'{options.kills} kills' if options.kills else f'{options.seconds:.0f} s'}:")
     try:
-        books = run(options.seed, options.seconds, folder, small_disk, server)
+        books = run(options.seed, options.seconds, options.kills, folder, small_disk, server)
     except Failure as failure:
         books = Books({}, [str(failure)])
     finally:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
-from bench.matrix.evidence import Accepted, Arrival, Attempt, Evidence, Restore, Row, Span
+from bench.matrix.evidence import Accepted, Arrival, Attempt, Evidence, Kill, Restore, Row, Span
 from bench.matrix.witness import MARK
 
 MAX_SHOWN = 5  # complaints of a kind
@@ -47,6 +47,18 @@ def stands(at: float, restores: list[Restore], on: Callable[[Restore], tuple[flo
             return None
         until = began
     return True
+
+
+def in_flight(kills: Iterable[Kill], of: str) -> set[int]:
+    """Deliveries that were, at any kill of the service or of the server."""
+    return {delivery for kill in kills if kill.of == of for delivery in kill.in_flight}
+
+
+def arrivals(evidence: Evidence) -> dict[int, int]:
+    """How often each delivery of what was accepted has arrived."""
+    accepted = {one.notification for one in evidence.accepted}
+    came = Counter(one.delivery for one in evidence.arrivals)
+    return {row.id: came[row.id] for row in evidence.rows.deliveries.values() if row.notification in accepted}
 
 
 def by_moment(restore: Restore) -> tuple[float, float, float]:
@@ -151,6 +163,17 @@ class _Auditor:
             count += any(one.began < restore.at < one.at for one in self.accepted[token])
         return count
 
+    def what_repeats_was_in_flight(self) -> Iterator[str]:
+        """Where nothing but a kill of the service keeps an answer from being kept. The server's end loses none: the service holds them."""
+        if self.of.nothing_but is None:
+            return
+        cut_off = in_flight(self.of.nothing_but, "service")
+        for delivery, count in arrivals(self.of).items():
+            if not count:
+                yield f"delivery {delivery} was accepted and never arrived"
+            elif count > 1 and delivery not in cut_off:
+                yield f"delivery {delivery} arrived {count} times, and was not in flight at any kill of the service"
+
     def what_arrived_was_accepted(self) -> Iterator[str]:
         for arrival in self.of.arrivals:
             for token in {token_of(mark) for mark in arrival.marks}:
@@ -243,6 +266,7 @@ def audit(evidence: Evidence) -> Books:
         auditor.what_is_there_was_accepted,
         auditor.everything_has_ended,
         auditor.what_is_delivered_arrived_as_often_as_it_may,
+        auditor.what_repeats_was_in_flight,
         auditor.what_arrived_was_accepted,
         auditor.an_id_means_one_message,
         auditor.totals_are_what_rows_say,
@@ -260,6 +284,26 @@ def audit(evidence: Evidence) -> Books:
 
 
 def _figures(evidence: Evidence) -> dict[str, int]:
+    return _figures_of_all(evidence) if evidence.nothing_but is None else _figures_of_kills(evidence, evidence.nothing_but)
+
+
+def _figures_of_kills(evidence: Evidence, kills: list[Kill]) -> dict[str, int]:
+    came = arrivals(evidence)
+    return {
+        "kills of the service": sum(kill.of == "service" for kill in kills),
+        "kills of the server": sum(kill.of == "server" for kill in kills),
+        "accepted": len(evidence.accepted),
+        "deliveries": sum(len(one.handlers) for one in evidence.accepted),
+        "arrived": sum(count > 0 for count in came.values()),
+        "lost": sum(len(one.handlers) for one in evidence.accepted) - sum(count > 0 for count in came.values()),
+        "in flight at kills of the service": len(in_flight(kills, "service")),
+        "in flight at kills of the server": len(in_flight(kills, "server")),
+        "repeated": sum(count > 1 for count in came.values()),
+        "unknown": sum(one.outcome == "unknown" for one in evidence.rows.attempts),
+    }
+
+
+def _figures_of_all(evidence: Evidence) -> dict[str, int]:
     gone = sum(stands(one.at, evidence.restores, by_moment) is False for one in evidence.accepted)
     verdicts = Counter(arrival.verdict for arrival in evidence.arrivals)
     statuses = Counter(row.status for row in evidence.rows.deliveries.values())

@@ -72,6 +72,14 @@ class Span(Struct, frozen=True):
         return self.began <= moment <= self.ended
 
 
+class Kill(Struct, frozen=True):
+    """`of`: "service" or "server". `accepted`: messages so far. `in_flight`: deliveries of which an attempt was noted as under way."""
+
+    of: str
+    accepted: int
+    in_flight: set[int]
+
+
 class Attempt(Struct, frozen=True):
     """`at`, `ended`: microseconds of the service's clock."""
 
@@ -130,7 +138,8 @@ class Evidence(Struct, frozen=True):
     """`names`: every handler that was ever registered, as (id, key). `kills`: of each, from when on what was kept may not have been logged.
 
     `clock`: of the service. `uneven`: when arrivals say little about when they were sent, or the clock was moved.
-    `complaints`: what was wrong while it ran. `done`: how often each disturbance was carried out.
+    `complaints`: what was wrong while it ran. `done`: how often each disturbance was carried out. `nothing_but`: the kills, where nothing
+    else was done, and every receiver took what came.
     """
 
     accepted: list[Accepted]
@@ -145,6 +154,7 @@ class Evidence(Struct, frozen=True):
     clock: Readings
     complaints: list[str]
     done: dict[str, int] = {}
+    nothing_but: list[Kill] | None = None
 
 
 _STATUSES = ("pending", "delivered", "failed", "expired", "cancelled", "skipped")

@@ -3,6 +3,7 @@
 import http.client
 import random
 import shutil
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.matrix.clocks import Clock
-from bench.matrix.evidence import Copy, Restore, Span
+from bench.matrix.evidence import Copy, Kill, Restore, Span
 from bench.matrix.load import Load
 from bench.matrix.plan import Kind, Step
 from bench.matrix.server import Server
@@ -23,6 +24,7 @@ from tocsin.settings import load as read_settings
 READY_SECONDS = 60.0  # on a busy machine, with recovery
 POINT_SECONDS = 6.0
 LINGER_SECONDS = 3.0  # before a kill, in which what was kept may not be logged and counted yet
+COUNTED_SECONDS = 6.0  # after an outage of the server, in which what ended meanwhile is still being counted
 HELD_SECONDS = 35.0  # after a fault, in which held outcomes are still being kept
 ASK_AGAIN_SECONDS = 1.0  # after a fault that nothing was said of
 FOREVER = 1e12
@@ -37,6 +39,7 @@ class Faults:
     ) -> None:
         self.kills: list[Span] = []
         self.faults: list[Span] = []
+        self.outages: list[Span] = []
         self.uneven: list[Span] = []
         self.copies: list[Copy] = []
         self.restores: list[Restore] = []
@@ -44,6 +47,7 @@ class Faults:
         self._service, self._clock, self._load = service, clock, load
         self.done: Counter[str] = Counter()
         """How often each disturbance was carried out, and the service was killed."""
+        self.cut_off: list[Kill] = []
         self._folder, self._small_disk, self._server = folder, small_disk, server
         self._data, self._log = service.data, folder / "service.log"
         self._dice = random.Random(f"{seed} faults")
@@ -66,13 +70,12 @@ class Faults:
     def carry_out(self, step: Step) -> None:
         time.sleep(step.after)
         began = time.monotonic()
-        if step.kind in {"full", "damage"}:
-            self.faults.append(Span(began, FOREVER))  # for a kill within it
+        lasting = {"full": self.faults, "damage": self.faults, "server": self.outages, "stall": self.outages}.get(step.kind, [])
+        lasting.append(Span(began, FOREVER))  # for a kill within it
         self._acts[step.kind](step)
         if step.kind != "kill":  # each kill is counted
             self.done[f"server {step.by}" if step.kind == "server" else step.kind] += 1
-        if step.kind in {"full", "damage"}:
-            self.faults[-1] = Span(began, time.monotonic())
+        lasting[-1] = Span(began, time.monotonic())
         if step.kind in {"freeze", "clock", "full", "damage", "restore", "server", "stall", "sessions"}:
             self.uneven.append(Span(began, time.monotonic() + 1.0))
 
@@ -84,9 +87,18 @@ class Faults:
         for fault in self.faults:
             if fault.ended > now - HELD_SECONDS:
                 began = min(began, fault.began)
+        for outage in reversed(self.outages):
+            if outage.ended > began - COUNTED_SECONDS:
+                began = min(began, outage.began)
         self._service.kill()
+        self._note_in_flight("service")
         self.done["kills of the service"] += 1
         self.kills.append(Span(began, time.monotonic()))
+
+    def _note_in_flight(self, killed: str) -> None:
+        """By the file in which the service notes it, which outlives it."""
+        entries = struct.iter_unpack("<qIIq", (self._data / "in-flight").read_bytes())
+        self.cut_off.append(Kill(killed, len(self._load.accepted), {entry[0] for entry in entries if entry[0] > 0}))
 
     def _up(self) -> None:
         self._service.launch()
@@ -256,11 +268,19 @@ class Faults:
         """It is back after a while, and so is the service, by itself."""
         if self._server is None:
             return
-        self._server.end(step.by)
+        if step.by in {"killed", "both"}:
+            self._server.end("killed")
+            self._note_in_flight("server")
+        else:
+            self._server.end(step.by)
         time.sleep(step.lasts)
         if self._call("/healthz")[0] != 200:
             self._complain("while its database is away it does not say that it is alive")
+        if step.by == "both":
+            self.kill()
         self._server.start()
+        if step.by == "both":
+            self._service.launch()
         self._service.wait_until_ready(READY_SECONDS)
 
     def _stall(self, step: Step) -> None:

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from msgspec import Struct
+
 from bench.matrix.clocks import Clock
 from bench.matrix.evidence import Accepted
 from bench.matrix.witness import Witness, mark
 from tocsin.cli.selftest.service import Down, Refused, Service
 
 SENDERS = 3
-REQUESTS_A_SECOND = 7  # of each
 INSISTS_SECONDS = 120.0
 KEY_LASTS_SECONDS = 80_000  # a little less than the service promises
 BEGINNING = {"well": 5, "ill": 8, "far": 3, "mail": 2, "slowmail": 1, "slack": 2, "discord": 2, "group": 2, "person": 2, "x": 2}
-_WEIGHTS = {"well": 30, "ill": 40, "far": 12, "mail": 3, "slowmail": 0.5, "slack": 3, "discord": 4, "group": 2, "person": 2, "x": 2}
 # So many messages a minute of load, that no pace holds them up for long.
 _MAX_A_MINUTE = {"mail": 60, "slowmail": 12, "slack": 60, "discord": 40, "group": 24, "person": 40, "x": 16}
 # To whom long texts go too: those are sent in parts, or are large.
@@ -25,28 +25,47 @@ _WORDS = "말씀 **bold** `code` and some more words of an ordinary alarm " * 9
 T = TypeVar("T")
 
 
+class Manner(Struct, frozen=True):
+    """How clients behave. `handlers`: how many of each kind there are at the beginning; `weights`: how often something is sent to one.
+
+    `only_sends`: nothing is cancelled, paused, deleted, replayed or read, and everything is due at once and for ever.
+    """
+
+    handlers: dict[str, int]
+    weights: dict[str, float]
+    requests_a_second: float  # of each
+    only_sends: bool = False
+
+
+EVERYTHING = Manner(
+    BEGINNING, {"well": 30, "ill": 40, "far": 12, "mail": 3, "slowmail": 0.5, "slack": 3, "discord": 4, "group": 2, "person": 2, "x": 2}, 7
+)
+HONEST = Manner({"well": 10, "far": 10}, {"well": 60, "far": 40}, 40, only_sends=True)
+"""To receivers that take everything, some of them after a while: what arrives twice was in flight at a kill."""
+
+
 class Load:
     """`accepted`: every 202. `dropped`: tokens of what was refused in the end, though an earlier asking may have been accepted unheard.
     `names`: every handler that was ever registered, by id and key.
     """
 
-    def __init__(self, service: Service, witness: Witness, clock: Clock, seed: int, seconds: float) -> None:
+    def __init__(self, service: Service, witness: Witness, clock: Clock, seed: int, seconds: float, manner: Manner = EVERYTHING) -> None:
         self.accepted: list[Accepted] = []
         self.names: list[tuple[int, str]] = []
         self.dropped: set[str] = set()
         self.failure: BaseException | None = None
         self.counts = dict.fromkeys(("refused", "cancels", "pauses", "deletes", "replays"), 0)
         self._service, self._witness, self._clock, self._seed = service, witness, clock, seed
-        self._seconds = seconds
+        self._seconds, self._manner = seconds, manner
         self._handlers: dict[str, int] = {}  # by key, of those that are there
-        self._sent = dict.fromkeys(BEGINNING, 0)
-        self._next = dict(BEGINNING)
+        self._sent = dict.fromkeys(manner.handlers, 0)
+        self._next = dict(manner.handlers)
         self._tokens = iter(range(1, 1 << 30))
         self._lock = threading.Lock()
         self._ends = threading.Event()
 
     def begin(self) -> None:
-        for kind, count in BEGINNING.items():
+        for kind, count in self._manner.handlers.items():
             for number in range(count):
                 self._register(f"{kind}{number}")
         self._threads = [threading.Thread(target=self._guarded, args=(number,), daemon=True) for number in range(SENDERS)]
@@ -84,14 +103,16 @@ class Load:
                     if refused.status not in {404, 409, 422}:
                         raise
                     self.counts["refused"] += 1
-                self._ends.wait(max(0.0, began + count / REQUESTS_A_SECOND - time.monotonic()))
+                self._ends.wait(max(0.0, began + count / self._manner.requests_a_second - time.monotonic()))
         except BaseException as failure:
             self.failure = failure
             raise
 
     def _act(self, dice: random.Random) -> None:
         what = dice.random()
-        if what < 0.80:
+        if self._manner.only_sends:
+            self._send(dice)
+        elif what < 0.80:
             sent = self._send(dice)
             if sent and dice.random() < 0.08:
                 self._cancel(sent)
@@ -122,7 +143,7 @@ class Load:
         content: dict[str, object] = {"message": text, "handlers": list(handlers)}
         if later:
             content["send_at"] = _written(self._clock.now() + later)
-        if dice.random() < 0.03:
+        if dice.random() < 0.03 and not self._manner.only_sends:
             content["expires_at"] = _written(self._clock.now() + later + dice.randint(2, 20))
         began, offset = time.monotonic(), self._clock.offset
         try:
@@ -137,7 +158,7 @@ class Load:
         return sent
 
     def _choose(self, dice: random.Random) -> list[str]:
-        kind = dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+        kind = dice.choices(list(self._manner.weights), list(self._manner.weights.values()))[0]
         with self._lock:
             self._sent[kind] += 1
             if kind in _MAX_A_MINUTE and self._sent[kind] > _MAX_A_MINUTE[kind] * self._seconds / 60:

@@ -34,8 +34,9 @@ class Step(Struct, frozen=True):
     kill: `by` kills follow within a start each, after `lasts` seconds.  point: `by` is the point and the visit at which it dies.
     freeze, full: `by` says how it ends meanwhile, if it does.  damage: `by` names what is damaged; `stopped`: before a start instead
     of under it.  clock: `by` is the offset in seconds; the far one goes back by itself after `lasts`.  term: the offset that the clock
-    gets while it is down, if any.  restore: `by` is "command" or "by hand".  server: it ends as `by` says, and is away for `lasts`
-    seconds.  stall: it does nothing for so long; `killed`: meanwhile the service dies.  sessions: all of its sessions are ended.
+    gets while it is down, if any.  restore: `by` is "command" or "by hand".  server: it ends as `by` says ("both": it is
+    killed, and the service before it is back), and is away for `lasts` seconds.  stall: it does nothing for so long; `killed`: meanwhile
+    the service dies.  sessions: all of its sessions are ended.
     """
 
     kind: Kind
@@ -73,8 +74,24 @@ def plan(seed: int, seconds: float, *, has_server: bool = False) -> list[Step]:
         steps.append(step)
 
 
+def plan_of_kills(seed: int, kills: int, *, has_server: bool) -> list[Step]:
+    """`kill -9` and nothing else: so many of the service, and as many of its database server. One in five of these is of both."""
+    dice = random.Random(seed)  # to be repeated
+    both = kills // 5 if has_server else 0
+    steps = [Step("kill", _soon(dice), by="0") for _ in range(kills - both)]
+    if has_server:
+        steps += [Step("server", _soon(dice), dice.uniform(0.1, 3.0), by="both" if number < both else "killed") for number in range(kills)]
+    dice.shuffle(steps)
+    return steps
+
+
+def _soon(dice: random.Random) -> float:
+    """After a start: at once, or once the load is there again."""
+    return dice.choice((dice.uniform(0.0, 0.3), dice.uniform(0.3, 3.0)))
+
+
 def _step(kind: Kind, dice: random.Random, offset: int) -> Step:
-    after = dice.choice((dice.uniform(0.0, 0.3), dice.uniform(0.3, 3.0)))
+    after = _soon(dice)
     match kind:
         case "kill":
             return Step(kind, after, dice.uniform(0.05, 1.2), by=str(dice.choice((0, 0, 1, 2))))

@@ -1,4 +1,4 @@
-"""Who does what is being done: whoever it is says so once, and the store writes it beside each change that the audit log names."""
+"""Who does what is being done: a request or a command says so once, and the store writes it beside each change that the audit log names."""
 
 import os
 import pwd
@@ -28,7 +28,7 @@ _actor: ContextVar[Actor] = ContextVar("actor", default=SERVICE)
 
 
 def now() -> Actor:
-    """Whoever acts in this context, such as one request."""
+    """Who acts in this context, such as one request."""
     return _actor.get()
 
 

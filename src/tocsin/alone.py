@@ -14,6 +14,7 @@ from tocsin.flow.delivery.keep import Keeping
 from tocsin.flow.delivery.recover import recover, resume_pace
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.trial import Tests, Trials
+from tocsin.flow.handlers.waits import OwnWaits, Waits
 from tocsin.flow.pace import Pacer
 from tocsin.metrics import Metrics
 from tocsin.settings import Settings
@@ -54,6 +55,10 @@ class Alone:
     def trials(self, trials: Trials) -> Tests:
         """Who sends tests."""
         return trials
+
+    def waits(self, directory: Directory) -> Waits:
+        """Who knows what a handler's next start waits for."""
+        return OwnWaits(directory, self.pacer)
 
     def leads(self) -> bool:
         """Whether it does what one process is to do for all."""

@@ -20,7 +20,9 @@ from tocsin.flow.egress import Egress
 from tocsin.flow.handlers.at_owner import TrialsByOwners
 from tocsin.flow.handlers.placing import place_all
 from tocsin.flow.handlers.trial import Tests, Trials
+from tocsin.flow.handlers.waits import OwnWaits, Waits, WaitsOfOwners
 from tocsin.flow.pace import Pacer
+from tocsin.flow.pauses import SharedPauses
 from tocsin.flow.people.access import Access
 from tocsin.metrics import Metrics
 from tocsin.ports.workers import Beat, Introduction, Overview
@@ -46,6 +48,7 @@ class Among:
         self.ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)  # tells which of what was claimed went out
         self._starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())  # of this process before: pauses leave no claim
         self.pacer = Pacer(self._starts, egress=self._egress)
+        self._pauses = SharedPauses(self._shared.pauses, self.pacer)
         name = f"{socket.gethostname()}-{os.getpid()}"
         who = Introduction(name, settings.role, address, settings.egress, __version__)
         self.engine = SharedEngine(store.queue, wires, self._shared.workers, self._shared.claims, who, self._saw)
@@ -63,25 +66,27 @@ class Among:
         self, user_changed: Callable[[int], None], directory: Directory, access: Access, everything: Callable[[], None]
     ) -> None:
         """Until cancelled: forget what other processes change."""
-        self._feed = Feed(self._shared.changes, user_changed, directory, access, everything)
+        self._feed = Feed(self._shared.changes, user_changed, directory, access, everything, self._pauses.read)
         self._feed.heard()
         await self._feed.follow()
 
     async def begin(self, delivering: Delivering, directory: Directory, keeping: Keeping) -> None:
         """Join the others. Nothing is accepted or sent before each of them knows of this process. Raises Busy, and may be asked again.
 
-        Whoever had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
+        The process that had this data directory before is dead, since its lock is ours: nobody needs to wait for its beat.
         """
         await place_all(self._store.handlers, self._vault, self._settings)
         await end_stopped(self._store.queue, self.engine)
         store_id = (await self._store.ids.mark()).store_id
         if (dead := datadir.noted_worker(self._settings, store_id)) is not None:
             if dead.has_ledger:
-                await self._shared.claims.let_go(dead.worker_id, [(one.delivery_id, one.number) for one in self.ledger.found])
+                await self._shared.claims.correct(dead.worker_id, self.ledger.found)
             await self._shared.workers.leave(dead.worker_id)
             datadir.forget_worker(self._settings)
         self.ledger.clear()
-        self.engine.succession = TakeOver(self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping)
+        self.engine.succession = TakeOver(
+            self._shared.claims, self._store.queue, directory, self.pacer, self._egress, keeping, self._pauses
+        )
         await self.engine.start(delivering)
         self._starts.complete()
         datadir.note_worker(self._settings, store_id, self.engine.worker_id, self.ledger.is_kept)
@@ -102,6 +107,9 @@ class Among:
     def trials(self, trials: Trials) -> Tests:
         return TrialsByOwners(trials, self.engine, self._shared.asks, self._shared.claims, self._vault)
 
+    def waits(self, directory: Directory) -> Waits:
+        return WaitsOfOwners(OwnWaits(directory, self.pacer), self.engine, self._shared.outlooks)
+
     def leads(self) -> bool:
         return self.engine.is_leader
 
@@ -121,6 +129,7 @@ class Among:
         return self.engine.beat_age > MAX_AGE_SECONDS
 
     async def close(self) -> None:
+        await self._pauses.close()
         await self._shared.close()
 
     def forget(self) -> None:

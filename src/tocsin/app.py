@@ -120,6 +120,7 @@ async def running(
     places = {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
     setup = _among_others(settings, vault, store, places, address) if settings.database_url else Alone(settings, store, places)
     pacer, sends = setup.pacer, setup.engine
+    waits = setup.waits(directory)
     access = Access(store.keys, setup.may_be_old)
     changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
@@ -183,10 +184,10 @@ async def running(
             settings=settings,
             access=access,
             handlers=Handlers(
-                store.handlers, store.standings, store.queue, directory, sends, vault, pacer, consenting, quotas, store.audit
+                store.handlers, store.standings, store.queue, directory, sends, vault, waits, consenting, quotas, store.audit
             ),
             accepting=accepting,
-            deliveries=Deliveries(store.history, sends, repeats, directory, pacer, quotas),
+            deliveries=Deliveries(store.history, sends, repeats, directory, waits, quotas),
             quotas=quotas,
             trials=trials,
             consenting=consenting,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -57,7 +57,7 @@ class Changes:
 class Feed:
     """What processes that share the store have changed, one after the other: only what it names is read again.
 
-    `everything`: drops all that is remembered.
+    `everything`: drops all that is remembered. `read_pauses`: learns for how long others were asked to wait.
     """
 
     def __init__(
@@ -67,12 +67,15 @@ class Feed:
         directory: Directory,
         access: Access,
         everything: Callable[[], None],
+        read_pauses: Callable[[], Awaitable[None]],
     ) -> None:
         self._user_changed = user_changed
         self._rows = rows
         self._directory = directory
         self._access = access
         self._everything = everything
+        self._read_pauses = read_pauses
+        self._are_pauses_read = False
         self._read_until = -1  # the newest change that is dealt with; -1: none is
         self._looked_at = 0.0
         self._is_asked = asyncio.Event()
@@ -95,11 +98,18 @@ class Feed:
                 self._is_asked.set()
 
     async def read(self) -> None:
-        """Forget what has changed since the last look. Raises Busy."""
+        """Forget what has changed since the last look, and learn of pauses. Raises Busy."""
+        await self._read_changes()
+        if not self._are_pauses_read:
+            await self._read_pauses()
+            self._are_pauses_read = True
+
+    async def _read_changes(self) -> None:
         began = time.monotonic()
         if self._read_until < 0 or began - self._looked_at > KEPT_SECONDS:
             newest = await self._rows.newest()
             self._everything()
+            self._are_pauses_read = False
             self._read_until, self._looked_at = newest, began
             return
         while found := await self._rows.after(self._read_until, AT_ONCE):
@@ -119,5 +129,7 @@ class Feed:
                 self._access.forget_all()
             case "key":
                 self._access.forget_all()
+            case "pause":
+                self._are_pauses_read = False
             case _:
                 self._everything()

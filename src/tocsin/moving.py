@@ -121,4 +121,4 @@ def _bring_files(folder: Path, source: Path) -> None:
 
 
 def _nothing(_: str) -> None:
-    """Whoever takes the lock meanwhile finds an empty database, or a whole store."""
+    """A process that takes the lock meanwhile finds an empty database, or a whole store."""

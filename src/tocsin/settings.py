@@ -97,7 +97,7 @@ OPTIONS: tuple[Option, ...] = (
         "Header in which a proxy of TOCSIN_TRUSTED_PROXIES names the e-mail address of whom it has signed in; unset: none.",
         readings.header_name,
     ),
-    Option("remote_user_create", "on", "Whether whoever it names becomes a user; off: they must be invited.", readings.boolean),
+    Option("remote_user_create", "on", "Whether people it names become users by themselves; off: they must be invited.", readings.boolean),
     Option(
         "remote_user_admins",
         "",
@@ -127,7 +127,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "email_trusted_domains",
         "",
-        "Domains of e-mail addresses that need not be confirmed, whoever registers them, separated by commas; *: any.",
+        "Domains of e-mail addresses that nobody needs to confirm, separated by commas; *: any.",
         readings.domains,
     ),
     Option("allow_networks", "", "Private networks (CIDR) that handlers' URLs may reach, for all users.", readings.networks),

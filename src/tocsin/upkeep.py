@@ -285,7 +285,7 @@ def _check_whole(file: Path) -> None:
 
 @contextmanager
 def _written(file: Path, is_service: bool = True) -> Generator[Path, None, None]:
-    """See `files.replaced`. `is_service` False: the file is of whoever runs the command. Raises StoreError."""
+    """See `files.replaced`. `is_service` False: the file belongs to the user who runs the command. Raises StoreError."""
     try:
         with files.replaced(file, is_service) as new:
             yield new

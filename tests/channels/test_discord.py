@@ -272,7 +272,7 @@ def test_anything_makes_a_sound_embed(message, late):
         check_embed(embed)
     embed = embeds[-1]
     for text in (embed["title"], *(field[key] for field in embed.get("fields", []) for key in ("name", "value"))):
-        assert not re.search(r"(?<!\\)@", re.sub(r"<https?://[^<>\s]+>", "", text))  # an address stands whole, and wakes nobody
+        assert not re.search(r"(?<!\\)@", re.sub(r"<https?://[^<>\s]+>", "", text))  # an address is left whole, and wakes nobody
 
 
 # ---------------------------------------------------------------------------------------------------------- classify

@@ -12,7 +12,7 @@ from tocsin.markup.parse import parse
 from tocsin.model import Message, Severity
 from wild import AT, context
 
-# Calls for a character, by the length of the text. Up to 64 are usual at either length, while what is measured anew for each of its
+# Calls for a character, by the length of the text. Up to 64 are usual at either length, while what is measured again for each of its
 # items (600 at 65,536 characters, in a list) grows with it: at half the length the limit is lower, to find the same mistakes.
 MAX_CALLS = {32_768: 100, 65_536: 140}
 # Where blocks, items and marks are laid out, measured and cut: the others take no other way through our code.

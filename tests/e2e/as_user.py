@@ -12,7 +12,16 @@ import tocsin
 from tocsin import cli
 from tocsin.web import assets, language
 
-_LATER = ("concurrent.futures.thread", "encodings.idna", "encodings.latin_1", "sqlalchemy.dialects.sqlite", "stringprep")
+_LATER = (
+    "concurrent.futures.thread",
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.latin_1",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite",
+    "stringprep",
+)
 """What is imported only when it is needed."""
 
 

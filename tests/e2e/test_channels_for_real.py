@@ -294,7 +294,7 @@ def test_slack_gets_blocks_that_slacks_own_library_takes(sent: Sent) -> None:
 
 
 def _texts(value: Any) -> Iterator[Any]:
-    """Every object with a text in it, wherever it stands."""
+    """Every object with a text in it, wherever it is."""
     if isinstance(value, dict):
         if isinstance(value.get("text"), str):
             yield value
@@ -328,7 +328,7 @@ def _utf16(text: str) -> int:
 
 
 class Tags(HTMLParser):
-    """Fails on a tag that is not allowed, not closed, or closed in the wrong order. `text`: what stands outside of tags."""
+    """Fails on a tag that is not allowed, not closed, or closed in the wrong order. `text`: what is outside of tags."""
 
     VOID = frozenset({"br", "hr", "img", "meta"})
 

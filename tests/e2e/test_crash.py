@@ -10,7 +10,7 @@ import pytest
 from e2e.conftest import Starter
 from e2e.load import HANDLERS, arrivals, in_flight, nothing_waits, sending
 from e2e.service import Client, Service, in_an_hour, until
-from e2e.stores import both_stores, both_stores_long, sqlite_only
+from e2e.stores import both_stores, both_stores_long, postgresql_only, sqlite_only
 from mailserver import HANG, MailServer
 from receiver import Receiver
 
@@ -50,7 +50,7 @@ def test_nothing_is_lost_over_many_kills_and_only_what_was_in_flight_repeats(
     assert client.get("/api/notifications").json["meta"]["total"] == sends
     assert client.get("/api/deliveries?status=delivered").json["meta"]["total"] == sends
 
-    # What repeats was in flight at a kill, and the same id stands on it for the receiver.
+    # What repeats was in flight at a kill, and has the same id for the receiver.
     arrived = arrivals(receiver)
     repeated = {delivery for delivery, count in arrived.items() if count > 1}
     print(f"in flight at the kills: {len(cut_off)}, arrived more than once: {len(repeated)}")
@@ -256,6 +256,23 @@ def test_an_attempt_whose_outcome_was_kept_is_not_counted_again_after_a_crash(st
     client.port = service.start().port
     assert client.delivery(before["id"]) == before
     assert not in_flight(service)
+
+
+@postgresql_only
+def test_what_was_in_flight_says_so_though_the_server_lost_its_claim(start_service: Starter, receiver: Receiver) -> None:
+    """Claims do not wait for the disk: if the server is killed, too, the last ones are lost, and only the service's own file tells."""
+    receiver.answer("/hook", 200, hold=True)
+    service = start_service(TOCSIN_RETRY_SCHEDULE="0.1s")
+    client = service.first()
+    notification = client.send("Hello", handlers=[client.add_handler("webhook", webhook=receiver.url("/hook"))])
+    receiver.wait(1)
+    service.kill()
+    receiver.release()
+    assert service.change("DELETE FROM claims") == 1
+    client.port = service.start().port
+    [delivery] = client.settled(notification, 30)
+    assert [one["outcome"] for one in client.delivery(delivery["id"])["attempts"]] == ["unknown", "delivered"]
+    assert len(receiver.requests) == 2
 
 
 def cancels(client: Client, notification: int, handler: int) -> None:

@@ -281,7 +281,6 @@ def test_a_throttle_of_more_than_a_day_is_a_failure(client: OwnedClient, receive
     assert delivery["last_error"].startswith("throttled_too_long")
 
 
-@both_stores
 def test_a_wait_of_more_than_a_day_holds_back_what_waits_behind_it(client: OwnedClient, receiver: Receiver) -> None:
     receiver.answer("/hook", 429, headers={"Retry-After": "90000"})
     handler = webhook(client, receiver)

@@ -28,9 +28,10 @@ def environ(folder: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")} | theirs | {"TMPDIR": str(folder)}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [COMMAND, "demo", "--port", str(free_port()), *arguments]
-    return subprocess.Popen(command, env=environ(folder), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    command = [COMMAND, "demo", *arguments]
+    variables = environ(folder) | {"TOCSIN_PORT": str(free_port()), **more}
+    return subprocess.Popen(command, env=variables, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_every_type_is_reached_and_nothing_is_left(tmp_path: Path) -> None:
@@ -47,7 +48,8 @@ def test_every_type_is_reached_and_nothing_is_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
-    with start(tmp_path) as process:
+    port = free_port()
+    with start(tmp_path, TOCSIN_PORT=str(port)) as process:
         assert process.stdout
         lines: list[str] = []
         for line in process.stdout:
@@ -55,6 +57,7 @@ def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Sign
             if {title for title in TITLES if any(title in line and "arrived" in line for line in lines)} == TITLES:
                 break
         [(url, key)] = re.findall(r"export TOCSIN_URL=(\S+) TOCSIN_API_KEY=(tk_\w+)", "".join(lines))
+        assert url == f"http://127.0.0.1:{port}"
         request = urllib.request.Request(f"{url}/api/notification-handlers", headers={"Authorization": f"Bearer {key}"})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
             registered = [handler["type"] for handler in json.load(reply)["data"]]

@@ -182,7 +182,7 @@ def test_every_reply_at_every_stage_of_a_mail(mailing: Client, mails: MailServer
             elif at_recipient == "plain" and stage not in {"connect", "hello"}:
                 reasons = ["plain"]
             elif stage in {"connect", "hello", "mail"}:
-                reasons = ["mail_account", "ok"]  # ours to mend, and the mail waits for that
+                reasons = ["mail_account", "ok"]  # ours to repair, and the mail waits for that
             else:
                 reasons = [at_recipient]
             assert [one["reason"] for one in delivery["attempts"]] == reasons, (stage, reply, delivery["attempts"])

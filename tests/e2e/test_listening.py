@@ -104,7 +104,7 @@ def test_a_unix_socket_instead_of_a_port(folder: Path, tmp_path: Path) -> None:
         served(service, path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert asked(path, "/api/notifications", authorization=f"Bearer {service.first().key}")[0] == 200
-        # Whoever may open it is a proxy of ours, so what it says of its clients is believed.
+        # Anyone who may open it is a proxy of ours, so what it says of its clients is believed.
         found = asked(path, "/api/openapi.json", x_forwarded_proto="https", x_forwarded_host="alerts.example")[1]
         assert "https://alerts.example" in found
         assert asked(path, "/api/notifications", x_forwarded_for="203.0.113.9")[0] == 401

@@ -47,7 +47,7 @@ def after(
 
 
 def test_what_clients_ask_of_one_process_holds_in_all_of_them(tmp_path: Path, url: str) -> None:
-    """And whoever joins or leaves meanwhile, nothing arrives twice."""
+    """And while others join and leave, nothing arrives twice."""
     faults = ("worker joins", "asked twice", "key revoked", "cancelled and paused")
     books = after(tmp_path, url, faults, ("api", "api", "worker"), joined=("worker",))
     assert (books.complaints, books.repeated) == ([], 0)

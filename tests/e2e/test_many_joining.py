@@ -1,8 +1,6 @@
 """Who may not join the processes on a database says why in one sentence, and ends."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -11,13 +9,9 @@ import pytest
 from e2e.service import Service
 from e2e.stores import KEY
 from support import postgresql
+from support.shared import beside
 from tocsin import __version__, datadir
 from tocsin.settings import load
-
-JOIN = (
-    "INSERT INTO workers (name, roles, address, egress, version, beat, beat_at, seen, is_leaving, started_at, load)"
-    " VALUES ('other-1', 'worker', '', '', %s, 0, 0, 10 ^ 15, FALSE, 0, '{}')"
-)
 
 
 @pytest.fixture
@@ -25,26 +19,6 @@ def url(postgresql_server: None) -> Iterator[str]:
     """A database with a store."""
     with postgresql.store_database() as made:
         yield made
-
-
-@contextmanager
-def beside(url: str, version: str) -> Iterator[None]:
-    """Another process of that version, which beats."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(JOIN, (version,))
-            while not ended.wait(0.2):
-                connection.execute("UPDATE workers SET beat = beat + 1 WHERE name = 'other-1'")
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def test_a_process_that_is_two_versions_away_ends_with_a_sentence(url: str, tmp_path: Path) -> None:

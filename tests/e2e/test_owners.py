@@ -1,9 +1,11 @@
-"""Commands that root runs beside a service of another user: whatever they write, the service goes on reading."""
+"""Commands that root runs beside a service of another user: whatever they write, the service goes on reading.
 
-import contextlib
+On PostgreSQL the key and what a process notes are still files in the data directory.
+"""
+
 import os
+import re
 import shutil
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -14,11 +16,14 @@ from pathlib import Path
 import pytest
 
 from e2e.service import Client, Service, until
+from e2e.stores import both_stores, both_stores_long, sqlite_only, stores_of
 from receiver import Receiver
 
 USER = 12345
+SOCKET = re.compile(r"[?&]host=(/[^&]+)")
 TOCSIN = Path(sys.executable).parent / "tocsin"
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a service as another user and commands beside it as itself")
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a service as another user and commands beside it as itself")
+pytestmark = [AS_ROOT, both_stores_long]
 
 
 @pytest.fixture
@@ -31,15 +36,19 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def service(folder: Path) -> Iterator[Service]:
-    service = Service(folder, TOCSIN_RETRY_SCHEDULE="1h")
-    service.data.mkdir(mode=0o700)
-    os.chown(service.data, USER, USER)
-    service.user = USER
-    try:
-        yield service
-    finally:
-        service.kill()
+def service(folder: Path, store: str, request: pytest.FixtureRequest) -> Iterator[Service]:
+    with stores_of(store, request) as stores:
+        service = stores.service(folder, TOCSIN_RETRY_SCHEDULE="1h")
+        if socket := SOCKET.search(service.environ.get("TOCSIN_DATABASE_URL", "")):
+            Path(socket[1]).chmod(0o711)  # of the tests' own server; its data are in a folder further down
+        service.data.mkdir(mode=0o700, exist_ok=True)
+        for path in (service.data, *service.data.iterdir()):
+            os.chown(path, USER, USER)
+        service.user = USER
+        try:
+            yield service
+        finally:
+            service.kill()
 
 
 def as_root(service: Service, *words: object) -> tuple[int, str]:
@@ -48,16 +57,24 @@ def as_root(service: Service, *words: object) -> tuple[int, str]:
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
+def has_file(service: Service) -> bool:
+    """Its store is one."""
+    return "TOCSIN_DATABASE_URL" not in service.environ
+
+
 def write(service: Service) -> None:
     """Another process writes to the store, so that the service looks what has changed."""
-    with contextlib.closing(sqlite3.connect(service.data / "tocsin.db", timeout=10)) as connection, connection:
-        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('a test', randomblob(8))")
+    if has_file(service):
+        service.change("INSERT OR REPLACE INTO meta (name, value) VALUES ('a test', randomblob(8))")
+    else:
+        service.change("NOTIFY tocsin_changes")
 
 
 def owners(folder: Path) -> set[tuple[int, int]]:
     return {(one.stat().st_uid, one.stat().st_gid) for one in folder.iterdir()}
 
 
+@both_stores
 def test_root_gives_a_new_key_to_the_services_user(service: Service, receiver: Receiver) -> None:
     client = Client(service.start().port, service.first().key)
     handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
@@ -119,6 +136,7 @@ def test_what_no_key_opens_waits_for_the_key(service: Service, receiver: Receive
     assert service.rows("SELECT settings FROM handlers") == [(sealed,)]
 
 
+@sqlite_only  # backups of a PostgreSQL database are its administrator's
 def test_root_gives_a_restored_store_to_the_services_user(service: Service) -> None:
     client = Client(service.start().port, service.first().key)
     handler = client.add_handler("email", email="root@nas")
@@ -145,6 +163,7 @@ def test_what_root_starts_by_mistake_does_not_lock_the_services_user_out(service
 def test_check_names_files_of_another_user(service: Service) -> None:
     service.start()
     service.terminate()
-    os.chown(service.data / "tocsin.db", 0, 0)
+    file = "tocsin.db" if has_file(service) else "in-flight"
+    os.chown(service.data / file, 0, 0)
     code, said = as_root(service, "check")
-    assert code == 1 and f"tocsin.db belongs to user 0, and the data directory to user {USER}" in said
+    assert code == 1 and f"{file} belongs to user 0, and the data directory to user {USER}" in said

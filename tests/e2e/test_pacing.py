@@ -1,7 +1,6 @@
 """A provider's limits: learned from its own answers, remembered over a restart, and said to who asks."""
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Client, OwnedClient, Service, until
-from e2e.stores import both_stores, both_stores_long
+from e2e.stores import any_processes, any_processes_long, both_stores_long
 from mailserver import MailServer
 from receiver import Receiver
 
@@ -38,7 +37,7 @@ def waits(client: Client, notification: int, what: str) -> str:
     return told(client, notification)
 
 
-@both_stores
+@any_processes
 def test_a_limit_that_an_answer_names_is_heeded_before_it_is_hit(client: OwnedClient, receiver: Receiver) -> None:
     used_up = {"x-ratelimit-remaining": "0", "x-ratelimit-reset-after": "1.5"}
     receiver.answer("/api/webhooks/1/abc", 200, headers=used_up)
@@ -51,7 +50,7 @@ def test_a_limit_that_an_answer_names_is_heeded_before_it_is_hit(client: OwnedCl
     assert second_at - first_at >= 1.4
 
 
-@both_stores
+@any_processes
 def test_a_window_of_a_quarter_of_an_hour_survives_a_kill(start_service: Starter, receiver: Receiver) -> None:
     receiver.answer(TWEETS, 201, body=POSTED)
     service = start_service(TOCSIN_X_API_URL=receiver.url(""), TOCSIN_X_DAILY_LIMIT="1000")
@@ -70,7 +69,7 @@ def test_a_window_of_a_quarter_of_an_hour_survives_a_kill(start_service: Starter
     assert len(receiver.requests) == 101
 
 
-@both_stores
+@any_processes
 def test_a_throttle_survives_a_kill_for_all_handlers_of_the_credential(start_service: Starter, receiver: Receiver) -> None:
     path = "/bot123456:abcdefghijklmnopqrstuvwxyz012345678/sendMessage"
     receiver.answer(path, 429, body=b'{"ok":false,"error_code":429,"description":"Too Many Requests","parameters":{"retry_after":300}}')
@@ -147,11 +146,9 @@ def test_a_short_window_goes_on_after_a_kill(start_service: Starter, mail_server
     assert second_at - first_at >= 4_900_000
 
 
-@both_stores
-@pytest.mark.parametrize("end", [Service.kill, Service.terminate], ids=["kill", "stop"])
-def test_a_limit_that_x_named_holds_over_a_restart_for_all_users(
-    start_service: Starter, receiver: Receiver, end: Callable[[Service], object]
-) -> None:
+@any_processes
+@pytest.mark.parametrize("end", ["kill", "terminate"], ids=["kill", "stop"])
+def test_a_limit_that_x_named_holds_over_a_restart_for_all_users(start_service: Starter, receiver: Receiver, end: str) -> None:
     used_up = {"x-rate-limit-remaining": "0", "x-rate-limit-reset": str(int(time.time()) + 600)}
     receiver.answer(TWEETS, 201, body=POSTED, headers=used_up)
     service = start_service(TOCSIN_X_API_URL=receiver.url(""))
@@ -159,7 +156,7 @@ def test_a_limit_that_x_named_holds_over_a_restart_for_all_users(
     handler, same = account(client, "1-token"), account(other, "1-token")
     assert client.settled(client.send("the last one", handlers=[handler]))[0]["status"] == "delivered"
     for _ in range(2):  # the first start may not use it up
-        end(service)
+        getattr(service, end)()
         client.port = other.port = service.start().port
         assert "X asked for a pause" in waits(client, client.send("waits", handlers=[handler]), "pause")
         assert "X asked for a pause" in waits(other, other.send("waits too", handlers=[same]), "pause")
@@ -177,6 +174,7 @@ def test_a_limit_that_discord_named_holds_over_a_kill(start_service: Starter, re
     assert len(receiver.requests) == 1
 
 
+@any_processes_long
 @pytest.mark.parametrize("ends", ["cancelled", "expires"])
 def test_a_throttle_outlives_the_delivery_that_met_it(start_service: Starter, receiver: Receiver, ends: str) -> None:
     path = f"/bot{BOT}/sendMessage"

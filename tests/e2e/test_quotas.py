@@ -41,7 +41,7 @@ def batch(client: OwnedClient, count: int, handler: int, text: str = "x", **head
 
 
 def told(reply: Reply) -> dict[str, tuple[int, int]]:
-    """What is left of each policy, and in how many seconds it begins anew."""
+    """What is left of each policy, and in how many seconds it starts over."""
     found = re.findall(r'"([\w-]+)";r=(\d+);t=(\d+)', reply.headers.get("ratelimit", ""))
     return {name: (int(left), int(reset)) for name, left, reset in found}
 

@@ -1,4 +1,4 @@
-"""Long lists: a first page costs the same however much stands behind it, and a slow read holds up nothing.
+"""Long lists: a first page costs the same however much follows it, and a slow read holds up nothing.
 
 Work is counted in steps of SQLite's virtual machine, and in rows and index entries that PostgreSQL reads, which are the same on every
 machine; times are printed only.

@@ -1,4 +1,4 @@
-"""How a worker stands among the others while it joins them."""
+"""A worker among the others while it joins them."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the service itself mails to users where several processes share a store: sent by whoever sends mail, whichever process tells."""
+"""What the service itself mails to users where several processes share a store: sent by a process that sends mail, whichever one tells."""
 
 from support.cluster import cluster
 from tocsin.flow.handlers.trial import Letter

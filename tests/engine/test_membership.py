@@ -59,7 +59,7 @@ def test_work_is_shared_out_as_partitions_are(live: set[int], busy: set[int], co
 
 @given(st.data())
 def test_nobody_is_dead_who_may_still_start_something(data: st.DataObject) -> None:
-    """A worker may start something until its deadline: so long after the moment at which it asked for its last beat. Whoever watches it
+    """A worker may start something until its deadline: so long after the moment at which it asked for its last beat. One that watches it
     looks when it likes, may be stopped for long, and its looks take time."""
     beats, now = [0.0], 0.0
     while len(beats) < 12:  # when it asked for each, and how long that took to get there; it may be stopped for a while

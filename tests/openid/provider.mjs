@@ -1,5 +1,5 @@
 // The certified OpenID provider `oidc-provider`, for tests: node provider.mjs '{"port": 0, "redirect_uris": [...], ...}'.
-// Whoever signs in names an e-mail address and any password; what is said of them follows from it.
+// The person who signs in names an e-mail address and any password; what is said of them follows from it.
 import { createHash, generateKeyPairSync } from "node:crypto";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";

@@ -319,7 +319,7 @@ def test_who_reads_settings_in_the_clear_is_written_down_once_an_hour(open_store
     run(main())
 
 
-def test_what_the_service_does_by_itself_is_not_blamed_on_whoever_is_there(open_store: OpenStore) -> None:
+def test_what_the_service_does_by_itself_is_not_blamed_on_the_user_who_is_there(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:
             with acting(PAGE):

@@ -17,6 +17,7 @@ from tocsin.partitions import own_root, partition_of
 from tocsin.ports.claims import Noted, Throttled
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
+from tocsin.ports.ledger import UnderWay
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.workers import Waking
 from tocsin.store.sql import SqlStore
@@ -176,7 +177,7 @@ def test_what_was_claimed_before_a_replay_is_told_from_what_came_after(open_post
     run(main())
 
 
-def test_what_had_not_gone_out_when_its_worker_died_is_let_go(open_postgresql: OpenStore) -> None:
+def test_a_dead_workers_claims_become_what_it_had_sent(open_postgresql: OpenStore) -> None:
     async def main() -> None:
         async with shared(open_postgresql) as [(store, one), (behind, other)]:
             worker, second = await owning((store, one), 8), await owning((behind, other), 8)
@@ -187,13 +188,38 @@ def test_what_had_not_gone_out_when_its_worker_died_is_let_go(open_postgresql: O
             await one.claims.claim(worker, NOW + 1, [alone])
             await other.claims.claim(second, NOW, [elsewhere])
             await settled(store, delivered(done))
-            await other.claims.let_go(worker, [(sent.id, 1)])
+            await other.claims.correct(worker, [UnderWay(sent.id, 1, 0, NOW)])
             assert await other.workers.prune(worker, 0)
             found = {row.delivery.id: (row.number, row.is_open) for row in await other.claims.of([3, 9], EVER)}
             assert found == {done.id: (1, False), sent.id: (1, True), elsewhere.id: (1, False)}
-            await other.claims.let_go(worker, [])
-            await other.claims.let_go(worker + 99, [])
+            await other.claims.correct(worker, [])
+            await other.claims.correct(worker + 99, [UnderWay(alone.id, 1, 0, NOW)])
             assert [row.delivery.id for row in await other.claims.of([3], EVER)] == [done.id]
+
+    run(main())
+
+
+def test_what_a_dead_worker_had_sent_is_claimed_though_its_server_lost_the_claims(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    """No claim waits for the disk: those of the last moments go with a server that crashes."""
+
+    async def main() -> None:
+        async with shared(open_postgresql) as [(store, one), (_, other)]:
+            worker = await owning((store, one), 8)
+            mine = await handler_in(store, 3)
+            kept, done, lost, replayed = await accepted(store, mine, 3, count=4)
+            await one.claims.claim(worker, NOW, [kept, done, lost, replayed])
+            await settled(store, delivered(done))
+            with psycopg.connect(database_of(tmp_path)) as server:
+                server.execute("UPDATE claims SET ids = ids[1:1], handlers = handlers[1:1], numbers = numbers[1:1], due = due[1:1]")
+            garbage = [UnderWay(lost.id, 2**32 - 1, 0, NOW), UnderWay(1 << 62, 1, 0, NOW), UnderWay(replayed.id, 1, 2**32 - 1, NOW)]
+            for _ in range(2):  # it may have been killed before it was through
+                await other.claims.correct(worker, [UnderWay(one.id, 1, 0, NOW + 5) for one in (kept, done, lost)] + garbage)
+            assert not any(row.is_open for row in await other.claims.of([3], EVER)), "it may live, as far as the store knows"
+            assert await other.workers.prune(worker, 0)
+            found = [(row.delivery.id, row.number, row.at, row.is_open) for row in await other.claims.of([3], EVER)]
+            assert found == [(kept.id, 1, NOW, True), (lost.id, 1, NOW + 5, True)]
+            await other.claims.correct(worker, [UnderWay(replayed.id, 1, 0, NOW)])  # others have taken over from it
+            assert await other.claims.of([3], EVER) == []
 
     run(main())
 

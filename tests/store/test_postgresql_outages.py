@@ -392,7 +392,7 @@ def test_a_reading_is_interrupted(url: str) -> None:
 def test_a_silent_server_is_noticed_though_nobody_reads_or_writes(
     server: postgresql.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And whoever reads next does not wait for connections that are as old."""
+    """And the next reader does not wait for connections that are as old."""
     monkeypatch.setattr(writer, "FRESH_SECONDS", 1e9)  # no write looks whether it can be written
     monkeypatch.setattr(dialect, "PING_SECONDS", 0.3)
 

@@ -83,7 +83,7 @@ def variants(before: Path, after: Path, dice: random.Random) -> Iterator[tuple[b
     store, log = ((before / name).read_bytes() for name in ("tocsin.db", "tocsin.db-wal"))
     next_store, next_log = ((after / name).read_bytes() for name in ("tocsin.db", "tocsin.db-wal"))
     yield store, log
-    if not next_log.startswith(log):  # all of it is in the store, so it is written anew from its beginning
+    if not next_log.startswith(log):  # all of it is in the store, so it is written again from its beginning
         for _ in range(3):
             cut = dice.randint(0, len(next_log))
             yield store, next_log[:cut] + log[cut:]

@@ -47,7 +47,7 @@ def test_of_two_at_once_one_is_accepted_and_the_other_knows_it(open_postgresql: 
                 assert {outcome(one) for one in results} <= accepted | {InFlight}, results
                 assert await count(stores[0][0]) == n + 1
                 again = await asyncio.gather(stores[1][0].intake.accept(accepting(handler_id, idempotency=what)), return_exceptions=True)
-                assert outcome(again[0]) in accepted, "whoever comes later is answered as the first"
+                assert outcome(again[0]) in accepted, "a later one is answered as the first"
 
     run(main())
 

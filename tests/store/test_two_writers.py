@@ -271,7 +271,7 @@ def test_what_was_kept_of_deliveries_goes_with_them(writers: Writers) -> None:
 @pytest.mark.parametrize("write", [accept, arrive, arrive_again, try_again, cancel, switch_off, fold])
 @pytest.mark.parametrize("is_first", [False, True], ids=["second", "first"])
 def test_nothing_is_left_of_a_user_who_is_deleted(writers: Writers, write: Make, is_first: bool) -> None:
-    """Whoever comes second finds nothing, or is told; neither waits for the other in a circle. `is_first`: the other began before."""
+    """The second one finds nothing, or is told; neither waits for the other in a circle. `is_first`: the other began before."""
     if not writers.is_locking:
         pytest.skip("on SQLite only one transaction writes, which is not what these writers do")
     for at in range(1, 40):

@@ -31,6 +31,7 @@ from tocsin.flow.egress import Egress
 from tocsin.flow.handlers.at_owner import TrialsByOwners
 from tocsin.flow.handlers.trial import Letter, Trial, Trials, _Test
 from tocsin.flow.pace import Pacer
+from tocsin.flow.pauses import SharedPauses
 from tocsin.metrics import Metrics
 from tocsin.model import Busy, HttpReply, MailReply, Message, NoReply, Reason, Request, Status
 from tocsin.ports.errors import StoreError
@@ -71,6 +72,14 @@ class _Asking:
     def __init__(self, session: Session) -> None:
         self.ask = session.ask_worker
         self.answer_with = session.answer_with
+
+
+class _Pausing:
+    """The port of a session, whose own `of` is another."""
+
+    def __init__(self, session: Session) -> None:
+        self.begin = session.begin_pauses
+        self.of = session.pauses_of
 
 
 class _TestWires:
@@ -127,7 +136,7 @@ class Node:
         self.session = Session(cluster.server, self.process)
         self.is_joined = False
         self.refusal = ""
-        self.lost_at: list[float] = []  # when whoever looked on took it for dead, or it was
+        self.lost_at: list[float] = []  # when a watcher took it for dead, or it was
         store = cast(Any, self.session)
         self.directory = Directory(store, cluster.vault, cluster.settings)
         egress = Egress()
@@ -136,10 +145,11 @@ class Node:
         who = Introduction(name, roles, "", "", version)
         self.engine = SharedEngine(store, {"http": PLENTY, "mail": PLENTY}, self.session, self.session, who, times=times)
         self.pacer.fence = self.engine.fence
+        pauses = SharedPauses(cast(Any, _Pausing(self.session)), self.pacer)
         stand = cast(Any, _Stand())
         keeping = Keeping(store, stand, stand, Metrics(), stand)
         self._delivering = Delivering(store, self.directory, self.pacer, cast(Any, self), keeping, stand)
-        self.engine.succession = TakeOver(self.session, store, self.directory, self.pacer, egress, keeping)
+        self.engine.succession = TakeOver(self.session, store, self.directory, self.pacer, egress, keeping, pauses)
         nobody = cast(Any, None)  # to ask, since nothing is mailed
         trials = Trials(self.directory, self.pacer, cast(Any, self), cluster.settings, nobody, nobody)
         self.tests = TrialsByOwners(trials, self.engine, cast(Any, _Asking(self.session)), self.session, cluster.vault)

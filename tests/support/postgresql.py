@@ -152,7 +152,7 @@ def _strategy() -> str:
 
 @contextmanager
 def database(url: str, template: str | None = None) -> Iterator[str]:
-    """A database of one's own, as a URL; dropped at the end, whoever is still connected."""
+    """A database of one's own, as a URL; dropped at the end, connected or not."""
     name = f"tocsin_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(url, autocommit=True) as connection:
         like = sql.SQL("") if template is None else sql.SQL(f"TEMPLATE {{}} STRATEGY {_strategy()}").format(sql.Identifier(template))

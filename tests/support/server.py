@@ -17,6 +17,7 @@ from tocsin.partitions import PARTITIONS, own_root, partition_of
 from tocsin.ports.asks import NotAnswered
 from tocsin.ports.claims import Claimed, Noted, Throttled
 from tocsin.ports.handlers import HandlerRow
+from tocsin.ports.pauses import Pause
 from tocsin.ports.queue import Due, Settlement, Waiting, Wanted
 from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners, Taken, Waking
 from tocsin.settings import Settings
@@ -66,6 +67,7 @@ class Server:
         self.version = 0
         self.claims: list[Claim] = []
         self.noted: list[tuple[int, Noted]] = []
+        self.pauses: dict[str, Pause] = {}
         self.asks: dict[int, Ask] = {}
         self.answering: dict[int, tuple[Process, Callable[[int], None]]] = {}  # by worker
         self._last_ask = 0
@@ -246,6 +248,16 @@ class Server:
         rows = [self.rows[one].delivery for pending in self.pending.values() for one in pending]
         return [Throttled(row.handler_id, row.due_at) for row in rows if row.throttles and row.partition in partitions]
 
+    # ------------------------------------------------------------------------------------------------ pauses
+
+    def begin_pauses(self, pauses: Sequence[Pause], now: Micros) -> None:
+        self.pauses = {key: one for key, one in self.pauses.items() if one.until > now}
+        for one in pauses:
+            self.pauses[one.key] = max(one, self.pauses.get(one.key, one), key=lambda pause: pause.until)
+
+    def pauses_of(self, partitions: Collection[int], now: Micros) -> list[Pause]:
+        return [one for one in self.pauses.values() if one.until > now and (one.partition is None or one.partition in partitions)]
+
     # -------------------------------------------------------------------------------------------------- asks
 
     def put(self, worker_id: int, question: bytes) -> int | None:
@@ -370,6 +382,13 @@ class Session:
 
     async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
         return await self.ask(self.server.throttled, set(partitions))
+
+    # pauses
+    async def begin_pauses(self, pauses: Sequence[Pause], now: Micros) -> None:
+        await self.ask(self.server.begin_pauses, pauses, now)
+
+    async def pauses_of(self, partitions: Collection[int], now: Micros) -> Sequence[Pause]:
+        return await self.ask(self.server.pauses_of, set(partitions), now)
 
     # asks: as the store's, which looks each second at the latest
     async def ask_worker(self, worker_id: int, question: bytes, seconds: float) -> bytes:

@@ -1,6 +1,7 @@
 """Two processes' stores on one PostgreSQL database, in one event loop."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ from tocsin.ports.workers import Introduction
 from tocsin.store.shared import SharedStore
 from tocsin.store.sql import SqlStore
 
+_JOIN = (
+    "INSERT INTO workers (name, roles, address, egress, version, beat, beat_at, seen, is_leaving, started_at, load)"
+    " VALUES (%s, 'worker', '', '', %s, 0, 0, 10 ^ 15, FALSE, 0, '{}') RETURNING id"
+)
 Opened: TypeAlias = tuple[SqlStore, SharedStore]
 
 
@@ -52,3 +57,23 @@ async def waits_for(tmp_path: Path, other: psycopg.Connection[Any]) -> None:
     with psycopg.connect(database_of(tmp_path), autocommit=True) as observer:
         while observer.execute(blocked, (other.info.backend_pid,)).fetchone() == (0,):
             await asyncio.sleep(0.01)
+
+
+@contextmanager
+def beside(url: str, version: str, name: str = "other-1") -> Iterator[int]:
+    """Another process of that version, which beats and does nothing else; its id."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.2):
+            connection.execute("UPDATE workers SET beat = beat + 1 WHERE id = %s", (worker_id,))
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        [(worker_id,)] = connection.execute(_JOIN.encode(), (name, version)).fetchall()
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            yield worker_id
+        finally:
+            ended.set()
+            thread.join()

@@ -46,7 +46,7 @@ def run(work: Any) -> Any:
 
 
 class Resolver:
-    """Stands in for the system's: knows one name; `block` keeps whoever asks for it until `answer`."""
+    """Stands in for the system's: knows one name; `block` keeps those who ask for it until `answer`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         self.addresses = list(addresses)

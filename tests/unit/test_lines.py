@@ -1,4 +1,4 @@
-"""Lines go out in order, and whoever writes them never waits: what nobody reads is dropped, counted and told."""
+"""Lines go out in order, and their writers never wait: what nobody reads is dropped, counted and told."""
 
 import os
 import threading

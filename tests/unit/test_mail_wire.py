@@ -552,7 +552,7 @@ class _Exempt:
 
 
 class _Agreed:
-    """Whoever is asked has agreed to be mailed."""
+    """Everybody has agreed to be mailed."""
 
     async def is_missing(self, *_: object) -> bool:
         return False

@@ -45,7 +45,7 @@ def discord_shows(text: str) -> str:
 
 
 @given(short)
-@example("javascript:alert(1)[r]: http://x.y")  # what stands between two colons is not one name
+@example("javascript:alert(1)[r]: http://x.y")  # what is between two colons is not one name
 def test_discord_words_stay_words(text):
     escaped = discord.escape(text)
     assert discord_shows(escaped) == text

@@ -193,7 +193,7 @@ class Moved(asyncio.SelectorEventLoop):
     [
         ([4, 4, 4.9], []),
         ([4, 4, 5], [3]),
-        ([4] * 11, []),  # whoever goes on dying is not waited for
+        ([4] * 11, []),  # one that goes on dying is not waited for
         ([4] * 11 + [1.1], [12]),
     ],
     ids=["not yet", "after the last one", "still gathered", "for 45 seconds at most"],

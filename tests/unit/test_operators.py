@@ -91,7 +91,7 @@ def test_compacting_without_room_changes_nothing(settings: Settings, monkeypatch
 
 
 def test_a_number_that_does_not_come_is_left_out_and_holds_nothing_up(settings: Settings) -> None:
-    """Nobody waits for a store that hangs: neither the event loop nor whoever asks."""
+    """Nobody waits for a store that hangs: neither the event loop nor the client."""
     freed = threading.Event()
 
     def hangs(_: object) -> int:

@@ -114,7 +114,7 @@ class Process:
         self.restart()
 
     def restart(self, seconds: float = 0.0) -> Pacer:
-        """The machine's other clock begins anew as well, as after a boot."""
+        """The machine's other clock starts over as well, as after a boot."""
         self.pass_by(seconds)
         self.now = 10.0
         self.pacer = Pacer(Starts(self.file, int(self.wall * SECOND)), lambda: int(self.wall * SECOND))
@@ -175,7 +175,7 @@ def test_a_pause_goes_on_over_restarts_for_everything_of_the_credential(tmp_path
         assert process.take([CHAT], credential="another") == [0.0]
     process.pass_by(15.0)
     assert process.take([CHAT]) == [0.0]
-    process.pacer.pause_left("whoever asks next", process.now)
+    process.pacer.pause_left("the next one", process.now)
     assert not process.pacer.has_pauses
 
 
@@ -207,7 +207,7 @@ def test_a_clock_that_was_ahead_holds_nothing_longer_than_its_own_length(tmp_pat
     process.restart()
     assert process.take([CHAT, GROUP]) == [1.0]
     assert process.take([], credential="other") == [3600.0]
-    process.restart(1.0)  # and another restart begins nothing anew
+    process.restart(1.0)  # and another restart opens no new window
     assert process.take([CHAT, GROUP]) == [0.0]
     assert process.take([], credential="other") == [3599.0]
     process.restart(3599.0)
@@ -345,7 +345,7 @@ def test_a_start_counts_where_its_partition_is_and_where_it_was_until_it_has_arr
 
 
 @given(st.lists(st.sampled_from(["send", "send", "send", "join", "leave"]), min_size=1, max_size=40), st.integers(0, 2**32))
-def test_no_address_sends_more_than_it_may_whoever_joins_and_goes(events: list[str], seed: int) -> None:
+def test_no_address_sends_more_than_it_may_while_others_join_and_go(events: list[str], seed: int) -> None:
     """Workers that know of each other at once, and hand on what they own when they go."""
     chance, now, starts = random.Random(seed), 100.0, list[float]()
     live = [shared(workers=1)]

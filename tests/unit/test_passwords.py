@@ -49,5 +49,5 @@ def test_others_are_taken_whatever_they_are_made_of(password: str) -> None:
 
 
 def test_the_list_is_what_its_source_has() -> None:
-    """`make docs` writes it anew."""
+    """`make docs` writes it."""
     assert COMMON.read_text(encoding="utf-8") == common_passwords.common()

@@ -124,6 +124,6 @@ def test_pip_and_uv_trust_whom_the_system_trusts(checkout: Path, index: tuple[st
     environ = {"PIP_INDEX_URL": url, "PIP_RETRIES": "0", "UV_INDEX_URL": url, "UV_HTTP_RETRIES": "0"}
     environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for target in (".venv/.uv", "uv"):
-        assert make(checkout, target, **environ).returncode != 0, "whoever does not know the authority must not get it from there"
+        assert make(checkout, target, **environ).returncode != 0, "a machine that does not know the authority must not get it from there"
         done = make(checkout, target, before=["unshare", "--map-root-user", "--mount", "sh", "-c", TRUSTING, str(trusted)], **environ)
         assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """The matrix of disturbances: its plan is the seed's alone, and its books show whatever is wrong. Neither needs a service."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import pytest
 from bench.matrix.books import audit, by_moment, stands
 from bench.matrix.clocks import Clock, Readings
-from bench.matrix.evidence import Accepted, Arrival, Attempt, Copy, Evidence, Line, Log, Restore, Row, Rows, Span, read_log
-from bench.matrix.plan import FAR_DAYS, KINDS, SERVER_KINDS, plan
+from bench.matrix.evidence import Accepted, Arrival, Attempt, Copy, Evidence, Kill, Line, Log, Restore, Row, Rows, Span, read_log
+from bench.matrix.plan import FAR_DAYS, KINDS, SERVER_KINDS, plan, plan_of_kills
 from msgspec.structs import replace
 
 SECOND = 1_000_000
@@ -110,6 +111,43 @@ def test_books_without_fault_say_nothing() -> None:
 def test_the_books_show_what_is_wrong(what: str) -> None:
     spoil, sentence = WRONG[what]
     assert sentence in "\n".join(audit(spoil(evidence())).complaints)
+
+
+def killed(*in_flight: int, of: str = "service") -> Callable[[Evidence], Evidence]:
+    """Nothing else was done, and every receiver took what came: both messages went to webhooks, the first one twice."""
+    came = [Arrival(10.0, "well0", ("zq1m0z",), "taken", "msg_a_1", 1, 1), Arrival(11.0, "well0", ("zq1m0z",), "taken", "msg_a_1", 1, 1)]
+    came.append(Arrival(12.0, "slack0", ("zq2m0z",), "taken", "msg_a_2", 2, 2))
+    attempts = [Attempt(1, 1, "unknown"), Attempt(1, 2, "delivered"), Attempt(2, 1, "delivered")]
+    log = Log([Line(100 * place, one.delivery, one.number, one.outcome) for place, one in enumerate(attempts)])
+    return lambda of_: with_rows(attempts=attempts)(replace(of_, arrivals=came, log=log, nothing_but=[Kill(of, 2, {*in_flight})]))
+
+
+def test_where_there_is_nothing_but_kills_only_what_was_in_flight_at_one_of_the_service_may_repeat() -> None:
+    found = audit(killed(1)(evidence()))
+    assert found.complaints == []
+    assert {name: found.figures[name] for name in ("accepted", "deliveries", "arrived", "lost", "repeated")} == {
+        "accepted": 2,
+        "deliveries": 2,
+        "arrived": 2,
+        "lost": 0,
+        "repeated": 1,
+    }
+    for wrong in (killed(2), killed(1, of="server")):
+        [complaint] = audit(wrong(evidence())).complaints
+        assert complaint == "delivery 1 arrived 2 times, and was not in flight at any kill of the service"
+    lost = killed(1)(evidence())
+    lost = replace(lost, arrivals=lost.arrivals[:2])
+    assert "delivery 2 was accepted and never arrived" in audit(lost).complaints
+    assert audit(lost).figures["lost"] == 1
+
+
+def test_a_plan_of_kills_has_as_many_of_the_service_as_of_its_server() -> None:
+    for seed in range(20):
+        steps = plan_of_kills(seed, 10, has_server=True)
+        assert steps == plan_of_kills(seed, 10, has_server=True)
+        kinds = Counter((step.kind, step.by) for step in steps)
+        assert kinds == {("kill", "0"): 8, ("server", "killed"): 8, ("server", "both"): 2}
+        assert [step.kind for step in plan_of_kills(seed, 10, has_server=False)] == ["kill"] * 10
 
 
 def test_what_a_kill_may_take_along_is_no_fault() -> None:

@@ -56,7 +56,7 @@ API: dict[str, tuple[str | None, Any]] = {
     "GET /metrics": (None, None),
 }
 
-# Whom each page is for: "anybody", whoever is "signed in", whose things it is about ("owner"), "administrators".
+# Whom each page is for: "anybody", who is "signed in", whose things it is about ("owner"), "administrators".
 PAGES: dict[str, str] = {
     "GET /sign-in": "anybody",
     "POST /sign-in": "anybody",
@@ -285,7 +285,7 @@ def test_a_page_is_for_whom_it_is_meant(world: dict[str, Any], row: str) -> None
             assert answer.status in (200, 403, 404) or row.endswith("/sign-in/code"), answer.status  # 403: a form without its token
         else:
             assert is_asked_to_sign_in(answer), (answer.status, answer.text[:200])
-    for signed_in in (one, world["admin"]):  # without the form's token nothing is done, whoever it is
+    for signed_in in (one, world["admin"]):  # without the form's token nothing is done for either
         if row.startswith("POST") and whom != "anybody":
             assert open_page(signed_in.surfer, row, id_).status == 403
     token = one.surfer.token()
@@ -326,7 +326,7 @@ def _bare(page: str) -> str:
     return re.sub(r"[0-9a-f]{64}", "", page)
 
 
-def test_whoever_lost_a_right_has_lost_it_at_once(world: dict[str, Any]) -> None:
+def test_a_user_who_lost_a_right_has_lost_it_at_once(world: dict[str, Any]) -> None:
     server: Server = world["server"]
     late = Person(server, "late", is_admin=True)
     assert late.surfer.get("/users").status == 200

@@ -1,4 +1,4 @@
-"""OpenID providers that break a rule: whoever they send is not let in."""
+"""OpenID providers that break a rule: nobody whom they send is let in."""
 
 import time
 from collections.abc import Iterator

@@ -55,7 +55,7 @@ def test_a_first_handler_its_test_and_what_it_says(spoken: tuple[str, Page], rec
     page.click("button[value=test]")
     expect(page.locator(".trial.red")).to_contain_text("we are broken")
     expect(page.locator(".trial")).to_contain_text({"en": "an error of its own", "ko": "제공자 쪽에 오류"}[language])
-    page.click("button[value=test]")  # it is mended
+    page.click("button[value=test]")  # it is corrected
     expect(page.locator(".trial.green")).to_be_visible()
     page.click("button[value=save]")
     page.wait_for_url("**/handlers/1?done=added")

@@ -55,7 +55,7 @@ def test_a_stranger_names_nobody(start_service: Starter, proxies: str) -> None:
 
 
 def test_a_client_of_the_unix_socket_names_nobody() -> None:
-    """Whoever may open it could be anybody, though it is believed about addresses."""
+    """It could be anybody who may open it, though it is believed about addresses."""
     settings = load({**PROXY, "TOCSIN_UNIX_SOCKET": "/tmp/s"}, NONE)
     headers = [(b"remote-email", EMAIL.encode())]
     assert remote_user({"client": None, "headers": headers}, settings) is None

@@ -116,7 +116,7 @@ def test_a_session_is_new_after_signing_in_and_ends_everywhere(surfer: Surfer, b
     second = session(other)
     assert second != first
     other.cookies.clear()
-    assert other.get("/", cookie=f"tocsin_session={first}").path == "/sign-in"  # the old one is of no use to who has seen it
+    assert other.get("/", cookie=f"tocsin_session={first}").path == "/sign-in"  # the old one is useless to somebody who has seen it
     assert other.get("/", cookie=f"tocsin_session={second}").path == "/"
     other.sign_in()
     surfer.post("/account/sessions/end-others", csrf=surfer.token())

@@ -102,7 +102,7 @@ def _target(settings: GoogleChatSettings) -> str:
 
 
 def _paces(settings: GoogleChatSettings, _: Settings) -> tuple[Pace, ...]:
-    """One a second for a space, whoever posts (https://developers.google.com/workspace/chat/limits)."""
+    """One a second for a space, by all who post (https://developers.google.com/workspace/chat/limits)."""
     match, webhook = _OFFICIAL.fullmatch(settings.google_chat), fingerprint(settings.google_chat)
     if match is None:
         return (Pace(f"google_chat:{webhook}", 1, 1.0),)

@@ -88,7 +88,7 @@ def _split(value: str) -> tuple[str, str]:
 
 
 def _hide(value: str) -> Hidden:
-    """The topic is hidden too: on a public server whoever knows it can read along and send."""
+    """The topic is hidden too: on a public server anyone who knows it can read along and send."""
     hidden = hide_after_host(value)
     _, topic = _split(value)
     return Hidden(hidden.shown, tuple(dict.fromkeys((*hidden.secrets, topic)))) if topic else hidden

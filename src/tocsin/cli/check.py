@@ -178,7 +178,7 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 
 
 def store_is_there(settings: Settings) -> Iterator[Finding]:
-    """Whoever names another folder or database than the service uses would be told that all is well."""
+    """An operator who names another folder or database than the service uses would be told that all is well."""
     from tocsin.datadir import home_of
 
     if not _has_store(settings):

@@ -71,13 +71,13 @@ def _database_url() -> str:
     raise Failure("--postgresql needs TOCSIN_DATABASE_URL: set it to the database to make the stores in.")
 
 
-def demo(*, port: Port = 8700, once: bool = False) -> int:
+def demo(*, port: Annotated[Port, Parameter(env_var="TOCSIN_PORT", show_env_var=False)] = 8700, once: bool = False) -> int:
     """Show everything without any account: a throw-away store, local receivers for all types, and traffic.
 
     Parameters
     ----------
     port
-        Port of the service; another free one is taken if it is in use.
+        Port of the service (TOCSIN_PORT); another free one is taken if it is in use.
     once
         Stop as soon as every type has received one delivery; exit code 1 if that takes more than 30 seconds.
     """

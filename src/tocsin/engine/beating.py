@@ -1,4 +1,4 @@
-"""How this worker stands among the others: it joins them, beats, and starts nothing once they may have given it up for dead.
+"""This worker among the others: it joins them, beats, and starts nothing once they may have given it up for dead.
 
 A worker of another version than its neighbours' leaves the others to their work.
 """

@@ -23,7 +23,7 @@ class Watch:
         self._looked_at: float | None = None
 
     def lost_sight(self) -> None:
-        """A look failed: whoever comes back first after an outage would see all others as dead."""
+        """A look failed: the first to come back after an outage would see all others as dead."""
         self._since.clear()
         self._looked_at = None
 
@@ -90,7 +90,7 @@ def _numbers(version: str) -> tuple[int, int]:
 
 
 def to_release(live: Collection[int], busy: Collection[int], count: int) -> list[int]:
-    """So many partitions that go to others: as large a share of those with work as of the others, or whoever joins would get those only of
+    """So many partitions that go to others: as large a share of those with work as of the others, or one that joins would get only those of
     which nothing is under way, and where few have work, none."""
     working = sorted(one for one in live if one in busy)
     idle = sorted(one for one in live if one not in busy)

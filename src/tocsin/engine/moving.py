@@ -57,7 +57,7 @@ class Moving:
 
     async def _rehome(self, handler_id: int) -> None:
         partition = self.handlers.get(handler_id, -1)
-        if partition not in self._holdings.live:  # whoever gets it next finds them
+        if partition not in self._holdings.live:  # its next owner finds them
             self.handlers.pop(handler_id, None)
             return
         try:

@@ -137,6 +137,8 @@ class Ownership:
 
     async def hand_on(self) -> None:
         """Release what is ready for it."""
+        if self._holdings.idle:
+            await self.succession.kept()
         worker_id, idle = self.worker_id, [one for one in self._holdings.idle if one not in self._states]
         if idle:
             self._states |= self.succession.hand_on(idle)

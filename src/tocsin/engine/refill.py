@@ -122,7 +122,7 @@ class Refill:
         if lane.supply in {READING, REREAD}:
             self._outdated.add(lane)
         elif lane.supply == SPILLED:
-            lane.supply = COMPLETE  # whoever gets it back looks into the store first
+            lane.supply = COMPLETE  # the next one to own it looks into the store first
 
     def _ask(self, lane: Lane) -> None:
         if not self._memory.is_low(lane):

@@ -116,8 +116,11 @@ class SharedEngine:
         """The worker that sends for it, as far as is known; 0: nobody."""
         return self._ownership.owners.of[partition]
 
+    def sends_for(self, partition: int) -> bool:
+        """See `tocsin.ports.workers.Partitions`, as for the next ones."""
+        return partition in self._holdings.live
+
     def stay(self, partition: int, over: Callable[[], None]) -> Callable[[], None] | None:
-        """See `tocsin.ports.workers.Partitions`, as for the next one."""
         return self._stays.begin(partition, over)
 
     async def owner_change(self, seconds: float) -> None:

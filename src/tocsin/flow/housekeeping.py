@@ -60,7 +60,7 @@ def read_state(kept: bytes | None) -> State:
 def look_at_clock(state: State, now: Micros, passed: Micros | None) -> State:
     """Judge the clock. `passed`: how long ago the last look was by a clock that nobody sets; None: at a start, unknown.
 
-    A clock that is years ahead for a minute would otherwise delete all history. Whoever stops the service for more than a day only
+    A clock that is years ahead for a minute would otherwise delete all history. After a stop of more than a day only
     waits a day longer for old rows to go.
     """
     if not state.seen:
@@ -173,13 +173,13 @@ class Housekeeping:
 
     async def _look_and_sweep(self) -> bool:
         if not self._leads():
-            self._looked_at = None  # another process looks meanwhile, and keeps how things stand
+            self._looked_at = None  # another process looks meanwhile, and keeps what it finds
             return True
         await self.look()
         return await self.sweep_for(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Judge the clock, and keep how things stand. Raises Busy."""
+        """Judge the clock, and keep what is found. Raises Busy."""
         if self._looked_at is None:
             self._state = read_state(await self._values.read(STATE))
         was_doubted = self._state.doubted

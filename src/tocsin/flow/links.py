@@ -1,4 +1,4 @@
-"""Links in mails, for whoever reads them and is no user: nothing is kept of a link, it says itself what it is good for.
+"""Links in mails, for readers who may not be users. No link is stored: it says itself what it is good for.
 
 They hold as long as one of the keys that they were made with is in use, and lead to pages that change nothing before a button is pressed.
 """

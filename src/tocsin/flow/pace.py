@@ -20,6 +20,11 @@ MAX_IDLE = 10_000  # keys in memory before idle ones are dropped
 INEXACT_SECONDS = 0.005  # of a time that was another process's: two clocks were read for it
 
 
+def is_realm(key: str) -> bool:
+    """Whether what is paused is a realm, and not a credential: see `tocsin.flow.directory.load`."""
+    return "@" in key
+
+
 def wait_in_window(starts: "deque[float]", pace: Pace, now: float) -> float:
     """Seconds until a start is free, given the past starts, oldest first. Drops those that have left the window."""
     while starts and starts[0] + pace.seconds <= now:
@@ -52,7 +57,8 @@ class Pacer:
     """Windows and pauses by key. Times are seconds of one monotonic clock, but for those of the record, which are `wall`'s.
 
     `egress`: where several processes share a store, the windows that are counted by address. `fence`: seconds until this process may
-    start anything, 0 if it may now; None: nobody else could.
+    start anything, 0 if it may now; None: nobody else could. `began_pause`: told of every pause of a credential or a realm that this
+    process was asked for, by the wall clock.
     """
 
     def __init__(self, record: Record | None = None, wall: Callable[[], Micros] = clock.now, egress: Egress | None = None) -> None:
@@ -60,6 +66,7 @@ class Pacer:
         self._wall = wall
         self.egress = egress
         self.fence: Callable[[], float] | None = None
+        self.began_pause: Callable[[str, Micros], None] | None = None
         self._starts: Tidied[tuple[str, int, float], deque[float]] = Tidied(MAX_IDLE)
         self._paused_until: Tidied[str | int, float] = Tidied(MAX_IDLE)
         self._has_kept_rests = record is not None and record.rests_until > 0
@@ -127,6 +134,17 @@ class Pacer:
         """No start before then: for a credential that is throttled, or for one handler, by its id."""
         if until <= now or until <= now + self.pause_left(whom, now):
             return
+        self._pause(whom, until, now)
+        if self.began_pause is not None and isinstance(whom, str):
+            self.began_pause(whom, _at(until, self._wall(), now))
+
+    def hear_of_pause(self, key: str, until: Micros, now: float) -> None:
+        """Of one that another process was asked for, by the wall clock."""
+        left = (until - self._wall()) / SECOND
+        if left > self.pause_left(key, now) + INEXACT_SECONDS:
+            self._pause(key, now + left + INEXACT_SECONDS, now)
+
+    def _pause(self, whom: str | int, until: float, now: float) -> None:
         self._paused_until.add(whom, until, lambda _, end: end <= now)  # nobody asks for those of deleted handlers any more
         if self._record is not None and isinstance(whom, str):
             at = self._wall()
@@ -145,8 +163,8 @@ class Pacer:
     # ------------------------------------------------------------------------------- from one process to the next
 
     def hand_on(self, partitions: Collection[int], now: float) -> dict[int, bytes]:
-        """What the next owner of each of these partitions must know; it is forgotten here. What a realm was asked for stays: whoever
-        sends there is asked again."""
+        """What the next owner of each of these partitions must know; it is forgotten here. A realm's pauses stay: they are those of
+        all processes."""
         at = self._wall()
         found = {partition: Handed(at, [], [], []) for partition in partitions}
         for window in [one for one in self._starts if partition_of(root_of(one[0])) in found]:
@@ -154,7 +172,7 @@ class Pacer:
             if starts:
                 found[partition_of(root_of(window[0]))].starts.append((window, starts))
         for key, until in list(self._paused_until.items()):
-            if isinstance(key, str) and "@" not in key and (home := partition_of(root_of(key))) in found:
+            if isinstance(key, str) and not is_realm(key) and (home := partition_of(root_of(key))) in found:
                 del self._paused_until[key]
                 if until > now:
                     found[home].pauses.append((key, _at(until, at, now)))
@@ -169,7 +187,7 @@ class Pacer:
         for window, starts in handed.starts:
             self._merge(window, [_then(start, at, now) + INEXACT_SECONDS for start in starts], now)
         for key, until in handed.pauses:
-            self.pause(key, now + (until - at) / SECOND + INEXACT_SECONDS, now)
+            self.hear_of_pause(key, until, now)
         if self.egress is not None:
             for window, starts in handed.egress:
                 self.egress.began(Pace(*window, "egress"), partition, [_then(start, at, now) + INEXACT_SECONDS for start in starts])
@@ -245,7 +263,7 @@ def noted_paces(noted: bytes) -> Sequence[Pace]:
 
 
 def _parted(paces: Sequence[Pace]) -> tuple[Sequence[Pace], Sequence[Pace]]:
-    """Those of this process alone, and those that it shares with whoever sends from the same address."""
+    """Those of this process alone, and those that it shares with the others that send from the same address."""
     if all(pace.scope != "egress" for pace in paces):
         return paces, ()
     return [pace for pace in paces if pace.scope != "egress"], [pace for pace in paces if pace.scope == "egress"]

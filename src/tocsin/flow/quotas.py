@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 
 from tocsin import clock, observe
 from tocsin.clock import DAY, SECOND, Micros
+from tocsin.flow.windows import WINDOW_SECONDS, Window
 from tocsin.model import Busy, Draft, Fault, Invalid, OverQuota
 from tocsin.net.addresses import mailbox_of
 from tocsin.ports.usage import ROW_BYTES, UsageRows, Used, What
@@ -23,7 +24,6 @@ from tocsin.settings import Settings
 from tocsin.vault import Vault
 
 KEEP_SECONDS = 3.0
-MINUTE_SECONDS = 60.0
 MEASURE_AGAIN_SECONDS = 60.0  # what is stored, where it seemed to be too much
 MEASURED_FOR_SECONDS = 600.0
 MAX_REMEMBERED = 20_000  # users
@@ -56,14 +56,13 @@ class Policy(Struct, frozen=True):
 
 
 class _Sender(Struct):
-    """What a user has sent: `today` (on that day, and `unkept` of it), and within the minute that ends at `until`. `stored`: bytes as
-    measured, and what was accepted since then; -1: not measured yet."""
+    """What a user has sent: `today` (on that day, and `unkept` of it), and within a minute. `stored`: bytes as measured, and what was
+    accepted since then; -1: not measured yet."""
 
     day: int
     today: int
     unkept: int = 0
-    until: float = 0.0
-    minute: int = 0
+    minute: Window = field(default_factory=Window)
     stored: int = -1
     measured_at: float = 0.0
 
@@ -139,7 +138,8 @@ class Quotas:
         """They were not kept after all."""
         if count:
             sender = self._sender(user_id, clock.now())
-            sender.today, sender.unkept, sender.minute = sender.today - count, sender.unkept - count, sender.minute - count
+            sender.today, sender.unkept = sender.today - count, sender.unkept - count
+            sender.minute.counted -= count
 
     async def check_again(self, user_id: int) -> bool:
         """Before deliveries are sent again; whether they are to be counted. Raises OverQuota, Busy."""
@@ -181,20 +181,19 @@ class Quotas:
             values = {"most": f"{self._a_day:,}", "used": f"{sender.today:,}"}
             raise OverQuota(Fault("rate_limited", "Too many requests", _DAY, status=429, values=values), _until_midnight(now))
         # One that is larger than the quota goes alone, and then keeps others waiting for longer.
-        if self._a_minute and sender.minute and sender.minute + count > self._a_minute and (left := sender.until - time.monotonic()) > 0:
-            values = {"most": f"{self._a_minute:,}", "seconds": str(math.ceil(left))}
-            raise OverQuota(Fault("rate_limited", "Too many requests", _MINUTE, status=429, values=values), math.ceil(left))
+        used = sender.minute.used(moment := time.monotonic())
+        if self._a_minute and used and used + count > self._a_minute:
+            left = math.ceil(sender.minute.ends_at - moment)
+            values = {"most": f"{self._a_minute:,}", "seconds": str(left)}
+            raise OverQuota(Fault("rate_limited", "Too many requests", _MINUTE, status=429, values=values), left)
 
     def _add(self, sender: _Sender, count: int) -> None:
         sender.today += count
         sender.unkept += count
         if self._a_minute:
-            now = time.monotonic()
-            if sender.until <= now:
-                sender.until, sender.minute = now + MINUTE_SECONDS, 0
-            sender.minute += count
-            if sender.minute > self._a_minute:
-                sender.until = max(sender.until, now + MINUTE_SECONDS * (sender.minute / self._a_minute - 1))
+            minute, now = sender.minute, time.monotonic()
+            minute.count(count, now)
+            minute.ends_at = max(minute.ends_at, now + WINDOW_SECONDS * (minute.counted / self._a_minute - 1))
 
     def _is_to_be_measured(self, sender: _Sender, size: int) -> bool:
         """Only now and then: what was accepted since is added, what has gone since is not."""
@@ -307,8 +306,8 @@ class Quotas:
             if policy.name == _A_DAY:
                 found.append((policy.name, max(0, policy.most - sender.today), _until_midnight(now)))
             else:
-                left = math.ceil(sender.until - time.monotonic())
-                used, left = (sender.minute, left) if left > 0 else (0, policy.seconds)
+                used = sender.minute.used(moment := time.monotonic())
+                left = math.ceil(sender.minute.ends_at - moment) if used else policy.seconds
                 found.append((policy.name, max(0, policy.most - used), left))
         return found
 
@@ -323,7 +322,7 @@ class Quotas:
             Line("handlers", owned.handlers, self._handlers),
             Line("keys", owned.keys, self._keys),
             Line("stored", round(owned.stored_bytes / MB), self._stored_bytes // MB, "MB"),
-            Line("minute", sender.minute if sender.until > time.monotonic() else 0, self._a_minute),
+            Line("minute", sender.minute.used(time.monotonic()), self._a_minute),
             Line("day", sender.today, self._a_day),
             Line("mails", self._used(now, user_id, MAILED), self._mails),
             Line("address", to_one, self._mails_to),
@@ -332,7 +331,7 @@ class Quotas:
 
 
 def _minute(most: int) -> Policy:
-    return Policy("notifications-minute", most, int(MINUTE_SECONDS))
+    return Policy("notifications-minute", most, int(WINDOW_SECONDS))
 
 
 def _day(most: int) -> Policy:

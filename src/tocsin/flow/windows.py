@@ -23,22 +23,36 @@ class Standing(Struct, frozen=True):
         return self.used > self.limit
 
 
+class Window(Struct):
+    """A minute that begins with the first that is counted, and what was counted in it."""
+
+    ends_at: float = 0.0
+    counted: int = 0
+
+    def count(self, n: int, now: float) -> None:
+        if self.ends_at <= now:
+            self.ends_at, self.counted = now + WINDOW_SECONDS, 0
+        self.counted += n
+
+    def used(self, now: float) -> int:
+        return self.counted if self.ends_at > now else 0
+
+
 class Windows:
-    """Counts by key, each in a window of a minute that begins with its first one. Remembers a bounded number of keys."""
+    """Counts by key, each in a window of its own. Remembers a bounded number of keys."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._windows: OrderedDict[object, tuple[float, int]] = OrderedDict()
+        self._windows: OrderedDict[object, Window] = OrderedDict()
 
     def count(self, key: object) -> Standing:
         now = self._clock()
-        start, used = self._windows.get(key, (now, 0))
-        if now - start >= WINDOW_SECONDS:
-            start, used = now, 0
-        if not used:  # a new window goes to the end, so the oldest comes first
+        window = self._windows.get(key)
+        if window is None or not window.used(now):  # a new one goes to the end, so the oldest comes first
             _ = self._windows.pop(key, None)
             if len(self._windows) >= MAX_REMEMBERED:
                 _ = self._windows.popitem(last=False)
-        self._windows[key] = (start, used + 1)
-        return Standing(self._limit, used + 1, max(1, math.ceil(start + WINDOW_SECONDS - now)))
+            window = self._windows[key] = Window()
+        window.count(1, now)
+        return Standing(self._limit, window.counted, max(1, math.ceil(window.ends_at - now)))

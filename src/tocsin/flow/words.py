@@ -1,6 +1,7 @@
 """Reasons, hints and events in plain words."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -203,6 +204,16 @@ def turn(title: str, now: Micros, until: Micros, pace: Pace | None, ahead: int, 
     return Event(now, template, values, spans)
 
 
+def absence(now: Micros, absent: Literal["none", "between", "silent"], sender: str) -> Event:
+    """Why nobody can tell what one that is due waits for: see `tocsin.flow.handlers.waits.Hold`."""
+    return Event(now, _ABSENT[absent], {"sender": sender} if absent == "silent" else {})
+
+
+_ABSENT = {
+    "none": "Waits for a process that sends: none is running.",
+    "between": "Waits for another process to take over: the one that sent for this handler has ended or hands it on. That takes seconds.",
+    "silent": "{sender} sends for this handler, but did not say within a second what this waits for: it may be stopped or overloaded.",
+}
 _PAUSED = "Waits at least {span} more: {title} asked for a pause."
 _PAUSED_BEHIND = "Waits at least {span} more: {title} asked for a pause. Ahead of it: {before}."
 _PACED = "Waits for its turn, at least {span} more: {title} gets at most {count} in {window}."
@@ -236,7 +247,7 @@ _TRIED_EXPIRES = "Attempt {number}: {what}{code}. It expires in {span}, before a
 _LOST_EXPIRES = "Attempt {number}: It may have arrived. {what}{code}. It expires in {span}, before another attempt."
 EVENT_TEMPLATES = (
     *("Accepted.", "Scheduled to be sent in {span}.", "Waited {span} for its turn.", "Failed; it will not be retried."),
-    *("To be sent again, by request.", *_ENDED.values(), _PAUSED, _PAUSED_BEHIND, _PACED, _PACED_BEHIND, _BEHIND),
+    *("To be sent again, by request.", *_ENDED.values(), _PAUSED, _PAUSED_BEHIND, _PACED, _PACED_BEHIND, _BEHIND, *_ABSENT.values()),
     *(_ARRIVED, _ARRIVED_PLAINLY, _TRIED, _TRIED_NEXT, _LOST, _LOST_NEXT, _TRIED_EXPIRES, _LOST_EXPIRES),
 )
 

@@ -12,7 +12,7 @@ MAX_URL = 2048
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _PART = re.compile(r"([/?&=#]?)([^/?&=#]+)")
 _JOINTS = str.maketrans("", "", "-_")
-_SHORTEST_PART = 3  # characters, where it stands behind its slash
+_SHORTEST_PART = 3  # characters, where it follows its slash
 _SHORTEST_TELLING = 6  # characters of a number, or of a word at a path's end, that are a secret
 _SHORTEST_TOKEN = 4  # characters of what is neither
 _LONGEST_WORD = 12  # characters: what is as long is hardly a word
@@ -92,7 +92,7 @@ def origin(value: str) -> str:
 def hide_after_host(value: str) -> Hidden:
     """Only scheme and host stay visible; the rest is secret as a whole and in its parts: an answer may repeat the path or a token alone.
 
-    Parts that are words are secret only where they stand behind their slash, except for the path's last one and values of parameters.
+    Parts that are words are secret only where they follow their slash, except for the path's last one and values of parameters.
     """
     shown = origin(value)
     if value.removesuffix("/") == shown:
@@ -108,7 +108,7 @@ def hide_after_host(value: str) -> Hidden:
 
 
 def _secrets_in(sign: str, part: str, is_end: bool) -> tuple[str, ...]:
-    """What of a part, which stands behind a sign, may appear nowhere. `is_end`: the path's last part, or the value of a parameter."""
+    """What of a part, which follows a sign, may appear nowhere. `is_end`: the path's last part, or the value of a parameter."""
     plain = unquote(part)
     if is_token(plain) or (is_end and len(plain) >= _SHORTEST_TELLING and not is_word(plain)):
         return (part, plain)

@@ -73,7 +73,7 @@ class Wires:
         self._mails = _Tasks()
 
     def start(self, request: Request, sender: Sender) -> None:
-        """Send it, and tell whoever sends it."""
+        """Send it, and tell the attempt how it went."""
         if isinstance(request, HttpRequest):
             sender.goes_out()
             self._http.start(request, sender.replied)

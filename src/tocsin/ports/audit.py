@@ -60,7 +60,7 @@ FAILURES = (Act.SIGN_IN_FAILED, Act.NOT_CONFIRMED, Act.KEY_REFUSED)
 
 
 class Entry(Struct, frozen=True):
-    """One row. `who` did it: a user's address, or the name of whoever ran a command. `whose` user it concerns, if any; `ref` and `name`:
+    """One row. `who` did it: a user's address, or the name of who ran a command. `whose` user it concerns, if any; `ref` and `name`:
     the handler, key or delivery. `detail`: more of it, such as the names of changed fields; never a secret.
 
     The words are kept beside the ids, since the log outlives what it speaks of.
@@ -111,7 +111,7 @@ class AuditLog(Protocol):
     async def add(
         self, act: Act, owner: int | None = None, ref: int | None = None, name: str = "", detail: Mapping[str, object] | None = None
     ) -> None:
-        """By whoever acts in this context (`tocsin.acting`). Raises Busy."""
+        """By the actor of this context (`tocsin.acting`). Raises Busy."""
         ...
 
     async def page(self, which: AuditFilter, limit: int) -> list[Entry]:

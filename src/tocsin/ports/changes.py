@@ -8,7 +8,8 @@ from msgspec import Struct
 
 class Change(Struct, frozen=True):
     """Something of which what is remembered may be wrong. `what`: a "handler" (`ref`: its id, `user_id`: whose), a "user" (`ref`: the id;
-    what all of their handlers are loaded with, or whether they may do anything at all), a "key" (`ref`: its id) or "everything"."""
+    what all of their handlers are loaded with, or whether they may do anything at all), a "key" (`ref`: its id), "everything", or
+    a "pause": of a realm, in which somebody was asked to wait; nothing is wrong then, but there is more to know."""
 
     id: int
     what: str

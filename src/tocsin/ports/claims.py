@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from tocsin.clock import HOUR, Micros
 from tocsin.model import Delivery
+from tocsin.ports.ledger import UnderWay
 
 KEPT: Micros = HOUR
 """How long claims are kept: longer than any window of a pace lasts."""
@@ -48,9 +49,9 @@ class Claims(Protocol):
         their handler's, and as given (with the same `attempt_count`, `due_at` and `replays`). None: the worker has been pruned."""
         ...
 
-    async def let_go(self, worker_id: int, sent: Collection[tuple[int, int]]) -> None:
-        """A dead worker has sent nothing of what it had claimed last but `sent` (delivery ids and numbers of attempts), and what has an
-        outcome."""
+    async def correct(self, worker_id: int, sent: Collection[UnderWay]) -> None:
+        """A dead worker has sent `sent`, even if the store has lost its claims of that, and nothing else of what it had claimed last but
+        what has an outcome."""
         ...
 
     async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
@@ -62,7 +63,7 @@ class Claims(Protocol):
         ...
 
     async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
-        """What was claimed, by whomever, of deliveries whose handlers are in these partitions now, in the order of claims: since a time for
+        """What any worker claimed of deliveries whose handlers are in these partitions now, in the order of claims: since a time for
         each type of handler, and of dead workers whatever is open, of all types: nobody may have been there since."""
         ...
 

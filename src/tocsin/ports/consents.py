@@ -27,7 +27,7 @@ class Consent(IntEnum):
 
 
 def is_unconfirmed(consent: int, owner_is_admin: bool) -> bool:
-    """Whether nothing may be mailed. Administrators need not ask; but whoever has unsubscribed must agree again."""
+    """Whether nothing may be mailed. Administrators need not ask; but somebody who has unsubscribed must agree again."""
     return consent == Consent.WITHDRAWN or (consent == Consent.MISSING and not owner_is_admin)
 
 

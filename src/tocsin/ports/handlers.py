@@ -60,7 +60,7 @@ class HandlerBrief(Struct, frozen=True):
 class HandlerChange(Struct, frozen=True):
     """What is to be written; None leaves a column as it was.
 
-    With another `partition`, what waits stays where it is: whoever sends there lets its attempts end, and has it follow then
+    With another `partition`, what waits stays where it is: its owner there lets its attempts end, and has it follow then
     (`tocsin.ports.workers.Workers.rehome`). So nothing is sent twice, and nothing newer first.
 
     `fields`: the names of what differs from before, for the audit log.

@@ -109,7 +109,7 @@ class Users(Protocol):
         ...
 
     async def invite(self, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> Invited:
-        """A user and their one-time link, in one commit. Whoever is there without a password gets a new link, and this role."""
+        """A user and their one-time link, in one commit. Somebody who is there without a password gets a new link, and this role."""
         ...
 
     async def set_role(self, user_id: int, is_admin: bool) -> bool:
@@ -117,7 +117,7 @@ class Users(Protocol):
         ...
 
     async def set_password(self, user_id: int, password_hash: str) -> None:
-        """Whoever is signed in as this user is signed out, and a link that they have not used works no longer."""
+        """All sessions of this user end, and a link that has not been used no longer works."""
         ...
 
     async def renew_hash(self, user_id: int, before: str, after: str) -> None:

@@ -1,4 +1,4 @@
-"""How handlers stand and how they have fared."""
+"""The state of handlers and how they have fared."""
 
 from collections.abc import Sequence
 from typing import Protocol

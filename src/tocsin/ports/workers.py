@@ -1,6 +1,6 @@
 """The processes that share one store, and which of them owns which partitions of the handlers.
 
-A worker is dead once its beat has stood still for too long on the clock of whoever watches; no clocks of two machines are compared.
+A worker is dead once its beat has stood still for too long on the clock of one that watches; no clocks of two machines are compared.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -178,8 +178,21 @@ class Partitions(Protocol):
         """This process's; 0 while it has lost touch."""
         ...
 
+    @property
+    def members(self) -> Sequence[Member]:
+        """All processes, as of the last beat."""
+        ...
+
     def owner(self, partition: int) -> int:
         """The worker that sends for it; 0: nobody."""
+        ...
+
+    def sends_for(self, partition: int) -> bool:
+        """Whether this process does, and knows what its windows and pauses must count."""
+        ...
+
+    def fence(self) -> float:
+        """Seconds until this process may start anything, 0 if it may now."""
         ...
 
     def stay(self, partition: int, over: Callable[[], None]) -> Callable[[], None] | None:
@@ -198,6 +211,10 @@ class Succession(Protocol):
     async def take_over(self, taken: Sequence[Taken], ready: Callable[[int], None]) -> None:
         """Learn what the windows and pauses of these partitions must count, and record the attempts that a dead owner left under way.
         `ready` is told of each partition that may be sent for. Raises Busy; those that are not ready are asked for again."""
+        ...
+
+    async def kept(self) -> None:
+        """Whatever the next owners are to read in the store is there. Raises Busy."""
         ...
 
     def hand_on(self, partitions: Collection[int]) -> Mapping[int, bytes]:

@@ -23,7 +23,7 @@ _ASK = (
     " SELECT id, pg_notify(%s, 'ask ' || id) FROM asked"
 )
 _SAY_AGAIN = "SELECT pg_notify(%s, %s)"
-# Whoever reads a question takes it: it may hold secrets, and that it is gone says that it was read. Only its worker asks for it.
+# To read a question is to take it: it may hold secrets, and that it is gone says that it was read. Only its worker asks for it.
 _QUESTION = (
     "UPDATE asks a SET question = '' FROM asks before"
     " WHERE a.id = %s AND a.worker = %s AND before.id = a.id AND before.question <> '' RETURNING before.asker, before.question"

@@ -43,7 +43,7 @@ def record(
     by_owner: bool = False,
     **detail: object,
 ) -> None:
-    """`by`: None is whoever acts in this context; `by_owner`: the owner, who has only now shown who they are.
+    """`by`: None is the actor of this context; `by_owner`: the owner, who has only now shown who they are.
 
     `detail` holds no secret; what is None is left out of it.
     """

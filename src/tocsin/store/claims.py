@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from tocsin.clock import MINUTE, Micros
 from tocsin.model import Delivery, Status
 from tocsin.ports.claims import Claimed, Noted, Throttled
+from tocsin.ports.ledger import UnderWay
 from tocsin.store.database import Database
 from tocsin.store.dialects.quick import Quick, Session
 from tocsin.store.rows import PENDING, delivery_of
@@ -37,19 +38,33 @@ _NOTE = (
     " SELECT me.id, %s, '{}', '{}', '{}', '{}', p.partition, %s FROM me JOIN partitions p ON p.owner = me.id AND p.partition = %s"
     " RETURNING id"
 )
+_LAST_OF_WORKER = f"c.worker = :worker AND c.at >= (SELECT max(at) FROM claims WHERE worker = :worker) - {LAST_CLAIMS}"
 # Outcomes are never forgotten here: they count in windows. What was claimed long before the end had gone out, or was let go.
 _LET_GO = text(
     "WITH found AS (SELECT c.id AS claim, u.*, EXISTS (SELECT FROM attempts a WHERE a.delivery_id = u.id AND a.number = u.number)"
-    " OR (u.id, u.number) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:numbers AS int[]))) AS is_kept FROM claims c"
+    " OR (u.id, u.number) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[]))) AS is_kept FROM claims c"
     " CROSS JOIN LATERAL unnest(c.ids, c.handlers, c.numbers, c.due, c.replays) WITH ORDINALITY"
     " AS u(id, handler, number, due, lives, place)"
-    f" WHERE c.worker = :worker AND c.at >= (SELECT max(at) FROM claims WHERE worker = :worker) - {LAST_CLAIMS}),"
+    f" WHERE {_LAST_OF_WORKER}),"
     " kept AS (SELECT claim, array_agg(id ORDER BY place) FILTER (WHERE is_kept) AS ids,"
     " array_agg(handler ORDER BY place) FILTER (WHERE is_kept) AS handlers,"
     " array_agg(number ORDER BY place) FILTER (WHERE is_kept) AS numbers, array_agg(due ORDER BY place) FILTER (WHERE is_kept) AS due,"
     " array_agg(lives ORDER BY place) FILTER (WHERE is_kept) AS replays FROM found GROUP BY claim HAVING NOT bool_and(is_kept))"
     " UPDATE claims c SET ids = coalesce(k.ids, '{}'), handlers = coalesce(k.handlers, '{}'), numbers = coalesce(k.numbers, '{}'),"
     " due = coalesce(k.due, '{}'), replays = coalesce(k.replays, '{}') FROM kept k WHERE c.id = k.claim"
+)
+
+# Claims do not wait for the disk, so a server that crashes loses the last ones. While the worker lives, it knows better; if it has died,
+# too, its ledger does.
+_CLAIM_AGAIN = text(
+    "WITH sent AS (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[]), CAST(:replays AS bigint[]),"
+    " CAST(:at AS bigint[])) AS u(id, number, replays, at)),"
+    " lost AS (SELECT id, number FROM sent EXCEPT SELECT u.id, u.number FROM claims c"
+    f" CROSS JOIN LATERAL unnest(c.ids, c.numbers) AS u(id, number) WHERE {_LAST_OF_WORKER})"
+    " INSERT INTO claims (worker, at, ids, handlers, numbers, due, replays)"
+    " SELECT me.id, s.at, ARRAY[d.id], ARRAY[d.handler_id], ARRAY[s.number], ARRAY[d.due_at], ARRAY[s.replays]"
+    " FROM lost JOIN sent s USING (id, number) JOIN workers me ON me.id = :worker"
+    " JOIN deliveries d ON d.id = s.id AND d.attempt_count + 1 = s.number AND d.replays >= s.replays"
 )
 
 
@@ -76,8 +91,8 @@ class SqlClaims:
 
         return await self._quick.run(claim)
 
-    async def let_go(self, worker_id: int, sent: Collection[tuple[int, int]]) -> None:
-        await self._database.write(let_go, worker_id, sent)
+    async def correct(self, worker_id: int, sent: Collection[UnderWay]) -> None:
+        await self._database.write(correct, worker_id, sent)
 
     async def note(self, worker_id: int, until: Micros, partition: int, paces: bytes) -> bool:
         return await self._quick.run(lambda session: bool(session.rows(_NOTE, (worker_id, until, paces, partition))))
@@ -95,9 +110,10 @@ class SqlClaims:
         await self._quick.close()
 
 
-def let_go(connection: Connection, worker_id: int, sent: Collection[tuple[int, int]]) -> None:
-    values = {"worker": worker_id, "ids": [one for one, _ in sent], "numbers": [number for _, number in sent]}
+def correct(connection: Connection, worker_id: int, sent: Collection[UnderWay]) -> None:
+    values = {"worker": worker_id, "ids": [one.delivery_id for one in sent], "numbers": [one.number for one in sent]}
     connection.execute(_LET_GO, values)
+    connection.execute(_CLAIM_AGAIN, {**values, "replays": [one.replays for one in sent], "at": [one.at for one in sent]})
 
 
 def claimed(connection: Connection, partitions: Collection[int], since: Mapping[str, Micros]) -> list[Claimed]:

@@ -68,7 +68,7 @@ class Database:
         return await self._loop.run_in_executor(self._list_threads, partial(self._read_in_thread, read, *args, **kwargs))
 
     def write(self, write: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
-        """In a transaction with others; done after its commit. Whoever acts here is who acts there."""
+        """In a transaction with others; done after its commit. The actor here is the actor there."""
         actor = acting.now()
 
         def run(connection: Connection) -> T:

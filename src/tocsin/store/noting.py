@@ -1,6 +1,6 @@
 """What other processes may remember and must forget, noted in the transaction that changes it; only PostgreSQL has other processes.
 
-Notes are written last, one transaction after the other: their ids come in the order of the commits, so whoever has read one has read
+Notes are written last, one transaction after the other: their ids come in the order of the commits, so a reader of one has read
 all before it. Nobody waits for anybody else after that, so nobody waits in a circle.
 """
 
@@ -14,7 +14,7 @@ from tocsin.store.shared_tables import changes
 NEWS: Final = "tocsin_news"
 """The channel on which processes are told that there is something to read."""
 _NOTES: Final = "tocsin_notes"
-_WAIT_FOR_TURN = text("SELECT pg_advisory_xact_lock(hashtextextended('changes', 0))")
+WAIT_FOR_TURN: Final = "SELECT pg_advisory_xact_lock(hashtextextended('changes', 0))"
 
 
 def note(connection: Connection, what: str, ref: int | None = None, user_id: int | None = None) -> None:
@@ -35,6 +35,6 @@ def write(connection: Connection) -> bool:
         return False
     now = clock.now()
     rows: list[dict[str, Any]] = [{"what": what, "ref": ref, "user_id": user_id, "at": now} for what, ref, user_id in notes]
-    connection.execute(_WAIT_FOR_TURN)
+    connection.execute(text(WAIT_FOR_TURN))
     connection.execute(insert(changes), rows)
     return True

@@ -261,7 +261,7 @@ def renew_hash(connection: Connection, user: int, before: str, after: str) -> No
 
 
 def set_password(connection: Connection, user: int, password_hash: str) -> None:
-    """Whoever is signed in as this user is signed out, and a link that they have not used works no longer."""
+    """All sessions of this user end, and a link that has not been used no longer works."""
     values = {"password_hash": password_hash, "sign_in_hash": None, "sign_in_until": None}
     connection.execute(update(users).where(users.c.id == user).values(values))
     record(connection, Act.PASSWORD_SET, user, sessions_ended=end_sessions(connection, user))
@@ -273,7 +273,7 @@ def set_sign_in(connection: Connection, user: int, token_hash: bytes, until: Mic
 
 
 def invite(connection: Connection, email: str, is_admin: bool, token_hash: bytes, at: Micros, until: Micros) -> Invited:
-    """A user and their link. Whoever is there without a password gets a new link, and this role."""
+    """A user and their link. Somebody who is there without a password gets a new link, and this role."""
     user = add_user(connection, email, is_admin, at)
     if user is None:
         there = person(connection, email)
@@ -309,7 +309,7 @@ def disable_user(connection: Connection, user: int, at: Micros) -> None:
 
 
 def delete_user(connection: Connection, user: int) -> None:
-    """The user and everything of theirs. First the locks, in the order in which others take them: whoever writes something of theirs
+    """The user and everything of theirs. First the locks, in the order in which others take them: a writer of something of theirs
     meanwhile waits, and is told that they are gone.
     """
     own = select(handlers.c.id).where(handlers.c.user_id == user)

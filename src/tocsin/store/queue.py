@@ -167,7 +167,7 @@ def recent(connection: Connection, since: Micros, types: Sequence[str], limit: i
 
 
 def rehome(connection: Connection, handler_id: int, to: int, before: int | None = None) -> bool:
-    """Bring what waits for a handler, in a partition or in any, to another, in the order of the ids, as whoever else writes deliveries.
+    """Bring what waits for a handler, in a partition or in any, to another, in the order of the ids, as all others write deliveries.
     Whether that was all."""
     here = deliveries.c.partition != to if before is None else deliveries.c.partition == before
     some = (

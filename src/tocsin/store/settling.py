@@ -86,7 +86,7 @@ class SettleAll:
     def run_all(connection: Connection, writes: Sequence[Settlement]) -> list[bool]:
         if len({write.delivery.id for write in writes}) < len(writes):  # one after the other, as they came
             return [applied for write in writes for applied in SettleAll.run_all(connection, [write])]
-        _note_arrivals(connection, writes)  # before the deliveries: so does whoever stops a handler, and neither waits in a circle
+        _note_arrivals(connection, writes)  # before the deliveries: so does what stops a handler, and neither waits in a circle
         before = _settle_pending(connection, writes)
         noted: set[int] = set()
         if len(before) < len(writes):

@@ -76,6 +76,16 @@ changes = Table(
     Column("at", Time, nullable=False),
 )
 
+# What providers asked for: until when nothing starts for a credential, whose handlers are in `partition`, or for a realm (NULL).
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("until", Time, nullable=False),
+    Column("partition", SmallInteger),
+    Index("ix_pauses_until", "until"),
+)
+
 # What one worker asks another; both texts are sealed.
 asks = Table(
     "asks",

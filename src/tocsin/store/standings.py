@@ -1,4 +1,4 @@
-"""How handlers stand and how they have fared, told from what is kept of their deliveries: `tocsin.ports.standings`.
+"""The state of handlers and how they have fared, told from what is kept of their deliveries: `tocsin.ports.standings`.
 
 A handler is failing where what it was last sent did not arrive, be it tried again or given up, and nothing has arrived since. A refusal
 of one message's content says nothing of the handler; a change by its owner is a fresh start.

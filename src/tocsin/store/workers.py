@@ -1,7 +1,7 @@
 """The processes that share a store, and what each owns: `tocsin.ports.workers`.
 
-Whoever owns something has a row of `workers`. That row is the fence: whatever a worker writes as such locks it (`FOR KEY SHARE`), so that
-who removes it waits for what is under way, and nothing comes after.
+Every owner has a row of `workers`. That row is the fence: whatever a worker writes as such locks it (`FOR KEY SHARE`), so that
+the process that removes it waits for what is under way, and nothing comes after.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ _FREE = (
     " WHERE owner = %s AND NOT EXISTS (SELECT FROM workers WHERE id = %s) RETURNING partition)"
     " UPDATE ownership SET version = version + 1 WHERE EXISTS (SELECT FROM freed)"
 )
-# What the row says stays there until its owner releases it: whoever asks again after a lost answer is told the same.
+# What the row says stays there until its owner releases it: a worker that asks again after a lost answer is told the same.
 _TAKE = (
     "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
     " free AS (SELECT p.partition, p.owner FROM me CROSS JOIN partitions p"
@@ -88,7 +88,7 @@ class SqlWorkers:
         self._database = database
         self._changed = changed
         self.quick = Quick(database.engine, "beats")
-        self._firm = Quick(database.engine, "ownership")  # commits that wait for disk and standby, behind which no beat may wait
+        self.firm = Quick(database.engine, "ownership")  # commits that wait for disk and standby, behind which no beat may wait
         self.worker_id = 0
         """Of the last one that joined."""
         self.told: dict[str, Callable[[str], None]] = {}
@@ -143,10 +143,10 @@ class SqlWorkers:
             gone, _ = session.durably((_REMOVE, (worker_id, beat)), (_FREE, (worker_id, worker_id)))
             return bool(gone)
 
-        return await self._firm.run(prune)
+        return await self.firm.run(prune)
 
     async def leave(self, worker_id: int) -> None:
-        await self._firm.run(lambda session: session.durably((_LEAVE, (worker_id,)), (_FREE, (worker_id, worker_id))))
+        await self.firm.run(lambda session: session.durably((_LEAVE, (worker_id,)), (_FREE, (worker_id, worker_id))))
 
     async def owners(self) -> Owners:
         def owners(session: Session) -> Owners:
@@ -160,11 +160,11 @@ class SqlWorkers:
             [rows] = session.durably((_TAKE, (worker_id, list(held), most, worker_id)))
             return [Taken(*row) for row in rows]
 
-        return await self._firm.run(take)
+        return await self.firm.run(take)
 
     async def release(self, worker_id: int, states: Mapping[int, bytes | None]) -> None:
         values = (worker_id, list(states), list(states.values()))
-        await self._firm.run(lambda session: session.durably((_RELEASE, values)))
+        await self.firm.run(lambda session: session.durably((_RELEASE, values)))
 
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         for worker_id, some in wakings.items():
@@ -199,7 +199,7 @@ class SqlWorkers:
             await self._listener.close()
         if self._ringing is not None:
             await self._ringing
-        await self._firm.close()
+        await self.firm.close()
         await self.quick.close()
 
 

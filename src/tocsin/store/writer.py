@@ -90,7 +90,7 @@ class Writer:
     def submit(self, write: Any, bulk: type[Bulk] | None = None, committed: Callable[[Any], None] | None = None) -> "asyncio.Future[Any]":
         """Queue a write: a `Write`, or a value that `bulk` knows how to run. The future is done after the commit. Raises Busy.
 
-        Whoever awaits the future runs a little later; `committed` is told before the next write is answered.
+        Code that awaits the future runs a little later; `committed` is told before the next write is answered.
         """
         future = self._loop.create_future()
         self.submit_then(write, bulk, functools.partial(_resolve, future, committed))
@@ -107,7 +107,7 @@ class Writer:
         self._gathered_count += 1
         job = self._gathered.get(done)
         if job is not None:
-            job.writes.append(write)  # whoever came first has seen to the flush
+            job.writes.append(write)  # the first one has seen to the flush
             job.tickets.append(ticket)
         else:
             self._gathered[done] = _Job([write], bulk, done, [ticket])
@@ -255,7 +255,7 @@ class Writer:
                 break
 
     def _was_kept(self, session: Session, unanswered: Unanswered) -> bool:
-        """Whoever waits is told the truth, so they wait until the database is there again; all others are told to come back."""
+        """Those who wait are told the truth, so they wait until the database is there again; all others are told to come back."""
         while True:
             try:
                 if (was_kept := session.was_kept()) is not None:

@@ -30,7 +30,7 @@ async def _about(visit: Visit) -> dict[str, Any]:
 async def change_password(visit: Visit) -> Response:
     passwords = visit.service.passwords
     if not await passwords.has_one(visit.who):
-        await confirm.demand(visit)  # whoever sets the first one can sign in with it from then on
+        await confirm.demand(visit)  # the person who sets the first one can sign in with it from then on
     try:
         await passwords.change(visit.who, visit.text("old"), visit.text("new"), visit.client)
     except Invalid as invalid:

@@ -1,6 +1,6 @@
-"""Links in mails, for whoever reads them: opening one changes nothing, its button does, or the mail program's own (RFC 8058).
+"""Links in mails, for their readers: opening one changes nothing, its button does, or the mail program's own (RFC 8058).
 
-They need neither a session nor the token of a form: whoever has the link may use it. Nothing is redirected, and nothing is kept or told on.
+They need neither a session nor the token of a form: anyone who has the link may use it. Nothing is redirected, kept or told on.
 """
 
 from typing import Any

@@ -190,7 +190,7 @@ _REASONS = {*Reason}
 
 
 def verdict_beside(attempt: Attempt, row: Delivery) -> str:
-    """An attempt's verdict in words, where neither its answer nor the delivery's last error, which stand beside it, say the same."""
+    """An attempt's verdict in words, where neither its answer nor the delivery's last error, which are shown beside it, say the same."""
     detail = attempt.detail or ""
     return "" if detail in (row.last_error or "") else adds_to(detail, attempt.response)
 
@@ -269,7 +269,7 @@ UNSUBSCRIBED = ("grey", N_("Unsubscribed"))
 
 
 def is_unsubscribed(state: HandlerState) -> bool:
-    """Whether whoever got its mails has paused it."""
+    """Whether the recipient of its mails has paused it."""
     return state.word == "paused" and state.reason is Reason.UNCONFIRMED
 
 

@@ -78,7 +78,7 @@ def _see_that_there_is_one(visit: Visit) -> None:
 
 
 async def sign_in_page(visit: Visit) -> Response:
-    """Whoever a proxy names needs no form; but somebody who has just signed out is not signed in again."""
+    """Somebody whom a proxy names needs no form; but somebody who has just signed out is not signed in again."""
     named, has_signed_out = visit.remote_user, visit.request.query_params.get("done") == SIGNED_OUT
     if named is None or has_signed_out or visit.visitor is not None or visit.request.method != "GET":
         return await sign_in.sign_in_page(visit)

@@ -53,7 +53,7 @@ _HEADERS = {
     "referrer-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-_ROUTE = "tocsin.route"  # in the request's scope: the path as it stands in `ROUTES`
+_ROUTE = "tocsin.route"  # in the request's scope: the path as `ROUTES` has it
 _logger = structlog.get_logger(__name__)
 
 # Method, path, what serves it, and for whom: everyone, signed-in users, administrators.

@@ -49,7 +49,7 @@ class Notices:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def resume(self) -> None:
-        """At the start: whoever was to be told when the last process ended."""
+        """At the start: those who were still to be told when the last process ended."""
         for user_id in await self._pending.users():
             self.due(user_id)
 

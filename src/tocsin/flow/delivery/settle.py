@@ -29,7 +29,7 @@ MAX_MOVES = 3  # new addresses in a row before we stop believing them
 class Decision(Value, frozen=True):
     """What is done about an outcome.
 
-    `delivery` is the row as it shall stand. `pause_seconds`: nothing goes out on this credential for so long. `switch_off`: why
+    `delivery` is the row as it will be. `pause_seconds`: nothing goes out on this credential for so long. `switch_off`: why
     the handler is disabled, in plain words. `new_settings`: values that replace the handler's of the same names. `blames`: the delivery
     failed, and by the handler's own fault.
     """

@@ -16,6 +16,7 @@ from tocsin.flow.delivery.rendering import context_of, render_now, within_budget
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.egress import Egress
 from tocsin.flow.pace import Pacer, handed_at, noted_paces
+from tocsin.flow.pauses import SharedPauses
 from tocsin.model import Refused, Status
 from tocsin.ports.claims import Claimed, Claims, Throttled
 from tocsin.ports.ledger import UnderWay
@@ -31,15 +32,26 @@ _STARTS_OF_A_TEST = 2  # at the most: its provider may refuse the native form, a
 class TakeOver:
     """See `tocsin.ports.workers.Succession`."""
 
-    def __init__(self, claims: Claims, queue: Queue, directory: Directory, pacer: Pacer, egress: Egress, keeping: Keeping) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        queue: Queue,
+        directory: Directory,
+        pacer: Pacer,
+        egress: Egress,
+        keeping: Keeping,
+        pauses: SharedPauses,
+    ) -> None:
         self._claims = claims
         self._queue = queue
         self._directory = directory
         self._pacer = pacer
         self._egress = egress
         self._keeping = keeping
+        self._pauses = pauses
 
     async def take_over(self, taken: Sequence[Taken], ready: Callable[[int], None]) -> None:
+        await self._pauses.read(frozenset(one.partition for one in taken))
         for one in taken:
             if not one.is_crashed:
                 self._restore(one)
@@ -72,6 +84,9 @@ class TakeOver:
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
+
+    async def kept(self) -> None:
+        await self._pauses.kept()
 
     def hand_on(self, partitions: Collection[int]) -> Mapping[int, bytes]:
         return self._pacer.hand_on(partitions, time.monotonic())

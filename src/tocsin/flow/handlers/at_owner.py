@@ -73,7 +73,7 @@ class TrialsByOwners:
         return await self._tried(load, question)
 
     async def _tried(self, load: Callable[[], Awaitable[Loaded]], question: Question) -> Trial:
-        """By whoever sends for the handler; by the next one where that changes before anything has gone out."""
+        """By the process that sends for the handler; by the next one if that changes before anything has gone out."""
         deadline, until = time.monotonic() + TRIAL_SECONDS, clock.now() + int(TRIAL_SECONDS * SECOND)
         while True:
             loaded = await load()
@@ -91,7 +91,7 @@ class TrialsByOwners:
             await self._partitions.owner_change(min(left, AGAIN_SECONDS))
 
     async def _here(self, loaded: Loaded, until: Micros, letter: Letter | None) -> Trial | None:
-        """None: this process does not send for the handler. What its paces count is noted first, for whoever sends after it: no delivery
+        """None: this process does not send for the handler. What its paces count is noted first, for the next one that sends: no delivery
         tells of it. Raises Busy, and nothing is sent."""
         partition, seconds = loaded.partition or 0, (until - clock.now()) / SECOND
         if seconds <= 0:

@@ -1,4 +1,4 @@
-"""Whoever reads mail at an address agrees to it by a link before anything else is mailed there, and ends it by another.
+"""The people who read mail at an address agree to it by a link before anything else is mailed there, and end it by another.
 
 No question is put to administrators' addresses, a user's own, and those of TOCSIN_EMAIL_TRUSTED_DOMAINS. The link to confirm is a delivery
 of its own, so it is sent, tried again and shown like any other; the link itself is put in as it goes out, and nobody else gets to see it.
@@ -148,7 +148,7 @@ class Consenting:
         return self._links.can_be_made
 
     async def ask_again(self, loaded: Loaded) -> Asked:
-        """Note that somebody is asked now, by whoever calls this. `loaded`: a handler, or one that is not registered. Raises Busy."""
+        """Note that somebody is asked now; the caller asks. `loaded`: a handler, or one that is not registered. Raises Busy."""
         handler = loaded.handler
         asking = Asking(handler.user_id, self._place(loaded.address), clock.now(), handler.id, handler.version if handler.id else 0)
         asked = await self._consents.ask(asking, lambda _: None)
@@ -183,7 +183,7 @@ class Consenting:
 
     def clicked(self, token: str, by: str) -> int:
         """A link is opened, or a button pressed: 0, or in how many seconds it may be. What is no link of ours counts against the address it
-        comes from, so that whoever tries them out cannot keep others from using theirs."""
+        comes from, so that somebody who tries them out cannot keep others from using theirs."""
         is_ours = self._links.subscription(token) is not None or self._links.question(token, clock.now()) is not None
         standing = self._clicks.count(fingerprint(token) if is_ours else f"from {by}")
         return standing.reset_seconds if standing.is_over else 0

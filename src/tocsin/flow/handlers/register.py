@@ -13,8 +13,8 @@ from tocsin.flow import pools
 from tocsin.flow.delivery.health import ROWS_AT_ONCE, end_waiting
 from tocsin.flow.directory import Directory, open_handler
 from tocsin.flow.handlers.consenting import Consenting, is_same
-from tocsin.flow.handlers.states import HandlerState, next_start, state_of
-from tocsin.flow.pace import Pacer
+from tocsin.flow.handlers.states import HandlerState, state_of
+from tocsin.flow.handlers.waits import FREE, Hold, Waits, next_start
 from tocsin.flow.quotas import Quotas, too_many_handlers
 from tocsin.model import MASK, Busy, Fault, Handler, Missing, Reason, SigningSecret, Status
 from tocsin.net.guard import closed_port
@@ -153,7 +153,7 @@ def _unmasked(field: Field, value: str, stored: str) -> str:
 def redirected(fields: Mapping[str, str], draft: HandlerDraft, current: Handler) -> list[Fault]:
     """What a draft, made of `fields`, would send to another address of secrets that are only stored or masked.
 
-    Whoever may not read them could have them sent to a receiver of their own.
+    A key that may not read them could have them sent to a receiver of their own.
     """
     before, after = current.settings, {**current.settings, **(draft.settings or {})}
     own = fields_of(CHANNELS[current.type].settings)
@@ -213,7 +213,7 @@ class Handlers:
         directory: Directory,
         engine: Engine,
         vault: Vault,
-        pacer: Pacer,
+        waits: Waits,
         consenting: Consenting,
         quotas: Quotas,
         audit: AuditLog,
@@ -226,7 +226,7 @@ class Handlers:
         self._directory = directory
         self._engine = engine
         self._vault = vault
-        self._pacer = pacer
+        self._waits = waits
         self._audit = audit
 
     async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
@@ -250,8 +250,8 @@ class Handlers:
         """The current state of each of these, in their order. Raises Busy."""
         found = await self._standings.of([row.id for row in rows]) if rows else {}
         now = clock.now()
-        await self._directory.prepare([one for one, standing in found.items() if standing.next_at is not None and standing.next_at <= now])
-        return [self._state(row, found.get(row.id, Standing()), now) for row in rows]
+        holds = await self._holds(found, now)
+        return [_state(row, found.get(row.id, Standing()), holds, now) for row in rows]
 
     async def overview(self, user_id: int, since: Micros) -> Overview:
         """All handlers of a user at a glance. Raises Busy."""
@@ -261,11 +261,12 @@ class Handlers:
         """Whose handlers fail or were switched off, for administrators: the user's address, the handler without its settings, its state."""
         now = clock.now()
         found = await self._standings.troubled(limit)
-        return [(one.email, one.handler, self._state(one.handler, one.standing, now)) for one in found]
+        holds = await self._holds({one.handler.id: one.standing for one in found}, now)
+        return [(one.email, one.handler, _state(one.handler, one.standing, holds, now)) for one in found]
 
-    def _state(self, row: Handler, found: Standing, now: Micros) -> HandlerState:
-        next_at = found.next_at
-        return state_of(row, found, None if next_at is None else next_start(self._directory, self._pacer, row.id, next_at, now))
+    async def _holds(self, standings: Mapping[int, Standing], now: Micros) -> Mapping[int, Hold]:
+        due = [one for one, standing in standings.items() if standing.next_at is not None and standing.next_at <= now]
+        return await self._waits.of(due)
 
     async def get(self, user_id: int, handler_id: int) -> Handler:
         """Raises Missing."""
@@ -389,3 +390,8 @@ class Handlers:
 
     def _new_secret(self, channel: AnyChannel) -> bytes | None:
         return self._vault.seal(msgspec.to_builtins(SigningSecret(new_signing_secret()))) if channel.signs else None
+
+
+def _state(row: Handler, found: Standing, holds: Mapping[int, Hold], now: Micros) -> HandlerState:
+    next_at = found.next_at
+    return state_of(row, found, None if next_at is None else next_start(holds.get(row.id, FREE), next_at, now))

@@ -1,12 +1,8 @@
 """A handler's state, told from what its deliveries met: one that takes nothing is not well, however it was registered."""
 
-import time
-
 from msgspec import Struct
 
-from tocsin.clock import SECOND, Micros
-from tocsin.flow.directory import Directory
-from tocsin.flow.pace import Pacer
+from tocsin.clock import Micros
 from tocsin.model import Handler, Reason
 from tocsin.ports.standings import Standing
 
@@ -27,7 +23,7 @@ class HandlerState(Struct, frozen=True):
 
 
 def state_of(handler: Handler, standing: Standing, next_at: Micros | None) -> HandlerState:
-    """`next_at`: when the next of those that wait can start, as `next_start` says."""
+    """`next_at`: when the next of those that wait can start, as `waits.next_start` says."""
     event, waiting = standing.event, standing.waiting
     if not handler.is_enabled:
         since = None if event is None else event.at
@@ -49,14 +45,3 @@ def said(reason: Reason | None, error: str | None) -> str:
     if not error or reason is None:
         return error or ""
     return error.removeprefix(reason.value).removeprefix(":").strip()
-
-
-def next_start(directory: Directory, pacer: Pacer, handler_id: int, due_at: Micros, now: Micros) -> Micros:
-    """When a waiting delivery can start at the soonest: not before now, nor before a pause that its provider asked for has passed."""
-    if due_at > now:
-        return due_at
-    loaded = directory.cached(handler_id)
-    if loaded is None:
-        return now
-    wait = pacer.wait(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
-    return now + int(max(0.0, wait.seconds) * SECOND)

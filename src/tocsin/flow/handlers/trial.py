@@ -133,21 +133,24 @@ class Trials:
 
     async def while_ours(self, loaded: Loaded, seconds: float, partitions: Partitions, letter: Letter | None = None) -> Trial | None:
         """While this process sends for the handler's partition. None: it does not, or not any longer, and nothing has arrived."""
-        if (end_stay := partitions.stay(loaded.partition or 0, _nothing)) is None:
+        stay = _Stay()
+        if (end_stay := partitions.stay(loaded.partition or 0, stay.over)) is None:
             return None
-        end_stay()
-        if letter is None:
-            return await self._answered(loaded, seconds, partitions)
-        tried = await self._tried(loaded, _message_of(letter), seconds, partitions)
-        return None if tried is None or tried.is_to_repeat else _trial(tried)
+        try:
+            if letter is None:
+                return await self._answered(loaded, seconds, stay)
+            tried = await self._tried(loaded, _message_of(letter), seconds, stay)
+            return None if tried is None or tried.is_to_repeat else _trial(tried)
+        finally:
+            end_stay()
 
     @overload
     async def _answered(self, loaded: Loaded, seconds: float) -> Trial: ...
 
     @overload
-    async def _answered(self, loaded: Loaded, seconds: float, partitions: Partitions) -> Trial | None: ...
+    async def _answered(self, loaded: Loaded, seconds: float, stay: "_Stay") -> Trial | None: ...
 
-    async def _answered(self, loaded: Loaded, seconds: float, partitions: Partitions | None = None) -> Trial | None:
+    async def _answered(self, loaded: Loaded, seconds: float, stay: "_Stay | None" = None) -> Trial | None:
         """Nothing but the link to confirm is mailed to an address that has not agreed. The answer does not show it."""
         is_asked, message = False, _test_message(loaded)
         if loaded.address and await self._is_unconfirmed(loaded):
@@ -156,8 +159,8 @@ class Trials:
             is_asked, message = True, await self._consenting.link_message(loaded)
         elif loaded.address and not await self._may_mail(loaded):
             return Trial("failed", Reason.QUOTA.value, 0, None, None, f"{sentence(Reason.QUOTA)} {hint(Reason.QUOTA)}")
-        tried = await self._tried(loaded, message, seconds, partitions)
-        if tried is None or (partitions is not None and tried.is_to_repeat):
+        tried = await self._tried(loaded, message, seconds, stay)
+        if tried is None or (stay is not None and tried.is_to_repeat):
             return None
         return _asked(tried) if is_asked else _trial(tried)
 
@@ -179,22 +182,22 @@ class Trials:
     async def _tried(self, loaded: Loaded, message: Message, seconds: float) -> "_Test": ...
 
     @overload
-    async def _tried(self, loaded: Loaded, message: Message, seconds: float, partitions: Partitions | None) -> "_Test | None": ...
+    async def _tried(self, loaded: Loaded, message: Message, seconds: float, stay: "_Stay | None") -> "_Test | None": ...
 
-    async def _tried(self, loaded: Loaded, message: Message, seconds: float, partitions: Partitions | None = None) -> "_Test | None":
+    async def _tried(self, loaded: Loaded, message: Message, seconds: float, stay: "_Stay | None" = None) -> "_Test | None":
         deadline, now = time.monotonic() + seconds, clock.now()
         context = context_of(loaded, self._settings, now, f"test_{secrets.token_hex(12)}", suffix=time.strftime("%H:%M:%S", time.gmtime()))
         wires = self._wires.for_tests(loaded.handler.user_id)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tried = _Test(loaded, message, context, 0, wires, self._pacer, NoPlace(), set(), has_turn=False, deadline=deadline, over=over)
-        end_stay = _nothing if partitions is None else partitions.stay(loaded.partition or 0, tried.leave)
-        if end_stay is None:
-            return None
+        if stay is not None:
+            if stay.is_over:
+                return None
+            stay.test = tried
         tried.start()
         try:
             await asyncio.wait([over], timeout=seconds)
         finally:
-            end_stay()
             wires.cut()  # what has not ended by now ends with what is known: its time is over, or nobody waits for it
             for task in tried.tasks:
                 task.cancel()
@@ -203,10 +206,6 @@ class Trials:
             status_code, _ = shown_reply(tried.reply, loaded.secrets)
             self._mail_health.heard(_reason(tried.outcome), status_code, now)
         return tried
-
-
-def _nothing() -> None:
-    """Nobody else sends."""
 
 
 class _Test(Attempt[NoPlace], kw_only=True, eq=False, gc=False):
@@ -232,6 +231,19 @@ class _Test(Attempt[NoPlace], kw_only=True, eq=False, gc=False):
     def is_to_repeat(self) -> bool:
         """It ended because it had to leave, and nothing of it has arrived."""
         return self.has_left and self.part == 0 and (self.outcome is NO_SLOT or self.reply is STOPPED)
+
+
+class _Stay:
+    """How long this process sends for the partition of a `test`, which may not have begun yet."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.test: _Test | None = None
+
+    def over(self) -> None:
+        self.is_over = True
+        if self.test is not None:
+            self.test.leave()
 
 
 def _test_message(loaded: Loaded) -> Message:

@@ -1,7 +1,5 @@
 """Looking at what was sent, cancelling what waits, sending again what did not arrive."""
 
-import contextlib
-import time
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -9,12 +7,11 @@ from msgspec.structs import replace
 from tocsin import clock
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Directory
-from tocsin.flow.handlers.states import next_start
+from tocsin.flow.handlers.waits import FREE, Hold, Waits, next_start
 from tocsin.flow.intake.repeats import Repeats, answer_of
-from tocsin.flow.pace import Pacer
 from tocsin.flow.quotas import Quotas
-from tocsin.flow.words import Event, events, turn
-from tocsin.model import REPLAYABLE, Attempt, Busy, Delivery, Missing, Notification, Status
+from tocsin.flow.words import Event, absence, events, turn
+from tocsin.model import REPLAYABLE, Attempt, Delivery, Missing, Notification, Status
 from tocsin.ports.engine import Engine
 from tocsin.ports.history import DeliveryFilter, History, Labels, Page
 from tocsin.ports.intake import Answered, Idempotency
@@ -27,14 +24,14 @@ class Deliveries:
     """What was sent, for its sender. A named row that is not this user's raises Missing; a store that cannot answer, Busy."""
 
     def __init__(
-        self, history: History, engine: Engine, repeats: Repeats, directory: Directory, pacer: Pacer, quotas: Quotas | None = None
+        self, history: History, engine: Engine, repeats: Repeats, directory: Directory, waits: Waits, quotas: Quotas | None = None
     ) -> None:
         self._quotas = quotas
         self._history = history
         self._engine = engine
         self._repeats = repeats
         self._directory = directory
-        self._pacer = pacer
+        self._waits = waits
 
     async def notifications(self, user_id: int, page: int, size: int) -> Page[tuple[Notification, dict[Status, int]]]:
         """Newest first, each with how many of its deliveries are in which status."""
@@ -68,16 +65,10 @@ class Deliveries:
         return replace(found, rows=await self._as_they_can_start(found.rows))
 
     async def _as_they_can_start(self, rows: Sequence[Delivery]) -> list[Delivery]:
-        """What is known of their handlers may just have been dropped from memory, and with it what they wait for."""
         now = clock.now()
-        with contextlib.suppress(Busy):  # then they are shown as if they waited for nothing
-            await self._directory.prepare({row.handler_id for row in rows if row.status is Status.PENDING and row.due_at <= now})
-        return [self._as_it_can_start(row, now) for row in rows]
-
-    def _as_it_can_start(self, row: Delivery, now: Micros) -> Delivery:
-        if row.status is not Status.PENDING or row.due_at > now:
-            return row
-        return replace(row, due_at=next_start(self._directory, self._pacer, row.handler_id, row.due_at, now))
+        due = {row.handler_id for row in rows if row.status is Status.PENDING and row.due_at <= now}
+        holds = await self._waits.of(due)
+        return [_as_it_can_start(row, holds.get(row.handler_id, FREE), now) for row in rows]
 
     async def labels(self, user_id: int, rows: Sequence[Delivery]) -> Labels:
         """What the rows are about and where they went, for lists."""
@@ -113,16 +104,20 @@ class Deliveries:
         delivery, notification, attempts, replays = found
         story = events(delivery, notification, attempts, replays)
         now = clock.now()
-        if delivery.status is Status.PENDING and delivery.due_at <= now:
-            story += await self._turn(delivery, now)
-        return self._as_it_can_start(delivery, now), attempts, story
+        if delivery.status is not Status.PENDING or delivery.due_at > now:
+            return delivery, attempts, story
+        hold = (await self._waits.of([delivery.handler_id])).get(delivery.handler_id, FREE)
+        story += await self._turn(delivery, hold, now)
+        return _as_it_can_start(delivery, hold, now), attempts, story
 
-    async def _turn(self, delivery: Delivery, now: Micros) -> list[Event]:
-        """What one that is due waits for: its provider's pace, or a pause that the provider asked for."""
+    async def _turn(self, delivery: Delivery, hold: Hold, now: Micros) -> list[Event]:
+        """What one that is due waits for: its provider's pace, a pause that the provider asked for, or a process that sends it."""
+        if hold.absent:
+            return [absence(now, hold.absent, hold.sender)]
         loaded = await self._directory.loaded(delivery.handler_id)
         if loaded is None:
             return []
-        wait = self._pacer.wait(loaded.credential, loaded.paces, time.monotonic(), loaded.realm)
+        wait = hold.wait
         ahead = await self._history.ahead(delivery, MAX_COUNTED) if loaded.paces else 0
         steps = max((ahead // pace.count * pace.seconds for pace in loaded.paces), default=0.0)
         if wait.seconds <= 0 and steps <= 0:
@@ -148,3 +143,9 @@ class Deliveries:
         for handler_id in {handler_id for _, handler_id in retried}:
             self._engine.wake(handler_id, user_id, now)
         return len(retried)
+
+
+def _as_it_can_start(row: Delivery, hold: Hold, now: Micros) -> Delivery:
+    if row.status is not Status.PENDING or row.due_at > now:
+        return row
+    return replace(row, due_at=next_start(hold, row.due_at, now))

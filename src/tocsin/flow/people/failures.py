@@ -1,6 +1,6 @@
 """What strangers fail at: a line of the log each, and entries of the audit log as far as these are bounded.
 
-Whoever has no account can fail as often as their addresses allow, so of one address and of all together only so many become entries in
+People without an account can fail as often as their addresses allow, so of one address and of all together only so many become entries in
 an hour. The others are counted, and are one more entry at its end.
 """
 
@@ -42,7 +42,7 @@ class Failures:
         self._by_address[counted_as] += 1
         try:
             await self._audit.add(act, owner, detail=detail)
-        except Busy:  # whoever fails is told so all the same
+        except Busy:  # the failure is answered all the same
             self._left_out[act] += 1
 
     def _begin_hour(self) -> None:

@@ -1,4 +1,4 @@
-"""A second factor beside the password: time-based codes (RFC 6238), and recovery codes for whoever has lost their app."""
+"""A second factor beside the password: time-based codes (RFC 6238), and recovery codes for users who have lost their app."""
 
 import secrets
 import unicodedata

@@ -49,7 +49,7 @@ class Try:
 class Tries:
     """From the sixth failure on each doubles the wait, until none came for an hour.
 
-    A success takes away what the same client failed at the same account, and nothing else: whoever has an account must not clear with it
+    A success takes away what the same client failed at the same account, and nothing else: somebody with an account must not clear with it
     what they guessed at others, and its owner's success must not clear what somebody else guessed.
 
     A try is counted before its password is looked at, as if it were to fail, so no more are looked at at once than may fail.

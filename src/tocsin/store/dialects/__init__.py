@@ -79,7 +79,7 @@ class Dialect(Protocol):
         ...
 
     def wait_for_makers(self, connection: Connection) -> None:
-        """Whoever else makes or changes tables does that before this transaction, or after it."""
+        """Other processes make or change tables before this transaction, or after it."""
         ...
 
     def make(self, connection: Connection) -> None:

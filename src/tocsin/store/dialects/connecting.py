@@ -95,7 +95,7 @@ def connect(parameters: dict[str, Any]) -> Driver[Any]:
 
 
 def own_driver(engine: Engine) -> Driver[Any]:
-    """A new connection that is in no pool: whoever takes it closes it."""
+    """A new connection that is in no pool: the caller closes it."""
     connection = engine.pool.recreate().connect()
     driver = connection.driver_connection
     assert isinstance(driver, Driver)  # noqa: S101
@@ -158,7 +158,7 @@ class _Deadlines:
 
 
 def hang_up(driver: Driver[Any]) -> None:
-    """Whoever waits for the answer is told that the connection has ended."""
+    """A thread that waits for the answer is told that the connection has ended."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(driver.fileno())) as ours:
         ours.shutdown(socket.SHUT_RDWR)
 

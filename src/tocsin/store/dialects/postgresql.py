@@ -33,7 +33,7 @@ _WROTE = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, to_regclass('chan
 _BEGIN_WRITING = "BEGIN; SELECT pg_current_xact_id()::text"
 # Whose history a server goes on with: one that takes over begins a timeline of its own, and gives the numbers of transactions again that it
 # has not heard of.
-# And one that recovers from a crash gives those again of which it had written nothing; its statistics begin anew then, and only then.
+# And one that recovers from a crash gives those again of which it had written nothing; its statistics start over then, and only then.
 _HISTORY = (
     "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), coalesce(stats_reset::text, '')"
     " FROM pg_control_system(), pg_stat_bgwriter"

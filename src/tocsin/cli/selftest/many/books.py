@@ -132,7 +132,7 @@ def _repeats(evidence: Evidence) -> Iterator[str]:
 
 
 def _given_up(row: Row) -> list[float]:
-    """Attempts after which another was made, though they may have arrived, or had: whoever was given up for dead told so later."""
+    """Attempts after which another was made, though they may have arrived, or had: a worker that was given up for dead told so later."""
     return [one.at for one in row.attempts[:-1] if one.outcome in {"unknown", "delivered"}]
 
 

@@ -68,7 +68,7 @@ class Stage:
             found[self.cluster.add("discord", f"discord{number}", discord)] = f"discord{number}"
         return found
 
-    # ------------------------------------------------------------------------------------------- for whoever does things
+    # ------------------------------------------------------------------------------------------- for those who do things
 
     @contextmanager
     def mishap(self) -> Generator[None, None, None]:
