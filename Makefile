@@ -108,7 +108,7 @@ audit: .venv/.audit .venv/.runtime
 .venv/.runtime: .venv/.uv requirements/runtime.txt pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/runtime.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	$(BIN)/python -c 'import alembic.command, tocsin.app, tocsin.cli.commands' # compiled here: in the service it would leave 8 MB behind
+	$(BIN)/python -c 'import alembic.command, tocsin.serving, tocsin.cli.commands' # compiled here: in the service it would leave 8 MB behind
 	touch $@
 
 .venv/.dev: .venv/.runtime requirements/dev.txt
