@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS
 # Tests start a hundred processes: what one has compiled the others need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install serve demo test test-all check bench bench-all bench-many schemathesis soak soak-many docs screenshots sbom audit lock clean
+.PHONY: install serve demo test test-all checked check bench bench-all bench-many schemathesis soak soak-many docs screenshots sbom audit lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -22,12 +22,16 @@ demo: install
 
 install: .venv/.runtime
 
-test: check
+test: checked
 	$(BIN)/pytest -n 6 --durations=10
 
 # Thousands of examples, every point to crash at, a store of a million rows, everything that goes wrong at once: before a release.
-test-all: check
+test-all: checked
 	$(BIN)/pytest -n 6 --durations=10 -m "" --hypothesis-profile=thorough
+
+# While types are checked the tests are compiled, once: otherwise each of the workers would compile them all.
+checked: .venv/.dev
+	$(BIN)/pytest --collect-only -q >/dev/null & $(MAKE) --no-print-directory check && wait
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -104,7 +108,7 @@ audit: .venv/.audit .venv/.runtime
 .venv/.runtime: .venv/.uv requirements/runtime.txt pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/runtime.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	$(BIN)/python -c 'import alembic.command, tocsin.app, tocsin.cli.commands' # compiled here: in the service it would leave 8 MB behind
+	$(BIN)/python -c 'import alembic.command, tocsin.serving, tocsin.cli.commands' # compiled here: in the service it would leave 8 MB behind
 	touch $@
 
 .venv/.dev: .venv/.runtime requirements/dev.txt

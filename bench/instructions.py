@@ -28,9 +28,9 @@ from bench.scenarios import BATCH_SIZE
 from bench.service import API_KEY, Service
 
 HANDLERS = 200
-MESSAGES = 500
+MESSAGES = 1000
 SINGLE_CONNECTIONS = 100
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 20.0
 SETTLE_SECONDS = 7.0  # after the last arrival: what is counted by the hour is stored every five
 PATIENCE_SECONDS = 300.0
 _TOTALS = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)

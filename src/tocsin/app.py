@@ -2,28 +2,18 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 import structlog
-import uvloop
 from sqlalchemy import Engine
 
 from tocsin import clock, datadir, limits, observe, process
 from tocsin.alone import Alone
-from tocsin.api import make_app, make_probes
-from tocsin.bootstrap import make_first_user
 from tocsin.changes import Changes
 from tocsin.clock import SECOND
-from tocsin.door import Door, listen
-from tocsin.door.register import rules_within
 from tocsin.engine.places import Bounds, http_bounds, mail_bounds
 from tocsin.flow import pools
 from tocsin.flow.delivery.clock_watch import ClockWatch
@@ -59,15 +49,12 @@ from tocsin.flow.people.tries import Tries
 from tocsin.flow.quotas import Quotas
 from tocsin.flow.service import Service, pulse
 from tocsin.flow.speech import Languages, Speech
-from tocsin.lines import Lines
 from tocsin.metrics import Metrics
 from tocsin.model import Busy
-from tocsin.net import mail, trust
 from tocsin.net.http import HttpWire
 from tocsin.net.mail import MailWire
 from tocsin.net.oauth import Tokens, oauth_of
 from tocsin.net.wires import Wires
-from tocsin.options import note_options
 from tocsin.ports import engine as engine_port
 from tocsin.ports.errors import StoreError
 from tocsin.ports.ids import Ids
@@ -75,7 +62,6 @@ from tocsin.ports.vitals import Vitals
 from tocsin.settings import Settings
 from tocsin.store.sql import SqlStore
 from tocsin.vault import Vault
-from tocsin.web import make_pages
 from tocsin.web.details import retold
 from tocsin.web.language import translations
 
@@ -85,12 +71,10 @@ if TYPE_CHECKING:
 
 NOTE_IDS_SECONDS = 60.0
 START_AGAIN_SECONDS = 1.0
-# Together with the writes that follow, less than the 10 seconds that containers get before they are killed.
-CLIENTS_GRACE_SECONDS, GRACE_SECONDS = 2.0, 5.0  # for answers to clients, then for attempts in flight, when the service is stopped
+# For attempts in flight when the service is stopped: with `serving.CLIENTS_GRACE_SECONDS` before and the writes that follow, less than the
+# 10 seconds that containers get before they are killed.
+GRACE_SECONDS = 5.0
 log = structlog.get_logger(__name__)
-
-
-# ------------------------------------------------------------------------------------------------------- the service
 
 
 @asynccontextmanager
@@ -112,10 +96,7 @@ async def running(
     directory = Directory(store.handlers, vault, settings)
     changes.forget += (directory.forget_all,)
     http_wire = HttpWire(settings, lambda: [*listens_on(), *setup.listeners()])
-    login = oauth_of(settings)
-    mail_wire = MailWire(
-        settings, tokens=None if login is None else Tokens(login, http_wire.send, KeptToken(store.values, vault, settings))
-    )
+    mail_wire = _mail_wire(settings, vault, store, http_wire)
     wires = Wires(http_wire, mail_wire)
     places = {"http": http_bounds(bounds.outgoing_descriptors, bounds.memory_bytes), "mail": mail_bounds(mail_wire.connections)}
     setup = _among_others(settings, vault, store, places, address) if settings.database_url else Alone(settings, store, places)
@@ -160,11 +141,8 @@ async def running(
         await setup.begin(delivering, directory, keeping)
 
     beginning = await _begun(begin, keeping.began_to_hold)
-    tries = Tries()
     failures = Failures(store.audit)
-    passwords = Passwords(store.users, tries, failures)
-    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings, failures)
-    second_factors = SecondFactors(store.second_factors, accounts, tries, vault, settings, failures)
+    accounts, passwords, second_factors = _sign_ins(settings, vault, store, failures)
     housekeeping = Housekeeping(store.tidying, store.values, (access.note_use, failures.sum_up), settings, leads=setup.leads)
     _watch_house(metrics, housekeeping)
     trials = setup.trials(Trials(directory, pacer, wires, settings, consenting, quotas, health.mail))
@@ -215,14 +193,30 @@ async def running(
         await notices.close()
         await consenting.close()
         notes = (access.note_use(), failures.sum_up(is_end=True), tally.keep(), quotas.keep(), _note_ids(settings, store.ids))
-        last = (*notes, house, beginning, wires.close())
-        for ended in await asyncio.gather(*last, return_exceptions=True):
-            if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
-                log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
+        await _all_ended(*notes, house, beginning, wires.close())
         await setup.close()
         await store.close()
         setup.forget()
         observe.flush_logs()
+
+
+def _mail_wire(settings: Settings, vault: Vault, store: SqlStore, http: HttpWire) -> MailWire:
+    login = oauth_of(settings)
+    return MailWire(settings, tokens=None if login is None else Tokens(login, http.send, KeptToken(store.values, vault, settings)))
+
+
+def _sign_ins(settings: Settings, vault: Vault, store: SqlStore, failures: Failures) -> tuple[Accounts, Passwords, SecondFactors]:
+    """They count the tries of a user together."""
+    tries = Tries()
+    passwords = Passwords(store.users, tries, failures)
+    accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings, failures)
+    return accounts, passwords, SecondFactors(store.second_factors, accounts, tries, vault, settings, failures)
+
+
+async def _all_ended(*last: Awaitable[object]) -> None:
+    for ended in await asyncio.gather(*last, return_exceptions=True):
+        if isinstance(ended, Exception) and not isinstance(ended, Busy | OSError):
+            log.error("stop.failed", exc_info=ended)  # and continue: decisions must still be stored
 
 
 def _speech(language: str) -> Speech:
@@ -274,7 +268,7 @@ def _say_begun(task: asyncio.Task[None]) -> None:
     if task.cancelled():
         return
     if isinstance(error := task.exception(), StoreError):
-        _stop(str(error))
+        process.end(str(error))
     elif error:
         log.error("start.failed", exc_info=error)
     else:
@@ -311,99 +305,3 @@ def _watch_house(metrics: Metrics, house: Housekeeping) -> None:
     sentence = "By how much the oldest settled notification has outlived the retention."
     metrics.watch("tocsin_retention_behind_seconds", sentence, lambda: house.behind_seconds)
     metrics.watch("tocsin_housekeeping_deferred", "1 if nothing old is deleted because the clock jumped.", lambda: house.is_deferred)
-
-
-# --------------------------------------------------------------------------------------------------------- the server
-
-
-def serve(settings: Settings, out: TextIO | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. A fault that waiting does not fix is one sentence on standard error."""
-    observe.set_up_logs(settings)
-    printer = Printer(out or sys.stdout)
-    try:
-        return _serve_until_told(settings, printer)
-    finally:
-        printer.close()
-        observe.close_logs()
-
-
-def _serve_until_told(settings: Settings, out: "Printer") -> int:
-    process.tune()
-    try:
-        with datadir.served(settings, _stop, alone=False):
-            engine, vault = datadir.open_store(settings)
-            listener = listen(settings)
-            datadir.note_address(engine, _address(listener.getsockname()))
-            first = make_first_user(engine, settings, show_password=out.is_terminal)
-            note_options(engine, settings, vault)
-            try:
-                uvloop.run(_serve(settings, engine, vault, listener, out, first))
-            finally:
-                if settings.unix_socket:
-                    Path(settings.unix_socket).unlink(missing_ok=True)
-    except StoreError as error:
-        print(f"tocsin: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _stop(why: str) -> None:
-    """Nothing may be sent any more that another service may send, or that others would not understand."""
-    log.error("store.taken", why=why)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Printer:
-    """Standard output for the few printed lines: the service starts even if nobody can read them."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._lines = Lines(out.fileno(), lambda _: b"")
-        self.is_terminal = out.isatty()
-
-    def print(self, *said: str) -> None:
-        self._lines.write("".join(f"{line}\n" for line in said).encode())
-
-    def close(self) -> None:
-        self._lines.close()
-
-
-async def _serve(settings: Settings, engine: Engine, vault: Vault, listener: socket.socket, out: Printer, first: list[str]) -> None:
-    where = listener.getsockname()  # for a Unix socket its path, which no URL leads to
-    bounds = limits.measure()
-    listens_on = [] if isinstance(where, str) else [where[:2]]
-    async with running(settings, engine, vault, lambda: listens_on, bounds, _address(where)) as service:
-        site = make_probes(service) if settings.role == "worker" else make_app(service, make_pages(service))
-        server = Door(site, settings, rules_within(bounds), CLIENTS_GRACE_SECONDS)
-        service.metrics.watch("tocsin_connections", "Connections of clients.", lambda: server.register.count)
-
-        def stop() -> None:
-            server.should_exit = True
-
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under `nohup`
-                asyncio.get_running_loop().add_signal_handler(number, stop)
-        for sentence in mail.complaints(settings):
-            log.warning("mail", complaint=sentence)
-        for sentence in (*mail.notes(settings), *trust.notes()):
-            log.info("tls", note=sentence)
-        for sentence in trust.complaints():
-            log.warning("tls", complaint=sentence)
-        out.print(*first, f"tocsin serves {_address(where)}")
-        log.info("started", address=_address(where))
-        process.keep_what_is_here()
-        await server.serve(sockets=[listener])
-    log.info("stopped")
-
-
-def _address(where: str | tuple[Any, ...]) -> str:
-    """Where a listener is, as a client on this machine would name it."""
-    if isinstance(where, str):
-        return f"unix:{where}"
-    return f"http://{_in_url(where[0])}:{where[1]}"
-
-
-def _in_url(host: str) -> str:
-    if host in {"0.0.0.0", "::"}:  # noqa: S104  # shown, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host

@@ -1,20 +1,31 @@
-"""How this process is set up for serving: descriptors, threads, memory."""
+"""How this process is set up for serving (descriptors, threads, memory), and told to end."""
 
 import ctypes
 import gc
+import os
+import signal
 import sys
+
+import structlog
 
 from tocsin import limits
 
 SWITCH_SECONDS = 0.0005  # with Python's 5 ms a commit would wait that long, several times over, for a busy event loop
 KEPT_BYTES = 4 << 20  # of freed memory
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+log = structlog.get_logger(__name__)
 
 
 def tune() -> None:
     limits.raise_descriptors()
     sys.setswitchinterval(SWITCH_SECONDS)
     _keep_freed_memory()
+
+
+def end(why: str) -> None:
+    """Nothing may be sent any more that another service may send, or that others would not understand."""
+    log.error("store.taken", why=why)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def keep_what_is_here() -> None:

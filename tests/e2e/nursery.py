@@ -105,7 +105,7 @@ def _fork(module: Sequence[str], folder: Path, environ: Mapping[str, str], stdou
 
 
 def _import_everything() -> None:
-    for name in ("alembic.command", "tocsin.app", "tocsin.cli.commands", "tocsin.cli.start"):
+    for name in ("alembic.command", "tocsin.serving", "tocsin.cli.commands", "tocsin.cli.start"):
         importlib.import_module(name)
 
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing from every copy"

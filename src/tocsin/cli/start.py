@@ -16,6 +16,6 @@ def start(
     settings = load_settings(host=host, port=port, unix_socket=unix_socket, data_dir=data_dir, role=role)
     for typo in names(set_values()):
         show.complain(typo.text)
-    from tocsin import app
+    from tocsin import serving
 
-    return app.serve(settings)
+    return serving.serve(settings)
