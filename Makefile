@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS
 # Tests start a hundred processes: what one has compiled the others need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install serve demo test test-all check bench bench-all bench-many schemathesis soak soak-many docs screenshots sbom audit lock clean
+.PHONY: install serve demo test test-all checked check bench bench-all bench-many schemathesis soak soak-many docs screenshots sbom audit lock clean
 
 serve: install
 	$(BIN)/tocsin serve
@@ -22,12 +22,16 @@ demo: install
 
 install: .venv/.runtime
 
-test: check
+test: checked
 	$(BIN)/pytest -n 6 --durations=10
 
 # Thousands of examples, every point to crash at, a store of a million rows, everything that goes wrong at once: before a release.
-test-all: check
+test-all: checked
 	$(BIN)/pytest -n 6 --durations=10 -m "" --hypothesis-profile=thorough
+
+# While types are checked the tests are compiled, once: otherwise each of the workers would compile them all.
+checked: .venv/.dev
+	$(BIN)/pytest --collect-only -q >/dev/null & $(MAKE) --no-print-directory check && wait
 
 check: .venv/.dev
 	$(BIN)/ruff check .

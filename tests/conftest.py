@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what ru
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time: a run says something about the code, not about luck. `--hypothesis-profile` chooses another count.
-for profile, count in {"quick": 200, "thorough": 2000}.items():
+for profile, count in {"quick": 100, "thorough": 2000}.items():
     hypothesis.settings.register_profile(profile, derandomize=True, deadline=None, max_examples=count)
 
 
@@ -38,31 +38,50 @@ def pytest_configure(config: pytest.Config) -> None:
 # How many requests are made from the OpenAPI document, for each of its operations: those with a whole message take seconds to make one.
 REQUESTS = {"quick": (8, 2), "thorough": (125, 33)}
 
-# Files whose tests share what takes long to make: one worker runs all of such a file.
+# Files, and folders of such, whose tests share what takes long to make: one worker runs all of such a file.
 WHOLE = (
     "tests/api/test_openapi.py",
     "tests/e2e/test_channels_for_real.py",
+    "tests/e2e/test_cli.py",
+    "tests/e2e/test_delivery.py",
+    "tests/e2e/test_health.py",
+    "tests/e2e/test_hostile.py",
+    "tests/e2e/test_pacing.py",
+    "tests/e2e/test_quotas.py",
     "tests/e2e/test_scale.py",
+    "tests/e2e/test_strangers.py",
     "tests/store/test_power_loss.py",
-    "tests/web/test_authorisation.py",
-    "tests/web/test_hostile_inputs.py",
-    "tests/web/test_journeys.py",
-    "tests/web/test_security.py",
+    "tests/web/",
 )
+
+# Where a test takes milliseconds: handing out each case of it by itself would take as long.
+SMALL = ("tests/channels/", "tests/unit/")
+
+# What takes longest begins first, then whatever takes seconds: at the end there is something left for every worker.
+FIRST = (
+    "tests/web/test_journeys.py",
+    "tests/e2e/test_delivery.py",
+    "tests/e2e/test_selftest.py::test_every_promise",
+    "tests/web/test_operating.py",
+)
+THEN = ("tests/e2e/", "tests/web/")
 
 
 class ByFile(LoadScopeScheduling):
-    """Hands out single tests and whole files. `xdist_group` would do, but with pytest 9.2 pytest-xdist 3.8 silently ignores it
-    (https://github.com/pytest-dev/pytest-xdist/issues/1386).
+    """Hands out single tests, small ones with all their cases, and whole files. `xdist_group` would do, but with pytest 9.2 pytest-xdist
+    3.8 silently ignores it (https://github.com/pytest-dev/pytest-xdist/issues/1386).
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if file in WHOLE else nodeid
+        if file.startswith(WHOLE):
+            return file
+        return nodeid.partition("[")[0] if file.startswith(SMALL) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    config.option.loadscopereorder = False  # by the number of tests, which says nothing about how long they take
     return ByFile(config, log)
 
 
@@ -72,8 +91,14 @@ COLLECTED = pytest.StashKey[list[str]]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[COLLECTED] = [item.nodeid for item in items]
-    # What takes seconds each begins first: at the end there is something left for every worker.
-    items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/web/")))
+    items.sort(key=lambda item: _turn(item.nodeid))
+
+
+def _turn(nodeid: str) -> int:
+    for turn, begin in enumerate((*FIRST, THEN)):
+        if nodeid.startswith(begin):
+            return turn
+    return len(FIRST) + 1
 
 
 @pytest.fixture

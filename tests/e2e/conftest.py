@@ -1,4 +1,4 @@
-"""Services that several tests share, each test with a user of its own, and what they talk to."""
+"""Services that the tests of a file share, each test with a user of its own, and what they talk to."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -87,9 +87,9 @@ def mail_server() -> Iterator[MailServer]:
 Shared = Callable[..., Service]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Shared]:
-    """`shared(name, store, TOCSIN_UNKNOWN="stop")`: the service of that name on that kind of store, which many tests use."""
+    """`shared(name, store, TOCSIN_UNKNOWN="stop")`: the service of that name on that kind of store, which many tests of a file use."""
     services: dict[tuple[str, str], Service] = {}
     with ExitStack() as ends:
 

@@ -42,11 +42,11 @@ _numbers = itertools.count(1)
 
 
 def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "it did not come true") -> Any:
-    """The condition's value as soon as it is true: for state that only asking again can show."""
-    deadline = time.monotonic() + seconds
+    """The condition's value as soon as it is true: for state that only asking again can show. It asks less often the longer it takes."""
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} within {seconds} s"
-        time.sleep(0.02)
+        time.sleep(pause := min(pause * 1.3, 0.1))
     return value
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import REQUESTS  # as many tests do: it must not change the profile
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = {"quick": 200, "thorough": 2000}
+EXAMPLES = {"quick": 100, "thorough": 2000}
 
 
 def test_the_profile_that_was_asked_for_is_in_use(request: pytest.FixtureRequest) -> None:

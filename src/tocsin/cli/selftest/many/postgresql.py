@@ -34,6 +34,7 @@ _SETTINGS = {
     "wal_level": "minimal",
     "max_wal_senders": 0,
     "autovacuum": "off",
+    "dynamic_shared_memory_type": "mmap",  # among its data: what is in /dev/shm outlives a server that is killed
 }
 
 
@@ -58,12 +59,15 @@ class Server:
             os.chown(self.folder, NOBODY, NOBODY)
         self._prepare_disk()
         if standby_of is None:
-            self.run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
+            self._initialize(options)
         else:
             self.copy(standby_of)
 
     def _prepare_disk(self) -> None:
         """Where the data will be; see `SmallDisk`."""
+
+    def _initialize(self, options: Sequence[object]) -> None:
+        self.run("initdb", "-D", self.data, "-U", "tocsin", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *options)
 
     def copy(self, primary: "Server") -> None:
         """From its next start on it replays what that one writes. What it had is gone."""
