@@ -117,7 +117,9 @@ def measure(python: str, rounds: int, folder: Path) -> Iterator[tuple[str, float
     with ExitStack() as stack:
         receiver = Receiver(others, HANDLERS)
         stack.callback(receiver.close)
-        running = stack.enter_context(service.running(folder, core, python=[*callgrind, python], ready_seconds=PATIENCE_SECONDS))
+        running = stack.enter_context(
+            service.running(folder, core, python=[*callgrind, python], module="bench.unhurried", ready_seconds=PATIENCE_SECONDS)
+        )
         counter = Counter(running.pid, folder)
         measured = Measured(running, receiver, counter)
         counter.start()
