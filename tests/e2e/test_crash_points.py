@@ -56,7 +56,7 @@ def of(*scenes: str) -> Any:
 
 
 def test_every_point_has_its_scene() -> None:
-    scenes = {"send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup", "restore"}
+    scenes = {"send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "credential", "follow", "migrate", "backup", "restore"}
     assert {one.scene for one in POINTS} == scenes
 
 
@@ -216,6 +216,24 @@ def test_what_a_crash_left_waiting_for_a_stopped_handler_ends_at_the_start(start
     service.change("UPDATE handlers SET is_enabled = FALSE WHERE id = ?", handlers[2])
     client.port = service.start().port
     assert [one["status"] for one in client.deliveries(later)] == ["cancelled", "failed", "skipped"]
+
+
+@both_stores
+@of("credential")
+def test_killed_while_a_credential_is_changed(start_service: Starter, receiver: Receiver, point: Point) -> None:
+    """What waits goes where the handler leads now, though a change of its credential may lead to another partition."""
+    old, new = "/api/webhooks/1/old", "/api/webhooks/1/new"
+    receiver.answer(old, 429, headers={"Retry-After": "600"})
+    service = start(start_service, point, 1)
+    client = service.first()
+    handler = client.add_handler("discord", discord=receiver.url(old))
+    client.attempted(client.send("throttled", handlers=[handler]))
+    waiting = [client.send(f"message {number}", handlers=[handler]) for number in range(5)]
+    assert call(client, "POST", f"/api/notification-handlers/{handler}", json={"discord": receiver.url(new)}) is None
+    service.dies()
+    client.port = service.start().port
+    assert [settled(client, one)["status"] for one in waiting] == ["delivered"] * 5
+    assert [one.path for one in receiver.requests] == [old, *[new] * 5]
 
 
 @both_stores

@@ -12,9 +12,9 @@ from conftest import run
 from support.postgresql import database_of
 from support.shared import Opened, holding, joined, shared, waits_for
 from support.store import MESSAGE, OpenStore, attempt, delivered, settled
-from tocsin.model import Delivery, Reason, Status
+from tocsin.model import Delivery, Status
 from tocsin.partitions import own_root, partition_of
-from tocsin.ports.claims import Noted, Throttled
+from tocsin.ports.claims import Noted
 from tocsin.ports.handlers import HandlerChange
 from tocsin.ports.intake import Accept, Planned, PlannedDelivery
 from tocsin.ports.ledger import UnderWay
@@ -302,20 +302,6 @@ def test_only_the_index_of_partitions_is_asked_for_what_is_due(open_postgresql: 
                 plan = "\\n".join(row[0] for row in other.execute(query).fetchall())
             assert "ix_deliveries_due" in plan and "Seq Scan" not in plan, plan
             assert [one.due_at for one in await beside.workers.due_in(range(512), 5000)] == [100]
-
-    run(main())
-
-
-def test_who_was_throttled_is_known_until_when(open_postgresql: OpenStore) -> None:
-    async def main() -> None:
-        async with shared(open_postgresql) as [(store, one), _]:
-            hook, other = await handler_in(store, 3), await handler_in(store, 4)
-            for handler_id, partition, due_at in ((hook, 3, 500), (hook, 3, 700), (other, 4, 900)):
-                [delivery] = await accepted(store, handler_id, partition)
-                asked = replace(delivery, attempt_count=1, throttles=1, due_at=due_at)
-                assert await settled(store, Settlement(asked, attempt(delivery, 1, "later", Reason.THROTTLED), 200))
-            await accepted(store, hook, 3, due_at=2000)
-            assert await one.claims.throttled([3, 5]) == [Throttled(hook, 700)]
 
     run(main())
 

@@ -15,7 +15,7 @@ from tocsin.clock import SECOND, Micros
 from tocsin.model import Busy, Delivery, Message, Notification, Status
 from tocsin.partitions import PARTITIONS, own_root, partition_of
 from tocsin.ports.asks import NotAnswered
-from tocsin.ports.claims import Claimed, Noted, Throttled
+from tocsin.ports.claims import Claimed, Noted
 from tocsin.ports.handlers import HandlerRow
 from tocsin.ports.pauses import Pause
 from tocsin.ports.queue import Due, Settlement, Waiting, Wanted
@@ -244,10 +244,6 @@ class Server:
             made.append(Claimed(row, number, claim.at, is_open, started_at, claim.replays))
         return made
 
-    def throttled(self, partitions: Collection[int]) -> list[Throttled]:
-        rows = [self.rows[one].delivery for pending in self.pending.values() for one in pending]
-        return [Throttled(row.handler_id, row.due_at) for row in rows if row.throttles and row.partition in partitions]
-
     # ------------------------------------------------------------------------------------------------ pauses
 
     def begin_pauses(self, pauses: Sequence[Pause], now: Micros) -> None:
@@ -379,9 +375,6 @@ class Session:
 
     async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
         return await self.ask(self.server.claimed, set(partitions), dict(since))
-
-    async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
-        return await self.ask(self.server.throttled, set(partitions))
 
     # pauses
     async def begin_pauses(self, pauses: Sequence[Pause], now: Micros) -> None:

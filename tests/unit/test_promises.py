@@ -10,7 +10,7 @@ PAGE = ROOT / "docs" / "promises.md"
 
 
 # Their subject is not the store: receivers, networks, connections, logs, the selftest; or PostgreSQL alone has it: several processes.
-ELSEWHERE = {"hostile", "logs", "many", "many_joining", "many_trials", "many_waits", "neighbours", "network", "selftest"}
+ELSEWHERE = {"hostile", "logs", "many", "many_joining", "many_moves", "many_trials", "many_waits", "neighbours", "network", "selftest"}
 
 
 def found_in(files: set[str], collected: list[str]) -> list[str]:

@@ -34,13 +34,6 @@ class Noted(Struct, frozen=True):
     paces: bytes
 
 
-class Throttled(Struct, frozen=True):
-    """A handler whose provider has asked for a wait."""
-
-    handler_id: int
-    until: Micros
-
-
 class Claims(Protocol):
     """Raises Busy while the store cannot answer."""
 
@@ -65,10 +58,6 @@ class Claims(Protocol):
     async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
         """What any worker claimed of deliveries whose handlers are in these partitions now, in the order of claims: since a time for
         each type of handler, and of dead workers whatever is open, of all types: nobody may have been there since."""
-        ...
-
-    async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
-        """Handlers with pending deliveries of these partitions whose last answer was a throttle."""
         ...
 
     async def close(self) -> None: ...

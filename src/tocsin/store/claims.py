@@ -8,23 +8,20 @@ from sqlalchemy.dialects.postgresql import distinct_on
 
 from tocsin.clock import MINUTE, Micros
 from tocsin.model import Delivery, Status
-from tocsin.ports.claims import Claimed, Noted, Throttled
+from tocsin.ports.claims import Claimed, Noted
 from tocsin.ports.ledger import UnderWay
 from tocsin.store.database import Database
 from tocsin.store.dialects.quick import Quick, Session
-from tocsin.store.rows import PENDING, delivery_of
+from tocsin.store.rows import delivery_of
 from tocsin.store.shared_tables import claims, workers
 from tocsin.store.tables import IS_PENDING, attempts, deliveries, handlers
 
-# Rows are found by their keys: with few rows, or without statistics, the server would look through whole tables.
-_BY_KEY = b"; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
 LAST_CLAIMS: Micros = 10 * MINUTE
-THROTTLED = text("deliveries.throttles > 0")  # literal, for the index
 _CLAIM = (
     "WITH me AS (SELECT id FROM workers WHERE id = %s FOR KEY SHARE),"
     " may AS (SELECT v.id, v.handler, v.number, v.due, v.replays"
     " FROM me CROSS JOIN unnest(%s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::int[]) AS v(id, handler, number, due, replays)"
-    f" JOIN deliveries d ON d.id = v.id AND d.{IS_PENDING}"
+    f" JOIN deliveries d ON d.id = v.id AND +d.{IS_PENDING}"  # `+`: not by the index of all that is pending
     " AND d.attempt_count + 1 = v.number AND d.due_at = v.due AND d.replays = v.replays"
     " JOIN handlers h ON h.id = d.handler_id AND h.partition = d.partition"
     " JOIN partitions p ON p.partition = d.partition AND p.owner = me.id),"
@@ -71,7 +68,7 @@ _CLAIM_AGAIN = text(
 class SqlClaims:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._quick = Quick(database.engine, "claims", _BY_KEY)
+        self._quick = Quick(database.engine, "claims")
 
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
         values = (
@@ -102,9 +99,6 @@ class SqlClaims:
 
     async def of(self, partitions: Collection[int], since: Mapping[str, Micros]) -> Sequence[Claimed]:
         return await self._database.read(claimed, partitions, since)
-
-    async def throttled(self, partitions: Collection[int]) -> Sequence[Throttled]:
-        return await self._database.read(throttled, partitions)
 
     async def close(self) -> None:
         await self._quick.close()
@@ -160,10 +154,3 @@ def _claimed(row: Any) -> Claimed:
 def noted(connection: Connection, partitions: Collection[int], since: Micros) -> list[Noted]:
     chosen = select(claims.c.at, claims.c.paces).where(claims.c.at >= since, claims.c.partition.in_(partitions))
     return [Noted(*row) for row in connection.execute(chosen.order_by(claims.c.id))]
-
-
-def throttled(connection: Connection, partitions: Collection[int]) -> list[Throttled]:
-    until = func.max(deliveries.c.due_at)
-    theirs = (PENDING, THROTTLED, deliveries.c.partition.in_(partitions))
-    chosen = select(deliveries.c.handler_id, until).where(*theirs).group_by(deliveries.c.handler_id)
-    return [Throttled(*row) for row in connection.execute(chosen)]

@@ -9,8 +9,8 @@ from tocsin.store.tables import Time
 
 metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 
-INDEXES = {"ix_deliveries_due": ["partition", "due_at"], "ix_deliveries_throttled": ["partition"]}
-"""Of `deliveries`, which SQLite does not have: on what is pending, and on what of it was throttled."""
+INDEXES = {"ix_deliveries_due": ["partition", "due_at"]}
+"""Of `deliveries`, which SQLite does not have: on what is pending."""
 SLOTS = "totals_slots"
 """The sequence that gives each process that writes a slot of its own in `totals`."""
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pycurl
 from msgspec import Struct
@@ -20,6 +20,7 @@ from tocsin.cli import run
 from tocsin.engine.holdings import Holdings
 from tocsin.engine.ledger import Ledger
 from tocsin.engine.local import LocalEngine
+from tocsin.engine.moving import Moving
 from tocsin.engine.pump import Pump
 from tocsin.flow.delivery import health
 from tocsin.flow.delivery.attempt import Attempt
@@ -34,6 +35,11 @@ from tocsin.store.writer import Writer
 _DATA_OUT = 4  # CURLINFO_DATA_OUT: https://curl.se/libcurl/c/CURLOPT_DEBUGFUNCTION.html
 
 
+Scene: TypeAlias = Literal[
+    "send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "credential", "follow", "migrate", "backup", "restore"
+]
+
+
 class Point(Struct, frozen=True):
     """Where the process dies. `scene` is what has to happen to get there; `repeats`: whether a message may arrive twice then;
     `unknown`: whether an attempt's answer is lost, so that its log must say so.
@@ -42,7 +48,7 @@ class Point(Struct, frozen=True):
     name: str
     sentence: str
     lay: Callable[["Crash"], None]
-    scene: Literal["send", "parts", "mail", "stop", "gone", "pause", "retry", "restart", "migrate", "backup", "restore"] = "send"
+    scene: Scene = "send"
     repeats: bool = False
     unknown: bool = False
 
@@ -85,6 +91,23 @@ def _after(owner: Any, name: str) -> Callable[[Crash], None]:
 
         is_static = isinstance(inspect.getattr_static(owner, name), staticmethod)
         setattr(owner, name, staticmethod(visited) if is_static else visited)
+
+    return lay
+
+
+def _after_end_of(owner: Any, name: str) -> Callable[[Crash], None]:
+    """Of what is awaited."""
+
+    def lay(crash: Crash) -> None:
+        whole = getattr(owner, name)
+
+        @functools.wraps(whole)
+        async def visited(*args: Any, **kwargs: Any) -> Any:
+            result = await whole(*args, **kwargs)
+            crash.visit()
+            return result
+
+        setattr(owner, name, visited)
 
     return lay
 
@@ -156,6 +179,8 @@ def _at_last_dot(crash: Crash) -> None:
 
 
 _RECOVERED = _each(_before(alone, "end_stopped"), _before(Holdings, "begin"))  # alone, or as one of several processes
+_CHANGED = _after_end_of(handler_rows.SqlHandlers, "change")
+_FOLLOWED = _after_end_of(Moving, "_rehome")
 POINTS = (
     Point("before-accept-commit", "the rows are written, their commit is not", _after(AcceptAll, "run_all")),
     Point("after-accept-commit", "committed, and nobody has heard of it", _after_commit_of(AcceptAll)),
@@ -179,6 +204,9 @@ POINTS = (
     Point("after-switch-off-commit", "a dead handler is switched off", _before(health, "end_waiting"), "gone"),
     Point("before-pause-commit", "its owner's pause is not committed", _after(handler_rows, "change_handler"), "pause"),
     Point("after-pause-commit", "its owner's pause is committed", _before(handlers, "end_waiting"), "pause"),
+    Point("after-change-commit", "a handler's change is committed, and nobody has heard of it", _CHANGED, "credential"),
+    Point("before-following", "what waits has not followed its handler to another partition", _before(Moving, "_rehome"), "follow"),
+    Point("after-following", "what waits has followed its handler, whose owner was not told", _FOLLOWED, "follow"),
     Point("before-retry-commit", "a replay is not committed", _after(history, "retry"), "retry"),
     Point("recovering", "lost attempts are being settled at a start", _before(Ledger, "clear"), "restart", repeats=True, unknown=True),
     Point("recovered", "lost attempts are settled, nothing runs yet", _RECOVERED, "restart", repeats=True, unknown=True),

@@ -18,7 +18,7 @@ from tocsin.flow.egress import Egress
 from tocsin.flow.pace import Pacer, handed_at, noted_paces
 from tocsin.flow.pauses import SharedPauses
 from tocsin.model import Refused, Status
-from tocsin.ports.claims import Claimed, Claims, Throttled
+from tocsin.ports.claims import Claimed, Claims
 from tocsin.ports.ledger import UnderWay
 from tocsin.ports.queue import Queue
 from tocsin.ports.workers import Taken
@@ -60,19 +60,13 @@ class TakeOver:
         if not crashed:
             return
         claims = await self._claims.of(crashed.keys(), {one: clock.now() - longest for one, longest in _WINDOWS.items()})
-        throttled: list[Throttled] = list(await self._claims.throttled(crashed.keys()))
         tests = await self._claims.noted(crashed.keys(), clock.now() - _LONGEST)
-        await self._directory.prepare({claim.delivery.handler_id for claim in claims} | {one.handler_id for one in throttled})
+        await self._directory.prepare({claim.delivery.handler_id for claim in claims})
         claimed: dict[int, list[Claimed]] = defaultdict(list)
         for claim in claims:
             loaded = await self._directory.loaded(claim.delivery.handler_id)
             home = claim.delivery.partition if loaded is None else loaded.partition
             claimed[home if home in crashed else next(iter(crashed))].append(claim)
-        for one in throttled:
-            loaded = await self._directory.loaded(one.handler_id)
-            if loaded is not None:
-                now = time.monotonic()
-                self._pacer.pause(loaded.credential, now + (one.until - clock.now()) / SECOND, now)
         for test in tests:
             self._pacer.remember(noted_paces(test.paces), [min(test.until, clock.now())] * _STARTS_OF_A_TEST, time.monotonic())
 
