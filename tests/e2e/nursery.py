@@ -149,6 +149,7 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> str:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environ"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = request["module"]
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
