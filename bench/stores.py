@@ -4,23 +4,21 @@ The server shares the cores of the receiver and the producer: of a machine of it
 service, is read from /proc, so that other programs on the machine hardly matter.
 """
 
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bench import service
 from bench.receiver import Receiver
 from bench.report import Reconciliation, Row, Store, together
 from bench.scenarios import Bench, Length
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support.postgresql import Server
+from tocsin.cli.selftest.many.postgresql import Server
 
 ROUNDS = 3
 LONE_SECONDS = 4.0
-SERVER_SETTINGS = {  # as a new server has them
+SERVER_SETTINGS: dict[str, Any] = {  # as a new server has them
     "fsync": "on",
     "full_page_writes": "on",
     "wal_level": "replica",

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,9 +17,7 @@ from bench.producer import Producer
 from bench.receiver import Receiver
 from bench.stores import SERVER_SETTINGS
 from tocsin.cli.selftest.many.cluster import Cluster
-
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
-from support.postgresql import Server
+from tocsin.cli.selftest.many.postgresql import Server
 
 KEY = "tk_bench00000000000000000000000000000000000000"
 HANDLERS = 200

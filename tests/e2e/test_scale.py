@@ -25,7 +25,7 @@ from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
-from tocsin.store import dialects, handlers, history, keys, people, queue
+from tocsin.store import dialects, due, handlers, history, keys, people
 from tocsin.store.dialects.connecting import postgresql_engine
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.sql import write_now
@@ -176,7 +176,7 @@ READS: dict[str, Callable[[Connection], Any]] = {
         for status in (Status.PENDING, Status.DELIVERED, Status.FAILED)
     },
     "deliveries of a notification": lambda connection: history.deliveries_page(connection, 1, DeliveryFilter(notification_id=500), 1, 25),
-    "what is due": lambda connection: queue.due(connection, {500: Wanted(256)}, clock.now()),
+    "what is due": lambda connection: due.due(connection, {500: Wanted(256)}, clock.now()),
 }
 
 

@@ -18,7 +18,7 @@ from tocsin.ports.handlers import HandlerFilter
 from tocsin.ports.history import DeliveryFilter
 from tocsin.ports.queue import Wanted
 from tocsin.settings import load
-from tocsin.store import handlers, history, queue, statements, values
+from tocsin.store import due, handlers, history, queue, statements, values
 from tocsin.store.sql import write_now
 
 
@@ -62,8 +62,8 @@ def test_what_the_driver_itself_refuses_is_told_like_other_errors(tmp_path: Path
 @pytest.mark.parametrize(
     ("read", "index"),
     [
-        (lambda c: queue.due(c, {1: Wanted(5)}, 5), "ix_deliveries_pending"),
-        (lambda c: queue._first(c, 1, 10**18, 0), "ix_deliveries_pending_critical"),
+        (lambda c: due.due(c, {1: Wanted(5)}, 5), "ix_deliveries_pending"),
+        (lambda c: due.first(c, {1: 0}, 10**18), "ix_deliveries_pending_critical"),
         (lambda c: queue.waiting_handlers(c), "ix_deliveries_pending"),
         (lambda c: history.deliveries_page(c, 1, DeliveryFilter(), 1, 25), "ix_deliveries_user_id_status_id"),
         (lambda c: history.deliveries_page(c, 1, DeliveryFilter(status=Status.PENDING), 1, 25), "ix_deliveries_user_id_status_id"),

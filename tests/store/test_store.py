@@ -21,7 +21,7 @@ from tocsin.ports.people import Living, Session
 from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.standings import HandlerHour
 from tocsin.ports.tidying import START
-from tocsin.store import history, people, queue, tables, tidying, values
+from tocsin.store import history, people, tables, tidying, values
 from tocsin.store.settling import SettleAll
 from tocsin.store.writer import MAX_GATHERED
 
@@ -44,8 +44,8 @@ def test_what_is_accepted_is_there_with_its_message(open_store: OpenStore) -> No
 
 
 def test_a_text_is_read_once_and_long_ones_a_few_at_a_time(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "_TEXTS_AT_ONCE", 2)
-    monkeypatch.setattr(queue, "MAX_CHARACTERS", 1)
+    monkeypatch.setattr("tocsin.store.due._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("tocsin.store.due.MAX_CHARACTERS", 1)
 
     async def main() -> None:
         async with open_store() as store:

@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -30,6 +31,7 @@ LOOK_AGAIN_SECONDS = 2.0  # between two looks whether what a reading found damag
 LIST_THREADS = 3  # for what people list and search, which may take long and must not hold up the flow
 P = ParamSpec("P")
 T = TypeVar("T")
+Opened: TypeAlias = Callable[[], AbstractContextManager[Connection]]
 log = structlog.get_logger(__name__)
 
 
@@ -47,6 +49,9 @@ class Database:
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
         self.engine = engine
+        self._for_glances = self._dialect.for_glances(engine)
+        self._reading = partial(self._dialect.reading, engine, READ_SECONDS)
+        self._glancing = partial(self._dialect.glancing, self._for_glances, READ_SECONDS)
         self._damage: str | None = None  # what a reading ran into, in a sentence
         self._damaged: Callable[[], object] = _nothing  # that reading
         self._look_at = 0.0
@@ -55,17 +60,22 @@ class Database:
         await self.writer.close()
         self._threads.shutdown(wait=True)
         self._list_threads.shutdown(wait=True)
+        self._for_glances.dispose()
         self.engine.dispose()
 
     # ------------------------------------------------------------------------------------------------- reads and writes
 
     async def read(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """For the flow's own short reads."""
-        return await self._loop.run_in_executor(self._threads, partial(self._read_in_thread, read, *args, **kwargs))
+        return await self._in_thread(self._threads, self._reading, read, *args, **kwargs)
+
+    async def glance(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """For those of them that need not see everything at the same moment."""
+        return await self._in_thread(self._threads, self._glancing, read, *args, **kwargs)
 
     async def look(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """For what people look at and what is measured."""
-        return await self._loop.run_in_executor(self._list_threads, partial(self._read_in_thread, read, *args, **kwargs))
+        return await self._in_thread(self._list_threads, self._reading, read, *args, **kwargs)
 
     def write(self, write: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
         """In a transaction with others; done after its commit. The actor here is the actor there."""
@@ -77,13 +87,21 @@ class Database:
 
         return self.writer.submit(run)
 
-    def _read_in_thread(self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _in_thread(
+        self, threads: Executor, opened: Opened, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        def run(connection: Connection) -> T:
+            return read(connection, *args, **kwargs)
+
+        return await self._loop.run_in_executor(threads, self._read_in_thread, opened, run)
+
+    def _read_in_thread(self, opened: Opened, read: Callable[[Connection], T]) -> T:
         try:
-            with self._dialect.reading(self.engine, READ_SECONDS) as connection:
-                return read(connection, *args, **kwargs)
+            with opened() as connection:
+                return read(connection)
         except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
             if faults.is_damage(error):
-                self._damaged = partial(self._read_in_thread, read, *args, **kwargs)
+                self._damaged = partial(self._read_in_thread, opened, read)
                 sentence = self._damage = faults.sentence(error)
                 raise Damaged(sentence) from error
             if not faults.is_interrupted(error):

@@ -1,21 +1,20 @@
 """What is due and what came of it: `tocsin.ports.queue`. Reads are short, so that none holds up a delivery."""
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, TextClause, bindparam, delete, exists, func, select, text, true, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, text, update
 
 from tocsin import clock
 from tocsin.clock import DAY, Micros
-from tocsin.model import Delivery, Notification, Reason, Status
-from tocsin.ports.queue import BACKLOG_AFTER, Due, PostFacts, Recent, Settlement, Waiting, Wanted
+from tocsin.model import Delivery, Reason, Status
+from tocsin.ports.queue import Due, PostFacts, Recent, Settlement, Waiting, Wanted
 from tocsin.store.database import Database
-from tocsin.store.rows import NOTIFICATION, PENDING, STILL_PENDING, delivery_of, notification_of
+from tocsin.store.due import due, named, waiting
+from tocsin.store.rows import PENDING, STILL_PENDING
 from tocsin.store.settling import SettleAll
 from tocsin.store.statements import chunks, wait_for_turn
-from tocsin.store.tables import IS_PENDING, deliveries, handlers, notifications, posts
+from tocsin.store.tables import IS_PENDING, deliveries, handlers, posts
 from tocsin.store.totals import Totals
 
 T = TypeVar("T")
@@ -31,10 +30,10 @@ class SqlQueue:
         return await self._database.read(waiting_handlers)
 
     async def due(self, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
-        return await self._database.read(due, wanted, now)
+        return await self._database.glance(due, wanted, now)
 
     async def waiting(self, delivery_ids: Sequence[int]) -> list[Waiting]:
-        return await self._database.read(waiting, delivery_ids)
+        return await self._database.glance(waiting, delivery_ids)
 
     def settle(self, settlement: Settlement, ticket: T, done: Callable[[Sequence[T], Sequence[bool | Exception]], None]) -> None:
         self._writer.submit_then(settlement, SettleAll, done, ticket)
@@ -49,7 +48,7 @@ class SqlQueue:
         return await self._database.read(stopped_handlers)
 
     async def named(self, delivery_ids: Sequence[int]) -> list[Delivery]:
-        return await self._database.read(named, delivery_ids)
+        return await self._database.glance(named, delivery_ids)
 
     async def recent(self, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:
         return await self._database.read(recent, since, types, limit)
@@ -69,86 +68,6 @@ _WAITING_HANDLERS = text(
 
 def waiting_handlers(connection: Connection) -> list[tuple[int, int, Micros]]:
     return [(row[0], row[1], row[2]) for row in connection.execute(_WAITING_HANDLERS)]
-
-
-_FIRST = text(
-    f"SELECT id, due_at FROM deliveries WHERE {IS_PENDING} AND handler_id = :handler_id ORDER BY due_at, id LIMIT :limit"
-)  # not yet due ones too: the first of them is the next
-_FIRST_CRITICAL = (
-    select(deliveries.c.id)
-    .where(PENDING, deliveries.c.is_critical == true(), deliveries.c.handler_id == bindparam("handler_id"))
-    .where(deliveries.c.due_at <= bindparam("until"))
-    .order_by(deliveries.c.due_at, deliveries.c.id)
-    .limit(bindparam("limit"))
-)
-_TEXTS_AT_ONCE = 100  # each of 64 KB at most
-MAX_CHARACTERS = 4 << 20  # of texts in one read, beyond the first of each handler
-
-
-def due(connection: Connection, wanted: Mapping[int, Wanted], now: Micros) -> dict[int, Due]:
-    ids: dict[int, list[int]] = {}
-    later: dict[int, Micros | None] = {}
-    full: set[int] = set()
-    for handler_id, want in wanted.items():
-        some, later[handler_id] = _first(connection, handler_id, now, want.limit)
-        ids[handler_id] = [delivery_id for delivery_id in some if delivery_id not in want.known]
-        if len(some) >= want.limit:
-            full.add(handler_id)
-    found = {row.id: row for row in _deliveries(connection, [one for some in ids.values() for one in some], STILL_PENDING)}
-    urgent_until = now - BACKLOG_AFTER
-    lanes = {handler_id: [found[delivery_id] for delivery_id in some if delivery_id in found] for handler_id, some in ids.items()}
-    for rows in lanes.values():
-        rows.sort(key=lambda row: not (row.is_critical and row.due_at <= urgent_until))
-    firsts = [rows[0].notification_id for rows in lanes.values() if rows]
-    texts = _texts(connection, firsts, [row.notification_id for rows in lanes.values() for row in rows], MAX_CHARACTERS)
-    result: dict[int, Due] = {}
-    for handler_id, rows in lanes.items():
-        read = list(itertools.takewhile(lambda row: row.notification_id in texts, rows))
-        jobs = [Waiting(delivery_of(row), texts[row.notification_id]) for row in read]
-        result[handler_id] = Due(jobs, later[handler_id], handler_id in full or len(read) < len(rows))
-    return result
-
-
-def _deliveries(connection: Connection, delivery_ids: Sequence[int], *where: ColumnElement[bool] | TextClause) -> Iterator[Row[Any]]:
-    for chunk in chunks(delivery_ids):
-        yield from connection.execute(select(deliveries).where(*where, deliveries.c.id.in_(chunk)))
-
-
-def _texts(connection: Connection, firsts: Sequence[int], others: Sequence[int], most: float) -> dict[int, Notification]:
-    """Notifications by id, each in memory once however many deliveries it has: `firsts`, and of the others what `most` characters hold."""
-    found: dict[int, Notification] = {}
-    size = 0
-    wanted = list(dict.fromkeys([*firsts, *others]))
-    for start in range(0, len(wanted), _TEXTS_AT_ONCE):
-        if size > most and start >= len(firsts):
-            break
-        some = wanted[start : start + _TEXTS_AT_ONCE]
-        for row in connection.execute(select(*NOTIFICATION).where(notifications.c.id.in_(some))):
-            found[row.n_id] = notification_of(row)
-            size += len(row.text)
-    return found
-
-
-def _first(connection: Connection, handler_id: int, now: Micros, limit: int) -> tuple[list[int], Micros | None]:
-    """Ids of what is due, critical ones of a backlog among them first where there are more than the limit; and when the next is due."""
-    rows = connection.execute(_FIRST, {"handler_id": handler_id, "limit": limit + 1}).all()
-    due_now = [row[0] for row in rows if row[1] <= now]
-    next_due = next((row[1] for row in rows if row[1] > now), None)
-    if len(due_now) <= limit:
-        return due_now, next_due
-    values = {"handler_id": handler_id, "until": now - BACKLOG_AFTER, "limit": limit}
-    urgent = [row[0] for row in connection.execute(_FIRST_CRITICAL, values)]
-    return list(dict.fromkeys([*urgent, *due_now]))[:limit], next_due
-
-
-def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
-    rows = list(_deliveries(connection, delivery_ids, STILL_PENDING))
-    texts = _texts(connection, (), [row.notification_id for row in rows], math.inf)
-    return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows]
-
-
-def named(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivery]:
-    return list(map(delivery_of, _deliveries(connection, delivery_ids)))
 
 
 def recent(connection: Connection, since: Micros, types: Sequence[str], limit: int) -> list[Recent]:

@@ -37,7 +37,7 @@ _IS_ADMIN = select(users.c.is_admin).where(users.c.id == handlers.c.user_id).sca
 HANDLER = (*(handlers.c[name] for name in HandlerRow.__struct_fields__ if name in handlers.c), _TIME_ZONE, _IS_ADMIN)
 
 
-def delivery_of(row: Row[Any]) -> Delivery:
+def delivery_of(row: Any) -> Delivery:
     return Delivery(
         id=row.id,
         notification_id=row.notification_id,

@@ -74,6 +74,14 @@ class Dialect(Protocol):
         """A transaction that sees the store as it is at one moment, and is interrupted after so many seconds."""
         ...
 
+    def for_glances(self, engine: Engine) -> Engine:
+        """What `glancing` needs: its connections are for statements that find rows by their keys."""
+        ...
+
+    def glancing(self, engine: Engine, seconds: float) -> AbstractContextManager[Connection]:
+        """For statements of which each may see another moment: nothing is asked before the first of them where that can be saved."""
+        ...
+
     def writing(self, engine: Engine, *, is_long: bool = False) -> AbstractContextManager[Connection]:
         """A transaction beside the service, which notices it. `is_long`: it may take as long as it takes."""
         ...

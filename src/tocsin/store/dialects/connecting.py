@@ -15,7 +15,7 @@ from psycopg import Connection as Driver
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import StrDumperUnknown
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 
 from tocsin.ports.errors import StoreError
 from tocsin.store.dialects.arrays import INSTEAD, NUL
@@ -38,6 +38,10 @@ _SESSION = (
     # What is acknowledged must be on the disk, whatever the server's default is.
     b" SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 ) % STATEMENT_SECONDS
+# Rows are found by their keys. A plan that is kept from when a table was small, or its statistics said so, would read all of it.
+BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
+# For a few short statements that always find rows alike: to plan each again takes the server longer than the statement.
+PLANNED_ONCE = BY_KEY + b"; SET plan_cache_mode = force_generic_plan"
 _BUSY = (
     b"SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s)"
     b" AND (state = 'active' OR state_change > clock_timestamp() - make_interval(secs => %s))"
@@ -92,6 +96,17 @@ def connect(parameters: dict[str, Any]) -> Driver[Any]:
         driver.close()
         raise
     return driver
+
+
+def by_key(engine: Engine) -> Engine:
+    """Another engine on the same database, for a few short statements that find rows by their keys."""
+    found = create_engine("postgresql+psycopg://", pool=engine.pool.recreate(), hide_parameters=True)
+
+    @event.listens_for(found, "connect")
+    def connected(driver: Driver[Any], _: object) -> None:  # pyright: ignore[reportUnusedFunction]
+        driver.execute(PLANNED_ONCE)
+
+    return found
 
 
 def own_driver(engine: Engine) -> Driver[Any]:

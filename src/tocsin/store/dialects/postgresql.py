@@ -17,14 +17,12 @@ from sqlalchemy.exc import DBAPIError
 
 from tocsin.store import migrations, noting
 from tocsin.store.dialects import SLOT, Unanswered
-from tocsin.store.dialects.connecting import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, STATEMENT_SECONDS, hung_up_after
+from tocsin.store.dialects.connecting import BY_KEY, CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, STATEMENT_SECONDS, by_key, hung_up_after
 
 LONG_SECONDS = 1e6  # for who makes an index, or moves a whole store
 GRACE_SECONDS = 5.0  # that a server has to say that something took too long, before we hang up
 MAKING = 0x6D616B65  # "make": the first half of an advisory lock's key; the other is the schema
 PING_SECONDS = 3.0  # that a server with nothing to do has to say that it is there
-# The writer finds rows by their keys. A plan that is kept from when a table was small, or its statistics said so, would read all of it.
-_BY_KEY = b"SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 _BEGIN_READING = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = %d"
 _BEGIN_LONG = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 # After the commit: NOTIFY takes a lock for which the commits of all that say anything wait. Nobody waits for the disk because of it.
@@ -86,7 +84,7 @@ class _Session:
         with hung_up_after(driver, CONNECT_SECONDS):
             driver.add_notify_handler(self._hear)
             driver.execute("LISTEN tocsin_changes")
-            driver.execute(_BY_KEY)
+            driver.execute(BY_KEY)
             if self._slot is None:
                 self._slot = driver.execute("SELECT nextval('totals_slots')").fetchall()[0][0]
             self._history = _history_of(driver)
@@ -205,6 +203,14 @@ class _Postgresql:
         with _begun(engine, _BEGIN_READING % (seconds * 1000), seconds + GRACE_SECONDS) as connection:
             yield connection
 
+    def for_glances(self, engine: Engine) -> Engine:
+        return by_key(engine)
+
+    @contextmanager
+    def glancing(self, engine: Engine, seconds: float) -> Generator[Connection, None, None]:
+        with _of_pool(engine) as connection, hung_up_after(_driver(connection), seconds + GRACE_SECONDS):
+            yield connection
+
     @contextmanager
     def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:
         begin, seconds = (_BEGIN_LONG, LONG_SECONDS) if is_long else (b"BEGIN", 2 * STATEMENT_SECONDS + GRACE_SECONDS)
@@ -250,17 +256,25 @@ class _Postgresql:
 
 @contextmanager
 def _begun(engine: Engine, begin: bytes, seconds: float) -> Generator[Connection, None, None]:
+    with _of_pool(engine) as connection:
+        driver = _begin(connection, begin, seconds)
+        with hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
+            yield connection
+            _commit(driver)
+
+
+@contextmanager
+def _of_pool(engine: Engine) -> Generator[Connection, None, None]:
+    """Errors of the driver are told as SQLAlchemy's, and a connection that broke does not come back."""
     with engine.connect() as connection:
         try:
-            driver = _begin(connection, begin, seconds)
-            with hung_up_after(driver, seconds), _known_to_sqlalchemy(connection, driver):
-                yield connection
-                _commit(driver)
+            yield connection
         except psycopg.Error as error:  # of statements that are run on the driver itself
             raise DBAPIError.instance(None, None, error, psycopg.Error) from error
         finally:
             if not connection.invalidated and _is_broken(_driver(connection)):
                 connection.invalidate()
+                connection.engine.dispose()  # the others are as old
 
 
 def _begin(connection: Connection, begin: bytes, seconds: float) -> Driver[Any]:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import observe
 from tocsin.model import Busy
 from tocsin.store import faults
-from tocsin.store.dialects.connecting import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, hung_up_after, own_driver
+from tocsin.store.dialects.connecting import CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, PLANNED_ONCE, hung_up_after, own_driver
 
 STATEMENT_SECONDS = 2.0
 GRACE_SECONDS = 0.5  # that the server has to say that it took too long, before we hang up
@@ -36,11 +36,11 @@ log = structlog.get_logger(__name__)
 class Session:
     """One connection, as work in the thread has it. `durable`: how commits wait for the disk if they are to be kept."""
 
-    def __init__(self, driver: Driver[Any], more: bytes) -> None:
+    def __init__(self, driver: Driver[Any]) -> None:
         self.driver = driver
         (durable,) = driver.execute("SELECT current_setting('synchronous_commit')").fetchall()[0]
         self._durable: str = durable
-        driver.execute(_SESSION + b"; SET synchronous_commit = off" + more)
+        driver.execute(b"; ".join([_SESSION, PLANNED_ONCE, b"SET synchronous_commit = off"]))
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Of one statement, committed by itself."""
@@ -66,10 +66,8 @@ class Session:
 class Quick:
     """Runs work in its thread, one after the other. Whatever fails because of the server or the network raises Busy."""
 
-    def __init__(self, engine: Engine, name: str, more: bytes = b"") -> None:
-        """`more`: further settings of the session, each after a semicolon."""
+    def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
-        self._more = more
         self._session: Session | None = None
         self._failed: tuple[float, Exception] | None = None
         self._thread = ThreadPoolExecutor(1, f"tocsin-{name}")
@@ -104,7 +102,7 @@ class Quick:
             try:
                 driver = own_driver(self._engine)
                 with hung_up_after(driver, CONNECT_SECONDS):
-                    self._session = Session(driver, self._more)
+                    self._session = Session(driver)
             except (psycopg.Error, DBAPIError) as error:
                 self._failed = time.monotonic(), error
                 raise

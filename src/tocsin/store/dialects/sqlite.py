@@ -132,6 +132,11 @@ class _Sqlite:
             finally:
                 driver.set_progress_handler(None, 0)
 
+    def for_glances(self, engine: Engine) -> Engine:
+        return engine
+
+    glancing = reading
+
     @contextmanager
     def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:  # noqa: ARG002
         try:
