@@ -64,6 +64,7 @@ MINUTES ?= 10
 KILLS ?= 10
 soak: .venv/.dev
 ifdef STORE
+	$(if $(filter-out sqlite postgresql,$(STORE)),$(error STORE may be sqlite or postgresql, got $(STORE)))
 	$(BIN)/python -m bench.matrix --seed $(SEED) --kills $(KILLS) --keep $(if $(filter postgresql,$(STORE)),--postgresql)
 else
 	$(BIN)/python -m bench.soak --seed $(SEED) --minutes $(MINUTES)

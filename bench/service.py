@@ -113,11 +113,13 @@ def running(
     environ: Mapping[str, str] | None = None,
     descriptors: int = 0,
     python: Sequence[str] = (sys.executable,),
+    module: str = "tocsin",
     ready_seconds: float = _START_SECONDS,
 ) -> Generator[Service, None, None]:
     """Start it with its data and its log in `folder`; stop it with SIGTERM at the end.
 
-    `profile`: where profiles are written. `descriptors`: how many it may have at most, 0 for as many as we may. `python`: what runs it.
+    `profile`: where profiles are written. `descriptors`: how many it may have at most, 0 for as many as we may. `python`: what runs it;
+    `module`: the service, or what starts it in another way.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -132,9 +134,9 @@ def running(
         **(environ or {}),
     }
     log = folder / "service.log"
-    module = ["bench.profiled", str(profile)] if profile else ["tocsin"]
+    words = ["bench.profiled", str(profile)] if profile else [module]
     limit = ["prlimit", f"--nofile={descriptors}"] if descriptors else []
-    command = [*limit, "taskset", "-c", ",".join(map(str, core)), *python, "-m", *module, "serve"]
+    command = [*limit, "taskset", "-c", ",".join(map(str, core)), *python, "-m", *words, "serve"]
     # In its own folder, so that no .env is read; in its own session, so that Ctrl-C reaches the bench alone, which stops it in order.
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=output, stderr=output, start_new_session=True)

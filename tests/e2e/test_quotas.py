@@ -15,7 +15,7 @@ pytestmark = both_stores_long
 
 
 @pytest.fixture
-def limited(shared: Shared, store: str, mail_server: MailServer) -> Service:
+def service(shared: Shared, store: str, mail_server: MailServer) -> Service:
     return shared(
         "limited",
         store,
@@ -30,11 +30,6 @@ def limited(shared: Shared, store: str, mail_server: MailServer) -> Service:
     )
 
 
-@pytest.fixture
-def client(limited: Service) -> OwnedClient:
-    return limited.client()
-
-
 def batch(client: OwnedClient, count: int, handler: int, text: str = "x", **headers: str) -> Reply:
     body = {"notifications": [{"message": text, "handlers": [handler]} for _ in range(count)]}
     return client.post("/api/notifications/batch", body, **headers)
@@ -47,7 +42,7 @@ def told(reply: Reply) -> dict[str, tuple[int, int]]:
 
 
 @both_stores
-def test_notifications_a_minute_and_a_day(limited: Service, client: OwnedClient, receiver: Receiver) -> None:
+def test_notifications_a_minute_and_a_day(service: Service, client: OwnedClient, receiver: Receiver) -> None:
     handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
     first = batch(client, 2, handler, Idempotency_Key="one")
     assert first.status == 202
@@ -66,12 +61,12 @@ def test_notifications_a_minute_and_a_day(limited: Service, client: OwnedClient,
     assert 0 < int(over.headers["retry-after"]) <= 60
     assert told(over)["notifications-minute"][0] == 0
     assert "ratelimit" not in client.get("/api/notifications").headers
-    admin = limited.first()
+    admin = service.first()
     own = admin.add_handler("webhook", webhook=receiver.url("/admin"))
     reply = admin.post("/api/notifications/batch", {"notifications": [{"message": "x", "handlers": [own]}] * 40})
     assert (reply.status, "ratelimit" in reply.headers) == (202, False)
 
-    another = limited.client()
+    another = service.client()
     other = another.add_handler("webhook", webhook=receiver.url("/other"))
     assert batch(another, 12, other).status == 202  # larger than a minute's: alone, and then there is a longer wait
     over = batch(another, 1, other)
@@ -82,7 +77,7 @@ def test_notifications_a_minute_and_a_day(limited: Service, client: OwnedClient,
 
 @both_stores
 def test_over_a_mail_quota_only_the_mails_are_skipped(
-    limited: Service, client: OwnedClient, mail_server: MailServer, receiver: Receiver
+    service: Service, client: OwnedClient, mail_server: MailServer, receiver: Receiver
 ) -> None:
     address = f"x{secrets.token_hex(6)}@example.net"
     first = client.add_handler("email", email=address)

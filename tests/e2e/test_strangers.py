@@ -29,7 +29,7 @@ BASE = "https://alerts.example.com"
 
 
 @pytest.fixture
-def strangers(shared: Shared, store: str, mail_server: MailServer) -> Service:
+def service(shared: Shared, store: str, mail_server: MailServer) -> Service:
     return shared(
         "strangers",
         store,
@@ -40,11 +40,6 @@ def strangers(shared: Shared, store: str, mail_server: MailServer) -> Service:
         TOCSIN_RETRY_SCHEDULE="0.2s,1h",
         TOCSIN_LOG_LEVEL="debug",
     )
-
-
-@pytest.fixture
-def client(strangers: Service) -> OwnedClient:
-    return strangers.client()
 
 
 def somebody() -> str:
@@ -111,7 +106,7 @@ def ended(client: Client, handler: int, message: str = "Hello") -> tuple[str, st
 
 
 @both_stores
-def test_nothing_else_is_mailed_before_somebody_agrees(strangers: Service, client: OwnedClient, mail_server: MailServer) -> None:
+def test_nothing_else_is_mailed_before_somebody_agrees(service: Service, client: OwnedClient, mail_server: MailServer) -> None:
     address = somebody()
     handler = client.add_handler("email", name="Buy now! https://spam.example", email=address)
     assert client.handler(handler) == {
@@ -135,17 +130,17 @@ def test_nothing_else_is_mailed_before_somebody_agrees(strangers: Service, clien
 
     link = link_in(question)
     for method in ("GET", "HEAD", "GET"):
-        opened = click(strangers, link, method)
+        opened = click(service, link, method)
         assert (opened.status, opened.headers["referrer-policy"], opened.headers["cache-control"]) == (200, "no-referrer", "no-store")
-    assert click(strangers, link, "OPTIONS").status == 405
+    assert click(service, link, "OPTIONS").status == 405
     assert state(client, handler)["state"] == "unconfirmed"
-    assert click(strangers, link, "POST").status == 200
+    assert click(service, link, "POST").status == 200
     assert state(client, handler)["state"] == "ok"
     assert client.post(f"/api/deliveries/{delivery['id']}/retry").data == {"retried": 1}
     assert mail_to(mail_server, address, 2)["Subject"] == "Hello"
     assert ended(client, handler, "More") == ("delivered", None)
-    assert click(strangers, link, "POST").status == 200  # again: the same
-    _no_link_is_told(strangers, client, link)
+    assert click(service, link, "POST").status == 200  # again: the same
+    _no_link_is_told(service, client, link)
 
 
 def _no_link_is_told(service: Service, client: Client, link: str) -> None:
@@ -158,21 +153,21 @@ def _no_link_is_told(service: Service, client: Client, link: str) -> None:
     assert all(token not in str(row) for row in service.rows("SELECT * FROM notifications"))
 
 
-def test_who_needs_not_be_asked(strangers: Service, client: OwnedClient, mail_server: MailServer) -> None:
+def test_who_needs_not_be_asked(service: Service, client: OwnedClient, mail_server: MailServer) -> None:
     own = client.add_handler("email", email=client.email.upper())
     trusted = client.add_handler("email", email=f"a{secrets.token_hex(4)}@OURS.example")
-    by_admin = strangers.first().add_handler("email", email=somebody())
+    by_admin = service.first().add_handler("email", email=somebody())
     assert {state(client, own)["state"], state(client, trusted)["state"]} == {"ok"}
-    assert state(strangers.first(), by_admin)["state"] == "ok"
-    address = strangers.first().handler(by_admin)["settings"]["email"]
-    assert ended(strangers.first(), by_admin) == ("delivered", None)
+    assert state(service.first(), by_admin)["state"] == "ok"
+    address = service.first().handler(by_admin)["settings"]["email"]
+    assert ended(service.first(), by_admin) == ("delivered", None)
     assert way_out_of(mail_to(mail_server, address))
     other = client.add_handler("email", email=client.email.replace("@", "+alerts@"))  # perhaps somebody else's mailbox
     below = client.add_handler("email", email=f"a@x{secrets.token_hex(4)}.ours.example")
     assert {state(client, other)["state"], state(client, below)["state"]} == {"unconfirmed"}
 
 
-def test_a_test_asks_again_but_only_a_few_times(strangers: Service, client: OwnedClient, mail_server: MailServer) -> None:
+def test_a_test_asks_again_but_only_a_few_times(service: Service, client: OwnedClient, mail_server: MailServer) -> None:
     address = somebody()
     handler = client.add_handler("email", email=address)
     mail_to(mail_server, address)
@@ -189,64 +184,64 @@ def test_a_test_asks_again_but_only_a_few_times(strangers: Service, client: Owne
     client.change(handler, is_enabled="1")
     assert client.settled(client.send("x", handlers=[handler]))[0]["status"] == "skipped"
     assert len(mails_to(mail_server, address)) == 4
-    assert click(strangers, link_in(mail_to(mail_server, address, 4)), "POST").status == 200
+    assert click(service, link_in(mail_to(mail_server, address, 4)), "POST").status == 200
     assert client.post(f"/api/notification-handlers/{handler}/test").data["status"] == "delivered"
 
 
-def test_what_is_not_registered_yet_is_asked_for_too(strangers: Service, client: OwnedClient, mail_server: MailServer) -> None:
+def test_what_is_not_registered_yet_is_asked_for_too(service: Service, client: OwnedClient, mail_server: MailServer) -> None:
     address = somebody()
     body = {"name": "Mine", "type": "email", "email": address}
     trial = client.post("/api/notification-handlers/test", body).data
     assert (trial["status"], trial["reason"], trial["request"]) == ("failed", "unconfirmed", None)
     assert "List-Unsubscribe" not in mail_to(mail_server, address)
-    assert click(strangers, link_in(mail_to(mail_server, address)), "POST").status == 200
+    assert click(service, link_in(mail_to(mail_server, address)), "POST").status == 200
     assert client.post("/api/notification-handlers/test", body).data["status"] == "delivered"
     handler = client.add_handler("email", email=address.replace("example.net", "EXAMPLE.net"))
     assert state(client, handler)["state"] == "ok"
-    other = strangers.client()  # another user is asked by themselves
+    other = service.client()  # another user is asked by themselves
     assert state(other, other.add_handler("email", email=address))["state"] == "unconfirmed"
 
 
-def test_a_link_is_void_once_the_address_is_another(strangers: Service, client: OwnedClient, mail_server: MailServer) -> None:
+def test_a_link_is_void_once_the_address_is_another(service: Service, client: OwnedClient, mail_server: MailServer) -> None:
     first, second = somebody(), somebody()
     handler = client.add_handler("email", email=first)
     link = link_in(mail_to(mail_server, first))
     client.change(handler, email=first.upper())
-    assert click(strangers, link).status == 200  # the same in another form
+    assert click(service, link).status == 200  # the same in another form
     client.change(handler, email=second)
-    assert [click(strangers, link, method).status for method in ("GET", "POST")] == [404, 404]
+    assert [click(service, link, method).status for method in ("GET", "POST")] == [404, 404]
     newer = link_in(mail_to(mail_server, second))
-    assert click(strangers, newer, "POST").status == 200
+    assert click(service, newer, "POST").status == 200
     assert ended(client, handler) == ("delivered", None)
     assert "List-Unsubscribe" in mail_to(mail_server, second, 2)
     way_out = way_out_of(mail_to(mail_server, second, 2))
     client.change(handler, email=first)
     assert state(client, handler)["state"] == "unconfirmed"
-    assert one_click(strangers, way_out).status == 200  # it has ended already
+    assert one_click(service, way_out).status == 200  # it has ended already
     assert client.handler(handler)["is_enabled"] is True
     client.delete(f"/api/notification-handlers/{handler}")
-    assert click(strangers, newer).status == 404
-    assert one_click(strangers, way_out).status == 200
+    assert click(service, newer).status == 404
+    assert one_click(service, way_out).status == 200
     for path in ("/confirm/x", "/unsubscribe/x", "/unsubscribe/" + "A" * 43, newer[:-4] + "AAAA", way_out[:-2] + "AA"):
-        assert [click(strangers, path, method).status for method in ("GET", "POST")] == [404, 404], path
+        assert [click(service, path, method).status for method in ("GET", "POST")] == [404, 404], path
 
 
 @both_stores
-def test_one_click_pauses_and_tells_the_owner(strangers: Service, client: OwnedClient, mail_server: MailServer, receiver: Receiver) -> None:
+def test_one_click_pauses_and_tells_the_owner(service: Service, client: OwnedClient, mail_server: MailServer, receiver: Receiver) -> None:
     address = somebody()
     handler = client.add_handler("email", name="Mine", email=address)
     assert ended(client, client.add_handler("webhook", webhook=receiver.url("/told")))[0] == "delivered"
     twin = client.add_handler("email", name="Twin", email=address)
-    click(strangers, link_in(mail_to(mail_server, address, 2)), "POST")
+    click(service, link_in(mail_to(mail_server, address, 2)), "POST")
     assert {state(client, one)["state"] for one in (handler, twin)} == {"ok"}  # the address has agreed
     waiting = client.send("Later", handlers=[handler], send_at=in_an_hour())
     assert ended(client, handler) == ("delivered", None)
     way_out = way_out_of(mail_to(mail_server, address, 3))
-    opened = click(strangers, way_out)
+    opened = click(service, way_out)
     assert (opened.status, address in opened.content.decode()) == (200, True)
-    assert click(strangers, way_out, "HEAD").status == 200
+    assert click(service, way_out, "HEAD").status == 200
     assert client.handler(handler)["is_enabled"] is True
-    assert [one_click(strangers, way_out).status for _ in range(3)] == [200] * 3
+    assert [one_click(service, way_out).status for _ in range(3)] == [200] * 3
     assert client.handler(handler)["is_enabled"] is False
     found = state(client, handler)
     assert (found["state"], found["reason"]) == ("paused", "unconfirmed")
@@ -263,34 +258,34 @@ def test_one_click_pauses_and_tells_the_owner(strangers: Service, client: OwnedC
     assert state(client, handler)["state"] == "unconfirmed"
     assert client.settled(client.send("x", handlers=[handler]))[0]["status"] == "skipped"
     again = link_in(mail_to(mail_server, address, 4 + 1))  # beside the notice, which the twin has taken
-    assert click(strangers, again, "POST").status == 200
+    assert click(service, again, "POST").status == 200
     assert ended(client, handler) == ("delivered", None)
-    assert way_out.rpartition("/")[2] not in strangers.log()
+    assert way_out.rpartition("/")[2] not in service.log()
     preview = client.post(f"/api/notification-handlers/{handler}/preview", {"message": "x"}).content.decode()
     assert "List-Unsubscribe" in preview
     assert way_out.rpartition("/")[2] not in preview
 
 
-def test_an_administrators_reader_has_the_same_right(strangers: Service, mail_server: MailServer) -> None:
-    first, address = strangers.first(), somebody()
+def test_an_administrators_reader_has_the_same_right(service: Service, mail_server: MailServer) -> None:
+    first, address = service.first(), somebody()
     handler = first.add_handler("email", email=address)
     assert ended(first, handler) == ("delivered", None)
-    assert one_click(strangers, way_out_of(mail_to(mail_server, address))).status == 200
+    assert one_click(service, way_out_of(mail_to(mail_server, address))).status == 200
     first.change(handler, is_enabled="1")
     assert state(first, handler)["state"] == "unconfirmed"
-    assert click(strangers, link_in(mail_to(mail_server, address, 2)), "POST").status == 200
+    assert click(service, link_in(mail_to(mail_server, address, 2)), "POST").status == 200
     assert state(first, handler)["state"] == "ok"
 
 
-def test_who_becomes_or_stays_no_administrator(strangers: Service, client: OwnedClient, mail_server: MailServer) -> None:
+def test_who_becomes_or_stays_no_administrator(service: Service, client: OwnedClient, mail_server: MailServer) -> None:
     address = somebody()
     handler = client.add_handler("email", email=address)
     mail_to(mail_server, address)
-    with strangers.admin() as admin:
+    with service.admin() as admin:
         admin.set_user(client.email, None, is_admin=True)
     until(lambda: state(client, handler)["state"] == "ok")
     until(lambda: ended(client, handler)[0] == "delivered")
-    with strangers.admin() as admin:
+    with service.admin() as admin:
         admin.set_user(client.email, None, is_admin=False)
     until(lambda: ended(client, handler)[0] == "skipped")
     assert state(client, handler)["state"] == "unconfirmed"

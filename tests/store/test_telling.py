@@ -1,6 +1,7 @@
 """Users are mailed what changes about how they sign in: each change once, nothing lost, and never a flood."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,9 @@ class House:
         return (await self.store.audit.page(AuditFilter(), 1))[0].id
 
 
+OpenHouse = Callable[[], AbstractAsyncContextManager[House]]
+
+
 def _add_user(connection: Connection, email: str) -> int | None:
     return people.add_user(connection, email, False, tocsin.clock.now() - DAY)
 
@@ -104,12 +108,19 @@ def mails() -> Mails:
     return Mails()
 
 
-def test_what_was_before_the_first_look_is_no_news_and_the_rest_is_told_once(
-    open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path
-) -> None:
-    async def main() -> None:
+@pytest.fixture
+def open_house(open_store: OpenStore, mails: Mails, tmp_path: Path) -> OpenHouse:
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[House, None]:
         async with open_store() as store:
-            house = House(store, mails, tmp_path)
+            yield House(store, mails, tmp_path)
+
+    return opened
+
+
+def test_what_was_before_the_first_look_is_no_news_and_the_rest_is_told_once(open_house: OpenHouse, now: Now, mails: Mails) -> None:
+    async def main() -> None:
+        async with open_house() as house:
             await house.happens()
             await house.telling.look()
             assert mails.tries == []
@@ -134,23 +145,22 @@ def test_what_was_before_the_first_look_is_no_news_and_the_rest_is_told_once(
     run(main())
 
 
-def test_who_is_told(open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path) -> None:
+def test_who_is_told(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     """Neither those who are new and have never signed in, nor those who are gone, nor of what the service did by itself."""
 
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             await house.telling.look()
             local, gone, old = [await house.add(email) for email in ("admin@localhost", "gone@example.com", "old@example.com")]
-            await store.users.invite("new@example.com", False, b"link", now.at, now.at + HOUR)
-            new = (await store.users.person("new@example.com")).id  # pyright: ignore[reportOptionalMemberAccess]
+            await house.store.users.invite("new@example.com", False, b"link", now.at, now.at + HOUR)
+            new = (await house.store.users.person("new@example.com")).id  # pyright: ignore[reportOptionalMemberAccess]
             for user in (local, gone, old, new):
                 await house.happens(Act.KEY_ADDED, user, name="first")
             await house.happens(Act.KEY_ADDED, old, by=Actor(), name="by the service")
-            await store.users.disable(gone, now.at)
+            await house.store.users.disable(gone, now.at)
             await house.telling.look()
             assert mails.tries == ["old@example.com"] and "by the service" not in mails.taken[0][1].text
-            await store.sessions.add(Session(b"t", new, now.at, now.at, "link", "Firefox", "192.0.2.1", now.at), Living(0, 0), b"")
+            await house.store.sessions.add(Session(b"t", new, now.at, now.at, "link", "Firefox", "192.0.2.1", now.at), Living(0, 0), b"")
             await house.happens(Act.KEY_ADDED, new, name="second")
             await house.telling.look()
             [text] = mails.of("new@example.com")
@@ -159,10 +169,9 @@ def test_who_is_told(open_store: OpenStore, now: Now, mails: Mails, tmp_path: Pa
     run(main())
 
 
-def test_a_mail_server_that_is_away_loses_nothing(open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path) -> None:
+def test_a_mail_server_that_is_away_loses_nothing(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             other = await house.add("other@example.com")
             await house.telling.look()
             mails.verdict = AWAY
@@ -187,12 +196,9 @@ def test_a_mail_server_that_is_away_loses_nothing(open_store: OpenStore, now: No
     run(main())
 
 
-def test_one_mailbox_keeps_nobody_else_waiting_and_is_asked_until_it_takes_it(
-    open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path
-) -> None:
+def test_one_mailbox_keeps_nobody_else_waiting_and_is_asked_until_it_takes_it(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             other = await house.add("other@example.com")
             await house.telling.look()
             mails.to["a@b"] = FULL
@@ -211,10 +217,9 @@ def test_one_mailbox_keeps_nobody_else_waiting_and_is_asked_until_it_takes_it(
     run(main())
 
 
-def test_what_is_refused_or_a_day_old_is_given_up(open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path) -> None:
+def test_what_is_refused_or_a_day_old_is_given_up(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             await house.telling.look()
             mails.verdict = REFUSED
             await house.happens()
@@ -231,15 +236,14 @@ def test_what_is_refused_or_a_day_old_is_given_up(open_store: OpenStore, now: No
             now.passes(COMMITTED_AFTER)
             await house.telling.look()
             assert mails.taken == []
-            assert f'"passed":{last}'.encode() in (await store.values.read(STATE) or b"")
+            assert f'"passed":{last}'.encode() in (await house.store.values.read(STATE) or b"")
 
     run(main())
 
 
-def test_what_may_have_arrived_is_repeated_a_few_times_only(open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path) -> None:
+def test_what_may_have_arrived_is_repeated_a_few_times_only(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             await house.telling.look()
             mails.verdict = UNKNOWN
             await house.happens()
@@ -251,12 +255,9 @@ def test_what_may_have_arrived_is_repeated_a_few_times_only(open_store: OpenStor
     run(main())
 
 
-def test_nobody_gets_more_than_a_few_an_hour_and_the_next_one_tells_the_rest(
-    open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path
-) -> None:
+def test_nobody_gets_more_than_a_few_an_hour_and_the_next_one_tells_the_rest(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             other = await house.add("other@example.com")
             await house.telling.look()
             for number in range(MAX_AN_HOUR + 30):
@@ -276,12 +277,11 @@ def test_nobody_gets_more_than_a_few_an_hour_and_the_next_one_tells_the_rest(
     run(main())
 
 
-def test_an_entry_that_comes_to_light_late_is_told_too(open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path) -> None:
+def test_an_entry_that_comes_to_light_late_is_told_too(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     """As where another process commits later than one whose entry has a higher id."""
 
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             await house.telling.look()
             hidden, shown = await house.happens(Act.PASSWORD_SET), await house.happens(Act.FACTOR_REMOVED)
             news = house.store.audit.news
@@ -302,10 +302,9 @@ def test_an_entry_that_comes_to_light_late_is_told_too(open_store: OpenStore, no
     run(main())
 
 
-def test_who_no_longer_leads_stops_and_a_death_repeats_one_at_most(open_store: OpenStore, now: Now, mails: Mails, tmp_path: Path) -> None:
+def test_who_no_longer_leads_stops_and_a_death_repeats_one_at_most(open_house: OpenHouse, now: Now, mails: Mails) -> None:
     async def main() -> None:
-        async with open_store() as store:
-            house = House(store, mails, tmp_path)
+        async with open_house() as house:
             users = [1, *[await house.add(f"u{number}@example.com") for number in range(3)]]
             await house.telling.look()
             for user in users:
