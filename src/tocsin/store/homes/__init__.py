@@ -29,6 +29,10 @@ class Home(Protocol):
     is_shared: bool
     """Several processes may serve it, so that none changes its form on the way."""
 
+    def looking(self) -> AbstractContextManager[None]:
+        """Meanwhile a single connection answers what is asked of it, where each question would make one of its own."""
+        ...
+
     def is_there(self) -> bool:
         """Whether there is a store, or something else in its place."""
         ...

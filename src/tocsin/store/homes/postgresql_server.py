@@ -52,7 +52,17 @@ class PostgresqlServer:
         self._url = url
         self._parameters = parameters_of(url)
         hosts = self._parameters.get("host") or self._parameters.get("hostaddr") or "localhost"
+        self._looking: Driver[TupleRow] | None = None
         self.name = self.where = f"database {self._parameters.get('dbname') or 'of the user'} on {hosts}"
+
+    @contextmanager
+    def looking(self) -> Generator[None, None, None]:
+        with contextlib.closing(self._connected()) as driver:
+            self._looking = driver
+            try:
+                yield
+            finally:
+                self._looking = None
 
     def is_there(self) -> bool:
         return bool(self._look(lambda driver: driver.execute(_TABLES).fetchall()))
@@ -177,11 +187,13 @@ class PostgresqlServer:
         return driver
 
     def _look(self, ask: Callable[[Driver[TupleRow]], T]) -> T:
-        with contextlib.closing(self._connected()) as driver:
-            try:
-                return ask(driver)
-            except psycopg.Error as error:
-                raise StoreError(faults.sentence(error)) from error
+        if self._looking is None:
+            with self.looking():
+                return self._look(ask)
+        try:
+            return ask(self._looking)
+        except psycopg.Error as error:
+            raise StoreError(faults.sentence(error)) from error
 
 
 def _unusable(driver: Driver[TupleRow]) -> str | None:

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,9 @@ class SqliteFile:
         self.file = file
         self.name = str(file)
         self.where = str(file.parent)
+
+    def looking(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def is_there(self) -> bool:
         return self.file.exists() and not self._is_first_write() and not self.is_empty()
