@@ -4,9 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from msgspec import Struct
 from sqlalchemy import Connection, Engine
 
 from tocsin.ports.errors import Finding
+
+
+class Process(Struct, frozen=True):
+    """One that serves a store, where several may, and the version of tocsin that it is."""
+
+    name: str
+    address: str
+    version: str
 
 
 class Home(Protocol):
@@ -54,6 +63,10 @@ class Home(Protocol):
 
     def sealed(self) -> bytes | None:
         """The settings of one handler as they are stored, those of the newest that has any."""
+        ...
+
+    def processes(self) -> list[Process]:
+        """Those that serve it now, as far as it says so."""
         ...
 
     def engine(self) -> Engine:
