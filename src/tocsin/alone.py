@@ -56,6 +56,10 @@ class Alone:
         """Who sends tests."""
         return trials
 
+    def doors(self) -> int:
+        """How many processes take requests."""
+        return 1
+
     def waits(self, directory: Directory) -> Waits:
         """Who knows what a handler's next start waits for."""
         return OwnWaits(directory, self.pacer)

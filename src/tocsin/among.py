@@ -44,6 +44,7 @@ class Among:
         self._store = store
         self._shared = SharedStore(store, self._heard)
         self._feed: Feed | None = None
+        self._doors = 1  # processes that take requests, as of the last beat
         self._egress = Egress()
         self.ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)  # tells which of what was claimed went out
         self._starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())  # of this process before: pauses leave no claim
@@ -59,6 +60,7 @@ class Among:
             self._feed.heard()
 
     def _saw(self, beat: Beat) -> None:
+        self._doors = max(1, sum(one.introduction.accepts and not one.is_leaving for one in beat.members))
         if self._feed is not None:
             self._feed.heard(beat.newest_change)
 
@@ -106,6 +108,9 @@ class Among:
 
     def trials(self, trials: Trials) -> Tests:
         return TrialsByOwners(trials, self.engine, self._shared.asks, self._shared.claims, self._vault)
+
+    def doors(self) -> int:
+        return self._doors
 
     def waits(self, directory: Directory) -> Waits:
         return WaitsOfOwners(OwnWaits(directory, self.pacer), self.engine, self._shared.outlooks)

@@ -105,7 +105,7 @@ async def running(
     access = Access(store.keys, setup.may_be_old)
     changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
-    quotas = Quotas(store.usage, vault, settings, is_shared=bool(settings.database_url))
+    quotas = Quotas(store.usage, vault, settings, is_shared=bool(settings.database_url), doors=setup.doors)
     changes.forget += (quotas.forget_all,)
 
     def user_changed(user_id: int) -> None:
@@ -142,7 +142,7 @@ async def running(
 
     beginning = await _begun(begin, keeping.began_to_hold)
     failures = Failures(store.audit)
-    accounts, passwords, second_factors = _sign_ins(settings, vault, store, failures)
+    accounts, passwords, second_factors = _sign_ins(settings, vault, store, failures, setup.doors)
     housekeeping = Housekeeping(store.tidying, store.values, (access.note_use, failures.sum_up), settings, leads=setup.leads)
     _watch_house(metrics, housekeeping)
     trials = setup.trials(Trials(directory, pacer, wires, settings, consenting, quotas, health.mail))
@@ -183,6 +183,7 @@ async def running(
             failures=failures,
             audit=AuditTrail(store.audit),
             pulse=partial(pulse, store.history, store.vitals),
+            doors=setup.doors,
             workers=setup.overview,
         )
     finally:
@@ -205,9 +206,11 @@ def _mail_wire(settings: Settings, vault: Vault, store: SqlStore, http: HttpWire
     return MailWire(settings, tokens=None if login is None else Tokens(login, http.send, KeptToken(store.values, vault, settings)))
 
 
-def _sign_ins(settings: Settings, vault: Vault, store: SqlStore, failures: Failures) -> tuple[Accounts, Passwords, SecondFactors]:
+def _sign_ins(
+    settings: Settings, vault: Vault, store: SqlStore, failures: Failures, doors: Callable[[], int]
+) -> tuple[Accounts, Passwords, SecondFactors]:
     """They count the tries of a user together."""
-    tries = Tries()
+    tries = Tries(doors)
     passwords = Passwords(store.users, tries, failures)
     accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings, failures)
     return accounts, passwords, SecondFactors(store.second_factors, accounts, tries, vault, settings, failures)

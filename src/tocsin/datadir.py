@@ -140,16 +140,17 @@ def examine(settings: Settings) -> Vault | None:
     """Checks the data directory as a start would, without changing anything: raises StoreError. None: there is no store yet."""
     folder, home = settings.data_path, home_of(settings)
     _check_files(folder)
-    if not home.is_there():
-        beside = next((name for name in (KEY_FILE, LEDGER_FILE) if (folder / name).exists()), None)
-        if beside is not None and home.is_left_empty():
-            raise StoreError(
-                f"The store {home.name} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store"
-                f" back, or restore a backup; to start over, delete {home.name} first."
-            )
-        return None
-    vault = Vault(read_keys(settings))
-    _check_store(home, f"The store in {home.where}", vault, settings)
+    with home.looking():
+        if not home.is_there():
+            beside = next((name for name in (KEY_FILE, LEDGER_FILE) if (folder / name).exists()), None)
+            if beside is not None and home.is_left_empty():
+                raise StoreError(
+                    f"The store {home.name} is empty, though {beside} is beside it: a copy failed, or a volume is missing. Put the store"
+                    f" back, or restore a backup; to start over, delete {home.name} first."
+                )
+            return None
+        vault = Vault(read_keys(settings))
+        _check_store(home, f"The store in {home.where}", vault, settings)
     return vault
 
 

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, delete
 from sqlalchemy.exc import DBAPIError
 
-from tocsin import acting, datadir, files
+from tocsin import __version__, acting, datadir, files
+from tocsin.engine.membership import is_near
 from tocsin.keyfile import KEY_FILE
 from tocsin.ports.audit import Act
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 from tocsin.store import faults, ids, values
 from tocsin.store.audit import record
+from tocsin.store.homes import Home
 from tocsin.store.homes.sqlite_file import SqliteFile
 from tocsin.store.migrating import migrate
+from tocsin.store.migrations import HEAD
 from tocsin.store.sql import MOVED_TO, write_now
 from tocsin.store.tables import meta
 
@@ -26,14 +29,28 @@ if TYPE_CHECKING:
     from tocsin.store.dialects import copying
 
 
-def upgrade(settings: Settings, told: Callable[..., None] = datadir.log_upgrade) -> None:
+def upgrade(settings: Settings, told: Callable[..., None] = datadir.log_upgrade, *, force: bool = False) -> None:
     """Make the tables, or bring them to this version's form: beside processes that share it, if need be. Raises StoreError.
 
-    `told`: see `datadir.open_store`.
+    `told`: see `datadir.open_store`. `force`: also beside processes that may not be able to use that form.
     """
+    home = datadir.home_of(settings)
+    if not force and home.is_shared and home.is_there() and (home.version() or HEAD) < HEAD:
+        _check_who_serves(home)
     with nullcontext() if datadir.home_of(settings).is_shared else datadir.served(settings, _nothing):
         engine, _ = datadir.open_store(settings, upgrades=True, told=told)
         engine.dispose()
+
+
+def _check_who_serves(home: Home) -> None:
+    far = [one for one in home.processes() if not is_near(__version__, one.version)]
+    if far:
+        who = ", ".join(f"{one.name} ({one.version}{f' at {one.address}' if one.address else ''})" for one in far)
+        raise StoreError(
+            f"The store {home.name} is served by processes more than one version away from this one, {__version__}: {who}. They may fail"
+            " once its tables are upgraded. Upgrade one version at a time, or stop them first; one that was killed counts for 10 seconds."
+            " `tocsin migrate --force` upgrades all the same."
+        )
 
 
 def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:

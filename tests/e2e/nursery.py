@@ -107,6 +107,8 @@ def _fork(module: Sequence[str], folder: Path, environ: Mapping[str, str], stdou
 def _import_everything() -> None:
     for name in ("alembic.command", "tocsin.serving", "tocsin.cli.commands", "tocsin.cli.start"):
         importlib.import_module(name)
+    form = importlib.import_module("tocsin.store.form")  # what a start compares its store with, which it would make first
+    form.expected(importlib.import_module("tocsin.store.migrations").HEAD)
 
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing from every copy"
     gc.collect()

@@ -2,20 +2,24 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from sqlalchemy import inspect, select
 
 from support import postgresql
+from tocsin import datadir
 from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.cli.selftest.many.relay import Relay
 from tocsin.partitions import PARTITIONS
 from tocsin.ports.errors import Finding, StoreError
+from tocsin.settings import Settings
 from tocsin.store import shared_tables, tables
 from tocsin.store.dialects import connecting
 from tocsin.store.dialects.connecting import postgresql_engine
+from tocsin.store.homes import postgresql_server
 from tocsin.store.homes.postgresql_server import PostgresqlServer
 from tocsin.store.migrating import migrate
 
@@ -83,6 +87,25 @@ def test_the_form_is_compared_with_what_its_version_says(url: str) -> None:
     execute(url, "ALTER TABLE users DROP COLUMN is_admin")
     with pytest.raises(StoreError, match="users differs in is_admin"):
         PostgresqlServer(url).check_form()
+
+
+def test_what_a_start_looks_at_is_asked_over_one_connection(
+    url: str, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(TOCSIN_DATABASE_URL=url, TOCSIN_SECRET_KEY="a-key-for-tests-only")
+    engine, _ = datadir.open_store(settings)
+    engine.dispose()
+    made: list[Any] = []
+
+    def counted(parameters: dict[str, Any]) -> Any:
+        made.append(driver := connecting.connect(parameters))
+        return driver
+
+    monkeypatch.setattr(postgresql_server, "connect", counted)
+    assert datadir.examine(settings) is not None
+    assert [one.closed for one in made] == [True]
+    PostgresqlServer(url).check_form()
+    assert [one.closed for one in made] == [True, True]
 
 
 def test_no_sentence_about_an_unreadable_url_repeats_its_password() -> None:

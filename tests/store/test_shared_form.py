@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from support import postgresql
-from tocsin import datadir, moving, upkeep
+from support.shared import beside
+from tocsin import __version__, datadir, moving, upkeep
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings, load
 from tocsin.store import migrations
@@ -56,6 +57,33 @@ def test_an_older_form_is_upgraded_by_the_command_only(url: str, tmp_path: Path)
         moving.upgrade(settings)
     assert version(url) == migrations.HEAD
     datadir.open_store(settings)[0].dispose()
+
+
+@pytest.mark.parametrize(("of", "is_allowed"), [("0.0.9", False), ("0.1.7", True), (__version__, True)])
+def test_an_upgrade_waits_for_processes_that_are_two_versions_older(url: str, tmp_path: Path, of: str, is_allowed: bool) -> None:
+    engine = postgresql_engine(url)
+    migrate_to(engine, BEFORE)
+    engine.dispose()
+    settings = settings_of(url, tmp_path)
+    with beside(url, of, "old-1"):
+        if not is_allowed:
+            with pytest.raises(StoreError, match=rf"away from this one, {__version__}: old-1 \({of}\)\. .*--force"):
+                moving.upgrade(settings)
+            assert version(url) == BEFORE
+        moving.upgrade(settings, force=not is_allowed)
+        assert version(url) == migrations.HEAD
+        moving.upgrade(settings)  # there is nothing to upgrade
+
+
+def test_who_was_killed_long_ago_keeps_nobody_from_upgrading(url: str, tmp_path: Path) -> None:
+    engine = postgresql_engine(url)
+    migrate_to(engine, BEFORE)
+    engine.dispose()
+    with beside(url, "0.0.9", "old-1"):
+        pass
+    execute(url, "UPDATE workers SET beat_at = beat_at - 11000000")
+    moving.upgrade(settings_of(url, tmp_path))
+    assert version(url) == migrations.HEAD
 
 
 def test_a_newer_form_is_taken_if_it_serves_this_version_too(url: str, tmp_path: Path) -> None:

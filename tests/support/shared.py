@@ -12,13 +12,15 @@ import psycopg
 from support.postgresql import database_of
 from support.store import OpenStore
 from tocsin.ports.workers import Introduction
+from tocsin.store.dialects import SERVER_NOW
 from tocsin.store.shared import SharedStore
 from tocsin.store.sql import SqlStore
 
 _JOIN = (
     "INSERT INTO workers (name, roles, address, egress, version, beat, beat_at, seen, is_leaving, started_at, load)"
-    " VALUES (%s, 'worker', '', '', %s, 0, 0, 10 ^ 15, FALSE, 0, '{}') RETURNING id"
+    f" VALUES (%s, 'worker', '', '', %s, 0, {SERVER_NOW}, 10 ^ 15, FALSE, 0, '{{}}') RETURNING id"
 )
+_BEAT = f"UPDATE workers SET beat = beat + 1, beat_at = {SERVER_NOW} WHERE id = %s"
 Opened: TypeAlias = tuple[SqlStore, SharedStore]
 
 
@@ -66,7 +68,7 @@ def beside(url: str, version: str, name: str = "other-1") -> Iterator[int]:
 
     def beat() -> None:
         while not ended.wait(0.2):
-            connection.execute("UPDATE workers SET beat = beat + 1 WHERE id = %s", (worker_id,))
+            connection.execute(_BEAT.encode(), (worker_id,))
 
     with psycopg.connect(url, autocommit=True) as connection:
         [(worker_id,)] = connection.execute(_JOIN.encode(), (name, version)).fetchall()

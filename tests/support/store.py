@@ -1,6 +1,7 @@
 """Stores for tests: each kind that there is, opened on a folder, and what to put into them."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, func, select
+from sqlalchemy import CompoundSelect, Connection, func, literal_column, select, union_all
 
 from support.postgresql import database_of, drop_databases
 from tocsin import datadir
@@ -121,12 +122,19 @@ def attempt(delivery: Delivery, number: int = 1, outcome: str = "delivered", rea
 
 def orphans(connection: Connection) -> dict[str, int]:
     """Rows that refer to one that is not there, by column: PostgreSQL does not look at all of them by itself."""
-    found: dict[str, int] = {}
-    for table in metadata.sorted_tables:
-        for key in table.foreign_keys:
-            lost = ~select(1).where(key.column == key.parent).exists()
-            found[str(key.parent)] = connection.scalar(select(func.count()).select_from(table).where(lost)) or 0
-    return {name: count for name, count in found.items() if count}
+    return {name: count for name, count in connection.execute(_orphans()) if count}
+
+
+@functools.cache
+def _orphans() -> CompoundSelect[tuple[str, int]]:
+    counts = [
+        select(literal_column(f"'{key.parent}'"), func.count())
+        .select_from(table)
+        .where(~select(1).where(key.column == key.parent).exists())
+        for table in metadata.sorted_tables
+        for key in table.foreign_keys
+    ]
+    return union_all(*counts)
 
 
 def delivered(delivery: Delivery) -> Settlement:

@@ -31,7 +31,7 @@ _BAD_KEY = "This API key is unknown, was revoked or has expired."
 
 def _headers(name: str, standing: Standing) -> dict[str, str]:
     """As drafts and habits have it, and as the current draft does: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers"""
-    left = max(0, standing.limit - standing.used)
+    left = max(0, standing.share - standing.used)
     return {
         "ratelimit-limit": str(standing.limit),
         "ratelimit-remaining": str(left),
@@ -58,12 +58,19 @@ def _policies(over_time: tuple[Policy, ...]) -> bytes:
 class Doorkeeper:
     """Lets a request in or refuses it."""
 
-    def __init__(self, access: Access, settings: Settings, failures: Failures, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        access: Access,
+        settings: Settings,
+        failures: Failures,
+        doors: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._access = access
         self._settings = settings
         self._failures = failures
-        self._windows = Windows(FAILURES_A_MINUTE, clock)
-        self._requests = Windows(settings.rate_limit, clock) if settings.rate_limit else None
+        self._windows = Windows(FAILURES_A_MINUTE, clock, doors)
+        self._requests = Windows(settings.rate_limit, clock, doors) if settings.rate_limit else None
 
     async def admit(self, scope: Scope, headers: Headers, scopes: Sequence[str], limits: list[tuple[bytes, bytes]]) -> Caller:
         """The caller whose key the request carries, if the key has every one of the scopes. A valid key works even from an address with
@@ -88,7 +95,7 @@ class Doorkeeper:
     async def _failed(self, scope: Scope, headers: Headers, detail: str) -> Refusal:
         address = client_address(scope, headers, self._settings)
         standing = self._windows.count(neighbourhood(address))
-        if standing.used <= standing.limit + 1:  # each once, and once that there are more
+        if standing.used <= standing.share + 1:  # each once, and once that there are more
             log.warning("key.refused", address=address, path=scope["path"], why="no key" if detail is _NO_KEY else "no valid key")
         if detail is not _NO_KEY:
             with acting.acting(Actor("api", address=address)):

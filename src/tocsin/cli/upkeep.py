@@ -78,15 +78,18 @@ def compact(*, data_dir: DataDir = None) -> None:
     show.note(f"The store now takes {after / 1e6:.1f} MB; before it took {before / 1e6:.1f} MB.")
 
 
-def migrate(*, source: Annotated[Path | None, Parameter(name="--from")] = None, data_dir: DataDir = None) -> None:
+def migrate(*, source: Annotated[Path | None, Parameter(name="--from")] = None, force: bool = False, data_dir: DataDir = None) -> None:
     """Bring the store to this version's form; with --from move it from a data directory into PostgreSQL. The service must be stopped.
 
-    Everything is copied in one transaction and compared row by row. The store that was moved does not start any more.
+    Processes that share a PostgreSQL database and are one version older go on meanwhile. With --from everything is copied in one
+    transaction and compared row by row. The store that was moved does not start any more.
 
     Parameters
     ----------
     source
         Data directory of the SQLite store to move to the database that TOCSIN_DATABASE_URL names, which must be empty.
+    force
+        Upgrade beside processes that are more than one version older, too. They may fail.
     """
     from tocsin import moving
     from tocsin.ports.errors import StoreError
@@ -94,7 +97,7 @@ def migrate(*, source: Annotated[Path | None, Parameter(name="--from")] = None, 
     try:
         settings = load_settings(data_dir=data_dir)
         if source is None:
-            moving.upgrade(settings, _say_upgrade)
+            moving.upgrade(settings, _say_upgrade, force=force)
             show.note("The store has the form of this version.")
             return
         rows = moving.move(settings, source, _told_seldom())

@@ -9,14 +9,14 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from msgspec import Struct, field
 
 from tocsin import clock, observe
 from tocsin.clock import DAY, SECOND, Micros
-from tocsin.flow.windows import WINDOW_SECONDS, Window
+from tocsin.flow.windows import WINDOW_SECONDS, Window, alone, share_of
 from tocsin.model import Busy, Draft, Fault, Invalid, OverQuota
 from tocsin.net.addresses import mailbox_of
 from tocsin.ports.usage import ROW_BYTES, UsageRows, Used, What
@@ -68,7 +68,10 @@ class _Sender(Struct):
 
 
 class Quotas:
-    def __init__(self, rows: UsageRows, vault: Vault, settings: Settings, *, is_shared: bool = False) -> None:
+    def __init__(
+        self, rows: UsageRows, vault: Vault, settings: Settings, *, is_shared: bool = False, doors: Callable[[], int] = alone
+    ) -> None:
+        self._doors = doors
         self._rows = rows
         self._vault = vault
         self._is_shared = is_shared
@@ -182,7 +185,7 @@ class Quotas:
             raise OverQuota(Fault("rate_limited", "Too many requests", _DAY, status=429, values=values), _until_midnight(now))
         # One that is larger than the quota goes alone, and then keeps others waiting for longer.
         used = sender.minute.used(moment := time.monotonic())
-        if self._a_minute and used and used + count > self._a_minute:
+        if self._a_minute and used and used + count > share_of(self._a_minute, self._doors()):
             left = math.ceil(sender.minute.ends_at - moment)
             values = {"most": f"{self._a_minute:,}", "seconds": str(left)}
             raise OverQuota(Fault("rate_limited", "Too many requests", _MINUTE, status=429, values=values), left)
@@ -193,7 +196,7 @@ class Quotas:
         if self._a_minute:
             minute, now = sender.minute, time.monotonic()
             minute.count(count, now)
-            minute.ends_at = max(minute.ends_at, now + WINDOW_SECONDS * (minute.counted / self._a_minute - 1))
+            minute.ends_at = max(minute.ends_at, now + WINDOW_SECONDS * (minute.counted / share_of(self._a_minute, self._doors()) - 1))
 
     def _is_to_be_measured(self, sender: _Sender, size: int) -> bool:
         """Only now and then: what was accepted since is added, what has gone since is not."""
@@ -308,7 +311,7 @@ class Quotas:
             else:
                 used = sender.minute.used(moment := time.monotonic())
                 left = math.ceil(sender.minute.ends_at - moment) if used else policy.seconds
-                found.append((policy.name, max(0, policy.most - used), left))
+                found.append((policy.name, max(0, share_of(policy.most, self._doors()) - used), left))
         return found
 
     async def lines(self, user_id: int) -> list[Line]:
@@ -322,7 +325,7 @@ class Quotas:
             Line("handlers", owned.handlers, self._handlers),
             Line("keys", owned.keys, self._keys),
             Line("stored", round(owned.stored_bytes / MB), self._stored_bytes // MB, "MB"),
-            Line("minute", sender.minute.used(time.monotonic()), self._a_minute),
+            Line("minute", sender.minute.used(time.monotonic()), share_of(self._a_minute, self._doors())),
             Line("day", sender.today, self._a_day),
             Line("mails", self._used(now, user_id, MAILED), self._mails),
             Line("address", to_one, self._mails_to),

@@ -1,4 +1,5 @@
-"""How often somebody asks, counted in memory by minutes."""
+"""How often somebody asks, counted in memory by minutes. Where several processes take requests, each counts what it takes itself, and has a
+share of the limit."""
 
 import math
 import time
@@ -11,16 +12,27 @@ WINDOW_SECONDS = 60.0
 MAX_REMEMBERED = 20_000
 
 
+def alone() -> int:
+    """How many processes take requests, where it is one."""
+    return 1
+
+
+def share_of(limit: int, doors: int) -> int:
+    """What one of so many processes may let through, one at least; 0: there is no limit."""
+    return max(1, limit // doors) if limit else 0
+
+
 class Standing(Struct, frozen=True):
-    """Someone's count in the current window of a minute."""
+    """Someone's count in the current window of a minute. `share`: what of the limit is this process's."""
 
     limit: int
+    share: int
     used: int
     reset_seconds: int
 
     @property
     def is_over(self) -> bool:
-        return self.used > self.limit
+        return self.used > self.share
 
 
 class Window(Struct):
@@ -39,9 +51,10 @@ class Window(Struct):
 
 
 class Windows:
-    """Counts by key, each in a window of its own. Remembers a bounded number of keys."""
+    """Counts by key, each in a window of its own. Remembers a bounded number of keys. `doors`: how many processes take requests."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic, doors: Callable[[], int] = alone) -> None:
+        self._doors = doors
         self._limit = limit
         self._clock = clock
         self._windows: OrderedDict[object, Window] = OrderedDict()
@@ -55,4 +68,4 @@ class Windows:
                 _ = self._windows.popitem(last=False)
             window = self._windows[key] = Window()
         window.count(1, now)
-        return Standing(self._limit, window.counted, max(1, math.ceil(window.ends_at - now)))
+        return Standing(self._limit, share_of(self._limit, self._doors()), window.counted, max(1, math.ceil(window.ends_at - now)))

@@ -25,6 +25,11 @@ class Introduction(Struct, frozen=True):
         """Whether it takes partitions; one that only accepts does not."""
         return self.roles != "api"
 
+    @property
+    def accepts(self) -> bool:
+        """Whether it takes requests; one that only sends does not."""
+        return self.roles != "worker"
+
 
 class Load(Struct, frozen=True):
     """What a worker says of its work. `oldest_due`: since when its longest waiting delivery is due. `clock_ahead`: by how much its own

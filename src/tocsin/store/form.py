@@ -3,6 +3,7 @@
 Everything here only reads, so that a file that is refused is left as it was.
 """
 
+import functools
 import sqlite3
 from pathlib import Path
 from typing import TypeAlias
@@ -73,6 +74,7 @@ def shape(connection: sqlite3.Connection) -> Shape:
     return found
 
 
+@functools.cache
 def expected(version: str) -> Shape:
     """What a store of that version looks like."""
     engine = create_engine("sqlite://")

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
 from tocsin.caches import Tidied
+from tocsin.flow.windows import alone, share_of
 
 SHARED_ADDRESS = "address shared "  # how the name of an address begins that many people may share
 MAX_WAITING_TRIES = 16  # of an address or an account, until it is known how those before them end
@@ -52,10 +53,14 @@ class Tries:
     A success takes away what the same client failed at the same account, and nothing else: somebody with an account must not clear with it
     what they guessed at others, and its owner's success must not clear what somebody else guessed.
 
+    Where several processes take requests, each has its share of the free tries, and the waits grow with their number: all of them together
+    let through what one process would. `doors`: how many they are.
+
     A try is counted before its password is looked at, as if it were to fail, so no more are looked at at once than may fail.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doors: Callable[[], int] = alone) -> None:
+        self._doors = doors
         self._failed: Tidied[str, tuple[int, float]] = Tidied(_MAX_REMEMBERED)
         self._under_way: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
@@ -80,7 +85,7 @@ class Tries:
 
     def _may_begin(self, names: Iterable[str]) -> bool:
         """One at a time is always looked at, once its wait is over."""
-        return all(not self._under_way[name] or self._under_way[name] + self._count(name) <= _free(name) for name in names)
+        return all(not self._under_way[name] or self._under_way[name] + self._count(name) <= self._free(name) for name in names)
 
     async def _turn(self, counted: Counted) -> None:
         if any(self._waiting[name] >= MAX_WAITING_TRIES for name in counted.all):
@@ -115,8 +120,13 @@ class Tries:
         now = time.monotonic()
         for name in counted.all:
             count = self._count(name) + 1
-            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** min(count - _free(name), 20)) if count > _free(name) else 0.0
+            over = count - self._free(name)
+            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** min(over, 20)) * self._doors() if over > 0 else 0.0
             self._failed.add(name, (count, now + wait), lambda _, failed: failed[1] <= now)
+
+    def _free(self, name: str) -> int:
+        """How many may fail before the next has to wait. What many people share locks them all out, so it takes more."""
+        return share_of(_FREE_TRIES_OF_MANY if name.startswith(SHARED_ADDRESS) else _FREE_TRIES, self._doors())
 
     def succeeded(self, counted: Counted) -> None:
         now = time.monotonic()
@@ -126,8 +136,3 @@ class Tries:
                 self._failed[name] = (left, now)
             else:
                 self._failed.pop(name, None)
-
-
-def _free(name: str) -> int:
-    """How many may fail before the next has to wait. What many people share locks them all out, so it takes more."""
-    return _FREE_TRIES_OF_MANY if name.startswith(SHARED_ADDRESS) else _FREE_TRIES

@@ -23,6 +23,7 @@ from tocsin.store.dialects.arrays import INSTEAD, NUL
 CONNECTIONS = 7  # as many as threads read, and some
 CONNECT_SECONDS = 5
 CONNECT_AGAIN_SECONDS = 1.0  # after a server was not there
+LOOK_SECONDS = 0.25  # between two looks whether a deadline has passed
 LOST_SECONDS = 2.0  # that an answer is on its way at most
 STATEMENT_SECONDS = 30  # that a statement of a write may take
 _CONNECT = {  # what TOCSIN_DATABASE_URL says comes first
@@ -129,24 +130,27 @@ class _Texts(StrDumperUnknown):
 
 
 class _Deadlines:
-    """Hangs up on a server that does not answer, whatever the network says: a proxy may acknowledge for a server that is gone."""
+    """Hangs up on a server that does not answer, whatever the network says: a proxy may acknowledge for a server that is gone.
+
+    Its thread looks every `LOOK_SECONDS` while anything is asked: to be woken for each statement would cost more than short ones do.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running: dict[Driver[Any], float] = {}
         self._began: dict[Driver[Any], float] = {}
-        self._wakes_at = 0.0
+        self._sleeps = False  # until something is asked: nothing was since its last look
+        self._was_asked = False
         self._thread: threading.Thread | None = None
 
     def begin(self, driver: Driver[Any], seconds: float) -> None:
         now = time.monotonic()
-        until = now + seconds
         with self._changed:
-            self._running[driver], self._began[driver] = until, now
+            self._running[driver], self._began[driver], self._was_asked = now + seconds, now, True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="tocsin-deadlines", daemon=True)
                 self._thread.start()
-            elif until < self._wakes_at:
+            elif self._sleeps:
                 self._changed.notify()
 
     def end(self, driver: Driver[Any]) -> None:
@@ -168,8 +172,9 @@ class _Deadlines:
                 for driver in [one for one, until in self._running.items() if until <= now]:
                     del self._running[driver]
                     hang_up(driver)
-                self._wakes_at = min(self._running.values(), default=now + threading.TIMEOUT_MAX)
-                self._changed.wait(self._wakes_at - now)
+                self._sleeps = not self._running and not self._was_asked
+                self._was_asked = False
+                self._changed.wait(None if self._sleeps else LOOK_SECONDS)
 
 
 def hang_up(driver: Driver[Any]) -> None:

@@ -1,14 +1,15 @@
 """SQLite: one file, in WAL mode, every commit on the disk."""
 
 import contextlib
+import functools
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, create_mock_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.store import faults, migrations
@@ -150,7 +151,8 @@ class _Sqlite:
         """A transaction that writes is alone."""
 
     def make(self, connection: Connection) -> None:
-        metadata.create_all(connection)
+        for statement in _making():
+            connection.exec_driver_sql(statement)
         migrations.note_newest(connection)
 
     def counters(self, connection: Connection) -> dict[str, int]:
@@ -172,6 +174,19 @@ class _Sqlite:
         driver = _driver(connection)
         (pages,), (page,) = driver.execute("PRAGMA freelist_count").fetchone(), driver.execute("PRAGMA page_size").fetchone()
         return pages * page
+
+
+@functools.cache
+def _making() -> Sequence[str]:
+    """What makes the tables. A start needs them twice where the store is new: for its file, and to compare its form."""
+    found: list[str] = []
+
+    def note(statement: Any, *_: object) -> None:
+        found.append(str(statement.compile(dialect=engine.dialect)))
+
+    engine = create_mock_engine("sqlite://", note)
+    metadata.create_all(engine, checkfirst=False)
+    return found
 
 
 def _like_others(error: sqlite3.Error) -> DBAPIError:

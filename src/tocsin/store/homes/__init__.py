@@ -4,9 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from msgspec import Struct
 from sqlalchemy import Connection, Engine
 
 from tocsin.ports.errors import Finding
+
+
+class Process(Struct, frozen=True):
+    """One that serves a store, where several may, and the version of tocsin that it is."""
+
+    name: str
+    address: str
+    version: str
 
 
 class Home(Protocol):
@@ -19,6 +28,10 @@ class Home(Protocol):
     where: str
     is_shared: bool
     """Several processes may serve it, so that none changes its form on the way."""
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Meanwhile a single connection answers what is asked of it, where each question would make one of its own."""
+        ...
 
     def is_there(self) -> bool:
         """Whether there is a store, or something else in its place."""
@@ -50,6 +63,10 @@ class Home(Protocol):
 
     def sealed(self) -> bytes | None:
         """The settings of one handler as they are stored, those of the newest that has any."""
+        ...
+
+    def processes(self) -> list[Process]:
+        """Those that serve it now, as far as it says so."""
         ...
 
     def engine(self) -> Engine:

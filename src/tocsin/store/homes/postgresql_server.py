@@ -12,9 +12,12 @@ from psycopg import Connection as Driver
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, Engine
 
+from tocsin.clock import SECOND
 from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import faults, form
+from tocsin.store.dialects import SERVER_NOW
 from tocsin.store.dialects.connecting import connect, connect_seconds, parameters_of, postgresql_engine
+from tocsin.store.homes import Process
 from tocsin.store.migrating import SERVES, migrate
 
 MIN_VERSION = 15
@@ -35,6 +38,8 @@ _COLUMNS = (
 )
 _VERSION = "SELECT version_num FROM alembic_version"
 _VALUE = "SELECT value FROM meta WHERE name = %s"
+GONE_SECONDS = 10  # without a beat: whoever lives would have removed a process long before
+_PROCESSES = f"SELECT name, address, version FROM workers WHERE beat_at > {SERVER_NOW} - {GONE_SECONDS * SECOND} ORDER BY id"
 _INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()"
 
 
@@ -47,7 +52,17 @@ class PostgresqlServer:
         self._url = url
         self._parameters = parameters_of(url)
         hosts = self._parameters.get("host") or self._parameters.get("hostaddr") or "localhost"
+        self._looking: Driver[TupleRow] | None = None
         self.name = self.where = f"database {self._parameters.get('dbname') or 'of the user'} on {hosts}"
+
+    @contextmanager
+    def looking(self) -> Generator[None, None, None]:
+        with contextlib.closing(self._connected()) as driver:
+            self._looking = driver
+            try:
+                yield
+            finally:
+                self._looking = None
 
     def is_there(self) -> bool:
         return bool(self._look(lambda driver: driver.execute(_TABLES).fetchall()))
@@ -86,6 +101,14 @@ class PostgresqlServer:
 
     def sealed(self) -> bytes | None:
         return self._look(lambda driver: _first(driver, form.NEWEST_SEALED))
+
+    def processes(self) -> list[Process]:
+        def ask(driver: Driver[TupleRow]) -> list[Process]:
+            if _first(driver, "SELECT to_regclass('workers')::text") is None:
+                return []
+            return [Process(*row) for row in driver.execute(_PROCESSES.encode()).fetchall()]
+
+        return self._look(ask)
 
     def engine(self) -> Engine:
         return postgresql_engine(self._url)
@@ -164,11 +187,13 @@ class PostgresqlServer:
         return driver
 
     def _look(self, ask: Callable[[Driver[TupleRow]], T]) -> T:
-        with contextlib.closing(self._connected()) as driver:
-            try:
-                return ask(driver)
-            except psycopg.Error as error:
-                raise StoreError(faults.sentence(error)) from error
+        if self._looking is None:
+            with self.looking():
+                return self._look(ask)
+        try:
+            return ask(self._looking)
+        except psycopg.Error as error:
+            raise StoreError(faults.sentence(error)) from error
 
 
 def _unusable(driver: Driver[TupleRow]) -> str | None:

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from tocsin import files
 from tocsin.ports.errors import Finding, StoreError
 from tocsin.store import faults, form
 from tocsin.store.dialects.sqlite import sqlite_engine
+from tocsin.store.homes import Process
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import MOVED_TO, check_is_here, write_now
 
@@ -28,6 +29,9 @@ class SqliteFile:
         self.file = file
         self.name = str(file)
         self.where = str(file.parent)
+
+    def looking(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def is_there(self) -> bool:
         return self.file.exists() and not self._is_first_write() and not self.is_empty()
@@ -76,6 +80,9 @@ class SqliteFile:
     def sealed(self) -> bytes | None:
         row = self.first_row(form.NEWEST_SEALED)
         return None if row is None else row[0]
+
+    def processes(self) -> list[Process]:
+        return []  # whoever serves it holds its lock
 
     def engine(self) -> Engine:
         return sqlite_engine(self.file)
