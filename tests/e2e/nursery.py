@@ -5,6 +5,7 @@ thread, imports once and forks for each of them. What runs in the copy is what `
 environment of its own. Services that are shared, or whose memory is measured, are started by a new interpreter all the same.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -18,11 +19,21 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 CAN_FORK = hasattr(os, "pidfd_open")  # Linux
+IMPORTED = (
+    "alembic.command",
+    "tocsin.app",
+    "tocsin.cli.commands",
+    "tocsin.cli.start",
+    "tocsin.serving",
+    "tocsin.store.homes.postgresql_server",
+    "uvicorn.lifespan.off",
+)
 MAX_REQUEST = 128 << 10
 MAX_DESCRIPTOR = 1024
 
@@ -105,7 +116,7 @@ def _fork(module: Sequence[str], folder: Path, environ: Mapping[str, str], stdou
 
 
 def _import_everything() -> None:
-    for name in ("alembic.command", "tocsin.serving", "tocsin.cli.commands", "tocsin.cli.start"):
+    for name in IMPORTED:
         importlib.import_module(name)
     form = importlib.import_module("tocsin.store.form")  # what a start compares its store with, which it would make first
     form.expected(importlib.import_module("tocsin.store.migrations").HEAD)
@@ -149,6 +160,7 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> str:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environ"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = request["module"]
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
@@ -156,9 +168,25 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> str:
     return sys.argv[0]
 
 
+def _run(module: str) -> None:
+    """As `python -m` does. What was imported is not taken apart at the end, for which all of its memory would be copied; `multiprocessing`
+    ends its copies like this too.
+    """
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(50_000, 20, 100)
     _import_everything()
     if (copied := _asked(socket.socket(fileno=int(sys.argv[1])))) is not None:
-        runpy.run_module(copied, run_name="__main__", alter_sys=True)
+        _run(copied)

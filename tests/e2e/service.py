@@ -230,7 +230,7 @@ class Service:
         if self.user is not None:
             module, environ["PYTHONPATH"] = ["e2e.as_user", str(self.user)], str(Path(__file__).parents[1])
         with self.log_file.open("ab") as log:
-            if self.from_scratch or self.user is not None:
+            if self.from_scratch:
                 command = [sys.executable, "-m", *module, "serve"]
                 self.process = subprocess.Popen(command, cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True)
             else:

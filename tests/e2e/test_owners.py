@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,6 @@ from receiver import Receiver
 
 USER = 12345
 SOCKET = re.compile(r"[?&]host=(/[^&]+)")
-TOCSIN = Path(sys.executable).parent / "tocsin"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a service as another user and commands beside it as itself")
 pytestmark = [AS_ROOT, both_stores_long]
 
@@ -52,8 +49,7 @@ def service(folder: Path, store: str, request: pytest.FixtureRequest) -> Iterato
 
 
 def as_root(service: Service, *words: object) -> tuple[int, str]:
-    environ = {"PATH": "/usr/bin:/bin", "HOME": "/root", **service.environ}
-    done = subprocess.run([TOCSIN, *map(str, words)], cwd=service.folder, env=environ, capture_output=True, text=True, timeout=90)
+    done = service.run("tocsin", *map(str, words), PATH="/usr/bin:/bin", HOME="/root")
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 

@@ -119,7 +119,7 @@ def served(start_service) -> Service:  # noqa: F811
 @pytest.fixture(scope="module")
 def shared_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a service is for all tests of a module that leave nothing behind which another one would see."""
-    service = Service(tmp_path_factory.mktemp("shared"), from_scratch=True, **SIGN_IN)
+    service = Service(tmp_path_factory.mktemp("shared"), **SIGN_IN)
     try:
         yield f"http://127.0.0.1:{service.start().port}"
     finally:

@@ -18,7 +18,7 @@ from tocsin.clock import Micros
 from tocsin.model import Busy
 from tocsin.ports.workers import Beat, DueIn, Introduction, Load, Member, Owners, Taken, Waking
 from tocsin.store.database import Database
-from tocsin.store.dialects import SERVER_NOW
+from tocsin.store.dialects import SERVER_NOW, arrays
 from tocsin.store.dialects.connecting import hang_up_on_lost
 from tocsin.store.dialects.listening import Listener
 from tocsin.store.dialects.quick import Quick, Session
@@ -179,7 +179,8 @@ class SqlWorkers:
                 rings, self._rings = self._rings, {}
                 said = [(channel_of(worker_id), text) for worker_id, some in rings.items() for text in payloads(list(some))]
                 channels, texts = zip(*said, strict=True)
-                await self.quick.run(lambda session, values=(list(channels), list(texts)): session.rows(_NOTIFY, values))
+                values = arrays.texts(channels), arrays.texts(texts)
+                await self.quick.run(lambda session, values=values: session.rows(_NOTIFY, values))
         except Busy:  # it is in the log; sweeps find it
             self._rings.clear()
         finally:
