@@ -11,6 +11,7 @@ from tocsin.model import Delivery, Status
 from tocsin.ports.claims import Claimed, Noted
 from tocsin.ports.ledger import UnderWay
 from tocsin.store.database import Database
+from tocsin.store.dialects.arrays import numbers
 from tocsin.store.dialects.quick import Quick, Session
 from tocsin.store.rows import delivery_of
 from tocsin.store.shared_tables import claims, workers
@@ -73,11 +74,11 @@ class SqlClaims:
     async def claim(self, worker_id: int, at: Micros, deliveries: Sequence[Delivery]) -> Collection[int] | None:
         values = (
             worker_id,
-            [one.id for one in deliveries],
-            [one.handler_id for one in deliveries],
-            [one.attempt_count + 1 for one in deliveries],
-            [one.due_at for one in deliveries],
-            [one.replays for one in deliveries],
+            numbers([one.id for one in deliveries]),
+            numbers([one.handler_id for one in deliveries]),
+            numbers([one.attempt_count + 1 for one in deliveries]),
+            numbers([one.due_at for one in deliveries]),
+            numbers([one.replays for one in deliveries]),
             worker_id,
             at,
         )

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from tocsin.clock import Micros
 from tocsin.model import Delivery, Notification
 from tocsin.ports.queue import BACKLOG_AFTER, Due, Waiting, Wanted
+from tocsin.store.dialects.arrays import numbers
 from tocsin.store.rows import NOTIFICATION, delivery_of, notification_of
 from tocsin.store.statements import look, run
 from tocsin.store.tables import IS_PENDING, deliveries, notifications
@@ -86,7 +87,8 @@ def _read(connection: Connection, limits: Mapping[int, int], until: Micros | Non
                 cursor.execute(_ON_SQLITE[until is not None], {"handler_id": handler_id, "until": until, "most": limit})
                 found[handler_id] = list(map(_Row._make, cursor.fetchall()))
         else:
-            cursor.execute(_ON_POSTGRESQL[until is not None], (list(limits), [until] * len(limits), list(limits.values())))
+            lanes = (list(limits), [until] * len(limits), list(limits.values()))
+            cursor.execute(_ON_POSTGRESQL[until is not None], [numbers(column) for column in lanes])
             for row in map(_Row._make, cursor.fetchall()):
                 found[row.handler_id].append(row)
     finally:

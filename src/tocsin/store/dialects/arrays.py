@@ -14,13 +14,13 @@ NUL, INSTEAD = "\0", "\N{REPLACEMENT CHARACTER}"  # PostgreSQL's texts cannot ho
 
 def writer_of(type_: TypeEngine[Any]) -> Callable[[Sequence[Any]], str]:
     if isinstance(type_, Text):
-        return _texts
+        return texts
     if isinstance(type_, LargeBinary):
         return _bytes
-    return _booleans if isinstance(type_, Boolean) else _numbers
+    return _booleans if isinstance(type_, Boolean) else numbers
 
 
-def _numbers(values: Sequence[Any]) -> str:
+def numbers(values: Sequence[int | None]) -> str:
     if None in values:
         return f"{{{','.join(['NULL' if value is None else str(value) for value in values])}}}"
     return f"{{{','.join(map(str, values))}}}"
@@ -30,7 +30,7 @@ def _booleans(values: Sequence[Any]) -> str:
     return f"{{{','.join(['NULL' if value is None else 't' if value else 'f' for value in values])}}}"
 
 
-def _texts(values: Sequence[Any]) -> str:
+def texts(values: Sequence[str | None]) -> str:
     return f"{{{','.join(['NULL' if value is None else _quoted(value) for value in values])}}}"
 
 
