@@ -50,3 +50,20 @@ def test_of_whom_nothing_is_said_in_time_is_left_out(open_postgresql: OpenStore)
             assert await one.outlooks.ask(second, [1], 10.0) == {1: Outlook(1.0)}
 
     run(main())
+
+
+def test_what_a_worker_does_not_know_is_said_at_once(open_postgresql: OpenStore) -> None:
+    async def main() -> None:
+        async with shared(open_postgresql) as [(_, one), (_, other)]:
+            await joined(one)
+            second = await joined(other, "other")
+
+            async def answer(handler_ids: Sequence[int]) -> Known:
+                return {one: Outlook(1.0) for one in handler_ids if one == 1}
+
+            other.outlooks.answer_with(answer)
+            async with asyncio.timeout(30):  # far less than what is allowed for the answer
+                assert await one.outlooks.ask(second, [1, 2, 3], 3600.0) == {1: Outlook(1.0)}
+                assert await one.outlooks.ask(second, [2], 3600.0) == {}
+
+    run(main())

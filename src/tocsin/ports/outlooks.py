@@ -15,16 +15,18 @@ class Outlook(Struct, frozen=True):
 
 
 Known: TypeAlias = Mapping[int, Outlook | None]
-"""By handler; None: whoever was asked does not send for it."""
+"""By handler; None: the worker that was asked does not send for it."""
 
 
 class Outlooks(Protocol):
     async def ask(self, worker_id: int, handler_ids: Sequence[int], seconds: float) -> Known:
-        """What that worker knows of these handlers; those of which it has said nothing within so long are left out. Raises Busy."""
+        """What that worker knows of these handlers; those that it does not know, or of which it has said nothing
+        within so long, are left out. Raises Busy."""
         ...
 
     def answer_with(self, answer: Callable[[Sequence[int]], Awaitable[Known]]) -> None:
-        """From now on questions to this worker are put on the event loop. What is raised there is logged, and nothing is said."""
+        """From now on questions to this worker are put on the event loop; what the answer leaves out is said to be unknown. What is
+        raised there is logged, and nothing is said."""
         ...
 
     async def close(self) -> None:

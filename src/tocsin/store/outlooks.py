@@ -15,7 +15,7 @@ from tocsin.store.workers import SqlWorkers, channel_of
 
 AT_ONCE = 150  # handlers in one message, whose text has 8,000 bytes at most
 ASK, ANSWER = "outlook", "outlooks"  # the first word of what is said
-_PAUSED, _OTHERS = -1, -2  # in place of a pace
+_PAUSED, _OTHERS, _UNKNOWN = -1, -2, -3  # in place of a pace
 _NOTIFY = "SELECT pg_notify(%s, text) FROM unnest(%s::text[]) AS v(text)"
 log = structlog.get_logger(__name__)
 
@@ -75,9 +75,9 @@ class SqlOutlooks:
     ) -> None:
         try:
             known = await answer(handler_ids)
-            if known:
-                await self._say(asker, [" ".join([ANSWER, str(number), *(_told(one, known[one]) for one in known)])])
-        except Busy as busy:  # whoever asked hears nothing, and says so
+            told = [_told(one, known[one]) if one in known else f"{one} 0 {_UNKNOWN}" for one in handler_ids]
+            await self._say(asker, [" ".join([ANSWER, str(number), *told])])
+        except Busy as busy:  # the process that asked hears nothing, and says so
             observe.seldom(log.warning, "outlook.not_told", why=str(busy))
         except Exception as error:  # noqa: BLE001  # the same
             observe.seldom(log.error, "outlook.failed", exc_info=error)
@@ -90,7 +90,8 @@ class SqlOutlooks:
         numbers = iter(rest)
         for handler_id, length, pace in zip(numbers, numbers, numbers, strict=True):
             asked.missing.discard(handler_id)
-            asked.found[handler_id] = None if pace == _OTHERS else Outlook(length / 1000, None if pace == _PAUSED else pace)
+            if pace != _UNKNOWN:
+                asked.found[handler_id] = None if pace == _OTHERS else Outlook(length / 1000, None if pace == _PAUSED else pace)
         if not asked.missing:
             asked.is_complete.set()
 

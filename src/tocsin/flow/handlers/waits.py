@@ -1,4 +1,4 @@
-"""What the next start of a handler waits for. Whoever sends for it knows that: this process, or another that is asked."""
+"""What the next start of a handler waits for. The process that sends for it knows: this one, or another that is asked."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
+import structlog
 from msgspec import Struct
 
+from tocsin import observe
 from tocsin.clock import SECOND, Micros
 from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.pace import Pacer, Wait
@@ -18,11 +20,13 @@ from tocsin.ports.workers import Partitions
 
 ANSWER_SECONDS = 1.0  # for the process that sends to say what it knows
 GATHER_SECONDS = 0.02  # in which all who ask the same process share one question
+log = structlog.get_logger(__name__)
 
 
 class Hold(Struct, frozen=True):
     """What keeps a handler's next start: a `wait`, as its sender knows it. `absent`: why there is no sender that could say so. None of the
-    processes sends; or none sends for this handler, since the one that did has ended or hands it on; or `sender` does and is silent."""
+    processes sends; or none sends for this handler, since the one that did has ended or hands it on; or `sender` does and is silent, or
+    does not know."""
 
     wait: Wait = Wait(0.0)
     absent: Literal["", "none", "between", "silent"] = ""
@@ -65,7 +69,7 @@ class OwnWaits:
 
 class _Question(Struct, eq=False):
     handler_ids: set[int]
-    answer: "asyncio.Task[Known]"
+    answer: "asyncio.Task[Known | None]"
 
 
 class WaitsOfOwners:
@@ -80,6 +84,8 @@ class WaitsOfOwners:
 
     async def of(self, handler_ids: Collection[int]) -> Mapping[int, Hold]:
         loaded, partitions = await self._own.loaded(handler_ids), self._partitions
+        if not partitions.worker_id:
+            return {}  # who owns what is known from before, when this process may have been an owner itself
         found: dict[int, Hold] = {}
         asked: dict[int, list[int]] = defaultdict(list)
         for handler_id, one in loaded.items():
@@ -91,15 +97,13 @@ class WaitsOfOwners:
                 asked[owner].append(handler_id)
             else:
                 found[handler_id] = self._nobodys()
-        with contextlib.suppress(Busy):
-            answers = await asyncio.gather(*(self._ask(owner, some) for owner, some in asked.items()))
-            for (owner, some), known in zip(asked.items(), answers, strict=True):
+        answers = await asyncio.gather(*(self._ask(owner, some) for owner, some in asked.items()))
+        for (owner, some), known in zip(asked.items(), answers, strict=True):
+            if known is not None:
                 found |= {one: self._told(known, owner, one, loaded[one]) for one in some}
-        return found
+        return found if partitions.worker_id else {}
 
     def _nobodys(self) -> Hold:
-        if not self._partitions.worker_id:
-            return FREE  # this process is the one that does not know
         sends = any(one.introduction.sends and not one.is_leaving for one in self._partitions.members)
         return Hold(absent="between" if sends else "none")
 
@@ -114,7 +118,8 @@ class WaitsOfOwners:
         pace = paces[outlook.pace] if outlook.pace is not None and outlook.pace < len(paces) else None
         return Hold(Wait(outlook.seconds, pace))
 
-    async def _ask(self, owner: int, handler_ids: Sequence[int]) -> Known:
+    async def _ask(self, owner: int, handler_ids: Sequence[int]) -> Known | None:
+        """None: it could not be asked."""
         question = self._gathering.get(owner)
         if question is None:
             answer = asyncio.get_running_loop().create_task(self._put(owner))
@@ -122,10 +127,16 @@ class WaitsOfOwners:
         question.handler_ids.update(handler_ids)
         return await asyncio.shield(question.answer)  # others wait for it too
 
-    async def _put(self, owner: int) -> Known:
+    async def _put(self, owner: int) -> Known | None:
         await asyncio.sleep(GATHER_SECONDS)
         question = self._gathering.pop(owner)
-        return await self._outlooks.ask(owner, sorted(question.handler_ids), ANSWER_SECONDS)
+        try:
+            return await self._outlooks.ask(owner, sorted(question.handler_ids), ANSWER_SECONDS)
+        except Busy as busy:
+            observe.seldom(log.warning, "outlook.not_asked", why=str(busy))
+        except Exception as error:  # noqa: BLE001  # here, since those who asked may have gone
+            observe.seldom(log.error, "outlook.not_asked", exc_info=error)
+        return None
 
     async def _answer(self, handler_ids: Sequence[int]) -> Known:
         if self._partitions.fence() > 0:
