@@ -6,6 +6,7 @@ import pytest
 
 from support.cluster import cluster
 from support.requests import BOT, send, several, traffic, webhooks
+from tocsin.engine.sweeping import FIRST
 from tocsin.model import Delivery
 from tocsin.partitions import PARTITIONS
 
@@ -42,6 +43,17 @@ def test_partitions_of_the_dead_move_in_five_seconds_of_those_who_leave_in_one_a
         assert third.engine.partitions == fourth.engine.partitions == PARTITIONS // 2
         made.world.run(60.0)
         assert made.check()["rows"] == 2000
+
+
+def test_what_is_due_first_in_partitions_that_were_taken_is_looked_for_before_all_the_rest() -> None:
+    with cluster(14) as made:
+        several(made, 1)
+        assert made.server.looks[:2] == [FIRST, None]
+        handlers = webhooks(made, 5)
+        traffic(made, handlers, 1.0)
+        made.world.run(120.0)
+        assert set(made.server.looks[2:]) == {None}, "once only"
+        assert made.check()["rows"] == 100
 
 
 def test_who_is_two_versions_away_from_those_that_are_there_does_not_join_them() -> None:

@@ -1,6 +1,7 @@
 """Claims: what a worker notes before it sends, and what others learn from that when it dies."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -22,6 +23,7 @@ from tocsin.ports.queue import Settlement, Wanted
 from tocsin.ports.workers import Waking
 from tocsin.store.sql import SqlStore
 from tocsin.store.tables import handlers
+from tocsin.store.workers import due_in
 
 NOW = 1000
 EVER = {"webhook": 0, "x": 0}
@@ -274,6 +276,38 @@ def test_what_is_due_soon_is_told_by_handler(open_postgresql: OpenStore) -> None
             found = {(one.partition, one.handler_id, one.due_at, one.home) for one in await beside.workers.due_in([3, 4], 1000)}
             assert found == {(3, hook, 300, 3), (3, other, 400, 3), (4, far, 300, 4)}
             assert {(one.handler_id, one.due_at) for one in await beside.workers.due_in([3], 401, since=301)} == {(other, 400)}
+
+    run(main())
+
+
+def test_the_first_of_each_partition_are_found_without_looking_at_the_others(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shared(open_postgresql) as [(store, beside), _]:
+            hook, other, far = await handler_in(store, 3), await handler_in(store, 3), await handler_in(store, 4)
+            await accepted(store, far, 4, due_at=10_300)
+            await accepted(store, other, 3, due_at=10_400)
+            await accepted(store, hook, 3, count=1, due_at=1)
+            with psycopg.connect(database_of(tmp_path), autocommit=True) as connection:
+                columns = "notification_id, user_id, status, is_critical, created_at, handler_id, partition"
+                connection.execute(
+                    f"INSERT INTO deliveries ({columns}, due_at, first_due_at)"
+                    f" SELECT {columns}, n, n FROM deliveries, generate_series(2, 10000) AS n WHERE due_at = 1".encode()
+                )
+                connection.execute("ANALYZE deliveries")
+                read = "SELECT seq_scan, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'deliveries'"
+
+                def look(first: int | None) -> Callable[[Connection], tuple[set[tuple[int, int]], int, int]]:
+                    def run(connection: Connection) -> tuple[set[tuple[int, int]], int, int]:
+                        found = {(one.handler_id, one.due_at) for one in due_in(connection, [3, 4, 5], 20_000, 0, first)}
+                        [(scans, rows)] = connection.exec_driver_sql(read).fetchall()
+                        return found, scans, rows
+
+                    return run
+
+                assert await store.database.read(look(20)) == ({(hook, 1), (far, 10_300)}, 0, 21)
+                found, scans, rows = await store.database.read(look(None))
+                assert found == {(hook, 1), (other, 10_400), (far, 10_300)} and (scans > 0 or rows > 10_000)
+            assert {one.handler_id for one in await beside.workers.due_in([3, 4], 20_000, first=1)} == {hook, far}
 
     run(main())
 

@@ -1,7 +1,7 @@
 """A store that several engines share, in memory: what a PostgreSQL server does for them, with answers that take time, and faults."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -68,6 +68,7 @@ class Server:
         self.claims: list[Claim] = []
         self.noted: list[tuple[int, Noted]] = []
         self.pauses: dict[str, Pause] = {}
+        self.looks: list[int | None] = []  # for what is due: at how many deliveries of each partition, at the most
         self.asks: dict[int, Ask] = {}
         self.answering: dict[int, tuple[Process, Callable[[int], None]]] = {}  # by worker
         self._last_ask = 0
@@ -187,16 +188,19 @@ class Server:
                 process, rang = self.listening[worker_id]
                 process.do(rang, some)
 
-    def due_in(self, partitions: Collection[int], until: Micros, since: Micros) -> list[DueIn]:
-        first: dict[tuple[int, int], Micros] = {}
-        for handler_id, pending in self.pending.items():
-            for delivery in (self.rows[one].delivery for one in pending):
-                if delivery.partition in partitions and since <= delivery.due_at < until:
-                    key = delivery.partition, handler_id
-                    first[key] = min(first.get(key, delivery.due_at), delivery.due_at)
+    def due_in(self, partitions: Collection[int], until: Micros, since: Micros, most: int | None = None) -> list[DueIn]:
+        self.looks.append(most)
+        rows = [self.rows[one].delivery for pending in self.pending.values() for one in pending]
+        found: dict[tuple[int, int], Micros] = {}
+        seen: Counter[int] = Counter()
+        for delivery in sorted(rows, key=lambda one: one.due_at):
+            if delivery.partition in partitions and since <= delivery.due_at < until:
+                seen[delivery.partition] += 1
+                if most is None or seen[delivery.partition] <= most:
+                    found.setdefault((delivery.partition, delivery.handler_id), delivery.due_at)
         return [
             DueIn(partition, handler_id, self.handlers[handler_id].row.user_id, due_at, self.handlers[handler_id].partition)
-            for (partition, handler_id), due_at in first.items()
+            for (partition, handler_id), due_at in found.items()
         ]
 
     def rehome(self, handler_id: int, partition: int) -> Waking:
@@ -354,8 +358,8 @@ class Session:
     def ring(self, wakings: Mapping[int, Sequence[Waking]]) -> None:
         self.server.world.after(self.slow, lambda: self.server.ring(wakings))
 
-    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0) -> Sequence[DueIn]:
-        return await self.ask(self.server.due_in, set(partitions), until, since)
+    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0, first: int | None = None) -> Sequence[DueIn]:
+        return await self.ask(self.server.due_in, set(partitions), until, since, first)
 
     async def rehome(self, handler_id: int, partition: int) -> Waking | None:
         return await self.ask(self.server.rehome, handler_id, partition)

@@ -1,7 +1,7 @@
 """Sweeps: what is due in the partitions of this worker and nobody rang for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -18,6 +18,7 @@ SWEEP_SECONDS = 2.0
 AHEAD: Micros = 4 * SECOND  # a sweep looks so far ahead, so what is due later needs no ring
 BEFORE: Micros = 10 * SECOND  # and so far back: lanes know of an older backlog, which may be long
 ALL_SECONDS = 30.0  # until a sweep looks through all of it again
+FIRST = 20  # deliveries of each partition that was taken: they begin before a long backlog has been looked through
 log = structlog.get_logger(__name__)
 
 
@@ -64,19 +65,27 @@ class Sweeping:
 
     async def _sweep(self) -> None:
         life, spell, holdings, now = self._holdings.life, self._alone(), self._holdings, self._steady()
+        if taken := holdings.unswept & holdings.live:
+            await self._look(taken, first=FIRST)
         if now >= self._all_at or (spell is not None and not holdings.live <= holdings.complete):
             holdings.unswept, self._all_at = set(holdings.live), now + ALL_SECONDS
         wholly, rest = holdings.unswept & holdings.live, holdings.live - holdings.unswept
-        found = [*await self._workers.due_in(wholly, clock.now() + AHEAD)] if wholly else []
+        if wholly:
+            await self._look(wholly)
         if rest:
-            found += await self._workers.due_in(rest, clock.now() + AHEAD, clock.now() - BEFORE)
+            await self._look(rest, since=clock.now() - BEFORE)
         if life != holdings.life:
             return
         holdings.unswept -= wholly
-        for due in found:
-            self._found(due)
         if spell is not None and spell == self._alone():
             holdings.complete |= wholly & holdings.live
+
+    async def _look(self, partitions: Collection[int], since: Micros = 0, first: int | None = None) -> None:
+        life = self._holdings.life
+        found = await self._workers.due_in(partitions, clock.now() + AHEAD, since, first)
+        if life == self._holdings.life:
+            for due in found:
+                self._found(due)
 
     def _found(self, due: DueIn) -> None:
         if due.partition not in self._holdings.live:

@@ -165,9 +165,10 @@ class Workers(Protocol):
         """Tell workers, by their ids, what is due. Returns at once; what is lost is found by their sweeps."""
         ...
 
-    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0) -> Sequence[DueIn]:
+    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0, first: int | None = None) -> Sequence[DueIn]:
         """Every handler with pending deliveries of these partitions that are due before `until`, by the partition in their rows. With
-        `since` only those that are due from then on: a long backlog, which is known, need not be looked through again and again."""
+        `since` only those that are due from then on: a long backlog, which is known, need not be looked through again and again. With
+        `first` only so many deliveries of each partition, those that are due first: that takes as long however many there are."""
         ...
 
     async def rehome(self, handler_id: int, partition: int) -> Waking | None:

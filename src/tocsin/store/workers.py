@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 from psycopg import Connection as Driver
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ARRAY, Connection, SmallInteger, func, literal, select, true
 
 from tocsin import clock
 from tocsin.clock import Micros
@@ -186,8 +186,8 @@ class SqlWorkers:
         finally:
             self._ringing = None
 
-    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0) -> Sequence[DueIn]:
-        return await self._database.read(due_in, partitions, until, since)
+    async def due_in(self, partitions: Collection[int], until: Micros, since: Micros = 0, first: int | None = None) -> Sequence[DueIn]:
+        return await self._database.read(due_in, partitions, until, since, first)
 
     async def rehome(self, handler_id: int, partition: int) -> Waking | None:
         while True:
@@ -204,14 +204,18 @@ class SqlWorkers:
         await self.quick.close()
 
 
-def due_in(connection: Connection, partitions: Collection[int], until: Micros, since: Micros) -> list[DueIn]:
-    what = (deliveries.c.partition, deliveries.c.handler_id, deliveries.c.user_id)
-    due = (
-        select(*what, func.min(deliveries.c.due_at).label("due_at"))
-        .where(PENDING, deliveries.c.partition.in_(partitions), deliveries.c.due_at >= since, deliveries.c.due_at < until)
-        .group_by(*what)
-        .subquery()
+def due_in(connection: Connection, partitions: Collection[int], until: Micros, since: Micros = 0, first: int | None = None) -> list[DueIn]:
+    waiting = select(deliveries.c.partition, deliveries.c.handler_id, deliveries.c.user_id, deliveries.c.due_at).where(
+        PENDING, deliveries.c.due_at >= since, deliveries.c.due_at < until
     )
+    if first is None:
+        rows = waiting.where(deliveries.c.partition.in_(partitions)).subquery()
+    else:  # by the index, without looking at the others
+        each = func.unnest(literal(list(partitions), ARRAY(SmallInteger))).table_valued("partition").render_derived("each_one")
+        some = waiting.where(deliveries.c.partition == each.c.partition).order_by(deliveries.c.due_at).limit(first).lateral()
+        rows = select(some).select_from(each.join(some, true())).subquery()
+    what = (rows.c.partition, rows.c.handler_id, rows.c.user_id)
+    due = select(*what, func.min(rows.c.due_at).label("due_at")).group_by(*what).subquery()
     home = func.coalesce(handlers.c.partition, due.c.partition)
     return [DueIn(*row) for row in connection.execute(select(*due.c, home).join(handlers, handlers.c.id == due.c.handler_id))]
 
