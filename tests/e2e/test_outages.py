@@ -82,8 +82,8 @@ def test_when_descriptors_run_out_nothing_is_lost(start_service: Starter, receiv
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
     notification = client.send("due without a socket", handlers=handlers, send_at=soon)
     service.limit_descriptors(1)
-    # None for the wire itself, none for a connection, none to read the store with: as it happens.
-    signs = ("attempt.waits", "engine.refill_waits")
+    # None for the wire itself, none for a connection, none to read the store with or to claim in it: as it happens.
+    signs = ("attempt.waits", "engine.refill_waits", "engine.claim_waits")
     until(lambda: any(sign in service.log() for sign in signs), what="it runs out")
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", service.port), timeout=5):
         does_not_spin(service)
