@@ -1,13 +1,18 @@
 """What is due, on both stores, against the same said in Python."""
 
 import random
+from pathlib import Path
 
+import pytest
 from sqlalchemy import insert, select
 
 from conftest import run
-from support.store import OpenStore, accepting, add_handler
+from support.postgresql import TERMINATE, database_of
+from support.store import OpenStore, accept_one, accepting, add_handler
+from tocsin.cli.selftest.many.postgresql import execute
 from tocsin.model import Delivery
 from tocsin.ports.queue import BACKLOG_AFTER, Due, Wanted
+from tocsin.store.database import READ_SECONDS
 from tocsin.store.rows import delivery_of
 from tocsin.store.tables import deliveries
 
@@ -59,6 +64,30 @@ def test_it_is_what_was_asked_for_in_due_order_and_critical_ones_of_a_backlog_fi
                     mine = [(delivery_of(row), bool(row.is_critical)) for row in kept if row.handler_id == handler and row.status == 0]
                     assert summary(found[handler]) == expected(mine, want)
                     assert all(job.notification.id == job.delivery.notification_id for job in found[handler].jobs)
+
+    run(main())
+
+
+def test_a_connection_from_before_a_restart_is_replaced_and_a_slow_statement_ended(open_postgresql: OpenStore, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_postgresql() as store:
+            handler = await add_handler(store)
+            delivery = await accept_one(store, handler)
+            for _ in range(2):
+                assert [one.delivery for one in await store.queue.waiting([delivery.id])] == [delivery]
+                execute(database_of(tmp_path), TERMINATE)
+            seconds = await store.database.glance(lambda connection: connection.exec_driver_sql("SHOW statement_timeout").scalar())
+            assert seconds == f"{READ_SECONDS:.0f}s"
+
+    run(main())
+
+
+def test_who_waits_may_be_deleted_while_it_is_read(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with open_store() as store:
+            delivery = await accept_one(store, await add_handler(store))
+            monkeypatch.setattr("tocsin.store.due._texts", lambda *_: {})
+            assert await store.queue.waiting([delivery.id]) == []
 
     run(main())
 
