@@ -1,7 +1,7 @@
 """Pauses that providers asked for, where several processes share the store.
 
 A realm's pause concerns every process that sends there, so they hear of it. A credential's concerns its owner, who hands it on with the
-partition; the longer ones are kept besides, for whoever takes over from an owner that has died.
+partition; the longer ones are kept besides, for the process that takes over from an owner that has died.
 """
 
 import asyncio

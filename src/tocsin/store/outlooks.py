@@ -77,7 +77,7 @@ class SqlOutlooks:
             known = await answer(handler_ids)
             if known:
                 await self._say(asker, [" ".join([ANSWER, str(number), *(_told(one, known[one]) for one in known)])])
-        except Busy as busy:  # whoever asked hears nothing, and says so
+        except Busy as busy:  # the process that asked hears nothing, and says so
             observe.seldom(log.warning, "outlook.not_told", why=str(busy))
         except Exception as error:  # noqa: BLE001  # the same
             observe.seldom(log.error, "outlook.failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""What the next start of a handler waits for. Whoever sends for it knows that: this process, or another that is asked."""
+"""What the next start of a handler waits for. The process that sends for it knows: this one, or another that is asked."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Pauses that providers asked for are kept for whoever sends next. Only PostgreSQL has other processes."""
+"""Pauses that providers asked for are kept for the process that sends next. Only PostgreSQL has other processes."""
 
 import sqlalchemy as sa
 from alembic import op
