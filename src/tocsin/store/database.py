@@ -49,7 +49,7 @@ class Database:
         self._list_threads = ThreadPoolExecutor(LIST_THREADS, "tocsin-lists")
         self._loop = asyncio.get_running_loop()
         self.engine = engine
-        self._for_glances = self._dialect.for_glances(engine)
+        self._for_glances = self._dialect.for_glances(engine, READ_SECONDS)
         self._reading = partial(self._dialect.reading, engine, READ_SECONDS)
         self._glancing = partial(self._dialect.glancing, self._for_glances, READ_SECONDS)
         self._damage: str | None = None  # what a reading ran into, in a sentence
@@ -93,13 +93,16 @@ class Database:
         def run(connection: Connection) -> T:
             return read(connection, *args, **kwargs)
 
-        return await self._loop.run_in_executor(threads, self._read_in_thread, opened, run)
+        return await self._loop.run_in_executor(threads, self._read_in_thread, opened, run, opened is self._glancing)
 
-    def _read_in_thread(self, opened: Opened, read: Callable[[Connection], T]) -> T:
+    def _read_in_thread(self, opened: Opened, read: Callable[[Connection], T], is_asked_again: bool = False) -> T:
+        """`is_asked_again`: once, if the connection turns out to be from before a restart of the server."""
         try:
             with opened() as connection:
                 return read(connection)
         except DBAPIError as error:  # of the connection itself too: there may be no descriptor left for it
+            if is_asked_again and faults.is_gone(error):
+                return self._read_in_thread(opened, read)
             if faults.is_damage(error):
                 self._damaged = partial(self._read_in_thread, opened, read)
                 sentence = self._damage = faults.sentence(error)

@@ -99,7 +99,7 @@ def _read(connection: Connection, limits: Mapping[int, int], until: Micros | Non
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
     rows = [_Row(*row) for row in run(connection, _PENDING_BY_ID, [(one,) for one in delivery_ids])]
     texts = _texts(connection, (), [row.notification_id for row in rows], math.inf)
-    return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows]
+    return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows if row.notification_id in texts]  # else deleted since
 
 
 def named(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivery]:

@@ -74,8 +74,8 @@ class Dialect(Protocol):
         """A transaction that sees the store as it is at one moment, and is interrupted after so many seconds."""
         ...
 
-    def for_glances(self, engine: Engine) -> Engine:
-        """What `glancing` needs: its connections are for statements that find rows by their keys."""
+    def for_glances(self, engine: Engine, seconds: float) -> Engine:
+        """What `glancing` needs: its connections are for statements that find rows by their keys, and take no longer."""
         ...
 
     def glancing(self, engine: Engine, seconds: float) -> AbstractContextManager[Connection]:

@@ -99,13 +99,14 @@ def connect(parameters: dict[str, Any]) -> Driver[Any]:
     return driver
 
 
-def by_key(engine: Engine) -> Engine:
-    """Another engine on the same database, for a few short statements that find rows by their keys."""
+def by_key(engine: Engine, seconds: float) -> Engine:
+    """Another engine on the same database, for a few statements that find rows by their keys, and take no longer."""
     found = create_engine("postgresql+psycopg://", pool=engine.pool.recreate(), hide_parameters=True)
 
     @event.listens_for(found, "connect")
     def connected(driver: Driver[Any], _: object) -> None:  # pyright: ignore[reportUnusedFunction]
-        driver.execute(PLANNED_ONCE)
+        with hung_up_after(driver, CONNECT_SECONDS):
+            driver.execute(PLANNED_ONCE + b"; SET statement_timeout = %d" % (seconds * 1000))
 
     return found
 

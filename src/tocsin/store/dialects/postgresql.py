@@ -203,8 +203,8 @@ class _Postgresql:
         with _begun(engine, _BEGIN_READING % (seconds * 1000), seconds + GRACE_SECONDS) as connection:
             yield connection
 
-    def for_glances(self, engine: Engine) -> Engine:
-        return by_key(engine)
+    def for_glances(self, engine: Engine, seconds: float) -> Engine:
+        return by_key(engine, seconds)
 
     @contextmanager
     def glancing(self, engine: Engine, seconds: float) -> Generator[Connection, None, None]:

@@ -133,7 +133,7 @@ class _Sqlite:
             finally:
                 driver.set_progress_handler(None, 0)
 
-    def for_glances(self, engine: Engine) -> Engine:
+    def for_glances(self, engine: Engine, seconds: float) -> Engine:  # noqa: ARG002
         return engine
 
     glancing = reading
