@@ -31,7 +31,7 @@ test-all: checked
 
 # While types are checked the tests are compiled, once: otherwise each of the workers would compile them all.
 checked: .venv/.dev
-	$(BIN)/pytest --collect-only -q >/dev/null & $(MAKE) --no-print-directory check && wait
+	$(BIN)/pytest --collect-only -q >/dev/null & $(MAKE) --no-print-directory check; status=$$?; wait; exit $$status
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ class Alone:
         """Who sends tests."""
         return trials
 
-    def doors(self) -> int:
+    def api_processes(self) -> int:
         """How many processes take requests."""
         return 1
 

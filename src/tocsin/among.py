@@ -44,7 +44,7 @@ class Among:
         self._store = store
         self._shared = SharedStore(store, self._heard)
         self._feed: Feed | None = None
-        self._doors = 1  # processes that take requests, as of the last beat
+        self._api_processes = 1  # processes that take requests, as of the last beat
         self._egress = Egress()
         self.ledger = Ledger(settings.data_path / datadir.LEDGER_FILE)  # tells which of what was claimed went out
         self._starts = Starts(settings.data_path / datadir.STARTS_FILE, clock.now())  # of this process before: pauses leave no claim
@@ -60,7 +60,7 @@ class Among:
             self._feed.heard()
 
     def _saw(self, beat: Beat) -> None:
-        self._doors = max(1, sum(one.introduction.accepts and not one.is_leaving for one in beat.members))
+        self._api_processes = max(1, sum(one.introduction.accepts and not one.is_leaving for one in beat.members))
         if self._feed is not None:
             self._feed.heard(beat.newest_change)
 
@@ -109,8 +109,8 @@ class Among:
     def trials(self, trials: Trials) -> Tests:
         return TrialsByOwners(trials, self.engine, self._shared.asks, self._shared.claims, self._vault)
 
-    def doors(self) -> int:
-        return self._doors
+    def api_processes(self) -> int:
+        return self._api_processes
 
     def waits(self, directory: Directory) -> Waits:
         return WaitsOfOwners(OwnWaits(directory, self.pacer), self.engine, self._shared.outlooks)

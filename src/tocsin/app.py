@@ -105,7 +105,7 @@ async def running(
     access = Access(store.keys, setup.may_be_old)
     changes.forget += (access.forget_all,)
     repeats = Repeats(store.intake)
-    quotas = Quotas(store.usage, vault, settings, is_shared=bool(settings.database_url), doors=setup.doors)
+    quotas = Quotas(store.usage, vault, settings, is_shared=bool(settings.database_url), api_processes=setup.api_processes)
     changes.forget += (quotas.forget_all,)
 
     def user_changed(user_id: int) -> None:
@@ -115,7 +115,9 @@ async def running(
     accepting = Accepting(store.intake, directory, sends, repeats, metrics, setup.may_be_old, quotas)
     languages = Languages(_speech)
     notices = Notices(store.notices, store.handlers, directory, accepting, languages)
-    consenting = Consenting(store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages)
+    consenting = Consenting(
+        store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages, setup.api_processes
+    )
     health = Health(store.handlers, store.queue, directory, sends, notices, vault, settings)
     tally = Tally(store.standings)
     keeping = Keeping(store.queue, health, setup.ledger, metrics, tally)
@@ -142,7 +144,7 @@ async def running(
 
     beginning = await _begun(begin, keeping.began_to_hold)
     failures = Failures(store.audit)
-    accounts, passwords, second_factors = _sign_ins(settings, vault, store, failures, setup.doors)
+    accounts, passwords, second_factors = _sign_ins(settings, vault, store, failures, setup.api_processes)
     housekeeping = Housekeeping(store.tidying, store.values, (access.note_use, failures.sum_up), settings, leads=setup.leads)
     _watch_house(metrics, housekeeping)
     trials = setup.trials(Trials(directory, pacer, wires, settings, consenting, quotas, health.mail))
@@ -183,7 +185,7 @@ async def running(
             failures=failures,
             audit=AuditTrail(store.audit),
             pulse=partial(pulse, store.history, store.vitals),
-            doors=setup.doors,
+            api_processes=setup.api_processes,
             workers=setup.overview,
         )
     finally:
@@ -207,10 +209,10 @@ def _mail_wire(settings: Settings, vault: Vault, store: SqlStore, http: HttpWire
 
 
 def _sign_ins(
-    settings: Settings, vault: Vault, store: SqlStore, failures: Failures, doors: Callable[[], int]
+    settings: Settings, vault: Vault, store: SqlStore, failures: Failures, api_processes: Callable[[], int]
 ) -> tuple[Accounts, Passwords, SecondFactors]:
     """They count the tries of a user together."""
-    tries = Tries(doors)
+    tries = Tries(api_processes)
     passwords = Passwords(store.users, tries, failures)
     accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(vault), tries, settings, failures)
     return accounts, passwords, SecondFactors(store.second_factors, accounts, tries, vault, settings, failures)

@@ -35,9 +35,9 @@ def upgrade(settings: Settings, told: Callable[..., None] = datadir.log_upgrade,
     `told`: see `datadir.open_store`. `force`: also beside processes that may not be able to use that form.
     """
     home = datadir.home_of(settings)
-    if not force and home.is_shared and home.is_there() and (home.version() or HEAD) < HEAD:
+    if not force and home.is_shared and datadir.examine(settings) is not None and (home.version() or HEAD) < HEAD:
         _check_who_serves(home)
-    with nullcontext() if datadir.home_of(settings).is_shared else datadir.served(settings, _nothing):
+    with nullcontext() if home.is_shared else datadir.served(settings, _nothing):
         engine, _ = datadir.open_store(settings, upgrades=True, told=told)
         engine.dispose()
 

@@ -313,7 +313,7 @@ def test_unready(troubles: list[str], status: int) -> None:
     from tocsin.api.routing import Api
 
     said = {"unready": lambda: troubles, "complaints": lambda: ["The mail server fails."]}
-    service: Any = SimpleNamespace(settings=load({}), access=None, failures=None, doors=lambda: 1, **said)
+    service: Any = SimpleNamespace(settings=load({}), access=None, failures=None, api_processes=lambda: 1, **said)
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

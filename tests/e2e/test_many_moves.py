@@ -33,7 +33,7 @@ def statuses(cluster: Cluster) -> list[int]:
 def test_killed_while_what_waits_follows_its_handler(
     postgresql_server: None, tmp_path: Path, receiver: Receiver, point: str, deaths: int
 ) -> None:
-    """Workers die as often as they come to the point: whoever takes over goes on."""
+    """Workers die as often as they come to the point: the one that takes over goes on."""
     receiver.answer(OLD, 429, headers={"Retry-After": "600"})
     with (
         postgresql.database(postgresql.shared_url(postgresql.shared_folder())) as url,

@@ -78,7 +78,7 @@ def test_a_process_that_does_not_answer_or_is_missing_is_named_as_the_reason(clu
 
 
 def test_a_pause_of_a_realm_holds_for_all_processes_and_for_those_that_come_after(cluster: Cluster, receiver: Receiver) -> None:
-    """And the pauses of credentials for whoever takes over, after a stop and after a kill."""
+    """And the pauses of credentials for the process that takes over, after a stop and after a kill."""
     first, second = cluster.join("worker"), cluster.join("worker")
     paths = {cluster.add("discord", f"hook {number}", receiver.url(f"/api/webhooks/1/t{number}")): number for number in range(16)}
     assert cluster.until(cluster.is_shared_out, 15) is not None

@@ -75,6 +75,13 @@ def test_an_upgrade_waits_for_processes_that_are_two_versions_older(url: str, tm
         moving.upgrade(settings)  # there is nothing to upgrade
 
 
+def test_other_tables_are_no_store_to_upgrade(url: str, tmp_path: Path) -> None:
+    execute(url, "CREATE TABLE things (id int)")
+    for force in (False, True):
+        with pytest.raises(StoreError, match=r"is not a tocsin store: it holds other tables"):
+            moving.upgrade(settings_of(url, tmp_path), force=force)
+
+
 def test_who_was_killed_long_ago_keeps_nobody_from_upgrading(url: str, tmp_path: Path) -> None:
     engine = postgresql_engine(url)
     migrate_to(engine, BEFORE)

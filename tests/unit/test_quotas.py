@@ -65,11 +65,11 @@ def rows() -> Rows:
     return Rows()
 
 
-def made(rows: Rows, make_settings: Callable[..., Settings], **given: str) -> Quotas:
+def made(rows: Rows, make_settings: Callable[..., Settings], api_processes: int = 1, **given: str) -> Quotas:
     """With these quotas and no others."""
     values = {option.variable: "0" for option in OPTIONS if option.name.startswith("quota_")}
     values |= {f"TOCSIN_QUOTA_{name}": value for name, value in given.items()}
-    return Quotas(rows, Vault(["a key that is long enough"]), make_settings(**values))
+    return Quotas(rows, Vault(["a key that is long enough"]), make_settings(**values), api_processes=lambda: api_processes)
 
 
 def take(quotas: Quotas, count: int = 1, user: int = 7) -> int:
@@ -101,9 +101,41 @@ def test_what_is_larger_than_a_minutes_goes_alone_and_waits_longer_after(
 ) -> None:
     quotas = made(rows, make_settings, NOTIFICATIONS_MINUTE="10")
     assert take(quotas, 35) == 0
-    assert take(quotas) == 150  # the rest of it, at ten a minute
-    time.seconds += 150
+    assert take(quotas) == 210  # as long as 35 take, at ten a minute
+    time.seconds += 210
     assert take(quotas) == 0
+
+
+def test_what_is_given_back_makes_nobody_wait(rows: Rows, time: Time, make_settings: Callable[..., Settings]) -> None:
+    quotas = made(rows, make_settings, NOTIFICATIONS_MINUTE="10")
+    assert take(quotas, 35) == 0
+    quotas.give_back(7, 35)
+    assert [take(quotas) for _ in range(11)] == [0] * 10 + [60]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8, 10, 25])
+def test_over_several_minutes_all_processes_let_through_what_one_may(
+    rows: Rows, time: Time, make_settings: Callable[..., Settings], batch: int
+) -> None:
+    """Also where each takes requests that are larger than its share."""
+    both, taken = [made(rows, make_settings, 2, NOTIFICATIONS_MINUTE="10") for _ in range(2)], 0
+    for _ in range(60 * 60):
+        taken += sum(batch for quotas in both if not take(quotas, batch))
+        time.seconds += 1
+    assert 480 <= taken <= 600 + 2 * batch, "a minute may have begun in each"
+
+
+def test_users_are_told_the_whole_limit_and_that_processes_share_it(rows: Rows, time: Time, make_settings: Callable[..., Settings]) -> None:
+    async def main() -> None:
+        quotas = made(rows, make_settings, 2, NOTIFICATIONS_MINUTE="10")
+        await quotas.take(7, [DRAFT] * 5, 5)
+        with pytest.raises(OverQuota) as over:
+            await quotas.take(7, [DRAFT], 1)
+        assert "10 notifications a minute. Several processes share this limit, and each allows 5" in over.value.fault.detail
+        assert [(one.used, one.most) for one in await quotas.lines(7)] == [(5, 10)]
+        assert (quotas.over_time[0].most, quotas.left(7)) == (10, [("notifications-minute", 0, 60)])
+
+    run(main())
 
 
 def test_a_day_ends_at_midnight_and_outlives_a_restart(rows: Rows, time: Time, make_settings: Callable[..., Settings]) -> None:

@@ -41,10 +41,10 @@ def test_the_wait_doubles_from_the_sixth_failure_on(clock: list[float]) -> None:
     assert waits == [0.0] * 5 + [2.0**power for power in range(1, 10)] + [900.0] * 4
 
 
-@pytest.mark.parametrize("doors", [1, 2, 3, 7])
-def test_all_processes_together_let_through_as_many_guesses_as_one(clock: list[float], doors: int) -> None:
-    """Of an account, by whoever asks the one that takes the next guess soonest."""
-    alone, together = Tries(), [Tries(lambda: doors) for _ in range(doors)]
+@pytest.mark.parametrize("api_processes", [1, 2, 3, 7])
+def test_all_processes_together_let_through_as_many_guesses_as_one(clock: list[float], api_processes: int) -> None:
+    """Of an account, by somebody who asks the process that takes the next guess soonest."""
+    alone, together = Tries(), [Tries(lambda: api_processes) for _ in range(api_processes)]
 
     def guesses(all_of_them: list[Tries]) -> int:
         began, count = clock[0], 0
@@ -55,19 +55,19 @@ def test_all_processes_together_let_through_as_many_guesses_as_one(clock: list[f
             count += 1
         return count
 
-    assert guesses(together) <= guesses([alone]) + 15 * (doors - 1), "some more before the waits are long"
+    assert guesses(together) <= guesses([alone]) + 15 * (api_processes - 1), "some more before the waits are long"
 
 
 def test_the_share_of_free_tries_follows_how_many_processes_there_are(clock: list[float]) -> None:
-    doors = 1
-    tries = Tries(lambda: doors)
+    api_processes = 1
+    tries = Tries(lambda: api_processes)
     for _ in range(3):
         tries.failed(counted("address", "account"))
     assert wait(tries, "account") == 0.0
-    doors = 2
+    api_processes = 2
     tries.failed(counted("address", "account"))
     assert wait(tries, "account") == 8.0, "the fourth is the second that is over, and each of two looks half as often"
-    doors = 1
+    api_processes = 1
     clock[0] += 8.0
     tries.failed(counted("address", "account"))
     assert wait(tries, "account") == 0.0

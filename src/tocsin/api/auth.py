@@ -63,14 +63,14 @@ class Doorkeeper:
         access: Access,
         settings: Settings,
         failures: Failures,
-        doors: Callable[[], int],
+        api_processes: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._access = access
         self._settings = settings
         self._failures = failures
-        self._windows = Windows(FAILURES_A_MINUTE, clock, doors)
-        self._requests = Windows(settings.rate_limit, clock, doors) if settings.rate_limit else None
+        self._windows = Windows(FAILURES_A_MINUTE, clock, api_processes)
+        self._requests = Windows(settings.rate_limit, clock, api_processes) if settings.rate_limit else None
 
     async def admit(self, scope: Scope, headers: Headers, scopes: Sequence[str], limits: list[tuple[bytes, bytes]]) -> Caller:
         """The caller whose key the request carries, if the key has every one of the scopes. A valid key works even from an address with
@@ -109,7 +109,10 @@ def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
     """Counts this request and returns the headers with the key's count. Raises Refusal (429)."""
     standing = requests.count(caller.key_id)
     if standing.is_over:
-        raise _too_many(f"This API key may make {standing.limit} requests a minute.", "requests", standing)
+        detail = f"This API key may make {standing.limit} requests a minute."
+        if standing.share < standing.limit:
+            detail += f" Several processes share this limit, and each allows {standing.share} of them."
+        raise _too_many(detail, "requests", standing)
     return [(name.encode(), value.encode()) for name, value in _headers("requests", standing).items()]
 
 

@@ -42,7 +42,7 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def remote_user(scope: Mapping[str, Any], settings: Settings) -> str | None:
     """Whom a proxy of TOCSIN_TRUSTED_PROXIES has signed in. None: nobody, or the header came from somebody else.
 
-    A client on our Unix socket is not believed here: anybody who may open it could be there.
+    A client on our Unix socket is not believed here: anybody who may open the socket could have sent the header.
     """
     peer = (scope.get("client") or ("",))[0]
     if settings.remote_user_header is None or not peer or not is_trusted(peer, settings):

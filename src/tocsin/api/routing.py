@@ -37,7 +37,7 @@ class Api:
         self._may_have_prefix = bool(
             service.settings.trusted_proxies or service.settings.unix_socket or urlsplit(service.settings.base_url or "").path
         )
-        self._doorkeeper = Doorkeeper(service.access, service.settings, service.failures, service.doors)
+        self._doorkeeper = Doorkeeper(service.access, service.settings, service.failures, service.api_processes)
         self._routes: dict[str, Methods] = {}
         for endpoint in endpoints:
             self._routes.setdefault(endpoint.path, {})[endpoint.method] = endpoint

@@ -1,7 +1,7 @@
 """Threads for what takes longer than the event loop may be held: a pool for each purpose, in each of them the users take turns.
 
 One set of pools belongs to each event loop, as asyncio's own default executor does: rendering, pages and passwords are needed deep
-inside, and who needs them must meet the others' work there. Who is next is decided on the event loop, so nothing here is locked
+inside, and all who need them must share the same ones. Who is next is decided on the event loop, so nothing here is locked
 but the end of a job against its budget. Python runs one thread at a time, so more than one thread for what is computed in Python
 would only take turns from the event loop; argon2 computes outside of it.
 """
@@ -231,7 +231,7 @@ def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
             found = (job.call(), None)
         except _Interrupted:
             raise
-        except BaseException as error:  # noqa: BLE001  # the job that waits for it gets it
+        except BaseException as error:  # noqa: BLE001  # it is raised where the job is awaited
             found = (None, error)
         _close(job)
         if job.begun_at == math.inf:

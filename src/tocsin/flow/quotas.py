@@ -16,7 +16,7 @@ from msgspec import Struct, field
 
 from tocsin import clock, observe
 from tocsin.clock import DAY, SECOND, Micros
-from tocsin.flow.windows import WINDOW_SECONDS, Window, alone, share_of
+from tocsin.flow.windows import WINDOW_SECONDS, Window, one_process, share_of
 from tocsin.model import Busy, Draft, Fault, Invalid, OverQuota
 from tocsin.net.addresses import mailbox_of
 from tocsin.ports.usage import ROW_BYTES, UsageRows, Used, What
@@ -31,6 +31,9 @@ MB = 1_000_000
 SENT, MAILED, MAILED_TO = map(int, What)  # an enum's own hash takes ten times as long
 _A_DAY = "notifications-day"
 _MINUTE = "You may send {most} notifications a minute. Wait {seconds} s."
+_MINUTE_SHARED = (
+    "You may send {most} notifications a minute. Several processes share this limit, and each allows {share} of them. Wait {seconds} s."
+)
 _DAY = "You may send {most} notifications a day (UTC), and {used} were sent today."
 _STORED = "You may store {most} MB, and {used} MB are stored. What is older than the retention goes by itself."
 _HANDLERS = "You may have {most} handlers. Delete one first, or ask the operator to raise the quota."
@@ -69,9 +72,15 @@ class _Sender(Struct):
 
 class Quotas:
     def __init__(
-        self, rows: UsageRows, vault: Vault, settings: Settings, *, is_shared: bool = False, doors: Callable[[], int] = alone
+        self,
+        rows: UsageRows,
+        vault: Vault,
+        settings: Settings,
+        *,
+        is_shared: bool = False,
+        api_processes: Callable[[], int] = one_process,
     ) -> None:
-        self._doors = doors
+        self._api_processes = api_processes
         self._rows = rows
         self._vault = vault
         self._is_shared = is_shared
@@ -142,7 +151,7 @@ class Quotas:
         if count:
             sender = self._sender(user_id, clock.now())
             sender.today, sender.unkept = sender.today - count, sender.unkept - count
-            sender.minute.counted -= count
+            self._count_minute(sender.minute, -count)
 
     async def check_again(self, user_id: int) -> bool:
         """Before deliveries are sent again; whether they are to be counted. Raises OverQuota, Busy."""
@@ -183,20 +192,32 @@ class Quotas:
         if self._a_day and sender.today + count > self._a_day:
             values = {"most": f"{self._a_day:,}", "used": f"{sender.today:,}"}
             raise OverQuota(Fault("rate_limited", "Too many requests", _DAY, status=429, values=values), _until_midnight(now))
-        # One that is larger than the quota goes alone, and then keeps others waiting for longer.
-        used = sender.minute.used(moment := time.monotonic())
-        if self._a_minute and used and used + count > share_of(self._a_minute, self._doors()):
+        # A request that is larger than the share goes alone, and then keeps others waiting for longer.
+        used, share = sender.minute.used(moment := time.monotonic()), self._share
+        if self._a_minute and used and used + count > share:
             left = math.ceil(sender.minute.ends_at - moment)
-            values = {"most": f"{self._a_minute:,}", "seconds": str(left)}
-            raise OverQuota(Fault("rate_limited", "Too many requests", _MINUTE, status=429, values=values), left)
+            values = {"most": f"{self._a_minute:,}", "share": f"{share:,}", "seconds": str(left)}
+            detail = _MINUTE if share == self._a_minute else _MINUTE_SHARED
+            raise OverQuota(Fault("rate_limited", "Too many requests", detail, status=429, values=values), left)
 
     def _add(self, sender: _Sender, count: int) -> None:
         sender.today += count
         sender.unkept += count
         if self._a_minute:
-            minute, now = sender.minute, time.monotonic()
-            minute.count(count, now)
-            minute.ends_at = max(minute.ends_at, now + WINDOW_SECONDS * (minute.counted / share_of(self._a_minute, self._doors()) - 1))
+            sender.minute.count(0, time.monotonic())
+            self._count_minute(sender.minute, count)
+
+    def _count_minute(self, minute: Window, count: int) -> None:
+        """What is over the share makes the minute longer, by the time in which so many may be sent."""
+        was, share = minute.counted, self._share
+        minute.counted += count
+        if share:
+            minute.ends_at += WINDOW_SECONDS * (max(0, minute.counted - share) - max(0, was - share)) / share
+
+    @property
+    def _share(self) -> int:
+        """What of a minute's quota is this process's."""
+        return share_of(self._a_minute, self._api_processes())
 
     def _is_to_be_measured(self, sender: _Sender, size: int) -> bool:
         """Only now and then: what was accepted since is added, what has gone since is not."""
@@ -311,7 +332,7 @@ class Quotas:
             else:
                 used = sender.minute.used(moment := time.monotonic())
                 left = math.ceil(sender.minute.ends_at - moment) if used else policy.seconds
-                found.append((policy.name, max(0, share_of(policy.most, self._doors()) - used), left))
+                found.append((policy.name, max(0, self._share - used), left))
         return found
 
     async def lines(self, user_id: int) -> list[Line]:
@@ -325,7 +346,7 @@ class Quotas:
             Line("handlers", owned.handlers, self._handlers),
             Line("keys", owned.keys, self._keys),
             Line("stored", round(owned.stored_bytes / MB), self._stored_bytes // MB, "MB"),
-            Line("minute", sender.minute.used(time.monotonic()), share_of(self._a_minute, self._doors())),
+            Line("minute", sender.minute.used(time.monotonic()), self._a_minute),
             Line("day", sender.today, self._a_day),
             Line("mails", self._used(now, user_id, MAILED), self._mails),
             Line("address", to_one, self._mails_to),

@@ -75,7 +75,7 @@ class Service(Struct, frozen=True):
     audit: AuditTrail
     pulse: Callable[[int, bool], Awaitable[Pulse]]
     """Of a user, by id; and whether they are an administrator."""
-    doors: Callable[[], int]
+    api_processes: Callable[[], int]
     """How many processes take requests, of which each lets its share through."""
     workers: Callable[[], Awaitable[Overview]] | None
     """The processes that share the store; None: it is served by this one alone."""

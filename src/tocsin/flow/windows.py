@@ -12,14 +12,14 @@ WINDOW_SECONDS = 60.0
 MAX_REMEMBERED = 20_000
 
 
-def alone() -> int:
-    """How many processes take requests, where it is one."""
+def one_process() -> int:
+    """How many processes take requests, where this is the only one."""
     return 1
 
 
-def share_of(limit: int, doors: int) -> int:
-    """What one of so many processes may let through, one at least; 0: there is no limit."""
-    return max(1, limit // doors) if limit else 0
+def share_of(limit: int, api_processes: int) -> int:
+    """What each of so many processes that take requests may let through, one at least; 0: there is no limit."""
+    return max(1, limit // api_processes) if limit else 0
 
 
 class Standing(Struct, frozen=True):
@@ -51,10 +51,10 @@ class Window(Struct):
 
 
 class Windows:
-    """Counts by key, each in a window of its own. Remembers a bounded number of keys. `doors`: how many processes take requests."""
+    """Counts by key, each in a window of its own. Remembers a bounded number of keys. `api_processes`: see `share_of`."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic, doors: Callable[[], int] = alone) -> None:
-        self._doors = doors
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic, api_processes: Callable[[], int] = one_process) -> None:
+        self._api_processes = api_processes
         self._limit = limit
         self._clock = clock
         self._windows: OrderedDict[object, Window] = OrderedDict()
@@ -68,4 +68,4 @@ class Windows:
                 _ = self._windows.popitem(last=False)
             window = self._windows[key] = Window()
         window.count(1, now)
-        return Standing(self._limit, share_of(self._limit, self._doors()), window.counted, max(1, math.ceil(window.ends_at - now)))
+        return Standing(self._limit, share_of(self._limit, self._api_processes()), window.counted, max(1, math.ceil(window.ends_at - now)))

@@ -165,7 +165,7 @@ class Provider:
     async def claims(
         self, code: str, redirect_uri: str, nonce: str, verifier: str, wanted: Collection[str], max_age: int | None = None
     ) -> Claims:
-        """What the provider says of who came back with this code, all of it checked. `wanted`: claims that the ID token may lack.
+        """What the provider says of the person who came back with this code, all checked. `wanted`: claims that the ID token may lack.
 
         Raises Refused, Unusable.
         """

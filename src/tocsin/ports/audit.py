@@ -60,8 +60,8 @@ FAILURES = (Act.SIGN_IN_FAILED, Act.NOT_CONFIRMED, Act.KEY_REFUSED)
 
 
 class Entry(Struct, frozen=True):
-    """One row. `who` did it: a user's address, or the name of who ran a command. `whose` user it concerns, if any; `ref` and `name`:
-    the handler, key or delivery. `detail`: more of it, such as the names of changed fields; never a secret.
+    """One row. `who` did it: a user's address, or the name of the person who ran a command. `whose` user it concerns, if any;
+    `ref` and `name`: the handler, key or delivery. `detail`: more of it, such as the names of changed fields; never a secret.
 
     The words are kept beside the ids, since the log outlives what it speaks of.
     """

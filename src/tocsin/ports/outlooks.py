@@ -15,7 +15,7 @@ class Outlook(Struct, frozen=True):
 
 
 Known: TypeAlias = Mapping[int, Outlook | None]
-"""By handler; None: the worker that was asked does not send for it."""
+"""By handler; None: the process that was asked does not send for it."""
 
 
 class Outlooks(Protocol):

@@ -6,6 +6,7 @@ of its own, so it is sent, tried again and shown like any other; the link itself
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 from msgspec import Struct, json
@@ -18,7 +19,7 @@ from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.intake.accept import Accepting
 from tocsin.flow.links import Question, with_link
 from tocsin.flow.speech import Languages
-from tocsin.flow.windows import Windows
+from tocsin.flow.windows import Windows, one_process
 from tocsin.model import LINK_KIND, Busy, Draft, Invalid, Message, Missing, Reason, Status
 from tocsin.net.addresses import compared, mailbox_of, read_address
 from tocsin.ports.consents import Asked, Asking, Consent, Consents, Owner, Place, is_unconfirmed
@@ -60,6 +61,7 @@ class Consenting:
         vault: Vault,
         settings: Settings,
         languages: Languages,
+        api_processes: Callable[[], int] = one_process,
     ) -> None:
         self._consents = consents
         self._rows = rows
@@ -75,7 +77,7 @@ class Consenting:
         self._languages = languages
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked: dict[int, float] = {}  # handlers, and when asking was last tried
-        self._clicks = Windows(MAX_CLICKS_A_MINUTE)
+        self._clicks = Windows(MAX_CLICKS_A_MINUTE, api_processes=api_processes)
 
     # ------------------------------------------------------------------------------------------------ whether it is needed
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from tocsin.caches import Tidied
-from tocsin.flow.windows import alone, share_of
+from tocsin.flow.windows import one_process, share_of
 
 SHARED_ADDRESS = "address shared "  # how the name of an address begins that many people may share
 MAX_WAITING_TRIES = 16  # of an address or an account, until it is known how those before them end
@@ -54,13 +54,13 @@ class Tries:
     what they guessed at others, and its owner's success must not clear what somebody else guessed.
 
     Where several processes take requests, each has its share of the free tries, and the waits grow with their number: all of them together
-    let through what one process would. `doors`: how many they are.
+    let through what one process would. `api_processes`: how many they are.
 
     A try is counted before its password is looked at, as if it were to fail, so no more are looked at at once than may fail.
     """
 
-    def __init__(self, doors: Callable[[], int] = alone) -> None:
-        self._doors = doors
+    def __init__(self, api_processes: Callable[[], int] = one_process) -> None:
+        self._api_processes = api_processes
         self._failed: Tidied[str, tuple[int, float]] = Tidied(_MAX_REMEMBERED)
         self._under_way: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
@@ -121,12 +121,12 @@ class Tries:
         for name in counted.all:
             count = self._count(name) + 1
             over = count - self._free(name)
-            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** min(over, 20)) * self._doors() if over > 0 else 0.0
+            wait = min(_LONGEST_WAIT_SECONDS, 2.0 ** min(over, 20)) * self._api_processes() if over > 0 else 0.0
             self._failed.add(name, (count, now + wait), lambda _, failed: failed[1] <= now)
 
     def _free(self, name: str) -> int:
         """How many may fail before the next has to wait. What many people share locks them all out, so it takes more."""
-        return share_of(_FREE_TRIES_OF_MANY if name.startswith(SHARED_ADDRESS) else _FREE_TRIES, self._doors())
+        return share_of(_FREE_TRIES_OF_MANY if name.startswith(SHARED_ADDRESS) else _FREE_TRIES, self._api_processes())
 
     def succeeded(self, counted: Counted) -> None:
         now = time.monotonic()

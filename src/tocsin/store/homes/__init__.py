@@ -30,7 +30,7 @@ class Home(Protocol):
     """Several processes may serve it, so that none changes its form on the way."""
 
     def looking(self) -> AbstractContextManager[None]:
-        """Meanwhile a single connection answers what is asked of it, where each question would make one of its own."""
+        """Until it ends, all questions share one connection, instead of each opening its own."""
         ...
 
     def is_there(self) -> bool:

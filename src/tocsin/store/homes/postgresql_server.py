@@ -38,7 +38,7 @@ _COLUMNS = (
 )
 _VERSION = "SELECT version_num FROM alembic_version"
 _VALUE = "SELECT value FROM meta WHERE name = %s"
-GONE_SECONDS = 10  # without a beat: whoever lives would have removed a process long before
+GONE_SECONDS = 10  # without a beat: the other processes would have removed a dead one long before
 _PROCESSES = f"SELECT name, address, version FROM workers WHERE beat_at > {SERVER_NOW} - {GONE_SECONDS * SECOND} ORDER BY id"
 _INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()"
 

@@ -82,7 +82,7 @@ class SqliteFile:
         return None if row is None else row[0]
 
     def processes(self) -> list[Process]:
-        return []  # whoever serves it holds its lock
+        return []  # a process that serves it holds its lock
 
     def engine(self) -> Engine:
         return sqlite_engine(self.file)
