@@ -68,9 +68,30 @@ def waiting(handler: int) -> Waiting:
     )
 
 
+def test_what_is_rung_for_after_a_read_shares_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.engine.refill.LINGER_SECONDS", 0.5)
+
+    async def main() -> None:
+        store, lanes, done = Store(), {number: Lane(number, number, NEW) for number in (1, 2, 3)}, asyncio.Event()
+        store.goes_on.set()
+        filled = {1: asyncio.Event(), 2: asyncio.Event(), 3: done}
+        refill = Refill(store, Memory(), lambda *_: None, lambda *_: None, lambda lane: filled[lane.handler_id].set(), lambda _: True)  # type: ignore[arg-type]
+        refill.start(Worker())  # type: ignore[arg-type]
+        refill.spilled(lanes[1])
+        await asyncio.wait_for(filled[1].wait(), 20)  # a lone one does not wait
+        for number in (2, 3):
+            refill.spilled(lanes[number])
+            await asyncio.sleep(0)
+        await asyncio.wait_for(done.wait(), 20)
+        assert store.reads == [[1], [2, 3]]
+
+    run(main())
+
+
 @pytest.mark.parametrize("is_ours_again", [False, True])
-def test_what_was_being_read_of_a_lane_that_others_send_for_now_is_not_taken(is_ours_again: bool) -> None:
+def test_what_was_being_read_of_a_lane_that_others_send_for_now_is_not_taken(is_ours_again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even if it is ours again by then: what others have changed meanwhile may come before it."""
+    monkeypatch.setattr("tocsin.engine.refill.LINGER_SECONDS", 0)
 
     async def main() -> None:
         store, lane, ours, added, woken = Full(), Lane(1, 1, NEW), {1}, list[int](), list[int]()

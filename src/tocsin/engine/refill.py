@@ -19,6 +19,7 @@ ALWAYS_IN_LANE_OF_BYTES = 1  # the same when memory is full of text
 MAX_IN_MEMORY = 10_000  # deliveries in memory
 MAX_BYTES = 32 << 20  # of message text in memory
 READS_AT_ONCE = 2  # of the store
+LINGER_SECONDS = 0.005  # after a read, where other processes ring: a lone ring does not wait, and the busier it is, the more share a read
 LANES_AT_ONCE = 64  # in one read
 ROWS_AT_ONCE = 1024  # in one read, roughly
 FAULT_SECONDS = 30.0  # until a lane whose reading failed is read again
@@ -79,6 +80,7 @@ class Refill:
         self._wake = wake
         self._filled = filled
         self._is_ours = is_ours
+        self._lingering = 0  # readers that wait for company
         self._turns: Turns[Lane] = Turns()
         self._readers: set[asyncio.Task[None]] = set()
         self._outdated: set[Lane] = set()  # of the lanes that are being read, those that have to be read again before anything is taken
@@ -133,7 +135,7 @@ class Refill:
 
     def _put(self, lane: Lane) -> None:
         self._turns.put(self._turns.own(lane.user_id), lane)
-        if len(self._readers) < READS_AT_ONCE:
+        if len(self._readers) < READS_AT_ONCE and not self._lingering:
             self._readers.add(asyncio.get_running_loop().create_task(self._read_all()))
 
     async def _read_all(self) -> None:
@@ -146,9 +148,18 @@ class Refill:
                 if not await self._read(lanes) and len(lanes) > 1:
                     for lane in lanes:  # the faulty one must not keep the others waiting
                         await self._read([lane])
+                if self._is_ours is not None:
+                    await self._linger()
         finally:
             # Not in a callback, which comes a turn of the loop later: a lane that asks in between would never be read.
             self._readers.discard(cast(asyncio.Task[None], asyncio.current_task()))
+
+    async def _linger(self) -> None:
+        self._lingering += 1
+        try:
+            await asyncio.sleep(LINGER_SECONDS)
+        finally:
+            self._lingering -= 1
 
     async def _read(self, lanes: Sequence[Lane]) -> bool:
         """False: an error on our side, and these lanes were not read."""
