@@ -13,6 +13,7 @@ from e2e.service import Client, Service, in_an_hour, until
 from e2e.stores import both_stores, both_stores_long, postgresql_only, sqlite_only
 from mailserver import HANG, MailServer
 from receiver import Receiver
+from tocsin.clock import SECOND
 
 pytestmark = both_stores_long
 
@@ -236,11 +237,12 @@ def test_after_an_outage_critical_ones_go_first_and_the_oldest_first_among_equal
     receiver.answer("/hook", 200, delay=0.05)
     pending_over_an_outage(service, client, handler, 1)
     until(nothing_waits(client))
-    rows = service.rows("SELECT d.id FROM deliveries d JOIN attempts a ON a.delivery_id = d.id ORDER BY a.at, d.id")
-    order = [severities[delivery - 1] == "critical" for (delivery,) in rows]
-    assert order == sorted(order, reverse=True)
-    critical, others = [one for (one,) in rows[:10]], [one for (one,) in rows[10:]]
-    assert critical == sorted(critical) and others == sorted(others)
+    began = dict(service.rows("SELECT delivery_id, at FROM attempts"))
+    in_order = sorted(began, key=lambda delivery: (severities[delivery - 1] != "critical", delivery))
+    # A process that follows the clock of a server may find that it was a little ahead, between two starts.
+    correction = SECOND // 10 if "TOCSIN_DATABASE_URL" in service.environ else 0
+    early = [one for n, one in enumerate(in_order) if any(began[one] + correction < began[before] for before in in_order[:n])]
+    assert (len(began), early) == (len(severities), [])
 
 
 def test_an_attempt_whose_outcome_was_kept_is_not_counted_again_after_a_crash(start_service: Starter, receiver: Receiver) -> None:
