@@ -1,6 +1,6 @@
 """What is due, for the lanes of the engine: read straight on the driver, since a lone delivery waits for it.
 
-SQLite is asked for one handler after the other; PostgreSQL, where each question takes a way there and back, for all at once.
+SQLite is asked for one handler after the other; PostgreSQL, where each statement is a round trip, for all handlers at once.
 """
 
 import itertools
@@ -33,9 +33,10 @@ _ON_SQLITE = {  # critical ones only, and no later ones: or all of them
     False: f"{_WHICH}:handler_id{_FIRST}:most",
 }
 _LANES = "SELECT first.* FROM unnest(%s::bigint[], %s::bigint[], %s::int[]) AS lane(handler_id, until, most) CROSS JOIN LATERAL"
+_IN_ORDER = "ORDER BY first.handler_id, first.due_at, first.id"  # a join promises no order, whatever its parts have
 _ON_POSTGRESQL = {
-    True: f"{_LANES} ({_WHICH}lane.handler_id AND is_critical AND due_at <= lane.until{_FIRST}lane.most) AS first",
-    False: f"{_LANES} ({_WHICH}lane.handler_id{_FIRST}lane.most) AS first",
+    True: f"{_LANES} ({_WHICH}lane.handler_id AND is_critical AND due_at <= lane.until{_FIRST}lane.most) AS first {_IN_ORDER}",
+    False: f"{_LANES} ({_WHICH}lane.handler_id{_FIRST}lane.most) AS first {_IN_ORDER}",
 }
 _BY_ID = look(deliveries, key=("id",), wanted=_COLUMNS)
 _PENDING_BY_ID = look(deliveries, key=("id",), wanted=_COLUMNS, where=f"+deliveries.{IS_PENDING}")
@@ -97,13 +98,13 @@ def _read(connection: Connection, limits: Mapping[int, int], until: Micros | Non
 
 
 def waiting(connection: Connection, delivery_ids: Sequence[int]) -> list[Waiting]:
-    rows = [_Row(*row) for row in run(connection, _PENDING_BY_ID, [(one,) for one in delivery_ids])]
+    rows = [_Row._make(row) for row in run(connection, _PENDING_BY_ID, [(one,) for one in delivery_ids])]
     texts = _texts(connection, (), [row.notification_id for row in rows], math.inf)
     return [Waiting(delivery_of(row), texts[row.notification_id]) for row in rows if row.notification_id in texts]  # else deleted since
 
 
 def named(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivery]:
-    return [delivery_of(_Row(*row)) for row in run(connection, _BY_ID, [(one,) for one in delivery_ids])]
+    return [delivery_of(_Row._make(row)) for row in run(connection, _BY_ID, [(one,) for one in delivery_ids])]
 
 
 def _texts(connection: Connection, firsts: Sequence[int], others: Sequence[int], most: float) -> dict[int, Notification]:
