@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from tocsin.store import migrations, noting
+from tocsin.store import faults, migrations, noting
 from tocsin.store.dialects import SLOT, Unanswered
 from tocsin.store.dialects.connecting import BY_KEY, CONNECT_AGAIN_SECONDS, CONNECT_SECONDS, STATEMENT_SECONDS, by_key, hung_up_after
 
@@ -208,8 +208,13 @@ class _Postgresql:
 
     @contextmanager
     def glancing(self, engine: Engine, seconds: float) -> Generator[Connection, None, None]:
-        with _of_pool(engine) as connection, hung_up_after(_driver(connection), seconds + GRACE_SECONDS):
-            yield connection
+        try:
+            with _of_pool(engine) as connection, hung_up_after(_driver(connection), seconds + GRACE_SECONDS):
+                yield connection
+        except DBAPIError as error:
+            if faults.is_gone(error):
+                engine.dispose()  # the others are as old
+            raise
 
     @contextmanager
     def writing(self, engine: Engine, *, is_long: bool = False) -> Generator[Connection, None, None]:
@@ -274,7 +279,6 @@ def _of_pool(engine: Engine) -> Generator[Connection, None, None]:
         finally:
             if not connection.invalidated and _is_broken(_driver(connection)):
                 connection.invalidate()
-                connection.engine.dispose()  # the others are as old
 
 
 def _begin(connection: Connection, begin: bytes, seconds: float) -> Driver[Any]:
