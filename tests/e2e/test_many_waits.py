@@ -69,7 +69,7 @@ def test_a_process_that_does_not_answer_or_is_missing_is_named_as_the_reason(clu
     with beside(cluster.url, __version__, "silent-1") as silent:
         cluster.query("UPDATE partitions SET owner = %s RETURNING 1", silent)
         cluster.query("UPDATE ownership SET version = version + 1 RETURNING 1")
-        says(cluster, waits, "silent-1 sends for this handler, but did not say within a second what this waits for")
+        says(cluster, waits, "silent-1 sends for this handler, but has not said what this waits for")
         cluster.query("UPDATE partitions SET owner = NULL RETURNING 1")
         cluster.query("UPDATE ownership SET version = version + 1 RETURNING 1")
         says(cluster, waits, "Waits for another process to take over")

@@ -26,7 +26,7 @@ def test_a_key_is_refused_with_the_whole_limit_and_what_each_process_allows() ->
     _counted(alone, caller)
     with pytest.raises(Refusal) as refused:
         _counted(alone, caller)
-    assert refused.value.fault.detail == "This API key may make 1 requests a minute."
+    assert refused.value.fault.detail == "This API key may make 1 request a minute."
 
 
 @pytest.mark.parametrize("api_processes", [1, 2, 3])

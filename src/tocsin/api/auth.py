@@ -109,7 +109,7 @@ def _counted(requests: Windows, caller: Caller) -> list[tuple[bytes, bytes]]:
     """Counts this request and returns the headers with the key's count. Raises Refusal (429)."""
     standing = requests.count(caller.key_id)
     if standing.is_over:
-        detail = f"This API key may make {standing.limit} requests a minute."
+        detail = f"This API key may make {standing.limit} request{'' if standing.limit == 1 else 's'} a minute."
         if standing.share < standing.limit:
             detail += f" Several processes share this limit, and each allows {standing.share} of them."
         raise _too_many(detail, "requests", standing)

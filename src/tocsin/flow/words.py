@@ -212,7 +212,7 @@ def absence(now: Micros, absent: Literal["none", "between", "silent"], sender: s
 _ABSENT = {
     "none": "Waits for a process that sends: none is running.",
     "between": "Waits for another process to take over: the one that sent for this handler has ended or hands it on. That takes seconds.",
-    "silent": "{sender} sends for this handler, but did not say within a second what this waits for: it may be stopped or overloaded.",
+    "silent": "{sender} sends for this handler, but has not said what this waits for: it may be stopped or overloaded.",
 }
 _PAUSED = "Waits at least {span} more: {title} asked for a pause."
 _PAUSED_BEHIND = "Waits at least {span} more: {title} asked for a pause. Ahead of it: {before}."
