@@ -96,7 +96,9 @@ def escape(text: str) -> str:
 
 
 def linked(address: str) -> str:
-    return f"<{address}>" if _TAKEN.fullmatch(address) else _inert(address)
+    """In angle brackets, so that nothing in it is read as markup. Where Discord makes no link of it, it is escaped as other words are."""
+    address_in_brackets = address.replace(">", "%3E")
+    return f"<{address_in_brackets}>" if _TAKEN.fullmatch(address_in_brackets) else _inert(address)
 
 
 def _inert(text: str) -> str:
