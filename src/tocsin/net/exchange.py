@@ -20,7 +20,7 @@ from tocsin.net import trust
 from tocsin.net.closers import Closers
 from tocsin.net.curl_failures import HEAD_TOO_LARGE, no_reply, was_sent
 from tocsin.net.guard import Guard, Objection
-from tocsin.net.heads import GZIP_MAGIC, Headers, header_lines, read_headers, target, unpacked
+from tocsin.net.heads import Headers, header_lines, is_text, read_headers, target, unpacked
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
 from tocsin.net.origins import Origins, Sessions
@@ -259,8 +259,8 @@ class Exchange:
         if self._origin is not None:
             self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
         body = bytes(self._body)
-        if body.startswith(GZIP_MAGIC) and "gzip" in headers.get("content-encoding", ""):
-            body = unpacked(body, MAX_BODY)
+        if not is_text(body):
+            body = unpacked(body, headers.get("content-encoding", ""), MAX_BODY)
         return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, body, cut)
 
     def _has_head(self) -> bool:
