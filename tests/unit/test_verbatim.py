@@ -98,7 +98,7 @@ def test_spaces_and_empty_lines_stay_where_a_provider_would_drop_them():
 def test_no_line_becomes_code_where_markdown_is_read():
     """Mattermost and Rocket.Chat: four spaces or a tab at a line's start, behind an empty line."""
     text = "log:\n\n    __init__.py  a*b\n\tx"
-    shown = "log:\n\n\u00a0\u00a0\u00a0\u00a0\\_\\_init\\_\\_.py\u00a0\u00a0a\\*b\n\u00a0\u00a0\u00a0\u00a0x"
+    shown = "log:\n\n\u2060\u00a0\u00a0\u00a0\u00a0\\_\\_init\\_\\_.py\u00a0\u00a0a\\*b\n\u2060\u00a0\u00a0\u00a0\u00a0x"
     assert markdown(verbatim(text)) == escape(text) == shown
 
 
