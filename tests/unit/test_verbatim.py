@@ -43,6 +43,7 @@ LOGS = [
     "line one  \nline two\\\nline three\n\n\n\nfar below",
     "see https://kibana.example.com/#/?_a=(columns:!(_source),query:'x')_y now",
     "HTTPS://EXAMPLE.COM/A and http://nas:8080/{x}|y",
+    'see http://prom:9090/graph?e=up{job="node_exporter"}&g0_tab=1 or http://host:PORT/*x*/_y_',
     "가나다 **마크다운(Markdown)**을 쓰세요",
     "::1 :smile: 2a14:6f42:c::/48",
 ]

@@ -116,7 +116,7 @@ class _Discord(Renderer):
         self._inside: _Discord = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
-        return _inert(text)
+        return apart(text, _inert, linked)
 
     def code(self, text: str) -> str:
         return code_span(text)
