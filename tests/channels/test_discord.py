@@ -232,6 +232,17 @@ def test_no_embed_has_more_elements_than_are_shown():
     assert sum(embed["description"].count("[Link") for embed in embeds) == 45
 
 
+@pytest.mark.parametrize("emoji", ["✅", "⏳", "ℹ️", "🆘", "▶️", "↔️", "1️⃣", "🀄"])
+@pytest.mark.parametrize("is_text", [False, True])
+@pytest.mark.parametrize("count", [90, 150, 350, 460])
+def test_no_embed_has_more_emoji_than_are_shown(emoji: str, count: int, is_text: bool):
+    embeds = embeds_of(Message("\n".join(f"{emoji} host-{number:03} ok" for number in range(count)), is_text=is_text))
+    shown = [len(re.findall(rf"(?<!\\){emoji}", re.sub(r"\\[^\w\s]", "", embed["description"]))) for embed in embeds]
+    assert max(shown) <= 95
+    assert sum(embed["description"].count("host-") for embed in embeds) == count
+    assert sum(shown) == (count if count < 330 else 0)
+
+
 def test_more_elements_than_all_embeds_show_are_written_out_and_that_is_said():
     text = "\n".join(f"- ✅ [entry {number}](https://x.example.com/_{number}_) **is** `down`" for number in range(200))
     with watched_cuts() as cuts:
@@ -295,7 +306,7 @@ def verdict(status: int, body: object = b"", **headers: str) -> Outcome:
         (404, {"code": 10003}, Reason.GONE),
         (400, {"code": 220001}, Reason.SETTINGS),
         (400, {"code": 220003}, Reason.SETTINGS),
-        (400, {"code": 240000}, Reason.POLICY),
+        (400, {"code": 240000}, Reason.PAYLOAD),
         (403, {"code": 50013, "message": "Missing Permissions"}, Reason.FORBIDDEN),
         (401, {"message": "401: Unauthorized", "code": 0}, Reason.UNAUTHORIZED),
         (404, {"message": "404: Not Found", "code": 0}, Reason.REJECTED),

@@ -407,7 +407,7 @@ def test_what_the_engine_reads():
         (553, "5.1.3", "rcpt", Gone, Reason.MAILBOX),
         (554, "5.1.10", "final", Gone, Reason.MAILBOX),
         (550, "5.1.2", "final", Gone, Reason.MAILBOX),
-        (550, "", "rcpt", Gone, Reason.MAILBOX),
+        (550, "", "rcpt", Refused, Reason.REJECTED),
         (550, "", "data", Refused, Reason.REJECTED),
         (554, "", "rcpt", Refused, Reason.REJECTED),
         (550, "5.2.1", "rcpt", Refused, Reason.MAILBOX),
@@ -457,13 +457,54 @@ def test_yes():
         (550, "", "relay not permitted"),  # Exim
         (550, "5.7.1", "5.7.1 <me@example.com>... Relaying denied"),  # sendmail
         (550, "5.7.54", "5.7.54 SMTP; Unable to relay recipient in non-accepted domain"),  # Exchange
+        (553, "", "Relaying disallowed as me@example.com"),
+        (550, "", "<me@example.com> is not permitted to relay through this server without authentication"),
+        (550, "", "Verification failed for <tocsin@nas>\nNo Such User Here\nSender verify failed"),  # Exim
+        (550, "", "Verification failed for <tocsin@nas>"),
+        (550, "", "Access denied - Invalid HELO name (See RFC2821 4.1.1.1)"),
+        (550, "", "authentication required"),
+        (550, "", "Please turn on SMTP Authentication in your mail client."),
+        (550, "", "Mail from must equal authorized user"),
+        (550, "", "black ip"),
+        (550, "", "Blocked: your IP is listed by an RBL"),
+        (554, "5.7.1", "5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.example.org"),
+        (550, "5.7.25", "5.7.25 The address has no reverse name"),
+        (553, "5.7.1", "5.7.1 <a@example.com>: Sender address rejected: not owned by user b@example.com"),  # Postfix
+        (554, "5.2.252", "5.2.252 SendAsDenied; a@example.com not allowed to send as b@example.com"),
+        (554, "5.2.0", "5.2.0 STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied"),
+        (550, "5.7.60", "5.7.60 SMTP; Client does not have permissions to send as this sender"),
+        (550, "", "The from address does not match a verified Sender Identity."),
+        (554, "", "Message rejected: Email address is not verified."),
     ],
 )
-def test_a_server_that_does_not_send_for_us_is_no_fault_of_the_address(code: int, enhanced: str, text: str):
-    verdict = CHANNEL.classify(MailReply(code, text, "rcpt", enhanced), context())
+@pytest.mark.parametrize("stage", ["rcpt", "data", "final"])
+def test_a_server_that_does_not_send_for_us_is_no_fault_of_the_address(stage: str, code: int, enhanced: str, text: str):
+    verdict = CHANNEL.classify(MailReply(code, text, stage, enhanced), context())
     assert verdict == Later(Reason.MAIL_ACCOUNT, detail=f"{code} {text}")
-    unknown_user = MailReply(550, "5.1.1 User unknown in relay recipient table", "rcpt", "5.1.1")
-    assert isinstance(CHANNEL.classify(unknown_user, context()), Gone)
+
+
+@pytest.mark.parametrize(
+    ("enhanced", "text"),
+    [
+        ("5.1.1", "5.1.1 User unknown in relay recipient table"),
+        ("", "No such user here"),
+        ("", "<me@example.com>: Recipient address rejected: User unknown in local recipient table"),
+        ("", "Requested action not taken: mailbox unavailable"),
+        ("", "Unrouteable address"),
+        ("", "This user doesn't have a example.com account (me@example.com)"),
+        ("", "sorry, no mailbox here by that name"),
+        ("", "Invalid recipient"),
+        ("", "me@example.com is not a valid mailbox"),
+        ("", "The email account that you tried to reach is disabled"),
+    ],
+)
+def test_a_mailbox_that_does_not_exist_is_gone(enhanced: str, text: str):
+    assert isinstance(CHANNEL.classify(MailReply(550, text, "rcpt", enhanced), context()), Gone)
+
+
+@pytest.mark.parametrize("text", ["", "Access denied", "rejected", "RP:RDN", "High probability of spam", "拒收"])
+def test_a_refusal_for_a_reason_that_is_not_said_does_not_switch_the_handler_off(text: str):
+    assert CHANNEL.classify(MailReply(550, text, "rcpt"), context()) == Refused(Reason.REJECTED, f"550 {text}".strip())
 
 
 @pytest.mark.parametrize("reason", [Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.CUT, Reason.BAD_ANSWER])

@@ -296,10 +296,12 @@ def test_a_wait_of_more_than_a_day_holds_back_what_waits_behind_it(client: Owned
 
 
 def test_a_permanent_refusal_is_not_retried_and_leaves_the_handler_on(client: OwnedClient, receiver: Receiver) -> None:
-    receiver.answer("/api/webhooks/1/t", 400, body=b'{"code": 240000, "message": "Harmful link"}')
+    receiver.answer(
+        "/api/webhooks/1/t", 400, body=b'{"code": 220001, "message": "Webhooks posted to forum channels must have a thread_name"}'
+    )
     handler = client.add_handler("discord", discord=receiver.url("/api/webhooks/1/t"))
     [delivery] = client.settled(client.send("Hello", handlers=[handler]))
-    assert (delivery["status"], outcomes(delivery)) == ("failed", [("refused", "policy", 400)])
+    assert (delivery["status"], outcomes(delivery)) == ("failed", [("refused", "settings", 400)])
     assert client.handler(handler)["is_enabled"] is True
     assert len(receiver.requests) == 1
 

@@ -112,6 +112,17 @@ def test_asyncio_s_own_event_loop_does_too(trust: Callable[[MailServer], None]) 
         assert server.mails[0].has_tls
 
 
+@pytest.mark.parametrize("answer", ["454 4.7.0 TLS not available", "502 5.5.1 not implemented"])
+def test_where_tls_is_optional_a_refused_starttls_is_no_obstacle(answer: str) -> None:
+    with MailServer(starttls=True) as server:
+        server.answer("starttls", answer)
+        reply = once(server, query="?tls=optional")
+        assert isinstance(reply, MailReply) and reply.code == 250
+        assert not server.mails[0].has_tls
+        server.answer("starttls", "421 4.3.2 closing")
+        assert once(server, query="?tls=optional") == MailReply(421, "4.3.2 closing", "starttls", "4.3.2")
+
+
 def test_helo_where_ehlo_is_not_known() -> None:
     with MailServer() as server:
         server.answer("hello", "502 5.5.1 not implemented")

@@ -115,6 +115,20 @@ def test_a_heading_stays_with_what_it_is_about():
     assert parts == ["a" * 50, "Head\n\n" + "b" * 60]
 
 
+def test_headings_of_lower_rank_go_with_the_one_above_them():
+    text = "word " * 10 + "\n\n# A\n\n## B\n\n### C\n\n" + "more " * 10
+    assert parts_of(text, 70) == [("word " * 10).strip(), "A\n\nB\n\nC\n\n" + ("more " * 10).strip()]
+
+
+@pytest.mark.parametrize("quote", ["", "> "])
+def test_a_run_of_headings_is_split_like_paragraphs(quote: str):
+    """As of a script whose comments are read as Markdown."""
+    lines = [f"comment {number} of a script" for number in range(100)]
+    headings = len(parts_of("\n".join(f"{quote}# {line}" for line in lines), 300))
+    paragraphs = len(parts_of(f"\n{quote}\n".join(quote + line for line in lines), 300))
+    assert headings <= paragraphs + 1
+
+
 def test_a_link_stays_whole():
     assert parts_of("some words [a long label](https://example.com/path) end", 30)[0] == "some words"
 

@@ -78,11 +78,10 @@ _GONE = {
     10015: "Discord says that this webhook was deleted.",
     50027: "Discord says that this webhook's token is no longer valid.",
 }
-_PAYLOAD = frozenset({40005, 50006, 50035, 50109})
+_PAYLOAD = frozenset({40005, 50006, 50035, 50109, 240000})
 _REFUSED = {
     220001: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
     220003: (Reason.SETTINGS, "The webhook's channel is a forum: add ?thread_id=… of one of its posts to the URL."),
-    240000: (Reason.POLICY, "Discord considers a link in this message harmful."),
     10004: (Reason.NOT_FOUND, "Discord does not know the webhook's server."),
 }
 
@@ -206,11 +205,19 @@ def _rendering(
     elements = dialect.Elements().document
     taken = dialect.elements_in("\n".join([message.title, *[text for pair in message.fields for text in pair]]))
     room = max(MAX_ELEMENTS - taken, MIN_ELEMENTS)
-    if (count := elements(document)) > room * look.most_parts * FILLED:
-        written_out(count)
-        return dialect.plainly, lambda part: utf16(dialect.plainly(part))
-    render = dialect.remembering()
-    return render, lambda part: max(utf16(render(part)), -(-elements(part) * MAX_DESCRIPTION // room))
+    most = room * look.most_parts * FILLED
+    if (count := elements(document)) <= most:
+        render = dialect.remembering()
+        return render, lambda part: max(utf16(render(part)), _filled(elements(part), room))
+    written_out(count)
+    if dialect.pictures_in(document) <= most:
+        return dialect.plainly, lambda part: max(utf16(dialect.plainly(part)), _filled(dialect.pictures_in(part), room))
+    return dialect.without_pictures, lambda part: utf16(dialect.without_pictures(part))
+
+
+def _filled(elements: int, room: int) -> int:
+    """The share of the elements that there is room for, as the same share of a description."""
+    return -(-elements * MAX_DESCRIPTION // room)
 
 
 def _takes_url(url: str) -> bool:

@@ -61,10 +61,38 @@ _NO_SUCH_MAILBOX = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
 _BAD_SENDER = frozenset({"4.1.7", "4.1.8", "5.1.7", "5.1.8"})
 _FULL = frozenset({"4.2.2", "5.2.2"})
 _TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
-_LOGIN = frozenset({"5.7.8", "5.7.9"})
+# The login, the sender or the connection (RFC 5248, RFC 7372; Microsoft's list of non-delivery reports).
+_ACCOUNT = frozenset(
+    {"5.2.252", "5.7.8", "5.7.9", "5.7.10", "5.7.13", "5.7.25", "5.7.54", "5.7.57", "5.7.60", "5.7.64", "5.7.705", "5.7.708", "5.7.750"}
+)
 _BEFORE_MAIL = frozenset({"connect", "hello", "starttls", "auth"})
-# What Postfix, Exim, sendmail and Exchange say to a client that may not send through them; 5.7.1 and 550 alone are ambiguous.
-_NO_RELAY = re.compile(r"\brelay(ing)? (access )?(denied|not (permitted|allowed))|\bunable to relay", re.IGNORECASE)
+
+
+def _saying(*words: str) -> re.Pattern[str]:
+    """One of these in a server's answer, whose lines may be wrapped anywhere."""
+    return re.compile("|".join(rf"\b(?:{one})\b" for one in words), re.IGNORECASE | re.DOTALL)
+
+
+# Said to a client that may not send through a server, or not from this address: 5.7.1, 550 and 554 alone are ambiguous.
+_NOT_FOR_US = _saying(
+    r"relay(?:ing)? (?:is )?(?:access )?(?:denied|disallowed|prohibited|not permitted|not allowed)|unable to relay|to relay through",
+    r"sender\b.{0,60}\b(?:denied|rejected|refused|not|fail(?:ed|ure)?|invalid|mismatch|unverified|unauthori[sz]ed)",
+    r"verification failed for|\w*sendasdenied\w*|to send (?:e-?mails? |messages? )?(?:as|from|on behalf of)|not owned by",
+    r"(?:address|domain|identity)(?: is| are)? not verified|from address\b.{0,40}\bnot|mail ?from must",
+    r"auth(?:entication)? (?:is )?required|requires? (?:smtp )?auth(?:entication)?|smtp auth(?:entication)?",
+    r"not (?:logged in|authenticated)|(?:must|please|need to) (?:first )?(?:authenticate|log ?in)|helo|ehlo",
+    r"client host|your (?:ip|host|server|network)|black ip|reverse dns|rdns|ptr",
+    r"dnsbl|rbl|spamhaus|blocked using|(?:block|black) ?list(?:ed)?",
+)
+# That there is no such mailbox, from servers without enhanced codes: they say 550 to a client that they do not like, too.
+_NOBODY = _saying(
+    r"no such|no (?:mailbox|user|account) (?:here|by|with)|do(?:es)?(?:n't| not) exist",
+    r"do(?:es)?(?:n't| not) have an?\b.{0,40}\b(?:account|mailbox)",
+    r"(?:user|recipient|mailbox|address(?:ee)?|account|alias|person)\b.{0,40}\b(?:unknown|not (?:found|known|available|valid))",
+    r"(?:user|recipient|mailbox|address(?:ee)?|account)\b.{0,40}\b(?:unavailable|invalid|disabled|inactive|closed|rejected|suspended)",
+    r"(?:unknown|invalid|illegal|bad|inactive|non-?existent|unrouteable)\b.{0,40}\b(?:user|recipient|mailbox|address(?:ee)?|account|alias)",
+    r"not (?:a (?:known|valid)|our) (?:user|customer|recipient|mailbox|address)",
+)
 _CONFIGURED = frozenset({Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT})
 
 
@@ -276,14 +304,14 @@ def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
         return Refused(Reason.TOO_LARGE, detail, ours=True)
     if code == 552 and not enhanced:
         return Later(Reason.MAILBOX, detail=detail)  # at RCPT it says that the mailbox is full (RFC 5321 4.2.3)
-    if reply.stage == "mail" or enhanced in _LOGIN or code in {530, 534, 535, 538}:
+    if reply.stage == "mail" or enhanced in _ACCOUNT or code in {530, 534, 535, 538}:
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
     if enhanced in _NO_SUCH_MAILBOX:
         return Gone(Reason.MAILBOX, f"the mail server says that there is no such mailbox: {detail}")
-    if _NO_RELAY.search(reply.text):
+    if _NOT_FOR_US.search(reply.text):
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
-    if code == 550 and not enhanced and reply.stage == "rcpt":
-        return Gone(Reason.MAILBOX, f"the mail server refuses this address: {detail}")
+    if code == 550 and not enhanced and reply.stage == "rcpt" and _NOBODY.search(reply.text):
+        return Gone(Reason.MAILBOX, f"the mail server says that there is no such mailbox: {detail}")
     if enhanced.startswith("5.6."):
         return Refused(Reason.PAYLOAD, detail, ours=True)
     if enhanced.startswith("5.7."):

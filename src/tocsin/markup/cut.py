@@ -93,11 +93,23 @@ def _split_at(document: Sequence[tree.Block], room: int, scale: Scale) -> tuple[
             first, others = _block_split(block, max(1, left - BETWEEN), scale)
             head.append(first)
             rest = (*others, *rest[1:])
-        end = len(head)
-        while end > 1 and isinstance(head[end - 1], tree.Heading):  # a heading stays with the text below it
-            end -= 1
+        end = _without_last_headings(head, rest)
         return tuple(head[:end]), (*head[end:], *rest)
     return tuple(document), ()
+
+
+def _without_last_headings(head: Sequence[tree.Block], rest: Sequence[tree.Block]) -> int:
+    """Where a part ends, so that headings stay with what is below them: text, or headings of a lower rank.
+
+    Of a run of equal headings only the last one is moved, or most of a part would be empty.
+    """
+    end = len(head)
+    below = rest[0] if rest else None
+    while end > 1 and isinstance(last := head[end - 1], tree.Heading):
+        if isinstance(below, tree.Heading) and below.level <= last.level:
+            break
+        below, end = last, end - 1
+    return end
 
 
 def weight(document: Sequence[tree.Block]) -> int:

@@ -17,7 +17,11 @@ _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\*_~|`[
 _EMOJI = re.compile(r":(?=(?:[A-Za-z0-9+-]|\\[_~])+:)")  # what Discord may take for an emoji's name, after escaping
 _LINE_START = re.compile(r"^([ \t]*)(?:([#>+-])|(\d{1,9})([.)]))", re.MULTILINE)
 _TAKEN = re.compile(r"https?://[^\s<>]+", re.IGNORECASE)  # between angle brackets
-_PICTURE = re.compile("[\u2600-\u27bf\u2b50-\u2b55\U0001f1e6-\U0001faff]")  # Discord shows each emoji as a picture
+# Discord shows each emoji as a picture: these, and the keycaps, by their last character (https://unicode.org/Public/emoji/latest/).
+_PICTURE = re.compile(
+    "[\u00a9\u00ae\u203c\u2049\u20e3\u2122\u2139\u2194-\u2199\u21a9\u21aa\u231a-\u23ff\u24c2\u25aa-\u25fe\u2600-\u27bf"
+    "\u2934\u2935\u2b05-\u2b55\u3030\u303d\u3297\u3299\U0001f004-\U0001faff]"
+)
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 MAX_HEADING = 3
 BECOMES = {
@@ -41,8 +45,19 @@ def remembering() -> Callable[[tree.Document], str]:
 
 
 def plainly(document: tree.Document) -> str:
-    """Without any elements, for when there are more than Discord shows; even addresses become words."""
+    """Without any elements but emoji, for when there are more than Discord shows; even addresses become words."""
     return _escape_line_starts(_inert(plain(document)).replace("://", "\\://"))
+
+
+def without_pictures(document: tree.Document) -> str:
+    """The same, with emoji as characters: that is what a backslash before them does."""
+    return _PICTURE.sub(r"\\\g<0>", plainly(document))
+
+
+def pictures_in(document: tree.Document) -> int:
+    """How many emoji `plainly` leaves."""
+    text = plain(document)
+    return 0 if text.isascii() else len(_PICTURE.findall(text))
 
 
 def elements_in(text: str) -> int:

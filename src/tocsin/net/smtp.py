@@ -183,8 +183,13 @@ class Connection:
     async def _start_tls(self, client: aiosmtplib.SMTP) -> None:
         self._stage = "starttls"
         if client.supports_extension("starttls"):
-            await client.starttls()
-            await self._hello(client)
+            try:
+                await client.starttls()
+            except aiosmtplib.SMTPResponseException as error:  # it said so in words, and the connection is as it was
+                if self._server.tls == "required" or error.code == 421:
+                    raise
+            else:
+                await self._hello(client)
         elif self._server.tls == "required":
             raise self._unable(Reason.TLS, "the mail server offers no STARTTLS; ?tls=optional in TOCSIN_SMTP_URL would send without")
 
