@@ -7,7 +7,6 @@ be markup is broken up with a zero-width character; in code only where the serve
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 from tocsin.markup import tree
 from tocsin.markup.addresses import find, may_be_in
@@ -16,11 +15,13 @@ from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, code_span, f
 MAX_HEADING = 4
 _SHORTEST_UNDERSCORED = 3  # characters: older versions of Mattermost show `_a_` as it is
 _AFTER_UNDERSCORE = frozenset("!\"#$%&'()*+,-./:;<=>?@[^{|}~")  # besides white space; before anything else Mattermost shows the _
+_NOT_AFTER_STAR = frozenset('"<')
 _ESCAPED = re.compile(r"[*~`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore within a word is none of their marks
 _PARTED = re.compile(
     r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w)|:(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[\w!/?@#])|&(?=#?\w{1,40};)"
 )
-_CHANGES = re.compile(r"\A(?:[\\!<]\S|([*~`])\1|\w(?:https?:|www\.))", re.ASCII | re.IGNORECASE)  # one character, and what it would change
+_SEAM = "\0"  # `clean` removes it from every text
+_CHANGES = re.compile(r"[\\!<](?=\0[^\s\0])|([*~`])(?=\0\1)|[A-Za-z0-9_](?=\0(?:https?:|www\.))", re.IGNORECASE)
 _LINE_START = re.compile(r"^([ \t\u00a0]*)(?:(#)|([>+=-])|(\d+)(\.))", re.MULTILINE)
 # Mattermost reads U+00A0 as a space.
 _CODE_OR_TABLE = re.compile(r"^(?=[ \u00a0]{4}|[ \u00a0]*[|:][| :\u00a0]*-[-| :\u00a0]*$)", re.MULTILINE)
@@ -28,7 +29,6 @@ _ANGLED = re.compile(f"<{WORD_JOINER}[^ \u00a0>]*>?")
 _LIKE_ADDRESS = re.compile("@|:/|www")
 _ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)
 _CODE = re.compile(r"(\\.)|(`+)(?!`).*?(?<!`)\2(?!`)", re.DOTALL)
-_QUOTED = re.compile(r'^(?=["<])', re.MULTILINE)
 _UP_TO_END = re.compile(r"[^\n>]+>?")
 _TRANSLATED = re.compile(r"<[^<|]+\|(?!>)")  # in text that ends with >; searching for that from each < would take quadratic time
 _ANNOUNCED = re.compile(r"<(?=[!@])")
@@ -104,11 +104,7 @@ def _words(text: str, after: str = "") -> str:
 
 def _joined(parts: Sequence[str]) -> str:
     """The parts of a line, of which none changes what the next one means."""
-    return "".join([part + WORD_JOINER if _changes(part, after) else part for part, after in pairwise([*parts, ""])])
-
-
-def _changes(part: str, after: str) -> bool:
-    return _CHANGES.search(part[-1:] + after[:_LOOKED_AT]) is not None
+    return _CHANGES.sub(rf"\g<0>{WORD_JOINER}", _SEAM.join(parts)).replace(_SEAM, "")
 
 
 def _inert(text: str) -> str:
@@ -148,7 +144,7 @@ class _Markdown(Renderer):
         """`behind`: what follows them."""
         parts = [*[self.inline(node) for node in nodes], behind]
         for index, node in enumerate(nodes):
-            before, after = "".join(parts[max(0, index - 1) : index])[-1:], parts[index + 1][:_LOOKED_AT]
+            before, after = parts[index - 1][-1:] if index else "", parts[index + 1][:_LOOKED_AT]
             match node:
                 case tree.Text():
                     parts[index] = self.text(node.text, after)
@@ -208,12 +204,12 @@ def _emphasis(inside: str, before: str, after: str) -> str:
     is_within = before == "_" or before.isalnum() or not (after.isspace() or after in _AFTER_UNDERSCORE or not after)
     if not is_within and len(inside) >= _SHORTEST_UNDERSCORED and "_" not in inside:
         return marked("_", inside)
-    return _marked("*", _QUOTED.sub(WORD_JOINER, inside))
+    return _marked("*", f"{WORD_JOINER}{inside}" if inside[:1] in _NOT_AFTER_STAR else inside)
 
 
 def _marked(mark: str, inside: str) -> str:
     """Mattermost ends a mark at the next one, even in code, and Rocket.Chat at half of it, even escaped: such words are sent without it."""
-    is_torn = mark in inside or mark[0] in _CODE.sub(r"\1", inside)
+    is_torn = mark[0] in inside and (mark in inside or mark[0] in _CODE.sub(r"\1", inside))
     return inside if is_torn else marked(mark, inside)
 
 
