@@ -27,6 +27,7 @@ from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.consenting import Consenting
 from tocsin.flow.handlers.preview import Previews
 from tocsin.flow.handlers.register import Handlers
+from tocsin.flow.handlers.sealed import Sealed
 from tocsin.flow.handlers.trial import Trials
 from tocsin.flow.history.audit import AuditTrail
 from tocsin.flow.history.deliveries import Deliveries
@@ -118,10 +119,15 @@ async def running(
     consenting = Consenting(
         store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages, setup.api_processes
     )
+    sealed = Sealed(store.handlers, directory, vault)
+    changes.forget += (sealed.look_again,)
     health = Health(store.handlers, store.queue, directory, sends, notices, vault, settings)
     tally = Tally(store.standings)
     keeping = Keeping(store.queue, health, setup.ledger, metrics, tally)
     delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)), consenting.ask_soon, quotas)
+
+    def complaints() -> list[str]:
+        return [*health.mail.complaints(), *sealed.complaints()]
 
     def unready() -> list[str]:
         troubles = (
@@ -155,6 +161,7 @@ async def running(
         tally.keep_now_and_then(),
         quotas.keep_now_and_then(),
         health.mail.keep_now_and_then(store.values),
+        sealed.look_now_and_then(),
         _note_ids_now_and_then(settings, store.ids),
         changes.answer(store.values),
         setup.follow(user_changed, directory, access, changes.noticed),
@@ -174,7 +181,7 @@ async def running(
             previews=Previews(directory, settings),
             metrics=metrics,
             unready=unready,
-            complaints=health.mail.complaints,
+            complaints=complaints,
             accounts=accounts,
             passwords=passwords,
             second_factors=second_factors,

@@ -159,7 +159,8 @@ class SigningSecret(Value, frozen=True):
 
 
 class Handler(Value, frozen=True):
-    """What a user registered. `settings` are in the clear: never log or format them; the repr leaves them out."""
+    """What a user registered. `settings` are in the clear: never log or format them; the repr leaves them out. `is_sealed`: no key of the
+    service opens them, so there are none, and no secret."""
 
     id: int
     user_id: int
@@ -172,6 +173,7 @@ class Handler(Value, frozen=True):
     disabled_reason: str | None = None
     version: int = 1
     secret: SigningSecret | None = None
+    is_sealed: bool = False
 
     def __repr__(self) -> str:
         return f"Handler(id={self.id}, type={self.type!r}, version={self.version})"

@@ -116,7 +116,31 @@ def test_what_is_due_and_paced_is_not_due_in_the_past(slow: Server, receiver: Re
     newest = client.get("/api/deliveries").data[0]["id"]
     assert client.get(f"/api/deliveries/{newest}").data["next_attempt_datetime"] > soon
     assert states(client)[0]["next_attempt_datetime"] > soon
-    assert states(client)[0]["state"] == "ok"  # it was asked to wait, which is no failure
+    [state] = states(client)
+    assert (state["state"], state["reason"], state["waiting"]) == ("failing", "throttled", 2)
+    assert words(client, "?state=failing") == [(handler, "failing")]
+
+
+def test_a_throttle_that_lasts_or_is_one_of_many_is_a_failure_and_a_short_one_is_not(
+    serve_with: Callable[..., Server], receiver: Receiver
+) -> None:
+    client = serve_with().client(*SCOPES)
+    for _ in range(2):
+        receiver.answer("/hook", 429, headers=[("Retry-After", "1")])
+    receiver.answer("/hook", 200)
+    for _ in range(20):
+        receiver.answer("/never", 429, headers=[("Retry-After", "1")])
+    once, never = hook(client, receiver.url("/hook")), hook(client, receiver.url("/never"))
+    send(client, once, never)
+    seen: set[str] = set()
+
+    def state_of_never() -> str:
+        found = dict(words(client))
+        seen.add(found[once])
+        return found[never]
+
+    until(state_of_never, "failing")
+    assert seen == {"ok"}
 
 
 @pytest.mark.parametrize(("word", "state"), [("nonsense", "failing"), ("invalid_blocks", "ok")])

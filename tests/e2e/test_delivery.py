@@ -65,6 +65,37 @@ def test_one_that_waits_for_its_retry_ends_when_it_expires(start_service: Starte
     assert len(receiver.requests) == 1
 
 
+@both_stores
+def test_what_waits_behind_a_pause_of_its_handler_ends_when_it_expires(start_service: Starter, receiver: Receiver) -> None:
+    client = start_service().first()
+    receiver.answer("/hook", 429, headers={"Retry-After": "3600"})
+    handler = webhook(client, receiver)
+    first = client.send("asked to wait an hour", handlers=[handler], expires_at=in_seconds(2))
+    until(lambda: client.deliveries(first)[0]["attempt_count"])
+    behind = [client.send(f"never tried {number}", handlers=[handler], expires_at=in_seconds(2)) for number in range(3)]
+    lasting = client.send("waits on", handlers=[handler], expires_at=in_seconds(7200))
+    for one in (first, *behind):
+        [delivery] = client.settled(one)
+        assert delivery["status"] == "expired"
+    [delivery] = client.deliveries(lasting)
+    assert (delivery["status"], delivery["attempt_count"]) == ("pending", 0)
+    assert len(receiver.requests) == 1
+
+
+@both_stores
+def test_what_waits_behind_attempts_that_hang_ends_when_it_expires(start_service: Starter, receiver: Receiver) -> None:
+    client = start_service().first()
+    for _ in range(20):
+        receiver.answer("/hook", hold=True)
+    handler = webhook(client, receiver)
+    hanging = [client.send(f"no answer {number}", handlers=[handler]) for number in range(20)]
+    receiver.wait(1)
+    [delivery] = client.settled(client.send("behind them", handlers=[handler], expires_at=in_seconds(1)))
+    assert (delivery["status"], delivery["attempt_count"]) == ("expired", 0)
+    receiver.release()
+    assert {client.settled(one)[0]["status"] for one in hanging} == {"delivered"}
+
+
 def test_a_long_message_goes_on_with_the_part_that_is_missing(client: OwnedClient, providers: Receiver) -> None:
     token = bot()
     yes = b'{"ok": true, "result": {"message_id": 1}}'

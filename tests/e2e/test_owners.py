@@ -121,7 +121,7 @@ def test_what_no_key_opens_waits_for_the_key(service: Service, receiver: Receive
     new_key = (service.data / "secret.key").read_text()
     (service.data / "secret.key").write_text(old_key.read_text())  # by mistake, and the service notices at the next change
     write(service)
-    until(lambda: client.get(f"/api/notification-handlers/{handler}").status == 503)
+    until(lambda: client.handler(handler)["settings"] == {"webhook": ""})
     notification = client.send("waits", handlers=[handler])
     until(lambda: "handler.sealed" in service.log())
     [delivery] = client.deliveries(notification)

@@ -163,6 +163,33 @@ def scenario(open_store: OpenStore, body: Callable[[SqlStore, LocalEngine, Worke
     run(main())
 
 
+def test_what_has_expired_is_handed_to_the_worker_though_its_handler_waits(open_store: OpenStore) -> None:
+    """The worker ends it. Order, places and what is not in memory yet do not matter."""
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        handler = await add_handler(store)
+        worker.waits = dict.fromkeys([handler], 3600.0)
+        worker.turn = lambda handler_id: worker.waits.get(handler_id, 0.0)  # type: ignore[method-assign]
+        count = refill_module.MAX_IN_LANE + 10
+        now = clock.now()
+        planned = [replace(plan, expires_at=now + SECOND) for plan in accepting(handler, at=now).planned for _ in range(count)]
+        expiring = await store.intake.accept(replace(accepting(handler, at=now), planned=planned))
+        [lasting] = await accept(store, handler)
+        await engine.start(worker)
+        await worker.until(count)
+        assert sorted(worker.started) == [delivery.id for kept in expiring for delivery in kept.deliveries]
+        assert lasting.delivery.id not in worker.started
+        await asyncio.wait_for(_settled(engine), 20)
+        assert engine.under_way == 0
+
+    scenario(open_store, body)
+
+
+async def _settled(engine: LocalEngine) -> None:
+    while engine.running:
+        await asyncio.sleep(0.01)
+
+
 def test_what_waits_at_the_start_is_picked_up_once_and_in_order(open_store: OpenStore) -> None:
     async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
         handler = await add_handler(store)

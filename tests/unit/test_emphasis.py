@@ -1,5 +1,6 @@
 """Emphasis beside Korean, Chinese and Japanese, where no space parts a word from what follows it."""
 
+import itertools
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tocsin.markup.emphasis import MARK, marked
 from tocsin.markup.html import html
 from tocsin.markup.parse import parse
+from tocsin.markup.plain import plain
 
 
 def shown(text: str) -> str:
@@ -31,6 +33,12 @@ def shown(text: str) -> str:
         ("***(둘)***은", "<em><strong>(둘)</strong></em>은"),
         ("(**가**)나 「**나**」다", "(<strong>가</strong>)나 「<strong>나</strong>」다"),
         ("**가**(**나**)다", "<strong>가</strong>(<strong>나</strong>)다"),
+        ("**_서버(a)_**는", "<strong><em>서버(a)</em></strong>는"),
+        ("는**_(서버)_**", "는<strong><em>(서버)</em></strong>"),
+        ("는~~**_“서버”_**~~는", "는<s><strong><em>“서버”</em></strong></s>는"),
+        ("**앞 ~~서버(a)~~**는", "<strong>앞 <s>서버(a)</s></strong>는"),
+        ("「**_서버_**」와 。**_(서버)_**。", "「<strong><em>서버</em></strong>」와 。<strong><em>(서버)</em></strong>。"),
+        (r"는**\_(서버)\_**는", "는<strong>_(서버)_</strong>는"),
     ],
 )
 def test_it_closes_where_a_writer_means_it(text: str, expected: str | None):
@@ -48,6 +56,33 @@ def test_what_is_none_stays_none(text: str):
     assert "<s>" not in found
 
 
+FORMS = ("{}", "- {}", "# {}", "> {}", "|a|\n|-|\n|{}|")
+NAMES = {"**": "strong", "*": "em", "_": "em", "~~": "s"}
+NESTED = [
+    runs
+    for count in (2, 3)
+    for runs in itertools.permutations(NAMES, count)
+    if runs[0] != "_" and not any(both <= set(runs) for both in ({"*", "_"}, {"*", "**"}))  # an underscore is no mark within a word
+]
+
+
+@pytest.mark.parametrize("runs", NESTED)
+def test_runs_in_a_row_are_all_marks(runs: tuple[str, ...]):
+    """The inner ones close between punctuation, the outer one between punctuation and a letter."""
+    opened, closed = "".join(runs), "".join(reversed(runs))
+    tags = "".join(f"<{NAMES[run]}>" for run in runs)
+    ends = "".join(f"</{NAMES[run]}>" for run in reversed(runs))
+    for inside in ("서버(a)", "(서버)", "서버", "a", "100%"):
+        for form in FORMS:
+            assert f"는{tags}{inside}{ends}는" in html(parse(form.format(f"는{opened}{inside}{closed}는")))
+            assert f"{tags}{inside}{ends}는" in html(parse(form.format(f"{opened}{inside}{closed}는")))
+
+
+def test_a_single_tilde_is_a_range():
+    assert shown("1시~**2시**, **9시**~오후") == "1시~<strong>2시</strong>, <strong>9시</strong>~오후"
+    assert shown("1시~**(2)**는") == "1시~<strong>(2)</strong>는"
+
+
 def test_nothing_is_marked_without_a_letter_of_theirs_beside_the_run():
     for text in ("**a**b", "한글 **a** b", "a (**b**) c 한글", "**a)**b"):
         assert marked(text) is text
@@ -55,8 +90,11 @@ def test_nothing_is_marked_without_a_letter_of_theirs_beside_the_run():
 
 def test_the_marks_are_seen_nowhere():
     text = "**가)**을 `**가)**을` <b title='**가)**을'> [**가)**을](https://x.y/가)**을 'x') \n\n```\n**가)**을\n```\n\n    **가)**을\n"
-    assert MARK in marked(text)
-    assert MARK not in str(parse(text))
+    for one in (text, text.replace("가)**", "_가)_**"), text.replace("**가", "는**_가")):
+        assert MARK in marked(one)
+        assert MARK not in str(parse(one))
+        assert "·" not in str(parse(one))
+        assert plain(parse("·**_(가)_**는·_**나")) == "·(가)는·_**나"
 
 
 def test_a_long_text_of_runs_takes_one_pass():

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour
 from receiver import Receiver
-from web.conftest import EMAIL, PASSWORD, SIGN_IN, Surfer, sign_in
+from web.conftest import EMAIL, PASSWORD, SIGN_IN, Surfer, sign_in, sql
 from web.test_journeys import watched
 
 
@@ -386,3 +386,19 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, base: str, client
             assert page.evaluate("[...document.querySelectorAll('.scroll')].every(one => one.scrollWidth <= one.clientWidth)"), path
         context.close()
     assert found == {}
+
+
+def test_settings_that_no_key_opens_are_said_to_be_lost_and_can_be_entered_again(
+    client: Client, served: Service, surfer: Surfer, receiver: Receiver
+) -> None:
+    well, lost = hooks(client, receiver, "well", "lost")
+    sql(served, f"UPDATE handlers SET settings = x'00', secret = x'00' WHERE id = {lost}")
+    listed = surfer.get("/")
+    assert listed.status == 200 and f"/handlers/{well}" in listed.text
+    assert "The handler&#39;s stored settings cannot be used." in listed.text
+    assert "Enter the handler&#39;s settings again." in surfer.get(f"/handlers/{lost}").text
+    form = surfer.get(f"/handlers/{lost}/edit")
+    assert form.status == 200 and "stored, locked" not in form.text
+    assert surfer.post(f"/handlers/{lost}/edit", csrf=surfer.token(), name="lost", webhook="", do="save").status == 422
+    assert surfer.post(f"/handlers/{lost}/edit", csrf=surfer.token(), name="lost", webhook=receiver.url("/found"), do="save").status == 200
+    assert client.settled(client.send("found again", handlers=[lost]))[0]["status"] == "delivered"

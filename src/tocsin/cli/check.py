@@ -160,7 +160,8 @@ def mounted_as(folder: Path, mounts: Path) -> str | None:
 
 def secret_key(settings: Settings) -> Iterator[Finding]:
     """Whether the key that opens the store is there, correct, strong, and unreadable for others."""
-    from tocsin.datadir import examine
+    from tocsin.datadir import examine, home_of
+    from tocsin.flow.handlers.sealed import complaint, is_sealed
     from tocsin.keyfile import KEY_FILE, weakness_of
     from tocsin.ports.errors import StoreError
 
@@ -172,7 +173,9 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
         if (settings.secret_key is not None or file.exists()) and (weakness := weakness_of(settings)):
             yield Finding(f"{weakness}: take a long random one, with `tocsin secrets rotate`.")
         if folder.is_dir() or settings.database_url:
-            examine(settings)
+            vault = examine(settings)
+            if vault is not None and (count := sum(is_sealed(*one, vault) for one in home_of(settings).every_sealed())):
+                yield Finding(complaint(count))
     except StoreError as error:
         yield Finding(str(error))
 

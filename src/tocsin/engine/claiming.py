@@ -66,11 +66,12 @@ class Claiming:
         return held is not None and lane.jobs[0].delivery.id in held[0] and asyncio.get_running_loop().time() < held[1]
 
     def began(self, lane: Lane, delivery_id: int) -> None:
-        """What was claimed has been started."""
-        held = self._held[lane]
-        held[0].discard(delivery_id)
-        if not held[0]:
-            del self._held[lane]
+        """What was claimed has been started, or it ends unstarted, claimed or not."""
+        held = self._held.get(lane)
+        if held is not None:
+            held[0].discard(delivery_id)
+            if not held[0]:
+                del self._held[lane]
 
     def ask(self, lane: Lane, count: int) -> None:
         """Claim the lane's next deliveries, at least one and at most `count`. It takes its turn after that."""

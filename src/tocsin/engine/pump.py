@@ -7,8 +7,10 @@ starts an attempt and returns at once, so what has to happen before an attempt g
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
+from tocsin import clock
 from tocsin.clock import Micros
 from tocsin.engine.claiming import Claiming
 from tocsin.engine.known import UNANSWERED_FOR_ONE_AT_A_TIME, Known, cautious
@@ -34,10 +36,12 @@ from tocsin.engine.refill import Memory
 from tocsin.engine.run import LocalRun
 from tocsin.engine.window import Window
 from tocsin.ports.engine import ANSWERED, STRAINED, UNANSWERED, UNKNOWN, UNTRIED, Terms, Worker
+from tocsin.ports.queue import Waiting
 
 MAX_RUNNING = 4096  # attempts that are not settled yet, except those that wait for their next part's turn
 MAX_STARTS = 200  # attempts started in one go, before the event loop serves others
 MAX_TURNS = 2000  # turns of lanes in one go, most of which may have to wait for a shared pace
+EXPIRED_SECONDS = 1.0  # between two looks at what has expired
 MAX_PACED_SECONDS = 30.0  # until a lane that waits for its pace asks again: its handler may have been edited
 FORGET_SECONDS = 300.0  # without an attempt; after that, what a handler could take says little about what it can take now (RFC 7661 4.4)
 
@@ -74,6 +78,7 @@ class Pump:
     def start(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
+        self._loop.call_later(EXPIRED_SECONDS, self._look_at_expired)
 
     def stop(self) -> None:
         """Start nothing more."""
@@ -163,9 +168,13 @@ class Pump:
             self._wait_for_pace(lane, wait)
             return False
         places.take(lane, holding, size)
-        self._start(
-            lane, LocalRun(self, lane, lane.jobs[0].delivery.id, places, holding, size, lane.trust, time.monotonic(), lane.sending + 1)
-        )
+        job = lane.jobs.popleft()
+        run = LocalRun(self, lane, job.delivery.id, places, holding, size, lane.trust, time.monotonic(), lane.sending + 1)
+        if lane.jobs:
+            self.enqueue(lane)
+        else:
+            lane.state = IDLE
+        self._start(job, run)
         return True
 
     def _wait_for_pace(self, lane: Lane, wait: float) -> None:
@@ -185,8 +194,8 @@ class Pump:
             claiming.ask(lane, 1 if terms.is_paced else min(lane.window.limit, terms.in_flight) - lane.sending)
         return False
 
-    def _start(self, lane: Lane, run: LocalRun) -> None:
-        job = lane.jobs.popleft()
+    def _start(self, job: Waiting, run: LocalRun) -> None:
+        lane = run.lane
         self._memory.remove(job)
         if self.claiming is not None:
             self.claiming.began(lane, job.delivery.id)
@@ -196,11 +205,27 @@ class Pump:
             lane.window = cautious(lane)
         lane.sending += 1
         self.running += 1
-        if lane.jobs:
-            self.enqueue(lane)
-        else:
-            lane.state = IDLE
         self._worker.start(job, run)
+
+    def _look_at_expired(self) -> None:
+        """What has expired is handed to the worker, which ends it. It needs neither a turn nor a place, for which it could wait a day."""
+        if self._is_stopped:
+            return
+        if self._memory.expiring:
+            now = clock.now()
+            for lane in list(self._lanes.values()):
+                if expired := [job for job in lane.jobs if job.has_expired(now)]:
+                    self._end(lane, expired)
+        self._loop.call_later(EXPIRED_SECONDS, self._look_at_expired)
+
+    def _end(self, lane: Lane, expired: Sequence[Waiting]) -> None:
+        gone = {job.delivery.id for job in expired}
+        lane.jobs = deque(job for job in lane.jobs if job.delivery.id not in gone)
+        places = self._wires[(self._worker.terms(lane.handler_id) or UNKNOWN).wire]
+        holding, started = places.holding(lane.user_id), time.monotonic()
+        for job in expired:
+            self.resting += 1
+            self._start(job, LocalRun(self, lane, job.delivery.id, places, holding, size_of(job), lane.trust, started, 1, has_place=False))
 
     # --------------------------------------------------------------------------------------------- what an attempt tells
 

@@ -33,15 +33,20 @@ class Memory:
 
     def __init__(self) -> None:
         self.jobs = 0
+        self.expiring = 0  # those of them that expire
         self._size = 0
 
     def add(self, job: Waiting) -> None:
         self.jobs += 1
         self._size += len(job.notification.message.text)
+        if job.notification.expires_at is not None:
+            self.expiring += 1
 
     def remove(self, job: Waiting) -> None:
         self.jobs -= 1
         self._size -= len(job.notification.message.text)
+        if job.notification.expires_at is not None:
+            self.expiring -= 1
 
     @property
     def is_full(self) -> bool:

@@ -1,7 +1,7 @@
 """Handlers in memory, opened and typed, as deliveries need them; dropped when anything about them changes."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, tzinfo
 from typing import Any
 
@@ -23,6 +23,7 @@ from tocsin.vault import Vault, WrongKey
 from tocsin.zones import zone_of
 
 MAX_IN_MEMORY = 50_000  # handlers
+SEALED = "The stored settings cannot be opened with the service's key."
 FORGET_AGAIN_SECONDS = 120.0  # longer than an attempt takes
 MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again; of more, all are
 
@@ -102,7 +103,15 @@ def secrets_of(channel: AnyChannel, handler: Handler) -> tuple[str, ...]:
 def open_handler(row: HandlerRow, vault: Vault) -> Handler:
     """The row with its secrets in the clear. Raises WrongKey."""
     settings: dict[str, Any] = vault.open(row.settings) if row.settings else {}
-    secret = msgspec.convert(vault.open(row.secret), SigningSecret) if row.secret else None
+    return _handler(row, settings, msgspec.convert(vault.open(row.secret), SigningSecret) if row.secret else None)
+
+
+def sealed_handler(row: HandlerRow) -> Handler:
+    """The row without what no key opens."""
+    return _handler(row, {}, None, is_sealed=True)
+
+
+def _handler(row: HandlerRow, settings: Mapping[str, str], secret: SigningSecret | None, is_sealed: bool = False) -> Handler:
     return Handler(
         id=row.id,
         user_id=row.user_id,
@@ -115,6 +124,7 @@ def open_handler(row: HandlerRow, vault: Vault) -> Handler:
         disabled_reason=row.disabled_reason,
         version=row.version,
         secret=secret,
+        is_sealed=is_sealed,
     )
 
 
@@ -133,6 +143,8 @@ class Directory:
         # Asked for every delivery, so they are the dictionaries' own methods. None says nothing of whether there is such a handler.
         self.cached: Callable[[int], Loaded | None] = self._loaded.get
         self.known_pacing: Callable[[int], Pacing | None] = self._pacing.get
+        self.sealed: set[int] = set()
+        """Handlers that no key of the service opens, as far as they were looked at."""
         self._changes = 0
         self._forgets_again = False
 
@@ -169,14 +181,14 @@ class Directory:
         """Without keeping it."""
         try:
             found = load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
+            self.sealed.discard(row.id)
             if row.partition not in {None, found.partition}:
                 found = replace(found, partition=row.partition)
             return self._to_somebody(found, row) if found.address else found
         except WrongKey:
-            bare = Handler(row.id, row.user_id, row.type, row.name, {}, row.is_enabled, row.created_at, version=row.version)
-            problem = "The stored settings cannot be opened with the service's key."
-            root, home = own_root(row.id), row.partition
-            return Loaded(bare, CHANNELS[row.type], None, credential=root, problem=problem, is_sealed=True, partition=home)
+            self.sealed.add(row.id)
+            root, home, channel = own_root(row.id), row.partition, CHANNELS[row.type]
+            return Loaded(sealed_handler(row), channel, None, credential=root, problem=SEALED, is_sealed=True, partition=home)
 
     def _to_somebody(self, found: Loaded, row: HandlerRow) -> Loaded:
         """A handler that mails. The link is as good as a password that ends it, so its token appears nowhere else."""
@@ -252,6 +264,7 @@ class Directory:
     def forget_deleted(self, user_id: int, handler_id: int) -> None:
         """As `forget`, and nothing is paced for it any more."""
         self.forget(user_id, handler_id)
+        self.sealed.discard(handler_id)
         self._pacing.pop(handler_id, None)
 
     def _forget_secrets(self) -> None:

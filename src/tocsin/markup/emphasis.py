@@ -4,6 +4,9 @@ CommonMark closes no `**` between punctuation and a letter, which is how Korean 
 in https://github.com/commonmark/commonmark-spec/pull/839 lets `*` and `~~` open and close there: beside a CJK character punctuation
 counts as a letter, and CJK punctuation always does. Ours differs in one point: a run does not close after an opening bracket or quotation
 mark, and does not open before a closing one, so `(**가**)` means the same as in CommonMark.
+
+Of runs in a row, as in `**_(가)_**는`, only the outer one is beside the CJK character, and the inner one must still see punctuation after
+it. So the outer one gets punctuation between itself and that character, which has the same effect.
 """
 
 import re
@@ -12,34 +15,50 @@ import unicodedata
 from tocsin.markup.addresses import CJK
 
 MARK = "\uffff"  # neither punctuation nor white space, so a run beside it counts as beside a letter; `clean` removes it from every text
+_AFTER, _BEFORE = f"·{MARK}{MARK}", f"{MARK}{MARK}·"  # punctuation after a run and before one, told from the author's by two marks
 
 _RUN = re.compile(r"\*+|(?<!~)~{1,2}(?!~)")
 _BESIDE = re.compile(f"[*~][{CJK}]|[{CJK}][*~]")
-_CJK = re.compile(f"[{CJK}]")
+_CJK = re.compile(f"(?!\u3000)[{CJK}]")  # a letter or punctuation, not a space
+_IN_RUNS = frozenset("*~_")
 _OPENING = frozenset({"Ps", "Pi"})
 _CLOSING = frozenset({"Pe", "Pf"})
 
 
 def marked(source: str) -> str:
-    """The text with `MARK` between punctuation and those runs of * and ~ that CJK writers mean as emphasis."""
+    """The text with marks beside those runs of * and ~ that CJK writers mean as emphasis."""
     if source.isascii() or not _BESIDE.search(source):
         return source
     parts: list[str] = []
     done = 0
     for match in _RUN.finditer(source):
         start, end = match.span()
-        if _is_escaped(source, start):
-            start += 1
-            if start == end:
-                continue
         before, after = source[start - 1 : start], source[end : end + 1]
-        if _counts_as_letter(before, after, _OPENING):
-            parts += [source[done:start], MARK]
-            done = start
-        if _counts_as_letter(after, before, _CLOSING):
-            parts += [source[done:end], MARK]
-            done = end
+        if not _is_punctuation(before) and not _is_punctuation(after):
+            continue
+        if before == "\\" and _is_escaped(source, start):
+            before, start = source[start], start + 1
+        if start == end:
+            continue
+        follows, precedes = _CJK.match(before), _CJK.match(after)
+        if (precedes and before in _IN_RUNS) or (follows and after in _IN_RUNS):
+            if source[start:end] != "~":  # `1시~**2시**`: a single one is mostly no mark
+                at, added = (end, _AFTER) if precedes else (start, _BEFORE)
+                parts += [source[done:at], added]
+                done = at
+        elif follows or precedes:
+            if _is_punctuation(before) and unicodedata.category(before) not in _OPENING:
+                parts += [source[done:start], MARK]
+                done = start
+            if _is_punctuation(after) and unicodedata.category(after) not in _CLOSING:
+                parts += [source[done:end], MARK]
+                done = end
     return "".join([*parts, source[done:]])
+
+
+def unmarked(text: str) -> str:
+    """The text without what `marked` added."""
+    return text.replace(_AFTER, "").replace(_BEFORE, "").replace(MARK, "") if MARK in text else text
 
 
 def _is_escaped(source: str, at: int) -> bool:
@@ -49,8 +68,5 @@ def _is_escaped(source: str, at: int) -> bool:
     return (at - first) % 2 == 1
 
 
-def _counts_as_letter(one: str, other: str, but: frozenset[str]) -> bool:
-    """Whether `one`, beside a run with `other` on its other side, is punctuation that counts as a letter there."""
-    if not one or one.isspace() or one.isalnum() or unicodedata.category(one) in but:
-        return False
-    return bool(_CJK.match(one) or _CJK.match(other))
+def _is_punctuation(character: str) -> bool:
+    return character != "" and not character.isalnum() and not character.isspace()

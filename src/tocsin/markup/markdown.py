@@ -204,13 +204,15 @@ def _emphasis(inside: str, before: str, after: str) -> str:
     is_within = before == "_" or before.isalnum() or not (after.isspace() or after in _AFTER_UNDERSCORE or not after)
     if not is_within and len(inside) >= _SHORTEST_UNDERSCORED and "_" not in inside:
         return marked("_", inside)
-    return _marked("*", f"{WORD_JOINER}{inside}" if inside[:1] in _NOT_AFTER_STAR else inside)
+    return _marked("*", inside)
 
 
 def _marked(mark: str, inside: str) -> str:
     """Mattermost ends a mark at the next one, even in code, and Rocket.Chat at half of it, even escaped: such words are sent without it."""
     is_torn = mark[0] in inside and (mark in inside or mark[0] in _CODE.sub(r"\1", inside))
-    return inside if is_torn else marked(mark, inside)
+    if is_torn:
+        return inside
+    return marked(mark, f"{WORD_JOINER}{inside}" if mark == "*" and inside[:1] in _NOT_AFTER_STAR else inside)
 
 
 _MARKDOWN = _Markdown()

@@ -153,7 +153,7 @@ class _Builder:
                 return
             text = addresses.restored(text, self._known)
         if not self._is_clean:  # an entity may stand for a control character or a line break
-            text = clean(text)
+            text = clean(emphasis.unmarked(text))
         self.is_visible = self.is_visible or (text != "" and not text.isspace())
         if frame.kind == "CodeBlock":
             frame.nodes.append(text)
@@ -177,7 +177,7 @@ class _Builder:
         """Without the marks that were added for the parser."""
         if self._is_clean:
             return text
-        return (addresses.restored(text, self._known) if self._known else text).replace(emphasis.MARK, "")
+        return emphasis.unmarked(addresses.restored(text, self._known) if self._known else text)
 
     def _code(self, text: str) -> None:
         self.is_visible = self.is_visible or not text.isspace()

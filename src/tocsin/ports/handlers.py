@@ -121,6 +121,10 @@ class HandlerRows(Protocol):
         """The rows of those that exist, including deleted ones."""
         ...
 
+    async def after(self, after: int, limit: int) -> list[HandlerRow]:
+        """The next handlers of anybody after that id, deleted ones left out."""
+        ...
+
     async def briefs(self, user_id: int) -> list[HandlerBrief]:
         """All of a user's handlers that are not deleted, by id."""
         ...

@@ -28,6 +28,11 @@ class Waiting(Value, frozen=True):
     delivery: Delivery
     notification: Notification
 
+    def has_expired(self, now: Micros) -> bool:
+        """Whether no attempt may begin any more. What somebody sends again does not expire."""
+        expires_at = self.notification.expires_at
+        return expires_at is not None and now >= expires_at and self.delivery.replays == 0
+
 
 class Wanted(Struct, frozen=True):
     """Which of a handler's due work to read: at most `limit` deliveries; those that are already `known` are counted but not read."""

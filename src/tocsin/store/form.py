@@ -19,6 +19,7 @@ Shape: TypeAlias = dict[str, frozenset[tuple[str, bool, bool]]]
 """Of each table its columns (name, not null, part of the key); of an index only that it is there."""
 
 NEWEST_SEALED = "SELECT settings FROM handlers WHERE settings IS NOT NULL ORDER BY id DESC LIMIT 1"
+EVERY_SEALED = "SELECT settings, secret FROM handlers WHERE deleted_at IS NULL"
 _BEGINNING = (  # what a start reads; a damaged page of it would end the service later, and in many words
     "SELECT 1 FROM meta NOT INDEXED LIMIT 1",
     "SELECT 1 FROM users NOT INDEXED LIMIT 1",

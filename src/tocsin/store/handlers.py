@@ -38,6 +38,9 @@ class SqlHandlers:
     async def rows(self, handler_ids: Sequence[int]) -> list[HandlerRow]:
         return await self._database.read(handler_rows, handler_ids)
 
+    async def after(self, after: int, limit: int) -> list[HandlerRow]:
+        return await self._database.look(handlers_after, after, limit)
+
     async def briefs(self, user_id: int) -> list[HandlerBrief]:
         return await self._database.read(handler_briefs, user_id)
 
@@ -79,6 +82,11 @@ def handler_rows(connection: Connection, handler_ids: Sequence[int]) -> list[Han
         rows = connection.execute(select(*HANDLER).where(handlers.c.id.in_(chunk)))
         found.extend(map(handler_of, rows))
     return found
+
+
+def handlers_after(connection: Connection, after: int, limit: int) -> list[HandlerRow]:
+    chosen = select(*HANDLER).where(handlers.c.id > after, handlers.c.deleted_at.is_(None))
+    return [handler_of(row) for row in connection.execute(chosen.order_by(handlers.c.id).limit(limit))]
 
 
 def handler_briefs(connection: Connection, user_id: int) -> list[HandlerBrief]:

@@ -206,7 +206,7 @@ def _form(
     for name in fields:
         if values.get(name):
             shown[name] = values[name]
-    stored = {name for name, field in fields.items() if handler is not None and _is_locked(field)}
+    stored = {name for name, field in fields.items() if _is_locked(field, handler)}
     return visit.page(
         "handler_form.html",
         status=status,
@@ -222,9 +222,9 @@ def _form(
     )
 
 
-def _is_locked(field: Field) -> bool:
+def _is_locked(field: Field, handler: Handler | None) -> bool:
     """Whether an empty field keeps the stored value. An optional one shows its mask instead, so that it can be cleared."""
-    return field.hide is not None and not field.is_optional
+    return handler is not None and not handler.is_sealed and field.hide is not None and not field.is_optional
 
 
 def _given(visit: Visit, channel: AnyChannel, handler: Handler | None) -> dict[str, str]:
@@ -232,7 +232,7 @@ def _given(visit: Visit, channel: AnyChannel, handler: Handler | None) -> dict[s
     given = {"name": " ".join(visit.text("name").split()), "type": channel.type}
     for name, field in fields_of(channel.settings).items():
         value = visit.text(name).strip()
-        if value or handler is None or not _is_locked(field):
+        if value or not _is_locked(field, handler):
             given[name] = value
     return given
 

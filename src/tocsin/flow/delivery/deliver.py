@@ -222,7 +222,7 @@ def _unwanted(delivery: Delivery, notification: Notification, loaded: Loaded, no
         if handler.disabled_reason:
             return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, now, handler.disabled_reason)
         return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED, now)
-    if notification.expires_at is not None and now >= notification.expires_at and delivery.replays == 0:
+    if Waiting(delivery, notification).has_expired(now):
         return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, now, delivery.last_error or "")
     return _too_soon(delivery, loaded.channel.unknown_wait_seconds, now) if delivery.may_have_arrived else None
 

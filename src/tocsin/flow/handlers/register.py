@@ -11,7 +11,7 @@ from tocsin.channels.registry import CHANNELS
 from tocsin.clock import HOUR, SECOND, Micros
 from tocsin.flow import pools
 from tocsin.flow.delivery.health import ROWS_AT_ONCE, end_waiting
-from tocsin.flow.directory import Directory, open_handler
+from tocsin.flow.directory import Directory, open_handler, sealed_handler
 from tocsin.flow.handlers.consenting import Consenting, is_same
 from tocsin.flow.handlers.states import HandlerState, state_of
 from tocsin.flow.handlers.waits import FREE, Hold, Waits, next_start
@@ -65,7 +65,8 @@ def check(fields: Mapping[str, str], is_enabled: bool | None, current: Handler |
     settings: dict[str, str] | None = None
     new_type = None
     if channel is not None:
-        fresh = current is None or current.type != channel.type
+        is_lost = current is not None and current.is_sealed and any(fields.get(name) for name in fields_of(channel.settings))
+        fresh = current is None or current.type != channel.type or is_lost  # what cannot be opened is to be given as a whole
         new_type = channel.type if fresh else None
         settings = _settings(fields, channel, None if fresh else current, ports, faults)
     return HandlerDraft(name, new_type, settings or None, is_enabled), faults
@@ -170,6 +171,9 @@ def shown_settings(handler: Handler, clear: bool) -> dict[str, str]:
     """The settings in the channel's order, secret values masked unless `clear`."""
     shown: dict[str, str] = {}
     for name, field in fields_of(CHANNELS[handler.type].settings).items():
+        if handler.is_sealed:
+            shown |= {} if field.is_optional else {name: ""}
+            continue
         value = handler.settings.get(name, "")
         if field.is_optional and not value:
             continue
@@ -237,14 +241,21 @@ class Handlers:
         return self._opened(found.rows), found.total
 
     def _opened(self, rows: list[HandlerRow]) -> list[Handler]:
-        return [self._open(row) for row in rows]
+        return [self._seen(row) for row in rows]
+
+    def _seen(self, row: HandlerRow) -> Handler:
+        """One that no key opens is there as well: all else about it can be read, and its settings can be given again."""
+        try:
+            return open_handler(row, self._vault)
+        except WrongKey:
+            return sealed_handler(row)
 
     def _open(self, row: HandlerRow) -> Handler:
         """Raises Busy where no key of the service opens it: the right one may come back."""
         try:
             return open_handler(row, self._vault)
         except WrongKey:
-            raise Busy("no key of the service opens the handler's settings", 60) from None
+            raise _sealed() from None
 
     async def states(self, rows: Sequence[Handler]) -> list[HandlerState]:
         """The current state of each of these, in their order. Raises Busy."""
@@ -270,7 +281,7 @@ class Handlers:
 
     async def get(self, user_id: int, handler_id: int) -> Handler:
         """Raises Missing."""
-        return self._open(await self._row(user_id, handler_id))
+        return self._seen(await self._row(user_id, handler_id))
 
     async def create(self, user_id: int, draft: HandlerDraft) -> int:
         """The new id. The draft must have come from `check` without faults. Raises Invalid where they may not have another one."""
@@ -301,35 +312,42 @@ class Handlers:
             if await self._rows.change(handler_id, change, row.version, _event(row, draft), ROWS_AT_ONCE):
                 break
         self._directory.forget(user_id, handler_id)
+        if draft.settings is not None:  # under a key in use
+            self._directory.sealed.discard(handler_id)
         if draft.is_enabled is False:  # the first of them ended in the same commit; a start ends what a crash leaves of the others
             await end_waiting(self._queue, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
         await self._consenting.ask_for(handler_id)
         return handler_id
 
     async def _change(self, row: HandlerRow, draft: HandlerDraft) -> HandlerChange:
-        settings = draft.settings
-        before: Mapping[str, str] = {}
-        if settings is not None and draft.type in (None, row.type) and row.settings is not None:
-            before = self._open(row).settings
-            settings = {**before, **settings}
-            settings = {name: value for name, value in settings.items() if value}
+        settings, current = draft.settings, self._seen(row)
+        is_fresh = draft.type is not None and (draft.type != row.type or current.is_sealed)  # as if it were another handler
+        if settings is not None and current.is_sealed and not is_fresh:
+            raise _sealed()
+        before: Mapping[str, str] = {} if is_fresh else current.settings
+        if settings is not None:
+            settings = {name: value for name, value in {**before, **settings}.items() if value}
         return HandlerChange(
             type=draft.type,
             name=draft.name,
             settings=None if settings is None else self._vault.seal(settings),
-            # Another type: the old secrets go, all of them.
-            secret=None if draft.type in (None, row.type) else self._new_secret(CHANNELS[draft.type]) or b"",
+            secret=self._fresh_secret(row, CHANNELS[draft.type or row.type]) if is_fresh else None,
             is_enabled=draft.is_enabled,
             partition=None if settings is None else self._partition(row, draft, settings),
-            consent=None if settings is None else await self._consent(row, draft, settings),
+            consent=None if settings is None else await self._consent(current, draft, settings),
             fields=_changed_fields(row, draft, before),
         )
 
-    async def _consent(self, row: HandlerRow, draft: HandlerDraft, settings: Mapping[str, str]) -> Consent | None:
+    def _fresh_secret(self, row: HandlerRow, channel: AnyChannel) -> bytes | None:
+        """For another type the old secrets go, all of them; for the same one only if no key opens them."""
+        is_kept = channel.type == row.type and row.secret and self._vault.opens(row.secret)
+        return None if is_kept else self._new_secret(channel) or b""
+
+    async def _consent(self, current: Handler, draft: HandlerDraft, settings: Mapping[str, str]) -> Consent | None:
         """None: it stays as it was, since nothing is mailed, or to the same address as before."""
-        before = _address(CHANNELS[row.type], self._open(row).settings) if row.settings is not None else ""
-        after = _address(CHANNELS[draft.type or row.type], settings)
-        return None if is_same(before, after) else await self._consenting.consent(row.user_id, after)
+        before = _address(CHANNELS[current.type], current.settings) if current.settings else ""
+        after = _address(CHANNELS[draft.type or current.type], settings)
+        return None if is_same(before, after) else await self._consenting.consent(current.user_id, after)
 
     def _home(self, channel: AnyChannel, settings: Mapping[str, str]) -> int | None:
         return home_of(channel, settings_of(channel, settings), self._directory.service)
@@ -390,6 +408,10 @@ class Handlers:
 
     def _new_secret(self, channel: AnyChannel) -> bytes | None:
         return self._vault.seal(msgspec.to_builtins(SigningSecret(new_signing_secret()))) if channel.signs else None
+
+
+def _sealed() -> Busy:
+    return Busy("no key of the service opens the handler's settings", 60)
 
 
 def _state(row: Handler, found: Standing, holds: Mapping[int, Hold], now: Micros) -> HandlerState:

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from tocsin.clock import Micros
+from tocsin.flow.directory import SEALED
 from tocsin.model import Handler, Reason
 from tocsin.ports.standings import Standing
 
@@ -25,6 +26,8 @@ class HandlerState(Struct, frozen=True):
 def state_of(handler: Handler, standing: Standing, next_at: Micros | None) -> HandlerState:
     """`next_at`: when the next of those that wait can start, as `waits.next_start` says."""
     event, waiting = standing.event, standing.waiting
+    if handler.is_sealed and handler.is_enabled:  # nothing is sent to it, whatever was before
+        return HandlerState("failing", standing.failing_since, Reason.SETTINGS, SEALED, waiting, next_at)
     if not handler.is_enabled:
         since = None if event is None else event.at
         if handler.disabled_reason is None:

@@ -65,6 +65,10 @@ class Home(Protocol):
         """The settings of one handler as they are stored, those of the newest that has any."""
         ...
 
+    def every_sealed(self) -> list[tuple[bytes | None, bytes | None]]:
+        """The settings and the signing secret of every handler that is not deleted, as they are stored."""
+        ...
+
     def processes(self) -> list[Process]:
         """Those that serve it now, as far as it says so."""
         ...

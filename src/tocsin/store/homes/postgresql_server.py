@@ -102,6 +102,9 @@ class PostgresqlServer:
     def sealed(self) -> bytes | None:
         return self._look(lambda driver: _first(driver, form.NEWEST_SEALED))
 
+    def every_sealed(self) -> list[tuple[bytes | None, bytes | None]]:
+        return self._look(lambda driver: [(row[0], row[1]) for row in driver.execute(form.EVERY_SEALED).fetchall()])
+
     def processes(self) -> list[Process]:
         def ask(driver: Driver[TupleRow]) -> list[Process]:
             if _first(driver, "SELECT to_regclass('workers')::text") is None:

@@ -81,6 +81,9 @@ class SqliteFile:
         row = self.first_row(form.NEWEST_SEALED)
         return None if row is None else row[0]
 
+    def every_sealed(self) -> list[tuple[bytes | None, bytes | None]]:
+        return self.look(lambda connection: connection.execute(form.EVERY_SEALED).fetchall())
+
     def processes(self) -> list[Process]:
         return []  # a process that serves it holds its lock
 

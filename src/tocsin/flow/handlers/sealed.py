@@ -1,0 +1,73 @@
+"""Handlers whose settings no key of the service opens: nothing is sent to them until the operator or their owner does something."""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from tocsin import observe
+from tocsin.flow.directory import Directory
+from tocsin.model import Busy
+from tocsin.ports.handlers import HandlerRow, HandlerRows
+from tocsin.vault import Vault
+
+LOOK_SECONDS = 30.0
+HANDLERS_AT_ONCE = 200  # opened in a thread meanwhile: some 10 ms
+PAUSE_SECONDS = 0.02
+log = structlog.get_logger(__name__)
+
+
+def is_sealed(settings: bytes | None, secret: bytes | None, vault: Vault) -> bool:
+    return not all(vault.opens(one) for one in (settings, secret) if one)
+
+
+def complaint(count: int) -> str:
+    whose, them = ("a handler", "it") if count == 1 else (f"{count:,} handlers", "them")
+    return (
+        f"No key of the service opens the settings of {whose}, so nothing is sent to {them}: put back the key that they were stored with,"
+        " beside the present one, or have them entered again."
+    )
+
+
+class Sealed:
+    """All are looked at once, and again when the keys may be others; those that are found, now and then until something opens them."""
+
+    def __init__(self, handlers: HandlerRows, directory: Directory, vault: Vault) -> None:
+        self._handlers = handlers
+        self._directory = directory
+        self._vault = vault
+        self._is_asked = True
+
+    def look_again(self) -> None:
+        self._is_asked = True
+
+    def complaints(self) -> list[str]:
+        found = len(self._directory.sealed)
+        return [complaint(found)] if found else []
+
+    async def look_now_and_then(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._look()
+            except Busy as busy:
+                self._is_asked = True
+                observe.seldom(log.warning, "handlers.not_read", why=str(busy))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        if not self._is_asked:
+            known = sorted(self._directory.sealed)[:HANDLERS_AT_ONCE]
+            if known:
+                await self._note(known, await self._handlers.rows(known))
+            return
+        self._is_asked, after = False, 0
+        while rows := await self._handlers.after(after, HANDLERS_AT_ONCE):
+            await self._note([row.id for row in rows], rows)
+            after = rows[-1].id
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _note(self, ids: Sequence[int], rows: Sequence[HandlerRow]) -> None:
+        sealed = await asyncio.to_thread(lambda: [row.id for row in rows if is_sealed(row.settings, row.secret, self._vault)])
+        self._directory.sealed.difference_update(ids)
+        self._directory.sealed.update(sealed)
