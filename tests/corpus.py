@@ -138,5 +138,6 @@ MARKED_ADDRESSES = [
     "https://jenkins.example.com/job/a_b_c/job/*main*/_x_y/",
     "https://s3.example.com/bucket/it's~~old~~/__init__.py",
     "https://ko.wikipedia.org/wiki/대한민국_*지도*_(역사)",
+    "ftp://files.example.com/backup_*old*/_db_1.tar",
 ]
 """Addresses full of what Markdown takes for marks."""

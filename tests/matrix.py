@@ -20,7 +20,8 @@ A notification is written once, in Markdown; each channel shows it the way its p
 it is used. Otherwise the table says what replaces it. A webhook gets the Markdown as it was written.
 
 On all channels: raw HTML is shown as text; an image becomes a link, and nothing is loaded from elsewhere; a link that cannot be opened
-(a relative one, `javascript:`) is shown as its text and address; a bare address is a link and stays whole, whatever marks it contains;
+(a relative one, `ftp:`, `javascript:`) is shown as its text and address; a bare address is a link and stays whole, whatever marks it
+contains, and one that cannot be opened stays whole, too;
 `@everyone`, `@channel`, `<!here>`, `@name` on Telegram and X, and the like are shown and notify nobody; `:name:` does not become an emoji;
 control characters and terminal sequences are removed; right-to-left text, Korean and emoji are sent unchanged, and a cut never splits what
 is shown as one character.

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and that keep their owner when root writes them beside the service."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Generator
@@ -34,7 +35,8 @@ def opened(path: Path) -> int:
 
 @contextmanager
 def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]:
-    """A new file that replaces `path`, with its owner and mode, once it is complete and on the disk. Raises OSError.
+    """A new file that replaces `path`, with its owner and mode, once it is complete and on the disk. Raises OSError, also, having written
+    nothing, if the service's user could not read it.
 
     `is_service`: see `create`.
     """
@@ -43,7 +45,10 @@ def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]
         new.unlink(missing_ok=True)
         create(new, is_service)
         with contextlib.suppress(FileNotFoundError):
-            new.chmod(stat.S_IMODE(path.stat().st_mode))
+            found = path.stat()
+            if is_service:
+                _check_owner(new, found)
+            new.chmod(stat.S_IMODE(found.st_mode))
         yield new
         sync(new)
         new.rename(path)
@@ -51,6 +56,18 @@ def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]
     finally:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
+
+
+def _check_owner(new: Path, old: os.stat_result) -> None:
+    """Whether it belongs to the owner of the file that it is to replace, or to that of the folder, who then puts things right."""
+    user = new.stat().st_uid
+    if user not in {old.st_uid, owner_of(new.with_name("none"))[0]}:
+        why = (
+            f"the new file would belong to user {user} instead of {old.st_uid}, who could not read it: run the command as user {old.st_uid}"
+        )
+        raise PermissionError(errno.EPERM, why)
+    if old.st_mode & 0o070 and new.stat().st_gid != old.st_gid:
+        os.chown(new, -1, old.st_gid)
 
 
 def sync(path: Path) -> None:

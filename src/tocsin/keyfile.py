@@ -51,9 +51,9 @@ def weakness_of(settings: Settings) -> str | None:
 
 
 def write_keys(file: Path, keys: Sequence[str]) -> None:
-    """Raises StoreError; the file then has these keys, or its old content."""
+    """Raises StoreError; the file then has these keys, or its old content. One that is a link stays a link."""
     try:
-        with files.replaced(file) as new:
+        with files.replaced(file.resolve()) as new:
             new.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{file} cannot be written: {error.strerror}.") from error
@@ -62,7 +62,7 @@ def write_keys(file: Path, keys: Sequence[str]) -> None:
 def _lines(file: Path) -> list[str]:
     """The key file's lines, one key on each. Raises StoreError."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8").removeprefix("\ufeff")  # with which some editors begin a file
     except FileNotFoundError:
         raise StoreError(
             f"The store in {file.parent} cannot be opened: its key file {KEY_FILE} is missing. Put it back, or set TOCSIN_SECRET_KEY."

@@ -59,7 +59,7 @@ def _record(connection: Connection, act: Act) -> None:
 
 def _copy(file: Path, new: Path) -> None:
     """A consistent copy of a store, including the log beside it, as one file."""
-    with _opened(file, "ro") as source, contextlib.closing(sqlite3.connect(new)) as target:
+    with _opened(file, "ro") as source, _opened(new, "rw") as target:
         source.backup(target)  # in one step: in WAL mode nobody waits for it
         target.execute("PRAGMA journal_mode=DELETE")
 
@@ -172,16 +172,12 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     file = settings.data_path / KEY_FILE
     engine, _ = datadir.open_existing(settings)
     try:
-        keys = before = read_keys(settings)
-        if not settings.secret_key and len(keys) == 1:
-            keys = [new_secret_key(), *keys]
-            write_keys(file, keys)
-        try:
+        keys = read_keys(settings)
+        with contextlib.nullcontext() if settings.secret_key else _put_back(file):
+            if not settings.secret_key:
+                keys = [new_secret_key(), *keys] if len(keys) == 1 else keys
+                write_keys(file, keys)  # those of an interrupted run as well: where that cannot be done, nothing is begun
             _see_in_use(engine, settings, keys[0], wait)
-        except StoreError:
-            if keys is not before:
-                write_keys(file, before)
-            raise
         vault, newest = Vault(keys), Vault(keys[:1])
         write_now(engine, lambda connection: datadir.seal_canary(connection, vault))
         rotated = 0
@@ -196,6 +192,29 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     write_keys(old, keys[1:])
     write_keys(file, keys[:1])
     return rotated, old
+
+
+@contextmanager
+def _put_back(file: Path) -> Generator[None, None, None]:
+    """If it fails, the very file that was there is there again: no copy has all that may let the service read it."""
+    file = file.resolve()
+    aside = file.with_name(f"{file.name}.aside")
+    with contextlib.suppress(OSError):
+        aside.unlink(missing_ok=True)
+    before = file.read_bytes()
+    is_linked = _is_linked(file, aside)
+    try:
+        yield
+    except StoreError:
+        if is_linked:
+            aside.rename(file)
+        elif file.read_bytes() != before:
+            with _written(file) as new:
+                new.write_bytes(before)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[float], None]) -> None:
@@ -279,6 +298,8 @@ def _check_whole(file: Path) -> None:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{file} is not a store, or it is damaged: {error}.") from error
+    if not file.stat().st_size:  # which SQLite finds whole
+        raise StoreError(f"{file} is empty: it is not a store.")
     if found != "ok":
         raise StoreError(f"{file} is damaged: {' '.join(str(found).split())}.")
 

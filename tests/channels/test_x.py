@@ -236,6 +236,7 @@ def test_a_post_mentions_nobody():
     assert text == (
         "@\u2060oncall check — user @\u2060admin_alerts (@\u2060b) ＠\u2060c, me@example.com https://x.com/@d/1\n@\u2060who: @\u2060e"
     )
+    assert post(Message("https://x.com/@d ftp://x.y/@d")) == "https://x.com/@d ftp://x.y/@\u2060d"  # X makes no link of this one
 
 
 def test_the_plainest_form_has_no_link_and_no_sign():

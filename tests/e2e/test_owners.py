@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +147,20 @@ def test_root_gives_a_restored_store_to_the_services_user(service: Service) -> N
     assert as_root(service, "check")[0] == 0
     client.port = service.start().port
     assert client.handler(handler)["name"] == "Example"
+
+
+@sqlite_only
+@pytest.mark.parametrize("words", [("check",), ("secrets", "rotate"), ("keys", "list")])
+def test_root_that_may_give_nothing_away_leaves_nothing_of_its_own(service: Service, words: tuple[str, ...]) -> None:
+    """As in a container without CAP_CHOWN. A file beside the store that only root can read would keep the service out."""
+    service.start()
+    service.terminate()
+    environ = {"PATH": "/usr/bin:/bin", "HOME": "/root", "PYTHONPATH": os.pathsep.join(sys.path), **service.environ}
+    command = ["setpriv", "--bounding-set", "-chown", "--inh-caps", "-chown", sys.executable, "-m", "tocsin", *words]
+    done = subprocess.run(command, env=environ, cwd=service.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == (1 if words == ("secrets", "rotate") else 0), done
+    assert owners(service.data) == {(USER, USER)}
+    service.start()
 
 
 def test_what_root_starts_by_mistake_does_not_lock_the_services_user_out(service: Service) -> None:

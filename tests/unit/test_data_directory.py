@@ -1,5 +1,7 @@
 """The data directory without a service: what its folder may be called, and which keys are taken."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +146,114 @@ def test_a_service_says_which_key_it_uses(make_settings: Callable[..., Settings]
             assert await is_used("any") is False
 
     run(main())
+
+
+def _made(make_settings: Callable[..., Settings]) -> Settings:
+    settings = make_settings()
+    settings.data_path.mkdir()
+    open_store(settings)[0].dispose()
+    return settings
+
+
+@pytest.mark.parametrize("name", ["file:copy.db", ":memory:", "a?b.db", "50%41.db"])
+def test_a_copy_may_have_any_name_in_the_working_directory(
+    name: str, make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = _made(make_settings)
+    assert upkeep.back_up(settings, Path(name)) == (tmp_path / name).stat().st_size > 0
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([name, settings.data_path.name])
+    assert upkeep.restore(settings, Path(name), replace=True)
+    open_store(settings)[0].dispose()
+
+
+def test_a_store_in_a_folder_with_the_name_of_a_url_can_be_restored(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = _store(make_settings, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    settings = make_settings(TOCSIN_DATA_DIR="file:data", TOCSIN_SECRET_KEY=(tmp_path / "other" / "secret.key").read_text().strip())
+    upkeep.restore(settings, copy)
+    assert (tmp_path / "file:data" / "tocsin.db").stat().st_size > 0
+    open_store(settings)[0].dispose()
+
+
+def test_an_empty_file_is_no_copy(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = _made(make_settings)
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(StoreError, match="is empty"):
+        upkeep.restore(settings, tmp_path / "empty.db", replace=True)
+
+
+# ----------------------------------------------------------------------------------------------------- the key file
+
+
+def test_a_key_file_may_begin_with_a_byte_order_mark(make_settings: Callable[..., Settings]) -> None:
+    settings = _made(make_settings)
+    file = settings.data_path / "secret.key"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    open_store(settings)[0].dispose()
+
+
+def test_a_key_file_that_is_a_link_stays_one(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = _made(make_settings)
+    file, elsewhere = settings.data_path / "secret.key", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file.rename(elsewhere / "key")
+    file.symlink_to(elsewhere / "key")
+    [before] = keyfile.read_keys(settings)
+    _, old = upkeep.rotate_key(settings, lambda _: None)
+    assert old is not None and old.read_text() == f"{before}\n"
+    assert file.is_symlink() and [one.name for one in elsewhere.iterdir()] == ["key"]
+    assert (elsewhere / "key").read_text().strip() != before
+    open_store(settings)[0].dispose()
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_key_that_the_service_does_not_take_is_taken_back(
+    has_links: bool, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file itself comes back where that can be: it may have rights that no copy has."""
+    settings = _made(make_settings)
+    file = settings.data_path / "secret.key"
+    (settings.data_path.parent / "held").hardlink_to(file)  # or a new file might get its number
+    before, inode = file.read_text(), file.stat().st_ino
+
+    def is_not_taken(*_: object) -> None:
+        assert len(keyfile.read_keys(settings)) == 2
+        raise StoreError("The running service does not use the new key.")
+
+    def no_link(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(upkeep, "_see_in_use", is_not_taken)
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", no_link)
+    with pytest.raises(StoreError, match="does not use the new key"):
+        upkeep.rotate_key(settings, lambda _: None)
+    assert file.read_text() == before
+    assert (file.stat().st_ino == inode) is has_links
+    assert [one.name for one in settings.data_path.glob("secret.key*")] == ["secret.key"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_nothing_is_replaced_that_its_owner_could_not_read_afterwards(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the service of another user, by somebody who cannot give files away."""
+    settings = _made(make_settings)
+    upkeep.back_up(settings, tmp_path / "copy.db")
+    for one in (settings.data_path, *settings.data_path.iterdir()):
+        os.chown(one, 12345, 12345)
+    before = {one.name: (one.stat().st_ino, one.read_bytes()) for one in settings.data_path.iterdir()}
+
+    def refuses(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuses)
+    for act in (lambda: upkeep.rotate_key(settings, lambda _: None), lambda: upkeep.restore(settings, tmp_path / "copy.db", replace=True)):
+        with pytest.raises(StoreError, match=r"would belong to user 0 instead of 12345.*run the command as user 12345"):
+            act()
+    after = {one.name: (one.stat().st_ino, one.read_bytes()) for one in settings.data_path.iterdir() if one.name in before}
+    assert after == before

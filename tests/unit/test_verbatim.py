@@ -42,6 +42,7 @@ LOGS = [
     "[a](https://example.com/x) ![i](https://example.com/i.png) <https://example.com/y>",
     "line one  \nline two\\\nline three\n\n\n\nfar below",
     "see https://kibana.example.com/#/?_a=(columns:!(_source),query:'x')_y now",
+    "ftp://files.example.com/backup_*old*/_db_1.tar failed",
     "HTTPS://EXAMPLE.COM/A and http://nas:8080/{x}|y",
     "가나다 **마크다운(Markdown)**을 쓰세요",
     "::1 :smile: 2a14:6f42:c::/48",

@@ -164,11 +164,16 @@ def _words(message: Message) -> str:
     text = " — ".join(part for part in said_first if part)
     fields = [f"{name}: {clean_line(value)}" for name, value in fields_of(message)]
     text = "\n".join([text, *fields] if text else fields)
-    return _MARKS[message.severity] + (apart(_beginning(text), _mentioning_nobody, str) or "(no text)")
+    return _MARKS[message.severity] + (apart(_beginning(text), _mentioning_nobody, _unless_linked) or "(no text)")
 
 
 def _mentioning_nobody(text: str) -> str:
     return _MENTION.sub("\\g<0>" + WORD_JOINER, text) if "@" in text or "\uff20" in text else text
+
+
+def _unless_linked(address: str) -> str:
+    """X makes no link of an ftp address, so a name in it would be a mention."""
+    return _mentioning_nobody(address) if address[:6].lower() == "ftp://" else address
 
 
 def _beginning(text: str) -> str:

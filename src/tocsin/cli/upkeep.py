@@ -11,6 +11,7 @@ from tocsin.cli import show
 from tocsin.cli.admin import DataDir
 from tocsin.cli.failure import Failure, Usage
 from tocsin.cli.options import load_settings
+from tocsin.settings import Settings
 
 PROGRESS_SECONDS = 2.0
 
@@ -63,6 +64,7 @@ def restore(file: Path | None = None, /, *, replace: bool = False, after_recover
         raise Failure(str(error)) from None
     if moved is not None:
         show.note(f"The store that was there is {show.one_line(str(moved))} now.")
+    _say_owners(settings)
     show.note("Restored. What had not arrived when the copy was made is sent once the service runs: it may arrive a second time.")
 
 
@@ -125,6 +127,14 @@ def _told_seldom() -> Callable[[str, str, int, int], None]:
     return tell
 
 
+def _say_owners(settings: Settings) -> None:
+    """The files that could not be given to the service's user, who cannot start with them."""
+    from tocsin.cli.check import owners
+
+    for finding in owners(settings):
+        show.note(finding.text)
+
+
 def rotate(*, data_dir: DataDir = None) -> None:
     """Encrypt all secrets under a new key, also while the service runs. If it is interrupted, run it again: it continues.
 
@@ -134,9 +144,11 @@ def rotate(*, data_dir: DataDir = None) -> None:
     from tocsin.ports.errors import StoreError
 
     try:
-        rows, old = upkeep.rotate_key(load_settings(data_dir=data_dir))
+        settings = load_settings(data_dir=data_dir)
+        rows, old = upkeep.rotate_key(settings)
     except StoreError as error:
         raise Failure(str(error)) from None
+    _say_owners(settings)
     show.note(f"{rows} handlers have their secrets encrypted under the new key.")
     if old is None:
         show.note("The other keys in TOCSIN_SECRET_KEY are no longer needed, except for backups made under them.")

@@ -28,6 +28,7 @@ _OPTIONS = pyromark.Options.ENABLE_STRIKETHROUGH | pyromark.Options.ENABLE_TASKL
 _MARKDOWN = pyromark.Markdown(options=_OPTIONS | pyromark.Options.ENABLE_TABLES)
 _WITHOUT_TABLES = pyromark.Markdown(options=_OPTIONS)
 
+_WEB = frozenset({"http", "https"})
 _SCHEME = re.compile(r"(?i:https?://|mailto:)")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\u2028\u2029]")
 _LANGUAGE = re.compile(r"\s*([\w+#.-]{1,40})(?:[\s,{]|$)", re.ASCII)
@@ -243,7 +244,7 @@ class _Builder:
 
 
 def _link_url(url: str) -> str | None:
-    """A URL in the form that the renderers rely on, None if it cannot be opened."""
+    """A URL in the form that the renderers rely on, None if it cannot be opened: browsers no longer open ftp."""
     url = _UNSAFE_IN_URL.sub(lambda match: quote(match[0]), clean(url).strip())
     if len(url) > MAX_LINK or not url.isprintable():
         return None
@@ -255,7 +256,7 @@ def _link_url(url: str) -> str | None:
         _ = parts.port
     except ValueError:
         return None
-    return f"{scheme.lower()}://{rest}" if parts.hostname else None
+    return f"{scheme.lower()}://{rest}" if parts.hostname and scheme.lower() in _WEB else None
 
 
 def _unlinked(inside: Sequence[tree.Inline], url: str) -> list[tree.Inline]:
@@ -271,9 +272,12 @@ def autolinked(text: str) -> list[tree.Inline]:
     nodes: list[tree.Inline] = []
     done = 0
     for start, end in addresses.find(text):
+        link = _bare_link(text[start:end])
+        if type(link) is tree.Text:  # it stays with the words around it
+            continue
         if start > done:
             nodes.append(tree.Text(text[done:start]))
-        nodes.append(_bare_link(text[start:end]))
+        nodes.append(link)
         done = end
     if done < len(text):
         nodes.append(tree.Text(text[done:]))

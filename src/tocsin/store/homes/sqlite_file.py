@@ -1,5 +1,6 @@
 """The SQLite file of a data directory, before and beside its service. It is looked at before anything in it is changed."""
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
@@ -146,5 +147,19 @@ class SqliteFile:
             raise StoreError(f"The store in {self.file.parent} cannot be read: {error}.") from error
 
     def _read(self, ask: Callable[[sqlite3.Connection], T], mode: str) -> T:
-        with closing(sqlite3.connect(f"{self.file.absolute().as_uri()}?mode={mode}", uri=True)) as connection:
-            return ask(connection)
+        try:
+            with closing(self._opened(mode)) as connection:
+                return ask(connection)
+        finally:
+            self._clear_away()
+
+    def _opened(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(f"{self.file.absolute().as_uri()}?mode={mode}", uri=True)
+
+    def _clear_away(self) -> None:
+        """A reader cannot remove the files beside the store that it made. They keep the service out if they could not be given to its
+        user, as by root without the permission: the last one who may write removes them."""
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if self.file.with_name(f"{self.file.name}-shm").stat().st_uid != self.file.stat().st_uid:
+                with closing(self._opened("rw")) as connection:
+                    connection.execute("SELECT 1 FROM sqlite_master")
