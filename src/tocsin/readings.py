@@ -120,15 +120,20 @@ def choice(*words: str) -> Callable[[str], str]:
 
 def _split(value: str) -> SplitResult:
     """urlsplit, whose own complaints repeat parts of the URL, and so of a password."""
+    wrong, place = "cannot be read as a URL", ""
     try:
         parts = urlsplit(value)
+        wrong, place = f"must have a port from 1 to {MAX_PORT}, or none", parts.netloc
         _ = parts.port
     except ValueError:
-        raise ValueError("cannot be read as a URL: special characters in user and password must be percent-encoded") from None
+        if "@" in value and "@" not in place:
+            wrong = "cannot be read as a URL: special characters in user and password must be percent-encoded"
+        raise ValueError(wrong) from None
     return parts
 
 
 def base_url(value: str) -> str:
+    value = value.strip()  # as keys are: files and units add blanks and line ends
     parts = _split(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be an http or https URL without a query")
@@ -150,6 +155,7 @@ def socket_path(value: str) -> str:
 
 
 def smtp_url(value: str) -> str:
+    value = value.strip()
     parts = _split(value)
     if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or parts.query not in {"", "tls=optional"}:
         raise ValueError("must read smtp://user:password@host:587 or smtps://..., with ?tls=optional at most")
@@ -157,6 +163,7 @@ def smtp_url(value: str) -> str:
 
 
 def token_url(value: str) -> str:
+    value = value.strip()
     parts = _split(value)
     is_here = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if parts.scheme != "https" and not (parts.scheme == "http" and is_here):
@@ -168,7 +175,7 @@ def token_url(value: str) -> str:
 
 def issuer(value: str) -> str:
     """As the provider writes it, with a slash at its end or without: it is compared letter by letter."""
-    token_url(value)
+    value = token_url(value)
     if "?" in value:
         raise ValueError("must be an https URL without a query")
     return value
@@ -196,6 +203,7 @@ def claim(value: str) -> tuple[str, str]:
 
 
 def sign_out_url(value: str) -> str:
+    value = value.strip()
     if not (value.startswith("/") and not value.startswith("//")):
         public_url(value)
     return value
@@ -224,6 +232,7 @@ def api_key(value: str) -> str:
 
 
 def database_url(value: str) -> str:
+    value = value.strip()
     if value and not re.match(r"postgres(ql)?://[^/?]*(/|\?|$)", value):
         raise ValueError("must read postgresql://user:password@host/database, or be empty: then the store is SQLite in TOCSIN_DATA_DIR")
     return value

@@ -232,6 +232,14 @@ def test_no_embed_has_more_elements_than_are_shown():
     assert sum(embed["description"].count("[Link") for embed in embeds) == 45
 
 
+@pytest.mark.parametrize("address", ["https://x.y/{number}", "https://x.y/{{{number}}}"])
+def test_no_embed_has_more_addresses_than_are_shown(address: str):
+    embeds = embeds_of(Message("\n".join(address.format(number=number) for number in range(200)), is_text=True))
+    shown = [elements_of(embed["description"]) for embed in embeds]
+    assert sum(shown) == 200
+    assert max(shown) <= 95
+
+
 @pytest.mark.parametrize("emoji", ["✅", "⏳", "ℹ️", "🆘", "▶️", "↔️", "1️⃣", "🀄"])
 @pytest.mark.parametrize("is_text", [False, True])
 @pytest.mark.parametrize("count", [90, 150, 350, 460])

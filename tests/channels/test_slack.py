@@ -14,6 +14,7 @@ from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.slack import CHANNEL, SlackSettings
+from tocsin.markup.markdown import escape
 from tocsin.model import (
     Delivered,
     Gone,
@@ -242,7 +243,7 @@ def test_at_another_host_text_is_markdown_without_entities():
     assert json.loads(request.body)["text"] == (
         "🚨 Disk \\*full\\* & <\u2060hot>\nLate: this was meant for 2026-11-24 10:00:00 UTC\n\n"
         "**db-1** is at `99 %`, see [the _graph_](https://example.com/g?a=b&c=d)\n\n- one\n- two <\u2060!channel>\n\n"
-        "host: db\\_1 \\*x\\*\nalone\nname: \n\nhttps://example.com/a?b=c&d=e"
+        "host: db_1 \\*x\\*\nalone\nname: \n\nhttps://example.com/a?b=c&d=e"
     )
     (plain,) = CHANNEL.render(FULL, ELSEWHERE, context(plain=True))
     assert "Disk \\*full\\* & <\u2060hot>" in json.loads(plain.body)["text"]
@@ -250,10 +251,13 @@ def test_at_another_host_text_is_markdown_without_entities():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [  # as Mattermost's marked 0.3 and Rocket.Chat's message-parser read it
+    [  # as Mattermost's own marked and Rocket.Chat's message-parser read it
         ("```c\nif (a < b && c > d) x;\n```", "```c\nif (a < b && c > d) x;\n```"),
-        ("`a<b && c` &amp;lt; &lt;", "`a<b && c` &lt; <"),
-        ("*italic* *i* **b(c)**을 ~~x~~ *기울임*은 a*b*c", "_italic_ *i* **b(c)**을 ~~x~~ _기울임_은 a*b*c"),
+        ("`a<b && c` &amp;lt; &lt;", "`a<b && c` &\u2060lt; <"),
+        ("*italic* *i* **b(c)**을 ~~x~~ *기울임*은 a*b*c", "_italic_ *i* **b(c)**을 ~~x~~ *기울임*은 a*b*c"),
+        ('*가나다*。 *가나다*🚨 *가나다*, *"인용"*은', '*가나다*。 *가나다*🚨 _가나다_, *\u2060"인용"*은'),
+        ("a*b*`c` *abc*`d`", "a*b*`c` *abc*`d`"),
+        ("***abc***은 **abc***def*은", "**abc**은 **abc**\u2060*def*은"),
         (r"\# a \* b \_\_x\_\_ \~\~y\~\~ \`z\`", r"\# a \* b \_\_x\_\_ \~\~y\~\~ \`z\`"),
         (r"\- a", "\u2060- a"),
         (r"\> a", "\u2060> a"),
@@ -261,8 +265,21 @@ def test_at_another_host_text_is_markdown_without_entities():
         (r"\!\[x\](https://example.com/x.png)", "![x]\u2060([https://example.com/x.png](https://example.com/x.png))"),
         ("![x](https://example.com/x.png)", "[x](https://example.com/x.png)"),
         ("@all, @bob, me@example.com, :c: 12:30:45", "@\u2060all, @\u2060bob, me@example.com, :\u2060c: 12:\u206030:45"),
-        ("`<!channel> <a|b>` \\<https://x.y|l>", "`<\u2060!channel> <a¦b>` <[https://x.y%7Cl](https://x.y%7Cl)>"),
-        (r"\\\\nas\share\_x\_\*.bak", "\\\u2060\\nas\\share\\_x\\_\\*.bak"),
+        ("`<!channel> <a|b>` \\<https://x.y|l>", "`<\u2060!channel> <a¦b>` <\u2060[https://x.y%7Cl](https://x.y%7Cl) >"),
+        ("\\<https://x.y/a_b\\> \\<me@x.y\\>", "<\u2060https://x.y/a_b > <\u2060me@x.y >"),
+        ("**`rm /var/**/tmp`** ~~`a~~b`~~ **`a*b`**", "`rm /var/**/tmp` `a~~b` **`a*b`**"),
+        ("**https://x.y/**/z**, ~~https://x.y/~z~~", "https://x.y/**/z, https://x.y/~z"),
+        (r"**5 \* 3** ~~a\~~~ *a\_b\*c*", r"5 \* 3 a\~ a_b\*c"),
+        ("**https://x.y/**/z**은", "https://x.y/**/z 은"),
+        ("http://host:PORT/x_y_z, http://host:99999/*a", "http://host:PORT/x_y_z, http://host:99999/*a"),
+        ("[see https://x.y/a_b_](https://x.y/c_d)", "[see https://x.y/a_b\\_](https://x.y/c_d)"),
+        ("x.y/a_b a_b@x.y _a_", "x.y/a_b a_b@x.y *a*"),
+        ("\\|a|b|\\\n|---|:--|\\\n|c|d|", "|a|b|\n\u2060|---|:--|\n|c|d|"),
+        ("\u00a0\u00a0\u00a0\u00a0a_b\n\u00a0- c", "\u2060\u00a0\u00a0\u00a0\u00a0a_b\n\u00a0\u2060- c"),
+        ("1234567890\\. a", "1234567890\\. a"),
+        ("# C#", "# C#\u2060"),
+        ("Done\\![log](https://x.y) \\\\`c`", "Done!\u2060[log](https://x.y) \\\u2060`c`"),
+        (r"\\\\nas\share\_x\_\*.bak", "\\\u2060\\nas\\share_x\\_\\*.bak"),
         (
             "https://example.com/a_b/*d, (https://example.com/a_b). https://example.com에서 (https://example.com/a_b)를 <me@example.com>",
             "https://example.com/a_b/*d, (https://example.com/a_b ). [https://example.com](https://example.com)에서 "
@@ -274,6 +291,26 @@ def test_at_another_host_text_is_markdown_without_entities():
 )
 def test_markdown_for_those_who_read_it(text: str, expected: str):
     assert elsewhere(Message(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("see <https://x.io/path> now", "see <\u2060[https://x.io/path](https://x.io/path) > now"),
+        ("<https://x.io/a_b>, <me@x.io>", "<\u2060https://x.io/a_b >, <\u2060me@x.io >"),
+        ("   three\n    four a_b __c__", "\u00a0\u00a0\u00a0three\n\u2060\u00a0\u00a0\u00a0\u00a0four a_b \\_\\_c\\_\\_"),
+        ("|a_b|free|\n|---|---|\n|c|2 %|", "|a_b|free|\n\u2060|---|---|\n|c|2 %|"),
+        ("a | b\n :--|--\nc | d", "a | b\n\u2060\u00a0:--|--\nc | d"),
+        ("&lt; &#60; R&D", "&\u2060lt; &\u2060#60; R&D"),
+        ('http://p:9/g?e=up{job="node_exporter"}&g0_tab=1 x', 'http://p:9/g?e=up{job="node_exporter"}&g0_tab=1 x'),
+        ("http://p/a|b^c_*d `http://p/{a_b}`", "http://p/a|b^c_*d \\`http://p/{a_b} \\`"),
+        ("1https://x.io/_a", "1\u2060https://x.io/_a"),
+        ("http://k/?_g=(a:!((q:(m:(x:y)))))&b_c=1 x", "http://k/?_g=%28a:!%28%28q:%28m:%28x:y%29%29%29%29%29&b_c=1 x"),
+    ],
+)
+def test_plain_text_is_read_as_it_was_sent_elsewhere(text: str, expected: str):
+    assert elsewhere(Message(text, is_text=True)) == expected
+    assert escape(text) == expected
 
 
 def test_an_address_keeps_its_end():

@@ -400,6 +400,7 @@ def test_what_x_refuses(status, body, kind, reason):
         ({"x-rate-limit-reset": "1795514460", "x-user-limit-24hour-reset": "1795518000", "x-user-limit-24hour-remaining": "0"}, 3600.0),
         ({"x-rate-limit-reset": "1795514460", "x-user-limit-24hour-reset": "1795518000", "x-user-limit-24hour-remaining": "5"}, 60.0),
         ({"x-rate-limit-reset": "1"}, 0.0),
+        ({"x-rate-limit-reset": "99999999999"}, None),
         ({"x-rate-limit-reset": "soon"}, None),
     ],
 )

@@ -377,6 +377,41 @@ def test_a_handler_is_shown_changed_paused_and_deleted(client: Cli, receiver: Re
     assert (gone.code, gone.err) == (1, f"tocsin: There is no handler {handler}.\n")
 
 
+def test_a_failing_handler_is_shown_with_its_reason_and_what_waits(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/down", 500, body=b"out of order")
+    handler = str(added(client, receiver, "/down", "Down"))
+    assert client("send", "x", "--handler", handler, "--wait", "--timeout", "0.5").code == 3
+    [row] = [one for one in json.loads(client("handlers", "list", "--json").out) if one["id"] == int(handler)]
+    assert (row["state"], row["reason"], row["detail"], row["waiting"]) == ("failing", "server_error", "500 out of order", 1)
+    shown = client("handlers", "show", handler).out.splitlines()
+    assert shown[1:3] == [f"State: failing, since {row['since']} UTC", "Reason: server_error: 500 out of order"]
+    assert f"Waiting: 1, next attempt {row['next_attempt_datetime']} UTC" in shown
+
+
+def test_one_that_is_switched_off_says_since_when(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/gone", 410)
+    handler = str(added(client, receiver, "/gone", "Gone"))
+    assert client("send", "x", "--handler", handler, "--wait").code == 1
+    shown = client("handlers", "show", handler).out.splitlines()
+    assert re.fullmatch(r"State: switched off, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", shown[1])
+    assert shown[2] == "Reason: The target is gone. The receiver answered 410 Gone: it wants no more messages."
+    until(lambda: "Failed 1 time: The target is gone." in client("handlers", "show", handler).out)
+
+
+def test_json_has_states_beside_what_the_api_lists_in_its_order(client: Cli, receiver: Receiver) -> None:
+    first, second = added(client, receiver, "/a"), added(client, receiver, "/b")
+    assert client("handlers", "disable", str(second)).code == 0
+    rows = json.loads(client("handlers", "list", "--json").out)
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    states = {row["id"]: row for row in rows}
+    assert (states[first]["state"], states[first]["since"], states[first]["is_enabled"]) == ("ok", None, True)
+    assert (states[second]["state"], states[second]["waiting"], states[second]["is_enabled"]) == ("paused", 0, False)
+    assert list(states[second])[-6:] == ["state", "since", "reason", "detail", "waiting", "next_attempt_datetime"]
+    assert [row["id"] for row in json.loads(client("handlers", "list", "--state", "paused", "--json").out)] == [
+        row["id"] for row in rows if row["state"] == "paused"
+    ]
+
+
 def test_a_change_names_something(client: Cli, receiver: Receiver) -> None:
     handler = str(added(client, receiver, "/nothing"))
     assert client("handlers", "edit", handler).code == 2
@@ -460,6 +495,49 @@ def test_a_retry_for_a_disabled_handler_says_what_to_do_first(client: Cli, recei
     assert json.loads(client("deliveries", "retry", "--handler", handler, "--json").out) == {"retried": 0}
     assert client("handlers", "enable", handler).code == 0
     assert client("deliveries", "retry", str(row["id"])).out == "1 will be tried again.\n"
+
+
+def test_what_was_skipped_says_why_wherever_it_is_shown(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/trying", 500)
+    paused, trying = str(added(client, receiver, "/paused", "Paused")), str(added(client, receiver, "/trying", "Trying"))
+    assert client("handlers", "disable", paused).code == 0
+    sent = client("send", "x", "--handler", paused, "--wait")
+    assert sent.code == 1
+    assert re.fullmatch(r"skipped    Paused \(delivery \d+, 0 attempts\): The handler is paused\.", sent.out.splitlines()[1])
+    assert client("deliveries", "list", "--handler", paused).out.splitlines()[1].endswith("  The handler is paused.")
+    notification = re.findall(r"\d+", sent.out)[0]
+    assert client("notifications", "show", notification).out.splitlines()[-1] == sent.out.splitlines()[1]
+
+    assert client("send", "x", "--handler", trying, "--wait", "--timeout", "0.5").code == 3
+    assert client("handlers", "disable", trying).code == 0  # after an attempt, whose answer is not why it was skipped
+    assert client("deliveries", "list", "--handler", trying).out.splitlines()[1].endswith("  The handler is paused.")
+
+
+def test_of_very_many_that_were_skipped_not_all_are_looked_up(client: Cli, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.cli.deliveries._MAX_LOOKED_UP", 1)
+    handler = str(added(client, receiver, "/off", "Off"))
+    assert client("handlers", "disable", handler).code == 0
+    for _ in range(2):
+        assert client("send", "x", "--handler", handler).code == 0
+    first, second = client("deliveries", "list", "--handler", handler).out.splitlines()[1:]
+    assert first.endswith("  The handler is paused.")
+    assert second.endswith(f"  `tocsin deliveries show {second.split()[0]}` says why")
+
+
+def test_what_expires_before_its_next_attempt_says_so(client: Cli, receiver: Receiver) -> None:
+    receiver.answer("/broken", 500)
+    handler = str(added(client, receiver, "/broken", "Broken"))
+    soon = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() + 600))
+    later = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() + 86_400))
+    given = ("--handler", handler, "--wait", "--timeout")
+    told = client("send", "first", *given, "2.5", "--expires-at", soon)
+    assert told.code == 3 and f" (expires {soon})\n" in told.err
+    assert client("send", "second", *given, "0.5", "--expires-at", later).code == 3
+    assert client("send", "third", *given, "0.5").code == 3
+    third, second, first = client("deliveries", "list", "--handler", handler).out.splitlines()[1:]
+    assert f"  expires {soon}, server_error: 500" in first and "next attempt" not in first
+    assert "  next attempt 20" in second and "expires" not in second
+    assert "  next attempt 20" in third and "expires" not in third
 
 
 def test_a_delivery_tells_its_story(client: Cli, receiver: Receiver) -> None:
@@ -949,6 +1027,39 @@ def test_the_console_script_prints_its_version() -> None:
 
     done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, f"tocsin {__version__}")
+
+
+@pytest.mark.parametrize(
+    "variables", [{"LC_ALL": "POSIX", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii:strict"}]
+)
+def test_a_terminal_without_the_letters_fails_no_command(
+    client: Cli, service: Running, receiver: Receiver, variables: dict[str, str], tmp_path: Path
+) -> None:
+    handler = str(added(client, receiver, "/korean", "백업"))
+    assert client("send", "사용", "--title", "디스크", "--handler", handler, "--wait").code == 0
+    notification = str(json.loads(client("notifications", "list", "--limit", "1", "--json").out)[0]["id"])
+    environ = clean_environ(TOCSIN_URL=service.url, TOCSIN_API_KEY=KEY, TOCSIN_DATA_DIR=str(service.data_dir), **variables)
+
+    def said(*arguments: str) -> str:
+        done = subprocess.run([COMMAND, *arguments], env=environ, cwd=tmp_path, capture_output=True, timeout=60)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), (arguments, done.stderr)
+        return done.stdout.decode("latin-1")
+
+    assert re.search(r"delivered  \?\? \(delivery \d+, 1 attempt\)", said("send", "사용", "--handler", handler, "--wait"))
+    for command in (
+        "handlers list",
+        f"handlers show {handler}",
+        "deliveries list",
+        "notifications list",
+        f"notifications show {notification}",
+    ):
+        assert "??" in said(*command.split())
+    assert "??" in said("preview", "사용", "--handler", handler) and "handler.added" in said("audit")
+    assert "tk_kkkk?" in said("keys", "list")
+    for command in ("users list", "settings", "check", "--help", "completion bash"):
+        assert said(*command.split())
+    assert json.loads(said("handlers", "show", handler, "--json"))["name"] == "백업"
+    assert "백업" in {json.loads(line)["name"] for line in said("audit", "--json").splitlines()}
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tocsin.cli import client
-from tocsin.cli.client import Client
+from tocsin.cli.client import Client, Made
 from tocsin.cli.failure import NoConnection
 
 
@@ -49,15 +49,15 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_has_an_idempotency_key_is_asked_again_where_a_gateway_lost_the_answer() -> None:
     with gateway([502, 502, 202]) as (url, keys):
-        assert Client(url, "key").post("/api/notifications", {}, idempotency_key="once").data == {"id": 7}
+        assert Client(url, "key").post("/api/notifications", Made, {}, idempotency_key="once").raw == {"id": 7}
         assert keys == ["once"] * 3
 
 
 def test_what_has_none_is_not_and_nothing_is_asked_for_ever() -> None:
     with gateway([502]) as (url, keys):
         with pytest.raises(NoConnection):
-            Client(url, "key").post("/api/notification-handlers", {})
+            Client(url, "key").post("/api/notification-handlers", Made, {})
         assert keys == [""]
         with pytest.raises(NoConnection):
-            Client(url, "key").post("/api/notifications", {}, idempotency_key="once")
+            Client(url, "key").post("/api/notifications", Made, {}, idempotency_key="once")
         assert keys == ["", *["once"] * 4]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from mailserver import MailServer
+from mailserver import DROP, MailServer
 from receiver import Receiver
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, Mail, MailReply, NoReply, Reason
@@ -302,3 +302,32 @@ def test_what_this_process_lacks_is_ours(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (reply.ours, reply.sent) == (True, False), reply
     assert isinstance(fine, MailReply)
     assert fine.code == 250
+
+
+@pytest.mark.parametrize("how", ["tls", "starttls", "closes"])
+def test_a_host_at_whose_address_another_answers_is_looked_up_anew(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its old address was given to another machine, which has no certificate for the name, or closes."""
+    resolver = Resolver(monkeypatch, "127.0.0.9")
+    secure = {} if how == "closes" else {how: True}
+
+    async def work(url: str) -> list[MailReply | NoReply]:
+        wire = wire_to(url)
+        first = await wire.send(MAIL)
+        resolver.addresses[:] = ["127.0.0.1"]
+        return [first, await wire.send(MAIL)]
+
+    with MailServer(**secure, host="127.0.0.9", names=(HOST,)) as old:
+        if how == "closes":
+            old.answer("connect", DROP, DROP)
+        server = MailServer(**secure, names=(HOST,))
+        server.port = old.port
+        with server:
+            if server.authority:
+                server.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+                monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+            first, second = run(work(server.url("" if server.authority else "?tls=optional", HOST)))
+    assert isinstance(first, NoReply)
+    assert (first.reason, first.sent) == (Reason.CONNECT if how == "closes" else Reason.TLS, False)
+    assert isinstance(second, MailReply)
+    assert second.code == 250
+    assert resolver.asked == 2

@@ -44,6 +44,7 @@ LOGS = [
     "see https://kibana.example.com/#/?_a=(columns:!(_source),query:'x')_y now",
     "ftp://files.example.com/backup_*old*/_db_1.tar failed",
     "HTTPS://EXAMPLE.COM/A and http://nas:8080/{x}|y",
+    'see http://prom:9090/graph?e=up{job="node_exporter"}&g0_tab=1 or http://host:PORT/*x*/_y_',
     "가나다 **마크다운(Markdown)**을 쓰세요",
     "::1 :smile: 2a14:6f42:c::/48",
 ]
@@ -99,7 +100,7 @@ def test_spaces_and_empty_lines_stay_where_a_provider_would_drop_them():
 def test_no_line_becomes_code_where_markdown_is_read():
     """Mattermost and Rocket.Chat: four spaces or a tab at a line's start, behind an empty line."""
     text = "log:\n\n    __init__.py  a*b\n\tx"
-    shown = "log:\n\n\u00a0\u00a0\u00a0\u00a0\\_\\_init\\_\\_.py\u00a0\u00a0a\\*b\n\u00a0\u00a0\u00a0\u00a0x"
+    shown = "log:\n\n\u2060\u00a0\u00a0\u00a0\u00a0\\_\\_init\\_\\_.py\u00a0\u00a0a\\*b\n\u2060\u00a0\u00a0\u00a0\u00a0x"
     assert markdown(verbatim(text)) == escape(text) == shown
 
 

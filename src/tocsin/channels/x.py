@@ -12,6 +12,7 @@ from oauthlib.oauth1 import Client
 
 from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, document_of, fields_of
 from tocsin.channels.contract import (
+    YEAR_SECONDS,
     Channel,
     Context,
     Field,
@@ -258,10 +259,10 @@ def _windows(reply: HttpReply, now: Micros) -> Iterator[tuple[str, bool, float]]
 
 
 def _wait_seconds(reply: HttpReply, now: Micros) -> float | None:
-    """The longest wait that a throttle names."""
+    """The longest wait that a throttle names; over a year is none."""
     waits = [wait] if (wait := retry_after(reply, now)) is not None else []
     waits += [seconds for name, is_used_up, seconds in _windows(reply, now) if is_used_up or name == _LIMITS[0]]
-    return max(waits, default=None)
+    return max((wait for wait in waits if wait <= YEAR_SECONDS), default=None)
 
 
 def _rest_seconds(reply: HttpReply, now: Micros) -> float:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -47,13 +48,14 @@ def _command(arguments: Sequence[str]) -> object:
     """The command's result."""
     from cyclopts import CycloptsError, UnusedCliTokensError
 
+    from tocsin.cli import reading
     from tocsin.cli.commands import MESSAGE_COMMANDS, app, refuse_unknown_options
     from tocsin.cli.failure import Usage
     from tocsin.cli.show import one_line
 
     refuse_unknown_options(arguments)
     try:
-        return app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        command, given, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
     except UnusedCliTokensError as error:
         left = " ".join(error.unused_tokens or ())
         hint = " Put quotes around a message of several words." if arguments[0] in MESSAGE_COMMANDS else ""
@@ -61,6 +63,8 @@ def _command(arguments: Sequence[str]) -> object:
     except CycloptsError as error:
         error.verbose = False
         raise Usage(f"{' '.join(str(error).split())} Try `{_help_for(error.command_chain)}`.") from None
+    reading.make_readable(given)
+    return command(*given.args, **given.kwargs)
 
 
 def _serve() -> int:
@@ -106,14 +110,22 @@ def _collect_garbage_seldom() -> None:
 
 
 def _open_standard_files() -> None:
-    """Those that were closed before the start become /dev/null: otherwise a store could get their numbers, and the output with them."""
+    """Those that were closed before the start become /dev/null: otherwise a store could get their numbers, and the output with them.
+
+    What cannot be shown, or read, is replaced: by the time that a command prints something it has been done.
+    """
     from tocsin.lines import open_standard_files
 
     open_standard_files()
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # a descriptor for as long as the process lives
     if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _help_for(chain: Sequence[str] | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tocsin import clock
-from tocsin.cli import show
+from tocsin.cli import reading, show
 from tocsin.cli.failure import Failure, Usage
 from tocsin.cli.moments import read_moment
 from tocsin.cli.options import load_settings, set_values
@@ -285,13 +285,10 @@ def _base_url(settings: Settings, served_at: str | None) -> str:
 
 def _new_password() -> str:
     if not sys.stdin.isatty():
-        password = sys.stdin.readline().rstrip("\r\n")
-    else:
-        from getpass import getpass
-
-        password = getpass("New password: ")
-        if getpass("Again: ") != password:
-            raise Failure("The two passwords differ.")
+        return reading.first_line()
+    password = reading.hidden("New password: ")
+    if reading.hidden("Again: ") != password:
+        raise Failure("The two passwords differ.")
     return password
 
 

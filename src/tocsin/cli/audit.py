@@ -60,7 +60,7 @@ def list_entries(
         found = _found(store.audit, which, limit)
         if json:
             for one in found:
-                sys.stdout.write(line_of(one))
+                show.write_json(line_of(one))
             return
         rows = [(shown_time(one.at) or "", one.who or "-", one.via, one.address or "-", one.act, _what(one)) for one in found]
     show.table(("TIME (UTC)", "WHO", "VIA", "ADDRESS", "ACT", "WHAT"), rows)

@@ -7,10 +7,12 @@ import secrets
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from msgspec import Struct
 
 from tocsin.cli.failure import Failure, KeyRefused, NoConnection
@@ -29,6 +31,8 @@ _TRIES = 4
 _LONGEST_PAUSE_SECONDS = 10.0
 
 Query = Sequence[tuple[str, str]]
+T = TypeVar("T")
+Id = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 class Meta(Struct):
@@ -39,8 +43,21 @@ class Meta(Struct):
 class Envelope(Struct):
     """What every successful answer looks like; `meta` only on lists."""
 
-    data: Any = None
+    data: Any = msgspec.UNSET
     meta: Meta | None = None
+
+
+class Answer(Struct, Generic[T], frozen=True):
+    """What came, or one row of it: `raw` is all of it, for `--json`, `data` what the command reads."""
+
+    raw: Any
+    data: T
+
+
+class Made(Struct):
+    """What was made or changed."""
+
+    id: int
 
 
 class _Source(Struct):
@@ -66,40 +83,55 @@ class Client:
 
     def __init__(self, url: str, api_key: str) -> None:
         self._url = url.rstrip("/")
+        self._wire_url = _in_ascii(self._url)
         self._api_key = api_key
         self._opener = _opener(url)
 
-    def get(self, path: str, query: Query = ()) -> Envelope:
-        return self._call("GET", path + (f"?{urlencode(query)}" if query else ""))
+    def get(self, path: str, kind: type[T]) -> Answer[T]:
+        """`kind`: what the answer must be, as in the other methods. Anything else comes from a server that is not tocsin."""
+        return self._checked(self._call("GET", path), kind)
 
-    def post(self, path: str, content: object = None, *, idempotency_key: str | None = None) -> Envelope:
-        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": idempotency_key} if idempotency_key else {})
-        return self._call("POST", path, msgspec.json.encode(content if content is not None else {}), headers)
+    def post(self, path: str, kind: type[T], content: object = None, *, idempotency_key: str | None = None) -> Answer[T]:
+        headers = {"Content-Type": "application/json"} | ({} if idempotency_key is None else {"Idempotency-Key": idempotency_key})
+        return self._checked(self._call("POST", path, msgspec.json.encode(content if content is not None else {}), headers), kind)
 
-    def delete(self, path: str) -> Envelope:
-        return self._call("DELETE", path)
+    def delete(self, path: str, kind: type[T]) -> Answer[T]:
+        return self._checked(self._call("DELETE", path), kind)
 
-    def post_form(self, path: str, fields: Mapping[str, str]) -> Envelope:
+    def post_form(self, path: str, kind: type[T], fields: Mapping[str, str]) -> Answer[T]:
         """multipart/form-data, as the reference document has it."""
         boundary = secrets.token_hex(16)
         parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
         body = "".join([*parts, f"--{boundary}--\r\n"]).encode()
-        return self._call("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+        return self._checked(self._call("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}), kind)
 
-    def rows(self, path: str, query: Query = (), limit: int | None = None) -> Iterator[Any]:
+    def rows(self, path: str, kind: type[T], query: Query = (), limit: int | None = None) -> Iterator[Answer[T]]:
         """The rows of all pages, or the first `limit` of them."""
         size = next((size for size in PAGE_SIZES if limit is not None and size >= limit), PAGE_SIZES[-1])
         page, given = 1, 0
         while True:
-            envelope = self.get(path, [*query, ("results_per_page", str(size)), ("page", str(page))])
-            for row in envelope.data:
+            asked = urlencode([*query, ("results_per_page", str(size)), ("page", str(page))])
+            envelope = self._call("GET", f"{path}?{asked}")
+            rows = self._checked(envelope, list[Any]).data
+            if envelope.meta is None:
+                raise self._stranger()
+            for row in rows:
                 if given == limit:
                     return
                 given += 1
-                yield row
-            if given == limit or envelope.meta is None or page >= envelope.meta.total_pages:
+                yield self._checked(Envelope(row), kind)
+            if not rows or given == limit or page >= envelope.meta.total_pages:
                 return
             page += 1
+
+    def _checked(self, envelope: Envelope, kind: type[T]) -> Answer[T]:
+        try:
+            return Answer(envelope.data, msgspec.convert(envelope.data, kind))
+        except msgspec.ValidationError:
+            raise self._stranger() from None
+
+    def _stranger(self) -> Failure:
+        return Failure(f"{shown_url(self._url)} does not answer like tocsin: check TOCSIN_URL.")
 
     def _call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Envelope:
         """Repeats a request that the service was too busy for: it says so before it has done anything. What has an idempotency key is also
@@ -117,11 +149,11 @@ class Client:
 
     def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         asked = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json", "User-Agent": "tocsin", **headers}
-        request = urllib.request.Request(self._url + path, data=body, headers=asked, method=method)  # noqa: S310 - settings allow http and https only
+        request = urllib.request.Request(self._wire_url + path, data=body, headers=asked, method=method)  # noqa: S310 - settings allow http and https only
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
                 return reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # the last: what cannot be a host name
             raise NoConnection(
                 f"No answer from {shown_url(self._url)} ({_why(error)}). Is the service running there? TOCSIN_URL says where."
             ) from None
@@ -140,10 +172,10 @@ class Client:
             raise NoConnection(_sentences(status, content))
         if status >= 400:
             raise Failure(_sentences(status, content))
-        try:
-            return msgspec.json.decode(content, type=Envelope) if content else Envelope()
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Failure(f"{shown_url(self._url)} does not answer like tocsin: check TOCSIN_URL.") from None
+        envelope = _decoded(content, Envelope) if content else Envelope(None)
+        if envelope is None:
+            raise self._stranger()
+        return envelope
 
     def _missing(self, path: str) -> str:
         if thing := _THINGS.match(path):
@@ -178,9 +210,26 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return opener
 
 
+def _in_ascii(url: str) -> str:
+    """As it goes on the wire, where letters beyond ASCII have another form."""
+    if url.isascii():
+        return url
+    from tocsin.net.urls import ascii_host, wire_url
+
+    try:
+        if ascii_host(urlsplit(url).hostname or "") is not None:
+            return wire_url(url)
+    except UnicodeEncodeError:
+        pass  # bytes in its path that are not UTF-8
+    raise Failure(f"TOCSIN_URL cannot be used: {shown_url(url)} is not a valid address.")
+
+
 def shown_url(url: str) -> str:
     """A URL without its userinfo and query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
     userinfo, at, place = parts.netloc.rpartition("@")
     return one_line(parts._replace(netloc=f"{MASK}@{place}" if userinfo or at else place, query="", fragment="").geturl())
 
@@ -210,13 +259,17 @@ def _why(error: Exception) -> str:
 
 
 def _sentences(status: int, content: bytes) -> str:
-    try:
-        errors = msgspec.json.decode(content, type=_Errors).errors
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        errors = []
-    if not errors:
+    found = _decoded(content, _Errors)
+    if found is None or not found.errors:
         return f"The service answered {status} without saying why."
-    return "\n".join(_sentence(error) for error in errors)
+    return "\n".join(_sentence(error) for error in found.errors)
+
+
+def _decoded(content: bytes, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _sentence(error: _Error) -> str:

@@ -1,20 +1,23 @@
 """`tocsin deliveries`: what happened to what was sent."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
-import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec import Struct
 
+from tocsin import clock
 from tocsin.cli import show
-from tocsin.cli.client import Client, Denied, connect
+from tocsin.cli.admin import shown_time
+from tocsin.cli.client import Client, Denied, Id, connect
 from tocsin.cli.failure import Failure, Usage
 from tocsin.model import adds_to
 
 StatusWord = Literal["pending", "delivered", "failed", "expired", "cancelled", "skipped"]
 _RETRIED_AT_ONCE = 10_000
+_MAX_LOOKED_UP = 25  # deliveries, and notifications, whose own pages a list asks for what it does not have
 
 
 class DeliveryRow(Struct):
@@ -55,10 +58,27 @@ class DetailRow(DeliveryRow):
     events: list[EventRow]
 
 
+class ExpiryRow(Struct):
+    expires_at: str | None
+
+
+class NameRow(Struct):
+    id: int
+    name: str
+
+
+class CancelledRow(Struct):
+    cancelled: int
+
+
+class RetriedRow(Struct):
+    retried: int
+
+
 def handler_names(client: Client) -> dict[int, str]:
     """Names of the handlers by id; none if the key may not read handlers."""
     try:
-        return {row["id"]: row["name"] for row in client.rows("/api/notification-handlers")}
+        return {row.data.id: row.data.name for row in client.rows("/api/notification-handlers", NameRow)}
     except Denied:
         return {}
 
@@ -66,8 +86,8 @@ def handler_names(client: Client) -> dict[int, str]:
 def list_deliveries(
     *,
     status: StatusWord | None = None,
-    notification: int | None = None,
-    handler: int | None = None,
+    notification: Id | None = None,
+    handler: Id | None = None,
     search: str | None = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1))] = 25,
     json: bool = False,
@@ -90,15 +110,16 @@ def list_deliveries(
         Print JSON instead of a table.
     """
     client = connect()
-    raw = list(client.rows("/api/deliveries", list(_filters(status, notification, handler, search).items()), limit))
+    filters = list(_filters(status, notification, handler, search).items())
+    found = list(client.rows("/api/deliveries", DeliveryRow, filters, limit))
     if json:
-        show.as_json(raw)
+        show.as_json([one.raw for one in found])
         return
-    if not raw:
+    if not found:
         show.note("No deliveries.")
         return
-    names = handler_names(client)
-    rows = msgspec.convert(raw, list[DeliveryRow])
+    rows = [one.data for one in found]
+    names, ends, waits = handler_names(client), _ends(client, rows), _waits(client, rows)
     show.table(
         ("ID", "NOTIFICATION", "HANDLER", "STATUS", "ATTEMPTS", "ACCEPTED (UTC)", "REMARK"),
         (
@@ -109,14 +130,14 @@ def list_deliveries(
                 show.status_text(row.status),
                 str(row.attempt_count),
                 row.datetime,
-                _remark(row),
+                ", ".join(part for part in (waits.get(row.id), ends.get(row.id) or row.last_error) if part) or "-",
             )
             for row in rows
         ),
     )
 
 
-def show_delivery(delivery: int, /, *, json: bool = False) -> None:
+def show_delivery(delivery: Id, /, *, json: bool = False) -> None:
     """Show one delivery: every attempt with the provider's answer, and every decision.
 
     Parameters
@@ -127,11 +148,11 @@ def show_delivery(delivery: int, /, *, json: bool = False) -> None:
         Print JSON instead of lines.
     """
     client = connect()
-    raw = client.get(f"/api/deliveries/{delivery}").data
+    answer = client.get(f"/api/deliveries/{delivery}", DetailRow)
     if json:
-        show.as_json(raw)
+        show.as_json(answer.raw)
         return
-    row = msgspec.convert(raw, DetailRow)
+    row = answer.data
     show.say(fate(row, handler_names(client)))
     show.say(f"Notification {row.notification_id}, accepted {row.datetime} UTC.")
     for event in row.events:
@@ -148,7 +169,7 @@ def show_delivery(delivery: int, /, *, json: bool = False) -> None:
             show.lines(attempt.response)
 
 
-def cancel(delivery: int | None = None, /, *, notification: int | None = None, json: bool = False) -> None:
+def cancel(delivery: Id | None = None, /, *, notification: Id | None = None, json: bool = False) -> None:
     """Cancel one waiting delivery, or all of a notification. Deliveries that are being sent right now may still arrive.
 
     Parameters
@@ -164,23 +185,23 @@ def cancel(delivery: int | None = None, /, *, notification: int | None = None, j
         raise Usage("Name one delivery by its id, or a notification by --notification.")
     client = connect()
     if delivery is not None:
-        raw = client.post(f"/api/deliveries/{delivery}/cancel").data
+        answer = client.post(f"/api/deliveries/{delivery}/cancel", CancelledRow)
     else:
-        raw = client.delete(f"/api/notifications/{notification}").data
+        answer = client.delete(f"/api/notifications/{notification}", CancelledRow)
     if json:
-        show.as_json(raw)
+        show.as_json(answer.raw)
         return
-    cancelled = msgspec.convert(raw["cancelled"], int)
+    cancelled = answer.data.cancelled
     show.say(f"{cancelled:,} cancelled." if cancelled else "Nothing was waiting any more.")
 
 
 def retry(
-    delivery: int | None = None,
+    delivery: Id | None = None,
     /,
     *,
     status: StatusWord | None = None,
-    notification: int | None = None,
-    handler: int | None = None,
+    notification: Id | None = None,
+    handler: Id | None = None,
     search: str | None = None,
     json: bool = False,
 ) -> None:
@@ -205,10 +226,11 @@ def retry(
     if (delivery is None) == (not filters):
         raise Usage("Name one delivery by its id, or several by --status, --notification, --handler or --search.")
     client = connect()
-    answer = client.post(f"/api/deliveries/{delivery}/retry") if delivery is not None else client.post("/api/deliveries/retry", filters)
-    retried = msgspec.convert(answer.data["retried"], int)
+    path = "/api/deliveries/retry" if delivery is None else f"/api/deliveries/{delivery}/retry"
+    answer = client.post(path, RetriedRow, filters)
+    retried = answer.data.retried
     if json:
-        show.as_json(answer.data)
+        show.as_json(answer.raw)
     elif retried:
         show.say(f"{retried:,} will be tried again.")
     elif delivery is not None:
@@ -222,7 +244,7 @@ def retry(
 def _say_why_not(client: Client, delivery: int) -> None:
     """Why a delivery was not sent again. Raises Failure where somebody has to do something first."""
     try:
-        row = msgspec.convert(client.get(f"/api/deliveries/{delivery}").data, DeliveryRow)
+        row = client.get(f"/api/deliveries/{delivery}", DeliveryRow).data
     except Denied:
         raise Failure("It is not sent again: it has arrived, it is waiting, or its handler is not enabled.") from None
     if row.status not in {"delivered", "pending"}:
@@ -231,18 +253,50 @@ def _say_why_not(client: Client, delivery: int) -> None:
     show.say("It has arrived: nothing is sent again." if row.status == "delivered" else "It is waiting to be sent.")
 
 
-def fate(row: DeliveryRow, names: Mapping[int, str]) -> str:
-    """A delivery in one line: its status, its handler's name, and what went wrong."""
+def fates(client: Client, rows: Sequence[DeliveryRow], names: Mapping[int, str]) -> Iterator[str]:
+    ends = _ends(client, rows)
+    return (fate(row, names, ends.get(row.id)) for row in rows)
+
+
+def fate(row: DeliveryRow, names: Mapping[int, str], end: str | None = None) -> str:
+    """A delivery in one line: its status, its handler's name, and what went wrong. `end`: why it ended, unless its last attempt says so."""
     who = names.get(row.notification_handler_id, f"handler {row.notification_handler_id}")
     attempts = f"{row.attempt_count} attempt{'' if row.attempt_count == 1 else 's'}"
-    error = "" if row.status == "delivered" or not row.last_error else f": {row.last_error}"
-    return show.one_line(f"{row.status:<9}  {who} (delivery {row.id}, {attempts}){error}")
+    error = end or row.last_error
+    why = "" if row.status == "delivered" or not error else f": {error}"
+    return show.one_line(f"{row.status:<9}  {who} (delivery {row.id}, {attempts}){why}")
 
 
-def _remark(row: DeliveryRow) -> str:
-    """When a waiting delivery is tried next, and what went wrong with its last attempt."""
-    following = f"next attempt {row.next_attempt_datetime}" if row.status == "pending" and row.next_attempt_datetime else ""
-    return ", ".join(part for part in (following, row.last_error) if part) or "-"
+def following(row: DeliveryRow, expires_at: str | None) -> str:
+    """What happens next to one that waits. One that would be tried too late is due when it expires."""
+    due = row.next_attempt_datetime or ""
+    if expires_at == due:
+        return f"expires {expires_at}"
+    if expires_at is not None and (shown_time(clock.now()) or "") < expires_at < due:  # held up, or sent again, which ignores it
+        return f"next attempt {due}, unless it expires {expires_at}"
+    return f"next attempt {due}"
+
+
+def _ends(client: Client, rows: Sequence[DeliveryRow]) -> dict[int, str]:
+    """Why deliveries ended, by id, where their last attempt does not say so. Lists do not have it."""
+    silent = [row.id for row in rows if row.status == "skipped" or (row.status in {"failed", "expired"} and not row.last_error)]
+    ends = {one: f"`tocsin deliveries show {one}` says why" for one in silent}
+    for one in silent[:_MAX_LOOKED_UP]:
+        with contextlib.suppress(Failure):  # the rest has been found, and is shown
+            if events := client.get(f"/api/deliveries/{one}", DetailRow).data.events:
+                ends[one] = events[-1].text.partition(": ")[2] or events[-1].text
+    return ends
+
+
+def _waits(client: Client, rows: Sequence[DeliveryRow]) -> dict[int, str]:
+    """What happens next to those that wait, by id."""
+    pending = [row for row in rows if row.status == "pending" and row.next_attempt_datetime]
+    waits = {row.id: f"waits until {row.next_attempt_datetime}" for row in pending}
+    expiries: dict[int, str | None] = {}
+    for one in list(dict.fromkeys(row.notification_id for row in pending))[:_MAX_LOOKED_UP]:
+        with contextlib.suppress(Failure):
+            expiries[one] = client.get(f"/api/notifications/{one}", ExpiryRow).data.expires_at
+    return waits | {row.id: following(row, expiries[row.notification_id]) for row in pending if row.notification_id in expiries}
 
 
 def _filters(status: str | None, notification: int | None, handler: int | None, search: str | None) -> Mapping[str, str]:

@@ -2,15 +2,17 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from tocsin.cli import reading, show
 from tocsin.cli.admin import confirm
-from tocsin.cli.client import Client, connect
-from tocsin.cli.failure import Usage
+from tocsin.cli.client import Answer, Client, Id, Made, connect
+from tocsin.cli.failure import Failure, Usage
+
+_STATE = ("state", "since", "reason", "detail", "waiting", "next_attempt_datetime")
 
 
 class HandlerRow(Struct):
@@ -23,13 +25,14 @@ class HandlerRow(Struct):
     last_datetime: str | None
 
 
-class Made(Struct):
-    id: int
+class SettingsRow(HandlerRow):
+    """For the names of the settings alone."""
+
+    datetime: datetime
+    settings: dict[str, str]
 
 
 class HealthRow(Struct):
-    state: str
-    failing_since: str | None
     disabled_reason: str | None
     hint: str | None
 
@@ -63,6 +66,7 @@ class StateRow(Struct):
     type: str
     state: str
     since: str | None
+    reason: str | None
     detail: str | None
     waiting: int
     next_attempt_datetime: str | None
@@ -86,14 +90,17 @@ def list_handlers(*, state: Literal["ok", "failing", "unconfirmed", "paused", "s
     state
         Only those in this state.
     json
-        Print JSON as the API has it: with a key that has every permission, it contains the settings in the clear.
+        Print JSON as the API has it, oldest first, each with its state: with a key that has every permission, it contains the settings
+        in the clear.
     """
     client = connect()
     chosen = [] if state is None else [("state", state)]
     if json:
-        show.as_json(list(client.rows("/api/notification-handlers", chosen)))
+        found = list(client.rows("/api/notification-handlers", HandlerRow, chosen))
+        states = {one.data.id: one.data for one in client.rows("/api/handler-states", StateRow, chosen)}
+        show.as_json([one.raw | {name: getattr(states.get(one.data.id), name, None) for name in _STATE} for one in found])
         return
-    rows = msgspec.convert(list(client.rows("/api/handler-states", chosen)), list[StateRow])
+    rows = [one.data for one in client.rows("/api/handler-states", StateRow, chosen)]
     if not rows and state is not None:
         show.note(f"No handlers are {state.replace('_', ' ')}.")
         return
@@ -118,7 +125,7 @@ def list_handlers(*, state: Literal["ok", "failing", "unconfirmed", "paused", "s
     )
 
 
-def show_handler(handler: int, /, *, json: bool = False) -> None:
+def show_handler(handler: Id, /, *, json: bool = False) -> None:
     """Show one handler: its settings, with secrets masked, and how it is doing.
 
     Parameters
@@ -130,23 +137,39 @@ def show_handler(handler: int, /, *, json: bool = False) -> None:
         settings in the clear.
     """
     client = connect()
-    raw = client.get(f"/api/notification-handlers/{handler}").data
-    stats = client.get(f"/api/notification-handlers/{handler}/stats").data
+    answer = client.get(f"/api/notification-handlers/{handler}", SettingsRow)
+    stats = client.get(f"/api/notification-handlers/{handler}/stats", StatsRow)
     if json:
-        show.as_json({**raw, "stats": stats})
+        show.as_json(answer.raw | {"stats": stats.raw})
         return
-    row, found = msgspec.convert(raw, HandlerRow), msgspec.convert(stats, StatsRow)
-    health = found.health
+    row, found = answer.data, stats.data
     show.say(show.one_line(f"{row.name} (handler {row.id}, {row.type})"))
-    show.say(f"State: {health.state.replace('_', ' ')}{f', since {health.failing_since} UTC' if health.failing_since else ''}")
-    for line in (health.disabled_reason, health.hint):
-        if line:
-            show.say(show.one_line(line))
-    show.say(f"Settings: {', '.join(raw['settings'])} (--json shows them)")
+    _say_state(_state_of(client, row), found.health)
+    show.say(show.one_line(f"Settings: {', '.join(row.settings)} (--json shows them)"))
     show.say(f"Last delivery: {f'{row.last_datetime} UTC' if row.last_datetime else 'never'}")
     show.say(f"Deliveries: {', '.join(f'{count:,} {status}' for status, count in found.deliveries.items() if count) or 'none'}")
     for reason in found.reasons:
-        show.say(show.one_line(f"Failed {reason.count:,} times: {reason.text}"))
+        show.say(show.one_line(f"Failed {reason.count:,} time{'' if reason.count == 1 else 's'}: {reason.text}"))
+
+
+def _state_of(client: Client, row: SettingsRow) -> StateRow:
+    """Asked for by the second in which the handler was made: the list of states cannot be asked for one of them."""
+    second = [("datetime_start", str(row.datetime)), ("datetime_end", str(row.datetime + timedelta(seconds=1)))]
+    for one in client.rows("/api/handler-states", StateRow, [("type", row.type), ("datetime_field", "datetime"), *second]):
+        if one.data.id == row.id:
+            return one.data
+    raise Failure(f"There is no handler {row.id}.")
+
+
+def _say_state(row: StateRow, health: HealthRow) -> None:
+    show.say(f"State: {row.state.replace('_', ' ')}{f', since {row.since} UTC' if row.since else ''}")
+    why = health.disabled_reason or ": ".join(part for part in (row.reason, row.detail) if part)
+    for line in (why and f"Reason: {why}", health.hint):
+        if line:
+            show.say(show.one_line(line))
+    if row.waiting:
+        following = f", next attempt {row.next_attempt_datetime} UTC" if row.next_attempt_datetime else ""
+        show.say(f"Waiting: {row.waiting:,}{following}")
 
 
 def add(type: str, name: str, /, *settings: str, json: bool = False) -> None:
@@ -166,11 +189,11 @@ def add(type: str, name: str, /, *settings: str, json: bool = False) -> None:
     json
         Print JSON instead of a sentence.
     """
-    fields = {"name": reading.argument(name, "the name"), "type": type} | _settings(settings, {"name", "type"})
-    _tell(connect().post_form("/api/notification-handlers", fields).data, "Added", json)
+    fields = {"name": name, "type": type} | _settings(settings, {"name", "type"})
+    _tell(connect().post_form("/api/notification-handlers", Made, fields), "Added", json)
 
 
-def edit(handler: int, /, *settings: str, name: str | None = None, type: str | None = None, json: bool = False) -> None:
+def edit(handler: Id, /, *settings: str, name: str | None = None, type: str | None = None, json: bool = False) -> None:
     """Change a handler's name or settings. Everything else stays as it is.
 
     For example: tocsin handlers edit 4 slack=- --name "Operations"
@@ -188,15 +211,14 @@ def edit(handler: int, /, *settings: str, name: str | None = None, type: str | N
     json
         Print JSON instead of a sentence.
     """
-    given = {"name": name, "type": type}
-    fields = {field: reading.argument(value, f"--{field}") for field, value in given.items() if value is not None}
+    fields = {field: value for field, value in {"name": name, "type": type}.items() if value is not None}
     fields |= _settings(settings, set(fields))
     if not fields:
         raise Usage("Name what changes: --name, --type, or settings as FIELD=VALUE.")
     _tell(_change(connect(), handler, fields), "Changed", json)
 
 
-def enable(handler: int, /, *, json: bool = False) -> None:
+def enable(handler: Id, /, *, json: bool = False) -> None:
     """Enable a handler; its failure count starts over.
 
     Parameters
@@ -209,7 +231,7 @@ def enable(handler: int, /, *, json: bool = False) -> None:
     _tell(_change(connect(), handler, {"is_enabled": "1"}), "Enabled", json)
 
 
-def disable(handler: int, /, *, json: bool = False) -> None:
+def disable(handler: Id, /, *, json: bool = False) -> None:
     """Disable a handler. Deliveries that wait for it end as skipped; they can be retried later.
 
     Parameters
@@ -222,7 +244,7 @@ def disable(handler: int, /, *, json: bool = False) -> None:
     _tell(_change(connect(), handler, {"is_enabled": "0"}), "Disabled", json)
 
 
-def delete(handler: int, /, *, yes: bool = False, json: bool = False) -> None:
+def delete(handler: Id, /, *, yes: bool = False, json: bool = False) -> None:
     """Delete a handler. Deliveries that wait for it are cancelled and its secrets are erased; its history stays.
 
     Parameters
@@ -236,13 +258,13 @@ def delete(handler: int, /, *, yes: bool = False, json: bool = False) -> None:
     """
     client = connect()
     if not yes:
-        row = msgspec.convert(client.get(f"/api/notification-handlers/{handler}").data, HandlerRow)
+        row = client.get(f"/api/notification-handlers/{handler}", HandlerRow).data
         confirm(f"Delete {show.one_line(row.name)} (handler {row.id}, {row.type})? Its settings are erased for good.", yes)
-    client.delete(f"/api/notification-handlers/{handler}")
-    _tell({"id": handler}, "Deleted", json)
+    client.delete(f"/api/notification-handlers/{handler}", type(None))
+    _tell(Answer({"id": handler}, Made(handler)), "Deleted", json)
 
 
-def secret(handler: int, /, *, rotate: bool = False, json: bool = False) -> None:
+def secret(handler: Id, /, *, rotate: bool = False, json: bool = False) -> None:
     """Print the secret that signs a webhook handler's messages.
 
     Parameters
@@ -255,17 +277,17 @@ def secret(handler: int, /, *, rotate: bool = False, json: bool = False) -> None
         Print JSON: with the previous secret, and until when it signs.
     """
     client, path = connect(), f"/api/notification-handlers/{handler}/secret"
-    raw = (client.post(path) if rotate else client.get(path)).data
+    answer = client.post(path, SecretRow) if rotate else client.get(path, SecretRow)
     if json:
-        show.as_json(raw)
+        show.as_json(answer.raw)
         return
-    row = msgspec.convert(raw, SecretRow)
+    row = answer.data
     show.say(row.secret)
     if row.previous_until:
         show.note(f"The previous secret signs too until {row.previous_until} UTC.")
 
 
-def test(handler: int, /, *, json: bool = False) -> int:
+def test(handler: Id, /, *, json: bool = False) -> int:
     """Send a test through a handler now, and say what the provider answered. Exit code 0 only if it was delivered.
 
     Parameters
@@ -275,10 +297,10 @@ def test(handler: int, /, *, json: bool = False) -> int:
     json
         Print JSON as the API has it.
     """
-    raw = connect().post(f"/api/notification-handlers/{handler}/test").data
-    trial = msgspec.convert(raw, TrialRow)
+    answer = connect().post(f"/api/notification-handlers/{handler}/test", TrialRow)
+    trial = answer.data
     if json:
-        show.as_json(raw)
+        show.as_json(answer.raw)
         return 0 if trial.status == "delivered" else 1
     why = "" if trial.reason in {"", "ok"} else f", {trial.reason}"
     show.say(show.one_line(f"{trial.status.capitalize()}{why} ({trial.duration_ms:,} ms)."))
@@ -290,15 +312,15 @@ def test(handler: int, /, *, json: bool = False) -> int:
     return 1
 
 
-def _change(client: Client, handler: int, fields: Mapping[str, str]) -> object:
-    return client.post_form(f"/api/notification-handlers/{handler}", fields).data
+def _change(client: Client, handler: int, fields: Mapping[str, str]) -> Answer[Made]:
+    return client.post_form(f"/api/notification-handlers/{handler}", Made, fields)
 
 
-def _tell(answer: object, done: str, json: bool) -> None:
+def _tell(answer: Answer[Made], done: str, json: bool) -> None:
     if json:
-        show.as_json(answer)
+        show.as_json(answer.raw)
     else:
-        show.say(f"{done} handler {msgspec.convert(answer, Made).id}.")
+        show.say(f"{done} handler {answer.data.id}.")
 
 
 def _settings(pairs: Sequence[str], taken: set[str]) -> dict[str, str]:
@@ -309,7 +331,7 @@ def _settings(pairs: Sequence[str], taken: set[str]) -> dict[str, str]:
             raise Usage("Settings read FIELD=VALUE, such as email=hey@example.com.")
         if field in settings or field in taken:
             raise Usage(f"{show.one_line(field)} is given twice.")
-        settings[field] = reading.argument(value, field)
+        settings[field] = value
     piped = [field for field, value in settings.items() if value == "-"]
     if len(piped) > 1:
         raise Usage("Only one field can be read from standard input.")
@@ -319,8 +341,4 @@ def _settings(pairs: Sequence[str], taken: set[str]) -> dict[str, str]:
 
 
 def _standard_input() -> str:
-    if sys.stdin.isatty():
-        from getpass import getpass
-
-        return getpass("Value: ")
-    return reading.standard_input()
+    return reading.hidden("Value: ") if sys.stdin.isatty() else reading.standard_input()

@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec import Struct
 
 from tocsin.cli import show
-from tocsin.cli.client import connect
-from tocsin.cli.deliveries import DeliveryRow, fate, handler_names
+from tocsin.cli.client import Id, connect
+from tocsin.cli.deliveries import DeliveryRow, fates, handler_names
 
 
 class NotificationRow(Struct):
@@ -37,23 +36,20 @@ def list_notifications(*, limit: Annotated[int, Parameter(validator=Number(gte=1
     json
         Print JSON instead of a table.
     """
-    raw = list(connect().rows("/api/notifications", limit=limit))
+    found = list(connect().rows("/api/notifications", NotificationRow, limit=limit))
     if json:
-        show.as_json(raw)
+        show.as_json([one.raw for one in found])
         return
-    if not raw:
+    if not found:
         show.note("No notifications.")
         return
     show.table(
         ("ID", "ACCEPTED (UTC)", "SEVERITY", "DELIVERIES", "TITLE OR MESSAGE"),
-        (
-            (str(row.id), row.datetime, row.severity, _counts(row), row.title or row.message[:80])
-            for row in msgspec.convert(raw, list[NotificationRow])
-        ),
+        ((str(row.id), row.datetime, row.severity, _counts(row), row.title or row.message[:80]) for row in (one.data for one in found)),
     )
 
 
-def show_notification(notification: int, /, *, json: bool = False) -> None:
+def show_notification(notification: Id, /, *, json: bool = False) -> None:
     """Show one notification and what became of its deliveries.
 
     Parameters
@@ -64,11 +60,11 @@ def show_notification(notification: int, /, *, json: bool = False) -> None:
         Print JSON as the API has it.
     """
     client = connect()
-    raw = client.get(f"/api/notifications/{notification}").data
+    answer = client.get(f"/api/notifications/{notification}", NotificationRow)
     if json:
-        show.as_json(raw)
+        show.as_json(answer.raw)
         return
-    row = msgspec.convert(raw, NotificationRow)
+    row = answer.data
     show.say(f"Notification {row.id}, {row.severity}, accepted {row.datetime} UTC: {_counts(row)}")
     for name, value in {"Title": row.title, "Link": row.url, "Send at": row.send_at, "Expires at": row.expires_at}.items():
         if value:
@@ -76,10 +72,9 @@ def show_notification(notification: int, /, *, json: bool = False) -> None:
     for name, value in row.fields.items():
         show.say(show.one_line(f"{name}: {value}"))
     show.lines(f"\n{row.message}\n")
-    names = handler_names(client)
-    found = client.rows("/api/deliveries", [("notification_id", str(row.id))])
-    for delivery in sorted(msgspec.convert(list(found), list[DeliveryRow]), key=lambda one: one.id):
-        show.say(fate(delivery, names))
+    found = client.rows("/api/deliveries", DeliveryRow, [("notification_id", str(row.id))])
+    for line in fates(client, sorted((one.data for one in found), key=lambda one: one.id), handler_names(client)):
+        show.say(line)
 
 
 def _counts(row: NotificationRow) -> str:

@@ -1,14 +1,13 @@
 """`tocsin preview`: how a running service would send a notification; nothing is sent."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 
 from tocsin.cli import show
-from tocsin.cli.client import Client, connect
+from tocsin.cli.client import Client, Id, connect
 from tocsin.cli.failure import Failure
 from tocsin.cli.handlers import HandlerRow
 from tocsin.cli.send import content_of
@@ -42,7 +41,7 @@ def preview(
     severity: Literal["info", "success", "warning", "critical"] | None = None,
     url: str | None = None,
     field: list[str] | None = None,
-    handler: list[int] | None = None,
+    handler: list[Id] | None = None,
     text: Annotated[bool, Parameter(negative=())] = False,
     json: bool = False,
 ) -> None:
@@ -70,26 +69,25 @@ def preview(
     content = content_of(message, field, title=title, severity=severity, url=url, format="text" if text else None)
     client = connect()
     for row in _chosen(client, handler):
-        answer = client.post(f"/api/notification-handlers/{row.id}/preview", content).data
+        answer = client.post(f"/api/notification-handlers/{row.id}/preview", PreviewRow, content)
         if json:
-            show.as_json(answer)
+            show.as_json(answer.raw)
         else:
-            _show(row, answer)
+            _show(row, answer.data)
 
 
 def _chosen(client: Client, ids: list[int] | None) -> Iterator[HandlerRow]:
     if ids:
         for one in dict.fromkeys(ids):
-            yield msgspec.convert(client.get(f"/api/notification-handlers/{one}").data, HandlerRow)
+            yield client.get(f"/api/notification-handlers/{one}", HandlerRow).data
         return
-    rows = msgspec.convert(list(client.rows("/api/notification-handlers", [("is_enabled", "true")])), list[HandlerRow])
+    rows = [one.data for one in client.rows("/api/notification-handlers", HandlerRow, [("is_enabled", "true")])]
     if not rows:
         raise Failure("There is no enabled handler to show it for.")
     yield from rows
 
 
-def _show(row: HandlerRow, answer: Any) -> None:
-    found = msgspec.convert(answer, PreviewRow)
+def _show(row: HandlerRow, found: PreviewRow) -> None:
     for index, part in enumerate(found.parts, 1):
         of = f", part {index} of {len(found.parts)}" if len(found.parts) > 1 else ""
         show.say(show.one_line(f"{row.name} (handler {row.id}, {row.type}{of})"))

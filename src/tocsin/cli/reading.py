@@ -3,8 +3,12 @@
 import codecs
 import re
 import sys
+from collections.abc import Sequence
+from inspect import BoundArguments, Parameter
+from typing import cast
 
 from tocsin.cli import show
+from tocsin.cli.failure import Failure, Usage
 from tocsin.model import MAX_MESSAGE_BYTES
 
 _MARKED_ENCODINGS = (
@@ -17,11 +21,46 @@ _MARKED_ENCODINGS = (
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNREADABLE = re.compile("[\udc80-\udcff\0]")  # an undecodable byte, or the one character that a text may not contain
 _MAX_READ = 64 * MAX_MESSAGE_BYTES
+_PATHS = {"data_dir", "unix_socket"}  # beside those whose type is Path: files may have any name
+_PEOPLE = {"email", "user"}  # whom no other text names
 
 
-def argument(text: str, what: str) -> str:
-    """An argument whose unreadable bytes are replaced; `what` names it on standard error."""
+def make_readable(given: BoundArguments) -> None:
+    """Replaces the unreadable bytes in a command's arguments; standard error says in which. Raises Usage where that makes no sense."""
+    for name, value in given.arguments.items():
+        if name in _PATHS:
+            continue
+        is_option = given.signature.parameters[name].kind is Parameter.KEYWORD_ONLY
+        what = f"--{name.replace('_', '-')}" if is_option else f"the {name}"
+        if isinstance(value, str):
+            given.arguments[name] = readable = _argument(value, what)
+            if name in _PEOPLE and readable.count(_REPLACEMENT) > value.count(_REPLACEMENT):
+                raise Usage(f"No address contains {_REPLACEMENT}: {what} must be UTF-8.")
+        elif isinstance(value, list | tuple):
+            parts = cast("Sequence[object]", value)
+            given.arguments[name] = [_argument(part, what) if isinstance(part, str) else part for part in parts]
+
+
+def _argument(text: str, what: str) -> str:
     return _decoded(text.encode("utf-8", "surrogateescape"), what)
+
+
+def hidden(prompt: str) -> str:
+    """A secret that is typed on the terminal."""
+    from getpass import getpass
+
+    try:
+        return getpass(prompt)
+    except UnicodeDecodeError:
+        raise Failure("What was typed cannot be read as text: write it to standard input, in UTF-8.") from None
+
+
+def first_line() -> str:
+    """The first line of standard input, in which nothing may be replaced."""
+    try:
+        return sys.stdin.buffer.readline().decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise Failure("Standard input cannot be read as UTF-8.") from None
 
 
 def standard_input() -> str:

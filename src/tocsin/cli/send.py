@@ -1,18 +1,18 @@
 """`tocsin send`: one notification to a running service."""
 
+import re
 import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from tocsin.cli import reading, show
-from tocsin.cli.client import Client, connect
-from tocsin.cli.deliveries import DeliveryRow, fate, handler_names
+from tocsin.cli.client import Client, Id, Made, connect
+from tocsin.cli.deliveries import DeliveryRow, fate, fates, following, handler_names
 from tocsin.cli.failure import StillWaiting, Usage
 from tocsin.cli.notifications import NotificationRow
 
@@ -20,6 +20,7 @@ _FIRST_POLL_SECONDS = 0.1
 _LAST_POLL_SECONDS = 2.0
 _TELL_FROM_POLL_SECONDS = 0.5
 _MAX_TOLD = 20  # deliveries for which it says why they wait
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 def send(
@@ -30,7 +31,7 @@ def send(
     severity: Literal["info", "success", "warning", "critical"] | None = None,
     url: str | None = None,
     field: list[str] | None = None,
-    handler: list[int] | None = None,
+    handler: list[Id] | None = None,
     send_at: str | None = None,
     expires_at: str | None = None,
     idempotency_key: str | None = None,
@@ -74,11 +75,13 @@ def send(
         Print JSON: the notification's id, with --wait its deliveries too.
     """
     given = {"title": title, "severity": severity, "url": url, "handlers": handler, "send_at": send_at, "expires_at": expires_at}
+    if idempotency_key is None:
+        idempotency_key = secrets.token_hex(16)  # makes it safe to repeat the request while the service is busy
+    elif not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):  # also an empty one, from a shell variable that is not set
+        raise Usage("--idempotency-key must be 1 to 255 printable ASCII characters.")
     content = content_of(message, field, format="text" if text else None, **given)
     client = connect()
-    # A generated key makes it safe to repeat the request while the service is busy.
-    answer = client.post("/api/notifications", content, idempotency_key=idempotency_key or secrets.token_hex(16))
-    notification_id = msgspec.convert(answer.data["id"], int)
+    notification_id = client.post("/api/notifications", Made, content, idempotency_key=idempotency_key).data.id
     if not json:
         show.say(f"Accepted as notification {notification_id}.")
     elif not wait:
@@ -88,15 +91,10 @@ def send(
 
 def content_of(message: str, fields: Sequence[str] | None, **given: object) -> dict[str, object]:
     """The body of a notification; None means not given."""
-    content: dict[str, object] = {"message": _message(message)}
-    for name, value in given.items():
-        if value is not None:
-            content[name] = reading.argument(value, f"--{name}") if isinstance(value, str) else value
+    text = reading.standard_input() if message == "-" else message
+    content: dict[str, object] = {"message": reading.cut_to_limit(text)}
+    content |= {name: value for name, value in given.items() if value is not None}
     return content | ({"fields": _fields(fields)} if fields else {})
-
-
-def _message(given: str) -> str:
-    return reading.cut_to_limit(reading.standard_input() if given == "-" else reading.argument(given, "the message"))
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, str]:
@@ -107,7 +105,7 @@ def _fields(pairs: Sequence[str]) -> dict[str, str]:
             raise Usage(f"--field {show.one_line(pair)} must read NAME=VALUE.")
         if name in fields:
             raise Usage(f"--field {show.one_line(name)} is given twice.")
-        fields[name] = reading.argument(value, f"--field {name}")
+        fields[name] = value
     return fields
 
 
@@ -115,13 +113,13 @@ def _await_deliveries(client: Client, notification_id: int, timeout_seconds: flo
     """Wait until nothing is pending any more or time is up, then print each delivery's fate."""
     names = handler_names(client)
     _watch(client, notification_id, names, timeout_seconds)
-    raw = list(client.rows("/api/deliveries", [("notification_id", str(notification_id))]))
+    found = sorted(client.rows("/api/deliveries", DeliveryRow, [("notification_id", str(notification_id))]), key=lambda one: one.data.id)
     if json:
-        show.as_json({"id": notification_id, "deliveries": sorted(raw, key=lambda row: row["id"])})
+        show.as_json({"id": notification_id, "deliveries": [one.raw for one in found]})
     else:
-        for row in sorted(msgspec.convert(raw, list[DeliveryRow]), key=lambda row: row.id):
-            show.say(fate(row, names))
-    statuses = Counter(row["status"] for row in raw)
+        for line in fates(client, [one.data for one in found], names):
+            show.say(line)
+    statuses = Counter(one.data.status for one in found)
     waiting, total = statuses["pending"], statuses.total()
     if waiting:
         late = StillWaiting(f"After {timeout_seconds:g} s {waiting} of {total} deliveries were still waiting.")
@@ -143,17 +141,18 @@ def _watch(client: Client, notification_id: int, names: Mapping[int, str], timeo
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Delivering", total=None)
         while True:
-            counts = msgspec.convert(client.get(f"/api/notifications/{notification_id}").data, NotificationRow).deliveries
-            total = sum(counts.values())
-            progress.update(task, total=total, completed=total - counts["pending"])
+            notification = client.get(f"/api/notifications/{notification_id}", NotificationRow).data
+            total, waiting = sum(notification.deliveries.values()), notification.deliveries.get("pending", 0)
+            progress.update(task, total=total, completed=total - waiting)
             left_seconds = ends_at - time.monotonic()
-            if not counts["pending"] or left_seconds <= 0:
+            if not waiting or left_seconds <= 0:
                 return
             if poll_seconds >= _TELL_FROM_POLL_SECONDS:
-                pending = client.rows("/api/deliveries", [("notification_id", str(notification_id)), ("status", "pending")], _MAX_TOLD)
-                for row in sorted(msgspec.convert(list(pending), list[DeliveryRow]), key=lambda row: row.id):
+                which = [("notification_id", str(notification_id)), ("status", "pending")]
+                pending = client.rows("/api/deliveries", DeliveryRow, which, _MAX_TOLD)
+                for row in sorted((one.data for one in pending), key=lambda row: row.id):
                     if row.attempt_count > said.get(row.id, 0):
                         said[row.id] = row.attempt_count
-                        console.print(f"{fate(row, names)} (next attempt {row.next_attempt_datetime})", soft_wrap=True)
+                        console.print(f"{fate(row, names)} ({following(row, notification.expires_at)})", soft_wrap=True)
             time.sleep(min(poll_seconds, left_seconds))
             poll_seconds = min(poll_seconds * 1.5, _LAST_POLL_SECONDS)

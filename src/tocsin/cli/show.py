@@ -5,6 +5,7 @@ rich is imported where something is printed: the service itself prints nothing t
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 Stream = Literal["stdout", "stderr"]
 STYLES = {
@@ -64,7 +66,20 @@ def note(text: str) -> None:
 
 def as_json(value: object) -> None:
     """The value as indented JSON on standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    except (UnicodeEncodeError, OverflowError):  # bytes that are not UTF-8, in paths; numbers of more than 64 bits
+        text = json.dumps(msgspec.to_builtins(value), indent=2)
+    write_json(f"{text}\n")
+
+
+def write_json(text: str) -> None:
+    """JSON on standard output; letters that its encoding lacks are escaped, so that nothing is lost."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    sys.stdout.write(text)
 
 
 def status_text(status: str) -> Text:

@@ -111,8 +111,9 @@ def listen(settings: Settings) -> socket.socket:
     is_dual = host == "::" and socket.has_dualstack_ipv6()  # `::` is everything, as with other servers
     try:
         return socket.create_server((host, settings.port), family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
-    except OSError as error:
-        why = f"{settings.host!r} is not an address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
+    except (OSError, TypeError) as error:  # the second: characters that no host name has
+        number = error.errno or 0 if isinstance(error, OSError) else -1
+        why = f"{settings.host!r} is not an address" if number < 0 else os.strerror(number)
         raise StoreError(
             f"Cannot listen on {settings.host}:{settings.port}: {why}. TOCSIN_HOST and TOCSIN_PORT choose another address."
         ) from error

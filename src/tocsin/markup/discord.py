@@ -96,10 +96,12 @@ class Elements:
     def _of_inline(self, node: tree.Inline) -> int:
         match node:
             case tree.Text():
-                return 0 if node.text.isascii() else len(_PICTURE.findall(node.text))
+                return 0 if node.text.isascii() and "://" not in node.text else elements_in(node.text)
             case tree.Break():
                 return 0
             case tree.Code():
+                return 1
+            case tree.Link() if node.inside == (tree.Text(node.url),):
                 return 1
             case _:
                 return 1 + sum(map(self._inline, node.inside))
@@ -131,7 +133,7 @@ class _Discord(Renderer):
         self._inside: _Discord = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
-        return _inert(text)
+        return apart(text, _inert, linked) if "://" in text else _inert(text)
 
     def code(self, text: str) -> str:
         return code_span(text)

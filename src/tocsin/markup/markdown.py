@@ -1,8 +1,8 @@
 """Markdown as Mattermost and Rocket.Chat both read it, for Slack-type webhooks on hosts other than Slack's.
 
-Neither decodes `&lt;`. Mattermost's server turns `<url|label>` into a link and `<!channel>` into a mention, even in code. Its pages accept
-a backslash before any mark, Rocket.Chat's only before * _ ~ ` # and a dot. So anything else that must not be markup is broken up with
-a zero-width character; in code only where the server would change it.
+Only Mattermost decodes `&lt;`. Its server turns `<url|label>` into a link and `<!channel>` into a mention, even in code. Its pages accept
+a backslash before any mark, Rocket.Chat's only before * _ ~ ` # and a dot, and both show it in addresses. So anything else that must not
+be markup is broken up with a zero-width character; in code only where the server would change it.
 """
 
 import re
@@ -13,15 +13,31 @@ from tocsin.markup.addresses import find, may_be_in
 from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, code_span, fenced, is_bare, marked
 
 MAX_HEADING = 4
-_SHORTEST_UNDERSCORED = 3  # characters: Mattermost shows `_a_` as it is
-_ESCAPES = str.maketrans({character: f"\\{character}" for character in "*_~`"})
-_PARTED = re.compile(r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w)|:(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[A-Za-z!/?@#])")
-_LINE_START = re.compile(r"^([ \t]*)(?:(#)|([>+=-])|(\d{1,9})(\.))", re.MULTILINE)
+_SHORTEST_UNDERSCORED = 3  # characters: older versions of Mattermost show `_a_` as it is
+_AFTER_UNDERSCORE = frozenset("!\"#$%&'()*+,-./:;<=>?@[^{|}~")  # besides white space; before anything else Mattermost shows the _
+_NOT_AFTER_STAR = frozenset('"<')
+_ESCAPED = re.compile(r"[*~`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore within a word is none of their marks
+_PARTED = re.compile(
+    r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w)|:(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[\w!/?@#])|&(?=#?\w{1,40};)"
+)
+_SEAM = "\0"  # `clean` removes it from every text
+_CHANGES = re.compile(r"[\\!<](?=\0[^\s\0])|([*~`])(?=\0\1)|[A-Za-z0-9_](?=\0(?:https?:|www\.))", re.IGNORECASE)
+_LINE_START = re.compile(r"^([ \t\u00a0]*)(?:(#)|([>+=-])|(\d+)(\.))", re.MULTILINE)
+# Mattermost reads U+00A0 as a space.
+_CODE_OR_TABLE = re.compile(r"^(?=[ \u00a0]{4}|[ \u00a0]*[|:][| :\u00a0]*-[-| :\u00a0]*$)", re.MULTILINE)
+_ANGLED = re.compile(f"<{WORD_JOINER}[^ \u00a0>]*>?")
+_LIKE_ADDRESS = re.compile("@|:/|www")
+_ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)
+_CODE = re.compile(r"(\\.)|(`+)(?!`).*?(?<!`)\2(?!`)", re.DOTALL)
 _UP_TO_END = re.compile(r"[^\n>]+>?")
 _TRANSLATED = re.compile(r"<[^<|]+\|(?!>)")  # in text that ends with >; searching for that from each < would take quadratic time
 _ANNOUNCED = re.compile(r"<(?=[!@])")
 _PARTS = re.compile(r"[.,:;]*(?:\s|\Z)")
-_MARKS = re.compile(r"[*_~`]")
+# What Mattermost takes for an address, and what it takes for its end.
+_TAKEN = re.compile(r"(?:[^()`!\[\]{;:'\",?]|[`!\[\]{;:'\",?](?![()])|\((?:[^()]|\([^()]+\))*\))*")
+_ENDING = re.compile("[()«»“”‘’\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff5e\u3001\u3002\u300c-\u3011]")
+_LAST = re.compile(r".\Z", re.DOTALL)
+_NOT_IN_LABEL = re.compile(r"[*_~`\[\]\\]")
 _LOOKED_AT = 20  # characters after an address
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
@@ -34,26 +50,29 @@ def markdown(document: tree.Document) -> str:
 
 def escape(text: str) -> str:
     """Escapes a text so that nothing in it becomes markup, a picture, an emoji or a mention; addresses stay links."""
-    return untranslated(_spaced(_line_starts(_words(text))))
+    return untranslated(_lines(_words(text), is_verbatim=True))
 
 
 def address(url: str, after: str = "") -> str:
     """A bare address, and what separates it from `after`: both servers would take letters that follow for a part of it."""
     if not _PARTS.match(after):
-        return f"{_plain(url)} " if _MARKS.search(url) else f"[{url}]({url.translate(_PARENTHESES)})"
+        return f"{_plain(url)} " if _NOT_IN_LABEL.search(url) else f"[{url}]({url.translate(_PARENTHESES)})"
     return _plain(url)
 
 
 def _plain(url: str) -> str:
-    """Punctuation at the end would be taken for the sentence's."""
-    if _ends_well(url):
-        return url
-    url = url.translate(_PARENTHESES)
-    return url if _ends_well(url) else f"{url[:-1]}%{ord(url[-1]):02X}"
+    """As Mattermost takes it whole. Punctuation at the end would be taken for the sentence's."""
+    if not _TAKEN.fullmatch(url) or not _ends_well(url):
+        url = _ENDING.sub(_encoded, url)
+    return url if _ends_well(url) else _LAST.sub(_encoded, url)
+
+
+def _encoded(match: re.Match[str]) -> str:
+    return "".join([f"%{byte:02X}" for byte in match[0].encode()])
 
 
 def _ends_well(url: str) -> bool:
-    return url[-1:].isalnum() or url[-1:] in "/=&#%+-"
+    return url[-1:].isalnum() or url[-1:] in "/=&#%+-}|^$@"
 
 
 def untranslated(text: str) -> str:
@@ -67,31 +86,46 @@ def _without_label(match: re.Match[str]) -> str:
     text = match[0]
     if text[-1] != ">" or (found := _TRANSLATED.search(text)) is None:
         return text
-    return text[: found.start()] + text[found.start() :].replace("|", "¦")
+    label = _ADDRESS.sub(lambda address: address[0].replace("|", "%7C"), text[found.start() :])
+    return text[: found.start()] + label.replace("|", "¦")
 
 
-def _words(text: str) -> str:
+def _words(text: str, after: str = "") -> str:
+    """Words in which nothing is markup. `after`: what follows them."""
     if not may_be_in(text):
         return _inert(text)
     parts: list[str] = []
     done = 0
     for start, end in find(text):
-        parts += [_inert(text[done:start]), address(text[start:end], text[end : end + _LOOKED_AT])]
+        parts += [_inert(text[done:start]), address(text[start:end], (text[end : end + _LOOKED_AT] + after)[:_LOOKED_AT])]
         done = end
-    return "".join([*parts, _inert(text[done:])])
+    return _joined([*parts, _inert(text[done:])])
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """The parts of a line, of which none changes what the next one means."""
+    return _CHANGES.sub(rf"\g<0>{WORD_JOINER}", _SEAM.join(parts)).replace(_SEAM, "")
 
 
 def _inert(text: str) -> str:
-    return _PARTED.sub(rf"\g<0>{WORD_JOINER}", text).translate(_ESCAPES)
+    return _ESCAPED.sub(r"\\\g<0>", _PARTED.sub(rf"\g<0>{WORD_JOINER}", text))
+
+
+def _lines(text: str, is_verbatim: bool = False) -> str:
+    """Lines of a paragraph, none of which begins another block."""
+    text = _ANGLED.sub(_without_autolink, _LINE_START.sub(_escaped_start, text))
+    return _CODE_OR_TABLE.sub(WORD_JOINER, _spaced(text) if is_verbatim else text)
+
+
+def _without_autolink(match: re.Match[str]) -> str:
+    """Between < and > Mattermost takes anything without a space for an address if it looks like one."""
+    text = match[0]
+    return f"{text[:-1]} >" if text[-1] == ">" and _LIKE_ADDRESS.search(text) else text
 
 
 def _spaced(text: str) -> str:
-    """Keeps spaces: runs of them would shrink to one, and four at the start of a line would make it code."""
+    """Keeps spaces: Rocket.Chat would show runs of them as one."""
     return _SPACES.sub(lambda run: "\u00a0" * len(run[0]), text.replace("\t", _TAB))
-
-
-def _line_starts(text: str) -> str:
-    return _LINE_START.sub(_escaped_start, text)
 
 
 def _escaped_start(match: re.Match[str]) -> str:
@@ -101,45 +135,62 @@ def _escaped_start(match: re.Match[str]) -> str:
 
 
 class _Markdown(Renderer):
-    def inlines(self, nodes: Sequence[tree.Inline]) -> str:
-        parts = [self.inline(node) for node in nodes]
-        for index, node in enumerate(nodes):
-            before, after = "".join(parts[max(0, index - 1) : index])[-1:], "".join(parts[index + 1 : index + 2])[:_LOOKED_AT]
-            if isinstance(node, tree.Emphasis):
-                parts[index] = _emphasis(self.inlines(node.inside), before, after[:1])
-            elif isinstance(node, tree.Link | tree.Image) and is_bare(node) and not node.url.startswith("mailto:"):
-                parts[index] = address(node.url, after)
-        return "".join(parts)
+    """`is_label`: in the label of a link no address is a link by itself."""
 
-    def text(self, text: str) -> str:
-        return _inert(text)
+    def __init__(self, is_label: bool = False) -> None:
+        self._is_label = is_label
+
+    def inlines(self, nodes: Sequence[tree.Inline], behind: str = "") -> str:
+        """`behind`: what follows them."""
+        parts = [*[self.inline(node) for node in nodes], behind]
+        for index, node in enumerate(nodes):
+            before, after = parts[index - 1][-1:] if index else "", parts[index + 1][:_LOOKED_AT]
+            match node:
+                case tree.Text():
+                    parts[index] = self.text(node.text, after)
+                case tree.Strong() | tree.Strike() | tree.Emphasis():
+                    parts[index] = self._marked(node, before, after)
+                case tree.Link() | tree.Image() if is_bare(node) and not node.url.startswith("mailto:"):
+                    parts[index] = address(node.url, after)
+                case _:
+                    pass
+        return _joined(parts).removesuffix(behind)
+
+    def text(self, text: str, after: str = "") -> str:
+        return _inert(text) if self._is_label else _words(text, after)
 
     def code(self, text: str) -> str:
         return code_span(text)
 
-    def strong(self, node: tree.Strong) -> str:
-        return marked("**", self.inlines(node.inside))
-
-    def strike(self, node: tree.Strike) -> str:
-        return marked("~~", self.inlines(node.inside))
+    def _marked(self, node: tree.Strong | tree.Strike | tree.Emphasis, before: str, after: str) -> str:
+        inside = self.inlines(node.inside)
+        match node:
+            case tree.Strong():
+                shown = _marked("**", inside)
+            case tree.Strike():
+                shown = _marked("~~", inside)
+            case tree.Emphasis():
+                shown = _emphasis(inside, before, after[:1])
+        return self.inlines(node.inside, after) if shown == inside else shown
 
     def link(self, node: tree.Link) -> str:
         if node.url.startswith("mailto:"):
             return bare_url(node.url) if is_bare(node) else f"{self.inlines(node.inside)} ({bare_url(node.url)})"
         if is_bare(node):
             return address(node.url)
-        label = self.inlines(node.inside).replace("\n", " ")
+        label = _LABEL.inlines(node.inside).replace("\n", " ")
         return f"[{label}]({node.url.translate(_PARENTHESES)})"
 
     def paragraph(self, block: tree.Paragraph) -> str:
-        text = _line_starts(self.inlines(block.inside))
-        return _spaced(text) if isinstance(block, tree.Verbatim) else text
+        return _lines(self.inlines(block.inside), isinstance(block, tree.Verbatim))
 
     def heading(self, block: tree.Heading) -> str:
-        line = super().heading(block)
+        line = _lines(super().heading(block))
         if not line:
             return ""
-        return f"{'#' * block.level} {line}" if block.level <= MAX_HEADING else marked("**", line)
+        if block.level > MAX_HEADING:
+            return _marked("**", line)
+        return f"{'#' * block.level} {line}{WORD_JOINER if line.endswith('#') else ''}"
 
     def code_block(self, block: tree.CodeBlock) -> str:
         return fenced(block.text, block.language)
@@ -150,8 +201,19 @@ class _Markdown(Renderer):
 
 def _emphasis(inside: str, before: str, after: str) -> str:
     """Underscores, as single stars are bold in Rocket.Chat; within a word they would be shown."""
-    is_within = any(one == "_" or (one.isascii() and one.isalnum()) for one in (before, after)) or before.isalnum()
-    return marked("*" if is_within or len(inside) < _SHORTEST_UNDERSCORED or "_" in inside else "_", inside)
+    is_within = before == "_" or before.isalnum() or not (after.isspace() or after in _AFTER_UNDERSCORE or not after)
+    if not is_within and len(inside) >= _SHORTEST_UNDERSCORED and "_" not in inside:
+        return marked("_", inside)
+    return _marked("*", inside)
+
+
+def _marked(mark: str, inside: str) -> str:
+    """Mattermost ends a mark at the next one, even in code, and Rocket.Chat at half of it, even escaped: such words are sent without it."""
+    is_torn = mark[0] in inside and (mark in inside or mark[0] in _CODE.sub(r"\1", inside))
+    if is_torn:
+        return inside
+    return marked(mark, f"{WORD_JOINER}{inside}" if mark == "*" and inside[:1] in _NOT_AFTER_STAR else inside)
 
 
 _MARKDOWN = _Markdown()
+_LABEL = _Markdown(is_label=True)

@@ -10,7 +10,7 @@ from tocsin.net.trust import HINT
 
 # Codes for which pycurl has no name, or an outdated one.
 _WEIRD_SERVER_REPLY = 8
-_HTTP2_STREAM = 92
+HTTP2_STREAM = 92
 _TOO_LARGE = 100
 
 _MALFORMED = {pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_BAD_FUNCTION_ARGUMENT}
@@ -33,7 +33,7 @@ _BAD_ANSWER = {
     _WEIRD_SERVER_REPLY,
     pycurl.E_BAD_CONTENT_ENCODING,
     pycurl.E_HTTP2,
-    _HTTP2_STREAM,
+    HTTP2_STREAM,
 }
 HEAD_TOO_LARGE = "The answer has too many header lines, or too long ones."
 _MAX_HEADER_BYTES = 300 * 1024  # libcurl's own limit for one answer

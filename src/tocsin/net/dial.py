@@ -55,9 +55,13 @@ class Dialer:
         try:
             return await race(addresses, self._place.port, self._seconds)
         except OSError:
-            if self._fresh_until != float("inf"):
-                self._fresh_until = 0.0  # the host may have moved
+            self.forget()
             raise
+
+    def forget(self) -> None:
+        """Look the name up again before the next connection: the host may have moved."""
+        if self._fresh_until != float("inf"):
+            self._fresh_until = 0.0
 
     async def tls(self) -> ssl.SSLContext | None:
         """None where TLS is not used. Made once, at the first call. Raises OSError."""

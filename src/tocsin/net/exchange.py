@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import re
 import socket
 import time
 from collections import deque
@@ -18,9 +19,9 @@ from tocsin import __version__
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net import trust
 from tocsin.net.closers import Closers
-from tocsin.net.curl_failures import HEAD_TOO_LARGE, no_reply, was_sent
+from tocsin.net.curl_failures import HEAD_TOO_LARGE, HTTP2_STREAM, no_reply, was_sent
 from tocsin.net.guard import Guard, Objection
-from tocsin.net.heads import GZIP_MAGIC, Headers, header_lines, read_headers, target, unpacked
+from tocsin.net.heads import Headers, header_lines, is_text, read_headers, target, unpacked
 from tocsin.net.multi import Multi
 from tocsin.net.names import Names, Place
 from tocsin.net.origins import Origins, Sessions
@@ -38,6 +39,8 @@ log = structlog.get_logger(__name__)
 _MAX_TRIES = 3  # of a request that was certainly not processed
 _RETRIABLE = frozenset({pycurl.E_SEND_FAIL_REWIND, pycurl.E_HTTP2})  # libcurl's codes for a kept connection that ended
 _CANNOT_REWIND = "necessary data rewind"
+# A stream above the last one that a GOAWAY names gets the GOAWAY's error code. libcurl never resets a stream with one of these itself.
+_PAST_THE_LAST = re.compile(r"HTTP/2 stream \d+ reset by curl \(error 0x(4|a|b|c|d) ")
 _FIRST_FINAL = 200  # statuses below announce another answer
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
@@ -155,7 +158,7 @@ class Exchange:
         request, done = self.request, self.done
         if request is None or done is None:  # aborted
             return
-        if code in _RETRIABLE and not self._lines and self._may_go_again(request, code):
+        if not self._lines and (code in _RETRIABLE or self._is_refused(code)) and self._may_go_again(request, code):
             return
         if self._is_short and not self._is_second and not was_sent(self.curl) and self._multi.shed():
             self._is_second = True
@@ -175,8 +178,10 @@ class Exchange:
     def _may_go_again(self, request: HttpRequest, code: int) -> bool:
         """Whether the request has been sent again at once, because it was certainly not processed, or because a kept connection ended
         without a byte of an answer: a server that closes a kept connection has almost never read the request."""
-        is_kept = not self.curl.getinfo(pycurl.NUM_CONNECTS)
-        if not was_sent(self.curl) or self._is_refused(code, is_kept):
+        is_kept = self._is_kept()
+        if code == pycurl.E_READ_ERROR and self._origin is not None:
+            self._origins.requires_1(self._origin)
+        if not was_sent(self.curl) or self._is_refused(code):
             may = self._tries < _MAX_TRIES
         else:
             if is_kept and not self._waits:
@@ -187,13 +192,22 @@ class Exchange:
             self._start_again(request, fresh=is_kept and not self._waits)  # HTTP/2: better one connection for all refused requests
         return may
 
-    def _is_refused(self, code: int, is_kept: bool) -> bool:
-        """Whether the server said that it did nothing with it: REFUSED_STREAM, or GOAWAY with a lower last stream (RFC 9113 8.7).
+    def _is_refused(self, code: int) -> bool:
+        """Whether the server said that it did nothing with it: REFUSED_STREAM, GOAWAY with a lower last stream (RFC 9113 8.7), or
+        HTTP_1_1_REQUIRED.
 
         libcurl would send it again if it could rewind the body, and reports that it cannot. It reports the same for a kept connection
-        that ended, but with HTTP/2 it has named the reason before.
+        that ended, but with HTTP/2 it has named the reason before. HTTP/1.1 it begins by itself, and has no body left to read.
         """
-        return code == pycurl.E_SEND_FAIL_REWIND and (not is_kept or (self._waits and self.curl.errstr().startswith(_CANNOT_REWIND)))
+        if code == pycurl.E_SEND_FAIL_REWIND:
+            return not self._is_kept() or (self._waits and self.curl.errstr().startswith(_CANNOT_REWIND))
+        if code == HTTP2_STREAM:
+            return _PAST_THE_LAST.match(self.curl.errstr()) is not None
+        return code == pycurl.E_READ_ERROR
+
+    def _is_kept(self) -> bool:
+        """Whether the request went over a connection that was there before."""
+        return not self.curl.getinfo(pycurl.NUM_CONNECTS)
 
     def _start_again(self, request: HttpRequest, fresh: bool) -> None:
         self.prepare(request, route_of(request.url), fresh=fresh)
@@ -215,7 +229,8 @@ class Exchange:
         setopt, body = self._setopt, request.body
         closers = self._closers
         is_single = bool(closers.hosts) and not closers.keeps(route.host, time.monotonic())
-        manner = _Manner(request.method, request.timeout_seconds, route.named is None, fresh or is_single, is_single)
+        needs_1 = self._origins.needs_1(route.origin)
+        manner = _Manner(request.method, request.timeout_seconds, route.named is None, fresh or is_single, is_single, needs_1)
         if manner != self._manner:
             self._set_manner(manner)
         setopt(pycurl.URL, route.url)
@@ -246,7 +261,7 @@ class Exchange:
             return blocked(self._objection, place_of(self.request.url) if self.request is not None else None)
         if self._is_short and not was_sent(self.curl):
             return nothing_sent(NO_DESCRIPTOR)
-        if was_sent(self.curl) and self._is_refused(code, not self.curl.getinfo(pycurl.NUM_CONNECTS)):
+        if was_sent(self.curl) and self._is_refused(code):
             return NoReply(Reason.SERVER_ERROR, sent=False, detail="The server refused the request each time without looking at it.")
         return no_reply(self.curl, code)
 
@@ -259,8 +274,8 @@ class Exchange:
         if self._origin is not None:
             self._origins.answered(self._origin, self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0)
         body = bytes(self._body)
-        if body.startswith(GZIP_MAGIC) and "gzip" in headers.get("content-encoding", ""):
-            body = unpacked(body, MAX_BODY)
+        if not is_text(body):
+            body = unpacked(body, headers.get("content-encoding", ""), MAX_BODY)
         return HttpReply(self.curl.getinfo(pycurl.RESPONSE_CODE), headers, body, cut)
 
     def _has_head(self) -> bool:
@@ -289,6 +304,7 @@ class Exchange:
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, -1 if manner.is_address else DNS_SECONDS)
         curl.setopt(pycurl.FRESH_CONNECT, manner.is_fresh)
         curl.setopt(pycurl.FORBID_REUSE, manner.is_single)
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1 if manner.needs_1 else pycurl.CURL_HTTP_VERSION_2TLS)
         self._manner = manner
 
     def _set_addresses(self, place: Place | None, addresses: tuple[str, ...]) -> None:
@@ -365,7 +381,6 @@ _OPTIONS = {
     pycurl.NOSIGNAL: 1,
     pycurl.TCP_NODELAY: 1,
     pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
-    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
     pycurl.PATH_AS_IS: 1,
     pycurl.NOPROXY: "",  # otherwise no_proxy in the environment would send some requests past TOCSIN_PROXY
     pycurl.NETRC: pycurl.NETRC_IGNORED,
@@ -395,4 +410,5 @@ class _Manner(Struct, frozen=True, gc=False):
     is_address: bool = False
     is_fresh: bool = False
     is_single: bool = False
+    needs_1: bool = False
     is_relieved: bool = False

@@ -1,11 +1,17 @@
 """The heads of requests and answers as text: what libcurl is told to write, and what it has read. Pure."""
 
+import codecs
+import contextlib
 import functools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
-GZIP_MAGIC = b"\x1f\x8b"
 _EXPECTS_FROM = 1 << 20  # bytes: for larger bodies libcurl would ask first, with `Expect: 100-continue`
+_GZIP_OR_ZLIB, _RAW = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS
+_FORMS = {"gzip": (_GZIP_OR_ZLIB,), "x-gzip": (_GZIP_OR_ZLIB,), "deflate": (_GZIP_OR_ZLIB, _RAW)}  # many servers' deflate is raw
+_UNREAD = frozenset({"br", "zstd", "compress", "x-compress"})
+_PACKED = b"(compressed)"
+_NOT_OF_TEXT = bytes(byte for byte in range(0x20) if byte not in b"\t\n\f\r\x1b")
 _BARE = bytes(byte if 0x20 <= byte < 0x7F else 0 for byte in range(256))  # control characters become NUL
 
 
@@ -44,12 +50,25 @@ def _lines_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(more)
 
 
-def unpacked(body: bytes, limit: int) -> bytes:
-    """A body that came compressed although we did not ask for it, up to `limit` bytes; unchanged if it cannot be unpacked."""
+def is_text(body: bytes) -> bool:
+    """Whether people can read it; it may be cut."""
     try:
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, limit)
-    except zlib.error:
+        codecs.getincrementaldecoder("utf-8")().decode(body)
+    except UnicodeDecodeError:
+        return False
+    return len(body.translate(None, _NOT_OF_TEXT)) == len(body)
+
+
+def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body that came compressed although we did not ask for it, up to `limit` bytes; a remark in its place if it cannot be read."""
+    names = {name.strip() for name in encoding.lower().split(",")}
+    if not names & (_FORMS.keys() | _UNREAD):
         return body
+    for wbits in _FORMS.get(names.pop(), ()) if len(names) == 1 else ():
+        with contextlib.suppress(zlib.error):
+            if found := zlib.decompressobj(wbits=wbits).decompress(body, limit):
+                return found
+    return _PACKED
 
 
 class Headers(Mapping[str, str]):

@@ -7,6 +7,7 @@ HTTP/1.1. So the first requests wait here until a connection is made, and PIPEWA
 
 import asyncio
 import itertools
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import pycurl
 
 MAX_REMEMBERED = 50_000  # hosts
 MAX_WAIT_SECONDS = 1.0  # so that a hanging first connection does not hold up the rest
+REQUIRED_SECONDS = 3600.0
 _MAX_STREAMS = 90  # started at once: libcurl and most servers allow 100 on a connection
 _CACHES = 80
 """Of TLS sessions. libcurl keeps those of 25 hosts in each, whatever it is told, and two for a host: about 3 KB."""
@@ -41,6 +43,7 @@ class Origins:
     def __init__(self) -> None:
         self._speaks_2: dict[str, bool] = {}
         self._gates: dict[str, list[Waiter]] = {}
+        self._only_1: dict[str, float] = {}  # those that require HTTP/1.1, and until when this is remembered: nearly always empty
 
     def start(self, origin: str, waiter: Waiter) -> None:
         """Start it now, or once the first connection to its host is made."""
@@ -65,6 +68,16 @@ class Origins:
                 self._speaks_2.clear()
             self._speaks_2[origin] = speaks_2
             self._open(origin)
+
+    def requires_1(self, origin: str) -> None:
+        """The host offers HTTP/2, and then asks for HTTP/1.1 instead."""
+        if len(self._only_1) >= MAX_REMEMBERED:
+            self._only_1.clear()
+        self._only_1[origin] = time.monotonic() + REQUIRED_SECONDS
+
+    def needs_1(self, origin: str | None) -> bool:
+        """Whether it is to be spoken to in HTTP/1.1 only."""
+        return origin in self._only_1 and self._only_1[origin] > time.monotonic()
 
     def failed(self, origin: str) -> None:
         """The first request ended without an answer."""

@@ -97,7 +97,7 @@ class Connection:
         self.mails += 1
         try:
             if self._client is None:
-                await self._open()
+                await self._open_or_forget()
             result: MailReply | NoReply = await self._transfer(mail, goes_out)
         except _Ended as ended:
             result = ended.result
@@ -140,6 +140,13 @@ class Connection:
         return self._client is not None and self._client.is_connected
 
     # ------------------------------------------------------------------------------------------------------- opening
+
+    async def _open_or_forget(self) -> None:
+        try:
+            await self._open()
+        except Exception:
+            self._dialer.forget()  # whoever answers there may no longer be the mail server
+            raise
 
     async def _open(self) -> None:
         server = self._server

@@ -12,16 +12,16 @@ from pathlib import Path
 from queue import Empty
 from types import FrameType
 
-import msgspec
 from rich.console import Console
 from rich.text import Text
 
 from tocsin.cli import show
-from tocsin.cli.client import Client
+from tocsin.cli.client import Client, Made
 from tocsin.cli.demo import providers, story
 from tocsin.cli.demo.receivers import Arrival, Arrivals, Receiver, free_port, mail_server
 from tocsin.cli.demo.service import EMAIL, DemoService, demo_service
 from tocsin.cli.failure import Failure
+from tocsin.cli.handlers import SecretRow
 
 ONCE_SECONDS = 30.0
 _FIRST_ROUND_SECONDS = 2.0  # between notifications
@@ -49,19 +49,18 @@ class Stage:
     def _handler(self, name: str) -> int:
         """Its id. The revoked one is registered when the story comes to it: what visitors send before then arrives everywhere."""
         if name not in self._handlers:
-            made = self._client.post_form("/api/notification-handlers", self._forms[name])
-            self._handlers[name] = msgspec.convert(made.data["id"], int)
+            self._handlers[name] = self._client.post_form("/api/notification-handlers", Made, self._forms[name]).data.id
         return self._handlers[name]
 
     def signing_secret(self) -> str:
-        return str(self._client.get(f"/api/notification-handlers/{self._handlers['webhook']}/secret").data["secret"])
+        return self._client.get(f"/api/notification-handlers/{self._handlers['webhook']}/secret", SecretRow).data.secret
 
     def send(self, scene: story.Scene) -> None:
         for fault in scene.faults:
             self._receiver.fail_next(fault.type, _answer_of(fault, self._receiver))
         title = str(scene.content["title"])
         self._sent_at[title] = time.monotonic()
-        self._client.post("/api/notifications", {**scene.content, "handlers": [self._handler(name) for name in scene.to]})
+        self._client.post("/api/notifications", Made, {**scene.content, "handlers": [self._handler(name) for name in scene.to]})
         self._line(Text("sent", style="bold"), title, f"to {len(scene.to)} handlers", "")
 
     def print(self, arrival: Arrival) -> None:
