@@ -9,6 +9,7 @@ from tocsin.settings import Settings
 from tocsin.vault import new_secret_key
 
 KEY_FILE = "secret.key"
+BYTE_ORDER_MARK = "\ufeff"  # with which some editors begin a file
 MIN_CHARACTERS = 16  # in a key for a new store
 
 
@@ -62,7 +63,7 @@ def write_keys(file: Path, keys: Sequence[str]) -> None:
 def _lines(file: Path) -> list[str]:
     """The key file's lines, one key on each. Raises StoreError."""
     try:
-        text = file.read_text(encoding="utf-8").removeprefix("\ufeff")  # with which some editors begin a file
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StoreError(
             f"The store in {file.parent} cannot be opened: its key file {KEY_FILE} is missing. Put it back, or set TOCSIN_SECRET_KEY."
@@ -71,9 +72,11 @@ def _lines(file: Path) -> list[str]:
         raise StoreError(f"The key file {file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
         raise StoreError(f"The key file {file} cannot be read: it is not text.") from None
+    is_marked, text = text.startswith(BYTE_ORDER_MARK), text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
         raise StoreError(f"The key file {file} holds no key: put the key back; if there has never been a store, delete the file.")
-    return _checked(f"The key file {file}", text.strip().split("\n"), "line")
+    keys = _checked(f"The key file {file}", text.strip().split("\n"), "line")
+    return [*keys, f"{BYTE_ORDER_MARK}{keys[0]}"] if is_marked else keys  # version 0.1 took the mark for a part of the key
 
 
 def _checked(where: str, parts: Sequence[str], between: str) -> list[str]:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import acting, datadir, files
 from tocsin.datadir import LEDGER_FILE, STORE_FILE
 from tocsin.flow.mail_account import REFRESH_TOKEN
-from tocsin.keyfile import KEY_FILE, read_keys, write_keys
+from tocsin.keyfile import BYTE_ORDER_MARK, KEY_FILE, read_keys, write_keys
 from tocsin.options import KEPT
 from tocsin.ports.audit import Act
 from tocsin.ports.errors import StoreError
@@ -175,7 +175,8 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
         keys = read_keys(settings)
         with contextlib.nullcontext() if settings.secret_key else _put_back(file):
             if not settings.secret_key:
-                keys = [new_secret_key(), *keys] if len(keys) == 1 else keys
+                is_first = len({key.removeprefix(BYTE_ORDER_MARK) for key in keys}) == 1
+                keys = [new_secret_key(), *keys] if is_first else keys
                 write_keys(file, keys)  # those of an interrupted run as well: where that cannot be done, nothing is begun
             _see_in_use(engine, settings, keys[0], wait)
         vault, newest = Vault(keys), Vault(keys[:1])

@@ -192,8 +192,24 @@ def test_an_empty_file_is_no_copy(make_settings: Callable[..., Settings], tmp_pa
 def test_a_key_file_may_begin_with_a_byte_order_mark(make_settings: Callable[..., Settings]) -> None:
     settings = _made(make_settings)
     file = settings.data_path / "secret.key"
-    file.write_text(file.read_text(), encoding="utf-8-sig")
+    key = file.read_text()
+    file.write_text(key, encoding="utf-8-sig")
     open_store(settings)[0].dispose()
+    upkeep.rotate_key(settings, lambda _: None)
+    assert key.strip() not in file.read_text() and keyfile.read_keys(settings) == [file.read_text().strip()]
+    open_store(settings)[0].dispose()
+
+
+def test_a_store_whose_key_was_taken_with_the_mark_opens_too(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(TOCSIN_SECRET_KEY=f"\ufeff{GOOD}")
+    settings.data_path.mkdir()
+    open_store(settings)[0].dispose()
+    settings = make_settings()
+    (settings.data_path / "secret.key").write_text(GOOD, encoding="utf-8-sig")
+    open_store(settings)[0].dispose()
+    upkeep.rotate_key(settings, lambda _: None)
+    open_store(settings)[0].dispose()
+    assert GOOD not in (settings.data_path / "secret.key").read_text()
 
 
 def test_a_key_file_that_is_a_link_stays_one(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
