@@ -143,6 +143,24 @@ def test_a_throttle_that_lasts_or_is_one_of_many_is_a_failure_and_a_short_one_is
     assert seen == {"ok"}
 
 
+def test_an_expiry_is_no_attempt_and_hides_no_cause(slow: Server, receiver: Receiver) -> None:
+    client = slow.client(*SCOPES)
+    receiver.answer("/down", 500, body=b"busy")
+    down = hook(client, receiver.url("/down"))
+    body = {"message": "x", "handlers": [down], "expires_at": moment(minutes=30)}
+    assert client.post("/api/notifications", body).status == 202
+    until(lambda: [(one["state"], one["waiting"], one["next_attempt_datetime"]) for one in states(client)], [("failing", 1, None)])
+
+    def has_expired(connection: Any) -> None:
+        error = "expired: server_error: 500 busy"
+        connection.exec_driver_sql(f"UPDATE deliveries SET status = 3, last_reason = 'expired', last_error = '{error}'")
+
+    write_now(slow.engine, has_expired)
+    [found] = states(client)
+    assert (found["state"], found["reason"], found["detail"], found["waiting"]) == ("failing", "server_error", "500 busy", 0)
+    assert client.get(f"/api/notification-handlers/{down}/stats").data["health"]["hint"]
+
+
 @pytest.mark.parametrize(("word", "state"), [("nonsense", "failing"), ("invalid_blocks", "ok")])
 def test_what_was_given_up_tells_too_unless_the_message_was_at_fault(
     serve_with: Callable[..., Server], receiver: Receiver, word: str, state: str

@@ -83,7 +83,7 @@ def test_a_refused_token_waits_and_is_no_fault_of_the_handler(start_service: Sta
         notification = client.send("one", handlers=[handler])
         until(lambda: client.deliveries(notification)[0]["attempt_count"] == 1)
         [delivery] = client.deliveries(notification)
-        assert delivery["status"] == "pending" and delivery["last_error"].startswith("mail_account: no access token")
+        assert delivery["status"] == "pending" and delivery["last_error"].startswith("mail_account: No access token")
         assert "invalid_grant" in delivery["last_error"]
         trial = client.post(f"/api/notification-handlers/{handler}/test").data
         assert (trial["status"], trial["reason"]) == ("failed", "mail_account")

@@ -193,7 +193,7 @@ def test_a_post_that_repeats_another_is_made_to_differ_and_one_over_the_budget_i
     tried = walked(steps, loaded_of("x"))
     assert isinstance(tried.outcome, Delivered)
     assert [b"10:42:05" in body for body in bodies(steps)] == [True]
-    over = Refused(Reason.BUDGET, "The daily budget of 1 is used up.", ours=True)
+    over = Refused(Reason.BUDGET, "The limit is 1 a day.", ours=True)
     steps = Steps(posts=over)
     assert (walked(steps, loaded_of("x")).outcome, steps.sent) == (over, [])
     assert steps.told == [RENDERING, "alone", ANSWERED]

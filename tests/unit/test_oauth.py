@@ -357,7 +357,7 @@ def test_a_server_without_xoauth2_and_a_user_it_does_not_know() -> None:
         reply = once(options(url_of(mails), server))
         assert isinstance(reply, NoReply) and (reply.reason, reply.detail) == (
             Reason.MAIL_ACCOUNT,
-            "the mail server offers no login by XOAUTH2",
+            "The mail server offers no login by XOAUTH2.",
         )
     with Receiver() as server, mail_server("another") as mails:
         granted(server, "access-token-1")

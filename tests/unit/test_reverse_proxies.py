@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import CapturingLogger
 
 from tocsin.api import proxies
 from tocsin.settings import Settings
@@ -38,7 +39,11 @@ def scope(peer: str = PEER) -> dict[str, Any]:
         ('"[2001:db8::1]:443"', "2001:db8::1"),
         ("::ffff:203.0.113.9", "203.0.113.9"),
         ("", PEER),
-        ("unknown", "unknown"),
+        ("203.0.113.9,", "203.0.113.9"),
+        ("2001:db8::1%eth0", "2001:db8::1"),
+        ("unknown", PEER),
+        ("1.2.3.4, unknown", PEER),  # what is before it may be anybody's word
+        ("1.2.3.4, unknown, 10.1.1.1", "10.1.1.1"),
     ],
 )
 def test_a_port_is_no_part_of_an_address(trusting: Settings, forwarded: str, address: str) -> None:
@@ -113,7 +118,9 @@ def test_which_origins_are_ours(origin: str, base: str, same: bool) -> None:
 def test_who_comes_through_a_proxy_that_we_were_not_told_of_shares_its_address(make_settings: Callable[..., Settings]) -> None:
     settings, given = make_settings(), heads(x_forwarded_for="203.0.113.9")
     assert proxies.counted_as(scope("127.0.0.1"), given, settings) == "shared 127.0.0.1"
-    assert proxies.counted_as(scope("127.0.0.1"), heads(), settings) == "127.0.0.1"
+    assert proxies.counted_as(scope("172.17.0.1"), heads(), settings) == "shared 172.17.0.1"  # it may be a proxy that does not say so
+    assert proxies.counted_as(scope("127.0.0.1"), heads(), settings) == "shared 127.0.0.1"
+    assert proxies.counted_as(scope("198.41.0.4"), heads(), settings) == "198.41.0.4"
     assert proxies.counted_as(scope("198.41.0.4"), given, settings) == "198.41.0.4"  # nobody gets more tries by a header
 
 
@@ -124,7 +131,55 @@ def test_one_client_counts_as_one_address_however_it_is_written(trusting: Settin
     assert counted("198.41.0.4", "198.41.0.4:4001", "::ffff:198.41.0.4", "[::ffff:198.41.0.4]:80", "::FFFF:C629:4") == {"198.41.0.4"}
     assert counted("2a02:88::1", "2a02:0088:0:0:dead:beef::2", "[2A02:88::3]:4001", "2a02:88::4%eth0") == {"2a02:88::/64"}
     assert counted("2a02:88:0:1::1") == {"2a02:88:0:1::/64"}
-    assert counted("x" * 500) == {"x" * 64}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "::ffff:203.0.113.12:{}",
+        "2001:db8:5:0:0:0:0:1:{}",
+        "203.0.113.13 :{}",
+        "203.0.113.15:_p{}",
+        "203.0.113.0{}",
+        "unknown:{}",
+        "for=203.0.113.17:{}",
+        "{}",
+        "x" * 500,
+    ],
+)
+def test_what_cannot_be_read_counts_as_the_proxy_that_sent_it(trusting: Settings, form: str) -> None:
+    """So nobody becomes many by writing what is no address."""
+    for number in (4001, 4002):
+        given = heads(x_forwarded_for=f"198.51.100.{number - 4000}, {form.format(number)}")
+        assert proxies.client_address(scope(), given, trusting) == PEER
+        assert proxies.counted_as(scope(), given, trusting) == f"shared {PEER}"
+
+
+def test_the_lines_of_the_chain_are_one_list(trusting: Settings) -> None:
+    lines = [(b"x-forwarded-for", b"203.0.113.9"), (b"host", b"one"), (b"x-forwarded-for", b"10.1.1.1"), (b"host", b"two")]
+    headers = proxies.headers_of({"headers": lines})
+    assert headers == {b"x-forwarded-for": b"203.0.113.9,10.1.1.1", b"host": b"two"}
+    assert proxies.client_address(scope(), headers, trusting) == "203.0.113.9"
+    swapped = proxies.headers_of({"headers": [(b"x-forwarded-for", b"10.1.1.1"), (b"x-forwarded-for", b"203.0.113.9")]})
+    assert proxies.client_address(scope(), swapped, trusting) == "203.0.113.9"
+
+
+def test_of_a_proxy_that_sends_no_address_the_log_says_so_once(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = CapturingLogger()
+    monkeypatch.setattr(proxies, "log", lines)
+    proxies._say_no_address.cache_clear()
+    trusting = make_settings(TOCSIN_TRUSTED_PROXIES="198.41.0.4,10.0.0.9")
+    for peer in ("10.0.0.9", "198.41.0.4", "172.17.0.1", "10.0.0.9", ""):
+        for method in ("GET", "POST"):
+            proxies.counted_as({**scope(peer), "method": method}, heads(), trusting)
+    assert [(line.method_name, line.args[0], line.kwargs["peer"]) for line in lines.calls] == [
+        ("warning", "proxy.no_client_address", "10.0.0.9"),
+        ("warning", "proxy.no_client_address", "198.41.0.4"),
+        ("info", "proxy.no_client_address", "172.17.0.1"),
+    ]
+    assert lines.calls[0].kwargs["why"] == "it sends no X-Forwarded-For that can be read, so all that come through it count as one address"
 
 
 def test_a_private_client_of_a_trusted_proxy_is_one_client_unless_it_forwards_for_others(trusting: Settings) -> None:

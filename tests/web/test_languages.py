@@ -10,12 +10,14 @@ from babel.messages.pofile import read_po
 from e2e.service import Service
 from tocsin import clock
 from tocsin.clock import SECOND
+from tocsin.flow.handlers.states import HandlerState, state_of
 from tocsin.flow.words import Event
-from tocsin.model import Delivery, Reason, Status
+from tocsin.model import Delivery, Handler, Reason, Status
+from tocsin.ports.standings import Standing
 from tocsin.store import faults
 from tocsin.web.details import OURS, retold
 from tocsin.web.language import FOLDER, LANGUAGES, choose, span, translations
-from tocsin.web.render import ago, described, story, why
+from tocsin.web.render import advice, ago, described, detail_of, in_full, in_short, next_step, story, trouble, why
 from web import messages
 from web.conftest import Surfer
 
@@ -99,6 +101,93 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
         told(Status.SKIPPED, Reason.HANDLER_PAUSED, "timeout: took too long")
         == "The handler is paused. The provider did not answer in time. took too long"
     )
+    lost = "It may have arrived: no answer came back."
+    for reason, detail, expected in (
+        (Reason.CUT, f"{lost} The connection ended before the whole answer came.", f"The connection ended before the answer. {lost}"),
+        (Reason.TIMEOUT, f"{lost} The request went out, but no whole answer came in time.", f"The provider did not answer in time. {lost}"),
+        (
+            Reason.UNKNOWN,
+            f"{lost} The answer is not valid HTTP.",
+            "It may have arrived: the answer was lost. The answer is not valid HTTP.",
+        ),
+        (Reason.BUDGET, "The limit is 2 a day.", "The daily budget is used up. The limit is 2 a day."),
+        (
+            Reason.MAIL_NOT_CONFIGURED,
+            "No mail server is configured. E-mail deliveries wait until there is one.",
+            "No mail server is configured. E-mail deliveries wait until there is one.",
+        ),
+    ):
+        assert told(Status.PENDING, reason, f"{reason.value}: {detail}") == expected
+
+
+def failing(reason: Reason, error: str) -> HandlerState:
+    return state_of(Handler(1, 1, "webhook", "hook", {}, True, 0), Standing(failing_since=1, reason=reason, error=error), None)
+
+
+def test_a_handler_whose_last_message_expired_says_what_its_last_attempt_met() -> None:
+    state = failing(Reason.EXPIRED, "expired: server_error: 500 answer <b>500</b>")
+    assert (state.reason, state.detail, state.has_expired) == (Reason.SERVER_ERROR, "500 answer <b>500</b>", True)
+    english, korean = (translations(name).gettext for name in ("en", "ko"))
+    assert trouble(state, english) == "The provider had an error of its own."
+    assert in_short(state, english) == "500 answer <b>500</b>"
+    assert advice(state, english) == "Look at the answer and at the log of the receiving side."
+    expired = "It was not delivered before it expired. The provider had an error of its own. 500 answer <b>500</b>"
+    assert in_full(state, english) == expired
+    assert in_full(state, korean) == "만료되기 전에 전송되지 않았습니다. 제공자 쪽에 오류가 있었습니다. “500 answer <b>500</b>”"
+    assert not failing(Reason.SERVER_ERROR, "server_error: 500").has_expired
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "beside", "whole"),
+    [
+        (Reason.SERVER_ERROR, "500 busy", "", "The provider had an error of its own. 500 busy"),
+        (Reason.DNS, "The host name does not resolve.", "", "The host name could not be resolved."),
+        (
+            Reason.CONNECT,
+            "No connection was made: Connection refused.",
+            "Connection refused.",
+            "No connection could be made. Connection refused.",
+        ),
+        (
+            Reason.MAIL_NOT_CONFIGURED,
+            "No mail server is configured. E-mail deliveries wait until there is one.",
+            "E-mail deliveries wait until there is one.",
+            "No mail server is configured. E-mail deliveries wait until there is one.",
+        ),
+    ],
+)
+def test_a_handlers_reason_and_its_detail_do_not_say_the_same(reason: Reason, detail: str, beside: str, whole: str) -> None:
+    state, english = failing(reason, f"{reason.value}: {detail}"), translations("en").gettext
+    assert detail_of(state, english) == beside
+    assert in_full(state, english) == whole
+
+
+def test_why_a_handler_was_switched_off_is_said_once() -> None:
+    state, english = HandlerState("switched_off", 1, Reason.GONE, "The target is gone. It answered 410."), translations("en").gettext
+    assert (in_short(state, english), detail_of(state, english)) == ("The target is gone.", "It answered 410.")
+    assert in_full(state, english) == "The target is gone. It answered 410."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expires_in", "replays", "english", "korean"),
+    [
+        (60, 600, 0, "next try in 1 min", "다음 시도 1분 후"),
+        (60, None, 0, "next try in 1 min", "다음 시도 1분 후"),
+        (60, 60, 0, "expires in 1 min", "1분 후 만료"),
+        (60, 30, 0, "expires in 30 s", "30초 후 만료"),  # its handler rests for longer than that
+        (-5, -5, 0, "expires just now", "방금 만료"),
+        (60, 30, 1, "next try in 1 min", "다음 시도 1분 후"),  # sent again by hand
+    ],
+)
+def test_an_expiry_is_no_attempt(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, expires_in: int | None, replays: int, english: str, korean: str
+) -> None:
+    now = 1_800_000_000_000_000
+    monkeypatch.setattr(clock, "now", lambda: now)
+    row = Delivery(1, 1, 1, 1, Status.PENDING, now + seconds * SECOND, now - 1, now - 1, attempt_count=1, replays=replays)
+    expires_at = None if expires_in is None else now + expires_in * SECOND
+    for name, words in (("en", english), ("ko", korean)):
+        assert next_step(row, UTC, translations(name).gettext, expires_at).striptags() == words
 
 
 @pytest.mark.parametrize(
@@ -122,8 +211,8 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
             "URL이 가리키는 주소는 공개된 주소가 아닙니다. 운영자가 TOCSIN_ALLOW_NETWORKS에 해당 네트워크를 추가하면 접근할 수 있습니다.",
         ),
         (
-            "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait.",
-            "메일 서버가 설정되지 않았습니다. TOCSIN_SMTP_URL을 설정할 때까지 이메일은 대기합니다.",
+            "No mail server is configured. E-mail deliveries wait until there is one.",
+            "메일 서버가 설정되지 않았습니다. 설정될 때까지 이메일은 대기합니다.",
         ),
         (
             "5 deliveries in a row failed over 1 h 30 min. The last failure: The target was not found.",

@@ -2,6 +2,7 @@
 
 import re
 import socket
+from datetime import UTC, datetime, timedelta
 from html import unescape
 
 import pytest
@@ -119,6 +120,54 @@ def test_a_failing_handlers_page_says_each_thing_once_and_when_what_waits_goes_o
     assert trouble.count("No connection could be made.") == 1
     assert re.search(r"Nownext try in (5 min( \d+ s)?|6 min) · No connection could be made\. Connection refused\.", latest)
     assert re.search(r"Laterto be sent in (59 min|1 h)", latest)
+
+
+def test_an_expiry_hides_no_cause_and_is_no_attempt(start_service: Starter, receiver: Receiver) -> None:
+    """Of a handler and of a delivery, before and after it has expired, in both languages."""
+    service = start_service(TOCSIN_RETRY_SCHEDULE="1h", **SIGN_IN)
+    client, surfer = service.first(), Surfer(f"http://127.0.0.1:{service.port}")
+    surfer.sign_in()
+    for _ in range(2):
+        receiver.answer("/down", 500, body=b"answer <b>500</b>")
+    [down] = hooks(client, receiver, "down")
+    notification = client.send("x", title="Disk", handlers=[down], expires_at=in_an_hour())
+    delivery = client.attempted(notification)
+    service.change("UPDATE notifications SET expires_at = (SELECT due_at FROM deliveries)")
+
+    def told(path: str) -> str:
+        return " ".join(unescape(re.sub(r"<[^>]+>", " ", surfer.get(path).text)).split())
+
+    lists = ("/log", f"/deliveries/{delivery['id']}", f"/notifications/{notification}", f"/handlers/{down}")
+    for query, expires, tried in (("?lang=en", r"expires in [0-9]", "next try"), ("?lang=ko", "[분간] 후 만료", "다음 시도 [0-9]")):
+        for path in lists:
+            text = told(path + query)
+            assert re.search(expires, text) and not re.search(tried, text), (path, query, text)
+        assert not re.search(tried, told(f"/{query}"))
+    soon = (datetime.now(UTC) + timedelta(seconds=3)).strftime("%Y-%m-%d %H:%M:%S")
+    [expired] = client.settled(client.send("x", title="Net", handlers=[down], expires_at=soon))
+    assert (expired["status"], expired["attempt_count"]) == ("expired", 1)
+    health = client.get(f"/api/notification-handlers/{down}/stats").data["health"]
+    assert (health["state"], health["reason"], health["detail"]) == ("failing", "server_error", "500 answer <b>500</b>")
+    for query, words in (
+        ("?lang=en", ("The provider had an error of its own.", "its latest message has expired", "What to do: Look at the answer")),
+        ("?lang=ko", ("제공자 쪽에 오류가 있었습니다.", "마지막 메시지는 만료됨", "해결 방법: 응답과 받는 쪽의 로그를 확인하세요.")),
+    ):
+        for path in ("/", *lists):
+            assert "server_error" not in re.sub(r'<option value="\w+">', "", surfer.get(path + query).text), (path, query)
+        page = told(f"/handlers/{down}{query}")
+        assert [one for one in words if one not in page] == []
+
+
+def test_without_a_mail_server_that_is_said_once(surfer: Surfer, client: Client) -> None:
+    mail = client.add_handler("email", "mail", email="hey@example.com")
+    client.attempted(client.send("x", handlers=[mail]))
+    once = "No mail server is configured. E-mail deliveries wait until there is one."
+    for path in ("/", "/log"):
+        assert f'title="{once}"' in surfer.get(path).text
+    trouble = surfer.get(f"/handlers/{mail}").text.partition("Latest deliveries")[0]
+    assert all(trouble.count(f"{one}.") == 1 for one in once.removesuffix(".").split(". "))
+    trial = surfer.post("/handlers/add/email", name="m", email="hey@example.com", do="test").text
+    assert f"{once} The operator has to set TOCSIN_SMTP_URL to the mail server." in trial
 
 
 def test_where_all_is_well_there_is_no_overview(surfer: Surfer, client: Client, receiver: Receiver) -> None:

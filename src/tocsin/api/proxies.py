@@ -1,5 +1,6 @@
 """Who the client is, and under which address it reaches us, behind trusted proxies or not."""
 
+import functools
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -7,11 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
+from msgspec import Struct
 
 from tocsin import observe
 from tocsin.settings import Settings
 
 SHARED = "shared "  # precedes an address that many people may share
+_CHAIN = b"x-forwarded-for"
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
@@ -57,34 +60,75 @@ def remote_user(scope: Mapping[str, Any], settings: Settings) -> str | None:
     return found[0] if found and found[0] else None
 
 
+def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """By name. Of several lines the last one counts; those of the chain of proxies are one list (RFC 9110, 5.2)."""
+    lines = scope["headers"]
+    found: dict[bytes, bytes] = dict(lines)
+    if len(found) < len(lines) and _CHAIN in found:
+        found[_CHAIN] = b",".join(value for name, value in lines if name == _CHAIN)
+    return found
+
+
+class _Origin(Struct, frozen=True):
+    """Where a request comes from. `is_peer`: the other end of the connection, since nothing was said of anybody behind it that can be
+    read and believed; `forwards`: it says that it forwards for somebody else."""
+
+    address: str
+    is_peer: bool
+    forwards: bool
+
+
 def client_address(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
     """The real client: behind trusted proxies the last address in X-Forwarded-For that is not a trusted proxy, without its port."""
-    return _client(scope, headers, settings)[0]
+    return _origin(scope, headers, settings).address
 
 
-def _client(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> tuple[str, bool]:
-    """The address, and whether it says that it forwards for somebody else."""
+def _origin(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> _Origin:
     peer: str = (scope.get("client") or ("",))[0]
-    hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
-    while hops and hops[-1] and is_trusted(peer, settings):
-        peer = _without_port(hops.pop())
-    ip = _ip(peer)
-    return (str(ip) if ip is not None and ip.version == 4 else peer), any(hops)  # IPv4 in one form, whatever kind of socket it came by
+    hops = [hop for part in headers.get(_CHAIN, b"").decode("latin-1").split(",") if (hop := part.strip())]
+    address, is_peer, is_readable = _written(peer), True, True
+    while hops and is_readable and is_trusted(address, settings):
+        found = _ip(_without_port(hops[-1]))
+        if found is None:  # whatever it is, the proxy that wrote it is known
+            is_readable = False
+            observe.seldom(log.warning, "proxy.address_unreadable", peer=peer, what="an entry of X-Forwarded-For is no address")
+        else:
+            hops.pop()
+            address, is_peer = str(found), False
+    return _Origin(address, is_peer, bool(hops))
+
+
+def _written(address: str) -> str:
+    """In one form, whatever kind of socket it came by."""
+    ip = _ip(address)
+    return address if ip is None else str(ip)
 
 
 def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """What failed sign-ins count against: the client's neighbourhood, marked as shared if it is a proxy that is not trusted."""
-    address, before = _client(scope, headers, settings)
-    ip = _ip(address)
-    if ip is None or not ip.is_private or not before or is_trusted(address, settings):
-        return neighbourhood(address)
-    observe.seldom(
-        log.warning,
-        "proxy.not_trusted",
-        peer=address,
-        why="it sends X-Forwarded-For and is not in TOCSIN_TRUSTED_PROXIES, so all that come through it count as one address",
-    )
-    return SHARED + neighbourhood(address)
+    """What failed sign-ins count against: the client's neighbourhood, marked as shared where it may be a proxy's, with many behind it."""
+    origin = _origin(scope, headers, settings)
+    ip, is_proxy = _ip(origin.address), is_trusted(origin.address, settings)
+    may_be_proxy = is_proxy or (ip is not None and ip.is_private)
+    if not (may_be_proxy and (origin.is_peer or origin.forwards)):
+        return neighbourhood(origin.address)
+    if origin.forwards and not is_proxy:
+        observe.seldom(
+            log.warning,
+            "proxy.not_trusted",
+            peer=origin.address,
+            why="it sends X-Forwarded-For and is not in TOCSIN_TRUSTED_PROXIES, so all that come through it count as one address",
+        )
+    elif scope.get("method") == "POST":  # a form: nobody who only looks counts
+        _say_no_address(origin.address or "the Unix socket", is_proxy)
+    return SHARED + neighbourhood(origin.address)
+
+
+@functools.lru_cache(maxsize=256)
+def _say_no_address(peer: str, is_proxy: bool) -> None:
+    """Once for each."""
+    why = "it sends no X-Forwarded-For that can be read" if is_proxy else "if it is a proxy, it sends no X-Forwarded-For"
+    say = log.warning if is_proxy else log.info
+    say("proxy.no_client_address", peer=peer, why=f"{why}, so all that come through it count as one address")
 
 
 def _without_port(hop: str) -> str:

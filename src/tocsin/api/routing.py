@@ -15,7 +15,7 @@ from tocsin.api.bodies import content_of
 from tocsin.api.endpoint import Call, Endpoint, read_query
 from tocsin.api.errors import NO_STORE, Answer, ClientGone, Refusal, answer_to, fault, shown
 from tocsin.api.kinds import MAX_ID
-from tocsin.api.proxies import client_address, prefix
+from tocsin.api.proxies import client_address, headers_of, prefix
 from tocsin.api.table import TABLE
 from tocsin.flow.people.access import SEND, Caller
 from tocsin.flow.service import Service
@@ -68,7 +68,7 @@ class Api:
 
     def _without_prefix(self, scope: Scope) -> Scope:
         """A proxy may leave the path of the base URL in requests, or remove it."""
-        found = prefix(scope, dict(scope["headers"]), self._service.settings)
+        found = prefix(scope, headers_of(scope), self._service.settings)
         if found and (scope["path"] == found or scope["path"].startswith(f"{found}/")):
             return {**scope, "path": scope["path"][len(found) :] or "/"}
         return scope
@@ -83,7 +83,7 @@ class Api:
         endpoint = methods.get("GET" if method == "HEAD" else method)
         if endpoint is None:
             raise Refusal(fault("method_not_allowed", f"This path takes {_allowed(methods)}."), {"allow": _allowed(methods)})
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = headers_of(scope)
         caller = _NOBODY
         if endpoint.scopes is not None:
             caller = await self._doorkeeper.admit(scope, headers, endpoint.scopes, limits)

@@ -307,11 +307,11 @@ def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
     if reply.stage == "mail" or enhanced in _ACCOUNT or code in {530, 534, 535, 538}:
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
     if enhanced in _NO_SUCH_MAILBOX:
-        return Gone(Reason.MAILBOX, f"the mail server says that there is no such mailbox: {detail}")
+        return Gone(Reason.MAILBOX, f"The mail server says that there is no such mailbox: {detail}")
     if _NOT_FOR_US.search(reply.text):
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
     if code == 550 and not enhanced and reply.stage == "rcpt" and _NOBODY.search(reply.text):
-        return Gone(Reason.MAILBOX, f"the mail server says that there is no such mailbox: {detail}")
+        return Gone(Reason.MAILBOX, f"The mail server says that there is no such mailbox: {detail}")
     if enhanced.startswith("5.6."):
         return Refused(Reason.PAYLOAD, detail, ours=True)
     if enhanced.startswith("5.7."):

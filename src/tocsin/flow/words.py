@@ -62,10 +62,10 @@ _HINTS: dict[Reason, str] = {
     Reason.DNS: "Check the host name in the URL, and the resolver of the machine that the service runs on.",
     Reason.CONNECT: "Check the host and port, and whether a firewall allows outgoing connections.",
     Reason.TLS: "Check the certificate of the host: it must be valid for its name and from a known authority.",
-    Reason.TIMEOUT: "Check whether the provider is slow or down; the service keeps trying.",
+    Reason.TIMEOUT: "Check whether the provider is slow or down.",
     Reason.THROTTLED: "Wait for as long as the provider asks; the service paces itself.",
     Reason.REJECTED: "Read the answer: it says what was refused.",
-    Reason.SERVER_ERROR: "Look at the answer and at the log of the receiving side; the service keeps trying.",
+    Reason.SERVER_ERROR: "Look at the answer and at the log of the receiving side.",
     Reason.REDIRECTED: "Enter the address that the redirect leads to.",
     Reason.UNAUTHORIZED: "Make a new credential at the provider and enter it here.",
     Reason.FORBIDDEN: "Check the permissions of the credential at the provider.",
@@ -96,12 +96,17 @@ _SAID_AGAIN = {  # how details begin that are also shown alone
     Reason.CONNECT: "No connection was made: ",
     Reason.TLS: "No secure connection was made: ",
     Reason.CUT: "The connection ended before the whole answer came.",
+    Reason.TIMEOUT: "The request went out, but no whole answer came in time.",
 }
+_LOST_ANSWER = "It may have arrived: no answer came back."  # what a detail then begins with
 
 
 def beside(reason: Reason, detail: str) -> str:
     """What a detail says that the reason's own sentence does not."""
-    return detail.removeprefix(_SAID_AGAIN.get(reason, "")).strip()
+    may_have_arrived = detail.startswith(_LOST_ANSWER)
+    rest = detail.removeprefix(_LOST_ANSWER).lstrip().removeprefix(sentence(reason)).lstrip()
+    rest = rest.removeprefix(_SAID_AGAIN.get(reason, "")).strip()
+    return f"{_LOST_ANSWER} {rest}".rstrip() if may_have_arrived and reason is not Reason.UNKNOWN else rest
 
 
 def hint(reason: Reason) -> str:

@@ -21,7 +21,7 @@ _TEST_CONNECTIONS = 2  # at most one for each user, so that a slow test does not
 _DOUBLES_AFTER_SECONDS = 600.0
 _TOO_MANY = frozenset({421, 432})  # "service not available, closing": 432 is Exchange Online's for too many connections
 _ALL = 0  # deliveries already arrive in turns, so among them it is first come, first served
-_NOT_CONFIGURED = "no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait"
+_NOT_CONFIGURED = "No mail server is configured. E-mail deliveries wait until there is one."
 _BAD_SENDER = "TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
 
 
@@ -65,7 +65,7 @@ def complaints(settings: Settings) -> list[str]:
     """What is misconfigured about mail, one sentence each, without secrets."""
     found: list[str] = []
     if not settings.smtp_url:
-        found.append(_NOT_CONFIGURED)
+        found.append("no mail server is configured: set TOCSIN_SMTP_URL, until then e-mail deliveries wait")
     else:
         server = server_of(settings.smtp_url)
         found += oauth.complaints(settings, has_user=bool(server.user))

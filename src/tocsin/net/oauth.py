@@ -201,7 +201,7 @@ class Tokens:
 
     def _told(self, what: str) -> str:
         words = " ".join(self.scrub(what).split())[:_MAX_SAID]
-        return f"no access token for the mail account from {urlsplit(self._oauth.token_url).hostname}: {words}"
+        return f"No access token for the mail account from {urlsplit(self._oauth.token_url).hostname}: {words}"
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class Connection:
             else:
                 await self._hello(client)
         elif self._server.tls == "required":
-            raise self._unable(Reason.TLS, "the mail server offers no STARTTLS; ?tls=optional in TOCSIN_SMTP_URL would send without")
+            raise self._unable(Reason.TLS, "The mail server offers no STARTTLS; ?tls=optional in TOCSIN_SMTP_URL would send without.")
 
     async def _login(self, client: aiosmtplib.SMTP) -> None:
         self._stage = "auth"
@@ -208,7 +208,7 @@ class Connection:
         user, password = self._server.user, self._server.password
         methods = [method for method in _LOGIN_METHODS if method in client.server_auth_methods]
         if not methods:
-            raise self._unable(Reason.MAIL_ACCOUNT, "the mail server offers no login by PLAIN, LOGIN or CRAM-MD5")
+            raise self._unable(Reason.MAIL_ACCOUNT, "The mail server offers no login by PLAIN, LOGIN or CRAM-MD5.")
         for method in methods:
             try:
                 await _ways_in(client)[method](user, password)
@@ -222,7 +222,7 @@ class Connection:
     async def _login_by_token(self, client: aiosmtplib.SMTP, tokens: Tokens) -> None:
         """A token that the server rejects may have been revoked: a new one is tried, once."""
         if "xoauth2" not in client.server_auth_methods:
-            raise self._unable(Reason.MAIL_ACCOUNT, "the mail server offers no login by XOAUTH2")
+            raise self._unable(Reason.MAIL_ACCOUNT, "The mail server offers no login by XOAUTH2.")
         token = await self._token(tokens)
         try:
             await client.auth_xoauth2(self._server.user, token)
@@ -331,7 +331,7 @@ class Connection:
         reason, why = _reason_of(error, self._stage)
         where = f"{self._server.host}:{self._server.port}"
         is_ours = not self._dot_sent and (is_lack(error) or is_lack(error.__cause__))
-        return NoReply(reason, self._dot_sent, self._text(f"mail server {where}, {self._stage}: {why}"), ours=is_ours)
+        return NoReply(reason, self._dot_sent, self._text(f"Mail server {where}, {self._stage}: {why}"), ours=is_ours)
 
 
 def _ways_in(client: aiosmtplib.SMTP) -> Mapping[str, Callable[[str, str], Awaitable[object]]]:

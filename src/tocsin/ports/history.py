@@ -41,11 +41,12 @@ class DeliveryFilter(Struct, frozen=True):
 
 
 class Label(Struct, frozen=True):
-    """What a notification is about, in a line. `text`: its first characters."""
+    """What a notification is about, in a line, and when it expires. `text`: its first characters."""
 
     title: str
     text: str
     severity: Severity
+    expires_at: Micros | None = None
 
 
 class History(Protocol):

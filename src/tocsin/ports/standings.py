@@ -11,7 +11,8 @@ from tocsin.ports.handlers import HandlerEvent, Streak
 
 
 class Standing(Struct, frozen=True):
-    """A handler's current state. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due.
+    """A handler's current state. `waiting`: its pending deliveries, counted to 10,000, and `next_at` when the first is due
+    that does not expire before it is tried.
 
     `failing_since`: when the first attempt failed since it last accepted a delivery; None: none has. `reason` and `error`: those of the
     latest failure. `event`: the last pause or switch-off of one that is not enabled. `unconfirmed_since`: since when

@@ -177,13 +177,12 @@ def replayable(connection: Connection, user_id: int, which: DeliveryFilter, limi
 
 
 def labels(connection: Connection, user_id: int, notification_ids: Sequence[int], handler_ids: Sequence[int]) -> Labels:
-    about = select(
-        notifications.c.id, notifications.c.title, func.substr(notifications.c.text, 1, 120).label("text"), notifications.c.severity
-    )
+    beginning = func.substr(notifications.c.text, 1, 120).label("text")
+    about = select(notifications.c.id, notifications.c.title, beginning, notifications.c.severity, notifications.c.expires_at)
     of_user = about.where(notifications.c.user_id == user_id, notifications.c.id.in_(notification_ids))
     named = select(handlers.c.id, handlers.c.type, handlers.c.name).where(handlers.c.user_id == user_id, handlers.c.id.in_(handler_ids))
     return (
-        {row.id: Label(row.title, row.text, Severity(row.severity)) for row in connection.execute(of_user)},
+        {row.id: Label(row.title, row.text, Severity(row.severity), row.expires_at) for row in connection.execute(of_user)},
         {row.id: (row.type, row.name) for row in connection.execute(named)},
     )
 

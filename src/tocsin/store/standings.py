@@ -28,7 +28,7 @@ MAX_LOOKED_AT = 1000  # deliveries of a handler, in search of the first attempt 
 MAX_CANDIDATES = 1000  # handlers of all users that are looked at for administrators
 _FAILED = (int(Status.FAILED), int(Status.EXPIRED))
 _STOPS = ("paused", "switched_off", "unsubscribed")
-_LATEST = 20  # of those that were given up, in search of one that says something of the handler
+_LATEST = 20  # of those that were given up, in search of one that says something of the handler; of those that wait, of one that is tried
 _OF_THE_MESSAGE = ", ".join(f"'{one.value}'" for one in (Reason.PAYLOAD, Reason.TOO_LARGE, Reason.DUPLICATE, Reason.BUDGET))
 
 # Conditions are literal, so that SQLite can use the partial indexes.
@@ -66,9 +66,13 @@ STATE = case(
 )
 WORST_FIRST = case({"failing": 0, "switched_off": 1, "unconfirmed": 2, "ok": 3, "paused": 4}, value=STATE)
 
+_SOONEST = (
+    f"SELECT due_at, notification_id, replays FROM deliveries WHERE {IS_PENDING} AND handler_id = :id ORDER BY due_at LIMIT {_LATEST}"
+)
+_EXPIRES = "replays = 0 AND EXISTS (SELECT 1 FROM notifications WHERE id = soonest.notification_id AND expires_at <= soonest.due_at)"
 _WAITING = text(
     f"SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE {IS_PENDING} AND handler_id = :id LIMIT :most) AS chosen),"
-    f" (SELECT min(due_at) FROM deliveries WHERE {IS_PENDING} AND handler_id = :id), ({_FRESH_STARTS.format(id=':id')})"
+    f" (SELECT min(due_at) FROM ({_SOONEST}) AS soonest WHERE NOT ({_EXPIRES})), ({_FRESH_STARTS.format(id=':id')})"
 )
 _LATEST_OF = [
     text(f"SELECT * FROM ({inner}) AS chosen WHERE {_SAYS_SOMETHING.format(after=':after')} ORDER BY last_attempt_at DESC LIMIT 1")

@@ -16,7 +16,7 @@ from tocsin.api.parameters import OPTIONAL
 from tocsin.channels.contract import Field
 from tocsin.channels.registry import CHANNELS
 from tocsin.clock import SECOND, Micros
-from tocsin.flow.handlers.states import HandlerState, said
+from tocsin.flow.handlers.states import HandlerState, met
 from tocsin.flow.handlers.trial import Trial
 from tocsin.flow.people.access import SCOPES
 from tocsin.flow.words import Event, beside, hint, sentence
@@ -73,10 +73,10 @@ def _environment(language: str) -> Environment:
     cast(Any, environment).install_gettext_translations(catalogue, newstyle=True)
     _ = catalogue.gettext
     filters = cast("dict[str, Any]", environment.filters)
-    for write in (span, in_short, story, told, why, described, verdict, reason_of, advice, trouble, retold):
+    for write in (span, in_short, in_full, detail_of, story, told, why, described, verdict, advice, trouble, retold):
         filters[write.__name__] = functools.partial(write, _=_)
     filters["verdict_beside"] = verdict_beside
-    for write in (ago, since, next_one, next_try):  # with the exact time on hover, in the reader's zone
+    for write in (ago, since, next_one, next_try, next_step):  # with the exact time on hover, in the reader's zone
         filters[write.__name__] = pass_context(functools.partial(_in_zone, write, _=_))
     filters["exact"] = pass_context(_exact)
     cast("dict[str, Any]", environment.globals).update(
@@ -130,8 +130,8 @@ def under_prefix(content: str, prefix: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def _in_zone(write: Callable[..., Markup], context: Context, at: Micros | None, *, _: Translate) -> Markup:
-    return write(at, context["zone"], _)
+def _in_zone(write: Callable[..., Markup], context: Context, what: Micros | Delivery | None, *more: Micros | None, _: Translate) -> Markup:
+    return write(what, context["zone"], _, *more)
 
 
 def _exact(context: Context, at: Micros) -> str:
@@ -177,16 +177,16 @@ def why(row: Delivery, _: Translate) -> str:
         return ""
     if row.last_reason is None:
         return retold(row.last_error or "", _)
-    reason, detail = row.last_reason, said(row.last_reason, row.last_error)
-    sentences = [_(sentence(reason))]
-    word, colon, rest = detail.partition(":")
-    if word in _REASONS:  # for example what it met before it expired
-        reason, detail = Reason(word), rest.strip() if colon else ""
-        sentences.append(_(sentence(reason)))
-    return " ".join([*sentences, retold(beside(reason, detail), _)]).strip()
+    reason, detail = met(row.last_reason, row.last_error)
+    ended = [] if reason is row.last_reason else [row.last_reason]  # for example with its expiry
+    return _sentences([*ended, reason], detail, _)
 
 
-_REASONS = {*Reason}
+def _sentences(reasons: Sequence[Reason | None], detail: str, _: Translate) -> str:
+    """Reasons, and what was said beside the last of them."""
+    given = [one for one in reasons if one is not None]
+    rest = beside(given[-1], detail) if given else detail
+    return " ".join([*(_(sentence(one)) for one in given), retold(rest, _)]).strip()
 
 
 def verdict_beside(attempt: Attempt, row: Delivery) -> str:
@@ -205,6 +205,19 @@ def in_short(state: HandlerState, _: Translate) -> str:
     if re.match(r"[45]\d\d\b", state.detail):
         return retold(state.detail, _)
     return reason_of(state, _) or retold(state.detail, _)
+
+
+def detail_of(state: HandlerState, _: Translate) -> str:
+    """What was said beside the reason, where the line in short does not say the same."""
+    told = retold(state.detail, _)
+    return "" if told == in_short(state, _) else retold(beside(state.reason, state.detail), _) if state.reason is not None else told
+
+
+def in_full(state: HandlerState, _: Translate) -> str:
+    """What the latest attempt met, with all that was said, and that its delivery has expired since."""
+    if state.word == "switched_off":  # its detail is whole sentences
+        return retold(state.detail, _)
+    return _sentences([Reason.EXPIRED if state.has_expired else None, state.reason], state.detail, _)
 
 
 def advice(state: HandlerState, _: Translate) -> str:
@@ -239,6 +252,20 @@ def next_try(at: Micros, zone: tzinfo, _: Translate) -> Markup:
     if at <= clock.now():
         return Markup("<span>{}</span>").format(_("being tried now"))
     return Markup(_("next try {when}")).format(when=ago(at, zone, _))  # noqa: S704  # a text of ours
+
+
+def next_step(row: Delivery, zone: tzinfo, _: Translate, expires_at: Micros | None) -> Markup:
+    """What comes next for a delivery that waits: it is sent, or it expires before that."""
+    now = clock.now()
+    if expires_at is not None and expires_at <= row.due_at and not row.replays:  # once sent again by hand, it does not expire
+        when = ago(max(now, expires_at), zone, _)
+        return Markup(_("expires {when}")).format(when=when)  # noqa: S704  # a text of ours
+    if row.attempt_count:
+        return next_try(row.due_at, zone, _)
+    if row.first_due_at > row.created_at and row.due_at > max(row.created_at, now):
+        return Markup("{} {}").format(_("to be sent"), ago(row.due_at, zone, _))
+    waits = Markup("{}").format(_("waiting for its turn"))
+    return waits + Markup(", {}").format(ago(row.due_at, zone, _)) if row.due_at > now else waits
 
 
 def verdict(trial: Trial, _: Translate) -> str:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from tocsin.acting import Actor
-from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, is_same_origin, prefix, remote_user
+from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, headers_of, is_same_origin, prefix, remote_user
 from tocsin.clock import DAY, SECOND
 from tocsin.flow import pools
 from tocsin.flow.people.accounts import Opened
@@ -125,7 +125,7 @@ class Visit:
 
     @property
     def address(self) -> str:
-        headers = dict(self.request.scope["headers"])
+        headers = headers_of(self.request.scope)
         return client_address(self.request.scope, headers, self.service.settings)
 
     def _believed(self, visitor: Visitor | None) -> Visitor | None:
@@ -142,22 +142,22 @@ class Visit:
     @property
     def client(self) -> Client:
         """Where the request comes from."""
-        counted = counted_as(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+        counted = counted_as(self.request.scope, headers_of(self.request.scope), self.service.settings)
         return Client(self.address, counted, self.cookie(DEVICE), self.request.headers.get("user-agent", ""))
 
     @property
     def asked_for(self) -> tuple[str, str]:
         """The scheme and the host that the browser used."""
-        return asked_for(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+        return asked_for(self.request.scope, headers_of(self.request.scope), self.service.settings)
 
     @property
     def prefix(self) -> str:
         """The path under which the service is reached; empty at the root."""
-        return prefix(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+        return prefix(self.request.scope, headers_of(self.request.scope), self.service.settings)
 
     @property
     def base(self) -> str:
-        return base_url(self.request.scope, dict(self.request.scope["headers"]), self.service.settings)
+        return base_url(self.request.scope, headers_of(self.request.scope), self.service.settings)
 
     @property
     def is_fragment(self) -> bool:

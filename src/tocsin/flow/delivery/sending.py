@@ -60,7 +60,7 @@ class Sending(Attempt[engine.Run], kw_only=True, eq=False, gc=False):
         text_hash = hashlib.sha256(content).digest()
         facts = await rooms.queue.posted(loaded.credential, text_hash, self.job.delivery.id, self.context.now, limit)
         if facts.over_budget:
-            return Refused(Reason.BUDGET, f"The daily budget of {limit} is used up.", ours=True)
+            return Refused(Reason.BUDGET, f"The limit is {limit} a day.", ours=True)
         if facts.repeated and loaded.channel.refuses_repeats:
             # From the delivery's own time, so that every attempt carries the same text.
             return time.strftime("%H:%M:%S", time.gmtime(self.message.at / SECOND))

@@ -13,6 +13,7 @@ STATES = ("ok", "failing", "unconfirmed", "paused", "switched_off")
 class HandlerState(Struct, frozen=True):
     """`word`: one of STATES. `since`: from when on it is so, where that is kept. `reason` and `detail`: what the latest attempt met, or why
     it was switched off. `waiting`: deliveries, counted to 10,000; `next_at`: when the next of them can start, never in the past.
+    `has_expired`: the delivery of that latest attempt has expired since.
     """
 
     word: str
@@ -21,6 +22,7 @@ class HandlerState(Struct, frozen=True):
     detail: str = ""
     waiting: int = 0
     next_at: Micros | None = None
+    has_expired: bool = False
 
 
 def state_of(handler: Handler, standing: Standing, next_at: Micros | None) -> HandlerState:
@@ -40,11 +42,20 @@ def state_of(handler: Handler, standing: Standing, next_at: Micros | None) -> Ha
         return HandlerState("unconfirmed", standing.unconfirmed_since, Reason.UNCONFIRMED, "", waiting, next_at)
     if standing.failing_since is None:
         return HandlerState("ok", waiting=waiting, next_at=next_at)
-    return HandlerState("failing", standing.failing_since, standing.reason, said(standing.reason, standing.error), waiting, next_at)
+    reason, detail = met(standing.reason, standing.error)
+    has_expired = standing.reason is Reason.EXPIRED is not reason
+    return HandlerState("failing", standing.failing_since, reason, detail, waiting, next_at, has_expired)
 
 
-def said(reason: Reason | None, error: str | None) -> str:
-    """What was said beside the reason, of a delivery's last error."""
+_REASONS = {*Reason}
+
+
+def met(reason: Reason | None, error: str | None) -> tuple[Reason | None, str]:
+    """What a delivery's last attempt met, and what was said beside that. One that ended without another attempt, as an expired one
+    does, has it within its last error: "expired: server_error: 500 busy".
+    """
     if not error or reason is None:
-        return error or ""
-    return error.removeprefix(reason.value).removeprefix(":").strip()
+        return reason, error or ""
+    detail = error.removeprefix(reason.value).removeprefix(":").strip()
+    word, _, rest = detail.partition(":")
+    return (Reason(word), rest.strip()) if word in _REASONS else (reason, detail)
