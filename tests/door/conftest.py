@@ -100,6 +100,8 @@ class Running:
         self.call(self._may_answer.set)
 
     def stop(self) -> None:
+        if not self._thread.is_alive():
+            return
         self.release()
         self.door.should_exit = True
         self._thread.join(20)

@@ -3,10 +3,15 @@
 import contextlib
 import json
 import socket
+import struct
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from door.conftest import Running, Start, answer, rest
+from tocsin.door import listen
+from tocsin.settings import load
 
 GET = b"GET /api/x HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /api/x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
@@ -391,6 +396,17 @@ def test_who_has_nothing_more_to_say_is_still_answered(start: Start, sent: bytes
     server.until(lambda: not server.door.register.count)
 
 
+def test_who_leaves_while_requests_sent_ahead_wait_is_gone_for_all_of_them(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    server = start()
+    wire = server.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+    server.until(lambda: bool(server.door.register._stalled))
+    server.until(lambda: len(server.requests) == 2)  # the second one waits until its answer can be sent
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    wire.close()
+    server.until(lambda: not server.door.server_state.tasks)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_who_leaves_in_the_middle_of_a_body_is_gone(start: Start) -> None:
     server = start()
     with server.connect(POST % 10 + b"abc"):
@@ -430,6 +446,21 @@ def test_stopping_lets_requests_end_and_closes_all_others(start: Start) -> None:
         wire.close()
 
 
+@pytest.mark.parametrize("requests", [b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 3, b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_stopping_does_not_wait_for_who_does_not_read_and_reports_no_fault(
+    start: Start, requests: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start()
+    server.door.config.timeout_graceful_shutdown = 1
+    wire = server.connect(requests)
+    server.until(lambda: bool(server.door.register._stalled) or server.held.acquire(blocking=False))
+    server.door.should_exit = True
+    server._thread.join(10)
+    assert not server._thread.is_alive()
+    wire.close()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_the_register_ends_empty(start: Start) -> None:
     server: Running = start()
     for sent in (GET, b"", b"GET", POST % 5, b"\x00\r\n\r\n", GET * 3):
@@ -439,3 +470,32 @@ def test_the_register_ends_empty(start: Start) -> None:
     queues = (register.heads, register.bodies, register.kept, register.leaving)
     assert server.call(lambda: [len(queue) for queue in queues]) == [0] * 4
     assert not server.call(lambda: register._unfinished)
+
+
+# -------------------------------------------------------------------------------------------------------------- address
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses", "family"),
+    [
+        ("nas", ["::1"], socket.AF_INET6),
+        ("nas", ["::1", "127.0.0.1"], socket.AF_INET),
+        ("nas", ["127.0.0.1"], socket.AF_INET),
+        ("nas", [], socket.AF_INET),
+        ("::1", [], socket.AF_INET6),
+    ],
+)
+def test_a_name_is_listened_on_in_the_family_that_it_has(
+    name: str, addresses: list[str], family: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    def look_up(host: str, *_: object, **__: object) -> list[Any]:
+        if not addresses:
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 0)) for one in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "create_server", lambda address, **how: opened.append((address[0], how["family"])))
+    listen(load({"TOCSIN_HOST": name}, Path("/nonexistent/.env")))
+    assert opened == [(name, family)]

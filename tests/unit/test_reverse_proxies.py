@@ -92,6 +92,15 @@ def test_the_base_url_decides_where_it_is_set(make_settings: Callable[..., Setti
 
 
 @pytest.mark.parametrize(
+    ("path", "prefix"),
+    [("/my%20app", "/my%20app"), ("/%C3%BC/", "/%C3%BC"), ("/ü", "/%C3%BC"), ("/~jun", "/~jun"), ("/a/b", "/a/b"), ("", "")],
+)
+def test_a_prefix_is_written_as_in_requests(make_settings: Callable[..., Settings], path: str, prefix: str) -> None:
+    settings = make_settings(TOCSIN_BASE_URL=f"http://a.example{path}")
+    assert proxies.prefix(scope(), heads(), settings) == prefix
+
+
+@pytest.mark.parametrize(
     ("origin", "base", "same"),
     [
         ("https://a.example", "https://a.example", True),

@@ -70,6 +70,19 @@ def test_a_proxy_may_take_the_sub_path_away(under: Service) -> None:
     assert client.get("/apps/tocsin/api/notifications").json["links"]["first"].startswith(f"{under.environ['TOCSIN_BASE_URL']}/api/")
 
 
+@pytest.mark.parametrize("path", ["/my%20app", "/ü"])
+def test_a_sub_path_with_other_characters(start_service: Starter, path: str) -> None:
+    service = start_service(TOCSIN_BASE_URL=f"http://127.0.0.1:8701{path}", TOCSIN_ALLOWED_HOSTS="*", **SIGN_IN)
+    written = urllib.parse.quote(path, safe="/%")
+    for prefix in (written, ""):  # the proxy leaves it in requests, or takes it away
+        surfer = Surfer(f"http://127.0.0.1:{service.port}{prefix}")
+        page = surfer.get("/sign-in")
+        assert page.status == 200 and f'href="{written}/static/' in page.text and f"Path={written};" in (page.headers["set-cookie"] or "")
+        assert surfer.get("/api/handler-states", authorization=f"Bearer {service.first().key}").status == 200
+    signed_in = Surfer(f"http://127.0.0.1:{service.port}{written}")
+    assert signed_in.sign_in().path == f"{written}/"
+
+
 def test_a_sub_path_that_a_trusted_proxy_tells(start_service: Starter) -> None:
     service = start_service(TOCSIN_TRUSTED_PROXIES="127.0.0.0/8", **SIGN_IN)
     surfer = Surfer(f"http://127.0.0.1:{service.port}")

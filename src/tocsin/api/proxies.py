@@ -5,7 +5,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import structlog
 from msgspec import Struct
@@ -178,13 +178,18 @@ def _forwarded_host(headers: Mapping[bytes, bytes], scheme: str) -> str:
 
 
 def prefix(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """The path under which the service is reached, such as `/tocsin`; empty at the root."""
+    """The path under which the service is reached, such as `/tocsin`, as it is in requests; empty at the root."""
     if settings.base_url:
-        return urlsplit(settings.base_url).path.rstrip("/")
+        return _path_of(settings.base_url)
     if b"x-forwarded-prefix" not in headers or not is_trusted((scope.get("client") or ("",))[0], settings):
         return ""
     found = _forwarded(headers, b"x-forwarded-prefix").rstrip("/")
     return found if _PREFIX.fullmatch(found) and "/../" not in f"{found}/" else ""
+
+
+@functools.lru_cache(maxsize=8)
+def _path_of(base: str) -> str:
+    return quote(urlsplit(base).path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
 
 
 def transport_security(base: str) -> str:

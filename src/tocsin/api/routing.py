@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -68,7 +68,7 @@ class Api:
 
     def _without_prefix(self, scope: Scope) -> Scope:
         """A proxy may leave the path of the base URL in requests, or remove it."""
-        found = prefix(scope, headers_of(scope), self._service.settings)
+        found = unquote(prefix(scope, headers_of(scope), self._service.settings))  # as the server reads paths
         if found and (scope["path"] == found or scope["path"].startswith(f"{found}/")):
             return {**scope, "path": scope["path"][len(found) :] or "/"}
         return scope

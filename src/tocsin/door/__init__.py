@@ -8,6 +8,7 @@ import asyncio
 import errno
 import functools
 import ipaddress
+import logging
 import os
 import socket
 import time
@@ -27,6 +28,7 @@ from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
 
 SWEEP_SECONDS = 1.0
+LEAVE_SECONDS = 0.2  # before the time for clients is over
 SOCKET_MODE = 0o660
 BACKLOG = 2048  # connections that wait in the kernel, which caps this at net.core.somaxconn
 
@@ -54,6 +56,7 @@ class Door(uvicorn.Server):
                 headers=_headers(settings),
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_fault)
         self.register = Register(rules, clock)
         self._settings = settings
         self._sweeper: asyncio.TimerHandle | None = None
@@ -73,13 +76,25 @@ class Door(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        leaving = asyncio.get_running_loop().call_later((self.config.timeout_graceful_shutdown or 0) - LEAVE_SECONDS, self._leave)
         await super().shutdown(sockets)
+        leaving.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    def _leave(self) -> None:
+        """Those that are still there: who does not read its answer would not read the rest either, and what waits for that ends."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def _sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         self.register.sweep()
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """That a request was cut off at the end is none."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _headers(settings: Settings) -> list[tuple[str, str]]:
@@ -107,7 +122,7 @@ def listen(settings: Settings) -> socket.socket:
     host = settings.host[1:-1] if settings.host.startswith("[") and settings.host.endswith("]") else settings.host
     if host == "*":
         host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # as it was asked for
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = _family_of(host)
     is_dual = host == "::" and socket.has_dualstack_ipv6()  # `::` is everything, as with other servers
     try:
         return socket.create_server((host, settings.port), family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
@@ -117,6 +132,17 @@ def listen(settings: Settings) -> socket.socket:
         raise StoreError(
             f"Cannot listen on {settings.host}:{settings.port}: {why}. TOCSIN_HOST and TOCSIN_PORT choose another address."
         ) from error
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    """Of a name with addresses of both, IPv4; what is no name is said when it is listened on."""
+    if ":" in host:
+        return socket.AF_INET6
+    try:
+        families = {found[0] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return socket.AF_INET
+    return socket.AF_INET6 if families == {socket.AF_INET6} else socket.AF_INET
 
 
 def _listen_on_unix_socket(path: Path) -> socket.socket:

@@ -12,7 +12,7 @@ from typing import cast
 import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tocsin.door.offers import parser_behind
@@ -41,8 +41,8 @@ class Incoming(HttpToolsProtocol):
 
     # Beyond 30 names Python no longer shares the keys of the instances' dictionaries, which costs 1 KB per connection: hence slots.
     __slots__ = (
-        "_body_bytes", "_counted_as", "_fault", "_fed", "_hosts", "_is_deaf", "_is_ended", "_is_offered", "_pending", "_register",
-        "_started", "_wants", "address", "charged", "queue",
+        "_ahead", "_body_bytes", "_counted_as", "_fault", "_fed", "_hosts", "_is_deaf", "_is_ended", "_is_offered", "_pending",
+        "_register", "_started", "_wants", "address", "charged", "queue",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Incoming(HttpToolsProtocol):
         self.address: str | None = None
         self.queue: Queue | None = None
         self.charged = 0
+        self._ahead: RequestResponseCycle | None = None  # the request in progress, when others are sent ahead of its answer
         self._wants = _HEAD
         self._fed = 0  # bytes since the parser last made progress
         self._pending = b""  # read but not yet fed to the parser
@@ -85,6 +86,10 @@ class Incoming(HttpToolsProtocol):
             self._refuse("rate_limited")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        ahead = self._ahead
+        if ahead is not None and not ahead.response_complete:  # uvicorn tells only the last one
+            ahead.disconnected = True
+            ahead.message_event.set()
         super().connection_lost(exc)
         self._register.left(self)
         self._pending = b""
@@ -184,7 +189,10 @@ class Incoming(HttpToolsProtocol):
         self._is_offered = parser.should_upgrade()
         if self.expect_100_continue and parser.get_http_version() != "1.1":
             self.expect_100_continue = False  # RFC 9110 10.1.1
+        before = self.cycle
         HttpToolsProtocol.on_headers_complete(self)
+        if len(self.pipeline) == 1:
+            self._ahead = before
         self.headers = []  # trailers are not the request's headers
         self._wants = _BODY
         self._fed = self._body_bytes = 0
@@ -276,6 +284,7 @@ class Incoming(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
+            self._ahead = cycle
             self._start_asgi_task(cycle, app)
         elif self._is_deaf:
             self.transport.close()
