@@ -3,12 +3,15 @@
 with Proxy() as proxy:
     proxy.status = 407                                      # refuses from now on
     proxy.hosts["outside.example"] = "127.0.0.1"            # names that only the proxy knows
+    proxy.says = b"rubbish"                                 # answers this, and closes
+    proxy.context = context                                 # speaks TLS itself, in the target's place
     ...                                                     # send something through proxy.url
     assert proxy.asked == ["127.0.0.1:8080"]
 """
 
 import contextlib
 import socket
+import ssl
 import threading
 from typing import Self
 
@@ -16,6 +19,8 @@ from typing import Self
 class Proxy:
     def __init__(self) -> None:
         self.status = 200
+        self.says: bytes | None = None
+        self.context: ssl.SSLContext | None = None
         self.hosts: dict[str, str] = {}
         self.asked: list[str] = []
         self.heads: list[bytes] = []
@@ -49,6 +54,13 @@ class Proxy:
             method, target, _ = head.split(b" ", 2)
             self.heads.append(head)
             self.asked.append(target.decode() if method == b"CONNECT" else f"{method.decode()} {target.decode()}")
+            if self.says is not None:
+                client.sendall(self.says)
+                return
+            if self.context is not None:
+                client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+                self.context.wrap_socket(client, server_side=True).close()
+                return
             if self.status != 200 or method != b"CONNECT":
                 client.sendall(b"HTTP/1.1 %d Refused\r\nProxy-Authenticate: Basic\r\nContent-Length: 6\r\n\r\nproxy\n" % self.status)
                 return

@@ -127,7 +127,7 @@ async def running(
     delivering = Delivering(store.queue, directory, pacer, wires, keeping, Identities(datadir.eras(engine)), consenting.ask_soon, quotas)
 
     def complaints() -> list[str]:
-        return [*health.mail.complaints(), *sealed.complaints()]
+        return [*health.mail.complaints(), *sealed.complaints(), *http_wire.complaints()]
 
     def unready() -> list[str]:
         troubles = (

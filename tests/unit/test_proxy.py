@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from proxy import Proxy
 from receiver import Receiver
@@ -125,12 +127,121 @@ def test_readyz_hears_of_a_proxy_through_which_nothing_goes(
                 proxy.status = status
                 await it.send(request(receiver.url(f"/{status}").replace("127.0.0.1", f"127.0.0.{len(heard) + 1}")))
                 heard.append(it.trouble)
+                said.append(it.complaints())
             return heard
 
-    before, refused, one_site, after = asyncio.run(scenario())
-    assert before is None and after is None
+    said: list[list[str]] = []
+    before, refused, otherwise, after = asyncio.run(scenario())
+    assert before is otherwise is after is None
     assert refused is not None and "407" in refused
-    assert one_site == refused  # 403 may be about that one target
+    assert said == [[], [], ["Nothing goes out: the operator's proxy answered 403 instead of connecting to the target."], []]
+
+
+async def told(it: HttpWire, receiver: Receiver, numbers: Iterable[int]) -> list[tuple[Reason | None, bool]]:
+    """What becomes of a request to each target, 127.0.0.NUMBER, and whether the proxy is complained of after that. The service stays ready:
+    users choose the targets."""
+    found: list[tuple[Reason | None, bool]] = []
+    for number in numbers:
+        reply = await it.send(request(receiver.url("/hook").replace("127.0.0.1", f"127.0.0.{number}")))
+        found.append((reply.reason if isinstance(reply, NoReply) else None, bool(it.complaints())))
+        assert it.trouble is None
+    return found
+
+
+REFUSALS = {"403": (403, None), "502": (502, None), "closes": (200, b""), "rubbish": (200, b"SSH-2.0-OpenSSH_9\r\n")}
+
+
+@pytest.mark.parametrize(("status", "says"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_readyz_hears_of_a_proxy_that_refuses_several_targets_and_lets_none_through(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, status: int, says: bytes | None
+) -> None:
+    proxy.hosts |= {f"127.0.0.{number}": "127.0.0.1" for number in range(2, 9)}
+
+    async def scenario() -> list[list[tuple[Reason | None, bool]]]:
+        async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
+            proxy.status, proxy.says = status, says
+            found = [await told(it, receiver, [2, 3, 2, 3, 4])]
+            proxy.status, proxy.says = 200, None
+            found.append(await told(it, receiver, [5]))
+            proxy.status, proxy.says = status, says
+            found.append(await told(it, receiver, [6, 7]))
+            return found
+
+    refused, passed, again = asyncio.run(scenario())
+    assert refused == [(Reason.PROXY, False)] * 4 + [(Reason.PROXY, True)]
+    assert passed == [(None, False)]
+    assert again == [(Reason.PROXY, False)] * 2
+
+
+@pytest.mark.parametrize("inspects", [True, False])
+def test_what_happens_to_every_secure_connection_is_the_proxys(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, secure: Receiver, inspects: bool
+) -> None:
+    """It takes every tunnel, and shows a certificate of its own, or closes. One or two such targets cannot be told from the proxy."""
+    proxy.hosts |= {f"127.0.0.{number}": "127.0.0.1" for number in range(2, 9)}
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("proxy.example").configure_cert(context)
+
+    async def scenario() -> list[list[tuple[Reason | None, bool]]]:
+        async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
+            proxy.context, proxy.says = (context, None) if inspects else (None, b"HTTP/1.1 200 Connected\r\n\r\n")
+            found = [await told(it, secure, [2, 2, 3, 3, 4, 2, 5])]
+            assert it.complaints() == ["Nothing goes out: the operator's proxy lets no secure connection through."]
+            proxy.context = proxy.says = None
+            found.append(await told(it, secure, [1]))
+            proxy.context, proxy.says = (context, None) if inspects else (None, b"HTTP/1.1 200 Connected\r\n\r\n")
+            found.append(await told(it, secure, [6, 7]))
+            return found
+
+    broken, passed, again = asyncio.run(scenario())
+    assert broken == [(Reason.TLS, False)] * 4 + [(Reason.PROXY, True)] * 3
+    assert passed == [(None, False)]
+    assert again == [(Reason.TLS, False)] * 2
+
+
+def test_targets_that_fail_each_in_its_own_way_are_not_the_proxys(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, secure: Receiver
+) -> None:
+    proxy.hosts |= {f"127.0.0.{number}": "127.0.0.1" for number in range(2, 9)}
+
+    async def scenario() -> list[tuple[Reason | None, bool]]:
+        async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
+            found: list[tuple[Reason | None, bool]] = []
+            for numbers, says in (([2, 3], None), ([4, 5], b"HTTP/1.1 200 Connected\r\n\r\n"), ([6, 7], None)):
+                proxy.says = says
+                found += await told(it, secure, numbers)
+            return found
+
+    assert asyncio.run(scenario()) == [(Reason.TLS, False)] * 6  # the certificate is for 127.0.0.1 only
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_proxys_name_is_looked_up_again_if_it_cannot_be_reached(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, host: str, guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, asked = ["127.0.0.9"], []
+
+    def look_up(name: str, *args: Any, **options: Any) -> Any:
+        if name == "proxy.test":
+            asked.append(name)
+            name = found[0]
+        return _getaddrinfo(name, *args, **options)
+
+    monkeypatch.setattr(names.socket, "getaddrinfo", look_up)
+    settings = make_settings(TOCSIN_PROXY=proxy.url.replace("127.0.0.1", "proxy.test"))
+
+    async def scenario() -> list[HttpReply | NoReply]:
+        async with wire(settings) as it:
+            one = request(receiver.url("/hook").replace("127.0.0.1", host), guarded)
+            before = await it.send(one)
+            found[0] = "127.0.0.1"
+            return [before, *[await it.send(one) for _ in range(3)]]
+
+    before, *after = asyncio.run(scenario())
+    assert isinstance(before, NoReply) and (before.reason, before.sent) == (Reason.PROXY, False)
+    assert [reply.status for reply in after if isinstance(reply, HttpReply)] == [200] * 3
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -165,15 +165,24 @@ class Exchange:
             self._start_again(request, fresh=False)
             return
         reply = self.result(code)
-        if isinstance(reply, NoReply) and not reply.sent and (named := route_of(request.url).named) is not None:
-            self._names.forget(named)
+        route = route_of(request.url)
         if self._proxy is not None:
-            if isinstance(reply, HttpReply) or was_sent(self.curl):
-                self._proxy.passed()
-            else:
-                reply = self._proxy.refusal(self.curl, reply)
+            reply = self._through(self._proxy, route, reply)
+        if isinstance(reply, NoReply) and not reply.sent and (self._proxy is None or reply.reason is Reason.PROXY):
+            self._names.forget(self._connected_to(route))
         self.let_go()
         done(reply)
+
+    def _through(self, proxy: Proxy, route: Route, reply: HttpReply | NoReply) -> HttpReply | NoReply:
+        """The reply, or what the proxy did instead."""
+        if isinstance(reply, HttpReply) or (route.origin is not None and was_sent(self.curl)):  # plain http may have ended at the proxy
+            proxy.passed()
+            return reply
+        return reply if was_sent(self.curl) else proxy.refusal(self.curl, reply, route.host)
+
+    def _connected_to(self, route: Route) -> Place | None:
+        """What libcurl connects to, if it is a name: the proxy or the target."""
+        return self._proxy.named if self._proxy else route.named
 
     def _may_go_again(self, request: HttpRequest, code: int) -> bool:
         """Whether the request has been sent again at once, because it was certainly not processed, or because a kept connection ended
@@ -214,7 +223,8 @@ class Exchange:
         self._multi.start(self)
 
     def prepare(self, request: HttpRequest, route: Route, addresses: tuple[str, ...] = (), fresh: bool = False) -> None:
-        """Set what differs from request to request. `fresh`: not over an idle connection. `addresses`: the host's, for libcurl to keep.
+        """Set what differs from request to request. `fresh`: not over an idle connection. `addresses`: the host's, or the proxy's,
+        for libcurl to keep.
 
         Raises ValueError or pycurl.error where libcurl cannot send it.
         """
@@ -239,7 +249,7 @@ class Exchange:
         if route.origin is not None and (cache := self._sessions.cache(route.origin)) is not self._cache:
             self._set_cache(cache)
         if addresses or self._has_addresses:
-            self._set_addresses(route.named, addresses)
+            self._set_addresses(self._connected_to(route), addresses)
         if self._has_target or route.is_escaped:
             # libcurl would write percent-encodings in upper case; what is set here goes out as it is, and cannot be unset.
             setopt(pycurl.REQUEST_TARGET, target(route.url))

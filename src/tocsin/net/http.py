@@ -114,26 +114,30 @@ class HttpWire:
     async def _prepared_for_proxy(self, request: HttpRequest, place: Place, lane: "_Lane") -> "tuple[_Lane, tuple[str, ...]] | NoReply":
         if request.guarded and (objection := self._guard.objection_to_port(place.port)) is not None:
             return blocked(objection, place)
+        seconds = min(CONNECT_SECONDS, request.timeout_seconds)
         if not (request.guarded or self._direct.networks):
-            return lane, ()
-        found = await lane.look_up(place, min(CONNECT_SECONDS, request.timeout_seconds))
+            return lane, await lane.addresses_of_proxy(seconds)
+        found = await lane.look_up(place, seconds)
         if isinstance(found, NoReply):
             is_unknown = found.reason in _UNRESOLVED
             if is_unknown and (self._proxy_resolves or not request.guarded):
-                return lane, ()
+                return lane, await lane.addresses_of_proxy(seconds)
             return msgspec.structs.replace(found, detail=f"{found.detail} {_LET_PROXY}") if is_unknown else found
         if self._direct.covers(found):
             return self._past[request.guarded], found
-        if not request.guarded:
-            return lane, ()
         # libcurl's socket leads to the proxy, so the target's own addresses are checked beforehand.
-        objections = [objection for address in found if (objection := self._guard.objection(address, place.port))]
-        return blocked(objections[0], place) if objections else (lane, ())
+        addresses = found if request.guarded else ()
+        objections = [objection for address in addresses if (objection := self._guard.objection(address, place.port))]
+        return blocked(objections[0], place) if objections else (lane, await lane.addresses_of_proxy(seconds))
 
     @property
     def trouble(self) -> str | None:
         """Why nothing can go out, in a sentence."""
         return self._proxy.trouble if self._proxy else None
+
+    def complaints(self) -> list[str]:
+        """What else the operator should know, one sentence each."""
+        return [self._proxy.suspicion] if self._proxy and self._proxy.suspicion else []
 
     def cut(self) -> None:
         """End the requests that are under way; their replies say whether anything of them went out."""
@@ -181,6 +185,14 @@ class _Lane:
             return nothing_sent(str(lacking))
         except OSError:
             return NoReply(Reason.DNS, sent=False, detail="The host name does not resolve.")
+
+    async def addresses_of_proxy(self, seconds: float) -> tuple[str, ...]:
+        """None if libcurl knows them, or none are found: libcurl then says why."""
+        named = self._proxy.named if self._proxy else None
+        if named is None or self.knows(named):
+            return ()
+        found = await self.look_up(named, seconds)
+        return () if isinstance(found, NoReply) else found
 
     def start(self, request: HttpRequest, route: Route, done: Done, addresses: tuple[str, ...] = ()) -> "Exchange | None":
         """None: it cannot be sent, and `done` is told soon."""

@@ -42,9 +42,10 @@ class Names:
     def is_fresh(self, place: Place) -> bool:
         return self._fresh_until.get(place, 0.0) > time.monotonic()
 
-    def forget(self, place: Place) -> None:
+    def forget(self, place: Place | None) -> None:
         """Look it up again before the next request: its address could not be reached, so it may have moved."""
-        self._fresh_until.pop(place, None)
+        if place is not None:
+            self._fresh_until.pop(place, None)
 
     async def addresses(self, place: Place, seconds: float) -> list[str]:
         """Addresses in the resolver's order. Raises OSError if there are none, Lacking if the fault is ours, and TimeoutError."""

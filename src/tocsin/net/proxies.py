@@ -8,11 +8,15 @@ import pycurl
 import structlog
 
 from tocsin.model import NoReply, Reason
+from tocsin.net.routes import is_address, place_of
+from tocsin.net.trust import HINT
 from tocsin.settings import Settings
 
 SILENT_SECONDS = 60.0
 TROUBLE_SECONDS = 600.0  # how long the proxy counts as failing if nothing has gone through it since
+SEVERAL = 3  # targets that fail alike while nothing goes through: then it is the proxy's doing
 _UNAUTHORIZED = 407
+_PORTS = {"http": 1080, "https": 443}  # libcurl's for a proxy whose URL names none
 _SUPPRESS_CONNECT_HEADERS = 265  # curl/curl.h; pycurl has no name for it
 _OPTIONS = {
     # CONNECT for plain http too: otherwise an answer could come from the proxy or from the target.
@@ -60,18 +64,27 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 class Proxy:
-    """The state of the proxy that requests go through. `url` holds its password."""
+    """The state of the proxy that requests go through. `url` holds its password. `named`: its place if its host is a name."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._trouble = ""
-        self._failed_at = 0.0
+        place = place_of(url, _PORTS)
+        self.named = None if place is None or is_address(place.host) else place
+        self._trouble = _Sentence()
+        self._suspicion = _Sentence()
         self._silent_until = 0.0
+        self._refused = _Alike()
+        self._insecure = _Alike()
 
     @property
     def trouble(self) -> str | None:
         """Why nothing goes through it, in a sentence; None if something did, or nothing was tried lately."""
-        return self._trouble if self._trouble and time.monotonic() - self._failed_at < TROUBLE_SECONDS else None
+        return self._trouble.lately()
+
+    @property
+    def suspicion(self) -> str | None:
+        """The same where it is likely rather than certain: users choose the targets, so by themselves they must not make it certain."""
+        return self._suspicion.lately()
 
     def set_on(self, curl: pycurl.Curl) -> None:
         curl.setopt(pycurl.PROXY, self.url)
@@ -80,13 +93,18 @@ class Proxy:
 
     def passed(self) -> None:
         """A request went through."""
-        self._trouble = ""
+        self._trouble.clear()
+        self._suspicion.clear()
+        self._refused.clear()
+        self._insecure.clear()
 
-    def refusal(self, curl: pycurl.Curl, failure: NoReply) -> NoReply:
-        """The failure of a request of which nothing was sent: `failure`, or the proxy's if the proxy is to blame."""
+    def refusal(self, curl: pycurl.Curl, failure: NoReply, target: str) -> NoReply:
+        """The failure of a request to `target`, a host and port, of which nothing was sent: `failure`, or the proxy's if it is to blame."""
         status = int(curl.getinfo(pycurl.HTTP_CONNECTCODE))
-        if status // 100 == 2 or failure.ours or failure.stopped or failure.reason is Reason.SETTINGS:
+        if failure.ours or failure.stopped or failure.reason is Reason.SETTINGS:
             return failure
+        if status // 100 == 2:
+            return self._behind(failure, target)
         is_reached = bool(curl.getinfo(pycurl.CONNECT_TIME))
         if status == _UNAUTHORIZED:
             detail = f"The operator's proxy answered {status}: it asks for a user and password."
@@ -96,10 +114,30 @@ class Proxy:
             detail = "The operator's proxy does not answer."
         else:
             detail = "The operator's proxy cannot be reached."
-        if status == _UNAUTHORIZED or not (status or is_reached):  # these do not depend on the target; other statuses may
-            self._trouble, self._failed_at = f"Nothing goes out: {detail[:1].lower()}{detail[1:]}", time.monotonic()
+        are_several = self._refused.are_several(target)
+        if status == _UNAUTHORIZED or not (status or is_reached):  # these do not depend on the target; other answers may
+            self._suspicion.clear()
+            self._trouble.say(detail)
+        elif are_several or self.trouble is not None:
+            self._suspect(detail)
         self._say(status, detail if status else failure.detail)
         return NoReply(Reason.PROXY, sent=False, detail=detail)
+
+    def _behind(self, failure: NoReply, target: str) -> NoReply:
+        """The tunnel was made, and then nothing was sent. A proxy that inspects TLS or just closes does this to every target."""
+        # Certificates are alike if the same is wrong with them, whatever the target's name; a connection that ends is told in many ways.
+        what = failure.detail.partition(" target ")[0] if HINT in failure.detail else ""
+        if failure.reason is not Reason.TLS or not self._insecure.are_several(target, what):
+            return failure
+        said = "The operator's proxy lets no secure connection through."
+        detail = f"{said} {failure.detail}"
+        self._suspect(said)  # whose targets these are is nobody else's business
+        self._say(0, detail)
+        return NoReply(Reason.PROXY, sent=False, detail=detail)
+
+    def _suspect(self, detail: str) -> None:
+        self._trouble.clear()
+        self._suspicion.say(detail)
 
     def _say(self, status: int, why: str) -> None:
         """At most once a minute."""
@@ -107,6 +145,43 @@ class Proxy:
         if now >= self._silent_until:
             self._silent_until = now + SILENT_SECONDS
             log.warning("proxy.failed", status=status or None, why=why)
+
+
+class _Sentence:
+    """Why nothing goes out, as long as it was seen lately."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._said_at = 0.0
+
+    def say(self, detail: str) -> None:
+        self._said, self._said_at = f"Nothing goes out: {detail[:1].lower()}{detail[1:]}", time.monotonic()
+
+    def clear(self) -> None:
+        self._said = ""
+
+    def lately(self) -> str | None:
+        return self._said if self._said and time.monotonic() - self._said_at < TROUBLE_SECONDS else None
+
+
+class _Alike:
+    """Different targets that have failed in the same way, one after the other."""
+
+    def __init__(self) -> None:
+        self._targets: set[str] = set()
+        self._how = ""
+
+    def are_several(self, target: str, how: str = "") -> bool:
+        """Whether they are several now that this one has failed too."""
+        if how != self._how:
+            self._how = how
+            self._targets.clear()
+        if len(self._targets) < SEVERAL:
+            self._targets.add(target)
+        return len(self._targets) >= SEVERAL
+
+    def clear(self) -> None:
+        self._targets.clear()
 
 
 def complaint(url: str, target: str) -> str | None:
