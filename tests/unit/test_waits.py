@@ -1,5 +1,7 @@
 """Waits that providers ask for, in whatever form, and what they pause."""
 
+from datetime import UTC, datetime
+
 import pytest
 from msgspec.structs import replace
 
@@ -28,9 +30,7 @@ def asked(value: str) -> float | None:
         ("0", 0.0),
         ("86401", 86_401.0),
         ("90000", 90_000.0),
-        ("31622400", 31_622_400.0),  # 366 days
-        ("31622401", None),  # more than a year
-        ("1000000000", None),
+        ("1000000000", 1e9),
         (str(NOW // SECOND + 90), 90.0),  # an epoch
         (str(NOW // SECOND + 90_000), 90_000.0),
         (str(NOW // SECOND - 1), None),
@@ -38,11 +38,7 @@ def asked(value: str) -> float | None:
         ("99999999999", None),
         ("9" * 400, None),
         ("9" * 400 + ".5", None),
-        ("Wed, 18 Nov 2026 11:35:00 GMT", 1700.0),
-        ("Wed, 18 Nov 2026 11:06:39 GMT", 0.0),
-        ("Fri, 19 Nov 2027 11:06:40 GMT", 31_622_400.0),
-        ("Fri, 19 Nov 2027 11:06:41 GMT", None),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() - NOW / SECOND)),
         ("Fri, 31 Dec 99999 23:59:59 GMT", None),
     ],
 )

@@ -245,22 +245,22 @@ def said(reply: HttpReply, limit: int = 200) -> str:
 
 
 def wait_of(number: float, now: Micros) -> float | None:
-    """Seconds that a number asks for. Above 10^9 it is an epoch; what is in the past or over a year away (infinity, too) names no wait."""
-    wait = number if number <= MIN_EPOCH else number - now / SECOND
+    """Seconds that a number asks for. Above 10^9 it is an epoch; one in the past or over a year away (infinity, too) names no wait."""
+    if number <= MIN_EPOCH:
+        return number
+    wait = number - now / SECOND
     return wait if 0 <= wait <= YEAR_SECONDS else None
 
 
 def retry_after(reply: HttpReply, now: Micros) -> float | None:
-    """Seconds that a Retry-After header asks for, as integer, decimal, HTTP date (RFC 9110 10.2.3) or epoch; None if it cannot be read, or
-    is over a year away."""
+    """Seconds that a Retry-After header asks for, as integer, decimal, HTTP date (RFC 9110 10.2.3) or epoch; None if it cannot be read."""
     value = reply.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return wait_of(float(value), now)
     try:
-        wait = max(0.0, parsedate_to_datetime(value).timestamp() - now / SECOND)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now / SECOND)
     except (ValueError, OverflowError, TypeError):
         return None
-    return wait if wait <= YEAR_SECONDS else None
 
 
 def classify_rest(reply: HttpReply, context: Context) -> Outcome:
