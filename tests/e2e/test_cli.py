@@ -1030,7 +1030,12 @@ def test_the_console_script_prints_its_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "variables", [{"LC_ALL": "POSIX", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii:strict"}]
+    "variables",
+    [
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0"},
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.long),
+        pytest.param({"PYTHONIOENCODING": "ascii:strict"}, marks=pytest.mark.long),
+    ],
 )
 def test_a_terminal_without_the_letters_fails_no_command(
     client: Cli, service: Running, receiver: Receiver, variables: dict[str, str], tmp_path: Path

@@ -49,7 +49,7 @@ class Stranger:
 @pytest.fixture
 def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stranger]:
     stranger = Stranger()
-    thread = threading.Thread(target=stranger.server.serve_forever)
+    thread = threading.Thread(target=stranger.server.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("TOCSIN_URL", stranger.url)
     monkeypatch.setenv("TOCSIN_API_KEY", "tk_" + "k" * 40)
