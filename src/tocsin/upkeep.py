@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import acting, datadir, files
 from tocsin.datadir import LEDGER_FILE, STORE_FILE
 from tocsin.flow.mail_account import REFRESH_TOKEN
-from tocsin.keyfile import BYTE_ORDER_MARK, KEY_FILE, read_keys, write_keys
+from tocsin.keyfile import BYTE_ORDER_MARK, KEY_FILE, given_keys, key_file, keys_in, write_keys
 from tocsin.options import KEPT
 from tocsin.ports.audit import Act
 from tocsin.ports.errors import StoreError
@@ -177,10 +177,10 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     If it is interrupted, run it again and it continues: the key file holds both keys until the end. With TOCSIN_SECRET_KEY the first key of
     its list is the new one. Raises StoreError; no row has been changed if the service does not use the new key.
     """
-    file = settings.data_path / KEY_FILE
+    file = key_file(settings)  # once: what root read and what it writes must be the same file until the end
     engine, _ = datadir.open_existing(settings)
     try:
-        keys = read_keys(settings)
+        keys = given_keys(settings) or keys_in(file, files.itself)
         with contextlib.nullcontext() if settings.secret_key else _put_back(file):
             if not settings.secret_key:
                 is_first = len({key.removeprefix(BYTE_ORDER_MARK) for key in keys}) == 1
@@ -198,7 +198,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
         engine.dispose()
     if settings.secret_key:
         return Rotation(rotated, left, None)
-    old = _free_name(file)
+    old = _free_name(settings.data_path / KEY_FILE)
     write_keys(old, keys[1:])
     write_keys(file, keys[:1])
     return Rotation(rotated, left, old)
@@ -206,25 +206,31 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
 
 @contextmanager
 def _put_back(file: Path) -> Generator[None, None, None]:
-    """If it fails, the very file that was there is there again: no copy has all that may let the service read it."""
-    file = file.resolve()
+    """If the service does not take the new key, the very file that was there is there again: no copy has all that may let the service read
+    it. After an interruption both keys stay, as it may use the new one already.
+    """
     aside = file.with_name(f"{file.name}.aside")
     with contextlib.suppress(OSError):
         aside.unlink(missing_ok=True)
-    before = file.read_bytes()
+    before = _content(file)
     is_linked = _is_linked(file, aside)
     try:
         yield
     except StoreError:
         if is_linked:
             aside.rename(file)
-        elif file.read_bytes() != before:
-            with _written(file) as new:
-                new.write_bytes(before)
+        elif _content(file) != before:
+            with _written(file) as new, open(new, "wb", opener=files.itself) as out:
+                out.write(before)
         raise
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _content(file: Path) -> bytes:
+    with open(file, "rb", opener=files.itself) as source:
+        return source.read()
 
 
 def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[float], None]) -> None:
