@@ -219,7 +219,7 @@ def test_a_key_file_that_is_a_link_stays_one(make_settings: Callable[..., Settin
     file.rename(elsewhere / "key")
     file.symlink_to(elsewhere / "key")
     [before] = keyfile.read_keys(settings)
-    _, old = upkeep.rotate_key(settings, lambda _: None)
+    old = upkeep.rotate_key(settings, lambda _: None).old
     assert old is not None and old.read_text() == f"{before}\n"
     assert file.is_symlink() and [one.name for one in elsewhere.iterdir()] == ["key"]
     assert (elsewhere / "key").read_text().strip() != before
