@@ -1,8 +1,11 @@
 """A handler whose settings no key of the service opens, beside others that are well."""
 
+import asyncio
 import sqlite3
+from collections.abc import Coroutine
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -14,6 +17,7 @@ from tocsin.datadir import open_existing
 from tocsin.flow.directory import Directory
 from tocsin.flow.handlers.sealed import Sealed
 from tocsin.flow.people.access import SCOPES
+from tocsin.model import Reason
 from tocsin.settings import Settings, load
 from tocsin.store.sql import write_now
 from tocsin.store.tables import handlers
@@ -148,6 +152,39 @@ def test_all_are_looked_at_again_for_other_keys_only(folder: Path, monkeypatch: 
         file.write_text(f"{NEW}\n{file.read_text()}")
         note_elsewhere(folder)
         until(lambda: told, ["forget", "forget", "look again"])
+
+
+def test_its_state_is_the_same_in_filters_orders_and_counts(folder: Path) -> None:
+    with serving(folder, TOCSIN_SECRET_KEY=OLD) as server:
+        client = server.client(*SCOPES)
+        paused, well, sealed, also_well = (hook(client) for _ in range(4))
+        assert client.post(f"/api/notification-handlers/{paused}", {"is_enabled": False}).status == 200
+        theirs = hook(server.client(*SCOPES))
+        for handler in (paused, sealed, theirs):
+            seal(server, handler)
+        user = server.user_of(client)
+    with serving(folder, TOCSIN_SECRET_KEY=OLD) as server:
+        client.port = server.port
+
+        def listed(query: str) -> list[int]:
+            answer = client.get(f"/api/handler-states?{query}")
+            assert answer.json["meta"]["total"] == len(answer.data)
+            return [one["id"] for one in answer.data]
+
+        until(lambda: listed("state=failing"), [sealed])
+        assert (listed("state=ok"), listed("state=paused")) == ([well, also_well], [paused])
+        assert listed("") == [sealed, well, also_well, paused]
+
+        def told(question: Coroutine[Any, Any, Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(question, server.service.handlers._standings._database._loop).result(10)
+
+        known = server.service.handlers
+        assert told(known.overview(user, 0)).states == {"failing": 1, "ok": 2, "paused": 1}
+        troubled = told(known.troubled(10))
+        assert [(one.id, state.word, state.reason) for _, one, state in troubled] == [
+            (sealed, "failing", Reason.SETTINGS),
+            (theirs, "failing", Reason.SETTINGS),
+        ]
 
 
 def note_elsewhere(folder: Path) -> None:

@@ -543,6 +543,28 @@ def test_lists_are_filtered_by_reason(open_store: OpenStore) -> None:
     run(main())
 
 
+def test_those_that_no_key_opens_are_failing_wherever_a_state_counts(open_store: OpenStore) -> None:
+    """Unless they are paused. Which they are is known to the service only."""
+
+    async def main() -> None:
+        async with open_store() as store:
+            well, sealed, paused = [await add_handler(store, name) for name in ("a", "b", "c")]
+            await store.handlers.change(paused, HandlerChange(is_enabled=False))
+            lost = [sealed, paused]
+            pages = {state: await store.handlers.page(1, HandlerFilter(state=state), 1, 10, lost) for state in ("failing", "ok", "paused")}
+            found = {state: ([row.id for row in page.rows], page.total) for state, page in pages.items()}
+            assert found == {"failing": ([sealed], 1), "ok": ([well], 1), "paused": ([paused], 1)}
+            ordered = await store.handlers.page(1, HandlerFilter(order_by="state"), 1, 10, lost)
+            assert [row.id for row in ordered.rows] == [sealed, well, paused]
+            assert (await store.standings.overview(1, 0, lost)).states == {"failing": 1, "ok": 1, "paused": 1}
+            assert (await store.standings.overview(1, 0)).states == {"ok": 2, "paused": 1}
+            troubled = await store.standings.troubled(10, lost)
+            assert [(one.handler.id, one.handler.is_sealed) for one in troubled] == [(sealed, True)]
+            assert await store.standings.troubled(10) == []
+
+    run(main())
+
+
 def test_handlers_are_listed_filtered_and_ordered(open_store: OpenStore) -> None:
     async def main() -> None:
         async with open_store() as store:

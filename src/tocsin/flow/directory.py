@@ -25,6 +25,7 @@ from tocsin.zones import zone_of
 MAX_IN_MEMORY = 50_000  # handlers
 SEALED = "The stored settings cannot be opened with the service's key."
 FORGET_AGAIN_SECONDS = 120.0  # longer than an attempt takes
+MAX_SEALED = 1000  # in one query
 MAX_CHANGED = 500  # handlers of a user of which only the briefs are read again; of more, all are
 
 
@@ -143,14 +144,18 @@ class Directory:
         # Asked for every delivery, so they are the dictionaries' own methods. None says nothing of whether there is such a handler.
         self.cached: Callable[[int], Loaded | None] = self._loaded.get
         self.known_pacing: Callable[[int], Pacing | None] = self._pacing.get
-        self.sealed: set[int] = set()
-        """Handlers that no key of the service opens, as far as they were looked at."""
+        self.sealed: dict[int, int] = {}
+        """Handlers that no key of the service opens, as far as they were looked at, and their users."""
         self._changes = 0
         self._forgets_again = False
 
     def pacing(self, handler_id: int) -> Pacing:
         """As last known, even while a change is being read again."""
         return self._pacing.get(handler_id) or Pacing(UNKNOWN.wire, UNKNOWN.in_flight, credential=own_root(handler_id), paces=())
+
+    def sealed_of(self, user_id: int | None = None) -> list[int]:
+        """The first of those that no key opens, of one user or of all: as many as a query can name."""
+        return sorted(one for one, user in [*self.sealed.items()] if user_id in {None, user})[:MAX_SEALED]
 
     async def loaded(self, handler_id: int) -> Loaded | None:
         """None: deleted, or never there."""
@@ -181,12 +186,12 @@ class Directory:
         """Without keeping it."""
         try:
             found = load(open_handler(row, self._vault), self.service, zone_of(row.time_zone))
-            self.sealed.discard(row.id)
+            self.sealed.pop(row.id, None)
             if row.partition not in {None, found.partition}:
                 found = replace(found, partition=row.partition)
             return self._to_somebody(found, row) if found.address else found
         except WrongKey:
-            self.sealed.add(row.id)
+            self.sealed[row.id] = row.user_id
             root, home, channel = own_root(row.id), row.partition, CHANNELS[row.type]
             return Loaded(sealed_handler(row), channel, None, credential=root, problem=SEALED, is_sealed=True, partition=home)
 
@@ -264,7 +269,7 @@ class Directory:
     def forget_deleted(self, user_id: int, handler_id: int) -> None:
         """As `forget`, and nothing is paced for it any more."""
         self.forget(user_id, handler_id)
-        self.sealed.discard(handler_id)
+        self.sealed.pop(handler_id, None)
         self._pacing.pop(handler_id, None)
 
     def _forget_secrets(self) -> None:

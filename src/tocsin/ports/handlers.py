@@ -1,6 +1,6 @@
 """Handlers as they are kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -129,8 +129,8 @@ class HandlerRows(Protocol):
         """All of a user's handlers that are not deleted, by id."""
         ...
 
-    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
-        """One page of a user's handlers that are not deleted. `page` counts from 1; `size` rows each."""
+    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int, sealed: Collection[int] = ()) -> Page[HandlerRow]:
+        """One page of a user's handlers that are not deleted. `page` counts from 1; `size` rows each. `sealed`: those that no key opens."""
         ...
 
     async def add(self, user_id: int, change: HandlerChange, at: Micros, most: int = 0) -> int | None:

@@ -1,6 +1,6 @@
 """The state of handlers and how they have fared."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -71,12 +71,12 @@ class Standings(Protocol):
         """The current state of each of these handlers."""
         ...
 
-    async def overview(self, user_id: int, since_hour: int) -> Overview:
-        """`since_hour`: the first hour that is told of, counted since 1970."""
+    async def overview(self, user_id: int, since_hour: int, sealed: Collection[int] = ()) -> Overview:
+        """`since_hour`: the first hour that is told of, counted since 1970. `sealed`: handlers that no key opens."""
         ...
 
-    async def troubled(self, limit: int) -> list[Troubled]:
-        """Handlers of all users, worst first."""
+    async def troubled(self, limit: int, sealed: Collection[int] = ()) -> list[Troubled]:
+        """Handlers of all users, worst first. `sealed`: those that no key opens."""
         ...
 
     async def facts(self, handler_id: int, since_hour: int) -> HandlerFacts:

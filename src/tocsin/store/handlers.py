@@ -1,6 +1,6 @@
 """Handlers as they are kept: `tocsin.ports.handlers`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from tocsin.store.database import Database
 from tocsin.store.noting import note
 from tocsin.store.queue import end_of_handler, end_pending, rehome
 from tocsin.store.rows import HANDLER, handler_of, total_of
-from tocsin.store.standings import STATE, WORST_FIRST
+from tocsin.store.standings import state_with, worst_first
 from tocsin.store.statements import chunks, run
 from tocsin.store.tables import TOTAL_HANDLERS, handler_events, handlers
 from tocsin.store.totals import Totals
@@ -44,8 +44,8 @@ class SqlHandlers:
     async def briefs(self, user_id: int) -> list[HandlerBrief]:
         return await self._database.read(handler_briefs, user_id)
 
-    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
-        return await self._database.look(handlers_page, user_id, which, page, size)
+    async def page(self, user_id: int, which: HandlerFilter, page: int, size: int, sealed: Collection[int] = ()) -> Page[HandlerRow]:
+        return await self._database.look(handlers_page, user_id, which, page, size, sealed)
 
     async def add(self, user_id: int, change: HandlerChange, at: Micros, most: int = 0) -> int | None:
         return await self._database.write(add_handler, user_id, change, at, most)
@@ -103,11 +103,12 @@ _HANDLER_ORDER = {
     "datetime": handlers.c.created_at,
     "last_datetime": handlers.c.last_delivered_at,
     "name": func.lower(handlers.c.name),
-    "state": WORST_FIRST,
 }
 
 
-def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, page: int, size: int) -> Page[HandlerRow]:
+def handlers_page(
+    connection: Connection, user_id: int, which: HandlerFilter, page: int, size: int, sealed: Collection[int] = ()
+) -> Page[HandlerRow]:
     chosen = select(*HANDLER).where(handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None))
     if which.search:
         chosen = chosen.where(handlers.c.name.icontains(which.search, autoescape=True))
@@ -116,7 +117,7 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
     if which.type is not None:
         chosen = chosen.where(handlers.c.type == which.type)
     if which.state is not None:
-        chosen = chosen.where(which.state == STATE)
+        chosen = chosen.where(state_with(sealed) == which.state)
     moment = handlers.c.last_delivered_at if which.datetime_field == "last_datetime" else handlers.c.created_at
     if which.datetime_start is not None:
         chosen = chosen.where(moment >= which.datetime_start)
@@ -126,7 +127,7 @@ def handlers_page(connection: Connection, user_id: int, which: HandlerFilter, pa
         total = total_of(connection, user_id, TOTAL_HANDLERS)
     else:
         total = connection.scalar(select(func.count()).select_from(chosen.subquery())) or 0
-    order = _HANDLER_ORDER[which.order_by]
+    order = worst_first(sealed) if which.order_by == "state" else _HANDLER_ORDER[which.order_by]
     ordered = chosen.order_by(*((order.desc(), handlers.c.id.desc()) if which.descending else (order, handlers.c.id)))
     rows = connection.execute(ordered.limit(size).offset((page - 1) * size))
     return Page([handler_of(row) for row in rows], total)

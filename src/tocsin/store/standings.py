@@ -6,11 +6,11 @@ of one message's content says nothing of the handler; a change by its owner is a
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, case, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, text
 
 from tocsin.clock import SECOND, Micros
 from tocsin.model import Handler, Reason, Status
@@ -57,14 +57,24 @@ _STRANGERS = select(users.c.id).where(users.c.is_admin.is_(False))
 _UNCONFIRMED = or_(  # as `ports.consents.is_unconfirmed`
     handlers.c.consent == int(Consent.WITHDRAWN), and_(handlers.c.consent == int(Consent.MISSING), handlers.c.user_id.in_(_STRANGERS))
 )
-STATE = case(
-    (and_(handlers.c.is_enabled.is_(False), handlers.c.disabled_reason.isnot(None)), "switched_off"),
-    (handlers.c.is_enabled.is_(False), "paused"),
-    (_UNCONFIRMED, "unconfirmed"),
-    (_FAILING, "failing"),
-    else_="ok",
-)
-WORST_FIRST = case({"failing": 0, "switched_off": 1, "unconfirmed": 2, "ok": 3, "paused": 4}, value=STATE)
+_ORDER = {"failing": 0, "switched_off": 1, "unconfirmed": 2, "ok": 3, "paused": 4}
+
+
+def state_with(sealed: Collection[int]) -> ColumnElement[str]:
+    """The state, where these handlers are known to be sealed: the store cannot tell. As `flow.handlers.states.state_of`."""
+    return case(
+        (and_(handlers.c.is_enabled.is_(False), handlers.c.disabled_reason.isnot(None)), "switched_off"),
+        (handlers.c.is_enabled.is_(False), "paused"),
+        *([(handlers.c.id.in_(sealed), "failing")] if sealed else []),
+        (_UNCONFIRMED, "unconfirmed"),
+        (_FAILING, "failing"),
+        else_="ok",
+    )
+
+
+def worst_first(sealed: Collection[int]) -> ColumnElement[int]:
+    return case(_ORDER, value=state_with(sealed))
+
 
 _SOONEST = (
     f"SELECT due_at, notification_id, replays FROM deliveries WHERE {IS_PENDING} AND handler_id = :id ORDER BY due_at LIMIT {_LATEST}"
@@ -108,11 +118,11 @@ class SqlStandings:
     async def of(self, handler_ids: Sequence[int]) -> dict[int, Standing]:
         return await self._database.look(standings, handler_ids)
 
-    async def overview(self, user_id: int, since_hour: int) -> Overview:
-        return await self._database.look(overview, user_id, since_hour)
+    async def overview(self, user_id: int, since_hour: int, sealed: Collection[int] = ()) -> Overview:
+        return await self._database.look(overview, user_id, since_hour, sealed)
 
-    async def troubled(self, limit: int) -> list[Troubled]:
-        return await self._database.look(troubled, limit)
+    async def troubled(self, limit: int, sealed: Collection[int] = ()) -> list[Troubled]:
+        return await self._database.look(troubled, limit, sealed)
 
     async def facts(self, handler_id: int, since_hour: int) -> HandlerFacts:
         return await self._database.look(handler_facts, handler_id, since_hour)
@@ -158,9 +168,9 @@ def _stopped_by(connection: Connection, handler_id: int) -> HandlerEvent | None:
     return None if row is None else HandlerEvent(row.at, row.what, row.detail, Reason(row.reason) if row.reason else None)
 
 
-def overview(connection: Connection, user_id: int, since_hour: int) -> Overview:
+def overview(connection: Connection, user_id: int, since_hour: int, sealed: Collection[int] = ()) -> Overview:
     own = (handlers.c.user_id == user_id, handlers.c.deleted_at.is_(None))
-    states = connection.execute(select(STATE.label("state"), func.count()).where(*own).group_by("state"))
+    states = connection.execute(select(state_with(sealed).label("state"), func.count()).where(*own).group_by("state"))
     sums = (func.sum(handler_hours.c.delivered), func.sum(handler_hours.c.failed + handler_hours.c.expired))
     hours = connection.execute(
         select(handler_hours.c.hour, *sums)
@@ -172,29 +182,32 @@ def overview(connection: Connection, user_id: int, since_hour: int) -> Overview:
     return Overview({row[0]: row[1] for row in states}, tuple([(row[0], int(row[1]), int(row[2])) for row in hours]))
 
 
-def troubled(connection: Connection, limit: int) -> list[Troubled]:
+def troubled(connection: Connection, limit: int, sealed: Collection[int] = ()) -> list[Troubled]:
     columns = (users.c.email, handlers.c.id, handlers.c.user_id, handlers.c.type, handlers.c.name, handlers.c.is_enabled)
     rows = connection.execute(
         select(*columns, handlers.c.created_at, handlers.c.disabled_reason)
         .join(users, users.c.id == handlers.c.user_id)
-        .where(handlers.c.id.in_(_candidates(connection)), STATE.in_(("failing", "switched_off")))
-        .order_by(WORST_FIRST, handlers.c.id)
+        .where(handlers.c.id.in_(_candidates(connection, sealed)), state_with(sealed).in_(("failing", "switched_off")))
+        .order_by(worst_first(sealed), handlers.c.id)
         .limit(limit)
     ).all()
     found = standings(connection, [row.id for row in rows])
-    return [Troubled(row.email, _bare(row), found[row.id]) for row in rows]
+    return [Troubled(row.email, _bare(row, row.id in sealed), found[row.id]) for row in rows]
 
 
-def _candidates(connection: Connection) -> list[int]:
-    """Few of all handlers, so that the state need not be told of each: those that are tried again, are off, or have failed in a row."""
+def _candidates(connection: Connection, sealed: Collection[int]) -> list[int]:
+    """Few of all handlers, so that the state need not be told of each: those that are tried again, are off, have failed in a row, or are
+    sealed."""
     retried = text(f"handlers.id IN (SELECT handler_id FROM deliveries WHERE {IS_RETRYING})")
-    wanted = or_(handlers.c.failures > 0, handlers.c.disabled_reason.isnot(None), retried)
+    wanted = or_(handlers.c.failures > 0, handlers.c.disabled_reason.isnot(None), retried, *([handlers.c.id.in_(sealed)] if sealed else []))
     return list(connection.scalars(select(handlers.c.id).where(handlers.c.deleted_at.is_(None), wanted).limit(MAX_CANDIDATES)))
 
 
-def _bare(row: Any) -> Handler:
+def _bare(row: Any, is_sealed: bool) -> Handler:
     disabled = row.disabled_reason
-    return Handler(row.id, row.user_id, row.type, row.name, {}, bool(row.is_enabled), row.created_at, disabled_reason=disabled)
+    return Handler(
+        row.id, row.user_id, row.type, row.name, {}, bool(row.is_enabled), row.created_at, disabled_reason=disabled, is_sealed=is_sealed
+    )
 
 
 def handler_facts(connection: Connection, handler_id: int, since_hour: int) -> HandlerFacts:

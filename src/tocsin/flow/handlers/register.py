@@ -235,7 +235,7 @@ class Handlers:
 
     async def page(self, user_id: int, which: HandlerFilter, page: int, size: int) -> tuple[list[Handler], int]:
         """One page and how many there are in all. Raises Busy."""
-        found = await self._rows.page(user_id, which, page, size)
+        found = await self._rows.page(user_id, which, page, size, self._directory.sealed_of(user_id))
         if len(found.rows) > _MANY:
             return await pools.here().pages.run(user_id, self._opened, found.rows), found.total
         return self._opened(found.rows), found.total
@@ -266,12 +266,12 @@ class Handlers:
 
     async def overview(self, user_id: int, since: Micros) -> Overview:
         """All handlers of a user at a glance. Raises Busy."""
-        return await self._standings.overview(user_id, since // HOUR)
+        return await self._standings.overview(user_id, since // HOUR, self._directory.sealed_of(user_id))
 
     async def troubled(self, limit: int) -> list[tuple[str, Handler, HandlerState]]:
         """Whose handlers fail or were switched off, for administrators: the user's address, the handler without its settings, its state."""
         now = clock.now()
-        found = await self._standings.troubled(limit)
+        found = await self._standings.troubled(limit, self._directory.sealed_of())
         holds = await self._holds({one.handler.id: one.standing for one in found}, now)
         return [(one.email, one.handler, _state(one.handler, one.standing, holds, now)) for one in found]
 
@@ -313,7 +313,7 @@ class Handlers:
                 break
         self._directory.forget(user_id, handler_id)
         if draft.settings is not None:  # under a key in use
-            self._directory.sealed.discard(handler_id)
+            self._directory.sealed.pop(handler_id, None)
         if draft.is_enabled is False:  # the first of them ended in the same commit; a start ends what a crash leaves of the others
             await end_waiting(self._queue, self._engine, handler_id, Status.SKIPPED, Reason.HANDLER_PAUSED)
         await self._consenting.ask_for(handler_id)

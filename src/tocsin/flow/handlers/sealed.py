@@ -76,6 +76,7 @@ class Sealed:
             self._known_after = ids[-1]
 
     async def _note(self, ids: Sequence[int], rows: Sequence[HandlerRow]) -> None:
-        sealed = await asyncio.to_thread(lambda: [row.id for row in rows if is_sealed(row.settings, row.secret, self._vault)])
-        self._directory.sealed.difference_update(ids)
+        sealed = await asyncio.to_thread(lambda: {row.id: row.user_id for row in rows if is_sealed(row.settings, row.secret, self._vault)})
+        for one in ids:
+            self._directory.sealed.pop(one, None)
         self._directory.sealed.update(sealed)
