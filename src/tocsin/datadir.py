@@ -265,7 +265,7 @@ def new_store_id() -> str:
 def note_ids(settings: Settings, mark: Mark) -> None:
     """Record the highest ids outside the store. Raises OSError."""
     file = settings.data_path / LOCK_FILE  # not part of a backup, but moved together with the folder
-    with file.open("r+b") as out:
+    with os.fdopen(files.existing(file), "r+b") as out:
         out.write(msgspec.json.encode(mark) + b"\n")
         out.truncate()
 
