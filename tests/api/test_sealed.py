@@ -1,5 +1,7 @@
 """A handler whose settings no key of the service opens, beside others that are well."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from api.support import Client, Server, hook, serving, until
 from receiver import Receiver
 from tocsin.cli import check, upkeep
 from tocsin.datadir import open_existing
+from tocsin.flow.directory import Directory
+from tocsin.flow.handlers.sealed import Sealed
 from tocsin.flow.people.access import SCOPES
 from tocsin.settings import Settings, load
 from tocsin.store.sql import write_now
@@ -130,6 +134,26 @@ def test_a_new_key_leaves_what_no_key_opens(folder: Path, monkeypatch: pytest.Mo
     engine.dispose()
     assert tuple(rows[0]) == (lost, lost) and secret is not None and not vault.opens(secret)
     assert [(vault.opens(one.settings), vault.opens(one.secret)) for one in rows] == [(False, False), (False, True), (True, True)]
+
+
+def test_all_are_looked_at_again_for_other_keys_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after each write of another process."""
+    told: list[str] = []
+    monkeypatch.setattr(Directory, "forget_all", lambda _: told.append("forget"))
+    monkeypatch.setattr(Sealed, "look_again", lambda _: told.append("look again"))
+    with serving(folder):
+        note_elsewhere(folder)
+        until(lambda: told, ["forget"])
+        file = folder / "secret.key"
+        file.write_text(f"{NEW}\n{file.read_text()}")
+        note_elsewhere(folder)
+        until(lambda: told, ["forget", "forget", "look again"])
+
+
+def note_elsewhere(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "tocsin.db")) as connection:
+        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('a test', randomblob(8))")
+        connection.commit()
 
 
 def seal(server: Server, handler: int) -> None:
