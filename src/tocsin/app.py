@@ -120,7 +120,7 @@ async def running(
         store.consents, store.handlers, directory, accepting, notices, store.queue, sends, vault, settings, languages, setup.api_processes
     )
     sealed = Sealed(store.handlers, directory, vault)
-    changes.forget += (sealed.look_again,)
+    changes.new_keys += (sealed.look_again,)
     health = Health(store.handlers, store.queue, directory, sends, notices, vault, settings)
     tally = Tally(store.standings)
     keeping = Keeping(store.queue, health, setup.ledger, metrics, tally)

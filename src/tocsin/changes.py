@@ -23,11 +23,13 @@ log = structlog.get_logger(__name__)
 
 
 class Changes:
-    """`forget`: drops what is remembered of the store, each of them, as all of it may be wrong."""
+    """`forget`: drops what is remembered of the store, each of them, as all of it may be wrong. `new_keys`: called when the service has
+    other keys."""
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
         self.forget: tuple[Callable[[], None], ...] = ()
+        self.new_keys: tuple[Callable[[], None], ...] = ()
         self._is_noticed = asyncio.Event()
 
     def noticed(self) -> None:
@@ -36,9 +38,9 @@ class Changes:
         self._is_noticed.set()
 
     def _read_again(self) -> None:
-        self.keys.refresh()
-        for forget in self.forget:
-            forget()
+        has_others = self.keys.refresh()
+        for call in (*self.forget, *(self.new_keys if has_others else ())):
+            call()
 
     async def answer(self, values: Values) -> None:
         """Until cancelled: after another process wrote, say which key is in use; while the keys cannot be read, keep trying."""

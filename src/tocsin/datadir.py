@@ -207,20 +207,23 @@ class Keys:
     def __init__(self, settings: Settings, vault: Vault) -> None:
         self._settings = settings
         self._vault = vault
-        self._newest = ""
+        self._newest = self._all = ""  # fingerprints
         self.trouble: str | None = None
         """Why they cannot be read, in a sentence. The old ones stay in use, and may no longer open anything."""
         self.refresh()
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
+        """Whether there are others than before."""
         try:
             keys = read_keys(self._settings)
         except StoreError as error:
             self.trouble = str(error)
             observe.seldom(log.error, "keys.unreadable", why=str(error))
-        else:
-            self._vault.use(keys)
-            self._newest, self.trouble = fingerprint(keys[0]), None
+            return False
+        before, self._all = self._all, fingerprint("\n".join(keys))
+        self._vault.use(keys)
+        self._newest, self.trouble = fingerprint(keys[0]), None
+        return self._all != before
 
     async def answer(self, kept: Values) -> None:
         """Answer a process that asks which key the service encrypts with: see `ask_for_key`."""
@@ -265,7 +268,7 @@ def new_store_id() -> str:
 def note_ids(settings: Settings, mark: Mark) -> None:
     """Record the highest ids outside the store. Raises OSError."""
     file = settings.data_path / LOCK_FILE  # not part of a backup, but moved together with the folder
-    with file.open("r+b") as out:
+    with os.fdopen(files.existing(file), "r+b") as out:
         out.write(msgspec.json.encode(mark) + b"\n")
         out.truncate()
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PRIVATE = 0o600
+MAX_LINKS = 40  # one after the other, as in Linux
 
 
 def create(path: Path, is_service: bool = True) -> None:
@@ -16,21 +17,49 @@ def create(path: Path, is_service: bool = True) -> None:
 
     Raises OSError, also if something of that name exists.
     """
+    os.close(_created(path, is_service))
+
+
+def _created(path: Path, is_service: bool) -> int:
     owner = owner_of(path.with_name(path.name.removesuffix(".new"))) if is_service and os.geteuid() == 0 else None
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE)
     try:
         if owner is not None:  # in a folder of the service's user, who otherwise could not read it
             with contextlib.suppress(PermissionError):  # root in a container without the permission
                 os.fchown(descriptor, *owner)
-    finally:
+    except OSError:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
 def opened(path: Path) -> int:
     """The file, open for reading and writing; created if missing. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         create(path)
-    return os.open(path, os.O_RDWR)
+    return existing(path)
+
+
+def existing(path: Path) -> int:
+    """The file, open for reading and writing. Raises OSError."""
+    return itself(real(path), os.O_RDWR)
+
+
+def itself(path: Path | str, flags: int) -> int:
+    """An `opener` that follows no link: beside the service, root works in a folder where another user can exchange files for links."""
+    return os.open(path, flags | os.O_NOFOLLOW, PRIVATE)
+
+
+def real(path: Path) -> Path:
+    """The file that a link leads to. Raises OSError, also if root would follow the link of another user, who chooses where it leads."""
+    for _ in range(MAX_LINKS):
+        if not path.is_symlink():
+            return path.parent.resolve() / path.name
+        user = path.lstat().st_uid
+        if os.geteuid() == 0 and user:
+            raise PermissionError(errno.EPERM, f"it is a link of user {user}, which root does not follow: run the command as user {user}")
+        path = path.parent / path.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 @contextmanager
@@ -43,12 +72,15 @@ def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]
     new = path.with_name(f"{path.name}.new")
     try:
         new.unlink(missing_ok=True)
-        create(new, is_service)
-        with contextlib.suppress(FileNotFoundError):
-            found = path.stat()
-            if is_service:
-                _check_owner(new, found)
-            new.chmod(stat.S_IMODE(found.st_mode))
+        descriptor = _created(new, is_service)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                found = path.stat()
+                if is_service:
+                    _check_owner(new, descriptor, found)
+                os.fchmod(descriptor, found.st_mode & 0o777)
+        finally:
+            os.close(descriptor)
         yield new
         sync(new)
         new.rename(path)
@@ -58,16 +90,17 @@ def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]
             new.unlink(missing_ok=True)
 
 
-def _check_owner(new: Path, old: os.stat_result) -> None:
+def _check_owner(new: Path, descriptor: int, old: os.stat_result) -> None:
     """Whether it belongs to the owner of the file that it is to replace, or to that of the folder, who then puts things right."""
-    user = new.stat().st_uid
+    found = os.fstat(descriptor)
+    user = found.st_uid
     if user not in {old.st_uid, owner_of(new.with_name("none"))[0]}:
         why = (
             f"the new file would belong to user {user} instead of {old.st_uid}, who could not read it: run the command as user {old.st_uid}"
         )
         raise PermissionError(errno.EPERM, why)
-    if old.st_mode & 0o070 and new.stat().st_gid != old.st_gid:
-        os.chown(new, -1, old.st_gid)
+    if old.st_mode & 0o070 and found.st_gid != old.st_gid:
+        os.fchown(descriptor, -1, old.st_gid)
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,6 @@
 """The keys that encrypt at rest: from TOCSIN_SECRET_KEY, or from the key file of the data directory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tocsin import files
@@ -26,10 +26,15 @@ def read_keys(settings: Settings, *, make: bool = False) -> list[str]:
     file = settings.data_path / KEY_FILE
     keys = given_keys(settings)
     if make and keys is None and not file.exists():
-        return [_make(file)]
+        return [_make(key_file(settings))]
     if make and (weakness := weakness_of(settings)):
         raise StoreError(f"{weakness}: a new store needs a long random one, such as `openssl rand -hex 32` prints.")
-    return [word for line in _lines(file) for word in line.split()] if keys is None else keys
+    return keys_in(file) if keys is None else keys
+
+
+def keys_in(file: Path, opener: Callable[[str, int], int] | None = None) -> list[str]:
+    """The keys of a key file. Raises StoreError."""
+    return [word for line in _lines(file, opener) for word in line.split()]
 
 
 def source_of(settings: Settings) -> str:
@@ -51,19 +56,29 @@ def weakness_of(settings: Settings) -> str | None:
     return None
 
 
-def write_keys(file: Path, keys: Sequence[str]) -> None:
-    """Raises StoreError; the file then has these keys, or its old content. One that is a link stays a link."""
+def key_file(settings: Settings) -> Path:
+    """The key file, where it is a link what that leads to, so that it stays a link when it is written. Raises StoreError."""
+    file = settings.data_path / KEY_FILE
     try:
-        with files.replaced(file.resolve()) as new:
-            new.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
+        return files.real(file)
+    except OSError as error:
+        raise StoreError(f"The key file {file} cannot be written: {error.strerror}.") from error
+
+
+def write_keys(file: Path, keys: Sequence[str]) -> None:
+    """Raises StoreError; the file then has these keys, or its old content. See `key_file`: a link would be replaced by a file."""
+    try:
+        with files.replaced(file) as new, open(new, "w", encoding="utf-8", opener=files.itself) as out:
+            out.write("".join(f"{key}\n" for key in keys))
     except OSError as error:
         raise StoreError(f"{file} cannot be written: {error.strerror}.") from error
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path, opener: Callable[[str, int], int] | None = None) -> list[str]:
     """The key file's lines, one key on each. Raises StoreError."""
     try:
-        text = file.read_text(encoding="utf-8")
+        with open(file, encoding="utf-8", opener=opener) as source:
+            text = source.read()
     except FileNotFoundError:
         raise StoreError(
             f"The store in {file.parent} cannot be opened: its key file {KEY_FILE} is missing. Put it back, or set TOCSIN_SECRET_KEY."

@@ -127,14 +127,17 @@ def _check_same(rows: sqlite3.Connection, connection: Connection) -> None:
 
 
 def _bring_files(folder: Path, source: Path) -> None:
-    """What belongs to the store beside it."""
+    """What belongs to the store beside it. Raises StoreError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.samefile(source):
         return
     for name in (KEY_FILE, datadir.LEDGER_FILE, datadir.STARTS_FILE):
         if (source / name).is_file() and not (folder / name).exists():
-            with files.replaced(folder / name) as new:
-                shutil.copyfile(source / name, new)
+            try:
+                with files.replaced(folder / name) as new:
+                    shutil.copyfile(files.real(source / name), new)
+            except OSError as error:
+                raise StoreError(f"{source / name} cannot be copied to {folder}: {error.strerror}.") from error
 
 
 def _nothing(_: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, or_, select, update
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from tocsin import acting, datadir, files
 from tocsin.datadir import LEDGER_FILE, STORE_FILE
 from tocsin.flow.mail_account import REFRESH_TOKEN
-from tocsin.keyfile import BYTE_ORDER_MARK, KEY_FILE, read_keys, write_keys
+from tocsin.keyfile import BYTE_ORDER_MARK, KEY_FILE, given_keys, key_file, keys_in, write_keys
 from tocsin.options import KEPT
 from tocsin.ports.audit import Act
 from tocsin.ports.errors import StoreError
@@ -163,16 +163,24 @@ def compact(settings: Settings) -> tuple[int, int]:
     return before, file.stat().st_size
 
 
-def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -> tuple[int, Path | None]:
-    """Encrypt every secret of the store under a new key, also while the service runs; returns how many rows, and where the old key went.
+class Rotation(NamedTuple):
+    """`rows`: handlers that are under the new key now; `left`: those of which no key opens something; `old`: where the old key went."""
+
+    rows: int
+    left: int
+    old: Path | None
+
+
+def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -> Rotation:
+    """Encrypt every secret of the store under a new key, also while the service runs. What no key opens stays as it is.
 
     If it is interrupted, run it again and it continues: the key file holds both keys until the end. With TOCSIN_SECRET_KEY the first key of
     its list is the new one. Raises StoreError; no row has been changed if the service does not use the new key.
     """
-    file = settings.data_path / KEY_FILE
+    file = key_file(settings)  # once: what root read and what it writes must be the same file until the end
     engine, _ = datadir.open_existing(settings)
     try:
-        keys = read_keys(settings)
+        keys = given_keys(settings) or keys_in(file, files.itself)
         with contextlib.nullcontext() if settings.secret_key else _put_back(file):
             if not settings.secret_key:
                 is_first = len({key.removeprefix(BYTE_ORDER_MARK) for key in keys}) == 1
@@ -181,41 +189,48 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
             _see_in_use(engine, settings, keys[0], wait)
         vault, newest = Vault(keys), Vault(keys[:1])
         write_now(engine, lambda connection: datadir.seal_canary(connection, vault))
-        rotated = 0
-        while found := _rotate_all(engine, vault, newest, wait):  # again, for rows that the service wrote meanwhile
+        rotated, (found, left) = 0, _rotate_all(engine, vault, newest, wait)
+        while found:  # again, for rows that the service wrote meanwhile
             rotated += found
+            found, left = _rotate_all(engine, vault, newest, wait)
         write_now(engine, functools.partial(_record, act=Act.KEY_ROTATED))
     finally:
         engine.dispose()
     if settings.secret_key:
-        return rotated, None
-    old = _free_name(file)
+        return Rotation(rotated, left, None)
+    old = _free_name(settings.data_path / KEY_FILE)
     write_keys(old, keys[1:])
     write_keys(file, keys[:1])
-    return rotated, old
+    return Rotation(rotated, left, old)
 
 
 @contextmanager
 def _put_back(file: Path) -> Generator[None, None, None]:
-    """If it fails, the very file that was there is there again: no copy has all that may let the service read it."""
-    file = file.resolve()
+    """If the service does not take the new key, the very file that was there is there again: no copy has all that may let the service read
+    it. After an interruption both keys stay, as it may use the new one already.
+    """
     aside = file.with_name(f"{file.name}.aside")
     with contextlib.suppress(OSError):
         aside.unlink(missing_ok=True)
-    before = file.read_bytes()
+    before = _content(file)
     is_linked = _is_linked(file, aside)
     try:
         yield
     except StoreError:
         if is_linked:
             aside.rename(file)
-        elif file.read_bytes() != before:
-            with _written(file) as new:
-                new.write_bytes(before)
+        elif _content(file) != before:
+            with _written(file) as new, open(new, "wb", opener=files.itself) as out:
+                out.write(before)
         raise
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _content(file: Path) -> bytes:
+    with open(file, "rb", opener=files.itself) as source:
+        return source.read()
 
 
 def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[float], None]) -> None:
@@ -237,16 +252,16 @@ def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[fl
     )
 
 
-def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[float], None]) -> int:
-    """How many rows the newest key did not open."""
+def _rotate_all(engine: Engine, vault: Vault, newest: Vault, wait: Callable[[float], None]) -> tuple[int, int]:
+    """How many handlers were not under the newest key, and of how many no key opens something."""
     write_now(engine, functools.partial(_rotate_values, vault=vault, newest=newest))
     write_now(engine, functools.partial(_rotate_second_factors, vault=vault, newest=newest))
-    done, after = 0, 0
+    done, left, after = 0, 0, 0
     while after is not None:
-        found, after = write_now(engine, functools.partial(_rotate_some, vault=vault, newest=newest, after=after))
-        done += found
+        found, lost, after = write_now(engine, functools.partial(_rotate_some, vault=vault, newest=newest, after=after))
+        done, left = done + found, left + lost
         wait(0.01)
-    return done
+    return done, left
 
 
 def _rotate_values(connection: Connection, vault: Vault, newest: Vault) -> None:
@@ -269,19 +284,20 @@ def _rotate_second_factors(connection: Connection, vault: Vault, newest: Vault) 
                 connection.execute(update(second_factors).where(second_factors.c.user_id == user).values(secret=vault.rotate(sealed)))
 
 
-def _rotate_some(connection: Connection, vault: Vault, newest: Vault, after: int) -> tuple[int, int | None]:
-    """The next rows after that id: how many had to be changed, and the id to go on after."""
+def _rotate_some(connection: Connection, vault: Vault, newest: Vault, after: int) -> tuple[int, int, int | None]:
+    """The next rows after that id: how many had to be changed, of how many no key opens something, and the id to go on after."""
     columns = (handlers.c.id, handlers.c.version, handlers.c.settings, handlers.c.secret)
     rows = connection.execute(select(*columns).where(handlers.c.id > after).order_by(handlers.c.id).limit(ROWS_AT_ONCE)).all()
-    done = 0
+    done, left = 0, 0
     for row in rows:
         old = {name: value for name, value in (("settings", row.settings), ("secret", row.secret)) if value and not newest.opens(value)}
-        if old:
-            fresh = {name: vault.rotate(value) for name, value in old.items()}
+        fresh = {name: vault.rotate(value) for name, value in old.items() if vault.opens(value)}
+        if fresh:
             as_read = (handlers.c.id == row.id, handlers.c.version == row.version)  # what was changed since is looked at again
             connection.execute(update(handlers).where(*as_read).values(fresh))
             done += 1
-    return done, rows[-1].id if len(rows) == ROWS_AT_ONCE else None
+        left += len(fresh) < len(old)
+    return done, left, rows[-1].id if len(rows) == ROWS_AT_ONCE else None
 
 
 # ------------------------------------------------------------------------------------------------------------- files

@@ -1,13 +1,18 @@
 """A handler whose settings no key of the service opens, beside others that are well."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from api.support import Client, Server, hook, serving, until
 from receiver import Receiver
-from tocsin.cli import check
+from tocsin.cli import check, upkeep
+from tocsin.datadir import open_existing
+from tocsin.flow.directory import Directory
+from tocsin.flow.handlers.sealed import Sealed
 from tocsin.flow.people.access import SCOPES
 from tocsin.settings import Settings, load
 from tocsin.store.sql import write_now
@@ -106,6 +111,49 @@ def test_check_says_so(folder: Path) -> None:
     before(folder, "http://127.0.0.1:9/")
     assert [one.text for one in check.secret_key(settings(folder, OLD))] == [COMPLAINT]
     assert list(check.secret_key(settings(folder, f"{NEW},{OLD}"))) == []
+
+
+def test_a_new_key_leaves_what_no_key_opens(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another the secret alone is under a key that is there: that one is encrypted under the new key."""
+    with serving(folder, TOCSIN_SECRET_KEY=OLD) as server:
+        hooks = [hook(server.client(*SCOPES)) for _ in range(3)]
+        with server.engine.connect() as connection:
+            secret = connection.scalar(select(handlers.c.secret).where(handlers.c.id == hooks[1]))
+        seal(server, hooks[1])
+        lost = Vault([NEW]).seal({})
+        both = update(handlers).where(handlers.c.id == hooks[0]).values(settings=lost, secret=lost)
+        write_now(server.engine, lambda connection: connection.execute(both))
+    monkeypatch.setenv("TOCSIN_SECRET_KEY", f"a-key-that-is-newer-than-both,{OLD}")
+    upkeep.rotate(data_dir=folder)
+    said = capsys.readouterr().err
+    assert "2 handlers have their secrets encrypted under the new key." in said
+    assert "No key opens the secrets of 2 more, which were left as they are: their owners can enter the settings again." in said
+    engine, vault = open_existing(settings(folder, "a-key-that-is-newer-than-both"))
+    with engine.connect() as connection:
+        rows = connection.execute(select(handlers.c.settings, handlers.c.secret).order_by(handlers.c.id)).all()
+    engine.dispose()
+    assert tuple(rows[0]) == (lost, lost) and secret is not None and not vault.opens(secret)
+    assert [(vault.opens(one.settings), vault.opens(one.secret)) for one in rows] == [(False, False), (False, True), (True, True)]
+
+
+def test_all_are_looked_at_again_for_other_keys_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after each write of another process."""
+    told: list[str] = []
+    monkeypatch.setattr(Directory, "forget_all", lambda _: told.append("forget"))
+    monkeypatch.setattr(Sealed, "look_again", lambda _: told.append("look again"))
+    with serving(folder):
+        note_elsewhere(folder)
+        until(lambda: told, ["forget"])
+        file = folder / "secret.key"
+        file.write_text(f"{NEW}\n{file.read_text()}")
+        note_elsewhere(folder)
+        until(lambda: told, ["forget", "forget", "look again"])
+
+
+def note_elsewhere(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "tocsin.db")) as connection:
+        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('a test', randomblob(8))")
+        connection.commit()
 
 
 def seal(server: Server, handler: int) -> None:

@@ -502,6 +502,24 @@ def test_a_mailbox_that_does_not_exist_is_gone(enhanced: str, text: str):
     assert isinstance(CHANNEL.classify(MailReply(550, text, "rcpt", enhanced), context()), Gone)
 
 
+@pytest.mark.parametrize(
+    ("enhanced", "stage", "text", "outcome"),
+    [
+        ("", "rcpt", "<ptr@example.com>: Recipient address rejected: User unknown in virtual mailbox table", Gone),
+        ("", "rcpt", "helo@example.com: no such user", Gone),
+        ("5.7.1", "final", "5.7.1 prohibited content, contact your network administrator", Refused),
+        ("5.7.1", "final", "5.7.1 Your server-status report was classified as spam", Refused),
+        ("5.2.1", "rcpt", "5.2.1 The mailbox is disabled, sender: alarm@example.org is not on the allow list", Refused),
+        ("5.7.1", "rcpt", "5.7.1 RESOLVER.RST.AuthRequired; authentication required", Refused),
+        ("5.7.133", "final", "5.7.133 SenderNotAuthenticatedForGroup; authentication required", Refused),
+        ("", "rcpt", "<unknown-user@example.com> is not welcome", Refused),
+        ("", "rcpt", "sender-verify.failed@relay-denied.example is not a known user here", Gone),
+    ],
+)
+def test_what_is_about_the_recipient_or_the_message_is_not_the_account_s(enhanced: str, stage: str, text: str, outcome: type):
+    assert isinstance(CHANNEL.classify(MailReply(550, text, stage, enhanced), context()), outcome)
+
+
 @pytest.mark.parametrize("text", ["", "Access denied", "rejected", "RP:RDN", "High probability of spam", "拒收"])
 def test_a_refusal_for_a_reason_that_is_not_said_does_not_switch_the_handler_off(text: str):
     assert CHANNEL.classify(MailReply(550, text, "rcpt"), context()) == Refused(Reason.REJECTED, f"550 {text}".strip())

@@ -56,6 +56,7 @@ class Worker:
         self.most_running: dict[int, int] = {}
         self.hold: dict[int, asyncio.Event] = {}
         self.waits: dict[int, float] = {}
+        self.held_back: set[int] = set()
         self.wires: dict[int, str] = {}
         self.done = asyncio.Event()
         self.expected = 0
@@ -77,6 +78,9 @@ class Worker:
 
     def wait(self, handler_id: int) -> float:
         return self.waits.get(handler_id, 0.0)
+
+    def holds_back(self, handler_id: int) -> bool:
+        return handler_id in self.held_back
 
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         pass
@@ -181,6 +185,41 @@ def test_what_has_expired_is_handed_to_the_worker_though_its_handler_waits(open_
         assert lasting.delivery.id not in worker.started
         await asyncio.wait_for(_settled(engine), 20)
         assert engine.under_way == 0
+
+    scenario(open_store, body)
+
+
+def test_what_has_expired_is_bounded_as_what_starts_is(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be kept is held in memory."""
+    monkeypatch.setattr(pump_module, "MAX_RUNNING", 30)
+    monkeypatch.setattr(pump_module, "MAX_STARTS", 20)
+    monkeypatch.setattr(pump_module, "EXPIRED_SECONDS", 0.01)
+
+    async def body(store: SqlStore, engine: LocalEngine, worker: Worker) -> None:
+        free, held = await add_handler(store), await add_handler(store)
+        worker.turn = lambda _: 3600.0  # type: ignore[method-assign]
+        worker.held_back = {held}
+        unkept = asyncio.Event()
+
+        async def settling(job: Waiting) -> None:
+            await unkept.wait()
+            await worker.delivered(job)
+
+        worker.settling = settling
+        now = clock.now()
+        for handler in (free, held):
+            planned = [replace(plan, expires_at=now) for plan in accepting(handler, at=now).planned for _ in range(50)]
+            await store.intake.accept(replace(accepting(handler, at=now), planned=planned))
+        await engine.start(worker)
+        await worker.until(30)
+        await asyncio.sleep(0.1)
+        assert len(worker.started) == 30
+        unkept.set()
+        await worker.until(50)
+        await asyncio.wait_for(_settled(engine), 20)
+        assert len(worker.started) == 50
+        worker.held_back.clear()
+        await worker.until(100)
 
     scenario(open_store, body)
 

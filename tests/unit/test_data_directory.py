@@ -4,12 +4,14 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from conftest import run
 from support.store import sqlite_store
-from tocsin import datadir, keyfile, upkeep
+from tocsin import datadir, files, keyfile, moving, upkeep
 from tocsin.datadir import locked, open_store
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
@@ -219,11 +221,112 @@ def test_a_key_file_that_is_a_link_stays_one(make_settings: Callable[..., Settin
     file.rename(elsewhere / "key")
     file.symlink_to(elsewhere / "key")
     [before] = keyfile.read_keys(settings)
-    _, old = upkeep.rotate_key(settings, lambda _: None)
+    old = upkeep.rotate_key(settings, lambda _: None).old
     assert old is not None and old.read_text() == f"{before}\n"
     assert file.is_symlink() and [one.name for one in elsewhere.iterdir()] == ["key"]
     assert (elsewhere / "key").read_text().strip() != before
     open_store(settings)[0].dispose()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+@pytest.mark.parametrize("between", [0, 1], ids=["the link", "a link that root's leads to"])
+def test_root_follows_no_link_of_the_services_user(between: int, make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = _made(make_settings)
+    file, victim = settings.data_path / "secret.key", tmp_path / "somebody's"
+    file.rename(victim)
+    names = [file, tmp_path / "between"][: between + 1]
+    for name, leads_to in zip(names, [*names[1:], victim], strict=True):
+        name.symlink_to(leads_to)
+    os.chown(names[-1], 12345, 12345, follow_symlinks=False)
+    before = victim.read_text()
+    with pytest.raises(StoreError, match=r"a link of user 12345, which root does not follow: run the command as user 12345\.$"):
+        upkeep.rotate_key(settings, lambda _: None)
+    assert (victim.read_text(), keyfile.read_keys(settings)) == (before, [before.strip()])
+    victim.unlink()
+    with pytest.raises(StoreError, match="a link of user 12345"):  # nor for a first key
+        keyfile.read_keys(settings, make=True)
+    assert not victim.exists()
+
+
+def test_a_key_file_that_becomes_a_link_meanwhile_is_replaced(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _made(make_settings)
+    file, victim = settings.data_path / "secret.key", tmp_path / "somebody's"
+    victim.write_text("of somebody else\n")
+
+    def exchanged(*_: object) -> None:
+        file.unlink()
+        file.symlink_to(victim)
+
+    monkeypatch.setattr(upkeep, "_see_in_use", exchanged)
+    upkeep.rotate_key(settings, lambda _: None)
+    assert victim.read_text() == "of somebody else\n" and not file.is_symlink()
+    open_store(settings)[0].dispose()
+
+
+def test_keys_are_not_read_through_a_link_that_appears_meanwhile(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _made(make_settings)
+    file, victim = settings.data_path / "secret.key", tmp_path / "somebody's"
+    victim.write_text("a secret of somebody else\nand another\n")
+
+    open_existing = datadir.open_existing
+
+    def exchanged(settings: Settings) -> tuple[Engine, Vault]:
+        found = open_existing(settings)
+        file.unlink()
+        file.symlink_to(victim)
+        return found
+
+    monkeypatch.setattr(datadir, "open_existing", exchanged)
+    with pytest.raises(StoreError, match="cannot be read: Too many levels of symbolic links"):
+        upkeep.rotate_key(settings, lambda _: None)
+    assert not list(settings.data_path.glob("secret.key.*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change another group's file")
+def test_a_new_file_that_becomes_a_link_meanwhile_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its mode, nor its group, nor the keys reach what the link names."""
+    file, victim = tmp_path / "secret.key", tmp_path / "somebody's"
+    for one, mode in ((file, 0o660), (victim, 0o600)):
+        one.write_text("before")
+        one.chmod(mode)
+    os.chown(file, 0, 12345)
+    check = files._check_owner
+
+    def exchanged(new: Path, *rest: Any) -> None:
+        new.unlink()
+        new.symlink_to(victim)
+        check(new, *rest)
+
+    monkeypatch.setattr(files, "_check_owner", exchanged)
+    with pytest.raises(StoreError, match="cannot be written: Too many levels of symbolic links"):
+        keyfile.write_keys(file, ["new"])
+    found = victim.stat()
+    assert (victim.read_text(), stat.S_IMODE(found.st_mode), found.st_gid) == ("before", 0o600, 0)
+    assert file.read_text() == "before"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_root_restores_and_moves_through_no_link_of_the_services_user(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = _made(make_settings)
+    upkeep.back_up(settings, tmp_path / "copy.db")
+    lock, victim = settings.data_path / datadir.LOCK_FILE, tmp_path / "somebody's"
+    victim.write_text("of somebody else\n")
+    lock.symlink_to(victim)
+    os.chown(lock, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(StoreError, match="a link of user 12345"):
+        upkeep.restore(settings, tmp_path / "copy.db", replace=True)
+    assert victim.read_text() == "of somebody else\n"
+    key = settings.data_path / "secret.key"  # which a move to PostgreSQL would bring along
+    key.unlink()
+    key.symlink_to(victim)
+    os.chown(key, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(StoreError, match="a link of user 12345"):
+        moving._bring_files(tmp_path / "new", settings.data_path)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 @pytest.mark.parametrize("has_links", [True, False])

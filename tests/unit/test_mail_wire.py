@@ -121,6 +121,10 @@ def test_where_tls_is_optional_a_refused_starttls_is_no_obstacle(answer: str) ->
         assert not server.mails[0].has_tls
         server.answer("starttls", "421 4.3.2 closing")
         assert once(server, query="?tls=optional") == MailReply(421, "4.3.2 closing", "starttls", "4.3.2")
+        sent = len(server.mails)
+        server.answer("starttls", "no SMTP at all")
+        once(server, query="?tls=optional")
+        assert len(server.mails) == sent
 
 
 def test_helo_where_ehlo_is_not_known() -> None:

@@ -76,14 +76,18 @@ def _saying(*words: str) -> re.Pattern[str]:
 # Said to a client that may not send through a server, or not from this address: 5.7.1, 550 and 554 alone are ambiguous.
 _NOT_FOR_US = _saying(
     r"relay(?:ing)? (?:is )?(?:access )?(?:denied|disallowed|prohibited|not permitted|not allowed)|unable to relay|to relay through",
-    r"sender\b.{0,60}\b(?:denied|rejected|refused|not|fail(?:ed|ure)?|invalid|mismatch|unverified|unauthori[sz]ed)",
-    r"verification failed for|\w*sendasdenied\w*|to send (?:e-?mails? |messages? )?(?:as|from|on behalf of)|not owned by",
-    r"(?:address|domain|identity)(?: is| are)? not verified|from address\b.{0,40}\bnot|mail ?from must",
+    r"sender (?:address |verify |verification )?(?:was |is )?(?:denied|rejected|refused|fail(?:ed|ure)?|invalid|unverified|mismatch)",
+    r"sender (?:address )?(?:is |was )?not (?:allowed|authori[sz]ed|permitted|verified|owned|matched)|\w*sendasdenied\w*|not owned by",
+    r"verification failed for|to send (?:e-?mails? |messages? )?(?:as|from|on behalf of)|(?:address|domain|identity) is not verified",
+    r"from address\b.{0,40}\bnot|mail ?from must|(?:helo|ehlo) (?:name|command|host|argument)|(?:invalid|bad) (?:helo|ehlo)",
     r"auth(?:entication)? (?:is )?required|requires? (?:smtp )?auth(?:entication)?|smtp auth(?:entication)?",
-    r"not (?:logged in|authenticated)|(?:must|please|need to) (?:first )?(?:authenticate|log ?in)|helo|ehlo",
-    r"client host|your (?:ip|host|server|network)|black ip|reverse dns|rdns|ptr",
-    r"dnsbl|rbl|spamhaus|blocked using|(?:block|black) ?list(?:ed)?",
+    r"not (?:logged in|authenticated)|(?:must|please|need to) (?:first )?(?:authenticate|log ?in)",
+    r"client host|your (?:ip|ip address) (?:is|was|has)|black ip|reverse dns|rdns|ptr record",
+    r"(?:dnsbl|rbl|blocked using|spamhaus)|(?:on|by|in) (?:a |our |an )?(?:block|black) ?list",
 )
+_ADDRESS = re.compile(r"<[^<>]*>|(?<!\S)\S*@\S*")  # in an answer: it may be made of any of these words
+# A recipient's own rules, though they speak of senders and authentication (Exchange).
+_RESTRICTED = frozenset({"5.7.124", "5.7.129", "5.7.133", "5.7.134", "5.7.135", "5.7.136"})
 # That there is no such mailbox, from servers without enhanced codes: they say 550 to a client that they do not like, too.
 _NOBODY = _saying(
     r"no such|no (?:mailbox|user|account) (?:here|by|with)|do(?:es)?(?:n't| not) exist",
@@ -308,9 +312,9 @@ def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
     if enhanced in _NO_SUCH_MAILBOX:
         return Gone(Reason.MAILBOX, f"The mail server says that there is no such mailbox: {detail}")
-    if _NOT_FOR_US.search(reply.text):
+    if _is_about_us(reply):
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
-    if code == 550 and not enhanced and reply.stage == "rcpt" and _NOBODY.search(reply.text):
+    if code == 550 and not enhanced and reply.stage == "rcpt" and _NOBODY.search(_words(reply)):
         return Gone(Reason.MAILBOX, f"The mail server says that there is no such mailbox: {detail}")
     if enhanced.startswith("5.6."):
         return Refused(Reason.PAYLOAD, detail, ours=True)
@@ -319,6 +323,18 @@ def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
     if enhanced.startswith("5.2."):
         return Refused(Reason.MAILBOX, detail)
     return Refused(Reason.REJECTED, detail)
+
+
+def _is_about_us(reply: MailReply) -> bool:
+    """Whether it refuses the sender, the login or this machine, and neither the recipient nor the message."""
+    if reply.enhanced in _RESTRICTED or "RESOLVER.RST" in reply.text:
+        return False
+    return _NOT_FOR_US.search(_words(reply)) is not None
+
+
+def _words(reply: MailReply) -> str:
+    """What it says, without the addresses that it repeats."""
+    return _ADDRESS.sub(" ", reply.text)
 
 
 def _target(settings: EmailSettings) -> str:

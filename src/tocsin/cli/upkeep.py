@@ -138,18 +138,21 @@ def _say_owners(settings: Settings) -> None:
 def rotate(*, data_dir: DataDir = None) -> None:
     """Encrypt all secrets under a new key, also while the service runs. If it is interrupted, run it again: it continues.
 
-    With TOCSIN_SECRET_KEY the first key of its list is the new one: put it there and restart the service first.
+    What no key opens is left as it is. With TOCSIN_SECRET_KEY the first key of its list is the new one: put it there and restart the
+    service first.
     """
     from tocsin import upkeep
     from tocsin.ports.errors import StoreError
 
     try:
         settings = load_settings(data_dir=data_dir)
-        rows, old = upkeep.rotate_key(settings)
+        rows, left, old = upkeep.rotate_key(settings)
     except StoreError as error:
         raise Failure(str(error)) from None
     _say_owners(settings)
     show.note(f"{rows} handlers have their secrets encrypted under the new key.")
+    if left:
+        show.note(f"No key opens the secrets of {left} more, which were left as they are: their owners can enter the settings again.")
     if old is None:
         show.note("The other keys in TOCSIN_SECRET_KEY are no longer needed, except for backups made under them.")
     else:

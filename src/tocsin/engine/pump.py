@@ -208,15 +208,27 @@ class Pump:
         self._worker.start(job, run)
 
     def _look_at_expired(self) -> None:
-        """What has expired is handed to the worker, which ends it. It needs neither a turn nor a place, for which it could wait a day."""
-        if self._is_stopped:
-            return
-        if self._memory.expiring:
-            now = clock.now()
-            for lane in list(self._lanes.values()):
-                if expired := [job for job in lane.jobs if job.has_expired(now)]:
-                    self._end(lane, expired)
-        self._loop.call_later(EXPIRED_SECONDS, self._look_at_expired)
+        if not self._is_stopped:
+            is_more = self._memory.expiring > 0 and self._end_expired() == MAX_STARTS
+            self._loop.call_later(0.0 if is_more else EXPIRED_SECONDS, self._look_at_expired)
+
+    def _end_expired(self) -> int:
+        """What has expired is handed to the worker, which ends it: some at a time, and how many. They need neither a turn nor a place, for
+        which they could wait a day; but what comes of them must be kept, as of any other."""
+        now, ended = clock.now(), 0
+        for lane in list(self._lanes.values()):
+            most = min(MAX_STARTS - ended, MAX_RUNNING - self.running)
+            if most <= 0:
+                break
+            expired = [job for job in lane.jobs if job.has_expired(now)][:most]
+            if not expired or self._worker.holds_back(lane.handler_id):
+                continue
+            if self.claiming is not None and not self.claiming.claimer.owns(lane.handler_id):
+                self._disowned(lane)
+                continue
+            self._end(lane, expired)
+            ended += len(expired)
+        return ended
 
     def _end(self, lane: Lane, expired: Sequence[Waiting]) -> None:
         gone = {job.delivery.id for job in expired}

@@ -193,7 +193,7 @@ class Connection:
             try:
                 await client.starttls()
             except aiosmtplib.SMTPResponseException as error:  # it said so in words, and the connection is as it was
-                if self._server.tls == "required" or error.code == 421:
+                if self._server.tls == "required" or error.code == 421 or not 400 <= error.code < 600:
                     raise
             else:
                 await self._hello(client)

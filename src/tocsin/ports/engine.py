@@ -73,6 +73,10 @@ class Worker(Protocol):
         """What `turn` would say; nothing is taken."""
         ...
 
+    def holds_back(self, handler_id: int, /) -> bool:
+        """Whether nothing may start for this handler now, since what came of it could not be kept."""
+        ...
+
     async def prepare(self, handler_ids: Iterable[int]) -> None:
         """Load what `turn` needs before the handlers' work is started."""
         ...

@@ -61,6 +61,9 @@ class Delivering:
 
     # ------------------------------------------------------------------------------------------- what the engine asks
 
+    def holds_back(self, handler_id: int) -> bool:
+        return self._keeping.holds_back(handler_id)
+
     def turn(self, handler_id: int) -> float:
         if self._keeping.holds_back(handler_id):
             return STORE_RETRY_SECONDS

@@ -1,6 +1,7 @@
 """Handlers whose settings no key of the service opens: nothing is sent to them until the operator or their owner does something."""
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import structlog
@@ -30,13 +31,15 @@ def complaint(count: int) -> str:
 
 
 class Sealed:
-    """All are looked at once, and again when the keys may be others; those that are found, now and then until something opens them."""
+    """All are looked at once, and again when the keys are others; those that are found, now and then until something opens them."""
 
     def __init__(self, handlers: HandlerRows, directory: Directory, vault: Vault) -> None:
         self._handlers = handlers
         self._directory = directory
         self._vault = vault
         self._is_asked = True
+        self._after: int | None = None  # the last of all that was looked at; None: all were
+        self._known_after = 0  # the last of those that were found
 
     def look_again(self) -> None:
         self._is_asked = True
@@ -49,23 +52,28 @@ class Sealed:
         """Until cancelled."""
         while True:
             try:
-                await self._look()
+                await self.look()
             except Busy as busy:
-                self._is_asked = True
                 observe.seldom(log.warning, "handlers.not_read", why=str(busy))
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _look(self) -> None:
-        if not self._is_asked:
-            known = sorted(self._directory.sealed)[:HANDLERS_AT_ONCE]
-            if known:
-                await self._note(known, await self._handlers.rows(known))
-            return
-        self._is_asked, after = False, 0
-        while rows := await self._handlers.after(after, HANDLERS_AT_ONCE):
+    async def look(self) -> None:
+        """At all, where that is asked for or was not finished, else at some of those that were found. Raises Busy."""
+        if not self._is_asked and self._after is None:
+            await self._look_at_known()
+        while self._is_asked or self._after is not None:
+            self._after, self._is_asked = 0 if self._is_asked else self._after or 0, False
+            rows = await self._handlers.after(self._after, HANDLERS_AT_ONCE)
             await self._note([row.id for row in rows], rows)
-            after = rows[-1].id
+            self._after = rows[-1].id if rows else None
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _look_at_known(self) -> None:
+        known = sorted(self._directory.sealed)
+        at = bisect_right(known, self._known_after)
+        if ids := known[at : at + HANDLERS_AT_ONCE] or known[:HANDLERS_AT_ONCE]:
+            await self._note(ids, await self._handlers.rows(ids))
+            self._known_after = ids[-1]
 
     async def _note(self, ids: Sequence[int], rows: Sequence[HandlerRow]) -> None:
         sealed = await asyncio.to_thread(lambda: [row.id for row in rows if is_sealed(row.settings, row.secret, self._vault)])
