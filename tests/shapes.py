@@ -148,6 +148,7 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "rising backticks": lambda size: _rising("`", size),
     "rising stars": lambda size: _rising("*", size),
     "rising tildes": lambda size: _rising("~", size),
+    "rising backticks, bold": lambda size: f"**{_rising('`', size - size // 16).replace(' a', ' ftp://a/*')} a**",
     "rising fences": lambda size: "\n".join("`" * (3 + index % 400) for index in range(size // 204)),
     "stairs of items": lambda size: _stairs(lambda depth: "  " * depth + "- a\n", size),
     "stairs of quotes": lambda size: _stairs(lambda depth: "> " * depth + "a\n", size),

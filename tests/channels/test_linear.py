@@ -2,12 +2,14 @@
 
 import cProfile
 import importlib
+import time
 
 import pytest
 
 from shapes import SHAPES, UNITS, text_of
 from tocsin.channels.contract import settings_of
 from tocsin.channels.registry import CHANNELS
+from tocsin.markup.markdown import markdown
 from tocsin.markup.parse import parse
 from tocsin.model import Message, Severity
 from wild import AT, context
@@ -46,3 +48,12 @@ def test_four_times_the_text_takes_nowhere_near_sixteen_times_the_calls(kind: st
     """How often a text is tried before it fits varies, by a factor of two at the most."""
     quarter, whole = (calls_of(kind, text_of(name, size)) for size in (16_384, 65_536))
     assert whole <= 8 * quarter + 50_000
+
+
+@pytest.mark.parametrize("name", [*UNITS, *SHAPES])
+def test_nor_do_the_patterns_of_markdown_take_time_to_speak_of(name: str):
+    """They run without a call that could be counted."""
+    document = parse(text_of(name, 65_536))
+    begin = time.process_time()
+    markdown(document)
+    assert time.process_time() - begin < 5.0  # 0.1 to 1 s; quadratic was half a minute

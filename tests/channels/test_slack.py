@@ -268,6 +268,7 @@ def test_at_another_host_text_is_markdown_without_entities():
         ("`<!channel> <a|b>` \\<https://x.y|l>", "`<\u2060!channel> <a¦b>` <\u2060[https://x.y%7Cl](https://x.y%7Cl) >"),
         ("\\<https://x.y/a_b\\> \\<me@x.y\\>", "<\u2060https://x.y/a_b > <\u2060me@x.y >"),
         ("**`rm /var/**/tmp`** ~~`a~~b`~~ **`a*b`**", "`rm /var/**/tmp` `a~~b` **`a*b`**"),
+        ("**``a`*`b``** **``a*`b``**", "``a`*`b`` **``a*`b``**"),
         ("**https://x.y/**/z**, ~~https://x.y/~z~~", "https://x.y/**/z, https://x.y/~z"),
         (r"**5 \* 3** ~~a\~~~ *a\_b\*c*", r"5 \* 3 a\~ a_b\*c"),
         ("**https://x.y/**/z**은", "https://x.y/**/z 은"),

@@ -11,8 +11,10 @@ import pytest
 import uvloop
 from argon2 import PasswordHasher
 from msgspec import structs
+from sqlalchemy import update
 
 import tocsin.clock
+from tocsin.api.proxies import counted_as, known_as
 from tocsin.clock import DAY, HOUR, MINUTE, SECOND
 from tocsin.flow import pools
 from tocsin.flow.people import passwords as rules
@@ -26,17 +28,27 @@ from tocsin.flow.people.passwords import Passwords
 from tocsin.flow.people.second_factor import SecondFactors
 from tocsin.flow.people.tries import Throttled, Tries
 from tocsin.model import Busy, Invalid, Missing
-from tocsin.ports.people import MAX_KNOWN_ADDRESSES, MAX_SESSIONS, Living
-from tocsin.settings import load
+from tocsin.ports.people import MARK_BYTES, MAX_KNOWN_ADDRESSES, MAX_SESSIONS, Living
+from tocsin.settings import Settings, load
 from tocsin.store import people
 from tocsin.store.dialects.sqlite import sqlite_engine
 from tocsin.store.migrating import migrate
 from tocsin.store.sql import SqlStore
+from tocsin.store.tables import users
 from tocsin.vault import Vault, hash_password
 
 EMAIL, PASSWORD = "someone@example.com", "correct horse battery"
 VAULT = Vault(["a key"])
-HOME, ELSEWHERE = Client("81.2.69.1", "81.2.69.1"), Client("81.2.69.2", "81.2.69.2")
+SETTINGS = load({}, Path("/dev/null"))
+
+
+def at(address: str) -> Client:
+    """Who connects from there and sends no header."""
+    asked: tuple[Any, Any, Settings] = ({"client": (address, 4001)}, {}, SETTINGS)
+    return Client(address, counted_as(*asked), known_as=known_as(*asked))
+
+
+HOME, ELSEWHERE = at("81.2.69.1"), at("81.2.69.2")
 
 
 def kinds(ends: list[Any]) -> dict[str, int]:
@@ -55,9 +67,7 @@ class Rooms:
         self.changed: list[int] = []
         self.failures = Failures(store.audit)
         tries = Tries()
-        self.accounts = Accounts(
-            store.users, store.sessions, store.second_factors, Devices(VAULT), tries, load({}, Path("/dev/null")), self.failures
-        )
+        self.accounts = Accounts(store.users, store.sessions, store.second_factors, Devices(VAULT), tries, SETTINGS, self.failures)
         self.passwords = Passwords(store.users, tries, self.failures)
         self.confirming = Confirming(store.sessions, [ByPassword(self.passwords)])
         self.administration = Administration(store.users, lambda: None, self.changed.append)
@@ -217,13 +227,46 @@ def test_a_device_that_is_not_known_counts_like_a_stranger(tmp_path: Path, clock
     with_accounts(tmp_path, run)
 
 
-def test_an_address_that_many_share_is_not_known(tmp_path: Path) -> None:
-    shared = Client("10.0.0.1", "shared 10.0.0.1")
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_an_address_that_many_share_is_not_known(tmp_path: Path, address: str) -> None:
+    async def run(rooms: Rooms) -> None:
+        assert isinstance(await rooms.guess(PASSWORD, at(address)), Opened)
+        assert (await rooms.person()).known_addresses == b""
+        await rooms.locked_out()
+        assert await rooms.guess(PASSWORD, at(address)) == "has to wait"
+
+    with_accounts(tmp_path, run)
+
+
+@pytest.mark.parametrize(
+    ("owner", "attacker", "is_of_old"),
+    [("10.0.0.5", "10.0.0.66", False), ("10.0.0.5", "10.0.0.66", True), ("fd00::5", "fd00:0:0:1::66", False)],
+)
+def test_on_a_private_network_too_nobody_elsewhere_locks_the_owner_out(tmp_path: Path, owner: str, attacker: str, is_of_old: bool) -> None:
+    async def run(rooms: Rooms) -> None:
+        if is_of_old:
+            mark = VAULT.mark(f"address {owner}")[:MARK_BYTES]
+            await rooms.database.write(lambda connection: connection.execute(update(users).values(known_addresses=mark)))
+        else:
+            assert isinstance(await rooms.guess(PASSWORD, at(owner)), Opened)
+        assert [await rooms.guess(client=at(attacker)) for _ in range(7)] == [None] * 6 + ["has to wait"]
+        assert isinstance(await rooms.guess(PASSWORD, at(owner)), Opened)
+
+    with_accounts(tmp_path, run)
+
+
+def test_through_a_proxy_that_is_taken_for_a_person_an_account_has_no_more_guesses(tmp_path: Path, hashed: list[str]) -> None:
+    """Its owner has signed in through it, and it does not say for whom it sends: so it is known, and strangers come from there."""
+    proxy = at("172.17.0.1")
 
     async def run(rooms: Rooms) -> None:
-        assert isinstance(await rooms.guess(PASSWORD, shared), Opened)
-        await rooms.locked_out()
-        assert await rooms.guess(PASSWORD, shared) == "has to wait"
+        await rooms.database.write(people.add_user, "other@example.com", False, tocsin.clock.now())
+        assert isinstance(await rooms.guess(PASSWORD, proxy), Opened)
+        hashed.clear()
+        assert [await rooms.guess(f"guess {number}", proxy) for number in range(8)] == [None] * 6 + ["has to wait"] * 2
+        assert len(hashed) == 6
+        others = [await rooms.guess(email=f"{number}@example.com", client=proxy) for number in range(46)]
+        assert others == [None] * 45 + ["has to wait"]  # all who come through it together have fifty free ones
 
     with_accounts(tmp_path, run)
 
@@ -236,9 +279,9 @@ def test_of_devices_and_addresses_the_latest_are_kept(tmp_path: Path) -> None:
 
     async def run(rooms: Rooms) -> None:
         for number in range(MAX_KNOWN_ADDRESSES + 5):
-            await rooms.accounts.new_session(1, "link", Client("", f"81.2.69.{number}"))
+            await rooms.accounts.new_session(1, "link", at(f"81.2.69.{number}"))
         person = await rooms.person()
-        known = [devices.counted(person, EMAIL, Client("", f"81.2.69.{n}")).others for n in range(MAX_KNOWN_ADDRESSES + 5)]
+        known = [devices.counted(person, EMAIL, at(f"81.2.69.{n}")).others for n in range(MAX_KNOWN_ADDRESSES + 5)]
         assert [len(others) == 1 for others in known] == [False] * 5 + [True] * MAX_KNOWN_ADDRESSES
         first, last = (devices.counted(structs.replace(person, id=user), EMAIL, Client("", "", cookie)) for user in (1, MAX_USERS + 1))
         assert first.others and not last.others

@@ -21,10 +21,11 @@ REPLACED = "caf\ufffd"
 
 
 class Stranger:
-    """Answers every request with the same content."""
+    """Answers every request with the same content, unless it has another for its path."""
 
     def __init__(self) -> None:
         self.content = b""
+        self.contents: dict[str, bytes] = {}
         self.count = 0
         stranger = self
 
@@ -32,10 +33,11 @@ class Stranger:
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"] or 0))
                 stranger.count += 1
+                content = stranger.contents.get(self.path.partition("?")[0], stranger.content)
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(stranger.content)))
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(stranger.content)
+                self.wfile.write(content)
 
             do_POST = do_DELETE = do_GET
 
@@ -101,6 +103,22 @@ def test_a_server_that_promises_pages_without_end_is_not_asked_for_them(stranger
     stranger.content = b'{"data": [], "meta": {"total_pages": 100000}}'
     assert run(["deliveries", "list"]) == 0
     assert stranger.count == 1
+
+
+@pytest.mark.parametrize("status", ["skipped", "pending"])
+def test_what_a_list_lacks_is_not_asked_for_again_once_that_has_failed(
+    stranger: Stranger, status: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    due = "2026-11-24 10:00:00 UTC"
+    row = {"notification_handler_id": 1, "status": status, "attempt_count": 0, "last_error": None}
+    times = dict.fromkeys(("datetime", "last_datetime", "next_attempt_datetime"), due)
+    rows = [{"id": one, "notification_id": one, **row, **times} for one in range(1, 21)]
+    stranger.content = b"<html>"
+    stranger.contents["/api/deliveries"] = json.dumps({"data": rows, "meta": {"total_pages": 1}}).encode()
+    stranger.contents["/api/notification-handlers"] = b'{"data": [], "meta": {"total_pages": 1}}'
+    assert run(["deliveries", "list"]) == 0
+    assert capfd.readouterr().out.count("says why" if status == "skipped" else f"waits until {due}") == 20
+    assert stranger.count == 3
 
 
 @pytest.mark.parametrize(

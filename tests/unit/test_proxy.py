@@ -6,8 +6,9 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pycurl
 import pytest
 import trustme
 
@@ -118,12 +119,12 @@ def test_what_the_target_does_behind_the_tunnel_is_the_targets(
 def test_readyz_hears_of_a_proxy_through_which_nothing_goes(
     make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy
 ) -> None:
-    proxy.hosts |= {f"127.0.0.{number}": "127.0.0.1" for number in range(2, 5)}  # a tunnel of its own for each
+    proxy.hosts |= {f"127.0.0.{number}": "127.0.0.1" for number in range(2, 6)}  # a tunnel of its own for each
 
     async def scenario() -> list[str | None]:
         async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
             heard: list[str | None] = []
-            for status in (200, 407, 403, 200):
+            for status in (200, 403, 407, 403, 200):
                 proxy.status = status
                 await it.send(request(receiver.url(f"/{status}").replace("127.0.0.1", f"127.0.0.{len(heard) + 1}")))
                 heard.append(it.trouble)
@@ -131,10 +132,52 @@ def test_readyz_hears_of_a_proxy_through_which_nothing_goes(
             return heard
 
     said: list[list[str]] = []
-    before, refused, otherwise, after = asyncio.run(scenario())
+    before, otherwise, refused, still, after = asyncio.run(scenario())
     assert before is otherwise is after is None
-    assert refused is not None and "407" in refused
-    assert said == [[], [], ["Nothing goes out: the operator's proxy answered 403 instead of connecting to the target."], []]
+    assert refused == still == "Nothing goes out: the operator's proxy answered 407: it asks for a user and password."
+    assert said == [[]] * 5
+
+
+class Answered:
+    """What libcurl knows after a request of which nothing was sent."""
+
+    def __init__(self, event: str) -> None:
+        self._known = {
+            pycurl.HTTP_CONNECTCODE: int(event) if event.isdigit() else 0,
+            pycurl.CONNECT_TIME: 0.0 if event == "gone" else 0.1,
+        }
+
+    def getinfo(self, what: int) -> Any:
+        return self._known[what]
+
+
+@pytest.mark.parametrize(
+    ("events", "heard"),
+    [
+        ("407 403 502 silent 403", "407 407 407 407 407"),
+        ("403 403 403 407 403", "ready ready 403 407 407"),
+        ("gone 403", "gone 403"),  # it is there, and has let nothing through
+        ("gone silent", "gone silent"),
+        ("407 gone 403", "407 gone 407"),
+        ("gone 407 403", "gone 407 407"),
+        ("407 200 403", "407 ready ready"),  # a tunnel, and a target that closes it: the proxy does let through
+        ("gone 200", "gone ready"),
+        ("407 passed 403", "407 ready ready"),
+        ("gone passed", "gone ready"),
+    ],
+)
+def test_what_is_certain_about_the_proxy_is_not_taken_back_by_what_one_target_is_refused(events: str, heard: str) -> None:
+    proxy = proxies.Proxy("http://proxy.example:3128")
+    words = {"407": "answered 407", "403": "answered 403", "gone": "cannot be reached", "silent": "does not answer"}
+    for number, (event, expected) in enumerate(zip(events.split(), heard.split(), strict=True)):
+        if event == "passed":
+            proxy.passed()
+        else:
+            failure = NoReply(Reason.CUT, sent=False, detail="It ended.")
+            proxy.refusal(cast(pycurl.Curl, Answered(event)), failure, f"{number}.example:443")
+        is_certain = expected in {"407", "gone"}
+        assert (proxy.trouble is not None, proxy.suspicion is not None) == (is_certain, not is_certain and expected != "ready")
+        assert words.get(expected, "") in (proxy.trouble or proxy.suspicion or ""), (number, event)
 
 
 async def told(it: HttpWire, receiver: Receiver, numbers: Iterable[int]) -> list[tuple[Reason | None, bool]]:

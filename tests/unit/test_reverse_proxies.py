@@ -133,6 +133,43 @@ def test_who_comes_through_a_proxy_that_we_were_not_told_of_shares_its_address(m
     assert proxies.counted_as(scope("198.41.0.4"), given, settings) == "198.41.0.4"  # nobody gets more tries by a header
 
 
+def test_only_where_proxies_are_may_a_client_be_one(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    private = ["127.0.0.9", "10.1.2.3", "172.31.0.1", "192.168.1.5", "169.254.1.2", "::1", "fd00::1", "fe80::1%eth0", "::ffff:10.1.2.3"]
+    public = ["203.0.113.9", "192.0.2.1", "198.18.0.1", "100.64.0.1", "172.32.0.1", "240.0.0.1", "2001:db8::1", "64:ff9b:1::1"]
+    counted = {peer: proxies.counted_as(scope(peer), heads(), settings) for peer in private + public}
+    assert [peer for peer, name in counted.items() if name.startswith("shared ")] == private
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "forwarded", "known"),
+    [
+        ("", "81.2.69.1", "", "81.2.69.1"),
+        ("", "81.2.69.1", "1.2.3.4", "81.2.69.1"),
+        ("", "10.0.0.5", "", "10.0.0.5"),
+        ("", "::ffff:10.0.0.5", "", "10.0.0.5"),
+        ("", "fd00::5", "", "fd00::/64"),
+        ("", "10.0.0.9", "81.2.69.1", ""),  # a proxy that we were not told of
+        ("", "127.0.0.1", "", ""),
+        ("", "::1", "", ""),
+        ("", "::ffff:127.0.0.1", "", ""),
+        ("10.0.0.9", "10.0.0.9", "81.2.69.1", "81.2.69.1"),
+        ("10.0.0.9", "10.0.0.9", "192.168.1.5", "192.168.1.5"),
+        ("10.0.0.9", "10.0.0.9", "81.2.69.1, 192.168.1.5", ""),
+        ("10.0.0.9", "10.0.0.9", "", ""),
+        ("10.0.0.9", "10.0.0.9", "unknown", ""),
+        ("198.41.0.4", "198.41.0.4", "", ""),
+        ("", "", "", ""),
+    ],
+)
+def test_a_user_is_known_at_an_address_unless_it_is_a_proxys(
+    make_settings: Callable[..., Settings], trusted: str, peer: str, forwarded: str, known: str
+) -> None:
+    settings = make_settings(TOCSIN_TRUSTED_PROXIES=trusted)
+    given = heads(x_forwarded_for=forwarded) if forwarded else heads()
+    assert proxies.known_as(scope(peer), given, settings) == known
+
+
 def test_one_client_counts_as_one_address_however_it_is_written(trusting: Settings) -> None:
     def counted(*forwarded: str) -> set[str]:
         return {proxies.counted_as(scope(), heads(x_forwarded_for=one), trusting) for one in forwarded}

@@ -166,6 +166,8 @@ def test_why_a_handler_was_switched_off_is_said_once() -> None:
     state, english = HandlerState("switched_off", 1, Reason.GONE, "The target is gone. It answered 410."), translations("en").gettext
     assert (in_short(state, english), detail_of(state, english)) == ("The target is gone.", "It answered 410.")
     assert in_full(state, english) == "The target is gone. It answered 410."
+    state = HandlerState("switched_off", 1, None, "It answered 410.")
+    assert (in_short(state, english), detail_of(state, english)) == ("It answered 410.", "")
 
 
 @pytest.mark.parametrize(

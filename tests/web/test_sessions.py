@@ -161,6 +161,9 @@ def test_a_signed_in_browser_gets_in_whatever_others_guess(proxied: Service) -> 
     owner.headers = {"X-Forwarded-For": "81.2.71.9"}
     owner.held.pop("tocsin_session")
     assert owner.send("/sign-in", email=EMAIL, password=PASSWORD).status == 303
+    for address, status in (("81.2.69.1", 303), ("81.2.72.1", 429)):
+        anew = Remembering(base, {"X-Forwarded-For": address})
+        assert anew.send("/sign-in", email=EMAIL, password=PASSWORD).status == status
     assert f"address {SHARED}" == SHARED_ADDRESS
 
 

@@ -14,6 +14,14 @@ from tocsin import observe
 from tocsin.settings import Settings
 
 SHARED = "shared "  # precedes an address that many people may share
+# Where proxies are that nobody told us of. Python calls more networks private, such as those of documentation.
+_PRIVATE = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+        *("::1/128", "fc00::/7", "fe80::/10"),
+    )
+)
 _CHAIN = b"x-forwarded-for"
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -107,8 +115,8 @@ def _written(address: str) -> str:
 def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
     """What failed sign-ins count against: the client's neighbourhood, marked as shared where it may be a proxy's, with many behind it."""
     origin = _origin(scope, headers, settings)
-    ip, is_proxy = _ip(origin.address), is_trusted(origin.address, settings)
-    may_be_proxy = is_proxy or (ip is not None and ip.is_private)
+    is_proxy = is_trusted(origin.address, settings)
+    may_be_proxy = is_proxy or _is_private(origin.address)
     if not (may_be_proxy and (origin.is_peer or origin.forwards)):
         return neighbourhood(origin.address)
     if origin.forwards and not is_proxy:
@@ -121,6 +129,26 @@ def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], setting
     elif scope.get("method") == "POST":  # a form: nobody who only looks counts
         _say_no_address(origin.address or "the Unix socket", is_proxy)
     return SHARED + neighbourhood(origin.address)
+
+
+def known_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
+    """By what a user who signs in is known at this address from then on: the client's neighbourhood. Empty where strangers come from there
+    too: at a proxy's address, and at loopback, where a proxy is likelier than a person.
+    """
+    origin = _origin(scope, headers, settings)
+    is_proxy = is_trusted(origin.address, settings)
+    is_forwarder = (is_proxy and origin.is_peer) or (origin.forwards and (is_proxy or _is_private(origin.address)))
+    return "" if is_forwarder or _is_loopback(origin.address) else neighbourhood(origin.address)
+
+
+def _is_private(address: str) -> bool:
+    ip = _ip(address)
+    return ip is not None and any(ip in network for network in _PRIVATE)
+
+
+def _is_loopback(address: str) -> bool:
+    ip = _ip(address)
+    return ip is not None and ip.is_loopback
 
 
 @functools.lru_cache(maxsize=256)

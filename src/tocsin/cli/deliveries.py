@@ -281,8 +281,8 @@ def _ends(client: Client, rows: Sequence[DeliveryRow]) -> dict[int, str]:
     """Why deliveries ended, by id, where their last attempt does not say so. Lists do not have it."""
     silent = [row.id for row in rows if row.status == "skipped" or (row.status in {"failed", "expired"} and not row.last_error)]
     ends = {one: f"`tocsin deliveries show {one}` says why" for one in silent}
-    for one in silent[:_MAX_LOOKED_UP]:
-        with contextlib.suppress(Failure):  # the rest has been found, and is shown
+    with contextlib.suppress(Failure):  # the rest has been found, and is shown; the next request would most likely fail as well
+        for one in silent[:_MAX_LOOKED_UP]:
             if events := client.get(f"/api/deliveries/{one}", DetailRow).data.events:
                 ends[one] = events[-1].text.partition(": ")[2] or events[-1].text
     return ends
@@ -293,8 +293,8 @@ def _waits(client: Client, rows: Sequence[DeliveryRow]) -> dict[int, str]:
     pending = [row for row in rows if row.status == "pending" and row.next_attempt_datetime]
     waits = {row.id: f"waits until {row.next_attempt_datetime}" for row in pending}
     expiries: dict[int, str | None] = {}
-    for one in list(dict.fromkeys(row.notification_id for row in pending))[:_MAX_LOOKED_UP]:
-        with contextlib.suppress(Failure):
+    with contextlib.suppress(Failure):
+        for one in list(dict.fromkeys(row.notification_id for row in pending))[:_MAX_LOOKED_UP]:
             expiries[one] = client.get(f"/api/notifications/{one}", ExpiryRow).data.expires_at
     return waits | {row.id: following(row, expiries[row.notification_id]) for row in pending if row.notification_id in expiries}
 

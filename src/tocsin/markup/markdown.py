@@ -28,7 +28,7 @@ _CODE_OR_TABLE = re.compile(r"^(?=[ \u00a0]{4}|[ \u00a0]*[|:][| :\u00a0]*-[-| :\
 _ANGLED = re.compile(f"<{WORD_JOINER}[^ \u00a0>]*>?")
 _LIKE_ADDRESS = re.compile("@|:/|www")
 _ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)
-_CODE = re.compile(r"(\\.)|(`+)(?!`).*?(?<!`)\2(?!`)", re.DOTALL)
+_CODE = re.compile(r"(\\.)|`[^`\n]+`", re.DOTALL)  # as Rocket.Chat finds it, which ends it at any backtick
 _UP_TO_END = re.compile(r"[^\n>]+>?")
 _TRANSLATED = re.compile(r"<[^<|]+\|(?!>)")  # in text that ends with >; searching for that from each < would take quadratic time
 _ANNOUNCED = re.compile(r"<(?=[!@])")

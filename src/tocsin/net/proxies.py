@@ -70,7 +70,8 @@ class Proxy:
         self.url = url
         place = place_of(url, _PORTS)
         self.named = None if place is None or is_address(place.host) else place
-        self._trouble = _Sentence()
+        self._unreached = _Sentence()
+        self._unauthorized = _Sentence()
         self._suspicion = _Sentence()
         self._silent_until = 0.0
         self._refused = _Alike()
@@ -79,7 +80,7 @@ class Proxy:
     @property
     def trouble(self) -> str | None:
         """Why nothing goes through it, in a sentence; None if something did, or nothing was tried lately."""
-        return self._trouble.lately()
+        return self._unreached.lately() or self._unauthorized.lately()
 
     @property
     def suspicion(self) -> str | None:
@@ -93,7 +94,8 @@ class Proxy:
 
     def passed(self) -> None:
         """A request went through."""
-        self._trouble.clear()
+        self._unreached.clear()
+        self._unauthorized.clear()
         self._suspicion.clear()
         self._refused.clear()
         self._insecure.clear()
@@ -114,30 +116,37 @@ class Proxy:
             detail = "The operator's proxy does not answer."
         else:
             detail = "The operator's proxy cannot be reached."
-        are_several = self._refused.are_several(target)
-        if status == _UNAUTHORIZED or not (status or is_reached):  # these do not depend on the target; other answers may
-            self._suspicion.clear()
-            self._trouble.say(detail)
-        elif are_several or self.trouble is not None:
-            self._suspect(detail)
+        are_several = self._refused.are_several(target) or self._unreached.lately() is not None
+        if not (status or is_reached):
+            self._certain(self._unreached, detail)
+        elif status == _UNAUTHORIZED:
+            self._unreached.clear()
+            self._certain(self._unauthorized, detail)
+        else:  # perhaps it is about the one target: that the proxy is there, it shows, but not that it wants no password any more
+            self._unreached.clear()
+            if are_several and self.trouble is None:
+                self._suspicion.say(detail)
         self._say(status, detail if status else failure.detail)
         return NoReply(Reason.PROXY, sent=False, detail=detail)
 
     def _behind(self, failure: NoReply, target: str) -> NoReply:
         """The tunnel was made, and then nothing was sent. A proxy that inspects TLS or just closes does this to every target."""
+        self._unreached.clear()
+        self._unauthorized.clear()
         # Certificates are alike if the same is wrong with them, whatever the target's name; a connection that ends is told in many ways.
         what = failure.detail.partition(" target ")[0] if HINT in failure.detail else ""
         if failure.reason is not Reason.TLS or not self._insecure.are_several(target, what):
             return failure
         said = "The operator's proxy lets no secure connection through."
         detail = f"{said} {failure.detail}"
-        self._suspect(said)  # whose targets these are is nobody else's business
+        self._suspicion.say(said)  # whose targets these are is nobody else's business
         self._say(0, detail)
         return NoReply(Reason.PROXY, sent=False, detail=detail)
 
-    def _suspect(self, detail: str) -> None:
-        self._trouble.clear()
-        self._suspicion.say(detail)
+    def _certain(self, trouble: "_Sentence", detail: str) -> None:
+        """It does not depend on the target."""
+        self._suspicion.clear()
+        trouble.say(detail)
 
     def _say(self, status: int, why: str) -> None:
         """At most once a minute."""

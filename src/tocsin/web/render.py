@@ -209,8 +209,9 @@ def in_short(state: HandlerState, _: Translate) -> str:
 
 def detail_of(state: HandlerState, _: Translate) -> str:
     """What was said beside the reason, where the line in short does not say the same."""
-    told = retold(state.detail, _)
-    return "" if told == in_short(state, _) else retold(beside(state.reason, state.detail), _) if state.reason is not None else told
+    if state.reason is None or retold(state.detail, _) == in_short(state, _):
+        return ""
+    return retold(beside(state.reason, state.detail), _)
 
 
 def in_full(state: HandlerState, _: Translate) -> str:

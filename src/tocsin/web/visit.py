@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from tocsin.acting import Actor
-from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, headers_of, is_same_origin, prefix, remote_user
+from tocsin.api.proxies import asked_for, base_url, client_address, counted_as, headers_of, is_same_origin, known_as, prefix, remote_user
 from tocsin.clock import DAY, SECOND
 from tocsin.flow import pools
 from tocsin.flow.people.accounts import Opened
@@ -142,8 +142,9 @@ class Visit:
     @property
     def client(self) -> Client:
         """Where the request comes from."""
-        counted = counted_as(self.request.scope, headers_of(self.request.scope), self.service.settings)
-        return Client(self.address, counted, self.cookie(DEVICE), self.request.headers.get("user-agent", ""))
+        asked = (self.request.scope, headers_of(self.request.scope), self.service.settings)
+        agent = self.request.headers.get("user-agent", "")
+        return Client(client_address(*asked), counted_as(*asked), self.cookie(DEVICE), agent, known_as(*asked))
 
     @property
     def asked_for(self) -> tuple[str, str]:

@@ -34,13 +34,15 @@ _SYSTEMS = (
 
 class Client(Struct, frozen=True):
     """Where a request comes from. `counted_as`: the address as failed tries count against it. `device`: the cookie of a browser in which
-    somebody has signed in before; `agent`: what it says it is.
+    somebody has signed in before; `agent`: what it says it is. `known_as`: the address by which users are known who have signed in from it,
+    empty where it says nothing about who they are.
     """
 
     address: str
     counted_as: str
     device: str = ""
     agent: str = ""
+    known_as: str = ""
 
 
 class Visitor(Struct, frozen=True):

@@ -10,7 +10,7 @@ from msgspec import Struct, ValidationError, convert
 from tocsin import clock
 from tocsin.clock import DAY, Micros
 from tocsin.flow.people.clients import Client
-from tocsin.flow.people.tries import SHARED_ADDRESS, Counted
+from tocsin.flow.people.tries import Counted
 from tocsin.ports.people import MARK_BYTES, Person
 from tocsin.vault import Vault, WrongKey, fingerprint
 
@@ -39,7 +39,7 @@ class Devices:
         address = f"address {client.counted_as}"
         if person is not None and (device := self._known_device(person, client)) is not None:
             return Counted(f"device {device} {account}", is_known=True)
-        own = f"{address} {account}"
+        own = f"{account} at {address}"  # not an address's own name, or where many share it each would have their many tries at the account
         if person is not None and self._is_known_address(person, client):
             return Counted(own, (address,), is_known=True)
         return Counted(own, (address, account))
@@ -58,9 +58,8 @@ class Devices:
         return self._vault.seal({"device": known.device, "users": users, "at": clock.now()}).decode()
 
     def mark(self, client: Client) -> bytes:
-        """By which a user's known address is kept; empty where it says nothing about who they are, since strangers have it too."""
-        address = f"address {client.counted_as}"
-        return b"" if address.startswith(SHARED_ADDRESS) else self._vault.mark(address)[:MARK_BYTES]
+        """By which a user's known address is kept; empty where there is none to know them by."""
+        return self._vault.mark(f"address {client.known_as}")[:MARK_BYTES] if client.known_as else b""
 
     def _read(self, cookie: str) -> _Device | None:
         if not 0 < len(cookie) <= _MAX_COOKIE:
