@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -174,7 +175,7 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"{weakness}: take a long random one, with `tocsin secrets rotate`.")
         if folder.is_dir() or settings.database_url:
             vault = examine(settings)
-            if vault is not None and (count := sum(is_sealed(*one, vault) for one in home_of(settings).every_sealed())):
+            if vault is not None and (count := home_of(settings).count_sealed(partial(is_sealed, vault=vault))):
                 yield Finding(complaint(count))
     except StoreError as error:
         yield Finding(str(error))

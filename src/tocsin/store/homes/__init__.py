@@ -65,8 +65,8 @@ class Home(Protocol):
         """The settings of one handler as they are stored, those of the newest that has any."""
         ...
 
-    def every_sealed(self) -> list[tuple[bytes | None, bytes | None]]:
-        """The settings and the signing secret of every handler that is not deleted, as they are stored."""
+    def count_sealed(self, is_wanted: Callable[[bytes | None, bytes | None], bool]) -> int:
+        """Of how many handlers that are not deleted settings and signing secret, as they are stored, are so. Not held all at once."""
         ...
 
     def processes(self) -> list[Process]:

@@ -102,8 +102,8 @@ class PostgresqlServer:
     def sealed(self) -> bytes | None:
         return self._look(lambda driver: _first(driver, form.NEWEST_SEALED))
 
-    def every_sealed(self) -> list[tuple[bytes | None, bytes | None]]:
-        return self._look(lambda driver: [(row[0], row[1]) for row in driver.execute(form.EVERY_SEALED).fetchall()])
+    def count_sealed(self, is_wanted: Callable[[bytes | None, bytes | None], bool]) -> int:
+        return self._look(lambda driver: sum(is_wanted(*row) for row in driver.cursor().stream(form.EVERY_SEALED)))
 
     def processes(self) -> list[Process]:
         def ask(driver: Driver[TupleRow]) -> list[Process]:

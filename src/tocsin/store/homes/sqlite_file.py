@@ -82,8 +82,8 @@ class SqliteFile:
         row = self.first_row(form.NEWEST_SEALED)
         return None if row is None else row[0]
 
-    def every_sealed(self) -> list[tuple[bytes | None, bytes | None]]:
-        return self.look(lambda connection: connection.execute(form.EVERY_SEALED).fetchall())
+    def count_sealed(self, is_wanted: Callable[[bytes | None, bytes | None], bool]) -> int:
+        return self.look(lambda connection: sum(is_wanted(*row) for row in connection.execute(form.EVERY_SEALED)))
 
     def processes(self) -> list[Process]:
         return []  # a process that serves it holds its lock
