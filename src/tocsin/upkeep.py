@@ -181,7 +181,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     engine, _ = datadir.open_existing(settings)
     try:
         keys = given_keys(settings) or keys_in(file, files.itself)
-        with contextlib.nullcontext() if settings.secret_key else _put_back(file):
+        with contextlib.nullcontext() if settings.secret_key else _put_back(file, engine):
             if not settings.secret_key:
                 is_first = len({key.removeprefix(BYTE_ORDER_MARK) for key in keys}) == 1
                 keys = [new_secret_key(), *keys] if is_first else keys
@@ -205,7 +205,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
 
 
 @contextmanager
-def _put_back(file: Path) -> Generator[None, None, None]:
+def _put_back(file: Path, engine: Engine) -> Generator[None, None, None]:
     """If the service does not take the new key, the very file that was there is there again: no copy has all that may let the service read
     it. After an interruption both keys stay, as it may use the new one already.
     """
@@ -217,11 +217,15 @@ def _put_back(file: Path) -> Generator[None, None, None]:
     try:
         yield
     except StoreError:
+        is_changed = _is_changed(file, before)
         if is_linked:
             aside.rename(file)
-        elif _content(file) != before:
+        elif is_changed:
             with _written(file) as new, open(new, "wb", opener=files.itself) as out:
                 out.write(before)
+        if is_changed:
+            with contextlib.suppress(StoreError):  # a service that took the new key after all must not go on with what nobody keeps
+                write_now(engine, datadir.ask_for_key)
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -231,6 +235,13 @@ def _put_back(file: Path) -> Generator[None, None, None]:
 def _content(file: Path) -> bytes:
     with open(file, "rb", opener=files.itself) as source:
         return source.read()
+
+
+def _is_changed(file: Path, before: bytes) -> bool:
+    try:
+        return _content(file) != before
+    except OSError:
+        return True
 
 
 def _see_in_use(engine: Engine, settings: Settings, key: str, wait: Callable[[float], None]) -> None:

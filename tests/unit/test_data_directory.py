@@ -346,6 +346,8 @@ def test_a_key_that_the_service_does_not_take_is_taken_back(
     def no_link(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 
+    read_again: list[list[str]] = []
+    monkeypatch.setattr(datadir, "ask_for_key", lambda _: read_again.append(keyfile.read_keys(settings)))
     monkeypatch.setattr(upkeep, "_see_in_use", is_not_taken)
     if not has_links:
         monkeypatch.setattr(Path, "hardlink_to", no_link)
@@ -354,6 +356,25 @@ def test_a_key_that_the_service_does_not_take_is_taken_back(
     assert file.read_text() == before
     assert (file.stat().st_ino == inode) is has_links
     assert [one.name for one in settings.data_path.glob("secret.key*")] == ["secret.key"]
+    assert read_again == [[before.strip()]]
+
+
+def test_both_keys_stay_after_an_interruption(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service may have taken the new one already, and encrypted with it."""
+    settings = _made(make_settings)
+    [before] = keyfile.read_keys(settings)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(upkeep, "_see_in_use", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            upkeep.rotate_key(settings, lambda _: None)
+    new, old = keyfile.read_keys(settings)
+    assert old == before
+    upkeep.rotate_key(settings, lambda _: None)
+    assert keyfile.read_keys(settings) == [new]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
