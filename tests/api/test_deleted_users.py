@@ -1,6 +1,7 @@
 """A user is deleted while requests of theirs are under way, or before a service has heard of it: they are told so."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ def test_who_is_gone_has_no_key(
     assert client.post("/api/notifications", {"message": "in time"}).status == 202
     delete(server, client)
     refused = client.post(path, body, headers)
-    if refused.status == 422:  # that their handlers are gone was noticed before that their key is
+    deadline = time.monotonic() + 10
+    while refused.status == 422 and time.monotonic() < deadline:  # that their handlers are gone was noticed before that their key is
         refused = client.post(path, body, headers)
-    assert (refused.status, refused.headers["www-authenticate"], refused.faults()) == (401, "Bearer", [("unauthorized", None)])
+    assert (refused.status, refused.headers.get("www-authenticate"), refused.faults()) == (401, "Bearer", [("unauthorized", None)])
     assert other.post(path, body, headers).status < 300
     assert "Traceback" not in "".join(capfd.readouterr())
 

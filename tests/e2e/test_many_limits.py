@@ -6,7 +6,7 @@ from support import postgresql
 from tocsin.cli.selftest.many.cluster import Cluster, Process
 from tocsin.cli.selftest.service import Refused
 
-LIMIT = 40
+LIMIT = 400  # what is refused counts, too: enough for asking until it is known who has left
 
 
 def taken(api: Process, most: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from e2e.conftest import Starter
-from e2e.service import Client, Service, in_an_hour
+from e2e.service import Client, Service, in_an_hour, until
 from receiver import Receiver
 from web.conftest import EMAIL, PASSWORD, SIGN_IN, Surfer, sign_in, sql
 from web.test_journeys import watched
@@ -355,6 +355,7 @@ def test_an_administrator_sees_whose_handlers_fail(surfer: Surfer, served: Servi
     receiver.answer("/their-secret-path", 410, body=b"private words")
     hook = other.add_handler("webhook", "Their pager", webhook=receiver.url("/their-secret-path"))
     other.settled(other.send("x", handlers=[hook]))
+    until(lambda: not other.handler(hook)["is_enabled"])
     text = unescape(surfer.get("/users").text)
     assert other.email in text and "Their pager" in text and "Switched off" in text and "The target is gone." in text
     assert "private words" not in text and "their-secret-path" not in text
