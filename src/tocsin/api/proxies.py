@@ -132,8 +132,8 @@ def counted_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], setting
 
 
 def known_as(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """By what a user who signs in is known at this address from then on: the client's neighbourhood. Empty where strangers come from there
-    too: at a proxy's address, and at loopback, where a proxy is likelier than a person.
+    """The address by which users are recognized once they have signed in from it: the client's neighbourhood. Empty where strangers come
+    from the same address: a proxy's, and loopback, where a proxy is likelier than a person.
     """
     origin = _origin(scope, headers, settings)
     is_proxy = is_trusted(origin.address, settings)

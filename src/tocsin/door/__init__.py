@@ -83,7 +83,7 @@ class Door(uvicorn.Server):
             self._sweeper.cancel()
 
     def _leave(self) -> None:
-        """Those that are still there: who does not read its answer would not read the rest either, and what waits for that ends."""
+        """Close the connections that are left: a client that does not read its answer would hold up the request that waits for it."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
@@ -93,7 +93,7 @@ class Door(uvicorn.Server):
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """That a request was cut off at the end is none."""
+    """A request that was cut off when the service stopped is not a fault."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 

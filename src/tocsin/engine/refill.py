@@ -19,9 +19,8 @@ ALWAYS_IN_LANE_OF_BYTES = 1  # the same when memory is full of text
 MAX_IN_MEMORY = 10_000  # deliveries in memory
 MAX_BYTES = 32 << 20  # of message text in memory
 READS_AT_ONCE = 2  # of the store
-LINGER_SECONDS = (
-    0.005  # after a read, where other processes ring: a lone ring does not wait; the busier the worker, the more rings share a read
-)
+# After a read, where other processes ring: a lone ring does not wait, and the busier the worker, the more rings share a read.
+LINGER_SECONDS = 0.005
 LANES_AT_ONCE = 64  # in one read
 ROWS_AT_ONCE = 1024  # in one read, roughly
 FAULT_SECONDS = 30.0  # until a lane whose reading failed is read again

@@ -122,7 +122,7 @@ class Proxy:
         elif status == _UNAUTHORIZED:
             self._unreached.clear()
             self._certain(self._unauthorized, detail)
-        else:  # perhaps it is about the one target: that the proxy is there, it shows, but not that it wants no password any more
+        else:  # it may be about this target only: the proxy is there, but may still ask for a password
             self._unreached.clear()
             if are_several and self.trouble is None:
                 self._suspicion.say(detail)

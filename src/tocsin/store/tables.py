@@ -24,7 +24,7 @@ from tocsin.ports.consents import Consent
 # Conditions on a delivery's status, each once. They are literal: with bound values SQLite cannot use the partial indexes.
 IS_PENDING = f"status = {Status.PENDING:d}"
 IS_NOT_DELIVERED = f"status NOT IN ({Status.PENDING:d}, {Status.DELIVERED:d})"
-# A throttle uses up no step: one that lasts, or is one of many, is no mere pace any more.
+# A throttle uses up no step, but a long one, or several in a row, means that the handler fails.
 IS_RETRYING = f"{IS_PENDING} AND (step > 0 OR throttles > 2 OR (throttles > 0 AND due_at - last_attempt_at > {60 * SECOND}))"
 IS_CRITICAL = f"{IS_PENDING} AND is_critical = 1"
 

@@ -20,7 +20,7 @@ from tocsin.flow.directory import Directory, Loaded
 from tocsin.flow.links import Question, with_link
 from tocsin.flow.pace import Pacer
 from tocsin.flow.quotas import Quotas
-from tocsin.model import LINK_KIND, Busy, Delivery, Message, Notification, Reason, Status
+from tocsin.model import LINK_KIND, Busy, Delivery, Message, Reason, Status
 from tocsin.net.wires import Wires
 from tocsin.ports import engine
 from tocsin.ports.queue import Queue, Waiting
@@ -141,7 +141,7 @@ class Delivering:
         delivery, notification = job.delivery, job.notification
         now = clock.now()
         try:
-            unwanted = _unwanted(delivery, notification, loaded, now)
+            unwanted = _unwanted(job, loaded, now)
             message = _as_meant(notification.message, notification.send_at) if notification.send_at is not None else notification.message
             if loaded.address and unwanted is None:
                 message, unwanted = self._agreed(delivery, message, loaded, now)
@@ -218,14 +218,14 @@ class Delivering:
         self._keeping.keep(Ending(decision, None, now, run, loaded))
 
 
-def _unwanted(delivery: Delivery, notification: Notification, loaded: Loaded, now: Micros) -> Decision | None:
+def _unwanted(job: Waiting, loaded: Loaded, now: Micros) -> Decision | None:
     """How a delivery ends that is not to be attempted, or until when it waits."""
-    handler = loaded.handler
+    delivery, handler = job.delivery, loaded.handler
     if not handler.is_enabled:
         if handler.disabled_reason:
             return ended_without_attempt(delivery, Status.FAILED, Reason.HANDLER_DISABLED, now, handler.disabled_reason)
         return ended_without_attempt(delivery, Status.SKIPPED, Reason.HANDLER_PAUSED, now)
-    if Waiting(delivery, notification).has_expired(now):
+    if job.has_expired(now):
         return ended_without_attempt(delivery, Status.EXPIRED, Reason.EXPIRED, now, delivery.last_error or "")
     return _too_soon(delivery, loaded.channel.unknown_wait_seconds, now) if delivery.may_have_arrived else None
 

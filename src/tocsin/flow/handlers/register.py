@@ -252,10 +252,10 @@ class Handlers:
 
     def _open(self, row: HandlerRow) -> Handler:
         """Raises Busy where no key of the service opens it: the right one may come back."""
-        try:
-            return open_handler(row, self._vault)
-        except WrongKey:
-            raise _sealed() from None
+        handler = self._seen(row)
+        if handler.is_sealed:
+            raise _sealed()
+        return handler
 
     async def states(self, rows: Sequence[Handler]) -> list[HandlerState]:
         """The current state of each of these, in their order. Raises Busy."""
