@@ -1076,3 +1076,22 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     )
     os.close(writing)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("command", ["settings", "settings --json", "--version", "send --help"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_the_output_is_one_sentence(command: str, unbuffered: str, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [COMMAND, *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=clean_environ(PYTHONUNBUFFERED=unbuffered),
+            cwd=tmp_path,
+            timeout=60,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "tocsin: Could not write the output: No space left on device. The command may have done its work all the same.\n"
+    )

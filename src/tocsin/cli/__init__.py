@@ -1,5 +1,6 @@
 """The `tocsin` command."""
 
+import errno
 import gc
 import os
 import signal
@@ -7,6 +8,8 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
+
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main() -> None:
@@ -19,6 +22,8 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
+    except OSError as error:
+        code = _not_written(error)
     sys.exit(code)
 
 
@@ -41,6 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _drop_output()
         return 1
+    except OSError as error:
+        return _not_written(error)
     return result if isinstance(result, int) else 0
 
 
@@ -132,6 +139,19 @@ def _help_for(chain: Sequence[str] | None) -> str:
     return " ".join(["tocsin", *(chain or ()), "--help"])
 
 
+def _not_written(error: OSError) -> int:
+    """Says that a disk is full or broken, most likely where standard output goes, and returns the exit code. Other errors are raised."""
+    from tocsin.cli import show
+
+    if error.errno not in _NOT_WRITTEN:
+        raise error
+    if error.filename is None:
+        _drop_output()
+    where = error.filename or "the output"
+    show.complain(f"Could not write {where}: {error.strerror}. The command may have done its work all the same.")
+    return 1
+
+
 def _drop_output() -> None:
-    """The reader of standard output has gone (`tocsin ... | head`): nothing more can be flushed there."""
+    """The reader of standard output has gone (`tocsin ... | head`), or its disk is full: nothing more can be flushed there."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
