@@ -77,8 +77,9 @@ def test_discord_words_stay_words(text):
 @example("@everyone <@1>")
 @example("http://nas[```py\n\n    <@123>")
 @example("\\\\`<@`")
+@example("[0](http://1)`)<@`")
 def test_discord_of_anything_pings_nobody(text):
-    escaped, code, address = r"\\.", r"(`+).*?(?<!`)\1(?!`)", r"<https?://[^ <>]*>|\]\(https?://[^ <>]*\)"  # whichever begins first
+    escaped, code, address = r"\\.", r"(`+).*?(?<!`)\1(?!`)", r"<https?://[^ <>]*>|\]\(https?://[^ <>)]*\)"  # whichever begins first
     bare = re.sub(f"{escaped}|{code}|{address}", " ", discord.discord(parse(text)), flags=re.DOTALL)
     assert not re.search("@(everyone|here)", bare)
     assert not re.search("<[@#:t]", bare)
