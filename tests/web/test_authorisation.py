@@ -76,6 +76,7 @@ PAGES: dict[str, str] = {
     "POST /unsubscribe/{token}": "anybody",
     "POST /sign-out": "signed in",
     "GET /": "signed in",
+    "GET /handlers": "signed in",
     "GET /handlers/add": "signed in",
     "GET /handlers/add/{type}": "signed in",
     "POST /handlers/add/{type}": "signed in",
@@ -93,9 +94,11 @@ PAGES: dict[str, str] = {
     "GET /log/export.{form}": "signed in",
     "GET /log/replay": "signed in",
     "POST /log/replay": "signed in",
+    "GET /deliveries": "signed in",
     "GET /deliveries/{id:int}": "owner",
     "POST /deliveries/{id:int}/retry": "owner",
     "POST /deliveries/{id:int}/cancel": "owner",
+    "GET /notifications": "signed in",
     "GET /notifications/{id:int}": "owner",
     "POST /notifications/{id:int}/cancel": "owner",
     "GET /send": "signed in",
@@ -263,6 +266,9 @@ def test_what_needs_no_key_takes_none(world: dict[str, Any], row: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the pages
 
 
+LEAD_ON = {"GET /confirm", "GET /handlers", "GET /deliveries", "GET /notifications"}  # to another page
+
+
 def open_page(surfer: Surfer, row: str, id_: int, csrf: str = "") -> Answer:
     method, path = row.split()
     path = path.replace("{id:int}", str(id_)).replace("{type}", "webhook").replace("{form}", "csv").replace("{token}", "nonsense")
@@ -293,7 +299,7 @@ def test_a_page_is_for_whom_it_is_meant(world: dict[str, Any], row: str) -> None
         assert open_page(one.surfer, row, world["two"].user, token).status == 404
         assert row.startswith("POST") or open_page(world["admin"].surfer, row, 0).status == 200
     elif row.startswith("GET") and whom != "anybody":
-        assert open_page(one.surfer, row, id_).status in ((200, 303) if row == "GET /confirm" else (200,))
+        assert open_page(one.surfer, row, id_).status in ((200, 303) if row in LEAD_ON else (200,))
 
 
 @pytest.mark.parametrize("row", [row for row, whom in PAGES.items() if whom == "owner"])

@@ -50,6 +50,7 @@ def test_every_page_under_a_sub_path_leads_to_pages_there(under: Service) -> Non
                 assert surfer.get(one.removeprefix("/apps/tocsin")).status == 200, one
     assert surfer.get("", stay=True).status == 200  # without the slash at its end
     assert surfer.get("/handlers/1", stay=True).status == 404
+    assert surfer.get("/handlers", stay=True).headers["location"] == "/apps/tocsin/"
     stranger = Surfer(surfer.base)
     assert stranger.get("/log", stay=True).headers["location"] == "/apps/tocsin/sign-in?to=/log"
     assert stranger.get("/log", stay=True, hx_request="true").headers["hx-redirect"] == "/apps/tocsin/sign-in"

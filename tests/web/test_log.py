@@ -30,6 +30,11 @@ def test_the_log_is_read_page_by_page_while_more_arrives(surfer: Surfer, served:
     assert [one for page in pages for one in page] == list(range(120, 0, -1))
 
 
+def test_an_address_that_was_cut_short_leads_to_its_list(surfer: Surfer) -> None:
+    found = {path: surfer.get(path).path for path in ("/handlers", "/deliveries", "/notifications")}
+    assert found == {"/handlers": "/", "/deliveries": "/log", "/notifications": "/log"}
+
+
 def test_a_delivery_shows_what_the_provider_calls_the_message(surfer: Surfer, served: Service, receiver: Receiver) -> None:
     client = served.first()
     receiver.answer("/", 200, body=b'{"id": "hwQ2YpKdmg", "event": "message"}')

@@ -66,6 +66,11 @@ def _listed(visit: Visit) -> Listed:
     )
 
 
+async def to_home(visit: Visit) -> Response:
+    """For those who type the address, or cut it off behind `/handlers`."""
+    return visit.go("/")
+
+
 async def home(visit: Visit) -> Response:
     which, number = _listed(visit), _whole(visit.request.query_params.get("page"))
     rows, total = await _found(visit, which, number)

@@ -82,6 +82,11 @@ def _read(text: str, visit: Visit) -> zones.Reading | None:
         return None
 
 
+async def to_page(visit: Visit) -> Response:
+    """For those who cut the address of a delivery or notification short."""
+    return visit.go("/log")
+
+
 async def page(visit: Visit) -> Response:
     filters = _filters(visit)
     given = visit.request.query_params.get("before", "")

@@ -306,7 +306,7 @@ class Visit:
         return self._with_cookies(response)
 
     def go(self, path: str) -> Response:
-        """To another page of ours, after a change."""
+        """To another page of ours, as after a change."""
         path = f"{self.prefix}{path}"
         response = RedirectResponse(path, 303)
         if self.is_fragment:
