@@ -113,8 +113,13 @@ def test_what_a_delivery_met_is_told_in_sentences() -> None:
         (Reason.BUDGET, "The limit is 2 a day.", "The daily budget is used up. The limit is 2 a day."),
         (
             Reason.MAIL_NOT_CONFIGURED,
-            "No mail server is configured. E-mail deliveries wait until there is one.",
-            "No mail server is configured. E-mail deliveries wait until there is one.",
+            "No mail server is configured, so e-mails wait until there is one.",
+            "E-mail is not set up. No mail server is configured, so e-mails wait until there is one.",
+        ),
+        (
+            Reason.MAIL_NOT_CONFIGURED,
+            "TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent",
+            "E-mail is not set up. TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent",
         ),
     ):
         assert told(Status.PENDING, reason, f"{reason.value}: {detail}") == expected
@@ -149,10 +154,10 @@ def test_a_handler_whose_last_message_expired_says_what_its_last_attempt_met() -
             "No connection could be made. Connection refused.",
         ),
         (
-            Reason.MAIL_NOT_CONFIGURED,
-            "No mail server is configured. E-mail deliveries wait until there is one.",
-            "E-mail deliveries wait until there is one.",
-            "No mail server is configured. E-mail deliveries wait until there is one.",
+            Reason.GONE,
+            "The target is gone. It answered 410.",
+            "It answered 410.",
+            "The target is gone. It answered 410.",
         ),
     ],
 )
@@ -213,8 +218,8 @@ def test_an_expiry_is_no_attempt(
             "URL이 가리키는 주소는 공개된 주소가 아닙니다. 운영자가 TOCSIN_ALLOW_NETWORKS에 해당 네트워크를 추가하면 접근할 수 있습니다.",
         ),
         (
-            "No mail server is configured. E-mail deliveries wait until there is one.",
-            "메일 서버가 설정되지 않았습니다. 설정될 때까지 이메일은 대기합니다.",
+            "E-mail is not set up. No mail server is configured, so e-mails wait until there is one.",
+            "이메일이 설정되지 않았습니다. 메일 서버가 없어, 설정될 때까지 이메일은 대기합니다.",
         ),
         (
             "5 deliveries in a row failed over 1 h 30 min. The last failure: The target was not found.",

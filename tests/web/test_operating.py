@@ -161,13 +161,13 @@ def test_an_expiry_hides_no_cause_and_is_no_attempt(start_service: Starter, rece
 def test_without_a_mail_server_that_is_said_once(surfer: Surfer, client: Client) -> None:
     mail = client.add_handler("email", "mail", email="hey@example.com")
     client.attempted(client.send("x", handlers=[mail]))
-    once = "No mail server is configured. E-mail deliveries wait until there is one."
+    why, detail = "E-mail is not set up.", "No mail server is configured, so e-mails wait until there is one."
     for path in ("/", "/log"):
-        assert f'title="{once}"' in surfer.get(path).text
+        assert f'title="{why} {detail}"' in surfer.get(path).text
     trouble = surfer.get(f"/handlers/{mail}").text.partition("Latest deliveries")[0]
-    assert all(trouble.count(f"{one}.") == 1 for one in once.removesuffix(".").split(". "))
+    assert (trouble.count(why), trouble.count(detail)) == (1, 1)
     trial = surfer.post("/handlers/add/email", name="m", email="hey@example.com", do="test").text
-    assert f"{once} The operator has to set TOCSIN_SMTP_URL to the mail server." in trial
+    assert f"{detail} The operator has to set TOCSIN_SMTP_URL to the mail server, and TOCSIN_EMAIL_FROM to an address." in trial
 
 
 def test_where_all_is_well_there_is_no_overview(surfer: Surfer, client: Client, receiver: Receiver) -> None:

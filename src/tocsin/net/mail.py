@@ -21,7 +21,7 @@ _TEST_CONNECTIONS = 2  # at most one for each user, so that a slow test does not
 _DOUBLES_AFTER_SECONDS = 600.0
 _TOO_MANY = frozenset({421, 432})  # "service not available, closing": 432 is Exchange Online's for too many connections
 _ALL = 0  # deliveries already arrive in turns, so among them it is first come, first served
-_NOT_CONFIGURED = "No mail server is configured. E-mail deliveries wait until there is one."
+_NOT_CONFIGURED = "No mail server is configured, so e-mails wait until there is one."
 _BAD_SENDER = "TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent"
 
 

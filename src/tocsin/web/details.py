@@ -41,7 +41,7 @@ OURS = (
     N_("The operator's proxy answered {status}: it asks for a user and password."),
     N_("The operator's proxy does not answer."),
     N_("The operator's proxy cannot be reached."),
-    N_("E-mail deliveries wait until there is one."),
+    N_("No mail server is configured, so e-mails wait until there is one."),
     N_("TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent"),
     N_("The mail server offers no STARTTLS; ?tls=optional in TOCSIN_SMTP_URL would send without."),
     N_("The mail server offers no login by PLAIN, LOGIN or CRAM-MD5."),
