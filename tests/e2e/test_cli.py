@@ -1093,5 +1093,5 @@ def test_a_full_disk_behind_the_output_is_one_sentence(command: str, unbuffered:
         )
     assert done.returncode == 1
     assert done.stderr == (
-        "tocsin: Could not write the output: No space left on device. The command may have done its work all the same.\n"
+        "tocsin: Could not write the output or a file: No space left on device. The command may have done its work all the same.\n"
     )

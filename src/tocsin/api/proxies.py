@@ -14,7 +14,7 @@ from tocsin import observe
 from tocsin.settings import Settings
 
 SHARED = "shared "  # precedes an address that many people may share
-# Where proxies are that nobody told us of. Python calls more networks private, such as those of documentation.
+# Networks in which an undeclared proxy may be. Python calls more networks private, such as those of documentation.
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
     for network in (

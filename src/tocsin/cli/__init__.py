@@ -140,14 +140,17 @@ def _help_for(chain: Sequence[str] | None) -> str:
 
 
 def _not_written(error: OSError) -> int:
-    """Says that a disk is full or broken, most likely where standard output goes, and returns the exit code. Other errors are raised."""
+    """Say that a disk is full or broken, and return the exit code. Where no file is named it is most likely the one behind standard output.
+
+    Raises any other error.
+    """
     from tocsin.cli import show
 
     if error.errno not in _NOT_WRITTEN:
         raise error
     if error.filename is None:
         _drop_output()
-    where = error.filename or "the output"
+    where = error.filename or "the output or a file"
     show.complain(f"Could not write {where}: {error.strerror}. The command may have done its work all the same.")
     return 1
 

@@ -196,8 +196,8 @@ def troubled(connection: Connection, limit: int, sealed: Collection[int] = ()) -
 
 
 def _candidates(connection: Connection, sealed: Collection[int]) -> list[int]:
-    """Few of all handlers, so that the state need not be told of each: those that are tried again, are off, have failed in a row, or are
-    sealed."""
+    """Few of all handlers, so that the state need not be computed for all: those that are tried again, are off, have failed in a row,
+    or are sealed."""
     retried = text(f"handlers.id IN (SELECT handler_id FROM deliveries WHERE {IS_RETRYING})")
     wanted = or_(handlers.c.failures > 0, handlers.c.disabled_reason.isnot(None), retried, *([handlers.c.id.in_(sealed)] if sealed else []))
     return list(connection.scalars(select(handlers.c.id).where(handlers.c.deleted_at.is_(None), wanted).limit(MAX_CANDIDATES)))

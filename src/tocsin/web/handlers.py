@@ -67,7 +67,7 @@ def _listed(visit: Visit) -> Listed:
 
 
 async def to_home(visit: Visit) -> Response:
-    """For those who type the address, or cut it off behind `/handlers`."""
+    """From `/handlers`, which people type, or get by cutting the address of a handler short."""
     return visit.go("/")
 
 

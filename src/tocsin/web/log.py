@@ -83,7 +83,7 @@ def _read(text: str, visit: Visit) -> zones.Reading | None:
 
 
 async def to_page(visit: Visit) -> Response:
-    """For those who cut the address of a delivery or notification short."""
+    """From what is left of the address of a delivery or notification that somebody has cut short."""
     return visit.go("/log")
 
 

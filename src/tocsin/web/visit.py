@@ -23,6 +23,7 @@ from tocsin.flow.people.clients import Client, Visitor
 from tocsin.flow.people.devices import DEVICE_LASTS
 from tocsin.flow.service import Pulse, Service
 from tocsin.model import Busy, Fault
+from tocsin.settings import Settings
 from tocsin.web import language, render
 from tocsin.web.cookies import BEFORE, DEVICE, LANGUAGE, SESSION, name_of
 from tocsin.zones import zone_of
@@ -125,8 +126,12 @@ class Visit:
 
     @property
     def address(self) -> str:
-        headers = headers_of(self.request.scope)
-        return client_address(self.request.scope, headers, self.service.settings)
+        return client_address(*self._origin)
+
+    @property
+    def _origin(self) -> tuple[Mapping[str, Any], dict[bytes, bytes], Settings]:
+        """What says where the request comes from."""
+        return self.request.scope, headers_of(self.request.scope), self.service.settings
 
     def _believed(self, visitor: Visitor | None) -> Visitor | None:
         """Over TLS a session whose cookie has a plain name counts only if an older version made it: that one goes on under the new name."""
@@ -142,9 +147,8 @@ class Visit:
     @property
     def client(self) -> Client:
         """Where the request comes from."""
-        asked = (self.request.scope, headers_of(self.request.scope), self.service.settings)
-        agent = self.request.headers.get("user-agent", "")
-        return Client(client_address(*asked), counted_as(*asked), self.cookie(DEVICE), agent, known_as(*asked))
+        origin, agent = self._origin, self.request.headers.get("user-agent", "")
+        return Client(client_address(*origin), counted_as(*origin), self.cookie(DEVICE), agent, known_as(*origin))
 
     @property
     def asked_for(self) -> tuple[str, str]:
@@ -306,7 +310,7 @@ class Visit:
         return self._with_cookies(response)
 
     def go(self, path: str) -> Response:
-        """To another page of ours, as after a change."""
+        """To another page of ours, with GET."""
         path = f"{self.prefix}{path}"
         response = RedirectResponse(path, 303)
         if self.is_fragment:

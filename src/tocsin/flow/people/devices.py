@@ -39,7 +39,7 @@ class Devices:
         address = f"address {client.counted_as}"
         if person is not None and (device := self._known_device(person, client)) is not None:
             return Counted(f"device {device} {account}", is_known=True)
-        own = f"{account} at {address}"  # not an address's own name, or where many share it each would have their many tries at the account
+        own = f"{account} at {address}"  # a name that began like a shared address would get its 50 tries at each account
         if person is not None and self._is_known_address(person, client):
             return Counted(own, (address,), is_known=True)
         return Counted(own, (address, account))

@@ -66,7 +66,10 @@ class Home(Protocol):
         ...
 
     def count_sealed(self, is_wanted: Callable[[bytes | None, bytes | None], bool]) -> int:
-        """Of how many handlers that are not deleted settings and signing secret, as they are stored, are so. Not held all at once."""
+        """How many handlers have settings and a signing secret, as stored, for which `is_wanted` holds. Deleted ones do not count.
+
+        The rows are read one by one, not held in memory.
+        """
         ...
 
     def processes(self) -> list[Process]:
