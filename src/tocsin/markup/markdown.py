@@ -135,10 +135,13 @@ def _escaped_start(match: re.Match[str]) -> str:
 
 
 class _Markdown(Renderer):
-    """`is_label`: in the label of a link no address is a link by itself."""
+    """`is_label`: in the label of a link no address is a link by itself. `is_bold`: within bold a single star would end it."""
 
-    def __init__(self, is_label: bool = False) -> None:
+    def __init__(self, is_label: bool = False, is_bold: bool = False) -> None:
         self._is_label = is_label
+        self._is_bold = is_bold
+        self._in_label = self if is_label else _Markdown(True, is_bold)
+        self._in_bold = self if is_bold else _Markdown(is_label, True)
 
     def inlines(self, nodes: Sequence[tree.Inline], behind: str = "") -> str:
         """`behind`: what follows them."""
@@ -163,14 +166,14 @@ class _Markdown(Renderer):
         return code_span(text)
 
     def _marked(self, node: tree.Strong | tree.Strike | tree.Emphasis, before: str, after: str) -> str:
-        inside = self.inlines(node.inside)
+        inside = (self._in_bold if isinstance(node, tree.Strong) else self).inlines(node.inside)
         match node:
             case tree.Strong():
                 shown = _marked("**", inside)
             case tree.Strike():
                 shown = _marked("~~", inside)
             case tree.Emphasis():
-                shown = _emphasis(inside, before, after[:1])
+                shown = _emphasis(inside, before, after[:1], self._is_bold)
         return self.inlines(node.inside, after) if shown == inside else shown
 
     def link(self, node: tree.Link) -> str:
@@ -178,7 +181,7 @@ class _Markdown(Renderer):
             return bare_url(node.url) if is_bare(node) else f"{self.inlines(node.inside)} ({bare_url(node.url)})"
         if is_bare(node):
             return address(node.url)
-        label = _LABEL.inlines(node.inside).replace("\n", " ")
+        label = self._in_label.inlines(node.inside).replace("\n", " ")
         return f"[{label}]({node.url.translate(_PARENTHESES)})"
 
     def paragraph(self, block: tree.Paragraph) -> str:
@@ -199,12 +202,12 @@ class _Markdown(Renderer):
         return fenced(self.grid(block))
 
 
-def _emphasis(inside: str, before: str, after: str) -> str:
+def _emphasis(inside: str, before: str, after: str, is_bold: bool) -> str:
     """Underscores, as single stars are bold in Rocket.Chat; within a word they would be shown."""
     is_within = before == "_" or before.isalnum() or not (after.isspace() or after in _AFTER_UNDERSCORE or not after)
     if not is_within and len(inside) >= _SHORTEST_UNDERSCORED and "_" not in inside:
         return marked("_", inside)
-    return _marked("*", inside)
+    return inside if is_bold else _marked("*", inside)
 
 
 def _marked(mark: str, inside: str) -> str:
@@ -216,4 +219,3 @@ def _marked(mark: str, inside: str) -> str:
 
 
 _MARKDOWN = _Markdown()
-_LABEL = _Markdown(is_label=True)
