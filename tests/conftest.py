@@ -22,8 +22,10 @@ from tocsin.vault import Vault
 
 gc.set_threshold(50_000, 20, 100)  # thousands of collected tests are no garbage: looking through them costs a sixth of collecting
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; our children would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Children would inherit what a shell ignores for what runs in the background, and `nohup` for what outlives a terminal.
+for number, usual in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}.items():
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # The same examples every time: a run says something about the code, not about luck. `--hypothesis-profile` chooses another count.
 for profile, count in {"quick": 100, "thorough": 2000}.items():

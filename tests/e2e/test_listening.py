@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -139,6 +140,24 @@ def test_a_signal_ends_it_in_order(start_service: Starter, number: signal.Signal
     assert service.process is not None
     service.process.send_signal(number)
     assert service.process.wait(20) == 0
+
+
+def test_under_nohup_it_outlives_the_terminal(tmp_path: Path) -> None:
+    service = Service(tmp_path / "service", from_scratch=True)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        service.start()
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    try:
+        assert service.process is not None
+        [ignored] = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{service.process.pid}/status").read_text())
+        assert int(ignored, 16) & 1 << signal.SIGHUP - 1
+        service.process.send_signal(signal.SIGHUP)
+        assert service.first().get("/readyz").status == 200
+        assert service.terminate() == 0
+    finally:
+        service.kill()
 
 
 def test_half_an_upload_holds_no_end_up(start_service: Starter) -> None:
