@@ -418,7 +418,26 @@ def test_what_the_engine_reads():
         (554, "5.6.1", "final", Refused, Reason.PAYLOAD),
         (553, "5.6.7", "rcpt", Refused, Reason.PAYLOAD),
         (554, "5.7.1", "rcpt", Refused, Reason.POLICY),
-        (550, "5.7.26", "final", Refused, Reason.POLICY),
+        (550, "5.7.507", "rcpt", Refused, Reason.POLICY),
+        (550, "5.7.26", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.20", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.23", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.27", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.30", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.40", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.68", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.233", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.501", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.509", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.511", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.515", "final", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.606", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.649", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.7.650", "rcpt", Refused, Reason.POLICY),
+        (550, "5.1.90", "rcpt", Later, Reason.MAIL_ACCOUNT),
+        (550, "5.4.5", "final", Later, Reason.MAIL_ACCOUNT),
+        (450, "4.7.26", "final", Later, Reason.MAIL_ACCOUNT),
+        (451, "4.7.651", "rcpt", Later, Reason.MAIL_ACCOUNT),
         (550, "4.7.1", "final", Later, Reason.SERVER_ERROR),
         (550, "5.1.1", "mail", Later, Reason.MAIL_ACCOUNT),
         (553, "5.1.8", "rcpt", Later, Reason.MAIL_ACCOUNT),
@@ -475,6 +494,28 @@ def test_yes():
         (550, "5.7.60", "5.7.60 SMTP; Client does not have permissions to send as this sender"),
         (550, "", "The from address does not match a verified Sender Identity."),
         (554, "", "Message rejected: Email address is not verified."),
+        (550, "5.7.1", "5.7.1 Daily SMTP relay limit exceeded for customer."),  # Gmail
+        (550, "5.7.1", "5.7.1 You have exceeded your sending quota"),
+        (550, "", "Domain example.org has exceeded the max emails per hour (200/200 (100%)) allowed. Message discarded."),  # cPanel
+        (451, "", "Domain example.org has exceeded the max emails per hour (201/200) allowed. Message will be reattempted later"),
+        (554, "5.2.0", "5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message"),
+        (554, "5.2.2", "5.2.2 Submission quota exceeded"),
+        (550, "", "Sender frequency limited"),  # QQ
+        (550, "5.7.1", "5.7.1 Unauthenticated email from example.org is not accepted due to domain's DMARC policy."),
+        (550, "", "SPF check failed"),
+        (550, "5.7.1", "5.7.1 Our system has detected an unusual rate of unsolicited mail originating from your IP address."),
+        (550, "5.7.1", "5.7.1 This message is likely suspicious due to the very low reputation of the sending domain."),
+        (550, "5.7.1", "5.7.1 The IP you're using to send mail is not authorized to send email directly to our servers."),
+        (554, "", "IP=192.0.2.1 - None/bad reputation. Ask your postmaster for help"),  # T-Online
+        (550, "5.7.0", "5.7.0 Mail Sending denied."),
+        (550, "", 'Outgoing mail from "a@example.org" has been suspended.'),
+        (550, "", "Sending from this account has been disabled"),
+        (550, "", "Your account has been disabled"),
+        (550, "", "Unknown user or bad password"),
+        (550, "", "Domain of sender does not exist"),
+        (550, "", "Envelope sender does not exist"),
+        (550, "", "Unroutable sender address"),
+        (550, "", "Requested action not taken: mailbox unavailable\ninvalid DNS MX or A/AAAA resource record"),  # GMX
     ],
 )
 @pytest.mark.parametrize("stage", ["rcpt", "data", "final"])
@@ -489,8 +530,23 @@ def test_a_server_that_does_not_send_for_us_is_no_fault_of_the_address(stage: st
         ("5.1.1", "5.1.1 User unknown in relay recipient table"),
         ("", "No such user here"),
         ("", "<me@example.com>: Recipient address rejected: User unknown in local recipient table"),
-        ("", "Requested action not taken: mailbox unavailable"),
+        ("", "Requested action not taken: no such user here"),
+        ("", "<me@example.com>... User unknown"),
+        ("", "Recipient address rejected: User unknown in virtual mailbox table"),
+        ("", "User unknown in relay recipient table"),
         ("", "Unrouteable address"),
+        ("", "Unknown user me@example.com"),
+        ("", "User (me@example.com) unknown."),
+        ("", "Mailbox not found. http://service.mail.qq.com/cgi-bin/help?subtype=1&&id=20022&&no=1000728"),
+        ("", "User not found: me@example.com"),
+        ("", "Message was not accepted -- invalid mailbox.  Local mailbox me@example.com is unavailable: user not found"),  # mail.ru
+        ("", "The email account that you tried to reach does not exist. Please try double-checking the recipient's email address"),
+        ("", "<me@example.com> does not exist"),
+        ("", "RCPT <me@example.com> does not exist"),
+        ("", "me@example.com: account does not exist at the organization"),
+        ("", "No such person at this address"),
+        ("", "There is no one at this address"),
+        ("", "This mailbox is disabled"),
         ("", "This user doesn't have a example.com account (me@example.com)"),
         ("", "sorry, no mailbox here by that name"),
         ("", "Invalid recipient"),
@@ -513,6 +569,10 @@ def test_a_mailbox_that_does_not_exist_is_gone(enhanced: str, text: str):
         ("5.7.1", "rcpt", "5.7.1 RESOLVER.RST.AuthRequired; authentication required", Refused),
         ("5.7.133", "final", "5.7.133 SenderNotAuthenticatedForGroup; authentication required", Refused),
         ("", "rcpt", "<unknown-user@example.com> is not welcome", Refused),
+        ("", "final", "Message contains a URL with bad reputation", Refused),
+        ("", "rcpt", "Unauthenticated senders not allowed", Refused),
+        ("5.7.1", "rcpt", "5.7.1 No such user!", Refused),  # Yandex
+        ("4.2.2", "rcpt", "4.2.2 The email account that you tried to reach is over quota", Later),
         ("", "rcpt", "sender-verify.failed@relay-denied.example is not a known user here", Gone),
     ],
 )
@@ -520,7 +580,23 @@ def test_what_is_about_the_recipient_or_the_message_is_not_the_account_s(enhance
     assert isinstance(CHANNEL.classify(MailReply(550, text, stage, enhanced), context()), outcome)
 
 
-@pytest.mark.parametrize("text", ["", "Access denied", "rejected", "RP:RDN", "High probability of spam", "拒收"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "Access denied", "rejected", "RP:RDN", "High probability of spam", "拒收"),
+        "Requested action not taken: mailbox unavailable",  # of policies too (RFC 5321 4.2.3)
+        "Requested action not taken: mailbox unavailable\nReject due to policy restrictions.",  # GMX
+        "Mailbox unavailable or access denied",  # QQ: the recipient gets too many mails
+        "Mail is rejected by recipients",
+        "#5.1.0 Address rejected.",
+        "Recipient address rejected: Access denied",
+        "This account has been temporarily suspended",
+        "Unknown user, rejected by a policy",
+        "Domain does not exist",
+        "No such domain",
+        "Invalid command address syntax",
+    ],
+)
 def test_a_refusal_for_a_reason_that_is_not_said_does_not_switch_the_handler_off(text: str):
     assert CHANNEL.classify(MailReply(550, text, "rcpt"), context()) == Refused(Reason.REJECTED, f"550 {text}".strip())
 

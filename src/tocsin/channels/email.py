@@ -61,10 +61,20 @@ _NO_SUCH_MAILBOX = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
 _BAD_SENDER = frozenset({"4.1.7", "4.1.8", "5.1.7", "5.1.8"})
 _FULL = frozenset({"4.2.2", "5.2.2"})
 _TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
-# The login, the sender or the connection (RFC 5248, RFC 7372; Microsoft's list of non-delivery reports).
+# The account, its limits, the sender's domain or the sending address: what only the operator can repair. RFC 5248, 7372, 7505;
+# https://learn.microsoft.com/exchange/troubleshoot/email-delivery/ndr/non-delivery-reports-in-exchange-online and
+# https://knowledge.workspace.google.com/admin/support/troubleshooting/gmail-smtp-errors-and-codes
 _ACCOUNT = frozenset(
-    {"5.2.252", "5.7.8", "5.7.9", "5.7.10", "5.7.13", "5.7.25", "5.7.54", "5.7.57", "5.7.60", "5.7.64", "5.7.705", "5.7.708", "5.7.750"}
+    {
+        *("5.1.90", "5.2.252", "5.4.5", "5.7.8", "5.7.9", "5.7.10", "5.7.13"),
+        *(f"5.7.{detail}" for detail in range(20, 33)),  # DKIM, SPF, reverse DNS, DMARC, null MX, floods, ARC
+        *("5.7.40", "5.7.54", "5.7.57", "5.7.60", "5.7.64", "5.7.68", "5.7.232", "5.7.233"),
+        *("5.7.501", "5.7.502", "5.7.503", "5.7.506", "5.7.508", "5.7.509", "5.7.511", "5.7.515"),
+        *(f"5.7.{detail}" for detail in range(606, 650)),  # banned addresses
+        *("5.7.703", "5.7.705", "5.7.708", "5.7.750", "5.7.800"),
+    }
 )
+_SUSPECTED = re.compile(r"4\.7\.(?:[56]\d\d|8[5-9]\d)")  # Microsoft restricts the sending address for now
 _BEFORE_MAIL = frozenset({"connect", "hello", "starttls", "auth"})
 
 
@@ -84,18 +94,36 @@ _NOT_FOR_US = _saying(
     r"not (?:logged in|authenticated)|(?:must|please|need to) (?:first )?(?:authenticate|log ?in)",
     r"client host|your (?:ip|ip address) (?:is|was|has)|black ip|reverse dns|rdns|ptr record",
     r"(?:dnsbl|rbl|blocked using|spamhaus)|(?:on|by|in) (?:a |our |an )?(?:block|black) ?list",
+    r"(?:daily|hourly|sending|relay|submission|outgoing|outbound)\b.{0,30}\b(?:limit|quota)s?|\w*submissionquota\w*|e-?mail quota exceeded",
+    r"exceeded the max(?:imum)? (?:e-?mails|messages|defers)|frequency limited|rate[ -]limit(?:ed)?|too many (?:e-?mails|messages) from",
+    r"(?:spf|dkim|dmarc)|sender policy framework|(?:is|are) unauthenticated|unauthenticated e-?mail|fail\w*\b.{0,20}\bauthentication",
+    r"(?:ip|domain|sender|server)\b.{0,20}\breputation|reputation of the sending|none/bad reputation|banned send(?:er|ing)",
+    r"bad outbound sender|unsolicited mail originating from your|not authorized to send e-?mail directly|invalid dns",
+    r"(?:mail sending|sending from|outgoing (?:e-?mail|mail|messages?))\b.{0,60}\b(?:denied|disabled|suspended)",
+    r"your (?:\w+ )?account|(?:or|and|bad|wrong|incorrect|invalid) password|credentials",
+    r"sender\b.{0,40}\b(?:(?:do(?:es)?(?:n't| not)|not) exist|(?:not|cannot be) (?:found|resolved|verified))",
+    r"sender (?:address |domain )?unknown|unroutable sender",
 )
 _ADDRESS = re.compile(r"<[^<>]*>|(?<!\S)\S*@\S*")  # in an answer: it may be made of any of these words
 # A recipient's own rules, though they speak of senders and authentication (Exchange).
 _RESTRICTED = frozenset({"5.7.124", "5.7.129", "5.7.133", "5.7.134", "5.7.135", "5.7.136"})
-# That there is no such mailbox, from servers without enhanced codes: they say 550 to a client that they do not like, too.
+# That there is no such mailbox, from servers without enhanced codes. They say 550 to a client that they do not like, too, and RFC 5321
+# has "mailbox unavailable" for their policies as well, so it counts only if somebody is missing in plain words.
+_SOMEBODY = r"(?:user|recipient|mail ?box|address(?:ee)?|account|alias|person|rcpt)"
 _NOBODY = _saying(
-    r"no such|no (?:mailbox|user|account) (?:here|by|with)|do(?:es)?(?:n't| not) exist",
+    rf"no such (?:\w+ ){{0,2}}{_SOMEBODY}|no (?:mail ?box|user|account) (?:here|by|with)|there is no one at this address",
+    rf"(?:{_SOMEBODY}\b.{{0,80}}\b|^)(?:do(?:es)?(?:n't| not)|not) exist",
     r"do(?:es)?(?:n't| not) have an?\b.{0,40}\b(?:account|mailbox)",
-    r"(?:user|recipient|mailbox|address(?:ee)?|account|alias|person)\b.{0,40}\b(?:unknown|not (?:found|known|available|valid))",
-    r"(?:user|recipient|mailbox|address(?:ee)?|account)\b.{0,40}\b(?:unavailable|invalid|disabled|inactive|closed|rejected|suspended)",
-    r"(?:unknown|invalid|illegal|bad|inactive|non-?existent|unrouteable)\b.{0,40}\b(?:user|recipient|mailbox|address(?:ee)?|account|alias)",
+    rf"{_SOMEBODY}\b.{{0,40}}\b(?:unknown|not (?:found|known|available|valid)|no longer valid|terminated)",
+    rf"{_SOMEBODY}\b.{{0,40}}\b(?:invalid|disabled|inactive|closed|suspended)",
+    rf"(?:unknown|invalid|illegal|bad|inactive|non-?existent|unrouteable)\b.{{0,40}}\b{_SOMEBODY}",
     r"not (?:a (?:known|valid)|our) (?:user|customer|recipient|mailbox|address)",
+)
+# Said beside such words it is rather a policy, a fault that passes, or about the sender.
+_DOUBTFUL = _saying(
+    r"polic(?:y|ies)|spam\w*|block(?:ed|list\w*)|black ?list\w*|denied|restrict\w*|not (?:allowed|permitted)|temporar(?:y|ily)",
+    r"sender|sending|envelope from|mail from|from address|password|your (?:\w+ )?(?:user|mailbox|address|domain|host|server|network|ip)",
+    r"(?:ip|client|remote) address|dns|mx|helo|ehlo|command|syntax|domain (?:name )?(?:do(?:es)?(?:n't| not) exist|not found|unknown)",
 )
 _CONFIGURED = frozenset({Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT})
 
@@ -288,7 +316,7 @@ def _classify(reply: MailReply, _: Context) -> Outcome:
     if not 400 <= reply.code < 600:
         return Later(Reason.MAIL_SERVER, detail=detail)
     if reply.enhanced in _FULL:
-        return Later(Reason.MAILBOX, detail=detail)
+        return Later(Reason.MAIL_ACCOUNT if _is_about_us(reply) else Reason.MAILBOX, detail=detail)
     kind = reply.enhanced[:1] if reply.enhanced[:2] in {"4.", "5."} else str(reply.code)[:1]
     if reply.enhanced in _BAD_SENDER or reply.stage == "auth" or (kind == "5" and reply.stage in _BEFORE_MAIL):
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
@@ -296,10 +324,12 @@ def _classify(reply: MailReply, _: Context) -> Outcome:
 
 
 def _reason_to_wait(reply: MailReply) -> Reason:
-    """Whether the mail server asks to wait because of its own state (load, this session) or because of the recipient."""
+    """Whether the mail server asks to wait because of its own state (load, this session), because of us or because of the recipient."""
     is_about_itself = reply.stage in _BEFORE_MAIL or reply.stage == "mail" or reply.enhanced[:4] in {"4.3.", "4.5."}
     is_full = reply.code == 452 and not reply.enhanced  # "insufficient system storage" (RFC 5321 4.2.3)
-    return Reason.MAIL_SERVER if is_about_itself or is_full or reply.code == 421 else Reason.SERVER_ERROR
+    if is_about_itself or is_full or reply.code == 421:
+        return Reason.MAIL_SERVER
+    return Reason.MAIL_ACCOUNT if _is_about_us(reply) else Reason.SERVER_ERROR
 
 
 def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
@@ -308,13 +338,13 @@ def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
         return Refused(Reason.TOO_LARGE, detail, ours=True)
     if code == 552 and not enhanced:
         return Later(Reason.MAILBOX, detail=detail)  # at RCPT it says that the mailbox is full (RFC 5321 4.2.3)
-    if reply.stage == "mail" or enhanced in _ACCOUNT or code in {530, 534, 535, 538}:
+    if reply.stage == "mail" or code in {530, 534, 535, 538}:
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
     if enhanced in _NO_SUCH_MAILBOX:
         return Gone(Reason.MAILBOX, f"The mail server says that there is no such mailbox: {detail}")
     if _is_about_us(reply):
         return Later(Reason.MAIL_ACCOUNT, detail=detail)
-    if code == 550 and not enhanced and reply.stage == "rcpt" and _NOBODY.search(_words(reply)):
+    if code == 550 and not enhanced and reply.stage == "rcpt" and _is_nobody(_words(reply)):
         return Gone(Reason.MAILBOX, f"The mail server says that there is no such mailbox: {detail}")
     if enhanced.startswith("5.6."):
         return Refused(Reason.PAYLOAD, detail, ours=True)
@@ -326,15 +356,20 @@ def _classify_refusal(reply: MailReply, detail: str) -> Outcome:
 
 
 def _is_about_us(reply: MailReply) -> bool:
-    """Whether it refuses the sender, the login or this machine, and neither the recipient nor the message."""
+    """Whether it refuses the account, the sender or this machine, and neither the recipient nor the message."""
     if reply.enhanced in _RESTRICTED or "RESOLVER.RST" in reply.text:
         return False
-    return _NOT_FOR_US.search(_words(reply)) is not None
+    code = reply.enhanced.replace("4.7.", "5.7.", 1)  # the same, for now
+    return code in _ACCOUNT or _SUSPECTED.fullmatch(reply.enhanced) is not None or _NOT_FOR_US.search(_words(reply)) is not None
+
+
+def _is_nobody(words: str) -> bool:
+    return _NOBODY.search(words) is not None and _DOUBTFUL.search(words) is None
 
 
 def _words(reply: MailReply) -> str:
     """What it says, without the addresses that it repeats."""
-    return _ADDRESS.sub(" ", reply.text)
+    return _ADDRESS.sub(" ", reply.text).strip(" :;,.")
 
 
 def _target(settings: EmailSettings) -> str:

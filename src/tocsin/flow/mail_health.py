@@ -32,7 +32,10 @@ class MailState(Struct, frozen=True):
             return []
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since // SECOND))
         if self.is_account:
-            why = "it refuses this service; check user and password in TOCSIN_SMTP_URL, or TOCSIN_SMTP_OAUTH_…, and TOCSIN_EMAIL_FROM"
+            why = (
+                "it refuses this service; check user and password in TOCSIN_SMTP_URL, or TOCSIN_SMTP_OAUTH_…, TOCSIN_EMAIL_FROM, "
+                "that domain's SPF, DKIM and DMARC records, and how much the account may send"
+            )
         else:
             why = "it cannot be reached, or it fails; check it, and TOCSIN_SMTP_URL"
         return [f"The mail server has taken no e-mail since {since} UTC: {why}."]

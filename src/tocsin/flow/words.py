@@ -75,7 +75,8 @@ _HINTS: dict[Reason, str] = {
     Reason.MAILBOX: "Check the address.",
     Reason.BUDGET: "Wait a day, or ask the operator to raise TOCSIN_X_DAILY_LIMIT.",
     Reason.MAIL_NOT_CONFIGURED: "The operator has to set TOCSIN_SMTP_URL to the mail server, and TOCSIN_EMAIL_FROM to an address.",
-    Reason.MAIL_ACCOUNT: "The operator has to check user and password in TOCSIN_SMTP_URL, and the sender in TOCSIN_EMAIL_FROM.",
+    Reason.MAIL_ACCOUNT: "The operator has to check user and password in TOCSIN_SMTP_URL, the sender in TOCSIN_EMAIL_FROM, "
+    "that domain's SPF, DKIM and DMARC records, and how much the account may send.",
     Reason.MAIL_SERVER: "The handler is not at fault. The operator has to check the mail server that TOCSIN_SMTP_URL names.",
     Reason.PROXY: "The handler is not at fault. The operator has to check the proxy that TOCSIN_PROXY names.",
     Reason.UNCONFIRMED: "The person who reads mail at that address has to open the link that was sent there. A test sends it again.",
