@@ -1,6 +1,7 @@
 """Microsoft Teams: which URLs, the card and its size, the small Markdown (read back by an independent parser), verdicts."""
 
 import asyncio
+import itertools
 import json
 import time
 
@@ -13,6 +14,7 @@ from receiver import Receiver
 from tocsin import settings
 from tocsin.channels.contract import fields_of, settings_of
 from tocsin.channels.microsoft_teams import CHANNEL, MAX_BYTES, TeamsSettings
+from tocsin.markup.html import html
 from tocsin.markup.parse import parse
 from tocsin.markup.teams import escape, teams
 from tocsin.model import Delivered, Gone, HttpReply, HttpRequest, Later, Message, NoReply, Reason, Refused, Severity, Unknown
@@ -222,11 +224,23 @@ def test_entities_stay_as_they_were_written():
     "text", ["**마크다운(Markdown)**을", "*「가」*は", '프로그램**"foo"**을 씀', "가격은**$100**입니다", "**A**: (**가**)"]
 )
 def test_emphasis_between_punctuation_and_a_letter_closes_in_teams_too(text: str):
-    from markdown_it import MarkdownIt
-
     shown = MarkdownIt().render(texts(card_of(Message(text)))[1])
     assert "*" not in shown
     assert "<strong>" in shown or "<em>" in shown
+
+
+@pytest.mark.parametrize("marks", ["**", "*", "***", "**_", "*__", "~~**", "~~***"])
+def test_marks_in_a_row_beside_a_letter_are_all_marks_in_teams_too(marks: str):
+    wrong = []
+    for inside, before, after in itertools.product(
+        ("서버(a)", "(서버)", "서버", '"a"', "100%", "[t](https://x.y)"), ("", "한"), ("", "한")
+    ):
+        text = f"{before}{marks}{inside}{marks[::-1]}{after}"
+        if "<em>" in html(parse(text)) or "<strong>" in html(parse(text)):
+            shown = MarkdownIt().render(texts(card_of(Message(text)))[1])
+            missing = [tag for tag in ("<em>", "<strong>") if tag in html(parse(text)) and tag not in shown]
+            wrong += [(text, shown)] if missing or "*" in shown or "_" in shown else []
+    assert not wrong
 
 
 def test_emphasis_holds_on_to_korean_endings():

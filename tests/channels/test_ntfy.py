@@ -32,7 +32,8 @@ FULL = Message(
 
 
 def fits(request: HttpRequest) -> None:
-    assert len(json.loads(request.body)["message"].encode()) <= 4096
+    assert len(json.loads(request.body)["message"].encode()) < 4096
+    assert len(request.body) < 8192
 
 
 def message_of(request: HttpRequest) -> str:
@@ -138,11 +139,31 @@ def test_a_text_of_nothing_is_not_left_to_ntfy():
 
 @pytest.mark.parametrize("letter", ["x", "가", "👍"])
 def test_the_limit_is_in_bytes(letter: str):
-    room = 4092 // len(letter.encode())
+    room = 4091 // len(letter.encode())
     assert len(bodies_of(Message(letter * room, at=AT))) == 1
     parts = bodies_of(Message(letter * (room + 2), "T", at=AT))
     assert [part["title"] for part in parts] == ["T (1/2)", "T (2/2)"]
     assert "".join(part["message"] for part in parts) == letter * (room + 2)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+@pytest.mark.parametrize("text", ['"' * 3000, "\\\\" * 9000, 'say "no"\n' * 2000, "가" * 4000, "word " * 1500])
+@pytest.mark.parametrize("url", ["", "https://example.com/" + "a" * 1969, "https://example.com/" + "가" * 2000])
+def test_a_request_is_never_larger_than_the_server_takes(text: str, url: str, is_plain: bool):
+    fields = (("quoted", '"x" ' * 200), ("host", "db-1"))
+    requests = CHANNEL.render(Message(text, '"' * 256, url=url, fields=fields, at=AT), HANDLER, context(plain=is_plain, meant_for=AT))
+    for request in requests:
+        fits(request)
+    assert len(requests) > 1
+    assert "db-1" in message_of(requests[-1]) or is_plain
+
+
+def test_an_address_that_is_too_long_for_a_button_is_still_a_tap_away():
+    long, longer = "https://example.com/" + "a" * 2020, "https://example.com/" + "가" * 2000
+    assert (set(bodies_of(Message("m", url=long))[0]) & {"click", "actions"}) == {"click"}
+    [body] = bodies_of(Message("m", url=longer))
+    assert not set(body) & {"click", "actions"}
+    assert "https://example.com/가가" in body["message"]
 
 
 def test_far_over_the_limit_the_last_part_says_what_is_missing():

@@ -51,6 +51,8 @@ BEYOND = [
     ("(https://example.com/a_(b))를", ["https://example.com/a_(b)"]),
     ("**https://example.com/a**를 '*https://example.com/b*'라고", ["https://example.com/a", "https://example.com/b"]),
     ("https://example.com/docs를 보고 https://example.com/?q=1에서는", ["https://example.com/docs", "https://example.com/?q=1"]),
+    ("https://example.com/a로부터, https://example.com/b였습니다", ["https://example.com/a", "https://example.com/b"]),
+    ("see \u2068https://example.com/x\u2069 now, https://example.com/y\u200b.", ["https://example.com/x", "https://example.com/y"]),
     ("https://x.y/?q=한국&p=서울-역_앞#목차", ["https://x.y/?q=한국&p=서울-역_앞#목차"]),
     ("https://도메인.한국/경로/*하나*둘", ["https://도메인.한국/경로/*하나*둘"]),
     ("「https://x.y/a」は https://x.y/b。https://x.y/cを", ["https://x.y/a", "https://x.y/b", "https://x.y/c"]),

@@ -161,6 +161,28 @@ def test_what_would_show_as_nothing_is_shown_as_written(text):
     assert plain(parse(text)) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[CRITICAL]: db-1\n\nhost is down",
+        "[2026-11-24]: started\n[2026-11-25]: failed\nend",
+        "a\n\n[오류]: 실패",
+        "> [a]: b\n\nc",
+        "- [a]: b\n- [c]: d",
+        "[a]:\nb\n\nc",
+        "a\n\n[guide]: https://x.y/a_b_c",
+    ],
+)
+def test_a_definition_that_nothing_refers_to_is_shown(text):
+    assert plain(parse(text)) == text
+
+
+def test_a_definition_that_is_referred_to_is_not_shown():
+    assert plain(parse("see [A  b], `[c]: d`, [e]: f\n\n[a B]: https://x.y\n[a b]: other\n\n[path]: /x")) == (
+        "see A  b (https://x.y), [c]: d, [e]: f"
+    )
+
+
 @pytest.mark.parametrize("text", ["", " \n\t ", "\x00\x07", "\ud800"])
 def test_nothing_to_show(text):
     assert plain(parse(text)) == ""
@@ -227,6 +249,9 @@ def len_of_stack() -> int:
         "*a_" * 20000,
         "&a" * 32000,
         "[a](b " * 10000,
+        "[a]: b\n" * 9000,
+        "[a]: b\n\n[a]\n" * 5000,
+        "[a" * 30000 + "]: b",
     ],
 )
 def test_nothing_takes_long(text):

@@ -30,12 +30,18 @@ LINK = f"{ESC}]8;;https://example.com/a{BEL}link{ESC}]8;;{BEL}"
         (f"{ESC}P1;2qdata{ESC}\\a{ESC}_apc{ESC}\\b{ESC}^pm{ESC}\\c{ESC}Xsos{ESC}\\d\x90x\x9ce", "abcde"),
         (LINK, "link (https://example.com/a)"),
         (f"{ESC}]8;id=1;https://example.com/a{ESC}\\{ESC}[4mlink{ESC}[0m{ESC}]8;;{ESC}\\ x", "link (https://example.com/a) x"),
+        (
+            f"{LINK}#12 {LINK}s {LINK}. ({LINK}), {LINK}{ESC}[0m: end",
+            "link (https://example.com/a) #12 link (https://example.com/a) s "
+            "link (https://example.com/a). (link (https://example.com/a)), link (https://example.com/a): end",
+        ),
+        (f"{ESC}]8;;https://example.com/a{BEL}https://example.com/a{ESC}]8;;{BEL}는", "https://example.com/a는"),
         (f"{ESC}]8;;https://example.com/a{BEL}https://example.com/a{ESC}]8;;{BEL}", "https://example.com/a"),
         (f"{ESC}]8;;https://example.com/a{BEL}{ESC}]8;;{BEL}", "https://example.com/a"),
         (f"{ESC}]8;;https://example.com/a{BEL}cut", "cut (https://example.com/a)"),
         (
             f"{ESC}]8;;https://a.example{BEL}one{ESC}]8;;https://b.example{BEL}two{ESC}]8;;{BEL}",
-            "one (https://a.example)two (https://b.example)",
+            "one (https://a.example) two (https://b.example)",
         ),
         (f"{ESC}]ERROR disk full", "ERROR disk full"),
         (f"{ESC}]0;ERROR disk full", "ERROR disk full"),

@@ -5,6 +5,7 @@ Apps on phones show Markdown as it is written, only the web app renders it: so t
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from tocsin.channels.contract import (
 from tocsin.clock import SECOND, Micros
 from tocsin.markup import plain
 from tocsin.markup.cut import split
-from tocsin.markup.length import clean_line, cut, cut_bytes, share, utf8
+from tocsin.markup.length import clean_line, cut, share, utf8
 from tocsin.model import (
     Delivered,
     Hidden,
@@ -45,8 +46,13 @@ from tocsin.net.urls import check_url, hide_after_host, origin
 from tocsin.settings import Settings
 from tocsin.vault import fingerprint
 
-MAX_MESSAGE = 4096  # bytes; what is longer becomes an attachment: https://docs.ntfy.sh/publish/#limitations
-MIN_FOR_FIELDS = 1500  # of it, which fields may use even if the message is long
+MAX_MESSAGE = 4095  # bytes; what is longer becomes an attachment: https://docs.ntfy.sh/publish/#limitations
+MAX_BODY = 8191  # bytes of JSON, also with the server's defaults: https://github.com/binwiederhier/ntfy/blob/main/server/server.go
+MAX_TOPIC = 64
+MIN_FOR_FIELDS = 1500  # of the message, which fields may use even if the rest is long
+MAX_FOR_LINKS = 4096  # of the JSON
+_NUMBER = " (00/00)"
+_BREAK = "\n\n"
 BURST, BURST_SECONDS = 60, 300.0  # https://docs.ntfy.sh/publish/#limitations: 60 requests at once, then one in 5 seconds
 PUBLIC_HOST = "ntfy.sh"
 DAY_SECONDS = 86_400
@@ -59,7 +65,7 @@ _TAGS = {  # https://docs.ntfy.sh/emojis/
     Severity.CRITICAL: "rotating_light",
 }
 _TOKEN_AS_USER = re.compile(r"(https?://)(tk_[A-Za-z0-9]{8,64}):?@", re.IGNORECASE)
-_TOPIC = re.compile(r"/([-_A-Za-z0-9]{1,64})/?")
+_TOPIC = re.compile(rf"/([-_A-Za-z0-9]{{1,{MAX_TOPIC}}})/?")
 
 # https://github.com/binwiederhier/ntfy/blob/main/server/errors.go
 _BAD_TOPIC = frozenset({40009, 40010})
@@ -141,44 +147,74 @@ def render(message: Message, settings: NtfySettings, context: Context) -> tuple[
 def _contents(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     """The message, in parts if it is long; the fields follow the last."""
     document = chat.document_of(message)
-    head = f"{look.late}\n\n" if look.late else ""
-    room = MAX_MESSAGE - utf8(head) - 4
+    head = f"{look.late}{_BREAK}" if look.late else ""
+    size = _size_beside({} if look.is_plain else _content(message, _NUMBER, ""))
+    room = MAX_MESSAGE - _encoded(head + _BREAK)
     texts = [plain.plain(document)]
-    fields = _fields(message, max(MIN_FOR_FIELDS, room - utf8(texts[0])))
-    last_room = room - utf8(fields)
+    fields = _fields(message, max(MIN_FOR_FIELDS, room - size(texts[0])))
+    last_room = room - _encoded(fields)
     parts = [document]
-    if utf8(texts[0]) > last_room:
+    if size(texts[0]) > last_room:
         render = plain.remembering()
-        parts = split(document, lambda part: utf8(render(part)), room, last_room, look.most_parts)
+        parts = split(document, lambda part: size(render(part)), room, last_room, look.most_parts)
         texts = [render(part) for part in parts]
     total = len(parts)
     if look.is_plain:
-        return [{"message": cut_bytes(chat.plainest(message, look, part, index, total), MAX_MESSAGE)} for index, part in enumerate(parts)]
-    texts[-1] = "\n\n".join(filter(None, (texts[-1], fields)))
-    return [_content(message, chat.number(index, total), head + text) for index, text in enumerate(texts)]
+        return [{"message": cut(chat.plainest(message, look, part, index, total), MAX_MESSAGE, size)} for index, part in enumerate(parts)]
+    texts[-1] = _BREAK.join(filter(None, (texts[-1], fields)))
+    return [_content(message, chat.number(index, total), head + text or "(no text)") for index, text in enumerate(texts)]
+
+
+def _size_beside(content: dict[str, Any]) -> Callable[[str], int]:
+    """What a text uses of MAX_MESSAGE in a request with this content: its bytes, or more where MAX_BODY leaves less room."""
+    beside = len(msgspec.json.encode({"topic": "t" * MAX_TOPIC, "message": "", **content}))
+    more = MAX_MESSAGE - (MAX_BODY - beside)
+    return lambda text: max(utf8(text), _encoded(text) + more)
+
+
+def _encoded(text: str) -> int:
+    """Bytes in JSON, without the quotation marks around it: never fewer than the text has by itself."""
+    return len(msgspec.json.encode(text)) - 2
 
 
 def _content(message: Message, number: str, text: str) -> dict[str, Any]:
-    content: dict[str, Any] = {
+    return {
         "title": chat.title(message) + number,
-        "message": text or "(no text)",  # ntfy would say "triggered"
+        "message": text,
         "priority": _PRIORITY[message.severity],
         "tags": [_TAGS[message.severity]],
+        **_links(clean_line(message.url)),
     }
-    if message.url:
-        url = clean_line(message.url)
-        content |= {"click": url, "actions": [{"action": "view", "label": "Open", "url": url}]}
-    return content
+
+
+def _links(url: str) -> dict[str, Any]:
+    """Where a tap leads, and a button for it unless the address is too long to be sent twice; nothing if it is even longer."""
+    if not url:
+        return {}
+    click: dict[str, Any] = {"click": url}
+    both: dict[str, Any] = {**click, "actions": [{"action": "view", "label": "Open", "url": url}]}
+    for links in (both, click):
+        if len(msgspec.json.encode(links)) <= MAX_FOR_LINKS:
+            return links
+    return {}
 
 
 def _fields(message: Message, room: int) -> str:
+    """The fields, and the address if no link leads there."""
     lines = [f"{name}: {value}" if name else value for name, value in chat.fields_of(message)]
-    cap = share([utf8(line) for line in lines], room - len(lines))
-    return "\n".join(cut(line, cap, utf8) for line in lines)
+    url = clean_line(message.url)
+    if url and not _links(url):
+        lines.append(url)
+    cap = share([_encoded(line) for line in lines], room - _encoded("\n") * len(lines))
+    return "\n".join(cut(line, cap, _encoded) for line in lines)
 
 
-def measure(request: Request) -> tuple[Size]:
-    return (Size("message", utf8(chat.body_of(request)["message"]), MAX_MESSAGE, "bytes"),)
+def measure(request: Request) -> tuple[Size, ...]:
+    body = request.body if isinstance(request, HttpRequest) else b""
+    return (
+        Size("message", utf8(chat.body_of(request)["message"]), MAX_MESSAGE, "bytes"),
+        Size("request", len(body), MAX_BODY, "bytes"),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- classify

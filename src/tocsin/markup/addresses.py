@@ -21,7 +21,8 @@ _OPENING = frozenset("「『【《〈〔（［｛｢")
 _START = re.compile(  # the first letter is looked at first since that is several times as fast
     r"(?=[fhw])(?:(?<![A-Za-z])(?:https?|ftp)://|(?:(?<=[\s*_~(])|(?<![^\n]))www\.(?=\w))", re.IGNORECASE
 )
-_IN_ADDRESS = r"[^\s<、。，；！？：」』】》〉〕］｝｣）”’»…]"
+_UNSEEN = "\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069"  # set around words, as by programs that isolate directions
+_IN_ADDRESS = rf"[^\s{_UNSEEN}<、。，；！？：」』】》〉〕］｝｣）”’»…]"
 _LOOKED_AT = 2100  # characters: a little longer than any URL that can be opened
 _TAIL = re.compile(_IN_ADDRESS + f"{{0,{_LOOKED_AT}}}")
 _REST = re.compile(_IN_ADDRESS + "*")
@@ -42,7 +43,9 @@ _PARTICLES = frozenset(
     re.split(
         " ",
         "을 를 이 가 은 는 의 에 도 만 로 와 과 나 라 께 야 에서 에게 으로 까지 부터 처럼 보다 마다 이나 라고 이라고 에는 에도 에서는 "
-        "에서도 으로는 로는 입니다 이다 이며 이고 인데 이에요 예요 에요 임 한테 조차 밖에 라는 이라는 랑 이랑 하고",
+        "에서도 으로는 로는 입니다 이다 이며 이고 인데 이에요 예요 에요 임 한테 조차 밖에 라는 이라는 랑 이랑 하고 로부터 으로부터 에서의 "
+        "에서만 에서부터 에만 에게서 로도 으로도 로만 으로만 까지의 까지는 까지도 부터는 보다는 이지만 이었습니다 였습니다 입니까 이라면 "
+        "라면 이라도 라도 이라며 라며 마저 뿐",
     )
 )
 

@@ -7,6 +7,7 @@ it; nothing is nested deeper than `MAX_DEPTH`, and no mark in one of its own kin
 
 import functools
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, cast
 from urllib.parse import quote, urlsplit
@@ -31,6 +32,7 @@ _WITHOUT_TABLES = pyromark.Markdown(options=_OPTIONS)
 _WEB = frozenset({"http", "https"})
 _SCHEME = re.compile(r"(?i:https?://|mailto:)")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\u2028\u2029]")
+_DEFINITION = re.compile(r"\[((?:[^\[\]\\]|\\.){1,999})\]:(?!\s*/)")
 _LANGUAGE = re.compile(r"\s*([\w+#.-]{1,40})(?:[\s,{]|$)", re.ASCII)
 
 _INLINE = frozenset({tree.Text, tree.Code, tree.Break, tree.Strong, tree.Emphasis, tree.Strike, tree.Link, tree.Image})
@@ -39,14 +41,16 @@ _MARKS = frozenset({"Emphasis", "Strong", "Strikethrough"})
 _NESTING = _CONTAINERS | _MARKS
 _LINKS = frozenset({"Link", "Image"})
 _OPAQUE = _LINKS | {"Code", "CodeBlock", "HtmlBlock", "Html", "InlineHtml"}  # inside these an address does not become a link
+_SHOWN = _OPAQUE | {"Text"}
 
 
 def _parsed(text: str) -> tree.Document:
     """The tree of a Markdown text; never raises. A text that would render as nothing is shown as it was written."""
     source = clean(text)
-    shown, known = (source, []) if addresses.whole(source) else _with_stand_ins(source)
+    written = _with_definitions(source)
+    shown, known = (written, []) if addresses.whole(written) else _with_stand_ins(written)
     shown = emphasis.marked(shown)
-    builder = _Builder(known, is_clean="&" not in source and shown is source)
+    builder = _Builder(known, is_clean="&" not in source and shown is written)
     document = builder.build(cast("Iterable[str | _Tagged]", _flavour(source).events(shown)))
     if builder.is_visible or not source.strip():
         return document
@@ -76,6 +80,49 @@ def _flavour(source: str) -> pyromark.Markdown:
     return _WITHOUT_TABLES if len(lines) * max(line.count("|") for line in lines) > _MAX_CELLS else _MARKDOWN
 
 
+def _with_definitions(source: str) -> str:
+    """The text in which definitions that nothing refers to are words: a log's `[ERROR]: db-1` is one, and would not be shown.
+
+    A definition that leads to a path was written for a site's pages, and stays one.
+    """
+    if "]:" not in source or not (found := list(_DEFINITION.finditer(source))):
+        return source
+    shown: list[addresses.Span] = []  # no definition begins in these
+    used: set[str] = set()
+    for event, place in _flavour(source).events_with_range(source):
+        kind, data = _begun(event)
+        if kind in _LINKS:
+            used.add(_label(data["id"]))
+        if kind in _SHOWN and (not shown or place["start"] >= shown[-1][1]):
+            shown.append((place["start"], place["end"]))
+    if not source.isascii():
+        shown = addresses.in_characters(source.encode(), shown)
+    ends = [end for _, end in shown]
+    parts: list[str] = []
+    done = 0
+    for match in found:
+        around = bisect_right(ends, match.start())
+        is_shown = around < len(shown) and shown[around][0] <= match.start()
+        if not is_shown and _label(match[1]) not in used:
+            parts.append(source[done : match.start()])
+            done = match.start()
+    return "\\".join([*parts, source[done:]])
+
+
+def _begun(event: Any) -> tuple[str, Any]:
+    """The kind of what an event of the parser begins or is, and its data."""
+    if isinstance(event, str):
+        return event, None
+    ((kind, data),) = cast(_Tagged, event).items()
+    if kind != "Start":
+        return kind, data
+    return (data, None) if isinstance(data, str) else next(iter(data.items()))
+
+
+def _label(written: str) -> str:
+    return " ".join(written.split()).casefold()
+
+
 def _with_stand_ins(source: str) -> tuple[str, list[str]]:
     """The text with stand-ins for the addresses that are in words, not in code, links and raw HTML; and these addresses.
 
@@ -84,10 +131,7 @@ def _with_stand_ins(source: str) -> tuple[str, list[str]]:
     skipped: list[addresses.Span] = []
     cells: list[addresses.Span] = []
     for event, place in _flavour(source).events_with_range(source):
-        if isinstance(event, str):
-            continue
-        ((key, value),) = cast(_Tagged, event).items()
-        kind: str = value if key == "Start" and isinstance(value, str) else next(iter(value)) if key == "Start" else key
+        kind, _ = _begun(event)
         if kind in _OPAQUE and (not skipped or place["start"] >= skipped[-1][1]):
             skipped.append((place["start"], place["end"]))
         elif kind == "TableCell":

@@ -122,13 +122,15 @@ def _spaced(text: str) -> str:
 class _Text(Renderer):
     """The inside of a text; its lines end in a plain line feed until it is known what they are part of."""
 
-    def inlines(self, nodes: Sequence[tree.Inline]) -> str:
+    def inlines(self, nodes: Sequence[tree.Inline], before: bool = False, after: bool = False) -> str:
+        """`before`, `after`: whether a word touches the marks around these."""
         parts = [self.inline(node) for node in nodes]
         for index, node in enumerate(nodes):
             if isinstance(node, tree.Emphasis | tree.Strong):
-                before, after = _is_word(parts[index - 1][-1:] if index else ""), _is_word("".join(parts[index + 1 : index + 2])[:1])
-                if before or after:
-                    parts[index] = _beside_words(node, self.inlines(node.inside), before, after)
+                follows = _is_word(parts[index - 1][-1:]) if index else before
+                precedes = _is_word(parts[index + 1][:1]) if index + 1 < len(parts) else after
+                if follows or precedes:
+                    parts[index] = _beside_words(node, self.inlines(node.inside, follows, precedes), follows, precedes)
         return "".join(parts)
 
     def text(self, text: str) -> str:

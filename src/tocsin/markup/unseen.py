@@ -13,6 +13,8 @@ _SEQUENCE = re.compile(
     r"|\x1b\[[0-?]*[ -/]*[@-~]?|\x9b[0-?]*[ -/]*[mABCDEFGHJKSTfhlnrsu]"
     r"|\x1b[ -/]*[0-~]?"
 )
+_SEAM = "\x1b"  # which no sequence leaves behind
+_ADDRESS_END = re.compile(rf"{_SEAM}(?P<is_end>[.,:;!?)]*(?:\s|\Z))?")
 _SIGNS = "\x1b\x08\x90\x98\x9b\x9d\x9e\x9f"
 _OVERSTRUCK = re.compile(r"^.*\x08.*$", re.MULTILINE)
 _PDF, _PDI = "\u202c", "\u2069"
@@ -46,13 +48,15 @@ def without_sequences(text: str) -> str:
     parts.append(text[done:])
     if url:
         parts.append(_address(url, "".join(parts[begun:])))
-    return _OVERSTRUCK.sub(lambda line: _struck_once(line[0]), "".join(parts))
+    shown = _ADDRESS_END.sub(lambda seam: " " if seam["is_end"] is None else seam["is_end"], "".join(parts))
+    return _OVERSTRUCK.sub(lambda line: _struck_once(line[0]), shown)
 
 
 def _address(url: str, words: str) -> str:
+    """Ends with a seam: what follows directly would become a part of the address."""
     if words.strip() == url:
         return ""
-    return f" ({url})" if words.strip() else url
+    return f" ({url}){_SEAM}" if words.strip() else f"{url}{_SEAM}"
 
 
 def _struck_once(line: str) -> str:
