@@ -441,6 +441,12 @@ def test_refused(status, description, reason, ours):
     assert (outcome.reason, outcome.ours) == (reason, ours)
 
 
+@pytest.mark.parametrize("description", ["Bad Request: MESSAGE_TOO_LONG", "Bad Request: message is too long", "Bad Request: MESSAGE_EMPTY"])
+def test_a_refusal_of_the_plain_form_is_no_fault_of_the_handler(description):
+    outcome = CHANNEL.classify(HttpReply(400, {}, json.dumps(refusal(400, description)).encode()), context(plain=True))
+    assert (outcome.reason, outcome.ours) == (Reason.PAYLOAD, True)
+
+
 def test_a_group_that_became_a_supergroup_has_moved():
     body = refusal(400, "Bad Request: group chat was upgraded to a supergroup chat", parameters={"migrate_to_chat_id": -1009876543210})
     outcome = verdict(400, body)
