@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
+from mentions import mattermost, rocket_chat
 from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
@@ -320,12 +321,77 @@ def test_an_address_keeps_its_end():
     assert elsewhere(Message("see https://example.com/a_(b) now")) == "see https://example.com/a_%28b%29 now"
 
 
-@given(messages)
-def test_nothing_wakes_anybody_elsewhere(message):
-    for request in CHANNEL.render(message, ELSEWHERE, context()):
+# What stands before and after names, and what makes servers read it in another way.
+_naming = st.lists(
+    st.sampled_from(
+        [
+            *("@all", "@here", "@alice", "@channel", "@", "all", "svc", "9", "한", "를", "é", "w", "http", " ", "\n", "\n\n"),
+            *"_*~`\\[](){}<>|!#&;:.,-+/'\"",
+            *("**", "~~", "```", "![", "](", "||", "<!", "<@", "&#64;", "&commat;", "> ", "- ", "    ", ":x:", "\u2068", "mailto:"),
+            *(
+                "https://m.example/",
+                "http://a_b/",
+                "www.x.example/",
+                "https://u:p@x.y/",
+                "ftp://x/",
+                "<https://x.y/",
+                "[l](https://x.y/@all)",
+            ),
+        ]
+    ),
+    max_size=14,
+).map("".join)
+_namings = st.builds(
+    Message,
+    text=_naming,
+    title=_naming,
+    url=_naming.map(lambda path: "https://m.example/" + "".join(path.split())) | st.just(""),
+    fields=st.lists(st.tuples(_naming, _naming), max_size=2).map(tuple),
+    is_text=st.booleans(),
+)
+
+
+@given(messages | _namings, st.booleans())
+def test_nothing_wakes_anybody_elsewhere(message, plain):
+    for request in CHANNEL.render(message, ELSEWHERE, context(plain=plain)):
         text = json.loads(request.body)["text"]
         assert not re.search(r"<[!@]|<[^\n<|>]+\|[^\n>]+>", text)
+        assert not mattermost(text)
+        assert not rocket_chat(text)
         assert 0 < len(text) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("_@channel_ DB down", "\\_@\u2060channel\\_ DB down"),
+        ("svc_@all db.@all 한@all a@b.example", "svc\\_@\u2060all db.@\u2060all 한@\u2060all a@b.example"),
+        ("@@all @.all @ all", "@@\u2060all @\u2060.all @ all"),
+        ("by A (https://m.example/@alice)", "by A ([https://m.example/@\u2060alice](https://m.example/@alice))"),
+        ("https://x.y/@bob를", "[https://x.y/@\u2060bob](https://x.y/@bob)를"),
+        ("[ see https://x.y/@bob", "[ see [https://x.y/@\u2060bob](https://x.y/@bob)"),
+        ("http://a_b/@bob", "http://a_b/%40bob"),
+        ("https://x.y/a>@bob", "[https://x.y/a>@\u2060bob](https://x.y/a%3E@bob)"),
+        ("https://u:p@x.y/", "https://u:p@x.y/"),
+    ],
+)
+def test_no_name_is_mentioned(text: str, expected: str):
+    assert elsewhere(Message(text, is_text=True)) == expected
+    assert escape(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<!@here>", "!@\u2060here"),
+        ("@**a\\*b**", "@\u2060a\\*b"),
+        ("`a @all @` `@all`", "`a @\u2060all @` `@all`"),
+        ("```\n@all\nme@x.y $@\n```", "```\n@\u2060all\nme@x.y $@\n```"),
+        ("|a|\n|-|\n|@all|", "```\na\n----\n@\u2060all\n```"),
+    ],
+)
+def test_nor_is_one_in_markdown(text: str, expected: str):
+    assert elsewhere(Message(text)) == expected
 
 
 # ---------------------------------------------------------------------------------------------------------- classify
