@@ -475,6 +475,17 @@ def test_slack_itself_must_say_ok():
     assert verdict(200, b"", x_slack_backend="r").reason is Reason.BAD_ANSWER
 
 
+@pytest.mark.parametrize("body", [b"<!DOCTYPE html><title>Blocked by your company</title>", b"", b'{"success":true}', b"OK"])
+def test_on_slack_s_own_host_only_ok_is_a_yes(body):
+    def answered(body: bytes, is_official: bool) -> Outcome:
+        return CHANNEL.classify(HttpReply(200, {}, body), context(is_official=is_official))
+
+    assert isinstance(answered(body, is_official=True), Later)
+    assert answered(body, is_official=True).reason is Reason.BAD_ANSWER
+    assert isinstance(answered(body, is_official=False), Delivered)
+    assert isinstance(answered(b"ok", is_official=True), Delivered)
+
+
 def test_a_throttle_waits_as_long_as_it_says():
     assert verdict(429, b"rate_limited", retry_after="30") == Later(Reason.THROTTLED, 30.0, False, "429 rate_limited")
     assert verdict(429, b"") == Later(Reason.THROTTLED, None, False, "429")

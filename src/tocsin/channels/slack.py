@@ -324,7 +324,7 @@ def _characters(content: Any) -> int:
 def classify(reply: HttpReply, context: Context) -> Outcome:
     word = _word(reply)
     if 200 <= reply.status < 300:
-        return _accepted(reply, word)
+        return _accepted(reply, word, context)
     if reply.status == 429:
         return Later(Reason.THROTTLED, retry_after(reply, context.now), counts=False, detail=said(reply))
     if 400 <= reply.status < 500:
@@ -342,16 +342,16 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
     return classify_rest(reply, context)
 
 
-def _accepted(reply: HttpReply, word: str) -> Outcome:
+def _accepted(reply: HttpReply, word: str, context: Context) -> Outcome:
     """From Slack only `ok` means success, from other servers any 2xx.
 
-    Slack is recognized by its x-slack-* headers, or by one of its error words.
+    Behind another host Slack is recognized by its x-slack-* headers, or by one of its error words.
     """
     if reply.body.strip() == b"ok":
         return Delivered()
     if (unknown := lost(reply)) is not None:
         return unknown
-    is_slack = any(name.startswith("x-slack") for name in reply.headers)
+    is_slack = context.is_official or any(name.startswith("x-slack") for name in reply.headers)
     if is_slack or word in _GONE or word in _REFUSED or word in _PAYLOAD or word == "rollup_error":
         return Later(Reason.BAD_ANSWER, detail=said(reply))
     return Delivered()
@@ -372,6 +372,7 @@ CHANNEL = Channel(
     about="To a channel; Mattermost and Rocket.Chat too.",
     settings=SlackSettings,
     target=_target,
+    is_official=lambda settings: _is_official(settings.slack),
     paces=_paces,
     render=render,
     classify=classify,
