@@ -15,6 +15,7 @@ from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.slack import CHANNEL, SlackSettings
+from tocsin.markup.length import utf16
 from tocsin.markup.markdown import escape
 from tocsin.model import (
     Delivered,
@@ -54,6 +55,7 @@ FULL = Message(
 def fits(request: HttpRequest) -> None:
     body = json.loads(request.body)
     assert len(body["text"]) <= 40_000
+    assert request.url.startswith("https://hooks.slack.com/") or utf16(body["text"]) < 5_000
     assert len(body.get("blocks", [])) <= 50
 
 
@@ -358,7 +360,26 @@ def test_nothing_wakes_anybody_elsewhere(message, plain):
         assert not re.search(r"<[!@]|<[^\n<|>]+\|[^\n>]+>", text)
         assert not mattermost(text)
         assert not rocket_chat(text)
-        assert 0 < len(text) < 40_000
+        assert text
+        fits(request)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_message_is_split_for_servers_that_take_less_than_slack(plain: bool):
+    lines = [f"2026-11-24 10:{number:02} web-1 nginx: 🚨 upstream timed out (110) while reading response header" for number in range(80)]
+    requests = CHANNEL.render(Message("\n".join(lines), "Log", is_text=True), ELSEWHERE, context(plain=plain))
+    texts = [json.loads(request.body)["text"] for request in requests]
+    assert [text.split("\n")[0] for text in texts] == ["ℹ️ Log (1/2)", "ℹ️ Log (2/2)"]
+    assert all(utf16(text) < 5_000 for text in texts)
+    assert [line for text in texts for line in text.split("\n") if "nginx" in line] == lines
+
+
+@pytest.mark.parametrize("url", ["https://x.y/" + "(" * 2036, "https://x.y/" + "@a" * 1018])
+def test_an_address_that_leaves_a_message_no_room_is_left_out(url: str):
+    for plain in (False, True):
+        (request,) = CHANNEL.render(Message("word", url=url, fields=(("n" * 256, "v" * 1024),) * 25), ELSEWHERE, context(plain=plain))
+        fits(request)
+        assert "word" in json.loads(request.body)["text"]
 
 
 @pytest.mark.parametrize(
@@ -443,9 +464,26 @@ def test_what_is_wrong_with_the_content_is_ours(word):
         assert (outcome.reason, outcome.ours) == (Reason.PAYLOAD, True)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_rocket_chat_refuses_what_is_longer_than_its_administrator_allows(plain: bool):
+    reply = HttpReply(400, {}, b'{"success":false,"error":"error-message-size-exceeded"}')
+    assert CHANNEL.classify(reply, context(plain=plain)) == Refused(Reason.PAYLOAD, f"400 {reply.body.decode()}", ours=True)
+
+
 def test_slack_itself_must_say_ok():
     assert verdict(200, b"<html>login</html>", x_slack_req_id="1").reason is Reason.BAD_ANSWER
     assert verdict(200, b"", x_slack_backend="r").reason is Reason.BAD_ANSWER
+
+
+@pytest.mark.parametrize("body", [b"<!DOCTYPE html><title>Blocked by your company</title>", b"", b'{"success":true}', b"OK"])
+def test_on_slack_s_own_host_only_ok_is_a_yes(body):
+    def answered(body: bytes, is_official: bool) -> Outcome:
+        return CHANNEL.classify(HttpReply(200, {}, body), context(is_official=is_official))
+
+    assert isinstance(answered(body, is_official=True), Later)
+    assert answered(body, is_official=True).reason is Reason.BAD_ANSWER
+    assert isinstance(answered(body, is_official=False), Delivered)
+    assert isinstance(answered(b"ok", is_official=True), Delivered)
 
 
 def test_a_throttle_waits_as_long_as_it_says():

@@ -443,6 +443,8 @@ def test_a_duplicate_is_a_delivery_where_an_attempt_may_have_arrived():
         (400, {"title": "Invalid Request"}, Refused, Reason.PAYLOAD),
         (401, {"title": "Unauthorized"}, Gone, Reason.UNAUTHORIZED),
         (402, {"title": "CreditsDepleted"}, Gone, Reason.NO_CREDITS),
+        (401, b"<html>Proxy login</html>", Later, Reason.BAD_ANSWER),
+        (402, b"<html>Proxy login</html>", Later, Reason.BAD_ANSWER),
         (403, {"type": "https://api.x.com/2/problems/oauth1-permissions"}, Gone, Reason.FORBIDDEN),
         (403, {"detail": "Your account is suspended"}, Gone, Reason.FORBIDDEN),
         (403, {"type": "https://api.x.com/2/problems/client-forbidden"}, Gone, Reason.FORBIDDEN),

@@ -20,6 +20,7 @@ from tocsin.channels.contract import (
     Pace,
     Size,
     classify_rest,
+    is_page,
     json_body,
     lost,
     retry_after,
@@ -191,6 +192,8 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
             return _accepted(reply)
         case HttpReply(status=400):
             return Refused(Reason.PAYLOAD, said(reply), ours=True)
+        case HttpReply(status=401 | 402) if is_page(reply):
+            return Later(Reason.BAD_ANSWER, detail=said(reply))  # not from X itself, but from something in front of it
         case HttpReply(status=401):
             return Gone(Reason.UNAUTHORIZED, f"X no longer accepts the keys and tokens: {said(reply)}")
         case HttpReply(status=402):

@@ -12,10 +12,11 @@ white space or >, in code and addresses too
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tocsin.markup import tree
 from tocsin.markup.addresses import find, may_be_in
+from tocsin.markup.remembered import Remembered
 from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, code_span, fenced, is_bare, marked
 
 MAX_HEADING = 4
@@ -57,6 +58,12 @@ _NOT_IN_DESTINATION = str.maketrans({"(": "%28", ")": "%29", ">": "%3E"})
 
 def markdown(document: tree.Document) -> str:
     return untranslated(_MARKDOWN.document(document))
+
+
+def remembering() -> Callable[[tree.Document], str]:
+    """`markdown` for one document and its cuts."""
+    render = _Remembering().document
+    return lambda document: untranslated(render(document))
 
 
 def escape(text: str) -> str:
@@ -233,6 +240,10 @@ def _marked(mark: str, inside: str) -> str:
     if is_torn:
         return inside
     return marked(mark, f"{WORD_JOINER}{inside}" if mark == "*" and inside[:1] in _NOT_AFTER_STAR else inside)
+
+
+class _Remembering(Remembered, _Markdown):
+    pass
 
 
 _MARKDOWN = _Markdown()
