@@ -243,6 +243,7 @@ def test_title_body_link_and_severity():
     assert post(Message("hello")) == "hello"
     assert post(Message("m", severity=Severity.WARNING)).startswith("⚠️ ")
     assert post(Message("\x07", url="https://example.com/x")) == "(no text) https://example.com/x"
+    assert post(Message("&#8203; `\u200b`")) == "(no text)"
     assert post(Message("m\ufeff\uffff\ufffe e\u0301")) == "m é"
 
 

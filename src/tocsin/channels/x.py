@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import msgspec
 from oauthlib.oauth1 import Client
 
-from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, document_of, fields_of
+from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, document_of, fields_of, or_no_text
 from tocsin.channels.contract import (
     YEAR_SECONDS,
     Channel,
@@ -163,7 +163,7 @@ def _words(message: Message) -> str:
     text = " — ".join(part for part in said_first if part)
     fields = [f"{name}: {clean_line(value)}" for name, value in fields_of(message)]
     text = "\n".join([text, *fields] if text else fields)
-    return _MARKS[message.severity] + (_beginning(text) or "(no text)")
+    return _MARKS[message.severity] + _beginning(or_no_text(text))
 
 
 def _beginning(text: str) -> str:
