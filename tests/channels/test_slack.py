@@ -269,6 +269,7 @@ def test_at_another_host_text_is_markdown_without_entities():
         (r"1\. a", r"1\. a"),
         (r"\!\[x\](https://example.com/x.png)", "![x]\u2060([https://example.com/x.png](https://example.com/x.png))"),
         ("![x](https://example.com/x.png)", "[x](https://example.com/x.png)"),
+        ("`a || b` || c **d|**||", "`a || b` |\u2060| c **d|**|\u2060|"),
         ("@all, @bob, me@example.com, :c: 12:30:45", "@\u2060all, @\u2060bob, me@example.com, :\u2060c: 12:\u206030:45"),
         ("`<!channel> <a|b>` \\<https://x.y|l>", "`<\u2060!channel> <a¦b>` <\u2060[https://x.y%7Cl](https://x.y%7Cl) >"),
         ("\\<https://x.y/a_b\\> \\<me@x.y\\>", "<\u2060https://x.y/a_b > <\u2060me@x.y >"),
@@ -311,6 +312,9 @@ def test_markdown_for_those_who_read_it(text: str, expected: str):
         ('http://p:9/g?e=up{job="node_exporter"}&g0_tab=1 x', 'http://p:9/g?e=up{job="node_exporter"}&g0_tab=1 x'),
         ("http://p/a|b^c_*d `http://p/{a_b}`", "http://p/a|b^c_*d \\`http://p/{a_b} \\`"),
         ("1https://x.io/_a", "1\u2060https://x.io/_a"),
+        ("cmd1 || exit 1 || true", "cmd1 |\u2060| exit 1 |\u2060| true"),
+        ("||\nif (a || b || c)\n|||", "|\u2060|\nif (a |\u2060| b |\u2060| c)\n|\u2060|\u2060|"),
+        ("D: is full (99 %), C: (98 %)\n8) of 8)", "D\u2060: is full (99 %), C: (98 %\u2060)\n8\u2060) of 8\u2060)"),
         ("http://k/?_g=(a:!((q:(m:(x:y)))))&b_c=1 x", "http://k/?_g=%28a:!%28%28q:%28m:%28x:y%29%29%29%29%29&b_c=1 x"),
     ],
 )

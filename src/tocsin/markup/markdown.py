@@ -28,12 +28,13 @@ _BROKEN_UP = rf"\g<0>{WORD_JOINER}"
 _NAME = r"(?<![A-Za-z0-9])@(?=[.-]*(?:\w|\Z))"
 _PARTED = re.compile(
     rf"\\(?=[\\`*{{}}\[\]()#+\-.!_>~|])|\](?=[(\[:])|{_NAME}|"
-    r":(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[\w!/?@#])|&(?=#?\w{1,40};)"
+    r":(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[\w!/?@#])|&(?=#?\w{1,40};)|"
+    r"\|(?=\|)|(?<!\S)(?:[8B#%X](?=\)(?!\S))|D(?=:(?!\S)))"  # a spoiler and emoticons in Rocket.Chat
 )
 _NAME_IN_ADDRESS = re.compile(_NAME + "|&(?=(?:commat|#0*64|#[xX]0*40);)")
 _NAME_IN_CODE = re.compile(r"(?<=[\s>])@(?=[.-]*\w)")
 _SEAM = "\0"  # `clean` removes it from every text
-_CHANGES = re.compile(r"[\\!<](?=\0[^\s\0])|([*~`])(?=\0\1)|[A-Za-z0-9_](?=\0(?:https?:|www\.))", re.IGNORECASE)
+_CHANGES = re.compile(r"[\\!<](?=\0[^\s\0])|([*~`|])(?=\0\1)|[A-Za-z0-9_](?=\0(?:https?:|www\.))", re.IGNORECASE)
 _LINE_START = re.compile(r"^([ \t\u00a0]*)(?:(#)|([>+=-])|(\d+)(\.))", re.MULTILINE)
 # Mattermost reads U+00A0 as a space.
 _CODE_OR_TABLE = re.compile(r"^(?=[ \u00a0]{4}|[ \u00a0]*[|:][| :\u00a0]*-[-| :\u00a0]*$)", re.MULTILINE)
