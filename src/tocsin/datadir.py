@@ -48,9 +48,29 @@ _PURPOSES = {  # nothing may be sent without them
 log = structlog.get_logger(__name__)
 
 
+def check_reachable(folder: Path) -> None:
+    """Whether it can be seen which files are in it: what is not there yet is no fault. Raises StoreError."""
+    try:
+        if not folder.is_dir() and (folder.is_symlink() or folder.exists()):
+            raise StoreError(f"The data directory {folder} is not a folder.")
+        (folder / LOCK_FILE).lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StoreError(f"The data directory {folder} cannot be used: {error.strerror}.") from error
+    for file in (folder / name for name in OWN_FILES):
+        try:
+            file.stat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # of a link
+            raise StoreError(f"{file} cannot be used: {error.strerror}.") from error
+
+
 @contextmanager
 def locked(folder: Path) -> Generator[None, None, None]:
     """Hold the folder for one service. Raises StoreError if another has it, or it cannot be used."""
+    check_reachable(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_file(folder / LOCK_FILE)
@@ -71,7 +91,8 @@ def locked(folder: Path) -> Generator[None, None, None]:
 
 
 def home_of(settings: Settings) -> Home:
-    """Where the store is. Raises StoreError where that cannot be read."""
+    """Where the store is. Raises StoreError where that, or the data directory, cannot be read."""
+    check_reachable(settings.data_path)
     if not settings.database_url:
         return file_of(settings.data_path)
     try:
@@ -184,6 +205,7 @@ def served_at(connection: Connection) -> str | None:
 
 def check_fits(settings: Settings, file: Path) -> None:
     """Whether the keys of this data directory open a copy of a store, and this version knows its form. Raises StoreError."""
+    check_reachable(settings.data_path)
     _check_files(settings.data_path)
     copy = SqliteFile(file)
     if copy.is_empty():

@@ -119,6 +119,7 @@ def owner_of(path: Path) -> tuple[int, int]:
     folder = path.absolute().parent
     found = folder.stat()
     if found.st_uid == 0:
-        files = (one.lstat() for one in sorted(folder.iterdir()))
-        found = next((one for one in files if stat.S_ISREG(one.st_mode) and one.st_uid), found)
+        with contextlib.suppress(PermissionError):
+            files = (one.lstat() for one in sorted(folder.iterdir()))
+            found = next((one for one in files if stat.S_ISREG(one.st_mode) and one.st_uid), found)
     return found.st_uid, found.st_gid

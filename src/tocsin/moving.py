@@ -64,6 +64,7 @@ def move(settings: Settings, source: Path, progress: "copying.Progress") -> int:
     from tocsin.store.dialects import copying
 
     home, file = datadir.home_of(settings), datadir.file_of(source)
+    datadir.check_reachable(source)
     if not file.is_present():
         raise StoreError(f"There is no store in {source}.")
     with datadir.locked(source):
@@ -128,7 +129,10 @@ def _check_same(rows: sqlite3.Connection, connection: Connection) -> None:
 
 def _bring_files(folder: Path, source: Path) -> None:
     """What belongs to the store beside it. Raises StoreError."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The data directory {folder} cannot be used: {error.strerror}.") from error
     if folder.samefile(source):
         return
     for name in (KEY_FILE, datadir.LEDGER_FILE, datadir.STARTS_FILE):

@@ -41,7 +41,7 @@ def back_up(settings: Settings, file: Path) -> int:
     _check_is_file(settings, "copy it with pg_dump, or archive its log for recovery to a point in time")
     engine, _ = datadir.open_existing(settings, of_any_form=True)
     try:
-        if file.exists():
+        if os.path.lexists(file):
             raise StoreError(f"{file} already exists: name another file, or move it away.")
         with _written(file, is_service=False) as new:
             _copy(settings.data_path / STORE_FILE, new)
@@ -68,8 +68,8 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
     """Replace the store with a copy; returns where the old one went, if there was one. Raises StoreError, having changed nothing."""
     _check_is_file(settings, "load the dump with pg_restore, then run `tocsin restore --after-recovery`, which moves the ids on")
     folder = settings.data_path
-    if not file.is_file():
-        raise StoreError(f"There is no file {file}.")
+    if not os.path.isfile(file):  # which raises nothing where the folder is closed
+        raise StoreError(f"There is no file {file}, or this user cannot see it.")
     _check_whole(file)
     datadir.check_fits(settings, file)
     with datadir.locked(folder):
@@ -177,6 +177,7 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     If it is interrupted, run it again and it continues: the key file holds both keys until the end. With TOCSIN_SECRET_KEY the first key of
     its list is the new one. Raises StoreError; no row has been changed if the service does not use the new key.
     """
+    datadir.check_reachable(settings.data_path)
     file = key_file(settings)  # once: what root read and what it writes must be the same file until the end
     engine, _ = datadir.open_existing(settings)
     try:

@@ -55,6 +55,11 @@ def as_root(service: Service, *words: object) -> tuple[int, str]:
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
+def as_user(service: Service, user: int, *words: object) -> tuple[int, str]:
+    done = service.run("e2e.as_user", str(user), *map(str, words), PYTHONPATH=str(Path(__file__).parents[1]))
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
 def has_file(service: Service) -> bool:
     """Its store is one."""
     return "TOCSIN_DATABASE_URL" not in service.environ
@@ -179,3 +184,28 @@ def test_check_names_files_of_another_user(service: Service) -> None:
     os.chown(service.data / file, 0, 0)
     code, said = as_root(service, "check")
     assert code == 1 and f"{file} belongs to user 0, and the data directory to user {USER}" in said
+
+
+@sqlite_only
+def test_who_may_not_enter_the_data_directory_is_told_so(service: Service) -> None:
+    service.start()
+    service.terminate()
+    copy = service.folder / "copy.db"
+    assert as_root(service, "backup", copy)[0] == 0
+    copy.chmod(0o644)
+    said = f"The data directory {service.data} cannot be used: Permission denied."
+    for words in (
+        "backup other.db",
+        f"restore {copy} --replace",
+        "restore --after-recovery",
+        "compact",
+        "migrate",
+        "secrets rotate",
+        "serve",
+    ):
+        assert as_user(service, USER + 1, *words.split()) == (1, f"tocsin: {said}"), words
+    for words in ("users list", "users add a@example.com", "keys list", "keys add name --user a@example.com", "audit"):
+        assert as_user(service, USER + 1, *words.split()) == (1, f"tocsin: {said}"), words
+    for words in ("check", "check --json"):
+        code, found = as_user(service, USER + 1, *words.split())
+        assert code == 1 and found.count(said) == 1 and "Traceback" not in found

@@ -1,6 +1,7 @@
 """The data directory without a service: what its folder may be called, and which keys are taken."""
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy import Engine
 from conftest import run
 from support.store import sqlite_store
 from tocsin import datadir, files, keyfile, moving, upkeep
+from tocsin.cli import check
 from tocsin.datadir import locked, open_store
 from tocsin.ports.errors import StoreError
 from tocsin.settings import Settings
@@ -397,3 +399,55 @@ def test_nothing_is_replaced_that_its_owner_could_not_read_afterwards(
             act()
     after = {one.name: (one.stat().st_ino, one.read_bytes()) for one in settings.data_path.iterdir() if one.name in before}
     assert after == before
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling", "loop"])
+def test_a_data_directory_that_is_no_folder_is_one_sentence(kind: str, make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    if kind == "below a file":
+        folder.write_text("")
+        folder = folder / "below"
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.symlink_to(folder if kind == "loop" else tmp_path / "nowhere")
+    settings = make_settings(TOCSIN_DATA_DIR=str(folder))
+    said = f"The data directory {folder} cannot be used: Not a directory." if kind == "below a file" else f"{folder} is not a folder."
+    for work in (open_store, datadir.open_existing, upkeep.rotate_key, upkeep.compact, upkeep.move_on, moving.upgrade):
+        with pytest.raises(StoreError) as caught:
+            work(settings)
+        assert str(caught.value).endswith(said), work
+    found = [finding.text for looks in check.LOOKS.values() for look in looks for finding in look(settings)]
+    assert any(text.endswith(said) for text in found)
+
+
+def test_a_link_that_nobody_may_follow_is_one_sentence(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    settings.data_path.mkdir()
+    (settings.data_path / "secret.key").symlink_to("secret.key")
+    with pytest.raises(StoreError, match=r"secret\.key cannot be used: Too many levels of symbolic links\.$"):
+        open_store(settings)
+    assert "secret.key cannot be used" in " ".join(finding.text for finding in check.secret_key(settings))
+
+
+def test_what_is_no_file_is_not_waited_for(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    settings.data_path.mkdir()
+    key = settings.data_path / "secret.key"
+    engine, vault = open_store(settings)
+    engine.dispose()
+    keys = datadir.Keys(settings, vault)
+    key.unlink()
+    os.mkfifo(key)
+    said = f"The key file {key} cannot be read: it is not a file."
+    for work in (open_store, datadir.open_existing, upkeep.rotate_key):
+        with pytest.raises(StoreError, match=re.escape(said)):
+            work(settings)
+    assert said in [finding.text for finding in check.secret_key(settings)]
+    assert not keys.refresh() and keys.trouble == said
+    store = settings.data_path / "tocsin.db"
+    store.unlink()
+    os.mkfifo(store)
+    assert [finding.text for look in check.LOOKS["store"] for finding in look(settings)] == []
+    with pytest.raises(StoreError, match=r"tocsin\.db is not a file"):
+        open_store(settings)

@@ -102,12 +102,15 @@ def _usable(values: Mapping[str, str], data_dir: str | None) -> Settings:
 
 
 def data_folder(settings: Settings) -> Iterator[Finding]:
-    from tocsin.datadir import STORE_FILE
+    from tocsin.datadir import STORE_FILE, check_reachable
     from tocsin.keyfile import KEY_FILE
+    from tocsin.ports.errors import StoreError
 
     folder = settings.data_path
-    if folder.exists() and not folder.is_dir():
-        yield Finding(f"TOCSIN_DATA_DIR: {folder} is not a folder.")
+    try:
+        check_reachable(folder)
+    except StoreError as error:
+        yield Finding(str(error))
         return
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(present, os.W_OK | os.X_OK):
@@ -121,9 +124,14 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
 def owners(settings: Settings) -> Iterator[Finding]:
     """Files that root created, which the service's user cannot read or write."""
     from tocsin import files
-    from tocsin.datadir import OWN_FILES
+    from tocsin.datadir import OWN_FILES, check_reachable
+    from tocsin.ports.errors import StoreError
 
     folder = settings.data_path
+    try:
+        check_reachable(folder)
+    except StoreError:  # others say so
+        return
     if not folder.is_dir():
         return
     user, group = files.owner_of(folder / "none")
@@ -154,23 +162,24 @@ def mounted_as(folder: Path, mounts: Path) -> str | None:
         if len(fields) < _MOUNT_POINT + 1:
             continue
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[_MOUNT_POINT])
-        if len(point) >= longest and folder.resolve().is_relative_to(point):
+        if len(point) >= longest and Path(os.path.realpath(folder)).is_relative_to(point):
             found, longest = kind, len(point)
     return found
 
 
 def secret_key(settings: Settings) -> Iterator[Finding]:
     """Whether the key that opens the store is there, correct, strong, and unreadable for others."""
-    from tocsin.datadir import examine, home_of
+    from tocsin.datadir import check_reachable, examine, home_of
     from tocsin.flow.handlers.sealed import complaint, is_sealed
     from tocsin.keyfile import KEY_FILE, weakness_of
     from tocsin.ports.errors import StoreError
 
     folder = settings.data_path
     file = folder / KEY_FILE
-    if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
-        yield Finding(f"{file} can be read by others: run `chmod 600 {file}`.")
     try:
+        check_reachable(folder)
+        if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
+            yield Finding(f"{file} can be read by others: run `chmod 600 {file}`.")
         if (settings.secret_key is not None or file.exists()) and (weakness := weakness_of(settings)):
             yield Finding(f"{weakness}: take a long random one, with `tocsin secrets rotate`.")
         if folder.is_dir() or settings.database_url:
@@ -210,10 +219,12 @@ def store_health(settings: Settings) -> Iterator[Finding]:
     from tocsin.ports.errors import StoreError
 
     folder = settings.data_path
-    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < _MIN_FREE_BYTES:
-        yield Finding(f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up.")
     try:
         home = home_of(settings)
+        if folder.is_dir() and (free := shutil.disk_usage(folder).free) < _MIN_FREE_BYTES:
+            yield Finding(
+                f"Only {free / 1e6:.0f} MB are free where {folder} is: make room, or nothing can be accepted once they are used up."
+            )
         if settings.database_url or home.is_readable():
             yield from home.findings()
     except StoreError as error:

@@ -46,7 +46,7 @@ class SqliteFile:
         return self.file.stat().st_size == 0 or self.look(form.is_empty)
 
     def is_readable(self) -> bool:
-        return self.is_present() and os.access(self.file, os.R_OK)
+        return self.is_present() and self.file.is_file() and os.access(self.file, os.R_OK)
 
     def _is_first_write(self) -> bool:
         """Whether the very first write was interrupted: the journal says that there were no pages before.
