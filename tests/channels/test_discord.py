@@ -375,6 +375,26 @@ def test_lost_answers():
     assert isinstance(CHANNEL.no_reply(NoReply(Reason.TLS, False)), Later)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "cut", "expected"),
+    [
+        (200, b'{"id": "987"}', None, Delivered("987")),
+        (204, b"", None, Delivered()),
+        (200, b"\r\n<!DOCTYPE html><title>Sign in to this network</title>", None, Later),
+        (200, b"<html", Reason.CUT, Unknown),
+        (200, b'{"id": "98', Reason.CUT, Delivered()),
+        (200, b"", None, Unknown),
+        (200, b'{"ok": true}', None, Unknown),
+    ],
+)
+def test_on_discord_s_own_host_only_its_message_is_a_yes(status, body, cut, expected):
+    outcome = CHANNEL.classify(HttpReply(status, {}, body, cut), context(is_official=True))
+    assert outcome == expected or isinstance(expected, type)
+    if isinstance(expected, type):
+        assert isinstance(outcome, expected)
+        assert outcome.reason is (cut or Reason.BAD_ANSWER)
+
+
 BROKEN = [
     b"",
     b"ok",

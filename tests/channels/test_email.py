@@ -507,6 +507,8 @@ def test_yes():
         (550, "5.7.1", "5.7.1 This message is likely suspicious due to the very low reputation of the sending domain."),
         (550, "5.7.1", "5.7.1 The IP you're using to send mail is not authorized to send email directly to our servers."),
         (554, "", "IP=192.0.2.1 - None/bad reputation. Ask your postmaster for help"),  # T-Online
+        (550, "", "This IP has sent too many messages this hour. IB504"),  # GoDaddy
+        (550, "", "SC-004 (COL0-MC1-F1) Unfortunately, messages from 192.0.2.1 weren't sent."),  # Outlook
         (550, "5.7.0", "5.7.0 Mail Sending denied."),
         (550, "", 'Outgoing mail from "a@example.org" has been suspended.'),
         (550, "", "Sending from this account has been disabled"),

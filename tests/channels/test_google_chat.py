@@ -167,6 +167,23 @@ def test_the_name_of_the_message_is_kept():
     assert answered(200, b"ok") == Delivered()
 
 
+@pytest.mark.parametrize(
+    ("body", "is_official", "expected"),
+    [
+        (b"<!doctype html><title>Sign in to this network</title>", True, Later),
+        (b"", True, Unknown),
+        (b"ok", True, Unknown),
+        (b"<html>", False, Delivered),
+        (b'{"error": {"code": 503, "status": "UNAVAILABLE"}}', True, Later),
+        (b'{"error": {"code": 503, "status": "UNAVAILABLE"}}', False, Later),
+    ],
+)
+def test_a_2xx_without_a_message(body: bytes, is_official: bool, expected: type):
+    outcome = CHANNEL.classify(HttpReply(200, {}, body), context(is_official=is_official))
+    assert isinstance(outcome, expected)
+    assert isinstance(outcome, Delivered) or outcome.reason is Reason.BAD_ANSWER
+
+
 OPTION = "messageReplyOption=REPLY_MESSAGE_FALLBACK_TO_NEW_THREAD"
 OFFICIAL_URL = "https://chat.googleapis.com/v1/spaces/AAAA/messages?key=abcdefgh&token=ijklmnop"
 

@@ -356,6 +356,7 @@ def test_marks_end_with_their_line():
         (403, {}, b"", Refused, Reason.FORBIDDEN),
         (404, {}, b'{"error":{"code":"WorkflowNotFound"}}', Gone, Reason.NOT_FOUND),
         (410, {}, b"", Gone, Reason.GONE),
+        *[(status, {}, b"<html><title>Access denied</title></html>", Later, Reason.BAD_ANSWER) for status in (401, 403, 404, 410)],
         (413, {}, b"", Refused, Reason.TOO_LARGE),
         (429, {"retry-after": "9"}, b"", Later, Reason.THROTTLED),
         (502, {}, b"", Later, Reason.SERVER_ERROR),

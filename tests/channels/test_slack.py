@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
+from mentions import mattermost, rocket_chat
 from receiver import Receiver
 from tocsin import settings as options
 from tocsin.channels.contract import fields_of
 from tocsin.channels.slack import CHANNEL, SlackSettings
+from tocsin.markup.length import utf16
 from tocsin.markup.markdown import escape
 from tocsin.model import (
     Delivered,
@@ -53,6 +55,7 @@ FULL = Message(
 def fits(request: HttpRequest) -> None:
     body = json.loads(request.body)
     assert len(body["text"]) <= 40_000
+    assert request.url.startswith("https://hooks.slack.com/") or utf16(body["text"]) < 5_000
     assert len(body.get("blocks", [])) <= 50
 
 
@@ -266,6 +269,7 @@ def test_at_another_host_text_is_markdown_without_entities():
         (r"1\. a", r"1\. a"),
         (r"\!\[x\](https://example.com/x.png)", "![x]\u2060([https://example.com/x.png](https://example.com/x.png))"),
         ("![x](https://example.com/x.png)", "[x](https://example.com/x.png)"),
+        ("`a || b` || c **d|**||", "`a || b` |\u2060| c **d|**|\u2060|"),
         ("@all, @bob, me@example.com, :c: 12:30:45", "@\u2060all, @\u2060bob, me@example.com, :\u2060c: 12:\u206030:45"),
         ("`<!channel> <a|b>` \\<https://x.y|l>", "`<\u2060!channel> <a¦b>` <\u2060[https://x.y%7Cl](https://x.y%7Cl) >"),
         ("\\<https://x.y/a_b\\> \\<me@x.y\\>", "<\u2060https://x.y/a_b > <\u2060me@x.y >"),
@@ -308,6 +312,9 @@ def test_markdown_for_those_who_read_it(text: str, expected: str):
         ('http://p:9/g?e=up{job="node_exporter"}&g0_tab=1 x', 'http://p:9/g?e=up{job="node_exporter"}&g0_tab=1 x'),
         ("http://p/a|b^c_*d `http://p/{a_b}`", "http://p/a|b^c_*d \\`http://p/{a_b} \\`"),
         ("1https://x.io/_a", "1\u2060https://x.io/_a"),
+        ("cmd1 || exit 1 || true", "cmd1 |\u2060| exit 1 |\u2060| true"),
+        ("||\nif (a || b || c)\n|||", "|\u2060|\nif (a |\u2060| b |\u2060| c)\n|\u2060|\u2060|"),
+        ("D: is full (99 %), C: (98 %)\n8) of 8)", "D\u2060: is full (99 %), C: (98 %\u2060)\n8\u2060) of 8\u2060)"),
         ("http://k/?_g=(a:!((q:(m:(x:y)))))&b_c=1 x", "http://k/?_g=%28a:!%28%28q:%28m:%28x:y%29%29%29%29%29&b_c=1 x"),
     ],
 )
@@ -320,12 +327,96 @@ def test_an_address_keeps_its_end():
     assert elsewhere(Message("see https://example.com/a_(b) now")) == "see https://example.com/a_%28b%29 now"
 
 
-@given(messages)
-def test_nothing_wakes_anybody_elsewhere(message):
-    for request in CHANNEL.render(message, ELSEWHERE, context()):
+# What stands before and after names, and what makes servers read it in another way.
+_naming = st.lists(
+    st.sampled_from(
+        [
+            *("@all", "@here", "@alice", "@channel", "@", "all", "svc", "9", "한", "를", "é", "w", "http", " ", "\n", "\n\n"),
+            *"_*~`\\[](){}<>|!#&;:.,-+/'\"",
+            *("**", "~~", "```", "![", "](", "||", "<!", "<@", "&#64;", "&commat;", "> ", "- ", "    ", ":x:", "\u2068", "mailto:"),
+            *(
+                "https://m.example/",
+                "http://a_b/",
+                "www.x.example/",
+                "https://u:p@x.y/",
+                "ftp://x/",
+                "<https://x.y/",
+                "[l](https://x.y/@all)",
+            ),
+        ]
+    ),
+    max_size=14,
+).map("".join)
+_namings = st.builds(
+    Message,
+    text=_naming,
+    title=_naming,
+    url=_naming.map(lambda path: "https://m.example/" + "".join(path.split())) | st.just(""),
+    fields=st.lists(st.tuples(_naming, _naming), max_size=2).map(tuple),
+    is_text=st.booleans(),
+)
+
+
+@given(messages | _namings, st.booleans())
+def test_nothing_wakes_anybody_elsewhere(message, plain):
+    for request in CHANNEL.render(message, ELSEWHERE, context(plain=plain)):
         text = json.loads(request.body)["text"]
         assert not re.search(r"<[!@]|<[^\n<|>]+\|[^\n>]+>", text)
-        assert 0 < len(text) < 40_000
+        assert not mattermost(text)
+        assert not rocket_chat(text)
+        assert text
+        fits(request)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_message_is_split_for_servers_that_take_less_than_slack(plain: bool):
+    lines = [f"2026-11-24 10:{number:02} web-1 nginx: 🚨 upstream timed out (110) while reading response header" for number in range(80)]
+    requests = CHANNEL.render(Message("\n".join(lines), "Log", is_text=True), ELSEWHERE, context(plain=plain))
+    texts = [json.loads(request.body)["text"] for request in requests]
+    assert [text.split("\n")[0] for text in texts] == ["ℹ️ Log (1/2)", "ℹ️ Log (2/2)"]
+    assert all(utf16(text) < 5_000 for text in texts)
+    assert [line for text in texts for line in text.split("\n") if "nginx" in line] == lines
+
+
+@pytest.mark.parametrize("url", ["https://x.y/" + "(" * 2036, "https://x.y/" + "@a" * 1018])
+def test_an_address_that_leaves_a_message_no_room_is_left_out(url: str):
+    for plain in (False, True):
+        (request,) = CHANNEL.render(Message("word", url=url, fields=(("n" * 256, "v" * 1024),) * 25), ELSEWHERE, context(plain=plain))
+        fits(request)
+        assert "word" in json.loads(request.body)["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("_@channel_ DB down", "\\_@\u2060channel\\_ DB down"),
+        ("svc_@all db.@all 한@all a@b.example", "svc\\_@\u2060all db.@\u2060all 한@\u2060all a@b.example"),
+        ("@@all @.all @ all", "@@\u2060all @\u2060.all @ all"),
+        ("by A (https://m.example/@alice)", "by A ([https://m.example/@\u2060alice](https://m.example/@alice))"),
+        ("https://x.y/@bob를", "[https://x.y/@\u2060bob](https://x.y/@bob)를"),
+        ("[ see https://x.y/@bob", "[ see [https://x.y/@\u2060bob](https://x.y/@bob)"),
+        ("http://a_b/@bob", "http://a_b/%40bob"),
+        ("https://x.y/a>@bob", "[https://x.y/a>@\u2060bob](https://x.y/a%3E@bob)"),
+        ("https://u:p@x.y/", "https://u:p@x.y/"),
+    ],
+)
+def test_no_name_is_mentioned(text: str, expected: str):
+    assert elsewhere(Message(text, is_text=True)) == expected
+    assert escape(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<!@here>", "!@\u2060here"),
+        ("@**a\\*b**", "@\u2060a\\*b"),
+        ("`a @all @` `@all`", "`a @\u2060all @` `@all`"),
+        ("```\n@all\nme@x.y $@\n```", "```\n@\u2060all\nme@x.y $@\n```"),
+        ("|a|\n|-|\n|@all|", "```\na\n----\n@\u2060all\n```"),
+    ],
+)
+def test_nor_is_one_in_markdown(text: str, expected: str):
+    assert elsewhere(Message(text)) == expected
 
 
 # ---------------------------------------------------------------------------------------------------------- classify
@@ -377,9 +468,26 @@ def test_what_is_wrong_with_the_content_is_ours(word):
         assert (outcome.reason, outcome.ours) == (Reason.PAYLOAD, True)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_rocket_chat_refuses_what_is_longer_than_its_administrator_allows(plain: bool):
+    reply = HttpReply(400, {}, b'{"success":false,"error":"error-message-size-exceeded"}')
+    assert CHANNEL.classify(reply, context(plain=plain)) == Refused(Reason.PAYLOAD, f"400 {reply.body.decode()}", ours=True)
+
+
 def test_slack_itself_must_say_ok():
     assert verdict(200, b"<html>login</html>", x_slack_req_id="1").reason is Reason.BAD_ANSWER
     assert verdict(200, b"", x_slack_backend="r").reason is Reason.BAD_ANSWER
+
+
+@pytest.mark.parametrize("body", [b"<!DOCTYPE html><title>Blocked by your company</title>", b"", b'{"success":true}', b"OK"])
+def test_on_slack_s_own_host_only_ok_is_a_yes(body):
+    def answered(body: bytes, is_official: bool) -> Outcome:
+        return CHANNEL.classify(HttpReply(200, {}, body), context(is_official=is_official))
+
+    assert isinstance(answered(body, is_official=True), Later)
+    assert answered(body, is_official=True).reason is Reason.BAD_ANSWER
+    assert isinstance(answered(body, is_official=False), Delivered)
+    assert isinstance(answered(b"ok", is_official=True), Delivered)
 
 
 def test_a_throttle_waits_as_long_as_it_says():

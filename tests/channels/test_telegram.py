@@ -293,19 +293,79 @@ def test_more_marks_than_all_parts_may_have_are_written_out_and_that_is_said():
 
 def test_telegram_finds_no_mention_command_or_file_in_what_is_sent():
     text = (
-        "user @admin_alerts: /tmp is full, run deploy.sh or /restart@bot, see README.md, a@example.sh, https://x.y/@me/run.sh `@code /cmd`"
+        "user @admin_alerts: /tmp is full, run deploy.sh or /restart@bot, see README.md, a@example.sh, https://x.yz/@me/run.sh `@code /cmd`"
     )
     expected = (
         "user @\u2060admin_alerts: /\u2060tmp is full, run deploy.\u2060sh or /\u2060restart@bot, see README.\u2060md, a@example.sh, "
     )
     body = body_of(Message(text, "@oncall check", fields=(("@who", "main.py"),)))["text"]
-    assert expected + '<a href="https://x.y/@me/run.sh">https://x.y/@me/run.sh</a> <code>@code /cmd</code>' in body
+    assert expected + '<a href="https://x.yz/@me/run.sh">https://x.yz/@me/run.sh</a> <code>@code /cmd</code>' in body
     assert "@\u2060oncall check" in body
     assert "<b>@\u2060who:</b> main.\u2060py" in body
     plain = body_of(Message(text, "@oncall check"), plain=True)["text"]
     assert expected in plain
-    assert "https://x.y/@me/run.sh" in plain
+    assert "https://x.yz/@me/run.sh" in plain
     assert "/var/log/x and 1/2 at 10:30" in body_of(Message("/var/log/x and 1/2 at 10:30"))["text"]
+
+
+UNLINKED = [  # as tdjson shows
+    *("http://nas", "http://verdaccio:4873", "https://[::1]", "http://999.1.1.1", "http://a_b.corp", "https://x.y", "https://x.kr:99999"),
+    *("ftp://nas", "sftp://x.kr", "smb://x.kr", "http://a-.kr", "http://a..kr", "#https://x.kr", "tg://https://x.kr", "x.kr/)https://x.kr"),
+]
+LINKED = ["https://x.kr", "http://gitlab.corp", "http://10.0.0.5", "https://x.kr:8443", "(https://x.kr", "말:https://x.kr"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://verdaccio:4873/@babel/core", "http://verdaccio:4873/@\u2060babel/core"),
+        ("ftp://nas/@admin_x", "ftp://nas/@\u2060admin_x"),
+        ("http://nas/-/start@bot", "http://nas/-/\u2060start@bot"),
+        ("http://nas/x.sh?f=run.sh", "http://nas/x.sh?f=run.\u2060sh"),
+        ("https://x.kr:99999/@admin_x", "https://x.kr:99999/@\u2060admin_x"),
+        ("bin/run.sh Makefile.am user.name logger.info", "bin/run.sh Makefile.\u2060am user.\u2060name logger.\u2060info"),
+        ("@\u202aadmin_x\u202c", "@\u2060\u202aadmin_x\u202c"),  # Telegram removes such characters first
+    ],
+)
+def test_telegram_finds_nothing_in_addresses_that_it_does_not_link(text: str, expected: str):
+    for is_text, plain in ((False, False), (True, False), (False, True)):
+        body = body_of(Message(text, text, fields=(("", text),), is_text=is_text), plain=plain)["text"]
+        assert re.sub("<[^<>]*>", "", body) == f"ℹ️ {expected}\n\n{expected}\n\n{expected}"
+
+
+def test_nor_where_the_name_is_marked_up():
+    text = "@**admin_x** /**start**"
+    assert message_of(CHANNEL.render(Message(text), HANDLER, context())[0]) == "@\u2060<b>admin_x</b> /\u2060<b>start</b>"
+
+
+@given(
+    address=st.builds(
+        "{}{}{}".format, st.sampled_from(UNLINKED), st.sampled_from(["/", "/x/", "/a-", "?q=", "#", "/)"]), st.just("/@alice-/start:8")
+    ),
+    before=st.sampled_from(["", "see ", "**", "(", "<", "https://x.kr/ ", "["]),
+    after=st.sampled_from(["", " now", "**", ")", ">", "/x", "](http://nas/@alice)", "](https://x.kr/)"]),
+    is_text=st.booleans(),
+    plain=st.booleans(),
+)
+def test_whatever_is_around_them(address: str, before: str, after: str, is_text: bool, plain: bool):
+    text = f"{before}{address}{after}"
+    message = Message(text, text, url=address, fields=((text, text), ("", address)), is_text=is_text)
+    shown = re.sub("<a .*?</a>", "", body_of(message, plain=plain)["text"])
+    assert "@\u2060alice" in shown
+    assert "@alice" not in shown
+    assert "-/start" not in shown
+
+
+@pytest.mark.parametrize("host", LINKED)
+@pytest.mark.parametrize("path", ["/@alice", "/-/start", "?f=run.sh", "#/@alice"])
+def test_an_address_that_telegram_links_stays_as_it_is(host: str, path: str):
+    address = host + path
+    body = body_of(Message("m", f"see {address}", fields=((address, address),)), plain=True)["text"]
+    assert body == f"ℹ️ see {address}\n\nm\n\n{address}: {address}"
+    assert (
+        f"<b>ℹ️ see {address}</b>\n\nm\n\n<b>{address}:</b> {address}"
+        == body_of(Message("m", f"see {address}", fields=((address, address),)))["text"]
+    )
 
 
 def test_the_operator_says_how_many_parts_at_most():
@@ -379,6 +439,12 @@ def test_refused(status, description, reason, ours):
     outcome = verdict(status, refusal(status, description))
     assert isinstance(outcome, Refused)
     assert (outcome.reason, outcome.ours) == (reason, ours)
+
+
+@pytest.mark.parametrize("description", ["Bad Request: MESSAGE_TOO_LONG", "Bad Request: message is too long", "Bad Request: MESSAGE_EMPTY"])
+def test_a_refusal_of_the_plain_form_is_no_fault_of_the_handler(description):
+    outcome = CHANNEL.classify(HttpReply(400, {}, json.dumps(refusal(400, description)).encode()), context(plain=True))
+    assert (outcome.reason, outcome.ours) == (Reason.PAYLOAD, True)
 
 
 def test_a_group_that_became_a_supergroup_has_moved():

@@ -133,6 +133,26 @@ def official_weight(text: str) -> int:
     return parse_tweet(text).weightedLength
 
 
+# As twitter-text has it (src/regexp/validMentionOrList.js); a mention within a link is none.
+MENTION = re.compile(
+    "(?:^|[^a-zA-Z0-9_!#$%&*@\uff20]|(?:^|[^a-zA-Z0-9_+~.-])(?:rt|RT|rT|Rt):?)(?P<at>[@\uff20])[a-zA-Z0-9_]{1,20}(?:/[a-zA-Z][a-zA-Z0-9_-]{0,24})?"
+)
+HOSTS = ["example.com", "mastodon.social", "gitlab.corp", "nas", "10.0.0.5", "[::1]", "a_b.com", "t.co", "example.com:99999", "u:p@a.com"]
+NAMES = ["/@alice", "@alice/list", "/@\ufeffalice", "@", "＠", "alice", "@K\u212aK", "rt", "RT:"]
+SCHEMES = ["http://", "https://", "ftp://", "httpſ://", "www."]
+SIGNS = ["/", "?q=", "#", "!", ".", ":", "-", "(", ")", '"', " ", "\n", "é", "가", "x", "1", "\u202a", "`", "**", "\\"]
+MENTIONING = st.lists(st.sampled_from(HOSTS) | st.sampled_from(NAMES) | st.sampled_from(SCHEMES) | st.sampled_from(SIGNS), max_size=14).map(
+    "".join
+)
+
+
+def mentions(text: str) -> list[str]:
+    from twitter_text import extract_urls_with_indices
+
+    links = [url["indices"] for url in extract_urls_with_indices(text)]
+    return [match[0] for match in MENTION.finditer(text) if not any(start <= match.start("at") < end for start, end in links)]
+
+
 @given(words=st.lists(st.sampled_from(WORDS + LINKS) | st.text("abcxyz가나다漢★…", min_size=1, max_size=12), max_size=60))
 def test_the_weight_of_ordinary_text_is_the_one_of_twitter_text(words: list[str]):
     text = weighted.clean(" ".join(words))
@@ -193,7 +213,19 @@ def test_a_cut_tears_no_link_no_emoji_and_no_letter():
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 65536, "a." * 32768, "a-" * 32768, "http://" * 9000, "http://" + "a" * 65000, "가" * 21845, "https://e.com/?" * 4000]
+    "text",
+    [
+        "@a" * 32768,
+        "https://a.com/@" * 4369,
+        "http://@" * 8192,
+        "a" * 65536,
+        "a." * 32768,
+        "a-" * 32768,
+        "http://" * 9000,
+        "http://" + "a" * 65000,
+        "가" * 21845,
+        "https://e.com/?" * 4000,
+    ],
 )
 def test_hostile_texts_take_no_time_to_speak_of(text: str):
     begin = time.process_time()
@@ -211,6 +243,7 @@ def test_title_body_link_and_severity():
     assert post(Message("hello")) == "hello"
     assert post(Message("m", severity=Severity.WARNING)).startswith("⚠️ ")
     assert post(Message("\x07", url="https://example.com/x")) == "(no text) https://example.com/x"
+    assert post(Message("&#8203; `\u200b`")) == "(no text)"
     assert post(Message("m\ufeff\uffff\ufffe e\u0301")) == "m é"
 
 
@@ -231,12 +264,50 @@ def test_a_link_that_would_leave_no_room_is_left_out_aloud():
     assert post(Message("m", url="https://example.com/" + "x" * 1500)).endswith("x" * 1500)
 
 
-def test_a_post_mentions_nobody():
-    text = post(Message("user @admin_alerts (@b) ＠c, me@example.com https://x.com/@d/1", "@oncall check", fields=(("@who", "@e"),)))
-    assert text == (
-        "@\u2060oncall check — user @\u2060admin_alerts (@\u2060b) ＠\u2060c, me@example.com https://x.com/@d/1\n@\u2060who: @\u2060e"
-    )
-    assert post(Message("https://x.com/@d ftp://x.y/@d")) == "https://x.com/@d ftp://x.y/@\u2060d"  # X makes no link of this one
+@pytest.mark.parametrize(
+    ("text", "expected", "without_links"),
+    [
+        ("user @admin (@b) ＠c, me@nas", "user @\u2060admin (@\u2060b) ＠\u2060c, me@nas", None),
+        ("https://x.com/@d/1", "https://x.com/@d/1", "x[.]com/@\u2060d/1"),
+        ("https://registry.npmjs.org/@babel/core", "https://registry.npmjs.org/@babel/core", "registry[.]npmjs[.]org/@\u2060babel/core"),
+        ("https://mastodon.social/@d", "https://mastodon.social/@d", "mastodon[.]social/@\u2060d"),
+        ("ftp://x.y/@d", "ftp://x.y/@\u2060d", None),  # X makes no link of this one and those below
+        ("http://gitlab.corp/@d", "http://gitlab.corp/@\u2060d", "gitlab[.]corp/@\u2060d"),
+        ("http://10.0.0.5/@oncall", "http://10.0.0.5/@\u2060oncall", None),
+        ("https://t.co/@d", "https://t.co/@\u2060d", "t[.]co/@\u2060d"),
+        ("https://a.com/)/@d", "https://a.com/)/@\u2060d", "a[.]com/)/@\u2060d"),
+        ("xhttps://a.com/@d", "xhttps://a.com/@\u2060d", "xa[.]com/@\u2060d"),
+        ("rt@example.com art@home", "rt@\u2060example.com art@home", "rt@\u2060example[.]com art@home"),
+        ("RT@oncall", "RT@\u2060oncall", None),
+        ("@\u212aate", "@\u2060Kate", None),  # X counts, and so we send, NFC: a Kelvin sign is a letter there
+    ],
+)
+def test_a_post_mentions_nobody(text: str, expected: str, without_links: str | None):
+    assert post(Message(text)) == expected
+    assert post(Message("m", "@oncall", fields=(("@who", text),))) == f"@\u2060oncall — m\n@\u2060who: {expected}"
+    assert post(Message(text), service=NO_LINKS) == post(Message(text), plain=True) == (without_links or expected)
+
+
+def test_nor_does_its_link():
+    assert post(Message("m", url="http://gitlab.corp/@d")) == "m http://gitlab.corp/@\u2060d"
+    assert post(Message("m", url="https://mastodon.social/@d")) == "m https://mastodon.social/@d"
+    assert post(Message("m", url="http://gitlab.corp/@d"), plain=True) == "m gitlab[.]corp/@\u2060d"
+
+
+@example("", "", "", "https://a_b.com/https://example.com/@alice", False, {})
+@example("http://gitlab.corp/@alice rt@example.com", "rt@x", "＠x/list", "", False, {})
+@given(
+    text=MENTIONING,
+    title=MENTIONING,
+    field=MENTIONING,
+    url=st.sampled_from(["", *(f"https://{host}/@alice" for host in HOSTS)]),
+    is_text=st.booleans(),
+    changes=st.sampled_from([{}, {"service": NO_LINKS}, {"plain": True}, {"suffix": "10:42:05"}]),
+)
+def test_twitter_text_finds_no_mention_in_any_post(text, title, field, url, is_text, changes):
+    made = post(Message(text, title, url=url, fields=((field, field),), is_text=is_text), **changes)
+    assert mentions(made) == []
+    assert mentions("see http://gitlab.corp/@alice") != []
 
 
 def test_the_plainest_form_has_no_link_and_no_sign():
@@ -372,6 +443,8 @@ def test_a_duplicate_is_a_delivery_where_an_attempt_may_have_arrived():
         (400, {"title": "Invalid Request"}, Refused, Reason.PAYLOAD),
         (401, {"title": "Unauthorized"}, Gone, Reason.UNAUTHORIZED),
         (402, {"title": "CreditsDepleted"}, Gone, Reason.NO_CREDITS),
+        (401, b"<html>Proxy login</html>", Later, Reason.BAD_ANSWER),
+        (402, b"<html>Proxy login</html>", Later, Reason.BAD_ANSWER),
         (403, {"type": "https://api.x.com/2/problems/oauth1-permissions"}, Gone, Reason.FORBIDDEN),
         (403, {"detail": "Your account is suspended"}, Gone, Reason.FORBIDDEN),
         (403, {"type": "https://api.x.com/2/problems/client-forbidden"}, Gone, Reason.FORBIDDEN),

@@ -44,6 +44,11 @@ PLENTY = Bounds(places=3000, size=48 << 20, untrusted=1200, silent=600)
 SETTINGS = {"TOCSIN_RETRY_SCHEDULE": ",".join(["1s", "2s", "3s", *["5s"] * 20]), "TOCSIN_DISABLE_AFTER_FAILURES": "0"}
 
 
+def _taken(kind: str) -> bytes:
+    """What a provider says of a message that it took."""
+    return b'{"ok":true,"result":{"message_id":1},"id":"1"}' if kind != "slack" else b"ok"
+
+
 class Sent(Struct):
     """A request that a provider got."""
 
@@ -271,8 +276,7 @@ class Cluster:
         one = Sent(sender.job.delivery.id, sender.context.attempt, sender.part, node, self.world.now, sender.loaded.paces, is_ok)
         self.sent.append(one)
         self._open[one.delivery_id, one.number].append(one)
-        body = b'{"ok":true,"result":{"message_id":1},"id":"1"}' if sender.loaded.channel.type != "slack" else b"ok"
-        return dice.uniform(*self.answer_seconds), HttpReply(200 if is_ok else 503, {}, body)
+        return dice.uniform(*self.answer_seconds), HttpReply(200 if is_ok else 503, {}, _taken(sender.loaded.channel.type))
 
     def tester(self, node: Node, sender: _Test) -> tuple[float, HttpReply | MailReply]:
         """A test, or a letter, arrives."""
@@ -281,7 +285,7 @@ class Cluster:
         if sender.loaded.channel.wire == "mail":
             self.letters.append(sender.message)
             return self.world.dice.uniform(*self.answer_seconds), MailReply(250, "queued", "final")
-        return self.world.dice.uniform(*self.answer_seconds), HttpReply(200, {}, b'{"ok":true,"result":{"message_id":1},"id":"1"}')
+        return self.world.dice.uniform(*self.answer_seconds), HttpReply(200, {}, _taken(sender.loaded.channel.type))
 
     # ------------------------------------------------------------------------------------------------ the books
 

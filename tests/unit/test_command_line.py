@@ -161,14 +161,38 @@ def test_an_idempotency_key_that_the_service_refuses_sends_nothing(stranger: Str
     assert capfd.readouterr().err.splitlines()[-1] == "tocsin: --idempotency-key must be 1 to 255 printable ASCII characters."
 
 
+IDS = (
+    *(command for command in COMMANDS if command.endswith(" 1") and "--timeout" not in command),
+    *("send x --handler 1", "send x --handler 2 --handler 1", "deliveries list --notification 1", "deliveries list --handler 1"),
+    "deliveries retry --notification 1",
+)
+
+
 @pytest.mark.parametrize("given", ["-1", "0", "-987654"])
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.endswith(" 1")] + ["deliveries list --notification 1"])
+@pytest.mark.parametrize("command", IDS)
 def test_what_is_no_id_is_wrong_usage(stranger: Stranger, command: str, given: str, capfd: pytest.CaptureFixture[str]) -> None:
-    if "--timeout" in command:
-        command = "send x --handler 1"
     assert run([*command.split()[:-1], given]) == 2
     err = capfd.readouterr().err
-    assert stranger.count == 0 and f'Invalid value "{given}"' in err and "--help" in err
+    assert stranger.count == 0 and "Invalid value" in err and "Must be >= 1." in err and "--help" in err
+
+
+WHOLE = (
+    *IDS,
+    *("deliveries list --limit 1", "notifications list --limit 1", "audit --limit 1", "serve --port 1", "demo --port 1"),
+)
+
+
+@pytest.mark.parametrize("given", ["3.5", "1.0", "1_0", "0x1", "\uff11", "+1", " 1", "1e3", ""])
+@pytest.mark.parametrize("command", WHOLE)
+def test_what_is_no_whole_number_is_not_rounded(stranger: Stranger, command: str, given: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([*command.split()[:-1], given]) == 2
+    assert stranger.count == 0 and f'"{given.strip()}" is not a whole number. Try `tocsin ' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["1_0", "\uff11", "inf", "nan", "+1", "1e3", ""])
+def test_what_is_no_number_of_seconds_is_wrong_usage(stranger: Stranger, given: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["send", "x", "--timeout", given]) == 2
+    assert stranger.count == 0 and f'"{given}" is not a number of seconds.' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from tocsin.channels.contract import AnyChannel, Context, fields_of
 from tocsin.channels.registry import CHANNELS
 from tocsin.flow import pools
 from tocsin.flow.delivery.attempt import Attempt
-from tocsin.flow.delivery.rendering import BEGINNING, renders_quickly
+from tocsin.flow.delivery.rendering import BEGINNING, context_of, renders_quickly
 from tocsin.flow.directory import Loaded, load
 from tocsin.markup.parse import forget
-from tocsin.model import Handler, HttpRequest, MailReply, Message, Reason, Refused, Request, Severity
+from tocsin.model import Delivery, Handler, HttpRequest, MailReply, Message, Reason, Refused, Request, Severity, Status
 from tocsin.settings import load as load_settings
 
 MAX_CALLS = 8000  # of functions, each of which takes 0.1 us or a little more
@@ -67,6 +67,18 @@ def loaded_of(channel: AnyChannel, user_id: int = 1) -> Loaded:
     settings = {name: field.example for name, field in fields_of(channel.settings).items()}
     found = load(Handler(1, user_id, channel.type, "Example", settings, True, 0), SETTINGS)
     return replace(found, channel=channel)
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord", "google_chat"])
+def test_a_channel_knows_whether_it_talks_to_the_provider_itself(kind: str) -> None:
+    def is_official(url: str, delivery: Delivery | None) -> bool:
+        found = load(Handler(1, 1, kind, "Example", {kind: url}, True, 0), SETTINGS)
+        return context_of(found, SETTINGS, 0, "msg_1", delivery=delivery).is_official
+
+    official = fields_of(CHANNELS[kind].settings)[kind].example
+    for delivery in (None, Delivery(1, 1, 1, 1, Status.PENDING, 0, 0, 0)):
+        assert is_official(official, delivery)
+        assert not is_official("https://chat.example.com/hooks/x", delivery)
 
 
 async def render(loaded: Loaded, message: Message, context: Context) -> Sequence[Request] | Refused:

@@ -278,7 +278,7 @@ def open_page(surfer: Surfer, row: str, id_: int, csrf: str = "") -> Answer:
 
 
 def is_asked_to_sign_in(answer: Answer) -> bool:
-    return answer.status == 303 and re.fullmatch(r"/sign-in(\?to=.*)?", answer.headers["location"]) is not None
+    return answer.status == 303 and re.fullmatch(r"/sign-in(\?(to=.*|done=not_taken))?", answer.headers["location"]) is not None
 
 
 @pytest.mark.parametrize("row", PAGES)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from e2e.service import Client, Service
 from receiver import Receiver
@@ -121,6 +121,58 @@ def test_sending_with_a_preview_and_watching_it_arrive(spoken: tuple[str, Page],
     assert said == []
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "button", "end"),
+    [
+        ("/handlers/add/webhook", {"#name": "another", "#webhook": "https://example.com/hook"}, "button.primary", "**done=added"),
+        ("/send", {"#message": "once"}, "button[value=send]", "**done=sent"),
+        ("/handlers/1", {}, "text=Send test", None),
+    ],
+)
+def test_a_double_click_sends_a_form_once(
+    page: Page, client: Client, receiver: Receiver, path: str, fields: dict[str, str], button: str, end: str | None
+) -> None:
+    client.add_handler("webhook", "hook", webhook=receiver.url("/hook"))
+    sign_in(page)
+    page.goto(path)
+    for field, value in fields.items():
+        page.fill(field, value)
+    held: list[Route] = []
+    page.route("**", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.locator(button).scroll_into_view_if_needed()
+    box = page.locator(button).bounding_box()
+    assert box is not None
+    with page.expect_request(lambda request: request.method == "POST"):
+        page.mouse.click(box["x"] + 5, box["y"] + 5)
+    page.mouse.click(box["x"] + 5, box["y"] + 5)
+    page.mouse.move(0, 0)  # once this is done, so is what the click has set off
+    [request] = held
+    request.continue_()
+    if end is None:
+        expect(page.locator("#trial")).to_contain_text("It arrived.")
+    else:
+        page.wait_for_url(end)
+    assert len(held) == 1
+    if path == "/send":
+        page.unroute("**")
+        page.go_back()  # a page that is shown again sends again
+        page.fill("#message", "twice")
+        page.click(button)
+        page.wait_for_url("**/notifications/2?done=sent")
+
+
+def test_what_is_written_is_kept_when_the_session_has_ended(page: Page, client: Client, receiver: Receiver) -> None:
+    client.add_handler("webhook", "endpoint", webhook=receiver.url("/hook"))
+    sign_in(page)
+    page.goto("/send")
+    page.context.clear_cookies()
+    page.fill("#message", "written for an hour")
+    expect(page.locator("#signed-out")).to_be_visible()
+    expect(page.locator("#message")).to_have_value("written for an hour")
+    page.click("button[value=send]")
+    expect(page.locator(".done")).to_have_text("You had been signed out: nothing was sent or saved. Sign in, and do it again.")
+
+
 def test_plain_text_is_previewed_and_sent_as_such(page: Page, client: Client, receiver: Receiver) -> None:
     sign_in(page)
     client.add_handler("webhook", "endpoint", webhook=receiver.url("/hook"))
@@ -175,6 +227,9 @@ def test_keys_and_signing_out(page: Page, served: Service) -> None:
     client = served.first()
     client.key = key
     assert client.get("/api/notification-handlers").status == 200
+    page.reload()
+    expect(page.locator("#new-key")).to_have_count(0)
+    expect(page.locator("tr", has_text="deploy script")).to_have_count(1)  # a reload makes no other one
     page.goto("/keys")
     page.get_by_role("link", name="Revoke… deploy script").click()
     expect(page.locator("h1")).to_have_text("Revoke deploy script?")

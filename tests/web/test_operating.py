@@ -308,6 +308,33 @@ def test_the_log_goes_on_beside_its_drawer_which_closes_three_ways(page: Page, c
     assert said == []
 
 
+def test_back_leads_from_a_page_that_the_drawer_led_to_into_the_log(page: Page, client: Client, receiver: Receiver) -> None:
+    [hook] = hooks(client, receiver, "hook")
+    client.settled(client.send("x", title="First", handlers=[hook]))
+    sign_in(page)
+    page.goto("/log")
+    page.click(".rows .name")
+    page.click("#drawer a[href^='/notifications/']")
+    page.wait_for_url("**/notifications/1")
+    page.go_back()
+    expect(page.locator("main h1")).to_be_visible()
+    page.go_back()
+    expect(page).to_have_url(re.compile("/log$"))
+    expect(page.locator("h1")).to_have_text("Log")
+    page.go_forward()
+    expect(page.locator("article")).to_contain_text("First")
+
+
+def test_escape_before_the_drawer_is_there_stays_in_the_log(page: Page, client: Client, receiver: Receiver) -> None:
+    [hook] = hooks(client, receiver, "hook")
+    client.settled(client.send("x", title="First", handlers=[hook]))
+    sign_in(page)
+    page.goto("/log")
+    page.route("**/deliveries/1", lambda route: (page.keyboard.press("Escape"), route.continue_()))
+    page.click(".rows .name")
+    expect(page.locator("#drawer article")).to_contain_text("First")
+
+
 def test_previews_that_are_overtaken_are_no_errors(page: Page, client: Client, receiver: Receiver) -> None:
     hooks(client, receiver, "one")
     said = watched(page)

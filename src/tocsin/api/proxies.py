@@ -181,7 +181,7 @@ def asked_for(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings
     scheme, host = scope["scheme"], headers.get(b"host", b"").decode("latin-1")
     if is_trusted((scope.get("client") or ("",))[0], settings):
         scheme = _forwarded_scheme(headers) or scheme
-        host = _forwarded_host(headers, scheme) or host
+        host = _forwarded_host(headers) or host
     return scheme, host
 
 
@@ -193,16 +193,16 @@ def _forwarded_scheme(headers: Mapping[bytes, bytes]) -> str:
     return _forwarded(headers, b"x-forwarded-proto").lower() or ("https" if _forwarded(headers, b"x-forwarded-ssl").lower() == "on" else "")
 
 
-def _forwarded_host(headers: Mapping[bytes, bytes], scheme: str) -> str:
-    """Empty if none was forwarded, or if it cannot be read."""
-    host, port = _forwarded(headers, b"x-forwarded-host"), _forwarded(headers, b"x-forwarded-port")
-    if not host:
-        return ""
+def _forwarded_host(headers: Mapping[bytes, bytes]) -> str:
+    """The host that the proxy names, or the Host header, with the port that it names. Empty if neither can be read."""
+    named, port = _forwarded(headers, b"x-forwarded-host"), _forwarded(headers, b"x-forwarded-port")
+    host = named or (headers.get(b"host", b"").decode("latin-1") if port else "")
     if not _HOST.fullmatch(host):
-        observe.seldom(log.warning, "proxy.host_unreadable", what="X-Forwarded-Host names no host: the Host header is taken")
+        if named:
+            observe.seldom(log.warning, "proxy.host_unreadable", what="X-Forwarded-Host names no host: the Host header is taken")
         return ""
     has_port = re.search(r":[0-9]+$", host) is not None and not host.endswith("]")
-    return f"{host}:{port}" if _PORT.fullmatch(port) and not has_port and int(port) != _DEFAULT_PORTS.get(scheme) else host
+    return f"{host}:{port}" if _PORT.fullmatch(port) and not has_port and int(port) not in _DEFAULT_PORTS.values() else host
 
 
 def prefix(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], settings: Settings) -> str:

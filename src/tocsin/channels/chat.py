@@ -13,6 +13,7 @@ from tocsin.markup import tree
 from tocsin.markup.length import clean, clean_line
 from tocsin.markup.parse import parse
 from tocsin.markup.plain import plain
+from tocsin.markup.unseen import is_blank
 from tocsin.markup.verbatim import verbatim
 from tocsin.model import HttpRequest, Message, Request, Severity
 
@@ -71,6 +72,11 @@ def fields_of(message: Message) -> list[tuple[str, str]]:
     """Names and values without control characters; pairs in which both are empty are left out."""
     cleaned = [(clean_line(name), clean(value).strip()) for name, value in message.fields]
     return [(name, value) for name, value in cleaned if name or value]
+
+
+def or_no_text(text: str) -> str:
+    """The text, or words that say so if nothing of it can be seen: `&#8203;` is read as Markdown only here."""
+    return "(no text)" if is_blank(text) else text
 
 
 def plainest(message: Message, look: Look, part: tree.Document, index: int, total: int) -> str:

@@ -84,7 +84,8 @@ class Context(Value, frozen=True):
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
     and must say when it was due; times are told in `zone`. `suffix` makes a repeated text differ where the provider refuses repeats.
     `plain` asks for the plainest form, in as many parts: the provider has refused the native one; in `classify` it says that the answer
-    is to that form. `unsubscribe`: the address at which the recipient can end it with one click; empty: there is none.
+    is to that form. `unsubscribe`: the address at which the recipient can end it with one click; empty: there is none. `is_official`: it
+    goes to the provider's own host, whose answers are known, and not to a compatible server.
     """
 
     key: str
@@ -101,6 +102,7 @@ class Context(Value, frozen=True):
     signing_secrets: tuple[str, ...] = ()
     zone: tzinfo = UTC
     unsubscribe: str = ""
+    is_official: bool = False
 
     def __repr__(self) -> str:
         return f"Context(delivery_id={self.delivery_id}, attempt={self.attempt})"
@@ -115,7 +117,7 @@ class Size(Struct, frozen=True):
     unit: str
 
 
-def _not_public(_: Any) -> bool:
+def _never(_: Any) -> bool:
     return False
 
 
@@ -191,8 +193,10 @@ class Channel(Struct, Generic[S, R], frozen=True, kw_only=True):
     """The provider refuses a text that was sent within 24 h; render then uses `context.suffix`."""
     daily_budget: Callable[[Settings], int | None] = _no_budget
     """Maximum number of deliveries a day for each credential; None: no budget."""
-    is_public: Callable[[S], bool] = _not_public
+    is_public: Callable[[S], bool] = _never
     """The public can read it, so the owner's private notices do not go there."""
+    is_official: Callable[[S], bool] = _never
+    """Its requests go to the provider's own host; for channels whose `classify` asks for `context.is_official`."""
 
 
 AnyChannel = Channel[Any, Any]
@@ -221,6 +225,16 @@ def settings_of(channel: Channel[S, Any], values: object) -> S:
 def lost(reply: HttpReply) -> Outcome | None:
     """For a 2xx whose body says what happened to the message: the verdict if part of that body is missing, else None."""
     return Unknown(reply.cut, said(reply)) if reply.cut is not None else None
+
+
+def is_page(reply: HttpReply) -> bool:
+    """The answer is a web page: from a portal, a proxy or another gateway, since the providers' own answers are JSON or words."""
+    return reply.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def unlike(reply: HttpReply) -> Outcome:
+    """A 2xx without what the provider itself says of a message: a page means that it never got there, of anything else nobody knows."""
+    return lost(reply) or (Later if is_page(reply) else Unknown)(Reason.BAD_ANSWER, detail=said(reply))
 
 
 def json_body(reply: HttpReply) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from tocsin.channels.contract import (
     Pace,
     Size,
     classify_rest,
+    is_page,
     json_body,
     retry_after,
     said,
+    unlike,
 )
 from tocsin.clock import Micros
 from tocsin.markup import discord as dialect
@@ -59,6 +61,7 @@ MIN_FOR_FIELDS = 2500  # of the embed, which fields may use even if the message 
 LONGEST_REST_SECONDS = 3600.0
 CLOUDFLARE_WAIT_SECONDS = 900.0  # a ban of our address lasts an hour or so; asking again prolongs it
 COLORS = {Severity.INFO: 0x3498DB, Severity.SUCCESS: 0x2ECC71, Severity.WARNING: 0xF1C40F, Severity.CRITICAL: 0xE74C3C}
+_NO_CONTENT = 204
 _BLANK = "\u200b"  # Discord accepts no empty name or value
 
 _OFFICIAL_HOSTS = frozenset(
@@ -89,11 +92,15 @@ _REFUSED = {
 # ---------------------------------------------------------------------------------------------------------- settings
 
 
+def _is_official(url: str) -> bool:
+    return (urlsplit(url).hostname or "").rstrip(".") in _OFFICIAL_HOSTS
+
+
 def _check(value: str) -> str | None:
     if (fault := check_url(value)) is not None:
         return fault
     parts = urlsplit(value)
-    if (parts.hostname or "").rstrip(".") not in _OFFICIAL_HOSTS:
+    if not _is_official(value):
         return None
     match = _OFFICIAL.fullmatch(value)
     if match and _QUERY.fullmatch(match[4] or ""):
@@ -278,8 +285,7 @@ def measure(request: Request) -> tuple[Size, ...]:
 def classify(reply: HttpReply, context: Context) -> Outcome:
     body = json_body(reply)
     if 200 <= reply.status < 300:
-        message_id = body.get("id")
-        return Delivered(message_id if isinstance(message_id, str) else None)
+        return _accepted(reply, body, context)
     if reply.status == 429:
         return _throttled(reply, body, context)
     if reply.status == 403 and not body:
@@ -288,6 +294,15 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
     if 400 <= reply.status < 500:
         return _refused(reply, body, context)
     return classify_rest(reply, context)
+
+
+def _accepted(reply: HttpReply, body: dict[str, Any], context: Context) -> Outcome:
+    """Discord sends the message that it has saved, or 204; of compatible servers any 2xx is believed."""
+    message_id = body.get("id")
+    if isinstance(message_id, str):
+        return Delivered(message_id)
+    is_believed = reply.status == _NO_CONTENT or (reply.cut is not None and not is_page(reply)) or not context.is_official
+    return Delivered() if is_believed else unlike(reply)
 
 
 def _refused(reply: HttpReply, body: dict[str, Any], context: Context) -> Outcome:
@@ -324,6 +339,7 @@ CHANNEL = Channel(
     about="To a channel or a thread.",
     settings=DiscordSettings,
     target=_target,
+    is_official=lambda settings: _is_official(settings.discord),
     paces=_paces,
     realm=_realm,
     rest_seconds=_rest_seconds,

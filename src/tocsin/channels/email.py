@@ -92,7 +92,7 @@ _NOT_FOR_US = _saying(
     r"from address\b.{0,40}\bnot|mail ?from must|(?:helo|ehlo) (?:name|command|host|argument)|(?:invalid|bad) (?:helo|ehlo)",
     r"auth(?:entication)? (?:is )?required|requires? (?:smtp )?auth(?:entication)?|smtp auth(?:entication)?",
     r"not (?:logged in|authenticated)|(?:must|please|need to) (?:first )?(?:authenticate|log ?in)",
-    r"client host|your (?:ip|ip address) (?:is|was|has)|black ip|reverse dns|rdns|ptr record",
+    r"client host|(?:your|this) (?:ip|ip address) (?:is|was|has)|messages from\b.{0,40}\bweren't sent|black ip|reverse dns|rdns|ptr record",
     r"(?:dnsbl|rbl|blocked using|spamhaus)|(?:on|by|in) (?:a |our |an )?(?:block|black) ?list",
     r"(?:daily|hourly|sending|relay|submission|outgoing|outbound)\b.{0,30}\b(?:limit|quota)s?|\w*submissionquota\w*|e-?mail quota exceeded",
     r"exceeded the max(?:imum)? (?:e-?mails|messages|defers)|frequency limited|rate[ -]limit(?:ed)?|too many (?:e-?mails|messages) from",

@@ -24,6 +24,7 @@ from tocsin.channels.contract import (
     lost,
     retry_after,
     said,
+    unlike,
 )
 from tocsin.markup import google_chat as dialect
 from tocsin.markup import tree
@@ -60,11 +61,15 @@ _OFFICIAL = re.compile(r"https://chat\.googleapis\.com/v1/(?P<space>spaces/[A-Za
 # ---------------------------------------------------------------------------------------------------------- settings
 
 
+def _is_official(url: str) -> bool:
+    return (urlsplit(url).hostname or "").rstrip(".") == _HOST
+
+
 def _check(value: str) -> str | None:
     if (fault := check_url(value)) is not None:
         return fault
     parts = urlsplit(value)
-    if (parts.hostname or "").rstrip(".") != _HOST:
+    if not _is_official(value):
         return None
     if not _OFFICIAL.fullmatch(value) or not {"key", "token"} <= dict(parse_qsl(parts.query)).keys():
         return "A Google Chat webhook reads https://chat.googleapis.com/v1/spaces/…/messages?key=…&token=…, copied whole."
@@ -204,8 +209,7 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
     """https://cloud.google.com/apis/design/errors: a status word beside the number, and words for people."""
     body = json_body(reply)
     if 200 <= reply.status < 300:
-        name = body.get("name")
-        return Delivered(name) if isinstance(name, str) else lost(reply) or Delivered()
+        return _accepted(reply, body, context)
     error: Any = body.get("error")
     words = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else None
     match reply.status:
@@ -227,12 +231,23 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
             return classify_rest(reply, context)
 
 
+def _accepted(reply: HttpReply, body: dict[str, Any], context: Context) -> Outcome:
+    """Google Chat sends the message that it has made; of compatible servers any 2xx is believed that names no error."""
+    name = body.get("name")
+    if isinstance(name, str):
+        return Delivered(name)
+    if isinstance(body.get("error"), dict):
+        return Later(Reason.BAD_ANSWER, detail=said(reply))
+    return unlike(reply) if context.is_official else lost(reply) or Delivered()
+
+
 CHANNEL = Channel(
     type="google_chat",
     title="Google Chat",
     about="To a space.",
     settings=GoogleChatSettings,
     target=_target,
+    is_official=lambda settings: _is_official(settings.google_chat),
     paces=_paces,
     render=render,
     classify=classify,

@@ -21,6 +21,7 @@ from tocsin.channels.contract import (
     Pace,
     Size,
     classify_rest,
+    is_page,
     lost,
     retry_after,
     said,
@@ -66,6 +67,7 @@ _WORKFLOW_PATH = re.compile(
 _SENDING_FAILED = re.compile(r"returned HTTP error (\d+)")
 
 _TAKEN = 202
+_FROM_PROXIES = frozenset({401, 403, 404, 410})
 _GONE = {
     401: (Reason.UNAUTHORIZED, "The workflow does not accept this address's signature, or is limited to users of its tenant."),
     404: (Reason.NOT_FOUND, "The workflow was deleted, or its address has changed."),
@@ -254,6 +256,8 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
     match reply:
         case HttpReply(status=status) if 200 <= status < 300:
             return _accepted(reply, context)
+        case HttpReply(status=status) if status in _FROM_PROXIES and is_page(reply):
+            return Later(Reason.BAD_ANSWER, detail=said(reply))  # from something in front of Microsoft, whose own errors are JSON
         case HttpReply(status=status) if status in _GONE:
             reason, words = _GONE[status]
             return Gone(reason, f"{words} {said(reply)}")

@@ -162,7 +162,7 @@ def _contents(message: Message, look: chat.Look) -> list[dict[str, Any]]:
     if look.is_plain:
         return [{"message": cut(chat.plainest(message, look, part, index, total), MAX_MESSAGE, size)} for index, part in enumerate(parts)]
     texts[-1] = _BREAK.join(filter(None, (texts[-1], fields)))
-    return [_content(message, chat.number(index, total), head + text or "(no text)") for index, text in enumerate(texts)]
+    return [_content(message, chat.number(index, total), chat.or_no_text(head + text)) for index, text in enumerate(texts)]
 
 
 def _size_beside(content: dict[str, Any]) -> Callable[[str], int]:

@@ -29,7 +29,7 @@ from tocsin.channels.contract import (
 from tocsin.markup import markdown, tree
 from tocsin.markup import slack as dialect
 from tocsin.markup.cut import fit, split
-from tocsin.markup.length import clean_line, cut, cut_characters, share, utf16
+from tocsin.markup.length import clean_line, cut, cut_characters, left_out, share, utf16
 from tocsin.model import (
     Delivered,
     Gone,
@@ -55,6 +55,8 @@ MAX_BLOCKS = 50
 MAX_TEXT = 39_000  # Slack silently cuts at 40,000
 MAX_IN_BLOCKS = 10_900  # https://github.com/slackapi/bolt-js/issues/2509: msg_blocks_too_long somewhere above 12,000
 MAX_FIELDS = 4_500
+MAX_ELSEWHERE = 4_900  # UTF-16 units: Rocket.Chat refuses over 5,000 unless its administrator allows more; Mattermost takes 16,383
+MIN_FOR_BODY = 200
 _OFFICIAL_HOSTS = frozenset({"hooks.slack.com", "hooks.slack-gov.com"})
 _OFFICIAL = re.compile(r"https://hooks\.slack(?:-gov)?\.com/services/(T[A-Z0-9]+)/[AB][A-Z0-9]+/[A-Za-z0-9]{20,}")
 
@@ -83,6 +85,7 @@ _PAYLOAD = frozenset(
         "missing_text_or_fallback_or_attachments",
         "msg_blocks_too_long",
         "msg_too_long",
+        "error-message-size-exceeded",  # Rocket.Chat: https://github.com/RocketChat/Rocket.Chat/pull/36163
         "no_text",
         "too_many_attachments",
     }
@@ -140,19 +143,34 @@ def _paces(settings: SlackSettings, _: Settings) -> tuple[Pace, ...]:
 
 
 class _Form(Struct, frozen=True):
-    """How `text` is written: in Slack's own markup, or as Markdown for servers that read that."""
+    """How `text` is written: in Slack's own markup, or as Markdown for servers that read that. `limit` is by `length`.
+
+    `measuring` makes the measure by which a document is split, for one document and its cuts.
+    """
 
     text: Callable[[tree.Document], str]
     escape: Callable[[str], str]
     link: Callable[[str], str]
+    limit: int
+    length: Callable[[str], int]
+    measuring: Callable[[], Callable[[tree.Document], int]]
 
     def size(self, text: str) -> int:
         """Length of a text once it is escaped."""
-        return len(self.escape(text))
+        return self.length(self.escape(text))
 
 
-_MRKDWN = _Form(dialect.text, dialect.neutral, dialect.link)
-_MARKDOWN = _Form(markdown.markdown, markdown.escape, markdown.address)
+def _measuring_markdown() -> Callable[[tree.Document], int]:
+    render = markdown.remembering()
+    return lambda document: utf16(render(document))
+
+
+_MRKDWN = _Form(dialect.text, dialect.neutral, dialect.link, MAX_TEXT, len, lambda: dialect.Measure().document)
+_MARKDOWN = _Form(markdown.markdown, markdown.escape, markdown.address, MAX_ELSEWHERE, utf16, _measuring_markdown)
+
+
+def _form(url: str) -> _Form:
+    return _MRKDWN if _is_official(url) else _MARKDOWN
 
 
 class _Part(Struct, frozen=True):
@@ -166,46 +184,70 @@ class _Part(Struct, frozen=True):
 
 def render(message: Message, settings: SlackSettings, context: Context) -> tuple[HttpRequest, ...]:
     shown = _hide(settings.slack).shown
-    form = _MRKDWN if _is_official(settings.slack) else _MARKDOWN
-    return tuple(HttpRequest(settings.slack, shown, body, chat.JSON_HEADERS) for body in _bodies(message, chat.look(context), form))
+    bodies = _bodies(message, chat.look(context), _form(settings.slack))
+    return tuple(HttpRequest(settings.slack, shown, body, chat.JSON_HEADERS) for body in bodies)
 
 
 @functools.lru_cache(chat.KEPT)
 def _bodies(message: Message, look: chat.Look, form: _Form) -> list[bytes]:
-    parts = _parts_of(message, look)
+    parts = _parts_of(message, look, form)
     if look.is_plain:
         texts = [chat.plainest(message, look, part.document, index, len(parts)) for index, part in enumerate(parts)]
         # Words only: https://docs.slack.dev/messaging/formatting-message-text says how Slack is told to read no markup in them.
         as_words = {"mrkdwn": False} if form is _MRKDWN else {}
-        return [msgspec.json.encode({"text": form.escape(cut(text, MAX_TEXT, form.size)), **as_words}) for text in texts]
+        return [msgspec.json.encode({"text": form.escape(cut(text, form.limit, form.size)), **as_words}) for text in texts]
     return [msgspec.json.encode({"text": _text(message, part, form), "blocks": _blocks(message, part)}) for part in parts]
 
 
 @functools.lru_cache(chat.KEPT)
-def _parts_of(message: Message, look: chat.Look) -> list[_Part]:
+def _parts_of(message: Message, look: chat.Look, form: _Form) -> list[_Part]:
     heading, late = chat.heading(message), look.late
-    room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
-    last_room = room - sum(len(field["text"]) for field in _fields(message))
+    room, last_room = _room_in_blocks(message, heading, late) if form is _MRKDWN else _room_in_text(message, heading, late, form)
     document = chat.document_of(message)
-    parts, size = [document], dialect.Measure().document
+    parts, size = [document], form.measuring()
     if size(document) > last_room:
         parts = split(document, size, room - chat.NUMBER_ROOM, last_room - chat.NUMBER_ROOM, look.most_parts)
     total = len(parts)
     return [_Part(heading + chat.number(index, total), late, part, index == total - 1) for index, part in enumerate(parts)]
 
 
+def _room_in_blocks(message: Message, heading: str, late: str) -> tuple[int, int]:
+    """What a part has room for, and the last one."""
+    room = MAX_IN_BLOCKS - len(heading) - len(late) - 20
+    return room, room - sum(len(field["text"]) for field in _fields(message))
+
+
+def _room_in_text(message: Message, heading: str, late: str, form: _Form) -> tuple[int, int]:
+    room = form.limit - form.length(_head(heading, late, form)) - 2
+    return room, room - sum(form.length(text) + 2 for text in _below(message, form))
+
+
 def _text(message: Message, part: _Part, form: _Form) -> str:
     """The whole part, readable by itself."""
-    head = form.escape(part.heading) + (f"\n{part.late}" if part.late else "")
-    below = _text_fields(message, form) if part.is_last else ""
-    link = form.link(message.url) if message.url and part.is_last else ""
-    body = fit(part.document, MAX_TEXT - len(head) - len(below) - len(link) - 6, form.text, len, "the text for compatible servers")
-    return "\n\n".join(text for text in (head, body, below, link) if text)
+    head, below = _head(part.heading, part.late, form), _below(message, form) if part.is_last else []
+    room = form.limit - form.length(head) - 2 - sum(form.length(text) + 2 for text in below)
+    body = fit(part.document, room, form.text, form.length, "the text for compatible servers")
+    return "\n\n".join(text for text in (head, body, *below) if text)
 
 
-def _text_fields(message: Message, form: _Form) -> str:
+def _head(heading: str, late: str, form: _Form) -> str:
+    return form.escape(heading) + (f"\n{late}" if late else "")
+
+
+def _below(message: Message, form: _Form) -> list[str]:
+    """Fields and address, without what would leave the message itself no room."""
+    room = form.limit - form.length(_head(chat.heading(message), "", form)) - MIN_FOR_BODY
+    link = form.link(message.url) if message.url else ""
+    if form.length(link) > room:
+        left_out(message.url, len(message.url))
+        link = ""
+    fields = _text_fields(message, form, min(form.limit // 2, room - form.length(link)))
+    return [text for text in (fields, link) if text]
+
+
+def _text_fields(message: Message, form: _Form, room: int) -> str:
     lines = [f"{name}: {value}" if name else value for name, value in chat.fields_of(message)]
-    cap = share([form.size(line) for line in lines], MAX_TEXT // 2)
+    cap = share([form.size(line) + 1 for line in lines], room) - 1
     return "\n".join(form.escape(cut(line, cap, form.size)) for line in lines)
 
 
@@ -258,8 +300,9 @@ def _rich_text_blocks(elements: list[dialect.RichElement]) -> list[dict[str, Any
 def measure(request: Request) -> tuple[Size, ...]:
     body = chat.body_of(request)
     blocks: list[Any] = body.get("blocks", [])
+    form = _form(request.url) if isinstance(request, HttpRequest) else _MRKDWN
     return (
-        Size("text", len(body["text"]), MAX_TEXT, "characters"),
+        Size("text", form.length(body["text"]), form.limit, "characters"),
         Size("blocks", len(blocks), MAX_BLOCKS, "blocks"),
         Size("text of all blocks", sum(map(_characters, blocks)), MAX_IN_BLOCKS, "characters"),
     )
@@ -281,7 +324,7 @@ def _characters(content: Any) -> int:
 def classify(reply: HttpReply, context: Context) -> Outcome:
     word = _word(reply)
     if 200 <= reply.status < 300:
-        return _accepted(reply, word)
+        return _accepted(reply, word, context)
     if reply.status == 429:
         return Later(Reason.THROTTLED, retry_after(reply, context.now), counts=False, detail=said(reply))
     if 400 <= reply.status < 500:
@@ -299,16 +342,16 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
     return classify_rest(reply, context)
 
 
-def _accepted(reply: HttpReply, word: str) -> Outcome:
+def _accepted(reply: HttpReply, word: str, context: Context) -> Outcome:
     """From Slack only `ok` means success, from other servers any 2xx.
 
-    Slack is recognized by its x-slack-* headers, or by one of its error words.
+    Behind another host Slack is recognized by its x-slack-* headers, or by one of its error words.
     """
     if reply.body.strip() == b"ok":
         return Delivered()
     if (unknown := lost(reply)) is not None:
         return unknown
-    is_slack = any(name.startswith("x-slack") for name in reply.headers)
+    is_slack = context.is_official or any(name.startswith("x-slack") for name in reply.headers)
     if is_slack or word in _GONE or word in _REFUSED or word in _PAYLOAD or word == "rollup_error":
         return Later(Reason.BAD_ANSWER, detail=said(reply))
     return Delivered()
@@ -329,6 +372,7 @@ CHANNEL = Channel(
     about="To a channel; Mattermost and Rocket.Chat too.",
     settings=SlackSettings,
     target=_target,
+    is_official=lambda settings: _is_official(settings.slack),
     paces=_paces,
     render=render,
     classify=classify,

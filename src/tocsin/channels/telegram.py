@@ -73,9 +73,11 @@ _PAYLOAD = (
     "can't parse entities",
     "entities_too_long",
     "message is too long",
+    "message_too_long",
     "text is too long",
     "text must be non-empty",
     "message text is empty",
+    "message_empty",
     "text must be encoded in utf-8",
 )
 

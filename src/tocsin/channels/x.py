@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import msgspec
 from oauthlib.oauth1 import Client
 
-from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, document_of, fields_of
+from tocsin.channels.chat import JSON_HEADERS, KEPT, body_of, document_of, fields_of, or_no_text
 from tocsin.channels.contract import (
     YEAR_SECONDS,
     Channel,
@@ -20,6 +20,7 @@ from tocsin.channels.contract import (
     Pace,
     Size,
     classify_rest,
+    is_page,
     json_body,
     lost,
     retry_after,
@@ -27,9 +28,7 @@ from tocsin.channels.contract import (
 )
 from tocsin.clock import SECOND, Micros
 from tocsin.markup import plain, weighted
-from tocsin.markup.addresses import apart
 from tocsin.markup.length import clean, clean_line, left_out
-from tocsin.markup.renderer import WORD_JOINER
 from tocsin.model import (
     Delivered,
     Gone,
@@ -55,7 +54,6 @@ _MIN_TEXT = 100  # weight that a link must leave for the words
 _LINK_LEFT_OUT = " (link left out: too long)"
 _MARKS = {Severity.INFO: "", Severity.SUCCESS: "✅ ", Severity.WARNING: "⚠️ ", Severity.CRITICAL: "🚨 "}
 _SECRET = re.compile(r"[\x21-\x7e]{1,256}")
-_MENTION = re.compile("(?<![A-Za-z0-9_])[@\uff20](?=[A-Za-z0-9_])")
 _DEAD = re.compile(r"permission|suspended|client-forbidden|not-enrolled|write actions")
 _LIMITS = ("x-rate-limit", "x-app-limit-24hour", "x-user-limit-24hour")
 
@@ -157,7 +155,7 @@ def _text(message: Message, suffix: str, links: bool, is_plain: bool) -> str:
         words = weighted.defuse(words[: weighted.LIMIT * 10])
         if message.url:
             left_out(message.url, len(message.url))
-    return weighted.cut(words, weighted.LIMIT - weighted.weight(tail)) + tail
+    return weighted.cut(weighted.mentioning_nobody(words), weighted.LIMIT - weighted.weight(tail)) + tail
 
 
 def _words(message: Message) -> str:
@@ -165,16 +163,7 @@ def _words(message: Message) -> str:
     text = " — ".join(part for part in said_first if part)
     fields = [f"{name}: {clean_line(value)}" for name, value in fields_of(message)]
     text = "\n".join([text, *fields] if text else fields)
-    return _MARKS[message.severity] + (apart(_beginning(text), _mentioning_nobody, _unless_linked) or "(no text)")
-
-
-def _mentioning_nobody(text: str) -> str:
-    return _MENTION.sub("\\g<0>" + WORD_JOINER, text) if "@" in text or "\uff20" in text else text
-
-
-def _unless_linked(address: str) -> str:
-    """X makes no link of an ftp address, so a name in it would be a mention."""
-    return _mentioning_nobody(address) if address[:6].lower() == "ftp://" else address
+    return _MARKS[message.severity] + _beginning(or_no_text(text))
 
 
 def _beginning(text: str) -> str:
@@ -183,7 +172,7 @@ def _beginning(text: str) -> str:
 
 
 def _link(url: str) -> str:
-    link = f" {weighted.clean(clean(url))}" if url else ""
+    link = f" {weighted.mentioning_nobody(clean(url))}" if url else ""
     if weighted.weight(link) <= weighted.LIMIT - _MIN_TEXT:
         return link
     left_out(link, len(link))
@@ -203,6 +192,8 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
             return _accepted(reply)
         case HttpReply(status=400):
             return Refused(Reason.PAYLOAD, said(reply), ours=True)
+        case HttpReply(status=401 | 402) if is_page(reply):
+            return Later(Reason.BAD_ANSWER, detail=said(reply))  # not from X itself, but from something in front of it
         case HttpReply(status=401):
             return Gone(Reason.UNAUTHORIZED, f"X no longer accepts the keys and tokens: {said(reply)}")
         case HttpReply(status=402):

@@ -8,8 +8,8 @@ import msgspec
 
 from tocsin.cli import show
 from tocsin.cli.admin import DataDir, shown_time, store_of
-from tocsin.cli.failure import Usage
 from tocsin.cli.moments import read_moment
+from tocsin.cli.numbers import CountOrAll
 from tocsin.cli.options import load_settings
 from tocsin.ports.audit import AuditFilter, Entry
 
@@ -24,7 +24,7 @@ def list_entries(
     via: str = "",
     since: str | None = None,
     until: str | None = None,
-    limit: int = 100,
+    limit: CountOrAll = 100,
     json: bool = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -51,8 +51,6 @@ def list_entries(
     """
     from tocsin.flow.history.audit import line_of
 
-    if limit < 0:
-        raise Usage("--limit takes 0 or more.")
     start = None if since is None else read_moment(since, "--since")
     end = None if until is None else read_moment(until, "--until", is_end=True)
     which = AuditFilter(act=act, via=via, user=user, address=address, start=start, end=end)

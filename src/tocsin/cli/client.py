@@ -7,12 +7,10 @@ import secrets
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
-from cyclopts import Parameter
-from cyclopts.validators import Number
 from msgspec import Struct
 
 from tocsin.cli.failure import Failure, KeyRefused, NoConnection
@@ -32,7 +30,6 @@ _LONGEST_PAUSE_SECONDS = 10.0
 
 Query = Sequence[tuple[str, str]]
 T = TypeVar("T")
-Id = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 class Meta(Struct):

@@ -2,17 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
 from msgspec import Struct
 
 from tocsin import clock
 from tocsin.cli import show
 from tocsin.cli.admin import shown_time
-from tocsin.cli.client import Client, Denied, Id, connect
+from tocsin.cli.client import Client, Denied, connect
 from tocsin.cli.failure import Failure, Usage
+from tocsin.cli.numbers import Count, Id
 from tocsin.model import adds_to
 
 StatusWord = Literal["pending", "delivered", "failed", "expired", "cancelled", "skipped"]
@@ -89,7 +88,7 @@ def list_deliveries(
     notification: Id | None = None,
     handler: Id | None = None,
     search: str | None = None,
-    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 25,
+    limit: Count = 25,
     json: bool = False,
 ) -> None:
     """List deliveries, newest first.

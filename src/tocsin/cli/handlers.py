@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from tocsin.cli import reading, show
 from tocsin.cli.admin import confirm
-from tocsin.cli.client import Answer, Client, Id, Made, connect
+from tocsin.cli.client import Answer, Client, Made, connect
 from tocsin.cli.failure import Failure, Usage
+from tocsin.cli.numbers import Id
 
 _STATE = ("state", "since", "reason", "detail", "waiting", "next_attempt_datetime")
 

@@ -1,14 +1,11 @@
 """`tocsin notifications`: what was sent, and what happened to it."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-from cyclopts.validators import Number
 from msgspec import Struct
 
 from tocsin.cli import show
-from tocsin.cli.client import Id, connect
+from tocsin.cli.client import connect
 from tocsin.cli.deliveries import DeliveryRow, fates, handler_names
+from tocsin.cli.numbers import Count, Id
 
 
 class NotificationRow(Struct):
@@ -26,7 +23,7 @@ class NotificationRow(Struct):
     deliveries: dict[str, int]
 
 
-def list_notifications(*, limit: Annotated[int, Parameter(validator=Number(gte=1))] = 25, json: bool = False) -> None:
+def list_notifications(*, limit: Count = 25, json: bool = False) -> None:
     """List notifications, newest first.
 
     Parameters

@@ -7,9 +7,10 @@ from cyclopts import Parameter
 from msgspec import Struct
 
 from tocsin.cli import show
-from tocsin.cli.client import Client, Id, connect
+from tocsin.cli.client import Client, connect
 from tocsin.cli.failure import Failure
 from tocsin.cli.handlers import HandlerRow
+from tocsin.cli.numbers import Id
 from tocsin.cli.send import content_of
 
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from tocsin.cli import reading, show
-from tocsin.cli.client import Client, Id, Made, connect
+from tocsin.cli.client import Client, Made, connect
 from tocsin.cli.deliveries import DeliveryRow, fate, fates, following, handler_names
 from tocsin.cli.failure import StillWaiting, Usage
 from tocsin.cli.notifications import NotificationRow
+from tocsin.cli.numbers import Id, Seconds
 
 _FIRST_POLL_SECONDS = 0.1
 _LAST_POLL_SECONDS = 2.0
@@ -37,7 +37,7 @@ def send(
     idempotency_key: str | None = None,
     text: bool = False,
     wait: bool = False,
-    timeout: Annotated[float, Parameter(validator=Number(gt=0))] = 120.0,
+    timeout: Seconds = 120.0,
     json: bool = False,
 ) -> int:
     """Send a notification through a running service (TOCSIN_URL, TOCSIN_API_KEY).

@@ -3,11 +3,10 @@
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
+from tocsin.cli.numbers import Port
 from tocsin.cli.start import start
 
-Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 Role = Literal["all", "api", "worker"]
 
 

@@ -2,14 +2,21 @@
 
 Only Mattermost decodes `&lt;`. Its server turns `<url|label>` into a link and `<!channel>` into a mention, even in code. Its pages accept
 a backslash before any mark, Rocket.Chat's only before * _ ~ ` # and a dot, and both show it in addresses. So anything else that must not
-be markup is broken up with a zero-width character; in code only where the server would change it.
+be markup is broken up with a zero-width character; in code only where the server would change it, or where Rocket.Chat mentions somebody.
+
+Whom a message mentions both servers read from its source, each in its own way. Mattermost's drops `:.-_` before a word, ends a text at a
+backslash, and reads the labels of links, and addresses too where it finds no link
+(https://github.com/mattermost/mattermost/blob/master/server/channels/app/mention_parser_standard.go). Rocket.Chat's looks for an @ after
+white space or >, in code and addresses too
+(https://github.com/RocketChat/Rocket.Chat/blob/develop/apps/meteor/app/mentions/lib/MentionsParser.ts).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tocsin.markup import tree
 from tocsin.markup.addresses import find, may_be_in
+from tocsin.markup.remembered import Remembered
 from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, code_span, fenced, is_bare, marked
 
 MAX_HEADING = 4
@@ -17,11 +24,17 @@ _SHORTEST_UNDERSCORED = 3  # characters: older versions of Mattermost show `_a_`
 _AFTER_UNDERSCORE = frozenset("!\"#$%&'()*+,-./:;<=>?@[^{|}~")  # besides white space; before anything else Mattermost shows the _
 _NOT_AFTER_STAR = frozenset('"<')
 _ESCAPED = re.compile(r"[*~`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore within a word is none of their marks
+_BROKEN_UP = rf"\g<0>{WORD_JOINER}"
+_NAME = r"(?<![A-Za-z0-9])@(?=[.-]*(?:\w|\Z))"
 _PARTED = re.compile(
-    r"\\(?=[\\`*{}\[\]()#+\-.!_>~|])|\](?=[(\[:])|(?<!\w)@(?=\w)|:(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[\w!/?@#])|&(?=#?\w{1,40};)"
+    rf"\\(?=[\\`*{{}}\[\]()#+\-.!_>~|])|\](?=[(\[:])|{_NAME}|"
+    r":(?=(?:[A-Za-z0-9+-]|_)+:)|<(?=[\w!/?@#])|&(?=#?\w{1,40};)|"
+    r"\|(?=\|)|(?<!\S)(?:[8B#%X](?=\)(?!\S))|D(?=:(?!\S)))"  # a spoiler and emoticons in Rocket.Chat
 )
+_NAME_IN_ADDRESS = re.compile(_NAME + "|&(?=(?:commat|#0*64|#[xX]0*40);)")
+_NAME_IN_CODE = re.compile(r"(?<=[\s>])@(?=[.-]*\w)")
 _SEAM = "\0"  # `clean` removes it from every text
-_CHANGES = re.compile(r"[\\!<](?=\0[^\s\0])|([*~`])(?=\0\1)|[A-Za-z0-9_](?=\0(?:https?:|www\.))", re.IGNORECASE)
+_CHANGES = re.compile(r"[\\!<](?=\0[^\s\0])|([*~`|])(?=\0\1)|[A-Za-z0-9_](?=\0(?:https?:|www\.))", re.IGNORECASE)
 _LINE_START = re.compile(r"^([ \t\u00a0]*)(?:(#)|([>+=-])|(\d+)(\.))", re.MULTILINE)
 # Mattermost reads U+00A0 as a space.
 _CODE_OR_TABLE = re.compile(r"^(?=[ \u00a0]{4}|[ \u00a0]*[|:][| :\u00a0]*-[-| :\u00a0]*$)", re.MULTILINE)
@@ -41,11 +54,17 @@ _NOT_IN_LABEL = re.compile(r"[*_~`\[\]\\]")
 _LOOKED_AT = 20  # characters after an address
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
-_PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
+_NOT_IN_DESTINATION = str.maketrans({"(": "%28", ")": "%29", ">": "%3E"})
 
 
 def markdown(document: tree.Document) -> str:
     return untranslated(_MARKDOWN.document(document))
+
+
+def remembering() -> Callable[[tree.Document], str]:
+    """`markdown` for one document and its cuts."""
+    render = _Remembering().document
+    return lambda document: untranslated(render(document))
 
 
 def escape(text: str) -> str:
@@ -54,10 +73,15 @@ def escape(text: str) -> str:
 
 
 def address(url: str, after: str = "") -> str:
-    """A bare address, and what separates it from `after`: both servers would take letters that follow for a part of it."""
-    if not _PARTS.match(after):
-        return f"{_plain(url)} " if _NOT_IN_LABEL.search(url) else f"[{url}]({url.translate(_PARENTHESES)})"
-    return _plain(url)
+    """An address and what separates it from `after`: bare unless both servers would take letters that follow for a part of it, or the
+    server of Mattermost might mention somebody who is named in it."""
+    url = url.replace("<", "%3C")  # Mattermost's server would take it for one of its own marks
+    ends = _PARTS.match(after) is not None
+    if ends and not _NAME_IN_ADDRESS.search(url):
+        return _plain(url)
+    if not _NOT_IN_LABEL.search(url):
+        return f"[{_NAME_IN_ADDRESS.sub(_BROKEN_UP, url)}]({url.translate(_NOT_IN_DESTINATION)})"
+    return _plain(_NAME_IN_ADDRESS.sub(_encoded, url)) + ("" if ends else " ")
 
 
 def _plain(url: str) -> str:
@@ -104,11 +128,11 @@ def _words(text: str, after: str = "") -> str:
 
 def _joined(parts: Sequence[str]) -> str:
     """The parts of a line, of which none changes what the next one means."""
-    return _CHANGES.sub(rf"\g<0>{WORD_JOINER}", _SEAM.join(parts)).replace(_SEAM, "")
+    return _CHANGES.sub(_BROKEN_UP, _SEAM.join(parts)).replace(_SEAM, "")
 
 
 def _inert(text: str) -> str:
-    return _ESCAPED.sub(r"\\\g<0>", _PARTED.sub(rf"\g<0>{WORD_JOINER}", text))
+    return _ESCAPED.sub(r"\\\g<0>", _PARTED.sub(_BROKEN_UP, text))
 
 
 def _lines(text: str, is_verbatim: bool = False) -> str:
@@ -163,7 +187,7 @@ class _Markdown(Renderer):
         return _inert(text) if self._is_label else _words(text, after)
 
     def code(self, text: str) -> str:
-        return code_span(text)
+        return _NAME_IN_CODE.sub(_BROKEN_UP, code_span(text))
 
     def _marked(self, node: tree.Strong | tree.Strike | tree.Emphasis, before: str, after: str) -> str:
         inside = (self._in_bold if isinstance(node, tree.Strong) else self).inlines(node.inside)
@@ -178,11 +202,12 @@ class _Markdown(Renderer):
 
     def link(self, node: tree.Link) -> str:
         if node.url.startswith("mailto:"):
-            return bare_url(node.url) if is_bare(node) else f"{self.inlines(node.inside)} ({bare_url(node.url)})"
+            mail = _inert(bare_url(node.url))
+            return mail if is_bare(node) else f"{self.inlines(node.inside)} ({mail})"
         if is_bare(node):
             return address(node.url)
         label = self._in_label.inlines(node.inside).replace("\n", " ")
-        return f"[{label}]({node.url.translate(_PARENTHESES)})"
+        return f"[{label}]({node.url.translate(_NOT_IN_DESTINATION)})"
 
     def paragraph(self, block: tree.Paragraph) -> str:
         return _lines(self.inlines(block.inside), isinstance(block, tree.Verbatim))
@@ -196,10 +221,10 @@ class _Markdown(Renderer):
         return f"{'#' * block.level} {line}{WORD_JOINER if line.endswith('#') else ''}"
 
     def code_block(self, block: tree.CodeBlock) -> str:
-        return fenced(block.text, block.language)
+        return _NAME_IN_CODE.sub(_BROKEN_UP, fenced(block.text, block.language))
 
     def table(self, block: tree.Table) -> str:
-        return fenced(self.grid(block))
+        return _NAME_IN_CODE.sub(_BROKEN_UP, fenced(self.grid(block)))
 
 
 def _emphasis(inside: str, before: str, after: str, is_bold: bool) -> str:
@@ -216,6 +241,10 @@ def _marked(mark: str, inside: str) -> str:
     if is_torn:
         return inside
     return marked(mark, f"{WORD_JOINER}{inside}" if mark == "*" and inside[:1] in _NOT_AFTER_STAR else inside)
+
+
+class _Remembering(Remembered, _Markdown):
+    pass
 
 
 _MARKDOWN = _Markdown()

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 
 from tocsin.markup import tree
-from tocsin.markup.addresses import apart
 from tocsin.markup.elements import Element, is_local
 from tocsin.markup.length import utf8, utf16
 from tocsin.markup.plain import plain
@@ -13,12 +12,28 @@ from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, is_bare, mar
 
 _TAG = re.compile(r"<[^<>]*>")
 _PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
-# As TDLib finds them (td/telegram/MessageEntity.cpp); a zero-width character after the sign prevents that.
-_FOUND = re.compile(r"(?<!\w)@(?=\w\w)|(?<![\w/<>])/(?=[A-Za-z0-9_]{1,64}(?:@\w+)?(?![\w/<>]))")
-# File endings that are also top-level domains.
-_FILE = re.compile(r"(?<![^\w-])\.(?=(?:app|as|cab|cc|do|md|mk|ml|mov|pl|pm|ps|py|rs|sh|so|st|tf|vi|zip)(?![\w@/-]|\.\w))", re.IGNORECASE)
-_MAIL = re.compile(r"@[\w.-]*\Z")
+# As TDLib finds them (td/telegram/MessageEntity.cpp), after it has removed some characters; a zero-width one after the sign prevents that.
+# A sign at the end may have its name in the next node: `@**name**`.
+_REMOVED = "[\u030a\u0333\u033f\u2028-\u202e]*"
+_FOUND = re.compile(rf"(?<!\w)@(?={_REMOVED}(?:\w|\Z))|(?<![\w/<>])/(?={_REMOVED}(?:[A-Za-z0-9_]{{1,64}}(?:@\w+)?(?![\w/<>])|\Z))")
+# Top-level domains that most often end the name of a file, or one in code.
+_FILE = re.compile(
+    r"(?<![^\w-])\.(?=(?:am|app|as|cab|cc|do|info|la|md|mk|ml|mov|name|pl|pm|ps|py|rs|sh|so|st|tf|vi|zip)(?![\w@/-]|\.\w))", re.IGNORECASE
+)
+_BEFORE_NO_HOST = re.compile(r"[@/#][\w.~-]*\Z")  # a mail address or a path, in which Telegram sees no host
 _LONGEST_HOST = 255
+_OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_HOST = rf"(?!teiegram\.org)(?:(?:[a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?\.)+[a-z]{{2,63}}|{_OCTET}(?:\.{_OCTET}){{3}})"
+_PORT = r":(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3})"
+_IN_PATH = r"[^\s\xa0\u1680\u2000-\u206f\u3000<>\"«»)\]}]"
+# An address that Telegram surely links, all of it. Behind some signs in the same word it may be taken for a part of something else.
+_LINKED = re.compile(
+    rf"(?<![^ \t\n])[^ \t\n./#$]*?(?<![a-z])(?P<address>https?://{_HOST}(?:{_PORT})?[/?#]{_IN_PATH}*)", re.IGNORECASE | re.ASCII
+)
+_TAKEN = re.compile(
+    r"(?a:https?)://(?:(?:[\w.~:+-]|%[\da-f]{2})*@)?(?:[\w.-]+|\[[\da-f:.]+\])(?::0*(?P<port>\d{1,5}))?(?:[/?#]|\Z)", re.IGNORECASE
+)
+_MAX_PORT = 65_535
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot);")
 BECOMES = {
     Element.LOCAL_LINK: "its text and address: Telegram makes no link of it",
@@ -51,8 +66,18 @@ def words(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """The same without a parse mode. Telegram finds @names, /commands and bare hosts by itself: `deploy.sh` is one, as .sh is a domain."""
-    return apart(text, _inert, str)
+    """The same without a parse mode. Telegram finds @names, /commands and bare hosts by itself: `deploy.sh` is one, as .sh is a domain.
+
+    It also finds them in addresses that it does not link.
+    """
+    if "://" not in text:
+        return _inert(text)
+    parts: list[str] = []
+    done = 0
+    for match in _LINKED.finditer(text):
+        parts += [_inert(text[done : match.start("address")]), match["address"]]
+        done = match.end()
+    return "".join([*parts, _inert(text[done:])])
 
 
 def _inert(text: str) -> str:
@@ -62,8 +87,8 @@ def _inert(text: str) -> str:
 
 
 def _apart(match: re.Match[str]) -> str:
-    is_mail = _MAIL.search(match.string, max(0, match.start() - _LONGEST_HOST), match.start())
-    return match[0] if is_mail else match[0] + WORD_JOINER
+    is_no_host = _BEFORE_NO_HOST.search(match.string, max(0, match.start() - _LONGEST_HOST), match.start())
+    return match[0] if is_no_host else match[0] + WORD_JOINER
 
 
 def plainly(document: tree.Document) -> str:
@@ -85,14 +110,16 @@ def escape(text: str) -> str:
 def link(url: str, label: str) -> str:
     """A link with `label`, which is escaped already; address and label as text where Telegram would silently drop the link."""
     if not takes_link(url):
-        address = escape(bare_url(url))
-        return address if address == label else f"{label} ({address})"
+        address = bare_url(url)
+        shown = escape(_inert(address))
+        return shown if label == escape(address) else f"{label} ({shown})"
     return f'<a href="{escape(url).replace(chr(34), "&quot;")}">{label}</a>'
 
 
 def takes_link(url: str) -> bool:
-    """Telegram makes no link of an address whose host has no dot (localhost, nas), and says nothing."""
-    return url.lower().startswith(("http://", "https://")) and not is_local(url)
+    """Telegram makes no link of an address whose host has no dot (localhost, nas) or is malformed, and says nothing."""
+    match = _TAKEN.match(url)
+    return match is not None and 0 < int(match["port"] or 80) <= _MAX_PORT and not is_local(url)
 
 
 def visible(html: str) -> int:
@@ -106,7 +133,8 @@ class _Telegram(Renderer):
         self._inside: _Telegram = self if quoted else type(self)(True)
 
     def text(self, text: str) -> str:
-        return words(text)
+        """Addresses that Telegram links are links already."""
+        return escape(_inert(text))
 
     def code(self, text: str) -> str:
         return f"<code>{escape(text)}</code>"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from tocsin.markup.length import left_out
+from tocsin.markup.renderer import WORD_JOINER
 
 LIMIT = 280
 URL_WEIGHT = 23  # X replaces every link by one of t.co, whatever its length
@@ -30,7 +31,13 @@ _COUNTRIES = (
     "ph pk pl pm pn pr ps pt pw py qa re ro rs ru rw sa sb sc sd se sg sh si sk sl sm sn so sr st su sv sx sy sz tc td tf tg th tj tk "
     "tl tm tn to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw"
 )
-_OTHERS = "com net org edu gov mil int info biz name pro aero asia cat coop jobs mobi museum post tel travel app blog cloud dev online page"
+_OTHERS = (
+    "com net org edu gov mil int info biz name pro aero asia cat coop jobs mobi museum post tel travel academy agency app art blog "
+    "camp chat city cloud club codes community company design dev digital email events exchange foundation fun games garden global "
+    "group guide help host ink institute land life link live media moe network news ninja one online page party place press rocks run "
+    "science services shop show site social software solutions space store studio support systems team tech technology today tools "
+    "top town video vip website wiki works world wtf xyz zone"
+)
 _KNOWN = frozenset(f"{_COUNTRIES} {_OTHERS}".split())
 
 # An emoji of several characters weighs 2 in all. Only the common ones are recognized here; of the others each character counts.
@@ -75,9 +82,16 @@ _PIECE = re.compile(
     rf"|(?P<bare>{_BARE})|(?P<emoji>{_EMOJI})|(?P<plain>.)",
     re.DOTALL | re.IGNORECASE,
 )
-_SURE_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{1,63}")
+_ASCII_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{1,63}"
+_SURE_HOST = re.compile(_ASCII_HOST)
 _TOP_LEVEL = re.compile(r"[a-z]{2,}(?:-[a-z0-9-]*)?", re.IGNORECASE)  # of `com-` the first three letters
 _BEFORE_URL = re.compile("[A-Za-z0-9@$#\uff20\uff03\u202a-\u202e]")  # directly after one of these X sees no link
+# Behind a dot in the same word X may take an address for the path of another one, or for nothing.
+_LINKED = re.compile(
+    rf"(?<![^ \n])[^ \n.]*?(?<!{_BEFORE_URL.pattern})(?P<address>https?://(?P<host>{_ASCII_HOST}){_PATH})", re.IGNORECASE | re.ASCII
+)
+# As X's own library finds them (validMentionPrecedingChars): after nothing that a name may hold, and after the "rt" of a retweet.
+_MENTION = re.compile("(?:(?<![A-Za-z0-9_])|(?<=[Rr][Tt])(?<![A-Za-z0-9_+~.-][Rr][Tt]))[@\uff20](?=[A-Za-z0-9_])")
 
 _FREE_BEFORE = re.compile(r"[\s(\[{<\"'“‘「『—–]")
 
@@ -143,8 +157,30 @@ def _defused(match: re.Match[str]) -> str:
     return host.replace(".", "[.]") + path
 
 
+def _is_known(host: str) -> bool:
+    return bool(_SURE_HOST.fullmatch(host)) and host.rpartition(".")[2].lower() in _KNOWN
+
+
 def _may_be_domain(host: str) -> bool:
     return not _SURE_HOST.fullmatch(host) or any(_TOP_LEVEL.fullmatch(label) for label in host.split(".")[1:])
+
+
+def mentioning_nobody(text: str) -> str:
+    """`text` with a character without width in all mentions; only an address that X surely links stays as it is, as it mentions nobody."""
+    text = clean(text)
+    if "@" not in text and "\uff20" not in text:
+        return text
+    parts: list[str] = []
+    done = 0
+    for match in _LINKED.finditer(text):
+        if _is_known(match["host"]) and match["host"].lower() != "t.co":
+            parts += [_unmentioned(text[done : match.start("address")]), match["address"]]
+            done = match.end()
+    return "".join([*parts, _unmentioned(text[done:])])
+
+
+def _unmentioned(text: str) -> str:
+    return _MENTION.sub("\\g<0>" + WORD_JOINER, text)
 
 
 def _pieces(text: str) -> Iterator[Piece]:
@@ -167,7 +203,7 @@ def _is_no_flag(emoji: str) -> bool:
 def _address(text: str, match: re.Match[str]) -> Iterator[Piece]:
     host = match["host"] or match["bare"]
     end = match.end("host" if match["host"] else "bare")
-    is_sure = bool(_SURE_HOST.fullmatch(host)) and host.rpartition(".")[2].lower() in _KNOWN and text[end : end + 1] not in {"@", "+", "-"}
+    is_sure = _is_known(host) and text[end : end + 1] not in {"@", "+", "-"}
     # In the paths of its own shortener X accepts letters and digits only.
     if match["scheme"] and is_sure and host.lower() != "t.co" and not (match.start() and _BEFORE_URL.match(text[match.start() - 1])):
         # Directly after other text it may be taken for a part of that, with every character counted.

@@ -30,6 +30,7 @@ def context_of(loaded: Loaded, service: Settings, now: Micros, key: str, *, deli
     """What a channel may know of an attempt, a test send or a preview that begins now: the one place where it is put together."""
     handler = loaded.handler
     secrets = signing_secrets(handler.secret, now)
+    is_official = loaded.settings is not None and loaded.channel.is_official(loaded.settings)
     if delivery is None:
         return Context(
             key=key,
@@ -40,6 +41,7 @@ def context_of(loaded: Loaded, service: Settings, now: Micros, key: str, *, deli
             signing_secrets=secrets,
             zone=loaded.zone,
             unsubscribe=loaded.unsubscribe,
+            is_official=is_official,
         )
     return Context(
         key=key,
@@ -55,6 +57,7 @@ def context_of(loaded: Loaded, service: Settings, now: Micros, key: str, *, deli
         signing_secrets=secrets,
         zone=loaded.zone,
         unsubscribe=loaded.unsubscribe,
+        is_official=is_official,
     )
 
 

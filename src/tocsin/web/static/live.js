@@ -1,8 +1,9 @@
-// Parts of a page that keep themselves fresh, the drawer of the log, previews, and buttons that copy. Without this script everything
-// works, by reloading.
+// Parts of a page that keep themselves fresh, the drawer of the log, previews, forms that are sent once, and buttons that copy. Without
+// this script everything works, by reloading.
 "use strict";
 (() => {
   const QUICK = 3000, SLOW = 15000, IDLE_AFTER = 10, PAUSE = 400;
+  const LEAVING = 10000, DOUBLE_CLICK = 1000;  // how long a form is not sent again: until the next page is there, or within this one
   const FRAGMENT = { headers: { "HX-Request": "true" }, credentials: "same-origin" };
 
   // ------------------------------------------------------------------------------------------------- what becomes HTML
@@ -89,16 +90,20 @@
         const wasOpen = from !== null;
         from = row.getAttribute("href");
         if (await open(from)) history[wasOpen ? "replaceState" : "pushState"]({ drawer: from }, "", from);
-      } else if (event.target.closest?.("[data-close]") && from !== null) {
+      } else if (event.target.closest?.("[data-close]") && history.state?.drawer) {
         event.preventDefault();
         history.back();
       }
     });
-    document.addEventListener("keydown", (event) => { if (event.key === "Escape" && from !== null) history.back(); });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape" && history.state?.drawer) history.back(); });
     addEventListener("popstate", (event) => {
       const wanted = event.state?.drawer;
       if (wanted) { from = wanted; open(wanted); } else if (from !== null) close();
     });
+  } else {
+    // To the browser a drawer's address and the log are one document, also once it has loaded the former as a page.
+    const loaded = location.pathname;
+    addEventListener("popstate", () => { if (location.pathname !== loaded) location.reload(); });
   }
 
   // ------------------------------------------------------------------------------------------------------ the preview
@@ -111,13 +116,24 @@
       try {
         const body = new URLSearchParams(new FormData(form));
         const answer = await fetch(form.dataset.preview, { ...FRAGMENT, method: "POST", body, signal: mine.signal });
-        if (answer.headers.get("HX-Redirect")) { location.assign(answer.headers.get("HX-Redirect")); return; }
-        if (answer.status === 200) replace(place, await answer.text());
+        if (answer.headers.get("HX-Redirect")) { document.getElementById("signed-out").hidden = false; return; }  // what was written stays
+        if (answer.status === 200) { document.getElementById("signed-out").hidden = true; replace(place, await answer.text()); }
       } catch { /* another is asked for, or the service is away: what is shown stays */ }
     };
     form.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(ask, PAUSE); });
     form.addEventListener("submit", () => { clearTimeout(timer); asked?.abort(); });
   }
+
+  // ------------------------------------------------------------------------------------------------- what is sent once
+  // A double click sends a form twice, and both are carried out. Before htmx looks at it.
+  document.addEventListener("submit", (event) => {
+    const form = event.target, now = Date.now();
+    if (form.method !== "post") return;
+    if (now < form.sentUntil) { event.preventDefault(); event.stopImmediatePropagation(); return; }
+    form.sentUntil = now + (form.matches("[hx-post]") ? DOUBLE_CLICK : LEAVING);
+  }, true);
+  addEventListener("pageshow", () => { for (const form of document.forms) form.sentUntil = 0; });  // Back shows a page as it was left
+  if (document.querySelector("[data-once]")) history.replaceState(history.state, "", location.href);  // a reload makes no other one
 
   // ----------------------------------------------------------------------------------------------------- what is copied
   // Over plain HTTP there is no clipboard: the text is selected, so that one key copies it, and the button says so.
