@@ -3,7 +3,8 @@
 with Proxy() as proxy:
     proxy.status = 407                                      # refuses from now on
     proxy.hosts["outside.example"] = "127.0.0.1"            # names that only the proxy knows
-    proxy.says = b"rubbish"                                 # answers this, and closes
+    proxy.says = b"rubbish"                                 # answers this, and closes,
+    proxy.then = "reset"                                    # or resets, or waits (for the client to close)
     proxy.context = context                                 # speaks TLS itself, in the target's place
     ...                                                     # send something through proxy.url
     assert proxy.asked == ["127.0.0.1:8080"]
@@ -12,6 +13,7 @@ with Proxy() as proxy:
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from typing import Self
 
@@ -20,6 +22,7 @@ class Proxy:
     def __init__(self) -> None:
         self.status = 200
         self.says: bytes | None = None
+        self.then = "close"
         self.context: ssl.SSLContext | None = None
         self.hosts: dict[str, str] = {}
         self.asked: list[str] = []
@@ -56,6 +59,10 @@ class Proxy:
             self.asked.append(target.decode() if method == b"CONNECT" else f"{method.decode()} {target.decode()}")
             if self.says is not None:
                 client.sendall(self.says)
+                if self.then == "reset":
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                while self.then == "wait" and client.recv(4096):
+                    pass
                 return
             if self.context is not None:
                 client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 import trustme
 
+from proxy import Proxy
 from tocsin import settings
 from tocsin.model import HttpReply, HttpRequest, NoReply, Reason
 from tocsin.net import origins
@@ -72,14 +73,15 @@ class Server(asyncio.Protocol):
 
 @asynccontextmanager
 async def serving(
-    authority: trustme.CA, answer: Answering, unknown: str = "retry", most_streams: int = 100
+    authority: trustme.CA, answer: Answering, unknown: str = "retry", most_streams: int = 100, proxy: str = ""
 ) -> AsyncIterator[tuple[str, Counter[str], HttpWire]]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     context.set_alpn_protocols(["h2", "http/1.1"])
     seen: Counter[str] = Counter()
     server = await asyncio.get_running_loop().create_server(lambda: Server(answer, seen, most_streams), "127.0.0.1", 0, ssl=context)
-    wire = HttpWire(msgspec.structs.replace(settings.load({"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8", "TOCSIN_UNKNOWN": unknown})))
+    configured = {"TOCSIN_ALLOW_NETWORKS": "127.0.0.0/8", "TOCSIN_UNKNOWN": unknown, "TOCSIN_PROXY": proxy}
+    wire = HttpWire(settings.load(configured))
     try:
         yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", seen, wire
     finally:
@@ -199,12 +201,16 @@ def at_first(answer: Answering, count: int, before: int = 0) -> Answering:
 @pytest.mark.parametrize("before", [0, 1], ids=["first request", "kept connection"])
 @pytest.mark.parametrize("unknown", ["retry", "stop"])
 @pytest.mark.parametrize("answer", [refuses, goes_away, calms])
-def test_what_was_surely_not_processed_goes_out_again_at_once(trusted: trustme.CA, answer: Answering, unknown: str, before: int) -> None:
-    async def use() -> tuple[list[HttpReply | NoReply], Counter[str]]:
-        async with serving(trusted, at_first(answer, 2, before), unknown) as (url, seen, wire):
+@pytest.mark.parametrize("proxied", [False, True])
+def test_what_was_surely_not_processed_goes_out_again_at_once(
+    trusted: trustme.CA, answer: Answering, unknown: str, before: int, proxied: bool
+) -> None:
+    async def use(proxy: str) -> tuple[list[HttpReply | NoReply], Counter[str]]:
+        async with serving(trusted, at_first(answer, 2, before), unknown, proxy=proxy) as (url, seen, wire):
             return [await wire.send(request(url)) for _ in range(before + 1)], seen
 
-    replies, seen = asyncio.run(use())
+    with Proxy() as proxy:
+        replies, seen = asyncio.run(use(proxy.url if proxied else ""))
     assert [reply.status for reply in replies if isinstance(reply, HttpReply)] == [200] * (before + 1)
     assert seen["requests"] == before + 3
 

@@ -48,9 +48,9 @@ async def wire(settings: Settings) -> AsyncIterator[HttpWire]:
         await it.close()
 
 
-def request(url: str, guarded: bool = True) -> HttpRequest:
+def request(url: str, guarded: bool = True, seconds: float = 5.0) -> HttpRequest:
     headers = (("X-Secret", "sesame"),)
-    return HttpRequest(url=url, shown_url="https://example.com/", body=b"{}", headers=headers, guarded=guarded, timeout_seconds=5.0)
+    return HttpRequest(url=url, shown_url="https://example.com/", body=b"{}", headers=headers, guarded=guarded, timeout_seconds=seconds)
 
 
 def send(settings: Settings, *requests: HttpRequest) -> list[HttpReply | NoReply]:
@@ -98,6 +98,78 @@ def test_a_proxy_that_is_not_there_or_closes_is_the_proxys_fault(make_settings: 
         assert isinstance(reply, NoReply) and (reply.reason, reply.sent) == (Reason.PROXY, False)
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+NO_TUNNEL = {
+    "nothing": b"",
+    "part of the status line": b"HTTP/1.1 2",
+    "status line": OK,
+    "part of a header": OK + b"X:",
+    "long header": OK + b"X: " + b"a" * 400_000 + b"\r\n\r\n",
+    "many headers": OK + b"X: a\r\n" * 60_000 + b"\r\n",
+    "no header": OK + b"rubbish\r\n\r\n",
+    "NUL": OK + b"X: \0\r\n\r\n",
+    "no status line": b"rubbish\r\n\r\n",
+    "no status": b"HTTP/1.1 rubbish\r\n\r\n",
+    "HTTP/0.9": b"<p>rubbish</p>",
+    "version": b"HTTP/9.9 200 OK\r\n\r\n",
+    "empty line": b"\r\n\r\n",
+    "interim": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "interim, part of a header": b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"X:",
+    "part of a refusal": b"HTTP/1.1 403 No\r\nX:",
+    "part of a refusal's body": b"HTTP/1.1 403 No\r\nContent-Length: 500\r\n\r\nNo",
+}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("what", "then"),
+    [*((what, "close") for what in NO_TUNNEL), *((what, then) for what in list(NO_TUNNEL)[:4] for then in ("reset", "wait"))],
+)
+def test_what_goes_wrong_before_the_tunnel_is_made_is_the_proxys(
+    make_settings: Callable[..., Settings], proxy: Proxy, what: str, scheme: str, then: str
+) -> None:
+    """Nothing was sent to the target."""
+    proxy.says, proxy.then = NO_TUNNEL[what], then
+    seconds = 0.3 if then == "wait" else 5.0
+    [reply] = send(make_settings(TOCSIN_PROXY=proxy.url), request(f"{scheme}://127.0.0.1:8080/", seconds=seconds))
+    assert isinstance(reply, NoReply) and (reply.reason, reply.sent) == (Reason.PROXY, False)
+
+
+TUNNEL = {
+    "HTTP/1.1": OK + b"\r\n",
+    "HTTP/1.0": b"HTTP/1.0 200 OK\r\n\r\n",
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "bare LF": b"HTTP/1.1 200 OK\n\n",
+    "page": OK + b"Content-Length: 5\r\n\r\nhello",
+    "chunks": OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "header": OK + b"X: a\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(("what", "then"), [*((what, "close") for what in TUNNEL), ("HTTP/1.1", "reset"), ("HTTP/1.1", "wait")])
+def test_tunnels_through_which_nothing_comes_back_are_the_proxys_from_the_third_target_on(
+    make_settings: Callable[..., Settings], proxy: Proxy, what: str, scheme: str, then: str
+) -> None:
+    """A request that went out may have arrived, whoever is to blame."""
+    proxy.says, proxy.then = TUNNEL[what], then
+    seconds = 0.5 if then == "wait" else 5.0
+
+    async def scenario() -> list[NoReply]:
+        async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
+            found: list[NoReply] = []
+            for number in (2, 2, 3, 4, 2):
+                reply = await it.send(request(f"{scheme}://127.0.0.{number}:8080/", seconds=seconds))
+                assert isinstance(reply, NoReply) and it.trouble is None
+                assert bool(it.complaints()) == (reply.reason is Reason.PROXY)
+                found.append(reply)
+            return found
+
+    replies = asyncio.run(scenario())
+    assert [reply.reason is Reason.PROXY for reply in replies] == [False] * 3 + [True] * 2
+    assert then == "reset" or {reply.sent for reply in replies} == {scheme == "http"}  # a reset may come before the request
+
+
 def test_what_the_target_does_behind_the_tunnel_is_the_targets(
     make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, secure: Receiver
 ) -> None:
@@ -143,12 +215,15 @@ class Answered:
 
     def __init__(self, event: str) -> None:
         self._known = {
-            pycurl.HTTP_CONNECTCODE: int(event) if event.isdigit() else 0,
+            pycurl.HTTP_CONNECTCODE: int(event) if event.isdigit() else 200 if event == "part" else 0,
             pycurl.CONNECT_TIME: 0.0 if event == "gone" else 0.1,
         }
 
     def getinfo(self, what: int) -> Any:
         return self._known[what]
+
+
+HEADS = {"200": [OK, b"\r\n"], "part": [OK]}
 
 
 @pytest.mark.parametrize(
@@ -162,19 +237,27 @@ class Answered:
         ("gone 407 403", "gone 407 407"),
         ("407 200 403", "407 ready ready"),  # a tunnel, and a target that closes it: the proxy does let through
         ("gone 200", "gone ready"),
+        ("407 part 403", "407 407 407"),
+        ("part part part", "ready ready part"),
         ("407 passed 403", "407 ready ready"),
         ("gone passed", "gone ready"),
     ],
 )
 def test_what_is_certain_about_the_proxy_is_not_taken_back_by_what_one_target_is_refused(events: str, heard: str) -> None:
     proxy = proxies.Proxy("http://proxy.example:3128")
-    words = {"407": "answered 407", "403": "answered 403", "gone": "cannot be reached", "silent": "does not answer"}
+    words = {
+        "407": "answered 407",
+        "part": "cannot be read",
+        "403": "answered 403",
+        "gone": "cannot be reached",
+        "silent": "does not answer",
+    }
     for number, (event, expected) in enumerate(zip(events.split(), heard.split(), strict=True)):
         if event == "passed":
             proxy.passed()
         else:
             failure = NoReply(Reason.CUT, sent=False, detail="It ended.")
-            proxy.refusal(cast(pycurl.Curl, Answered(event)), failure, f"{number}.example:443")
+            proxy.refusal(cast(pycurl.Curl, Answered(event)), failure, f"{number}.example:443", HEADS.get(event, ()))
         is_certain = expected in {"407", "gone"}
         assert (proxy.trouble is not None, proxy.suspicion is not None) == (is_certain, not is_certain and expected != "ready")
         assert words.get(expected, "") in (proxy.trouble or proxy.suspicion or ""), (number, event)
@@ -191,7 +274,13 @@ async def told(it: HttpWire, receiver: Receiver, numbers: Iterable[int]) -> list
     return found
 
 
-REFUSALS = {"403": (403, None), "502": (502, None), "closes": (200, b""), "rubbish": (200, b"SSH-2.0-OpenSSH_9\r\n")}
+REFUSALS = {
+    "403": (403, None),
+    "502": (502, None),
+    "closes": (200, b""),
+    "rubbish": (200, b"SSH-2.0-OpenSSH_9\r\n"),
+    "part": (200, OK),
+}
 
 
 @pytest.mark.parametrize(("status", "says"), REFUSALS.values(), ids=REFUSALS.keys())
@@ -216,30 +305,73 @@ def test_readyz_hears_of_a_proxy_that_refuses_several_targets_and_lets_none_thro
     assert again == [(Reason.PROXY, False)] * 2
 
 
-@pytest.mark.parametrize("inspects", [True, False])
-def test_what_happens_to_every_secure_connection_is_the_proxys(
-    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, secure: Receiver, inspects: bool
+CONNECTED = b"HTTP/1.1 200 Connected\r\n\r\n"
+SAYS_NOTHING = "Nothing goes out: the operator's proxy makes tunnels, but no answer comes back."
+LETS_NOTHING_SECURE = "Nothing goes out: the operator's proxy lets no secure connection through."
+
+
+@pytest.mark.parametrize(
+    ("is_secure", "inspects", "reason", "complaint"),
+    [
+        (True, True, Reason.TLS, LETS_NOTHING_SECURE),
+        (True, False, Reason.TLS, LETS_NOTHING_SECURE),
+        (False, False, Reason.CUT, SAYS_NOTHING),
+    ],
+)
+def test_what_happens_to_every_target_is_the_proxys(
+    make_settings: Callable[..., Settings],
+    receiver: Receiver,
+    proxy: Proxy,
+    secure: Receiver,
+    is_secure: bool,
+    inspects: bool,
+    reason: Reason,
+    complaint: str,
 ) -> None:
     """It takes every tunnel, and shows a certificate of its own, or closes. One or two such targets cannot be told from the proxy."""
     proxy.hosts |= {f"127.0.0.{number}": "127.0.0.1" for number in range(2, 9)}
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("proxy.example").configure_cert(context)
+    target = secure if is_secure else receiver
 
     async def scenario() -> list[list[tuple[Reason | None, bool]]]:
         async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
-            proxy.context, proxy.says = (context, None) if inspects else (None, b"HTTP/1.1 200 Connected\r\n\r\n")
-            found = [await told(it, secure, [2, 2, 3, 3, 4, 2, 5])]
-            assert it.complaints() == ["Nothing goes out: the operator's proxy lets no secure connection through."]
+            proxy.context, proxy.says = (context, None) if inspects else (None, CONNECTED)
+            found = [await told(it, target, [2, 2, 3, 3, 4, 2, 5])]
+            assert it.complaints() == [complaint]
             proxy.context = proxy.says = None
-            found.append(await told(it, secure, [1]))
-            proxy.context, proxy.says = (context, None) if inspects else (None, b"HTTP/1.1 200 Connected\r\n\r\n")
-            found.append(await told(it, secure, [6, 7]))
+            found.append(await told(it, target, [1]))
+            proxy.context, proxy.says = (context, None) if inspects else (None, CONNECTED)
+            found.append(await told(it, target, [6, 7]))
             return found
 
     broken, passed, again = asyncio.run(scenario())
-    assert broken == [(Reason.TLS, False)] * 4 + [(Reason.PROXY, True)] * 3
+    assert broken == [(reason, False)] * 4 + [(Reason.PROXY, True)] * 3
     assert passed == [(None, False)]
-    assert again == [(Reason.TLS, False)] * 2
+    assert again == [(reason, False)] * 2
+
+
+def test_a_proxy_that_closes_is_known_by_plain_and_secure_targets_together(
+    make_settings: Callable[..., Settings], receiver: Receiver, proxy: Proxy, secure: Receiver
+) -> None:
+    proxy.says = CONNECTED
+
+    async def scenario() -> list[tuple[Reason | None, bool]]:
+        async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
+            return [*await told(it, receiver, [2]), *await told(it, secure, [3]), *await told(it, receiver, [4])]
+
+    assert asyncio.run(scenario()) == [(Reason.CUT, False), (Reason.TLS, False), (Reason.PROXY, True)]
+
+
+def test_an_answer_that_begins_has_come_through_the_proxy(make_settings: Callable[..., Settings], proxy: Proxy) -> None:
+    proxy.says = CONNECTED + b"HTTP/1.1 200 OK\r\nX:"
+
+    async def scenario() -> list[Reason | None]:
+        async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
+            replies = [await it.send(request(f"http://127.0.0.{number}:8080/")) for number in (2, 3, 4)]
+            return [reply.reason if isinstance(reply, NoReply) and reply.sent else None for reply in replies]
+
+    assert asyncio.run(scenario()) == [Reason.CUT] * 3
 
 
 def test_targets_that_fail_each_in_its_own_way_are_not_the_proxys(
@@ -250,7 +382,7 @@ def test_targets_that_fail_each_in_its_own_way_are_not_the_proxys(
     async def scenario() -> list[tuple[Reason | None, bool]]:
         async with wire(make_settings(TOCSIN_PROXY=proxy.url)) as it:
             found: list[tuple[Reason | None, bool]] = []
-            for numbers, says in (([2, 3], None), ([4, 5], b"HTTP/1.1 200 Connected\r\n\r\n"), ([6, 7], None)):
+            for numbers, says in (([2, 3], None), ([4, 5], CONNECTED), ([6, 7], None)):
                 proxy.says = says
                 found += await told(it, secure, numbers)
             return found
@@ -396,4 +528,8 @@ def test_check_asks_the_proxy_for_a_tunnel(receiver: Receiver, proxy: Proxy, own
     assert proxies.complaint(proxy.url, target) is None
     proxy.status = 407
     assert "407" in (proxies.complaint(proxy.url, target) or "")
+    proxy.says = OK + b"X:"
+    assert "the rest of its answer cannot be read" in (proxies.complaint(proxy.url, target) or "")
+    proxy.says = OK + b"\r\n"
+    assert proxies.complaint(proxy.url, target) is None
     assert "cannot be reached" in (proxies.complaint(f"http://127.0.0.1:{own_port}", target) or "")

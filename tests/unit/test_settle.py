@@ -132,9 +132,18 @@ def test_the_first_attempt_decides_whether_it_is_late() -> None:
     assert is_late(replace(DELIVERY, late=True), NOW) is True
 
 
-@pytest.mark.parametrize("outcome", [Later(Reason.MAIL_SERVER), Unknown(Reason.MAIL_SERVER), Later(Reason.MAIL_ACCOUNT)])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Later(Reason.MAIL_SERVER),
+        Unknown(Reason.MAIL_SERVER),
+        Later(Reason.MAIL_ACCOUNT),
+        Later(Reason.PROXY),
+        Unknown(Reason.PROXY),
+    ],
+)
 @pytest.mark.parametrize("settings", [SETTINGS, STOP])
-def test_a_mail_server_that_fails_is_no_fault_of_the_handler(outcome: Outcome, settings) -> None:
+def test_a_mail_server_or_proxy_that_fails_is_no_fault_of_the_handler(outcome: Outcome, settings) -> None:
     decision = decided(outcome, replace(DELIVERY, step=7), "email", settings=settings)
     assert decision.delivery.status is Status.FAILED
     assert not decision.blames

@@ -238,6 +238,18 @@ def test_an_expiry_is_no_attempt(
             "Nothing goes out: the operator's proxy does not answer.",
             "아무것도 보내지 못하고 있습니다: 운영자의 프록시가 응답하지 않습니다.",
         ),
+        (
+            "The operator's proxy answered 200, but the rest of its answer cannot be read.",
+            "운영자의 프록시가 200(으)로 응답했지만 나머지 응답을 읽을 수 없습니다.",
+        ),
+        (
+            "It may have arrived: no answer came back. The operator's proxy makes tunnels, but no answer comes back.",
+            "응답을 받지 못했지만 도착했을 수도 있습니다. 운영자의 프록시가 터널을 만들지만 응답이 돌아오지 않습니다.",
+        ),
+        (
+            "Nothing goes out: the operator's proxy lets no secure connection through.",
+            "아무것도 보내지 못하고 있습니다: 운영자의 프록시가 보안 연결을 통과시키지 않습니다.",
+        ),
         ("503 {busy} 잠시 후", "“503 {busy} 잠시 후”"),
     ],
 )

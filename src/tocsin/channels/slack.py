@@ -145,6 +145,7 @@ def _paces(settings: SlackSettings, _: Settings) -> tuple[Pace, ...]:
 class _Form(Struct, frozen=True):
     """How `text` is written: in Slack's own markup, or as Markdown for servers that read that. `limit` is by `length`.
 
+    `whole` is what becomes of a message that is put together of these.
     `measuring` makes the measure by which a document is split, for one document and its cuts.
     """
 
@@ -154,6 +155,7 @@ class _Form(Struct, frozen=True):
     limit: int
     length: Callable[[str], int]
     measuring: Callable[[], Callable[[tree.Document], int]]
+    whole: Callable[[str], str]
 
     def size(self, text: str) -> int:
         """Length of a text once it is escaped."""
@@ -165,8 +167,10 @@ def _measuring_markdown() -> Callable[[tree.Document], int]:
     return lambda document: utf16(render(document))
 
 
-_MRKDWN = _Form(dialect.text, dialect.neutral, dialect.link, MAX_TEXT, len, lambda: dialect.Measure().document)
-_MARKDOWN = _Form(markdown.markdown, markdown.escape, markdown.address, MAX_ELSEWHERE, utf16, _measuring_markdown)
+_MRKDWN = _Form(dialect.text, dialect.neutral, dialect.link, MAX_TEXT, len, lambda: dialect.Measure().document, str)
+_MARKDOWN = _Form(
+    markdown.markdown, markdown.escape, markdown.address, MAX_ELSEWHERE, utf16, _measuring_markdown, markdown.with_links_apart
+)
 
 
 def _form(url: str) -> _Form:
@@ -195,7 +199,7 @@ def _bodies(message: Message, look: chat.Look, form: _Form) -> list[bytes]:
         texts = [chat.plainest(message, look, part.document, index, len(parts)) for index, part in enumerate(parts)]
         # Words only: https://docs.slack.dev/messaging/formatting-message-text says how Slack is told to read no markup in them.
         as_words = {"mrkdwn": False} if form is _MRKDWN else {}
-        return [msgspec.json.encode({"text": form.escape(cut(text, form.limit, form.size)), **as_words}) for text in texts]
+        return [msgspec.json.encode({"text": form.whole(form.escape(cut(text, form.limit, form.size))), **as_words}) for text in texts]
     return [msgspec.json.encode({"text": _text(message, part, form), "blocks": _blocks(message, part)}) for part in parts]
 
 
@@ -227,7 +231,7 @@ def _text(message: Message, part: _Part, form: _Form) -> str:
     head, below = _head(part.heading, part.late, form), _below(message, form) if part.is_last else []
     room = form.limit - form.length(head) - 2 - sum(form.length(text) + 2 for text in below)
     body = fit(part.document, room, form.text, form.length, "the text for compatible servers")
-    return "\n\n".join(text for text in (head, body, *below) if text)
+    return form.whole("\n\n".join(text for text in (head, body, *below) if text))
 
 
 def _head(heading: str, late: str, form: _Form) -> str:

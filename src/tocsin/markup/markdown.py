@@ -49,6 +49,8 @@ _PARTS = re.compile(r"[.,:;]*(?:\s|\Z)")
 # What Mattermost takes for an address, and what it takes for its end.
 _TAKEN = re.compile(r"(?:[^()`!\[\]{;:'\",?]|[`!\[\]{;:'\",?](?![()])|\((?:[^()]|\([^()]+\))*\))*")
 _ENDING = re.compile("[()«»“”‘’\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff5e\u3001\u3002\u300c-\u3011]")
+_CODE_BRACKET_LINK = re.compile(r"\\.|(`+)(?!`).*?(?<!`)\1(?!`)|\[(?:([^\n\[\]<|>]+)\]\(([^\s()<|>]+)\))?|\]\(", re.DOTALL)
+_WOULD_BEGIN_LINK = re.compile(r"<[^<|>]+\|[^>]*\Z")
 _LAST = re.compile(r".\Z", re.DOTALL)
 _NOT_IN_LABEL = re.compile(r"[*_~`\[\]\\]")
 _LOOKED_AT = 20  # characters after an address
@@ -112,6 +114,29 @@ def _without_label(match: re.Match[str]) -> str:
         return text
     label = _ADDRESS.sub(lambda address: address[0].replace("|", "%7C"), text[found.start() :])
     return text[: found.start()] + label.replace("|", "¦")
+
+
+def with_links_apart(text: str) -> str:
+    """The whole message. Rocket.Chat takes all from a [ to the next link for that link's label, over lines too, and knows no escape for it.
+
+    So links that follow a [ are written as Slack does, which Mattermost's server translates; unless one of them cannot be.
+    """
+    if "](" not in text:
+        return text
+    parts: list[str] = []
+    done, has_bracket = 0, False
+    for match in _CODE_BRACKET_LINK.finditer(text):
+        _, label, url = match.groups()
+        if match[0] == "](":
+            return text
+        if url is None:
+            has_bracket = has_bracket or match[0] == "["
+        elif has_bracket:
+            if _WOULD_BEGIN_LINK.search(text[text.rfind("\n", 0, match.start()) + 1 : match.start()]):
+                return text
+            parts += [text[done : match.start()], f"<{url}|{label}>"]
+            done = match.end()
+    return "".join([*parts, text[done:]])
 
 
 def _words(text: str, after: str = "") -> str:

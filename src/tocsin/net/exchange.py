@@ -69,7 +69,7 @@ class Exchange:
         self.done: Done | None = None
         self._guard = None if proxy else guard  # libcurl's socket is the proxy's
         self._proxy = proxy
-        self._lines: list[bytes] = []
+        self._lines: list[bytes] = []  # behind a proxy its head comes first, if the connection is new
         self._head_cost = 0
         self._body = bytearray()
         self._is_capped = False
@@ -158,7 +158,7 @@ class Exchange:
         request, done = self.request, self.done
         if request is None or done is None:  # aborted
             return
-        if not self._lines and (code in _RETRIABLE or self._is_refused(code)) and self._may_go_again(request, code):
+        if code and (code in _RETRIABLE or self._is_refused(code)) and self._may_go_again(request, code):
             return
         if self._is_short and not self._is_second and not was_sent(self.curl) and self._multi.shed():
             self._is_second = True
@@ -175,10 +175,11 @@ class Exchange:
 
     def _through(self, proxy: Proxy, route: Route, reply: HttpReply | NoReply) -> HttpReply | NoReply:
         """The reply, or what the proxy did instead."""
-        if isinstance(reply, HttpReply) or (route.origin is not None and was_sent(self.curl)):  # plain http may have ended at the proxy
+        is_through = route.origin is not None and was_sent(self.curl)  # plain http may have ended at the proxy
+        if isinstance(reply, HttpReply) or is_through or self.curl.getinfo(pycurl.RESPONSE_CODE):
             proxy.passed()
             return reply
-        return reply if was_sent(self.curl) else proxy.refusal(self.curl, reply, route.host)
+        return proxy.refusal(self.curl, reply, route.host, self._lines)
 
     def _connected_to(self, route: Route) -> Place | None:
         """What libcurl connects to, if it is a name: the proxy or the target."""
@@ -187,6 +188,8 @@ class Exchange:
     def _may_go_again(self, request: HttpRequest, code: int) -> bool:
         """Whether the request has been sent again at once, because it was certainly not processed, or because a kept connection ended
         without a byte of an answer: a server that closes a kept connection has almost never read the request."""
+        if self.curl.getinfo(pycurl.RESPONSE_CODE):
+            return False
         is_kept = self._is_kept()
         if code == pycurl.E_READ_ERROR and self._origin is not None:
             self._origins.requires_1(self._origin)
@@ -265,7 +268,7 @@ class Exchange:
             return self._answer()
         if self._has_head():
             return self._answer(no_reply(self.curl, code).reason)
-        if self._head_cost > MAX_HEAD_COST:
+        if self._head_cost > MAX_HEAD_COST and was_sent(self.curl):
             return NoReply(Reason.ANSWER_TOO_LARGE, sent=True, detail=HEAD_TOO_LARGE)
         if self._objection and not self._sockets:
             return blocked(self._objection, place_of(self.request.url) if self.request is not None else None)

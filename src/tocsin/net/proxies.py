@@ -1,13 +1,14 @@
 """The operator's proxy: what bypasses it, and what it answers in place of the target."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pycurl
 import structlog
 
 from tocsin.model import NoReply, Reason
+from tocsin.net.heads import read_headers
 from tocsin.net.routes import is_address, place_of
 from tocsin.net.trust import HINT
 from tocsin.settings import Settings
@@ -17,12 +18,6 @@ TROUBLE_SECONDS = 600.0  # how long the proxy counts as failing if nothing has g
 SEVERAL = 3  # targets that fail alike while nothing goes through: then it is the proxy's doing
 _UNAUTHORIZED = 407
 _PORTS = {"http": 1080, "https": 443}  # libcurl's for a proxy whose URL names none
-_SUPPRESS_CONNECT_HEADERS = 265  # curl/curl.h; pycurl has no name for it
-_OPTIONS = {
-    # CONNECT for plain http too: otherwise an answer could come from the proxy or from the target.
-    pycurl.HTTPPROXYTUNNEL: 1,
-    _SUPPRESS_CONNECT_HEADERS: 1,
-}
 log = structlog.get_logger(__name__)
 
 
@@ -75,7 +70,7 @@ class Proxy:
         self._suspicion = _Sentence()
         self._silent_until = 0.0
         self._refused = _Alike()
-        self._insecure = _Alike()
+        self._unanswered = _Alike()
 
     @property
     def trouble(self) -> str | None:
@@ -89,8 +84,8 @@ class Proxy:
 
     def set_on(self, curl: pycurl.Curl) -> None:
         curl.setopt(pycurl.PROXY, self.url)
-        for option, value in _OPTIONS.items():
-            curl.setopt(option, value)
+        # CONNECT for plain http too: otherwise an answer could come from the proxy or from the target.
+        curl.setopt(pycurl.HTTPPROXYTUNNEL, 1)
 
     def passed(self) -> None:
         """A request went through."""
@@ -98,18 +93,24 @@ class Proxy:
         self._unauthorized.clear()
         self._suspicion.clear()
         self._refused.clear()
-        self._insecure.clear()
+        self._unanswered.clear()
 
-    def refusal(self, curl: pycurl.Curl, failure: NoReply, target: str) -> NoReply:
-        """The failure of a request to `target`, a host and port, of which nothing was sent: `failure`, or the proxy's if it is to blame."""
+    def refusal(self, curl: pycurl.Curl, failure: NoReply, target: str, lines: Sequence[bytes]) -> NoReply:
+        """The failure of a request to `target`, a host and port, that got no answer: `failure`, or the proxy's if it is to blame.
+        `lines`: of the proxy's head."""
         status = int(curl.getinfo(pycurl.HTTP_CONNECTCODE))
-        if failure.ours or failure.stopped or failure.reason is Reason.SETTINGS:
+        if failure.ours or failure.stopped or (failure.reason is Reason.SETTINGS and not status):
             return failure
-        if status // 100 == 2:
+        if is_tunnelled := _made_tunnel(curl, lines):
+            self._unreached.clear()
+            self._unauthorized.clear()
+        if is_tunnelled or failure.sent:
             return self._behind(failure, target)
         is_reached = bool(curl.getinfo(pycurl.CONNECT_TIME))
         if status == _UNAUTHORIZED:
             detail = f"The operator's proxy answered {status}: it asks for a user and password."
+        elif status // 100 == 2:
+            detail = f"The operator's proxy answered {status}, but the rest of its answer cannot be read."
         elif status:
             detail = f"The operator's proxy answered {status} instead of connecting to the target."
         elif is_reached:
@@ -130,18 +131,18 @@ class Proxy:
         return NoReply(Reason.PROXY, sent=False, detail=detail)
 
     def _behind(self, failure: NoReply, target: str) -> NoReply:
-        """The tunnel was made, and then nothing was sent. A proxy that inspects TLS or just closes does this to every target."""
-        self._unreached.clear()
-        self._unauthorized.clear()
+        """The tunnel was made, and nothing came back. A proxy that inspects TLS or just closes does this to every target."""
         # Certificates are alike if the same is wrong with them, whatever the target's name; a connection that ends is told in many ways.
         what = failure.detail.partition(" target ")[0] if HINT in failure.detail else ""
-        if failure.reason is not Reason.TLS or not self._insecure.are_several(target, what):
+        if not self._unanswered.are_several(target, what):
             return failure
-        said = "The operator's proxy lets no secure connection through."
+        said = "The operator's proxy makes tunnels, but no answer comes back."
+        if failure.reason is Reason.TLS:
+            said = "The operator's proxy lets no secure connection through."
         detail = f"{said} {failure.detail}"
         self._suspicion.say(said)  # whose targets these are is nobody else's business
         self._say(0, detail)
-        return NoReply(Reason.PROXY, sent=False, detail=detail)
+        return NoReply(Reason.PROXY, sent=failure.sent, detail=detail)
 
     def _certain(self, trouble: "_Sentence", detail: str) -> None:
         """It does not depend on the target."""
@@ -193,19 +194,28 @@ class _Alike:
         self._targets.clear()
 
 
+def _made_tunnel(curl: pycurl.Curl, lines: Sequence[bytes]) -> bool:
+    """Its head has to be whole: libcurl knows the status as soon as the first line is there."""
+    return int(curl.getinfo(pycurl.HTTP_CONNECTCODE)) // 100 == 2 and read_headers(lines) is not None
+
+
 def complaint(url: str, target: str) -> str | None:
     """Asks the proxy to connect to the target; returns what is wrong with it, None if nothing is."""
     curl = pycurl.Curl()
+    lines: list[bytes] = []
     try:
         Proxy(url).set_on(curl)
+        curl.setopt(pycurl.HEADERFUNCTION, lines.append)
         for option, value in ((pycurl.URL, target), (pycurl.CONNECT_ONLY, 1), (pycurl.TIMEOUT, 5), (pycurl.NOSIGNAL, 1)):
             curl.setopt(option, value)
         curl.setopt(pycurl.SSL_VERIFYPEER, 0)  # nothing is sent to the target
         curl.perform()
     except pycurl.error:
+        if _made_tunnel(curl, lines):
+            return None
         status = int(curl.getinfo(pycurl.HTTP_CONNECTCODE))
         if status // 100 == 2:
-            return None
+            return f"it answers {status} when asked to connect to {target}, but the rest of its answer cannot be read"
         return f"it answers {status} when asked to connect to {target}" if status else "it cannot be reached, or does not answer"
     finally:
         curl.close()
