@@ -73,16 +73,18 @@ def replaced(path: Path, is_service: bool = True) -> Generator[Path, None, None]
     try:
         new.unlink(missing_ok=True)
         descriptor = _created(new, is_service)
+        mode = PRIVATE
         try:
             with contextlib.suppress(FileNotFoundError):
                 found = path.stat()
                 if is_service:
                     _check_owner(new, descriptor, found)
-                os.fchmod(descriptor, found.st_mode & 0o777)
+                mode = found.st_mode & 0o777
+            yield new
+            os.fchmod(descriptor, mode)  # once it is written: with 0400 its owner could not do that either
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        yield new
-        sync(new)
         new.rename(path)
         sync(path.absolute().parent)
     finally:

@@ -101,6 +101,35 @@ def test_a_new_key_keeps_the_mode_and_owner_of_the_old_one(service: Service) -> 
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, USER, 0o640)
 
 
+@pytest.mark.parametrize("mode", [0o400, 0o440])
+def test_its_own_user_replaces_a_key_that_nobody_may_write(service: Service, mode: int) -> None:
+    service.start()
+    key = service.data / "secret.key"
+    before = key.read_text()
+    key.chmod(mode)
+    code, said = as_user(service, USER, "secrets", "rotate")
+    assert code == 0, said
+    found = key.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (USER, USER, mode)
+    assert key.read_text() != before and service.client().get("/readyz").status == 200
+
+
+@sqlite_only
+def test_its_own_user_restores_over_a_store_that_nobody_may_write(service: Service) -> None:
+    service.start()
+    service.terminate()
+    copy = service.data / "copy.db"
+    assert as_user(service, USER, "backup", copy)[0] == 0
+    store = service.data / "tocsin.db"
+    for file in (copy, store):
+        file.chmod(0o400)
+    code, said = as_user(service, USER, "restore", copy, "--replace")
+    assert code == 0, said
+    assert (store.stat().st_uid, stat.S_IMODE(store.stat().st_mode)) == (USER, 0o400)
+    store.chmod(0o600)
+    service.start()
+
+
 def test_no_row_changes_where_the_service_cannot_read_the_new_key(service: Service, receiver: Receiver) -> None:
     """Whatever keeps it from reading: here the file has become root's alone."""
     client = Client(service.start().port, service.first().key)
