@@ -121,10 +121,10 @@ def test_a_key_file_is_written_whole_or_not_at_all(make_settings: Callable[..., 
     settings.data_path.mkdir()
     with monkeypatch.context() as broken:
 
-        def fails(_: Path) -> None:
+        def fails(_: int) -> None:
             raise OSError(28, "No space left on device")
 
-        broken.setattr("tocsin.files.sync", fails)
+        broken.setattr("tocsin.files.os.fsync", fails)
         with pytest.raises(StoreError, match="No space left"):
             open_store(settings)
     assert list(settings.data_path.iterdir()) == []
