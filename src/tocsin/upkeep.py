@@ -1,6 +1,7 @@
 """What an operator does with the whole store: copy it, restore a copy, give it a new key."""
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
@@ -179,6 +180,34 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     """
     datadir.check_reachable(settings.data_path)
     file = key_file(settings)  # once: what root read and what it writes must be the same file until the end
+    with contextlib.nullcontext() if settings.secret_key else _alone(file.parent):
+        return _rotate(settings, file, wait)
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None, None, None]:
+    """One rotation of a key file at a time: two could encrypt under two keys, of which one is kept nowhere. Locked is the folder itself, as
+    the file is replaced meanwhile, and a lock file would remain. Raises StoreError.
+    """
+    if not folder.exists():  # nor is there a key to rotate
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StoreError(f"The folder {folder}, in which the key file is, cannot be read: {error.strerror}.") from error
+    try:
+        with contextlib.suppress(OSError):  # network file systems may not lock folders
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"Another `tocsin secrets rotate` is at work in {folder}: wait until it has ended.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _rotate(settings: Settings, file: Path, wait: Callable[[float], None]) -> Rotation:
     engine, _ = datadir.open_existing(settings)
     try:
         keys = given_keys(settings) or keys_in(file, files.itself)

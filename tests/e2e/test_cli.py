@@ -817,7 +817,11 @@ def test_a_key_that_was_just_used_was_not_never_used(client: Cli, service: Runni
 
 
 @pytest.mark.parametrize(
-    "arguments", [["users", "list"], ["users", "add", "a@example.com"], ["keys", "list"], ["keys", "add", "x", "--user", "a@example.com"]]
+    "arguments",
+    [
+        *(["users", "list"], ["users", "add", "a@example.com"], ["keys", "list"], ["keys", "add", "x", "--user", "a@example.com"]),
+        ["secrets", "rotate"],
+    ],
 )
 def test_without_a_store_nothing_is_made(cli: Cli, tmp_path: Path, arguments: list[str]) -> None:
     result = cli(*arguments, "--data-dir", str(tmp_path / "nothing"))

@@ -361,6 +361,23 @@ def test_a_key_that_the_service_does_not_take_is_taken_back(
     assert read_again == [[before.strip()]]
 
 
+def test_one_rotation_at_a_time(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    settings.data_path.mkdir()
+    open_store(settings)[0].dispose()
+    refused: list[str] = []
+
+    def meanwhile(_: float) -> None:
+        with pytest.raises(StoreError) as caught:
+            upkeep.rotate_key(settings, lambda _: None)
+        refused.append(str(caught.value))
+
+    old = upkeep.rotate_key(settings, meanwhile).old
+    assert set(refused) == {f"Another `tocsin secrets rotate` is at work in {settings.data_path}: wait until it has ended."}
+    assert old is not None and len(keyfile.read_keys(settings)) == 1
+    assert upkeep.rotate_key(settings, lambda _: None).old != old
+
+
 def test_both_keys_stay_after_an_interruption(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     """The service may have taken the new one already, and encrypted with it."""
     settings = _made(make_settings)
