@@ -81,4 +81,4 @@ def test_who_is_gone_is_led_to_the_sign_in_page(tmp_path: Path, monkeypatch: pyt
         form = urlencode({"csrf": hashlib.sha256(b"csrf token").hexdigest(), "name": "too late", "scopes": "handlers:read"})
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": "tocsin_session=token", "Origin": server.base}
         answer = server.stranger()("POST", "/keys", form, headers)
-        assert (answer.status, answer.headers["location"]) == (303, "/sign-in")
+        assert (answer.status, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")

@@ -320,14 +320,14 @@ LINKED = ["https://x.kr", "http://gitlab.corp", "http://10.0.0.5", "https://x.kr
     [
         ("http://verdaccio:4873/@babel/core", "http://verdaccio:4873/@\u2060babel/core"),
         ("ftp://nas/@admin_x", "ftp://nas/@\u2060admin_x"),
-        ("http://nas/-/start@bot", "http://nas/-/\u2060start@bot"),
-        ("http://nas/x.sh?f=run.sh", "http://nas/x.sh?f=run.\u2060sh"),
+        ("http://nas/-/start@bot", "http://nas/-/start@bot"),
+        ("http://nas/x.sh?f=run.sh", "http://nas/x.sh?f=run.sh"),
         ("https://x.kr:99999/@admin_x", "https://x.kr:99999/@\u2060admin_x"),
         ("bin/run.sh Makefile.am user.name logger.info", "bin/run.sh Makefile.\u2060am user.\u2060name logger.\u2060info"),
         ("@\u202aadmin_x\u202c", "@\u2060\u202aadmin_x\u202c"),  # Telegram removes such characters first
     ],
 )
-def test_telegram_finds_nothing_in_addresses_that_it_does_not_link(text: str, expected: str):
+def test_an_address_that_telegram_does_not_link_mentions_nobody(text: str, expected: str):
     for is_text, plain in ((False, False), (True, False), (False, True)):
         body = body_of(Message(text, text, fields=(("", text),), is_text=is_text), plain=plain)["text"]
         assert re.sub("<[^<>]*>", "", body) == f"ℹ️ {expected}\n\n{expected}\n\n{expected}"
@@ -340,7 +340,7 @@ def test_nor_where_the_name_is_marked_up():
 
 @given(
     address=st.builds(
-        "{}{}{}".format, st.sampled_from(UNLINKED), st.sampled_from(["/", "/x/", "/a-", "?q=", "#", "/)"]), st.just("/@alice-/start:8")
+        "{}{}{}".format, st.sampled_from(UNLINKED), st.sampled_from(["/", "/x/", "/a-", "?q=", "#", "/)"]), st.just("/@alice-/x:8")
     ),
     before=st.sampled_from(["", "see ", "**", "(", "<", "https://x.kr/ ", "["]),
     after=st.sampled_from(["", " now", "**", ")", ">", "/x", "](http://nas/@alice)", "](https://x.kr/)"]),
@@ -353,7 +353,6 @@ def test_whatever_is_around_them(address: str, before: str, after: str, is_text:
     shown = re.sub("<a .*?</a>", "", body_of(message, plain=plain)["text"])
     assert "@\u2060alice" in shown
     assert "@alice" not in shown
-    assert "-/start" not in shown
 
 
 @pytest.mark.parametrize("host", LINKED)

@@ -392,6 +392,7 @@ def test_one_that_is_switched_off_says_since_when(client: Cli, receiver: Receive
     receiver.answer("/gone", 410)
     handler = str(added(client, receiver, "/gone", "Gone"))
     assert client("send", "x", "--handler", handler, "--wait").code == 1
+    until(lambda: "switched off" in client("handlers", "show", handler).out)  # a moment after its delivery has ended
     shown = client("handlers", "show", handler).out.splitlines()
     assert re.fullmatch(r"State: switched off, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", shown[1])
     assert shown[2] == "Reason: The target is gone. The receiver answered 410 Gone: it wants no more messages."

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from tocsin.markup import tree
+from tocsin.markup.addresses import apart
 from tocsin.markup.elements import Element, is_local
 from tocsin.markup.length import utf8, utf16
 from tocsin.markup.plain import plain
@@ -15,7 +16,8 @@ _PREFORMATTED = re.compile(r"(<pre>.*?</pre>)", re.DOTALL)
 # As TDLib finds them (td/telegram/MessageEntity.cpp), after it has removed some characters; a zero-width one after the sign prevents that.
 # A sign at the end may have its name in the next node: `@**name**`.
 _REMOVED = "[\u030a\u0333\u033f\u2028-\u202e]*"
-_FOUND = re.compile(rf"(?<!\w)@(?={_REMOVED}(?:\w|\Z))|(?<![\w/<>])/(?={_REMOVED}(?:[A-Za-z0-9_]{{1,64}}(?:@\w+)?(?![\w/<>])|\Z))")
+_NAME = re.compile(rf"(?<!\w)@(?={_REMOVED}(?:\w|\Z))")
+_FOUND = re.compile(rf"{_NAME.pattern}|(?<![\w/<>])/(?={_REMOVED}(?:[A-Za-z0-9_]{{1,64}}(?:@\w+)?(?![\w/<>])|\Z))")
 # Top-level domains that most often end the name of a file, or one in code.
 _FILE = re.compile(
     r"(?<![^\w-])\.(?=(?:am|app|as|cab|cc|do|info|la|md|mk|ml|mov|name|pl|pm|ps|py|rs|sh|so|st|tf|vi|zip)(?![\w@/-]|\.\w))", re.IGNORECASE
@@ -68,16 +70,20 @@ def words(text: str) -> str:
 def inert(text: str) -> str:
     """The same without a parse mode. Telegram finds @names, /commands and bare hosts by itself: `deploy.sh` is one, as .sh is a domain.
 
-    It also finds them in addresses that it does not link.
+    It also finds them in addresses that it does not link. Those stay whole all the same, unless somebody would be mentioned.
     """
     if "://" not in text:
         return _inert(text)
     parts: list[str] = []
     done = 0
     for match in _LINKED.finditer(text):
-        parts += [_inert(text[done : match.start("address")]), match["address"]]
+        parts += [_unlinked(text[done : match.start("address")]), match["address"]]
         done = match.end()
-    return "".join([*parts, _inert(text[done:])])
+    return "".join([*parts, _unlinked(text[done:])])
+
+
+def _unlinked(text: str) -> str:
+    return apart(text, _inert, lambda address: _NAME.sub(rf"\g<0>{WORD_JOINER}", address))
 
 
 def _inert(text: str) -> str:
@@ -111,7 +117,7 @@ def link(url: str, label: str) -> str:
     """A link with `label`, which is escaped already; address and label as text where Telegram would silently drop the link."""
     if not takes_link(url):
         address = bare_url(url)
-        shown = escape(_inert(address))
+        shown = escape(_unlinked(address))
         return shown if label == escape(address) else f"{label} ({shown})"
     return f'<a href="{escape(url).replace(chr(34), "&quot;")}">{label}</a>'
 
@@ -134,7 +140,7 @@ class _Telegram(Renderer):
 
     def text(self, text: str) -> str:
         """Addresses that Telegram links are links already."""
-        return escape(_inert(text))
+        return escape(_unlinked(text))
 
     def code(self, text: str) -> str:
         return f"<code>{escape(text)}</code>"
