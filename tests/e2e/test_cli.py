@@ -1057,8 +1057,9 @@ def test_a_terminal_without_the_letters_fails_no_command(
     client: Cli, service: Running, receiver: Receiver, variables: dict[str, str], tmp_path: Path
 ) -> None:
     handler = str(added(client, receiver, "/korean", "백업"))
-    assert client("send", "사용", "--title", "디스크", "--handler", handler, "--wait").code == 0
-    notification = str(json.loads(client("notifications", "list", "--limit", "1", "--json").out)[0]["id"])
+    sent = client("send", "사용", "--title", "디스크", "--handler", handler, "--wait", "--json")
+    assert sent.code == 0
+    notification = str(json.loads(sent.out)["id"])
     environ = clean_environ(TOCSIN_URL=service.url, TOCSIN_API_KEY=KEY, TOCSIN_DATA_DIR=str(service.data_dir), **variables)
 
     def said(*arguments: str) -> str:
