@@ -69,8 +69,8 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
     """Replace the store with a copy; returns where the old one went, if there was one. Raises StoreError, having changed nothing."""
     _check_is_file(settings, "load the dump with pg_restore, then run `tocsin restore --after-recovery`, which moves the ids on")
     folder = settings.data_path
-    if not os.path.isfile(file):  # noqa: PTH113  # which raises nothing where the folder is closed
-        raise StoreError(f"There is no file {file}, or this user cannot see it.")
+    if not os.path.isfile(file) or not os.access(file, os.R_OK):  # noqa: PTH113  # which raises nothing where the folder is closed
+        raise StoreError(f"There is no file {file}, or this user cannot read it.")
     _check_whole(file)
     datadir.check_fits(settings, file)
     with datadir.locked(folder):

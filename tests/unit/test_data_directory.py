@@ -447,6 +447,19 @@ def test_a_link_that_nobody_may_follow_is_one_sentence(make_settings: Callable[.
     assert "secret.key cannot be used" in " ".join(finding.text for finding in check.secret_key(settings))
 
 
+def test_no_new_store_takes_the_place_of_a_link(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = make_settings()
+    settings.data_path.mkdir()
+    store, target = settings.data_path / "tocsin.db", tmp_path / "volume" / "tocsin.db"
+    store.symlink_to(target)
+    said = f"{store} is a link to {target}, where no file is: is a volume missing?"
+    for work in (open_store, datadir.open_existing, upkeep.rotate_key, upkeep.compact):
+        with pytest.raises(StoreError, match=re.escape(said)):
+            work(settings)
+    assert said in [finding.text for finding in check.secret_key(settings)]
+    assert store.is_symlink() and not (settings.data_path / "secret.key").exists()
+
+
 def test_what_is_no_file_is_not_waited_for(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings()
     settings.data_path.mkdir()
