@@ -164,7 +164,7 @@ def test_an_idempotency_key_that_the_service_refuses_sends_nothing(stranger: Str
 IDS = (
     *(command for command in COMMANDS if command.endswith(" 1") and "--timeout" not in command),
     *("send x --handler 1", "send x --handler 2 --handler 1", "deliveries list --notification 1", "deliveries list --handler 1"),
-    "deliveries retry --notification 1",
+    *("deliveries retry --notification 1", "handlers edit 1"),
 )
 
 
