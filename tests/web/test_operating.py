@@ -332,7 +332,7 @@ def test_a_row_that_is_clicked_before_the_last_one_is_there_takes_its_place(page
     sign_in(page)
     page.goto("/log")
     held: list[Route] = []
-    page.route("**/deliveries/1", held.append)
+    page.route("**/deliveries/1", lambda route: held.append(route))
     page.locator(".rows .name", has_text="First").click()
     page.locator(".rows .name", has_text="Second").click()
     drawer = page.locator("#drawer article")
