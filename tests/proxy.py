@@ -17,6 +17,9 @@ import struct
 import threading
 from typing import Self
 
+# What it says of itself is not the target's.
+CONNECTED = b"HTTP/1.1 200 Connected\r\nRetry-After: 77\r\nContent-Type: text/html\r\nX-Proxy: one\r\n\r\n"
+
 
 class Proxy:
     def __init__(self) -> None:
@@ -65,7 +68,7 @@ class Proxy:
                     pass
                 return
             if self.context is not None:
-                client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+                client.sendall(CONNECTED)
                 self.context.wrap_socket(client, server_side=True).close()
                 return
             if self.status != 200 or method != b"CONNECT":
@@ -73,7 +76,7 @@ class Proxy:
                 return
             host, _, port = target.decode().rpartition(":")
             with socket.create_connection((self.hosts.get(host, host.strip("[]")), int(port)), 5) as there:
-                client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+                client.sendall(CONNECTED)
                 back = threading.Thread(target=_pass_on, args=(there, client), daemon=True)
                 back.start()
                 _pass_on(client, there)

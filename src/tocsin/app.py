@@ -198,7 +198,6 @@ async def running(
     finally:
         house.cancel()
         beginning.cancel()
-        store.database.writer.hurry()
         await sends.stop(GRACE_SECONDS)
         await pools.close()
         await notices.close()

@@ -1,6 +1,7 @@
 """What an operator does with the whole store: copy it, restore a copy, give it a new key."""
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
@@ -68,8 +69,8 @@ def restore(settings: Settings, file: Path, replace: bool = False) -> Path | Non
     """Replace the store with a copy; returns where the old one went, if there was one. Raises StoreError, having changed nothing."""
     _check_is_file(settings, "load the dump with pg_restore, then run `tocsin restore --after-recovery`, which moves the ids on")
     folder = settings.data_path
-    if not os.path.isfile(file):  # noqa: PTH113  # which raises nothing where the folder is closed
-        raise StoreError(f"There is no file {file}, or this user cannot see it.")
+    if not os.path.isfile(file) or not os.access(file, os.R_OK):  # noqa: PTH113  # which raises nothing where the folder is closed
+        raise StoreError(f"There is no file {file}, or this user cannot read it.")
     _check_whole(file)
     datadir.check_fits(settings, file)
     with datadir.locked(folder):
@@ -179,6 +180,34 @@ def rotate_key(settings: Settings, wait: Callable[[float], None] = time.sleep) -
     """
     datadir.check_reachable(settings.data_path)
     file = key_file(settings)  # once: what root read and what it writes must be the same file until the end
+    with contextlib.nullcontext() if settings.secret_key else _alone(file.parent):
+        return _rotate(settings, file, wait)
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None, None, None]:
+    """One rotation of a key file at a time: two could encrypt under two keys, of which one is kept nowhere. Locked is the folder itself, as
+    the file is replaced meanwhile, and a lock file would remain. Raises StoreError.
+    """
+    if not folder.exists():  # nor is there a key to rotate
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StoreError(f"The folder {folder}, in which the key file is, cannot be read: {error.strerror}.") from error
+    try:
+        with contextlib.suppress(OSError):  # network file systems may not lock folders
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"Another `tocsin secrets rotate` is at work in {folder}: wait until it has ended.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _rotate(settings: Settings, file: Path, wait: Callable[[float], None]) -> Rotation:
     engine, _ = datadir.open_existing(settings)
     try:
         keys = given_keys(settings) or keys_in(file, files.itself)

@@ -155,7 +155,7 @@ def test_a_request_is_never_larger_than_the_server_takes(text: str, url: str, is
     for request in requests:
         fits(request)
     assert len(requests) > 1
-    assert "db-1" in message_of(requests[-1]) or is_plain
+    assert "db-1" in message_of(requests[-1])
 
 
 def test_an_address_that_is_too_long_for_a_button_is_still_a_tap_away():

@@ -464,6 +464,17 @@ def test_a_preview_shows_the_request_its_sizes_and_what_is_changed(client: Cli, 
     assert client("preview", "x", "--handler", "999999").code == 1
 
 
+def test_previews_of_several_handlers_are_one_document(client: Cli, receiver: Receiver) -> None:
+    both = [added(client, receiver, path) for path in ("/one", "/other")]
+    named = [word for one in both for word in ("--handler", str(one))]
+    found = json.loads(client("preview", "x", *named, "--json").out)
+    assert [(one["notification_handler_id"], one["type"]) for one in found] == [(one, "webhook") for one in both]
+    everyone = json.loads(client("preview", "x", "--json").out)
+    assert set(both) <= {one["notification_handler_id"] for one in everyone}
+    alone = json.loads(client("preview", "x", *named[:2], *named[:2], "--json").out)
+    assert alone["type"] == "webhook" and "notification_handler_id" not in alone
+
+
 def test_deliveries_are_listed_and_retried(client: Cli, receiver: Receiver) -> None:
     receiver.answer("/heals", 403, body=b"action_prohibited")
     receiver.answer("/heals", 200)
@@ -818,7 +829,11 @@ def test_a_key_that_was_just_used_was_not_never_used(client: Cli, service: Runni
 
 
 @pytest.mark.parametrize(
-    "arguments", [["users", "list"], ["users", "add", "a@example.com"], ["keys", "list"], ["keys", "add", "x", "--user", "a@example.com"]]
+    "arguments",
+    [
+        *(["users", "list"], ["users", "add", "a@example.com"], ["keys", "list"], ["keys", "add", "x", "--user", "a@example.com"]),
+        ["secrets", "rotate"],
+    ],
 )
 def test_without_a_store_nothing_is_made(cli: Cli, tmp_path: Path, arguments: list[str]) -> None:
     result = cli(*arguments, "--data-dir", str(tmp_path / "nothing"))
@@ -1042,8 +1057,9 @@ def test_a_terminal_without_the_letters_fails_no_command(
     client: Cli, service: Running, receiver: Receiver, variables: dict[str, str], tmp_path: Path
 ) -> None:
     handler = str(added(client, receiver, "/korean", "백업"))
-    assert client("send", "사용", "--title", "디스크", "--handler", handler, "--wait").code == 0
-    notification = str(json.loads(client("notifications", "list", "--limit", "1", "--json").out)[0]["id"])
+    sent = client("send", "사용", "--title", "디스크", "--handler", handler, "--wait", "--json")
+    assert sent.code == 0
+    notification = str(json.loads(sent.out)["id"])
     environ = clean_environ(TOCSIN_URL=service.url, TOCSIN_API_KEY=KEY, TOCSIN_DATA_DIR=str(service.data_dir), **variables)
 
     def said(*arguments: str) -> str:
@@ -1066,6 +1082,15 @@ def test_a_terminal_without_the_letters_fails_no_command(
         assert said(*command.split())
     assert json.loads(said("handlers", "show", handler, "--json"))["name"] == "백업"
     assert "백업" in {json.loads(line)["name"] for line in said("audit", "--json").splitlines()}
+
+
+@pytest.mark.parametrize("columns", ["0", "00", ""])
+def test_a_width_that_is_not_known_hides_nothing(columns: str, tmp_path: Path) -> None:
+    environ = clean_environ(COLUMNS=columns)
+    for words, said in ((["settings"], "TOCSIN_DATA_DIR"), (["handlers", "--help"], "enable")):
+        command = [sys.executable, "-m", "tocsin", *words]
+        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "") and said in done.stdout
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -235,6 +235,9 @@ def test_who_may_not_enter_the_data_directory_is_told_so(service: Service) -> No
         assert as_user(service, USER + 1, *words.split()) == (1, f"tocsin: {said}"), words
     for words in ("users list", "users add a@example.com", "keys list", "keys add name --user a@example.com", "audit"):
         assert as_user(service, USER + 1, *words.split()) == (1, f"tocsin: {said}"), words
+    copy.chmod(0o600)
+    done = as_user(service, USER, "restore", copy, "--replace")
+    assert done == (1, f"tocsin: There is no file {copy}, or this user cannot read it.")
     for words in ("check", "check --json"):
         code, found = as_user(service, USER + 1, *words.split())
         assert code == 1 and found.count(said) == 1 and "Traceback" not in found

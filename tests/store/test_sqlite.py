@@ -38,19 +38,6 @@ def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_process_that_ends_waits_less_for_others(tmp_path: Path) -> None:
-    def waits(connection: Connection) -> int:
-        return connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-
-    async def main() -> None:
-        async with sqlite_store(tmp_path) as store:
-            assert await store.database.write(waits) == 10_000
-            store.database.writer.hurry()
-            assert await store.database.write(waits) == await store.database.write(waits) == 500
-
-    run(main())
-
-
 def test_what_the_driver_itself_refuses_is_told_like_other_errors(tmp_path: Path) -> None:
     def write(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count=1")  # as on a full disk

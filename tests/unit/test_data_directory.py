@@ -361,6 +361,23 @@ def test_a_key_that_the_service_does_not_take_is_taken_back(
     assert read_again == [[before.strip()]]
 
 
+def test_one_rotation_at_a_time(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    settings.data_path.mkdir()
+    open_store(settings)[0].dispose()
+    refused: list[str] = []
+
+    def meanwhile(_: float) -> None:
+        with pytest.raises(StoreError) as caught:
+            upkeep.rotate_key(settings, lambda _: None)
+        refused.append(str(caught.value))
+
+    old = upkeep.rotate_key(settings, meanwhile).old
+    assert set(refused) == {f"Another `tocsin secrets rotate` is at work in {settings.data_path}: wait until it has ended."}
+    assert old is not None and len(keyfile.read_keys(settings)) == 1
+    assert upkeep.rotate_key(settings, lambda _: None).old != old
+
+
 def test_both_keys_stay_after_an_interruption(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     """The service may have taken the new one already, and encrypted with it."""
     settings = _made(make_settings)
@@ -428,6 +445,19 @@ def test_a_link_that_nobody_may_follow_is_one_sentence(make_settings: Callable[.
     with pytest.raises(StoreError, match=r"secret\.key cannot be used: Too many levels of symbolic links\.$"):
         open_store(settings)
     assert "secret.key cannot be used" in " ".join(finding.text for finding in check.secret_key(settings))
+
+
+def test_no_new_store_takes_the_place_of_a_link(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = make_settings()
+    settings.data_path.mkdir()
+    store, target = settings.data_path / "tocsin.db", tmp_path / "volume" / "tocsin.db"
+    store.symlink_to(target)
+    said = f"{store} is a link to {target}, where no file is: is a volume missing?"
+    for work in (open_store, datadir.open_existing, upkeep.rotate_key, upkeep.compact):
+        with pytest.raises(StoreError, match=re.escape(said)):
+            work(settings)
+    assert said in [finding.text for finding in check.secret_key(settings)]
+    assert store.is_symlink() and not (settings.data_path / "secret.key").exists()
 
 
 def test_what_is_no_file_is_not_waited_for(make_settings: Callable[..., Settings]) -> None:

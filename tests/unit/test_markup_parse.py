@@ -171,6 +171,8 @@ def test_what_would_show_as_nothing_is_shown_as_written(text):
         "- [a]: b\n- [c]: d",
         "[a]:\nb\n\nc",
         "a\n\n[guide]: https://x.y/a_b_c",
+        "Disk check\n\n[CRITICAL]: /dev/sda1",
+        "1. [a]: b\n2. [c d]: e",
     ],
 )
 def test_a_definition_that_nothing_refers_to_is_shown(text):
@@ -252,6 +254,9 @@ def len_of_stack() -> int:
         "[a]: b\n" * 9000,
         "[a]: b\n\n[a]\n" * 5000,
         "[a" * 30000 + "]: b",
+        "x " + "\\[" * 32000 + "]:",
+        "[" + "\\]" * 32000 + "]: b",
+        "[\n" * 32000 + "]: b",
     ],
 )
 def test_nothing_takes_long(text):

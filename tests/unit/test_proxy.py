@@ -71,6 +71,7 @@ def test_plain_http_goes_through_a_tunnel_too(
     [first, second] = send(make_settings(TOCSIN_PROXY=proxy.url), request(target, guarded), request(target, guarded))
     assert isinstance(first, HttpReply) and isinstance(second, HttpReply) and first.status == second.status == 200
     assert proxy.asked == [f"127.0.0.1:{receiver.port}"]  # one tunnel for both
+    assert not {"retry-after", "x-proxy"} & {*first.headers, *second.headers}  # which the proxy has said of itself
     assert [one.target for one in receiver.requests] == ["/a%2fb%C3%A4?c=%7e"] * 2
     assert b"sesame" not in proxy.heads[0] and receiver.requests[0].headers["x-secret"] == "sesame"
 
@@ -90,10 +91,10 @@ def test_what_the_proxy_refuses_is_the_proxys(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_not_there_or_closes_is_the_proxys_fault(make_settings: Callable[..., Settings], scheme: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    for url in (f"http://127.0.0.1:{port}", "http://nowhere.invalid:3128"):
+def test_a_proxy_that_is_not_there_or_closes_is_the_proxys_fault(
+    make_settings: Callable[..., Settings], own_port: int, scheme: str
+) -> None:
+    for url in (f"http://127.0.0.1:{own_port}", "http://nowhere.invalid:3128"):
         [reply] = send(make_settings(TOCSIN_PROXY=url), request(f"{scheme}://127.0.0.1:8080/"))
         assert isinstance(reply, NoReply) and (reply.reason, reply.sent) == (Reason.PROXY, False)
 
@@ -306,7 +307,7 @@ def test_readyz_hears_of_a_proxy_that_refuses_several_targets_and_lets_none_thro
 
 
 CONNECTED = b"HTTP/1.1 200 Connected\r\n\r\n"
-SAYS_NOTHING = "Nothing goes out: the operator's proxy makes tunnels, but no answer comes back."
+SAYS_NOTHING = "Nothing goes out: the operator's proxy makes tunnels, but no proper answer comes back."
 LETS_NOTHING_SECURE = "Nothing goes out: the operator's proxy lets no secure connection through."
 
 

@@ -35,6 +35,7 @@ LINK = f"{ESC}]8;;https://example.com/a{BEL}link{ESC}]8;;{BEL}"
             "link (https://example.com/a) #12 link (https://example.com/a) s "
             "link (https://example.com/a). (link (https://example.com/a)), link (https://example.com/a): end",
         ),
+        (f"**{LINK}** _{LINK}_ [{LINK}]", "**link (https://example.com/a)** _link (https://example.com/a)_ [link (https://example.com/a)]"),
         (f"{ESC}]8;;https://example.com/a{BEL}https://example.com/a{ESC}]8;;{BEL}는", "https://example.com/a는"),
         (f"{ESC}]8;;https://example.com/a{BEL}https://example.com/a{ESC}]8;;{BEL}", "https://example.com/a"),
         (f"{ESC}]8;;https://example.com/a{BEL}{ESC}]8;;{BEL}", "https://example.com/a"),

@@ -243,7 +243,7 @@ def test_an_expiry_is_no_attempt(
             "운영자의 프록시가 200(으)로 응답했지만 나머지 응답을 읽을 수 없습니다.",
         ),
         (
-            "It may have arrived: no answer came back. The operator's proxy makes tunnels, but no answer comes back.",
+            "It may have arrived: no answer came back. The operator's proxy makes tunnels, but no proper answer comes back.",
             "응답을 받지 못했지만 도착했을 수도 있습니다. 운영자의 프록시가 터널을 만들지만 응답이 돌아오지 않습니다.",
         ),
         (

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from e2e.conftest import Starter
 from e2e.service import Client, Service, in_an_hour, until
@@ -323,6 +323,27 @@ def test_back_leads_from_a_page_that_the_drawer_led_to_into_the_log(page: Page, 
     expect(page.locator("h1")).to_have_text("Log")
     page.go_forward()
     expect(page.locator("article")).to_contain_text("First")
+
+
+def test_a_row_that_is_clicked_before_the_last_one_is_there_takes_its_place(page: Page, client: Client, receiver: Receiver) -> None:
+    [hook] = hooks(client, receiver, "hook")
+    for title in ("First", "Second"):
+        client.settled(client.send("x", title=title, handlers=[hook]))
+    sign_in(page)
+    page.goto("/log")
+    held: list[Route] = []
+    page.route("**/deliveries/1", lambda route: held.append(route))
+    page.locator(".rows .name", has_text="First").click()
+    page.locator(".rows .name", has_text="Second").click()
+    drawer = page.locator("#drawer article")
+    expect(drawer).to_contain_text("Second")
+    expect(page).to_have_url(re.compile("/deliveries/2$"))
+    with page.expect_response("**/deliveries/1"):
+        held[0].continue_()
+    expect(drawer).to_contain_text("Second")
+    page.keyboard.press("Escape")
+    expect(drawer).to_have_count(0)
+    expect(page).to_have_url(re.compile("/log$"))
 
 
 def test_escape_before_the_drawer_is_there_stays_in_the_log(page: Page, client: Client, receiver: Receiver) -> None:

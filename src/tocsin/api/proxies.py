@@ -194,12 +194,12 @@ def _forwarded_scheme(headers: Mapping[bytes, bytes]) -> str:
 
 
 def _forwarded_host(headers: Mapping[bytes, bytes]) -> str:
-    """The host that the proxy names, or the Host header, with the port that it names. Empty if neither can be read."""
-    named, port = _forwarded(headers, b"x-forwarded-host"), _forwarded(headers, b"x-forwarded-port")
-    host = named or (headers.get(b"host", b"").decode("latin-1") if port else "")
+    """Empty if none was forwarded, or if it cannot be read."""
+    host, port = _forwarded(headers, b"x-forwarded-host"), _forwarded(headers, b"x-forwarded-port")
+    if not host:
+        return ""
     if not _HOST.fullmatch(host):
-        if named:
-            observe.seldom(log.warning, "proxy.host_unreadable", what="X-Forwarded-Host names no host: the Host header is taken")
+        observe.seldom(log.warning, "proxy.host_unreadable", what="X-Forwarded-Host names no host: the Host header is taken")
         return ""
     has_port = re.search(r":[0-9]+$", host) is not None and not host.endswith("]")
     return f"{host}:{port}" if _PORT.fullmatch(port) and not has_port and int(port) not in _DEFAULT_PORTS.values() else host

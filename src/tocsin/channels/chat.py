@@ -75,7 +75,7 @@ def fields_of(message: Message) -> list[tuple[str, str]]:
 
 
 def or_no_text(text: str) -> str:
-    """The text, or words that say so if nothing of it can be seen: `&#8203;` is read as Markdown only here."""
+    """The text, or words that say so if nothing of it can be seen: entities such as `&#8203;` are decoded only while rendering."""
     return "(no text)" if is_blank(text) else text
 
 

@@ -84,8 +84,8 @@ class Context(Value, frozen=True):
     `key` stays the same over all attempts of a delivery (webhook-id, Message-ID). `meant_for` is set when the delivery is late
     and must say when it was due; times are told in `zone`. `suffix` makes a repeated text differ where the provider refuses repeats.
     `plain` asks for the plainest form, in as many parts: the provider has refused the native one; in `classify` it says that the answer
-    is to that form. `unsubscribe`: the address at which the recipient can end it with one click; empty: there is none. `is_official`: it
-    goes to the provider's own host, whose answers are known, and not to a compatible server.
+    is to that form. `unsubscribe`: the address at which the recipient can end it with one click; empty: there is none. `is_official`: the
+    request goes to the provider's own host, whose answers are known, and not to a compatible server.
     """
 
     key: str

@@ -17,6 +17,7 @@ def main() -> None:
     _end_when_told()
     _collect_garbage_seldom()
     _open_standard_files()
+    _forget_unknown_width()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -133,6 +134,12 @@ def _open_standard_files() -> None:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _forget_unknown_width() -> None:
+    """COLUMNS=0 says that the width of the terminal is not known. rich takes it for one in which nothing has room."""
+    if not os.environ.get("COLUMNS", "1").strip("0"):
+        del os.environ["COLUMNS"]
 
 
 def _help_for(chain: Sequence[str] | None) -> str:

@@ -19,17 +19,17 @@ def _typed(pattern: str, read: Callable[[str], T], what: str) -> Callable[[objec
     def convert(_: object, tokens: Sequence[Token]) -> T:
         text = tokens[0].value
         if not re.fullmatch(pattern, text):
-            raise CoercionError(f'"{one_line(text)[:80]}" is not {what}.', token=tokens[0])
+            raise CoercionError(f"{one_line(repr(text))[:80]} is not {what}.", token=tokens[0])
         return read(text)
 
     return convert
 
 
-_whole = _typed(r"-?[0-9]+", int, "a whole number")
+_whole = _typed(r"-?[0-9]{1,18}", int, "a whole number")
 _seconds = _typed(r"-?(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)", float, "a number of seconds")
 
-Id = Annotated[int, Parameter(converter=_whole, validator=Number(gte=1))]
 Count = Annotated[int, Parameter(converter=_whole, validator=Number(gte=1))]
+Id = Count
 CountOrAll = Annotated[int, Parameter(converter=_whole, validator=Number(gte=0))]
 """0 means all."""
 Port = Annotated[int, Parameter(converter=_whole, validator=Number(gte=0, lte=MAX_PORT))]

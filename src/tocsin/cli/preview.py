@@ -1,7 +1,7 @@
 """`tocsin preview`: how a running service would send a notification; nothing is sent."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from msgspec import Struct
@@ -65,22 +65,25 @@ def preview(
     text
         The message is plain text, not Markdown: every character is shown as it was sent.
     json
-        Print JSON as the API has it, one object for each handler.
+        Print JSON as the API has it: for one --handler an object, otherwise a list, with the id of the handler in each.
     """
     content = content_of(message, field, title=title, severity=severity, url=url, format="text" if text else None)
-    client = connect()
-    for row in _chosen(client, handler):
+    client, named = connect(), list(dict.fromkeys(handler or ()))
+    raw: list[Any] = []
+    for row in _chosen(client, named):
         answer = client.post(f"/api/notification-handlers/{row.id}/preview", PreviewRow, content)
         if json:
-            show.as_json(answer.raw)
+            raw.append(answer.raw if len(named) == 1 else {"notification_handler_id": row.id} | answer.raw)
         else:
             _show(row, answer.data)
+    if json:
+        show.as_json(raw[0] if len(named) == 1 else raw)
 
 
-def _chosen(client: Client, ids: list[int] | None) -> Iterator[HandlerRow]:
-    if ids:
-        for one in dict.fromkeys(ids):
-            yield client.get(f"/api/notification-handlers/{one}", HandlerRow).data
+def _chosen(client: Client, named: list[int]) -> Iterator[HandlerRow]:
+    for one in named:
+        yield client.get(f"/api/notification-handlers/{one}", HandlerRow).data
+    if named:
         return
     rows = [one.data for one in client.rows("/api/notification-handlers", HandlerRow, [("is_enabled", "true")])]
     if not rows:

@@ -32,7 +32,7 @@ _WITHOUT_TABLES = pyromark.Markdown(options=_OPTIONS)
 _WEB = frozenset({"http", "https"})
 _SCHEME = re.compile(r"(?i:https?://|mailto:)")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\u2028\u2029]")
-_DEFINITION = re.compile(r"\[((?:[^\[\]\\]|\\.){1,999})\]:(?!\s*/)")
+_DEFINITION = re.compile(r"^[ \t>*+\-.)\d]*(?P<words>\[(?P<label>(?:[^\[\]\\]|\\.){1,999})\]:(?!\s*/\w*(?:\s|\Z)))", re.MULTILINE)
 _LANGUAGE = re.compile(r"\s*([\w+#.-]{1,40})(?:[\s,{]|$)", re.ASCII)
 
 _INLINE = frozenset({tree.Text, tree.Code, tree.Break, tree.Strong, tree.Emphasis, tree.Strike, tree.Link, tree.Image})
@@ -83,7 +83,7 @@ def _flavour(source: str) -> pyromark.Markdown:
 def _with_definitions(source: str) -> str:
     """The text in which definitions that nothing refers to are words: a log's `[ERROR]: db-1` is one, and would not be shown.
 
-    A definition that leads to a path was written for a site's pages, and stays one.
+    One that leads to a path of one part, as in `[foo]: /url`, was written for a site's pages, and stays a definition.
     """
     if "]:" not in source or not (found := list(_DEFINITION.finditer(source))):
         return source
@@ -101,11 +101,12 @@ def _with_definitions(source: str) -> str:
     parts: list[str] = []
     done = 0
     for match in found:
-        around = bisect_right(ends, match.start())
-        is_shown = around < len(shown) and shown[around][0] <= match.start()
-        if not is_shown and _label(match[1]) not in used:
-            parts.append(source[done : match.start()])
-            done = match.start()
+        start = match.start("words")
+        around = bisect_right(ends, start)
+        is_shown = around < len(shown) and shown[around][0] <= start
+        if not is_shown and _label(match["label"]) not in used:
+            parts.append(source[done:start])
+            done = start
     return "\\".join([*parts, source[done:]])
 
 

@@ -14,7 +14,7 @@ _SEQUENCE = re.compile(
     r"|\x1b[ -/]*[0-~]?"
 )
 _SEAM = "\x1b"  # which no sequence leaves behind
-_ADDRESS_END = re.compile(rf"{_SEAM}(?P<is_end>[.,:;!?)]*(?:\s|\Z))?")
+_ADDRESS_END = re.compile(rf"{_SEAM}(?P<is_end>[.,:;!?)\]*_~'\"]*(?:\s|\Z))?")
 _SIGNS = "\x1b\x08\x90\x98\x9b\x9d\x9e\x9f"
 _OVERSTRUCK = re.compile(r"^.*\x08.*$", re.MULTILINE)
 _PDF, _PDI = "\u202c", "\u2069"

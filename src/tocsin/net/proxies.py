@@ -136,7 +136,7 @@ class Proxy:
         what = failure.detail.partition(" target ")[0] if HINT in failure.detail else ""
         if not self._unanswered.are_several(target, what):
             return failure
-        said = "The operator's proxy makes tunnels, but no answer comes back."
+        said = "The operator's proxy makes tunnels, but no proper answer comes back."
         if failure.reason is Reason.TLS:
             said = "The operator's proxy lets no secure connection through."
         detail = f"{said} {failure.detail}"

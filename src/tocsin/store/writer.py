@@ -25,7 +25,7 @@ MAX_GATHERED = 256  # writes that are handed to the thread at once
 LOOK_EVERY_SECONDS = 0.5  # for what other processes wrote
 MAX_WAITING = 20_000  # writes; more means that the disk does not keep up, and callers are told so
 LOCKED_SECONDS = 10.0  # that a transaction waits for another process's, as the engine has set it
-LOCKED_AGAIN_SECONDS = 0.5  # the same after one that waited in vain, until one was kept, and while the process ends
+LOCKED_AGAIN_SECONDS = 0.5  # the same after one that waited in vain, until one was kept
 PROBE_SECONDS = 1.0  # between two looks whether it can be written again
 STALLED_SECONDS = 3.0  # that a commit takes at most while all is well
 FRESH_SECONDS = 10.0  # for so long the last write says that it can be written
@@ -84,7 +84,6 @@ class Writer:
         self._waiting = 0
         self._look_at = 0.0
         self.is_alive = True
-        self._is_hurried = False
         self._thread = threading.Thread(target=self._run, name="tocsin-writer", daemon=True)
         self._thread.start()
 
@@ -149,10 +148,6 @@ class Writer:
             return "The store has been busy with one write for some time: the disk stalls, or another process holds it."
         return self._trouble or (faults.FULL if self._session is not None and self._session.is_full else None)
 
-    def hurry(self) -> None:
-        """The process ends: wait for other processes no longer than a stop may take."""
-        self._is_hurried = True
-
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
         self._hand_over()
@@ -204,8 +199,6 @@ class Writer:
             _refuse(jobs)
             return
         try:
-            if self._is_hurried:
-                session.wait_for_others(LOCKED_AGAIN_SECONDS)
             self._keep(session, jobs)
             session.wait_for_others(LOCKED_SECONDS)
         except Exception as error:  # noqa: BLE001  # whatever it was belongs to the write that caused it: found one by one

@@ -43,7 +43,7 @@ OURS = (
     N_("The operator's proxy does not answer."),
     N_("The operator's proxy cannot be reached."),
     N_("The operator's proxy lets no secure connection through."),
-    N_("The operator's proxy makes tunnels, but no answer comes back."),
+    N_("The operator's proxy makes tunnels, but no proper answer comes back."),
     N_("No mail server is configured, so e-mails wait until there is one."),
     N_("TOCSIN_EMAIL_FROM is not an address such as `tocsin <alarm@example.com>`, so no e-mail is sent"),
     N_("The mail server offers no STARTTLS; ?tls=optional in TOCSIN_SMTP_URL would send without."),

@@ -16,8 +16,8 @@ log = structlog.get_logger(__name__)
 
 def sign_in_path(request: Request) -> str:
     """The sign-in page, which leads back to the requested page, or says that a form was not taken."""
-    if request.method == "POST":
-        return "/sign-in?done=not_taken"
+    if request.method != "GET":
+        return "/sign-in" if request.url.path.endswith("/sign-out") else "/sign-in?done=not_taken"
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return "/sign-in" if wanted == "/" else f"/sign-in?to={quote(wanted)}"
 

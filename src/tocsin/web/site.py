@@ -267,5 +267,6 @@ class Site:
 def _to_sign_in(visit: Visit) -> Response:
     """They are nobody, or nobody any more."""
     if visit.is_fragment:
-        return Response(status_code=204, headers={"HX-Redirect": f"{visit.prefix}/sign-in"})
+        where = "/sign-in" if visit.request.method == "GET" else sign_in.sign_in_path(visit.request)
+        return Response(status_code=204, headers={"HX-Redirect": f"{visit.prefix}{where}"})
     return visit.go(sign_in.sign_in_path(visit.request))

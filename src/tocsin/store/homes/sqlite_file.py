@@ -35,6 +35,8 @@ class SqliteFile:
         return nullcontext()
 
     def is_there(self) -> bool:
+        if self.file.is_symlink() and not self.file.exists():  # a new store would take the place of the link
+            raise StoreError(f"{self.file} is a link to {self.file.readlink()}, where no file is: is a volume missing?")
         return self.file.exists() and not self._is_first_write() and not self.is_empty()
 
     def is_left_empty(self) -> bool:

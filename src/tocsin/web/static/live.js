@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const QUICK = 3000, SLOW = 15000, IDLE_AFTER = 10, PAUSE = 400;
-  const LEAVING = 10000, DOUBLE_CLICK = 1000;  // how long a form is not sent again: until the next page is there, or within this one
+  const LEAVING = 10000, DOUBLE_CLICK = 1000;  // ms in which a form is not sent again: until the next page has loaded; if it stays on the page
   const FRAGMENT = { headers: { "HX-Request": "true" }, credentials: "same-origin" };
 
   // ------------------------------------------------------------------------------------------------- what becomes HTML
@@ -70,8 +70,10 @@
   let from = null;  // the address of the link that opened it
   const open = async (href) => {
     const answer = await fetch(href, FRAGMENT).catch(() => null);
-    if (!answer || answer.status !== 200) { location.assign(href); return false; }
-    put(drawer, await answer.text());
+    const text = answer?.status === 200 ? await answer.text() : null;
+    if (href !== from) return false;  // another one was opened meanwhile
+    if (text === null) { location.assign(href); return false; }
+    put(drawer, text);
     shown(drawer);
     drawer.querySelector("h1")?.focus({ preventScroll: innerWidth > 900 });
     return true;
@@ -87,9 +89,8 @@
       const row = event.target.closest?.("a[data-drawer]");
       if (row && event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey) {
         event.preventDefault();
-        const wasOpen = from !== null;
-        from = row.getAttribute("href");
-        if (await open(from)) history[wasOpen ? "replaceState" : "pushState"]({ drawer: from }, "", from);
+        const href = from = row.getAttribute("href");
+        if (await open(href)) history[history.state?.drawer ? "replaceState" : "pushState"]({ drawer: href }, "", href);
       } else if (event.target.closest?.("[data-close]") && history.state?.drawer) {
         event.preventDefault();
         history.back();
@@ -127,13 +128,14 @@
   // ------------------------------------------------------------------------------------------------- what is sent once
   // A double click sends a form twice, and both are carried out. Before htmx looks at it.
   document.addEventListener("submit", (event) => {
-    const form = event.target, now = Date.now();
+    const form = event.target, now = performance.now();
     if (form.method !== "post") return;
-    if (now < form.sentUntil) { event.preventDefault(); event.stopImmediatePropagation(); return; }
+    if (now < form.sentUntil && form.sentBy === event.submitter) { event.preventDefault(); event.stopImmediatePropagation(); return; }
     form.sentUntil = now + (form.matches("[hx-post]") ? DOUBLE_CLICK : LEAVING);
+    form.sentBy = event.submitter;
   }, true);
   addEventListener("pageshow", () => { for (const form of document.forms) form.sentUntil = 0; });  // Back shows a page as it was left
-  if (document.querySelector("[data-once]")) history.replaceState(history.state, "", location.href);  // a reload makes no other one
+  if (document.querySelector("[data-once]")) history.replaceState(history.state, "", location.href);  // so that a reload does not make another
 
   // ----------------------------------------------------------------------------------------------------- what is copied
   // Over plain HTTP there is no clipboard: the text is selected, so that one key copies it, and the button says so.
