@@ -54,9 +54,10 @@ FULL = Message(
 
 def fits(request: HttpRequest) -> None:
     body = json.loads(request.body)
-    assert len(body["text"]) <= 40_000
-    assert request.url.startswith("https://hooks.slack.com/") or utf16(body["text"]) < 5_000
+    limits = {HANDLER.slack: 40_000, MATTERMOST.slack: 16_383}
+    assert utf16(body["text"]) <= limits.get(request.url, 5_000)
     assert len(body.get("blocks", [])) <= 50
+    assert sum(map(len, strings(body.get("blocks", [])))) < 11_000
 
 
 def message_of(request: HttpRequest) -> str:
@@ -233,6 +234,7 @@ def test_anything_makes_sound_blocks(message, late):
 
 
 ELSEWHERE = SlackSettings("https://mattermost.example.com/hooks/xyz")
+MATTERMOST = SlackSettings("https://example.com/chat/hooks/bywsw8zt5jgpte3nm65qjiru6h")
 
 
 def elsewhere(message: Message, **changes: object) -> str:
@@ -320,7 +322,7 @@ def test_markdown_for_those_who_read_it(text: str, expected: str):
 )
 def test_plain_text_is_read_as_it_was_sent_elsewhere(text: str, expected: str):
     assert elsewhere(Message(text, is_text=True)) == expected
-    assert escape(text) == expected
+    assert with_links_apart(escape(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -331,10 +333,14 @@ def test_plain_text_is_read_as_it_was_sent_elsewhere(text: str, expected: str):
             "[FIRING:1] see\n\n- <https://x.y/z|graph>, (<https://x.y|https://x.y>)",
         ),
         ("[a](https://x.y) [b] **[`c` *def*](https://x.y/e_f)**", "[a](https://x.y) [b] **<https://x.y/e_f|`c` _def_>**"),
-        ("`[a](https://x.y) [` [b](https://x.y)", "`[a](https://x.y) [` [b](https://x.y)"),
+        ("`[a](https://x.y)` [b](https://x.y)", "`[a](https://x.y)` <https://x.y|b>"),
         ("[x] a < b [c](https://x.y)", "[x] a < b <https://x.y|c>"),
-        ("[x] [a](https://x.y) b < c | d [e](https://x.y)", "[x] [a](https://x.y) b < c | d [e](https://x.y)"),
-        ("[x] [a](https://x.y) [[b]](https://x.y)", "[x] [a](https://x.y) [[b]](https://x.y)"),
+        (
+            "[x] [a](https://x.y) b < c < d | e < f [g](https://x.y)",
+            "[x] <https://x.y|a> b ‹ c ‹ d | e < f <https://x.y|g>",
+        ),
+        ("[x] [[b]](https://x.y) [a\\] b](https://x.y)", "[x] <https://x.y|[b]> <https://x.y|a] b>"),
+        ("[x] [a > b|`c < d`](https://x.y/e_(f)) [g](https://x.y)", "[x] <https://x.y/e_%28f%29|a › b¦`c ‹ d`> <https://x.y|g>"),
     ],
 )
 def test_a_bracket_is_no_part_of_the_next_link(text: str, expected: str):
@@ -383,9 +389,9 @@ _namings = st.builds(
 OUR_LINK = re.compile(r"<(?:(?:https?|ftp)://|www\.|mailto:)[^\s<|>]+\|[^\n<|>]+>", re.IGNORECASE)
 
 
-@given(messages | _namings, st.booleans())
-def test_nothing_wakes_anybody_elsewhere(message, plain):
-    for request in CHANNEL.render(message, ELSEWHERE, context(plain=plain)):
+@given(messages | _namings, st.sampled_from([ELSEWHERE, MATTERMOST]), st.booleans())
+def test_nothing_wakes_anybody_elsewhere(message, handler, plain):
+    for request in CHANNEL.render(message, handler, context(plain=plain)):
         text = json.loads(request.body)["text"]
         assert not re.search(r"<[!@]|<[^\n<|>]+\|[^\n>]+>", OUR_LINK.sub("", text))
         assert not mattermost(text)
@@ -402,6 +408,24 @@ def test_a_message_is_split_for_servers_that_take_less_than_slack(plain: bool):
     assert [text.split("\n")[0] for text in texts] == ["ℹ️ Log (1/2)", "ℹ️ Log (2/2)"]
     assert all(utf16(text) < 5_000 for text in texts)
     assert [line for text in texts for line in text.split("\n") if "nginx" in line] == lines
+
+
+@pytest.mark.parametrize(
+    ("url", "limit"),
+    [
+        (MATTERMOST.slack, 10_900),
+        ("https://example.com/hooks/bywsw8zt5jgpte3nm65qjiru6h?a=b", 10_900),
+        ("https://example.com/hooks/bywsw8zt5jgpte3nm65qjiru6", 4_900),
+        ("https://example.com/chat/hooks/jhvWvpMZhXwvcdrvW/bywsw8zt5jgpte3nm65qjiru6h", 4_900),
+        ("https://example.com/hooks/68a1f0c2b7d34e5f60718293/bywsw8zt5jgpte3nm65qjiru6h", 4_900),
+    ],
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_only_mattermost_gets_more_in_a_part_than_rocket_chat_takes(url: str, limit: int, plain: bool):
+    requests = CHANNEL.render(Message("word " * 10_000), SlackSettings(url), context(plain=plain))
+    texts = [json.loads(request.body)["text"] for request in requests]
+    assert limit - 100 < max(map(utf16, texts)) <= limit
+    assert (sum(text.count("word") for text in texts) == 10_000) == (limit == 10_900)
 
 
 @pytest.mark.parametrize("url", ["https://x.y/" + "(" * 2036, "https://x.y/" + "@a" * 1018])

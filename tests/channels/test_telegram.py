@@ -309,7 +309,7 @@ def test_telegram_finds_no_mention_command_or_file_in_what_is_sent():
 
 
 UNLINKED = [  # as tdjson shows
-    *("http://nas", "http://verdaccio:4873", "https://[::1]", "http://999.1.1.1", "http://a_b.corp", "https://x.y", "https://x.kr:99999"),
+    *("http://nas", "http://packages:4873", "https://[::1]", "http://999.1.1.1", "http://a_b.corp", "https://x.y", "https://x.kr:99999"),
     *("ftp://nas", "sftp://x.kr", "smb://x.kr", "http://a-.kr", "http://a..kr", "#https://x.kr", "tg://https://x.kr", "x.kr/)https://x.kr"),
 ]
 LINKED = ["https://x.kr", "http://gitlab.corp", "http://10.0.0.5", "https://x.kr:8443", "(https://x.kr", "말:https://x.kr"]
@@ -318,7 +318,7 @@ LINKED = ["https://x.kr", "http://gitlab.corp", "http://10.0.0.5", "https://x.kr
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("http://verdaccio:4873/@babel/core", "http://verdaccio:4873/@\u2060babel/core"),
+        ("http://packages:4873/@babel/core", "http://packages:4873/@\u2060babel/core"),
         ("ftp://nas/@admin_x", "ftp://nas/@\u2060admin_x"),
         ("http://nas/-/start@bot", "http://nas/-/start@bot"),
         ("http://nas/x.sh?f=run.sh", "http://nas/x.sh?f=run.sh"),

@@ -269,7 +269,11 @@ def test_a_link_that_would_leave_no_room_is_left_out_aloud():
     [
         ("user @admin (@b) ＠c, me@nas", "user @\u2060admin (@\u2060b) ＠\u2060c, me@nas", None),
         ("https://x.com/@d/1", "https://x.com/@d/1", "x[.]com/@\u2060d/1"),
-        ("https://registry.npmjs.org/@babel/core", "https://registry.npmjs.org/@babel/core", "registry[.]npmjs[.]org/@\u2060babel/core"),
+        (
+            "https://packages.example.com/@babel/core",
+            "https://packages.example.com/@babel/core",
+            "packages[.]example[.]com/@\u2060babel/core",
+        ),
         ("https://mastodon.social/@d", "https://mastodon.social/@d", "mastodon[.]social/@\u2060d"),
         ("ftp://x.y/@d", "ftp://x.y/@\u2060d", None),  # X makes no link of this one and those below
         ("http://gitlab.corp/@d", "http://gitlab.corp/@\u2060d", "gitlab[.]corp/@\u2060d"),

@@ -55,10 +55,12 @@ MAX_BLOCKS = 50
 MAX_TEXT = 39_000  # Slack silently cuts at 40,000
 MAX_IN_BLOCKS = 10_900  # https://github.com/slackapi/bolt-js/issues/2509: msg_blocks_too_long somewhere above 12,000
 MAX_FIELDS = 4_500
-MAX_ELSEWHERE = 4_900  # UTF-16 units: Rocket.Chat refuses over 5,000 unless its administrator allows more; Mattermost takes 16,383
+MAX_ELSEWHERE = 4_900  # UTF-16 units: Rocket.Chat refuses over 5,000 unless its administrator allows more
+MAX_IN_MATTERMOST = MAX_IN_BLOCKS  # it takes 16,383, but blocks are sent with the text
 MIN_FOR_BODY = 200
 _OFFICIAL_HOSTS = frozenset({"hooks.slack.com", "hooks.slack-gov.com"})
 _OFFICIAL = re.compile(r"https://hooks\.slack(?:-gov)?\.com/services/(T[A-Z0-9]+)/[AB][A-Z0-9]+/[A-Za-z0-9]{20,}")
+_MATTERMOST_PATH = re.compile(r"/hooks/[a-z0-9]{26}\Z")  # Rocket.Chat's is /hooks/ID/TOKEN; both may be below another path
 
 # https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling-errors
 _GONE = {
@@ -171,10 +173,13 @@ _MRKDWN = _Form(dialect.text, dialect.neutral, dialect.link, MAX_TEXT, len, lamb
 _MARKDOWN = _Form(
     markdown.markdown, markdown.escape, markdown.address, MAX_ELSEWHERE, utf16, _measuring_markdown, markdown.with_links_apart
 )
+_IN_MATTERMOST = msgspec.structs.replace(_MARKDOWN, limit=MAX_IN_MATTERMOST)
 
 
 def _form(url: str) -> _Form:
-    return _MRKDWN if _is_official(url) else _MARKDOWN
+    if _is_official(url):
+        return _MRKDWN
+    return _IN_MATTERMOST if _MATTERMOST_PATH.search(urlsplit(url).path) else _MARKDOWN
 
 
 class _Part(Struct, frozen=True):

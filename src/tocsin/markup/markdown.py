@@ -21,7 +21,8 @@ from tocsin.markup.renderer import WORD_JOINER, Renderer, bare_url, code_span, f
 
 MAX_HEADING = 4
 _SHORTEST_UNDERSCORED = 3  # characters: older versions of Mattermost show `_a_` as it is
-_AFTER_UNDERSCORE = frozenset("!\"#$%&'()*+,-./:;<=>?@[^{|}~")  # besides white space; before anything else Mattermost shows the _
+_LABEL, _LABEL_END = "\x01", "\x02"  # the brackets of links; `clean` removes both from every text
+_AFTER_UNDERSCORE = frozenset("!\"#$%&'()*+,-./:;<=>?@[^{|}~" + _LABEL)  # besides white space; before anything else Mattermost shows the _
 _NOT_AFTER_STAR = frozenset('"<')
 _ESCAPED = re.compile(r"[*~`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore within a word is none of their marks
 _BROKEN_UP = rf"\g<0>{WORD_JOINER}"
@@ -49,14 +50,14 @@ _PARTS = re.compile(r"[.,:;]*(?:\s|\Z)")
 # What Mattermost takes for an address, and what it takes for its end.
 _TAKEN = re.compile(r"(?:[^()`!\[\]{;:'\",?]|[`!\[\]{;:'\",?](?![()])|\((?:[^()]|\([^()]+\))*\))*")
 _ENDING = re.compile("[()«»“”‘’\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff5e\u3001\u3002\u300c-\u3011]")
-_CODE_BRACKET_LINK = re.compile(r"\\.|(`+)(?!`).*?(?<!`)\1(?!`)|\[(?:([^\n\[\]<|>]+)\]\(([^\s()<|>]+)\))?|\]\(", re.DOTALL)
-_WOULD_BEGIN_LINK = re.compile(r"<[^<|>]+\|[^>]*\Z")
+_LINK = re.compile(f"{_LABEL}([^{_LABEL}{_LABEL_END}]+){_LABEL_END}" + r"\(([^\s)]+)\)")
+_IN_LABEL = str.maketrans({"<": "‹", "|": "¦", ">": "›"})
 _LAST = re.compile(r".\Z", re.DOTALL)
 _NOT_IN_LABEL = re.compile(r"[*_~`\[\]\\]")
 _LOOKED_AT = 20  # characters after an address
 _SPACES = re.compile(r"(?m)^ +| {2,}")
 _TAB = "    "
-_NOT_IN_DESTINATION = str.maketrans({"(": "%28", ")": "%29", ">": "%3E"})
+_NOT_IN_DESTINATION = str.maketrans({"(": "%28", ")": "%29", "<": "%3C", "|": "%7C", ">": "%3E"})
 
 
 def markdown(document: tree.Document) -> str:
@@ -82,8 +83,12 @@ def address(url: str, after: str = "") -> str:
     if ends and not _NAME_IN_ADDRESS.search(url):
         return _plain(url)
     if not _NOT_IN_LABEL.search(url):
-        return f"[{_NAME_IN_ADDRESS.sub(_BROKEN_UP, url)}]({url.translate(_NOT_IN_DESTINATION)})"
+        return _link(_NAME_IN_ADDRESS.sub(_BROKEN_UP, url), url)
     return _plain(_NAME_IN_ADDRESS.sub(_encoded, url)) + ("" if ends else " ")
+
+
+def _link(label: str, url: str) -> str:
+    return f"{_LABEL}{label}{_LABEL_END}({url.translate(_NOT_IN_DESTINATION)})"
 
 
 def _plain(url: str) -> str:
@@ -117,26 +122,27 @@ def _without_label(match: re.Match[str]) -> str:
 
 
 def with_links_apart(text: str) -> str:
-    """The whole message. Rocket.Chat takes all from a [ to the next link for that link's label, over lines too, and knows no escape for it.
+    """The whole message, put together of what this module renders: only here its links get their brackets.
 
-    So links that follow a [ are written as Slack does, which Mattermost's server translates; unless one of them cannot be.
+    Rocket.Chat takes all from a [ to the next link for that link's label, over lines too, and knows no escape for it. So links that
+    follow a [ are written as Slack does, which Mattermost's server translates.
     """
-    if "](" not in text:
+    if _LABEL not in text:
         return text
     parts: list[str] = []
-    done, has_bracket = 0, False
-    for match in _CODE_BRACKET_LINK.finditer(text):
-        _, label, url = match.groups()
-        if match[0] == "](":
-            return text
-        if url is None:
-            has_bracket = has_bracket or match[0] == "["
-        elif has_bracket:
-            if _WOULD_BEGIN_LINK.search(text[text.rfind("\n", 0, match.start()) + 1 : match.start()]):
-                return text
-            parts += [text[done : match.start()], f"<{url}|{label}>"]
-            done = match.end()
-    return "".join([*parts, text[done:]])
+    done, bracket = 0, text.find("[")
+    for match in _LINK.finditer(text, bracket) if bracket >= 0 else ():
+        label, url = match.groups()
+        parts += [_without_beginning(text[done : match.start()]), f"<{url}|{label.translate(_IN_LABEL)}>"]
+        done = match.end()
+    return "".join([*parts, text[done:]]).replace(_LABEL, "[").replace(_LABEL_END, "]")
+
+
+def _without_beginning(text: str) -> str:
+    """A text before a link as Slack writes it, in which Mattermost's server finds no beginning of one."""
+    line = max(text.rfind("\n"), text.rfind(">")) + 1
+    before, bar, after = text[line:].rpartition("|")
+    return text[:line] + before.replace("<", "‹") + bar + after
 
 
 def _words(text: str, after: str = "") -> str:
@@ -231,8 +237,7 @@ class _Markdown(Renderer):
             return mail if is_bare(node) else f"{self.inlines(node.inside)} ({mail})"
         if is_bare(node):
             return address(node.url)
-        label = self._in_label.inlines(node.inside).replace("\n", " ")
-        return f"[{label}]({node.url.translate(_NOT_IN_DESTINATION)})"
+        return _link(self._in_label.inlines(node.inside).replace("\n", " "), node.url)
 
     def paragraph(self, block: tree.Paragraph) -> str:
         return _lines(self.inlines(block.inside), isinstance(block, tree.Verbatim))
