@@ -89,8 +89,8 @@ _NOT_PROSE = re.compile(
     "|".join(
         [
             r"(?i:\b(?:https?://|www\.)\S*[^\s.,;:!?)])",
-            r"(?<![\w.=-])[\w.-]+=(?!\w*fail)[^\s;,()]*",  # "spf=pass"
-            r"\[[^][\s\d]*\d[^][\s]*\]|\(#[^()]*\)",  # "[mx7-blocked]", "(#5.1.1 - chkuser)"
+            r"(?<![\w.=-])(?!(?:reason|status|error)=)[\w.-]+=(?!\w*fail)[^\s;,()]*",  # "spf=pass"
+            r"\[[^][\s\d]*\d[^][\s]*\]|\(#5\.1\.[^()]*\)",  # "[mx7-blocked]", "(#5.1.1 - chkuser)"
             r"(?i:(?:\bis )?(?<![\w.:-])(?:\d+(?:\.\d+){2,3}|(?:[\da-f]{1,4}:){2}[\da-f:]*)(?![\w-]))",  # an enhanced code; "is 192.0.2.1"
             r"(?<![\w.-])(?:[\w-]+\.)+(?:[a-z]{2,}|[A-Z]{2,})(?![\w-])",  # a host; "STOREDRV.Submission.Exception" is none
             r"(?i:\bhost \S+ said: 5\d\d|\brcpt to\b)",  # around the answer of another server
@@ -163,7 +163,7 @@ _DOUBTFUL = _saying(
     r"your (?!ip\b)(?:\w+ )?(?:user|mailbox|address|domain|host|server|network)|(?:your ip|(?:ip|client|remote) address) \w",
     r"domain (?:name )?(?:do(?:es)?(?:n't| not) exist|not found|unknown)",
     r"temporar(?:y|ily)|suspended|currently|at (?:this|the) (?:time|moment)|(?:right|for) now|later|again|soon|shortly|retry|yet|until",
-    r"maintenance|quota|full|limit\w*|busy|overload\w*|time[ds]?[ -]?out|gr[ea]y ?-?list\w*|unverified|said: 4\d\d",
+    r"maintenance|quota|full|limit\w*|busy|overload\w*|time[ds]?[ -]?out|gr[ea]y ?-?list\w*|unverified|(?:said|was|host)\W{1,3}4\d\d",
     r"(?:unknown|internal|lookup) (?:error|reason|failure)s?",
     r"(?:service|server|system|directory|database)\b.{0,20}\b(?:unavailable|fail\w*)",
 )
