@@ -518,6 +518,30 @@ def test_yes():
         (550, "", "Envelope sender does not exist"),
         (550, "", "Unroutable sender address"),
         (550, "", "Requested action not taken: mailbox unavailable\ninvalid DNS MX or A/AAAA resource record"),  # GMX
+        (552, "5.2.2", "5.2.2 Your outgoing e-mail quota exceeded"),
+        (451, "", "Rate limit exceeded"),
+        (451, "", "Sender rate limit exceeded"),
+        (550, "", "You have exceeded your daily recipient limit"),
+        (550, "", "Your mailbox has reached its sending limit"),
+        (550, "", "Number of messages exceeds the daily limit"),
+        (550, "5.7.1", "5.7.1 Message rejected (spf=fail; dkim=none)"),
+        (550, "5.7.1", "5.7.1 Message rejected: DKIM passed, SPF did not pass"),
+        (550, "5.7.1", "5.7.1 Your sending domain has a bad reputation"),
+        (550, "5.7.1", "5.7.1 Your account has been blocked"),
+        (550, "", "Your message was blocked by the recipient's server: your IP has no reverse DNS"),
+        (550, "", "Rejected by the recipient server: DMARC check failed"),
+        (450, "4.7.1", "4.7.1 Client host rejected: cannot find your hostname, [192.0.2.1]"),
+        (550, "", "Recipient address rejected: Relay access denied"),
+        (550, "", "Recipient rejected - Client host blocked using bl.example.org"),
+        (550, "", "Authentication required to send mail to the recipient"),
+        (550, "", "Invalid recipient. Your IP 192.0.2.1 is blocked"),
+        (550, "", "Your IP is on our block list"),
+        (550, "", "Client host blocked, use the link in our FAQ"),
+        (550, "", "Sender not found, recipient ok"),
+        (550, "", "User unknown; too many messages from your account"),
+        (550, "", "host mx1.example.com said: 550 Sender rejected (in reply to MAIL FROM command)"),
+        (550, "5.7.1", "5.7.1 Rejected, see https://www.spamhaus.org/query/ip/192.0.2.1"),
+        (550, "", "Message rejected. See https://rbl.example.net/lookup"),
     ],
 )
 @pytest.mark.parametrize("stage", ["rcpt", "data", "final"])
@@ -554,6 +578,25 @@ def test_a_server_that_does_not_send_for_us_is_no_fault_of_the_address(stage: st
         ("", "Invalid recipient"),
         ("", "me@example.com is not a valid mailbox"),
         ("", "The email account that you tried to reach is disabled"),
+        ("", "User unknown (mx.example.com)"),
+        ("", "User unknown (spam-filter.example.com)"),
+        ("", "<me@example.com>: User unknown [blocked7]"),
+        ("", "No such user; ip=192.0.2.1 helo=<spam.example.org> id=sender-17"),
+        ("", "host mx1.example.com said: 550 User unknown (in reply to RCPT TO command)"),
+        ("", "host mx1.example.com[192.0.2.7] said: 550 5.1.1 <me@example.com>: User unknown (in reply to RCPT TO command)"),
+        ("", "User unknown - https://mail.example.com/spam"),
+        ("", "User unknown, see www.example.com/rbl/blocked"),
+        ("", "User unknown (#5.1.1 - chkuser), sender accepted"),
+        ("", "Sender ok, recipient not found"),
+        ("", "No such user. Your IP 192.0.2.1"),
+        ("", "No such user (your IP is 192.0.2.1)"),
+        ("", "No such user. Your IP address: [192.0.2.1]"),
+        ("", "No such user. Your IP is 2001:db8::7"),
+        ("", "No such user. Your IP has been logged."),
+        ("", "No such recipient... If you believe your account should exist, contact support."),
+        ("", "No such recipient here. If this is an error, ask the administrator of your domain"),
+        ("", "User unknown. Please check the recipient's e-mail address and try again"),
+        ("", "The user you are sending to does not exist"),
     ],
 )
 def test_a_mailbox_that_does_not_exist_is_gone(enhanced: str, text: str):
@@ -574,12 +617,38 @@ def test_a_mailbox_that_does_not_exist_is_gone(enhanced: str, text: str):
         ("", "final", "Message contains a URL with bad reputation", Refused),
         ("", "rcpt", "Unauthenticated senders not allowed", Refused),
         ("5.7.1", "rcpt", "5.7.1 No such user!", Refused),  # Yandex
+        ("5.7.1", "final", "5.7.1 Spam message rejected (score=15.2; spf=pass; dkim=pass)", Refused),
+        ("5.7.1", "final", "5.7.1 Spam message rejected, SPF passed, DKIM: pass", Refused),
+        ("5.7.1", "final", "5.7.1 Your message contains a URL whose domain has a bad reputation", Refused),
+        ("5.7.1", "final", "5.7.1 Your message contains links to a domain, whose IP reputation is bad", Refused),
+        ("5.7.1", "final", "5.7.1 Your message contains a URL listed at https://www.spamhaus.org/query/domain/x.example", Refused),
+        ("5.7.1", "rcpt", "5.7.1 Recipient has blocked your account", Refused),
+        ("5.7.1", "rcpt", "5.7.1 This user has blocked your account", Refused),
+        ("5.7.1", "rcpt", "5.7.1 Your account was blocked by the recipient", Refused),
         ("4.2.2", "rcpt", "4.2.2 The email account that you tried to reach is over quota", Later),
         ("", "rcpt", "sender-verify.failed@relay-denied.example is not a known user here", Gone),
     ],
 )
 def test_what_is_about_the_recipient_or_the_message_is_not_the_account_s(enhanced: str, stage: str, text: str, outcome: type):
     assert isinstance(CHANNEL.classify(MailReply(550, text, stage, enhanced), context()), outcome)
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "text", "reason"),
+    [
+        (552, "5.2.2", "5.2.2 Email quota exceeded", Reason.MAILBOX),
+        (552, "5.2.2", "5.2.2 Mailbox full: email quota exceeded", Reason.MAILBOX),
+        (452, "4.2.2", "4.2.2 The recipient's mailbox is over its daily limit", Reason.MAILBOX),
+        (451, "", "Recipient rate limit exceeded", Reason.SERVER_ERROR),
+        (451, "4.7.1", "4.7.1 Rate limit exceeded for this recipient", Reason.SERVER_ERROR),
+        (451, "", "Too many messages from you to this recipient, rate limited", Reason.SERVER_ERROR),
+        (450, "4.7.1", "4.7.1 <c[192.0.2.1]>: Client host rejected: Greylisted", Reason.SERVER_ERROR),
+        (450, "4.7.1", "4.7.1 Client host rejected: grey-listing is active", Reason.SERVER_ERROR),
+        (450, "4.7.1", "4.7.1 Recipient address rejected: Greylisted, see https://www.example.com/rbl.html", Reason.SERVER_ERROR),
+    ],
+)
+def test_a_wait_for_the_recipient_is_not_the_account_s(code: int, enhanced: str, text: str, reason: Reason):
+    assert CHANNEL.classify(MailReply(code, text, "rcpt", enhanced), context()) == Later(reason, detail=f"{code} {text}")
 
 
 @pytest.mark.parametrize(
@@ -597,6 +666,28 @@ def test_what_is_about_the_recipient_or_the_message_is_not_the_account_s(enhance
         "Domain does not exist",
         "No such domain",
         "Invalid command address syntax",
+        "Mailbox is currently not available, try again later",
+        "Mailbox not available",
+        "Mailbox closed for maintenance",
+        "inactive mailbox over quota",
+        "Mailbox disabled: full",
+        "Account closed for now",
+        "This account has been suspended",
+        "User not found, please retry",
+        "User not found: lookup timed out",
+        "Recipient not found: directory server unavailable",
+        "Recipient address rejected: unknown error",
+        "Recipient address rejected: unverified address: unknown user",
+        "host mx1.example.com[192.0.2.7] said: 450 4.2.0 User unknown (in reply to RCPT TO command)",
+        "host mx1.example.com said: 550 User unknown (in reply to MAIL FROM command)",
+        "User unknown. Please check the sender address",
+        "Mailbox disabled. If this is new to you, try again later",
+        "Email quota exceeded",
+        "Your message exceeds the sending size limit of 20 MB",
+        "Your message exceeds the outgoing limit of 20 MB",
+        "Message is too large for the outgoing limit",
+        "The URL is on our block list",
+        "Links in your message: bad domain reputation",
     ],
 )
 def test_a_refusal_for_a_reason_that_is_not_said_does_not_switch_the_handler_off(text: str):

@@ -35,6 +35,7 @@ QUERY = f"?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig={SIGNATURE}"
 HOST = "default0123.45.environment.api.powerplatform.com"
 URL = f"https://{HOST}:443/powerautomate/automations/direct/workflows/{ID}/triggers/manual/paths/invoke{QUERY}"
 HANDLER = TeamsSettings(URL)
+PAGE = b"<html><title>Access denied</title></html>"
 FIELD = fields_of(TeamsSettings)["microsoft_teams"]
 
 
@@ -356,19 +357,50 @@ def test_marks_end_with_their_line():
         (403, {}, b"", Refused, Reason.FORBIDDEN),
         (404, {}, b'{"error":{"code":"WorkflowNotFound"}}', Gone, Reason.NOT_FOUND),
         (410, {}, b"", Gone, Reason.GONE),
-        *[(status, {}, b"<html><title>Access denied</title></html>", Later, Reason.BAD_ANSWER) for status in (401, 403, 404, 410)],
+        *[(status, {}, PAGE, Later, Reason.BAD_ANSWER) for status in (401, 403, 404, 410)],
         (413, {}, b"", Refused, Reason.TOO_LARGE),
         (429, {"retry-after": "9"}, b"", Later, Reason.THROTTLED),
         (502, {}, b"", Later, Reason.SERVER_ERROR),
     ],
 )
 def test_what_an_answer_means(status, headers, body, kind, reason):
-    outcome = CHANNEL.classify(HttpReply(status, headers, body), context())
+    outcome = CHANNEL.classify(HttpReply(status, headers, body), context(is_official=True))
     assert isinstance(outcome, kind)
     assert getattr(outcome, "reason", None) is reason
+    if body is not PAGE:
+        assert CHANNEL.classify(HttpReply(status, headers, body), context()) == outcome
     if reason is Reason.THROTTLED:
         assert (outcome.wait_seconds, outcome.counts) == (9.0, False)
     assert getattr(outcome, "ours", False) is (reason in {Reason.PAYLOAD, Reason.TOO_LARGE})
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "reason"),
+    [
+        (401, Gone, Reason.UNAUTHORIZED),
+        (403, Refused, Reason.FORBIDDEN),
+        (404, Gone, Reason.NOT_FOUND),
+        (410, Gone, Reason.GONE),
+    ],
+)
+def test_a_compatible_server_may_answer_with_a_page(status, kind, reason):
+    outcome = CHANNEL.classify(HttpReply(status, {}, PAGE), context())
+    assert isinstance(outcome, kind)
+    assert outcome.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("url", "is_official"),
+    [
+        (URL, True),
+        (URL.replace(HOST, HOST.upper() + "."), True),
+        (f"https://prod-161.westeurope.logic.azure.com:443/workflows/{ID}/triggers/manual/paths/invoke{QUERY}", True),
+        ("https://chat.example.com/hooks/1", False),
+        (URL.replace(HOST, f"{HOST}.example.com"), False),
+    ],
+)
+def test_which_hosts_are_microsoft_s(url: str, is_official: bool):
+    assert CHANNEL.is_official(TeamsSettings(url)) is is_official
 
 
 def test_without_an_answer():

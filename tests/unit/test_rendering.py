@@ -69,7 +69,7 @@ def loaded_of(channel: AnyChannel, user_id: int = 1) -> Loaded:
     return replace(found, channel=channel)
 
 
-@pytest.mark.parametrize("kind", ["slack", "discord", "google_chat"])
+@pytest.mark.parametrize("kind", ["slack", "discord", "google_chat", "microsoft_teams"])
 def test_a_channel_knows_whether_it_talks_to_the_provider_itself(kind: str) -> None:
     def is_official(url: str, delivery: Delivery | None) -> bool:
         found = load(Handler(1, 1, kind, "Example", {kind: url}, True, 0), SETTINGS)

@@ -83,6 +83,27 @@ def _saying(*words: str) -> re.Pattern[str]:
     return re.compile("|".join(rf"\b(?:{one})\b" for one in words), re.IGNORECASE | re.DOTALL)
 
 
+# What is taken out before words are looked for, since it may be made of any of them.
+_ADDRESS = re.compile(r"<[^<>]*>|(?<!\S)\S*@\S*[^\s.,;:!?)]")
+_NOT_PROSE = re.compile(
+    "|".join(
+        [
+            r"(?i:\b(?:https?://|www\.)\S*[^\s.,;:!?)])",
+            r"(?<![\w.=-])[\w.-]+=(?!\w*fail)[^\s;,()]*",  # "spf=pass"
+            r"\[[^][\s\d]*\d[^][\s]*\]|\(#[^()]*\)",  # "[mx7-blocked]", "(#5.1.1 - chkuser)"
+            r"(?i:(?:\bis )?(?<![\w.:-])(?:\d+(?:\.\d+){2,3}|(?:[\da-f]{1,4}:){2}[\da-f:]*)(?![\w-]))",  # an enhanced code; "is 192.0.2.1"
+            r"(?<![\w.-])(?:[\w-]+\.)+(?:[a-z]{2,}|[A-Z]{2,})(?![\w-])",  # a host; "STOREDRV.Submission.Exception" is none
+            r"(?i:\bhost \S+ said: 5\d\d|\brcpt to\b)",  # around the answer of another server
+            r"(?i:\bsender (?:address )?(?:is |was )?(?:ok|okay|accepted|valid|verified)\b(?: ok)?)",
+            r"(?i:\byour ip(?: address)?(?: \S+)? (?:is|was|has been|will be) (?:logged|recorded)\b)",
+            # Advice, to the end of its sentence.
+            r"(?i:\bif (?:you (?:believe|think|feel|suspect)|this (?:is|was) (?:an |a |in )?(?:error|mistake))\b[^.;!?]*)",
+            r"(?i:\bcheck(?:ing)? (?:the |that |its )?(?:recipient(?:'s)? )?(?:e-?mail )?(?:address|spelling|recipient)\b[^.;:!?]*)",
+        ]
+    )
+)
+_CLAUSE_END = re.compile(r"[.,;:!?]| -+ |\b(?:because|due to)\b")
+
 # Said to a client that may not send through a server, or not from this address: 5.7.1, 550 and 554 alone are ambiguous.
 _NOT_FOR_US = _saying(
     r"relay(?:ing)? (?:is )?(?:access )?(?:denied|disallowed|prohibited|not permitted|not allowed)|unable to relay|to relay through",
@@ -94,9 +115,10 @@ _NOT_FOR_US = _saying(
     r"not (?:logged in|authenticated)|(?:must|please|need to) (?:first )?(?:authenticate|log ?in)",
     r"client host|(?:your|this) (?:ip|ip address) (?:is|was|has)|messages from\b.{0,40}\bweren't sent|black ip|reverse dns|rdns|ptr record",
     r"(?:dnsbl|rbl|blocked using|spamhaus)|(?:on|by|in) (?:a |our |an )?(?:block|black) ?list",
-    r"(?:daily|hourly|sending|relay|submission|outgoing|outbound)\b.{0,30}\b(?:limit|quota)s?|\w*submissionquota\w*|e-?mail quota exceeded",
+    r"(?:daily|hourly|sending|relay|submission|outgoing|outbound)\b.{0,30}\b(?:limit|quota)s?|\w*submissionquota\w*",
     r"exceeded the max(?:imum)? (?:e-?mails|messages|defers)|frequency limited|rate[ -]limit(?:ed)?|too many (?:e-?mails|messages) from",
-    r"(?:spf|dkim|dmarc)|sender policy framework|(?:is|are) unauthenticated|unauthenticated e-?mail|fail\w*\b.{0,20}\bauthentication",
+    r"(?:spf|dkim|dmarc)(?!\W{1,3}(?:check )?(?:is |has |was )?pass(?:e[ds])?\b)|sender policy framework",
+    r"(?:is|are) unauthenticated|unauthenticated e-?mail|fail\w*\b.{0,20}\bauthentication",
     r"(?:ip|domain|sender|server)\b.{0,20}\breputation|reputation of the sending|none/bad reputation|banned send(?:er|ing)",
     r"bad outbound sender|unsolicited mail originating from your|not authorized to send e-?mail directly|invalid dns",
     r"(?:mail sending|sending from|outgoing (?:e-?mail|mail|messages?))\b.{0,60}\b(?:denied|disabled|suspended)",
@@ -104,7 +126,22 @@ _NOT_FOR_US = _saying(
     r"sender\b.{0,40}\b(?:(?:do(?:es)?(?:n't| not)|not) exist|(?:not|cannot be) (?:found|resolved|verified))",
     r"sender (?:address |domain )?unknown|unroutable sender",
 )
-_ADDRESS = re.compile(r"<[^<>]*>|(?<!\S)\S*@\S*")  # in an answer: it may be made of any of these words
+# Whose name, or a link to it, may be the only reason that is said.
+_BLOCK_LIST = re.compile(r"\b(?:spamhaus\.org|spamcop\.net|barracudacentral\.org|(?:rbl|dnsbl)\.[\w.-]+)", re.IGNORECASE)
+# How a clause about the recipient begins, whatever words of the above follow. But only a sender's mailbox has a limit for sending.
+_ABOUT_RECIPIENT = re.compile(
+    r"\W*(?:(?:sorry|but|the|this|intended|e-?mail)\b\W*)*(?:recipient|addressee|mail ?box(?! unavailable))\b"
+    r"(?!.*\b(?:send|sending|outgoing|relay))",
+    re.IGNORECASE,
+)
+# Said beside such words it is the message, the recipient's own limits and rules, or a wait that every sender gets.
+_NOT_ABOUT_US = _saying(
+    r"size|too (?:large|big)|(?:message|e-?mail|attachment) exceeds\b.{0,60}\d ?[kmg]i?b|gr[ea]y ?-?list\w*",
+    r"contain\w*\b.{0,40}\b(?:urls?|links?|attachments?|content|words?|virus)|(?:bad|malicious|suspicious|listed) (?:url|link|content)s?",
+    r"(?:url|link|attachment|content)s? (?:with|whose|has|is|are|in (?:the |your |this )?(?:message|e-?mail))",
+    r"(?:user|person|owner|customer) (?:has|have) blocked|blocked by (?:the |this )?(?:recipient|user|owner)\b(?!'s| (?:server|domain))",
+    r"(?:limit\w*|quota|too many)\b.{0,30}\b(?:for|to|of) (?:the |this |that )?(?:recipient|mail ?box)",
+)
 # A recipient's own rules, though they speak of senders and authentication (Exchange).
 _RESTRICTED = frozenset({"5.7.124", "5.7.129", "5.7.133", "5.7.134", "5.7.135", "5.7.136"})
 # That there is no such mailbox, from servers without enhanced codes. They say 550 to a client that they do not like, too, and RFC 5321
@@ -114,16 +151,21 @@ _NOBODY = _saying(
     rf"no such (?:\w+ ){{0,2}}{_SOMEBODY}|no (?:mail ?box|user|account) (?:here|by|with)|there is no one at this address",
     rf"(?:{_SOMEBODY}\b.{{0,80}}\b|^)(?:do(?:es)?(?:n't| not)|not) exist",
     r"do(?:es)?(?:n't| not) have an?\b.{0,40}\b(?:account|mailbox)",
-    rf"{_SOMEBODY}\b.{{0,40}}\b(?:unknown|not (?:found|known|available|valid)|no longer valid|terminated)",
-    rf"{_SOMEBODY}\b.{{0,40}}\b(?:invalid|disabled|inactive|closed|suspended)",
+    rf"{_SOMEBODY}\b.{{0,40}}\b(?:unknown|not (?:found|known|valid)|no longer valid|terminated)",
+    rf"{_SOMEBODY}\b.{{0,40}}\b(?:invalid|disabled|inactive|closed)",
     rf"(?:unknown|invalid|illegal|bad|inactive|non-?existent|unrouteable)\b.{{0,40}}\b{_SOMEBODY}",
     r"not (?:a (?:known|valid)|our) (?:user|customer|recipient|mailbox|address)",
 )
-# Said beside such words it is rather a policy, a fault that passes, or about the sender.
+# Said beside such words it is rather a policy, about the sender, or a fault that passes.
 _DOUBTFUL = _saying(
-    r"polic(?:y|ies)|spam\w*|block(?:ed|list\w*)|black ?list\w*|denied|restrict\w*|not (?:allowed|permitted)|temporar(?:y|ily)",
-    r"sender|sending|envelope from|mail from|from address|password|your (?:\w+ )?(?:user|mailbox|address|domain|host|server|network|ip)",
-    r"(?:ip|client|remote) address|dns|mx|helo|ehlo|command|syntax|domain (?:name )?(?:do(?:es)?(?:n't| not) exist|not found|unknown)",
+    r"polic(?:y|ies)|spam\w*|block(?:ed|list\w*)|black ?list\w*|denied|restrict\w*|not (?:allowed|permitted)",
+    r"sender|sending(?! to\b)|envelope from|mail from|from address|password|dns|helo|ehlo|syntax",
+    r"your (?!ip\b)(?:\w+ )?(?:user|mailbox|address|domain|host|server|network)|(?:your ip|(?:ip|client|remote) address) \w",
+    r"domain (?:name )?(?:do(?:es)?(?:n't| not) exist|not found|unknown)",
+    r"temporar(?:y|ily)|suspended|currently|at (?:this|the) (?:time|moment)|(?:right|for) now|later|again|soon|shortly|retry|yet|until",
+    r"maintenance|quota|full|limit\w*|busy|overload\w*|time[ds]?[ -]?out|gr[ea]y ?-?list\w*|unverified|said: 4\d\d",
+    r"(?:unknown|internal|lookup) (?:error|reason|failure)s?",
+    r"(?:service|server|system|directory|database)\b.{0,20}\b(?:unavailable|fail\w*)",
 )
 _CONFIGURED = frozenset({Reason.MAIL_NOT_CONFIGURED, Reason.MAIL_ACCOUNT})
 
@@ -360,7 +402,13 @@ def _is_about_us(reply: MailReply) -> bool:
     if reply.enhanced in _RESTRICTED or "RESOLVER.RST" in reply.text:
         return False
     code = reply.enhanced.replace("4.7.", "5.7.", 1)  # the same, for now
-    return code in _ACCOUNT or _SUSPECTED.fullmatch(reply.enhanced) is not None or _NOT_FOR_US.search(_words(reply)) is not None
+    if code in _ACCOUNT or _SUSPECTED.fullmatch(reply.enhanced):
+        return True
+    words = _words(reply)
+    if _NOT_ABOUT_US.search(words):
+        return False
+    clauses = [clause for clause in _CLAUSE_END.split(words) if not _ABOUT_RECIPIENT.match(clause)]
+    return _NOT_FOR_US.search(",".join(clauses)) is not None or _BLOCK_LIST.search(_ADDRESS.sub(" ", reply.text)) is not None
 
 
 def _is_nobody(words: str) -> bool:
@@ -368,8 +416,9 @@ def _is_nobody(words: str) -> bool:
 
 
 def _words(reply: MailReply) -> str:
-    """What it says, without the addresses that it repeats."""
-    return _ADDRESS.sub(" ", reply.text).strip(" :;,.")
+    """What it says in prose. It begins with a word, because "<me@example.com>: does not exist" is known by its beginning."""
+    prose = _NOT_PROSE.sub(" ", _ADDRESS.sub(" ", reply.text))
+    return " ".join(prose.split()).strip(" :;,.-()")
 
 
 def _target(settings: EmailSettings) -> str:

@@ -75,14 +75,21 @@ _GONE = {
 }
 
 
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".")
+
+
+def _is_official(url: str) -> bool:
+    return _WORKFLOW_HOST.fullmatch(_host(url)) is not None
+
+
 def _check(value: str) -> str | None:
     if (wrong := check_url(value)) is not None:
         return wrong
     parts = urlsplit(value)
-    host = (parts.hostname or "").rstrip(".")
-    if _CONNECTOR_HOST.fullmatch(host):
+    if _CONNECTOR_HOST.fullmatch(_host(value)):
         return "Microsoft has retired Office 365 connectors: make a webhook with the Workflows app in Teams and give its URL."
-    if not _WORKFLOW_HOST.fullmatch(host):
+    if not _is_official(value):
         return None
     if parts.scheme != "https" or "@" in parts.netloc:
         return "The URL of a workflow must begin with https:// and the host's name."
@@ -256,7 +263,7 @@ def classify(reply: HttpReply, context: Context) -> Outcome:
     match reply:
         case HttpReply(status=status) if 200 <= status < 300:
             return _accepted(reply, context)
-        case HttpReply(status=status) if status in _FROM_PROXIES and is_page(reply):
+        case HttpReply(status=status) if status in _FROM_PROXIES and is_page(reply) and context.is_official:
             return Later(Reason.BAD_ANSWER, detail=said(reply))  # from something in front of Microsoft, whose own errors are JSON
         case HttpReply(status=status) if status in _GONE:
             reason, words = _GONE[status]
@@ -297,6 +304,7 @@ CHANNEL = Channel(
     about="To a channel or a chat, through a workflow.",
     settings=TeamsSettings,
     target=target,
+    is_official=lambda settings: _is_official(settings.microsoft_teams),
     paces=_paces,
     render=render,
     classify=classify,
