@@ -77,7 +77,7 @@ def write_keys(file: Path, keys: Sequence[str]) -> None:
 def _lines(file: Path, opener: Callable[[str, int], int] | None = None) -> list[str]:
     """The key file's lines, one key on each. Raises StoreError."""
     try:
-        if file.exists() and not file.is_file():
+        if file.exists() and not (file.is_file() or file.is_dir()):
             raise StoreError(f"The key file {file} cannot be read: it is not a file.")  # a pipe would be waited for
         with open(file, encoding="utf-8", opener=opener) as source:
             text = source.read()
