@@ -170,7 +170,7 @@ def test_what_is_written_is_kept_when_the_session_has_ended(page: Page, client: 
     expect(page.locator("#signed-out")).to_be_visible()
     expect(page.locator("#message")).to_have_value("written for an hour")
     page.click("button[value=send]")
-    expect(page.locator(".done")).to_have_text("You had been signed out: nothing was sent or saved. Sign in, then try again.")
+    expect(page.locator(".warning")).to_have_text("You had been signed out: nothing was sent or saved. Sign in, then try again.")
 
 
 def test_plain_text_is_previewed_and_sent_as_such(page: Page, client: Client, receiver: Receiver) -> None:
