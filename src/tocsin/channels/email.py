@@ -126,7 +126,7 @@ _NOT_FOR_US = _saying(
     r"sender\b.{0,40}\b(?:(?:do(?:es)?(?:n't| not)|not) exist|(?:not|cannot be) (?:found|resolved|verified))",
     r"sender (?:address |domain )?unknown|unroutable sender",
 )
-# Whose name, or a link to it, may be the only reason that is said.
+# The name of a block list, or a link to it, may be the only reason that is given.
 _BLOCK_LIST = re.compile(r"\b(?:spamhaus\.org|spamcop\.net|barracudacentral\.org|(?:rbl|dnsbl)\.[\w.-]+)", re.IGNORECASE)
 # How a clause about the recipient begins, whatever words of the above follow. But only a sender's mailbox has a limit for sending.
 _ABOUT_RECIPIENT = re.compile(

@@ -147,7 +147,7 @@ def _paces(settings: SlackSettings, _: Settings) -> tuple[Pace, ...]:
 class _Form(Struct, frozen=True):
     """How `text` is written: in Slack's own markup, or as Markdown for servers that read that. `limit` is by `length`.
 
-    `whole` is what becomes of a message that is put together of these.
+    `whole` finishes a message that is put together from these.
     `measuring` makes the measure by which a document is split, for one document and its cuts.
     """
 

@@ -122,7 +122,7 @@ def _without_label(match: re.Match[str]) -> str:
 
 
 def with_links_apart(text: str) -> str:
-    """The whole message, put together of what this module renders: only here its links get their brackets.
+    """The whole message, put together from what this module renders: only here do its links get their brackets.
 
     Rocket.Chat takes all from a [ to the next link for that link's label, over lines too, and knows no escape for it. So links that
     follow a [ are written as Slack does, which Mattermost's server translates.
